@@ -1,0 +1,1 @@
+//! The pure statistics of Serin: counters to evidence to verdict, error budgets.

@@ -1,0 +1,3 @@
+//! The Serin controller program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The IO of Serin: watches, reconcile, status, events, Prometheus, election, metrics.

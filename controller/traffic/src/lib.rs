@@ -1,0 +1,1 @@
+//! What a router object must look like for a given traffic split.

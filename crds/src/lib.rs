@@ -1,0 +1,1 @@
+//! The Serin API types and their CustomResourceDefinitions.

@@ -1,0 +1,1 @@
+//! A real local Kubernetes cluster without a container engine.

@@ -1,0 +1,3 @@
+//! The sample service whose faults are set by environment.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What must be seen on a real cluster.

@@ -1,0 +1,3 @@
+//! Developer commands: demo, test, soak, cluster, codegen.
+
+fn main() {}
