@@ -1,1 +1,15 @@
-//! The Serin API types and their CustomResourceDefinitions.
+//! The Serin API: what users write and read.
+//!
+//! The CustomResourceDefinitions in `crds/yaml` are generated from these types. [`rollout::RolloutSpec::plan`] turns a
+//! spec into the planner's validated [`serin_core::plan::Plan`] or names every field that is wrong.
+
+pub mod analysis;
+pub mod command;
+pub mod names;
+pub mod rollout;
+pub mod status;
+pub mod strategy;
+
+pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
+pub use rollout::{Rollout, RolloutSpec};
+pub use status::RolloutStatus;

@@ -1,1 +1,18 @@
-//! The pure planner of Serin: plan, observed, state, decide.
+//! The pure planner of Serin.
+//!
+//! [`decide()`] takes the plan (what the user asked for, validated), what was observed (including the position
+//! persisted in status) and the time, and answers with the new position, the desired states to make true, when to
+//! look again, and why. It has no clock, no randomness and no IO, so that every behaviour is a plain test.
+
+pub mod backoff;
+pub mod command;
+pub mod effect;
+pub mod lease;
+pub mod observed;
+pub mod plan;
+pub mod state;
+pub mod units;
+
+mod decide;
+
+pub use decide::decide;

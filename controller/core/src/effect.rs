@@ -1,0 +1,105 @@
+//! What the shell shall make true: desired states, never deltas, so that each can be repeated.
+
+use jiff::Timestamp;
+
+use crate::command::Outcome;
+use crate::plan::RouteRef;
+use crate::state::State;
+use crate::units::{Revision, Weight};
+
+/// The answer of the planner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The new position; written to status, with a resourceVersion precondition, before any effect.
+    pub state: State,
+    /// What to make true, in this order; each may fail without stopping the others.
+    pub effects: Vec<Effect>,
+    /// When to look again though nothing has changed.
+    pub wake_at: Option<Timestamp>,
+    /// Why, for people: each is logged, and those of a transition become Events.
+    pub because: Vec<Reason>,
+}
+
+/// One desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The route's rule gives the canary this share.
+    SetWeight {
+        /// Which route.
+        route: RouteRef,
+        /// The canary's share.
+        canary: Weight,
+    },
+    /// The Service exists and picks this revision's pods.
+    BindService {
+        /// Which side.
+        side: Side,
+        /// The Service's name.
+        name: String,
+        /// The revision to pick.
+        revision: Revision,
+    },
+    /// A ReplicaSet for the target revision exists with so many replicas.
+    CreateReplicaSet {
+        /// The revision, which is the target.
+        revision: Revision,
+        /// `spec.replicas` at creation.
+        replicas: u32,
+    },
+    /// A ReplicaSet has so many replicas.
+    Scale {
+        /// The revision.
+        revision: Revision,
+        /// The object's name.
+        name: String,
+        /// `spec.replicas`.
+        replicas: u32,
+    },
+    /// An empty ReplicaSet beyond the history limit is gone.
+    DeleteReplicaSet {
+        /// The revision.
+        revision: Revision,
+        /// The object's name.
+        name: String,
+    },
+    /// A command's outcome stands in its status.
+    FinishCommand {
+        /// The object's name.
+        name: String,
+        /// The object's UID.
+        uid: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// A side of the split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The revision that production stands on.
+    Stable,
+    /// The revision that is being released.
+    Canary,
+}
+
+/// Why something was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// One CamelCase word, as an Event's reason.
+    pub code: &'static str,
+    /// What an operator reads.
+    pub message: String,
+    /// How much it matters.
+    pub level: Level,
+}
+
+/// How much a [`Reason`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// For the log alone.
+    Detail,
+    /// A transition: becomes a Normal Event.
+    Normal,
+    /// A transition that people should see: becomes a Warning Event.
+    Warning,
+}

@@ -1,0 +1,85 @@
+//! Leader election as a pure rule: who may hold the Lease, and since when a silent holder counts as gone.
+
+use std::time::Duration;
+
+/// The timing of an election. All times are measured on the local monotonic clock, never compared across machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long a record must have stayed unchanged, as seen here, before its holder counts as gone.
+    pub lease: Duration,
+    /// How often the holder renews.
+    pub renew_every: Duration,
+    /// How long after its last successful renewal a holder stops acting by itself; less than `lease`.
+    pub fence_after: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(4),
+            renew_every: Duration::from_secs(1),
+            fence_after: Duration::from_millis(2_500),
+        }
+    }
+}
+
+/// The Lease's record as last read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// `spec.holderIdentity`; none or empty: released.
+    pub holder: Option<String>,
+    /// How long this process has seen the record unchanged.
+    pub unchanged_for: Duration,
+}
+
+/// What a candidate does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// It holds the lease and renews it.
+    Renew,
+    /// The lease is free or its holder gone: take it, by compare-and-swap on the resourceVersion.
+    Acquire,
+    /// Somebody else holds it; look again after this time.
+    Wait(Duration),
+}
+
+/// What a candidate does next, given the record.
+pub fn next_move(me: &str, record: &Record, timing: &Timing) -> Move {
+    match record.holder.as_deref() {
+        Some(holder) if holder == me => Move::Renew,
+        None | Some("") => Move::Acquire,
+        Some(_) if record.unchanged_for >= timing.lease => Move::Acquire,
+        Some(_) => Move::Wait(timing.lease.saturating_sub(record.unchanged_for).min(timing.renew_every)),
+    }
+}
+
+/// Whether a holder may still act: it must have renewed recently enough that nobody else can have taken over.
+pub fn may_act(since_last_renewal: Duration, timing: &Timing) -> bool {
+    since_last_renewal < timing.fence_after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str, unchanged_for: Duration) -> Record {
+        Record { holder: Some(holder.into()), unchanged_for }
+    }
+
+    #[test]
+    fn a_silent_holder_is_replaced_only_after_the_lease() {
+        let timing = Timing::default();
+        assert_eq!(next_move("b", &held_by("a", Duration::from_secs(3)), &timing), Move::Wait(Duration::from_secs(1)));
+        assert_eq!(next_move("b", &held_by("a", Duration::from_secs(4)), &timing), Move::Acquire);
+        assert_eq!(next_move("b", &held_by("", Duration::ZERO), &timing), Move::Acquire);
+        assert_eq!(next_move("a", &held_by("a", Duration::from_secs(9)), &timing), Move::Renew);
+    }
+
+    #[test]
+    fn a_holder_fences_itself_before_anyone_can_take_over() {
+        let timing = Timing::default();
+        assert!(timing.fence_after + timing.renew_every < timing.lease);
+        assert!(may_act(Duration::from_secs(2), &timing));
+        assert!(!may_act(timing.fence_after, &timing));
+    }
+}

@@ -1,0 +1,130 @@
+//! What is true of the world right now, as far as the planner needs it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::command::Command;
+use crate::plan::RouteRef;
+use crate::state::State;
+use crate::units::{Revision, Weight};
+
+/// One consistent look at everything that belongs to a Rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The position that was persisted in status.
+    pub state: State,
+    /// `metadata.generation` of the Rollout.
+    pub generation: i64,
+    /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.
+    pub spec_problem: Option<String>,
+    /// The hash of the valid spec's plan; none while the spec is invalid.
+    pub plan_hash: Option<String>,
+    /// The revision that the spec's template stands for; none while it cannot be told.
+    pub target: Option<Revision>,
+    /// The Rollout's own ReplicaSets.
+    pub replica_sets: BTreeMap<Revision, ReplicaSetSeen>,
+    /// The Service of the stable side; none where the plan names none.
+    pub stable_service: Option<ServiceSeen>,
+    /// The Service of the canary side; none where the plan names none.
+    pub canary_service: Option<ServiceSeen>,
+    /// The routes of the plan, in its order.
+    pub routes: Vec<RouteSeen>,
+    /// Commands that have no outcome yet, oldest first.
+    pub commands: Vec<Command>,
+    /// What the metrics say of the revision that is being released.
+    pub judgement: Judgement,
+}
+
+/// A ReplicaSet and its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaSetSeen {
+    /// The object's name.
+    pub name: String,
+    /// `spec.replicas`.
+    pub desired: u32,
+    /// Pods that exist and are not terminating.
+    pub current: u32,
+    /// Pods that have been ready for `minReadySeconds`.
+    pub available: u32,
+    /// Container restarts of its pods, together.
+    pub restarts: u32,
+    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`.
+    pub crash: Option<String>,
+    /// When the object was created.
+    pub created_at: Timestamp,
+}
+
+/// A Service of one side and the pods behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSeen {
+    /// Whether the object exists.
+    pub exists: bool,
+    /// The revision that its selector picks; none: it is not bound to a revision.
+    pub selects: Option<Revision>,
+    /// Ready endpoints that are pods of the selected revision (any pod, where it is not bound).
+    pub ready: u32,
+    /// Since when there have been ready endpoints and none of another revision; none: not so now.
+    pub serving_since: Option<Timestamp>,
+}
+
+/// What a route object says and what its router says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSeen {
+    /// Which route.
+    pub route: RouteRef,
+    /// The canary's share as written in the object, or why it cannot be told.
+    pub canary_weight: Result<Weight, String>,
+    /// Since when this process has seen the object say so.
+    pub written_since: Timestamp,
+    /// Whether the router has taken it over.
+    pub programmed: Programmed,
+}
+
+/// Whether a router has taken over what its object says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programmed {
+    /// Every parent reports the current generation accepted and resolved, seen since then.
+    Since(Timestamp),
+    /// A parent has not, and why.
+    Pending(String),
+    /// The router reports no generation, so nobody can tell.
+    Unreported,
+}
+
+/// What the metrics say of the revision that is being released.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judgement {
+    /// No analysis is configured.
+    NotConfigured,
+    /// The data is missing, stale or unusable: never a success. `cause` is one CamelCase word.
+    Hold {
+        /// The kind of trouble, as a condition's reason.
+        cause: String,
+        /// What an operator reads.
+        message: String,
+    },
+    /// Fresh data that does not yet decide.
+    Undecided {
+        /// What an operator reads.
+        message: String,
+        /// Since when the data has been fresh without a gap.
+        fresh_since: Timestamp,
+        /// The next weight that evidence permits, where evidence sets the pace.
+        next_weight: Option<Weight>,
+    },
+    /// Fresh data that suffices to promote.
+    Sound {
+        /// What an operator reads.
+        message: String,
+        /// Since when the data has been fresh without a gap.
+        fresh_since: Timestamp,
+    },
+    /// The canary is worse than its budget allows.
+    RollBack {
+        /// `Evidence` or `ErrorBudget`, as a condition's reason.
+        cause: String,
+        /// What an operator reads.
+        message: String,
+    },
+}

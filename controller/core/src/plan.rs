@@ -1,0 +1,230 @@
+//! What the user asked for, validated: nothing in a [`Plan`] needs a second look.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Weight;
+
+/// A validated Rollout spec, with every default filled in, apart from the pod template.
+///
+/// It is stored in status as the plan in force, so that an abort, a drain or a restart of the controller
+/// works on what was agreed even when the spec has become invalid since.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// How many pods serve in steady state.
+    pub replicas: u32,
+    /// How long a stage may wait for pods or the router before it counts as failed.
+    pub progress_deadline: Duration,
+    /// How many empty ReplicaSets of old revisions are kept.
+    pub revision_history_limit: usize,
+    /// How many revisions back (by age) a return skips the steps; 0: none.
+    pub rollback_window: usize,
+    /// The user's lasting wish that nothing advances (`spec.paused`).
+    pub paused: bool,
+    /// How a new revision replaces the stable one.
+    pub strategy: Strategy,
+}
+
+/// How a new revision replaces the stable one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Strategy {
+    /// Traffic moves in steps, judged on the way.
+    Canary(Canary),
+}
+
+/// The canary strategy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Canary {
+    /// Pods allowed above `replicas` while there is no router.
+    pub max_surge: Amount,
+    /// Pods allowed to be missing from `replicas` while there is no router.
+    pub max_unavailable: Amount,
+    /// How long the old stable pods stay after a promotion, from when no traffic can reach them.
+    pub scale_down_delay: Duration,
+    /// How long the canary's pods stay after an abort, from when no traffic can reach them.
+    pub abort_scale_down_delay: Duration,
+    /// Whether stable gives up pods as its share of traffic shrinks.
+    pub dynamic_stable_scale: bool,
+    /// The router, where there is one; without it weights are approximated by replica counts.
+    pub routing: Option<Routing>,
+    /// What happens between the first canary pod and full promotion.
+    pub pace: Pace,
+    /// Whether a release is judged by metrics.
+    pub analysis: Option<Analysis>,
+    /// How many container restarts of canary pods, together, abort the release.
+    pub pod_restart_limit: u32,
+}
+
+/// A count of pods, or a share of `replicas`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Amount {
+    /// So many pods.
+    Pods(u32),
+    /// So many percent of `replicas`.
+    Percent(u32),
+}
+
+impl Amount {
+    /// In pods, a share rounded up, as a Deployment's maxSurge is.
+    pub fn rounded_up(self, replicas: u32) -> u32 {
+        match self {
+            Self::Pods(pods) => pods,
+            Self::Percent(percent) => {
+                u32::try_from((u64::from(replicas) * u64::from(percent)).div_ceil(100)).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    /// In pods, a share rounded down, as a Deployment's maxUnavailable is.
+    pub fn rounded_down(self, replicas: u32) -> u32 {
+        match self {
+            Self::Pods(pods) => pods,
+            Self::Percent(percent) => {
+                u32::try_from(u64::from(replicas) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+            }
+        }
+    }
+}
+
+/// The router that splits traffic between the two Services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Routing {
+    /// The Service whose backend is the stable side.
+    pub stable_service: String,
+    /// The Service whose backend is the canary side.
+    pub canary_service: String,
+    /// The routes that split traffic between the two.
+    pub routes: Vec<RouteRef>,
+    /// How long the router needs to act on what its object says, from when it reports it.
+    pub settle: Duration,
+    /// How long a router that reports nothing is waited for before its object is taken for its word.
+    pub unverified_after: Duration,
+}
+
+/// A route object in the Rollout's namespace, and the rule in it that is ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRef {
+    /// The kind of the route.
+    pub kind: RouteKind,
+    /// The object's name.
+    pub name: String,
+    /// The rule's name; none: every rule that has the stable Service as a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// The kinds of route that Serin writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RouteKind {
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+}
+
+/// What sets the pace of a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Pace {
+    /// The steps as written, each of which must be observed to be complete.
+    Steps(Vec<Step>),
+    /// The evidence: the next weight is the largest whose worst case the error budget can bear.
+    Evidence(EvidencePace),
+}
+
+/// Bounds of a pace that is set by evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidencePace {
+    /// The first weight, before anything is known.
+    pub first_weight: Weight,
+    /// The last weight before promotion.
+    pub max_weight: Weight,
+}
+
+/// One step of a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// Shift traffic: complete when the router is seen to do it.
+    SetWeight(Weight),
+    /// Wait: for a duration from the step's persisted start, or until promoted.
+    Pause(Option<Duration>),
+    /// Set the canary's size apart from its weight: complete when the pods are available.
+    SetCanaryScale(CanaryScale),
+    /// Wait for evidence: for a duration of fresh data, or until it suffices to promote.
+    Analysis(Option<Duration>),
+}
+
+/// The canary's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CanaryScale {
+    /// As many pods as the traffic weight asks for.
+    MatchTrafficWeight,
+    /// So many pods.
+    Replicas(u32),
+    /// This share of `replicas`.
+    Weight(Weight),
+}
+
+/// How metrics take part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Analysis {
+    /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
+    pub longest: Duration,
+}
+
+impl Plan {
+    /// The canary strategy of the plan.
+    pub fn canary(&self) -> &Canary {
+        let Strategy::Canary(canary) = &self.strategy;
+        canary
+    }
+
+    /// The router of the plan, where there is one.
+    pub fn routing(&self) -> Option<&Routing> {
+        self.canary().routing.as_ref()
+    }
+
+    /// The steps as written; none where evidence sets the pace.
+    pub fn steps(&self) -> &[Step] {
+        match &self.canary().pace {
+            Pace::Steps(steps) => steps,
+            Pace::Evidence(_) => &[],
+        }
+    }
+}
+
+impl Canary {
+    /// The weight that the steps up to and including `index` ask for.
+    pub fn weight_at(steps: &[Step], index: usize) -> Weight {
+        let reached = steps.iter().take(index.saturating_add(1)).rev();
+        reached
+            .filter_map(|step| match step {
+                Step::SetWeight(weight) => Some(*weight),
+                _ => None,
+            })
+            .next()
+            .unwrap_or(Weight::ZERO)
+    }
+
+    /// The canary's size that the steps up to and including `index` ask for.
+    pub fn scale_at(steps: &[Step], index: usize) -> CanaryScale {
+        let reached = steps.iter().take(index.saturating_add(1)).rev();
+        reached
+            .filter_map(|step| match step {
+                Step::SetCanaryScale(scale) => Some(*scale),
+                _ => None,
+            })
+            .next()
+            .unwrap_or(CanaryScale::MatchTrafficWeight)
+    }
+}

@@ -1,0 +1,211 @@
+//! The position in a release: what is persisted in status, and all that a restarted controller needs.
+//!
+//! Its JSON form is a part of the Rollout's `status`, field by field under the same names.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::command::Outcome;
+use crate::plan::Plan;
+use crate::units::{Revision, Weight};
+
+/// How many outcomes of releases are kept.
+pub const HISTORY_LIMIT: usize = 10;
+/// How many carried-out commands are remembered, to make repeats harmless.
+pub const COMMANDS_LIMIT: usize = 10;
+
+/// The persisted position.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    /// The newest `metadata.generation` that the planner has taken in.
+    pub observed_generation: i64,
+    /// Where the Rollout stands, in the words of existing dashboards.
+    pub phase: Phase,
+    /// What it does or waits for, in a sentence.
+    pub message: String,
+    /// The revision that production stands on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_revision: Option<Revision>,
+    /// The revision that the spec asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<Revision>,
+    /// The plan in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanInForce>,
+    /// The stage of the release.
+    pub stage: Stage,
+    /// Since when it has been in this stage or step: deadlines count from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage_since: Option<Timestamp>,
+    /// The step at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepPosition>,
+    /// The traffic split.
+    pub weights: Weights,
+    /// What the release is waiting for, where that is a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+    /// Why the current revision was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<Abort>,
+    /// Revisions that no traffic can reach any more and when their pods may go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Drain>,
+    /// The commands carried out last, newest last, at most [`COMMANDS_LIMIT`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<CommandDone>,
+    /// The outcomes of releases, newest last, at most [`HISTORY_LIMIT`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Release>,
+}
+
+/// Where a Rollout stands, in the words of existing dashboards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Phase {
+    /// Something is under way.
+    #[default]
+    Progressing,
+    /// It waits for a time or a person.
+    Paused,
+    /// It needs a look: a release was aborted, or the spec cannot be used.
+    Degraded,
+    /// The spec's revision is stable and complete.
+    Healthy,
+}
+
+/// The stage of a release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stage {
+    /// No revision has ever been available.
+    #[default]
+    FirstDeploy,
+    /// The canary goes through its steps.
+    Stepping,
+    /// The canary takes over: all traffic, then the stable Service, then the route's stable side.
+    Promoting,
+    /// The current revision was given up; stable serves.
+    Aborted,
+    /// The current revision is the stable one.
+    Stable,
+}
+
+/// The plan that the release runs under.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanInForce {
+    /// A hash of the plan.
+    pub hash: String,
+    /// The plan.
+    pub spec: Plan,
+}
+
+/// The step at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepPosition {
+    /// Its index, from 0; equal to the number of steps once all are complete.
+    pub index: usize,
+    /// When it began: timed pauses count from here, whatever happened to the controller.
+    pub started_at: Timestamp,
+}
+
+/// The traffic split: what is asked for and what has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Weights {
+    /// The canary's share that the release asks for.
+    pub asked: Weight,
+    /// The canary's share that was last seen in effect; none while a change is on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Weight>,
+    /// Since when it has been in effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// What a release waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// Why it waits.
+    pub reason: PauseReason,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; none: until a person says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Why a release waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PauseReason {
+    /// A pause step.
+    Step,
+    /// The `pause` command.
+    Command,
+    /// The analysis reached its longest duration undecided.
+    Inconclusive,
+}
+
+/// Why a revision was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    /// The revision that was given up; the abort holds for it alone.
+    pub revision: Revision,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What decided it, one CamelCase word, for example `Evidence`, `Command`, `PodCrash`.
+    pub cause: String,
+    /// Who asked for it, where somebody did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// A revision that no traffic can reach any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// The revision.
+    pub revision: Revision,
+    /// When its pods may go.
+    pub until: Timestamp,
+}
+
+/// A command that was carried out or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandDone {
+    /// The UID of the command object.
+    pub uid: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How one release ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// The revision.
+    pub revision: Revision,
+    /// How it ended.
+    pub result: ReleaseResult,
+    /// When.
+    pub at: Timestamp,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// How a release ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReleaseResult {
+    /// It became stable.
+    Promoted,
+    /// It was given up.
+    Aborted,
+    /// A newer revision replaced it before it was decided.
+    Superseded,
+}

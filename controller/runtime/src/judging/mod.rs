@@ -1,0 +1,1 @@
+//! What the metrics say of each release that is under way.

@@ -1,0 +1,1 @@
+//! A bounded, shared client of Prometheus.

@@ -1,0 +1,1 @@
+//! Logs, spans and the metrics of the controller itself.

@@ -1,0 +1,124 @@
+//! How a release is judged, as users write it.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a release is judged: from the first canary request to the end, against the stable side beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnalysisSpec {
+    /// Where the counters are read; without it the controller's own default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusSpec>,
+    /// What the service promises, at least one.
+    #[schemars(length(min = 1, max = 8))]
+    pub objectives: Vec<ObjectiveSpec>,
+    /// When evidence rolls back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackSpec>,
+    /// How much of the service's error budget one release may spend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetSpec>,
+    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest: Option<String>,
+}
+
+/// A Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PrometheusSpec {
+    /// Its base URL; without it the controller's own default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// How often it scrapes the series, for example `15s`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape_interval: Option<String>,
+}
+
+/// A promise of the service and the two counters that tell whether it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.indicator) != has(self.counters)")
+    .message("say where the counters are: either indicator (a built-in by name) or counters (written out)"))]
+pub struct ObjectiveSpec {
+    /// Its name, for example `availability`.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The percentage of requests that shall be good, for example 99.9; over 0 and under 100.
+    pub objective: f64,
+    /// The period that the objective covers, for example `30d`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
+    /// A built-in source of counters by name: `traefik`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indicator: Option<Indicator>,
+    /// The counters, written out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<CountersSpec>,
+}
+
+/// A built-in source of counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Indicator {
+    /// Traefik's request counters for the two Services of the Rollout.
+    Traefik,
+}
+
+/// Two counters as PromQL series selectors (not rates), and how a series tells canary from stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CountersSpec {
+    /// All requests, for example `http_requests_total{namespace="shop"}`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub total: String,
+    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub errors: String,
+    /// How a series tells canary from stable; without it by the `pod` label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arms: Option<ArmsSpec>,
+}
+
+/// How a series tells canary from stable: by pod, or by a label's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.podLabel) ? !has(self.label) && !has(self.canary) && !has(self.stable) : has(self.label) && has(self.canary) && has(self.stable)")
+    .message("arms is either podLabel, or label with the canary's and the stable side's value"))]
+pub struct ArmsSpec {
+    /// The label that holds the pod's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_label: Option<String>,
+    /// A label whose value differs between the two sides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The label's value on the canary side, as a regular expression that matches all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+    /// The label's value on the stable side, as a regular expression that matches all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<String>,
+}
+
+/// When evidence rolls back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackSpec {
+    /// The bound on rolling back a good release, over 0 and at most 0.1; 0.01 where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_rollback_probability: Option<f64>,
+}
+
+/// How much of the service's error budget one release may spend: the smaller of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetSpec {
+    /// A share of the whole budget, for example `2%`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+    /// A share of what remains of it, for example `20%`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_remaining: Option<String>,
+}

@@ -1,0 +1,123 @@
+//! Rollout: what a user declares.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::AnalysisSpec;
+use crate::status::RolloutStatus;
+use crate::strategy::StrategySpec;
+
+/// A workload whose every release is an experiment with a budget: traffic shifts in steps, the canary is judged
+/// against stable, and a release that breaches its error budget is rolled back.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "serin.dev",
+    version = "v1alpha1",
+    kind = "Rollout",
+    namespaced,
+    status = "RolloutStatus",
+    shortname = "srn",
+    category = "all",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.summary.step"),
+    printcolumn(name = "Weight", type_ = "string", json_path = ".status.summary.weight"),
+    printcolumn(name = "Evidence", type_ = "string", json_path = ".status.summary.evidence"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.currentRevision"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// How many pods serve in steady state; 1 where it is not written. Leave it out where an autoscaler owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub replicas: Option<i32>,
+    /// The labels by which the pods are known; the template's labels must match. It cannot be changed.
+    pub selector: LabelSelector,
+    /// The pod template, as in a Deployment. A change of it is a new revision.
+    pub template: PodTemplate,
+    /// How many seconds a pod must have been ready to count as available; 0 where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub min_ready_seconds: Option<i32>,
+    /// How many empty ReplicaSets of old revisions are kept; 10 where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub revision_history_limit: Option<i32>,
+    /// How many seconds a release may wait for pods or the router before it is aborted; 600 where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub progress_deadline_seconds: Option<i32>,
+    /// Lets nothing advance while it is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// A return to a recent revision skips the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_window: Option<RollbackWindow>,
+    /// How a new revision replaces the stable one.
+    pub strategy: StrategySpec,
+    /// How a release is judged; without it pods and people alone decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<AnalysisSpec>,
+}
+
+/// How far back a return skips the steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackWindow {
+    /// So many revisions, counted from the newest.
+    #[schemars(range(min = 1))]
+    pub revisions: i32,
+}
+
+/// A pod template; the API server checks it when the ReplicaSet is made, and its refusal is told in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Labels and annotations of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<PodMetadata>,
+    /// The pod spec, as in a Deployment.
+    #[schemars(schema_with = "pod_spec")]
+    pub spec: serde_json::Value,
+}
+
+/// Labels and annotations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodMetadata {
+    /// The pods' labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// The pods' annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// A pod spec is kept as written: its full schema would outgrow the size of a CRD, and the API server checks it anyway.
+fn pod_spec(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "description": "The pod spec, as in a Deployment.",
+        "required": ["containers"],
+        "properties": {
+            "containers": {
+                "type": "array",
+                "description": "The containers of the pod, at least one.",
+                "minItems": 1,
+                "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true }
+            }
+        },
+        "x-kubernetes-preserve-unknown-fields": true
+    })
+}

@@ -1,0 +1,285 @@
+//! What is true of a Rollout, for people and for tools.
+//!
+//! The position in the release is [`serin_core::state::State`], whose JSON form is a part of this one under the same
+//! names; the rest is told beside it.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is true.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RolloutStatus {
+    /// The newest generation of the spec that has been taken in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Progressing, Paused, Degraded or Healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// What it does or waits for, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The revision that production stands on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_revision: Option<String>,
+    /// The revision that the spec asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<String>,
+    /// The plan in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// The stage of the release: FirstDeploy, Stepping, Promoting, Aborted or Stable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Since when it has been in this stage or step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage_since: Option<Timestamp>,
+    /// The step at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepStatus>,
+    /// The traffic split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsStatus>,
+    /// What the release is waiting for, where that is a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseStatus>,
+    /// Why the current revision was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<AbortStatus>,
+    /// Revisions that no traffic can reach any more and when their pods may go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<DrainStatus>,
+    /// The commands carried out last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<CommandDoneStatus>,
+    /// The outcomes of the last ten releases, newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<ReleaseStatus>,
+    /// Short texts for `kubectl get`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<SummaryStatus>,
+    /// What the metrics say, for each objective.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<EvidenceStatus>,
+    /// The analysis' own position, from which a restarted controller goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<AnalysisStatus>,
+    /// The routes as they were before the first change, to be restored when the Rollout is deleted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub original_routes: Vec<OriginalRoute>,
+    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, InvalidSpec, Ready, Reconciling, Stalled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Pods of all revisions.
+    pub replicas: i32,
+    /// Pods of the current revision.
+    pub updated_replicas: i32,
+    /// Ready pods of all revisions.
+    pub ready_replicas: i32,
+    /// Available pods of all revisions.
+    pub available_replicas: i32,
+    /// The pods' label selector as a string, for autoscalers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+}
+
+/// The plan in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanStatus {
+    /// Its hash.
+    pub hash: String,
+    /// The plan with every default filled in.
+    #[schemars(schema_with = "any_object")]
+    pub spec: serde_json::Value,
+}
+
+/// The step at hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// Its index, from 0; equal to the number of steps once all are complete.
+    pub index: i32,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// The traffic split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightsStatus {
+    /// The canary's share in percent that the release asks for.
+    pub asked: f64,
+    /// The canary's share in percent that was last seen in effect; nothing while a change is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<f64>,
+    /// Since when it has been in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// What a release waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseStatus {
+    /// Step, Command or Inconclusive.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; nothing: until a person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Why a revision was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AbortStatus {
+    /// The revision that was given up.
+    pub revision: String,
+    /// When.
+    pub at: Timestamp,
+    /// What decided it, for example Evidence, ErrorBudget, Command, PodCrash, ProgressDeadline, Reverted.
+    pub cause: String,
+    /// Who asked for it, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// A revision that no traffic can reach any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainStatus {
+    /// The revision.
+    pub revision: String,
+    /// When its pods may go.
+    pub until: Timestamp,
+}
+
+/// A command that was carried out or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandDoneStatus {
+    /// The UID of the command object.
+    pub uid: String,
+    /// How it ended.
+    pub outcome: CommandResultStatus,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandResultStatus {
+    /// Done or Refused.
+    pub result: String,
+    /// What happened, or why not.
+    pub message: String,
+}
+
+/// How one release ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseStatus {
+    /// The revision.
+    pub revision: String,
+    /// Promoted, Aborted or Superseded.
+    pub result: String,
+    /// When.
+    pub at: Timestamp,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// Short texts for `kubectl get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SummaryStatus {
+    /// For example `3/6`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// For example `20 %`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<String>,
+    /// For example `budget 0.7 % · E 3.1/100`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+}
+
+/// What the metrics say of one objective.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EvidenceStatus {
+    /// The objective's name.
+    pub objective: String,
+    /// Requests and errors of the canary since the release began to get traffic.
+    pub canary: CountsStatus,
+    /// Requests and errors of stable in the same time.
+    pub stable: CountsStatus,
+    /// The canary's excess fraction of bad requests over stable's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excess: Option<f64>,
+    /// Its lower bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lower: Option<f64>,
+    /// Its upper bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upper: Option<f64>,
+    /// The evidence against the canary; it is rolled back at `threshold`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub e_value: Option<f64>,
+    /// Where the evidence rolls back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The errors that this release may cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_allotment: Option<f64>,
+    /// The excess errors that it has cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_spent: Option<f64>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Requests and the bad ones among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CountsStatus {
+    /// All requests.
+    pub requests: f64,
+    /// The bad ones.
+    pub errors: f64,
+}
+
+/// The analysis' own position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnalysisStatus {
+    /// The revision that it judges; it is void for any other.
+    pub revision: String,
+    /// Since when it judges.
+    pub started_at: Timestamp,
+    /// The position, as the statistical core writes it.
+    #[schemars(schema_with = "any_object")]
+    pub checkpoint: serde_json::Value,
+}
+
+/// A route's backends as they were before the first change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OriginalRoute {
+    /// The route's kind.
+    pub kind: String,
+    /// The route's name.
+    pub name: String,
+    /// The backends of its rules, as JSON.
+    pub backends: String,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}

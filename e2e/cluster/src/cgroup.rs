@@ -1,0 +1,217 @@
+//! The control groups of a cluster: by them its processes are known, and ended.
+//!
+//! The kernel's own record of who belongs to what has no stale pid file: it goes when the
+//! machine restarts, survives whatever happens to the program that started a process, and
+//! takes in every child. Each component has a group under the cluster's, and the kubelet
+//! puts the pods' groups beside them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::host::{Unmet, until};
+
+/// The groups of one cluster, in every hierarchy that the machine has.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroups {
+    name: String,
+    /// Where components are put: one hierarchy is enough to know them by.
+    tracking: PathBuf,
+    /// All of them: the kubelet wants its root group in each, and pods leave groups in each.
+    hierarchies: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    /// The groups of the given name on this machine, whether they exist or not.
+    ///
+    /// # Errors
+    /// When the machine has no control groups mounted.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        let hierarchies = hierarchies(&mounts);
+        let tracking = tracking(&hierarchies)
+            .context("no control groups are mounted under /sys/fs/cgroup")?
+            .clone();
+        Ok(Self {
+            name: name.to_owned(),
+            tracking,
+            hierarchies,
+        })
+    }
+
+    /// Makes the cluster's group in every hierarchy.
+    pub(crate) fn create(&self) -> Result<()> {
+        for root in self.roots() {
+            fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a component's group; the file to write a process's id into.
+    pub(crate) fn create_component(&self, component: &str) -> Result<PathBuf> {
+        let folder = self.tracking.join(&self.name).join(component);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder.join("cgroup.procs"))
+    }
+
+    /// The processes of a component; none when it does not run.
+    pub(crate) fn processes(&self, component: &str) -> Vec<Pid> {
+        processes_in(&self.tracking.join(&self.name).join(component))
+    }
+
+    /// Sends a signal to every process of a component; how many there were.
+    pub(crate) fn signal(&self, component: &str, signal: Signal) -> usize {
+        signal_all(&self.processes(component), signal)
+    }
+
+    /// Ends every process of a component and waits until they are gone.
+    pub(crate) async fn kill_component(&self, component: &str) -> Result<()> {
+        until(&format!("the end of {component}"), Duration::from_secs(10), async || {
+            match self.signal(component, Signal::KILL) {
+                0 => Ok(()),
+                left => Err(Unmet::yet(format!("{left} processes are left"))),
+            }
+        })
+        .await
+    }
+
+    /// Ends every process of the cluster, pods too, and removes its groups.
+    pub(crate) async fn destroy(&self) -> Result<()> {
+        until("the end of every process", Duration::from_secs(20), async || {
+            let mut left = 0;
+            for root in self.roots() {
+                for folder in folders_below(&root) {
+                    left += signal_all(&processes_in(&folder), Signal::KILL);
+                }
+            }
+            if left == 0 {
+                Ok(())
+            } else {
+                Err(Unmet::yet(format!("{left} processes are left")))
+            }
+        })
+        .await?;
+        until("the end of the control groups", Duration::from_secs(20), async || {
+            let roots: Vec<PathBuf> = self.roots().collect();
+            match roots.iter().try_for_each(|root| remove(root)) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Unmet::yet(format!("{error:#}"))),
+            }
+        })
+        .await
+    }
+
+    /// Whether anything of the cluster's groups is there.
+    pub(crate) fn exist(&self) -> bool {
+        self.roots().any(|root| root.exists())
+    }
+
+    fn roots(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.join(&self.name))
+    }
+}
+
+/// The mount points of control groups, from a table of mounts as in `/proc/mounts`.
+fn hierarchies(mounts: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in mounts.lines() {
+        let mut fields = line.split(' ').skip(1);
+        let (Some(folder), Some(kind)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let folder = PathBuf::from(folder);
+        if matches!(kind, "cgroup" | "cgroup2")
+            && folder.starts_with("/sys/fs/cgroup")
+            && !found.contains(&folder)
+        {
+            found.push(folder);
+        }
+    }
+    found
+}
+
+/// The hierarchy to know processes by: the whole of version 2, else one that always allows moves.
+fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
+    let ending = |name: &str| hierarchies.iter().find(|folder| folder.ends_with(name));
+    ending("pids")
+        .or_else(|| ending("freezer"))
+        .or_else(|| hierarchies.first())
+}
+
+fn processes_in(group: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| Pid::from_raw(line.trim().parse().ok()?))
+        .collect()
+}
+
+fn signal_all(processes: &[Pid], signal: Signal) -> usize {
+    for process in processes {
+        // A process that has just gone is what was wanted.
+        let _ = kill_process(*process, signal);
+    }
+    processes.len()
+}
+
+/// A folder and all below it, the deepest first.
+fn folders_below(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Ok(entries) = fs::read_dir(root) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.extend(folders_below(&entry.path()));
+            }
+        }
+        found.push(root.to_owned());
+    }
+    found
+}
+
+fn remove(root: &Path) -> Result<()> {
+    for folder in folders_below(root) {
+        match fs::remove_dir(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_of_control_groups_are_found() {
+        let first = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+            cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n\
+            cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\
+            proc /proc proc rw 0 0\n\
+            cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
+        let folders = hierarchies(first);
+        assert_eq!(folders.len(), 3);
+        assert_eq!(tracking(&folders).unwrap(), Path::new("/sys/fs/cgroup/pids"));
+        let second = hierarchies("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
+        assert_eq!(tracking(&second).unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(tracking(&hierarchies("proc /proc proc rw 0 0\n")), None);
+    }
+
+    #[test]
+    fn folders_come_deepest_first() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("kubepods/burstable");
+        fs::create_dir_all(&deep).unwrap();
+        let order = folders_below(root.path());
+        assert_eq!(order.first(), Some(&deep));
+        assert_eq!(order.last().map(PathBuf::as_path), Some(root.path()));
+        remove(root.path()).unwrap();
+        assert!(!root.path().exists());
+        assert!(folders_below(root.path()).is_empty());
+    }
+}
