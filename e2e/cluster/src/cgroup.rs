@@ -142,6 +142,18 @@ fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
         .or_else(|| hierarchies.first())
 }
 
+/// Whether a process was stopped by a signal.
+pub(crate) fn is_suspended(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| state_letter(&stat) == Some('T'))
+}
+
+/// The state in `/proc/PID/stat`: after the name, which may hold anything, in parentheses.
+fn state_letter(stat: &str) -> Option<char> {
+    let (_, after) = stat.rsplit_once(')')?;
+    after.trim_start().chars().next()
+}
+
 fn processes_in(group: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     text.lines()
@@ -200,6 +212,14 @@ mod tests {
         let second = hierarchies("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
         assert_eq!(tracking(&second).unwrap(), Path::new("/sys/fs/cgroup"));
         assert_eq!(tracking(&hierarchies("proc /proc proc rw 0 0\n")), None);
+    }
+
+    #[test]
+    fn the_state_is_read_past_any_name() {
+        assert_eq!(state_letter("12 (a) T (b) S 1 2"), Some('S'));
+        assert_eq!(state_letter("12 (etcd) T 1 2"), Some('T'));
+        assert_eq!(state_letter(""), None);
+        assert!(!is_suspended(rustix::process::getpid()));
     }
 
     #[test]

@@ -185,16 +185,21 @@ impl Node {
     }
 }
 
+/// Whether the link of `network` is this instance's.
+pub(crate) fn is_linked(instance: &Instance, network: Network) -> bool {
+    let folder = PathBuf::from("/sys/class/net").join(network.link());
+    let alias = std::fs::read_to_string(folder.join("ifalias")).unwrap_or_default();
+    alias.trim_end() == instance.link_alias()
+}
+
 /// Removes links to nodes of this instance that outlived their node.
 pub(crate) async fn remove_links(instance: &Instance) -> Result<()> {
     for network in instance.slots() {
-        let folder = PathBuf::from("/sys/class/net").join(network.link());
-        let alias = std::fs::read_to_string(folder.join("ifalias")).unwrap_or_default();
-        if alias.trim_end() == instance.link_alias() {
+        if is_linked(instance, network) {
             // It may vanish by itself at this moment, with the last process of its node.
             let removed = run(command("ip").args(["link", "delete", &network.link()])).await;
             if let Err(error) = removed
-                && folder.exists()
+                && is_linked(instance, network)
             {
                 return Err(error);
             }

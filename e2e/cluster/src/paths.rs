@@ -24,9 +24,9 @@ impl Paths {
         &self.root
     }
 
-    /// Beside the root, since it is held while the root comes and goes.
+    /// What `up` and `down` lock: a folder that stays when the root goes.
     pub(crate) fn lock(&self) -> PathBuf {
-        self.checkout.join(".local/cluster.lock")
+        self.checkout.join("e2e/cluster/tools")
     }
 
     /// Written last: a cluster without it was never made ready to run.

@@ -1,0 +1,396 @@
+//! The programs of the cluster: pinned, built once, shared between checkouts.
+//!
+//! Each set of programs has a folder in the cache that is named after what pins it. A program
+//! appears there whole or not at all, so that an interrupted build costs that program only.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::host::{command, last_lines, run};
+use crate::instance::hex;
+use crate::progress::{Progress, Step};
+
+/// The image of the pods' sandboxes.
+pub(crate) const PAUSE_IMAGE: &str = "serin.local/pause:1";
+
+const K8S_VERSION: &str = "-X k8s.io/component-base/version.gitVersion=v1.34.4 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34";
+const HELM_VERSION: &str = "-X helm.sh/helm/v3/internal/version.version=v3.19.4 \
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34 \
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 \
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=34";
+const PROMETHEUS_VERSION: &str = "-X github.com/prometheus/common/version.Version=3.5.0";
+
+/// Programs that share a module, a folder and the linker's settings.
+struct GoModule {
+    name: &'static str,
+    /// What is pinned, as people call it.
+    version: &'static str,
+    linker: &'static str,
+    /// Each program with its package.
+    programs: &'static [(&'static str, &'static str)],
+}
+
+const GO_MODULES: [GoModule; 4] = [
+    GoModule {
+        name: "etcd",
+        version: "etcd 3.6.8",
+        linker: "",
+        programs: &[("etcd", "go.etcd.io/etcd/server/v3")],
+    },
+    GoModule {
+        name: "kubernetes",
+        version: "Kubernetes 1.34.4",
+        linker: K8S_VERSION,
+        programs: &[
+            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+            ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+            ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+            ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+            ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+            ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+        ],
+    },
+    GoModule {
+        name: "prometheus",
+        version: "Prometheus 3.5.0",
+        linker: PROMETHEUS_VERSION,
+        programs: &[("prometheus", "github.com/prometheus/prometheus/cmd/prometheus")],
+    },
+    GoModule {
+        name: "helm",
+        version: "Helm 3.19.4",
+        linker: HELM_VERSION,
+        programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
+    },
+];
+
+const GATEWAY_API: &str = "sigs.k8s.io/gateway-api";
+
+/// The cache, with everything that a cluster runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Tools {
+    sources: PathBuf,
+    cache: PathBuf,
+}
+
+impl Tools {
+    /// The tools that `checkout` pins, in the cache of this user.
+    ///
+    /// # Errors
+    /// When there is no home folder and nothing else says where the cache is.
+    pub(crate) fn of(checkout: &Path) -> Result<Self> {
+        Ok(Self {
+            sources: checkout.join("e2e/cluster/tools"),
+            cache: cache_folder()?,
+        })
+    }
+
+    /// Where the cache is.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Builds what is missing; the folder of each set, by its name.
+    ///
+    /// # Errors
+    /// When a compiler or a source is missing, with what to do about it.
+    pub(crate) async fn prepare(&self, progress: Progress) -> Result<Programs> {
+        std::fs::create_dir_all(&self.cache)
+            .with_context(|| format!("cannot create {}", self.cache.display()))?;
+        let programs = self.programs()?;
+        if programs.complete() {
+            return Ok(programs);
+        }
+        let _lock = self.lock(progress)?;
+        for module in &GO_MODULES {
+            self.build_go(module, &programs.folder(module.name), progress).await?;
+        }
+        self.copy_crds(&programs.folder("gateway-api"), progress).await?;
+        self.install_traefik(&programs.folder("traefik"), progress).await?;
+        self.compile_pause(&programs.folder("pause"), progress).await?;
+        if programs.complete() {
+            Ok(programs)
+        } else {
+            bail!("the programs in {} are not complete", self.cache.display())
+        }
+    }
+
+    /// Where everything is or will be.
+    pub(crate) fn programs(&self) -> Result<Programs> {
+        let mut folders = Vec::new();
+        for module in &GO_MODULES {
+            let more = format!("{}{:?}", module.linker, module.programs);
+            folders.push(self.keyed(module.name, &["go.mod", "go.sum"], &more)?);
+        }
+        folders.push(self.keyed("gateway-api", &["go.mod", "go.sum"], "")?);
+        folders.push(self.keyed("traefik", &["requirements.txt"], "")?);
+        folders.push(self.keyed("pause", &["pause.rs"], "")?);
+        Ok(Programs { folders })
+    }
+
+    /// The folder of a set: its name and a digest of what pins it.
+    fn keyed(&self, name: &'static str, pins: &[&str], more: &str) -> Result<(&'static str, PathBuf)> {
+        let mut contents = Vec::new();
+        for pin in pins {
+            let file = self.sources.join(name).join(pin);
+            contents.push(std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+        }
+        contents.push(more.as_bytes().to_vec());
+        contents.push(std::env::consts::ARCH.as_bytes().to_vec());
+        Ok((name, self.cache.join(format!("{name}-{}", key(&contents)))))
+    }
+
+    /// Held while building, so that two checkouts do not build the same thing at once.
+    fn lock(&self, progress: Progress) -> Result<File> {
+        let file = File::create(self.cache.join("lock"))?;
+        if file.try_lock().is_err() {
+            let step = progress.step("Waiting for another build of the cluster's programs");
+            file.lock()?;
+            step.done();
+        }
+        Ok(file)
+    }
+
+    async fn build_go(&self, module: &GoModule, folder: &Path, progress: Progress) -> Result<()> {
+        for (program, package) in module.programs {
+            let target = folder.join(program);
+            if target.is_file() {
+                continue;
+            }
+            require_go()?;
+            std::fs::create_dir_all(folder)?;
+            let beside = folder.join(format!(".{program}.partial"));
+            let mut step = progress.step(format!("Building {program} ({})", module.version));
+            let mut build = self.go(module.name);
+            build
+                .args(["build", "-v", "-ldflags", &format!("-s -w {}", module.linker), "-o"])
+                .arg(&beside)
+                .arg(package);
+            run_with_detail(&mut build, &mut step).await?;
+            std::fs::rename(&beside, &target)?;
+            step.done();
+        }
+        Ok(())
+    }
+
+    /// The Gateway API's definitions come with its module.
+    async fn copy_crds(&self, folder: &Path, progress: Progress) -> Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        require_go()?;
+        let step = progress.step("Fetching the Gateway API's definitions");
+        run(self.go("gateway-api").args(["mod", "download", GATEWAY_API])).await?;
+        let mut list = self.go("gateway-api");
+        let sources = run(list.args(["list", "-m", "-f", "{{.Dir}}", GATEWAY_API])).await?;
+        let beside = fresh_folder(folder)?;
+        for entry in std::fs::read_dir(Path::new(sources.trim()).join("config/crd/standard"))? {
+            let file = entry?.path();
+            if let (Some("yaml"), Some(name)) = (file.extension().and_then(|kind| kind.to_str()), file.file_name())
+            {
+                std::fs::write(beside.join(name), std::fs::read(&file)?)?;
+            }
+        }
+        std::fs::rename(&beside, folder)?;
+        step.done();
+        Ok(())
+    }
+
+    async fn install_traefik(&self, folder: &Path, progress: Progress) -> Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        let step = progress.step("Fetching Traefik 3.7.15");
+        let beside = fresh_folder(folder)?;
+        let mut pip = command("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+            .args(["--require-hashes", "--only-binary", ":all:", "--target"])
+            .arg(beside.join("package"))
+            .arg("--requirement")
+            .arg(self.sources.join("traefik/requirements.txt"));
+        run(&mut pip).await?;
+        std::fs::rename(beside.join("package/bin/traefik"), beside.join("traefik"))?;
+        std::fs::remove_dir_all(beside.join("package"))?;
+        std::fs::rename(&beside, folder)?;
+        step.done();
+        Ok(())
+    }
+
+    async fn compile_pause(&self, folder: &Path, progress: Progress) -> Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        let step = progress.step("Compiling pause");
+        let beside = fresh_folder(folder)?;
+        let mut rustc = command("rustc");
+        rustc
+            .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static"])
+            .args(["-C", "panic=abort", "-C", "strip=symbols", "-o"])
+            .arg(beside.join("pause"))
+            .arg(self.sources.join("pause/pause.rs"));
+        run(&mut rustc).await?;
+        std::fs::rename(&beside, folder)?;
+        step.done();
+        Ok(())
+    }
+
+    /// The Go command in a pinned module, free of the user's own settings for modules.
+    fn go(&self, module: &str) -> tokio::process::Command {
+        let mut go = command("go");
+        go.current_dir(self.sources.join(module))
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .env("GOFLAGS", "-mod=readonly -trimpath -buildvcs=false");
+        go
+    }
+}
+
+/// The folders of all the sets.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    folders: Vec<(&'static str, PathBuf)>,
+}
+
+impl Programs {
+    /// The folder of a set of programs.
+    pub(crate) fn folder(&self, set: &str) -> PathBuf {
+        let found = self.folders.iter().find(|(name, _)| *name == set);
+        found.map(|(_, folder)| folder.clone()).unwrap_or_default()
+    }
+
+    /// The file of a program.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let of_go = GO_MODULES
+            .iter()
+            .find(|module| module.programs.iter().any(|(program, _)| *program == name));
+        self.folder(of_go.map_or(name, |module| module.name)).join(name)
+    }
+
+    /// Tells these programs from those of other pins.
+    pub(crate) fn fingerprint(&self) -> String {
+        let names = self.folders.iter().map(|(_, folder)| folder.as_os_str().as_encoded_bytes());
+        key(names)
+    }
+
+    fn complete(&self) -> bool {
+        let of_go = GO_MODULES.iter().flat_map(|module| module.programs);
+        let mut programs = of_go.map(|(name, _)| *name).chain(["traefik", "pause"]);
+        programs.all(|name| self.program(name).is_file()) && self.folder("gateway-api").is_dir()
+    }
+}
+
+/// `SERIN_CACHE_DIR`, else `serin` in the user's cache folder.
+fn cache_folder() -> Result<PathBuf> {
+    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    of("SERIN_CACHE_DIR")
+        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("serin")))
+        .or_else(|| of("HOME").map(|folder| folder.join(".cache/serin")))
+        .context("neither SERIN_CACHE_DIR nor XDG_CACHE_HOME nor HOME is set")
+}
+
+/// Twelve hex digits that stand for these contents in this order.
+fn key(contents: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let mut digest = Sha256::new();
+    for content in contents {
+        let content = content.as_ref();
+        digest.update(content.len().to_le_bytes());
+        digest.update(content);
+    }
+    hex(&digest.finalize()[..6])
+}
+
+fn require_go() -> Result<()> {
+    match crate::host::find_program("go") {
+        Some(_) => Ok(()),
+        None => bail!("Go is missing (1.26 or newer): it builds the cluster's programs. See https://go.dev/dl"),
+    }
+}
+
+/// An empty folder beside `folder`, to be renamed to it.
+fn fresh_folder(folder: &Path) -> Result<PathBuf> {
+    let beside = folder.with_extension("partial");
+    if beside.exists() {
+        std::fs::remove_dir_all(&beside)?;
+    }
+    std::fs::create_dir_all(&beside)?;
+    Ok(beside)
+}
+
+/// Runs a command that names what it is at, line by line, on its standard error.
+async fn run_with_detail(command: &mut tokio::process::Command, step: &mut Step) -> Result<()> {
+    let mut child = command
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot run the compiler")?;
+    let mut told = String::new();
+    if let Some(pipe) = child.stderr.take() {
+        let mut lines = BufReader::new(pipe).lines();
+        let mut count = 0;
+        while let Some(line) = lines.next_line().await? {
+            count += 1;
+            step.detail(&format!("{count} packages, {line}"));
+            told.push_str(&line);
+            told.push('\n');
+        }
+    }
+    let status = child.wait().await?;
+    if status.success() {
+        return Ok(());
+    }
+    bail!("the build failed ({status}):\n{}", last_lines(&told, 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
+    }
+
+    #[test]
+    fn the_key_tells_contents_and_their_borders_apart() {
+        assert_eq!(key(["ab", "c"]), key(["ab", "c"]));
+        assert_ne!(key(["ab", "c"]), key(["a", "bc"]));
+        assert_eq!(key(["ab"]).len(), 12);
+    }
+
+    #[test]
+    fn a_changed_pin_moves_only_its_own_set() {
+        let copy = tempfile::tempdir().unwrap();
+        for set in ["etcd", "kubernetes", "prometheus", "helm", "gateway-api", "traefik", "pause"] {
+            std::fs::create_dir(copy.path().join(set)).unwrap();
+            for entry in std::fs::read_dir(sources().join(set)).unwrap() {
+                let file = entry.unwrap().path();
+                std::fs::copy(&file, copy.path().join(set).join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        let tools = |sources: PathBuf| Tools { sources, cache: "/cache".into() }.programs().unwrap();
+        let before = tools(sources());
+        let same = tools(copy.path().to_owned());
+        assert_eq!(before.fingerprint(), same.fingerprint());
+        std::fs::write(copy.path().join("etcd/go.sum"), "changed").unwrap();
+        let after = tools(copy.path().to_owned());
+        assert_ne!(before.folder("etcd"), after.folder("etcd"));
+        assert_eq!(before.folder("kubernetes"), after.folder("kubernetes"));
+        assert_ne!(before.fingerprint(), after.fingerprint());
+    }
+
+    #[test]
+    fn every_package_built_is_pinned_as_a_tool() {
+        for module in &GO_MODULES {
+            let pins = std::fs::read_to_string(sources().join(module.name).join("go.mod")).unwrap();
+            for (_, package) in module.programs {
+                assert!(pins.contains(package), "{package}");
+            }
+        }
+    }
+}
