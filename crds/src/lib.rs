@@ -6,9 +6,11 @@
 pub mod analysis;
 pub mod command;
 pub mod names;
+pub mod plan;
 pub mod rollout;
 pub mod status;
 pub mod strategy;
+pub mod text;
 
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
 pub use rollout::{Rollout, RolloutSpec};

@@ -7,6 +7,32 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serin_core::state::State;
+
+/// The fields of the status that are the position in the release; all others are told beside it.
+const STATE_FIELDS: [&str; 15] = [
+    "observedGeneration",
+    "phase",
+    "message",
+    "stableRevision",
+    "currentRevision",
+    "plan",
+    "stage",
+    "stageSince",
+    "step",
+    "weights",
+    "pause",
+    "abort",
+    "draining",
+    "commands",
+    "history",
+];
+
+/// Why a status and a position do not fit each other: another version of the controller wrote it, or somebody by hand.
+#[derive(Debug, thiserror::Error)]
+#[error("the status is not one that this version of the controller has written: {0}")]
+pub struct NotAState(#[from] serde_json::Error);
 
 /// What is true.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +65,9 @@ pub struct RolloutStatus {
     /// The step at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepStatus>,
+    /// Whether the steps start anew from no traffic, because they were edited on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarting: Option<bool>,
     /// The traffic split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightsStatus>,
@@ -85,6 +114,31 @@ pub struct RolloutStatus {
     pub selector: Option<String>,
 }
 
+impl RolloutStatus {
+    /// The position in the release that is persisted here; that of a Rollout that was never seen, where nothing is.
+    ///
+    /// # Errors
+    /// [`NotAState`] where a field holds what no release of the controller writes there.
+    pub fn state(&self) -> Result<State, NotAState> {
+        Ok(serde_json::from_value(serde_json::to_value(self)?)?)
+    }
+
+    /// Puts the position into the status and leaves everything that is told beside it.
+    ///
+    /// # Errors
+    /// [`NotAState`] where a number of the position does not fit the API's; the status is then as it was.
+    pub fn with_state(&mut self, state: &State) -> Result<(), NotAState> {
+        let mut status = serde_json::to_value(&*self)?;
+        let position = serde_json::to_value(state)?;
+        if let (Value::Object(status), Value::Object(position)) = (&mut status, position) {
+            status.retain(|field, _| !STATE_FIELDS.contains(&field.as_str()));
+            status.extend(position);
+        }
+        *self = serde_json::from_value(status)?;
+        Ok(())
+    }
+}
+
 /// The plan in force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -93,7 +147,7 @@ pub struct PlanStatus {
     pub hash: String,
     /// The plan with every default filled in.
     #[schemars(schema_with = "any_object")]
-    pub spec: serde_json::Value,
+    pub spec: Value,
 }
 
 /// The step at hand.
@@ -265,7 +319,7 @@ pub struct AnalysisStatus {
     pub started_at: Timestamp,
     /// The position, as the statistical core writes it.
     #[schemars(schema_with = "any_object")]
-    pub checkpoint: serde_json::Value,
+    pub checkpoint: Value,
 }
 
 /// A route's backends as they were before the first change.

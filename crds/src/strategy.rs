@@ -139,9 +139,9 @@ pub struct StepSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseSpec {
-    /// How long, for example `30s`, `10m`, `1h30m`; without it until somebody promotes.
+    /// How long, for example `30s`, `10m`, `1h30m`, or a bare number of seconds; without it until somebody promotes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration: Option<String>,
+    pub duration: Option<IntOrString>,
 }
 
 /// The canary's size: exactly one of its fields.

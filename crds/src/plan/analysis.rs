@@ -1,0 +1,178 @@
+//! The analysis of a spec, checked. The PromQL itself is parsed where it is used.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serin_core::plan::Analysis;
+
+use super::problem::Problems;
+use super::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
+use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, ObjectiveSpec};
+use crate::rollout::RolloutSpec;
+use crate::text::parse_percentage;
+
+const PATH: &str = "spec.analysis";
+const LONGEST_DEFAULT: Duration = Duration::from_secs(3_600);
+pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
+const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
+const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
+/// Above this a "bound on rolling back a good release" bounds nothing that anybody would want.
+const FALSE_ROLLBACK_MOST: f64 = 0.1;
+
+pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<Analysis> {
+    let analysis = spec.analysis.as_ref()?;
+    if analysis.objectives.is_empty() {
+        let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
+        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective", fix);
+    }
+    let routed = spec.strategy.canary.traffic_routing.is_some();
+    let mut names = BTreeSet::new();
+    for (index, objective) in analysis.objectives.iter().enumerate() {
+        let path = format!("{PATH}.objectives[{index}]");
+        if !names.insert(&objective.name) {
+            problems.invalid(format!("{path}.name"), &objective.name, "another objective has this name", "give each its own");
+        }
+        check_objective(&path, objective, routed, problems);
+    }
+    check_prometheus(analysis, problems);
+    check_rollback_and_budget(analysis, problems);
+    Some(Analysis { longest: longest(spec, analysis, problems) })
+}
+
+/// How long a release may stay undecided: said by the analysis or by the pace, not by both.
+fn longest(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
+    let pace = spec.strategy.canary.pace.as_ref().and_then(|pace| pace.longest.as_ref());
+    match (&analysis.longest, pace) {
+        (Some(text), None) => duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT),
+        (None, Some(text)) => {
+            duration_in("spec.strategy.canary.pace.longest", text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT)
+        }
+        (Some(text), Some(_)) => {
+            problems.invalid(format!("{PATH}.longest"), text, "spec.strategy.canary.pace.longest says it too", "keep one of the two");
+            LONGEST_DEFAULT
+        }
+        (None, None) => LONGEST_DEFAULT,
+    }
+}
+
+fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &mut Problems) {
+    if objective.name.is_empty() {
+        problems.required(format!("{path}.name"), "an objective needs a name", "for example availability");
+    }
+    if !(objective.objective > 0.0 && objective.objective < 100.0) {
+        let problem = "it must be over 0 and under 100 percent: at 100 there is no error budget to spend";
+        problems.invalid(format!("{path}.objective"), &objective.objective, problem, "for example 99.9");
+    }
+    if let Some(window) = &objective.window {
+        duration_in(&format!("{path}.window"), window, &WINDOW_BOUNDS, problems);
+    }
+    match (&objective.indicator, &objective.counters) {
+        (Some(_), None) if routed => {}
+        (Some(indicator), None) => {
+            let fix = "add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart";
+            let problem = "it reads the router's counters of the two Services, and this Rollout has no router";
+            problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
+        }
+        (None, Some(counters)) => check_counters(&format!("{path}.counters"), counters, problems),
+        (None, None) => {
+            problems.required(format!("{path}.indicator"), "nothing says where the counters are", "write indicator, or counters");
+        }
+        (Some(indicator), Some(_)) => {
+            let fix = "keep one of the two";
+            problems.invalid(format!("{path}.indicator"), indicator, "counters are written beside it", fix);
+        }
+    }
+}
+
+fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) {
+    for (field, selector) in [("total", &counters.total), ("errors", &counters.errors)] {
+        if !is_bare_selector(selector) {
+            let fix = "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
+            problems.invalid(format!("{path}.{field}"), selector, "it is not a bare series selector", fix);
+        }
+    }
+    if counters.total == counters.errors {
+        let problem = "it equals total, so that every request would count as bad";
+        problems.invalid(format!("{path}.errors"), &counters.errors, problem, "select the bad ones, for example by code=~\"5..\"");
+    }
+    if let Some(arms) = &counters.arms {
+        check_arms(&format!("{path}.arms"), arms, problems);
+    }
+}
+
+/// Whether a text has the outer form of a series selector; its matchers are parsed where they are used.
+fn is_bare_selector(text: &str) -> bool {
+    let (name, matchers) = text.split_at(text.find('{').unwrap_or(text.len()));
+    let name_is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    name_is_plain && !text.is_empty() && (matchers.is_empty() || matchers.ends_with('}'))
+}
+
+fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
+    let by_value = [&arms.label, &arms.canary, &arms.stable];
+    match &arms.pod_label {
+        Some(pod_label) if by_value.iter().any(|field| field.is_some()) => {
+            let fix = "keep podLabel, or label, canary and stable";
+            problems.invalid(format!("{path}.podLabel"), pod_label, "label, canary or stable are written beside it", fix);
+        }
+        None if by_value.iter().any(|field| field.is_none()) => {
+            let fix = "write podLabel, or all of label, canary and stable";
+            problems.required(path, "nothing tells canary from stable", fix);
+        }
+        _ => {}
+    }
+    for (field, label) in [("podLabel", &arms.pod_label), ("label", &arms.label)] {
+        if let Some(label) = label.as_ref().filter(|label| !is_label_name(label)) {
+            let fix = "use letters, digits and underscores, for example pod";
+            problems.invalid(format!("{path}.{field}"), label, "it is not the name of a Prometheus label", fix);
+        }
+    }
+    if arms.canary.is_some() && arms.canary == arms.stable {
+        let fix = "give each side a value of its own";
+        problems.invalid(format!("{path}.canary"), &arms.canary, "it equals stable, so the two sides cannot be told apart", fix);
+    }
+}
+
+fn is_label_name(text: &str) -> bool {
+    let head = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    head && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
+    let Some(prometheus) = &analysis.prometheus else { return };
+    let path = format!("{PATH}.prometheus");
+    if let Some(address) = &prometheus.address {
+        let fix = "for example http://prometheus.monitoring:9090";
+        let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+        let authority = host.map(|rest| rest.split('/').next().unwrap_or_default());
+        if authority.is_none_or(|authority| authority.is_empty() || address.contains(char::is_whitespace)) {
+            problems.invalid(format!("{path}.address"), address, "it is not an http or https URL", fix);
+        } else if authority.is_some_and(|authority| authority.contains('@')) {
+            problems.invalid(format!("{path}.address"), &"...", "it holds a name or password that everyone can read here", fix);
+        } else if address.contains(['?', '#']) {
+            problems.invalid(format!("{path}.address"), address, "a base URL has no query and no fragment", fix);
+        }
+    }
+    if let Some(interval) = &prometheus.scrape_interval {
+        duration_in(&format!("{path}.scrapeInterval"), interval, &SCRAPE_INTERVAL_BOUNDS, problems);
+    }
+}
+
+fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
+    if let Some(probability) = analysis.rollback.as_ref().and_then(|rollback| rollback.false_rollback_probability)
+        && !(probability > 0.0 && probability <= FALSE_ROLLBACK_MOST)
+    {
+        let path = format!("{PATH}.rollback.falseRollbackProbability");
+        problems.invalid(path, &probability, "it must be over 0 and at most 0.1", "0.01 rolls back at most one good release in a hundred");
+    }
+    let Some(budget) = &analysis.budget else { return };
+    for (field, share) in [("share", &budget.share), ("ofRemaining", &budget.of_remaining)] {
+        let Some(text) = share else { continue };
+        let path = format!("{PATH}.budget.{field}");
+        match parse_percentage(text) {
+            Ok(share) if share > 0.0 => {}
+            Ok(_) => problems.invalid(path, text, "a release that may cost no error at all can never run", "use more than 0%, for example 2%"),
+            Err(error) => problems.invalid(path, text, error.to_string(), "for example 2%"),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The canary strategy of a spec, checked.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serin_core::plan::{Amount, Analysis, Canary, EvidencePace, Pace, RouteKind, RouteRef, Routing};
+use serin_core::units::Weight;
+
+use super::problem::Problems;
+use super::{MILLISECOND, analysis, count, duration_in, steps};
+use crate::rollout::RolloutSpec;
+use crate::strategy::{CanarySpec, GatewayApiSpec, PaceSpec, RouteSpec};
+
+pub(super) const PATH: &str = "spec.strategy.canary";
+const QUARTER: Amount = Amount::Percent(25);
+const DELAY_SECONDS_DEFAULT: i32 = 30;
+const POD_RESTART_LIMIT_DEFAULT: i32 = 2;
+const SETTLE_DEFAULT: Duration = Duration::from_secs(2);
+const SETTLE_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(0)..=Duration::from_secs(600);
+/// How long a router that reports no generation is waited for; longer than any that was seen to report takes.
+const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
+const FIRST_WEIGHT_DEFAULT: Weight = Weight::percent(5);
+const MAX_WEIGHT_DEFAULT: Weight = Weight::percent(50);
+
+pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Canary {
+    let canary = &spec.strategy.canary;
+    let max_surge = amount("maxSurge", canary.max_surge.as_ref(), problems);
+    let max_unavailable = amount("maxUnavailable", canary.max_unavailable.as_ref(), problems);
+    check_room(canary, max_surge, max_unavailable, problems);
+    let delay = |field: &str, seconds: Option<i32>, problems: &mut Problems| {
+        Duration::from_secs(count(&format!("{PATH}.{field}"), seconds, DELAY_SECONDS_DEFAULT, problems).into())
+    };
+    let scale_down_delay = delay("scaleDownDelaySeconds", canary.scale_down_delay_seconds, problems);
+    let abort_scale_down_delay = delay("abortScaleDownDelaySeconds", canary.abort_scale_down_delay_seconds, problems);
+    let pod_restart_limit = count(&format!("{PATH}.podRestartLimit"), canary.pod_restart_limit, POD_RESTART_LIMIT_DEFAULT, problems);
+    if pod_restart_limit == 0 {
+        let fix = "use 1 or more: a crash loop aborts whatever the limit";
+        problems.invalid(format!("{PATH}.podRestartLimit"), &0, "a release cannot be aborted before anything has happened", fix);
+    }
+    let routing = routing(canary, name, problems);
+    let pace = pace(spec, routing.is_some(), problems);
+    let analysis: Option<Analysis> = analysis::analysis(spec, problems);
+    Canary {
+        max_surge,
+        max_unavailable,
+        scale_down_delay,
+        abort_scale_down_delay,
+        dynamic_stable_scale: canary.dynamic_stable_scale.unwrap_or(false),
+        routing,
+        pace,
+        analysis,
+        pod_restart_limit,
+    }
+}
+
+/// A count of pods or a percentage, as a Deployment's: 25 % where it is not written.
+fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> Amount {
+    let path = format!("{PATH}.{field}");
+    let fix = "use a number of pods, for example 1, or a percentage of replicas in quotes, for example \"25%\"";
+    match value {
+        None => QUARTER,
+        Some(IntOrString::Int(pods)) => match u32::try_from(*pods) {
+            Ok(pods) => Amount::Pods(pods),
+            Err(_) => {
+                problems.invalid(path, pods, "it must be greater than or equal to 0", fix);
+                QUARTER
+            }
+        },
+        Some(IntOrString::String(text)) => {
+            let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+            match digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100) {
+                Some(percent) => Amount::Percent(percent),
+                None => {
+                    problems.invalid(path, text, "it is neither a number nor a whole percentage up to 100%", fix);
+                    QUARTER
+                }
+            }
+        }
+    }
+}
+
+/// Replacing pods needs room: above `replicas` or below it.
+fn check_room(canary: &CanarySpec, max_surge: Amount, max_unavailable: Amount, problems: &mut Problems) {
+    let none = |amount| matches!(amount, Amount::Pods(0) | Amount::Percent(0));
+    if none(max_surge) && none(max_unavailable) {
+        let fix = "let one of the two be over 0";
+        problems.invalid(format!("{PATH}.maxUnavailable"), &canary.max_unavailable, "it is 0 and maxSurge is 0, so no pod can ever be replaced", fix);
+    }
+}
+
+fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<Routing> {
+    let Some(spec) = &canary.traffic_routing else {
+        refuse_without_router(canary, problems);
+        return None;
+    };
+    let stable_service = canary.stable_service.clone().unwrap_or_else(|| name.to_owned());
+    let canary_service = canary.canary_service.clone().unwrap_or_else(|| format!("{name}-canary"));
+    check_service("stableService", canary.stable_service.as_ref(), &stable_service, problems);
+    check_service("canaryService", canary.canary_service.as_ref(), &canary_service, problems);
+    if stable_service == canary_service {
+        let fix = "give each side a Service of its own";
+        problems.invalid(format!("{PATH}.canaryService"), &canary_service, "it is the stable Service too", fix);
+    }
+    let settle_path = format!("{PATH}.trafficRouting.settle");
+    let settle = spec.settle.as_ref().and_then(|text| duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
+    let routes = routes(&spec.gateway_api, problems);
+    let settle = settle.unwrap_or(SETTLE_DEFAULT);
+    Some(Routing { stable_service, canary_service, routes, settle, unverified_after: UNVERIFIED_AFTER })
+}
+
+/// What means nothing without a router is refused, so that nobody relies on it.
+fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
+    let fix = "add trafficRouting, or remove it";
+    for (field, service) in [("stableService", &canary.stable_service), ("canaryService", &canary.canary_service)] {
+        if let Some(service) = service {
+            problems.invalid(format!("{PATH}.{field}"), service, "without trafficRouting no traffic is sent by Service", fix);
+        }
+    }
+    if canary.dynamic_stable_scale == Some(true) {
+        let problem = "without trafficRouting the replica counts are the weights already";
+        problems.invalid(format!("{PATH}.dynamicStableScale"), &true, problem, fix);
+    }
+}
+
+/// A Service's name is a DNS label (RFC 1035), also where it is derived from the Rollout's.
+fn check_service(field: &str, written: Option<&String>, name: &str, problems: &mut Problems) {
+    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let ends = name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-');
+    if letters && ends && name.len() <= 63 {
+        return;
+    }
+    let path = format!("{PATH}.{field}");
+    let rule = "use at most 63 lower-case letters, digits and dashes, beginning with a letter";
+    if written.is_some() {
+        problems.invalid(path, &name, "it is not the name of a Service", rule);
+    } else {
+        problems.required(path, format!("the name it would get, {name}, cannot be a Service's"), format!("write one: {rule}"));
+    }
+}
+
+fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
+    let path = format!("{PATH}.trafficRouting.gatewayAPI");
+    let listed: &[RouteSpec] = match (&spec.http_route, &spec.http_routes) {
+        (Some(name), None) => return vec![route(&format!("{path}.httpRoute"), name, None, problems)],
+        (None, Some(listed)) if !listed.is_empty() => listed,
+        (Some(name), Some(_)) => {
+            problems.invalid(format!("{path}.httpRoute"), name, "httpRoutes is written beside it", "keep one of the two");
+            &[]
+        }
+        (None, _) => {
+            problems.required(format!("{path}.httpRoute"), "nothing names the route", "write the HTTPRoute's name");
+            &[]
+        }
+    };
+    let mut routes: Vec<RouteRef> = Vec::new();
+    for (index, spec) in listed.iter().enumerate() {
+        let path = format!("{path}.httpRoutes[{index}]");
+        let found = route(&format!("{path}.name"), &spec.name, spec.rule.clone(), problems);
+        let same = |other: &RouteRef| other.name == found.name && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule);
+        if routes.iter().any(same) {
+            problems.invalid(path, spec, "another entry covers the same rule", "name each rule once");
+        }
+        routes.push(found);
+    }
+    routes
+}
+
+/// An object's name is a DNS subdomain (RFC 1123).
+fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) -> RouteRef {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let ends = |c: char| c == '-' || c == '.';
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) || name.starts_with(ends) || name.ends_with(ends) {
+        let fix = "use the HTTPRoute's metadata.name; it is looked for in the Rollout's namespace";
+        problems.invalid(path, &name, "it is not the name of an object", fix);
+    }
+    if rule.as_deref() == Some("") {
+        problems.invalid(path.replace(".name", ".rule"), &"", "it is empty", "name the rule, or leave it out");
+    }
+    RouteRef { kind: RouteKind::HttpRoute, name: name.to_owned(), rule }
+}
+
+/// What sets the pace: the steps where there are any, else the evidence where it can, else nothing holds it back.
+fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
+    let canary = &spec.strategy.canary;
+    if let (Some(pace), Some(_)) = (&canary.pace, &canary.steps) {
+        problems.invalid(format!("{PATH}.pace"), pace, "steps are written beside it", "keep one of the two");
+    }
+    if let Some(written) = &canary.steps {
+        return Pace::Steps(steps::steps(spec, written, routed, problems));
+    }
+    if canary.pace.is_some() {
+        let fix = "add it, or remove pace";
+        if spec.analysis.is_none() {
+            problems.required("spec.analysis", format!("{PATH}.pace lets evidence set the pace, and nothing gathers any"), fix);
+        }
+        if !routed {
+            let problem = format!("{PATH}.pace lets evidence set the weight, and no router can");
+            problems.required(format!("{PATH}.trafficRouting"), problem, fix);
+        }
+    }
+    if spec.analysis.is_some() && routed {
+        return Pace::Evidence(evidence_pace(&canary.pace.clone().unwrap_or_default(), problems));
+    }
+    Pace::Steps(Vec::new())
+}
+
+fn evidence_pace(pace: &PaceSpec, problems: &mut Problems) -> EvidencePace {
+    let mut read = |field: &str, percent: Option<f64>, default: Weight| {
+        let path = format!("{PATH}.pace.{field}");
+        let weight = percent.map_or(Some(default), |percent| weight(&path, percent, problems))?;
+        if weight.is_zero() || weight == Weight::FULL {
+            let problem = "canary and stable can only be compared while both have traffic";
+            problems.invalid(path, &percent, problem, "use more than 0 and less than 100");
+        }
+        Some(weight)
+    };
+    let first_weight = read("firstWeight", pace.first_weight, FIRST_WEIGHT_DEFAULT).unwrap_or(FIRST_WEIGHT_DEFAULT);
+    let max_weight = read("maxWeight", pace.max_weight, MAX_WEIGHT_DEFAULT).unwrap_or(MAX_WEIGHT_DEFAULT);
+    if first_weight > max_weight {
+        let fix = format!("use at most maxWeight, which is {}", max_weight.as_percent());
+        problems.invalid(format!("{PATH}.pace.firstWeight"), &first_weight, "it is over maxWeight", fix);
+    }
+    EvidencePace { first_weight, max_weight }
+}
+
+/// A share of traffic; none where it is not one, which is then among the problems.
+pub(super) fn weight(path: &str, percent: f64, problems: &mut Problems) -> Option<Weight> {
+    let weight = Weight::try_from(percent).ok();
+    if weight.is_none() {
+        let fix = "use a percentage from 0 to 100 with at most three decimals";
+        problems.invalid(path, &percent, "it is not a share of traffic", fix);
+    }
+    weight
+}

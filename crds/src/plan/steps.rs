@@ -1,0 +1,126 @@
+//! The steps of a spec, checked: each by itself, and each against those before it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serin_core::plan::{CanaryScale, Step};
+use serin_core::units::Weight;
+
+use super::canary::{PATH, weight};
+use super::problem::Problems;
+use super::{DAY, MILLISECOND, count, duration_in};
+use crate::rollout::RolloutSpec;
+use crate::strategy::{AnalysisStepSpec, CanaryScaleSpec, PauseSpec, StepSpec};
+
+const WAIT_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=DAY.saturating_mul(365);
+
+/// What the steps so far have brought about.
+struct SoFar {
+    weight: Weight,
+    /// The canary was told to have no pods at all.
+    empty: bool,
+}
+
+pub(super) fn steps(spec: &RolloutSpec, written: &[StepSpec], routed: bool, problems: &mut Problems) -> Vec<Step> {
+    let mut so_far = SoFar { weight: Weight::ZERO, empty: false };
+    let mut steps = Vec::with_capacity(written.len());
+    for (index, step) in written.iter().enumerate() {
+        let path = format!("{PATH}.steps[{index}]");
+        let Some(step) = one(&path, step, problems) else { continue };
+        check(&path, &step, spec, routed, &mut so_far, problems);
+        steps.push(step);
+    }
+    steps
+}
+
+/// A step is exactly one of its fields.
+fn one(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
+    match step {
+        StepSpec { set_weight: Some(percent), pause: None, set_canary_scale: None, analysis: None } => {
+            weight(&format!("{path}.setWeight"), *percent, problems).map(Step::SetWeight)
+        }
+        StepSpec { set_weight: None, pause: Some(pause), set_canary_scale: None, analysis: None } => {
+            pause_step(&format!("{path}.pause.duration"), pause, problems)
+        }
+        StepSpec { set_weight: None, pause: None, set_canary_scale: Some(scale), analysis: None } => {
+            scale_step(&format!("{path}.setCanaryScale"), scale, problems)
+        }
+        StepSpec { set_weight: None, pause: None, set_canary_scale: None, analysis: Some(AnalysisStepSpec { duration }) } => match duration {
+            None => Some(Step::Analysis(None)),
+            Some(text) => {
+                let duration = duration_in(&format!("{path}.analysis.duration"), text, &WAIT_BOUNDS, problems)?;
+                Some(Step::Analysis(Some(duration)))
+            }
+        },
+        step => {
+            let fix = "write exactly one of setWeight, pause, setCanaryScale, analysis";
+            problems.invalid(path, step, "a step does one thing", fix);
+            None
+        }
+    }
+}
+
+/// A bare number is a number of seconds, as it is in Argo Rollouts.
+fn pause_step(path: &str, pause: &PauseSpec, problems: &mut Problems) -> Option<Step> {
+    let text = match &pause.duration {
+        None => return Some(Step::Pause(None)),
+        Some(IntOrString::Int(seconds)) => format!("{seconds}s"),
+        Some(IntOrString::String(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => format!("{text}s"),
+        Some(IntOrString::String(text)) => text.clone(),
+    };
+    duration_in(path, &text, &WAIT_BOUNDS, problems).map(|duration| Step::Pause(Some(duration)))
+}
+
+fn scale_step(path: &str, scale: &CanaryScaleSpec, problems: &mut Problems) -> Option<Step> {
+    let scale = match scale {
+        CanaryScaleSpec { replicas: Some(replicas), weight: None, match_traffic_weight: None } => {
+            CanaryScale::Replicas(count(&format!("{path}.replicas"), Some(*replicas), 0, problems))
+        }
+        CanaryScaleSpec { replicas: None, weight: Some(percent), match_traffic_weight: None } => {
+            CanaryScale::Weight(weight(&format!("{path}.weight"), *percent, problems)?)
+        }
+        CanaryScaleSpec { replicas: None, weight: None, match_traffic_weight: Some(true) } => CanaryScale::MatchTrafficWeight,
+        scale => {
+            let fix = "write exactly one of replicas, weight, matchTrafficWeight: true";
+            problems.invalid(path, scale, "the canary has one size", fix);
+            return None;
+        }
+    };
+    Some(Step::SetCanaryScale(scale))
+}
+
+/// What a step asks for must be possible where the steps before it have led.
+fn check(path: &str, step: &Step, spec: &RolloutSpec, routed: bool, so_far: &mut SoFar, problems: &mut Problems) {
+    match step {
+        Step::SetWeight(weight) => {
+            so_far.weight = *weight;
+            if so_far.empty && !weight.is_zero() {
+                let fix = "put a setCanaryScale with pods before it";
+                problems.invalid(format!("{path}.setWeight"), weight, "the canary has no pods here to take traffic", fix);
+            }
+        }
+        Step::Pause(_) => {}
+        Step::SetCanaryScale(scale) => {
+            let path = format!("{path}.setCanaryScale");
+            so_far.empty = matches!(scale, CanaryScale::Replicas(0) | CanaryScale::Weight(Weight::ZERO));
+            if !routed {
+                let fix = "add trafficRouting, or use setWeight";
+                problems.invalid(path, scale, "without trafficRouting the replica counts are the weights already", fix);
+            } else if so_far.empty && !so_far.weight.is_zero() {
+                let fix = format!("put setWeight: 0 before it, or keep pods for {}", so_far.weight);
+                problems.invalid(path, scale, "the canary has traffic here", fix);
+            }
+        }
+        Step::Analysis(_) => {
+            let path = format!("{path}.analysis");
+            if spec.analysis.is_none() {
+                problems.required("spec.analysis", format!("{path} waits for evidence, and nothing gathers any"), "add objectives there, or remove the step");
+            } else if so_far.weight.is_zero() || so_far.weight == Weight::FULL {
+                let fix = "put a setWeight over 0 and under 100 before it";
+                let problem = "canary and stable can only be compared while both have traffic";
+                problems.invalid(path, &so_far.weight, problem, fix);
+            }
+        }
+    }
+}
