@@ -13,6 +13,16 @@ pub mod plan;
 pub mod state;
 pub mod units;
 
+mod abort;
+mod approximate;
+mod commands;
 mod decide;
+mod release;
+mod route;
+mod scale;
+mod services;
+mod steps;
+mod timers;
+mod words;
 
 pub use decide::decide;

@@ -84,9 +84,7 @@ impl Amount {
     pub fn rounded_down(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
-            Self::Percent(percent) => {
-                u32::try_from(u64::from(replicas) * u64::from(percent) / 100).unwrap_or(u32::MAX)
-            }
+            Self::Percent(percent) => u32::try_from(u64::from(replicas) * u64::from(percent) / 100).unwrap_or(u32::MAX),
         }
     }
 }
@@ -206,25 +204,21 @@ impl Plan {
 impl Canary {
     /// The weight that the steps up to and including `index` ask for.
     pub fn weight_at(steps: &[Step], index: usize) -> Weight {
-        let reached = steps.iter().take(index.saturating_add(1)).rev();
-        reached
-            .filter_map(|step| match step {
-                Step::SetWeight(weight) => Some(*weight),
-                _ => None,
-            })
-            .next()
-            .unwrap_or(Weight::ZERO)
+        let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
+        let weight = latest_first.find_map(|step| match step {
+            Step::SetWeight(weight) => Some(*weight),
+            _ => None,
+        });
+        weight.unwrap_or(Weight::ZERO)
     }
 
     /// The canary's size that the steps up to and including `index` ask for.
     pub fn scale_at(steps: &[Step], index: usize) -> CanaryScale {
-        let reached = steps.iter().take(index.saturating_add(1)).rev();
-        reached
-            .filter_map(|step| match step {
-                Step::SetCanaryScale(scale) => Some(*scale),
-                _ => None,
-            })
-            .next()
-            .unwrap_or(CanaryScale::MatchTrafficWeight)
+        let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
+        let scale = latest_first.find_map(|step| match step {
+            Step::SetCanaryScale(scale) => Some(*scale),
+            _ => None,
+        });
+        scale.unwrap_or(CanaryScale::MatchTrafficWeight)
     }
 }

@@ -38,9 +38,12 @@ pub struct State {
     /// Since when it has been in this stage or step: deadlines count from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Timestamp>,
-    /// The step at hand.
+    /// The step at hand; where evidence sets the pace, the weights asked for so far, since the release began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
+    /// Whether the steps start anew from no traffic, because they were edited on the way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restarting: bool,
     /// The traffic split.
     pub weights: Weights,
     /// What the release is waiting for, where that is a pause.
@@ -119,7 +122,7 @@ pub struct Weights {
     /// The canary's share that was last seen in effect; none while a change is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Weight>,
-    /// Since when it has been in effect.
+    /// Since when it has been asked for or, once verified, in effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }

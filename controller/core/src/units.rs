@@ -24,11 +24,7 @@ impl Weight {
 
     /// From thousandths of a percent; what exceeds 100 % is cut to 100 %.
     pub const fn from_thousandths(thousandths_of_percent: u32) -> Self {
-        if thousandths_of_percent > Self::FULL.0 {
-            Self::FULL
-        } else {
-            Self(thousandths_of_percent)
-        }
+        if thousandths_of_percent > Self::FULL.0 { Self::FULL } else { Self(thousandths_of_percent) }
     }
 
     /// From whole percents; what exceeds 100 % is cut to 100 %.

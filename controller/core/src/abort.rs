@@ -1,0 +1,66 @@
+//! Abort comes first: what gives a revision up, before anything that can fail or wait.
+
+use crate::command::Command;
+use crate::decide::{Draft, Look, releasing};
+use crate::observed::{Judgement, ReplicaSetSeen};
+use crate::state::{Abort, ReleaseResult, Stage};
+use crate::steps::{self, Wait};
+use crate::timers::after;
+use crate::units::Revision;
+
+/// The kubelet's word for a container that keeps failing.
+const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// Gives the revision up when its metrics breach or its pods crash.
+pub(crate) fn on_breach(look: &Look<'_>, draft: &mut Draft) {
+    if !releasing(&draft.state) {
+        return;
+    }
+    let Some(revision) = draft.state.current_revision.clone() else { return };
+    if let Judgement::RollBack { cause, message } = &look.seen.judgement {
+        give_up(look, draft, revision, cause, message.clone(), None);
+        return;
+    }
+    if let Some(message) = look.seen.replica_sets.get(&revision).and_then(|set| crashing(look, set)) {
+        give_up(look, draft, revision, "PodCrash", message, None);
+    }
+}
+
+fn crashing(look: &Look<'_>, set: &ReplicaSetSeen) -> Option<String> {
+    let limit = look.plan.canary().pod_restart_limit;
+    if set.crash.as_deref() == Some(CRASH_LOOP) {
+        return Some(format!("a canary pod of {} is in {CRASH_LOOP}", set.name));
+    }
+    (set.restarts >= limit)
+        .then(|| format!("containers of canary pods of {} restarted {} times (limit {limit})", set.name, set.restarts))
+}
+
+/// Gives the revision up because somebody asks for it.
+pub(crate) fn on_command(look: &Look<'_>, draft: &mut Draft, revision: Revision, command: &Command) {
+    let reason = command.reason.as_deref().unwrap_or("no reason given");
+    let message = format!("aborted by command {}: {reason}", command.name);
+    give_up(look, draft, revision, "Command", message, command.requested_by.clone());
+}
+
+/// Gives the revision up when its pods or the router did not get ready in time.
+pub(crate) fn on_deadline(look: &Look<'_>, draft: &mut Draft) {
+    if !releasing(&draft.state) || look.plan.paused || draft.state.pause.is_some() {
+        return;
+    }
+    let (Some(revision), Some(since)) = (draft.state.current_revision.clone(), draft.state.stage_since) else {
+        return;
+    };
+    let Wait::Progress(waiting_for) = steps::wait(look, &draft.state) else { return };
+    if after(since, look.plan.progress_deadline) <= look.now {
+        let seconds = look.plan.progress_deadline.as_secs();
+        let message = format!("{waiting_for}: not within the progress deadline of {seconds} s");
+        give_up(look, draft, revision, "ProgressDeadline", message, None);
+    }
+}
+
+fn give_up(look: &Look<'_>, draft: &mut Draft, revision: Revision, cause: &str, message: String, by: Option<String>) {
+    draft.warning("RolledBack", message.clone());
+    draft.record(revision.clone(), ReleaseResult::Aborted, look.now, message.clone());
+    draft.state.abort = Some(Abort { revision, at: look.now, cause: cause.to_owned(), by, message });
+    draft.enter(Stage::Aborted, look.now);
+}

@@ -1,0 +1,169 @@
+//! The traffic split: what the release asks for, what the pods can carry, and what the router is seen to do.
+
+use jiff::Timestamp;
+
+use crate::decide::{Draft, Look};
+use crate::effect::Effect;
+use crate::observed::{Programmed, RouteSeen};
+use crate::plan::{Canary, Pace, Routing};
+use crate::state::{Stage, State};
+use crate::timers::after;
+use crate::units::{Revision, Weight};
+use crate::{approximate, scale, services};
+
+/// The canary's share that the stage and step ask for.
+pub(crate) fn goal(look: &Look<'_>, state: &State) -> Weight {
+    match state.stage {
+        Stage::FirstDeploy | Stage::Stable | Stage::Aborted => Weight::ZERO,
+        Stage::Stepping if state.restarting => Weight::ZERO,
+        Stage::Stepping => match &look.plan.canary().pace {
+            Pace::Steps(steps) => Canary::weight_at(steps, state.step.map_or(0, |step| step.index)),
+            Pace::Evidence(_) => state.weights.asked,
+        },
+        Stage::Promoting => Weight::FULL,
+    }
+}
+
+/// From when a route does what its object says; none: nobody can tell yet.
+pub(crate) fn effective_from(routing: &Routing, route: &RouteSeen) -> Option<Timestamp> {
+    match &route.programmed {
+        Programmed::Since(since) => Some(after(route.written_since.max(*since), routing.settle)),
+        Programmed::Unreported => Some(after(route.written_since, routing.unverified_after)),
+        Programmed::Pending(_) => None,
+    }
+}
+
+/// The canary's share that every route is known to give it; none while a change is on its way.
+pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
+    let routing = look.plan.routing()?;
+    let first = look.seen.routes.first()?.canary_weight.clone().ok()?;
+    let settled = look.seen.routes.iter().all(|route| {
+        route.canary_weight == Ok(first) && effective_from(routing, route).is_some_and(|from| from <= look.now)
+    });
+    settled.then_some(first)
+}
+
+/// The highest share that any route's object gives the canary.
+fn written(look: &Look<'_>) -> Weight {
+    let weights = look.seen.routes.iter().filter_map(|route| route.canary_weight.clone().ok());
+    weights.max().unwrap_or(Weight::ZERO)
+}
+
+/// The share that the routes shall give the canary now: the goal, cut to what either side has available pods for.
+pub(crate) fn split(look: &Look<'_>, state: &State) -> Weight {
+    let goal = goal(look, state);
+    let current = written(look);
+    let carried = canary_carries(look, state, goal, current);
+    // Up in one move, once all its pods are there; down at once, as far as pods are missing.
+    let wanted = if carried >= goal { goal } else { carried.min(current) };
+    // What stable cannot carry stays with a canary that can.
+    let stuck = stable_carries(look, state).rest().min(selected_canary_carries(look));
+    let share = wanted.max(stuck);
+    // Only a release raises the canary's share: after an abort it never rises again.
+    match state.stage {
+        Stage::Stepping | Stage::Promoting => share,
+        Stage::FirstDeploy | Stage::Aborted | Stage::Stable => share.min(current),
+    }
+}
+
+fn canary_carries(look: &Look<'_>, state: &State, share: Weight, current: Weight) -> Weight {
+    let (Some(service), Some(routing), Some(revision)) =
+        (&look.seen.canary_service, look.plan.routing(), &state.current_revision)
+    else {
+        return Weight::ZERO;
+    };
+    // The router must have seen the first endpoints before it is sent the first request.
+    let settled = service.serving_since.is_some_and(|since| after(since, routing.settle) <= look.now);
+    if service.selects.as_ref() != Some(revision) || (current.is_zero() && !settled) {
+        return Weight::ZERO;
+    }
+    let pods = available(look, revision).min(service.ready);
+    share.carried_by(pods, scale::canary_pods(look, state, share))
+}
+
+/// What the pods behind the canary Service can carry, whatever revision they are of.
+fn selected_canary_carries(look: &Look<'_>) -> Weight {
+    let Some(service) = &look.seen.canary_service else { return Weight::ZERO };
+    let pods = service.selects.as_ref().map_or(0, |revision| available(look, revision)).min(service.ready);
+    Weight::FULL.carried_by(pods, look.plan.replicas)
+}
+
+fn stable_carries(look: &Look<'_>, state: &State) -> Weight {
+    let Some(service) = &look.seen.stable_service else { return Weight::FULL };
+    let Some(revision) = services::stable_side(look, state) else { return Weight::FULL };
+    let pods = match state.stage {
+        // There is nothing else to send it to.
+        Stage::FirstDeploy => return Weight::FULL,
+        _ if service.selects.as_ref() == Some(&revision) => available(look, &revision).min(service.ready),
+        // Someone else changed the selector; it is put back at once, which is no reason to raise the canary.
+        Stage::Stepping => available(look, &revision),
+        Stage::Promoting | Stage::Aborted | Stage::Stable => 0,
+    };
+    let needed = if look.plan.canary().dynamic_stable_scale { look.plan.replicas } else { 1 };
+    Weight::FULL.carried_by(pods, needed)
+}
+
+fn available(look: &Look<'_>, revision: &Revision) -> u32 {
+    look.seen.replica_sets.get(revision).map_or(0, |set| set.available)
+}
+
+/// Whether no request can reach the canary Service any more.
+pub(crate) fn canary_unreachable(look: &Look<'_>) -> bool {
+    in_effect(look) == Some(Weight::ZERO)
+}
+
+/// What the router still owes, in a sentence.
+pub(crate) fn waiting_for(look: &Look<'_>) -> String {
+    for route in &look.seen.routes {
+        match (&route.canary_weight, &route.programmed) {
+            (Err(problem), _) => return format!("route {}: {problem}", route.route.name),
+            (Ok(_), Programmed::Pending(why)) => return format!("route {}: {why}", route.route.name),
+            (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
+        }
+    }
+    "waiting for the route to take effect".to_owned()
+}
+
+/// Notes in the state what is asked for and what has been seen.
+pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
+    let asked = goal(look, &draft.state);
+    let before = look.seen.state.weights;
+    let weights = &mut draft.state.weights;
+    if before.asked != asked {
+        weights.asked = asked;
+        weights.verified = None;
+        weights.since = Some(look.now);
+    }
+    let seen = match look.plan.routing() {
+        Some(_) => in_effect(look),
+        None => approximate::reached(look, &draft.state).then_some(asked),
+    };
+    let weights = &mut draft.state.weights;
+    if seen == Some(asked) && weights.verified != Some(asked) {
+        weights.verified = Some(asked);
+        weights.since = Some(look.now);
+        return;
+    }
+    let moved = look.seen.routes.iter().find(|route| matches!(&route.canary_weight, Ok(weight) if *weight != asked));
+    if let Some(route) = moved
+        && weights.verified == Some(asked)
+    {
+        weights.verified = None;
+        weights.since = Some(look.now);
+        if split(look, &draft.state) == asked {
+            let found = written(look);
+            let name = &route.route.name;
+            draft.warning("RouteDrift", format!("route {name} was changed to {found}: it is put back to {asked}"));
+        }
+    }
+}
+
+/// What the routes must say.
+pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
+    if look.plan.routing().is_none() || services::not_yet_bound(look) {
+        return Vec::new();
+    }
+    let share = split(look, state);
+    let changed = look.seen.routes.iter().filter(|route| matches!(route.canary_weight, Ok(weight) if weight != share));
+    changed.map(|route| Effect::SetWeight { route: route.route.clone(), canary: share }).collect()
+}

@@ -1,0 +1,144 @@
+//! How many pods each revision has: enough for the traffic that may reach it, and none taken away before that.
+
+use crate::approximate;
+use crate::decide::{Draft, Look};
+use crate::effect::Effect;
+use crate::observed::ReplicaSetSeen;
+use crate::plan::{Canary, CanaryScale, Pace};
+use crate::route;
+use crate::state::{Drain, ReleaseResult, Stage, State};
+use crate::timers::after;
+use crate::units::{Revision, Weight};
+
+/// The canary pods that this share of traffic asks for at the step at hand.
+pub(crate) fn canary_pods(look: &Look<'_>, state: &State, share: Weight) -> u32 {
+    let replicas = look.plan.replicas;
+    let scale = match (&look.plan.canary().pace, state.step) {
+        (Pace::Steps(steps), Some(step)) if state.stage == Stage::Stepping => Canary::scale_at(steps, step.index),
+        _ => CanaryScale::MatchTrafficWeight,
+    };
+    match scale {
+        CanaryScale::MatchTrafficWeight => share.pods_of(replicas),
+        CanaryScale::Replicas(pods) => pods.max(u32::from(!share.is_zero())),
+        CanaryScale::Weight(weight) => weight.pods_of(replicas).max(u32::from(!share.is_zero())),
+    }
+}
+
+/// How many pods a revision shall have, as the traffic needs it.
+fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 {
+    let replicas = look.plan.replicas;
+    let goal = route::goal(look, state);
+    let is_current = state.current_revision.as_ref() == Some(revision);
+    // Nothing shrinks before the router is seen to send it less.
+    let settled = |need: u32| if route::in_effect(look) == Some(goal) { need } else { need.max(now) };
+    match state.stage {
+        Stage::FirstDeploy | Stage::Promoting if is_current => replicas,
+        Stage::Stepping if is_current => settled(canary_pods(look, state, goal)),
+        Stage::Stepping | Stage::Promoting
+            if state.stable_revision.as_ref() == Some(revision) && look.plan.canary().dynamic_stable_scale =>
+        {
+            settled(goal.rest().pods_of(replicas).max(replicas.min(1)))
+        }
+        _ if state.stable_revision.as_ref() == Some(revision) => replicas,
+        _ => {
+            let drained = state.draining.iter().any(|drain| drain.revision == *revision && drain.until <= look.now);
+            if drained { 0 } else { now }
+        }
+    }
+}
+
+/// Whether pods of this revision serve by design, rather than being left over.
+fn is_kept(state: &State, revision: &Revision) -> bool {
+    let is_current = state.current_revision.as_ref() == Some(revision);
+    state.stable_revision.as_ref() == Some(revision) || (is_current && state.stage != Stage::Aborted)
+}
+
+/// Whether a request may still reach this revision's pods.
+fn is_reachable(look: &Look<'_>, revision: &Revision) -> bool {
+    let selects = |service: &Option<crate::observed::ServiceSeen>| {
+        service.as_ref().is_some_and(|service| service.selects.as_ref() == Some(revision))
+    };
+    selects(&look.seen.stable_service) || (selects(&look.seen.canary_service) && !route::canary_unreachable(look))
+}
+
+/// Notes from when revisions that are left over drain: only once no request can reach them.
+pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
+    let state = &mut draft.state;
+    let kept: Vec<_> = look.seen.replica_sets.keys().filter(|revision| is_kept(state, revision)).cloned().collect();
+    state.draining.retain(|drain| !kept.contains(&drain.revision) && !is_reachable(look, &drain.revision));
+    if look.plan.routing().is_none() {
+        return;
+    }
+    for (revision, set) in &look.seen.replica_sets {
+        let noted = state.draining.iter().any(|drain| drain.revision == *revision);
+        if set.desired > 0 && !noted && !kept.contains(revision) && !is_reachable(look, revision) {
+            let until = after(look.now, drain_delay(look, state, revision));
+            state.draining.push(Drain { revision: revision.clone(), until });
+        }
+    }
+}
+
+/// Drops what has been noted of revisions that have no pods any more.
+pub(crate) fn forget_drained(look: &Look<'_>, draft: &mut Draft) {
+    let sets = &look.seen.replica_sets;
+    draft.state.draining.retain(|drain| sets.get(&drain.revision).is_some_and(|set| set.desired > 0));
+}
+
+fn drain_delay(look: &Look<'_>, state: &State, revision: &Revision) -> std::time::Duration {
+    let last = state.history.iter().rev().find(|release| release.revision == *revision);
+    match last.map(|release| release.result) {
+        Some(ReleaseResult::Aborted | ReleaseResult::Superseded) => look.plan.canary().abort_scale_down_delay,
+        Some(ReleaseResult::Promoted) | None => look.plan.canary().scale_down_delay,
+    }
+}
+
+/// What the ReplicaSets must be.
+pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
+    let sets = &look.seen.replica_sets;
+    let mut effects = Vec::new();
+    let counts = match look.plan.routing() {
+        Some(_) => {
+            let each =
+                sets.iter().map(|(revision, set)| (revision.clone(), wanted(look, state, revision, set.desired)));
+            each.collect()
+        }
+        None => approximate::next_counts(look, state),
+    };
+    if let Some(revision) = missing(look, state) {
+        let replicas = match look.plan.routing() {
+            Some(_) => wanted(look, state, &revision, 0),
+            None => counts.get(&revision).copied().unwrap_or(0),
+        };
+        effects.push(Effect::CreateReplicaSet { revision, replicas });
+    }
+    for (revision, set) in sets {
+        let replicas = counts.get(revision).copied().unwrap_or(set.desired);
+        if replicas != set.desired {
+            effects.push(Effect::Scale { revision: revision.clone(), name: set.name.clone(), replicas });
+        }
+    }
+    effects.extend(beyond_history(look, state));
+    effects
+}
+
+/// The revision whose ReplicaSet must be made: only the spec's own, since nobody has another's template.
+fn missing(look: &Look<'_>, state: &State) -> Option<Revision> {
+    let revision = state.current_revision.clone()?;
+    let is_asked = look.seen.target.as_ref() == Some(&revision) && look.seen.spec_problem.is_none();
+    (is_asked && is_kept(state, &revision) && !look.seen.replica_sets.contains_key(&revision)).then_some(revision)
+}
+
+/// Old, empty ReplicaSets beyond the history limit, while nothing is under way.
+fn beyond_history(look: &Look<'_>, state: &State) -> Vec<Effect> {
+    if state.stage != Stage::Stable {
+        return Vec::new();
+    }
+    let is_old =
+        |revision: &Revision, set: &ReplicaSetSeen| set.desired == 0 && set.current == 0 && !is_kept(state, revision);
+    let mut old: Vec<_> = look.seen.replica_sets.iter().filter(|(revision, set)| is_old(revision, set)).collect();
+    old.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
+    let extra = old.into_iter().skip(look.plan.revision_history_limit);
+    extra
+        .map(|(revision, set)| Effect::DeleteReplicaSet { revision: revision.clone(), name: set.name.clone() })
+        .collect()
+}

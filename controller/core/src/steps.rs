@@ -1,0 +1,278 @@
+//! Advancing: a step is complete when its effect has been observed, never because it was requested.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::decide::{Draft, Look};
+use crate::observed::Judgement;
+use crate::plan::{Pace, Plan, Step};
+use crate::state::{Pause, PauseReason, ReleaseResult, Stage, State, StepPosition};
+use crate::timers::after;
+use crate::units::Weight;
+use crate::{approximate, route, scale, services};
+
+/// What a stage or step waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wait {
+    /// Nothing: its effect has been observed.
+    Done,
+    /// Pods or the router: bounded by the progress deadline.
+    Progress(String),
+    /// A time.
+    Until(Timestamp),
+    /// A person.
+    Person,
+    /// The metrics: bounded by the longest duration of the analysis.
+    Evidence(String),
+    /// The evidence permits a higher weight.
+    Raise(Weight),
+}
+
+/// The step at hand as planned; none past the last, and where evidence sets the pace.
+pub(crate) fn current<'a>(plan: &'a Plan, state: &State) -> Option<&'a Step> {
+    plan.steps().get(state.step?.index)
+}
+
+/// Advances as far as what was observed allows.
+pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
+    match draft.state.stage {
+        Stage::FirstDeploy => first_deploy(look, draft),
+        Stage::Stepping => step_on(look, draft),
+        Stage::Promoting => promote(look, draft),
+        Stage::Aborted | Stage::Stable => {}
+    }
+}
+
+/// Starts the step with this index now.
+pub(crate) fn begin_step(look: &Look<'_>, draft: &mut Draft, index: usize) {
+    draft.state.pause = None;
+    draft.state.stage_since = Some(look.now);
+    draft.state.step = Some(StepPosition { index, started_at: look.now });
+}
+
+/// What the release waits for.
+pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
+    match state.stage {
+        Stage::Stepping if state.restarting => match route::in_effect(look) {
+            Some(Weight::ZERO) => Wait::Done,
+            _ if look.plan.routing().is_none() => Wait::Done,
+            _ => Wait::Progress(route::waiting_for(look)),
+        },
+        Stage::Stepping => match (&look.plan.canary().pace, state.step) {
+            (Pace::Steps(steps), Some(step)) => of_step(look, state, steps.get(step.index), step.started_at),
+            _ => by_evidence(look, state),
+        },
+        Stage::Promoting => promotion(look, state),
+        Stage::FirstDeploy => available(look, state, look.plan.replicas),
+        Stage::Aborted | Stage::Stable => Wait::Done,
+    }
+}
+
+fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
+    let own = match step {
+        Some(Step::SetWeight(weight)) => shifted(look, state, *weight),
+        Some(Step::SetCanaryScale(_)) => {
+            available(look, state, scale::canary_pods(look, state, route::goal(look, state)))
+        }
+        Some(Step::Pause(Some(duration))) => until(look, after(started_at, *duration)),
+        Some(Step::Pause(None)) => Wait::Person,
+        Some(Step::Analysis(duration)) => return analysed(look, started_at, *duration),
+        None => Wait::Done,
+    };
+    // Missing data is never a success: no step ends in its favour.
+    match (own, held(look, state)) {
+        (Wait::Done, Some(hold)) => hold,
+        (own, _) => own,
+    }
+}
+
+fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
+    let judged = !route::goal(look, state).is_zero();
+    match &look.seen.judgement {
+        Judgement::Hold { message, .. } if judged => Some(Wait::Evidence(message.clone())),
+        _ => None,
+    }
+}
+
+fn until(look: &Look<'_>, at: Timestamp) -> Wait {
+    if at <= look.now { Wait::Done } else { Wait::Until(at) }
+}
+
+/// The traffic has been seen to be split so, and the canary has the pods for it.
+fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
+    if look.plan.routing().is_none() {
+        let reached = approximate::reached(look, state);
+        return if reached { Wait::Done } else { Wait::Progress("waiting for pods".to_owned()) };
+    }
+    match available(look, state, scale::canary_pods(look, state, weight)) {
+        Wait::Done => {}
+        missing => return missing,
+    }
+    match route::in_effect(look) {
+        Some(effective) if effective == weight => Wait::Done,
+        _ => Wait::Progress(route::waiting_for(look)),
+    }
+}
+
+fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
+    let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let (available, desired) = set.map_or((0, 0), |set| (set.available, set.desired));
+    if set.is_some() && available >= needed && desired >= needed {
+        return Wait::Done;
+    }
+    let why = set.and_then(|set| set.crash.as_deref()).map(|why| format!(" ({why})")).unwrap_or_default();
+    Wait::Progress(format!("waiting for {needed} available pods of the new revision{why}"))
+}
+
+fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) -> Wait {
+    match (&look.seen.judgement, duration) {
+        (Judgement::Sound { fresh_since, .. } | Judgement::Undecided { fresh_since, .. }, Some(duration)) => {
+            until(look, after(started_at.max(*fresh_since), duration))
+        }
+        (Judgement::Sound { .. }, None) => Wait::Done,
+        (
+            Judgement::Undecided { message, .. }
+            | Judgement::Hold { message, .. }
+            | Judgement::RollBack { message, .. },
+            _,
+        ) => Wait::Evidence(message.clone()),
+        (Judgement::NotConfigured, _) => Wait::Evidence("no analysis is configured".to_owned()),
+    }
+}
+
+/// Where evidence sets the pace: the weight asked for is in effect, and then the evidence says what comes next.
+fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
+    let asked = state.weights.asked;
+    match shifted(look, state, asked) {
+        Wait::Done => {}
+        missing => return missing,
+    }
+    match &look.seen.judgement {
+        Judgement::Sound { .. } => Wait::Done,
+        Judgement::Undecided { next_weight: Some(next), .. } if *next > asked => Wait::Raise(*next),
+        Judgement::Undecided { message, .. }
+        | Judgement::Hold { message, .. }
+        | Judgement::RollBack { message, .. } => Wait::Evidence(message.clone()),
+        Judgement::NotConfigured => Wait::Evidence("no analysis is configured".to_owned()),
+    }
+}
+
+fn first_deploy(look: &Look<'_>, draft: &mut Draft) {
+    let Some(revision) = draft.state.current_revision.clone() else { return };
+    if wait(look, &draft.state) == Wait::Done {
+        draft.normal("FirstDeployed", format!("revision {revision} is available and stable"));
+        become_stable(look, draft, "first deploy");
+    }
+}
+
+fn step_on(look: &Look<'_>, draft: &mut Draft) {
+    if look.plan.replicas == 0 {
+        draft.warning("PromotedWithoutTraffic", "no replicas: promoted without traffic and without analysis");
+        draft.enter(Stage::Promoting, look.now);
+        return promote(look, draft);
+    }
+    // Bounded: every turn but the last completes a step, or ends a restart.
+    for _ in 0..=look.plan.steps().len() + 1 {
+        let waits_for_person = draft.state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step);
+        if draft.state.stage != Stage::Stepping
+            || look.seen.spec_problem.is_some()
+            || look.plan.paused
+            || waits_for_person
+        {
+            return;
+        }
+        match wait(look, &draft.state) {
+            Wait::Done if draft.state.restarting => draft.state.restarting = false,
+            Wait::Done => leave_step(look, draft),
+            Wait::Raise(weight) => {
+                let next = draft.state.step.map_or(0, |step| step.index + 1);
+                draft.normal("WeightRaised", format!("the evidence permits {weight}"));
+                draft.state.weights.asked = weight;
+                draft.state.stage_since = Some(look.now);
+                draft.state.step = draft.state.step.map(|step| StepPosition { index: next, ..step });
+                return;
+            }
+            waiting => return note_pause(look, draft, &waiting),
+        }
+    }
+}
+
+fn leave_step(look: &Look<'_>, draft: &mut Draft) {
+    let steps = look.plan.steps();
+    let index = draft.state.step.map_or(steps.len(), |step| step.index);
+    if index < steps.len() {
+        draft.normal(
+            "StepCompleted",
+            format!("step {} of {} is complete: {}", index + 1, steps.len(), name(&steps[index])),
+        );
+        begin_step(look, draft, index + 1);
+    }
+    if index + 1 >= steps.len() && held(look, &draft.state).is_none() {
+        draft.enter(Stage::Promoting, look.now);
+    }
+}
+
+/// A step in the words of the API.
+pub(crate) fn name(step: &Step) -> String {
+    match step {
+        Step::SetWeight(weight) => format!("setWeight {}", weight.as_percent()),
+        Step::Pause(None) => "pause".to_owned(),
+        Step::Pause(Some(duration)) => format!("pause {} s", duration.as_secs_f64()),
+        Step::SetCanaryScale(_) => "setCanaryScale".to_owned(),
+        Step::Analysis(_) => "analysis".to_owned(),
+    }
+}
+
+/// Notes what a person would have to know: that a pause holds it, or that the analysis came to no end.
+fn note_pause(look: &Look<'_>, draft: &mut Draft, waiting: &Wait) {
+    let started_at = draft.state.step.map_or(look.now, |step| step.started_at);
+    let pause = |until| Pause { reason: PauseReason::Step, since: started_at, until };
+    draft.state.pause = match waiting {
+        Wait::Until(at) if matches!(current(look.plan, &draft.state), Some(Step::Pause(_))) => Some(pause(Some(*at))),
+        Wait::Person => Some(pause(None)),
+        Wait::Evidence(message) if longest_passed(look, started_at) => {
+            draft.warning("Inconclusive", format!("undecided for the longest duration: {message}"));
+            Some(Pause { reason: PauseReason::Inconclusive, since: look.now, until: None })
+        }
+        _ => None,
+    };
+}
+
+fn longest_passed(look: &Look<'_>, started_at: Timestamp) -> bool {
+    let analysis = look.plan.canary().analysis.as_ref();
+    analysis.is_some_and(|analysis| after(started_at, analysis.longest) <= look.now)
+}
+
+/// All pods, all traffic, then the stable Service.
+fn promotion(look: &Look<'_>, state: &State) -> Wait {
+    if look.plan.replicas == 0 {
+        return Wait::Done;
+    }
+    match available(look, state, look.plan.replicas) {
+        Wait::Done => {}
+        missing => return missing,
+    }
+    if look.plan.routing().is_none() || services::stable_serves(look, state.current_revision.as_ref()) {
+        return Wait::Done;
+    }
+    match route::in_effect(look) {
+        Some(Weight::FULL) => Wait::Progress("waiting for the stable Service's endpoints".to_owned()),
+        _ => Wait::Progress(route::waiting_for(look)),
+    }
+}
+
+fn promote(look: &Look<'_>, draft: &mut Draft) {
+    let Some(revision) = draft.state.current_revision.clone() else { return };
+    if promotion(look, &draft.state) == Wait::Done {
+        draft.normal("Promoted", format!("revision {revision} is promoted: it is stable now"));
+        become_stable(look, draft, "promoted");
+    }
+}
+
+fn become_stable(look: &Look<'_>, draft: &mut Draft, how: &str) {
+    let Some(revision) = draft.state.current_revision.clone() else { return };
+    draft.record(revision.clone(), ReleaseResult::Promoted, look.now, how);
+    draft.state.stable_revision = Some(revision);
+    draft.enter(Stage::Stable, look.now);
+}

@@ -1,0 +1,97 @@
+//! The phase and the sentence that people read.
+//!
+//! A sentence changes when the position changes, not with every pod: each change costs a write.
+
+use crate::decide::{Draft, Look};
+use crate::route;
+use crate::state::{PauseReason, Phase, Stage, State};
+use crate::steps::{self, Wait};
+use crate::timers::after;
+use crate::units::Weight;
+
+/// Sets the phase and the message.
+pub(crate) fn tell(look: &Look<'_>, draft: &mut Draft) {
+    let (phase, message) = of(look, &draft.state);
+    draft.state.phase = phase;
+    draft.state.message = message;
+}
+
+fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
+    let (phase, message) = match state.stage {
+        Stage::FirstDeploy => first_deploy(look, state),
+        Stage::Stepping => stepping(look, state),
+        Stage::Promoting => (Phase::Progressing, with_wait("going to 100 %", &steps::wait(look, state))),
+        Stage::Aborted => aborted(state),
+        Stage::Stable => stable(look, state),
+    };
+    match &look.seen.spec_problem {
+        Some(problem) => (Phase::Degraded, format!("the spec cannot be used: {problem}; meanwhile: {message}")),
+        None => (phase, message),
+    }
+}
+
+fn first_deploy(look: &Look<'_>, state: &State) -> (Phase, String) {
+    let waiting = with_wait("first deploy", &steps::wait(look, state));
+    let overdue = state.stage_since.is_some_and(|since| after(since, look.plan.progress_deadline) <= look.now);
+    if overdue {
+        return (Phase::Degraded, format!("{waiting}: longer than the progress deadline"));
+    }
+    (Phase::Progressing, waiting)
+}
+
+fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
+    let total = look.plan.steps().len();
+    let index = state.step.map_or(0, |step| step.index);
+    let at = match steps::current(look.plan, state) {
+        Some(step) => format!("step {} of {total} ({})", index + 1, steps::name(step)),
+        None if total > 0 => format!("all {total} steps are complete"),
+        None => format!("at {}, paced by evidence", state.weights.asked),
+    };
+    if look.plan.paused {
+        return (Phase::Paused, format!("{at}: spec.paused is true"));
+    }
+    let wait = steps::wait(look, state);
+    match state.pause.as_ref().map(|pause| (pause.reason, pause.until)) {
+        Some((PauseReason::Command, _)) => (Phase::Paused, format!("{at}: paused by a command, until resume")),
+        Some((PauseReason::Inconclusive, _)) => {
+            (Phase::Paused, format!("{at}: the analysis is inconclusive; promote or abort"))
+        }
+        Some((PauseReason::Step, Some(until))) => (Phase::Paused, format!("{at}: until {until}")),
+        Some((PauseReason::Step, None)) => (Phase::Paused, format!("{at}: until promoted")),
+        None => (Phase::Progressing, with_wait(&at, &wait)),
+    }
+}
+
+fn with_wait(at: &str, wait: &Wait) -> String {
+    match wait {
+        Wait::Progress(what) | Wait::Evidence(what) => format!("{at}: {what}"),
+        Wait::Done | Wait::Until(_) | Wait::Person | Wait::Raise(_) => at.to_owned(),
+    }
+}
+
+fn aborted(state: &State) -> (Phase, String) {
+    let why = state.abort.as_ref().map_or("given up", |abort| abort.message.as_str());
+    let wanted = state.current_revision.as_ref().map(ToString::to_string).unwrap_or_default();
+    let stable = state.stable_revision.as_ref().map(ToString::to_string).unwrap_or_default();
+    let message = format!(
+        "{why}. Stable {stable} serves; the spec still asks for {wanted}, which was given up: declare another revision, or retry"
+    );
+    (Phase::Degraded, message)
+}
+
+fn stable(look: &Look<'_>, state: &State) -> (Phase, String) {
+    let set = state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let available = set.map_or(0, |set| set.available);
+    let complete = available >= look.plan.replicas;
+    let route_free = look.plan.routing().is_none() || route::in_effect(look) == Some(Weight::ZERO);
+    if available == 0 && look.plan.replicas > 0 {
+        return (Phase::Degraded, "no pod of the stable revision is available".to_owned());
+    }
+    // Pods that come and go do not undo what was completed; the Available condition tells of them.
+    let was_healthy = look.seen.state.phase == Phase::Healthy && look.seen.state.stage == Stage::Stable;
+    if was_healthy || (complete && route_free) {
+        return (Phase::Healthy, "the revision is stable".to_owned());
+    }
+    let what = if complete { "the route is on its way back to stable" } else { "waiting for pods" };
+    (Phase::Progressing, format!("the revision is stable; {what}"))
+}
