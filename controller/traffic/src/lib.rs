@@ -45,12 +45,7 @@ impl Router {
 /// # Errors
 /// The rule or its stable backend does not exist, the object is malformed, or several rules say different things
 /// ([`RouteProblem::RulesDisagree`], which [`set_weight`] mends).
-pub fn canary_weight(
-    route: &Value,
-    rule: Option<&str>,
-    stable: &str,
-    canary: &str,
-) -> Result<Weight, RouteProblem> {
+pub fn canary_weight(route: &Value, rule: Option<&str>, stable: &str, canary: &str) -> Result<Weight, RouteProblem> {
     match Router::of(route)? {
         Router::HttpRoute => http_route::canary_weight(route, rule, stable, canary),
     }
@@ -77,9 +72,7 @@ pub fn set_weight(
     original: Option<&Original>,
 ) -> Result<Patch, RouteProblem> {
     match Router::of(route)? {
-        Router::HttpRoute => {
-            http_route::set_weight(route, rule, (stable, canary), canary_weight, original)
-        }
+        Router::HttpRoute => http_route::set_weight(route, rule, (stable, canary), canary_weight, original),
     }
 }
 
@@ -95,12 +88,7 @@ pub fn programmed(route: &Value) -> ProgrammedSeen {
 ///
 /// # Errors
 /// As [`canary_weight`].
-pub fn original(
-    route: &Value,
-    rule: Option<&str>,
-    stable: &str,
-    canary: &str,
-) -> Result<Original, RouteProblem> {
+pub fn original(route: &Value, rule: Option<&str>, stable: &str, canary: &str) -> Result<Original, RouteProblem> {
     refreshed(route, rule, stable, canary, None)
 }
 
@@ -130,12 +118,7 @@ pub fn refreshed(
 ///
 /// # Errors
 /// The object is malformed.
-pub fn restore(
-    route: &Value,
-    original: &Original,
-    stable: &str,
-    canary: &str,
-) -> Result<Patch, RouteProblem> {
+pub fn restore(route: &Value, original: &Original, stable: &str, canary: &str) -> Result<Patch, RouteProblem> {
     match Router::of(route)? {
         Router::HttpRoute => http_route::restore(route, original, (stable, canary)),
     }

@@ -88,10 +88,7 @@ pub enum RouteProblem {
         weight: Weight,
     },
     /// The rules say different things: somebody else has changed one of them.
-    #[error(
-        "the rules of {route} disagree on the canary's share: {}",
-        list(shares)
-    )]
+    #[error("the rules of {route} disagree on the canary's share: {}", list(shares))]
     RulesDisagree {
         /// The route.
         route: RouteName,
@@ -118,9 +115,5 @@ impl fmt::Display for RouteName {
 }
 
 fn list(items: &[String]) -> String {
-    if items.is_empty() {
-        "none".into()
-    } else {
-        items.join(", ")
-    }
+    if items.is_empty() { "none".into() } else { items.join(", ") }
 }

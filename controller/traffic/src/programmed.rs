@@ -23,9 +23,7 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
     if parents.is_empty() {
         return ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into());
     }
-    let generation = route
-        .pointer("/metadata/generation")
-        .and_then(Value::as_i64);
+    let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
     let reports = list(route.pointer("/status/parents"));
     if reports.is_empty() {
         return ProgrammedSeen::Pending("no parent has reported".into());
@@ -34,9 +32,7 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
     for parent in parents {
         let parent = Parent::read(parent, namespace);
         let about_it = |report: &&Value| {
-            report
-                .get("parentRef")
-                .is_some_and(|reference| Parent::read(reference, namespace) == parent)
+            report.get("parentRef").is_some_and(|reference| Parent::read(reference, namespace) == parent)
         };
         let mut about = reports.iter().filter(about_it).peekable();
         if about.peek().is_none() {
@@ -52,11 +48,7 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
             }
         }
     }
-    if all_tell_the_generation {
-        ProgrammedSeen::Yes
-    } else {
-        ProgrammedSeen::Unreported
-    }
+    if all_tell_the_generation { ProgrammedSeen::Yes } else { ProgrammedSeen::Unreported }
 }
 
 enum Report {
@@ -88,11 +80,7 @@ fn judge(report: &Value, generation: Option<i64>) -> Report {
         }
         tells &= observed.is_some();
     }
-    if tells {
-        Report::Agrees
-    } else {
-        Report::TellsNoGeneration
-    }
+    if tells { Report::Agrees } else { Report::TellsNoGeneration }
 }
 
 /// A parent with the defaults of Gateway API filled in.
@@ -108,12 +96,7 @@ struct Parent<'a> {
 
 impl<'a> Parent<'a> {
     fn read(reference: &'a Value, namespace: &'a str) -> Self {
-        let or = |field: &str, default: &'a str| {
-            reference
-                .get(field)
-                .and_then(Value::as_str)
-                .unwrap_or(default)
-        };
+        let or = |field: &str, default: &'a str| reference.get(field).and_then(Value::as_str).unwrap_or(default);
         Self {
             group: or("group", "gateway.networking.k8s.io"),
             kind: or("kind", "Gateway"),
@@ -153,7 +136,8 @@ mod tests {
 
     fn report(controller: &str, generation: Option<i64>, resolved: &str) -> Value {
         let condition = |kind: &str, status: &str| {
-            let mut condition = json!({"type": kind, "status": status, "reason": "BackendNotFound", "message": "no Service"});
+            let mut condition =
+                json!({"type": kind, "status": status, "reason": "BackendNotFound", "message": "no Service"});
             if let Some(generation) = generation {
                 condition["observedGeneration"] = generation.into();
             }
@@ -173,9 +157,7 @@ mod tests {
         let stale = report("envoy", Some(3), "True");
         assert_eq!(
             programmed(&route(&json!([good, stale]))),
-            ProgrammedSeen::Pending(
-                "Gateway shop/public reports Accepted for generation 3, not yet for 4".into()
-            )
+            ProgrammedSeen::Pending("Gateway shop/public reports Accepted for generation 3, not yet for 4".into())
         );
     }
 
@@ -184,22 +166,15 @@ mod tests {
         assert_eq!(
             programmed(&route(&json!([report("traefik", Some(4), "False")]))),
             ProgrammedSeen::Pending(
-                "Gateway shop/public reports ResolvedRefs not true: BackendNotFound: no Service"
-                    .into()
+                "Gateway shop/public reports ResolvedRefs not true: BackendNotFound: no Service".into()
             )
         );
     }
 
     #[test]
     fn without_a_generation_nobody_can_tell_but_a_refusal_still_counts() {
-        assert_eq!(
-            programmed(&route(&json!([report("old", None, "True")]))),
-            ProgrammedSeen::Unreported
-        );
-        assert!(matches!(
-            programmed(&route(&json!([report("old", None, "False")]))),
-            ProgrammedSeen::Pending(_)
-        ));
+        assert_eq!(programmed(&route(&json!([report("old", None, "True")]))), ProgrammedSeen::Unreported);
+        assert!(matches!(programmed(&route(&json!([report("old", None, "False")]))), ProgrammedSeen::Pending(_)));
     }
 
     #[test]
@@ -220,10 +195,7 @@ mod tests {
         let mut left = report("traefik", Some(2), "False");
         left["parentRef"]["name"] = "former".into();
         let good = report("traefik", Some(4), "True");
-        assert_eq!(
-            programmed(&route(&json!([left, good]))),
-            ProgrammedSeen::Yes
-        );
+        assert_eq!(programmed(&route(&json!([left, good]))), ProgrammedSeen::Yes);
         assert_eq!(
             programmed(&route(&json!([left]))),
             ProgrammedSeen::Pending("Gateway shop/public has not reported".into())
@@ -233,17 +205,13 @@ mod tests {
     #[test]
     fn sections_of_one_gateway_are_parents_of_their_own() {
         let mut two = route(&json!([report("traefik", Some(4), "True")]));
-        two["spec"]["parentRefs"] =
-            json!([{"name": "public"}, {"name": "public", "sectionName": "tls"}]);
+        two["spec"]["parentRefs"] = json!([{"name": "public"}, {"name": "public", "sectionName": "tls"}]);
         assert!(matches!(programmed(&two), ProgrammedSeen::Pending(_)));
     }
 
     #[test]
     fn a_route_that_is_attached_to_nothing_says_so() {
         let alone = json!({"metadata": {"generation": 1}, "spec": {}});
-        assert_eq!(
-            programmed(&alone),
-            ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into())
-        );
+        assert_eq!(programmed(&alone), ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into()));
     }
 }

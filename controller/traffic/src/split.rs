@@ -31,11 +31,7 @@ pub(crate) fn share(stable: u64, canary: u64) -> Weight {
 /// weights sum to 100, or to 100,000 where `weight` is finer than a percent. Beside others the two sum to
 /// `stable_weight * factor`. None: not to be had within [`MAX_WEIGHT`].
 pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> Option<Split> {
-    let resolution = if weight.thousandths().is_multiple_of(1_000) {
-        100
-    } else {
-        THOUSANDTHS
-    };
+    let resolution = if weight.thousandths().is_multiple_of(1_000) { 100 } else { THOUSANDTHS };
     let Some(largest_other) = others else {
         return divide(resolution, 1, weight);
     };
@@ -60,14 +56,9 @@ pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> 
 fn divide(both: u64, factor: u64, weight: Weight) -> Option<Split> {
     let canary = (both * u64::from(weight.thousandths()) + THOUSANDTHS / 2) / THOUSANDTHS;
     let stable = both - canary;
-    let exact = share(stable, canary) == weight
-        && (canary > 0 || weight.is_zero())
-        && (stable > 0 || weight == Weight::FULL);
-    exact.then_some(Split {
-        stable,
-        canary,
-        factor,
-    })
+    let exact =
+        share(stable, canary) == weight && (canary > 0 || weight.is_zero()) && (stable > 0 || weight == Weight::FULL);
+    exact.then_some(Split { stable, canary, factor })
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -78,31 +69,24 @@ fn gcd(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn weights(stable: u64, canary: u64, factor: u64) -> Option<Split> {
-        Some(Split {
-            stable,
-            canary,
-            factor,
-        })
+    fn weights(stable: u64, canary: u64, factor: u64) -> Split {
+        Split { stable, canary, factor }
     }
 
     #[test]
     fn alone_the_two_sum_to_a_hundred_or_where_that_is_too_coarse_to_a_hundred_thousand() {
-        assert_eq!(split(1, None, Weight::percent(5)), weights(95, 5, 1));
-        assert_eq!(split(7, None, Weight::FULL), weights(0, 100, 1));
+        assert_eq!(split(1, None, Weight::percent(5)), Some(weights(95, 5, 1)));
+        assert_eq!(split(7, None, Weight::FULL), Some(weights(0, 100, 1)));
         let eighth = Weight::from_thousandths(125);
-        assert_eq!(split(1, None, eighth), weights(99_875, 125, 1));
+        assert_eq!(split(1, None, eighth), Some(weights(99_875, 125, 1)));
     }
 
     #[test]
     fn beside_others_the_factor_is_the_same_for_every_whole_percent() {
-        assert_eq!(split(1, Some(1), Weight::percent(5)), weights(95, 5, 100));
-        assert_eq!(split(1, Some(1), Weight::percent(50)), weights(50, 50, 100));
-        assert_eq!(
-            split(90, Some(10), Weight::percent(5)),
-            weights(855, 45, 10)
-        );
-        assert_eq!(split(100, Some(7), Weight::percent(5)), weights(95, 5, 1));
+        assert_eq!(split(1, Some(1), Weight::percent(5)), Some(weights(95, 5, 100)));
+        assert_eq!(split(1, Some(1), Weight::percent(50)), Some(weights(50, 50, 100)));
+        assert_eq!(split(90, Some(10), Weight::percent(5)), Some(weights(855, 45, 10)));
+        assert_eq!(split(100, Some(7), Weight::percent(5)), Some(weights(95, 5, 1)));
     }
 
     #[test]
