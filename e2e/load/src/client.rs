@@ -64,12 +64,7 @@ impl Client {
                 .retry_canceled_requests(false)
                 .build(connector.clone())
         };
-        Self {
-            kept_alive: build(POOL_MAX_IDLE),
-            fresh: build(0),
-            target: plan.target.clone(),
-            timeout: plan.timeout,
-        }
+        Self { kept_alive: build(POOL_MAX_IDLE), fresh: build(0), target: plan.target.clone(), timeout: plan.timeout }
     }
 
     /// Sends one request, on a connection of its own if it shall be `fresh`.

@@ -11,7 +11,7 @@
 //! # async fn example() -> Result<(), serin_load::StartError> {
 //! use serin_load::{Load, Options};
 //!
-//! let load = Load::start(Options { rate_per_second: 300, ..Options::new("http://127.0.0.1:8000/") })?;
+//! let load = Load::start(&Options { rate_per_second: 300, ..Options::new("http://127.0.0.1:8000/") })?;
 //! let before = load.elapsed();
 //! // ... move the traffic ...
 //! let report = load.stop().await;

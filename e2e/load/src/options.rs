@@ -1,7 +1,7 @@
 //! What to send where, and the bounds that keep it harmless.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     num::NonZeroU32,
     time::Duration,
@@ -104,7 +104,15 @@ pub enum StartError {
         /// What was given.
         value: String,
     },
-    /// The threads could not be started.
+    /// The requests in flight may need more open files than the process may have.
+    #[error("{needed} open files may be needed and {allowed} are allowed: raise `ulimit -n` or lower max_in_flight")]
+    OpenFiles {
+        /// Sockets and what the process needs beside them.
+        needed: u64,
+        /// The hard limit.
+        allowed: u64,
+    },
+    /// The system refuses the threads, or the open files that it allows.
     #[error("cannot start the load's threads")]
     Threads(#[from] io::Error),
 }
@@ -115,8 +123,8 @@ pub(crate) struct Rate(NonZeroU32);
 
 impl Rate {
     pub(crate) fn per_second(rate: u32) -> Result<Self, StartError> {
-        in_range("rate_per_second", rate, 1, limits::RATE_PER_SECOND)?;
-        NonZeroU32::new(rate).map(Self).ok_or_else(|| range("rate_per_second", "at least 1", rate))
+        in_range("rate_per_second", &rate, &1, &limits::RATE_PER_SECOND)?;
+        Ok(Self(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN)))
     }
 
     pub(crate) fn get(self) -> u32 {
@@ -147,11 +155,11 @@ pub(crate) struct Target {
 impl Plan {
     pub(crate) fn new(options: &Options) -> Result<Self, StartError> {
         let duration = options.duration.unwrap_or(limits::DURATION);
-        let milliseconds = Duration::from_millis(1);
-        in_range("duration", Seconds(duration), Seconds(milliseconds), Seconds(limits::DURATION))?;
-        in_range("timeout", Seconds(options.timeout), Seconds(milliseconds), Seconds(limits::TIMEOUT))?;
-        in_range("max_in_flight", options.max_in_flight, 1, limits::IN_FLIGHT)?;
-        in_range("fresh_connection_fraction", options.fresh_connection_fraction, 0.0, 1.0)?;
+        let shortest = Seconds(Duration::from_millis(1));
+        in_range("duration", &Seconds(duration), &shortest, &Seconds(limits::DURATION))?;
+        in_range("timeout", &Seconds(options.timeout), &shortest, &Seconds(limits::TIMEOUT))?;
+        in_range("max_in_flight", &options.max_in_flight, &1, &limits::IN_FLIGHT)?;
+        in_range("fresh_connection_fraction", &options.fresh_connection_fraction, &0.0, &1.0)?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 10,000, checked above")]
         let fresh_per_10_000 = (options.fresh_connection_fraction * 10_000.0).round() as u32;
         Ok(Self {
@@ -217,26 +225,22 @@ fn is_own(address: IpAddr) -> bool {
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 struct Seconds(Duration);
 
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} s", self.0.as_secs_f64())
     }
 }
 
-fn in_range<T: PartialOrd + std::fmt::Display>(
+fn in_range<T: PartialOrd + fmt::Display>(
     option: &'static str,
-    value: T,
-    least: T,
-    most: T,
+    value: &T,
+    least: &T,
+    most: &T,
 ) -> Result<(), StartError> {
     if least <= value && value <= most {
         return Ok(());
     }
-    Err(range(option, &format!("from {least} to {most}"), value))
-}
-
-fn range(option: &'static str, range: &str, value: impl ToString) -> StartError {
-    StartError::Range { option, range: range.to_owned(), value: value.to_string() }
+    Err(StartError::Range { option, range: format!("from {least} to {most}"), value: value.to_string() })
 }
 
 #[cfg(test)]

@@ -78,9 +78,7 @@ impl Config {
     ///
     /// # Errors
     /// Every variable that is missing, malformed, out of range, or nearly but not quite one of ours.
-    pub fn from_environment(
-        variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Vec<Problem>> {
+    pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader::new(variables);
         let (version, version_header) = reader.version();
         let port = reader.parse("PORT", 8080, "set a port from 1 to 65535, or 0 for any free one");

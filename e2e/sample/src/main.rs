@@ -95,12 +95,7 @@ async fn run(config: &Config) -> io::Result<Ending> {
     });
     let service = Arc::new(Service::new(config));
     // Nobody may be reading; that is no reason to stop serving.
-    let _ = writeln!(
-        io::stdout(),
-        "serin-sample {} listens on {}",
-        config.version,
-        listener.local_addr()?
-    );
+    let _ = writeln!(io::stdout(), "serin-sample {} listens on {}", config.version, listener.local_addr()?);
 
     let drained = {
         let service = Arc::clone(&service);

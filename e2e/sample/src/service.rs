@@ -209,9 +209,9 @@ mod tests {
     #[tokio::test]
     async fn errors_come_at_the_rate_and_repeat_with_the_seed() {
         let run = async |seed: &str| {
-            let service = service(&[("ERROR_RATE", "3"), ("SEED", seed)]);
+            let service = service(&[("ERROR_RATE", "10"), ("SEED", seed)]);
             let mut failed = Vec::new();
-            for request in 0..10_000 {
+            for request in 0..2_000 {
                 if ask(&service, "/").await.status() == 500 {
                     failed.push(request);
                 }
@@ -219,8 +219,8 @@ mod tests {
             failed
         };
         let first = run("1").await;
-        // Five standard deviations (17 each) around 300, and a fixed seed.
-        assert!((215..=385).contains(&first.len()), "{}", first.len());
+        // Five standard deviations (13.4 each) around 200, and a fixed seed.
+        assert!((133..=267).contains(&first.len()), "{}", first.len());
         assert_eq!(first, run("1").await);
         assert_ne!(first, run("2").await);
     }
@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn never_ready_is_never_ready() {
         let service = service(&[("NEVER_READY", "true")]);
-        sleep(Duration::from_secs(86_400)).await;
+        sleep(Duration::from_hours(24)).await;
         assert_eq!(text(ask(&service, "/readyz").await).await, "not ready\n");
         assert_eq!(ask(&service, "/healthz").await.status(), 200);
     }

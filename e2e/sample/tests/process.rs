@@ -1,0 +1,207 @@
+//! The sample as a process: its signals, its exit codes, and its counters against what a client saw.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serin_load::{Load, Options};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+/// Longer than any condition of these tests takes, and shorter than the sample's own patience with old requests.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running sample; killed when it is dropped.
+struct Sample {
+    child: Child,
+    address: SocketAddr,
+}
+
+fn command(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_serin-sample"));
+    command.env_clear().env("VERSION", "v1").env("BIND_ADDRESS", "127.0.0.1").env("PORT", "0");
+    command.envs(variables.iter().copied());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+impl Sample {
+    async fn start(variables: &[(&str, &str)]) -> Self {
+        let mut child = command(variables).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        timeout(PATIENCE, stdout.read_line(&mut line)).await.unwrap().unwrap();
+        let address = line.trim().strip_prefix("serin-sample v1 listens on ").unwrap().parse().unwrap();
+        Self { child, address }
+    }
+
+    fn terminate(&self) {
+        let id = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        timeout(PATIENCE, self.child.wait()).await.expect("it exits").unwrap().code()
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// One request on a connection of its own: the whole answer, or nothing.
+    async fn get(&self, path: &str) -> String {
+        let mut stream = self.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: sample\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it answers or closes");
+        answer
+    }
+
+    async fn metric(&self, series: &str) -> u64 {
+        let text = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).trim().parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn its_counters_are_what_a_client_saw() {
+    let sample = Sample::start(&[("ERROR_RATE", "20"), ("SEED", "7"), ("LATENCY_JITTER_MS", "5")]).await;
+    let options = Options {
+        rate_per_second: 500,
+        duration: Some(Duration::from_secs(1)),
+        fresh_connection_fraction: 0.1,
+        ..Options::new(format!("http://{}/", sample.address))
+    };
+    let load = Load::start(&options).unwrap();
+    // Probes and scrapes in between are not requests of the service.
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert!(sample.get(path).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    load.ended().await;
+    let report = load.stop().await;
+    let seen = report.all().of_version("v1").counts();
+    assert_eq!((seen.total(), seen.routing_failures()), (500, 0), "{:?}", report.details);
+    assert!(seen.service_errors > 0);
+    assert_eq!(sample.metric("http_requests_total{code=\"200\",version=\"v1\"}").await, seen.ok);
+    assert_eq!(sample.metric("http_requests_total{code=\"500\",version=\"v1\"}").await, seen.service_errors);
+    assert_eq!(sample.metric("http_request_duration_seconds_count{version=\"v1\"}").await, 500);
+}
+
+#[tokio::test]
+async fn a_drain_under_load_loses_no_request() {
+    let mut sample = Sample::start(&[("DRAIN_MS", "4000"), ("LATENCY_MS", "2")]).await;
+    let options = Options {
+        rate_per_second: 300,
+        fresh_connection_fraction: 0.1,
+        ..Options::new(format!("http://{}/", sample.address))
+    };
+    let load = Load::start(&options).unwrap();
+    let answered = async |count: u64| {
+        let polling = async {
+            while load.snapshot().counts.total() < count {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, polling).await.expect("requests are answered");
+    };
+    answered(100).await;
+    sample.terminate();
+    let unready = async { while !sample.get("/readyz").await.starts_with("HTTP/1.1 503 ") {} };
+    timeout(PATIENCE, unready).await.expect("it turns unready");
+    let drains_since = load.elapsed();
+    assert!(sample.get("/").await.contains("\r\nconnection: close\r\n"));
+    // Traffic goes on for a while before the routers have heard of it, and then ends.
+    answered(load.snapshot().counts.total() + 300).await;
+    let report = load.stop().await;
+    assert_eq!(report.all().counts().routing_failures(), 0, "{:?}", report.details);
+    assert_eq!(report.all().counts().ok, report.sent);
+    assert!(report.between(drains_since..).of_version("v1").counts().ok >= 290);
+    assert_eq!(sample.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn what_was_begun_before_the_drain_ended_is_finished() {
+    let mut sample = Sample::start(&[("DRAIN_MS", "1000"), ("LATENCY_MS", "2000")]).await;
+    let mut stream = sample.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n").await.unwrap();
+    sample.terminate();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("serin-sample v1\n"), "{answer}");
+    assert_eq!(sample.exit_code().await, Some(0));
+    assert!(TcpStream::connect(sample.address).await.is_err());
+}
+
+#[tokio::test]
+async fn an_idle_kept_alive_connection_does_not_hold_the_stop_up() {
+    let mut sample = Sample::start(&[("DRAIN_MS", "0")]).await;
+    let mut stream = sample.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n").await.unwrap();
+    let mut status = [0; 15];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200 OK");
+    sample.terminate();
+    assert_eq!(sample.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn it_crashes_on_the_request_after_the_last_without_an_answer() {
+    let mut sample = Sample::start(&[("CRASH_AFTER_REQUESTS", "3")]).await;
+    for _ in 0..3 {
+        assert!(sample.get("/").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert!(sample.get("/readyz").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(sample.get("/").await, "");
+    assert_eq!(sample.exit_code().await, Some(1));
+}
+
+#[tokio::test]
+async fn it_crashes_after_its_time() {
+    let mut sample = Sample::start(&[("CRASH_AFTER_MS", "1")]).await;
+    assert_eq!(sample.exit_code().await, Some(1));
+}
+
+#[tokio::test]
+async fn never_ready_is_alive_and_answers() {
+    let sample = Sample::start(&[("NEVER_READY", "true")]).await;
+    assert!(sample.get("/readyz").await.starts_with("HTTP/1.1 503 "));
+    assert!(sample.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(sample.get("/").await.contains("\r\nx-version: v1\r\n"));
+}
+
+/// Runs to the end: exit code and what was said.
+async fn end(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = timeout(PATIENCE, command(variables).output()).await.expect("it ends").unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn it_crashes_on_start_before_it_listens() {
+    let (code, said, complained) = end(&[("CRASH_ON_START", "true")]).await;
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert_eq!(complained, "serin-sample: crashing: CRASH_ON_START\n");
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_in_full() {
+    let (code, said, complained) = end(&[("ERROR_RATE", "3%"), ("DRAIN_MS", "2s")]).await;
+    assert_eq!((code, said.as_str()), (Some(2), ""));
+    assert!(complained.contains("ERROR_RATE=\"3%\": set per cent"), "{complained}");
+    assert!(complained.contains("DRAIN_MS=\"2s\": set a whole number of milliseconds"), "{complained}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let sample = Sample::start(&[]).await;
+    let (code, _, complained) = end(&[("PORT", &sample.address.port().to_string())]).await;
+    assert_eq!(code, Some(1));
+    assert!(complained.contains(&format!("cannot serve on {}: ", sample.address)), "{complained}");
+}
