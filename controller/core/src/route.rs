@@ -44,7 +44,7 @@ pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
 }
 
 /// The highest share that any route's object gives the canary.
-fn written(look: &Look<'_>) -> Weight {
+pub(crate) fn written(look: &Look<'_>) -> Weight {
     let weights = look.seen.routes.iter().filter_map(|route| route.canary_weight.clone().ok());
     weights.max().unwrap_or(Weight::ZERO)
 }
@@ -57,7 +57,7 @@ pub(crate) fn split(look: &Look<'_>, state: &State) -> Weight {
     // Up in one move, once all its pods are there; down at once, as far as pods are missing.
     let wanted = if carried >= goal { goal } else { carried.min(current) };
     // What stable cannot carry stays with a canary that can.
-    let stuck = stable_carries(look, state).rest().min(selected_canary_carries(look));
+    let stuck = stable_carries(look, state).rest().min(stuck_bound(look, state, current));
     let share = wanted.max(stuck);
     // Only a release raises the canary's share: after an abort it never rises again.
     match state.stage {
@@ -81,11 +81,13 @@ fn canary_carries(look: &Look<'_>, state: &State, share: Weight, current: Weight
     share.carried_by(pods, scale::canary_pods(look, state, share))
 }
 
-/// What the pods behind the canary Service can carry, whatever revision they are of.
-fn selected_canary_carries(look: &Look<'_>) -> Weight {
+/// How much of what stable cannot carry may be with the canary side: what the pods behind its Service can carry, and
+/// no more than today where those are not of the revision that is being released.
+fn stuck_bound(look: &Look<'_>, state: &State, current: Weight) -> Weight {
     let Some(service) = &look.seen.canary_service else { return Weight::ZERO };
     let pods = service.selects.as_ref().map_or(0, |revision| available(look, revision)).min(service.ready);
-    Weight::FULL.carried_by(pods, look.plan.replicas)
+    let carried = Weight::FULL.carried_by(pods, look.plan.replicas);
+    if service.selects == state.current_revision { carried } else { carried.min(current) }
 }
 
 fn stable_carries(look: &Look<'_>, state: &State) -> Weight {
@@ -121,7 +123,7 @@ pub(crate) fn waiting_for(look: &Look<'_>) -> String {
             (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
         }
     }
-    "waiting for the route to take effect".to_owned()
+    "waiting for the router".to_owned()
 }
 
 /// Notes in the state what is asked for and what has been seen.

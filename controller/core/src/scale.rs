@@ -3,7 +3,7 @@
 use crate::approximate;
 use crate::decide::{Draft, Look};
 use crate::effect::Effect;
-use crate::observed::ReplicaSetSeen;
+use crate::observed::{ReplicaSetSeen, ServiceSeen};
 use crate::plan::{Canary, CanaryScale, Pace};
 use crate::route;
 use crate::state::{Drain, ReleaseResult, Stage, State};
@@ -55,17 +55,27 @@ fn is_kept(state: &State, revision: &Revision) -> bool {
 
 /// Whether a request may still reach this revision's pods.
 fn is_reachable(look: &Look<'_>, revision: &Revision) -> bool {
-    let selects = |service: &Option<crate::observed::ServiceSeen>| {
-        service.as_ref().is_some_and(|service| service.selects.as_ref() == Some(revision))
-    };
-    selects(&look.seen.stable_service) || (selects(&look.seen.canary_service) && !route::canary_unreachable(look))
+    selects(look.seen.stable_service.as_ref(), revision)
+        || (selects(look.seen.canary_service.as_ref(), revision) && !route::canary_unreachable(look))
+}
+
+/// Whether the objects send requests to this revision's pods.
+fn is_given_traffic(look: &Look<'_>, revision: &Revision) -> bool {
+    selects(look.seen.stable_service.as_ref(), revision)
+        || (selects(look.seen.canary_service.as_ref(), revision) && !route::written(look).is_zero())
+}
+
+fn selects(service: Option<&ServiceSeen>, revision: &Revision) -> bool {
+    service.is_some_and(|service| service.selects.as_ref() == Some(revision))
 }
 
 /// Notes from when revisions that are left over drain: only once no request can reach them.
 pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
     let state = &mut draft.state;
     let kept: Vec<_> = look.seen.replica_sets.keys().filter(|revision| is_kept(state, revision)).cloned().collect();
-    state.draining.retain(|drain| !kept.contains(&drain.revision) && !is_reachable(look, &drain.revision));
+    // What has once been seen to be unreachable stays so until traffic is given back to it: a restarted controller,
+    // which has yet to see the router's part again, must not start the delay anew.
+    state.draining.retain(|drain| !kept.contains(&drain.revision) && !is_given_traffic(look, &drain.revision));
     if look.plan.routing().is_none() {
         return;
     }

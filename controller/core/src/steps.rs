@@ -256,10 +256,7 @@ fn promotion(look: &Look<'_>, state: &State) -> Wait {
     if look.plan.routing().is_none() || services::stable_serves(look, state.current_revision.as_ref()) {
         return Wait::Done;
     }
-    match route::in_effect(look) {
-        Some(Weight::FULL) => Wait::Progress("waiting for the stable Service's endpoints".to_owned()),
-        _ => Wait::Progress(route::waiting_for(look)),
-    }
+    Wait::Progress(route::waiting_for(look))
 }
 
 fn promote(look: &Look<'_>, draft: &mut Draft) {

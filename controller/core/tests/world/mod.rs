@@ -1,0 +1,462 @@
+//! A small world in memory for the planner: pods, Services, one route and its gateway, on virtual time.
+//!
+//! It carries the effects out, looks at every moment whether a request could be lost, and can kill the controller
+//! between any two writes.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's world fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serin_core::command::{Command, Outcome, OutcomeResult, Verb};
+use serin_core::decide;
+use serin_core::effect::{Decision, Effect, Level, Side};
+use serin_core::observed::{Judgement, Observed, Programmed, ReplicaSetSeen, RouteSeen, ServiceSeen};
+use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, RouteKind, RouteRef, Routing, Step, Strategy};
+use serin_core::state::{Stage, State};
+use serin_core::units::{Revision, Weight};
+
+/// How long the gateway takes at most to act on what the API server says.
+pub const GATEWAY_LAG: Duration = Duration::from_millis(1_500);
+/// How long a pod needs to become available.
+pub const POD_START: Duration = Duration::from_secs(3);
+
+pub fn rev(name: &str) -> Revision {
+    Revision::new(name)
+}
+
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn weight(percent: u32) -> Step {
+    Step::SetWeight(Weight::percent(percent))
+}
+
+pub fn wait(seconds: u64) -> Step {
+    Step::Pause(Some(secs(seconds)))
+}
+
+pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
+    let route = RouteRef { kind: RouteKind::HttpRoute, name: "shop".into(), rule: None };
+    Plan {
+        replicas,
+        progress_deadline: secs(600),
+        revision_history_limit: 3,
+        rollback_window: 0,
+        paused: false,
+        strategy: Strategy::Canary(Canary {
+            max_surge: Amount::Percent(25),
+            max_unavailable: Amount::Percent(25),
+            scale_down_delay: secs(30),
+            abort_scale_down_delay: secs(30),
+            dynamic_stable_scale: false,
+            routing: Some(Routing {
+                stable_service: "shop".into(),
+                canary_service: "shop-canary".into(),
+                routes: vec![route],
+                settle: secs(2),
+                unverified_after: secs(10),
+            }),
+            pace: Pace::Steps(steps),
+            analysis: None,
+            pod_restart_limit: 2,
+        }),
+    }
+}
+
+pub fn unrouted(replicas: u32, steps: Vec<Step>, surge: u32, unavailable: u32) -> Plan {
+    edit(plan(replicas, steps), |canary| {
+        canary.routing = None;
+        canary.max_surge = Amount::Pods(surge);
+        canary.max_unavailable = Amount::Pods(unavailable);
+    })
+}
+
+pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
+    let Strategy::Canary(canary) = &mut plan.strategy;
+    change(canary);
+    plan
+}
+
+pub fn analysed(plan: Plan) -> Plan {
+    edit(plan, |canary| canary.analysis = Some(Analysis { longest: secs(3600) }))
+}
+
+/// What pods of a revision do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    Good,
+    NeverReady,
+    CrashLoop,
+}
+
+#[derive(Clone, Debug)]
+pub struct Set {
+    pub desired: u32,
+    /// When each of its pods becomes available.
+    pub ready_at: Vec<Timestamp>,
+    pub created_at: Timestamp,
+}
+
+/// What the gateway may act on at a moment.
+#[derive(Clone, Debug, PartialEq)]
+struct Config {
+    weight: Weight,
+    stable: Option<Revision>,
+    canary: Option<Revision>,
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub plan: Plan,
+    pub spec_problem: Option<String>,
+    pub target: Option<Revision>,
+    pub state: State,
+    pub sets: BTreeMap<Revision, Set>,
+    pub pods: BTreeMap<Revision, Pods>,
+    pub stable_service: Option<Revision>,
+    pub canary_service: Option<Revision>,
+    pub route: Result<Weight, String>,
+    pub commands: Vec<Command>,
+    pub outcomes: Vec<(String, Outcome)>,
+    pub judgement: Judgement,
+    pub events: Vec<(Timestamp, &'static str, String)>,
+    pub status_writes: usize,
+    pub set_writes: usize,
+    /// Every share that was written to the route, with the stage at that time.
+    pub shares: Vec<(Timestamp, Weight, Stage)>,
+    /// Whether the router reports the generation it has acted on.
+    pub reports: bool,
+    /// Requests that would have been lost, in words.
+    pub lost: Vec<String>,
+    since: BTreeMap<&'static str, (String, Timestamp)>,
+    configs: Vec<(Timestamp, Config)>,
+}
+
+impl World {
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            plan,
+            spec_problem: None,
+            target: Some(rev("v1")),
+            state: State::default(),
+            sets: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            stable_service: None,
+            canary_service: None,
+            route: Ok(Weight::ZERO),
+            commands: Vec::new(),
+            outcomes: Vec::new(),
+            judgement: Judgement::NotConfigured,
+            events: Vec::new(),
+            status_writes: 0,
+            set_writes: 0,
+            shares: Vec::new(),
+            reports: true,
+            lost: Vec::new(),
+            since: BTreeMap::new(),
+            configs: Vec::new(),
+        }
+    }
+
+    /// A world whose first revision is stable.
+    pub fn stable(plan: Plan) -> Self {
+        let mut world = Self::new(plan);
+        world.run_for(secs(120));
+        assert_eq!(world.state.stage, Stage::Stable, "{}", world.state.message);
+        world.status_writes = 0;
+        world.set_writes = 0;
+        world.events.clear();
+        world.shares.clear();
+        world
+    }
+
+    pub fn available(&self, revision: &Revision) -> u32 {
+        let Some(set) = self.sets.get(revision) else { return 0 };
+        if self.pods.get(revision).is_some_and(|pods| *pods != Pods::Good) {
+            return 0;
+        }
+        u32::try_from(set.ready_at.iter().filter(|at| **at <= self.now).count()).unwrap()
+    }
+
+    pub fn desired(&self, revision: &str) -> u32 {
+        self.sets.get(&rev(revision)).map_or(0, |set| set.desired)
+    }
+
+    /// Since when a fact has been as it is: the memory of one process.
+    fn since(&mut self, key: &'static str, value: String) -> Timestamp {
+        let entry = self.since.entry(key).or_insert_with(|| (value.clone(), self.now));
+        if entry.0 != value {
+            *entry = (value, self.now);
+        }
+        entry.1
+    }
+
+    fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceSeen {
+        let ready = selects.as_ref().map_or(0, |revision| self.available(revision));
+        let at = self.since(key, format!("{selects:?} {}", ready > 0));
+        ServiceSeen { exists: selects.is_some(), selects, ready, serving_since: (ready > 0).then_some(at) }
+    }
+
+    pub fn observe(&mut self) -> Observed {
+        let routed = self.plan.routing().cloned();
+        let written_since = self.since("route", format!("{:?}", self.route));
+        let stable_service = self.service("stable", self.stable_service.clone());
+        let canary_service = self.service("canary", self.canary_service.clone());
+        let programmed = if self.reports { Programmed::Since(written_since) } else { Programmed::Unreported };
+        let seen_route = |route: &RouteRef| RouteSeen {
+            route: route.clone(),
+            canary_weight: self.route.clone(),
+            written_since,
+            programmed: programmed.clone(),
+        };
+        let sets = self.sets.iter().map(|(revision, set)| {
+            let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
+            let seen = ReplicaSetSeen {
+                name: format!("shop-{revision}"),
+                desired: set.desired,
+                current: u32::try_from(set.ready_at.len()).unwrap(),
+                available: self.available(revision),
+                restarts: 0,
+                crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
+                created_at: set.created_at,
+            };
+            (revision.clone(), seen)
+        });
+        Observed {
+            state: self.state.clone(),
+            generation: 1,
+            spec_problem: self.spec_problem.clone(),
+            plan_hash: self.spec_problem.is_none().then(|| serde_json::to_string(&self.plan).unwrap()),
+            target: self.target.clone(),
+            replica_sets: sets.collect(),
+            stable_service: routed.is_some().then_some(stable_service),
+            canary_service: routed.is_some().then_some(canary_service),
+            routes: routed.iter().flat_map(|routing| &routing.routes).map(seen_route).collect(),
+            commands: self.commands.clone(),
+            judgement: self.judgement.clone(),
+        }
+    }
+
+    /// One reconcile, cut off after so many writes: the status is the first, each effect another.
+    pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
+        let seen = self.observe();
+        let decision = decide(&self.plan, &seen, self.now);
+        assert_eq!(decision, decide(&self.plan, &seen, self.now), "the decision is a pure function");
+        let mut left = writes;
+        if decision.state != self.state {
+            if left == 0 {
+                return decision;
+            }
+            left -= 1;
+            // As status is stored: through JSON.
+            let json = serde_json::to_value(&decision.state).unwrap();
+            self.state = serde_json::from_value(json).unwrap();
+            assert_eq!(self.state, decision.state, "the state survives its JSON form");
+            self.status_writes += 1;
+            for reason in decision.because.iter().filter(|reason| reason.level > Level::Detail) {
+                self.events.push((self.now, reason.code, reason.message.clone()));
+            }
+        }
+        for effect in decision.effects.iter().take(left) {
+            self.make_true(effect.clone());
+            self.note_config();
+            self.check();
+        }
+        decision
+    }
+
+    pub fn reconcile(&mut self) -> Decision {
+        self.reconcile_cut_after(usize::MAX)
+    }
+
+    fn make_true(&mut self, effect: Effect) {
+        match effect {
+            Effect::SetWeight { canary, .. } => {
+                self.route = Ok(canary);
+                self.shares.push((self.now, canary, self.state.stage));
+            }
+            Effect::BindService { side: Side::Stable, revision, .. } => self.stable_service = Some(revision),
+            Effect::BindService { side: Side::Canary, revision, .. } => self.canary_service = Some(revision),
+            Effect::CreateReplicaSet { revision, replicas } => {
+                self.set_writes += 1;
+                let created_at = self.now;
+                self.sets.entry(revision.clone()).or_insert(Set { desired: 0, ready_at: Vec::new(), created_at });
+                self.scale(&revision, replicas);
+            }
+            Effect::Scale { revision, replicas, .. } => {
+                self.set_writes += 1;
+                self.scale(&revision, replicas);
+            }
+            Effect::DeleteReplicaSet { revision, .. } => {
+                assert_eq!(self.sets[&revision].desired, 0, "only empty ReplicaSets are deleted");
+                self.sets.remove(&revision);
+            }
+            Effect::FinishCommand { uid, outcome, .. } => {
+                self.commands.retain(|command| command.uid != uid);
+                self.outcomes.push((uid, outcome));
+            }
+        }
+    }
+
+    fn scale(&mut self, revision: &Revision, replicas: u32) {
+        let ready = self.now.checked_add(POD_START).unwrap();
+        let set = self.sets.get_mut(revision).unwrap();
+        set.desired = replicas;
+        set.ready_at.sort();
+        set.ready_at.resize(replicas as usize, ready);
+    }
+
+    fn note_config(&mut self) {
+        let Ok(weight) = self.route.clone() else { return };
+        let config = Config { weight, stable: self.stable_service.clone(), canary: self.canary_service.clone() };
+        if self.configs.last().is_none_or(|(_, last)| *last != config) {
+            self.configs.push((self.now, config));
+        }
+    }
+
+    /// Whether a request that arrives now could be sent to nobody, whatever the gateway has seen so far.
+    pub fn check(&mut self) {
+        if self.plan.routing().is_none() || self.state.stage == Stage::FirstDeploy {
+            return;
+        }
+        let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
+        let mut possible = Vec::new();
+        for (index, (_, config)) in self.configs.iter().enumerate() {
+            let replaced_at = self.configs.get(index + 1).map(|(at, _)| *at);
+            if replaced_at.is_none_or(|at| at > horizon) {
+                possible.push(config.clone());
+            }
+        }
+        let served = |side: &Option<Revision>| side.as_ref().is_some_and(|revision| self.available(revision) > 0);
+        let mut lost = Vec::new();
+        for config in possible {
+            if !config.weight.is_zero() && !served(&config.canary) {
+                lost.push(format!("{}: canary at {} has no pods ({config:?})", self.now, config.weight));
+            }
+            if config.weight < Weight::FULL && !served(&config.stable) {
+                lost.push(format!("{}: stable has no pods ({config:?})", self.now));
+            }
+        }
+        self.lost.extend(lost);
+    }
+
+    /// Reconciles until nothing changes at this moment.
+    pub fn settle(&mut self) -> Decision {
+        for _ in 0..50 {
+            let before = (self.state.clone(), self.route.clone(), self.fingerprint());
+            let decision = self.reconcile();
+            if before == (self.state.clone(), self.route.clone(), self.fingerprint()) {
+                return decision;
+            }
+        }
+        panic!("does not come to rest: {:?} {}", self.state.stage, self.state.message);
+    }
+
+    fn fingerprint(&self) -> String {
+        let sets: Vec<_> = self.sets.iter().map(|(revision, set)| (revision, set.desired)).collect();
+        format!("{sets:?} {:?} {:?} {}", self.stable_service, self.canary_service, self.commands.len())
+    }
+
+    /// Runs for so long: a reconcile whenever something has become true, as watches would trigger it.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now.checked_add(time).unwrap();
+        loop {
+            let wake_at = self.settle().wake_at;
+            let pods =
+                self.sets.values().flat_map(|set| set.ready_at.iter().copied()).filter(|at| *at > self.now).min();
+            let next = [wake_at, pods].into_iter().flatten().min().unwrap_or(end).min(end);
+            self.now = next;
+            self.check();
+            if self.now >= end {
+                self.settle();
+                return;
+            }
+        }
+    }
+
+    pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..7_200 {
+            if done(self) {
+                return;
+            }
+            self.run_for(Duration::from_millis(500));
+        }
+        panic!("never: {what}; {:?} {:?} {}", self.state.stage, self.state.weights, self.state.message);
+    }
+
+    /// One reconcile of a controller that is killed after so many writes, where there would have been more.
+    pub fn reconcile_or_die(&mut self, writes: usize) {
+        let seen = self.observe();
+        let decision = decide(&self.plan, &seen, self.now);
+        let wanted = usize::from(decision.state != self.state) + decision.effects.len();
+        self.reconcile_cut_after(writes);
+        if wanted > writes {
+            self.restart();
+        }
+    }
+
+    /// The controller is killed and starts again: its memory of times is gone, what is persisted is not.
+    pub fn restart(&mut self) {
+        self.since.clear();
+    }
+
+    pub fn release(&mut self, revision: &str) {
+        self.target = Some(rev(revision));
+    }
+
+    pub fn command(&mut self, uid: &str, verb: Verb) -> Outcome {
+        self.command_for(uid, verb, None, None)
+    }
+
+    pub fn command_for(&mut self, uid: &str, verb: Verb, revision: Option<&str>, step: Option<usize>) -> Outcome {
+        self.commands.push(Command {
+            uid: uid.into(),
+            name: format!("command-{uid}"),
+            verb,
+            expect_revision: revision.map(rev),
+            expect_step: step,
+            reason: Some("a test".into()),
+            requested_by: Some("ada".into()),
+        });
+        self.settle();
+        let (_, outcome) = self.outcomes.iter().rev().find(|(done, _)| done == uid).expect("an outcome");
+        outcome.clone()
+    }
+
+    pub fn refused(&mut self, uid: &str, verb: Verb) -> String {
+        let outcome = self.command(uid, verb);
+        assert_eq!(outcome.result, OutcomeResult::Refused, "{}", outcome.message);
+        outcome.message
+    }
+
+    pub fn events_of(&self, code: &str) -> Vec<String> {
+        self.events.iter().filter(|(_, found, _)| *found == code).map(|(_, _, message)| message.clone()).collect()
+    }
+
+    pub fn share(&self) -> Weight {
+        self.route.clone().unwrap()
+    }
+
+    pub fn assert_nothing_lost(&self) {
+        assert!(self.lost.is_empty(), "{:#?}", self.lost);
+    }
+}
+
+impl World {
+    /// Whether pods of the revision behind the canary Service are available.
+    pub fn available_behind_canary(&self) -> bool {
+        self.canary_service.as_ref().is_some_and(|revision| self.available(revision) > 0)
+    }
+
+    /// Forgets requests that were lost by what happened to pods, not by what the controller did.
+    pub fn forgive(&mut self) {
+        self.lost.clear();
+        self.configs.clear();
+        self.note_config();
+    }
+}
