@@ -4,8 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// How a release is judged: from the first canary request to the end, against the stable side beside it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AnalysisSpec {
     /// Where the counters are read; without it the controller's own default.
@@ -13,6 +15,7 @@ pub struct AnalysisSpec {
     pub prometheus: Option<PrometheusSpec>,
     /// What the service promises, at least one.
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub objectives: Vec<ObjectiveSpec>,
     /// When evidence rolls back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,18 +25,24 @@ pub struct AnalysisSpec {
     pub budget: Option<BudgetSpec>,
     /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub longest: Option<String>,
 }
 
 /// A Prometheus.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrometheusSpec {
     /// Its base URL; without it the controller's own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::address())]
     pub address: Option<String>,
     /// How often it scrapes the series, for example `15s`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub scrape_interval: Option<String>,
 }
 
@@ -47,9 +56,12 @@ pub struct ObjectiveSpec {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The percentage of requests that shall be good, for example 99.9; over 0 and under 100.
+    #[x_kube(validation = rules::leaves_a_budget())]
     pub objective: f64,
     /// The period that the objective covers, for example `30d`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub window: Option<String>,
     /// A built-in source of counters by name: `traefik`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +82,7 @@ pub enum Indicator {
 /// Two counters as PromQL series selectors (not rates), and how a series tells canary from stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::errors_are_fewer())]
 pub struct CountersSpec {
     /// All requests, for example `http_requests_total{namespace="shop"}`.
     #[schemars(length(min = 1, max = 4096))]
@@ -87,38 +100,50 @@ pub struct CountersSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.podLabel) ? !has(self.label) && !has(self.canary) && !has(self.stable) : has(self.label) && has(self.canary) && has(self.stable)")
     .message("arms is either podLabel, or label with the canary's and the stable side's value"))]
+#[x_kube(validation = rules::sides_differ())]
 pub struct ArmsSpec {
     /// The label that holds the pod's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::label_name())]
     pub pod_label: Option<String>,
     /// A label whose value differs between the two sides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::label_name())]
     pub label: Option<String>,
     /// The label's value on the canary side, as a regular expression that matches all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
     pub canary: Option<String>,
     /// The label's value on the stable side, as a regular expression that matches all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
     pub stable: Option<String>,
 }
 
 /// When evidence rolls back.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackSpec {
     /// The bound on rolling back a good release, over 0 and at most 0.1; 0.01 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::bounds_false_rollbacks())]
     pub false_rollback_probability: Option<f64>,
 }
 
 /// How much of the service's error budget one release may spend: the smaller of the two.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetSpec {
     /// A share of the whole budget, for example `2%`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::share())]
     pub share: Option<String>,
     /// A share of what remains of it, for example `20%`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::share())]
     pub of_remaining: Option<String>,
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "RolloutCommandStatus",
     shortname = "srncmd",
+    doc = "A request about a Rollout, carried out once.",
     derive = "PartialEq",
     validation = Rule::new("self.spec == oldSelf.spec").message("a command cannot be changed: create another"),
     printcolumn(name = "Rollout", type_ = "string", json_path = ".spec.rolloutRef.name"),

@@ -5,13 +5,16 @@
 
 pub mod analysis;
 pub mod command;
+mod crd;
 pub mod names;
 pub mod plan;
 pub mod rollout;
+mod rules;
 pub mod status;
 pub mod strategy;
 pub mod text;
 
+pub use crd::crds;
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
 pub use rollout::{Rollout, RolloutSpec};
 pub use status::RolloutStatus;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::AnalysisSpec;
+use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
 
@@ -21,8 +22,10 @@ use crate::strategy::StrategySpec;
     namespaced,
     status = "RolloutStatus",
     shortname = "srn",
+    doc = "A workload whose every release is an experiment with a budget.",
     category = "all",
     derive = "PartialEq",
+    validation = rules::rollout_name(),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -37,12 +40,21 @@ use crate::strategy::StrategySpec;
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::template_matches_selector())]
+#[x_kube(validation = rules::deadline_exceeds_min_ready())]
+#[x_kube(validation = rules::analysis_step_has_analysis())]
+#[x_kube(validation = rules::pace_has_analysis())]
+#[x_kube(validation = rules::indicator_has_router())]
+#[x_kube(validation = rules::longest_is_said_once())]
 pub struct RolloutSpec {
     /// How many pods serve in steady state; 1 where it is not written. Leave it out where an autoscaler owns it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,
     /// The labels by which the pods are known; the template's labels must match. It cannot be changed.
+    #[schemars(schema_with = "selector")]
+    #[x_kube(validation = rules::selector_is_not_empty())]
+    #[x_kube(validation = rules::selector_stays())]
     pub selector: LabelSelector,
     /// The pod template, as in a Deployment. A change of it is a new revision.
     pub template: PodTemplate,
@@ -93,15 +105,58 @@ pub struct PodTemplate {
 }
 
 /// Labels and annotations.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMetadata {
     /// The pods' labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = rules::no_reserved_label())]
     pub labels: Option<BTreeMap<String, String>>,
     /// The pods' annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// A label selector with bounds, so that rules over it have a bounded cost.
+fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "type": "object",
+                "description": "Labels that a pod must have, with these values.",
+                "maxProperties": 32,
+                "additionalProperties": { "type": "string", "maxLength": 63 }
+            },
+            "matchExpressions": {
+                "type": "array",
+                "description": "Conditions on labels, all of which must hold.",
+                "maxItems": 32,
+                "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": { "type": "string", "description": "The label's key.", "maxLength": 317 },
+                        "operator": {
+                            "type": "string",
+                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "enum": ["In", "NotIn", "Exists", "DoesNotExist"]
+                        },
+                        "values": {
+                            "type": "array",
+                            "description": "The values for In and NotIn.",
+                            "maxItems": 64,
+                            "x-kubernetes-list-type": "atomic",
+                            "items": { "type": "string", "maxLength": 63 }
+                        }
+                    }
+                }
+            }
+        }
+    })
 }
 
 /// A pod spec is kept as written: its full schema would outgrow the size of a CRD, and the API server checks it anyway.

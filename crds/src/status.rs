@@ -100,6 +100,7 @@ pub struct RolloutStatus {
     pub original_routes: Vec<OriginalRoute>,
     /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Pods of all revisions.
     pub replicas: i32,

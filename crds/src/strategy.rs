@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// How a new revision replaces the stable one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -16,18 +18,29 @@ pub struct StrategySpec {
 /// The canary strategy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::steps_or_pace())]
+#[x_kube(validation = rules::router_only_fields())]
+#[x_kube(validation = rules::router_only_steps())]
+#[x_kube(validation = rules::two_services())]
+#[x_kube(validation = rules::room_to_replace())]
 pub struct CanarySpec {
     /// The Service of the stable side. Where it is not written and there is a router: the Rollout's name. Made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::service_name())]
     pub stable_service: Option<String>,
     /// The Service of the canary side. Where it is not written and there is a router: the Rollout's name with `-canary`. Made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::service_name())]
     pub canary_service: Option<String>,
     /// Pods allowed above `replicas` (a number or a percentage) where there is no router; 25 % where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::pods_or_percentage())]
     pub max_surge: Option<IntOrString>,
     /// Pods allowed to be missing (a number or a percentage) where there is no router; 25 % where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::pods_or_percentage())]
     pub max_unavailable: Option<IntOrString>,
     /// How many seconds old stable pods stay after a promotion once no traffic can reach them; 30 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,24 +71,27 @@ pub struct CanarySpec {
 }
 
 /// Bounds of a pace that is set by evidence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::pace_rises())]
 pub struct PaceSpec {
     /// The first weight in percent; 5 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100))]
+    #[x_kube(validation = rules::compares_two_sides())]
     pub first_weight: Option<f64>,
     /// The last weight before promotion in percent; 50 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100))]
+    #[x_kube(validation = rules::compares_two_sides())]
     pub max_weight: Option<f64>,
     /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub longest: Option<String>,
 }
 
 /// The router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficRoutingSpec {
     /// Gateway API routes.
@@ -83,6 +99,8 @@ pub struct TrafficRoutingSpec {
     pub gateway_api: GatewayApiSpec,
     /// How long the router needs to act on what its object says, for example `2s`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub settle: Option<String>,
 }
 
@@ -95,22 +113,26 @@ pub struct GatewayApiSpec {
     /// The name of one HTTPRoute: every rule of it that has the stable Service as a backend is split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub http_route: Option<String>,
     /// Several HTTPRoutes, or single rules of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = rules::routes_are_distinct())]
     pub http_routes: Option<Vec<RouteSpec>>,
 }
 
 /// One route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteSpec {
     /// The HTTPRoute's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
     /// The rule's name; without it every rule that has the stable Service as a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub rule: Option<String>,
 }
 
@@ -136,11 +158,12 @@ pub struct StepSpec {
 }
 
 /// A wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseSpec {
     /// How long, for example `30s`, `10m`, `1h30m`, or a bare number of seconds; without it until somebody promotes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^([0-9]+|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$", "minimum" = 1))]
     pub duration: Option<IntOrString>,
 }
 
@@ -160,14 +183,17 @@ pub struct CanaryScaleSpec {
     pub weight: Option<f64>,
     /// As many pods as the traffic weight asks for; only `true` has a meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::only_true())]
     pub match_traffic_weight: Option<bool>,
 }
 
 /// A wait for evidence.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AnalysisStepSpec {
     /// How long fresh data must have shown no breach; without it until the evidence suffices to promote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
     pub duration: Option<String>,
 }

@@ -1,3 +1,4 @@
 //! One module for each subcommand.
 
 pub(crate) mod cluster;
+pub(crate) mod codegen;

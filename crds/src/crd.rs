@@ -1,0 +1,37 @@
+//! The CustomResourceDefinitions of these types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use kube::CustomResourceExt;
+
+use crate::{Rollout, RolloutCommand};
+
+/// Every CustomResourceDefinition of Serin, as `crds/yaml` holds them and a cluster gets them.
+///
+/// They differ from [`CustomResourceExt::crd`] in what the derive cannot leave out: no field is nullable (so that
+/// `pause:` without a value is refused instead of read as no step at all), none has a default (the user's spec is never
+/// written), and no number has a format that the API server does not know.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut crds = vec![Rollout::crd(), RolloutCommand::crd()];
+    let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
+    for schema in versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()) {
+        tidy(schema);
+    }
+    crds
+}
+
+fn tidy(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.default = None;
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| tidy(property));
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        tidy(values);
+    }
+}

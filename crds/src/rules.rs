@@ -1,0 +1,206 @@
+//! The validation rules that the API server checks, where its schema alone cannot say what is wrong.
+//!
+//! Each says what to write instead. They refuse early what [`crate::rollout::RolloutSpec::plan`] refuses in any case, so that a
+//! mistake is seen by whoever makes it. Their cost is bounded by the lengths in the schema.
+
+use kube::core::{Message, Rule};
+
+fn rule(expression: &str, message: &str) -> Rule {
+    Rule::new(expression).message(Message::Message(message.into()))
+}
+
+/// A duration.
+pub(crate) fn duration() -> Rule {
+    rule("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h|d))+$')", "not a duration: write a number with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m")
+}
+
+/// A count of pods or a percentage of `replicas`.
+pub(crate) fn pods_or_percentage() -> Rule {
+    rule(
+        "type(self) == int ? self >= 0 : self.matches('^([0-9]|[1-9][0-9]|100)%$')",
+        "use a number of pods, for example 1, or a percentage of replicas in quotes, for example \"25%\"",
+    )
+}
+
+/// A share of the error budget.
+pub(crate) fn share() -> Rule {
+    rule("self.matches('^([0-9]|[1-9][0-9]|100)([.][0-9]+)?%$')", "not a percentage: write a number from 0 to 100 and a percent sign, for example 2%")
+}
+
+/// The name of a Service.
+pub(crate) fn service_name() -> Rule {
+    rule("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "not the name of a Service: use at most 63 lower-case letters, digits and dashes, beginning with a letter")
+}
+
+/// The name of an object.
+pub(crate) fn object_name() -> Rule {
+    rule("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')", "not the name of an object: use its metadata.name, which is lower-case letters, digits, dashes and dots")
+}
+
+/// The name of a Prometheus label.
+pub(crate) fn label_name() -> Rule {
+    rule("self.matches('^[a-zA-Z_][a-zA-Z0-9_]*$')", "not the name of a Prometheus label: use letters, digits and underscores, for example pod")
+}
+
+/// The address of a Prometheus.
+pub(crate) fn address() -> Rule {
+    rule(
+        "self.matches('^https?://[^/?#@[:space:]]+(/[^?#[:space:]]*)?$')",
+        "not a base URL: write http or https, host and port, without name and password, for example http://prometheus.monitoring:9090",
+    )
+}
+
+/// A Rollout's name is the value of a label.
+pub(crate) fn rollout_name() -> Rule {
+    rule("size(self.metadata.name) <= 63", "metadata.name must fit into a label: use at most 63 characters")
+}
+
+/// The selector of a Rollout stays.
+pub(crate) fn selector_stays() -> Rule {
+    rule("self == oldSelf", "spec.selector cannot be changed: create a Rollout with another name, move the traffic to it, then delete this one")
+}
+
+/// The selector picks something.
+pub(crate) fn selector_is_not_empty() -> Rule {
+    rule(
+        "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",
+        "an empty selector would pick every pod of the namespace: write matchLabels with a label of the template, for example {app: NAME}",
+    )
+}
+
+/// The template's pods are those that the selector picks.
+pub(crate) fn template_matches_selector() -> Rule {
+    rule(
+        "!has(self.selector.matchLabels) || (has(self.template.metadata) && has(self.template.metadata.labels) \
+         && self.selector.matchLabels.all(key, key in self.template.metadata.labels && self.template.metadata.labels[key] == self.selector.matchLabels[key]))",
+        "spec.template.metadata.labels must have every label of spec.selector.matchLabels with the same value: add what is missing there",
+    )
+}
+
+/// Some label keys are the controller's.
+pub(crate) fn no_reserved_label() -> Rule {
+    rule("self.all(key, !key.startsWith('serin.dev/'))", "labels under serin.dev/ are the controller's own: remove them")
+}
+
+/// The progress deadline leaves time for pods to become available.
+pub(crate) fn deadline_exceeds_min_ready() -> Rule {
+    rule(
+        "(has(self.progressDeadlineSeconds) ? self.progressDeadlineSeconds : 600) > (has(self.minReadySeconds) ? self.minReadySeconds : 0)",
+        "spec.progressDeadlineSeconds (600 where it is not written) must be over spec.minReadySeconds: no pod could become available in time",
+    )
+}
+
+/// An analysis step needs an analysis.
+pub(crate) fn analysis_step_has_analysis() -> Rule {
+    rule(
+        "has(self.analysis) || !has(self.strategy.canary.steps) || self.strategy.canary.steps.all(step, !has(step.analysis))",
+        "an analysis step waits for evidence, and nothing gathers any: add spec.analysis with objectives, or remove the step",
+    )
+}
+
+/// A pace that is set by evidence needs an analysis.
+pub(crate) fn pace_has_analysis() -> Rule {
+    rule(
+        "has(self.analysis) || !has(self.strategy.canary.pace)",
+        "spec.strategy.canary.pace lets evidence set the pace, and nothing gathers any: add spec.analysis with objectives, or write steps",
+    )
+}
+
+/// A built-in indicator reads the router's counters.
+pub(crate) fn indicator_has_router() -> Rule {
+    rule(
+        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || self.analysis.objectives.all(objective, !has(objective.indicator))",
+        "an indicator reads the router's counters of the two Services: add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart",
+    )
+}
+
+/// `longest` is said once.
+pub(crate) fn longest_is_said_once() -> Rule {
+    rule(
+        "!has(self.analysis) || !has(self.analysis.longest) || !has(self.strategy.canary.pace) || !has(self.strategy.canary.pace.longest)",
+        "spec.analysis.longest and spec.strategy.canary.pace.longest say the same: keep one of the two",
+    )
+}
+
+/// Steps and evidence do not both set the pace.
+pub(crate) fn steps_or_pace() -> Rule {
+    rule("!has(self.steps) || !has(self.pace)", "either steps or evidence set the pace: keep steps or pace")
+}
+
+/// Some fields mean nothing without a router.
+pub(crate) fn router_only_fields() -> Rule {
+    rule(
+        "has(self.trafficRouting) || !(has(self.stableService) || has(self.canaryService) || has(self.pace) || (has(self.dynamicStableScale) && self.dynamicStableScale))",
+        "stableService, canaryService, dynamicStableScale and pace need a router: add trafficRouting, or remove them",
+    )
+}
+
+/// A canary's size of its own needs a router.
+pub(crate) fn router_only_steps() -> Rule {
+    rule(
+        "has(self.trafficRouting) || !has(self.steps) || self.steps.all(step, !has(step.setCanaryScale))",
+        "without trafficRouting the replica counts are the weights already: add trafficRouting, or use setWeight instead of setCanaryScale",
+    )
+}
+
+/// Each side has a Service of its own.
+pub(crate) fn two_services() -> Rule {
+    rule(
+        "!has(self.stableService) || !has(self.canaryService) || self.stableService != self.canaryService",
+        "stableService and canaryService are the same: give each side a Service of its own",
+    )
+}
+
+/// There is room to replace pods.
+pub(crate) fn room_to_replace() -> Rule {
+    rule(
+        "!has(self.maxSurge) || !has(self.maxUnavailable) || !(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
+        "maxSurge and maxUnavailable are both 0, so no pod can ever be replaced: let one of the two be over 0",
+    )
+}
+
+/// The evidence begins at or under where it ends, with traffic on both sides.
+pub(crate) fn pace_rises() -> Rule {
+    rule(
+        "(has(self.firstWeight) ? self.firstWeight : 5.0) <= (has(self.maxWeight) ? self.maxWeight : 50.0)",
+        "firstWeight (5 where it is not written) must be at most maxWeight (50 where it is not written)",
+    )
+}
+
+/// A weight at which both sides have traffic.
+pub(crate) fn compares_two_sides() -> Rule {
+    rule("self > 0.0 && self < 100.0", "use more than 0 and less than 100: canary and stable can only be compared while both have traffic")
+}
+
+/// An objective leaves an error budget.
+pub(crate) fn leaves_a_budget() -> Rule {
+    rule("self > 0.0 && self < 100.0", "an objective is a percentage over 0 and under 100, for example 99.9: at 100 there is no error budget to spend")
+}
+
+/// A probability that bounds something.
+pub(crate) fn bounds_false_rollbacks() -> Rule {
+    rule("self > 0.0 && self <= 0.1", "falseRollbackProbability is over 0 and at most 0.1, for example 0.01")
+}
+
+/// No rule of a route is named twice.
+pub(crate) fn routes_are_distinct() -> Rule {
+    rule(
+        "self.all(route, self.exists_one(other, other.name == route.name && (!has(other.rule) || !has(route.rule) || other.rule == route.rule)))",
+        "two entries cover the same rule: name each rule once",
+    )
+}
+
+/// `matchTrafficWeight` is a choice, not a switch.
+pub(crate) fn only_true() -> Rule {
+    rule("self", "only true has a meaning: use replicas or weight to set another size")
+}
+
+/// Not all requests are bad ones.
+pub(crate) fn errors_are_fewer() -> Rule {
+    rule("self.total != self.errors", "errors equals total, so that every request would count as bad: select the bad ones, for example by code=~\"5..\"")
+}
+
+/// The two sides can be told apart.
+pub(crate) fn sides_differ() -> Rule {
+    rule("!has(self.canary) || !has(self.stable) || self.canary != self.stable", "canary and stable are the same value: give each side its own")
+}
