@@ -1,0 +1,130 @@
+//! Where the cases run: the cluster, its addresses, and the programs of this checkout.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, ResourceExt};
+use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
+
+/// The sample service's image, which the local cluster is given; a cluster of one's own must be able to pull it.
+pub const SAMPLE_IMAGE: &str = "serin.local/sample:v1";
+/// The controller's image, likewise.
+pub const CONTROLLER_IMAGE: &str = "serin.local/controller:dev";
+
+/// A cluster to run on.
+pub struct Env {
+    /// The administrator's client.
+    pub client: Client,
+    /// Its kubeconfig's path.
+    pub kubeconfig: PathBuf,
+    /// The base URL of Prometheus, for this host and for pods.
+    pub prometheus_url: String,
+    /// The base URL of the gateway.
+    pub gateway_url: String,
+    /// The local cluster, where it is one; faults can be made only there.
+    pub cluster: Option<Cluster>,
+    /// The root of this checkout.
+    pub checkout: PathBuf,
+}
+
+impl Env {
+    /// The cluster that KUBECONFIG names, or the local one, started where it does not run.
+    ///
+    /// # Errors
+    /// When it cannot be reached or started, or the programs do not build.
+    pub async fn ready(checkout: &Path, progress: Progress) -> Result<Self> {
+        let env = match std::env::var_os("KUBECONFIG") {
+            Some(path) if !path.is_empty() => Self::of_kubeconfig(checkout, PathBuf::from(path)).await?,
+            _ => Self::local(checkout, progress).await?,
+        };
+        env.apply_crds().await?;
+        Ok(env)
+    }
+
+    async fn local(checkout: &Path, progress: Progress) -> Result<Self> {
+        let cluster = Cluster::up(Instance::containing(checkout)?, progress).await?;
+        let binary = build_static(checkout, "serin-sample", "serin-sample").await?;
+        cluster.load_image(&Image { reference: SAMPLE_IMAGE.into(), binary }).await?;
+        Ok(Self {
+            client: client(&cluster.kubeconfig()).await?,
+            kubeconfig: cluster.kubeconfig(),
+            prometheus_url: cluster.prometheus_url(),
+            gateway_url: cluster.gateway_url(),
+            checkout: checkout.to_owned(),
+            cluster: Some(cluster),
+        })
+    }
+
+    async fn of_kubeconfig(checkout: &Path, kubeconfig: PathBuf) -> Result<Self> {
+        let url = |name: &str, what: &str| {
+            std::env::var(name).with_context(|| format!("KUBECONFIG is set: also set {name}, {what}"))
+        };
+        Ok(Self {
+            client: client(&kubeconfig).await?,
+            prometheus_url: url("PROMETHEUS_URL", "where Prometheus answers for this host and for pods")?,
+            gateway_url: url("GATEWAY_URL", "where the gateway answers for this host")?,
+            cluster: None,
+            checkout: checkout.to_owned(),
+            kubeconfig,
+        })
+    }
+
+    /// Loads the controller's image into the local cluster.
+    ///
+    /// # Errors
+    /// When it does not build, or this is not the local cluster.
+    pub async fn load_controller_image(&self) -> Result<()> {
+        let cluster = self.cluster.as_ref().context("images can be loaded into the local cluster only")?;
+        let binary = build_static(&self.checkout, "serin-controller", "serin-controller").await?;
+        cluster.load_image(&Image { reference: CONTROLLER_IMAGE.into(), binary }).await
+    }
+
+    /// Applies the committed CustomResourceDefinitions and waits until they are served.
+    async fn apply_crds(&self) -> Result<()> {
+        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
+        for entry in std::fs::read_dir(self.checkout.join("crds/yaml"))? {
+            let path = entry?.path();
+            let text = std::fs::read_to_string(&path)?;
+            let crd: CustomResourceDefinition =
+                serde_saphyr::from_str(&text).with_context(|| format!("{} is not a CRD", path.display()))?;
+            let name = crd.name_any();
+            api.patch(&name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(&crd)).await?;
+            let established = await_condition(api.clone(), &name, conditions::is_crd_established());
+            tokio::time::timeout(std::time::Duration::from_secs(30), established)
+                .await
+                .with_context(|| format!("{name} is not served after 30 s"))??;
+        }
+        Ok(())
+    }
+
+    /// A program of this checkout, built in the debug profile.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.checkout.join("target"), PathBuf::from);
+        target.join("debug").join(name)
+    }
+
+    /// A client that acts as another user of the local cluster, by impersonation.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client_as(&self, user: &str) -> Result<Client> {
+        let mut config = config(&self.kubeconfig).await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Client::try_from(config)?)
+    }
+}
+
+async fn config(kubeconfig: &Path) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    Ok(config)
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}

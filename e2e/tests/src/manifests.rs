@@ -1,0 +1,145 @@
+//! The objects that the cases apply, as a user would write them.
+
+use serde_json::{Value, json};
+
+use crate::env::SAMPLE_IMAGE;
+
+/// A release of the sample service.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Its version, in every answer.
+    pub version: String,
+    /// More environment: how it fails.
+    pub faults: Vec<(&'static str, String)>,
+}
+
+impl Release {
+    /// A good release: one request in two thousand fails, as the stable service of the issue does.
+    pub fn good(version: &str) -> Self {
+        Self::failing(version, "0.05")
+    }
+
+    /// A release of which so many percent of the requests fail.
+    pub fn failing(version: &str, percent: &str) -> Self {
+        Self { version: version.into(), faults: vec![("ERROR_RATE", percent.into())] }
+    }
+
+    /// A release with a fault of its own.
+    pub fn with(version: &str, fault: &'static str, value: &str) -> Self {
+        Self { version: version.into(), faults: vec![(fault, value.into())] }
+    }
+}
+
+/// What a case varies of the Rollout.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// `spec.replicas`.
+    pub replicas: u32,
+    /// `spec.strategy.canary.steps`; none: paced by evidence.
+    pub steps: Option<Value>,
+    /// `spec.analysis`; none: pods and people alone decide.
+    pub analysis: Option<Value>,
+    /// `spec.progressDeadlineSeconds`.
+    pub progress_deadline_seconds: u32,
+    /// How long left-over pods stay.
+    pub scale_down_delay_seconds: u32,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            replicas: 2,
+            steps: Some(
+                json!([{"setWeight": 20}, {"pause": {"duration": "3s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]),
+            ),
+            analysis: Some(analysis()),
+            progress_deadline_seconds: 60,
+            scale_down_delay_seconds: 5,
+        }
+    }
+}
+
+/// One objective of 99.9 %, counted at the gateway, scraped every second.
+pub fn analysis() -> Value {
+    json!({
+        "prometheus": {"scrapeInterval": "1s"},
+        "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
+    })
+}
+
+/// The Rollout.
+pub fn rollout(name: &str, spec: &Spec, release: &Release) -> Value {
+    let mut canary = json!({
+        "trafficRouting": {"gatewayAPI": {"httpRoute": name}},
+        "scaleDownDelaySeconds": spec.scale_down_delay_seconds,
+        "abortScaleDownDelaySeconds": spec.scale_down_delay_seconds,
+    });
+    if let Some(steps) = &spec.steps {
+        canary["steps"] = steps.clone();
+    }
+    let mut rollout = json!({
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": spec.replicas,
+            "progressDeadlineSeconds": spec.progress_deadline_seconds,
+            "selector": {"matchLabels": {"app": name}},
+            "template": template(name, release),
+            "strategy": {"canary": canary},
+        },
+    });
+    if let Some(analysis) = &spec.analysis {
+        rollout["spec"]["analysis"] = analysis.clone();
+    }
+    rollout
+}
+
+/// The pod template: the sample service with good manners.
+pub fn template(app: &str, release: &Release) -> Value {
+    let mut env = vec![json!({"name": "VERSION", "value": release.version})];
+    env.extend(release.faults.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    json!({
+        "metadata": {
+            "labels": {"app": app},
+            "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+        },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "sample",
+                "image": SAMPLE_IMAGE,
+                "imagePullPolicy": "IfNotPresent",
+                "env": env,
+                "ports": [{"name": "http", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1},
+                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": {"drop": ["ALL"]},
+                    "readOnlyRootFilesystem": true,
+                },
+            }],
+        },
+    })
+}
+
+/// The HTTPRoute as a user writes it: the stable Service alone, and another rule that is nobody's business.
+pub fn http_route(name: &str, host: &str, gateway: (&str, &str)) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": name},
+        "spec": {
+            "parentRefs": [{"name": gateway.1, "namespace": gateway.0}],
+            "hostnames": [host],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"name": name, "port": 8080}],
+                },
+            ],
+        },
+    })
+}

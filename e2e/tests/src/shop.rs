@@ -1,0 +1,325 @@
+//! One service under load in a namespace of its own: what a case works on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
+use serin_load::{Load, LoadHandle, Options};
+
+use crate::env::Env;
+use crate::manifests::{self, Release, Spec};
+
+/// The Gateway of the local cluster: namespace and name; another by `GATEWAY` as `namespace/name`.
+pub fn gateway() -> (String, String) {
+    let named = std::env::var("GATEWAY").ok();
+    let named = named.as_deref().and_then(|named| named.split_once('/'));
+    named.map_or_else(|| ("gateway-system".into(), "local".into()), |(space, name)| (space.into(), name.into()))
+}
+
+/// One service in a namespace of its own.
+pub struct Shop {
+    /// The administrator's client.
+    pub client: Client,
+    /// Its namespace.
+    pub namespace: String,
+    /// The name of the Rollout, its route and its stable Service.
+    pub name: String,
+    /// The host that its route answers to.
+    pub host: String,
+    gateway_url: String,
+}
+
+impl Shop {
+    /// Makes the namespace (restricted pod security) and the route; a left-over one of a killed run is removed first.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn open(env: &Env, namespace: &str) -> Result<Self> {
+        let shop = Self {
+            client: env.client.clone(),
+            namespace: namespace.to_owned(),
+            name: "shop".to_owned(),
+            host: format!("{namespace}.example"),
+            gateway_url: env.gateway_url.clone(),
+        };
+        shop.remove_namespace().await?;
+        let object = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        });
+        let namespaces = Api::<Namespace>::all(shop.client.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        let (gateway_namespace, gateway_name) = gateway();
+        shop.apply(manifests::http_route(&shop.name, &shop.host, (&gateway_namespace, &gateway_name))).await?;
+        Ok(shop)
+    }
+
+    /// Removes the namespace and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it is not gone after two minutes.
+    pub async fn close(self) -> Result<()> {
+        self.remove_namespace().await
+    }
+
+    async fn remove_namespace(&self) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        if namespaces.get_opt(&self.namespace).await?.is_none() {
+            return Ok(());
+        }
+        // Rollouts first, while the controller can still restore their routes.
+        let rollouts = self.api::<Rollout>();
+        if rollouts.list(&ListParams::default()).await.is_ok_and(|list| !list.items.is_empty()) {
+            rollouts.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+            self.eventually("the Rollouts are gone", Duration::from_secs(60), async || {
+                Ok(rollouts.list(&ListParams::default()).await?.items.is_empty())
+            })
+            .await?;
+        }
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
+        self.eventually("the namespace is gone", Duration::from_secs(120), async || {
+            Ok(namespaces.get_opt(&self.namespace).await?.is_none())
+        })
+        .await
+    }
+
+    /// The API of a namespaced kind here.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The API of HTTPRoutes here.
+    pub fn routes(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+        Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::from_gvk(&kind))
+    }
+
+    /// Applies any object of this namespace, as `kubectl apply --server-side` does.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn apply(&self, object: Value) -> kube::Result<DynamicObject> {
+        let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+        let (group, version) = text("apiVersion").split_once('/').map_or_else(
+            || (String::new(), text("apiVersion")),
+            |(group, version)| (group.to_owned(), version.to_owned()),
+        );
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(&group, &version, &text("kind")));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        api.patch(&name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(&object)).await
+    }
+
+    /// Declares a release, as Git would.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn declare(&self, spec: &Spec, release: &Release) -> Result<Rollout> {
+        let object = self.apply(manifests::rollout(&self.name, spec, release)).await?;
+        Ok(object.try_parse()?)
+    }
+
+    /// Declares a first release and waits until it is stable and answers through the gateway.
+    ///
+    /// # Errors
+    /// When it does not become stable within a minute and a half.
+    pub async fn first(&self, spec: &Spec, release: &Release) -> Result<()> {
+        self.declare(spec, release).await?;
+        self.until("the first release is stable", Duration::from_secs(90), |rollout| is_stable(rollout)).await?;
+        let (url, host) = (self.gateway_url.clone(), self.host.clone());
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+        self.eventually("the gateway answers", Duration::from_secs(30), async || {
+            let answer = http.get(&url).header("host", &host).send().await?;
+            Ok(answer.headers().contains_key("x-version"))
+        })
+        .await
+    }
+
+    /// The Rollout as it stands.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn rollout(&self) -> Result<Rollout> {
+        Ok(self.api::<Rollout>().get(&self.name).await?)
+    }
+
+    /// Its status as it stands; empty while there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn status(&self) -> Result<RolloutStatus> {
+        Ok(self.rollout().await?.status.unwrap_or_default())
+    }
+
+    /// Waits until the Rollout is as asked, by watch.
+    ///
+    /// # Errors
+    /// When it is not in time; the error tells what it says of itself instead.
+    pub async fn until(&self, what: &str, time: Duration, done: impl Fn(&Rollout) -> bool) -> Result<Rollout> {
+        let condition = |rollout: Option<&Rollout>| rollout.is_some_and(&done);
+        match tokio::time::timeout(time, await_condition(self.api::<Rollout>(), &self.name, condition)).await {
+            Ok(found) => found?.context("the Rollout is gone"),
+            Err(_) => {
+                let status = self.status().await?;
+                let seen = json!({
+                    "phase": status.phase, "stage": status.stage, "message": status.message, "step": status.step,
+                    "weights": status.weights, "abort": status.abort, "evidence": status.evidence,
+                    "conditions": status.conditions.iter().filter(|condition| condition.status == "False")
+                        .map(|condition| format!("{}: {}", condition.type_, condition.message)).collect::<Vec<_>>(),
+                });
+                bail!("{}: not within {time:?}: {what}; it says {seen:#}", self.namespace)
+            }
+        }
+    }
+
+    /// Waits until a question about the cluster is answered with yes; a failed question counts as no.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn eventually(&self, what: &str, time: Duration, ask: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        eventually(&format!("{}: {what}", self.namespace), time, ask).await
+    }
+
+    /// Starts load through the gateway.
+    ///
+    /// # Errors
+    /// When the gateway's address is not one of this machine.
+    pub fn load(&self, rate_per_second: u32) -> Result<LoadHandle> {
+        let options = Options {
+            host: Some(self.host.clone()),
+            rate_per_second,
+            duration: Some(Duration::from_secs(3_600)),
+            fresh_connection_fraction: 0.05,
+            ..Options::new(&self.gateway_url)
+        };
+        Ok(Load::start(&options)?)
+    }
+
+    /// The canary's share in the route, in percent.
+    ///
+    /// # Errors
+    /// When the route cannot be read.
+    pub async fn route_share(&self) -> Result<f64> {
+        let route = self.routes().get(&self.name).await?;
+        let canary = format!("{}-canary", self.name);
+        let backends = route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
+        let weight = |backend: &Value| backend["weight"].as_f64().unwrap_or(1.0);
+        let total: f64 = backends.iter().map(weight).sum();
+        let share: f64 = backends.iter().filter(|backend| backend["name"] == canary.as_str()).map(weight).sum();
+        Ok(if total > 0.0 { 100.0 * share / total } else { 0.0 })
+    }
+
+    /// Desired replicas by revision.
+    ///
+    /// # Errors
+    /// When the ReplicaSets cannot be read.
+    pub async fn desired(&self) -> Result<BTreeMap<String, i32>> {
+        let sets = self.api::<ReplicaSet>().list(&ListParams::default()).await?;
+        let desired = sets.iter().map(|set| {
+            let revision = set.labels().get("serin.dev/revision").cloned().unwrap_or_default();
+            (revision, set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
+        });
+        Ok(desired.collect())
+    }
+
+    /// The pods here.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn pods(&self) -> Result<Vec<Pod>> {
+        Ok(self.api::<Pod>().list(&ListParams::default()).await?.items)
+    }
+
+    /// The notes of the Events with this reason about the Rollout.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        let of_reason = events.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        Ok(of_reason.filter_map(|event| event.note).collect())
+    }
+
+    /// Creates a command as its client does, and waits for its outcome.
+    ///
+    /// # Errors
+    /// When the API server refuses it, or it has no outcome within 20 s.
+    pub async fn command(&self, verb: &str, expect: Value) -> Result<(bool, String)> {
+        let object = json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
+            "metadata": {"generateName": format!("{}-{}-", self.name, verb.to_lowercase())},
+            "spec": {"rolloutRef": {"name": self.name}, "verb": verb, "expect": expect, "reason": "a case"},
+        });
+        let commands = self.api::<RolloutCommand>();
+        let made = commands.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        let done = |command: Option<&RolloutCommand>| {
+            command.and_then(|command| command.status.as_ref()).is_some_and(|status| status.outcome.is_some())
+        };
+        let name = made.name_any();
+        let waited = tokio::time::timeout(Duration::from_secs(20), await_condition(commands, &name, done));
+        let command = waited.await.context("no outcome within 20 s")??.context("the command is gone")?;
+        let status = command.status.unwrap_or_default();
+        let is_done = status.outcome == Some(serin_crds::command::CommandOutcome::Done);
+        Ok((is_done, status.message.unwrap_or_default()))
+    }
+}
+
+/// Whether the Rollout's own revision is stable and it says so of the newest generation.
+pub fn is_stable(rollout: &Rollout) -> bool {
+    rollout.status.as_ref().is_some_and(|status| {
+        status.phase.as_deref() == Some("Healthy")
+            && status.observed_generation == rollout.metadata.generation
+            && status.stable_revision.is_some()
+            && status.stable_revision == status.current_revision
+    })
+}
+
+/// Whether the newest release was given up.
+pub fn is_aborted(rollout: &Rollout) -> bool {
+    rollout.status.as_ref().is_some_and(|status| {
+        status.stage.as_deref() == Some("Aborted") && status.observed_generation == rollout.metadata.generation
+    })
+}
+
+/// The canary's share that was last verified, in percent.
+pub fn verified(rollout: &Rollout) -> Option<f64> {
+    rollout.status.as_ref()?.weights.as_ref()?.verified
+}
+
+/// Waits until a question is answered with yes; a failed question counts as no.
+///
+/// # Errors
+/// When it is not in time, with the last failure.
+pub async fn eventually(what: &str, time: Duration, ask: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    let mut last = None;
+    let asking = async {
+        loop {
+            match ask().await {
+                Ok(true) => return,
+                Ok(false) => last = None,
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    match tokio::time::timeout(time, asking).await {
+        Ok(()) => Ok(()),
+        Err(_) => match last {
+            Some(error) => Err(error.context(format!("not within {time:?}: {what}"))),
+            None => bail!("not within {time:?}: {what}"),
+        },
+    }
+}
