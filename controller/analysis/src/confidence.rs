@@ -1,0 +1,214 @@
+//! Always-valid bounds on the canary's excess, from mixtures of bets that are linear in the tolerance.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bet::BetLine;
+use crate::numeric::log_sum_exp;
+
+/// A bound outside of this says nothing: an excess is a difference of two fractions.
+const WIDEST: f64 = 1.0;
+
+/// Newton's method needs about eight steps; this many end it whatever the input.
+const MAX_STEPS: usize = 200;
+
+/// The two sums a bet keeps, `A_j` and `B_j`: `ln M(delta) = logsumexp_j(ln pi_j + A_j - delta B_j)`.
+///
+/// As each `M(delta)` is a test supermartingale for its `delta`, the `delta` that are not refuted make a confidence sequence
+/// (Howard, Ramdas et al., time-uniform bounds).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinearMixture {
+    /// `A_j`: sums of log e-values at no tolerance.
+    at_zero: Vec<f64>,
+    /// `B_j`: sums of slopes, all of one sign.
+    slopes: Vec<f64>,
+}
+
+impl LinearMixture {
+    /// No evidence yet, for this many bets.
+    pub fn new(bets: usize) -> Self {
+        Self { at_zero: vec![0.0; bets], slopes: vec![0.0; bets] }
+    }
+
+    /// How many bets.
+    pub fn len(&self) -> usize {
+        self.at_zero.len()
+    }
+
+    /// Whether there is no bet at all.
+    pub fn is_empty(&self) -> bool {
+        self.at_zero.is_empty()
+    }
+
+    /// Whether the stored state fits its two arrays to each other.
+    pub fn is_consistent(&self) -> bool {
+        self.at_zero.len() == self.slopes.len()
+    }
+
+    /// Adds one tick's line of every bet, in the order of the bets.
+    pub fn add(&mut self, lines: impl Iterator<Item = BetLine>) {
+        for ((at_zero, slope), line) in self.at_zero.iter_mut().zip(&mut self.slopes).zip(lines) {
+            *at_zero += line.at_zero;
+            *slope += line.slope;
+        }
+    }
+
+    fn exponents<'a>(&'a self, ln_weights: &'a [f64], delta: f64) -> impl Iterator<Item = f64> + Clone + 'a {
+        let lines = self.at_zero.iter().zip(&self.slopes);
+        lines.zip(ln_weights).map(move |((a, b), ln_weight)| ln_weight + a - delta * b)
+    }
+
+    /// `ln M(delta)`.
+    pub fn ln_value(&self, ln_weights: &[f64], delta: f64) -> f64 {
+        log_sum_exp(self.exponents(ln_weights, delta))
+    }
+
+    /// `U = inf {delta : ln M(delta) >= target}` for bets with slopes of at most 0; 1 while nothing is refuted.
+    pub fn upper(&self, ln_weights: &[f64], target: f64) -> f64 {
+        self.furthest(ln_weights, target, 1.0)
+    }
+
+    /// `L = sup {delta : ln M(delta) >= target}` for bets with slopes of at least 0; -1 while nothing is refuted.
+    pub fn lower(&self, ln_weights: &[f64], target: f64) -> f64 {
+        -self.furthest(ln_weights, target, -1.0)
+    }
+
+    /// The least `y` in [-1, 1] with `f(y) = ln M(side * y) >= target`, where `f` rises.
+    ///
+    /// `f` is convex, as a logarithm of a sum of exponentials of lines: from the right Newton's method falls monotonically onto the
+    /// root and never past it, and reaches to the last bit what bisection would.
+    fn furthest(&self, ln_weights: &[f64], target: f64, side: f64) -> f64 {
+        let mut y = WIDEST;
+        let (mut value, mut derivative) = self.value_and_derivative(ln_weights, side * y);
+        if value.is_nan() || value < target {
+            return WIDEST;
+        }
+        for _ in 0..MAX_STEPS {
+            let rise = side * derivative;
+            let next = y - (value - target) / rise;
+            if rise.is_nan() || rise <= 0.0 || next <= -WIDEST {
+                // Either flat and above the target, or the tangent leaves the range: look at the far end itself.
+                let (at_end, _) = self.value_and_derivative(ln_weights, -side * WIDEST);
+                if at_end >= target {
+                    return -WIDEST;
+                }
+            }
+            if !(next < y && next > -WIDEST) {
+                break;
+            }
+            let (next_value, next_derivative) = self.value_and_derivative(ln_weights, side * next);
+            y = next;
+            value = next_value;
+            derivative = next_derivative;
+        }
+        y
+    }
+
+    /// `ln M(delta)` and its derivative, the mean of `-B_j` under the posterior weights.
+    fn value_and_derivative(&self, ln_weights: &[f64], delta: f64) -> (f64, f64) {
+        let highest = self.exponents(ln_weights, delta).fold(f64::NEG_INFINITY, f64::max);
+        if highest == f64::NEG_INFINITY {
+            return (highest, 0.0);
+        }
+        let (mut sum, mut moment) = (0.0, 0.0);
+        for (exponent, slope) in self.exponents(ln_weights, delta).zip(&self.slopes) {
+            let weight = (exponent - highest).exp();
+            sum += weight;
+            moment -= weight * slope;
+        }
+        (highest + sum.ln(), moment / sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bet::poisson;
+    use crate::config::Grid;
+    use crate::counts::Counts;
+    use proptest::prelude::*;
+
+    fn rollback(ticks: &[Counts]) -> (LinearMixture, Vec<f64>) {
+        let grid = Grid::default();
+        let mut mixture = LinearMixture::new(grid.rho.len());
+        for counts in ticks {
+            mixture.add(grid.rho.iter().map(|rho| poisson(counts, *rho, 1.0)));
+        }
+        (mixture, grid.weights.iter().map(|weight| weight.ln()).collect())
+    }
+
+    #[test]
+    fn golden_g7() {
+        let counts = Counts::new(3000.0, 24.0, 27_000.0, 14.0);
+        let (mixture, ln_weights) = rollback(&[counts]);
+        let close =
+            |actual: f64, expected: f64| assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
+        close(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
+        close(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
+        close(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
+        close(counts.canary_errors - counts.expected_canary_errors().unwrap(), 22.444_444_4);
+        close(mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0, 9.310_899_76);
+    }
+
+    #[test]
+    fn without_evidence_the_bounds_are_as_wide_as_can_be() {
+        let (mixture, ln_weights) = rollback(&[]);
+        assert_eq!(mixture.lower(&ln_weights, 3.0), -1.0);
+        assert_eq!(mixture.upper(&ln_weights, 3.0), 1.0);
+    }
+
+    /// The definition, by bisection: what Newton's method must agree with.
+    fn bisected(mixture: &LinearMixture, ln_weights: &[f64], target: f64, side: f64) -> f64 {
+        let (mut low, mut high) = (-1.0, 1.0);
+        if mixture.ln_value(ln_weights, side * low) >= target {
+            return side * low;
+        }
+        for _ in 0..200 {
+            let middle = f64::midpoint(low, high);
+            if mixture.ln_value(ln_weights, side * middle) >= target { high = middle } else { low = middle }
+        }
+        side * high
+    }
+
+    fn ticks() -> impl Strategy<Value = Vec<Counts>> {
+        let tick = (1_u32..5000, 0.0_f64..0.05, 1_u32..50_000, 0.0_f64..0.05).prop_map(|(n_c, p_c, n_s, p_s)| {
+            Counts::new(n_c.into(), (p_c * f64::from(n_c)).floor(), n_s.into(), (p_s * f64::from(n_s)).floor())
+        });
+        prop::collection::vec(tick, 1..20)
+    }
+
+    proptest! {
+        #[test]
+        fn the_bounds_are_those_of_bisection(ticks in ticks()) {
+            let (worse, ln_weights) = rollback(&ticks);
+            let lower = bisected(&worse, &ln_weights, 100_f64.ln(), -1.0);
+            prop_assert!((worse.lower(&ln_weights, 100_f64.ln()) - lower).abs() < 1e-12);
+
+            let mut better = LinearMixture::new(3);
+            for counts in &ticks {
+                better.add([0.02, 0.4, 0.85].iter().map(|rho| poisson(counts, *rho, 1.0)));
+            }
+            let ln_weights = [-(3_f64.ln()); 3];
+            let upper = bisected(&better, &ln_weights, 20_f64.ln(), 1.0);
+            prop_assert!((better.upper(&ln_weights, 20_f64.ln()) - upper).abs() < 1e-12);
+        }
+
+        #[test]
+        fn one_more_canary_error_raises_both_bounds(ticks in ticks()) {
+            let (before, ln_weights) = rollback(&ticks);
+            let mut worse_ticks = ticks.clone();
+            worse_ticks[0].canary_errors += 1.0;
+            let (after, _) = rollback(&worse_ticks);
+            prop_assert!(after.lower(&ln_weights, 3.0) >= before.lower(&ln_weights, 3.0) - 1e-12);
+
+            let upper = |ticks: &[Counts]| {
+                let mut mixture = LinearMixture::new(2);
+                for counts in ticks {
+                    mixture.add([0.1, 0.7].iter().map(|rho| poisson(counts, *rho, 1.0)));
+                }
+                mixture.upper(&[-(2_f64.ln()); 2], 3.0)
+            };
+            prop_assert!(upper(&worse_ticks) >= upper(&ticks) - 1e-12);
+        }
+    }
+}

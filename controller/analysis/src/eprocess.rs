@@ -1,0 +1,216 @@
+//! Rollback: a mixture of bets that the canary is worse, with restarts and a clip.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Restarts;
+use crate::counts::Tick;
+use crate::numeric::{ln_add_exp, log_sum_exp};
+
+/// A mixture of test martingales with money kept back for restarts:
+/// `M_j <- (M_j + omega_t) exp(min(l_j, clip))`, `E_t = cash + sum_j pi_j M_j`.
+///
+/// Each `M_j` is a nonnegative supermartingale plus what is put in, and what is put in leaves the cash: `E_t` starts at 1 and is a
+/// supermartingale, so by Ville's inequality it ever passes `1/alpha` with probability at most `alpha`. Restarts keep old good
+/// behaviour from hiding a late regression (Shin, Ramdas, Rinaldo, e-detectors).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mixture {
+    /// `ln M_j`; minus infinity (null in JSON) for a bet not yet funded.
+    #[serde(with = "crate::numeric::ln_values")]
+    ln_values: Vec<f64>,
+    /// What is not yet at stake, from 1 down to 0.
+    cash: f64,
+}
+
+impl Mixture {
+    /// All in cash, for this many bets.
+    pub fn new(bets: usize) -> Self {
+        Self { ln_values: vec![f64::NEG_INFINITY; bets], cash: 1.0 }
+    }
+
+    /// How many bets.
+    pub fn len(&self) -> usize {
+        self.ln_values.len()
+    }
+
+    /// Whether there is no bet at all.
+    pub fn is_empty(&self) -> bool {
+        self.ln_values.is_empty()
+    }
+
+    /// What is not yet at stake.
+    pub fn cash(&self) -> f64 {
+        self.cash
+    }
+
+    /// Puts `omega` of the cash on every bet.
+    pub fn fund(&mut self, omega: f64) {
+        let omega = omega.min(self.cash);
+        if omega > 0.0 {
+            self.cash -= omega;
+            let ln_omega = omega.ln();
+            for value in &mut self.ln_values {
+                *value = ln_add_exp(*value, ln_omega);
+            }
+        }
+    }
+
+    /// Multiplies one tick's log e-values in, each clipped from above so that one scrape alone never decides.
+    pub fn multiply(&mut self, ln_e_values: impl Iterator<Item = f64>, clip: f64) {
+        for (value, increment) in self.ln_values.iter_mut().zip(ln_e_values) {
+            *value += increment.min(clip);
+        }
+    }
+
+    /// `ln E_t` under the mixture's log weights.
+    pub fn ln_value(&self, ln_weights: &[f64]) -> f64 {
+        let bets = self.ln_values.iter().zip(ln_weights).map(|(value, ln_weight)| value + ln_weight);
+        log_sum_exp(bets.chain(std::iter::once(self.cash.max(0.0).ln())))
+    }
+}
+
+/// How far the schedule of restarts has been paid out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Funding {
+    started: bool,
+    warmed_up: bool,
+    restarts_paid: u32,
+}
+
+/// At stake from the first tick on, where a warm-up follows.
+const AT_START: f64 = 0.1;
+/// Put in when the warm-up ends.
+const AFTER_WARM_UP: f64 = 0.5;
+/// Spread evenly over the restarts.
+const OVER_RESTARTS: f64 = 0.4;
+/// One restart a minute.
+const RESTART_EVERY_SECONDS: f64 = 60.0;
+
+impl Funding {
+    /// What to put at stake at this tick, the `index`-th from 1, which starts `elapsed_seconds` into the rollout.
+    pub fn due(
+        &mut self,
+        restarts: &Restarts,
+        index: u64,
+        elapsed_seconds: f64,
+        warm: bool,
+        warm_up_seconds: f64,
+    ) -> f64 {
+        match restarts {
+            Restarts::AtTicks(shares) => shares.iter().filter(|(tick, _)| *tick == index).map(|(_, share)| share).sum(),
+            Restarts::EveryMinute { longest_seconds } => {
+                let count = ((longest_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS)
+                    .floor()
+                    .clamp(0.0, f64::from(u32::MAX));
+                let mut omega = 0.0;
+                if !self.started {
+                    self.started = true;
+                    omega += AT_START;
+                }
+                if !self.warmed_up && !warm {
+                    self.warmed_up = true;
+                    omega += if count >= 1.0 { AFTER_WARM_UP } else { AFTER_WARM_UP + OVER_RESTARTS };
+                }
+                if self.warmed_up && count >= 1.0 {
+                    let due = ((elapsed_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS).floor().clamp(0.0, count);
+                    let paid = f64::from(self.restarts_paid);
+                    if due > paid {
+                        omega += (due - paid) * (OVER_RESTARTS / count);
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            clippy::cast_sign_loss,
+                            reason = "clamped to the range of u32 above"
+                        )]
+                        {
+                            self.restarts_paid = due as u32;
+                        }
+                    }
+                }
+                omega
+            }
+        }
+    }
+}
+
+/// Seconds from the rollout's beginning to the start of a tick; never negative.
+pub(crate) fn elapsed_seconds(began_ms: i64, tick: &Tick) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a span of milliseconds is far below 2^53")]
+    let elapsed_ms = tick.started_ms.saturating_sub(began_ms).max(0) as f64;
+    elapsed_ms / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bet::poisson;
+    use crate::config::Grid;
+    use crate::counts::Counts;
+
+    #[test]
+    fn golden_g3() {
+        let ticks = [
+            (150, 0, 1350, 1),
+            (148, 1, 1352, 0),
+            (151, 0, 1349, 1),
+            (300, 2, 1200, 0),
+            (305, 6, 1195, 1),
+            (298, 9, 1202, 0),
+        ];
+        let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
+        let cash = [0.4, 0.4, 0.3, 0.3, 0.2, 0.2];
+        let restarts = Restarts::AtTicks(vec![(1, 0.6), (3, 0.1), (5, 0.1)]);
+        let grid = Grid::default();
+        let ln_weights: Vec<f64> = grid.weights.iter().map(|weight| weight.ln()).collect();
+        let mut mixture = Mixture::new(grid.rho.len());
+        let mut funding = Funding::default();
+        for (index, (n_c, e_c, n_s, e_s)) in ticks.into_iter().enumerate() {
+            mixture.fund(funding.due(&restarts, index as u64 + 1, 0.0, false, 0.0));
+            let counts = Counts::new(n_c.into(), e_c.into(), n_s.into(), e_s.into());
+            mixture.multiply(grid.rho.iter().map(|rho| poisson(&counts, *rho, 1.1).at(5e-5)), 100_f64.ln());
+            let actual = mixture.ln_value(&ln_weights);
+            assert!((actual / ln_e[index] - 1.0).abs() < 1e-8, "tick {}: {actual}", index + 1);
+            assert!((mixture.cash() - cash[index]).abs() < 1e-12);
+            assert_eq!(actual >= 100_f64.ln(), index >= 4);
+        }
+    }
+
+    #[test]
+    fn the_schedule_pays_out_everything_once() {
+        let restarts = Restarts::EveryMinute { longest_seconds: 3600.0 };
+        let mut funding = Funding::default();
+        let shares: Vec<f64> = (0..400_u32)
+            .map(|tick| {
+                let elapsed = f64::from(tick) * 15.0;
+                funding.due(&restarts, u64::from(tick) + 1, elapsed, elapsed < 60.0, 60.0)
+            })
+            .collect();
+        assert_eq!(shares[0], 0.1);
+        assert_eq!(shares[4], 0.5);
+        assert!((shares[8] - 0.4 / 59.0).abs() < 1e-15);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!(shares.iter().filter(|share| **share > 0.0).count(), 61);
+    }
+
+    #[test]
+    fn without_a_warm_up_most_is_at_stake_from_the_start() {
+        let restarts = Restarts::EveryMinute { longest_seconds: 3600.0 };
+        assert_eq!(Funding::default().due(&restarts, 1, 0.0, false, 0.0), 0.6);
+    }
+
+    #[test]
+    fn one_scrape_alone_never_decides() {
+        let mut mixture = Mixture::new(1);
+        mixture.fund(0.6);
+        mixture.multiply(std::iter::once(1e6), 100_f64.ln());
+        assert!(mixture.ln_value(&[0.0]) < 100_f64.ln());
+    }
+
+    #[test]
+    fn an_unfunded_bet_is_null_in_json() {
+        let mixture = Mixture::new(2);
+        let json = serde_json::to_string(&mixture).unwrap();
+        assert_eq!(json, r#"{"lnValues":[null,null],"cash":1.0}"#);
+        assert_eq!(serde_json::from_str::<Mixture>(&json).unwrap(), mixture);
+    }
+}

@@ -1,0 +1,186 @@
+//! The line-oriented interface: golden vectors through JSON, refusals, replays, arbitrary input.
+
+use super::*;
+use proptest::prelude::*;
+
+fn engine(config: &str) -> Engine {
+    Engine::new(&serde_json::from_str(config).unwrap()).unwrap()
+}
+
+fn tick(t: f64, (n_c, e_c, n_s, e_s): (u32, u32, u32, u32)) -> TickLine {
+    TickLine {
+        t,
+        canary: ArmLine { requests: n_c.into(), errors: e_c.into() },
+        stable: StableLine { requests: n_s.into(), errors: e_s.into(), pods: vec![] },
+        weight: None,
+    }
+}
+
+fn close(actual: f64, expected: f64) {
+    assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
+}
+
+#[test]
+fn golden_g3_as_lines() {
+    let mut engine = engine(
+        r#"{"delta0": 5e-5, "k": 1, "clip": 4.605170185988092, "restarts": [[1, 0.6], [3, 0.1], [5, 0.1]], "warmUpSeconds": 0}"#,
+    );
+    let lines = [
+        r#"{"t": 15, "canary": {"requests": 150, "errors": 0}, "stable": {"requests": 1350, "errors": 1}}"#,
+        r#"{"t": 30, "canary": {"requests": 148, "errors": 1}, "stable": {"requests": 1352, "errors": 0}}"#,
+        r#"{"t": 45, "canary": {"requests": 151, "errors": 0}, "stable": {"requests": 1349, "errors": 1}}"#,
+        r#"{"t": 60, "canary": {"requests": 300, "errors": 2}, "stable": {"requests": 1200, "errors": 0}}"#,
+        r#"{"t": 75, "canary": {"requests": 305, "errors": 6}, "stable": {"requests": 1195, "errors": 1}}"#,
+        r#"{"t": 90, "canary": {"requests": 298, "errors": 9}, "stable": {"requests": 1202, "errors": 0}}"#,
+    ];
+    let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
+    for (line, expected) in lines.iter().zip(ln_e) {
+        let out = engine.tick(&serde_json::from_str(line).unwrap()).unwrap();
+        close(out.ln_e, expected);
+        assert_eq!(out.verdict == LineVerdict::RollBack, expected >= 100_f64.ln());
+    }
+}
+
+#[test]
+fn golden_g7_as_a_line() {
+    let mut engine = engine(
+        r#"{"rho0": 1, "delta0": 0, "clip": "off", "restarts": [[1, 1]], "warmUpSeconds": 0, "allotment": 5184}"#,
+    );
+    let out = engine.tick(&tick(300.0, (3000, 24, 27_000, 14))).unwrap();
+    close(out.ln_e, 28.985_184_9);
+    close(out.lower, 0.003_103_633_25);
+    close(out.excess.unwrap(), 22.444_444_444_444_443 / 3000.0);
+    close(out.budget_used.unwrap(), 22.444_444_444_444_443 / 5184.0);
+    assert_eq!(
+        out.why,
+        "Rolled back at 10 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 expected). The canary adds at \
+         least 0.31 points of errors. Evidence this strong rolls back a good release at most 1 time in 100. \
+         This rollout has used 22 of its 5,184 allotted errors (0.4 %)."
+    );
+}
+
+#[test]
+fn golden_g5_as_a_line() {
+    let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}, "warmUpSeconds": 0}"#);
+    let out = engine.tick(&tick(15.0, (4500, 2, 4500, 3))).unwrap();
+    close(out.ln_m_good, 0.715_526_455);
+    close(out.upper, 0.001_569_026_98);
+    assert_eq!(out.verdict, LineVerdict::Continue);
+    assert!(out.why.starts_with("Undecided: worst case still +1.6x budget burn, limit 0.5x. About "), "{}", out.why);
+}
+
+#[test]
+fn the_line_is_the_documented_one() {
+    let mut engine = engine("{}");
+    let out = engine.tick(&tick(15.0, (0, 0, 0, 0))).unwrap();
+    let json: serde_json::Value = serde_json::to_value(&out).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+    let documented =
+        ["t", "ln_e", "cash", "excess", "lower", "upper", "ln_m_good", "phi", "budget_used", "verdict", "why"];
+    assert_eq!(keys.len(), documented.len());
+    assert!(documented.iter().all(|key| json.get(key).is_some()));
+    assert_eq!(json["verdict"], "hold");
+    assert!(json["excess"].is_null() && json["phi"].is_null() && json["budget_used"].is_null());
+    assert_eq!(out.why, "No requests reached the canary for 0 s. This is not success. Holding at 0 %.");
+}
+
+#[test]
+fn what_is_malformed_is_named() {
+    let config = |text: &str| Engine::new(&serde_json::from_str(text).unwrap()).unwrap_err().field;
+    assert_eq!(config(r#"{"alpha": 0}"#), "alpha");
+    assert_eq!(config(r#"{"slo": 99.9}"#), "slo");
+    assert_eq!(config(r#"{"k": 0.5}"#), "k");
+    assert_eq!(config(r#"{"allotment": -1}"#), "allotment");
+    assert!(
+        serde_json::from_str::<Config>(r#"{"alfa": 0.01}"#).unwrap_err().to_string().contains("unknown field `alfa`")
+    );
+    assert!(serde_json::from_str::<Config>(r#"{"promotion": {"plug": 1}}"#).is_err());
+    assert!(serde_json::from_str::<Config>(r#"{"k": "automatic"}"#).is_err());
+    assert_eq!(serde_json::from_str::<Config>(r#"{"k": "auto"}"#).unwrap().k, Some(K::Word(Auto::Auto)));
+
+    let line = |change: fn(&mut TickLine)| {
+        let mut line = tick(15.0, (10, 1, 10, 1));
+        change(&mut line);
+        engine("{}").tick(&line).unwrap_err().field
+    };
+    assert_eq!(line(|line| line.t = f64::NAN), "t");
+    assert_eq!(line(|line| line.t = -1.0), "t");
+    assert_eq!(line(|line| line.canary.requests = 10.5), "canary.requests");
+    assert_eq!(line(|line| line.canary.errors = 11.0), "canary.errors");
+    assert_eq!(line(|line| line.stable.requests = f64::INFINITY), "stable.requests");
+    assert_eq!(line(|line| line.stable.errors = 11.0), "stable.errors");
+    assert_eq!(line(|line| line.stable.pods.push(PodCounts { requests: 1.0, errors: 2.0 })), "stable.pods");
+    assert_eq!(line(|line| line.weight = Some(20.0)), "weight");
+}
+
+#[test]
+fn a_good_release_is_promoted_in_the_end() {
+    let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}}"#);
+    let lines = (1..400).map(|i| {
+        engine.tick(&tick(f64::from(i) * 15.0, (750, u32::from(i % 3 == 0), 750, u32::from(i % 3 == 1)))).unwrap()
+    });
+    let first = lines.into_iter().find(|line| line.verdict != LineVerdict::Continue).unwrap();
+    assert_eq!(first.verdict, LineVerdict::Promote);
+    assert!(first.why.contains(
+        "The canary adds less than 0.05 points of errors. A release that adds as much is promoted at most 1 time in 20."
+    ));
+}
+
+fn any_line() -> impl Strategy<Value = TickLine> {
+    let count = prop_oneof![0.0..1e4_f64, Just(HIGHEST_COUNT), any::<f64>()].prop_map(|value: f64| value.floor());
+    let arms = (count.clone(), 0.0..=1.0_f64, count, 0.0..=1.0_f64);
+    (prop_oneof![0.0..1e6_f64, any::<f64>()], arms, prop::option::of(0.0..=1.0_f64)).prop_map(
+        |(t, (n_c, p_c, n_s, p_s), weight)| TickLine {
+            t,
+            canary: ArmLine { requests: n_c, errors: (n_c * p_c).floor() },
+            stable: StableLine {
+                requests: n_s,
+                errors: (n_s * p_s).floor(),
+                pods: vec![PodCounts { requests: 5.0, errors: 2.0 }; 2],
+            },
+            weight,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_lines_at_all_neither_panic_nor_make_nonsense(lines in prop::collection::vec(any_line(), 1..60)) {
+        let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}, "allotment": 50}"#);
+        for line in &lines {
+            let Ok(out) = engine.tick(line) else { continue };
+            prop_assert!(out.ln_e.is_finite() && (0.0..=1.0).contains(&out.cash));
+            prop_assert!((-1.0..=1.0).contains(&out.lower) && (-1.0..=1.0).contains(&out.upper));
+            prop_assert!(out.ln_m_good.is_finite());
+            prop_assert!(out.excess.is_none_or(f64::is_finite) && out.phi.is_none_or(f64::is_finite));
+            prop_assert!(!out.why.contains("NaN") && !out.why.contains("inf"), "{}", out.why);
+        }
+    }
+
+    #[test]
+    fn replaying_lines_changes_nothing(lines in prop::collection::vec(any_line(), 1..30), again in 0_usize..30) {
+        let mut engine = engine("{}");
+        let mut valid = lines.iter().filter(|line| line.validate().is_ok()).cloned().collect::<Vec<_>>();
+        valid.sort_by(|one, other| one.t.total_cmp(&other.t));
+        for line in &valid {
+            engine.tick(line).unwrap();
+        }
+        let before = engine.evidence.clone();
+        for line in valid.iter().skip(again) {
+            engine.tick(line).unwrap();
+        }
+        prop_assert_eq!(&engine.evidence, &before);
+    }
+}
+
+#[test]
+fn a_week_of_ticks_with_everything_failing() {
+    let mut engine = engine("{}");
+    for i in 1..=40_320_u32 {
+        let out = engine.tick(&tick(f64::from(i) * 15.0, (1500, 1500, 1500, 1500))).unwrap();
+        assert!(out.ln_e.is_finite() && out.upper <= 1.0 && out.lower >= -1.0);
+        assert_ne!(out.verdict, LineVerdict::RollBack);
+    }
+}

@@ -1,0 +1,136 @@
+//! Promotion: an e-process against "the canary is worse by at least the margin".
+
+use crate::bet::BetLine;
+use crate::counts::Counts;
+
+/// Ratios of error rates that the promotion bets on, of equal weight.
+pub const RATIOS: [f64; 7] = [0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85];
+
+/// The weight that the plug-in bet takes of the mixture, where there is one.
+pub const PLUG_IN_WEIGHT: f64 = 0.5;
+
+/// The bet that is the best one at error rate `p`, canary share `w` and margin `delta1`.
+///
+/// It is the log-optimal bet of "both arms fail at rate `p`" against the nearest point with an excess of `delta1`
+/// (the reverse information projection of Turner, Ly and Grünwald, in its Poisson limit). That it is valid does not depend on `p`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlugIn {
+    /// Stable's rate at the nearest point of the null.
+    pub q_s: f64,
+    /// The canary's rate there, `q_s + delta1`.
+    pub q_c: f64,
+    /// The factor of a canary error.
+    pub r: f64,
+    /// The factor of a stable error.
+    pub r_s: f64,
+    /// Expected log growth per request of either arm, in nats.
+    pub information: f64,
+}
+
+impl PlugIn {
+    /// The bet; nothing where one arm has no share, as there the arms cannot be compared.
+    pub fn new(p: f64, w: f64, delta1: f64) -> Option<Self> {
+        if !(w > 0.0 && w < 1.0 && p >= 0.0 && delta1 > 0.0) {
+            return None;
+        }
+        let difference = p - delta1;
+        let root = (difference * difference + 4.0 * (1.0 - w) * p * delta1).sqrt();
+        // The textbook root, or its conjugate where that would cancel.
+        let q_s = if difference >= 0.0 {
+            f64::midpoint(difference, root)
+        } else {
+            2.0 * (1.0 - w) * p * delta1 / (root - difference)
+        };
+        let q_c = q_s + delta1;
+        let r = p / q_c;
+        let r_s = (1.0 - w * r) / (1.0 - w);
+        let divergence = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() - (p - q) } else { q };
+        let information = w * divergence(p, q_c) + (1.0 - w) * divergence(p, q_s);
+        Some(Self { q_s, q_c, r, r_s, information })
+    }
+
+    /// The bet's line for one tick. A canary error at `p = 0` was impossible under the bet: it loses all of it.
+    pub fn line(&self, counts: &Counts) -> BetLine {
+        let term =
+            |errors: f64, factor: f64| if errors > 0.0 { errors * factor.max(f64::MIN_POSITIVE).ln() } else { 0.0 };
+        BetLine {
+            at_zero: term(counts.canary_errors, self.r) + term(counts.stable_errors, self.r_s),
+            slope: counts.canary_requests * (self.r - 1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bet::poisson;
+    use crate::confidence::LinearMixture;
+
+    fn close(actual: f64, expected: f64) {
+        assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
+    }
+
+    #[test]
+    fn golden_g4() {
+        let even = PlugIn::new(5e-4, 0.5, 5e-4).unwrap();
+        close(even.q_s, 3.535_533_91e-4);
+        close(even.q_c, 8.535_533_91e-4);
+        close(even.r, 0.585_786_438);
+        close(even.r_s, std::f64::consts::SQRT_2);
+        close(even.information, 5.649_678_9e-5);
+        close(20_f64.ln() / even.information, 53_024.823_7);
+        let tenth = PlugIn::new(5e-4, 0.1, 1e-3).unwrap();
+        close(tenth.r, 0.341_089_468);
+        close(tenth.r_s, 1.073_212_28);
+        close(tenth.information, 4.390_585_73e-5);
+    }
+
+    fn mixture(counts: &Counts, plug_in: Option<PlugIn>) -> (LinearMixture, Vec<f64>) {
+        let lines = RATIOS.iter().map(|rho| poisson(counts, *rho, 1.0)).chain(plug_in.map(|bet| bet.line(counts)));
+        let shared = if plug_in.is_some() { 1.0 - PLUG_IN_WEIGHT } else { 1.0 };
+        let mut ln_weights = vec![(shared / 7.0).ln(); 7];
+        ln_weights.extend(plug_in.map(|_| PLUG_IN_WEIGHT.ln()));
+        let mut mixture = LinearMixture::new(ln_weights.len());
+        mixture.add(lines);
+        (mixture, ln_weights)
+    }
+
+    #[test]
+    fn golden_g5() {
+        let counts = Counts::new(4500.0, 2.0, 4500.0, 3.0);
+        let (grid, ln_weights) = mixture(&counts, None);
+        close(grid.ln_value(&ln_weights, 1e-3), 1.551_910_81);
+        close(grid.upper(&ln_weights, 20_f64.ln()), 0.001_537_972_71);
+        let (both, ln_weights) = mixture(&counts, PlugIn::new(5e-4, 0.5, 5e-4));
+        close(both.ln_value(&ln_weights, 5e-4), 0.715_526_455);
+        close(both.ln_value(&ln_weights, 1e-3), 1.702_916_03);
+        close(both.upper(&ln_weights, 20_f64.ln()), 0.001_569_026_98);
+    }
+
+    #[test]
+    fn golden_g6() {
+        let counts = Counts::new(6000.0, 0.0, 6000.0, 0.0);
+        let (grid, ln_weights) = mixture(&counts, None);
+        close(grid.upper(&ln_weights, 20_f64.ln()), 7.438_833_27e-4);
+        close(grid.ln_value(&ln_weights, 1e-3), 4.296_822_91);
+        let plug_in = PlugIn::new(2e-5, 0.5, 5e-4).unwrap();
+        close(plug_in.r, 0.039_200_319_7);
+        let (both, ln_weights) = mixture(&counts, Some(plug_in));
+        close(both.upper(&ln_weights, 20_f64.ln()), 5.919_389_08e-4);
+        close(both.ln_value(&ln_weights, 5e-4), 2.493_950_41);
+    }
+
+    #[test]
+    fn no_comparison_without_two_arms() {
+        assert_eq!(PlugIn::new(5e-4, 0.0, 5e-4), None);
+        assert_eq!(PlugIn::new(5e-4, 1.0, 5e-4), None);
+    }
+
+    #[test]
+    fn a_service_that_never_fails_can_still_be_bet_on() {
+        let bet = PlugIn::new(0.0, 0.5, 5e-4).unwrap();
+        close(bet.information, 2.5e-4);
+        let lost = bet.line(&Counts::new(10.0, 1.0, 10.0, 0.0));
+        assert!(lost.at_zero.is_finite() && lost.at_zero < -700.0);
+    }
+}

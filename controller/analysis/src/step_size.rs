@@ -1,0 +1,92 @@
+//! Evidence-sized steps: the largest next weight whose worst case still fits the budget left.
+
+use serde::{Deserialize, Serialize};
+
+/// How weights grow. Weights are fractions of the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StepConfig {
+    /// `kappa`: the part of the budget left that one step may put at risk.
+    pub kappa: f64,
+    /// `tau`: the time to detect and act, in which the worst case is served.
+    pub tau_seconds: f64,
+    /// `g`: the most that a weight may grow by in one step.
+    pub growth: f64,
+    /// The most that the first weight may be.
+    pub first_weight: f64,
+    /// `w_max`: the last weight before promotion.
+    pub max_weight: f64,
+}
+
+impl Default for StepConfig {
+    fn default() -> Self {
+        Self { kappa: 0.5, tau_seconds: 60.0, growth: 4.0, first_weight: 0.05, max_weight: 0.5 }
+    }
+}
+
+/// A step that is not at least this much larger is not worth a change.
+pub const LEAST_GROWTH: f64 = 1.2;
+
+impl StepConfig {
+    /// `kappa (A - max(X, 0)) / (excess R tau)`: the weight at which an excess of `worst_excess`, served for `tau`, spends
+    /// `kappa` of the budget left. Not capped; 0 where nothing is left.
+    pub fn budget_weight(&self, budget_left: f64, worst_excess: f64, requests_per_second: f64) -> f64 {
+        let errors = worst_excess * requests_per_second * self.tau_seconds;
+        if budget_left <= 0.0 {
+            0.0
+        } else if errors > 0.0 {
+            self.kappa * budget_left / errors
+        } else {
+            // Without traffic any weight fits.
+            f64::INFINITY
+        }
+    }
+
+    /// The first weight: nothing is known, so every request may fail (`U = 1`), and nothing is spent.
+    pub fn first(&self, allotment: Option<f64>, requests_per_second: f64) -> f64 {
+        let fits = allotment.map_or(f64::INFINITY, |left| self.budget_weight(left, 1.0, requests_per_second));
+        fits.min(self.first_weight).min(self.max_weight)
+    }
+
+    /// The next weight from `weight`, for an excess of at most `upper`, but reckoned with at least `delta1`.
+    pub fn next(
+        &self,
+        weight: f64,
+        budget_left: Option<f64>,
+        upper: f64,
+        delta1: f64,
+        requests_per_second: f64,
+    ) -> f64 {
+        let fits =
+            budget_left.map_or(f64::INFINITY, |left| self.budget_weight(left, upper.max(delta1), requests_per_second));
+        fits.min(self.growth * weight).min(self.max_weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_g9_steps() {
+        let steps = StepConfig::default();
+        assert!((steps.first(Some(5184.0), 100.0) - 0.05).abs() < 1e-12);
+        let uncapped = steps.budget_weight(5184.0 - 37.0, 0.004, 100.0);
+        assert!((uncapped / 107.229_167 - 1.0).abs() < 1e-8, "{uncapped}");
+        assert_eq!(steps.next(0.05, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.2);
+        assert_eq!(steps.next(0.2, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.5);
+    }
+
+    #[test]
+    fn a_small_budget_takes_small_steps_and_an_empty_one_none() {
+        let steps = StepConfig::default();
+        assert!((steps.first(Some(60.0), 100.0) - 0.005).abs() < 1e-12);
+        assert_eq!(steps.next(0.05, Some(0.0), 0.004, 5e-4, 100.0), 0.0);
+        assert_eq!(steps.next(0.05, Some(-10.0), 0.004, 5e-4, 0.0), 0.0);
+    }
+
+    #[test]
+    fn without_a_known_budget_the_growth_is_the_limit() {
+        assert_eq!(StepConfig::default().next(0.05, None, 1.0, 5e-4, 100.0), 0.2);
+    }
+}
