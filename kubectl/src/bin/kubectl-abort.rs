@@ -1,0 +1,7 @@
+//! `kubectl abort NAME`: the same program by another name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    serin_kubectl::main()
+}

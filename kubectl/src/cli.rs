@@ -1,0 +1,309 @@
+//! The arguments, by each of the program's names.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serin_crds::command::CommandVerb;
+
+use crate::request::Wish;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done (with --until-done: the release ended healthy)
+  1  refused, by the API server or the controller (with --until-done: aborted)
+  2  wrong arguments or input, or no such Rollout
+  3  no outcome in time; the request stands
+  4  the API server could not be reached or answered with an error";
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Where, and how it shall look.
+    pub common: Common,
+    /// What.
+    pub task: Task,
+}
+
+/// `kubectl serin ...`
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-serin", bin_name = "kubectl serin", version, about = "See and steer Serin's canary rollouts", after_help = EXIT_CODES)]
+struct SerinCli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// `kubectl promote NAME`
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-promote", bin_name = "kubectl promote", version, about = PROMOTE, long_about = PROMOTE_LONG, after_help = EXIT_CODES)]
+struct PromoteCli {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    promote: PromoteArgs,
+}
+
+/// `kubectl abort NAME`
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-abort", bin_name = "kubectl abort", version, about = ABORT, long_about = ABORT_LONG, after_help = EXIT_CODES)]
+struct AbortCli {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    abort: RequestArgs,
+}
+
+const PROMOTE: &str = "Let a release go on from the pause it is in, or with --full to 100 %";
+const PROMOTE_LONG: &str = "Let a release go on from the pause it is in, or with --full to 100 % without its remaining \
+steps. The request is bound to the revision and step at hand: should either have changed when the controller sees it, \
+it is refused. A breach of the objectives still aborts, also after --full.";
+const ABORT: &str = "Take all traffic off the canary and keep the stable revision";
+const ABORT_LONG: &str = "Take all traffic off the canary and keep the stable revision. Works in every state, never \
+asks back, and waits until the router has been seen to send the canary nothing. The aborted revision stays aborted \
+until the next one, or `kubectl serin retry`.";
+
+/// Where to look, and how it shall look.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Common {
+    /// The namespace; the kubeconfig context's own without it
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The kubeconfig context to use
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig file to use [default: $KUBECONFIG, then ~/.kube/config, then the pod's own account]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The user to impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub impersonate: Option<String>,
+    /// Print without colours (NO_COLOR in the environment does the same)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Task {
+    /// Show a release: revisions, pods, traffic, steps, evidence, and what it waits for
+    Status(StatusArgs),
+    /// List Rollouts
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// As `kubectl promote`
+    #[command(about = PROMOTE, long_about = PROMOTE_LONG)]
+    Promote(PromoteArgs),
+    /// As `kubectl abort`
+    #[command(about = ABORT, long_about = ABORT_LONG)]
+    Abort(RequestArgs),
+    /// Start an aborted revision again from its first step
+    Retry(RequestArgs),
+    /// Let nothing advance until resumed; an abort still works, and so does a rollback
+    Pause(RequestArgs),
+    /// Undo a pause
+    Resume(RequestArgs),
+    /// Go on from the step at hand, whatever it waits for
+    SkipStep(RequestArgs),
+    /// Judge counters from standard input, without a cluster: one JSON object a line in, one out
+    Evaluate(EvaluateArgs),
+}
+
+/// A request to the controller.
+#[derive(Args, Clone, Debug)]
+pub struct RequestArgs {
+    /// The Rollout
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Only if this is the current revision [default: the one that is current now]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Only at this step, counted from 1 as `status` shows it [default: the step at hand, for promote and skip-step]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    pub step: Option<u16>,
+    /// How long to wait for the outcome, for example 30s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Leave as soon as the API server has taken the request
+    #[arg(long, conflicts_with = "timeout")]
+    pub no_wait: bool,
+}
+
+/// `promote`.
+#[derive(Args, Clone, Debug)]
+pub struct PromoteArgs {
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Go to 100 % without the remaining steps
+    #[arg(long)]
+    full: bool,
+    /// Do not ask back before --full skips steps (asked only on a terminal)
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// `status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The Rollout
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Keep showing it: live on a terminal, else a line for each change
+    #[arg(short, long)]
+    pub watch: bool,
+    /// With --watch: end when the release is healthy (exit code 0) or aborted (1)
+    #[arg(long, requires = "watch")]
+    pub until_done: bool,
+    /// With --until-done: how long to wait at most, for example 30m
+    #[arg(long, requires = "until_done", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// For programs, instead of text
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "watch")]
+    pub output: Option<Format>,
+}
+
+/// `list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+/// `evaluate`.
+#[derive(Args, Clone, Debug)]
+pub struct EvaluateArgs {
+    /// The rule's configuration in YAML or JSON [default: that of the controller]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// An output format for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+impl RequestArgs {
+    /// The request that these arguments stand for.
+    pub fn wish(&self, verb: CommandVerb) -> Wish {
+        Wish {
+            name: self.name.clone(),
+            verb,
+            reason: self.reason.clone(),
+            revision: self.revision.clone(),
+            step_index: self.step.map(|number| i32::from(number) - 1),
+            timeout: (!self.no_wait).then_some(self.timeout),
+            ask_first: false,
+        }
+    }
+}
+
+impl PromoteArgs {
+    /// The request that these arguments stand for.
+    pub fn wish(&self) -> Wish {
+        let verb = if self.full { CommandVerb::PromoteFull } else { CommandVerb::Promote };
+        Wish { ask_first: self.full && !self.yes, ..self.request.wish(verb) }
+    }
+}
+
+/// Reads the arguments as the program of that name.
+///
+/// # Errors
+/// Help, the version, or what is wrong with the arguments: as clap prints it.
+pub fn parse(name: &str, arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
+    match name {
+        "kubectl-promote" => {
+            let cli: PromoteCli = read(arguments)?;
+            Ok(Invocation { common: cli.common, task: Task::Promote(cli.promote) })
+        }
+        "kubectl-abort" => {
+            let cli: AbortCli = read(arguments)?;
+            Ok(Invocation { common: cli.common, task: Task::Abort(cli.abort) })
+        }
+        _ => {
+            let cli: SerinCli = read(arguments)?;
+            Ok(Invocation { common: cli.common, task: cli.task })
+        }
+    }
+}
+
+/// As `Parser::try_parse_from`, but `bin_name` is not replaced by the file's name: people type `kubectl serin`.
+fn read<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<T, clap::Error> {
+    let mut command = T::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let name = line.split(' ').next().unwrap();
+        parse(name, arguments)
+    }
+
+    fn promote(line: &str) -> Wish {
+        match parsed(line).unwrap().task {
+            Task::Promote(promote) => promote.wish(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        SerinCli::command().debug_assert();
+        PromoteCli::command().debug_assert();
+        AbortCli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_decides_what_it_does() {
+        assert!(matches!(parsed("kubectl-abort checkout").unwrap().task, Task::Abort(_)));
+        assert!(matches!(parsed("kubectl-serin abort checkout").unwrap().task, Task::Abort(_)));
+        assert_eq!(promote("kubectl-promote checkout").verb, CommandVerb::Promote);
+        assert_eq!(promote("kubectl-serin promote checkout --full").verb, CommandVerb::PromoteFull);
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_verb() {
+        for line in ["kubectl-serin -n shop abort checkout", "kubectl-serin abort checkout --namespace shop"] {
+            assert_eq!(parsed(line).unwrap().common.namespace.as_deref(), Some("shop"));
+        }
+    }
+
+    #[test]
+    fn a_step_is_counted_from_one_as_it_is_shown() {
+        assert_eq!(promote("kubectl-promote checkout --step 3").step_index, Some(2));
+        assert!(parsed("kubectl-promote checkout --step 0").is_err());
+    }
+
+    #[test]
+    fn only_a_full_promotion_asks_back() {
+        assert!(promote("kubectl-promote checkout --full").ask_first);
+        assert!(!promote("kubectl-promote checkout --full -y").ask_first);
+        assert!(!promote("kubectl-promote checkout").ask_first);
+    }
+
+    #[test]
+    fn a_timeout_has_a_unit() {
+        assert_eq!(promote("kubectl-promote checkout --timeout 1m30s").timeout, Some(Duration::from_secs(90)));
+        assert_eq!(promote("kubectl-promote checkout --no-wait").timeout, None);
+        assert!(parsed("kubectl-promote checkout --timeout 30").is_err());
+        assert!(parsed("kubectl-promote checkout --timeout -5s").is_err());
+    }
+}

@@ -1,3 +1,0 @@
-//! The kubectl plugin of Serin.
-
-fn main() {}

@@ -1,0 +1,96 @@
+//! The steps of the plan in force, with the one at hand.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serin_core::plan::{CanaryScale, Plan, Step};
+use serin_crds::status::RolloutStatus;
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// Its number, from 1.
+    pub number: usize,
+    /// What it does, as the spec writes it.
+    pub text: String,
+    /// Whether it is behind, at hand or ahead.
+    pub state: StepState,
+    /// Since when it has been at hand.
+    pub since: Option<Timestamp>,
+}
+
+/// Whether a step is behind, at hand or ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StepState {
+    /// It is complete.
+    Done,
+    /// It is at hand.
+    Current,
+    /// It comes later.
+    Ahead,
+    /// It will not come: the release was aborted.
+    Dropped,
+}
+
+/// The steps of the plan in force.
+pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
+    let stage = status.stage.as_deref();
+    let at = status.step.as_ref().and_then(|step| usize::try_from(step.index).ok());
+    let state = |index: usize| match (stage, at) {
+        (Some("Stable" | "Promoting"), _) => StepState::Done,
+        (_, Some(at)) if index < at => StepState::Done,
+        (Some("Aborted"), _) => StepState::Dropped,
+        (_, Some(at)) if index == at => StepState::Current,
+        _ => StepState::Ahead,
+    };
+    let numbered = plan.steps().iter().enumerate();
+    numbered
+        .map(|(index, step)| StepReport {
+            number: index + 1,
+            text: text(step),
+            state: state(index),
+            since: status.step.as_ref().filter(|_| state(index) == StepState::Current).map(|step| step.started_at),
+        })
+        .collect()
+}
+
+fn text(step: &Step) -> String {
+    match step {
+        Step::SetWeight(weight) => format!("setWeight {weight}"),
+        Step::Pause(None) => "pause until promoted".to_owned(),
+        Step::Pause(Some(wait)) => format!("pause {}", duration(*wait)),
+        Step::SetCanaryScale(CanaryScale::MatchTrafficWeight) => "setCanaryScale as the traffic".to_owned(),
+        Step::SetCanaryScale(CanaryScale::Replicas(1)) => "setCanaryScale 1 pod".to_owned(),
+        Step::SetCanaryScale(CanaryScale::Replicas(pods)) => format!("setCanaryScale {pods} pods"),
+        Step::SetCanaryScale(CanaryScale::Weight(share)) => format!("setCanaryScale {share} of replicas"),
+        Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
+        Step::Analysis(Some(wait)) => format!("analysis {}", duration(*wait)),
+    }
+}
+
+/// A duration as people write it, in at most two units, for example `2m 10s`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let parts = [(days, "d"), (hours, "h"), (minutes, "m"), (seconds % 60, "s")];
+    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
+    let two = parts[first..].iter().take(2).filter(|(count, _)| *count > 0);
+    let text: Vec<String> = two.map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_at_most_two_units() {
+        let cases = [(0, "0s"), (59, "59s"), (130, "2m 10s"), (3_600, "1h"), (90_061, "1d 1h"), (86_460, "1d")];
+        for (seconds, text) in cases {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the metrics say, for people: counts first, comparison second, the guarantee last.
+
+use serin_crds::status::EvidenceStatus;
+
+use super::page::{Page, Paint};
+use super::paint;
+
+/// The width of a bar in columns.
+const BAR: u32 = 20;
+
+/// Writes the evidence of each objective.
+pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
+    if objectives.is_empty() {
+        return;
+    }
+    page.heading("Evidence");
+    for objective in objectives {
+        page.line(&format!("  {}", paint::strong(&objective.objective)));
+        let line = |page: &mut Page, text: &str, paint: Paint| page.wrapped(("    ", "    ", 4), text, paint);
+        line(page, &counts(objective), paint::plain);
+        if let Some(text) = excess(objective) {
+            line(page, &text, paint::plain);
+        }
+        if let Some(message) = &objective.message {
+            line(page, message, paint::plain);
+        }
+        if let (Some(spent), Some(allotment)) = (objective.budget_spent, objective.budget_allotment) {
+            budget(page, spent.max(0.0), allotment);
+        }
+        if let (Some(e_value), Some(threshold)) = (objective.e_value, objective.threshold) {
+            against(page, e_value, threshold);
+        }
+    }
+}
+
+fn counts(objective: &EvidenceStatus) -> String {
+    let (canary, stable) = (&objective.canary, &objective.stable);
+    if canary.requests <= 0.0 {
+        return "No request has reached the canary yet. This is not success.".to_owned();
+    }
+    let text = format!(
+        "The canary failed {} of {} requests; stable failed {} of {}",
+        count(canary.errors),
+        count(canary.requests),
+        count(stable.errors),
+        count(stable.requests)
+    );
+    if stable.requests <= 0.0 {
+        return format!("{text}.");
+    }
+    let expected = canary.requests * stable.errors / stable.requests;
+    format!("{text} (about {} expected of the canary).", significant(expected))
+}
+
+fn excess(objective: &EvidenceStatus) -> Option<String> {
+    let points =
+        |fraction: f64| format!("{}{}", if fraction >= 1e-5 { "+" } else { "" }, significant(fraction * 100.0));
+    let excess = points(objective.excess?);
+    Some(match (objective.lower, objective.upper) {
+        (Some(lower), Some(upper)) => format!(
+            "The canary's error rate is {excess} points beside stable's (between {} and {}).",
+            points(lower),
+            points(upper)
+        ),
+        (Some(lower), None) => {
+            format!("The canary's error rate is {excess} points beside stable's (at least {}).", points(lower))
+        }
+        (None, Some(upper)) => {
+            format!("The canary's error rate is {excess} points beside stable's (at most {}).", points(upper))
+        }
+        (None, None) => format!("The canary's error rate is {excess} points beside stable's."),
+    })
+}
+
+fn budget(page: &mut Page, spent: f64, allotment: f64) {
+    let share = if allotment > 0.0 { spent / allotment } else { 1.0 };
+    let paint: Paint = match share {
+        share if share >= 1.0 => paint::bad,
+        share if share >= 0.5 => paint::warn,
+        _ => paint::good,
+    };
+    let text = format!(
+        "{} of its {} errors used ({} %)",
+        significant(spent),
+        significant(allotment),
+        significant(share * 100.0)
+    );
+    page.line(&format!("    budget   {} {text}", paint(&bar(share))));
+}
+
+/// The evidence against the canary, drawn by its logarithm, in which every scrape adds its part.
+fn against(page: &mut Page, e_value: f64, threshold: f64) {
+    let share = if threshold > 1.0 { e_value.max(1.0).ln() / threshold.ln() } else { 1.0 };
+    let paint: Paint = match share {
+        share if share >= 1.0 => paint::bad,
+        share if share >= 0.5 => paint::warn,
+        _ => paint::good,
+    };
+    let text = format!("E = {} (rolls back at {})", significant(e_value), significant(threshold));
+    page.line(&format!("    against  {} {text}", paint(&bar(share))));
+    if e_value >= threshold {
+        let guarantee =
+            format!("Evidence this strong rolls back a good release at most 1 time in {}.", significant(threshold));
+        page.wrapped(("             ", "             ", 13), &guarantee, paint::dim);
+    }
+}
+
+fn bar(share: f64) -> String {
+    let filled = (0..BAR).filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5).count();
+    format!("{}{}", "█".repeat(filled), "░".repeat(BAR as usize - filled))
+}
+
+/// A whole number with its thousands set apart.
+fn count(number: f64) -> String {
+    let digits = format!("{:.0}", number.abs());
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0.0 && digits != "0" { format!("-{text}") } else { text }
+}
+
+/// A number as people read it: two digits that say something, none invented.
+fn significant(number: f64) -> String {
+    if !number.is_finite() {
+        return "more than can be told".to_owned();
+    }
+    match number.abs() {
+        size if size == 0.0 => "0".to_owned(),
+        size if size >= 10.0 => count(number),
+        size if size >= 1.0 => trimmed(&format!("{number:.1}")),
+        size if size >= 0.1 => trimmed(&format!("{number:.2}")),
+        size if size >= 0.01 => trimmed(&format!("{number:.3}")),
+        size if size >= 0.001 => trimmed(&format!("{number:.4}")),
+        _ => "about 0".to_owned(),
+    }
+}
+
+fn trimmed(text: &str) -> String {
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(count(0.0), "0");
+        assert_eq!(count(999.0), "999");
+        assert_eq!(count(27_000.0), "27,000");
+        assert_eq!(count(-1_234_567.0), "-1,234,567");
+    }
+
+    #[test]
+    fn numbers_have_two_digits_that_say_something() {
+        let cases =
+            [(0.0, "0"), (0.31, "0.31"), (1.56, "1.6"), (37.2, "37"), (0.0123, "0.012"), (-0.5, "-0.5"), (2.0, "2")];
+        for (number, text) in cases {
+            assert_eq!(significant(number), text);
+        }
+        assert_eq!(significant(f64::INFINITY), "more than can be told");
+    }
+
+    #[test]
+    fn a_bar_is_full_at_the_whole_and_never_longer() {
+        assert_eq!(bar(0.0).matches('█').count(), 0);
+        assert_eq!(bar(0.5).matches('█').count(), 10);
+        assert_eq!(bar(7.0).chars().count(), 20);
+    }
+}

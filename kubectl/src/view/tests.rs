@@ -1,0 +1,312 @@
+//! Snapshots of the rendering, one for each state that a Rollout is seen in, made through the controller's own types.
+
+use serde_json::{Value, json};
+use serin_crds::rollout::RolloutSpec;
+
+use super::*;
+use crate::picture::{Picture, RoutePicture};
+use crate::report::report;
+
+const NOW: &str = "2026-03-01T12:00:00Z";
+
+fn spec() -> Value {
+    json!({
+        "replicas": 4,
+        "selector": {"matchLabels": {"app": "checkout"}},
+        "template": {"metadata": {"labels": {"app": "checkout"}}, "spec": {"containers": [{"name": "c", "image": "i:2"}]}},
+        "analysis": {"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]},
+        "strategy": {"canary": {
+            "trafficRouting": {"gatewayAPI": {"httpRoute": "checkout"}},
+            "steps": [
+                {"setWeight": 5}, {"pause": {"duration": "5m"}}, {"setWeight": 20}, {"pause": {"duration": "10m"}},
+                {"setCanaryScale": {"replicas": 2}}, {"setWeight": 50}, {"analysis": {}}, {"pause": {}}
+            ]
+        }}
+    })
+}
+
+/// The plan of the spec, as the controller stores it.
+fn plan() -> Value {
+    let spec: RolloutSpec = serde_json::from_value(spec()).unwrap();
+    serde_json::to_value(spec.plan("checkout").unwrap()).unwrap()
+}
+
+fn pod(revision: &str, index: usize, ready: bool) -> Value {
+    json!({
+        "metadata": {
+            "name": format!("checkout-{revision}-{index}"), "creationTimestamp": "2026-03-01T11:56:00Z",
+            "labels": {"serin.dev/rollout": "checkout", "serin.dev/revision": revision}
+        },
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}
+    })
+}
+
+fn crashing(mut pod: Value) -> Value {
+    pod["status"]["containerStatuses"] = json!([{
+        "name": "c", "image": "i:2", "imageID": "", "ready": false, "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}},
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}
+    }]);
+    pod
+}
+
+fn replica_set(revision: &str, desired: i32, available: i32) -> Value {
+    json!({
+        "metadata": {
+            "name": format!("checkout-{revision}"), "creationTimestamp": "2026-03-01T11:55:00Z",
+            "labels": {"serin.dev/rollout": "checkout", "serin.dev/revision": revision}
+        },
+        "spec": {"replicas": desired, "selector": {}},
+        "status": {"replicas": desired, "availableReplicas": available}
+    })
+}
+
+fn route(stable: u32, canary: u32, observed: i64) -> Value {
+    let condition = |kind: &str| {
+        json!({
+            "type": kind, "status": "True", "reason": "Ok", "message": "", "observedGeneration": observed,
+            "lastTransitionTime": NOW
+        })
+    };
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "checkout", "namespace": "shop", "generation": 7},
+        "spec": {
+            "parentRefs": [{"name": "public"}],
+            "rules": [{"backendRefs": [{"name": "checkout", "weight": stable}, {"name": "checkout-canary", "weight": canary}]}]
+        },
+        "status": {"parents": [
+            {"parentRef": {"name": "public"}, "controllerName": "x", "conditions": [condition("Accepted"), condition("ResolvedRefs")]}
+        ]}
+    })
+}
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-03-01T11:57:00Z"})
+}
+
+fn evidence() -> Value {
+    json!([{
+        "objective": "availability",
+        "canary": {"requests": 3000, "errors": 3}, "stable": {"requests": 27000, "errors": 14},
+        "excess": 0.00048, "lower": -0.0002, "upper": 0.0021, "eValue": 3.1, "threshold": 100,
+        "budgetAllotment": 5184, "budgetSpent": 37,
+        "message": "Undecided: worst case still +1.5x budget burn, limit 0.5x. About 38,000 more requests (6 min at 100 rps)."
+    }])
+}
+
+struct Scene {
+    status: Value,
+    replica_sets: Vec<Value>,
+    pods: Vec<Value>,
+    route: Value,
+}
+
+impl Scene {
+    fn picture(self) -> Picture {
+        let rollout = json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": "checkout", "namespace": "shop", "generation": 3},
+            "spec": spec(), "status": self.status
+        });
+        let parsed = |values: Vec<Value>| Value::Array(values);
+        Picture {
+            rollout: serde_json::from_value(rollout).unwrap(),
+            replica_sets: Ok(serde_json::from_value(parsed(self.replica_sets)).unwrap()),
+            pods: Ok(serde_json::from_value(parsed(self.pods)).unwrap()),
+            routes: vec![RoutePicture {
+                kind: "HTTPRoute",
+                name: "checkout".into(),
+                object: Ok(serde_json::from_value(self.route).unwrap()),
+            }],
+        }
+    }
+
+    fn show(self) -> String {
+        show(&self.picture(), 80)
+    }
+}
+
+fn show(picture: &Picture, width: usize) -> String {
+    let look = Look { now: NOW.parse().unwrap(), zone: TimeZone::UTC, width };
+    let text = render(&report(picture, look.now), &look);
+    anstream::adapter::strip_str(&text).to_string()
+}
+
+/// In mid-release, at 20 %.
+fn stepping() -> Scene {
+    Scene {
+        status: json!({
+            "observedGeneration": 3, "phase": "Progressing", "stage": "Stepping",
+            "message": "step 3 of 8 (setWeight 20 %): waiting for the router",
+            "stableRevision": "5d8b2a", "currentRevision": "7c9f4d", "plan": {"hash": "h", "spec": plan()},
+            "stageSince": "2026-03-01T11:59:52Z", "step": {"index": 2, "startedAt": "2026-03-01T11:59:52Z"},
+            "weights": {"asked": 20.0, "since": "2026-03-01T11:59:52Z"},
+            "evidence": evidence(),
+            "conditions": [condition("Available", "True", "Ok", ""), condition("Ready", "False", "Releasing", "")],
+            "history": [
+                {"revision": "19e0aa", "result": "Superseded", "at": "2026-02-20T08:00:00Z", "message": "replaced by 88aa01"},
+                {"revision": "88aa01", "result": "Aborted", "at": "2026-02-20T09:00:00Z", "message":
+                    "Rolled back at 10 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 expected)."},
+                {"revision": "a1b2c3", "result": "Promoted", "at": "2026-02-21T09:00:00Z", "message": "went through its steps"},
+                {"revision": "5d8b2a", "result": "Promoted", "at": "2026-02-26T12:00:00Z", "message": "went through its steps"}
+            ]
+        }),
+        replica_sets: vec![
+            replica_set("7c9f4d", 2, 1),
+            replica_set("5d8b2a", 8, 8),
+            replica_set("a1b2c3", 0, 0),
+            replica_set("88aa01", 0, 0),
+        ],
+        pods: (0..8)
+            .map(|index| pod("5d8b2a", index, true))
+            .chain([pod("7c9f4d", 0, true), crashing(pod("7c9f4d", 1, false))])
+            .collect(),
+        route: route(80, 20, 6),
+    }
+}
+
+fn changed(changes: Value) -> Scene {
+    let mut scene = stepping();
+    let status = scene.status.as_object_mut().unwrap();
+    for (field, value) in changes.as_object().unwrap() {
+        status.insert(field.clone(), value.clone());
+    }
+    scene
+}
+
+#[test]
+fn stepping_at_20_percent() {
+    insta::assert_snapshot!(stepping().show());
+}
+
+#[test]
+fn first_deploy() {
+    let scene = Scene {
+        status: json!({
+            "observedGeneration": 3, "phase": "Progressing", "stage": "FirstDeploy",
+            "message": "first deploy: waiting for pods", "currentRevision": "7c9f4d",
+            "stageSince": "2026-03-01T11:58:00Z", "weights": {"asked": 0.0}, "plan": {"hash": "h", "spec": plan()},
+            "conditions": [condition("Available", "False", "NoPods", "no pod is available yet")]
+        }),
+        replica_sets: vec![replica_set("7c9f4d", 4, 0)],
+        pods: vec![pod("7c9f4d", 0, false), pod("7c9f4d", 1, false)],
+        route: route(1, 0, 7),
+    };
+    insta::assert_snapshot!(scene.show());
+}
+
+#[test]
+fn paused_for_a_time() {
+    let scene = changed(json!({
+        "phase": "Paused", "message": "step 4 of 8 (pause 10m): until 2026-03-01T12:07:50Z",
+        "step": {"index": 3, "startedAt": "2026-03-01T11:57:50Z"}, "stageSince": "2026-03-01T11:57:50Z",
+        "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
+        "pause": {"reason": "Step", "since": "2026-03-01T11:57:50Z", "until": "2026-03-01T12:07:50Z"}
+    }));
+    insta::assert_snapshot!(Scene { route: route(80, 20, 7), ..scene }.show());
+}
+
+#[test]
+fn paused_until_promoted() {
+    let scene = changed(json!({
+        "phase": "Paused", "message": "step 8 of 8 (pause): until promoted",
+        "step": {"index": 7, "startedAt": "2026-03-01T10:00:00Z"}, "stageSince": "2026-03-01T10:00:00Z",
+        "weights": {"asked": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
+        "pause": {"reason": "Step", "since": "2026-03-01T10:00:00Z"}, "evidence": []
+    }));
+    insta::assert_snapshot!(Scene { route: route(50, 50, 7), ..scene }.show());
+}
+
+#[test]
+fn aborted() {
+    let message = "Rolled back at 20 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 \
+                   expected). The canary adds at least 0.31 points of errors.";
+    let scene = changed(json!({
+        "phase": "Degraded", "stage": "Aborted",
+        "message": format!("{message}. Stable 5d8b2a serves; the spec still asks for 7c9f4d, which was given up: declare another revision, or retry"),
+        "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
+        "abort": {"revision": "7c9f4d", "at": "2026-03-01T11:58:59Z", "cause": "Evidence", "message": message},
+        "draining": [{"revision": "7c9f4d", "until": "2026-03-01T12:00:25Z"}],
+        "evidence": [{
+            "objective": "availability",
+            "canary": {"requests": 3000, "errors": 24}, "stable": {"requests": 27000, "errors": 14},
+            "excess": 0.0075, "lower": 0.0031, "upper": 0.012, "eValue": 311.2, "threshold": 100,
+            "budgetAllotment": 5184, "budgetSpent": 22.4
+        }]
+    }));
+    insta::assert_snapshot!(Scene { route: route(100, 0, 7), ..scene }.show());
+}
+
+#[test]
+fn promoting() {
+    let scene = changed(json!({
+        "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": {"index": 8, "startedAt": NOW},
+        "stageSince": "2026-03-01T11:59:30Z",
+        "weights": {"asked": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
+    }));
+    insta::assert_snapshot!(Scene { route: route(0, 100, 7), ..scene }.show());
+}
+
+#[test]
+fn healthy() {
+    let scene = changed(json!({
+        "phase": "Healthy", "stage": "Stable", "message": "the revision is stable", "currentRevision": "5d8b2a",
+        "step": null, "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
+    }));
+    let scene = Scene { replica_sets: vec![replica_set("5d8b2a", 8, 8)], route: route(1, 0, 7), ..scene };
+    let pods = (0..8).map(|index| pod("5d8b2a", index, true)).collect();
+    insta::assert_snapshot!(Scene { pods, ..scene }.show());
+}
+
+#[test]
+fn invalid_spec() {
+    let problem =
+        "spec.strategy.canary.steps[1].pause.duration: not a duration: write whole or decimal numbers with a unit";
+    let scene = changed(json!({
+        "phase": "Degraded",
+        "message": format!("the spec cannot be used: {problem}; meanwhile: step 3 of 8 (setWeight 20 %)"),
+        "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
+        "conditions": [condition("InvalidSpec", "True", "InvalidField", problem)], "evidence": [], "history": []
+    }));
+    insta::assert_snapshot!(Scene { route: route(80, 20, 7), ..scene }.show());
+}
+
+#[test]
+fn not_yet_seen_by_the_controller() {
+    let scene = Scene { status: Value::Null, replica_sets: Vec::new(), pods: Vec::new(), route: route(1, 0, 7) };
+    insta::assert_snapshot!(scene.show());
+}
+
+#[test]
+fn what_may_not_be_read_hides_nothing_else() {
+    let mut picture = stepping().picture();
+    picture.pods = Err("pods is forbidden: User \"ann\" cannot list resource \"pods\"".into());
+    picture.routes[0].object = Err("httproutes.gateway.networking.k8s.io \"checkout\" not found".into());
+    let text = show(&picture, 80);
+    assert!(text.contains("pods is forbidden"), "{text}");
+    assert!(text.contains("\"checkout\" not found"), "{text}");
+    assert!(text.contains("ReplicaSet checkout-7c9f4d · 1 of 2 available"), "{text}");
+}
+
+#[test]
+fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
+    let text = changed(json!({"weights": {"asked": "a lot"}})).show();
+    assert!(text.contains("is this plugin older or newer than the controller?"), "{text}");
+    assert!(text.contains("step 3/8") && text.contains("Progressing"), "{text}");
+}
+
+#[test]
+fn no_line_is_wider_than_the_terminal_unless_a_word_is() {
+    for width in [60, 80, 120] {
+        for line in show(&stepping().picture(), width).lines() {
+            assert!(line.chars().count() <= width, "{width}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_report_for_programs() {
+    let report = report(&stepping().picture(), NOW.parse().unwrap());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+}
