@@ -14,7 +14,7 @@ pub mod status;
 pub mod strategy;
 pub mod text;
 
-pub use crd::crds;
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
+pub use crd::crds;
 pub use rollout::{Rollout, RolloutSpec};
 pub use status::RolloutStatus;

@@ -41,14 +41,24 @@ impl RolloutSpec {
             problems.invalid("metadata.name", &name, "it does not fit into a label", "use at most 63 characters");
         }
         let replicas = count("spec.replicas", self.replicas, REPLICAS_DEFAULT, &mut problems);
-        let deadline_seconds =
-            count("spec.progressDeadlineSeconds", self.progress_deadline_seconds, PROGRESS_DEADLINE_SECONDS_DEFAULT, &mut problems);
+        let deadline_seconds = count(
+            "spec.progressDeadlineSeconds",
+            self.progress_deadline_seconds,
+            PROGRESS_DEADLINE_SECONDS_DEFAULT,
+            &mut problems,
+        );
         let min_ready_seconds = count("spec.minReadySeconds", self.min_ready_seconds, 0, &mut problems);
         if deadline_seconds <= min_ready_seconds {
             let fix = format!("use more than minReadySeconds, which is {min_ready_seconds}");
-            problems.invalid("spec.progressDeadlineSeconds", &deadline_seconds, "no pod could become available in time", fix);
+            problems.invalid(
+                "spec.progressDeadlineSeconds",
+                &deadline_seconds,
+                "no pod could become available in time",
+                fix,
+            );
         }
-        let history = count("spec.revisionHistoryLimit", self.revision_history_limit, REVISION_HISTORY_DEFAULT, &mut problems);
+        let history =
+            count("spec.revisionHistoryLimit", self.revision_history_limit, REVISION_HISTORY_DEFAULT, &mut problems);
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
         let rollback_window = count("spec.rollbackWindow.revisions", window, 0, &mut problems);
         selector::check(self, &mut problems);
@@ -124,3 +134,6 @@ fn duration_in(path: &str, text: &str, bounds: &RangeInclusive<Duration>, proble
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,10 @@ fn rule(expression: &str, message: &str) -> Rule {
 
 /// A duration.
 pub(crate) fn duration() -> Rule {
-    rule("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h|d))+$')", "not a duration: write a number with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m")
+    rule(
+        "self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h|d))+$')",
+        "not a duration: write a number with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m",
+    )
 }
 
 /// A count of pods or a percentage of `replicas`.
@@ -24,22 +27,34 @@ pub(crate) fn pods_or_percentage() -> Rule {
 
 /// A share of the error budget.
 pub(crate) fn share() -> Rule {
-    rule("self.matches('^([0-9]|[1-9][0-9]|100)([.][0-9]+)?%$')", "not a percentage: write a number from 0 to 100 and a percent sign, for example 2%")
+    rule(
+        "self.matches('^([0-9]|[1-9][0-9]|100)([.][0-9]+)?%$')",
+        "not a percentage: write a number from 0 to 100 and a percent sign, for example 2%",
+    )
 }
 
 /// The name of a Service.
 pub(crate) fn service_name() -> Rule {
-    rule("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "not the name of a Service: use at most 63 lower-case letters, digits and dashes, beginning with a letter")
+    rule(
+        "self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "not the name of a Service: use at most 63 lower-case letters, digits and dashes, beginning with a letter",
+    )
 }
 
 /// The name of an object.
 pub(crate) fn object_name() -> Rule {
-    rule("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')", "not the name of an object: use its metadata.name, which is lower-case letters, digits, dashes and dots")
+    rule(
+        "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+        "not the name of an object: use its metadata.name, which is lower-case letters, digits, dashes and dots",
+    )
 }
 
 /// The name of a Prometheus label.
 pub(crate) fn label_name() -> Rule {
-    rule("self.matches('^[a-zA-Z_][a-zA-Z0-9_]*$')", "not the name of a Prometheus label: use letters, digits and underscores, for example pod")
+    rule(
+        "self.matches('^[a-zA-Z_][a-zA-Z0-9_]*$')",
+        "not the name of a Prometheus label: use letters, digits and underscores, for example pod",
+    )
 }
 
 /// The address of a Prometheus.
@@ -57,7 +72,10 @@ pub(crate) fn rollout_name() -> Rule {
 
 /// The selector of a Rollout stays.
 pub(crate) fn selector_stays() -> Rule {
-    rule("self == oldSelf", "spec.selector cannot be changed: create a Rollout with another name, move the traffic to it, then delete this one")
+    rule(
+        "self == oldSelf",
+        "spec.selector cannot be changed: create a Rollout with another name, move the traffic to it, then delete this one",
+    )
 }
 
 /// The selector picks something.
@@ -79,7 +97,10 @@ pub(crate) fn template_matches_selector() -> Rule {
 
 /// Some label keys are the controller's.
 pub(crate) fn no_reserved_label() -> Rule {
-    rule("self.all(key, !key.startsWith('serin.dev/'))", "labels under serin.dev/ are the controller's own: remove them")
+    rule(
+        "self.all(key, !key.startsWith('serin.dev/'))",
+        "labels under serin.dev/ are the controller's own: remove them",
+    )
 }
 
 /// The progress deadline leaves time for pods to become available.
@@ -169,12 +190,18 @@ pub(crate) fn pace_rises() -> Rule {
 
 /// A weight at which both sides have traffic.
 pub(crate) fn compares_two_sides() -> Rule {
-    rule("self > 0.0 && self < 100.0", "use more than 0 and less than 100: canary and stable can only be compared while both have traffic")
+    rule(
+        "self > 0.0 && self < 100.0",
+        "use more than 0 and less than 100: canary and stable can only be compared while both have traffic",
+    )
 }
 
 /// An objective leaves an error budget.
 pub(crate) fn leaves_a_budget() -> Rule {
-    rule("self > 0.0 && self < 100.0", "an objective is a percentage over 0 and under 100, for example 99.9: at 100 there is no error budget to spend")
+    rule(
+        "self > 0.0 && self < 100.0",
+        "an objective is a percentage over 0 and under 100, for example 99.9: at 100 there is no error budget to spend",
+    )
 }
 
 /// A probability that bounds something.
@@ -197,10 +224,16 @@ pub(crate) fn only_true() -> Rule {
 
 /// Not all requests are bad ones.
 pub(crate) fn errors_are_fewer() -> Rule {
-    rule("self.total != self.errors", "errors equals total, so that every request would count as bad: select the bad ones, for example by code=~\"5..\"")
+    rule(
+        "self.total != self.errors",
+        "errors equals total, so that every request would count as bad: select the bad ones, for example by code=~\"5..\"",
+    )
 }
 
 /// The two sides can be told apart.
 pub(crate) fn sides_differ() -> Rule {
-    rule("!has(self.canary) || !has(self.stable) || self.canary != self.stable", "canary and stable are the same value: give each side its own")
+    rule(
+        "!has(self.canary) || !has(self.stable) || self.canary != self.stable",
+        "canary and stable are the same value: give each side its own",
+    )
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 15] = [
+const STATE_FIELDS: [&str; 16] = [
     "observedGeneration",
     "phase",
     "message",
@@ -21,6 +21,7 @@ const STATE_FIELDS: [&str; 15] = [
     "stage",
     "stageSince",
     "step",
+    "restarting",
     "weights",
     "pause",
     "abort",

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 /// Why a text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a duration: write whole or decimal numbers with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m")]
+#[error(
+    "not a duration: write whole or decimal numbers with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m"
+)]
 pub struct NotADuration;
 
 /// Why a text is not a percentage.
@@ -83,12 +85,20 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
-        for (text, milliseconds) in
-            [("500ms", 500), ("2s", 2_000), ("10m", 600_000), ("1h30m", 5_400_000), ("30d", 2_592_000_000), ("1.5s", 1_500), ("0s", 0)]
-        {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("10m", 600_000),
+            ("1h30m", 5_400_000),
+            ("30d", 2_592_000_000),
+            ("1.5s", 1_500),
+            ("0s", 0),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for bad in ["", "10", "10 m", "-1s", "m", "1x", "1.s", ".5s", "1e3s", "1h30", "99999d", "ten minutes", "10M", "5µs"] {
+        for bad in
+            ["", "10", "10 m", "-1s", "m", "1x", "1.s", ".5s", "1e3s", "1h30", "99999d", "ten minutes", "10M", "5µs"]
+        {
             assert_eq!(parse_duration(bad), Err(NotADuration), "{bad}");
         }
     }

@@ -31,7 +31,12 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     for (index, objective) in analysis.objectives.iter().enumerate() {
         let path = format!("{PATH}.objectives[{index}]");
         if !names.insert(&objective.name) {
-            problems.invalid(format!("{path}.name"), &objective.name, "another objective has this name", "give each its own");
+            problems.invalid(
+                format!("{path}.name"),
+                &objective.name,
+                "another objective has this name",
+                "give each its own",
+            );
         }
         check_objective(&path, objective, routed, problems);
     }
@@ -44,12 +49,19 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
 fn longest(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
     let pace = spec.strategy.canary.pace.as_ref().and_then(|pace| pace.longest.as_ref());
     match (&analysis.longest, pace) {
-        (Some(text), None) => duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT),
+        (Some(text), None) => {
+            duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT)
+        }
         (None, Some(text)) => {
             duration_in("spec.strategy.canary.pace.longest", text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT)
         }
         (Some(text), Some(_)) => {
-            problems.invalid(format!("{PATH}.longest"), text, "spec.strategy.canary.pace.longest says it too", "keep one of the two");
+            problems.invalid(
+                format!("{PATH}.longest"),
+                text,
+                "spec.strategy.canary.pace.longest says it too",
+                "keep one of the two",
+            );
             LONGEST_DEFAULT
         }
         (None, None) => LONGEST_DEFAULT,
@@ -76,7 +88,11 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         }
         (None, Some(counters)) => check_counters(&format!("{path}.counters"), counters, problems),
         (None, None) => {
-            problems.required(format!("{path}.indicator"), "nothing says where the counters are", "write indicator, or counters");
+            problems.required(
+                format!("{path}.indicator"),
+                "nothing says where the counters are",
+                "write indicator, or counters",
+            );
         }
         (Some(indicator), Some(_)) => {
             let fix = "keep one of the two";
@@ -88,13 +104,19 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
 fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) {
     for (field, selector) in [("total", &counters.total), ("errors", &counters.errors)] {
         if !is_bare_selector(selector) {
-            let fix = "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
+            let fix =
+                "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
             problems.invalid(format!("{path}.{field}"), selector, "it is not a bare series selector", fix);
         }
     }
     if counters.total == counters.errors {
         let problem = "it equals total, so that every request would count as bad";
-        problems.invalid(format!("{path}.errors"), &counters.errors, problem, "select the bad ones, for example by code=~\"5..\"");
+        problems.invalid(
+            format!("{path}.errors"),
+            &counters.errors,
+            problem,
+            "select the bad ones, for example by code=~\"5..\"",
+        );
     }
     if let Some(arms) = &counters.arms {
         check_arms(&format!("{path}.arms"), arms, problems);
@@ -113,7 +135,12 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
     match &arms.pod_label {
         Some(pod_label) if by_value.iter().any(|field| field.is_some()) => {
             let fix = "keep podLabel, or label, canary and stable";
-            problems.invalid(format!("{path}.podLabel"), pod_label, "label, canary or stable are written beside it", fix);
+            problems.invalid(
+                format!("{path}.podLabel"),
+                pod_label,
+                "label, canary or stable are written beside it",
+                fix,
+            );
         }
         None if by_value.iter().any(|field| field.is_none()) => {
             let fix = "write podLabel, or all of label, canary and stable";
@@ -129,7 +156,12 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
     }
     if arms.canary.is_some() && arms.canary == arms.stable {
         let fix = "give each side a value of its own";
-        problems.invalid(format!("{path}.canary"), &arms.canary, "it equals stable, so the two sides cannot be told apart", fix);
+        problems.invalid(
+            format!("{path}.canary"),
+            &arms.canary,
+            "it equals stable, so the two sides cannot be told apart",
+            fix,
+        );
     }
 }
 
@@ -148,7 +180,12 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
         if authority.is_none_or(|authority| authority.is_empty() || address.contains(char::is_whitespace)) {
             problems.invalid(format!("{path}.address"), address, "it is not an http or https URL", fix);
         } else if authority.is_some_and(|authority| authority.contains('@')) {
-            problems.invalid(format!("{path}.address"), &"...", "it holds a name or password that everyone can read here", fix);
+            problems.invalid(
+                format!("{path}.address"),
+                &"...",
+                "it holds a name or password that everyone can read here",
+                fix,
+            );
         } else if address.contains(['?', '#']) {
             problems.invalid(format!("{path}.address"), address, "a base URL has no query and no fragment", fix);
         }
@@ -163,7 +200,12 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
         && !(probability > 0.0 && probability <= FALSE_ROLLBACK_MOST)
     {
         let path = format!("{PATH}.rollback.falseRollbackProbability");
-        problems.invalid(path, &probability, "it must be over 0 and at most 0.1", "0.01 rolls back at most one good release in a hundred");
+        problems.invalid(
+            path,
+            &probability,
+            "it must be over 0 and at most 0.1",
+            "0.01 rolls back at most one good release in a hundred",
+        );
     }
     let Some(budget) = &analysis.budget else { return };
     for (field, share) in [("share", &budget.share), ("ofRemaining", &budget.of_remaining)] {
@@ -171,7 +213,12 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
         let path = format!("{PATH}.budget.{field}");
         match parse_percentage(text) {
             Ok(share) if share > 0.0 => {}
-            Ok(_) => problems.invalid(path, text, "a release that may cost no error at all can never run", "use more than 0%, for example 2%"),
+            Ok(_) => problems.invalid(
+                path,
+                text,
+                "a release that may cost no error at all can never run",
+                "use more than 0%, for example 2%",
+            ),
             Err(error) => problems.invalid(path, text, error.to_string(), "for example 2%"),
         }
     }

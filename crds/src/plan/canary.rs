@@ -33,10 +33,16 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
     };
     let scale_down_delay = delay("scaleDownDelaySeconds", canary.scale_down_delay_seconds, problems);
     let abort_scale_down_delay = delay("abortScaleDownDelaySeconds", canary.abort_scale_down_delay_seconds, problems);
-    let pod_restart_limit = count(&format!("{PATH}.podRestartLimit"), canary.pod_restart_limit, POD_RESTART_LIMIT_DEFAULT, problems);
+    let pod_restart_limit =
+        count(&format!("{PATH}.podRestartLimit"), canary.pod_restart_limit, POD_RESTART_LIMIT_DEFAULT, problems);
     if pod_restart_limit == 0 {
         let fix = "use 1 or more: a crash loop aborts whatever the limit";
-        problems.invalid(format!("{PATH}.podRestartLimit"), &0, "a release cannot be aborted before anything has happened", fix);
+        problems.invalid(
+            format!("{PATH}.podRestartLimit"),
+            &0,
+            "a release cannot be aborted before anything has happened",
+            fix,
+        );
     }
     let routing = routing(canary, name, problems);
     let pace = pace(spec, routing.is_some(), problems);
@@ -85,7 +91,12 @@ fn check_room(canary: &CanarySpec, max_surge: Amount, max_unavailable: Amount, p
     let none = |amount| matches!(amount, Amount::Pods(0) | Amount::Percent(0));
     if none(max_surge) && none(max_unavailable) {
         let fix = "let one of the two be over 0";
-        problems.invalid(format!("{PATH}.maxUnavailable"), &canary.max_unavailable, "it is 0 and maxSurge is 0, so no pod can ever be replaced", fix);
+        problems.invalid(
+            format!("{PATH}.maxUnavailable"),
+            &canary.max_unavailable,
+            "it is 0 and maxSurge is 0, so no pod can ever be replaced",
+            fix,
+        );
     }
 }
 
@@ -114,7 +125,12 @@ fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
     let fix = "add trafficRouting, or remove it";
     for (field, service) in [("stableService", &canary.stable_service), ("canaryService", &canary.canary_service)] {
         if let Some(service) = service {
-            problems.invalid(format!("{PATH}.{field}"), service, "without trafficRouting no traffic is sent by Service", fix);
+            problems.invalid(
+                format!("{PATH}.{field}"),
+                service,
+                "without trafficRouting no traffic is sent by Service",
+                fix,
+            );
         }
     }
     if canary.dynamic_stable_scale == Some(true) {
@@ -135,7 +151,11 @@ fn check_service(field: &str, written: Option<&String>, name: &str, problems: &m
     if written.is_some() {
         problems.invalid(path, &name, "it is not the name of a Service", rule);
     } else {
-        problems.required(path, format!("the name it would get, {name}, cannot be a Service's"), format!("write one: {rule}"));
+        problems.required(
+            path,
+            format!("the name it would get, {name}, cannot be a Service's"),
+            format!("write one: {rule}"),
+        );
     }
 }
 
@@ -145,7 +165,12 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
         (Some(name), None) => return vec![route(&format!("{path}.httpRoute"), name, None, problems)],
         (None, Some(listed)) if !listed.is_empty() => listed,
         (Some(name), Some(_)) => {
-            problems.invalid(format!("{path}.httpRoute"), name, "httpRoutes is written beside it", "keep one of the two");
+            problems.invalid(
+                format!("{path}.httpRoute"),
+                name,
+                "httpRoutes is written beside it",
+                "keep one of the two",
+            );
             &[]
         }
         (None, _) => {
@@ -157,7 +182,9 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
     for (index, spec) in listed.iter().enumerate() {
         let path = format!("{path}.httpRoutes[{index}]");
         let found = route(&format!("{path}.name"), &spec.name, spec.rule.clone(), problems);
-        let same = |other: &RouteRef| other.name == found.name && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule);
+        let same = |other: &RouteRef| {
+            other.name == found.name && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule)
+        };
         if routes.iter().any(same) {
             problems.invalid(path, spec, "another entry covers the same rule", "name each rule once");
         }
@@ -170,7 +197,12 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
 fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) -> RouteRef {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let ends = |c: char| c == '-' || c == '.';
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) || name.starts_with(ends) || name.ends_with(ends) {
+    if name.is_empty()
+        || name.len() > 253
+        || !name.bytes().all(allowed)
+        || name.starts_with(ends)
+        || name.ends_with(ends)
+    {
         let fix = "use the HTTPRoute's metadata.name; it is looked for in the Rollout's namespace";
         problems.invalid(path, &name, "it is not the name of an object", fix);
     }
@@ -192,7 +224,11 @@ fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
     if canary.pace.is_some() {
         let fix = "add it, or remove pace";
         if spec.analysis.is_none() {
-            problems.required("spec.analysis", format!("{PATH}.pace lets evidence set the pace, and nothing gathers any"), fix);
+            problems.required(
+                "spec.analysis",
+                format!("{PATH}.pace lets evidence set the pace, and nothing gathers any"),
+                fix,
+            );
         }
         if !routed {
             let problem = format!("{PATH}.pace lets evidence set the weight, and no router can");

@@ -65,8 +65,19 @@ pub(super) struct Problems(Vec<FieldError>);
 
 impl Problems {
     /// Something stands at `path` that cannot be used.
-    pub(super) fn invalid(&mut self, path: impl Into<String>, value: &impl Serialize, problem: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(FieldError { path: path.into(), value: Some(shown(value)), problem: problem.into(), fix: fix.into() });
+    pub(super) fn invalid(
+        &mut self,
+        path: impl Into<String>,
+        value: &impl Serialize,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.0.push(FieldError {
+            path: path.into(),
+            value: Some(shown(value)),
+            problem: problem.into(),
+            fix: fix.into(),
+        });
     }
 
     /// Nothing stands at `path`, and something should.

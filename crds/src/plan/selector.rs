@@ -25,7 +25,12 @@ pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
         problems.invalid(path, &wanted[key], "labels under serin.dev/ are the controller's own", "remove it");
     }
     for (key, value) in labels.iter().filter(|(key, _)| reserved(key)) {
-        problems.invalid(format!("{LABELS}[{key}]"), value, "labels under serin.dev/ are the controller's own", "remove it");
+        problems.invalid(
+            format!("{LABELS}[{key}]"),
+            value,
+            "labels under serin.dev/ are the controller's own",
+            "remove it",
+        );
     }
     for (key, value) in wanted {
         let fix = format!("add {key}: {value} to {LABELS}");
@@ -40,7 +45,12 @@ pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
     }
 }
 
-fn check_expression(index: usize, requirement: &LabelSelectorRequirement, labels: &BTreeMap<String, String>, problems: &mut Problems) {
+fn check_expression(
+    index: usize,
+    requirement: &LabelSelectorRequirement,
+    labels: &BTreeMap<String, String>,
+    problems: &mut Problems,
+) {
     let path = format!("spec.selector.matchExpressions[{index}]");
     let values = requirement.values.as_deref().unwrap_or_default();
     let found = labels.get(&requirement.key);

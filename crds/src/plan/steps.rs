@@ -46,7 +46,12 @@ fn one(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
         StepSpec { set_weight: None, pause: None, set_canary_scale: Some(scale), analysis: None } => {
             scale_step(&format!("{path}.setCanaryScale"), scale, problems)
         }
-        StepSpec { set_weight: None, pause: None, set_canary_scale: None, analysis: Some(AnalysisStepSpec { duration }) } => match duration {
+        StepSpec {
+            set_weight: None,
+            pause: None,
+            set_canary_scale: None,
+            analysis: Some(AnalysisStepSpec { duration }),
+        } => match duration {
             None => Some(Step::Analysis(None)),
             Some(text) => {
                 let duration = duration_in(&format!("{path}.analysis.duration"), text, &WAIT_BOUNDS, problems)?;
@@ -66,7 +71,9 @@ fn pause_step(path: &str, pause: &PauseSpec, problems: &mut Problems) -> Option<
     let text = match &pause.duration {
         None => return Some(Step::Pause(None)),
         Some(IntOrString::Int(seconds)) => format!("{seconds}s"),
-        Some(IntOrString::String(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => format!("{text}s"),
+        Some(IntOrString::String(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{text}s")
+        }
         Some(IntOrString::String(text)) => text.clone(),
     };
     duration_in(path, &text, &WAIT_BOUNDS, problems).map(|duration| Step::Pause(Some(duration)))
@@ -80,7 +87,9 @@ fn scale_step(path: &str, scale: &CanaryScaleSpec, problems: &mut Problems) -> O
         CanaryScaleSpec { replicas: None, weight: Some(percent), match_traffic_weight: None } => {
             CanaryScale::Weight(weight(&format!("{path}.weight"), *percent, problems)?)
         }
-        CanaryScaleSpec { replicas: None, weight: None, match_traffic_weight: Some(true) } => CanaryScale::MatchTrafficWeight,
+        CanaryScaleSpec { replicas: None, weight: None, match_traffic_weight: Some(true) } => {
+            CanaryScale::MatchTrafficWeight
+        }
         scale => {
             let fix = "write exactly one of replicas, weight, matchTrafficWeight: true";
             problems.invalid(path, scale, "the canary has one size", fix);
@@ -97,7 +106,12 @@ fn check(path: &str, step: &Step, spec: &RolloutSpec, routed: bool, so_far: &mut
             so_far.weight = *weight;
             if so_far.empty && !weight.is_zero() {
                 let fix = "put a setCanaryScale with pods before it";
-                problems.invalid(format!("{path}.setWeight"), weight, "the canary has no pods here to take traffic", fix);
+                problems.invalid(
+                    format!("{path}.setWeight"),
+                    weight,
+                    "the canary has no pods here to take traffic",
+                    fix,
+                );
             }
         }
         Step::Pause(_) => {}
@@ -115,7 +129,11 @@ fn check(path: &str, step: &Step, spec: &RolloutSpec, routed: bool, so_far: &mut
         Step::Analysis(_) => {
             let path = format!("{path}.analysis");
             if spec.analysis.is_none() {
-                problems.required("spec.analysis", format!("{path} waits for evidence, and nothing gathers any"), "add objectives there, or remove the step");
+                problems.required(
+                    "spec.analysis",
+                    format!("{path} waits for evidence, and nothing gathers any"),
+                    "add objectives there, or remove the step",
+                );
             } else if so_far.weight.is_zero() || so_far.weight == Weight::FULL {
                 let fix = "put a setWeight over 0 and under 100 before it";
                 let problem = "canary and stable can only be compared while both have traffic";

@@ -1,0 +1,295 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use serin_core::plan::{Amount, CanaryScale, EvidencePace, Pace, Plan, Step};
+use serin_core::units::Weight;
+
+use super::*;
+
+/// A Rollout without a router or analysis, with `change` merged into its spec.
+fn spec(change: Value) -> RolloutSpec {
+    let mut spec = json!({
+        "selector": {"matchLabels": {"app": "shop"}},
+        "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "shop", "image": "shop:v1"}]}},
+        "strategy": {"canary": {}},
+    });
+    merge(&mut spec, change);
+    serde_json::from_value(spec).unwrap()
+}
+
+/// The same with a router and an analysis.
+fn routed(change: Value) -> RolloutSpec {
+    let mut full = json!({
+        "strategy": {"canary": {"trafficRouting": {"gatewayAPI": {"httpRoute": "shop"}}}},
+        "analysis": {"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]},
+    });
+    merge(&mut full, change);
+    spec(full)
+}
+
+fn merge(into: &mut Value, change: Value) {
+    match (into, change) {
+        (Value::Object(into), Value::Object(change)) => {
+            for (key, value) in change {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, change) => *into = change,
+    }
+}
+
+fn plan(spec: &RolloutSpec) -> Plan {
+    spec.plan("shop").unwrap()
+}
+
+/// The paths of the wrong fields.
+fn wrong(spec: &RolloutSpec) -> Vec<String> {
+    let errors = spec.plan("shop").unwrap_err();
+    errors.iter().map(|error| error.path.clone()).collect()
+}
+
+#[test]
+fn every_default_is_the_documented_one() {
+    let plan = plan(&routed(json!({})));
+    let canary = plan.canary();
+    let routing = plan.routing().unwrap();
+    assert_eq!((plan.replicas, plan.revision_history_limit, plan.rollback_window, plan.paused), (1, 10, 0, false));
+    assert_eq!(plan.progress_deadline, Duration::from_secs(600));
+    assert_eq!((canary.max_surge, canary.max_unavailable), (Amount::Percent(25), Amount::Percent(25)));
+    assert_eq!(canary.scale_down_delay, Duration::from_secs(30));
+    assert_eq!(canary.abort_scale_down_delay, Duration::from_secs(30));
+    assert_eq!((canary.dynamic_stable_scale, canary.pod_restart_limit), (false, 2));
+    assert_eq!((routing.stable_service.as_str(), routing.canary_service.as_str()), ("shop", "shop-canary"));
+    assert_eq!((routing.settle, routing.unverified_after), (Duration::from_secs(2), Duration::from_secs(10)));
+    assert_eq!(canary.analysis.as_ref().unwrap().longest, Duration::from_secs(3_600));
+    let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
+    assert_eq!(canary.pace, Pace::Evidence(pace));
+}
+
+#[test]
+fn without_router_or_analysis_nothing_holds_a_release_back() {
+    assert_eq!(plan(&spec(json!({}))).canary().pace, Pace::Steps(vec![]));
+    assert_eq!(plan(&spec(json!({}))).routing(), None);
+    let steps_win = routed(json!({"strategy": {"canary": {"steps": []}}}));
+    assert_eq!(plan(&steps_win).canary().pace, Pace::Steps(vec![]));
+}
+
+#[test]
+fn steps_are_read_as_written() {
+    let steps = json!([
+        {"setCanaryScale": {"replicas": 2}},
+        {"setWeight": 0.125},
+        {"pause": {"duration": 10}},
+        {"pause": {"duration": "10"}},
+        {"pause": {"duration": "1h30m"}},
+        {"pause": {}},
+        {"setCanaryScale": {"matchTrafficWeight": true}},
+        {"analysis": {}},
+        {"analysis": {"duration": "5m"}},
+    ]);
+    let plan = plan(&routed(json!({"strategy": {"canary": {"steps": steps}}})));
+    let wait = |seconds| Step::Pause(Some(Duration::from_secs(seconds)));
+    let expected = [
+        Step::SetCanaryScale(CanaryScale::Replicas(2)),
+        Step::SetWeight(Weight::from_thousandths(125)),
+        wait(10),
+        wait(10),
+        wait(5_400),
+        Step::Pause(None),
+        Step::SetCanaryScale(CanaryScale::MatchTrafficWeight),
+        Step::Analysis(None),
+        Step::Analysis(Some(Duration::from_secs(300))),
+    ];
+    assert_eq!(plan.steps(), expected);
+}
+
+#[test]
+fn each_wrong_field_is_named() {
+    let canary = |canary: Value| json!({"strategy": {"canary": canary}});
+    let step = |step: Value| json!({"strategy": {"canary": {"steps": [{"setWeight": 10}, step]}}});
+    let analysis = |analysis: Value| json!({"analysis": analysis});
+    let objective = |change: Value| {
+        let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
+        merge(&mut objective, change);
+        json!({"analysis": {"objectives": [objective]}})
+    };
+    let counters =
+        |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
+    let at = "spec.strategy.canary";
+    let table = [
+        (json!({"replicas": -1}), "spec.replicas".to_owned()),
+        (json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}), "spec.progressDeadlineSeconds".into()),
+        (json!({"selector": {"matchLabels": {"app": "other"}}}), "spec.template.metadata.labels[app]".into()),
+        (json!({"selector": {"matchLabels": {"tier": "web"}}}), "spec.template.metadata.labels[tier]".into()),
+        (json!({"selector": {"matchLabels": null}}), "spec.selector".into()),
+        (
+            json!({"template": {"metadata": {"labels": {"serin.dev/revision": "x"}}}}),
+            "spec.template.metadata.labels[serin.dev/revision]".into(),
+        ),
+        (
+            json!({"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["x"]}]}}),
+            "spec.selector.matchExpressions[0]".into(),
+        ),
+        (
+            json!({"selector": {"matchExpressions": [{"key": "app", "operator": "Exists", "values": ["x"]}]}}),
+            "spec.selector.matchExpressions[0].values".into(),
+        ),
+        (
+            json!({"selector": {"matchExpressions": [{"key": "app", "operator": "Is"}]}}),
+            "spec.selector.matchExpressions[0].operator".into(),
+        ),
+        (canary(json!({"maxSurge": "a lot"})), format!("{at}.maxSurge")),
+        (canary(json!({"maxSurge": "2"})), format!("{at}.maxSurge")),
+        (canary(json!({"maxUnavailable": "101%"})), format!("{at}.maxUnavailable")),
+        (canary(json!({"maxSurge": 0, "maxUnavailable": "0%"})), format!("{at}.maxUnavailable")),
+        (canary(json!({"podRestartLimit": 0})), format!("{at}.podRestartLimit")),
+        (canary(json!({"canaryService": "shop"})), format!("{at}.canaryService")),
+        (canary(json!({"stableService": "Shop"})), format!("{at}.stableService")),
+        (canary(json!({"trafficRouting": {"settle": "11m"}})), format!("{at}.trafficRouting.settle")),
+        (
+            canary(json!({"trafficRouting": {"gatewayAPI": {"httpRoute": "a b"}}})),
+            format!("{at}.trafficRouting.gatewayAPI.httpRoute"),
+        ),
+        (
+            canary(json!({"trafficRouting": {"gatewayAPI": {"httpRoutes": [{"name": "a"}]}}})),
+            format!("{at}.trafficRouting.gatewayAPI.httpRoute"),
+        ),
+        (
+            canary(
+                json!({"trafficRouting": {"gatewayAPI": {"httpRoute": null, "httpRoutes": [{"name": "a"}, {"name": "a", "rule": "r"}]}}}),
+            ),
+            format!("{at}.trafficRouting.gatewayAPI.httpRoutes[1]"),
+        ),
+        (canary(json!({"pace": {"firstWeight": 60}})), format!("{at}.pace.firstWeight")),
+        (canary(json!({"pace": {"maxWeight": 100}})), format!("{at}.pace.maxWeight")),
+        (canary(json!({"pace": {}, "steps": []})), format!("{at}.pace")),
+        (step(json!({})), format!("{at}.steps[1]")),
+        (step(json!({"setWeight": 20, "pause": {}})), format!("{at}.steps[1]")),
+        (step(json!({"setWeight": 120})), format!("{at}.steps[1].setWeight")),
+        (step(json!({"setWeight": 0.0001})), format!("{at}.steps[1].setWeight")),
+        (step(json!({"pause": {"duration": "soon"}})), format!("{at}.steps[1].pause.duration")),
+        (step(json!({"pause": {"duration": -5}})), format!("{at}.steps[1].pause.duration")),
+        (step(json!({"pause": {"duration": "0s"}})), format!("{at}.steps[1].pause.duration")),
+        (step(json!({"setCanaryScale": {"matchTrafficWeight": false}})), format!("{at}.steps[1].setCanaryScale")),
+        (step(json!({"setCanaryScale": {"replicas": 0}})), format!("{at}.steps[1].setCanaryScale")),
+        (
+            canary(json!({"steps": [{"setCanaryScale": {"replicas": 0}}, {"setWeight": 5}]})),
+            format!("{at}.steps[1].setWeight"),
+        ),
+        (canary(json!({"steps": [{"analysis": {}}]})), format!("{at}.steps[0].analysis")),
+        (canary(json!({"steps": [{"setWeight": 100}, {"analysis": {}}]})), format!("{at}.steps[1].analysis")),
+        (analysis(json!({"longest": "0s"})), "spec.analysis.longest".into()),
+        (analysis(json!({"objectives": []})), "spec.analysis.objectives".into()),
+        (analysis(json!({"prometheus": {"address": "prometheus:9090"}})), "spec.analysis.prometheus.address".into()),
+        (
+            analysis(json!({"prometheus": {"address": "http://me:secret@prometheus:9090"}})),
+            "spec.analysis.prometheus.address".into(),
+        ),
+        (analysis(json!({"prometheus": {"scrapeInterval": "2h"}})), "spec.analysis.prometheus.scrapeInterval".into()),
+        (
+            analysis(json!({"rollback": {"falseRollbackProbability": 0.5}})),
+            "spec.analysis.rollback.falseRollbackProbability".into(),
+        ),
+        (analysis(json!({"budget": {"share": "2"}})), "spec.analysis.budget.share".into()),
+        (analysis(json!({"budget": {"ofRemaining": "0%"}})), "spec.analysis.budget.ofRemaining".into()),
+        (objective(json!({"objective": 100})), "spec.analysis.objectives[0].objective".into()),
+        (objective(json!({"objective": 0})), "spec.analysis.objectives[0].objective".into()),
+        (objective(json!({"window": "30"})), "spec.analysis.objectives[0].window".into()),
+        (objective(json!({"indicator": null})), "spec.analysis.objectives[0].indicator".into()),
+        (counters(json!({"total": "rate(a[1m])", "errors": "b"})), "spec.analysis.objectives[0].counters.total".into()),
+        (
+            counters(json!({"total": "a", "errors": "b{c=\"d\"}[5m]"})),
+            "spec.analysis.objectives[0].counters.errors".into(),
+        ),
+        (counters(json!({"total": "a", "errors": "a"})), "spec.analysis.objectives[0].counters.errors".into()),
+        (
+            counters(json!({"total": "a", "errors": "b", "arms": {"label": "v"}})),
+            "spec.analysis.objectives[0].counters.arms".into(),
+        ),
+        (
+            counters(json!({"total": "a", "errors": "b", "arms": {"podLabel": "a-b"}})),
+            "spec.analysis.objectives[0].counters.arms.podLabel".into(),
+        ),
+    ];
+    for (change, path) in table {
+        assert_eq!(wrong(&routed(change.clone())), [path], "{change}");
+    }
+}
+
+#[test]
+fn what_needs_a_router_or_an_analysis_is_refused_without_one() {
+    let at = "spec.strategy.canary";
+    let table = [
+        (json!({"strategy": {"canary": {"stableService": "a"}}}), vec![format!("{at}.stableService")]),
+        (json!({"strategy": {"canary": {"dynamicStableScale": true}}}), vec![format!("{at}.dynamicStableScale")]),
+        (
+            json!({"strategy": {"canary": {"pace": {}}}}),
+            vec!["spec.analysis".to_owned(), format!("{at}.trafficRouting")],
+        ),
+        (
+            json!({"strategy": {"canary": {"steps": [{"setWeight": 5}, {"analysis": {}}]}}}),
+            vec!["spec.analysis".to_owned()],
+        ),
+        (
+            json!({"strategy": {"canary": {"steps": [{"setCanaryScale": {"weight": 10}}]}}}),
+            vec![format!("{at}.steps[0].setCanaryScale")],
+        ),
+        (
+            json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "indicator": "traefik"}]}}),
+            vec!["spec.analysis.objectives[0].indicator".to_owned()],
+        ),
+    ];
+    for (change, paths) in table {
+        assert_eq!(wrong(&spec(change.clone())), paths, "{change}");
+    }
+}
+
+#[test]
+fn all_wrong_fields_are_told_at_once_in_the_api_servers_manner() {
+    let spec = spec(json!({"replicas": -1, "strategy": {"canary": {"steps": [{"setWeight": 120}]}}}));
+    assert_eq!(
+        spec.plan("shop").unwrap_err().to_string(),
+        "[spec.replicas: Invalid value: -1: it must be greater than or equal to 0; use 0 or more, \
+         spec.strategy.canary.steps[0].setWeight: Invalid value: 120.0: it is not a share of traffic; \
+         use a percentage from 0 to 100 with at most three decimals]"
+    );
+}
+
+#[test]
+fn a_name_that_no_service_can_have_asks_for_one() {
+    let errors = routed(json!({})).plan("shop.v2").unwrap_err().to_string();
+    assert!(errors.contains("spec.strategy.canary.stableService: Required value"), "{errors}");
+    let named = json!({"strategy": {"canary": {"stableService": "shop", "canaryService": "shop-canary"}}});
+    assert!(routed(named).plan("shop.v2").is_ok());
+    let errors = spec(json!({})).plan(&"x".repeat(64)).unwrap_err().to_string();
+    assert!(errors.starts_with("metadata.name: Invalid value"), "{errors}");
+}
+
+#[test]
+fn an_objective_named_twice_is_refused() {
+    let objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
+    let spec = routed(json!({"analysis": {"objectives": [objective.clone(), objective]}}));
+    assert_eq!(wrong(&spec), ["spec.analysis.objectives[1].name"]);
+}
+
+#[test]
+fn longest_is_said_by_the_analysis_or_by_the_pace() {
+    let by_pace = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}}));
+    assert_eq!(plan(&by_pace).canary().analysis.as_ref().unwrap().longest, Duration::from_secs(5_400));
+    let by_both = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}, "analysis": {"longest": "1h"}}));
+    assert_eq!(wrong(&by_both), ["spec.analysis.longest"]);
+}
+
+#[test]
+fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
+    let plan =
+        plan(&routed(json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {"duration": "5m"}}]}}})));
+    // The API server writes 20.0 as 20.
+    let stored = serde_json::to_string(&plan).unwrap().replace("20.0", "20");
+    let read: Plan = serde_json::from_str(&stored).unwrap();
+    assert_eq!(plan_hash(&read), plan_hash(&plan));
+    // A change of this line restarts the steps of every release under way at the upgrade that brings it.
+    assert_eq!(plan_hash(&plan), "6f597068d5");
+    let other = Plan { replicas: 2, ..plan.clone() };
+    assert_ne!(plan_hash(&other), plan_hash(&plan));
+}

@@ -1,0 +1,230 @@
+//! The position in a release survives being stored: as the status, by the API server.
+
+mod admission;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use serin_core::command::{Outcome, OutcomeResult};
+use serin_core::plan::{
+    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, RouteKind, RouteRef, Routing, Step,
+    Strategy as Rollout,
+};
+use serin_core::state::{
+    Abort, CommandDone, Drain, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage, State,
+    StepPosition, Weights,
+};
+use serin_core::units::{Revision, Weight};
+use serin_crds::RolloutStatus;
+use serin_crds::status::{CountsStatus, EvidenceStatus};
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9 %µ\"\\\\]{0,12}"
+}
+
+fn revision() -> impl Strategy<Value = Revision> {
+    "[a-z0-9]{5,10}".prop_map(Revision::new)
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    (0..4_000_000_000_i64, 0..1_000_000_000_i32).prop_map(|(seconds, nanos)| Timestamp::new(seconds, nanos).unwrap())
+}
+
+fn weight() -> impl Strategy<Value = Weight> {
+    prop_oneof![(0..=100_u32).prop_map(Weight::percent), (0..=100_000_u32).prop_map(Weight::from_thousandths)]
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (0..10_000_000_u64).prop_map(Duration::from_millis)
+}
+
+fn amount() -> impl Strategy<Value = Amount> {
+    prop_oneof![any::<u32>().prop_map(Amount::Pods), (0..=100_u32).prop_map(Amount::Percent)]
+}
+
+fn scale() -> impl Strategy<Value = CanaryScale> {
+    prop_oneof![
+        Just(CanaryScale::MatchTrafficWeight),
+        any::<u32>().prop_map(CanaryScale::Replicas),
+        weight().prop_map(CanaryScale::Weight),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        weight().prop_map(Step::SetWeight),
+        option::of(duration()).prop_map(Step::Pause),
+        scale().prop_map(Step::SetCanaryScale),
+        option::of(duration()).prop_map(Step::Analysis),
+    ]
+}
+
+fn pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![
+        vec(step(), 0..6).prop_map(Pace::Steps),
+        (weight(), weight())
+            .prop_map(|(first_weight, max_weight)| Pace::Evidence(EvidencePace { first_weight, max_weight })),
+    ]
+}
+
+fn routing() -> impl Strategy<Value = Routing> {
+    let route =
+        (text(), option::of(text())).prop_map(|(name, rule)| RouteRef { kind: RouteKind::HttpRoute, name, rule });
+    (text(), text(), vec(route, 0..3), duration(), duration()).prop_map(
+        |(stable_service, canary_service, routes, settle, unverified_after)| Routing {
+            stable_service,
+            canary_service,
+            routes,
+            settle,
+            unverified_after,
+        },
+    )
+}
+
+prop_compose! {
+    fn canary()(
+        (max_surge, max_unavailable) in (amount(), amount()),
+        (scale_down_delay, abort_scale_down_delay) in (duration(), duration()),
+        dynamic_stable_scale in any::<bool>(),
+        routing in option::of(routing()),
+        pace in pace(),
+        analysis in option::of(duration().prop_map(|longest| Analysis { longest })),
+        pod_restart_limit in any::<u32>(),
+    ) -> Canary {
+        Canary {
+            max_surge, max_unavailable, scale_down_delay, abort_scale_down_delay, dynamic_stable_scale, routing, pace, analysis,
+            pod_restart_limit,
+        }
+    }
+}
+
+prop_compose! {
+    fn plan()(
+        replicas in any::<u32>(),
+        progress_deadline in duration(),
+        revision_history_limit in 0..1_000_usize,
+        rollback_window in 0..1_000_usize,
+        paused in any::<bool>(),
+        canary in canary(),
+    ) -> Plan {
+        Plan { replicas, progress_deadline, revision_history_limit, rollback_window, paused, strategy: Rollout::Canary(canary) }
+    }
+}
+
+fn pause() -> impl Strategy<Value = Pause> {
+    let reason = prop::sample::select(vec![PauseReason::Step, PauseReason::Command, PauseReason::Inconclusive]);
+    (reason, time(), option::of(time())).prop_map(|(reason, since, until)| Pause { reason, since, until })
+}
+
+fn abort() -> impl Strategy<Value = Abort> {
+    (revision(), time(), text(), option::of(text()), text()).prop_map(|(revision, at, cause, by, message)| Abort {
+        revision,
+        at,
+        cause,
+        by,
+        message,
+    })
+}
+
+fn command() -> impl Strategy<Value = CommandDone> {
+    let result = prop::sample::select(vec![OutcomeResult::Done, OutcomeResult::Refused]);
+    (text(), result, text())
+        .prop_map(|(uid, result, message)| CommandDone { uid, outcome: Outcome { result, message } })
+}
+
+fn release() -> impl Strategy<Value = Release> {
+    let result = prop::sample::select(vec![ReleaseResult::Promoted, ReleaseResult::Aborted, ReleaseResult::Superseded]);
+    (revision(), result, time(), text()).prop_map(|(revision, result, at, message)| Release {
+        revision,
+        result,
+        at,
+        message,
+    })
+}
+
+prop_compose! {
+    fn state()(
+        (observed_generation, message) in (any::<i64>(), text()),
+        phase in prop::sample::select(vec![Phase::Progressing, Phase::Paused, Phase::Degraded, Phase::Healthy]),
+        stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Stepping, Stage::Promoting, Stage::Aborted, Stage::Stable]),
+        (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
+        plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })),
+        (stage_since, restarting) in (option::of(time()), any::<bool>()),
+        step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
+        weights in (weight(), option::of(weight()), option::of(time()))
+            .prop_map(|(asked, verified, since)| Weights { asked, verified, since }),
+        (pause, abort) in (option::of(pause()), option::of(abort())),
+        draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
+        commands in vec(command(), 0..3),
+        history in vec(release(), 0..3),
+    ) -> State {
+        State {
+            observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, step, restarting, weights, pause,
+            abort, draining, commands, history,
+        }
+    }
+}
+
+/// The status as the API server gives it back.
+fn stored(status: &RolloutStatus) -> RolloutStatus {
+    let schema = admission::schema_of("Rollout");
+    let value = admission::stored(&schema["properties"]["status"], serde_json::to_value(status).unwrap());
+    serde_json::from_str(&value.to_string()).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_position_comes_back_from_the_status(state in state(), former in state()) {
+        let mut status = RolloutStatus::default();
+        status.with_state(&former).unwrap();
+        status.with_state(&state).unwrap();
+        prop_assert_eq!(&status.state().unwrap(), &state);
+        prop_assert_eq!(&stored(&status).state().unwrap(), &state);
+    }
+}
+
+proptest! {
+    // Each case compiles every validation rule anew.
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn the_api_server_accepts_every_position(state in state()) {
+        let mut status = RolloutStatus::default();
+        status.with_state(&state).unwrap();
+        let object = serde_json::json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": "shop"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "shop"}},
+                "template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "shop"}]}},
+                "strategy": {"canary": {}},
+            },
+            "status": status,
+        });
+        prop_assert_eq!(admission::refusals(&object, None), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_empty_status_is_the_position_of_a_rollout_never_seen() {
+    assert_eq!(RolloutStatus::default().state().unwrap(), State::default());
+}
+
+#[test]
+fn what_is_told_beside_the_position_stays() {
+    let evidence = EvidenceStatus { canary: CountsStatus { requests: 10.0, errors: 1.0 }, ..EvidenceStatus::default() };
+    let mut status = RolloutStatus { ready_replicas: 3, evidence: vec![evidence], ..RolloutStatus::default() };
+    let told = status.clone();
+    status.with_state(&State { observed_generation: 7, ..State::default() }).unwrap();
+    assert_eq!((status.observed_generation, status.ready_replicas), (Some(7), 3));
+    assert_eq!(status.evidence, told.evidence);
+}
+
+#[test]
+fn a_status_written_by_hand_is_named() {
+    let status = RolloutStatus { phase: Some("Happy".into()), ..RolloutStatus::default() };
+    let error = status.state().unwrap_err().to_string();
+    assert!(error.contains("Happy"), "{error}");
+}
