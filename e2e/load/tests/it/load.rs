@@ -146,7 +146,7 @@ async fn a_port_where_nobody_listens_refuses() {
 }
 
 #[tokio::test]
-async fn a_broken_kept_alive_connection_is_not_mended_by_a_retry() {
+async fn a_connection_that_breaks_under_a_request_loses_that_request_only() {
     let server = Server::start(|number, _| async move {
         if number % 2 == 0 { Reply::Whole(answer(200, Some("v1"))) } else { Reply::ThenClose(String::new()) }
     })
