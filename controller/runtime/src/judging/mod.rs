@@ -1,1 +1,238 @@
-//! What the metrics say of each release that is under way.
+//! Judging releases by what Prometheus has counted.
+//!
+//! Each release under way has a task of its own that polls its counters, feeds them to `serin_analysis` and keeps what
+//! came out where a reconcile can read it at once. A reconcile never asks Prometheus; it is triggered when the judgement
+//! has changed. Only the leader judges.
+
+mod checkpoint;
+mod reading;
+mod release;
+mod selector;
+mod service;
+mod settings;
+mod task;
+mod telling;
+#[cfg(test)]
+mod tests;
+mod triggers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use jiff::Timestamp;
+use serin_core::observed::Judgement;
+use serin_core::plan::EvidencePace;
+use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::AnalysisSpec;
+use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::clock::Clock;
+use crate::election::Leadership;
+use crate::prometheus::{Poller, Server};
+use crate::telemetry::Metrics;
+
+pub use triggers::{RolloutName, Triggers};
+
+/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JudgeRequest {
+    /// The Rollout, told when its judgement has changed.
+    pub rollout: RolloutName,
+    /// The Rollout's UID.
+    pub uid: String,
+    /// The revision that is being released.
+    pub revision: Revision,
+    /// How it is judged.
+    pub analysis: AnalysisSpec,
+    /// The Service of the stable side, where there is one.
+    pub stable_service: Option<String>,
+    /// The Service of the canary side, where there is one.
+    pub canary_service: Option<String>,
+    /// The name of the stable revision's ReplicaSet.
+    pub stable_replica_set: Option<String>,
+    /// The name of the canary revision's ReplicaSet.
+    pub canary_replica_set: String,
+    /// When each pod of either side was created, by name. A pod that is not listed counts from its second scrape on.
+    pub pods_created_at: BTreeMap<String, Timestamp>,
+    /// The canary's share in effect; zero: nothing is judged.
+    pub weight: Weight,
+    /// The bounds of the pace where evidence sets it; nothing where steps do.
+    pub pace: Option<EvidencePace>,
+    /// The position from which to go on, as the status has it.
+    pub resume_from: Option<AnalysisStatus>,
+}
+
+/// What the metrics say of a release at this moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// For the planner.
+    pub judgement: Judgement,
+    /// For the status, by objective.
+    pub evidence: Vec<EvidenceStatus>,
+    /// For the status: from here a restarted controller goes on.
+    pub checkpoint: Option<AnalysisStatus>,
+    /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
+    pub summary: Option<String>,
+}
+
+impl Look {
+    /// Nothing is known yet.
+    fn undecided(message: &str, now: Timestamp) -> Self {
+        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None })
+    }
+
+    fn of(judgement: Judgement) -> Self {
+        Self { judgement, evidence: Vec::new(), checkpoint: None, summary: None }
+    }
+}
+
+/// All releases that are being judged; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Judges {
+    inner: Arc<Inner>,
+}
+
+/// What all judges of a process share.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Asks Prometheus.
+    pub poller: Poller,
+    /// The Prometheus of Rollouts that name none.
+    pub default_server: Option<Server>,
+    /// Counts what was judged.
+    pub metrics: Arc<Metrics>,
+    /// The wall clock.
+    pub clock: Clock,
+}
+
+#[derive(Debug)]
+struct Inner {
+    bench: Bench,
+    leadership: Leadership,
+    triggers: triggers::Sender,
+    tasks: Mutex<HashMap<String, Task>>,
+}
+
+/// What a task is told, and where it tells.
+#[derive(Debug)]
+struct Task {
+    request: watch::Sender<JudgeRequest>,
+    told: Arc<Mutex<Look>>,
+    abort: AbortHandle,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.abort.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What these locks guard is replaced as a whole, so a panic leaves nothing half written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Judges {
+    /// Judges nobody yet. The triggers name the Rollouts whose judgement has changed.
+    pub fn new(bench: Bench, leadership: Leadership) -> (Self, Triggers) {
+        let (sender, triggers) = triggers::channel();
+        let changes = leadership.changes();
+        let inner = Arc::new(Inner { bench, leadership, triggers: sender, tasks: Mutex::default() });
+        tokio::spawn(stop_when_lost(Arc::downgrade(&inner), changes));
+        (Self { inner }, triggers)
+    }
+
+    /// Judges this release from now on, or goes on as before. Does nothing in a process that does not lead.
+    pub fn watch(&self, request: JudgeRequest) {
+        if !self.inner.leadership.is_leader() {
+            return;
+        }
+        let mut tasks = lock(&self.inner.tasks);
+        if let Some(task) = tasks.get(&request.uid) {
+            if asks_the_same(&task.request.borrow(), &request) {
+                task.request.send_if_modified(|known| take_in(known, request));
+                return;
+            }
+        }
+        let request = self.with_own_checkpoint(&mut tasks, request);
+        tasks.insert(request.uid.clone(), self.start(request));
+        self.inner.bench.metrics.set_judging(tasks.len());
+    }
+
+    /// A task whose question has changed hands its evidence on, where it is of the same revision.
+    fn with_own_checkpoint(&self, tasks: &mut HashMap<String, Task>, mut request: JudgeRequest) -> JudgeRequest {
+        if let Some(task) = tasks.remove(&request.uid) {
+            let own = lock(&task.told).checkpoint.clone();
+            let own = own.filter(|own| own.revision == request.revision.as_str());
+            request.resume_from = own.or(request.resume_from);
+        }
+        request
+    }
+
+    fn start(&self, request: JudgeRequest) -> Task {
+        let now = self.inner.bench.clock.now();
+        let told = Arc::new(Mutex::new(Look::undecided("The analysis begins.", now)));
+        let (sender, receiver) = watch::channel(request);
+        let task = task::judge(self.inner.bench.clone(), receiver, told.clone(), self.inner.triggers.clone());
+        Task { request: sender, told, abort: tokio::spawn(task).abort_handle() }
+    }
+
+    /// Judges this Rollout no more.
+    pub fn forget(&self, uid: &str) {
+        let mut tasks = lock(&self.inner.tasks);
+        tasks.remove(uid);
+        self.inner.bench.metrics.set_judging(tasks.len());
+    }
+
+    /// What the metrics say of this revision right now, without asking anybody.
+    pub fn look(&self, uid: &str, revision: &Revision) -> Look {
+        let tasks = lock(&self.inner.tasks);
+        let of_revision = tasks.get(uid).filter(|task| task.request.borrow().revision == *revision);
+        match of_revision {
+            Some(task) => lock(&task.told).clone(),
+            None => Look::undecided("The analysis begins.", self.inner.bench.clock.now()),
+        }
+    }
+
+    /// How many releases are being judged.
+    pub fn len(&self) -> usize {
+        lock(&self.inner.tasks).len()
+    }
+
+    /// Whether no release is being judged.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Whether a task that answers the one request answers the other too.
+fn asks_the_same(known: &JudgeRequest, request: &JudgeRequest) -> bool {
+    known.revision == request.revision
+        && known.analysis == request.analysis
+        && known.stable_service == request.stable_service
+        && known.canary_service == request.canary_service
+        && known.stable_replica_set == request.stable_replica_set
+        && known.canary_replica_set == request.canary_replica_set
+        && known.pace == request.pace
+}
+
+/// Takes in what changes while a release is judged; the checkpoint is the task's own from its start on.
+fn take_in(known: &mut JudgeRequest, mut request: JudgeRequest) -> bool {
+    request.resume_from.clone_from(&known.resume_from);
+    let changed = *known != request;
+    *known = request;
+    changed
+}
+
+/// A process that has lost the lead forgets its evidence: whoever leads now writes the status from which it would go on.
+async fn stop_when_lost(inner: Weak<Inner>, mut changes: watch::Receiver<bool>) {
+    while changes.changed().await.is_ok() {
+        let Some(inner) = inner.upgrade() else { return };
+        if !*changes.borrow_and_update() {
+            lock(&inner.tasks).clear();
+            inner.bench.metrics.set_judging(0);
+        }
+    }
+}

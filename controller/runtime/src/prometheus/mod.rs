@@ -1,1 +1,13 @@
-//! A bounded, shared client of Prometheus.
+//! Asking Prometheus: a client that bounds what it takes in and names what went wrong, and a poller that asks every
+//! question once however many want the answer.
+
+mod client;
+mod envelope;
+mod poller;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use client::{ClientError, HttpClient, QueryError, Server};
+pub use envelope::{Answer, Labels, Series};
+pub(crate) use poller::next_answer;
+pub use poller::{Asked, Limits, Poll, Poller};

@@ -1,0 +1,133 @@
+//! From Prometheus' answers to the samples that the statistical core takes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serin_analysis::{Arm, Kind, Sample};
+
+use super::selector::Counters;
+use crate::prometheus::{Answer, Labels};
+
+/// One series as the core names it.
+#[derive(Debug)]
+struct Named<'a> {
+    source: String,
+    series: String,
+    arm: Arm,
+    kind: Kind,
+    samples: &'a [(i64, f64)],
+}
+
+/// The samples of one reading of one objective.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    series: Vec<Named<'a>>,
+    /// When the pods behind the sources were created, in milliseconds since the epoch.
+    pub births: BTreeMap<String, i64>,
+    /// The newest sample's time, in milliseconds since the epoch.
+    pub newest_ms: Option<i64>,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads the answers to the two queries of an objective. Series of neither side are left out.
+    ///
+    /// The canary's pods exist for this release only, so that all of their requests belong to it: those that were created
+    /// before `began_ms`, when traffic was first seen, count as born then.
+    pub(super) fn new(
+        counters: &Counters,
+        total: &'a Answer,
+        errors: &'a Answer,
+        pods_created_at: &BTreeMap<String, Timestamp>,
+        began_ms: i64,
+    ) -> Self {
+        let mut reading = Self { series: Vec::new(), births: BTreeMap::new(), newest_ms: None };
+        for (kind, answer) in [(Kind::Total, total), (Kind::Errors, errors)] {
+            for series in answer {
+                let Some(arm) = counters.arm(&series.labels) else { continue };
+                let source = source_of(&series.labels, counters.pod(&series.labels));
+                let born = counters.pod(&series.labels).and_then(|pod| pods_created_at.get(pod));
+                let earliest_ms = if arm == Arm::Canary { began_ms } else { i64::MIN };
+                reading.births.extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
+                let newest_ms = series.samples.last().map(|(at_ms, _)| *at_ms);
+                reading.newest_ms = reading.newest_ms.max(newest_ms.filter(|_| kind == Kind::Total));
+                let series_name = series_of(&series.labels);
+                reading.series.push(Named { source, series: series_name, arm, kind, samples: &series.samples });
+            }
+        }
+        reading
+    }
+
+    /// All samples.
+    pub(super) fn samples(&self) -> Vec<Sample<'_>> {
+        let of = |named: &'_ Named<'a>| (named.arm, named.kind, named.samples);
+        self.series
+            .iter()
+            .flat_map(|named| {
+                let (arm, kind, samples) = of(named);
+                samples.iter().map(move |(at_ms, value)| Sample {
+                    source: &named.source,
+                    series: &named.series,
+                    arm,
+                    kind,
+                    at_ms: *at_ms,
+                    value: *value,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The scrape target of a series: all series of one of its scrapes have the same time.
+fn source_of(labels: &Labels, pod: Option<&str>) -> String {
+    let label = |name: &str| labels.get(name).map_or("", String::as_str);
+    format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default())
+}
+
+/// What tells a series from the others of its source.
+fn series_of(labels: &Labels) -> String {
+    let mut name = String::new();
+    for (label, value) in labels {
+        name.push_str(label);
+        name.push('=');
+        name.push_str(value);
+        name.push(';');
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judging::tests::request;
+    use crate::prometheus::Series;
+
+    fn series(pod: &str, code: &str, samples: &[(i64, f64)]) -> Series {
+        let labels = [("instance", "10.0.0.1:8080"), ("job", "pods"), ("pod", pod), ("code", code)];
+        Series {
+            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            samples: samples.to_vec(),
+        }
+    }
+
+    #[test]
+    fn series_of_neither_side_are_left_out_and_pods_have_births() {
+        let objective = serde_json::from_value(serde_json::json!({"name": "availability", "objective": 99.9,
+            "counters": {"total": "requests_total", "errors": "errors_total"}}))
+        .unwrap();
+        let counters = Counters::new(&objective, &request()).unwrap();
+        let total = vec![
+            series("checkout-bbb-11111", "200", &[(1_000, 1.0), (2_000, 5.0)]),
+            series("checkout-aaa-11111", "200", &[(1_500, 9.0)]),
+            series("cart-aaa-11111", "200", &[(9_000, 9.0)]),
+        ];
+        let errors = vec![series("checkout-bbb-11111", "500", &[(2_000, 1.0)])];
+        let created = BTreeMap::from([("checkout-bbb-11111".to_owned(), Timestamp::from_millisecond(500).unwrap())]);
+        let reading = Reading::new(&counters, &total, &errors, &created, 400);
+        let samples = reading.samples();
+        assert_eq!(samples.len(), 4);
+        assert_eq!(samples.iter().filter(|sample| sample.arm == Arm::Canary).count(), 3);
+        assert_eq!(samples.iter().filter(|sample| sample.kind == Kind::Errors).count(), 1);
+        assert_eq!(reading.births, BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)]));
+        assert_eq!(reading.newest_ms, Some(2_000));
+    }
+}

@@ -1,0 +1,302 @@
+//! One release under judgement, without IO: answers in, the state of the evidence out.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serin_analysis::judge::Availability;
+use serin_analysis::objective::RoundContext;
+use serin_analysis::{Feed, Objective, ObjectiveState};
+use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::ObjectiveSpec;
+use sha2::{Digest, Sha256};
+
+use super::JudgeRequest;
+use super::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
+use super::reading::Reading;
+use super::selector::{Counters, Trouble};
+use super::service::Service;
+use super::settings::{Settings, millis};
+use crate::prometheus::{Answer, QueryError, Server};
+
+/// For how long a server in trouble may be silent before that is told: two scrapes, within bounds. Until then the data in hand
+/// is as fresh as it would be anyway.
+const GRACE_BOUNDS_MS: (i64, i64) = (2_000, 30_000);
+
+/// How the reading of an objective goes.
+#[derive(Clone, Debug)]
+struct Failing {
+    since_ms: i64,
+    error: QueryError,
+}
+
+/// One objective at work.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub spec: ObjectiveSpec,
+    pub counters: Counters,
+    pub objective: Objective,
+    pub state: ObjectiveState,
+    pub service: Service,
+    usual_rate: Option<f64>,
+    fingerprint: String,
+    failing: Option<Failing>,
+}
+
+/// What is known of an objective before its evidence begins.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub spec: ObjectiveSpec,
+    pub counters: Counters,
+    pub service: Service,
+}
+
+/// One release under judgement.
+#[derive(Debug)]
+pub(super) struct Release {
+    pub settings: Settings,
+    pub revision: Revision,
+    pub objectives: Vec<Judged>,
+    pub weight: Weight,
+    pub weight_changed_at_ms: i64,
+    pub began_ms: i64,
+    pub fresh_since_ms: Option<i64>,
+    pub decided: Option<Decided>,
+    /// Whether steps set the pace, so that any weight can be the last one before promotion.
+    pub by_steps: bool,
+    warm_up_ends_ms: i64,
+    pods_created_at: BTreeMap<String, Timestamp>,
+}
+
+impl Prepared {
+    /// Reads and checks what the spec says of each objective.
+    pub(super) fn all(request: &JudgeRequest) -> Result<Vec<Self>, Trouble> {
+        let prepare = |spec: &ObjectiveSpec| {
+            if !(spec.objective > 0.0 && spec.objective < 100.0) {
+                let message = format!(
+                    "spec.analysis.objectives[{}].objective {} must be above 0 and below 100",
+                    spec.name, spec.objective
+                );
+                return Err(Trouble::spec(message));
+            }
+            Ok(Self { spec: spec.clone(), counters: Counters::new(spec, request)?, service: Service::default() })
+        };
+        request.analysis.objectives.iter().map(prepare).collect()
+    }
+}
+
+pub(super) fn settings_of(request: &JudgeRequest, default_server: Option<&Server>) -> Result<Settings, Trouble> {
+    Settings::new(&request.analysis, request.pace.as_ref(), default_server)
+}
+
+/// Tells evidence of one question from evidence of another.
+fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
+    let Prepared { spec, counters, .. } = prepared;
+    let question = format!(
+        "{}|{}|{}|{}|{}|{}",
+        spec.objective,
+        settings.judge.alpha,
+        settings.scrape_interval_ms(),
+        settings.longest.as_secs(),
+        counters.total_of_sides,
+        counters.errors_of_sides,
+    );
+    let digest = Sha256::digest(question.as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Release {
+    /// Begins, or goes on from the checkpoint where its evidence answers the same question.
+    pub(super) fn begin(
+        settings: Settings,
+        prepared: Vec<Prepared>,
+        request: &JudgeRequest,
+        checkpoint: Option<Checkpoint>,
+        now_ms: i64,
+    ) -> Result<Self, Trouble> {
+        let checkpoint = checkpoint.unwrap_or_else(|| fresh(&settings, request, now_ms));
+        let began_ms = checkpoint.began_ms;
+        let mut stored = checkpoint.objectives;
+        let mut objectives = Vec::with_capacity(prepared.len());
+        for prepared in prepared {
+            let stored = stored.remove(&prepared.spec.name);
+            objectives.push(Judged::begin(&settings, prepared, stored, began_ms, now_ms)?);
+        }
+        let mut release = Self {
+            settings,
+            revision: request.revision.clone(),
+            objectives,
+            weight: Weight::from_thousandths(checkpoint.weight_thousandths),
+            weight_changed_at_ms: checkpoint.weight_changed_at_ms,
+            began_ms,
+            fresh_since_ms: checkpoint.fresh_since_ms,
+            decided: checkpoint.decided,
+            by_steps: request.pace.is_none(),
+            warm_up_ends_ms: checkpoint.warm_up_ends_ms,
+            pods_created_at: BTreeMap::new(),
+        };
+        release.take_in(request, now_ms);
+        Ok(release)
+    }
+
+    /// Takes in what a reconcile has seen since.
+    pub(super) fn take_in(&mut self, request: &JudgeRequest, now_ms: i64) {
+        if self.weight != request.weight {
+            self.weight = request.weight;
+            self.weight_changed_at_ms = now_ms;
+        }
+        self.pods_created_at.clone_from(&request.pods_created_at);
+    }
+
+    /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
+    pub(super) fn observe(&mut self, index: usize, total: &Answer, errors: &Answer, settled_ms: i64, now_ms: i64) {
+        let context =
+            RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
+        let Some(judged) = self.objectives.get_mut(index) else { return };
+        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
+        let samples = reading.samples();
+        let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
+        let report = judged.objective.observe(&mut judged.state, &feed, &context);
+        judged.failing = None;
+        if report.from_the_future > 0 {
+            tracing::debug!(objective = %judged.spec.name, samples = report.from_the_future, "samples from the future are left out");
+        }
+    }
+
+    /// Up to when samples count as visible, where the newest of an answer and the clock say what time it is.
+    pub(super) fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
+        let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
+        let present_ms = newest_ms.map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
+        self.objectives.get(index).map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
+    }
+
+    /// An objective's metrics could not be read; `since_ms` is when the first failing request was sent.
+    pub(super) fn fail(&mut self, index: usize, error: QueryError, since_ms: i64) {
+        if let Some(judged) = self.objectives.get_mut(index) {
+            let since_ms = judged.failing.as_ref().map_or(since_ms, |failing| failing.since_ms);
+            judged.failing = Some(Failing { since_ms, error });
+        }
+    }
+
+    /// From when (exclusive) the next answer of an objective must have all samples, in milliseconds since the epoch.
+    pub(super) fn read_from_ms(&self, index: usize) -> i64 {
+        self.objectives.get(index).map_or(self.began_ms, |judged| judged.objective.read_from_ms())
+    }
+
+    pub(super) fn set_service(&mut self, index: usize, service: Service) {
+        if let Some(judged) = self.objectives.get_mut(index) {
+            // What history has shown once stays shown.
+            judged.state.selector_verified |= service.errors_seen;
+            judged.service = service;
+        }
+    }
+
+    /// The trouble of the first objective whose metrics cannot be read for long enough to be told.
+    pub(super) fn trouble(&self, now_ms: i64) -> Option<Trouble> {
+        self.objectives.iter().find_map(|judged| judged.trouble(self.grace_ms(), now_ms))
+    }
+
+    pub(super) fn grace_ms(&self) -> i64 {
+        self.settings.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+    }
+
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        let of = |judged: &Judged| ObjectiveCheckpoint {
+            fingerprint: judged.fingerprint.clone(),
+            usual_rate: judged.usual_rate,
+            state: judged.state.clone(),
+        };
+        Checkpoint {
+            began_ms: self.began_ms,
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            weight_thousandths: self.weight.thousandths(),
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            fresh_since_ms: self.fresh_since_ms,
+            decided: self.decided.clone(),
+            objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), of(judged))).collect(),
+        }
+    }
+}
+
+/// The position at which a release begins to get traffic.
+fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint {
+    // A little earlier, so that the requests before the weight was seen are not lost; rounds without canary requests change nothing.
+    let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
+    let is_canary = |pod: &&String| pod.starts_with(&format!("{}-", request.canary_replica_set));
+    let canary_pods = request.pods_created_at.iter().filter(|(pod, _)| is_canary(pod));
+    let created_ms = canary_pods.map(|(_, created_at)| created_at.as_millisecond()).min().unwrap_or(began_ms);
+    Checkpoint {
+        began_ms,
+        warm_up_ends_ms: created_ms.saturating_add(WARM_UP_MS),
+        weight_thousandths: request.weight.thousandths(),
+        weight_changed_at_ms: began_ms,
+        fresh_since_ms: None,
+        decided: None,
+        objectives: BTreeMap::new(),
+    }
+}
+
+/// Pods younger than this are given more tolerance.
+const WARM_UP_MS: i64 = 60_000;
+
+impl Judged {
+    fn begin(
+        settings: &Settings,
+        prepared: Prepared,
+        stored: Option<ObjectiveCheckpoint>,
+        began_ms: i64,
+        now_ms: i64,
+    ) -> Result<Self, Trouble> {
+        let fingerprint = fingerprint(settings, &prepared);
+        let Prepared { spec, counters, service } = prepared;
+        let invalid =
+            |error: &dyn std::fmt::Display| Trouble::spec(format!("spec.analysis.objectives[{}]: {error}", spec.name));
+        if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
+            let config = settings.objective(&spec, stored.usual_rate, counters.verified);
+            match Objective::resume(config, &stored.state) {
+                Ok(objective) => {
+                    let ObjectiveCheckpoint { usual_rate, state, .. } = stored;
+                    return Ok(Self {
+                        spec,
+                        counters,
+                        objective,
+                        state,
+                        service,
+                        usual_rate,
+                        fingerprint,
+                        failing: None,
+                    });
+                }
+                Err(error) => tracing::warn!(objective = %spec.name, %error, "the stored evidence is gathered anew"),
+            }
+        }
+        let usual_rate = service.usual_rate();
+        let verified = counters.verified || service.errors_seen;
+        let config = settings.objective(&spec, usual_rate, verified);
+        // A question that is new in mid-release is answered from now on.
+        let began_ms = if now_ms.saturating_sub(began_ms) > 2 * WARM_UP_MS { now_ms } else { began_ms };
+        let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
+        Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None })
+    }
+
+    fn trouble(&self, grace_ms: i64, now_ms: i64) -> Option<Trouble> {
+        let failing = self.failing.as_ref()?;
+        let is_told = !failing.error.concerns_server() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
+        is_told.then(|| Trouble::of_query(&self.spec.name, &failing.error))
+    }
+
+    pub(super) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
+        match &self.failing {
+            Some(failing) if self.trouble(grace_ms, now_ms).is_some() => match failing.error {
+                QueryError::Partial(_) => Availability::Partial { since_ms: failing.since_ms },
+                _ => Availability::Unreachable { since_ms: failing.since_ms },
+            },
+            _ => Availability::Ok,
+        }
+    }
+
+    /// What this release may spend of the objective's budget, in errors, where that is known.
+    pub(super) fn allotment(&self, settings: &Settings) -> Option<f64> {
+        let budget_fraction = self.objective.config().evidence.budget_fraction;
+        self.service.budget(budget_fraction).map(|budget| budget.allotment(&settings.share))
+    }
+}

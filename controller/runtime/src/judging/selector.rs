@@ -1,0 +1,345 @@
+//! The series of an objective: which are read, and which side each counts for.
+
+use promql_parser::label::{MatchOp, Matcher};
+use promql_parser::parser::{self, Expr, VectorSelector};
+use regex::Regex;
+use serin_analysis::Arm;
+use serin_crds::analysis::{ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
+
+use super::JudgeRequest;
+use crate::prometheus::{Labels, QueryError};
+
+/// Why nothing can be judged until a person changes something, or the provider recovers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// One CamelCase word, as a condition's reason.
+    pub cause: &'static str,
+    /// What an operator reads.
+    pub message: String,
+}
+
+impl Trouble {
+    pub(super) fn spec(message: String) -> Self {
+        Self { cause: "InvalidSpec", message }
+    }
+
+    pub(super) fn no_address() -> Self {
+        let message =
+            "No Prometheus is known: write spec.analysis.prometheus.address, or give the controller a default.";
+        Self { cause: "NotConfigured", message: message.to_owned() }
+    }
+
+    fn query(objective: &str, field: &str, message: impl std::fmt::Display) -> Self {
+        Self { cause: "InvalidQuery", message: format!("spec.analysis.objectives[{objective}].{field}: {message}") }
+    }
+
+    pub(super) fn of_query(objective: &str, error: &QueryError) -> Self {
+        Self { cause: error.kind(), message: format!("The metrics of {objective} cannot be read. {error}.") }
+    }
+}
+
+/// The two counters of an objective, and how their series tell canary from stable.
+#[derive(Clone, Debug)]
+pub(super) struct Counters {
+    /// All requests of the whole service, every version: a series selector.
+    pub total: String,
+    /// The bad ones among them.
+    pub errors: String,
+    /// The same two, of the two sides only.
+    pub total_of_sides: String,
+    pub errors_of_sides: String,
+    /// Whether the selector of errors is known to be right, because it is built in.
+    pub verified: bool,
+    sides: Sides,
+}
+
+/// How a series tells which side it counts for.
+#[derive(Clone, Debug)]
+struct Sides {
+    label: String,
+    canary: Regex,
+    stable: Regex,
+    by_pod: bool,
+}
+
+/// Traefik's counter of requests by service; a service is one backend of a route's rule.
+const TRAEFIK_REQUESTS: &str = "traefik_service_requests_total";
+
+impl Counters {
+    /// The counters that an objective names, checked.
+    pub(super) fn new(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+        match (objective.indicator, &objective.counters) {
+            (Some(Indicator::Traefik), None) => Self::traefik(objective, request),
+            (None, Some(counters)) => Self::written(objective, counters, request),
+            _ => Err(Trouble::spec(format!(
+                "spec.analysis.objectives[{}]: write either indicator or counters",
+                objective.name
+            ))),
+        }
+    }
+
+    fn traefik(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+        let (Some(stable), Some(canary)) = (&request.stable_service, &request.canary_service) else {
+            let message = "the traefik indicator needs strategy.canary.trafficRouting: it counts by the two Services";
+            return Err(Trouble::query(&objective.name, "indicator", message));
+        };
+        let namespace = &request.rollout.namespace;
+        let sides = Sides {
+            label: "service".to_owned(),
+            canary: whole(&traefik_service(namespace, canary))
+                .map_err(|error| Trouble::query(&objective.name, "indicator", error))?,
+            stable: whole(&traefik_service(namespace, stable))
+                .map_err(|error| Trouble::query(&objective.name, "indicator", error))?,
+            by_pod: false,
+        };
+        let both = either(&traefik_service(namespace, canary), &traefik_service(namespace, stable));
+        let total = format!("{TRAEFIK_REQUESTS}{{service=~{}}}", quoted(&both));
+        let errors = format!("{TRAEFIK_REQUESTS}{{service=~{},code=~\"5..\"}}", quoted(&both));
+        Ok(Self {
+            total_of_sides: total.clone(),
+            errors_of_sides: errors.clone(),
+            total,
+            errors,
+            verified: true,
+            sides,
+        })
+    }
+
+    fn written(objective: &ObjectiveSpec, counters: &CountersSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+        let trouble =
+            |field: &str, message: String| Trouble::query(&objective.name, &format!("counters.{field}"), message);
+        let (label, canary, stable, by_pod) =
+            sides_of(counters.arms.as_ref(), request).map_err(|message| trouble("arms", message))?;
+        let sides = Sides {
+            canary: whole(&canary).map_err(|error| trouble("arms.canary", error))?,
+            stable: whole(&stable).map_err(|error| trouble("arms.stable", error))?,
+            label,
+            by_pod,
+        };
+        let both = either(&canary, &stable);
+        let total = selector(&counters.total).map_err(|error| trouble("total", error))?;
+        let errors = selector(&counters.errors).map_err(|error| trouble("errors", error))?;
+        let narrowed = |selector: &VectorSelector| narrow(selector, &sides.label, &both);
+        Ok(Self {
+            total_of_sides: narrowed(&total).map_err(|error| trouble("arms", error))?,
+            errors_of_sides: narrowed(&errors).map_err(|error| trouble("arms", error))?,
+            total: total.to_string(),
+            errors: errors.to_string(),
+            verified: false,
+            sides,
+        })
+    }
+
+    /// Which side a series counts for; nothing where it is of neither, or of both.
+    pub(super) fn arm(&self, labels: &Labels) -> Option<Arm> {
+        let value = labels.get(&self.sides.label)?;
+        match (self.sides.canary.is_match(value), self.sides.stable.is_match(value)) {
+            (true, false) => Some(Arm::Canary),
+            (false, true) => Some(Arm::Stable),
+            _ => None,
+        }
+    }
+
+    /// The pod that a series counts for, where the sides are told by pod.
+    pub(super) fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
+        let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
+        Some(value)
+    }
+}
+
+/// The label that tells the sides, the canary's values and stable's, and whether it names pods.
+fn sides_of(arms: Option<&ArmsSpec>, request: &JudgeRequest) -> Result<(String, String, String, bool), String> {
+    let pod_label = match arms {
+        None => None,
+        Some(ArmsSpec { pod_label, label: None, canary: None, stable: None }) => pod_label.clone(),
+        Some(ArmsSpec { pod_label: None, label: Some(label), canary: Some(canary), stable: Some(stable) }) => {
+            return Ok((label.clone(), canary.clone(), stable.clone(), false));
+        }
+        Some(_) => return Err("write either podLabel, or label with canary and stable".to_owned()),
+    };
+    let Some(stable) = &request.stable_replica_set else {
+        return Err("there is no stable revision to compare with".to_owned());
+    };
+    let label = pod_label.unwrap_or_else(|| "pod".to_owned());
+    Ok((label, pods_of(&request.canary_replica_set), pods_of(stable), true))
+}
+
+/// The names of a ReplicaSet's pods: its name and a random suffix.
+fn pods_of(replica_set: &str) -> String {
+    format!("{}-[a-z0-9]+", regex::escape(replica_set))
+}
+
+/// The names that Traefik gives a Service behind the Gateway API.
+///
+/// 3.7 writes `httproute-<ns>-<route>-gw-<ns>-<gateway>-ep-<entry point>-<rule>-<hash>-svc-<ns>-<service>-<backend>@kubernetesgateway`
+/// (seen with 3.7.15); before, it was `<ns>-<service>-<port>@kubernetesgateway`.
+fn traefik_service(namespace: &str, service: &str) -> String {
+    let name = normalized(&format!("{namespace}-{service}"));
+    format!("(?:.*-svc-)?{}-[0-9]+@kubernetesgateway", regex::escape(&name))
+}
+
+/// What Traefik makes of a name: letters and numbers, joined by single dashes.
+fn normalized(name: &str) -> String {
+    let parts: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
+    parts.join("-")
+}
+
+fn either(canary: &str, stable: &str) -> String {
+    format!("(?:{canary})|(?:{stable})")
+}
+
+/// A regular expression that matches all of a text, as PromQL's do.
+fn whole(pattern: &str) -> Result<Regex, String> {
+    // By itself first: an unbalanced group must not become valid by the one around it.
+    Regex::new(pattern).map_err(|error| error.to_string())?;
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A plain series selector: no rate, no range, no offset, because the raw samples of a time of our own choice are read.
+fn selector(text: &str) -> Result<VectorSelector, String> {
+    let selector = match parser::parse(text) {
+        Ok(Expr::VectorSelector(selector)) => selector,
+        Ok(Expr::MatrixSelector(_)) => {
+            return Err("leave out the range in brackets: the raw counter is read".to_owned());
+        }
+        Ok(Expr::Call(_) | Expr::Aggregate(_)) => {
+            return Err("write the counter itself, without rate(), increase() or sum()".to_owned());
+        }
+        Ok(_) => return Err("write a series selector such as http_requests_total{job=\"shop\"}".to_owned()),
+        Err(error) => return Err(format!("not PromQL: {error}")),
+    };
+    if selector.offset.is_some() || selector.at.is_some() {
+        return Err("leave out offset and @: the counter is read at times of the judge's choice".to_owned());
+    }
+    if !selector.matchers.or_matchers.is_empty() {
+        return Err(
+            "write the alternatives as one regular expression: `or` between matchers is not supported".to_owned()
+        );
+    }
+    Ok(selector)
+}
+
+/// The selector, of those series only whose label matches.
+fn narrow(selector: &VectorSelector, label: &str, pattern: &str) -> Result<String, String> {
+    let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
+    let mut narrowed = selector.clone();
+    narrowed.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), label, pattern));
+    let text = narrowed.to_string();
+    // What was put together is parsed again, so that no quoting mistake of ours reaches the server.
+    parser::parse(&text).map_err(|error| format!("{text}: {error}"))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::judging::tests::request;
+
+    fn counters(objective: serde_json::Value) -> Result<Counters, Trouble> {
+        let objective: ObjectiveSpec = serde_json::from_value(objective).unwrap();
+        Counters::new(&objective, &request())
+    }
+
+    fn written(total: &str, errors: &str) -> Result<Counters, Trouble> {
+        counters(json!({"name": "availability", "objective": 99.9, "counters": {"total": total, "errors": errors}}))
+    }
+
+    fn labels(label: &str, value: &str) -> Labels {
+        Labels::from([(label.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn traefik_tells_the_two_services_apart_in_every_form() {
+        let counters = counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"})).unwrap();
+        let prefix = "httproute-shop-checkout-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
+        let arm = |service: &str| counters.arm(&labels("service", service));
+        assert_eq!(arm(&format!("{prefix}checkout-canary-1@kubernetesgateway")), Some(Arm::Canary));
+        assert_eq!(arm(&format!("{prefix}checkout-0@kubernetesgateway")), Some(Arm::Stable));
+        assert_eq!(arm("shop-checkout-canary-80@kubernetesgateway"), Some(Arm::Canary));
+        assert_eq!(arm("shop-checkout-80@kubernetesgateway"), Some(Arm::Stable));
+        assert_eq!(arm("shop-checkout-other-80@kubernetesgateway"), None);
+        assert_eq!(arm("othershop-checkout-80@kubernetesgateway"), None);
+        assert_eq!(arm("shop-checkout-80@kubernetescrd"), None);
+        assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
+        assert!(parser::parse(&counters.errors).is_ok(), "{}", counters.errors);
+        assert!(counters.verified);
+    }
+
+    #[test]
+    fn traefik_joins_names_by_single_dashes() {
+        assert_eq!(normalized("shop-check.out--v2"), "shop-check-out-v2");
+    }
+
+    #[test]
+    fn pods_are_told_apart_by_their_replica_set() {
+        let counters =
+            written("http_requests_total{namespace=\"shop\"}", "http_requests_total{code=~\"5..\"}").unwrap();
+        let arm = |pod: &str| counters.arm(&labels("pod", pod));
+        assert_eq!(arm("checkout-bbb-x7k2p"), Some(Arm::Canary));
+        assert_eq!(arm("checkout-aaa-x7k2p"), Some(Arm::Stable));
+        assert_eq!(arm("checkout-aaa"), None);
+        assert_eq!(arm("my-checkout-aaa-x7k2p"), None);
+        assert_eq!(counters.pod(&labels("pod", "checkout-bbb-x7k2p")), Some("checkout-bbb-x7k2p"));
+        assert_eq!(counters.total, "http_requests_total{namespace=\"shop\"}");
+        assert_eq!(
+            counters.total_of_sides,
+            "http_requests_total{namespace=\"shop\",pod=~\"(?:checkout\\\\-bbb-[a-z0-9]+)|(?:checkout\\\\-aaa-[a-z0-9]+)\"}"
+        );
+    }
+
+    #[test]
+    fn a_label_can_tell_the_sides() {
+        let counters = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+            "total": "requests_total", "errors": "errors_total",
+            "arms": {"label": "version", "canary": "v2.*", "stable": "v1.*"}}}))
+        .unwrap();
+        assert_eq!(counters.arm(&labels("version", "v2-abc")), Some(Arm::Canary));
+        assert_eq!(counters.arm(&labels("version", "v1-abc")), Some(Arm::Stable));
+        assert_eq!(counters.arm(&labels("version", "xv1")), None);
+        assert_eq!(counters.pod(&labels("version", "v2-abc")), None);
+    }
+
+    #[test]
+    fn a_series_of_both_sides_counts_for_neither() {
+        let counters = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+            "total": "requests_total", "errors": "errors_total",
+            "arms": {"label": "version", "canary": "v.*", "stable": "v1.*"}}}))
+        .unwrap();
+        assert_eq!(counters.arm(&labels("version", "v1-abc")), None);
+    }
+
+    #[test]
+    fn what_is_not_a_plain_selector_is_refused_with_the_fix() {
+        let message = |total: &str| {
+            let trouble = written(total, "errors_total").unwrap_err();
+            assert_eq!(trouble.cause, "InvalidQuery");
+            assert!(
+                trouble.message.starts_with("spec.analysis.objectives[availability].counters.total: "),
+                "{}",
+                trouble.message
+            );
+            trouble.message
+        };
+        assert!(message("rate(http_requests_total[5m])").contains("without rate()"));
+        assert!(message("http_requests_total[5m]").contains("range in brackets"));
+        assert!(message("http_requests_total offset 5m").contains("offset"));
+        assert!(message("http_requests_total{code=").contains("not PromQL"));
+        assert!(message("1 + 1").contains("series selector"));
+        assert!(message("requests_total{a=\"1\" or b=\"2\"}").contains("regular expression"));
+    }
+
+    #[test]
+    fn a_regular_expression_that_is_none_is_refused() {
+        let trouble = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+            "total": "requests_total", "errors": "errors_total",
+            "arms": {"label": "version", "canary": "v2)|(", "stable": "v1"}}}))
+        .unwrap_err();
+        assert!(trouble.message.contains("counters.arms.canary"), "{}", trouble.message);
+    }
+}

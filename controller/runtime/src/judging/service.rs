@@ -1,0 +1,284 @@
+//! The service as a whole, every version together: its error budget and how fast it burns.
+//!
+//! Sizes, not evidence: here Prometheus' own `increase()` will do. It is read seldom and apart from the evidence, so
+//! that a query over a month of data delays no judgement.
+//!
+//! A service that is younger than the period (or a Prometheus that remembers less of it) is taken to go on as it has begun: its
+//! requests are projected onto the whole window, its bad ones are counted as they are. Otherwise every new service would
+//! have no budget to release anything with.
+
+use std::time::Duration;
+
+use serin_analysis::budget::ServiceBudget;
+use serin_analysis::guard::{Burning, WINDOW_PAIRS, WindowCounts, burning};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::selector::Counters;
+use crate::prometheus::{Answer, Poller, QueryError, Server};
+
+const BUDGET_PERIOD: Duration = Duration::from_secs(60);
+const GUARD_PERIOD: Duration = Duration::from_secs(15);
+
+/// History of fewer requests than this says nothing of how often a service usually fails.
+const LEAST_HISTORY: f64 = 1_000.0;
+
+/// The label under which each number of a composed query comes back.
+const LABEL: &str = "serin";
+
+/// What is known of the service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Service {
+    budget: Option<Period>,
+    windows: Option<[(WindowCounts, WindowCounts); 3]>,
+    /// The most requests per second over any of the guard's windows.
+    pub requests_per_second: f64,
+    /// Whether the selector of errors has matched anything in the objective's period.
+    pub errors_seen: bool,
+}
+
+/// The objective's period as far as it is on record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Period {
+    window_seconds: f64,
+    covered_seconds: f64,
+    requests: f64,
+    bad: f64,
+}
+
+impl Service {
+    /// The budget in errors; nothing where it could not be read yet.
+    pub(super) fn budget(&self, budget_fraction: f64) -> Option<ServiceBudget> {
+        let period = self.budget?;
+        let requests = projected(period.requests, period.window_seconds, period.covered_seconds);
+        Some(ServiceBudget::new(budget_fraction, requests, period.bad))
+    }
+
+    /// How often the service failed before; half an error is added, so that a service that never failed is not taken never to.
+    pub(super) fn usual_rate(&self) -> Option<f64> {
+        let period = self.budget.filter(|period| period.requests >= LEAST_HISTORY)?;
+        Some(((period.bad + 0.5) / (period.requests + 1.0)).min(0.99))
+    }
+
+    /// The pair of windows that burns too fast, if one does.
+    pub(super) fn burning(&self, budget_fraction: f64) -> Option<Burning> {
+        let covered_seconds = self.budget?.covered_seconds;
+        let mut windows = self.windows?;
+        for ((long, short), pair) in windows.iter_mut().zip(WINDOW_PAIRS) {
+            long.requests = projected(long.requests, pair.long_seconds.into(), covered_seconds);
+            short.requests = projected(short.requests, pair.short_seconds.into(), covered_seconds);
+        }
+        burning(&windows, budget_fraction)
+    }
+}
+
+fn projected(requests: f64, window_seconds: f64, covered_seconds: f64) -> f64 {
+    requests * (window_seconds / covered_seconds.max(1.0)).max(1.0)
+}
+
+/// What is asked about one objective's service.
+#[derive(Clone, Debug)]
+pub(super) struct Questions {
+    window_seconds: u64,
+    budget: String,
+    guard: String,
+}
+
+impl Questions {
+    pub(super) fn new(counters: &Counters, window: Duration) -> Self {
+        let (total, errors) = (&counters.total, &counters.errors);
+        let window_seconds = window.as_secs().max(60);
+        let mut budget = vec![
+            named("total", &format!("sum(increase({total}[{window_seconds}s]))")),
+            named("errors", &format!("sum(increase({errors}[{window_seconds}s]))")),
+            named("seen", &format!("count(present_over_time({errors}[{window_seconds}s]))")),
+        ];
+        // How far back the record goes, in three grains: sixtieths of the period, of that, and of that.
+        let mut range_seconds = window_seconds;
+        for grain in 0..3 {
+            let step_seconds = (range_seconds / 60).max(1);
+            let oldest = format!("min(min_over_time(timestamp({total})[{range_seconds}s:{step_seconds}s]))");
+            budget.push(named(&format!("age{grain}"), &format!("time() - {oldest}")));
+            range_seconds = step_seconds;
+            if range_seconds < 10 {
+                break;
+            }
+        }
+        let guard = WINDOW_PAIRS.iter().flat_map(|pair| [pair.long_seconds, pair.short_seconds]).flat_map(|seconds| {
+            [
+                named(&format!("total{seconds}"), &format!("sum(increase({total}[{seconds}s]))")),
+                named(&format!("errors{seconds}"), &format!("sum(increase({errors}[{seconds}s]))")),
+            ]
+        });
+        Self { window_seconds, guard: guard.collect::<Vec<_>>().join(" or "), budget: budget.join(" or ") }
+    }
+}
+
+fn named(name: &str, expression: &str) -> String {
+    format!("label_replace({expression}, \"{LABEL}\", \"{name}\", \"\", \"\")")
+}
+
+/// A number of a composed answer, by its name; not a number counts as absent.
+fn number(answer: &Answer, name: &str) -> Option<f64> {
+    let series = answer.iter().find(|series| series.labels.get(LABEL).is_some_and(|label| label == name))?;
+    series.samples.last().map(|(_, value)| *value).filter(|value| value.is_finite())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a window is far below 2^53 seconds")]
+fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
+    let ages = (0..3).filter_map(|grain| number(answer, &format!("age{grain}")));
+    let covered_seconds =
+        ages.fold(None, |oldest: Option<f64>, age| Some(oldest.map_or(age, |oldest| oldest.max(age))));
+    service.errors_seen |= number(answer, "seen").is_some_and(|count| count > 0.0);
+    if let (Some(requests), Some(covered_seconds)) = (number(answer, "total"), covered_seconds) {
+        service.budget = Some(Period {
+            window_seconds: questions.window_seconds as f64,
+            covered_seconds,
+            requests,
+            bad: number(answer, "errors").unwrap_or(0.0),
+        });
+    }
+}
+
+fn take_guard(service: &mut Service, answer: &Answer) {
+    let counts = |seconds: u32| WindowCounts {
+        requests: number(answer, &format!("total{seconds}")).unwrap_or(0.0),
+        bad: number(answer, &format!("errors{seconds}")).unwrap_or(0.0),
+    };
+    let windows = WINDOW_PAIRS.map(|pair| (counts(pair.long_seconds), counts(pair.short_seconds)));
+    let rates = windows.iter().zip(WINDOW_PAIRS).flat_map(|((long, short), pair)| {
+        [long.requests / f64::from(pair.long_seconds), short.requests / f64::from(pair.short_seconds)]
+    });
+    service.requests_per_second = rates.fold(0.0, f64::max);
+    service.windows = Some(windows);
+}
+
+/// Keeps what is known of a service fresh until nobody follows it.
+pub(super) async fn follow(poller: Poller, server: Server, questions: Questions, sender: watch::Sender<Service>) {
+    let mut budget_at = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= budget_at {
+            let answer = poller.ask_once(&server, &questions.budget, None).await;
+            note(&answer, "budget", |answer| sender.send_modify(|service| take_budget(service, &questions, answer)));
+            budget_at = now + if answer.is_ok() { BUDGET_PERIOD } else { GUARD_PERIOD };
+        }
+        let answer = poller.ask_once(&server, &questions.guard, None).await;
+        note(&answer, "burn rate", |answer| sender.send_modify(|service| take_guard(service, answer)));
+        tokio::select! {
+            () = sleep_until(now + GUARD_PERIOD) => {}
+            () = sender.closed() => return,
+        }
+    }
+}
+
+fn note(answer: &Result<Answer, QueryError>, what: &str, take: impl FnOnce(&Answer)) {
+    match answer {
+        Ok(answer) => take(answer),
+        // What was known stays; evidence is gathered all the same.
+        Err(error) => tracing::warn!(%error, "the service's {what} could not be read"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serin_analysis::budget::AllotmentShare;
+
+    use super::*;
+    use crate::judging::tests::request;
+    use crate::prometheus::Series;
+
+    fn questions() -> Questions {
+        let objective = serde_json::from_value(
+            serde_json::json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}),
+        )
+        .unwrap();
+        Questions::new(&Counters::new(&objective, &request()).unwrap(), Duration::from_secs(2_592_000))
+    }
+
+    fn answer(numbers: &[(&str, f64)]) -> Answer {
+        let series = |(name, value): &(&str, f64)| Series {
+            labels: [(LABEL.to_owned(), (*name).to_owned())].into(),
+            samples: vec![(0, *value)],
+        };
+        numbers.iter().map(series).collect()
+    }
+
+    fn near(value: f64, expected: f64) -> bool {
+        (value / expected - 1.0).abs() < 1e-9
+    }
+
+    #[test]
+    fn the_questions_are_promql() {
+        let questions = questions();
+        assert!(promql_parser::parser::parse(&questions.budget).is_ok(), "{}", questions.budget);
+        assert!(promql_parser::parser::parse(&questions.guard).is_ok(), "{}", questions.guard);
+        assert!(questions.budget.contains("[43200s:720s]"), "{}", questions.budget);
+    }
+
+    #[test]
+    fn a_month_on_record_is_taken_as_it_is() {
+        let mut service = Service::default();
+        let month = 30.0 * 86_400.0;
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 259_200_000.0), ("errors", 120_000.0), ("age0", month), ("age1", 43_000.0)]),
+        );
+        let budget = service.budget(0.001).unwrap();
+        assert!(near(budget.allotment(&AllotmentShare::default()), 5_184.0));
+        assert!(!service.errors_seen);
+    }
+
+    #[test]
+    fn a_young_service_is_projected_onto_the_period() {
+        let mut service = Service::default();
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 30_000.0), ("errors", 15.0), ("age2", 100.0), ("seen", 1.0)]),
+        );
+        let budget = service.budget(0.001).unwrap();
+        assert!(near(budget.total, 777_600.0));
+        assert!(near(budget.remaining, 777_585.0));
+        assert!(near(service.usual_rate().unwrap(), 15.5 / 30_001.0));
+        assert!(service.errors_seen);
+    }
+
+    #[test]
+    fn without_errors_on_record_the_budget_is_whole_and_without_data_unknown() {
+        let mut service = Service::default();
+        take_budget(&mut service, &questions(), &answer(&[]));
+        assert_eq!(service.budget(0.001), None);
+        take_budget(&mut service, &questions(), &answer(&[("total", 100.0), ("age0", f64::NAN), ("age1", 10.0)]));
+        assert!(near(service.budget(0.001).unwrap().remaining, 25_920.0));
+        assert_eq!(service.usual_rate(), None);
+    }
+
+    #[test]
+    fn burning_needs_both_windows_and_a_young_service_is_projected() {
+        let mut service = Service::default();
+        let guard = answer(&[
+            ("total3600", 30_000.0),
+            ("errors3600", 900.0),
+            ("total300", 30_000.0),
+            ("errors300", 900.0),
+            ("total21600", 30_000.0),
+            ("errors21600", 900.0),
+            ("total1800", 30_000.0),
+            ("errors1800", 900.0),
+            ("total900", 30_000.0),
+            ("errors900", 900.0),
+            ("total120", 30_000.0),
+            ("errors120", 900.0),
+        ]);
+        take_guard(&mut service, &guard);
+        assert!(near(service.requests_per_second, 250.0));
+        assert_eq!(service.burning(0.001), None, "nothing is said before the record's age is known");
+        take_budget(&mut service, &questions(), &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 100.0)]));
+        // 30 times the budget in 100 s: of an hour's budget that is less than one.
+        assert_eq!(service.burning(0.001), None);
+        take_budget(&mut service, &questions(), &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 7_200.0)]));
+        assert_eq!(service.burning(0.001).unwrap().pair, WINDOW_PAIRS[0]);
+    }
+}

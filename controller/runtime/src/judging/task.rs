@@ -1,0 +1,307 @@
+//! The task of one release: polls its counters, keeps its evidence, tells when the judgement changes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use serin_core::observed::Judgement;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::checkpoint::Checkpoint;
+use super::release::{Prepared, Release, settings_of};
+use super::selector::Trouble;
+use super::service::{self, Questions, Service};
+use super::settings::{Settings, millis, slo_window};
+use super::telling::{Kind, held};
+use super::{Bench, JudgeRequest, Look, lock, triggers};
+use crate::prometheus::{Answer, Asked, Poll, QueryError, next_answer};
+
+/// How soon evidence is told again where the judgement has not changed: at first, and at last.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// How long a task that has panicked is left alone.
+const AFTER_PANIC: Duration = Duration::from_secs(30);
+
+/// How much is read at once when catching up, and how far back at most.
+const SLICE_MS: i64 = 600_000;
+const BACKLOG_MS: i64 = 6 * 3_600_000;
+
+/// A poll looks back so many scrapes, and at least so long.
+const POLL_SCRAPES: u32 = 5;
+const POLL_RANGE: Duration = Duration::from_secs(10);
+
+/// Judges one release until the request's sender is gone.
+pub(super) async fn judge(
+    bench: Bench,
+    request: watch::Receiver<JudgeRequest>,
+    told: Arc<Mutex<Look>>,
+    triggers: triggers::Sender,
+) {
+    let mut teller = Teller::new(bench, request.borrow().clone(), told, triggers);
+    loop {
+        let mut task = Task { teller: &mut teller, request: request.clone() };
+        if AssertUnwindSafe(task.run()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let message =
+            "The analysis has failed by a fault of its own; it is tried again. The controller's log has the details.";
+        teller.tell(Look::of(held(Trouble { cause: "InternalError", message: message.to_owned() })));
+        sleep(AFTER_PANIC).await;
+    }
+}
+
+/// Keeps what was told last, and tells whoever waits when it has changed at heart.
+struct Teller {
+    bench: Bench,
+    request: JudgeRequest,
+    told: Arc<Mutex<Look>>,
+    triggers: triggers::Sender,
+    kind: Kind,
+    heartbeat: Duration,
+    heartbeat_at: Instant,
+}
+
+impl Teller {
+    fn new(bench: Bench, request: JudgeRequest, told: Arc<Mutex<Look>>, triggers: triggers::Sender) -> Self {
+        let kind = Kind::of(&lock(&told).judgement);
+        Self {
+            bench,
+            request,
+            told,
+            triggers,
+            kind,
+            heartbeat: HEARTBEAT.0,
+            heartbeat_at: Instant::now() + HEARTBEAT.0,
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.bench.clock.now().as_millisecond()
+    }
+
+    fn tell(&mut self, look: Look) {
+        let kind = Kind::of(&look.judgement);
+        let has_evidence = look.checkpoint.is_some();
+        let message = match &look.judgement {
+            Judgement::NotConfigured => "",
+            Judgement::Hold { message, .. }
+            | Judgement::Undecided { message, .. }
+            | Judgement::Sound { message, .. }
+            | Judgement::RollBack { message, .. } => message,
+        };
+        let has_changed = kind != self.kind;
+        if has_changed {
+            let (judgement, cause) = (kind.judgement, kind.cause.as_str());
+            tracing::info!(namespace = %self.request.rollout.namespace, rollout = %self.request.rollout.name,
+                revision = %self.request.revision, judgement, cause, message, "the judgement has changed");
+            self.bench.metrics.judged(judgement, cause);
+        }
+        *lock(&self.told) = look;
+        self.kind = kind;
+        let is_due = has_evidence && Instant::now() >= self.heartbeat_at;
+        if is_due {
+            self.heartbeat = (self.heartbeat * 2).min(HEARTBEAT.1);
+        }
+        if has_changed || is_due {
+            self.heartbeat_at = Instant::now() + self.heartbeat;
+            self.triggers.send(&self.request.rollout);
+        }
+    }
+}
+
+struct Task<'a> {
+    teller: &'a mut Teller,
+    request: watch::Receiver<JudgeRequest>,
+}
+
+/// The sides of a poll that never changes.
+struct Line {
+    poll: watch::Receiver<Option<Arc<Asked>>>,
+    service: watch::Receiver<Service>,
+    /// When the last answer that could be read was asked for.
+    read_at: Option<Instant>,
+}
+
+/// What a task wakes up for.
+enum Event {
+    Answer(usize, Arc<Asked>),
+    Request,
+    Ended,
+}
+
+impl Task<'_> {
+    async fn run(&mut self) {
+        let request = self.request.borrow_and_update().clone();
+        let prepared = settings_of(&request, self.teller.bench.default_server.as_ref())
+            .and_then(|settings| Ok((settings, Prepared::all(&request)?)));
+        let outcome = match prepared {
+            Ok((settings, prepared)) => self.follow(settings, prepared).await,
+            Err(trouble) => Err(trouble),
+        };
+        if let Err(trouble) = outcome {
+            // A spec that changes is judged by another task.
+            self.teller.tell(Look::of(held(trouble)));
+            while self.request.changed().await.is_ok() {}
+        }
+    }
+
+    async fn follow(&mut self, settings: Settings, mut prepared: Vec<Prepared>) -> Result<(), Trouble> {
+        let mut followers = JoinSet::new();
+        let mut services = Vec::new();
+        for objective in &prepared {
+            let questions = Questions::new(&objective.counters, slo_window(&objective.spec)?);
+            let (sender, receiver) = watch::channel(Service::default());
+            followers.spawn(service::follow(
+                self.teller.bench.poller.clone(),
+                settings.server.clone(),
+                questions,
+                sender,
+            ));
+            services.push(receiver);
+        }
+        let request = self.request.borrow().clone();
+        let checkpoint = Checkpoint::of(request.resume_from.as_ref(), &request.revision);
+        if checkpoint.is_none() && !self.traffic_begins().await {
+            return Ok(());
+        }
+        for (objective, service) in prepared.iter_mut().zip(&mut services) {
+            objective.service = service.borrow_and_update().clone();
+        }
+        let request = self.request.borrow_and_update().clone();
+        let release = Release::begin(settings, prepared, &request, checkpoint, self.teller.now_ms())?;
+        self.judge(release, services).await;
+        Ok(())
+    }
+
+    /// Waits for the canary's first traffic; false where nobody asks any more.
+    async fn traffic_begins(&mut self) -> bool {
+        loop {
+            if !self.request.borrow_and_update().weight.is_zero() {
+                return true;
+            }
+            let message = "No traffic is routed to the canary yet.";
+            self.teller.tell(Look::undecided(message, self.teller.bench.clock.now()));
+            if self.request.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    async fn judge(&mut self, mut release: Release, services: Vec<watch::Receiver<Service>>) {
+        let lines = release.objectives.iter().zip(services);
+        let mut lines: Vec<Line> = lines
+            .map(|(judged, service)| {
+                let range = poll_range(&release.settings);
+                let selectors = [&judged.counters.total_of_sides, &judged.counters.errors_of_sides];
+                let queries = selectors.map(|selector| format!("{selector}[{}s]", range.as_secs())).to_vec();
+                let poll =
+                    Poll { server: release.settings.server.clone(), queries, period: release.settings.poll_period() };
+                Line { poll: self.teller.bench.poller.subscribe(poll), service, read_at: None }
+            })
+            .collect();
+        loop {
+            match self.next(&mut lines).await {
+                Event::Ended => return,
+                Event::Request => release.take_in(&self.request.borrow_and_update(), self.teller.now_ms()),
+                Event::Answer(index, asked) => {
+                    if let Some(line) = lines.get_mut(index) {
+                        self.take_answer(&mut release, index, line, &asked).await;
+                    }
+                }
+            }
+            let now_ms = self.teller.now_ms();
+            self.teller.tell(release.look(now_ms));
+        }
+    }
+
+    async fn next(&mut self, lines: &mut [Line]) -> Event {
+        let answers = lines.iter_mut().map(|line| Box::pin(next_answer(&mut line.poll)));
+        tokio::select! {
+            (asked, index, _) = futures::future::select_all(answers) => Event::Answer(index, asked),
+            changed = self.request.changed() => if changed.is_ok() { Event::Request } else { Event::Ended },
+        }
+    }
+
+    async fn take_answer(&self, release: &mut Release, index: usize, line: &mut Line, asked: &Asked) {
+        if line.service.has_changed().unwrap_or(false) {
+            release.set_service(index, line.service.borrow_and_update().clone());
+        }
+        let waited_ms = millis(asked.sent_at.elapsed());
+        let answers = match &asked.answers {
+            Ok(answers) => answers,
+            Err(error) => return release.fail(index, error.clone(), self.teller.now_ms().saturating_sub(waited_ms)),
+        };
+        let [total, errors] = answers.as_slice() else { return };
+        let range = poll_range(&release.settings);
+        // The poll's range must reach back to what was read before, and to the rounds that were open then.
+        let open = release.settings.scrape_interval * 2;
+        let reaches =
+            line.read_at.is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
+        if !reaches && let Err(error) = self.catch_up(release, index).await {
+            return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
+        }
+        line.read_at = Some(asked.sent_at);
+        let now_ms = self.teller.now_ms();
+        let settled_ms = release.settled_ms(index, total, now_ms);
+        release.observe(index, total, errors, settled_ms, now_ms);
+        self.note_age(total);
+    }
+
+    fn note_age(&self, total: &Answer) {
+        let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
+        let age_ms = newest_ms.map(|newest_ms| self.teller.now_ms().saturating_sub(newest_ms).max(0));
+        if let Some(age) = age_ms.and_then(|age_ms| u64::try_from(age_ms).ok()) {
+            self.teller.bench.metrics.set_evidence_age(Duration::from_millis(age));
+        }
+    }
+
+    /// Reads what the polls have not: at the start, after a restart of this process, after an outage of Prometheus.
+    ///
+    /// What is older than the backlog's bound is left out: evidence that is not read is lost, and stays valid without it.
+    async fn catch_up(&self, release: &mut Release, index: usize) -> Result<(), QueryError> {
+        let now_ms = self.teller.now_ms();
+        let mut end_ms = release.read_from_ms(index).max(now_ms.saturating_sub(BACKLOG_MS));
+        let mut slice_ms = SLICE_MS;
+        while end_ms < now_ms {
+            let next_ms = end_ms.saturating_add(slice_ms).min(now_ms);
+            // Rounds that are still open, and the baseline of the first one, are read again.
+            let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
+            match self.read_slice(release, index, from_ms, next_ms).await {
+                Ok((total, errors)) => {
+                    let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
+                    release.observe(index, &total, &errors, settled_ms, now_ms);
+                    end_ms = next_ms;
+                }
+                Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_slice(
+        &self,
+        release: &Release,
+        index: usize,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<(Answer, Answer), QueryError> {
+        let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
+        // Rounded up to whole seconds; a sample too many does no harm.
+        let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
+        let (poller, server) = (&self.teller.bench.poller, &release.settings.server);
+        let query = |selector: &str| format!("{selector}[{range_seconds}s]");
+        let total = poller.ask_once(server, &query(&judged.counters.total_of_sides), Some(to_ms)).await?;
+        let errors = poller.ask_once(server, &query(&judged.counters.errors_of_sides), Some(to_ms)).await?;
+        Ok((total, errors))
+    }
+}
+
+/// How far back a poll reads: whole seconds, so that equal settings ask the equal question.
+fn poll_range(settings: &Settings) -> Duration {
+    let range = (settings.scrape_interval * POLL_SCRAPES).max(POLL_RANGE);
+    Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0))
+}

@@ -1,0 +1,227 @@
+//! One Prometheus server: requests by prometheus-http-query, answers by the bounded envelope of our own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+
+use super::envelope::{self, Answer, bounded};
+use crate::telemetry::Metrics;
+
+/// Where a Prometheus is. Two that are equal share connections, limits and answers.
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Server {
+    /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is kept.
+    pub url: String,
+    /// Headers sent with each request, for example `Authorization` or a tenant's name.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Server {
+    /// A server without headers of its own.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), headers: Vec::new() }
+    }
+}
+
+impl fmt::Debug for Server {
+    /// Leaves out the headers' values, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Server").field("url", &self.url).field("headers", &names).finish()
+    }
+}
+
+/// Why a query gave no usable answer. The texts are for an operator and never hold header values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The server cannot be reached, or answers with something that is not an answer to a query.
+    #[error("Prometheus cannot be reached: {0}")]
+    Unreachable(String),
+    /// The answer took too long.
+    #[error("Prometheus did not answer in time: {0}")]
+    Timeout(String),
+    /// The server does not accept the query.
+    #[error("Prometheus refuses the query: {0}")]
+    BadQuery(String),
+    /// The answer lacks a part of the data, as the server itself says.
+    #[error("the answer lacks a part of the data: {0}")]
+    Partial(String),
+    /// The answer is larger than what is taken in.
+    #[error("the answer is too large: {0}; narrow the selector")]
+    TooLarge(String),
+    /// The answer is not what Prometheus' API promises.
+    #[error("the answer cannot be read: {0}")]
+    Malformed(String),
+}
+
+impl QueryError {
+    /// The kind of trouble as one CamelCase word, for conditions and metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "Unreachable",
+            Self::Timeout(_) => "Timeout",
+            Self::BadQuery(_) => "InvalidQuery",
+            Self::Partial(_) => "Partial",
+            Self::TooLarge(_) => "TooLarge",
+            Self::Malformed(_) => "Malformed",
+        }
+    }
+
+    /// Whether the server as a whole is in trouble, and not only this query.
+    pub const fn concerns_server(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Timeout(_))
+    }
+}
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// The connections of this process, shared by all servers.
+#[derive(Clone, Debug)]
+pub struct HttpClient(reqwest::Client);
+
+impl HttpClient {
+    /// Connections that trust the machine's certificates; where it has none, only plain HTTP can work.
+    ///
+    /// The process' TLS provider must have been installed before.
+    ///
+    /// # Errors
+    /// Where the client cannot be built at all.
+    pub fn new() -> Result<Self, ClientError> {
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("serin/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(2))
+                .pool_idle_timeout(Duration::from_secs(90))
+                .redirect(reqwest::redirect::Policy::none())
+        };
+        let client = match builder().build() {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!(%error, "no certificates are found; Prometheus can be asked by plain HTTP only");
+                builder().tls_certs_only([]).build()?
+            }
+        };
+        Ok(Self(client))
+    }
+}
+
+/// The bounds of one answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerBounds {
+    pub bytes: usize,
+    pub series: usize,
+}
+
+/// One server, ready to be asked.
+#[derive(Clone)]
+pub(super) struct Client {
+    inner: prometheus_http_query::Client,
+    headers: HeaderMap,
+    bounds: AnswerBounds,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Client {
+    /// Leaves out the headers, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("url", &self.inner.base_url().as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client for this server.
+    ///
+    /// # Errors
+    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent.
+    pub(super) fn new(
+        http: &HttpClient,
+        server: &Server,
+        bounds: AnswerBounds,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, QueryError> {
+        let not_an_address =
+            |why: &str| QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)));
+        if !server.url.starts_with("http://") && !server.url.starts_with("https://") {
+            return Err(not_an_address("must begin with http:// or https://"));
+        }
+        let inner = prometheus_http_query::Client::from(http.0.clone(), &server.url)
+            .map_err(|error| not_an_address(&format!("is not a URL: {error}")))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &server.headers {
+            let name = reqwest::header::HeaderName::try_from(name.as_str());
+            let value = reqwest::header::HeaderValue::from_str(value);
+            let (Ok(name), Ok(mut value)) = (name, value) else {
+                return Err(QueryError::Unreachable("a header for it is not valid HTTP".to_owned()));
+            };
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        Ok(Self { inner, headers, bounds, metrics })
+    }
+
+    /// Asks an instant query, evaluated at `at_ms` (milliseconds since the epoch), or without it at the server's own present, so that
+    /// clocks need not agree.
+    ///
+    /// # Errors
+    /// What went wrong, named; always within `limit`.
+    pub async fn query(&self, query: &str, at_ms: Option<i64>, limit: Duration) -> Result<Answer, QueryError> {
+        let began = Instant::now();
+        let answer = tokio::time::timeout(limit, self.ask(query, at_ms, limit))
+            .await
+            .unwrap_or_else(|_| Err(QueryError::Timeout(format!("no answer within {} s", limit.as_secs_f64()))));
+        self.metrics.queried(began.elapsed(), answer.as_ref().err().map(QueryError::kind));
+        answer
+    }
+
+    async fn ask(&self, query: &str, at_ms: Option<i64>, limit: Duration) -> Result<Answer, QueryError> {
+        let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let mut request = self.inner.query(query).timeout(millis);
+        if let Some(at_ms) = at_ms {
+            // The client's own `at` knows whole seconds only.
+            request = request.query("time", format!("{}.{:03}", at_ms.div_euclid(1_000), at_ms.rem_euclid(1_000)));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name.clone(), value.clone());
+        }
+        let response = request.post_raw().await.map_err(|error| unreachable_because(&error))?;
+        let status = response.status();
+        let body = self.body(response).await?;
+        let answer = envelope::decode(&body, self.bounds.series);
+        match answer {
+            // A proxy's page beside an error status says less than the status.
+            Err(QueryError::Malformed(_)) | Ok(_) if !status.is_success() => {
+                Err(QueryError::Unreachable(format!("it answers {status}")))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Reads the body as far as the bound; what is compressed counts by its full size.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, QueryError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_because(&error))? {
+            if body.len() + chunk.len() > self.bounds.bytes {
+                return Err(QueryError::TooLarge(format!("more than {} bytes", self.bounds.bytes)));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// The innermost cause says what happened (`Connection refused`); the outer ones only where.
+fn unreachable_because(error: &dyn std::error::Error) -> QueryError {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    QueryError::Unreachable(bounded(&innermost.to_string()))
+}
