@@ -101,6 +101,40 @@ impl Env {
         Ok(())
     }
 
+    /// Applies the admission policy for commands, rendered from the chart.
+    ///
+    /// # Errors
+    /// When the chart cannot be rendered or the API server refuses it.
+    pub async fn apply_admission_policy(&self) -> Result<()> {
+        let helm = self.tool("helm");
+        let rendered = tokio::process::Command::new(&helm)
+            .args(["template", "serin"])
+            .arg(self.checkout.join("charts/serin"))
+            .args(["--show-only", "templates/admission-policy.yaml"])
+            .output()
+            .await
+            .with_context(|| format!("{} does not run", helm.display()))?;
+        anyhow::ensure!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout)?)?;
+        for object in documents.iter().filter(|object| object["kind"].is_string()) {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            let kind = kube::core::GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+            let resource = kube::core::ApiResource::from_gvk(&kind);
+            let api: Api<kube::api::DynamicObject> = Api::all_with(self.client.clone(), &resource);
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            api.patch(name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(object)).await?;
+        }
+        Ok(())
+    }
+
+    /// A tool that comes with the local cluster, or the one on PATH.
+    fn tool(&self, name: &str) -> PathBuf {
+        let path = self.cluster.as_ref().and_then(|cluster| cluster.env().into_iter().find(|(key, _)| key == "PATH"));
+        let folders = path.map(|(_, path)| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+        let found = folders.into_iter().map(|folder| folder.join(name)).find(|program| program.is_file());
+        found.unwrap_or_else(|| PathBuf::from(name))
+    }
+
     /// A program of this checkout, built in the debug profile.
     pub fn program(&self, name: &str) -> PathBuf {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.checkout.join("target"), PathBuf::from);

@@ -3,6 +3,7 @@
 //! Everything here goes through the real API server, real pods, the real gateway and the real Prometheus. Each case
 //! works in a namespace of its own and removes it; the cluster is the local one, or the one that KUBECONFIG names.
 
+pub mod cases;
 pub mod controller;
 pub mod env;
 pub mod manifests;

@@ -1,0 +1,200 @@
+//! Trouble with the metrics: each held under its own name, never promoted, and resumed by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use serin_crds::Rollout;
+
+use crate::env::Env;
+use crate::manifests::{Release, Spec, analysis};
+use crate::shop::{Shop, is_stable};
+
+const LOAD_PER_SECOND: u32 = 300;
+
+/// How a Prometheus fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Trouble {
+    None,
+    Refusing,
+    Slow,
+    Empty,
+    NotANumber,
+    Partial,
+    Garbage,
+}
+
+impl Trouble {
+    const ALL: [Self; 7] =
+        [Self::None, Self::Refusing, Self::Slow, Self::Empty, Self::NotANumber, Self::Partial, Self::Garbage];
+
+    fn of(number: u8) -> Self {
+        Self::ALL.into_iter().find(|trouble| *trouble as u8 == number).unwrap_or(Self::None)
+    }
+}
+
+/// A stand-in before the real Prometheus: passes its answers on, but for the fault that is set.
+struct Proxy {
+    upstream: String,
+    trouble: AtomicU8,
+    http: reqwest::Client,
+}
+
+impl Proxy {
+    /// Serves on a free port of the loopback until the returned task is dropped.
+    async fn serve(upstream: &str) -> Result<(Arc<Self>, String, tokio::task::JoinHandle<()>)> {
+        let http = reqwest::Client::builder().no_gzip().build()?;
+        let proxy = Arc::new(Self { upstream: upstream.to_owned(), trouble: AtomicU8::new(0), http });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
+        let router = Router::new().fallback(Self::pass).with_state(proxy.clone());
+        let task = tokio::spawn(async move {
+            let _ended = axum::serve(listener, router).await;
+        });
+        Ok((proxy, address, task))
+    }
+
+    fn set(&self, trouble: Trouble) {
+        self.trouble.store(trouble as u8, Ordering::SeqCst);
+    }
+
+    async fn pass(State(proxy): State<Arc<Self>>, request: Request) -> Response {
+        let trouble = Trouble::of(proxy.trouble.load(Ordering::SeqCst));
+        match trouble {
+            Trouble::Refusing => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Trouble::Slow => tokio::time::sleep(Duration::from_secs(30)).await,
+            _ => {}
+        }
+        match proxy.ask(request).await {
+            Ok(answer) => spoil(answer, trouble),
+            Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<String> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let body = axum::body::to_bytes(body, 1 << 20).await?;
+        let mut asked = self.http.request(parts.method, format!("{}{path}", self.upstream)).body(body);
+        if let Some(kind) = parts.headers.get("content-type") {
+            asked = asked.header("content-type", kind);
+        }
+        Ok(asked.send().await?.text().await?)
+    }
+}
+
+fn spoil(answer: String, trouble: Trouble) -> Response {
+    let json_body = |value: &Value| ([("content-type", "application/json")], value.to_string()).into_response();
+    let Ok(mut value) = serde_json::from_str::<Value>(&answer) else {
+        return answer.into_response();
+    };
+    match trouble {
+        Trouble::Empty => value["data"]["result"] = json!([]),
+        Trouble::Partial => value["warnings"] = json!(["one store did not answer: the result is partial"]),
+        Trouble::NotANumber => {
+            for series in value["data"]["result"].as_array_mut().into_iter().flatten() {
+                for sample in series["values"].as_array_mut().into_iter().flatten() {
+                    sample[1] = json!("NaN");
+                }
+                if series["value"].is_array() {
+                    series["value"][1] = json!("NaN");
+                }
+            }
+        }
+        Trouble::Garbage => return Body::from("{\"status\":\"succ").into_response(),
+        Trouble::None | Trouble::Refusing | Trouble::Slow => {}
+    }
+    json_body(&value)
+}
+
+/// The reason of the condition that tells why the metrics cannot be used; none where they can.
+fn trouble_told(rollout: &Rollout) -> Option<String> {
+    let conditions = &rollout.status.as_ref()?.conditions;
+    let condition = conditions.iter().find(|condition| condition.type_ == "MetricsReady")?;
+    (condition.status == "False").then(|| condition.reason.clone())
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-metrics").await?;
+    let (proxy, address, task) = Proxy::serve(&env.prometheus_url).await?;
+    let mut analysis = analysis();
+    analysis["prometheus"]["address"] = json!(address);
+    let steps =
+        json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 50}, {"pause": {"duration": "1s"}}]);
+    let spec = Spec { analysis: Some(analysis), steps: Some(steps), ..Spec::default() };
+    shop.first(&spec, &Release::good("v0")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    let troubles = [
+        (Trouble::Refusing, vec!["Unreachable"]),
+        (Trouble::Slow, vec!["Unreachable", "Timeout"]),
+        (Trouble::Empty, vec!["NoData", "Stale"]),
+        (Trouble::NotANumber, vec!["NotANumber"]),
+        (Trouble::Partial, vec!["Partial", "PartialData"]),
+        (Trouble::Garbage, vec!["Malformed", "Unreachable"]),
+    ];
+    for (number, (trouble, names)) in troubles.iter().enumerate() {
+        proxy.set(*trouble);
+        let stable = shop.status().await?.stable_revision;
+        shop.declare(&spec, &Release::good(&format!("v{}", number + 1))).await?;
+        let told = |rollout: &Rollout| trouble_told(rollout).is_some_and(|reason| names.contains(&reason.as_str()));
+        let held =
+            shop.until(&format!("{trouble:?} is told as one of {names:?}"), Duration::from_secs(60), told).await?;
+        // Long enough for both steps and their pauses, were they not held.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let rollout = shop.rollout().await?;
+        let status = rollout.status.clone().context("a status")?;
+        ensure!(status.stable_revision == stable, "{trouble:?}: promoted without metrics");
+        ensure!(told(&rollout), "{trouble:?}: still told: {:?}", trouble_told(&rollout));
+        println!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
+        proxy.set(Trouble::None);
+        shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
+    }
+    task.abort();
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    shop.close().await
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn a_mistyped_error_selector_holds(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-selector").await?;
+    let counters = |code: &str| {
+        let namespace = &shop.namespace;
+        json!({
+            "total": format!("http_requests_total{{namespace=\"{namespace}\"}}"),
+            "errors": format!("http_requests_total{{namespace=\"{namespace}\",{code}}}"),
+        })
+    };
+    let spec = |code: &str| {
+        let mut analysis = analysis();
+        let objective = &mut analysis["objectives"][0];
+        objective.as_object_mut().map(|objective| objective.remove("indicator"));
+        objective["counters"] = counters(code);
+        Spec { analysis: Some(analysis), ..Spec::default() }
+    };
+    let mistyped = spec("coed=~\"5..\"");
+    shop.first(&mistyped, &Release::good("v1")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    let stable = shop.status().await?.stable_revision;
+    shop.declare(&mistyped, &Release::failing("v2", "30")).await?;
+    let told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some("UnverifiedSelector");
+    shop.until("it is told", Duration::from_secs(60), told).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ensure!(shop.status().await?.stable_revision == stable, "a mistyped selector read as a perfect release");
+    // Put right, it judges: v2 is bad.
+    shop.declare(&spec("code=~\"5..\""), &Release::failing("v2", "30")).await?;
+    shop.until("v2 is rolled back", Duration::from_secs(60), crate::shop::is_aborted).await?;
+    drop(load.stop().await);
+    shop.close().await
+}
