@@ -1,1 +1,24 @@
-//! An in-memory Kubernetes API server and world for tests.
+//! A Kubernetes cluster in memory, for tests of controllers in milliseconds.
+//!
+//! [`World`] holds an API server (a store behind the real rules of resourceVersion, generation, finalizers, watches,
+//! patches and refusals, reached by a real [`kube::Client`]) and the controllers that a workload needs around it:
+//! ReplicaSets make pods, pods get ready or crash, Services get EndpointSlices, a gateway reports on routes, and what
+//! lost its owner goes. All of it runs on tokio's clock, so that a test with paused time waits for nothing.
+//!
+//! What goes wrong is planned: [`Fault`] for single requests, [`World::api_away_for`] for outages,
+//! [`World::dies_after_writes`] for a controller that is killed between two writes, [`World::fate`] for pods.
+//!
+//! What it is not: there is no schema validation, no admission, no ownership of fields (server-side apply merges), and
+//! strategic merge patches replace lists.
+
+mod actors;
+mod api;
+mod faults;
+mod shared;
+mod tuning;
+mod world;
+
+pub use api::{Failure, Kind};
+pub use faults::{Fault, RequestSeen};
+pub use tuning::{Fate, GatewayReports, Tuning};
+pub use world::{Overdue, Refusal, World};

@@ -1,0 +1,116 @@
+//! The kinds that the API server serves: built-in ones, and those of CustomResourceDefinitions.
+
+use serde_json::Value;
+
+/// One kind of object in one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent property of a kind")]
+pub struct Kind {
+    /// The API group; empty: the core group.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The kind, as objects name it.
+    pub kind: String,
+    /// The plural, as paths name it.
+    pub plural: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// Whether `status` is written through a path of its own.
+    pub status: bool,
+    /// Whether there is a `scale` path.
+    pub scale: bool,
+    /// Whether its objects count the changes of their spec in `metadata.generation`.
+    pub generation: bool,
+    /// Whether it comes from a CustomResourceDefinition.
+    pub custom: bool,
+}
+
+/// group, version, kind, plural, properties: n(amespaced) s(tatus) c(scale) g(eneration)
+const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
+    ("", "v1", "ConfigMap", "configmaps", "n"),
+    ("", "v1", "Event", "events", "n"),
+    ("", "v1", "Namespace", "namespaces", "s"),
+    ("", "v1", "Node", "nodes", "s"),
+    ("", "v1", "Pod", "pods", "ns"),
+    ("", "v1", "Secret", "secrets", "n"),
+    ("", "v1", "Service", "services", "ns"),
+    ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "sg"),
+    ("apps", "v1", "Deployment", "deployments", "nscg"),
+    ("apps", "v1", "ReplicaSet", "replicasets", "nscg"),
+    ("coordination.k8s.io", "v1", "Lease", "leases", "n"),
+    ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "ng"),
+    ("events.k8s.io", "v1", "Event", "events", "n"),
+];
+
+/// What a cluster for Serin has beside the built-in kinds.
+const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
+    ("gateway.networking.k8s.io", "v1", "Gateway", "gateways", "nsg"),
+    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", "nsg"),
+    ("serin.dev", "v1alpha1", "Rollout", "rollouts", "nscg"),
+    ("serin.dev", "v1alpha1", "RolloutCommand", "rolloutcommands", "nsg"),
+];
+
+impl Kind {
+    /// Kinds of every cluster, then those that Serin's clusters have.
+    pub(crate) fn all() -> Vec<Self> {
+        let built_in = BUILT_IN.iter().map(|row| Self::from_row(*row, false));
+        built_in.chain(CUSTOM.iter().map(|row| Self::from_row(*row, true))).collect()
+    }
+
+    fn from_row(row: (&str, &str, &str, &str, &str), custom: bool) -> Self {
+        let (group, version, kind, plural, properties) = row;
+        Self {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            namespaced: properties.contains('n'),
+            status: properties.contains('s'),
+            scale: properties.contains('c'),
+            generation: properties.contains('g'),
+            custom,
+        }
+    }
+
+    /// The kinds, one per served version, that a CustomResourceDefinition declares.
+    pub(crate) fn from_definition(definition: &Value) -> Vec<Self> {
+        let spec = &definition["spec"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
+        let served = versions.iter().filter(|version| version["served"] == true);
+        served
+            .map(|version| Self {
+                group: text(&spec["group"]),
+                version: text(&version["name"]),
+                kind: text(&spec["names"]["kind"]),
+                plural: text(&spec["names"]["plural"]),
+                namespaced: spec["scope"] == "Namespaced",
+                status: version.pointer("/subresources/status").is_some(),
+                scale: version.pointer("/subresources/scale").is_some(),
+                generation: true,
+                custom: true,
+            })
+            .collect()
+    }
+
+    /// The resource as messages name it: `replicasets.apps`, `pods`.
+    pub fn resource(&self) -> String {
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `apps/v1`, `v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Whether an update must say which state it is based on.
+    pub(crate) fn needs_resource_version(&self) -> bool {
+        self.custom || self.plural == "leases"
+    }
+
+    /// Whether this is the kind of an object.
+    pub(crate) fn is_of(&self, object: &Value) -> bool {
+        object["kind"] == self.kind.as_str() && object["apiVersion"] == self.api_version().as_str()
+    }
+}
