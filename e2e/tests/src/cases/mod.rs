@@ -1,7 +1,7 @@
 //! The cases: each a promise of the README or of docs/invariants.md, seen on a real cluster.
 
 use anyhow::Result;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use crate::env::Env;
 
@@ -20,7 +20,7 @@ pub struct Case {
     /// What it needs.
     pub needs: Needs,
     /// The case itself.
-    pub run: for<'a> fn(&'a Env) -> BoxFuture<'a, Result<()>>,
+    pub run: for<'a> fn(&'a Env) -> LocalBoxFuture<'a, Result<()>>,
 }
 
 /// What a case needs.
