@@ -36,9 +36,7 @@ impl Api {
         let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         // We wait for conditions ourselves, and want to know why they do not hold.
         config.default_retry = false;
-        Ok(Self {
-            client: Client::try_from(config)?,
-        })
+        Ok(Self { client: Client::try_from(config)? })
     }
 
     /// Reads an object or a list by its path.
@@ -54,9 +52,7 @@ impl Api {
             .header(CONTENT_TYPE, "application/apply-patch+yaml")
             .body(serde_json::to_vec(object)?)?;
         let answer = timeout(CALL, self.client.request::<Value>(request)).await;
-        answer
-            .with_context(|| format!("no answer to {path}"))?
-            .with_context(|| format!("cannot apply {path}"))?;
+        answer.with_context(|| format!("no answer to {path}"))?.with_context(|| format!("cannot apply {path}"))?;
         Ok(())
     }
 }
@@ -80,7 +76,8 @@ impl Health {
 
     /// Whether it answers that all is well.
     pub(crate) async fn ask(&self) -> Result<(), Unmet> {
-        let request = Request::get(self.path).body(Vec::new()).map_err(Unmet::yet)?;
+        let request = Request::get(self.path).body(Vec::new());
+        let request = request.map_err(|error| Unmet::Never(error.into()))?;
         match timeout(CALL, self.client.request_text(request)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Unmet::yet(format!("{}{}: {error}", self.base, self.path))),

@@ -33,14 +33,8 @@ impl Cgroups {
     pub(crate) fn named(name: &str) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
         let hierarchies = hierarchies(&mounts);
-        let tracking = tracking(&hierarchies)
-            .context("no control groups are mounted under /sys/fs/cgroup")?
-            .clone();
-        Ok(Self {
-            name: name.to_owned(),
-            tracking,
-            hierarchies,
-        })
+        let tracking = tracking(&hierarchies).context("no control groups are mounted under /sys/fs/cgroup")?.clone();
+        Ok(Self { name: name.to_owned(), tracking, hierarchies })
     }
 
     /// Makes the cluster's group in every hierarchy.
@@ -88,11 +82,7 @@ impl Cgroups {
                     left += signal_all(&processes_in(&folder), Signal::KILL);
                 }
             }
-            if left == 0 {
-                Ok(())
-            } else {
-                Err(Unmet::yet(format!("{left} processes are left")))
-            }
+            if left == 0 { Ok(()) } else { Err(Unmet::yet(format!("{left} processes are left"))) }
         })
         .await?;
         until("the end of the control groups", Duration::from_secs(20), async || {
@@ -124,10 +114,7 @@ fn hierarchies(mounts: &str) -> Vec<PathBuf> {
             continue;
         };
         let folder = PathBuf::from(folder);
-        if matches!(kind, "cgroup" | "cgroup2")
-            && folder.starts_with("/sys/fs/cgroup")
-            && !found.contains(&folder)
-        {
+        if matches!(kind, "cgroup" | "cgroup2") && folder.starts_with("/sys/fs/cgroup") && !found.contains(&folder) {
             found.push(folder);
         }
     }
@@ -137,9 +124,7 @@ fn hierarchies(mounts: &str) -> Vec<PathBuf> {
 /// The hierarchy to know processes by: the whole of version 2, else one that always allows moves.
 fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
     let ending = |name: &str| hierarchies.iter().find(|folder| folder.ends_with(name));
-    ending("pids")
-        .or_else(|| ending("freezer"))
-        .or_else(|| hierarchies.first())
+    ending("pids").or_else(|| ending("freezer")).or_else(|| hierarchies.first())
 }
 
 /// Whether a process was stopped by a signal.
@@ -156,9 +141,7 @@ fn state_letter(stat: &str) -> Option<char> {
 
 fn processes_in(group: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| Pid::from_raw(line.trim().parse().ok()?))
-        .collect()
+    text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
 }
 
 fn signal_all(processes: &[Pid], signal: Signal) -> usize {

@@ -1,10 +1,9 @@
 //! A cluster as a whole: started, attached to, disturbed, ended.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,7 +24,7 @@ use crate::progress::Progress;
 use crate::tools::{PAUSE_IMAGE, Programs, Tools};
 
 /// How long a component may take to become healthy.
-const HEALTHY: Duration = Duration::from_secs(60);
+pub(crate) const HEALTHY: Duration = Duration::from_secs(60);
 
 /// What is remembered of a cluster between commands.
 #[derive(Serialize, Deserialize)]
@@ -38,12 +37,12 @@ struct Record {
 /// A running cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    instance: Instance,
-    paths: Paths,
-    cgroups: Cgroups,
+    pub(crate) instance: Instance,
+    pub(crate) paths: Paths,
+    pub(crate) cgroups: Cgroups,
     programs: Programs,
-    network: Network,
-    node: Node,
+    pub(crate) network: Network,
+    pub(crate) node: Node,
 }
 
 impl Cluster {
@@ -64,6 +63,7 @@ impl Cluster {
         let cluster = match Self::resume(&instance, &programs).await {
             Some(cluster) => cluster,
             None => {
+                // Left by a killed run or a restart, or started with other programs or settings.
                 Self::remove(&instance, progress).await?;
                 Self::create(instance, programs, progress).await?
             }
@@ -76,8 +76,8 @@ impl Cluster {
     ///
     /// # Errors
     /// When it does not run.
-    pub fn attach(instance: Instance) -> Result<Self> {
-        let found = Self::find(&instance)?;
+    pub fn attach(instance: &Instance) -> Result<Self> {
+        let found = Self::find(instance)?;
         let (cluster, _) = found.context("no cluster runs here: start it by `cargo xtask cluster up`")?;
         Ok(cluster)
     }
@@ -132,9 +132,7 @@ impl Cluster {
     async fn create(instance: Instance, programs: Programs, progress: Progress) -> Result<Self> {
         let step = progress.step("Preparing the node");
         let paths = Paths::of(&instance);
-        paths
-            .create()
-            .with_context(|| format!("cannot create {}", paths.root().display()))?;
+        paths.create().with_context(|| format!("cannot create {}", paths.root().display()))?;
         let cgroups = Cgroups::named(&instance.cgroup())?;
         cgroups.create()?;
         let node = Node::create(&cgroups, &paths.node(), &paths.log("node")).await?;
@@ -146,20 +144,10 @@ impl Cluster {
         for program in ["kubectl", "helm"] {
             std::os::unix::fs::symlink(programs.program(program), paths.bin().join(program))?;
         }
-        let record = Record {
-            slot: network.slot(),
-            fingerprint: fingerprint(&programs, &paths, &machine),
-        };
+        let record = Record { slot: network.slot(), fingerprint: fingerprint(&programs, &paths, &machine) };
         write_atomically(&paths.record(), serde_json::to_vec(&record)?)?;
         step.done();
-        Ok(Self {
-            instance,
-            paths,
-            cgroups,
-            programs,
-            network,
-            node,
-        })
+        Ok(Self { instance, paths, cgroups, programs, network, node })
     }
 
     async fn start_all(&self, progress: Progress) -> Result<()> {
@@ -182,7 +170,7 @@ impl Cluster {
         for component in [ControllerManager, Scheduler, Kubelet, Proxy] {
             self.launch(component).await?;
         }
-        objects::apply(&api, &self.programs.folder("gateway-api")).await?;
+        objects::apply(&api, self.network, &self.programs.folder("gateway-api")).await?;
         self.launch(Traefik).await?;
         tokio::try_join!(
             self.healthy(ControllerManager),
@@ -201,10 +189,7 @@ impl Cluster {
         if self.has_image(PAUSE_IMAGE).await? {
             return Ok(());
         }
-        let pause = Image {
-            reference: PAUSE_IMAGE.to_owned(),
-            binary: self.programs.program("pause"),
-        };
+        let pause = Image { reference: PAUSE_IMAGE.to_owned(), binary: self.programs.program("pause") };
         self.load_image(&pause).await
     }
 
@@ -234,7 +219,7 @@ impl Cluster {
     }
 
     /// Starts a component unless it runs; one that was suspended goes on.
-    async fn launch(&self, component: Component) -> Result<()> {
+    pub(crate) async fn launch(&self, component: Component) -> Result<()> {
         if self.cgroups.signal(component.name(), Signal::CONT) > 0 {
             return Ok(());
         }
@@ -247,7 +232,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it ends or does not become well within a minute, with its last words.
-    async fn healthy(&self, component: Component) -> Result<()> {
+    pub(crate) async fn healthy(&self, component: Component) -> Result<()> {
         let health = self.health(component)?;
         let well = until(&format!("{component} to become healthy"), HEALTHY, async || {
             let answer = self.ask(component, health.as_ref()).await;
@@ -264,15 +249,12 @@ impl Cluster {
         })
     }
 
-    fn health(&self, component: Component) -> Result<Option<Health>> {
+    pub(crate) fn health(&self, component: Component) -> Result<Option<Health>> {
         let authority = self.paths.config("ca.pem");
-        component
-            .health(self.network)
-            .map(|(base, path)| Health::new(base, path, &authority))
-            .transpose()
+        component.health(self.network).map(|(base, path)| Health::new(base, path, &authority)).transpose()
     }
 
-    async fn ask(&self, component: Component, health: Option<&Health>) -> Result<(), Unmet> {
+    pub(crate) async fn ask(&self, component: Component, health: Option<&Health>) -> Result<(), Unmet> {
         match health {
             Some(health) => health.ask().await,
             None => run(self.node.inside("ctr").arg("version"))
@@ -282,203 +264,14 @@ impl Cluster {
         }
     }
 
-    /// Makes an image known to the node, so that pods can name it. Their `imagePullPolicy` must
-    /// be `IfNotPresent` or `Never`: there is no registry.
-    ///
-    /// # Errors
-    /// When the binary cannot be read or containerd refuses the image.
-    pub async fn load_image(&self, image: &Image) -> Result<()> {
-        let archive = tempfile_name(&self.paths.images(), &image.reference);
-        image.write(&archive)?;
-        let mut import = self.node.inside("ctr");
-        import.args(["--namespace", "k8s.io", "images", "import"]).arg(&archive);
-        let imported = run(&mut import).await;
-        std::fs::remove_file(&archive)?;
-        imported?;
-        until(&format!("the image {}", image.reference), HEALTHY, async || {
-            match self.has_image(&image.reference).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Unmet::yet("containerd has not told the kubelet's side of it")),
-                Err(error) => Err(Unmet::Never(error)),
-            }
-        })
-        .await
-    }
-
     /// Whether pods may name an image: imported, and known to the part that the kubelet asks.
-    async fn has_image(&self, reference: &str) -> Result<bool> {
+    pub(crate) async fn has_image(&self, reference: &str) -> Result<bool> {
         let name = crate::image::full_name(reference);
         let filter = format!("name=={name},labels.\"io.cri-containerd.image\"==managed");
         let mut list = self.node.inside("ctr");
         list.args(["--namespace", "k8s.io", "images", "list", "--quiet", &filter]);
         Ok(run(&mut list).await?.lines().any(|line| line == name))
     }
-
-    /// The checkout it belongs to, and its id.
-    pub fn instance(&self) -> &Instance {
-        &self.instance
-    }
-
-    /// Its addresses.
-    pub fn network(&self) -> Network {
-        self.network
-    }
-
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.paths.kubeconfig()
-    }
-
-    /// The log of a component.
-    pub fn log(&self, component: Component) -> PathBuf {
-        self.paths.log(component.name())
-    }
-
-    /// Every write to the API server, one JSON object a line: `verb`, `user.username`,
-    /// `objectRef`, `responseStatus.code`, `requestReceivedTimestamp` and more (the API
-    /// server's audit log at level Metadata).
-    pub fn audit_log(&self) -> PathBuf {
-        self.paths.log("audit")
-    }
-
-    /// Where Prometheus answers, for the host and for pods alike.
-    pub fn prometheus_url(&self) -> String {
-        Component::Prometheus.address(self.network).unwrap_or_default()
-    }
-
-    /// Where the gateway answers, for the host and for pods alike.
-    pub fn gateway_url(&self) -> String {
-        Component::Traefik.address(self.network).unwrap_or_default()
-    }
-
-    /// What a shell needs to work with the cluster.
-    pub fn env(&self) -> Vec<(String, String)> {
-        let checkout = self.instance.checkout();
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| checkout.join("target"), |folder| checkout.join(folder));
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = [self.paths.bin(), target.join("debug")];
-        let more = std::env::split_paths(&path).filter(|folder| !folders.contains(folder));
-        let path = std::env::join_paths(folders.iter().cloned().chain(more)).unwrap_or(path.clone());
-        let mut env = vec![
-            ("KUBECONFIG".into(), config::text(&self.kubeconfig())),
-            ("PROMETHEUS_URL".into(), self.prometheus_url()),
-            ("PROMETHEUS_CLUSTER_URL".into(), self.prometheus_url()),
-            ("GATEWAY_URL".into(), self.gateway_url()),
-            ("PATH".into(), path.to_string_lossy().into_owned()),
-        ];
-        let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"];
-        if proxies.iter().any(|name| std::env::var_os(name).is_some()) {
-            env.push(("NO_PROXY".into(), self.without_proxy()));
-        }
-        env
-    }
-
-    fn without_proxy(&self) -> String {
-        let ours = self.network.all().to_string();
-        match std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy")) {
-            Ok(theirs) if theirs.split(',').any(|part| part == ours) => theirs,
-            Ok(theirs) if !theirs.is_empty() => format!("{theirs},{ours}"),
-            _ => ours,
-        }
-    }
-
-    /// Stops a component where it is (SIGSTOP), as a hung one: connections are accepted by the
-    /// kernel and never answered.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn suspend(&self, component: Component) -> Result<()> {
-        self.signal(component, Signal::STOP)
-    }
-
-    /// Lets a suspended component go on.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn resume_component(&self, component: Component) -> Result<()> {
-        self.signal(component, Signal::CONT)
-    }
-
-    /// Ends a component at once (SIGKILL), and waits until it is gone. Pods go on without
-    /// their kubelet; containerd's end takes them along.
-    ///
-    /// # Errors
-    /// When it does not end.
-    pub async fn kill(&self, component: Component) -> Result<()> {
-        self.cgroups.kill_component(component.name()).await
-    }
-
-    /// Starts a component that does not run, and waits until it is well.
-    ///
-    /// # Errors
-    /// As [`Cluster::up`].
-    pub async fn start(&self, component: Component) -> Result<()> {
-        self.launch(component).await?;
-        self.healthy(component).await
-    }
-
-    fn signal(&self, component: Component, signal: Signal) -> Result<()> {
-        if self.cgroups.signal(component.name(), signal) == 0 {
-            bail!("{component} does not run");
-        }
-        Ok(())
-    }
-
-    /// How each component is, now.
-    ///
-    /// # Errors
-    /// When the cluster's files cannot be read.
-    pub async fn status(&self) -> Result<Vec<Status>> {
-        let mut all = Vec::new();
-        for component in Component::ALL {
-            let process = self.cgroups.processes(component.name()).first().copied();
-            let state = match process {
-                None => State::Ended,
-                Some(process) if crate::cgroup::is_suspended(process) => State::Suspended,
-                Some(_) => match self.ask(component, self.health(component)?.as_ref()).await {
-                    Ok(()) => State::Healthy,
-                    Err(_) => State::Unhealthy,
-                },
-            };
-            all.push(Status {
-                component,
-                process_id: process.map(|process| process.as_raw_nonzero().get()),
-                state,
-                address: component.address(self.network),
-                log: self.log(component),
-            });
-        }
-        Ok(all)
-    }
-}
-
-/// How a component is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Which it is.
-    pub component: Component,
-    /// Its process, when it runs.
-    pub process_id: Option<i32>,
-    /// What it is at.
-    pub state: State,
-    /// Where it listens, if it is to be reached from outside the node.
-    pub address: Option<String>,
-    /// What it has said.
-    pub log: PathBuf,
-}
-
-/// What a component is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It runs and says that it is well.
-    Healthy,
-    /// It runs and does not say so.
-    Unhealthy,
-    /// It was stopped by a signal and may go on.
-    Suspended,
-    /// It does not run.
-    Ended,
 }
 
 /// Held by `up` and `down`, so that two of them on one checkout take turns.
@@ -514,10 +307,4 @@ fn fingerprint(programs: &Programs, paths: &Paths, machine: &Machine<'_>) -> Str
         }
     }
     hex(&digest.finalize()[..6])
-}
-
-/// A name for an archive that no other load at the same time has.
-fn tempfile_name(folder: &Path, reference: &str) -> PathBuf {
-    let plain = reference.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    folder.join(format!("{plain}-{}-{:08x}.tar", std::process::id(), rand::random::<u32>()))
 }

@@ -35,8 +35,7 @@ pub async fn build_static(checkout: &Path, package: &str, binary: &str) -> Resul
         .args(["build", "--quiet", "--message-format", "json-render-diagnostics"])
         .args(["--target", &target, "--package", package, "--bin", binary]);
     let messages = run(&mut cargo).await?;
-    executable(&messages, binary)
-        .with_context(|| format!("cargo built no binary {binary} in {package}"))
+    executable(&messages, binary).with_context(|| format!("cargo built no binary {binary} in {package}"))
 }
 
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {

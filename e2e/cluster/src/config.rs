@@ -41,7 +41,6 @@ pub(crate) fn render(paths: &Paths, machine: &Machine<'_>) -> Vec<(&'static str,
     let json = |value: Value| format!("{value:#}\n");
     vec![
         ("containerd.toml", containerd(paths, machine)),
-        // The pods have no name server: an empty list makes look-ups fail at once.
         ("resolv.conf", String::new()),
         ("cni/10-serin.conflist", json(cni(machine))),
         ("kubelet.json", json(kubelet(paths, machine))),
@@ -158,6 +157,8 @@ fn kubelet(paths: &Paths, machine: &Machine<'_>) -> Value {
         "healthzPort": ports::KUBELET_HEALTH,
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "resolvConf": paths.config("resolv.conf"),
+        "clusterDNS": [machine.network.name_server().to_string()],
+        "clusterDomain": "cluster.local",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": machine.cgroup,

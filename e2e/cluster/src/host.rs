@@ -11,14 +11,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 /// Debian keeps `ip`, `nft` and `runc` in folders that a user's PATH may lack.
-const SYSTEM_FOLDERS: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+const SYSTEM_FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(25);
@@ -47,21 +40,13 @@ pub(crate) fn command(name: &str) -> Command {
 
 /// Runs a command to its end; its standard output, or an error that holds its standard error.
 pub(crate) async fn run(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .await
-        .with_context(|| format!("cannot run {}", describe(command)))?;
+    let output = command.output().await.with_context(|| format!("cannot run {}", describe(command)))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    bail!(
-        "{} failed ({}):\n{}",
-        describe(command),
-        output.status,
-        last_lines(&format!("{text}{errors}"), 20)
-    )
+    bail!("{} failed ({}):\n{}", describe(command), output.status, last_lines(&format!("{text}{errors}"), 20))
 }
 
 /// As [`run`], with `input` on its standard input.
@@ -117,8 +102,8 @@ pub(crate) enum Unmet {
 
 impl Unmet {
     /// A reason to go on waiting.
-    pub(crate) fn yet(reason: impl ToString) -> Self {
-        Self::NotYet(reason.to_string())
+    pub(crate) fn yet(reason: impl Into<String>) -> Self {
+        Self::NotYet(reason.into())
     }
 }
 
@@ -158,9 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_command_says_what_it_said() {
-        let error = run(command("sh").args(["-c", "echo wrong >&2; exit 3"]))
-            .await
-            .unwrap_err();
+        let error = run(command("sh").args(["-c", "echo wrong >&2; exit 3"])).await.unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("wrong") && text.contains('3'), "{text}");
     }
@@ -178,13 +161,10 @@ mod tests {
             if left == 0 { Ok(7) } else { Err(Unmet::yet("more")) }
         });
         assert_eq!(value.await.unwrap(), 7);
-        let never = until("a corpse", Duration::from_secs(5), async || {
-            Err::<(), _>(Unmet::Never(anyhow::anyhow!("dead")))
-        });
+        let never =
+            until("a corpse", Duration::from_secs(5), async || Err::<(), _>(Unmet::Never(anyhow::anyhow!("dead"))));
         assert!(format!("{:#}", never.await.unwrap_err()).contains("dead"));
-        let late = until("a late one", Duration::ZERO, async || {
-            Err::<(), _>(Unmet::yet("still asleep"))
-        });
+        let late = until("a late one", Duration::ZERO, async || Err::<(), _>(Unmet::yet("still asleep")));
         assert!(late.await.unwrap_err().to_string().contains("still asleep"));
     }
 }

@@ -63,13 +63,9 @@ impl Image {
 
     /// Writes the one layer; the hex digest of what was written.
     fn write_layer(&self, name: &str, out: &mut File) -> Result<String> {
-        let binary = File::open(&self.binary)
-            .with_context(|| format!("cannot read {}", self.binary.display()))?;
+        let binary = File::open(&self.binary).with_context(|| format!("cannot read {}", self.binary.display()))?;
         let bytes = binary.metadata()?.len();
-        let mut digested = Digested {
-            out: std::io::BufWriter::new(out),
-            digest: Sha256::new(),
-        };
+        let mut digested = Digested { out: std::io::BufWriter::new(out), digest: Sha256::new() };
         let mut layer = tar::Builder::new(&mut digested);
         append(&mut layer, name, 0o755, bytes, binary)?;
         layer.finish()?;
@@ -94,13 +90,7 @@ fn config(name: &str, layer_digest: &str) -> serde_json::Value {
     })
 }
 
-fn append(
-    archive: &mut tar::Builder<impl Write>,
-    name: &str,
-    mode: u32,
-    bytes: u64,
-    content: impl Read,
-) -> Result<()> {
+fn append(archive: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: u64, content: impl Read) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(mode);
@@ -173,10 +163,7 @@ mod tests {
     }
 
     fn pack(folder: &Path, content: &[u8]) -> Vec<u8> {
-        let image = Image {
-            reference: "sample:v1".into(),
-            binary: folder.join("sample"),
-        };
+        let image = Image { reference: "sample:v1".into(), binary: folder.join("sample") };
         std::fs::write(&image.binary, content).unwrap();
         let archive = folder.join("sample.tar");
         image.write(&archive).unwrap();

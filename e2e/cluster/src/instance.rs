@@ -1,6 +1,6 @@
 //! Which cluster this is: one per checkout, told apart by an id and by a slot of addresses.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +23,7 @@ impl Instance {
     /// # Errors
     /// When no parent of `folder` is a checkout.
     pub fn containing(folder: &Path) -> Result<Self> {
-        let folder = folder
-            .canonicalize()
-            .with_context(|| format!("no such folder: {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("no such folder: {}", folder.display()))?;
         for parent in folder.ancestors() {
             if parent.join("e2e/cluster/tools").is_dir() {
                 return Ok(Self::of_checkout(parent));
@@ -36,10 +34,7 @@ impl Instance {
 
     fn of_checkout(checkout: &Path) -> Self {
         let digest = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
-        Self {
-            checkout: checkout.to_owned(),
-            id: hex(&digest[..4]),
-        }
+        Self { checkout: checkout.to_owned(), id: hex(&digest[..4]) }
     }
 
     /// The root folder of the checkout.
@@ -125,6 +120,11 @@ impl Network {
         self.address(2, 1)
     }
 
+    /// Where pods look for a name server; nobody answers, see `objects`.
+    pub(crate) fn name_server(self) -> Ipv4Addr {
+        self.address(2, 10)
+    }
+
     fn address(self, third: u8, fourth: u8) -> Ipv4Addr {
         let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + (u32::from(self.slot) << 10);
         Ipv4Addr::from(base + (u32::from(third) << 8) + u32::from(fourth))
@@ -141,10 +141,7 @@ pub struct Cidr {
 impl Cidr {
     /// A network of an address and a prefix length in bits (up to 32).
     pub fn new(address: Ipv4Addr, prefix_bits: u8) -> Self {
-        Self {
-            address,
-            prefix_bits: prefix_bits.min(32),
-        }
+        Self { address, prefix_bits: prefix_bits.min(32) }
     }
 
     /// Reads `10.0.0.0/8` or a bare address; `None` for anything else.
@@ -173,7 +170,10 @@ impl fmt::Display for Cidr {
 
 /// Lower-case hex digits of `bytes`.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -112,10 +112,9 @@ impl Node {
     async fn claim(&self, network: Network) -> Result<bool> {
         let link = network.link();
         let holder = self.holder.as_raw_nonzero().to_string();
-        let made = run(command("ip").args([
-            "link", "add", &link, "type", "veth", "peer", "name", "node0", "netns", &holder,
-        ]))
-        .await;
+        let made =
+            run(command("ip").args(["link", "add", &link, "type", "veth", "peer", "name", "node0", "netns", &holder]))
+                .await;
         match made {
             Ok(_) => Ok(true),
             Err(_) if Path::new("/sys/class/net").join(&link).exists() => Ok(false),
@@ -132,10 +131,8 @@ impl Node {
              route add default via {host}\n"
         );
         run_with_input(self.inside("ip").args(["-batch", "-"]), &inside).await?;
-        let outside = format!(
-            "address add {host}/30 dev {link}\nlink set {link} up\nroute add {} via {node}\n",
-            network.all()
-        );
+        let outside =
+            format!("address add {host}/30 dev {link}\nlink set {link} up\nroute add {} via {node}\n", network.all());
         run_with_input(command("ip").args(["-batch", "-"]), &outside).await?;
         Ok(())
     }
@@ -143,11 +140,7 @@ impl Node {
     /// A command that runs in the node, with no more environment than a path.
     pub(crate) fn inside(&self, program: &str) -> Command {
         let mut inside = command("nsenter");
-        inside
-            .args(self.enter())
-            .arg(program)
-            .env_clear()
-            .env("PATH", system_path());
+        inside.args(self.enter()).arg(program).env_clear().env("PATH", system_path());
         inside
     }
 
@@ -155,19 +148,9 @@ impl Node {
     ///
     /// # Errors
     /// When it cannot be started; what it does afterwards is seen by its control group.
-    pub(crate) async fn start(
-        &self,
-        cgroups: &Cgroups,
-        name: &str,
-        arguments: &[String],
-        log: &Path,
-    ) -> Result<()> {
+    pub(crate) async fn start(&self, cgroups: &Cgroups, name: &str, arguments: &[String], log: &Path) -> Result<()> {
         let procs = cgroups.create_component(name)?;
-        let mut child = Launch::new(&procs, log)
-            .program("nsenter")
-            .args(self.enter())
-            .args(arguments)
-            .spawn()?;
+        let mut child = Launch::new(&procs, log).program("nsenter").args(self.enter()).args(arguments).spawn()?;
         until(&format!("the start of {name}"), Duration::from_secs(10), async || {
             let ended = matches!(child.try_wait(), Ok(Some(_)));
             if ended || !cgroups.processes(name).is_empty() {
@@ -247,10 +230,7 @@ impl Launch {
             .env("HOME", "/root")
             .current_dir("/")
             .process_group(0);
-        Self {
-            command,
-            log: log.to_owned(),
-        }
+        Self { command, log: log.to_owned() }
     }
 
     fn program(mut self, name: &str) -> Self {
@@ -274,11 +254,7 @@ impl Launch {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot write {}", self.log.display()))?;
-        self.command
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .context("cannot run sh")
+        self.command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log)).spawn().context("cannot run sh")
     }
 }
 

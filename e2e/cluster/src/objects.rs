@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, condition};
 use crate::config::ports;
 use crate::host::{Unmet, until};
+use crate::instance::Network;
 use crate::pki::NODE_NAME;
 
 /// The namespace of [`GATEWAY`].
@@ -27,7 +28,8 @@ const SETTLE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the API server refuses something or a kind is not served in time.
-pub(crate) async fn apply(api: &Api, crds: &Path) -> Result<()> {
+pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()> {
+    apply_name_service(api, network).await?;
     for (name, rules) in [("traefik", traefik_rules()), ("prometheus", prometheus_rules())] {
         apply_role(api, name, &rules).await?;
     }
@@ -47,7 +49,8 @@ pub(crate) async fn apply(api: &Api, crds: &Path) -> Result<()> {
     }
     for name in names {
         until(&format!("the kind {name}"), SETTLE, async || {
-            let definition = api.get(&format!("{CRDS}/{name}")).await.map_err(Unmet::yet)?;
+            let definition =
+                api.get(&format!("{CRDS}/{name}")).await.map_err(|error| Unmet::yet(format!("{error:#}")))?;
             match condition(&definition, "Established") {
                 Some("True") => Ok(()),
                 _ => Err(Unmet::yet("not established yet")),
@@ -95,9 +98,8 @@ fn admission(plural: &str) -> String {
 }
 
 fn read_objects(folder: &Path) -> Result<Vec<Value>> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<_>>()?;
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?;
     files.sort();
     let mut objects = Vec::new();
     for file in files {
@@ -105,9 +107,11 @@ fn read_objects(folder: &Path) -> Result<Vec<Value>> {
         let found: Vec<Value> =
             serde_saphyr::from_multiple(&text).with_context(|| format!("cannot read {}", file.display()))?;
         // The folder also holds a file for kustomize, which is no object of a cluster.
-        objects.extend(found.into_iter().filter(|object| {
-            object.is_object() && object["kind"] != "Kustomization" && !object["kind"].is_null()
-        }));
+        objects.extend(
+            found
+                .into_iter()
+                .filter(|object| object.is_object() && object["kind"] != "Kustomization" && !object["kind"].is_null()),
+        );
     }
     Ok(objects)
 }
@@ -147,6 +151,24 @@ fn traefik_rules() -> Value {
 
 fn prometheus_rules() -> Value {
     json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}])
+}
+
+/// The cluster has no name server. A Service without endpoints makes kube-proxy refuse look-ups,
+/// so that they fail at once, and the kubelet has an address to give to pods.
+async fn apply_name_service(api: &Api, network: Network) -> Result<()> {
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {
+            "clusterIP": network.name_server().to_string(),
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+            ],
+        },
+    });
+    api.apply("/api/v1/namespaces/kube-system/services/kube-dns", &service).await
 }
 
 async fn apply_gateway(api: &Api) -> Result<()> {
@@ -191,11 +213,8 @@ mod tests {
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("b.yaml", "# words\n---\nkind: A\n---\nkind: B\n");
         write("a.yaml", "kind: Kustomization\nresources: [b.yaml]\n");
-        let kinds: Vec<Value> = read_objects(folder.path())
-            .unwrap()
-            .iter()
-            .map(|object| object["kind"].clone())
-            .collect();
+        let kinds: Vec<Value> =
+            read_objects(folder.path()).unwrap().iter().map(|object| object["kind"].clone()).collect();
         assert_eq!(kinds, ["A", "B"]);
     }
 }

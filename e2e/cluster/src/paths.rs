@@ -13,10 +13,7 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn of(instance: &Instance) -> Self {
-        Self {
-            checkout: instance.checkout().to_owned(),
-            root: instance.checkout().join(".local/cluster"),
-        }
+        Self { checkout: instance.checkout().to_owned(), root: instance.checkout().join(".local/cluster") }
     }
 
     /// Everything that `down` removes.

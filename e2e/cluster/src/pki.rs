@@ -1,12 +1,13 @@
 //! Certificates, keys and tokens of one cluster, made anew with it.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustix::fs::{Mode, chmod};
 
@@ -57,8 +58,7 @@ pub(crate) fn write(paths: &Paths, network: Network) -> Result<()> {
     let issuer = Issuer::new(authority, authority_key);
 
     let mut serving = CertificateParams::new(
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", NODE_NAME]
-            .map(String::from),
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", NODE_NAME].map(String::from),
     )?;
     for address in [network.node(), network.api_service(), std::net::Ipv4Addr::LOCALHOST] {
         serving.subject_alt_names.push(SanType::IpAddress(address.into()));
@@ -87,12 +87,7 @@ fn authority() -> Result<CertificateParams> {
     Ok(authority)
 }
 
-fn sign(
-    paths: &Paths,
-    name: &str,
-    params: &CertificateParams,
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<()> {
+fn sign(paths: &Paths, name: &str, params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<()> {
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer)?;
     secret(&paths.config(&format!("{name}.pem")), certificate.pem())?;
@@ -106,7 +101,7 @@ fn write_tokens(paths: &Paths) -> Result<()> {
         rand::rng().fill_bytes(&mut bytes);
         let token = hex(&bytes);
         let Account { name, user, group } = account;
-        table.push_str(&format!("{token},{user},{name},\"{group}\"\n"));
+        let _ = writeln!(table, "{token},{user},{name},\"{group}\"");
         secret(&paths.config(&format!("{name}.token")), token)?;
     }
     secret(&paths.config("tokens.csv"), table)

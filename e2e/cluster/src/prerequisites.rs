@@ -45,9 +45,7 @@ pub(crate) async fn ensure(progress: Progress) -> Result<()> {
     if install(&missing).await.is_err() {
         // The usual reason is a package list that is missing or old.
         run(command("apt-get").arg("update").args(["-qq"])).await.context("apt-get update")?;
-        install(&missing)
-            .await
-            .with_context(|| format!("try `apt-get install {list}` by hand"))?;
+        install(&missing).await.with_context(|| format!("try `apt-get install {list}` by hand"))?;
     }
     step.done();
     let missing = missing_packages().await;
@@ -97,11 +95,8 @@ pub(crate) async fn snapshotter(folder: &Path) -> Result<&'static str> {
 }
 
 async fn missing_packages() -> Vec<&'static str> {
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
     if plugin_folder().is_err() {
         missing.push("containernetworking-plugins");
     }

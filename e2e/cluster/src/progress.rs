@@ -25,21 +25,12 @@ impl Progress {
     /// Live on a terminal, in plain lines elsewhere.
     pub fn detect() -> Self {
         let live = std::io::stderr().is_terminal();
-        Self {
-            told: if live { Told::Live } else { Told::Lines },
-        }
+        Self { told: if live { Told::Live } else { Told::Lines } }
     }
 
     /// Tells nothing.
     pub fn silent() -> Self {
         Self { told: Told::Silent }
-    }
-
-    /// Says one thing.
-    pub(crate) fn say(self, text: &str) {
-        if !matches!(self.told, Told::Silent) {
-            eprintln!("{text}");
-        }
     }
 
     /// Begins a step; it ends with [`Step::done`], or unfinished when dropped.
@@ -58,13 +49,7 @@ impl Progress {
             eprintln!("  {what} ...");
         }
         let now = Instant::now();
-        Step {
-            what,
-            bar,
-            told: self.told,
-            began: now,
-            reminded: now,
-        }
+        Step { what, bar, told: self.told, began: now, reminded: now }
     }
 }
 

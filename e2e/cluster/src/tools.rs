@@ -38,12 +38,7 @@ struct GoModule {
 }
 
 const GO_MODULES: [GoModule; 4] = [
-    GoModule {
-        name: "etcd",
-        version: "etcd 3.6.8",
-        linker: "",
-        programs: &[("etcd", "go.etcd.io/etcd/server/v3")],
-    },
+    GoModule { name: "etcd", version: "etcd 3.6.8", linker: "", programs: &[("etcd", "go.etcd.io/etcd/server/v3")] },
     GoModule {
         name: "kubernetes",
         version: "Kubernetes 1.34.4",
@@ -86,10 +81,7 @@ impl Tools {
     /// # Errors
     /// When there is no home folder and nothing else says where the cache is.
     pub(crate) fn of(checkout: &Path) -> Result<Self> {
-        Ok(Self {
-            sources: checkout.join("e2e/cluster/tools"),
-            cache: cache_folder()?,
-        })
+        Ok(Self { sources: checkout.join("e2e/cluster/tools"), cache: cache_folder()? })
     }
 
     /// Where the cache is.
@@ -102,8 +94,7 @@ impl Tools {
     /// # Errors
     /// When a compiler or a source is missing, with what to do about it.
     pub(crate) async fn prepare(&self, progress: Progress) -> Result<Programs> {
-        std::fs::create_dir_all(&self.cache)
-            .with_context(|| format!("cannot create {}", self.cache.display()))?;
+        std::fs::create_dir_all(&self.cache).with_context(|| format!("cannot create {}", self.cache.display()))?;
         let programs = self.programs()?;
         if programs.complete() {
             return Ok(programs);
@@ -193,8 +184,7 @@ impl Tools {
         let beside = fresh_folder(folder)?;
         for entry in std::fs::read_dir(Path::new(sources.trim()).join("config/crd/standard"))? {
             let file = entry?.path();
-            if let (Some("yaml"), Some(name)) = (file.extension().and_then(|kind| kind.to_str()), file.file_name())
-            {
+            if let (Some("yaml"), Some(name)) = (file.extension().and_then(|kind| kind.to_str()), file.file_name()) {
                 std::fs::write(beside.join(name), std::fs::read(&file)?)?;
             }
         }
@@ -267,16 +257,8 @@ impl Programs {
 
     /// The file of a program.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        let of_go = GO_MODULES
-            .iter()
-            .find(|module| module.programs.iter().any(|(program, _)| *program == name));
+        let of_go = GO_MODULES.iter().find(|module| module.programs.iter().any(|(program, _)| *program == name));
         self.folder(of_go.map_or(name, |module| module.name)).join(name)
-    }
-
-    /// Tells these programs from those of other pins.
-    pub(crate) fn fingerprint(&self) -> String {
-        let names = self.folders.iter().map(|(_, folder)| folder.as_os_str().as_encoded_bytes());
-        key(names)
     }
 
     fn complete(&self) -> bool {
@@ -325,11 +307,7 @@ fn fresh_folder(folder: &Path) -> Result<PathBuf> {
 
 /// Runs a command that names what it is at, line by line, on its standard error.
 async fn run_with_detail(command: &mut tokio::process::Command, step: &mut Step) -> Result<()> {
-    let mut child = command
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot run the compiler")?;
+    let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("cannot run the compiler")?;
     let mut told = String::new();
     if let Some(pipe) = child.stderr.take() {
         let mut lines = BufReader::new(pipe).lines();
@@ -376,12 +354,11 @@ mod tests {
         let tools = |sources: PathBuf| Tools { sources, cache: "/cache".into() }.programs().unwrap();
         let before = tools(sources());
         let same = tools(copy.path().to_owned());
-        assert_eq!(before.fingerprint(), same.fingerprint());
+        assert_eq!(before.folders, same.folders);
         std::fs::write(copy.path().join("etcd/go.sum"), "changed").unwrap();
         let after = tools(copy.path().to_owned());
         assert_ne!(before.folder("etcd"), after.folder("etcd"));
         assert_eq!(before.folder("kubernetes"), after.folder("kubernetes"));
-        assert_ne!(before.fingerprint(), after.fingerprint());
     }
 
     #[test]

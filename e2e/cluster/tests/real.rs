@@ -1,5 +1,7 @@
 //! The whole of a cluster, for real: pods, Service addresses, the gateway, Prometheus, faults.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of a test, outside its functions")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,9 +10,7 @@ use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use serin_cluster::{
-    Cluster, Component, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, State, build_static,
-};
+use serin_cluster::{Cluster, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, build_static};
 
 const NAMESPACE: &str = "serin-cluster-test";
 
@@ -24,8 +24,9 @@ impl World {
         let instance = Instance::containing(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         let cluster = Cluster::up(instance, Progress::detect()).await.unwrap();
         let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default());
-        let api = Client::try_from(config.await.unwrap()).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(file, &options).await.unwrap();
+        let api = Client::try_from(config).unwrap();
         Self { cluster, api }
     }
 
@@ -54,11 +55,8 @@ impl World {
 
     /// The instant value of a query, by the value of one label.
     async fn query(&self, query: &str, label: &str) -> Result<BTreeMap<String, f64>, String> {
-        let text = fetch(
-            &self.cluster.prometheus_url(),
-            &format!("/api/v1/query?query={}", query.replace(' ', "%20")),
-        )
-        .await?;
+        let text =
+            fetch(&self.cluster.prometheus_url(), &format!("/api/v1/query?query={}", percent_encoded(query))).await?;
         let answer: Value = serde_json::from_str(&text).unwrap();
         let series = answer["data"]["result"].as_array().cloned().unwrap_or_default();
         Ok(series
@@ -69,6 +67,11 @@ impl World {
             })
             .collect())
     }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// Looks until the probe succeeds; fails with its last words.
@@ -156,10 +159,7 @@ fn route() -> Value {
 async fn deploy(world: &World) {
     let checkout = world.cluster.instance().checkout();
     let binary = build_static(checkout, "serin-sample", "serin-sample").await.unwrap();
-    let image = Image {
-        reference: "serin-sample:test".into(),
-        binary,
-    };
+    let image = Image { reference: "serin-sample:test".into(), binary };
     let began = Instant::now();
     world.cluster.load_image(&image).await.unwrap();
     eprintln!("image loaded: {:.2} s", began.elapsed().as_secs_f64());
@@ -215,10 +215,7 @@ async fn pods_run_and_are_reached_split_and_scraped() {
 
     let service = world.get(&format!("{namespace}/services/sample-one")).await.unwrap();
     let address = service["spec"]["clusterIP"].as_str().unwrap();
-    until("the Service's address from the host", async || {
-        fetch(&format!("http://{address}"), "/").await
-    })
-    .await;
+    until("the Service's address from the host", async || fetch(&format!("http://{address}"), "/").await).await;
 
     let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/sample");
     world.apply(&path, route()).await;

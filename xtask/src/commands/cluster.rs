@@ -1,5 +1,6 @@
 //! `cargo xtask cluster`.
 
+use std::io::{ErrorKind, Write as _};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -27,15 +28,13 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Up => up(instance).await,
         ClusterCommand::Down => Cluster::down(&instance, Progress::detect()).await,
         ClusterCommand::Env => {
-            for (name, value) in Cluster::attach(instance)?.env() {
-                println!("export {name}={}", quoted(&value));
-            }
-            Ok(())
+            let env = Cluster::attach(&instance)?.env();
+            let line = |(name, value): &(String, String)| format!("export {name}={}\n", quoted(value));
+            print(&env.iter().map(line).collect::<String>())
         }
         ClusterCommand::Status => {
-            let status = Cluster::attach(instance)?.status().await?;
-            println!("{}", table(&status));
-            Ok(())
+            let status = Cluster::attach(&instance)?.status().await?;
+            print(&format!("{}\n", table(&status)))
         }
     }
 }
@@ -48,6 +47,14 @@ async fn up(instance: Instance) -> Result<()> {
     eprintln!("  Prometheus  {}", cluster.prometheus_url());
     eprintln!("  to use it:  eval \"$(cargo xtask cluster env)\"");
     Ok(())
+}
+
+/// Prints an answer; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn table(status: &[Status]) -> Table {

@@ -68,7 +68,11 @@ mod tests {
         for folder in FOLDERS {
             for entry in fs::read_dir(root.join(folder)).unwrap() {
                 let path = Path::new(folder).join(entry.unwrap().file_name());
-                assert!(expected.iter().any(|(file, _)| *file == path), "{} is generated no more: delete it", path.display());
+                assert!(
+                    expected.iter().any(|(file, _)| *file == path),
+                    "{} is generated no more: delete it",
+                    path.display()
+                );
             }
         }
     }
