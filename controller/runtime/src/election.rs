@@ -53,10 +53,19 @@ impl Leadership {
         Self { fence: Fence::Always { _open: Arc::new(sender) }, changes }
     }
 
+    /// A leadership that a test gives and takes.
+    #[cfg(test)]
+    pub(crate) fn scripted(leads: bool) -> (watch::Sender<bool>, Self) {
+        let (sender, changes) = watch::channel(leads);
+        (sender, Self { fence: Fence::Scripted, changes })
+    }
+
     /// Whether this process may act right now. Turns false by the clock alone when renewals fail; ask before every effect.
     pub fn is_leader(&self) -> bool {
         match &self.fence {
             Fence::Always { .. } => true,
+            #[cfg(test)]
+            Fence::Scripted => *self.changes.borrow(),
             Fence::Elected { renewed_at, timing } => {
                 let renewed_at = *renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
                 renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), timing))

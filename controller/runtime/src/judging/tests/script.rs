@@ -1,0 +1,144 @@
+//! A Prometheus that answers from a script: range selectors over samples in memory, composed queries by given numbers.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, Uri};
+use axum::routing::post;
+use promql_parser::parser::{self, Expr};
+use serde_json::{Value, json};
+
+use crate::clock::Clock;
+use crate::prometheus::{Labels, Series};
+
+/// How the script answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    #[default]
+    Truth,
+    Hangs,
+    Warns,
+    Refuses,
+    NotANumber,
+    Truncated,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    mode: Mode,
+    series: Vec<Series>,
+    service: Vec<(&'static str, f64)>,
+    asked: Vec<String>,
+}
+
+/// The script, and where it is played.
+#[derive(Clone, Debug)]
+pub(super) struct Script {
+    told: Arc<Mutex<Told>>,
+    clock: Arc<Mutex<Clock>>,
+    pub url: String,
+}
+
+impl Script {
+    pub(super) async fn start(clock: Clock) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let script = Self { told: Arc::default(), clock: Arc::new(Mutex::new(clock)), url };
+        let router = Router::new().route("/api/v1/query", post(answer)).with_state(script.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        script
+    }
+
+    pub(super) fn set_clock(&self, clock: Clock) {
+        *self.clock.lock().unwrap() = clock;
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.told.lock().unwrap().mode = mode;
+    }
+
+    pub(super) fn set_series(&self, series: Vec<Series>) {
+        self.told.lock().unwrap().series = series;
+    }
+
+    pub(super) fn set_service(&self, numbers: &[(&'static str, f64)]) {
+        self.told.lock().unwrap().service = numbers.to_vec();
+    }
+
+    /// The range selectors asked so far.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.told.lock().unwrap().asked.clone()
+    }
+
+    fn matrix(&self, query: &str, at_ms: i64) -> Option<Vec<Value>> {
+        let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else { return None };
+        let mut told = self.told.lock().unwrap();
+        told.asked.push(query.to_owned());
+        let from_ms = at_ms - i64::try_from(matrix.range.as_millis()).unwrap();
+        let name = matrix.vs.name.unwrap();
+        let value_of = |labels: &Labels, label: &str| labels.get(label).cloned().unwrap_or_default();
+        let mode = told.mode;
+        let selected = told.series.iter().filter(|series| {
+            series.labels["__name__"] == name
+                && matrix
+                    .vs
+                    .matchers
+                    .matchers
+                    .iter()
+                    .all(|matcher| matcher.is_match(&value_of(&series.labels, &matcher.name)))
+        });
+        let found = selected.filter_map(|series| {
+            let values: Vec<Value> = series
+                .samples
+                .iter()
+                .filter(|(sample_ms, _)| (from_ms + 1..=at_ms).contains(sample_ms))
+                .map(|(sample_ms, value)| {
+                    let value = if mode == Mode::NotANumber { "NaN".to_owned() } else { value.to_string() };
+                    #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
+                    let seconds = *sample_ms as f64 / 1_000.0;
+                    json!([seconds, value])
+                })
+                .collect();
+            (!values.is_empty()).then(|| json!({"metric": series.labels, "values": values}))
+        });
+        Some(found.collect())
+    }
+}
+
+async fn answer(State(script): State<Script>, body: String) -> (StatusCode, String) {
+    let uri: Uri = format!("http://prometheus/?{body}").parse().unwrap();
+    let Query(form) = Query::<HashMap<String, String>>::try_from_uri(&uri).unwrap();
+    let mode = script.told.lock().unwrap().mode;
+    if mode == Mode::Hangs {
+        pending::<()>().await;
+    }
+    if mode == Mode::Refuses {
+        let body = json!({"status": "error", "errorType": "bad_data", "error": "parse error"});
+        return (StatusCode::BAD_REQUEST, body.to_string());
+    }
+    let now_ms = script.clock.lock().unwrap().now().as_millisecond();
+    let at_ms = form.get("time").map_or(now_ms, |time| {
+        let (seconds, millis) = time.split_once('.').unwrap();
+        seconds.parse::<i64>().unwrap() * 1_000 + millis.parse::<i64>().unwrap()
+    });
+    let data = script.matrix(&form["query"], at_ms).map_or_else(
+        || {
+            let numbers = script.told.lock().unwrap().service.clone();
+            let result: Vec<Value> = numbers
+                .iter()
+                .map(|(name, value)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]}))
+                .collect();
+            json!({"resultType": "vector", "result": result})
+        },
+        |result| json!({"resultType": "matrix", "result": result}),
+    );
+    let warnings = if mode == Mode::Warns { json!(["a store is away"]) } else { json!([]) };
+    let mut body = json!({"status": "success", "data": data, "warnings": warnings}).to_string();
+    if mode == Mode::Truncated {
+        body.truncate(body.len() / 2);
+    }
+    (StatusCode::OK, body)
+}

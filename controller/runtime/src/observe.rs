@@ -1,0 +1,299 @@
+//! From facts to what the planner looks at. Pure: what has been seen since when is kept by the caller in [`Sightings`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serin_core::observed::{Judgement, Observed, Programmed, ReplicaSetSeen, RouteSeen, ServiceSeen};
+use serin_core::plan::{Plan, RouteRef};
+use serin_core::state::State;
+use serin_core::units::{Revision, Weight};
+use serin_traffic::ProgrammedSeen;
+
+use crate::world::{CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact, World};
+
+/// The facts about one Rollout at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The ReplicaSets that it owns, by revision.
+    pub replica_sets: BTreeMap<Revision, Arc<ReplicaSetFact>>,
+    /// The pods of those.
+    pub pods: Vec<Arc<PodFact>>,
+    /// The EndpointSlices of its Services.
+    pub slices: Vec<Arc<SliceFact>>,
+    /// The Services of its plan that exist, by name.
+    pub services: BTreeMap<String, Arc<ServiceFact>>,
+    /// The routes of its plan that exist, by name.
+    pub routes: BTreeMap<String, Arc<RouteFact>>,
+    /// Its commands, oldest first.
+    pub commands: Vec<Arc<CommandFact>>,
+}
+
+/// What the planner is told beside the facts.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The persisted position.
+    pub state: State,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Why the spec cannot be used.
+    pub spec_problem: Option<String>,
+    /// The hash of the valid spec's plan.
+    pub plan_hash: Option<String>,
+    /// The revision of the spec's template.
+    pub target: Option<Revision>,
+    /// What the metrics say.
+    pub judgement: Judgement,
+}
+
+/// Pods as they are told in status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of all revisions.
+    pub replicas: u32,
+    /// Of the target revision.
+    pub updated: u32,
+    /// Ready, of all revisions.
+    pub ready: u32,
+    /// Available, of all revisions.
+    pub available: u32,
+}
+
+/// Since when this process has seen what it sees now; a restarted one starts anew, so these times are late, never early.
+#[derive(Debug, Default)]
+pub struct Sightings {
+    services: BTreeMap<String, ServiceSighting>,
+    routes: BTreeMap<RouteRef, RouteSighting>,
+}
+
+#[derive(Debug)]
+struct ServiceSighting {
+    selects: Option<Revision>,
+    serving_since: Timestamp,
+}
+
+#[derive(Debug)]
+struct RouteSighting {
+    weight: Result<Weight, String>,
+    written_since: Timestamp,
+    generation: i64,
+    programmed_since: Option<Timestamp>,
+}
+
+impl Snapshot {
+    /// The facts about the Rollout `rollout` with UID `uid`, whose plan is `plan` (none: none is in force).
+    pub fn of(world: &World, rollout: &Key, uid: &str, plan: Option<&Plan>) -> Self {
+        let mut replica_sets: BTreeMap<Revision, Arc<ReplicaSetFact>> = BTreeMap::new();
+        for set in world.replica_sets.of_rollout(rollout) {
+            let Some(revision) = set.revision.clone().filter(|_| set.owner_uid.as_deref() == Some(uid)) else {
+                continue;
+            };
+            replica_sets.insert(revision, set);
+        }
+        let mut pods = world.pods.of_rollout(rollout);
+        pods.retain(|pod| replica_sets.values().any(|set| pod.owner_uid.as_ref() == Some(&set.identity.uid)));
+        let mut commands = world.commands.of_rollout(rollout);
+        commands.sort_by(|a, b| (a.created_at, &a.identity.key).cmp(&(b.created_at, &b.identity.key)));
+        let mut snapshot = Self {
+            pods,
+            slices: world.slices.of_rollout(rollout),
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            commands,
+            replica_sets,
+        };
+        if let Some(routing) = plan.and_then(Plan::routing) {
+            for name in [&routing.stable_service, &routing.canary_service] {
+                let service = world.services.get(&Key::new(&rollout.namespace, name));
+                snapshot.services.extend(service.map(|service| (name.clone(), service)));
+            }
+            for RouteRef { name, .. } in &routing.routes {
+                let route = world.routes.get(&Key::new(&rollout.namespace, name));
+                snapshot.routes.extend(route.map(|route| (name.clone(), route)));
+            }
+        }
+        snapshot
+    }
+
+    /// Pods as they are told in status.
+    pub fn counts(&self, target: Option<&Revision>) -> Counts {
+        let active = || self.pods.iter().filter(|pod| pod.active);
+        let of_target = |pod: &&Arc<PodFact>| target.is_some() && pod.revision.as_ref() == target;
+        Counts {
+            replicas: tally(active()),
+            updated: tally(active().filter(of_target)),
+            ready: tally(active().filter(|pod| pod.ready)),
+            available: self.replica_sets.values().map(|set| self.available(set)).sum(),
+        }
+    }
+
+    /// When each pod was created, by name.
+    pub fn pods_created_at(&self) -> BTreeMap<String, Timestamp> {
+        self.pods.iter().map(|pod| (pod.identity.key.name.clone(), pod.created_at)).collect()
+    }
+
+    fn of_set<'a>(&'a self, set: &'a ReplicaSetFact) -> impl Iterator<Item = &'a PodFact> {
+        let owned = move |pod: &&Arc<PodFact>| pod.owner_uid.as_deref() == Some(&set.identity.uid);
+        self.pods.iter().filter(owned).map(AsRef::as_ref)
+    }
+
+    /// The ReplicaSet's status knows `minReadySeconds` but comes late; pods that are gone or unready are known at once.
+    fn available(&self, set: &ReplicaSetFact) -> u32 {
+        set.available.min(tally(self.of_set(set).filter(|pod| pod.active && pod.ready)))
+    }
+
+    fn replica_set(&self, set: &ReplicaSetFact) -> ReplicaSetSeen {
+        let waiting: Vec<&str> =
+            self.of_set(set).filter(|pod| pod.active).filter_map(|pod| pod.waiting.as_deref()).collect();
+        let crash = waiting.iter().find(|reason| **reason == "CrashLoopBackOff").or_else(|| waiting.first());
+        ReplicaSetSeen {
+            name: set.identity.key.name.clone(),
+            desired: set.desired,
+            current: tally(self.of_set(set).filter(|pod| pod.active)),
+            available: self.available(set),
+            restarts: self.of_set(set).map(|pod| pod.restarts).sum(),
+            crash: crash.map(|reason| (*reason).to_owned()),
+            created_at: set.created_at,
+        }
+    }
+
+    /// The revision of a pod by its name: its label, or, where the pod is already gone and an endpoint still names it, the
+    /// ReplicaSet that it was named after.
+    fn revision_of_pod(&self, pod: &str) -> Option<&Revision> {
+        let known = self.pods.iter().find(|fact| fact.identity.key.name == pod);
+        if let Some(known) = known {
+            return known.revision.as_ref();
+        }
+        let (set_name, _) = pod.rsplit_once('-')?;
+        self.replica_sets.iter().find(|(_, set)| set.identity.key.name == set_name).map(|(revision, _)| revision)
+    }
+
+    fn service(&self, name: &str, sightings: &mut Sightings, now: Timestamp) -> ServiceSeen {
+        let Some(service) = self.services.get(name) else {
+            sightings.services.remove(name);
+            return ServiceSeen::default();
+        };
+        // Without our label no watch brings its EndpointSlices: it counts as not bound, and is bound anew.
+        let selects = service.selects.clone().filter(|_| service.rollout.is_some());
+        let slices = self.slices.iter().filter(|slice| slice.service.as_deref() == Some(name));
+        let ready: BTreeSet<Option<&str>> =
+            slices.flat_map(|slice| &slice.ready).map(|endpoint| endpoint.pod.as_deref()).collect();
+        let belongs =
+            |pod: &Option<&str>| selects.is_none() || pod.and_then(|pod| self.revision_of_pod(pod)) == selects.as_ref();
+        let (right, wrong): (Vec<_>, Vec<_>) = ready.into_iter().partition(belongs);
+        let serving = !right.is_empty() && wrong.is_empty();
+        ServiceSeen {
+            exists: true,
+            ready: u32::try_from(right.len()).unwrap_or(u32::MAX),
+            serving_since: sightings.serving(name, &selects, serving, now),
+            selects,
+        }
+    }
+
+    fn route(&self, plan: &Plan, route: &RouteRef, sightings: &mut Sightings, now: Timestamp) -> RouteSeen {
+        let fact = self.routes.get(&route.name);
+        let canary_weight = match (fact, plan.routing()) {
+            (Some(fact), Some(routing)) => serin_traffic::canary_weight(
+                &fact.object,
+                route.rule.as_deref(),
+                &routing.stable_service,
+                &routing.canary_service,
+            )
+            .map_err(|problem| problem.to_string()),
+            _ => Err(format!("HTTPRoute {} does not exist", route.name)),
+        };
+        let generation = fact.map_or(0, |fact| fact.generation);
+        let said = fact.map_or_else(
+            || ProgrammedSeen::Pending(format!("HTTPRoute {} does not exist", route.name)),
+            |fact| serin_traffic::programmed(&fact.object),
+        );
+        let sighting = sightings.route(route, canary_weight.clone(), generation, now);
+        let programmed = match said {
+            ProgrammedSeen::Yes => Programmed::Since(*sighting.programmed_since.get_or_insert(now)),
+            ProgrammedSeen::Pending(why) => {
+                sighting.programmed_since = None;
+                Programmed::Pending(why)
+            }
+            ProgrammedSeen::Unreported => {
+                sighting.programmed_since = None;
+                Programmed::Unreported
+            }
+        };
+        RouteSeen { route: route.clone(), canary_weight, written_since: sighting.written_since, programmed }
+    }
+}
+
+impl Sightings {
+    fn serving(&mut self, name: &str, selects: &Option<Revision>, serving: bool, now: Timestamp) -> Option<Timestamp> {
+        if !serving {
+            self.services.remove(name);
+            return None;
+        }
+        let fresh = || ServiceSighting { selects: selects.clone(), serving_since: now };
+        let sighting = self.services.entry(name.to_owned()).or_insert_with(fresh);
+        if sighting.selects != *selects {
+            *sighting = fresh();
+        }
+        Some(sighting.serving_since)
+    }
+
+    fn route(
+        &mut self,
+        route: &RouteRef,
+        weight: Result<Weight, String>,
+        generation: i64,
+        now: Timestamp,
+    ) -> &mut RouteSighting {
+        let sighting = self.routes.entry(route.clone()).or_insert_with(|| RouteSighting {
+            weight: weight.clone(),
+            written_since: now,
+            generation,
+            programmed_since: None,
+        });
+        if sighting.weight != weight {
+            sighting.weight = weight;
+            sighting.written_since = now;
+        }
+        if sighting.generation != generation {
+            sighting.generation = generation;
+            sighting.programmed_since = None;
+        }
+        sighting
+    }
+}
+
+/// One look at everything, in the planner's words.
+pub fn observe(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    context: Context,
+    sightings: &mut Sightings,
+    now: Timestamp,
+) -> Observed {
+    let replica_sets = snapshot.replica_sets.iter();
+    let pending = snapshot.commands.iter().filter(|command| command.finished_at.is_none());
+    let routing = plan.routing();
+    let service = |name: &String, sightings: &mut Sightings| snapshot.service(name, sightings, now);
+    Observed {
+        state: context.state,
+        generation: context.generation,
+        spec_problem: context.spec_problem,
+        plan_hash: context.plan_hash,
+        target: context.target,
+        replica_sets: replica_sets.map(|(revision, set)| (revision.clone(), snapshot.replica_set(set))).collect(),
+        stable_service: routing.map(|routing| service(&routing.stable_service, sightings)),
+        canary_service: routing.map(|routing| service(&routing.canary_service, sightings)),
+        routes: routing
+            .map(|routing| routing.routes.iter().map(|route| snapshot.route(plan, route, sightings, now)).collect())
+            .unwrap_or_default(),
+        commands: pending.map(|command| command.command.clone()).collect(),
+        judgement: context.judgement,
+    }
+}
+
+fn tally<T>(things: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(things.count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

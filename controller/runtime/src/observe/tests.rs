@@ -1,0 +1,241 @@
+use serde_json::json;
+use serin_core::plan::RouteKind;
+use serin_crds::RolloutSpec;
+
+use super::*;
+use crate::world::{EndpointFact, Identity};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_750_000_000 + second).unwrap()
+}
+
+fn identity(name: &str) -> Identity {
+    Identity { key: Key::new("shop", name), uid: format!("uid-{name}"), resource_version: "1".into() }
+}
+
+fn plan() -> Plan {
+    let spec: RolloutSpec = serde_json::from_value(json!({
+        "replicas": 4,
+        "selector": {"matchLabels": {"app": "checkout"}},
+        "template": {"metadata": {"labels": {"app": "checkout"}}, "spec": {"containers": [{"name": "app", "image": "a"}]}},
+        "strategy": {"canary": {"trafficRouting": {"gatewayAPI": {"httpRoute": "checkout"}}, "steps": [{"setWeight": 20}]}},
+    }))
+    .unwrap();
+    spec.plan("checkout").unwrap()
+}
+
+fn set(revision: &str, available: u32) -> (Revision, Arc<ReplicaSetFact>) {
+    let fact = ReplicaSetFact {
+        identity: identity(&format!("checkout-{revision}")),
+        rollout: "checkout".into(),
+        revision: Some(Revision::new(revision)),
+        desired: 2,
+        available,
+        ..ReplicaSetFact::default()
+    };
+    (Revision::new(revision), Arc::new(fact))
+}
+
+fn pod(revision: &str, suffix: &str) -> PodFact {
+    PodFact {
+        identity: identity(&format!("checkout-{revision}-{suffix}")),
+        rollout: "checkout".into(),
+        revision: Some(Revision::new(revision)),
+        owner_uid: Some(format!("uid-checkout-{revision}")),
+        active: true,
+        ready: true,
+        ..PodFact::default()
+    }
+}
+
+fn slice(service: &str, pods: &[&str]) -> Arc<SliceFact> {
+    let ready = pods.iter().map(|pod| EndpointFact { pod: Some((*pod).to_owned()) }).collect();
+    Arc::new(SliceFact {
+        identity: identity(service),
+        rollout: "checkout".into(),
+        service: Some(service.into()),
+        ready,
+    })
+}
+
+fn service(name: &str, selects: &str) -> (String, Arc<ServiceFact>) {
+    let fact = ServiceFact {
+        identity: identity(name),
+        rollout: Some("checkout".into()),
+        selects: Some(Revision::new(selects)),
+        ..ServiceFact::default()
+    };
+    (name.to_owned(), Arc::new(fact))
+}
+
+fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<RouteFact>) {
+    let mut backends = vec![json!({"name": "checkout", "port": 80, "weight": 100 - weight.unwrap_or(0)})];
+    backends.extend(weight.map(|weight| json!({"name": "checkout-canary", "port": 80, "weight": weight})));
+    let condition = |type_: &str| json!({"type": type_, "status": "True", "observedGeneration": observed, "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let object = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "checkout", "namespace": "shop", "generation": generation, "resourceVersion": "1"},
+        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": backends}]},
+        "status": {"parents": [{"parentRef": {"name": "gateway"}, "controllerName": "c", "conditions": [condition("Accepted"), condition("ResolvedRefs")]}]},
+    });
+    ("checkout".into(), Arc::new(RouteFact { identity: identity("checkout"), generation, object }))
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        replica_sets: [set("one", 2), set("two", 2)].into(),
+        pods: vec![
+            Arc::new(pod("one", "a")),
+            Arc::new(pod("one", "b")),
+            Arc::new(pod("two", "a")),
+            Arc::new(pod("two", "b")),
+        ],
+        slices: vec![
+            slice("checkout", &["checkout-one-a", "checkout-one-b"]),
+            slice("checkout-canary", &["checkout-two-a", "checkout-two-b"]),
+        ],
+        services: [service("checkout", "one"), service("checkout-canary", "two")].into(),
+        routes: [route(Some(20), 3, 3)].into(),
+        commands: Vec::new(),
+    }
+}
+
+fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Observed {
+    let context = Context {
+        state: State::default(),
+        generation: 1,
+        spec_problem: None,
+        plan_hash: None,
+        target: Some(Revision::new("two")),
+        judgement: Judgement::NotConfigured,
+    };
+    observe(snapshot, &plan(), context, sightings, now)
+}
+
+#[test]
+fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so() {
+    let mut snapshot = snapshot();
+    let mut unready = pod("two", "b");
+    unready.ready = false;
+    snapshot.pods[3] = Arc::new(unready);
+    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    assert_eq!(
+        seen.replica_sets[&Revision::new("two")].available,
+        1,
+        "the pod is known to be unready before the status is"
+    );
+    snapshot.replica_sets.insert(Revision::new("one"), set("one", 0).1);
+    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    assert_eq!(seen.replica_sets[&Revision::new("one")].available, 0, "minReadySeconds have not passed");
+}
+
+#[test]
+fn restarts_and_crashes_are_those_of_the_revision() {
+    let mut snapshot = snapshot();
+    let mut crashing = pod("two", "b");
+    crashing.restarts = 3;
+    crashing.waiting = Some("CrashLoopBackOff".into());
+    snapshot.pods[3] = Arc::new(crashing);
+    let mut pulling = pod("two", "a");
+    pulling.waiting = Some("ErrImagePull".into());
+    snapshot.pods[2] = Arc::new(pulling);
+    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    let two = &seen.replica_sets[&Revision::new("two")];
+    assert_eq!((two.restarts, two.crash.as_deref()), (3, Some("CrashLoopBackOff")));
+    assert_eq!(seen.replica_sets[&Revision::new("one")].crash, None);
+}
+
+#[test]
+fn a_service_serves_from_when_only_pods_of_its_revision_are_behind_it() {
+    let mut snapshot = snapshot();
+    let mut sightings = Sightings::default();
+    let stable = |seen: Observed| seen.stable_service.unwrap();
+    assert_eq!(stable(look(&snapshot, &mut sightings, at(0))).serving_since, Some(at(0)));
+    assert_eq!(stable(look(&snapshot, &mut sightings, at(5))).serving_since, Some(at(0)));
+
+    // The selector is switched; the endpoints are still those of before.
+    snapshot.services.extend([service("checkout", "two")]);
+    let switched = stable(look(&snapshot, &mut sightings, at(6)));
+    assert_eq!((switched.ready, switched.serving_since), (0, None));
+
+    snapshot.slices[0] = slice("checkout", &["checkout-one-a", "checkout-two-a"]);
+    let mixed = stable(look(&snapshot, &mut sightings, at(7)));
+    assert_eq!((mixed.ready, mixed.serving_since), (1, None));
+
+    snapshot.slices[0] = slice("checkout", &["checkout-two-a", "checkout-two-b"]);
+    let done = stable(look(&snapshot, &mut sightings, at(8)));
+    assert_eq!((done.ready, done.serving_since), (2, Some(at(8))));
+}
+
+#[test]
+fn an_endpoint_whose_pod_is_just_gone_still_counts_for_its_revision() {
+    let mut snapshot = snapshot();
+    let mut sightings = Sightings::default();
+    look(&snapshot, &mut sightings, at(0));
+    snapshot.pods.remove(1);
+    let stable = look(&snapshot, &mut sightings, at(1)).stable_service.unwrap();
+    assert_eq!(stable.serving_since, Some(at(0)), "the watch of pods was faster than that of EndpointSlices");
+}
+
+#[test]
+fn a_service_without_our_label_is_not_bound_whatever_its_selector_says() {
+    let mut snapshot = snapshot();
+    let mut unlabelled = (*snapshot.services["checkout"]).clone();
+    unlabelled.rollout = None;
+    snapshot.services.insert("checkout".into(), Arc::new(unlabelled));
+    let stable = look(&snapshot, &mut Sightings::default(), at(0)).stable_service.unwrap();
+    assert!(stable.exists);
+    assert_eq!(stable.selects, None);
+}
+
+#[test]
+fn a_route_is_programmed_from_when_this_generation_was_first_seen_to_be() {
+    let mut snapshot = snapshot();
+    let mut sightings = Sightings::default();
+    let first = look(&snapshot, &mut sightings, at(0)).routes.remove(0);
+    assert_eq!(first.canary_weight, Ok(Weight::percent(20)));
+    assert_eq!((first.written_since, first.programmed), (at(0), Programmed::Since(at(0))));
+
+    snapshot.routes = [route(Some(50), 4, 3)].into();
+    let written = look(&snapshot, &mut sightings, at(5)).routes.remove(0);
+    assert_eq!(written.canary_weight, Ok(Weight::percent(50)));
+    assert_eq!(written.written_since, at(5));
+    assert!(matches!(written.programmed, Programmed::Pending(_)));
+
+    snapshot.routes = [route(Some(50), 4, 4)].into();
+    let taken_over = look(&snapshot, &mut sightings, at(6)).routes.remove(0);
+    assert_eq!((taken_over.written_since, taken_over.programmed), (at(5), Programmed::Since(at(6))));
+
+    // Another rule of the route is edited: the weight is as it was, but the router has yet to take the object over.
+    snapshot.routes = [route(Some(50), 5, 5)].into();
+    let edited = look(&snapshot, &mut sightings, at(9)).routes.remove(0);
+    assert_eq!((edited.written_since, edited.programmed), (at(5), Programmed::Since(at(9))));
+}
+
+#[test]
+fn a_restarted_controller_starts_every_since_anew() {
+    let snapshot = snapshot();
+    look(&snapshot, &mut Sightings::default(), at(0));
+    let seen = look(&snapshot, &mut Sightings::default(), at(100));
+    assert_eq!(seen.routes[0].written_since, at(100));
+    assert_eq!(seen.stable_service.unwrap().serving_since, Some(at(100)));
+}
+
+#[test]
+fn a_route_that_does_not_exist_is_told() {
+    let mut snapshot = snapshot();
+    snapshot.routes.clear();
+    let seen = look(&snapshot, &mut Sightings::default(), at(0)).routes.remove(0);
+    assert_eq!(seen.canary_weight, Err("HTTPRoute checkout does not exist".into()));
+    assert_eq!(seen.route.kind, RouteKind::HttpRoute);
+}
+
+#[test]
+fn pods_that_terminate_are_not_counted() {
+    let mut snapshot = snapshot();
+    let mut terminating = pod("two", "b");
+    terminating.active = false;
+    snapshot.pods[3] = Arc::new(terminating);
+    let counts = snapshot.counts(Some(&Revision::new("two")));
+    assert_eq!(counts, Counts { replicas: 3, updated: 1, ready: 3, available: 3 });
+}

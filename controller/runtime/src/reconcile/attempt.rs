@@ -1,0 +1,376 @@
+//! The way of one reconcile, from top to bottom.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use serde_json::json;
+use serin_core::backoff::retry_after;
+use serin_core::decide;
+use serin_core::effect::{Decision, Effect, Level};
+use serin_core::observed::{Judgement, Observed};
+use serin_core::plan::Plan;
+use serin_core::state::State;
+use serin_core::units::Revision;
+use serin_crds::names::{FIELD_MANAGER, FINALIZER};
+use serin_crds::plan::plan_hash;
+use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
+use tokio::time::timeout;
+use tracing::Span;
+
+use super::judged::{self, Judged};
+use super::{AFTER_CONFLICT, Context, Failure, deletion, jitter, unusable};
+use crate::effects::{self, Hands};
+use crate::memory::Memory;
+use crate::observe::{self, Snapshot, observe};
+use crate::revision::{self, Target};
+use crate::status::{self, EVIDENCE_EVERY, STABLE_FOR, Told, Urgency};
+use crate::world::{Key, RolloutObject, ServiceFact};
+
+/// Longer than this a Service that is not known yet is not waited for.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timers of the runtime and the wall clock may differ by a little; never turn on the spot.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// The spec as far as it can be used.
+pub(super) struct Reading<'a> {
+    pub spec: Option<&'a RolloutSpec>,
+    /// The spec's plan, or else the plan in force.
+    pub plan: Option<Plan>,
+    /// The hash of the spec's plan, where that is the one.
+    pub hash: Option<String>,
+    /// Why the spec cannot be used.
+    pub problem: Option<String>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn of(rollout: &'a RolloutObject, state: &State) -> Self {
+        let in_force = || state.plan.as_ref().map(|plan| plan.spec.clone());
+        let name = rollout.metadata.name.as_deref().unwrap_or_default();
+        match &rollout.spec {
+            Err(problem) => Self { spec: None, plan: in_force(), hash: None, problem: Some(problem.clone()) },
+            Ok(spec) => match spec.plan(name) {
+                Ok(plan) => Self { spec: Some(spec), hash: Some(plan_hash(&plan)), plan: Some(plan), problem: None },
+                Err(problem) => {
+                    Self { spec: Some(spec), plan: in_force(), hash: None, problem: Some(problem.to_string()) }
+                }
+            },
+        }
+    }
+}
+
+/// One reconcile: when to look again, or why it did not get to its end.
+pub(super) async fn attempt(
+    context: &Context,
+    rollout: Arc<RolloutObject>,
+    memory: &mut Memory,
+) -> Result<Action, Failure> {
+    let now = context.clock.now();
+    let status = match &rollout.status {
+        Ok(status) => status,
+        Err(problem) => return unusable::unreadable_status(context, &rollout, problem, memory).await,
+    };
+    let state = match status.state() {
+        Ok(state) => state,
+        Err(problem) => return unusable::unreadable_status(context, &rollout, &problem.to_string(), memory).await,
+    };
+    if rollout.metadata.deletion_timestamp.is_some() {
+        return deletion::delete(context, &rollout, status, &state).await;
+    }
+    let key = rollout.key();
+    let mut reading = Reading::of(&rollout, &state);
+    let Some(plan) = reading.plan.take() else {
+        return unusable::no_plan(context, &rollout, status, reading.problem.unwrap_or_default(), memory).await;
+    };
+    context.world.note_plan(&key, &plan);
+    find_services(context, &key, &plan, memory).await?;
+    let snapshot = Snapshot::of(&context.world, &key, rollout.uid(), Some(&plan));
+    let target = target(context, &key, &reading, &snapshot, memory).await;
+    let mut look = Look { context, rollout: &rollout, status, reading, plan, snapshot, now };
+    look.decide_and_do(state, target, memory).await
+}
+
+/// A Service that its user has made carries no label of ours before it is first bound, so no watch brings it.
+async fn find_services(context: &Context, rollout: &Key, plan: &Plan, memory: &mut Memory) -> Result<(), Failure> {
+    let Some(routing) = plan.routing() else { return Ok(()) };
+    for name in [&routing.stable_service, &routing.canary_service] {
+        let key = Key::new(&rollout.namespace, name);
+        if context.world.services.get(&key).is_some() || memory.is_absent(name) {
+            continue;
+        }
+        let api: Api<Service> = Api::namespaced(context.client.clone(), &rollout.namespace);
+        let found = timeout(READ_TIMEOUT, api.get_opt(name)).await;
+        let found = found.map_err(|_| Failure::Failed(format!("Service {name} could not be read in time")))?;
+        match found.map_err(Failure::api("reading a Service"))? {
+            Some(service) => drop(context.world.services.put(ServiceFact::from(service))),
+            None => memory.note_absent(name),
+        }
+    }
+    Ok(())
+}
+
+async fn target(
+    context: &Context,
+    rollout: &Key,
+    reading: &Reading<'_>,
+    snapshot: &Snapshot,
+    memory: &mut Memory,
+) -> Target {
+    match (reading.spec, &reading.problem) {
+        (Some(spec), None) => {
+            revision::resolve(&context.client, rollout, spec, &snapshot.replica_sets, &mut memory.revisions).await
+        }
+        (_, problem) => Target::Refused(problem.clone().unwrap_or_default()),
+    }
+}
+
+struct Look<'a> {
+    context: &'a Context,
+    rollout: &'a Arc<RolloutObject>,
+    status: &'a RolloutStatus,
+    reading: Reading<'a>,
+    plan: Plan,
+    snapshot: Snapshot,
+    now: Timestamp,
+}
+
+impl Look<'_> {
+    async fn decide_and_do(&mut self, state: State, target: Target, memory: &mut Memory) -> Result<Action, Failure> {
+        let target = self.settle_target(&state, target);
+        let (seen, judged) = self.observe(state, target.revision, memory);
+        let decision = decide(&self.plan, &seen, self.now);
+        self.log(&decision);
+        let rollout = self.with_finalizer(&decision.effects, memory).await?;
+        let (rollout, soft_wait) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
+        let retry = self.carry_out(&rollout, &decision, memory).await;
+        let timed = decision.wake_at.map(|at| until(at, self.now));
+        let waits = [timed, soft_wait, retry, target.ask_again];
+        if target.failed {
+            memory.failures = memory.failures.saturating_add(1);
+        }
+        Ok(waits
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or_else(Action::await_change, |wait| Action::requeue(wait.max(SHORTEST_WAIT))))
+    }
+
+    /// What of the answer about the template concerns the planner: a refusal is a problem of the spec, and then the plan in force counts.
+    fn settle_target(&mut self, state: &State, target: Target) -> Settled {
+        match target {
+            Target::Revision(revision) => {
+                Span::current().record("revision", revision.as_str());
+                Settled { revision: Some(revision), ask_again: None, failed: false }
+            }
+            Target::Refused(problem) => {
+                if self.reading.problem.is_none() {
+                    self.reading.problem = Some(problem);
+                    self.reading.hash = None;
+                    if let Some(in_force) = &state.plan {
+                        self.plan = in_force.spec.clone();
+                    }
+                }
+                Settled { revision: None, ask_again: Some(revision::ASK_AGAIN), failed: false }
+            }
+            Target::Unknown(why) => {
+                tracing::warn!(%why, "the revision of the template cannot be told yet");
+                let wait = retry_after(1, jitter());
+                Settled { revision: None, ask_again: Some(wait), failed: true }
+            }
+        }
+    }
+
+    fn observe(&self, state: State, target: Option<Revision>, memory: &mut Memory) -> (Observed, Judged) {
+        let about = observe::Context {
+            generation: self.rollout.generation(),
+            spec_problem: self.reading.problem.clone(),
+            plan_hash: self.reading.hash.clone(),
+            target,
+            judgement: Judgement::NotConfigured,
+            state,
+        };
+        let mut seen = observe(&self.snapshot, &self.plan, about, &mut memory.sightings, self.now);
+        let judged = judged::judge(
+            &judged::Case {
+                judge: self.context.judge.as_ref(),
+                rollout: self.rollout,
+                spec: self.reading.spec,
+                status: self.status,
+                plan: &self.plan,
+                seen: &seen,
+                snapshot: &self.snapshot,
+            },
+            memory,
+        );
+        seen.judgement = judged.judgement.clone();
+        (seen, judged)
+    }
+
+    fn log(&self, decision: &Decision) {
+        for reason in &decision.because {
+            match reason.level {
+                Level::Detail => tracing::debug!(reason = reason.code, "{}", reason.message),
+                Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
+                Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
+            }
+        }
+        tracing::debug!(effects = decision.effects.len(), wake_at = ?decision.wake_at, stage = ?decision.state.stage, "decided");
+    }
+
+    /// Before the first change outside the Rollout's own objects, deletion must be made to wait for its undoing.
+    async fn with_finalizer(&self, effects: &[Effect], memory: &mut Memory) -> Result<Arc<RolloutObject>, Failure> {
+        let touches =
+            effects.iter().any(|effect| matches!(effect, Effect::SetWeight { .. } | Effect::BindService { .. }));
+        let mut finalizers = self.rollout.metadata.finalizers.clone().unwrap_or_default();
+        if !touches || finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(Arc::clone(self.rollout));
+        }
+        finalizers.push(FINALIZER.to_owned());
+        let patch = json!({"metadata": {"resourceVersion": self.rollout.resource_version(), "finalizers": finalizers}});
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        may_write(self.context, "Rollout", "patch")?;
+        let key = self.rollout.key();
+        let api: Api<RolloutObject> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let answer = api.patch(&key.name, &params, &Patch::Merge(patch)).await;
+        Ok(memory.wrote(answer.map_err(Failure::api("adding the finalizer"))?))
+    }
+
+    /// Writes the status where that is due; otherwise answers when it will be.
+    async fn write_status(
+        &self,
+        rollout: Arc<RolloutObject>,
+        seen: &Observed,
+        decision: &Decision,
+        judged: Judged,
+        memory: &mut Memory,
+    ) -> Result<(Arc<RolloutObject>, Option<Duration>), Failure> {
+        let originals = &self.status.original_routes;
+        let counts = self.snapshot.counts(decision.state.current_revision.as_ref());
+        let told = Told {
+            state: &decision.state,
+            plan: &self.plan,
+            seen,
+            counts,
+            selector: self
+                .reading
+                .spec
+                .map_or_else(|| self.status.selector.clone(), |spec| status::selector_string(&spec.selector)),
+            analysis: judged.analysis(&decision.state, &self.plan, self.now),
+            evidence_summary: judged.summary(&decision.state),
+            evidence: judged.evidence(&decision.state),
+            original_routes: effects::originals(originals, &decision.effects, self.plan.routing(), &self.snapshot),
+            trouble: memory.trouble(),
+            now: self.now,
+        };
+        let next = status::status(&told, self.status).map_err(|problem| Failure::Failed(problem.to_string()))?;
+        let wait = match status::urgency(self.status, &next) {
+            Urgency::Never => return Ok((rollout, None)),
+            Urgency::Now => Duration::ZERO,
+            Urgency::WhenStable => memory.counts_due_in(counts, STABLE_FOR),
+            Urgency::Eventually => memory.evidence_due_in(EVIDENCE_EVERY),
+        };
+        if !wait.is_zero() {
+            return Ok((rollout, Some(wait)));
+        }
+        let moved = decision.state != seen.state;
+        let rollout = replace_status(self.context, &rollout, &next, memory).await?;
+        self.tell(&rollout, decision, moved, memory).await;
+        Ok((rollout, None))
+    }
+
+    async fn tell(&self, rollout: &RolloutObject, decision: &Decision, moved: bool, memory: &mut Memory) {
+        let state = &decision.state;
+        let revision = state.current_revision.as_ref().map_or("none", Revision::as_str);
+        let step = state.step.map(|step| format!(" step {}", step.index + 1)).unwrap_or_default();
+        let position = format!("{:?} {revision}{step}", state.stage);
+        self.context.events.tell(rollout, &decision.because, &position, moved, &mut memory.told).await;
+    }
+
+    /// Carries the effects out in order; one that fails does not stop the others. Answers when to try again.
+    async fn carry_out(&self, rollout: &RolloutObject, decision: &Decision, memory: &mut Memory) -> Option<Duration> {
+        let Ok(status) = &rollout.status else { return None };
+        let hands = Hands {
+            client: &self.context.client,
+            world: &self.context.world,
+            leadership: &self.context.leadership,
+            metrics: &self.context.metrics,
+            rollout,
+            spec: self.reading.spec,
+            status,
+            plan: &self.plan,
+            snapshot: &self.snapshot,
+            now: self.now,
+        };
+        let mut failed = BTreeMap::new();
+        let mut conflict = false;
+        for effect in &decision.effects {
+            let Err(error) = hands.carry_out(effect).await else { continue };
+            if error.is_conflict() {
+                tracing::debug!(effect = effects::kind_of(effect), %error, "looking again");
+                conflict = true;
+                continue;
+            }
+            self.context.metrics.effect_failed(effects::kind_of(effect));
+            tracing::warn!(effect = effects::kind_of(effect), %error, "an effect could not be carried out");
+            failed.insert(effects::name_of(effect), error.to_string());
+        }
+        let any_failed = !failed.is_empty();
+        memory.note_troubles(failed);
+        if any_failed {
+            return Some(retry_after(memory.troubled_for(), jitter()));
+        }
+        conflict.then_some(AFTER_CONFLICT)
+    }
+}
+
+struct Settled {
+    revision: Option<Revision>,
+    ask_again: Option<Duration>,
+    failed: bool,
+}
+
+/// To be asked immediately before each write.
+pub(super) fn may_write(context: &Context, kind: &'static str, verb: &'static str) -> Result<(), Failure> {
+    if !context.leadership.is_leader() {
+        return Err(Failure::NotLeader);
+    }
+    context.metrics.api_write(kind, verb);
+    Ok(())
+}
+
+/// Writes a whole status, on the condition that nobody has written the Rollout since it was read.
+pub(super) async fn replace_status(
+    context: &Context,
+    rollout: &RolloutObject,
+    status: &RolloutStatus,
+    memory: &mut Memory,
+) -> Result<Arc<RolloutObject>, Failure> {
+    let key = rollout.key();
+    let body = json!({
+        "apiVersion": <Rollout as kube::Resource>::api_version(&()),
+        "kind": "Rollout",
+        "metadata": {
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": rollout.uid(),
+            "resourceVersion": rollout.resource_version(),
+        },
+        "status": status,
+    });
+    may_write(context, "Rollout", "update")?;
+    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let answer = api.replace_subresource("status", &key.name, &params, &body).await;
+    let written = memory.wrote(answer.map_err(Failure::api("writing the status"))?);
+    memory.wrote_status();
+    Ok(written)
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
+}

@@ -1,0 +1,145 @@
+//! What is asked of the judge, and what of its answer goes into the status.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use serin_core::observed::{Judgement, Observed};
+use serin_core::plan::{Pace, Plan};
+use serin_core::state::{Stage, State};
+use serin_core::units::{Revision, Weight};
+use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_crds::{RolloutSpec, RolloutStatus};
+
+use crate::judge::Judge;
+use crate::judging::{JudgeRequest, Look, RolloutName};
+use crate::memory::Memory;
+use crate::observe::Snapshot;
+use crate::world::RolloutObject;
+
+/// One Rollout before its judge.
+pub(super) struct Case<'a> {
+    pub judge: &'a dyn Judge,
+    pub rollout: &'a RolloutObject,
+    pub spec: Option<&'a RolloutSpec>,
+    pub status: &'a RolloutStatus,
+    pub plan: &'a Plan,
+    pub seen: &'a Observed,
+    pub snapshot: &'a Snapshot,
+}
+
+/// The judge's answer, and what the status said before.
+pub(super) struct Judged {
+    pub judgement: Judgement,
+    revision: Option<Revision>,
+    look: Option<Look>,
+    before: RolloutStatus,
+}
+
+/// Asks the judge about the release under way; a Rollout without one is not judged.
+pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
+    let state = &case.seen.state;
+    let before = RolloutStatus {
+        evidence: case.status.evidence.clone(),
+        analysis: case.status.analysis.clone(),
+        summary: case.status.summary.clone(),
+        ..RolloutStatus::default()
+    };
+    let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
+    let revision = state.current_revision.clone().filter(|_| releasing && case.plan.canary().analysis.is_some());
+    let Some(revision) = revision else {
+        if std::mem::take(&mut memory.judging) {
+            case.judge.forget(case.rollout.uid());
+        }
+        return Judged { judgement: Judgement::NotConfigured, revision: None, look: None, before };
+    };
+    if let Some(request) = request(case, &revision) {
+        case.judge.watch(request);
+        memory.judging = true;
+    }
+    if !memory.judging {
+        let cause = "SpecUnusable".to_owned();
+        let message = "how to judge this release cannot be read from the spec".to_owned();
+        return Judged { judgement: Judgement::Hold { cause, message }, revision: Some(revision), look: None, before };
+    }
+    let look = case.judge.look(case.rollout.uid(), &revision);
+    Judged { judgement: look.judgement.clone(), revision: Some(revision), look: Some(look), before }
+}
+
+/// While the spec cannot be read, what was asked before goes on to be judged.
+fn request(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
+    let analysis = case.spec?.analysis.clone()?;
+    let state = &case.seen.state;
+    let key = case.rollout.key();
+    let routing = case.plan.routing();
+    let set_name = |revision: &Revision| case.seen.replica_sets.get(revision).map(|set| set.name.clone());
+    let own = case.status.analysis.clone().filter(|analysis| analysis.revision == revision.as_str());
+    let is_position =
+        |analysis: &AnalysisStatus| analysis.checkpoint.as_object().is_some_and(|position| !position.is_empty());
+    Some(JudgeRequest {
+        rollout: RolloutName { namespace: key.namespace.clone(), name: key.name.clone() },
+        uid: case.rollout.uid().to_owned(),
+        revision: revision.clone(),
+        analysis,
+        stable_service: routing.map(|routing| routing.stable_service.clone()),
+        canary_service: routing.map(|routing| routing.canary_service.clone()),
+        stable_replica_set: state.stable_revision.as_ref().and_then(set_name),
+        canary_replica_set: set_name(revision).unwrap_or_else(|| format!("{}-{revision}", key.name)),
+        pods_created_at: case.snapshot.pods_created_at(),
+        weight: weight(case.seen, case.plan),
+        pace: match &case.plan.canary().pace {
+            Pace::Evidence(pace) => Some(*pace),
+            Pace::Steps(_) => None,
+        },
+        resume_from: own.filter(is_position),
+    })
+}
+
+/// The canary's share as the routes have it now; without a router as it is asked for.
+fn weight(seen: &Observed, plan: &Plan) -> Weight {
+    if plan.routing().is_none() {
+        return seen.state.weights.asked;
+    }
+    let written = seen.routes.iter().filter_map(|route| route.canary_weight.as_ref().ok());
+    written.max().copied().unwrap_or(Weight::ZERO)
+}
+
+impl Judged {
+    /// Whether what the judge has said is about the revision that `state` releases.
+    fn concerns(&self, state: &State) -> bool {
+        self.revision.is_some() && self.revision == state.current_revision
+    }
+
+    fn is_of_before(&self, state: &State) -> bool {
+        let of = self.before.analysis.as_ref().map(|analysis| analysis.revision.as_str());
+        of.is_some() && of == state.current_revision.as_ref().map(Revision::as_str)
+    }
+
+    /// The evidence for the status; that of a release which has ended stays to be read until the next one begins.
+    pub(super) fn evidence(&self, state: &State) -> Vec<EvidenceStatus> {
+        let looked = self.look.as_ref().filter(|_| self.concerns(state)).map(|look| look.evidence.clone());
+        let looked = looked.filter(|evidence| !evidence.is_empty());
+        looked.unwrap_or_else(|| if self.is_of_before(state) { self.before.evidence.clone() } else { Vec::new() })
+    }
+
+    /// The evidence in a few words.
+    pub(super) fn summary(&self, state: &State) -> Option<String> {
+        let looked = self.look.as_ref().filter(|_| self.concerns(state)).and_then(|look| look.summary.clone());
+        let before = || self.before.summary.as_ref().filter(|_| self.is_of_before(state))?.evidence.clone();
+        looked.or_else(before)
+    }
+
+    /// The analysis' own position. It is begun with the release, so that a restarted controller knows from when to count.
+    pub(super) fn analysis(&self, state: &State, plan: &Plan, now: Timestamp) -> Option<AnalysisStatus> {
+        let looked = self.look.as_ref().filter(|_| self.concerns(state)).and_then(|look| look.checkpoint.clone());
+        let before = || self.before.analysis.clone().filter(|_| self.is_of_before(state));
+        let begun = || {
+            let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
+            let revision = state.current_revision.as_ref().filter(|_| releasing && plan.canary().analysis.is_some())?;
+            Some(AnalysisStatus {
+                revision: revision.as_str().to_owned(),
+                started_at: now,
+                checkpoint: Value::Object(serde_json::Map::new()),
+            })
+        };
+        looked.or_else(before).or_else(begun)
+    }
+}

@@ -1,0 +1,209 @@
+use serin_core::observed::{Judgement, Programmed, RouteSeen};
+use serin_core::plan::{RouteKind, RouteRef};
+use serin_core::state::{Abort, Phase, StepPosition};
+use serin_core::units::{Revision, Weight};
+use serin_crds::RolloutSpec;
+
+use super::*;
+
+fn plan() -> Plan {
+    let spec: RolloutSpec = serde_json::from_value(serde_json::json!({
+        "replicas": 4,
+        "selector": {"matchLabels": {"app": "checkout"}},
+        "template": {"metadata": {"labels": {"app": "checkout"}}, "spec": {"containers": [{"name": "app", "image": "a"}]}},
+        "strategy": {"canary": {
+            "trafficRouting": {"gatewayAPI": {"httpRoute": "checkout"}},
+            "steps": [{"setWeight": 20}, {"pause": {}}, {"setWeight": 50}],
+        }},
+    }))
+    .unwrap();
+    spec.plan("checkout").unwrap()
+}
+
+fn route(weight: u32) -> RouteSeen {
+    RouteSeen {
+        route: RouteRef { kind: RouteKind::HttpRoute, name: "checkout".into(), rule: None },
+        canary_weight: Ok(Weight::percent(weight)),
+        written_since: at(0),
+        programmed: Programmed::Since(at(0)),
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_750_000_000 + second).unwrap()
+}
+
+fn state() -> State {
+    State {
+        phase: Phase::Progressing,
+        message: "step 1 of 3".into(),
+        stable_revision: Some(Revision::new("one")),
+        current_revision: Some(Revision::new("two")),
+        stage: Stage::Stepping,
+        step: Some(StepPosition { index: 0, started_at: at(0) }),
+        ..State::default()
+    }
+}
+
+fn seen(state: &State, routes: Vec<RouteSeen>) -> Observed {
+    Observed {
+        state: state.clone(),
+        generation: 7,
+        spec_problem: None,
+        plan_hash: None,
+        target: state.current_revision.clone(),
+        replica_sets: std::collections::BTreeMap::new(),
+        stable_service: None,
+        canary_service: None,
+        routes,
+        commands: Vec::new(),
+        judgement: Judgement::NotConfigured,
+    }
+}
+
+struct Scene {
+    plan: Plan,
+    state: State,
+    seen: Observed,
+    counts: Counts,
+    trouble: Option<String>,
+    now: Timestamp,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let state = state();
+        let seen = seen(&state, vec![route(20)]);
+        let counts = Counts { replicas: 5, updated: 1, ready: 5, available: 5 };
+        Self { plan: plan(), state, seen, counts, trouble: None, now: at(1) }
+    }
+
+    fn status(&self, before: &RolloutStatus) -> RolloutStatus {
+        let told = Told {
+            state: &self.state,
+            plan: &self.plan,
+            seen: &self.seen,
+            counts: self.counts,
+            selector: Some("app=checkout".into()),
+            evidence: Vec::new(),
+            evidence_summary: None,
+            analysis: None,
+            original_routes: Vec::new(),
+            trouble: self.trouble.clone(),
+            now: self.now,
+        };
+        status(&told, before).unwrap()
+    }
+}
+
+fn answer(status: &RolloutStatus, type_: &str) -> (String, String) {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
+    let condition = condition.unwrap_or_else(|| panic!("no condition {type_}"));
+    (condition.status.clone(), condition.reason.clone())
+}
+
+#[test]
+fn a_release_under_way_is_told() {
+    let status = Scene::new().status(&RolloutStatus::default());
+    let summary = status.summary.clone().unwrap();
+    assert_eq!((summary.step.as_deref(), summary.weight.as_deref()), (Some("1/3"), Some("20 %")));
+    assert_eq!(answer(&status, "Available"), ("True".into(), "MinimumReplicasAvailable".into()));
+    assert_eq!(answer(&status, "Progressing"), ("True".into(), "Stepping".into()));
+    assert_eq!(answer(&status, "Reconciling"), ("True".into(), "Stepping".into()));
+    assert_eq!(answer(&status, "RouteReady"), ("True".into(), "Programmed".into()));
+    assert_eq!(answer(&status, "Ready"), ("False".into(), "Progressing".into()));
+    assert_eq!(answer(&status, "InvalidSpec"), ("False".into(), "Valid".into()));
+    assert!(status.conditions.iter().all(|condition| condition.type_ != "MetricsReady"), "no analysis is configured");
+    assert_eq!(status.state().unwrap(), state(), "the position survives the way through the status");
+}
+
+#[test]
+fn an_abort_is_told_with_its_cause() {
+    let mut scene = Scene::new();
+    scene.state.stage = Stage::Aborted;
+    scene.state.phase = Phase::Degraded;
+    scene.state.abort = Some(Abort {
+        revision: Revision::new("two"),
+        at: at(1),
+        cause: "Evidence".into(),
+        by: None,
+        message: "31 of 1,000 requests failed".into(),
+    });
+    let status = scene.status(&RolloutStatus::default());
+    assert_eq!(answer(&status, "Progressing"), ("False".into(), "Evidence".into()));
+    assert_eq!(answer(&status, "Stalled"), ("True".into(), "Evidence".into()));
+}
+
+#[test]
+fn transition_times_move_only_with_the_answer() {
+    let mut scene = Scene::new();
+    let first = scene.status(&RolloutStatus::default());
+    scene.now = at(60);
+    scene.state.message = "another sentence".into();
+    let second = scene.status(&first);
+    let time = |status: &RolloutStatus, type_: &str| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+            .map(|condition| condition.last_transition_time.0)
+    };
+    assert_eq!(time(&first, "Ready"), time(&second, "Ready"));
+    scene.seen.routes = vec![RouteSeen { programmed: Programmed::Pending("not yet".into()), ..route(20) }];
+    let third = scene.status(&second);
+    assert_eq!(time(&third, "RouteReady"), Some(at(60)));
+    assert_eq!(time(&third, "Ready"), time(&first, "Ready"));
+}
+
+#[test]
+fn what_has_changed_says_how_soon_it_is_written() {
+    let mut scene = Scene::new();
+    let before = scene.status(&RolloutStatus::default());
+    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Never);
+
+    scene.state.message = "the same in other words".into();
+    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Eventually);
+
+    scene.counts.replicas = 6;
+    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::WhenStable);
+
+    scene.state.step = Some(StepPosition { index: 1, started_at: at(1) });
+    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Now);
+
+    let mut routes_recorded = before.clone();
+    routes_recorded.original_routes =
+        vec![OriginalRoute { kind: "HTTPRoute".into(), name: "checkout".into(), backends: "{}".into() }];
+    assert_eq!(urgency(&before, &routes_recorded), Urgency::Now);
+}
+
+#[test]
+fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
+    let scene = Scene::new();
+    let before = scene.status(&RolloutStatus::default());
+    let mut begun = before.clone();
+    begun.analysis =
+        Some(AnalysisStatus { revision: "two".into(), started_at: at(1), checkpoint: serde_json::json!({}) });
+    assert_eq!(urgency(&before, &begun), Urgency::Now);
+    let mut further = begun.clone();
+    further.analysis =
+        Some(AnalysisStatus { revision: "two".into(), started_at: at(1), checkpoint: serde_json::json!({"n": 1}) });
+    assert_eq!(urgency(&begun, &further), Urgency::Eventually);
+}
+
+#[test]
+fn what_keeps_failing_is_told() {
+    let mut scene = Scene::new();
+    scene.trouble = Some("Service checkout: forbidden".into());
+    let status = scene.status(&RolloutStatus::default());
+    assert_eq!(answer(&status, "Reconciling"), ("True".into(), "EffectFailing".into()));
+}
+
+#[test]
+fn a_selector_is_written_as_autoscalers_read_it() {
+    let selector: LabelSelector = serde_json::from_value(serde_json::json!({
+        "matchLabels": {"app": "checkout"},
+        "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}],
+    }))
+    .unwrap();
+    assert_eq!(selector_string(&selector).as_deref(), Some("app=checkout,tier in (a,b),!old"));
+}

@@ -1,0 +1,221 @@
+//! From objects as the API server sends them to facts.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DynamicObject, ObjectMeta};
+use serde_json::Value;
+use serin_core::command::{Command, Verb};
+use serin_core::units::Revision;
+use serin_crds::RolloutCommand;
+use serin_crds::command::CommandVerb;
+use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
+
+use super::Key;
+use super::facts::{CommandFact, EndpointFact, Identity, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact};
+
+/// The label by which an EndpointSlice names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The kubelet's word for a container that keeps failing.
+const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// A container that waits for one of these is only starting.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+impl From<&ObjectMeta> for Identity {
+    fn from(meta: &ObjectMeta) -> Self {
+        Self {
+            key: Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()),
+            uid: meta.uid.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<ReplicaSet> for ReplicaSetFact {
+    fn from(set: ReplicaSet) -> Self {
+        let status = set.status.unwrap_or_default();
+        Self {
+            identity: Identity::from(&set.metadata),
+            rollout: label(&set.metadata, ROLLOUT_LABEL).unwrap_or_default(),
+            revision: label(&set.metadata, REVISION_LABEL).map(Revision::new),
+            owner_uid: controller_uid(&set.metadata),
+            template_hash: set.metadata.annotations.as_ref().and_then(|all| all.get(TEMPLATE_HASH_ANNOTATION)).cloned(),
+            // The API server fills in 1 where nothing is written.
+            desired: set.spec.and_then(|spec| spec.replicas).map_or(1, count),
+            replicas: count(status.replicas),
+            available: status.available_replicas.map_or(0, count),
+            created_at: created_at(&set.metadata),
+        }
+    }
+}
+
+impl From<Pod> for PodFact {
+    fn from(pod: Pod) -> Self {
+        let status = pod.status.unwrap_or_default();
+        let finished = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let containers = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        Self {
+            identity: Identity::from(&pod.metadata),
+            rollout: label(&pod.metadata, ROLLOUT_LABEL).unwrap_or_default(),
+            revision: label(&pod.metadata, REVISION_LABEL).map(Revision::new),
+            owner_uid: controller_uid(&pod.metadata),
+            created_at: created_at(&pod.metadata),
+            active: pod.metadata.deletion_timestamp.is_none() && !finished,
+            ready,
+            restarts: containers().map(|container| count(container.restart_count)).sum(),
+            waiting: waiting(containers()),
+        }
+    }
+}
+
+/// Why a container cannot run: a crash loop before anything else.
+fn waiting<'a>(containers: impl Iterator<Item = &'a ContainerStatus>) -> Option<String> {
+    let mut reasons: Vec<&str> = containers
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+        .filter(|reason| !STARTING.contains(reason))
+        .collect();
+    reasons.sort_by_key(|reason| *reason != CRASH_LOOP);
+    reasons.first().map(|reason| (*reason).to_owned())
+}
+
+impl From<Service> for ServiceFact {
+    fn from(service: Service) -> Self {
+        let selector = service.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        Self {
+            identity: Identity::from(&service.metadata),
+            rollout: label(&service.metadata, ROLLOUT_LABEL),
+            owner_uid: controller_uid(&service.metadata),
+            selects: selector.get(REVISION_LABEL).map(Revision::new),
+        }
+    }
+}
+
+impl From<EndpointSlice> for SliceFact {
+    fn from(slice: EndpointSlice) -> Self {
+        let ready = slice.endpoints.into_iter().filter(|endpoint| {
+            // Not told means ready, says the API.
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        });
+        let pod = |target: k8s_openapi::api::core::v1::ObjectReference| {
+            target.name.filter(|_| target.kind.as_deref() == Some("Pod"))
+        };
+        Self {
+            ready: ready.map(|endpoint| EndpointFact { pod: endpoint.target_ref.and_then(pod) }).collect(),
+            identity: Identity::from(&slice.metadata),
+            rollout: label(&slice.metadata, ROLLOUT_LABEL).unwrap_or_default(),
+            service: label(&slice.metadata, SERVICE_NAME_LABEL),
+        }
+    }
+}
+
+impl From<DynamicObject> for RouteFact {
+    fn from(mut route: DynamicObject) -> Self {
+        route.metadata.managed_fields = None;
+        let identity = Identity::from(&route.metadata);
+        let generation = route.metadata.generation.unwrap_or_default();
+        // A map of JSON values always is JSON.
+        let object = serde_json::to_value(route).unwrap_or(Value::Null);
+        Self { identity, generation, object }
+    }
+}
+
+impl From<RolloutCommand> for CommandFact {
+    fn from(object: RolloutCommand) -> Self {
+        let created_at = created_at(&object.metadata);
+        let identity = Identity::from(&object.metadata);
+        let status = object.status.unwrap_or_default();
+        let spec = object.spec;
+        let expect = spec.expect.unwrap_or_default();
+        let command = Command {
+            uid: identity.uid.clone(),
+            name: identity.key.name.clone(),
+            verb: verb(spec.verb),
+            expect_revision: expect.revision.map(Revision::new),
+            expect_step: expect.step.and_then(|step| usize::try_from(step).ok()),
+            reason: spec.reason,
+            requested_by: spec.requested_by,
+        };
+        let finished_at = status.outcome.map(|_| status.at.unwrap_or(created_at));
+        Self { identity, rollout: spec.rollout_ref.name, command, created_at, finished_at }
+    }
+}
+
+const fn verb(verb: CommandVerb) -> Verb {
+    match verb {
+        CommandVerb::Promote => Verb::Promote,
+        CommandVerb::PromoteFull => Verb::PromoteFull,
+        CommandVerb::Abort => Verb::Abort,
+        CommandVerb::Retry => Verb::Retry,
+        CommandVerb::Pause => Verb::Pause,
+        CommandVerb::Resume => Verb::Resume,
+        CommandVerb::SkipStep => Verb::SkipStep,
+    }
+}
+
+fn label(meta: &ObjectMeta, name: &str) -> Option<String> {
+    meta.labels.as_ref().and_then(|labels: &BTreeMap<String, String>| labels.get(name)).cloned()
+}
+
+fn controller_uid(meta: &ObjectMeta) -> Option<String> {
+    let owners = meta.owner_references.iter().flatten();
+    owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next()
+}
+
+fn created_at(meta: &ObjectMeta) -> Timestamp {
+    meta.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default()
+}
+
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_crash_loop_is_told_before_other_waits() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "shop", "labels": {REVISION_LABEL: "abc"}},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                 "state": {"waiting": {"reason": "ContainerCreating"}}},
+                {"name": "b", "image": "", "imageID": "", "ready": false, "restartCount": 2,
+                 "state": {"waiting": {"reason": "ImagePullBackOff"}}},
+                {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                 "state": {"waiting": {"reason": "CrashLoopBackOff"}}},
+            ]},
+        }))
+        .unwrap();
+        let fact = PodFact::from(pod);
+        assert_eq!(fact.waiting.as_deref(), Some("CrashLoopBackOff"));
+        assert_eq!(fact.restarts, 6);
+        assert!(fact.active && !fact.ready);
+        assert_eq!(fact.revision, Some(Revision::new("abc")));
+    }
+
+    #[test]
+    fn an_endpoint_that_does_not_say_is_ready_and_one_that_terminates_is_not() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "checkout"}}, "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true}, "targetRef": {"kind": "Pod", "name": "b"}},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": true}},
+            ],
+        }))
+        .unwrap();
+        let fact = SliceFact::from(slice);
+        assert_eq!(fact.ready, [EndpointFact { pod: Some("a".into()) }, EndpointFact { pod: None }]);
+    }
+}

@@ -1,0 +1,176 @@
+//! The little that is kept of each object: fleets have many pods, and the planner needs only a few of their fields.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use serin_core::command::Command;
+use serin_core::units::Revision;
+
+use super::Key;
+
+/// What tells one object, and one state of it, from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Namespace and name.
+    pub key: Key,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+impl Identity {
+    /// The resourceVersion as a number: they are comparable within one kind. 0 where a server writes something else,
+    /// so that such an object is always taken.
+    pub fn version(&self) -> u64 {
+        self.resource_version.parse().unwrap_or(0)
+    }
+}
+
+/// Something known about one object.
+pub trait Fact: Send + Sync + 'static {
+    /// Which object, in which state.
+    fn identity(&self) -> &Identity;
+    /// The name of the Rollout in the same namespace that it belongs to.
+    fn rollout(&self) -> Option<&str>;
+}
+
+/// A ReplicaSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaSetFact {
+    /// Which object.
+    pub identity: Identity,
+    /// By its label.
+    pub rollout: String,
+    /// By its label.
+    pub revision: Option<Revision>,
+    /// The UID of its controller.
+    pub owner_uid: Option<String>,
+    /// The hash of the template as the user wrote it.
+    pub template_hash: Option<String>,
+    /// `spec.replicas`.
+    pub desired: u32,
+    /// `status.replicas`.
+    pub replicas: u32,
+    /// `status.availableReplicas`.
+    pub available: u32,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFact {
+    /// Which object.
+    pub identity: Identity,
+    /// By its label.
+    pub rollout: String,
+    /// By its label.
+    pub revision: Option<Revision>,
+    /// The UID of its ReplicaSet.
+    pub owner_uid: Option<String>,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// It is neither terminating nor finished.
+    pub active: bool,
+    /// Its Ready condition.
+    pub ready: bool,
+    /// Container restarts, together.
+    pub restarts: u32,
+    /// Why a container of it waits, in the kubelet's words; a crash loop before anything else.
+    pub waiting: Option<String>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFact {
+    /// Which object.
+    pub identity: Identity,
+    /// By its label; a user's Service has none before it is first bound.
+    pub rollout: Option<String>,
+    /// The UID of its controller; a user's Service has none.
+    pub owner_uid: Option<String>,
+    /// The revision in its selector.
+    pub selects: Option<Revision>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceFact {
+    /// Which object.
+    pub identity: Identity,
+    /// By the label that it inherits from its Service.
+    pub rollout: String,
+    /// Its Service.
+    pub service: Option<String>,
+    /// Its ready endpoints.
+    pub ready: Vec<EndpointFact>,
+}
+
+/// A ready endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointFact {
+    /// The pod's name; none where it is no pod.
+    pub pod: Option<String>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteFact {
+    /// Which object.
+    pub identity: Identity,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The whole object but its managedFields.
+    pub object: Value,
+}
+
+/// A command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandFact {
+    /// Which object.
+    pub identity: Identity,
+    /// The Rollout that it is about.
+    pub rollout: String,
+    /// What is asked for.
+    pub command: Command,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// When it ended; none while it waits.
+    pub finished_at: Option<Timestamp>,
+}
+
+macro_rules! labelled {
+    ($($fact:ty),*) => {$(
+        impl Fact for $fact {
+            fn identity(&self) -> &Identity {
+                &self.identity
+            }
+
+            fn rollout(&self) -> Option<&str> {
+                Some(&self.rollout)
+            }
+        }
+    )*};
+}
+
+labelled!(ReplicaSetFact, PodFact, SliceFact, CommandFact);
+
+impl Fact for ServiceFact {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn rollout(&self) -> Option<&str> {
+        self.rollout.as_deref()
+    }
+}
+
+impl Fact for RouteFact {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn rollout(&self) -> Option<&str> {
+        None
+    }
+}

@@ -1,0 +1,287 @@
+//! One watch per kind, each with a backoff of its own, so that a kind that is missing or forbidden slows no other.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use futures::{SinkExt, Stream, StreamExt};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use rand::Rng;
+use serde::de::DeserializeOwned;
+use serin_core::backoff::retry_after;
+use serin_crds::RolloutCommand;
+use serin_crds::names::ROLLOUT_LABEL;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::cache::Cache;
+use super::facts::{CommandFact, Fact, RouteFact};
+use super::rollout::RolloutObject;
+use super::{Key, World};
+
+/// Asks for a reconcile of one Rollout.
+pub type Trigger = ObjectRef<RolloutObject>;
+
+/// How long a failed watch waits at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A watch that has been well for so long starts from the first wait again.
+const WELL_AFTER: Duration = Duration::from_secs(30);
+/// A watch is renewed after so long, which bounds how long a connection that died in silence goes unnoticed.
+const WATCH_SECONDS: u32 = 60;
+
+/// HTTPRoute, read as it comes: what is unknown here must survive.
+pub fn route_resource() -> ApiResource {
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"),
+        "httproutes",
+    )
+}
+
+/// What the watches need.
+#[derive(Clone)]
+pub struct Watches {
+    /// The API server.
+    pub client: Client,
+    /// The only namespace to look at; none: all of them.
+    pub namespace: Option<String>,
+    /// Where what they see goes.
+    pub world: Arc<World>,
+    /// Whom they tell.
+    pub triggers: mpsc::Sender<Trigger>,
+}
+
+impl Watches {
+    /// Starts all of them. `on_gone` is called for each Rollout that is deleted.
+    pub fn spawn(
+        self,
+        tasks: &mut JoinSet<()>,
+        rollouts: reflector::store::Writer<RolloutObject>,
+        on_gone: impl Fn(&Key, &str) + Send + 'static,
+    ) {
+        tasks.spawn(follow_rollouts(self.clone(), rollouts, on_gone));
+        self.spawn_labelled::<ReplicaSet, _>(tasks, |world| &world.replica_sets);
+        self.spawn_labelled::<Pod, _>(tasks, |world| &world.pods);
+        self.spawn_labelled::<Service, _>(tasks, |world| &world.services);
+        self.spawn_labelled::<EndpointSlice, _>(tasks, |world| &world.slices);
+        let commands = self.api::<DeserializeGuard<RolloutCommand>>();
+        let of_command = |_: &World, fact: &CommandFact| vec![Key::new(&fact.identity.key.namespace, &fact.rollout)];
+        tasks.spawn(self.clone().follow(commands, settings(), |world| &world.commands, of_command));
+        let routes: Api<DeserializeGuard<DynamicObject>> = match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &route_resource()),
+            None => Api::all_with(self.client.clone(), &route_resource()),
+        };
+        let of_route = |world: &World, fact: &RouteFact| world.interested_in(&fact.identity.key);
+        tasks.spawn(self.follow(routes, settings(), |world| &world.routes, of_route));
+    }
+
+    fn spawn_labelled<K, F>(&self, tasks: &mut JoinSet<()>, cache: fn(&World) -> &Cache<F>)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+        F: Fact + From<K>,
+    {
+        let of_labelled = |_: &World, fact: &F| {
+            let key = &fact.identity().key;
+            fact.rollout().map(|rollout| Key::new(&key.namespace, rollout)).into_iter().collect()
+        };
+        let api = self.api::<DeserializeGuard<K>>();
+        tasks.spawn(self.clone().follow(api, settings().labels(ROLLOUT_LABEL), cache, of_labelled));
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Keeps one cache as the API server says, for ever, and triggers the Rollouts that a change concerns.
+    async fn follow<K, F>(
+        mut self,
+        api: Api<DeserializeGuard<K>>,
+        settings: watcher::Config,
+        cache: fn(&World) -> &Cache<F>,
+        concerned: impl Fn(&World, &F) -> Vec<Key> + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: Fact + From<K>,
+    {
+        let world = Arc::clone(&self.world);
+        let cache = cache(&world);
+        let mut events = pin!(patient(watcher(api, settings)));
+        while let Some(event) = events.next().await {
+            let concerns = match event {
+                Ok(event) => take_in(cache, event, |fact: &F| concerned(&world, fact)),
+                Err(problem) => {
+                    let gone = missing_kind(&problem).then(|| cache.clear()).unwrap_or_default();
+                    told(&problem);
+                    gone.iter().flat_map(|fact| concerned(&world, fact)).collect()
+                }
+            };
+            self.trigger(&concerns).await;
+        }
+    }
+
+    async fn trigger(&mut self, rollouts: &[Key]) {
+        for rollout in rollouts {
+            // Nobody listens any more: the process is about to end.
+            let _ = self.triggers.send(rollout.as_rollout()).await;
+        }
+    }
+}
+
+/// Takes an event into the cache and answers the Rollouts that it concerns.
+fn take_in<K, F>(cache: &Cache<F>, event: Event<DeserializeGuard<K>>, concerned: impl Fn(&F) -> Vec<Key>) -> Vec<Key>
+where
+    K: Resource,
+    F: Fact + From<K>,
+{
+    match event {
+        Event::Init => {
+            cache.begin_listing();
+            Vec::new()
+        }
+        Event::InitApply(object) => {
+            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            // At the start every Rollout is looked at once anyway, when all kinds have been listed.
+            let concerns = if cache.is_synced() { concerned(&fact) } else { Vec::new() };
+            cache.list(fact);
+            concerns
+        }
+        Event::InitDone => cache.listed().iter().flat_map(|fact| concerned(fact)).collect(),
+        Event::Apply(object) => {
+            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            let concerns = concerned(&fact);
+            cache.apply(fact);
+            concerns
+        }
+        Event::Delete(object) => {
+            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            cache.remove(&fact.identity().key);
+            concerned(&fact)
+        }
+    }
+}
+
+async fn follow_rollouts(
+    mut watches: Watches,
+    mut store: reflector::store::Writer<RolloutObject>,
+    on_gone: impl Fn(&Key, &str) + Send + 'static,
+) {
+    let mut known = std::collections::HashMap::new();
+    let mut listed = None;
+    let mut synced = false;
+    let mut events = pin!(patient(watcher(watches.api::<RolloutObject>(), settings())));
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(problem) => {
+                told(&problem);
+                continue;
+            }
+        };
+        store.apply_watcher_event(&event);
+        let mut concerns = Vec::new();
+        match &event {
+            Event::Init => listed = Some(std::collections::HashMap::new()),
+            Event::InitApply(rollout) => {
+                let seen = listed.get_or_insert_default();
+                seen.insert(rollout.key(), rollout.uid().to_owned());
+                if synced {
+                    concerns.push(rollout.key());
+                }
+            }
+            Event::InitDone => {
+                synced = true;
+                let before = std::mem::replace(&mut known, listed.take().unwrap_or_default());
+                before.iter().filter(|(key, uid)| known.get(key) != Some(uid)).for_each(|(key, uid)| on_gone(key, uid));
+            }
+            Event::Apply(rollout) => {
+                known.insert(rollout.key(), rollout.uid().to_owned());
+                concerns.push(rollout.key());
+            }
+            Event::Delete(rollout) => {
+                known.remove(&rollout.key());
+                on_gone(&rollout.key(), rollout.uid());
+            }
+        }
+        watches.trigger(&concerns).await;
+    }
+}
+
+fn settings() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+fn patient<T>(
+    events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
+) -> impl Stream<Item = watcher::Result<Event<T>>> + Send
+where
+    T: Send,
+{
+    events.backoff(Patience::default())
+}
+
+/// Longer after every failure, until the watch has been well for a while: its every new beginning is told as a success, so
+/// that a success alone means nothing.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+    failed_at: Option<Instant>,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let was_well = self.failed_at.is_some_and(|at| at.elapsed() >= WELL_AFTER);
+        self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
+        self.failed_at = Some(Instant::now());
+        Some(retry_after(self.failures, rand::rng().random()).min(LONGEST_WAIT))
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {}
+}
+
+fn readable<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Option<K> {
+    object
+        .map_err(|invalid| {
+            let (namespace, name) =
+                (invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default());
+            tracing::warn!(%namespace, %name, error = %invalid.error, "an object cannot be read and is left aside");
+        })
+        .ok()
+}
+
+/// Whether the cluster does not have the kind at all: an optional one that may arrive later.
+fn missing_kind(problem: &watcher::Error) -> bool {
+    matches!(problem, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
+}
+
+fn told(problem: &watcher::Error) {
+    if missing_kind(problem) {
+        tracing::debug!(error = %problem, "the cluster does not have this kind (yet)");
+    } else {
+        tracing::warn!(error = %problem, "a watch was interrupted and is tried again");
+    }
+}
