@@ -3,6 +3,11 @@
 //! The CustomResourceDefinitions in `crds/yaml` are generated from these types. [`rollout::RolloutSpec::plan`] turns a
 //! spec into the planner's validated [`serin_core::plan::Plan`] or names every field that is wrong.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "the docs of the types are what `kubectl explain` prints, where names stand plain"
+)]
+
 pub mod analysis;
 pub mod command;
 mod crd;

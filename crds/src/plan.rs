@@ -21,8 +21,8 @@ use problem::Problems;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 const REPLICAS_DEFAULT: i32 = 1;
 const REVISION_HISTORY_DEFAULT: i32 = 10;
@@ -83,7 +83,8 @@ pub fn plan_hash(plan: &Plan) -> String {
     // A plan is numbers, texts, lists and string-keyed objects, all of which have a JSON form.
     write_in_order(&serde_json::to_value(plan).unwrap_or_default(), &mut json);
     let digest = Sha256::digest(json.as_bytes());
-    digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let short = digest.iter().take(5).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+    format!("{short:010x}")
 }
 
 /// JSON with the keys of every object in order, whatever order `serde_json` was built to keep.

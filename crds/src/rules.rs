@@ -20,7 +20,7 @@ pub(crate) fn duration() -> Rule {
 /// A count of pods or a percentage of `replicas`.
 pub(crate) fn pods_or_percentage() -> Rule {
     rule(
-        "type(self) == int ? self >= 0 : self.matches('^([0-9]|[1-9][0-9]|100)%$')",
+        "string(self).matches('^([0-9]+|([0-9]|[1-9][0-9]|100)%)$')",
         "use a number of pods, for example 1, or a percentage of replicas in quotes, for example \"25%\"",
     )
 }

@@ -50,14 +50,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
 /// Writes a duration as [`parse_duration`] reads it, in the largest units that show it exactly.
 pub fn format_duration(duration: Duration) -> String {
     let mut milliseconds = duration.as_millis();
-    let mut text = String::new();
-    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    let parts = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)].map(|(unit, length)| {
         let count = milliseconds / length;
         milliseconds %= length;
-        if count > 0 {
-            text.push_str(&format!("{count}{unit}"));
-        }
-    }
+        if count > 0 { format!("{count}{unit}") } else { String::new() }
+    });
+    let text = parts.concat();
     if text.is_empty() { "0s".into() } else { text }
 }
 

@@ -13,7 +13,7 @@ use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
 
 const PATH: &str = "spec.analysis";
-const LONGEST_DEFAULT: Duration = Duration::from_secs(3_600);
+const LONGEST_DEFAULT: Duration = HOUR;
 pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);

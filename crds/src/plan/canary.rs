@@ -17,7 +17,7 @@ const QUARTER: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
 const POD_RESTART_LIMIT_DEFAULT: i32 = 2;
 const SETTLE_DEFAULT: Duration = Duration::from_secs(2);
-const SETTLE_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(0)..=Duration::from_secs(600);
+const SETTLE_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(0)..=Duration::from_mins(10);
 /// How long a router that reports no generation is waited for; longer than any that was seen to report takes.
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 const FIRST_WEIGHT_DEFAULT: Weight = Weight::percent(5);
@@ -62,28 +62,22 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
 
 /// A count of pods or a percentage, as a Deployment's: 25 % where it is not written.
 fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> Amount {
-    let path = format!("{PATH}.{field}");
-    let fix = "use a number of pods, for example 1, or a percentage of replicas in quotes, for example \"25%\"";
-    match value {
-        None => QUARTER,
-        Some(IntOrString::Int(pods)) => match u32::try_from(*pods) {
-            Ok(pods) => Amount::Pods(pods),
-            Err(_) => {
-                problems.invalid(path, pods, "it must be greater than or equal to 0", fix);
-                QUARTER
-            }
-        },
-        Some(IntOrString::String(text)) => {
-            let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-            match digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100) {
-                Some(percent) => Amount::Percent(percent),
-                None => {
-                    problems.invalid(path, text, "it is neither a number nor a whole percentage up to 100%", fix);
-                    QUARTER
-                }
-            }
-        }
-    }
+    let Some(value) = value else { return QUARTER };
+    let amount = match value {
+        IntOrString::Int(pods) => u32::try_from(*pods).ok().map(Amount::Pods),
+        IntOrString::String(text) => whole_percentage(text).map(Amount::Percent),
+    };
+    amount.unwrap_or_else(|| {
+        let problem = "it is neither a number of pods nor a whole percentage from 0% to 100%";
+        let fix = "use for example 1, or in quotes \"25%\"";
+        problems.invalid(format!("{PATH}.{field}"), value, problem, fix);
+        QUARTER
+    })
+}
+
+fn whole_percentage(text: &str) -> Option<u32> {
+    let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok().filter(|percent| *percent <= 100)
 }
 
 /// Replacing pods needs room: above `replicas` or below it.

@@ -54,14 +54,14 @@ fn every_default_is_the_documented_one() {
     let canary = plan.canary();
     let routing = plan.routing().unwrap();
     assert_eq!((plan.replicas, plan.revision_history_limit, plan.rollback_window, plan.paused), (1, 10, 0, false));
-    assert_eq!(plan.progress_deadline, Duration::from_secs(600));
+    assert_eq!(plan.progress_deadline, Duration::from_mins(10));
     assert_eq!((canary.max_surge, canary.max_unavailable), (Amount::Percent(25), Amount::Percent(25)));
     assert_eq!(canary.scale_down_delay, Duration::from_secs(30));
     assert_eq!(canary.abort_scale_down_delay, Duration::from_secs(30));
     assert_eq!((canary.dynamic_stable_scale, canary.pod_restart_limit), (false, 2));
     assert_eq!((routing.stable_service.as_str(), routing.canary_service.as_str()), ("shop", "shop-canary"));
     assert_eq!((routing.settle, routing.unverified_after), (Duration::from_secs(2), Duration::from_secs(10)));
-    assert_eq!(canary.analysis.as_ref().unwrap().longest, Duration::from_secs(3_600));
+    assert_eq!(canary.analysis.as_ref().unwrap().longest, Duration::from_hours(1));
     let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
     assert_eq!(canary.pace, Pace::Evidence(pace));
 }
@@ -98,25 +98,21 @@ fn steps_are_read_as_written() {
         Step::Pause(None),
         Step::SetCanaryScale(CanaryScale::MatchTrafficWeight),
         Step::Analysis(None),
-        Step::Analysis(Some(Duration::from_secs(300))),
+        Step::Analysis(Some(Duration::from_mins(5))),
     ];
     assert_eq!(plan.steps(), expected);
 }
 
+/// Each change of a good Rollout makes this one field wrong.
+fn each_is_named<const N: usize>(table: [(Value, String); N]) {
+    for (change, path) in table {
+        assert_eq!(wrong(&routed(change.clone())), [path], "{change}");
+    }
+}
+
 #[test]
-fn each_wrong_field_is_named() {
-    let canary = |canary: Value| json!({"strategy": {"canary": canary}});
-    let step = |step: Value| json!({"strategy": {"canary": {"steps": [{"setWeight": 10}, step]}}});
-    let analysis = |analysis: Value| json!({"analysis": analysis});
-    let objective = |change: Value| {
-        let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
-        merge(&mut objective, change);
-        json!({"analysis": {"objectives": [objective]}})
-    };
-    let counters =
-        |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
-    let at = "spec.strategy.canary";
-    let table = [
+fn each_wrong_field_of_the_spec_is_named() {
+    each_is_named([
         (json!({"replicas": -1}), "spec.replicas".to_owned()),
         (json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}), "spec.progressDeadlineSeconds".into()),
         (json!({"selector": {"matchLabels": {"app": "other"}}}), "spec.template.metadata.labels[app]".into()),
@@ -138,6 +134,14 @@ fn each_wrong_field_is_named() {
             json!({"selector": {"matchExpressions": [{"key": "app", "operator": "Is"}]}}),
             "spec.selector.matchExpressions[0].operator".into(),
         ),
+    ]);
+}
+
+#[test]
+fn each_wrong_field_of_the_strategy_is_named() {
+    let canary = |canary: Value| json!({"strategy": {"canary": canary}});
+    let at = "spec.strategy.canary";
+    each_is_named([
         (canary(json!({"maxSurge": "a lot"})), format!("{at}.maxSurge")),
         (canary(json!({"maxSurge": "2"})), format!("{at}.maxSurge")),
         (canary(json!({"maxUnavailable": "101%"})), format!("{at}.maxUnavailable")),
@@ -163,6 +167,15 @@ fn each_wrong_field_is_named() {
         (canary(json!({"pace": {"firstWeight": 60}})), format!("{at}.pace.firstWeight")),
         (canary(json!({"pace": {"maxWeight": 100}})), format!("{at}.pace.maxWeight")),
         (canary(json!({"pace": {}, "steps": []})), format!("{at}.pace")),
+    ]);
+}
+
+#[test]
+fn each_wrong_step_is_named() {
+    let canary = |canary: Value| json!({"strategy": {"canary": canary}});
+    let step = |step: Value| json!({"strategy": {"canary": {"steps": [{"setWeight": 10}, step]}}});
+    let at = "spec.strategy.canary";
+    each_is_named([
         (step(json!({})), format!("{at}.steps[1]")),
         (step(json!({"setWeight": 20, "pause": {}})), format!("{at}.steps[1]")),
         (step(json!({"setWeight": 120})), format!("{at}.steps[1].setWeight")),
@@ -178,6 +191,20 @@ fn each_wrong_field_is_named() {
         ),
         (canary(json!({"steps": [{"analysis": {}}]})), format!("{at}.steps[0].analysis")),
         (canary(json!({"steps": [{"setWeight": 100}, {"analysis": {}}]})), format!("{at}.steps[1].analysis")),
+    ]);
+}
+
+#[test]
+fn each_wrong_field_of_the_analysis_is_named() {
+    let analysis = |analysis: Value| json!({"analysis": analysis});
+    let objective = |change: Value| {
+        let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
+        merge(&mut objective, change);
+        json!({"analysis": {"objectives": [objective]}})
+    };
+    let counters =
+        |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
+    each_is_named([
         (analysis(json!({"longest": "0s"})), "spec.analysis.longest".into()),
         (analysis(json!({"objectives": []})), "spec.analysis.objectives".into()),
         (analysis(json!({"prometheus": {"address": "prometheus:9090"}})), "spec.analysis.prometheus.address".into()),
@@ -210,10 +237,7 @@ fn each_wrong_field_is_named() {
             counters(json!({"total": "a", "errors": "b", "arms": {"podLabel": "a-b"}})),
             "spec.analysis.objectives[0].counters.arms.podLabel".into(),
         ),
-    ];
-    for (change, path) in table {
-        assert_eq!(wrong(&routed(change.clone())), [path], "{change}");
-    }
+    ]);
 }
 
 #[test]
@@ -275,7 +299,7 @@ fn an_objective_named_twice_is_refused() {
 #[test]
 fn longest_is_said_by_the_analysis_or_by_the_pace() {
     let by_pace = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}}));
-    assert_eq!(plan(&by_pace).canary().analysis.as_ref().unwrap().longest, Duration::from_secs(5_400));
+    assert_eq!(plan(&by_pace).canary().analysis.as_ref().unwrap().longest, Duration::from_mins(90));
     let by_both = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}, "analysis": {"longest": "1h"}}));
     assert_eq!(wrong(&by_both), ["spec.analysis.longest"]);
 }
