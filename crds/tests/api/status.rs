@@ -1,7 +1,5 @@
 //! The position in a release survives being stored: as the status, by the API server.
 
-mod admission;
-
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +18,8 @@ use serin_core::state::{
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::status::{CountsStatus, EvidenceStatus};
+
+use crate::admission;
 
 fn text() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9 %µ\"\\\\]{0,12}"

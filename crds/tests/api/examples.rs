@@ -1,12 +1,12 @@
 //! Every file in `examples/`, as an API server and the controller would take it.
 
-mod admission;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use serin_crds::Rollout;
+
+use crate::admission;
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")

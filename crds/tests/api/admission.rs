@@ -20,7 +20,6 @@ pub fn schema_of(kind: &str) -> &'static Value {
 }
 
 /// Why the API server would refuse an object, with strict field validation as `kubectl` asks for; nothing: it would not.
-#[allow(dead_code, reason = "each test program uses its own part of this module")]
 pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
@@ -30,7 +29,6 @@ pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// The same, of an object that has the right structure.
-#[allow(dead_code, reason = "each test program uses its own part of this module")]
 pub fn refusals_by_rule(object: &Value) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
@@ -59,7 +57,6 @@ fn without_nulls(value: &Value) -> Value {
 }
 
 /// The object as it comes back: fields that the schema does not know are gone, whole floats are integers.
-#[allow(dead_code, reason = "each test program uses its own part of this module")]
 pub fn stored(schema: &Value, value: Value) -> Value {
     let keep = schema["x-kubernetes-preserve-unknown-fields"] == true;
     match value {
@@ -76,6 +73,7 @@ pub fn stored(schema: &Value, value: Value) -> Value {
         }
         Value::Number(number) if number.is_f64() => {
             let float = number.as_f64().unwrap();
+            #[expect(clippy::cast_possible_truncation, reason = "a whole number below 1e15 is an i64 exactly")]
             if float.fract() == 0.0 && float.abs() < 1e15 { Value::from(float as i64) } else { Value::from(float) }
         }
         plain => plain,

@@ -1,8 +1,8 @@
-//! The CustomResourceDefinitions as a whole: what a person reads in `kubectl explain`, and what an API server accepts.
+//! The `CustomResourceDefinitions` as a whole: what a person reads in `kubectl explain`, and what an API server accepts.
 
 use serde_json::Value;
 
-/// Calls `see` with every schema in a CustomResourceDefinition and its path.
+/// Calls `see` with every schema in a `CustomResourceDefinition` and its path.
 fn walk(schema: &Value, path: &str, see: &mut impl FnMut(&str, &Value)) {
     see(path, schema);
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
