@@ -212,17 +212,17 @@ async fn run(seed: u64) -> (Vec<Value>, String) {
     let sets: kube::Api<ReplicaSet> = kube::Api::namespaced(world.client(), "shop");
     let watched = kube::runtime::watcher(sets.clone(), kube::runtime::watcher::Config::default());
     let mut watched = std::pin::pin!(watched);
-    let mut seen = Vec::new();
+    let mut events = Vec::new();
     let until = Instant::now() + 5 * SECOND;
     while let Ok(Some(event)) = tokio::time::timeout_at(until, futures::StreamExt::next(&mut watched)).await {
-        seen.push(format!("{:?} {:?}", until - Instant::now(), event.unwrap()));
-        if seen.len() == 4 {
+        events.push(format!("{:?} {:?}", until - Instant::now(), event.unwrap()));
+        if events.len() == 4 {
             let smaller = kube::api::Patch::Merge(json!({"spec": {"replicas": 2}}));
             sets.patch("one", &kube::api::PatchParams::default(), &smaller).await.unwrap();
         }
     }
     let pods = world.objects::<Pod>().iter().map(|pod| serde_json::to_value(pod).unwrap()).collect();
-    (pods, format!("{seen:#?} {:#?}", world.requests()))
+    (pods, format!("{events:#?} {:#?}", world.requests()))
 }
 
 #[tokio::test(start_paused = true)]

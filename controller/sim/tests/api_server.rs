@@ -1,6 +1,6 @@
 //! The API server's rules, seen through a real client.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly, as tests may")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail loudly, as tests may")]
 
 use std::pin::pin;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
     Preconditions, WatchEvent, WatchParams,
@@ -417,8 +418,7 @@ spec:
 ";
     world.apply(definition).unwrap();
     api.create(&PostParams::default(), &DynamicObject::new("w", &widgets)).await.unwrap();
-    type Definition = k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-    world.delete::<Definition>("", "widgets.example.com").unwrap();
+    world.delete::<CustomResourceDefinition>("", "widgets.example.com").unwrap();
     assert_eq!(code(api.get("w").await.unwrap_err()).0, 404);
 }
 

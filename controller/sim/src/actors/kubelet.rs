@@ -97,12 +97,14 @@ impl Kubelet {
         if let Some((_, fate)) = self.decrees.iter().find(|(selector, _)| selector.matches(pod)) {
             return *fate;
         }
-        let images = list(pod, "/spec/containers").iter().filter_map(|container| container["image"].as_str());
-        let told = images.filter_map(|image| {
-            let never = image.contains("never-ready").then_some(Fate::NeverReady);
-            never.or(image.contains("crash").then_some(Fate::CrashesAfter(CRASHES_AFTER)))
-        });
-        told.last().unwrap_or(Fate::Ready(tuning.pods_ready))
+        let images = || list(pod, "/spec/containers").iter().filter_map(|container| container["image"].as_str());
+        if images().any(|image| image.contains("crash")) {
+            Fate::CrashesAfter(CRASHES_AFTER)
+        } else if images().any(|image| image.contains("never-ready")) {
+            Fate::NeverReady
+        } else {
+            Fate::Ready(tuning.pods_ready)
+        }
     }
 }
 

@@ -122,7 +122,7 @@ impl Store {
                 field(&object, "name"),
             )));
         }
-        self.check_basis(kind, name, &current, &object)?;
+        check_basis(kind, name, &current, &object)?;
         let mut next = match part {
             Part::Main => main_part(kind, &current, object),
             Part::Status => {
@@ -146,25 +146,6 @@ impl Store {
             return self.forget(key).ok_or_else(|| Failure::not_found(kind, name));
         }
         Ok(self.put(key.clone(), next))
-    }
-
-    /// The state that a change is based on must be the current one, where the change names it.
-    fn check_basis(&self, kind: &Kind, name: &str, current: &Value, sent: &Value) -> Result<(), Failure> {
-        let (sent_uid, uid) = (field(sent, "uid"), field(current, "uid"));
-        if !sent_uid.is_empty() && sent_uid != uid {
-            let why = format!("Precondition failed: UID in precondition: {sent_uid}, UID in object meta: {uid}");
-            return Err(Failure::conflict(kind, name, &why));
-        }
-        match field(sent, "resourceVersion") {
-            "" if kind.needs_resource_version() => Err(Failure::invalid(
-                kind,
-                name,
-                "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
-            )),
-            "" => Ok(()),
-            based_on if based_on != field(current, "resourceVersion") => Err(Failure::stale(kind, name)),
-            _ => Ok(()),
-        }
     }
 
     /// Deletes an object, at once or once its finalizers and its grace period permit.
@@ -252,6 +233,25 @@ impl Store {
         let conditions =
             json!([condition("NamesAccepted", "NoConflicts"), condition("Established", "InitialNamesAccepted")]);
         definition["status"] = json!({"conditions": conditions, "acceptedNames": definition["spec"]["names"].clone()});
+    }
+}
+
+/// The state that a change is based on must be the current one, where the change names it.
+fn check_basis(kind: &Kind, name: &str, current: &Value, sent: &Value) -> Result<(), Failure> {
+    let (sent_uid, uid) = (field(sent, "uid"), field(current, "uid"));
+    if !sent_uid.is_empty() && sent_uid != uid {
+        let why = format!("Precondition failed: UID in precondition: {sent_uid}, UID in object meta: {uid}");
+        return Err(Failure::conflict(kind, name, &why));
+    }
+    match field(sent, "resourceVersion") {
+        "" if kind.needs_resource_version() => Err(Failure::invalid(
+            kind,
+            name,
+            "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
+        )),
+        "" => Ok(()),
+        based_on if based_on != field(current, "resourceVersion") => Err(Failure::stale(kind, name)),
+        _ => Ok(()),
     }
 }
 
