@@ -120,6 +120,14 @@ impl Evidence {
         }
     }
 
+    /// Takes in how the stable pods' errors clustered before the rollout: ticks in order, canary or not. Without this the temper starts at 1
+    /// and the first clusters of a rollout are taken for evidence.
+    pub fn learn_dispersion(&mut self, history: &[Tick]) {
+        for tick in history {
+            self.dispersion.add(&tick.stable_pods);
+        }
+    }
+
     /// Whether this evidence was gathered with as many bets as these: otherwise it is of another configuration.
     pub fn fits(&self, bets: &Bets) -> bool {
         let rollback = bets.rollback_ln_weights.len();

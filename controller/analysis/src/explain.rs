@@ -180,7 +180,11 @@ pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Con
         }
     };
     for evidence in &judgement.objectives {
-        if !matches!(judgement.verdict, Verdict::RollBack(RollBackCause::Budget)) {
+        let told = matches!(
+            judgement.verdict,
+            Verdict::RollBack(RollBackCause::Budget) | Verdict::StepDown { reason: HoldReason::BudgetLeft, .. }
+        );
+        if !told {
             sentences.extend(budget_sentence(evidence));
         }
         sentences.extend(evidence.traffic_mismatch.map(|share| {
@@ -245,6 +249,10 @@ fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str
         HoldReason::NoData => format!("{name} has had no data for {lasted}."),
         HoldReason::Stale => format!("The last sample of {name} is {lasted} old."),
         HoldReason::NoTraffic => format!("No requests reached the canary for {lasted}."),
+        HoldReason::BudgetLeft => {
+            let spent = judgement.objectives.iter().filter_map(budget_sentence).collect::<Vec<_>>().join(" ");
+            return format!("{spent} The worst case at this weight no longer fits what is left. {what}");
+        }
         HoldReason::UnverifiedSelector => {
             format!(
                 "The error selector of {name} has never matched anything of stable: no errors may only mean that it is mistyped."

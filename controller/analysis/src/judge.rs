@@ -120,6 +120,8 @@ pub enum HoldReason {
     NoTraffic,
     /// The error selector has never matched anything: no errors may be a mistyped selector.
     UnverifiedSelector,
+    /// The worst case at this weight no longer fits what is left of the allotment.
+    BudgetLeft,
 }
 
 /// Why a rollout is rolled back.
@@ -251,25 +253,11 @@ pub fn ln_mean(ln_e_values: &[(f64, f64)]) -> f64 {
 /// Judges a rollout by all of its objectives. Without an objective nothing is ever proven.
 pub fn judge(config: &JudgeConfig, views: &[View<'_>], context: &Context) -> Judgement {
     let objectives: Vec<_> = views.iter().map(|view| evidence(config, view, context)).collect();
-    let weighted = |ln_e: fn(&ObjectiveEvidence) -> f64| {
-        let values: Vec<_> =
-            objectives.iter().zip(views).map(|(of, view)| (ln_e(of), view.objective.config().weight)).collect();
-        if values.is_empty() { 0.0 } else { ln_mean(&values) }
-    };
-    let ln_e = weighted(|of| of.ln_e);
-    let ln_e_cure = weighted(|of| of.ln_e_cure);
-    let proven = !objectives.is_empty() && objectives.iter().all(|of| of.fresh && of.ln_m_good >= -config.beta.ln());
-    let standing = Standing {
-        config,
-        context,
-        objectives: &objectives,
-        ln_e,
-        ln_e_cure,
-        proven,
-        scrape_ms: slowest_scrape_ms(views),
-    };
+    let shares: Vec<_> = views.iter().map(|view| view.objective.config().weight).collect();
+    let standing = Standing::new(config, context, &objectives, &shares, slowest_scrape_ms(views));
     let verdict = standing.verdict();
     let next_weight = if matches!(verdict, Verdict::Freeze(_)) { context.weight } else { standing.next_weight() };
+    let Standing { ln_e, proven, .. } = standing;
     let mut judgement = Judgement { verdict, because: Vec::new(), ln_e, proven, next_weight, objectives };
     judgement.because = explain::because(&judgement, config, context);
     judgement
@@ -290,7 +278,7 @@ fn evidence(config: &JudgeConfig, view: &View<'_>, context: &Context) -> Objecti
 
 impl ObjectiveEvidence {
     /// What the counts alone tell: not whether they are fresh, nor what may be spent. The canary's `weight` is for the requests needed.
-    pub(crate) fn of(name: &str, bets: &Bets, evidence: &Evidence, config: &JudgeConfig, weight: f64) -> Self {
+    pub fn of(name: &str, bets: &Bets, evidence: &Evidence, config: &JudgeConfig, weight: f64) -> Self {
         let settings = bets.config();
         let ln_m_good = evidence.ln_m_good(bets, settings.delta1);
         let k = evidence.k(settings);
@@ -374,7 +362,8 @@ fn traffic_mismatch(counts: &Counts, weight: f64) -> Option<f64> {
 }
 
 /// All that the decision table looks at.
-struct Standing<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
     config: &'a JudgeConfig,
     context: &'a Context,
     objectives: &'a [ObjectiveEvidence],
@@ -384,8 +373,27 @@ struct Standing<'a> {
     scrape_ms: i64,
 }
 
-impl Standing<'_> {
-    fn verdict(&self) -> Verdict {
+impl<'a> Standing<'a> {
+    /// Where the objectives stand together. `shares` are their weights in the mean of e-values, `scrape_ms` the slowest scrape interval.
+    pub fn new(
+        config: &'a JudgeConfig,
+        context: &'a Context,
+        objectives: &'a [ObjectiveEvidence],
+        shares: &[f64],
+        scrape_ms: i64,
+    ) -> Self {
+        let mean = |ln_e: fn(&ObjectiveEvidence) -> f64| {
+            let values: Vec<_> = objectives.iter().map(ln_e).zip(shares.iter().copied()).collect();
+            if values.is_empty() { 0.0 } else { ln_mean(&values) }
+        };
+        let proven =
+            !objectives.is_empty() && objectives.iter().all(|of| of.fresh && of.ln_m_good >= -config.beta.ln());
+        let (ln_e, ln_e_cure) = (mean(|of| of.ln_e), mean(|of| of.ln_e_cure));
+        Self { config, context, objectives, ln_e, ln_e_cure, proven, scrape_ms }
+    }
+
+    /// What the table says: first match wins.
+    pub fn verdict(&self) -> Verdict {
         let Self { config, context, .. } = self;
         let ln_decides = -config.alpha.ln();
         let is_suspect = self.ln_e >= config.breach_from.ln();
@@ -412,6 +420,11 @@ impl Standing<'_> {
             Some(_) if self.ln_e_cure >= ln_decides => Verdict::GoOnCure(self.forward()),
             Some(reason) if !context.freeze_lifted => Verdict::Freeze(reason),
             _ => match self.forward() {
+                Forward::Continue if self.outgrown() => {
+                    Verdict::StepDown { next: self.next_weight(), reason: HoldReason::BudgetLeft }
+                }
+                // Off the traffic with its allotment spent and nothing proven: only a person can go on from here.
+                Forward::Continue if is_spent && context.weight <= 0.0 => Verdict::Inconclusive,
                 Forward::Continue if context.elapsed_seconds >= config.longest_seconds => Verdict::Inconclusive,
                 forward => Verdict::Forward(forward),
             },
@@ -428,6 +441,12 @@ impl Standing<'_> {
         if has_lasted && self.context.weight > 0.0 { Verdict::StepDown { next, reason } } else { Verdict::Hold(reason) }
     }
 
+    /// Whether the worst case at this weight no longer fits the budget left. Steps are sized so that it does; as a release spends without
+    /// being found out, its weight shrinks with what is left, and it cannot spend all of it.
+    fn outgrown(&self) -> bool {
+        self.context.weight > 0.0 && self.next_weight() * LEAST_GROWTH < self.context.weight
+    }
+
     fn forward(&self) -> Forward {
         let Self { config, context, .. } = self;
         let soak_seconds = config.soak_seconds.max(config.soak_scrapes * seconds(self.scrape_ms));
@@ -438,6 +457,10 @@ impl Standing<'_> {
         }
         if context.weight >= config.steps.max_weight {
             return if self.proven { Forward::Promote } else { Forward::Continue };
+        }
+        // While nothing is known since the warm-up, the traffic does not grow on the strength of it.
+        if self.objectives.iter().any(|of| of.upper >= 1.0) {
+            return Forward::Continue;
         }
         let next = self.next_weight();
         // The last step may be a small one: else a weight just below the last would stay there.
@@ -452,11 +475,12 @@ impl Standing<'_> {
         let steps = &config.steps;
         let rate = context.requests_per_second;
         let weights = self.objectives.iter().map(|of| {
-            let allotment = of.allotment.filter(|allotment| *allotment > 0.0);
+            let left = of.allotment.filter(|allotment| *allotment > 0.0);
             if context.weight > 0.0 {
-                steps.next(context.weight, allotment.map(|allotment| allotment - of.spent), of.upper, of.margin, rate)
+                let left = left.map(|allotment| steps.budget_left(allotment, of.spent));
+                steps.next(context.weight, left, of.upper, of.margin, rate)
             } else {
-                steps.first(allotment, rate)
+                steps.first(left.map(|allotment| allotment - of.spent), rate)
             }
         });
         weights.fold(steps.max_weight, f64::min)

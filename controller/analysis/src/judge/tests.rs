@@ -114,7 +114,8 @@ fn a_spent_allotment_rolls_back_only_what_is_suspect() {
     assert_eq!(suspect.judged(Some(5.0), |_| {}).verdict, Verdict::RollBack(RollBackCause::Budget));
     assert!(matches!(suspect.judged(Some(500.0), |_| {}).verdict, Verdict::Forward(_)));
     let good = Served::alike(16);
-    assert!(matches!(good.judged(Some(0.01), |_| {}).verdict, Verdict::Forward(_)));
+    let stepped_down = good.judged(Some(0.01), |_| {}).verdict;
+    assert!(matches!(stepped_down, Verdict::StepDown { reason: HoldReason::BudgetLeft, .. }), "{stepped_down:?}");
 }
 
 #[test]
@@ -216,10 +217,30 @@ fn steps_are_sized_by_evidence_and_need_a_soak() {
         context.weight_changed_at_ms = context.now_ms - 30 * SECOND_MS;
     };
     assert_eq!(good.judged(Some(5184.0), soaking).verdict, Verdict::Forward(Forward::Continue));
-    // With so little budget the worst case that is still possible does not fit a larger weight.
-    assert_eq!(good.judged(Some(1.0), at_5).verdict, Verdict::Forward(Forward::Continue));
+    let knowing_nothing = Served::with(4, Counts::new(75.0, 0.0, 1425.0, 0.7)).judged(Some(5184.0), at_5);
+    assert_eq!(knowing_nothing.verdict, Verdict::Forward(Forward::Continue), "soaked, but all of it was warm-up");
     let first = |context: &mut Context| context.weight = 0.0;
     assert_eq!(good.judged(Some(60.0), first).next_weight, 0.005);
+}
+
+#[test]
+fn a_weight_shrinks_with_the_budget_that_is_left() {
+    // Twice as bad as stable: not yet suspect, but spending.
+    let slow = Served::with(40, Counts::new(750.0, 0.75, 750.0, 0.375));
+    assert!(matches!(slow.judged(Some(500.0), |_| {}).verdict, Verdict::Forward(_)));
+    let judgement = slow.judged(Some(20.0), |_| {});
+    let Verdict::StepDown { next, reason: HoldReason::BudgetLeft } = judgement.verdict else {
+        panic!("{:?}", judgement.verdict);
+    };
+    assert!(next > 0.0 && next < 0.4, "{next}");
+    assert!(
+        judgement.because[0].starts_with("This rollout has used 15 of its 20 allotted errors (75 %). The worst case at this weight no longer fits what is left. Stepping down from 50 % to "),
+        "{:?}", judgement.because
+    );
+    let spent = slow.judged(Some(15.0), |_| {});
+    assert_eq!(spent.verdict, Verdict::StepDown { next: 0.0, reason: HoldReason::BudgetLeft });
+    let off = slow.judged(Some(15.0), |context| context.weight = 0.0);
+    assert_eq!(off.verdict, Verdict::Inconclusive);
 }
 
 #[test]

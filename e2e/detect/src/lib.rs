@@ -1,0 +1,18 @@
+//! How fast and how surely bad releases are found: the shipped rule beside those that other controllers ship, simulated.
+//!
+//! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several [`world`]s, and decides them with the very
+//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables. The same options give the
+//! same numbers, whatever the number of threads: every rollout has a seed of its own.
+
+#![cfg_attr(test, expect(clippy::float_cmp, reason = "simulated figures repeat exactly"))]
+
+mod efficiency;
+mod markdown;
+mod paced;
+mod parallel;
+mod report;
+mod rivals;
+pub mod world;
+
+pub use markdown::markdown;
+pub use report::{Cell, Options, Outcome, Report, Summary, run};
