@@ -59,7 +59,7 @@ impl Cluster {
         prerequisites::require_outside_node(tools.cache(), "the cache, SERIN_CACHE_DIR")?;
         prerequisites::ensure(progress).await?;
         let programs = tools.prepare(progress).await?;
-        let _lock = lock(&instance, progress)?;
+        let _lock = lock(&instance, progress).await?;
         let cluster = match Self::resume(&instance, &programs).await {
             Some(cluster) => cluster,
             None => {
@@ -89,7 +89,7 @@ impl Cluster {
     /// When something resists, with what it is.
     pub async fn down(instance: &Instance, progress: Progress) -> Result<()> {
         prerequisites::require_root("down")?;
-        let _lock = lock(instance, progress)?;
+        let _lock = lock(instance, progress).await?;
         Self::remove(instance, progress).await
     }
 
@@ -275,14 +275,16 @@ impl Cluster {
 }
 
 /// Held by `up` and `down`, so that two of them on one checkout take turns.
-fn lock(instance: &Instance, progress: Progress) -> Result<File> {
+async fn lock(instance: &Instance, progress: Progress) -> Result<File> {
     let path = Paths::of(instance).lock();
     let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    if file.try_lock().is_err() {
-        let step = progress.step("Waiting for another command on this cluster");
-        file.lock()?;
-        step.done();
+    if file.try_lock().is_ok() {
+        return Ok(file);
     }
+    let step = progress.step("Waiting for another command on this cluster");
+    // In a thread of its own: who holds it may be another task of this one.
+    let file = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??;
+    step.done();
     Ok(file)
 }
 

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Programs of the machine, with the Debian package of each.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
@@ -22,7 +22,6 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
-    ("cc", "gcc"),
     ("python3", "python3"),
 ];
 

@@ -10,7 +10,7 @@ use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use serin_cluster::{Cluster, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, build_static};
+use serin_cluster::{Cluster, Component, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, State, build_static};
 
 const NAMESPACE: &str = "serin-cluster-test";
 
@@ -258,4 +258,28 @@ async fn pods_run_and_are_reached_split_and_scraped() {
     })
     .await;
     world.delete(&namespace).await;
+    check_faults(&world).await;
+}
+
+/// A component can be hung, killed and started again, one at a time, and says so.
+async fn check_faults(world: &World) {
+    let cluster = &world.cluster;
+    let state = async |component: Component| {
+        let all = cluster.status().await.unwrap();
+        all.into_iter().find(|one| one.component == component).unwrap().state
+    };
+    cluster.suspend(Component::Prometheus).unwrap();
+    assert_eq!(state(Component::Prometheus).await, State::Suspended);
+    assert_eq!(world.query("up", "job").await.unwrap_err(), "no answer");
+    cluster.resume_component(Component::Prometheus).unwrap();
+    until("Prometheus to go on", async || world.query("up", "job").await).await;
+
+    for component in [Component::ApiServer, Component::Prometheus, Component::Traefik] {
+        cluster.kill(component).await.unwrap();
+        assert_eq!(state(component).await, State::Ended);
+        assert!(cluster.suspend(component).is_err());
+        cluster.start(component).await.unwrap();
+        assert_eq!(state(component).await, State::Healthy);
+    }
+    world.get("/api/v1/namespaces/default").await.unwrap();
 }
