@@ -1,0 +1,88 @@
+{{- define "serin.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of objects of the whole cluster: a release for one namespace leaves room for others. */}}
+{{- define "serin.clusterName" -}}
+{{- if .Values.watchNamespace -}}
+{{- printf "%s-%s" (include "serin.fullname" .) .Values.watchNamespace | trunc 60 | trimSuffix "-" -}}
+{{- else -}}
+{{- include "serin.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "serin.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "serin.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name: name the ServiceAccount, or let serviceAccount.create be true" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "serin.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
+{{- define "serin.labels" -}}
+{{ include "serin.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "serin.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the controller may do where it looks after Rollouts; nothing more than what its code calls. */}}
+{{- define "serin.rules" -}}
+- apiGroups: [serin.dev]
+  resources: [rollouts]
+  verbs: [get, list, watch, patch]
+- apiGroups: [serin.dev]
+  resources: [rollouts/status]
+  verbs: [update, patch]
+# To own what it makes, with blockOwnerDeletion.
+- apiGroups: [serin.dev]
+  resources: [rollouts/finalizers]
+  verbs: [update]
+- apiGroups: [serin.dev]
+  resources: [rolloutcommands]
+  verbs: [get, list, watch, delete]
+- apiGroups: [serin.dev]
+  resources: [rolloutcommands/status]
+  verbs: [update, patch]
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
