@@ -1,5 +1,6 @@
 //! The steps of the plan in force, with the one at hand.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,20 +32,16 @@ pub enum StepState {
     Current,
     /// It comes later.
     Ahead,
-    /// It will not come: the release was aborted.
-    Dropped,
 }
 
-/// The steps of the plan in force.
+/// The steps of the plan in force, with the one at hand; none where no release goes through them now.
 pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
-    let stage = status.stage.as_deref();
-    let at = status.step.as_ref().and_then(|step| usize::try_from(step.index).ok());
-    let state = |index: usize| match (stage, at) {
-        (Some("Stable" | "Promoting"), _) => StepState::Done,
-        (_, Some(at)) if index < at => StepState::Done,
-        (Some("Aborted"), _) => StepState::Dropped,
-        (_, Some(at)) if index == at => StepState::Current,
-        _ => StepState::Ahead,
+    let Some(position) = &status.step else { return Vec::new() };
+    let at = usize::try_from(position.index).unwrap_or(0);
+    let state = |index: usize| match index.cmp(&at) {
+        Ordering::Less => StepState::Done,
+        Ordering::Equal => StepState::Current,
+        Ordering::Greater => StepState::Ahead,
     };
     let numbered = plan.steps().iter().enumerate();
     numbered
@@ -52,7 +49,7 @@ pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
             number: index + 1,
             text: text(step),
             state: state(index),
-            since: status.step.as_ref().filter(|_| state(index) == StepState::Current).map(|step| step.started_at),
+            since: (index == at).then_some(position.started_at),
         })
         .collect()
 }

@@ -37,7 +37,8 @@ pub fn waiting(facts: &Facts, status: &RolloutStatus, steps: &[StepReport], now:
     if let Some(pause) = &status.pause {
         return Some(paused(pause, facts, now));
     }
-    if let (true, Some(asked)) = (facts.routed, facts.asked)
+    let releasing = matches!(facts.stage.as_deref(), Some("Stepping" | "Promoting"));
+    if let (true, Some(asked)) = (facts.routed && releasing, facts.asked)
         && !facts.verified.is_some_and(|verified| same(verified, asked))
     {
         return Some(plain(&format!("the router to send {asked} % to the canary"), status.stage_since));

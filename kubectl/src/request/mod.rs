@@ -1,7 +1,7 @@
 //! A request to the controller: created as a RolloutCommand, waited for, and its outcome told.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
@@ -11,6 +11,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serin_crds::command::{CommandOutcome, CommandVerb, Expectation, RolloutCommandStatus, RolloutRef};
 use serin_crds::{RolloutCommand, RolloutCommandSpec};
+use tokio::time::Instant;
 
 use crate::connect::{Connection, ask, no_answer, try_ask};
 use crate::exit::{Exit, Failure};
@@ -233,7 +234,7 @@ async fn first<T>(
         }
         Ok(None)
     };
-    tokio::time::timeout_at(deadline.into(), search).await.unwrap_or(Ok(None))
+    tokio::time::timeout_at(deadline, search).await.unwrap_or(Ok(None))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What the metrics say, for people: counts first, comparison second, the guarantee last.
 
+use serin_analysis::explain::thousands;
 use serin_crds::status::EvidenceStatus;
 
 use super::page::{Page, Paint};
@@ -17,15 +18,19 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
     for objective in objectives {
         page.line(&format!("  {}", paint::strong(&objective.objective)));
         let line = |page: &mut Page, text: &str, paint: Paint| page.wrapped(("    ", "    ", 4), text, paint);
-        line(page, &counts(objective), paint::plain);
+        let message = objective.message.as_deref().unwrap_or_default();
+        // The controller's sentence may tell the counts or the budget already: nothing is told twice.
+        if !message.contains("anary failed") {
+            line(page, &counts(objective), paint::plain);
+        }
         if let Some(text) = excess(objective) {
             line(page, &text, paint::plain);
         }
-        if let Some(message) = &objective.message {
+        if !message.is_empty() {
             line(page, message, paint::plain);
         }
         if let (Some(spent), Some(allotment)) = (objective.budget_spent, objective.budget_allotment) {
-            budget(page, spent.max(0.0), allotment);
+            budget(page, spent.max(0.0), allotment, message.contains("allotted errors"));
         }
         if let (Some(e_value), Some(threshold)) = (objective.e_value, objective.threshold) {
             against(page, e_value, threshold);
@@ -40,10 +45,10 @@ fn counts(objective: &EvidenceStatus) -> String {
     }
     let text = format!(
         "The canary failed {} of {} requests; stable failed {} of {}",
-        count(canary.errors),
-        count(canary.requests),
-        count(stable.errors),
-        count(stable.requests)
+        thousands(canary.errors),
+        thousands(canary.requests),
+        thousands(stable.errors),
+        thousands(stable.requests)
     );
     if stable.requests <= 0.0 {
         return format!("{text}.");
@@ -56,36 +61,31 @@ fn excess(objective: &EvidenceStatus) -> Option<String> {
     let points =
         |fraction: f64| format!("{}{}", if fraction >= 1e-5 { "+" } else { "" }, significant(fraction * 100.0));
     let excess = points(objective.excess?);
-    Some(match (objective.lower, objective.upper) {
-        (Some(lower), Some(upper)) => format!(
-            "The canary's error rate is {excess} points beside stable's (between {} and {}).",
-            points(lower),
-            points(upper)
-        ),
-        (Some(lower), None) => {
-            format!("The canary's error rate is {excess} points beside stable's (at least {}).", points(lower))
-        }
-        (None, Some(upper)) => {
-            format!("The canary's error rate is {excess} points beside stable's (at most {}).", points(upper))
-        }
-        (None, None) => format!("The canary's error rate is {excess} points beside stable's."),
-    })
+    // Bounds of a whole 100 points are no knowledge at all.
+    let lower = objective.lower.filter(|lower| *lower > -1.0).map(points);
+    let upper = objective.upper.filter(|upper| *upper < 1.0).map(points);
+    let bounds = match (lower, upper) {
+        (Some(lower), Some(upper)) => format!("between {lower} and {upper}"),
+        (Some(lower), None) => format!("at least {lower}"),
+        (None, Some(upper)) => format!("at most {upper}"),
+        (None, None) => "too early for bounds".to_owned(),
+    };
+    Some(format!("The canary's error rate is {excess} points beside stable's ({bounds})."))
 }
 
-fn budget(page: &mut Page, spent: f64, allotment: f64) {
+fn budget(page: &mut Page, spent: f64, allotment: f64, told: bool) {
     let share = if allotment > 0.0 { spent / allotment } else { 1.0 };
     let paint: Paint = match share {
         share if share >= 1.0 => paint::bad,
         share if share >= 0.5 => paint::warn,
         _ => paint::good,
     };
-    let text = format!(
-        "{} of its {} errors used ({} %)",
-        significant(spent),
-        significant(allotment),
-        significant(share * 100.0)
-    );
-    page.line(&format!("    budget   {} {text}", paint(&bar(share))));
+    let used = format!("{} %", significant(share * 100.0));
+    let text = match told {
+        true => format!("{used} used"),
+        false => format!("{} of {} errors used ({used})", significant(spent), significant(allotment)),
+    };
+    drawn(page, "budget ", share, &text, paint);
 }
 
 /// The evidence against the canary, drawn by its logarithm, in which every scrape adds its part.
@@ -97,7 +97,7 @@ fn against(page: &mut Page, e_value: f64, threshold: f64) {
         _ => paint::good,
     };
     let text = format!("E = {} (rolls back at {})", significant(e_value), significant(threshold));
-    page.line(&format!("    against  {} {text}", paint(&bar(share))));
+    drawn(page, "against", share, &text, paint);
     if e_value >= threshold {
         let guarantee =
             format!("Evidence this strong rolls back a good release at most 1 time in {}.", significant(threshold));
@@ -105,22 +105,14 @@ fn against(page: &mut Page, e_value: f64, threshold: f64) {
     }
 }
 
+fn drawn(page: &mut Page, label: &str, share: f64, text: &str, paint: Paint) {
+    const COLUMNS: usize = 4 + 7 + 2 + BAR as usize + 1;
+    page.wrapped((&format!("    {label}  {} ", paint(&bar(share))), &" ".repeat(COLUMNS), COLUMNS), text, paint::plain);
+}
+
 fn bar(share: f64) -> String {
     let filled = (0..BAR).filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5).count();
     format!("{}{}", "█".repeat(filled), "░".repeat(BAR as usize - filled))
-}
-
-/// A whole number with its thousands set apart.
-fn count(number: f64) -> String {
-    let digits = format!("{:.0}", number.abs());
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0.0 && digits != "0" { format!("-{text}") } else { text }
 }
 
 /// A number as people read it: two digits that say something, none invented.
@@ -130,7 +122,7 @@ fn significant(number: f64) -> String {
     }
     match number.abs() {
         size if size == 0.0 => "0".to_owned(),
-        size if size >= 10.0 => count(number),
+        size if size >= 10.0 => thousands(number.round()),
         size if size >= 1.0 => trimmed(&format!("{number:.1}")),
         size if size >= 0.1 => trimmed(&format!("{number:.2}")),
         size if size >= 0.01 => trimmed(&format!("{number:.3}")),
@@ -146,14 +138,6 @@ fn trimmed(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(count(0.0), "0");
-        assert_eq!(count(999.0), "999");
-        assert_eq!(count(27_000.0), "27,000");
-        assert_eq!(count(-1_234_567.0), "-1,234,567");
-    }
 
     #[test]
     fn numbers_have_two_digits_that_say_something() {

@@ -137,7 +137,6 @@ fn steps(page: &mut Page, report: &Report, look: &Look) {
             StepState::Done => ("✔", paint::good),
             StepState::Current => ("▶", paint::strong),
             StepState::Ahead => ("·", paint::dim),
-            StepState::Dropped => ("-", paint::dim),
         };
         let since = step.since.map_or_else(String::new, |since| format!("   since {}", look.ago(since)));
         page.line(&paint(&format!("  {mark} {:>digits$}  {}{since}", step.number, step.text)));
@@ -162,7 +161,10 @@ fn routes(page: &mut Page, routes: &[RouteReport]) {
                 format!("{rule}{}, {}", side("stable", split.stable), side("canary", split.canary))
             })
             .collect();
-        let taken = format!("taken over by {} of {} gateways", route.accepted, route.parents);
+        let taken = match route.parents {
+            1 if route.accepted == 1 => "taken over by its gateway".to_owned(),
+            parents => format!("taken over by {} of {parents} gateways", route.accepted),
+        };
         let text = match splits.as_slice() {
             [] => format!("{} {}", route.kind, route.name),
             splits => format!("{} {}: {}; {taken}", route.kind, route.name, splits.join("; ")),

@@ -91,7 +91,7 @@ fn evidence() -> Value {
         "canary": {"requests": 3000, "errors": 3}, "stable": {"requests": 27000, "errors": 14},
         "excess": 0.00048, "lower": -0.0002, "upper": 0.0021, "eValue": 3.1, "threshold": 100,
         "budgetAllotment": 5184, "budgetSpent": 37,
-        "message": "Undecided: worst case still +1.5x budget burn, limit 0.5x. About 38,000 more requests (6 min at 100 rps)."
+        "message": "Undecided: worst case still +1.5x budget burn, limit 0.5x. About 38,000 more requests (6 min at 100 rps). This rollout has used 37 of its 5,184 allotted errors (0.7 %)."
     }])
 }
 
@@ -221,9 +221,9 @@ fn paused_until_promoted() {
 #[test]
 fn aborted() {
     let message = "Rolled back at 20 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 \
-                   expected). The canary adds at least 0.31 points of errors.";
+                   expected). The canary adds at least 0.31 points of errors";
     let scene = changed(json!({
-        "phase": "Degraded", "stage": "Aborted",
+        "phase": "Degraded", "stage": "Aborted", "step": null,
         "message": format!("{message}. Stable 5d8b2a serves; the spec still asks for 7c9f4d, which was given up: declare another revision, or retry"),
         "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
         "abort": {"revision": "7c9f4d", "at": "2026-03-01T11:58:59Z", "cause": "Evidence", "message": message},
@@ -241,7 +241,7 @@ fn aborted() {
 #[test]
 fn promoting() {
     let scene = changed(json!({
-        "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": {"index": 8, "startedAt": NOW},
+        "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": null,
         "stageSince": "2026-03-01T11:59:30Z",
         "weights": {"asked": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
     }));
