@@ -40,8 +40,8 @@ pub struct Config {
     /// How log lines are written
     #[arg(long, env = "SERIN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of RUST_LOG
-    #[arg(long, env = "SERIN_LOG", default_value = "info")]
+    /// What is logged, in the syntax of RUST_LOG; what the API client has to say is told by those who use it
+    #[arg(long, env = "SERIN_LOG", default_value = "info,kube_client=off")]
     pub log_filter: String,
     /// How many Rollouts are reconciled at once
     #[arg(long, env = "SERIN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]

@@ -40,6 +40,8 @@ enum Fence {
     Always {
         _open: Arc<watch::Sender<bool>>,
     },
+    #[cfg(test)]
+    Scripted,
     Elected {
         renewed_at: Arc<Mutex<Option<Instant>>>,
         timing: Timing,

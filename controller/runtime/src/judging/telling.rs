@@ -72,6 +72,8 @@ impl Release {
         let mut config = self.settings.judge;
         if self.by_steps && !self.weight.is_zero() {
             config.steps.max_weight = self.weight.as_percent() / 100.0;
+            // How far a step goes is written; what is asked is only whether anything is left to spend.
+            config.steps.kappa = f64::INFINITY;
         }
         config
     }
@@ -129,6 +131,12 @@ impl Release {
             | Verdict::StepDown { reason: HoldReason::Unreachable | HoldReason::PartialData, .. } => {
                 self.trouble(now_ms).map_or(Judgement::Hold { cause: "Unreachable".to_owned(), message }, held)
             }
+            // The planner lowers no weight but to roll back, so that is not what is said.
+            Verdict::StepDown { reason: HoldReason::BudgetLeft, .. } => {
+                let weight = explain::percent(self.weight.as_percent() / 100.0);
+                let message = format!("The worst case at {weight} no longer fits what is left of the allotment. Holding at {weight}.");
+                Judgement::Hold { cause: hold_cause(HoldReason::BudgetLeft).to_owned(), message }
+            }
             Verdict::Hold(reason) | Verdict::StepDown { reason, .. } => {
                 Judgement::Hold { cause: hold_cause(reason).to_owned(), message }
             }
@@ -167,6 +175,7 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::PartialData => "Partial",
         HoldReason::NotANumber => "NotANumber",
         HoldReason::NoData => "NoData",
+        HoldReason::BudgetLeft => "BudgetLeft",
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",

@@ -113,7 +113,7 @@ pub async fn reconcile(seen: Arc<RolloutObject>, context: Arc<Context>) -> Resul
         return Ok(Action::await_change());
     }
     let key = seen.key();
-    let span = tracing::info_span!("reconcile", namespace = %key.namespace, name = %key.name, revision = field::Empty);
+    let span = tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
     Ok(guarded(&seen, &context).instrument(span).await)
 }
 

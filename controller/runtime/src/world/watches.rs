@@ -126,13 +126,14 @@ impl Watches {
     {
         let world = Arc::clone(&self.world);
         let cache = cache(&world);
+        let kind = api.resource_url().rsplit('/').next().unwrap_or_default().to_owned();
         let mut events = pin!(patient(watcher(api, settings)));
         while let Some(event) = events.next().await {
             let concerns = match event {
                 Ok(event) => take_in(cache, event, |fact: &F| concerned(&world, fact)),
                 Err(problem) => {
                     let gone = missing_kind(&problem).then(|| cache.clear()).unwrap_or_default();
-                    told(&problem);
+                    told(&kind, &problem);
                     gone.iter().flat_map(|fact| concerned(&world, fact)).collect()
                 }
             };
@@ -194,7 +195,7 @@ async fn follow_rollouts(
         let event = match event {
             Ok(event) => event,
             Err(problem) => {
-                told(&problem);
+                told("rollouts", &problem);
                 continue;
             }
         };
@@ -278,10 +279,10 @@ fn missing_kind(problem: &watcher::Error) -> bool {
     matches!(problem, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
 }
 
-fn told(problem: &watcher::Error) {
+fn told(kind: &str, problem: &watcher::Error) {
     if missing_kind(problem) {
-        tracing::debug!(error = %problem, "the cluster does not have this kind (yet)");
+        tracing::debug!(kind, error = %problem, "the cluster does not have this kind (yet)");
     } else {
-        tracing::warn!(error = %problem, "a watch was interrupted and is tried again");
+        tracing::warn!(kind, error = %problem, "a watch was interrupted and is tried again");
     }
 }

@@ -220,8 +220,19 @@ async fn a_good_canary_is_sound_once_the_evidence_suffices() {
     let look = life.until("sound", |look| matches!(look.judgement, Judgement::Sound { .. })).await;
     let evidence = &look.evidence[0];
     assert!(evidence.upper.unwrap() < 0.000_5, "{evidence:?}");
-    assert_eq!(evidence.budget_allotment, Some(1e6 * 0.02));
+    assert!((evidence.budget_allotment.unwrap() - 2e4).abs() < 1e-6, "{evidence:?}");
     assert!(look.summary.unwrap().starts_with("budget 0 % · E 0"));
+}
+
+#[tokio::test]
+async fn a_spent_budget_freezes_and_a_spent_allotment_holds() {
+    let script = script(&Story { until_seconds: 5_000, canary: (60.0, 0.02), ..Story::default() }).await;
+    script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
+    gone_on(&script, &request(), 200).await.held_for("BudgetSpent").await;
+    // 2 % of what 100,000 requests allow is an allotment of two errors; the canary has had three.
+    script.set_service(&[("total", 1e5), ("errors", 10.0), ("age0", 2.6e6)]);
+    let message = gone_on(&script, &request(), 200).await.held_for("BudgetLeft").await;
+    assert!(message.contains("Holding at 20 %"), "{message}");
 }
 
 #[tokio::test]
