@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, EvidenceConfig, within};
 use crate::counters::{CounterConfig, Counters, Feed};
-use crate::counts::Tick;
+use crate::counts::{Counts, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
 
 /// How one objective is judged.
@@ -168,6 +168,20 @@ impl Objective {
         now_ms.saturating_sub(self.config.settle_ms)
     }
 
+    /// Learns from the hours before the rollout how stable's errors cluster, once, before the first observation. `history` holds the samples
+    /// after `from_ms`. Without this, the first clusters of a rollout are taken for evidence.
+    ///
+    /// Returns what stable counted: its error rate is what [`crate::EvidenceConfig::with_history`] takes.
+    pub fn learn(config: CounterConfig, state: &mut ObjectiveState, history: &Feed<'_>, from_ms: i64) -> Counts {
+        let ticks = Counters::resume(config, from_ms, from_ms).feed(history).ticks;
+        state.evidence.learn_dispersion(&ticks);
+        let mut counts = Counts::default();
+        for tick in &ticks {
+            counts.add(&tick.counts);
+        }
+        counts
+    }
+
     /// Takes samples in; `state` is then what to persist. Feeding the same samples again changes nothing.
     pub fn observe(&mut self, state: &mut ObjectiveState, feed: &Feed<'_>, context: &RoundContext) -> RoundReport {
         let rounds = self.counters.feed(feed);
@@ -276,6 +290,27 @@ mod tests {
             prop_assert_eq!(serde_json::to_string(&state).unwrap(), serde_json::to_string(&expected).unwrap());
             prop_assert!(state.evidence.ticks >= u64::try_from(steps.len()).unwrap().saturating_sub(5));
         }
+    }
+
+    #[test]
+    fn how_errors_cluster_is_learnt_from_before_the_rollout() {
+        let (_, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
+        let mut samples = Vec::new();
+        for scrape in 0..10_u32 {
+            let at_ms = i64::from(scrape) * 15_000 - 200_000;
+            // Of two pods one makes four errors in every other scrape.
+            for (source, errors) in [("a", f64::from(scrape / 2) * 4.0), ("b", 0.0)] {
+                let sample = Sample { source, series: "s", arm: Arm::Stable, kind: Kind::Total, at_ms, value: 0.0 };
+                samples.push(Sample { value: f64::from(scrape) * 100.0, ..sample });
+                samples.push(Sample { kind: Kind::Errors, value: errors, ..sample });
+            }
+        }
+        let births = BTreeMap::new();
+        let history = Feed { samples: &samples, births: &births, settled_ms: 0, now_ms: 0 };
+        let counts = Objective::learn(CounterConfig::default(), &mut state, &history, -300_000);
+        assert_eq!(counts, Counts::new(0.0, 0.0, 1800.0, 16.0));
+        assert_eq!(state.evidence.phi(), Some(4.0));
+        assert_eq!((state.evidence.ticks, state.round_at_ms), (0, 0), "nothing of it is evidence");
     }
 
     #[test]

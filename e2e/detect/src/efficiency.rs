@@ -6,7 +6,7 @@ use serin_analysis::bet::poisson;
 use serin_analysis::config::Temper;
 use serin_analysis::evidence::{Bets, Evidence, TickContext};
 use serin_analysis::feasibility::expected_requests;
-use serin_analysis::{Counts, EvidenceConfig};
+use serin_analysis::{ConfigError, Counts, EvidenceConfig};
 
 use crate::parallel;
 use crate::world::{Effect, Scenario, Weather, World};
@@ -52,12 +52,12 @@ fn scenario(stable_rate: f64, effect: Effect) -> Scenario {
     Scenario { requests_per_second: 100.0, tick_seconds: 1, stable_rate, effect, weather: Weather::Plain }
 }
 
-fn bets(change: impl Fn(&mut EvidenceConfig)) -> Option<Bets> {
+fn bets(change: impl Fn(&mut EvidenceConfig)) -> Result<Bets, ConfigError> {
     let mut config = EvidenceConfig::for_budget_fraction(B);
     config.temper = Temper::Fixed(1.0);
     config.warm_up_seconds = 0.0;
     change(&mut config);
-    Bets::new(config).ok()
+    Bets::new(config)
 }
 
 /// Requests until the evidence has reached `until`.
@@ -85,7 +85,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / count
 }
 
-pub(crate) fn detection(times: f64, weight: f64, runs: u32, seed: u64) -> Option<Detection> {
+pub(crate) fn detection(times: f64, weight: f64, runs: u32, seed: u64) -> Result<Detection, ConfigError> {
     let scenario = scenario(0.5 * B, Effect::Times(times));
     let threshold = -ALPHA.ln();
     let shipped = bets(|_| {})?;
@@ -114,10 +114,15 @@ pub(crate) fn detection(times: f64, weight: f64, runs: u32, seed: u64) -> Option
     let per_request = Counts::new(weight, weight * p_s * times, 1.0 - weight, (1.0 - weight) * p_s);
     let bound = threshold / poisson(&per_request, times, 1.0).at_zero;
     let (requests, requests_without_tolerance) = (by_rule(&shipped), by_rule(&strict));
-    Some(Detection { times, weight, requests, requests_without_tolerance, knowing, bound })
+    Ok(Detection { times, weight, requests, requests_without_tolerance, knowing, bound })
 }
 
-pub(crate) fn promotion(rate_of_budget: f64, margin_of_budget: f64, runs: u32, seed: u64) -> Option<Promotion> {
+pub(crate) fn promotion(
+    rate_of_budget: f64,
+    margin_of_budget: f64,
+    runs: u32,
+    seed: u64,
+) -> Result<Promotion, ConfigError> {
     let (rate, delta1) = (rate_of_budget * B, margin_of_budget * B);
     let scenario = scenario(rate, Effect::Times(1.0));
     let bets = bets(|config| {
@@ -131,5 +136,5 @@ pub(crate) fn promotion(rate_of_budget: f64, margin_of_budget: f64, runs: u32, s
             evidence.ln_m_good(&bets, delta1) >= -BETA.ln()
         })
     }));
-    Some(Promotion { rate_of_budget, margin_of_budget, requests, bound: expected_requests(rate, 0.5, delta1, BETA) })
+    Ok(Promotion { rate_of_budget, margin_of_budget, requests, bound: expected_requests(rate, 0.5, delta1, BETA) })
 }

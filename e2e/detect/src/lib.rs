@@ -1,11 +1,13 @@
 //! How fast and how surely bad releases are found: the shipped rule beside those that other controllers ship, simulated.
 //!
 //! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several [`world`]s, and decides them with the very
-//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables. The same options give the
-//! same numbers, whatever the number of threads: every rollout has a seed of its own.
+//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables, [`chart`] a picture. The same options give the
+//! same numbers, whatever the number of threads: every rollout has a seed of its own. [`simulate`] answers for one release under
+//! any configuration.
 
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "simulated figures repeat exactly"))]
 
+mod chart;
 mod efficiency;
 mod markdown;
 mod paced;
@@ -14,5 +16,7 @@ mod report;
 mod rivals;
 pub mod world;
 
+pub use chart::chart;
+pub use efficiency::{Detection, Promotion};
 pub use markdown::markdown;
-pub use report::{Cell, Options, Outcome, Report, Summary, run};
+pub use report::{Cell, Options, Report, Summary, run, simulate};

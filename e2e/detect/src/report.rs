@@ -1,5 +1,7 @@
 //! Which rollouts are simulated, and what became of them.
 
+use serin_analysis::{ConfigError, EvidenceConfig, JudgeConfig};
+
 use crate::efficiency::{self, Detection, Promotion};
 use crate::paced::Rule;
 use crate::parallel;
@@ -23,7 +25,7 @@ impl Default for Options {
 
 /// What became of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Rolled back, by the rule's evidence.
     RolledBack,
     /// Rolled back because the allotment was spent.
@@ -36,7 +38,7 @@ pub enum Decision {
 
 /// One rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// What became of it.
     pub decision: Decision,
     /// After how long.
@@ -138,6 +140,7 @@ const RIVALS: [Rival; 4] = [
     Rival::MannWhitney,
 ];
 
+const BUDGET_FRACTION: f64 = 0.001;
 const STABLE_RATE: f64 = 0.0005;
 const TICK_SECONDS: u32 = 15;
 
@@ -146,32 +149,54 @@ fn scenario(requests_per_second: f64, effect: Effect, weather: Weather) -> Scena
 }
 
 /// Simulates everything; 100,000 runs take some minutes on two cores.
-pub fn run(options: Options) -> Report {
-    Report {
+///
+/// # Errors
+/// None with the configurations that are simulated here; they are checked all the same.
+pub fn run(options: Options) -> Result<Report, ConfigError> {
+    Ok(Report {
         options,
-        good: good(options),
-        rules: rules(options),
-        margin: margin(options),
-        budget: budget(options),
-        detection: detection(options),
-        promotion: promotion(options),
-    }
+        good: good(options)?,
+        rules: rules(options)?,
+        margin: margin(options)?,
+        budget: budget(options)?,
+        detection: detection(options)?,
+        promotion: promotion(options)?,
+    })
 }
 
-fn paced(options: Options, scenario: &Scenario, margin: f64, allotment: Option<f64>) -> Summary {
-    let Some(rule) = Rule::new(scenario, margin, allotment) else { return Summary::of(&[]) };
-    Summary::of(&parallel::map(options.runs, options.seed, |seed| rule.rollout(scenario, seed)))
+/// Simulates rollouts of one release under one configuration: the odds of promotion and rollback, the time and the errors.
+///
+/// # Errors
+/// The first field of the configuration that is out of its range.
+pub fn simulate(
+    options: Options,
+    scenario: &Scenario,
+    evidence: EvidenceConfig,
+    judge: JudgeConfig,
+    allotment: Option<f64>,
+) -> Result<Summary, ConfigError> {
+    let usual = || Rule::usual_allotment(evidence.budget_fraction, scenario.requests_per_second);
+    let allotment = allotment.unwrap_or_else(usual);
+    let rule = Rule::new(evidence, judge, allotment)?;
+    Ok(Summary::of(&parallel::map(options.runs, options.seed, |seed| rule.rollout(scenario, seed))))
 }
 
-fn good(options: Options) -> Vec<Cell> {
+/// The defaults at 99.9 % with this margin (`delta1 / b`), knowing stable's error rate from history.
+fn paced(options: Options, scenario: &Scenario, margin: f64, allotment: Option<f64>) -> Result<Summary, ConfigError> {
+    let mut evidence = EvidenceConfig::for_budget_fraction(BUDGET_FRACTION).with_history(scenario.stable_rate);
+    evidence.delta1 = margin * BUDGET_FRACTION;
+    simulate(options, scenario, evidence, JudgeConfig::default(), allotment)
+}
+
+fn good(options: Options) -> Result<Vec<Cell>, ConfigError> {
     let mut cells = Vec::new();
     for weather in Weather::ALL {
         for rate in [10.0, 100.0, 1000.0] {
-            let summary = paced(options, &scenario(rate, Effect::Times(1.0), weather), 0.5, None);
+            let summary = paced(options, &scenario(rate, Effect::Times(1.0), weather), 0.5, None)?;
             cells.push(Cell { row: weather.name().to_owned(), column: format!("{rate} requests/s"), summary });
         }
     }
-    cells
+    Ok(cells)
 }
 
 /// The releases of the table of rules.
@@ -187,12 +212,12 @@ fn releases() -> [(&'static str, Effect); 7] {
     ]
 }
 
-fn rules(options: Options) -> Vec<Cell> {
+fn rules(options: Options) -> Result<Vec<Cell>, ConfigError> {
     let mut cells = Vec::new();
     for (row, effect) in releases() {
         let scenario = scenario(100.0, effect, Weather::Plain);
         for (column, margin) in [("this rule, .5b", 0.5), ("this rule, 1b", 1.0)] {
-            let summary = paced(options, &scenario, margin, None);
+            let summary = paced(options, &scenario, margin, None)?;
             cells.push(Cell { row: row.to_owned(), column: column.to_owned(), summary });
         }
         for rival in RIVALS {
@@ -200,46 +225,46 @@ fn rules(options: Options) -> Vec<Cell> {
             cells.push(Cell { row: row.to_owned(), column: rival.name(), summary: Summary::of(&outcomes) });
         }
     }
-    cells
+    Ok(cells)
 }
 
-fn margin(options: Options) -> Vec<Cell> {
+fn margin(options: Options) -> Result<Vec<Cell>, ConfigError> {
     let mut cells = Vec::new();
     for rate in [10.0, 100.0, 1000.0] {
         for margin in [0.5, 1.0] {
             let scenario = scenario(rate, Effect::Plus(margin * 0.001), Weather::Plain);
-            let summary = paced(options, &scenario, margin, None);
+            let summary = paced(options, &scenario, margin, None)?;
             cells.push(Cell { row: format!("{rate} requests/s"), column: format!("margin {margin}b"), summary });
         }
     }
-    cells
+    Ok(cells)
 }
 
-fn budget(options: Options) -> Vec<Cell> {
+fn budget(options: Options) -> Result<Vec<Cell>, ConfigError> {
     let mut cells = Vec::new();
     for (row, effect) in releases().into_iter().skip(1) {
         for allotment in [50.0, 100.0, 500.0] {
-            let summary = paced(options, &scenario(100.0, effect, Weather::Plain), 0.5, Some(allotment));
+            let summary = paced(options, &scenario(100.0, effect, Weather::Plain), 0.5, Some(allotment))?;
             cells.push(Cell { row: row.to_owned(), column: format!("A = {allotment}"), summary });
         }
     }
-    cells
+    Ok(cells)
 }
 
 /// Means need fewer runs than rates of a few in a thousand.
 const RUNS_OF_MEANS: u32 = 10_000;
 
-fn detection(options: Options) -> Vec<Detection> {
+fn detection(options: Options) -> Result<Vec<Detection>, ConfigError> {
     let runs = options.runs.min(RUNS_OF_MEANS);
     let cells =
         [2.0, 3.0, 5.0, 10.0, 30.0, 100.0].into_iter().flat_map(|times| [0.5, 0.1].map(|weight| (times, weight)));
-    cells.filter_map(|(times, weight)| efficiency::detection(times, weight, runs, options.seed)).collect()
+    cells.map(|(times, weight)| efficiency::detection(times, weight, runs, options.seed)).collect()
 }
 
-fn promotion(options: Options) -> Vec<Promotion> {
+fn promotion(options: Options) -> Result<Vec<Promotion>, ConfigError> {
     let runs = options.runs.min(RUNS_OF_MEANS);
     let cells = [0.0, 0.1, 0.25, 0.5, 1.0].into_iter().flat_map(|rate| [0.5, 1.0].map(|margin| (rate, margin)));
-    cells.filter_map(|(rate, margin)| efficiency::promotion(rate, margin, runs, options.seed)).collect()
+    cells.map(|(rate, margin)| efficiency::promotion(rate, margin, runs, options.seed)).collect()
 }
 
 #[cfg(test)]
@@ -257,7 +282,7 @@ mod tests {
     #[test]
     fn a_good_release_is_promoted_in_any_weather() {
         for weather in [Weather::Plain, Weather::SharedBursts, Weather::DailyDrift, Weather::WarmUpSpike] {
-            let good = paced(OPTIONS, &scenario(100.0, Effect::Times(1.0), weather), 0.5, None);
+            let good = paced(OPTIONS, &scenario(100.0, Effect::Times(1.0), weather), 0.5, None).unwrap();
             assert!(rolled_back(&good) <= 0.3, "{weather:?}: {good:?}");
             assert!(good.promoted >= 97.0 && good.median_seconds <= 750.0, "{weather:?}: {good:?}");
         }
@@ -267,17 +292,17 @@ mod tests {
     fn errors_in_clusters_do_not_roll_a_good_release_back() {
         let options = Options { runs: 500, ..OPTIONS };
         for rate in [10.0, 100.0, 1000.0] {
-            let good = paced(options, &scenario(rate, Effect::Times(1.0), Weather::StickyRetries), 0.5, None);
+            let good = paced(options, &scenario(rate, Effect::Times(1.0), Weather::StickyRetries), 0.5, None).unwrap();
             assert!(rolled_back(&good) <= 1.0, "{rate}: {good:?}");
         }
     }
 
     #[test]
     fn a_bad_release_is_rolled_back_soon_and_cheaply() {
-        let ten_times = paced(OPTIONS, &scenario(100.0, Effect::Times(10.0), Weather::Plain), 0.5, None);
+        let ten_times = paced(OPTIONS, &scenario(100.0, Effect::Times(10.0), Weather::Plain), 0.5, None).unwrap();
         assert!(rolled_back(&ten_times) >= 99.9, "{ten_times:?}");
         assert!(ten_times.median_seconds <= 180.0 && ten_times.excess_errors <= 15.0, "{ten_times:?}");
-        let half = paced(OPTIONS, &scenario(100.0, Effect::Fraction(0.5), Weather::Plain), 0.5, None);
+        let half = paced(OPTIONS, &scenario(100.0, Effect::Fraction(0.5), Weather::Plain), 0.5, None).unwrap();
         assert_eq!(half.p95_seconds, 30.0, "two scrapes");
     }
 
@@ -285,7 +310,7 @@ mod tests {
     fn a_release_at_the_margin_is_seldom_promoted() {
         for margin in [0.5, 1.0] {
             let at_margin =
-                paced(OPTIONS, &scenario(100.0, Effect::Plus(margin * 0.001), Weather::Plain), margin, None);
+                paced(OPTIONS, &scenario(100.0, Effect::Plus(margin * 0.001), Weather::Plain), margin, None).unwrap();
             assert!(at_margin.promoted <= 5.0, "{at_margin:?}");
         }
     }
@@ -294,7 +319,7 @@ mod tests {
     fn the_allotment_is_kept() {
         let options = Options { runs: 1000, ..OPTIONS };
         for effect in [Effect::Times(2.0), Effect::Times(5.0), Effect::Times(100.0)] {
-            let spending = paced(options, &scenario(100.0, effect, Weather::Plain), 0.5, Some(50.0));
+            let spending = paced(options, &scenario(100.0, effect, Weather::Plain), 0.5, Some(50.0)).unwrap();
             assert!(spending.overspent <= 5.0, "{effect:?}: {spending:?}");
         }
     }
@@ -313,10 +338,13 @@ mod tests {
     #[test]
     fn a_report_has_every_table_and_the_same_numbers_each_time() {
         let options = Options { runs: 4, seed: 1 };
-        let report = run(options);
+        let report = run(options).unwrap();
         let told = crate::markdown(&report);
         assert_eq!(told.matches("\n### ").count(), 6, "{told}");
-        assert_eq!(told, crate::markdown(&run(options)));
+        assert_eq!(told, crate::markdown(&run(options).unwrap()));
         assert!(!told.contains("NaN"));
+        let drawn = crate::chart(&report);
+        assert_eq!(drawn.matches("<polyline").count(), 6, "a line for each rule");
+        assert!(drawn.contains("Mann-Whitney") && !drawn.contains("NaN"));
     }
 }
