@@ -64,7 +64,7 @@ impl Cluster {
             Some(cluster) => cluster,
             None => {
                 // Left by a killed run or a restart, or started with other programs or settings.
-                Self::remove(&instance, progress).await?;
+                Self::remove(&instance, progress, "Removing a cluster that is broken or has other settings").await?;
                 Self::create(instance, programs, progress).await?
             }
         };
@@ -90,7 +90,7 @@ impl Cluster {
     pub async fn down(instance: &Instance, progress: Progress) -> Result<()> {
         prerequisites::require_root("down")?;
         let _lock = lock(instance, progress).await?;
-        Self::remove(instance, progress).await
+        Self::remove(instance, progress, "Removing the cluster").await
     }
 
     /// What runs of this checkout's cluster, and the record of how it was started.
@@ -193,13 +193,13 @@ impl Cluster {
         self.load_image(&pause).await
     }
 
-    async fn remove(instance: &Instance, progress: Progress) -> Result<()> {
+    async fn remove(instance: &Instance, progress: Progress, what: &str) -> Result<()> {
         let paths = Paths::of(instance);
         let cgroups = Cgroups::named(&instance.cgroup())?;
         if !cgroups.exist() && !paths.root().exists() {
             return Ok(());
         }
-        let step = progress.step("Removing the cluster");
+        let step = progress.step(what);
         cgroups.destroy().await?;
         node::remove_links(instance).await?;
         // The kernel takes the node's mounts away a moment after its last process.

@@ -1,6 +1,6 @@
 //! Telling a person what is going on: a live line on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,11 +46,16 @@ impl Progress {
             bar
         });
         if matches!(self.told, Told::Lines) {
-            eprintln!("  {what} ...");
+            tell(format_args!("  {what} ..."));
         }
         let now = Instant::now();
         Step { what, bar, told: self.told, began: now, reminded: now }
     }
+}
+
+/// Writes a line; when nobody reads any more, the work goes on all the same.
+fn tell(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Something under way.
@@ -69,7 +74,7 @@ impl Step {
             bar.set_message(format!("{}: {detail}", self.what));
         } else if matches!(self.told, Told::Lines) && self.reminded.elapsed() >= REMINDER {
             self.reminded = Instant::now();
-            eprintln!("  {} ... {} s: {detail}", self.what, self.began.elapsed().as_secs());
+            tell(format_args!("  {} ... {} s: {detail}", self.what, self.began.elapsed().as_secs()));
         }
     }
 
@@ -79,7 +84,7 @@ impl Step {
             bar.finish_and_clear();
         }
         if !matches!(self.told, Told::Silent) {
-            eprintln!("✓ {} ({:.1} s)", self.what, self.began.elapsed().as_secs_f64());
+            tell(format_args!("✓ {} ({:.1} s)", self.what, self.began.elapsed().as_secs_f64()));
         }
     }
 }
