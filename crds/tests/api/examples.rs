@@ -157,3 +157,46 @@ fn a_command_cannot_be_changed() {
     let refusals = admission::refusals(&command("destroy"), None).join("\n");
     assert!(refusals.contains("Unsupported value"), "{refusals}");
 }
+
+/// Whether an expression over an object's fields holds, as Flux evaluates it.
+fn holds(expression: &str, object: &Value) -> bool {
+    let field = regex::Regex::new(r"\b(status|metadata)\.").unwrap();
+    let rule = field.replace_all(expression, "self.$1.");
+    let schema = serde_json::json!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "x-kubernetes-validations": [{"rule": rule, "message": "it does not hold"}],
+    });
+    match kube_cel::Validator::new().validate(&schema, object, None) {
+        Ok(()) => true,
+        Err(errors) => {
+            let told: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
+            assert_eq!(told, ["it does not hold"], "{expression}");
+            false
+        }
+    }
+}
+
+#[test]
+fn flux_sees_each_rollout_in_one_state_and_the_right_one() {
+    let documents = documents(&examples().join("gitops/flux/kustomization.yaml"));
+    let expressions = &documents[1]["spec"]["healthCheckExprs"][0];
+    let rollout =
+        |generation: i64, status: Value| serde_json::json!({"metadata": {"generation": generation}, "status": status});
+    let seen = |phase: &str| serde_json::json!({"observedGeneration": 2, "phase": phase});
+    for (object, expected) in [
+        (rollout(1, serde_json::json!({})), "inProgress"),
+        (rollout(3, seen("Healthy")), "inProgress"),
+        (rollout(2, seen("Progressing")), "inProgress"),
+        (rollout(2, seen("Paused")), "inProgress"),
+        (rollout(2, seen("Degraded")), "failed"),
+        (rollout(2, seen("Healthy")), "current"),
+    ] {
+        // Flux asks in this order and takes the first that holds.
+        let state = ["inProgress", "failed", "current"].into_iter().find(|state| {
+            let expression = expressions[state].as_str().unwrap();
+            holds(expression, &object)
+        });
+        assert_eq!(state, Some(expected), "{object}");
+    }
+}
