@@ -134,7 +134,9 @@ impl Release {
             // The planner lowers no weight but to roll back, so that is not what is said.
             Verdict::StepDown { reason: HoldReason::BudgetLeft, .. } => {
                 let weight = explain::percent(self.weight.as_percent() / 100.0);
-                let message = format!("The worst case at {weight} no longer fits what is left of the allotment. Holding at {weight}.");
+                let message = format!(
+                    "The worst case at {weight} no longer fits what is left of the allotment. Holding at {weight}."
+                );
                 Judgement::Hold { cause: hold_cause(HoldReason::BudgetLeft).to_owned(), message }
             }
             Verdict::Hold(reason) | Verdict::StepDown { reason, .. } => {
