@@ -8,3 +8,4 @@ pub mod controller;
 pub mod env;
 pub mod manifests;
 pub mod shop;
+pub mod soak;

@@ -12,6 +12,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use serin_core::units::Weight;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
 use serin_load::{Load, LoadHandle, Options};
 
@@ -138,7 +139,7 @@ impl Shop {
     /// When it does not become stable within a minute and a half.
     pub async fn first(&self, spec: &Spec, release: &Release) -> Result<()> {
         self.declare(spec, release).await?;
-        self.until("the first release is stable", Duration::from_secs(90), |rollout| is_stable(rollout)).await?;
+        self.until("the first release is stable", Duration::from_secs(90), is_stable).await?;
         let (url, host) = (self.gateway_url.clone(), self.host.clone());
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
         self.eventually("the gateway answers", Duration::from_secs(30), async || {
@@ -208,18 +209,13 @@ impl Shop {
         Ok(Load::start(&options)?)
     }
 
-    /// The canary's share in the route, in percent.
+    /// The canary's share in the route.
     ///
     /// # Errors
     /// When the route cannot be read.
-    pub async fn route_share(&self) -> Result<f64> {
+    pub async fn route_share(&self) -> Result<Weight> {
         let route = self.routes().get(&self.name).await?;
-        let canary = format!("{}-canary", self.name);
-        let backends = route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
-        let weight = |backend: &Value| backend["weight"].as_f64().unwrap_or(1.0);
-        let total: f64 = backends.iter().map(weight).sum();
-        let share: f64 = backends.iter().filter(|backend| backend["name"] == canary.as_str()).map(weight).sum();
-        Ok(if total > 0.0 { 100.0 * share / total } else { 0.0 })
+        Ok(share_of(&route, &format!("{}-canary", self.name)))
     }
 
     /// Desired replicas by revision.
@@ -275,6 +271,16 @@ impl Shop {
         let is_done = status.outcome == Some(serin_crds::command::CommandOutcome::Done);
         Ok((is_done, status.message.unwrap_or_default()))
     }
+}
+
+/// The share that a route's first rule gives to one of its backends.
+pub fn share_of(route: &DynamicObject, backend: &str) -> Weight {
+    let backends = route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
+    let weight = |backend: &Value| backend["weight"].as_u64().unwrap_or(1);
+    let total: u64 = backends.iter().map(weight).sum();
+    let share: u64 = backends.iter().filter(|found| found["name"] == backend).map(weight).sum();
+    let thousandths = (share * 100_000).checked_div(total).unwrap_or(0);
+    Weight::from_thousandths(u32::try_from(thousandths).unwrap_or(u32::MAX))
 }
 
 /// Whether the Rollout's own revision is stable and it says so of the newest generation.

@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     }
     let env = Arc::new(runtime.block_on(Env::ready(&checkout, Progress::detect()))?);
 
-    let options = Options { name: "shared".into(), port: 18_080, election: None };
+    let options = Options { name: "shared".into(), port: 18_180, election: Some("default".into()) };
     let mut controller = runtime.block_on(async { Controller::start(&env, &options) })?;
     runtime.block_on(controller.ready())?;
     let together = libtest_mimic::run(&arguments, trials(&runtime, Some(&env), |needs| needs == Needs::Controller));

@@ -8,6 +8,8 @@ use serde_json::json;
 use serin_crds::Rollout;
 use serin_load::LoadHandle;
 
+use serin_core::units::Weight;
+
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
 use crate::shop::{Shop, is_stable, verified};
@@ -54,7 +56,10 @@ pub async fn an_edited_route_is_put_back_and_told(env: &Env) -> Result<()> {
     ]);
     let patch = Patch::Json::<()>(serde_json::from_value(edit)?);
     shop.routes().patch(&shop.name, &PatchParams::default(), &patch).await?;
-    shop.eventually("it is put back", Duration::from_secs(10), async || Ok(shop.route_share().await? == 50.0)).await?;
+    shop.eventually("it is put back", Duration::from_secs(10), async || {
+        Ok(shop.route_share().await? == Weight::percent(50))
+    })
+    .await?;
     shop.eventually("it is told", Duration::from_secs(10), async || Ok(shop.events("RouteDrift").await?.len() == 1))
         .await?;
     shop.until("verified again", Duration::from_secs(20), |rollout| verified(rollout) == Some(50.0)).await?;
@@ -90,7 +95,7 @@ pub async fn git_revert_in_mid_rollout(env: &Env) -> Result<()> {
     let rollout = shop.until("v1 is all there is", Duration::from_secs(30), is_stable).await?;
     let last = rollout.status.and_then(|status| status.history.last().cloned()).context("a history")?;
     ensure!(last.result == "Aborted" && last.message.contains("revert"), "{last:?}");
-    ensure!(shop.route_share().await? == 0.0, "the canary is out of the route");
+    ensure!(shop.route_share().await? == Weight::ZERO, "the canary is out of the route");
     close_without_loss(shop, load).await
 }
 
@@ -141,7 +146,7 @@ pub async fn scaled_while_paused(env: &Env) -> Result<()> {
     .await?;
     let status = shop.status().await?;
     ensure!(status.step == step, "the step is the same: {:?}", status.step);
-    ensure!(shop.route_share().await? == 50.0, "the traffic is the same");
+    ensure!(shop.route_share().await? == Weight::percent(50), "the traffic is the same");
     shop.until("the scale is told", Duration::from_secs(30), |rollout| {
         rollout.status.as_ref().is_some_and(|status| status.replicas == 9)
     })

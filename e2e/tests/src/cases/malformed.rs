@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use serin_crds::Rollout;
 
+use serin_core::units::Weight;
+
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
 use crate::shop::{Shop, is_aborted, is_stable};
@@ -104,7 +106,7 @@ pub async fn abort_works_on_a_spec_that_became_invalid(env: &Env) -> Result<()> 
     ensure!(done, "{message}");
     shop.until("aborted", Duration::from_secs(10), is_aborted).await?;
     shop.eventually("the canary is out of the route", Duration::from_secs(5), async || {
-        Ok(shop.route_share().await? == 0.0)
+        Ok(shop.route_share().await? == Weight::ZERO)
     })
     .await?;
     shop.close().await

@@ -35,7 +35,7 @@ pub async fn killed_at_random_moments(env: &Env) -> Result<()> {
 /// When one does not, a pause starts anew, a step is skipped, or a request is lost.
 pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-kills").await?;
-    let controller_options = options("kills", 18_081, None);
+    let controller_options = options("kills", 18_181, None);
     let mut controller = Controller::start(env, &controller_options)?;
     controller.ready().await?;
     let steps =
@@ -85,7 +85,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
 pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-election").await?;
     let election = Some(shop.namespace.as_str());
-    let mut first = Controller::start(env, &options("first", 18_082, election))?;
+    let mut first = Controller::start(env, &options("first", 18_182, election))?;
     first.ready().await?;
     let leases = Api::<Lease>::namespaced(env.client.clone(), &shop.namespace);
     let holder = async || -> Result<Option<String>> {
@@ -98,7 +98,7 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     };
     eventually("the first holds the lease", Duration::from_secs(20), async || Ok(holder().await?.is_some())).await?;
     let leader = holder().await?;
-    let mut second = Controller::start(env, &options("second", 18_083, election))?;
+    let mut second = Controller::start(env, &options("second", 18_183, election))?;
     second.ready().await?;
     let steps = json!([{"setWeight": 50}, {"pause": {}}]);
     let spec = Spec { steps: Some(steps), analysis: None, ..Spec::default() };
@@ -116,7 +116,7 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     println!("after kill -9 the standby acted in {:.2} s", after_kill.as_secs_f64());
     ensure!(after_kill < Duration::from_secs(5), "the standby took {after_kill:?}");
 
-    let mut third = Controller::start(env, &options("third", 18_084, election))?;
+    let mut third = Controller::start(env, &options("third", 18_184, election))?;
     third.ready().await?;
     shop.until("v2 waits", Duration::from_secs(60), |rollout| verified(rollout) == Some(50.0)).await?;
     let stopped_at = Instant::now();
@@ -134,7 +134,7 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
 pub async fn prometheus_away_and_back(env: &Env) -> Result<()> {
     let cluster = env.cluster.as_ref().context("faults are made on the local cluster only")?;
     let shop = Shop::open(env, "serin-e2e-prometheus").await?;
-    let mut controller = Controller::start(env, &options("prometheus", 18_085, None))?;
+    let mut controller = Controller::start(env, &options("prometheus", 18_185, None))?;
     controller.ready().await?;
     let spec = Spec::default();
     shop.first(&spec, &Release::good("v1")).await?;
@@ -166,7 +166,7 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     let cluster = env.cluster.as_ref().context("faults are made on the local cluster only")?;
     let away = Duration::from_secs(60);
     let shop = Shop::open(env, "serin-e2e-api").await?;
-    let mut controller = Controller::start(env, &options("api", 18_086, None))?;
+    let mut controller = Controller::start(env, &options("api", 18_186, None))?;
     controller.ready().await?;
     let steps =
         json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]);
