@@ -41,12 +41,13 @@ pub fn poisson(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
         return BetLine::default();
     }
     let share = weighted / (weighted + counts.stable_requests);
-    let ln_d = (share * (rho - 1.0)).ln_1p();
+    let ln_d = if counts.canary_errors + counts.stable_errors > 0.0 { (share * (rho - 1.0)).ln_1p() } else { 0.0 };
+    let ln_r = if counts.canary_errors > 0.0 { rho.ln() - ln_d } else { 0.0 };
     // r - 1 = (1 - w)(rho - 1) / D, without the cancellation; 1 - w from the stable side for the same reason.
     let rest = counts.stable_requests / (weighted + counts.stable_requests);
     let r_minus_1 = rest * (rho - 1.0) / (1.0 + share * (rho - 1.0));
     BetLine {
-        at_zero: counts.canary_errors * (rho.ln() - ln_d) - counts.stable_errors * ln_d,
+        at_zero: counts.canary_errors * ln_r - counts.stable_errors * ln_d,
         slope: counts.canary_requests * r_minus_1,
     }
 }
