@@ -37,12 +37,19 @@ impl Env {
     /// # Errors
     /// When it cannot be reached or started, or the programs do not build.
     pub async fn ready(checkout: &Path, progress: Progress) -> Result<Self> {
-        let env = match std::env::var_os("KUBECONFIG") {
-            Some(path) if !path.is_empty() => Self::of_kubeconfig(checkout, PathBuf::from(path)).await?,
-            _ => Self::local(checkout, progress).await?,
+        let env = match Self::named_cluster(checkout) {
+            Some(path) => Self::of_kubeconfig(checkout, path).await?,
+            None => Self::local(checkout, progress).await?,
         };
         env.apply_crds().await?;
         Ok(env)
+    }
+
+    /// The kubeconfig of a cluster of somebody's own: KUBECONFIG, unless it names the local cluster of this checkout,
+    /// as it does after `eval "$(cargo xtask cluster env)"`.
+    pub fn named_cluster(checkout: &Path) -> Option<PathBuf> {
+        let path = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)?;
+        (path != checkout.join(".local/cluster/kubeconfig")).then_some(path)
     }
 
     async fn local(checkout: &Path, progress: Progress) -> Result<Self> {
@@ -106,16 +113,10 @@ impl Env {
     /// # Errors
     /// When the chart cannot be rendered or the API server refuses it.
     pub async fn apply_admission_policy(&self) -> Result<()> {
-        let helm = self.tool("helm");
-        let rendered = tokio::process::Command::new(&helm)
-            .args(["template", "serin"])
-            .arg(self.checkout.join("charts/serin"))
-            .args(["--show-only", "templates/admission-policy.yaml"])
-            .output()
-            .await
-            .with_context(|| format!("{} does not run", helm.display()))?;
-        anyhow::ensure!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
-        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout)?)?;
+        let chart = self.checkout.join("charts/serin").to_string_lossy().into_owned();
+        let policy = "templates/admission-policy.yaml";
+        let rendered = self.helm(&["template", "serin", &chart, "--show-only", policy]).await?;
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered)?;
         for object in documents.iter().filter(|object| object["kind"].is_string()) {
             let kind = object["kind"].as_str().unwrap_or_default();
             let kind = kube::core::GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
@@ -125,6 +126,23 @@ impl Env {
             api.patch(name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(object)).await?;
         }
         Ok(())
+    }
+
+    /// Runs helm against this cluster and answers with what it prints.
+    ///
+    /// # Errors
+    /// When it does not run or fails, with what it says.
+    pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let helm = self.tool("helm");
+        let output = tokio::process::Command::new(&helm)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .args(arguments)
+            .output()
+            .await
+            .with_context(|| format!("{} does not run", helm.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "helm {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// A tool that comes with the local cluster, or the one on PATH.

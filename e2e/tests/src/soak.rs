@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::api::DynamicObject;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
 use serin_core::units::Weight;
 use serin_crds::RolloutStatus;
@@ -71,14 +71,17 @@ pub async fn run(env: &Env, options: Options) -> Result<Outcome> {
 
 async fn promotions(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()> {
     let shop = Shop::open(env, "serin-soak-promote").await?;
-    let steps = json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 60}, {"pause": {"duration": "1s"}}]);
+    let steps =
+        json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 60}, {"pause": {"duration": "1s"}}]);
     let spec = Spec { steps: Some(steps), scale_down_delay_seconds: 2, ..Spec::default() };
     shop.first(&spec, &Release::good("v0")).await?;
     let load = shop.load(options.rate_per_second)?;
     for number in 1..=options.promotions {
         let declared_at = Timestamp::now();
         shop.declare(&spec, &Release::good(&format!("v{number}"))).await?;
-        let rollout = shop.until("promoted", Duration::from_secs(180), |rollout| is_stable(rollout) || is_aborted(rollout)).await?;
+        let rollout = shop
+            .until("promoted", Duration::from_secs(180), |rollout| is_stable(rollout) || is_aborted(rollout))
+            .await?;
         ensure!(is_stable(&rollout), "v{number} was given up: {:?}", rollout.status.and_then(|status| status.message));
         outcome.promotion.push(since(declared_at, Timestamp::now()));
     }
@@ -103,7 +106,11 @@ async fn rollbacks(env: &Env, options: Options, outcome: &mut Outcome) -> Result
         let sample_at = last_sample(&status).context("the checkpoint names its last sample")?;
         outcome.evidence_to_zero.push(since(sample_at, zero_at));
         let report = load.report_so_far();
-        let failed = report.all().of_version(&version).answers().find(|answer| answer.outcome == serin_load::Outcome::ServiceError);
+        let failed = report
+            .all()
+            .of_version(&version)
+            .answers()
+            .find(|answer| answer.outcome == serin_load::Outcome::ServiceError);
         let failed = failed.context("a failed request of the canary")?;
         outcome.failure_to_zero.push(since(report.wall_clock(failed.ended()), zero_at));
         outcome.canary_errors.push(report.all().of_version(&version).counts().service_errors);
@@ -134,7 +141,10 @@ async fn aborts(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()
         // The last request is known once stable has answered alone for a while.
         let from = load.elapsed();
         shop.eventually("stable answers alone", Duration::from_secs(10), async || {
-            let quiet = load.snapshot().version(&version).is_none_or(|seen| load.elapsed() > seen.last_at + Duration::from_secs(1));
+            let quiet = load
+                .snapshot()
+                .version(&version)
+                .is_none_or(|seen| load.elapsed() > seen.last_at + Duration::from_secs(1));
             Ok(quiet && load.elapsed() > from + Duration::from_secs(1))
         })
         .await?;

@@ -5,6 +5,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::env::Env;
 
+pub mod chart;
 pub mod commands;
 pub mod examples;
 pub mod interventions;
@@ -61,6 +62,7 @@ cases! {
     Controller: malformed::malformed_rollouts_are_told_and_stop_nobody,
     Controller: malformed::abort_works_on_a_spec_that_became_invalid,
     Controller: examples::every_example_is_accepted,
+    Alone: chart::the_chart_installs_a_controller_that_works,
     Alone: outages::killed_at_random_moments,
     Alone: outages::the_standby_takes_over,
     Alone: outages::prometheus_away_and_back,
