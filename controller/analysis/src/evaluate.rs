@@ -258,6 +258,8 @@ pub struct Engine {
     allotment: Option<f64>,
     evidence: Evidence,
     at_ms: Option<i64>,
+    /// The last tick in which both arms had requests.
+    both_served_ms: i64,
     weight: Option<f64>,
     weight_changed_at_ms: i64,
 }
@@ -288,6 +290,7 @@ impl Engine {
             allotment: config.allotment,
             evidence,
             at_ms: None,
+            both_served_ms: 0,
             weight: None,
             weight_changed_at_ms: 0,
         })
@@ -313,14 +316,20 @@ impl Engine {
             let tick = Tick { started_ms, at_ms, counts, stable_pods: line.stable.pods.clone() };
             self.evidence.add(&self.bets, &tick, &context);
             self.at_ms = Some(at_ms);
+            if counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
+                self.both_served_ms = at_ms;
+            }
         }
         Ok(self.line(line.t, &counts))
     }
 
     fn line(&self, t: f64, counts: &Counts) -> Line {
         let weight = self.weight.or_else(|| counts.canary_share()).unwrap_or(0.0);
-        let told = self.told(weight);
+        let mut told = self.told(weight);
         let verdict = self.verdict(&told, counts);
+        if let Verdict::Hold(reason) = verdict {
+            told.hold = Some((reason, self.both_served_ms));
+        }
         let at_ms = self.at_ms.unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "validated to be within 1e15 ms")]
         let elapsed_seconds = at_ms as f64 / 1000.0;
@@ -370,8 +379,10 @@ impl Engine {
             Verdict::RollBack(RollBackCause::Evidence)
         } else if told.ln_e >= breach_from.ln() && self.allotment.is_some_and(|allotment| told.spent >= allotment) {
             Verdict::RollBack(RollBackCause::Budget)
-        } else if counts.canary_requests <= 0.0 || counts.stable_requests <= 0.0 {
+        } else if counts.canary_requests <= 0.0 {
             Verdict::Hold(HoldReason::NoTraffic)
+        } else if counts.stable_requests <= 0.0 {
+            Verdict::Hold(HoldReason::NoData)
         } else if told.ln_m_good >= -beta.ln() && told.ln_e < calm_below.ln() {
             Verdict::Forward(Forward::Promote)
         } else {
@@ -380,7 +391,7 @@ impl Engine {
     }
 
     fn told(&self, weight: f64) -> ObjectiveEvidence {
-        let told = ObjectiveEvidence::of("the service", &self.bets, &self.evidence, &self.judge, weight);
+        let told = ObjectiveEvidence::of("Stable", &self.bets, &self.evidence, &self.judge, weight);
         ObjectiveEvidence { allotment: self.allotment, fresh: true, ..told }
     }
 }

@@ -81,7 +81,10 @@ fn the_line_is_the_documented_one() {
     assert!(documented.iter().all(|key| json.get(key).is_some()));
     assert_eq!(json["verdict"], "hold");
     assert!(json["excess"].is_null() && json["phi"].is_null() && json["budget_used"].is_null());
-    assert_eq!(out.why, "No requests reached the canary for 0 s. This is not success. Holding at 0 %.");
+    assert_eq!(out.why, "No requests reached the canary for 15 s. This is not success. Holding at 0 %.");
+    engine.tick(&tick(30.0, (5, 0, 5, 0))).unwrap();
+    let out = engine.tick(&tick(150.0, (5, 0, 0, 0))).unwrap();
+    assert_eq!(out.why, "Stable has had no data for 2 min. This is not success. Holding at 100 %.");
 }
 
 #[test]
