@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _},
     num::NonZeroU32,
     time::Duration,
 };
@@ -214,9 +214,15 @@ fn choose(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
 }
 
 /// Whether an address can only be a machine of one's own: loopback, RFC 1918 or RFC 4193.
+/// 198.18.0.0/15, set aside for benchmarks of one's own network (RFC 2544): the local cluster lives there.
+fn is_for_benchmarks(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    first == 198 && matches!(second, 18 | 19)
+}
+
 fn is_own(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || is_for_benchmarks(address),
         IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
     }
 }
@@ -253,12 +259,22 @@ mod tests {
 
     #[test]
     fn only_loopback_and_private_addresses_are_sent_to() {
-        for own in ["127.0.0.1", "127.9.9.9", "10.244.0.7", "172.16.0.1", "192.168.1.1", "[::1]", "[fd00::1]"] {
+        for own in
+            ["127.0.0.1", "127.9.9.9", "10.244.0.7", "172.16.0.1", "192.168.1.1", "198.19.0.2", "[::1]", "[fd00::1]"]
+        {
             assert!(Plan::new(&Options::new(format!("http://{own}:8000/"))).is_ok(), "{own}");
         }
-        for other in
-            ["8.8.8.8", "172.32.0.1", "100.64.0.1", "169.254.169.254", "0.0.0.0", "[2001:db8::1]", "[fe80::1]", "[::]"]
-        {
+        for other in [
+            "8.8.8.8",
+            "198.20.0.1",
+            "172.32.0.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "[2001:db8::1]",
+            "[fe80::1]",
+            "[::]",
+        ] {
             let error = Plan::new(&Options::new(format!("http://{other}/"))).unwrap_err();
             assert!(matches!(error, StartError::Public { .. }), "{other}: {error}");
         }
