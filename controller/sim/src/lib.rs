@@ -13,6 +13,7 @@
 
 mod actors;
 mod api;
+pub mod conformance;
 mod faults;
 mod shared;
 mod tuning;

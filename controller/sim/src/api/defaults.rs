@@ -4,17 +4,23 @@ use serde_json::{Map, Value, json};
 
 use super::kinds::Kind;
 
+/// The status of an object that has just been created, where the kind has one from the start.
+pub(crate) fn first_status(kind: &Kind) -> Option<Value> {
+    match kind.resource().as_str() {
+        "replicasets.apps" => Some(json!({"replicas": 0})),
+        "deployments.apps" => Some(json!({})),
+        "pods" => Some(json!({"phase": "Pending", "qosClass": "BestEffort"})),
+        "services" => Some(json!({"loadBalancer": {}})),
+        _ => None,
+    }
+}
+
 /// Fills in what the real server would.
 pub(crate) fn fill(kind: &Kind, object: &mut Value) {
     let Some(spec) = object.get_mut("spec") else { return };
     match kind.resource().as_str() {
         "replicasets.apps" | "deployments.apps" => {
             set(spec, "replicas", json!(1));
-            if let Some(metadata) =
-                spec["template"].as_object_mut().map(|template| template.entry("metadata").or_insert_with(|| json!({})))
-            {
-                set(metadata, "creationTimestamp", Value::Null);
-            }
             if let Some(pod) = spec["template"].get_mut("spec") {
                 pod_spec(pod);
             }

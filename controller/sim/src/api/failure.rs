@@ -78,6 +78,18 @@ impl Failure {
         Self::bare(400, "BadRequest", message)
     }
 
+    /// 500: what the real server answers to some malformed requests, without a reason.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::bare(500, "", message)
+    }
+
+    /// 422: a server-side apply that does not say for whom.
+    pub fn no_field_manager() -> Self {
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        Self::bare(422, "Invalid", message)
+    }
+
     /// 405.
     pub fn method_not_allowed() -> Self {
         Self::bare(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
@@ -113,8 +125,11 @@ impl Failure {
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if !self.details.is_null() {
             status["details"] = self.details.clone();
         }

@@ -143,9 +143,7 @@ impl Request<'_> {
     fn patch(&self, store: &mut Store, name: &str, part: Part) -> Answer {
         let how = PatchKind::of(&self.call.content_type)?;
         if how == PatchKind::Apply && self.call.query("fieldManager").is_empty() {
-            return Err(Failure::bad_request(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
+            return Err(Failure::no_field_manager());
         }
         let key = self.key(name);
         let Some(current) = store.get(&key).cloned() else {

@@ -107,7 +107,7 @@ impl Server {
             return json(200, &told);
         }
         let Some(target) = call.target.as_ref() else { return no_such_path() };
-        if state.store.kind(&target.group, &target.version, &target.plural).is_none() {
+        if !state.store.serves(&target.group, &target.version) {
             return no_such_path();
         }
         if call.verb() == Some("watch") {

@@ -79,6 +79,11 @@ impl Store {
         self.kinds.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
     }
 
+    /// Whether there are kinds of this version of a group.
+    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
+        self.kinds.iter().any(|kind| kind.group == group && kind.version == version)
+    }
+
     pub(crate) fn kind_of(&self, object: &Value) -> Option<&Kind> {
         self.kinds.iter().find(|kind| kind.is_of(object))
     }

@@ -103,8 +103,7 @@ impl Filter {
             }
             return Ok((store.version(), Some((lines, false))));
         }
-        let from: u64 =
-            asked.parse().map_err(|_| Failure::bad_request(format!("invalid resource version: {asked}")))?;
+        let from: u64 = asked.parse().map_err(|_| Failure::internal(format!("invalid resource version: {asked}")))?;
         if from < store.oldest() {
             let expired = Failure::expired(from, store.oldest());
             return Ok((from, Some((event("ERROR", &expired.to_status()), true))));

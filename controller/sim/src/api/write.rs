@@ -63,7 +63,7 @@ impl Store {
     ) -> Result<Arc<Value>, Failure> {
         take_identity(kind, namespace, &mut object)?;
         if !field(&object, "resourceVersion").is_empty() {
-            return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(Failure::internal("resourceVersion should not be set on objects to be created"));
         }
         if field(&object, "name").is_empty() && !field(&object, "generateName").is_empty() {
             let name = format!("{}{}", field(&object, "generateName"), self.suffix());
@@ -77,6 +77,7 @@ impl Store {
             && let Some(fields) = object.as_object_mut()
         {
             fields.remove("status");
+            fields.extend(defaults::first_status(kind).map(|status| ("status".to_owned(), status)));
         }
         let metadata = metadata_of(&mut object);
         for not_the_clients in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"] {
@@ -143,7 +144,8 @@ impl Store {
             return Ok(Arc::new(next));
         }
         if is_ready_to_go(&next) {
-            return self.forget(key).ok_or_else(|| Failure::not_found(kind, name));
+            self.forget(key);
+            return Ok(Arc::new(next));
         }
         Ok(self.put(key.clone(), next))
     }

@@ -1,0 +1,35 @@
+//! The API server in memory against a real one.
+
+use std::fmt::Write as _;
+
+use serin_sim::World;
+use serin_sim::conformance::{Answer, answers};
+
+/// Where the two differ, one pair of lines a step.
+fn differences(here: &[Answer], there: &[Answer]) -> String {
+    let mut told = String::new();
+    for (here, there) in here.iter().zip(there).filter(|(here, there)| here != there) {
+        writeln!(told, "{}\n  in memory: {}\n  real:      {}", here.step, here.told, there.told).unwrap();
+    }
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_requests_get_the_same_answers_every_time() {
+    let one = answers(&World::new(1).client(), "conformance").await.unwrap();
+    let other = answers(&World::new(2).client(), "conformance").await.unwrap();
+    assert!(one.len() > 70);
+    assert_eq!(differences(&one, &other), "");
+}
+
+/// Needs a cluster with the Gateway API's kinds, by KUBECONFIG; makes and deletes one namespace of its own.
+#[tokio::test]
+#[ignore = "needs a cluster; the end-to-end tests run it"]
+async fn a_real_api_server_gives_the_same_answers() {
+    let client = kube::Client::try_default().await.unwrap();
+    let namespace = format!("serin-conformance-{}", std::process::id());
+    let real = answers(&client, &namespace).await.unwrap();
+    let in_memory = answers(&World::new(1).client(), &namespace).await.unwrap();
+    let differ = differences(&in_memory, &real);
+    assert!(differ.is_empty(), "the API server in memory answers otherwise than the real one:\n{differ}");
+}
