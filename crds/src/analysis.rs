@@ -23,6 +23,12 @@ pub struct AnalysisSpec {
     /// How much of the service's error budget one release may spend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSpec>,
+    /// How long pods count as young, for example `60s`, which is what it is where it is not written. Until then a canary that fails up to
+    /// five percent more than stable is tolerated, and no release is promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub warm_up: Option<String>,
     /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

@@ -178,6 +178,23 @@ pub enum CanaryScale {
 pub struct Analysis {
     /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
     pub longest: Duration,
+    /// How long fresh data must have been seen before a release is promoted: while its pods are young, tolerance is high.
+    #[serde(default = "usual_warm_up", skip_serializing_if = "is_usual_warm_up")]
+    pub warm_up: Duration,
+}
+
+impl Analysis {
+    /// How long a canary counts as young where nothing else is said (analysis.md, section 2).
+    pub const USUAL_WARM_UP: Duration = Duration::from_secs(60);
+}
+
+fn usual_warm_up() -> Duration {
+    Analysis::USUAL_WARM_UP
+}
+
+// Left out of the stored plan, so that plans stored before there was a choice keep their hash.
+fn is_usual_warm_up(warm_up: &Duration) -> bool {
+    *warm_up == Analysis::USUAL_WARM_UP
 }
 
 impl Plan {

@@ -78,12 +78,25 @@ fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Time
         Some(Step::Pause(Some(duration))) => until(look, after(started_at, *duration)),
         Some(Step::Pause(None)) => Wait::Person,
         Some(Step::Analysis(duration)) => return analysed(look, started_at, *duration),
-        None => Wait::Done,
+        None => warmed_up(look, state),
     };
     // Missing data is never a success: no step ends in its favour.
     match (own, held(look, state)) {
         (Wait::Done, Some(hold)) => hold,
         (own, _) => own,
+    }
+}
+
+/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not suffice to promote.
+fn warmed_up(look: &Look<'_>, state: &State) -> Wait {
+    let Some(analysis) = look.plan.canary().analysis.as_ref() else { return Wait::Done };
+    match &look.seen.judgement {
+        Judgement::Undecided { fresh_since, .. } | Judgement::Sound { fresh_since, .. }
+            if !route::goal(look, state).is_zero() =>
+        {
+            until(look, after(*fresh_since, analysis.warm_up))
+        }
+        _ => Wait::Done,
     }
 }
 
@@ -201,15 +214,13 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
 fn leave_step(look: &Look<'_>, draft: &mut Draft) {
     let steps = look.plan.steps();
     let index = draft.state.step.map_or(steps.len(), |step| step.index);
-    if index < steps.len() {
-        draft.normal(
-            "StepCompleted",
-            format!("step {} of {} is complete: {}", index + 1, steps.len(), name(&steps[index])),
-        );
-        begin_step(look, draft, index + 1);
-    }
-    if index + 1 >= steps.len() && held(look, &draft.state).is_none() {
-        draft.enter(Stage::Promoting, look.now);
+    match steps.get(index) {
+        Some(step) => {
+            let (number, total) = (index + 1, steps.len());
+            draft.normal("StepCompleted", format!("step {number} of {total} is complete: {}", name(step)));
+            begin_step(look, draft, index + 1);
+        }
+        None => draft.enter(Stage::Promoting, look.now),
     }
 }
 

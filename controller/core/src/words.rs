@@ -65,7 +65,8 @@ fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
 fn with_wait(at: &str, wait: &Wait) -> String {
     match wait {
         Wait::Progress(what) | Wait::Evidence(what) => format!("{at}: {what}"),
-        Wait::Done | Wait::Until(_) | Wait::Person | Wait::Raise(_) => at.to_owned(),
+        Wait::Until(time) => format!("{at}: until {time}"),
+        Wait::Done | Wait::Person | Wait::Raise(_) => at.to_owned(),
     }
 }
 

@@ -502,3 +502,16 @@ fn paused_in_the_spec_lets_nothing_advance_but_aborts() {
     assert_eq!(world.command("2", Verb::Abort).result, OutcomeResult::Done);
     assert_eq!(world.state.stage, Stage::Aborted);
 }
+
+#[test]
+fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(50)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("all steps are complete", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.judgement = undecided(&world);
+    world.run_for(secs(9));
+    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(50)));
+    world.run_for(secs(2));
+    assert_eq!(world.state.stage, Stage::Promoting);
+}

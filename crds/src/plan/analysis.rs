@@ -15,6 +15,7 @@ use crate::text::parse_percentage;
 const PATH: &str = "spec.analysis";
 const LONGEST_DEFAULT: Duration = HOUR;
 pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
+const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
 /// Above this a "bound on rolling back a good release" bounds nothing that anybody would want.
@@ -42,7 +43,10 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     }
     check_prometheus(analysis, problems);
     check_rollback_and_budget(analysis, problems);
-    Some(Analysis { longest: longest(spec, analysis, problems) })
+    let warm_up = analysis.warm_up.as_ref();
+    let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
+    let longest = longest(spec, analysis, problems);
+    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP) })
 }
 
 /// How long a release may stay undecided: said by the analysis or by the pace, not by both.

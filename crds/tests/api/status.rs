@@ -91,7 +91,7 @@ prop_compose! {
         dynamic_stable_scale in any::<bool>(),
         routing in option::of(routing()),
         pace in pace(),
-        analysis in option::of(duration().prop_map(|longest| Analysis { longest })),
+        analysis in option::of((duration(), duration()).prop_map(|(longest, warm_up)| Analysis { longest, warm_up })),
         pod_restart_limit in any::<u32>(),
     ) -> Canary {
         Canary {

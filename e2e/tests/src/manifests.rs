@@ -63,6 +63,8 @@ impl Default for Spec {
 pub fn analysis() -> Value {
     json!({
         "prometheus": {"scrapeInterval": "1s"},
+        // The sample service needs none to speak of.
+        "warmUp": "5s",
         "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
     })
 }

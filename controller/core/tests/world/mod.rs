@@ -82,7 +82,7 @@ pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
 }
 
 pub fn analysed(plan: Plan) -> Plan {
-    edit(plan, |canary| canary.analysis = Some(Analysis { longest: secs(3600) }))
+    edit(plan, |canary| canary.analysis = Some(Analysis { longest: secs(3600), warm_up: secs(10) }))
 }
 
 /// What pods of a revision do.

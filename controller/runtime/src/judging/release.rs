@@ -226,7 +226,7 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
     let created_ms = canary_pods.map(|(_, created_at)| created_at.as_millisecond()).min().unwrap_or(began_ms);
     Checkpoint {
         began_ms,
-        warm_up_ends_ms: created_ms.saturating_add(WARM_UP_MS),
+        warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
         weight_thousandths: request.weight.thousandths(),
         weight_changed_at_ms: began_ms,
         fresh_since_ms: None,
@@ -235,8 +235,8 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
     }
 }
 
-/// Pods younger than this are given more tolerance.
-const WARM_UP_MS: i64 = 60_000;
+/// A question that comes up so much later than its release is one of mid-release.
+const LATE_MS: i64 = 120_000;
 
 impl Judged {
     fn begin(
@@ -273,7 +273,7 @@ impl Judged {
         let verified = counters.verified || service.errors_seen;
         let config = settings.objective(&spec, usual_rate, verified);
         // A question that is new in mid-release is answered from now on.
-        let began_ms = if now_ms.saturating_sub(began_ms) > 2 * WARM_UP_MS { now_ms } else { began_ms };
+        let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
         Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serin_analysis::budget::AllotmentShare;
 use serin_analysis::{JudgeConfig, ObjectiveConfig};
-use serin_core::plan::EvidencePace;
+use serin_core::plan::{Analysis, EvidencePace};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
 use serin_crds::text::{parse_duration, parse_percentage};
 
@@ -32,6 +32,8 @@ pub(super) struct Settings {
     pub judge: JudgeConfig,
     pub share: AllotmentShare,
     pub longest: Duration,
+    /// How long pods count as young.
+    pub warm_up: Duration,
 }
 
 /// Reads one text of the spec. The API server and the plan have refused what is not valid before; what has slipped through is
@@ -58,6 +60,7 @@ impl Settings {
         let interval = prometheus.scrape_interval.as_ref();
         let scrape_interval = read("prometheus.scrapeInterval", interval, parse_duration, SCRAPE_INTERVAL)?;
         let longest = read("longest", spec.longest.as_ref(), parse_duration, LONGEST)?;
+        let warm_up = read("warmUp", spec.warm_up.as_ref(), parse_duration, Analysis::USUAL_WARM_UP)?;
         let budget = spec.budget.clone().unwrap_or_default();
         let usual = AllotmentShare::default();
         let share = AllotmentShare {
@@ -87,7 +90,7 @@ impl Settings {
             judge.steps.first_weight = pace.first_weight.as_percent() / 100.0;
             judge.steps.max_weight = pace.max_weight.as_percent() / 100.0;
         }
-        Ok(Self { server, scrape_interval, judge, share, longest })
+        Ok(Self { server, scrape_interval, judge, share, longest, warm_up })
     }
 
     /// How often counters are polled: a quarter of the scrape interval, within bounds.
