@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt, future};
+use futures::stream::BoxStream;
+use futures::{FutureExt, SinkExt, StreamExt, future};
 use kube::Client;
 use kube::runtime::applier;
 use kube::runtime::controller::Config as ApplierConfig;
@@ -19,7 +20,6 @@ use crate::effects::command;
 use crate::election::Leadership;
 use crate::events::Events;
 use crate::judge::Judge;
-use crate::judging::Triggers;
 use crate::memory::Memories;
 use crate::reconcile::{Context, reconcile};
 use crate::telemetry::Metrics;
@@ -45,7 +45,7 @@ pub struct Parts {
     /// What judges releases.
     pub judge: Arc<dyn Judge>,
     /// The Rollouts whose judgement has changed.
-    pub judged: Triggers,
+    pub judged: BoxStream<'static, Key>,
     /// What this process calls itself in Events.
     pub instance: String,
 }
@@ -56,7 +56,7 @@ pub struct Controller {
     rollouts: reflector::store::Writer<RolloutObject>,
     namespace: Option<String>,
     concurrency: u16,
-    judged: Triggers,
+    judged: BoxStream<'static, Key>,
     ready: watch::Sender<bool>,
 }
 
@@ -121,7 +121,7 @@ impl Controller {
         let store = context.world.rollouts.clone();
         let shared = Arc::clone(&context);
         let reconciles = applier(
-            |rollout, context| Box::pin(reconcile(rollout, context)),
+            |rollout, context| reconcile(rollout, context).boxed(),
             |_, error: &std::convert::Infallible, _| match *error {},
             shared,
             store,
@@ -178,9 +178,9 @@ async fn take_turns(context: Arc<Context>, mut triggers: mpsc::Sender<Trigger>, 
     }
 }
 
-async fn pass_on(mut judged: Triggers, mut triggers: mpsc::Sender<Trigger>) {
+async fn pass_on(mut judged: BoxStream<'static, Key>, mut triggers: mpsc::Sender<Trigger>) {
     while let Some(rollout) = judged.next().await {
-        let _ = triggers.send(Key::new(rollout.namespace, rollout.name).as_rollout()).await;
+        let _ = triggers.send(rollout.as_rollout()).await;
     }
     // The judges are gone: nothing more will come from there.
     future::pending::<()>().await;

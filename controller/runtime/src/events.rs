@@ -6,13 +6,15 @@ use std::sync::Arc;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use serin_core::effect::{Level, Reason};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::telemetry::Metrics;
 use crate::world::RolloutObject;
 
 /// The name under which Events are reported.
 const REPORTER: &str = "serin";
+/// How long one Event may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest note that the API takes, in bytes.
 const NOTE_LIMIT: usize = 1024;
 /// The longest action that the API takes, in bytes.
@@ -74,8 +76,10 @@ impl Events {
             return;
         }
         self.metrics.api_write("Event", "create");
-        if let Err(error) = self.recorder.publish(&event, &rollout.object_ref(&())).await {
-            tracing::warn!(%error, reason = %event.reason, "an Event could not be written");
+        match timeout(TIMEOUT, self.recorder.publish(&event, &rollout.object_ref(&()))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, reason = %event.reason, "an Event could not be written"),
+            Err(_) => tracing::warn!(reason = %event.reason, "an Event could not be written in time"),
         }
     }
 }

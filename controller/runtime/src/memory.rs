@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serin_core::backoff::retry_after;
+use serin_crds::RolloutStatus;
 use tokio::time::Instant;
 
 use crate::events;
-use crate::observe::{Counts, Sightings};
+use crate::observe::Sightings;
 use crate::revision;
 use crate::world::RolloutObject;
 
@@ -34,7 +35,7 @@ pub struct Memory {
     pub quarantine: Option<Quarantine>,
     written: Option<Arc<RolloutObject>>,
     written_at: Option<Instant>,
-    counts: Option<(Counts, Instant)>,
+    seen: Option<(RolloutStatus, Instant)>,
     troubles: BTreeMap<String, (u32, String)>,
     absent_services: HashMap<String, Instant>,
 }
@@ -72,18 +73,14 @@ impl Memory {
     /// Remembers that the status stands as told.
     pub fn wrote_status(&mut self) {
         self.written_at = Some(Instant::now());
-        self.counts = None;
+        self.seen = None;
     }
 
-    /// How long these counts must still stay the same before they are worth a write.
-    pub fn counts_due_in(&mut self, counts: Counts, stable_for: Duration) -> Duration {
-        let since = match self.counts {
-            Some((same, since)) if same == counts => since,
-            _ => {
-                let now = Instant::now();
-                self.counts = Some((counts, now));
-                now
-            }
+    /// How long this (a lasting status) must still stay the same before it is worth a write.
+    pub fn seen_due_in(&mut self, lasting: RolloutStatus, stable_for: Duration) -> Duration {
+        let since = match &self.seen {
+            Some((same, since)) if *same == lasting => *since,
+            _ => self.seen.insert((lasting, Instant::now())).1,
         };
         stable_for.saturating_sub(since.elapsed())
     }

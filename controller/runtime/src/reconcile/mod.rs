@@ -113,7 +113,8 @@ pub async fn reconcile(seen: Arc<RolloutObject>, context: Arc<Context>) -> Resul
         return Ok(Action::await_change());
     }
     let key = seen.key();
-    let span = tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
+    let span =
+        tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
     Ok(guarded(&seen, &context).instrument(span).await)
 }
 
@@ -133,7 +134,11 @@ async fn guarded(seen: &Arc<RolloutObject>, context: &Context) -> Action {
             (ReconcileResult::Done, action)
         }
         Ok(Err(failure)) => after_failure(&failure, &mut memory),
-        Err(panic) => (ReconcileResult::Panicked, quarantine(context, seen, &mut memory, panic.as_ref()).await),
+        Err(panic) => {
+            let text = text_of(panic.as_ref());
+            drop(panic);
+            (ReconcileResult::Panicked, quarantine(context, seen, &mut memory, text).await)
+        }
     };
     context.metrics.reconciled(result, began.elapsed());
     action
@@ -156,16 +161,7 @@ fn after_failure(failure: &Failure, memory: &mut Memory) -> (ReconcileResult, Ac
 }
 
 /// A defect of ours stays with the one Rollout that it was met at, and is told there.
-async fn quarantine(
-    context: &Context,
-    seen: &RolloutObject,
-    memory: &mut Memory,
-    panic: &(dyn std::any::Any + Send),
-) -> Action {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned());
+async fn quarantine(context: &Context, seen: &RolloutObject, memory: &mut Memory, text: String) -> Action {
     memory.set_aside(seen.generation(), jitter());
     let wait = memory.set_aside_for(seen.generation()).unwrap_or(AFTER_CONFLICT);
     tracing::error!(panic = %text, retry_in = ?wait, "deciding on this Rollout failed: it is set aside, the others go on");
@@ -174,6 +170,11 @@ async fn quarantine(
         tracing::warn!(error = %failure, "the quarantine could not be told in the status");
     }
     Action::requeue(wait)
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn jitter() -> f64 {

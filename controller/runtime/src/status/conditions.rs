@@ -10,6 +10,9 @@ use super::Told;
 /// The longest message that a condition may carry, in bytes (the API allows 32 KiB; nobody reads that).
 const MESSAGE_LIMIT: usize = 1024;
 
+/// The conditions that tell what was seen; the others tell what was decided.
+pub(super) const IS_SEEN: [&str; 3] = ["Available", "RouteReady", "MetricsReady"];
+
 /// What the conditions are told from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {

@@ -9,13 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
-use serin_crds::status::{AnalysisStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus};
+use serin_crds::status::{AnalysisStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus, WeightsStatus};
 
 use crate::observe::Counts;
 
 pub use conditions::{Inputs as ConditionInputs, conditions, of_unreadable, quarantined};
 
-/// Counts and sentences are written with the next change of position, or when they have been the same for so long.
+/// What was only seen (pods, what the router says) is written with the next change of position, or when it has been the
+/// same for so long.
 pub const STABLE_FOR: Duration = Duration::from_secs(2);
 /// Evidence changes with every scrape; it is written with the next change of position, or after so long.
 pub const EVIDENCE_EVERY: Duration = Duration::from_secs(15);
@@ -54,9 +55,9 @@ pub enum Urgency {
     Never,
     /// Evidence or the wording has changed.
     Eventually,
-    /// Counts have changed.
+    /// What was seen has changed.
     WhenStable,
-    /// The position, a condition or what must be restored has changed.
+    /// The position or what must be restored has changed.
     Now,
 }
 
@@ -86,30 +87,39 @@ pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
     if before == after {
         return Urgency::Never;
     }
-    let position = |status: &RolloutStatus| {
-        let mut status = status.clone();
-        status.message = None;
-        status.evidence = Vec::new();
-        status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
-        // That a judgement has begun is a part of the position; how far it has come is not.
-        status.analysis =
-            status.analysis.map(|analysis| AnalysisStatus { checkpoint: serde_json::Value::Null, ..analysis });
-        for condition in &mut status.conditions {
-            condition.message = String::new();
-            condition.observed_generation = None;
-        }
-        status
-    };
-    let counts = |mut status: RolloutStatus| {
-        (status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas) = (0, 0, 0, 0);
-        status.selector = None;
-        status
-    };
-    let (before, after) = (position(before), position(after));
+    let (before, after) = (lasting(before), lasting(after));
     if before == after {
         return Urgency::Eventually;
     }
-    if counts(before) == counts(after) { Urgency::WhenStable } else { Urgency::Now }
+    if position(before) == position(after) { Urgency::WhenStable } else { Urgency::Now }
+}
+
+/// The status without what changes with every scrape.
+///
+/// Two statuses that are the same by this say the same for [`Urgency::WhenStable`].
+pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
+    let mut status = status.clone();
+    status.message = None;
+    status.evidence = Vec::new();
+    status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
+    // That a judgement has begun is a part of the position; how far it has come is not.
+    status.analysis =
+        status.analysis.map(|analysis| AnalysisStatus { checkpoint: serde_json::Value::Null, ..analysis });
+    for condition in &mut status.conditions {
+        condition.message = String::new();
+        condition.observed_generation = None;
+    }
+    status
+}
+
+/// What of a lasting status was decided, without what was only seen: pods come and go, and a router takes a moment.
+fn position(mut status: RolloutStatus) -> RolloutStatus {
+    (status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas) = (0, 0, 0, 0);
+    status.selector = None;
+    status.summary = None;
+    status.weights = status.weights.map(|weights| WeightsStatus { verified: None, since: None, ..weights });
+    status.conditions.retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
+    status
 }
 
 fn summary(told: &Told<'_>) -> SummaryStatus {

@@ -31,7 +31,7 @@ struct Told {
     mode: Mode,
     series: Vec<Series>,
     service: Vec<(&'static str, f64)>,
-    asked: Vec<String>,
+    asked: Vec<i64>,
 }
 
 /// The script, and where it is played.
@@ -68,15 +68,15 @@ impl Script {
         self.told.lock().unwrap().service = numbers.to_vec();
     }
 
-    /// The range selectors asked so far.
-    pub(super) fn asked(&self) -> Vec<String> {
+    /// When the range selectors asked so far were evaluated, in milliseconds since the epoch.
+    pub(super) fn asked(&self) -> Vec<i64> {
         self.told.lock().unwrap().asked.clone()
     }
 
     fn matrix(&self, query: &str, at_ms: i64) -> Option<Vec<Value>> {
         let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else { return None };
         let mut told = self.told.lock().unwrap();
-        told.asked.push(query.to_owned());
+        told.asked.push(at_ms);
         let from_ms = at_ms - i64::try_from(matrix.range.as_millis()).unwrap();
         let name = matrix.vs.name.unwrap();
         let value_of = |labels: &Labels, label: &str| labels.get(label).cloned().unwrap_or_default();

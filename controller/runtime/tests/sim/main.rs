@@ -1,0 +1,16 @@
+//! The whole controller against a cluster in memory, under paused time.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail loudly, as tests may"
+)]
+
+mod commands;
+mod deletion;
+mod faults;
+mod releases;
+mod stage;
+mod unusable;
+mod writes;

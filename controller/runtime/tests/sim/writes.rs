@@ -1,0 +1,92 @@
+//! What it costs: writes to the API server are counted, and an idle fleet costs none.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use serin_sim::World;
+
+use crate::stage::*;
+
+fn tally(world: &World) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for write in world.writes() {
+        let part = write.subresource.map(|part| format!("/{part}")).unwrap_or_default();
+        *tally.entry(format!("{} {}{part}", write.verb, write.plural)).or_default() += 1;
+    }
+    tally
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_of_two_steps_and_two_timed_pauses_is_cheap() {
+    let world = World::new(41);
+    let _running = start(&world, "serin");
+    let steps = || json!([{"setWeight": 25}, {"pause": {"duration": "60s"}}, {"setWeight": 50}, {"pause": {"duration": "60s"}}]);
+    apply(&world, plain("checkout", "v1", 4, steps()));
+    healthy(&world, "checkout", "v1").await;
+    world.pass(MINUTE).await;
+    world.forget_requests();
+    apply(&world, plain("checkout", "v2", 4, steps()));
+    healthy(&world, "checkout", "v2").await;
+    world.pass(5 * MINUTE).await;
+    let tally = tally(&world);
+    assert!(tally["update rollouts/status"] <= 6, "one for each move: {tally:#?}");
+    assert!(tally.values().sum::<usize>() <= 20, "{tally:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_routed_release_of_two_steps_and_two_timed_pauses_is_cheap() {
+    let world = World::new(44);
+    with_route(&world, "checkout");
+    let _running = start(&world, "serin");
+    let steps = || json!([{"setWeight": 25}, {"pause": {"duration": "60s"}}, {"setWeight": 50}, {"pause": {"duration": "60s"}}]);
+    apply(&world, routed("checkout", "v1", 4, steps()));
+    healthy(&world, "checkout", "v1").await;
+    world.pass(MINUTE).await;
+    world.forget_requests();
+    apply(&world, routed("checkout", "v2", 4, steps()));
+    healthy(&world, "checkout", "v2").await;
+    world.pass(5 * MINUTE).await;
+    let tally = tally(&world);
+    assert_eq!(tally["patch httproutes"], 4, "25, 50, 100, and as it was: {tally:#?}");
+    assert!(tally["update rollouts/status"] <= 9, "{tally:#?}");
+    assert!(tally.values().sum::<usize>() <= 25, "{tally:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_rollout_costs_nothing() {
+    let world = World::new(42);
+    with_route(&world, "checkout");
+    let _running = start(&world, "serin");
+    apply(&world, routed("checkout", "v1", 4, json!([{"setWeight": 20}, {"pause": {}}])));
+    healthy(&world, "checkout", "v1").await;
+    world.pass(MINUTE).await;
+    world.forget_requests();
+    world.pass(60 * MINUTE).await;
+    assert_eq!(world.writes(), []);
+    apply(&world, routed("checkout", "v2", 4, json!([{"setWeight": 20}, {"pause": {}}])));
+    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    world.pass(MINUTE).await;
+    world.forget_requests();
+    world.pass(60 * MINUTE).await;
+    assert_eq!(world.writes(), [], "waiting for a person costs nothing either");
+}
+
+#[tokio::test(start_paused = true)]
+async fn caches_that_lag_cause_no_repeated_writes() {
+    let world = World::new(43);
+    world.tune(|tuning| tuning.watch_lag = SECOND..2 * SECOND);
+    with_route(&world, "checkout");
+    let _running = start(&world, "serin");
+    apply(&world, routed("checkout", "v1", 4, json!([{"setWeight": 20}, {"pause": {"duration": "10s"}}])));
+    healthy(&world, "checkout", "v1").await;
+    world.pass(MINUTE).await;
+    world.forget_requests();
+    apply(&world, routed("checkout", "v2", 4, json!([{"setWeight": 20}, {"pause": {"duration": "10s"}}])));
+    healthy(&world, "checkout", "v2").await;
+    world.pass(MINUTE).await;
+    let tally = tally(&world);
+    assert_eq!(tally["create replicasets"], 1, "{tally:#?}");
+    assert_eq!(tally["patch httproutes"], 3, "20, 100, and as it was: {tally:#?}");
+    let conflicts = world.writes().iter().filter(|write| write.code == 409 || write.code == 422).count();
+    assert!(conflicts <= 2, "{conflicts} conflicts: {tally:#?}");
+}
