@@ -69,9 +69,11 @@ fn read_config(file: &Path) -> Result<Config, Failure> {
 }
 
 fn with_field<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
+    // The reader of one line counts lines of its own, which say nothing here.
+    let why = error.inner().to_string().replace(" at line 1 column ", " at column ");
     match error.path().to_string().as_str() {
-        "." | "" => error.inner().to_string(),
-        path => format!("{path}: {}", error.inner()),
+        "." | "" => why,
+        path => format!("{path}: {why}"),
     }
 }
 
@@ -114,7 +116,7 @@ mod tests {
                 "line 2: canary.errors: ",
             ),
             (r#"{"t": 30, "canari": 1}"#, "line 2: canari: unknown field"),
-            (r#"{"t": 30}"#, "line 2: missing field `canary`"),
+            (r#"{"t": 30}"#, "line 2: missing field `canary` at column "),
             (&format!("{} 1", tick(30, 1, 0)), "line 2: one object a line"),
             ("{", "line 2: "),
         ];

@@ -1,5 +1,7 @@
 //! Commands from the arguments to the outcome, against the API server in memory, with a door that knows who may do what.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail there")]
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;

@@ -99,7 +99,7 @@ fn condition<'a>(status: &'a PodStatus, kind: &str) -> Option<(&'a str, &'a str)
 mod tests {
     use super::*;
 
-    fn why_of(status: serde_json::Value) -> Option<String> {
+    fn why_of(status: &serde_json::Value) -> Option<String> {
         let object = serde_json::json!({"metadata": {"name": "p"}, "status": status});
         pod(&serde_json::from_value(object).unwrap()).why
     }
@@ -138,7 +138,7 @@ mod tests {
             (serde_json::json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}), "Evicted: disk"),
         ];
         for (status, expected) in cases {
-            assert_eq!(why_of(status).as_deref(), Some(expected));
+            assert_eq!(why_of(&status).as_deref(), Some(expected));
         }
     }
 

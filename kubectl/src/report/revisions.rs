@@ -106,7 +106,9 @@ pub fn revisions(
         report.role != Role::Old || wanted || !report.pods.is_empty()
     });
     shown.sort_by(|left, right| left.role.cmp(&right.role).then_with(|| left.revision.cmp(&right.revision)));
-    shown.iter_mut().for_each(|report| report.pods.sort_by(|left, right| left.name.cmp(&right.name)));
+    for report in &mut shown {
+        report.pods.sort_by(|left, right| left.name.cmp(&right.name));
+    }
     (shown, kept.len())
 }
 

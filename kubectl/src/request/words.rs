@@ -66,17 +66,12 @@ pub fn has_moved(before: &Facts, now: &Facts) -> bool {
 /// What happened: what the controller says, and where the Rollout stands now.
 pub fn done(verb: CommandVerb, before: &Facts, after: &Facts, message: &str, took: Duration) -> String {
     let revision = before.current.as_deref().unwrap_or("of no known name");
-    let mut text = format!("rollout.serin.dev/{} {}", after.name, past(verb));
-    if !message.is_empty() {
-        text.push_str(": ");
-        text.push_str(message);
-    }
-    text.push('\n');
-    text.push_str(&match verb {
+    let told = if message.is_empty() { String::new() } else { format!(": {message}") };
+    let stands = match verb {
         CommandVerb::Abort => after_abort(revision, before, after, took),
         _ => format!("Revision {revision} {}, now {}.", was(before), is(after)),
-    });
-    text
+    };
+    format!("rollout.serin.dev/{} {}{told}\n{stands}", after.name, past(verb))
 }
 
 fn after_abort(revision: &str, before: &Facts, after: &Facts, took: Duration) -> String {

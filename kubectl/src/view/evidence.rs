@@ -81,9 +81,10 @@ fn budget(page: &mut Page, spent: f64, allotment: f64, told: bool) {
         _ => paint::good,
     };
     let used = format!("{} %", significant(share * 100.0));
-    let text = match told {
-        true => format!("{used} used"),
-        false => format!("{} of {} errors used ({used})", significant(spent), significant(allotment)),
+    let text = if told {
+        format!("{used} used")
+    } else {
+        format!("{} of {} errors used ({used})", significant(spent), significant(allotment))
     };
     drawn(page, "budget ", share, &text, paint);
 }
@@ -121,7 +122,7 @@ fn significant(number: f64) -> String {
         return "more than can be told".to_owned();
     }
     match number.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size >= 10.0 => thousands(number.round()),
         size if size >= 1.0 => trimmed(&format!("{number:.1}")),
         size if size >= 0.1 => trimmed(&format!("{number:.2}")),

@@ -166,7 +166,7 @@ fn stepping() -> Scene {
     }
 }
 
-fn changed(changes: Value) -> Scene {
+fn changed(changes: &Value) -> Scene {
     let mut scene = stepping();
     let status = scene.status.as_object_mut().unwrap();
     for (field, value) in changes.as_object().unwrap() {
@@ -198,7 +198,7 @@ fn first_deploy() {
 
 #[test]
 fn paused_for_a_time() {
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "phase": "Paused", "message": "step 4 of 8 (pause 10m): until 2026-03-01T12:07:50Z",
         "step": {"index": 3, "startedAt": "2026-03-01T11:57:50Z"}, "stageSince": "2026-03-01T11:57:50Z",
         "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
@@ -209,7 +209,7 @@ fn paused_for_a_time() {
 
 #[test]
 fn paused_until_promoted() {
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "phase": "Paused", "message": "step 8 of 8 (pause): until promoted",
         "step": {"index": 7, "startedAt": "2026-03-01T10:00:00Z"}, "stageSince": "2026-03-01T10:00:00Z",
         "weights": {"asked": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
@@ -222,7 +222,7 @@ fn paused_until_promoted() {
 fn aborted() {
     let message = "Rolled back at 20 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 \
                    expected). The canary adds at least 0.31 points of errors";
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "phase": "Degraded", "stage": "Aborted", "step": null,
         "message": format!("{message}. Stable 5d8b2a serves; the spec still asks for 7c9f4d, which was given up: declare another revision, or retry"),
         "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
@@ -240,7 +240,7 @@ fn aborted() {
 
 #[test]
 fn promoting() {
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": null,
         "stageSince": "2026-03-01T11:59:30Z",
         "weights": {"asked": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
@@ -250,7 +250,7 @@ fn promoting() {
 
 #[test]
 fn healthy() {
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "phase": "Healthy", "stage": "Stable", "message": "the revision is stable", "currentRevision": "5d8b2a",
         "step": null, "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
     }));
@@ -263,7 +263,7 @@ fn healthy() {
 fn invalid_spec() {
     let problem =
         "spec.strategy.canary.steps[1].pause.duration: not a duration: write whole or decimal numbers with a unit";
-    let scene = changed(json!({
+    let scene = changed(&json!({
         "phase": "Degraded",
         "message": format!("the spec cannot be used: {problem}; meanwhile: step 3 of 8 (setWeight 20 %)"),
         "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
@@ -291,7 +291,7 @@ fn what_may_not_be_read_hides_nothing_else() {
 
 #[test]
 fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
-    let text = changed(json!({"weights": {"asked": "a lot"}})).show();
+    let text = changed(&json!({"weights": {"asked": "a lot"}})).show();
     assert!(text.contains("is this plugin older or newer than the controller?"), "{text}");
     assert!(text.contains("step 3/8") && text.contains("Progressing"), "{text}");
 }

@@ -9,6 +9,9 @@ const READY_PODS_SHOWN: usize = 5;
 
 /// Writes the tree.
 pub fn revisions(page: &mut Page, report: &Report, look: &Look) {
+    if report.revisions.is_empty() {
+        return;
+    }
     page.heading(&format!("Rollout {}", report.name));
     let last = report.revisions.len().saturating_sub(1);
     for (index, revision) in report.revisions.iter().enumerate() {
@@ -30,15 +33,11 @@ fn branch(page: &mut Page, revision: &RevisionReport, ends: bool, look: &Look) {
         Role::First => ("first", paint::strong),
         Role::Old => ("old", paint::dim),
     };
-    let mut text = format!("{role} {}", revision.revision);
-    if let Some(weight) = revision.weight_percent {
-        text.push_str(&format!(" · {weight} % of the traffic"));
-    }
-    if let Some(until) = revision.draining_until {
-        text.push_str(&format!(" · its pods go in {}", look.ago(until)));
-    }
+    let mut parts = vec![format!("{role} {}", revision.revision)];
+    parts.extend(revision.weight_percent.map(|weight| format!("{weight} % of the traffic")));
+    parts.extend(revision.draining_until.map(|until| format!("its pods go in {}", look.ago(until))));
     let (knot, stem) = if ends { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-    page.wrapped((knot, stem, 3), &text, paint);
+    page.wrapped((knot, stem, 3), &parts.join(" · "), paint);
     let Some(set) = &revision.replica_set else {
         page.line(&format!("{stem}└─ {}", paint::dim("no ReplicaSet")));
         return;
@@ -58,19 +57,16 @@ fn pods(page: &mut Page, pods: &[PodReport], stem: &str, look: &Look) {
         let ends = index + 1 == shown.len() && hidden == 0;
         let (knot, under) = if ends { ("└─", "  ") } else { ("├─", "│ ") };
         let (mark, paint): (&str, Paint) = if pod.ready { ("✔", paint::good) } else { ("✖", paint::bad) };
-        let mut text = pod.name.clone();
-        text.push_str(&format!(" · {}", pod.why.as_deref().unwrap_or("ready")));
+        let mut parts = vec![pod.name.clone(), pod.why.clone().unwrap_or_else(|| "ready".to_owned())];
         match pod.restarts {
             0 => {}
-            1 => text.push_str(" · 1 restart"),
-            restarts => text.push_str(&format!(" · {restarts} restarts")),
+            1 => parts.push("1 restart".to_owned()),
+            restarts => parts.push(format!("{restarts} restarts")),
         }
-        if let Some(created) = pod.created_at {
-            text.push_str(&format!(" · {}", look.ago(created)));
-        }
+        parts.extend(pod.created_at.map(|created| look.ago(created)));
         let body: Paint = if pod.ready { paint::plain } else { paint::bad };
         let first = format!("{stem}   {knot} {} ", paint(mark));
-        page.wrapped((&first, &format!("{stem}   {under}   "), 11), &text, body);
+        page.wrapped((&first, &format!("{stem}   {under}   "), 11), &parts.join(" · "), body);
     }
     if hidden > 0 {
         page.line(&format!("{stem}   └─ {}", paint::dim(&format!("and {hidden} more that are ready"))));
