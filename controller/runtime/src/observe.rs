@@ -179,13 +179,13 @@ impl Snapshot {
         let ready: BTreeSet<Option<&str>> =
             slices.flat_map(|slice| &slice.ready).map(|endpoint| endpoint.pod.as_deref()).collect();
         let belongs =
-            |pod: &Option<&str>| selects.is_none() || pod.and_then(|pod| self.revision_of_pod(pod)) == selects.as_ref();
-        let (right, wrong): (Vec<_>, Vec<_>) = ready.into_iter().partition(belongs);
+            |pod: Option<&str>| selects.is_none() || pod.and_then(|pod| self.revision_of_pod(pod)) == selects.as_ref();
+        let (right, wrong): (Vec<_>, Vec<_>) = ready.into_iter().partition(|pod| belongs(*pod));
         let serving = !right.is_empty() && wrong.is_empty();
         ServiceSeen {
             exists: true,
             ready: u32::try_from(right.len()).unwrap_or(u32::MAX),
-            serving_since: sightings.serving(name, &selects, serving, now),
+            serving_since: sightings.serving(name, selects.as_ref(), serving, now),
             selects,
         }
     }
@@ -224,14 +224,14 @@ impl Snapshot {
 }
 
 impl Sightings {
-    fn serving(&mut self, name: &str, selects: &Option<Revision>, serving: bool, now: Timestamp) -> Option<Timestamp> {
+    fn serving(&mut self, name: &str, selects: Option<&Revision>, serving: bool, now: Timestamp) -> Option<Timestamp> {
         if !serving {
             self.services.remove(name);
             return None;
         }
-        let fresh = || ServiceSighting { selects: selects.clone(), serving_since: now };
+        let fresh = || ServiceSighting { selects: selects.cloned(), serving_since: now };
         let sighting = self.services.entry(name.to_owned()).or_insert_with(fresh);
-        if sighting.selects != *selects {
+        if sighting.selects.as_ref() != selects {
             *sighting = fresh();
         }
         Some(sighting.serving_since)

@@ -69,7 +69,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Election::start(client.clone(), candidate, Arc::clone(&metrics))
     });
     let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
-    let (judges, judged) = Judges::new(bench(&config, &metrics)?, leadership.clone());
+    let (judges, triggers) = Judges::new(bench(&config, &metrics)?, leadership.clone());
     let controller = Controller::new(Parts {
         client,
         namespace: config.namespace,
@@ -78,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         leadership,
         metrics: Arc::clone(&metrics),
         judge: Arc::new(judges),
-        judged: judged.map(|rollout| Key::new(rollout.namespace, rollout.name)).boxed(),
+        judged: triggers.map(|rollout| Key::new(rollout.namespace, rollout.name)).boxed(),
         instance,
     });
     let endpoints = http::router(metrics, controller.ready());

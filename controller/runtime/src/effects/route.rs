@@ -168,7 +168,7 @@ pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Resu
         match restored {
             Ok(_) => {}
             Err(EffectError::Impossible(why)) => {
-                tracing::info!(route = %entry.name, %why, "the route cannot be restored and is left alone")
+                tracing::info!(route = %entry.name, %why, "the route cannot be restored and is left alone");
             }
             Err(error) => failure = Some(error),
         }

@@ -115,8 +115,8 @@ impl Hands<'_> {
     }
 
     fn ports_of_containers(&self, spec: &RolloutSpec, service: &str) -> Result<Vec<ServicePort>, EffectError> {
-        let routes = self.snapshot.routes.values();
-        let backend_port = routes.filter_map(|route| backend_port(route, service)).next();
+        let mut routes = self.snapshot.routes.values();
+        let backend_port = routes.find_map(|route| backend_port(route, service));
         let ports = ports(&spec.template.spec, backend_port);
         if ports.is_empty() {
             return Err(EffectError::Impossible(format!(

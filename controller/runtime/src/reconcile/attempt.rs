@@ -142,7 +142,7 @@ impl Look<'_> {
         let target = self.settle_target(&state, target);
         let (seen, judged) = self.observe(state, target.revision, memory);
         let decision = decide(&self.plan, &seen, self.now);
-        self.log(&decision);
+        log(&decision);
         let rollout = self.with_finalizer(&decision.effects, memory).await?;
         let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
         let retry = self.carry_out(&rollout, &decision, memory).await;
@@ -215,17 +215,6 @@ impl Look<'_> {
         );
         seen.judgement = judged.judgement.clone();
         (seen, judged)
-    }
-
-    fn log(&self, decision: &Decision) {
-        for reason in &decision.because {
-            match reason.level {
-                Level::Detail => tracing::debug!(reason = reason.code, "{}", reason.message),
-                Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
-                Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
-            }
-        }
-        tracing::debug!(effects = decision.effects.len(), wake_at = ?decision.wake_at, stage = ?decision.state.stage, "decided");
     }
 
     /// Before the first change outside the Rollout's own objects, deletion must be made to wait for its undoing.
@@ -329,6 +318,17 @@ impl Look<'_> {
         }
         conflict.then_some(AFTER_CONFLICT)
     }
+}
+
+fn log(decision: &Decision) {
+    for reason in &decision.because {
+        match reason.level {
+            Level::Detail => tracing::debug!(reason = reason.code, "{}", reason.message),
+            Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
+            Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
+        }
+    }
+    tracing::debug!(effects = decision.effects.len(), wake_at = ?decision.wake_at, stage = ?decision.state.stage, "decided");
 }
 
 /// Whether the status was written, or else when it will have to be.

@@ -51,21 +51,23 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
         }
         return Judged { judgement: Judgement::NotConfigured, revision: None, look: None, before };
     };
-    if let Some(request) = request(case, &revision) {
-        case.judge.watch(request);
+    if let Some(question) = question(case, &revision) {
+        case.judge.watch(question);
         memory.judging = true;
     }
     if !memory.judging {
-        let cause = "SpecUnusable".to_owned();
-        let message = "how to judge this release cannot be read from the spec".to_owned();
-        return Judged { judgement: Judgement::Hold { cause, message }, revision: Some(revision), look: None, before };
+        let judgement = Judgement::Hold {
+            cause: "SpecUnusable".to_owned(),
+            message: "how to judge this release cannot be read from the spec".to_owned(),
+        };
+        return Judged { judgement, revision: Some(revision), look: None, before };
     }
     let look = case.judge.look(case.rollout.uid(), &revision);
     Judged { judgement: look.judgement.clone(), revision: Some(revision), look: Some(look), before }
 }
 
 /// While the spec cannot be read, what was asked before goes on to be judged.
-fn request(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
+fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
     let analysis = case.spec?.analysis.clone()?;
     let state = &case.seen.state;
     let key = case.rollout.key();

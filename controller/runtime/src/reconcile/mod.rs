@@ -106,7 +106,10 @@ impl From<EffectError> for Failure {
     }
 }
 
-/// Reconciles one Rollout. It cannot fail: what goes wrong is logged, counted, told in the status and tried again.
+/// Reconciles one Rollout.
+///
+/// # Errors
+/// Never: what goes wrong is logged, counted, told in the status and tried again.
 pub async fn reconcile(seen: Arc<RolloutObject>, context: Arc<Context>) -> Result<Action, Infallible> {
     // A standby keeps its caches warm and does nothing; once it leads, everything is looked at.
     if !context.leadership.is_leader() || !context.world.awaited().is_empty() {

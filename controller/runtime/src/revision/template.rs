@@ -20,15 +20,14 @@ const WRITTEN_HASH_BYTES: usize = 16;
 pub fn written_hash(spec: &RolloutSpec) -> String {
     let written = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
     let digest = Sha256::digest(canonical(&written));
-    digest.iter().take(WRITTEN_HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..WRITTEN_HASH_BYTES.min(digest.len())])
 }
 
 /// The template for pods of a revision: as written, with our two labels.
 pub fn labelled(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
     let mut template = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
-    let labels = object_at(object_at(as_object(&mut template), "metadata"), "labels");
-    labels.insert(ROLLOUT_LABEL.into(), json!(rollout));
-    labels.insert(REVISION_LABEL.into(), json!(revision));
+    let labels = json!({ROLLOUT_LABEL: rollout, REVISION_LABEL: revision});
+    json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
     template
 }
 
@@ -58,6 +57,16 @@ pub fn revision_of(bare_template: &Value, collisions: u32) -> Revision {
         number /= letters;
     }
     Revision::new(name)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(digit.into(), 16));
+        }
+    }
+    text
 }
 
 fn first_bytes(digest: &[u8]) -> [u8; 16] {
@@ -126,20 +135,6 @@ fn without_empty(value: &Value) -> Option<Value> {
 }
 
 const METADATA_MAPS: [&str; 3] = ["metadata", "labels", "annotations"];
-
-fn object_at<'a>(object: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
-    as_object(object.entry(key).or_insert(Value::Null))
-}
-
-fn as_object(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = Value::Object(Map::new());
-    }
-    match value {
-        Value::Object(object) => object,
-        _ => unreachable!("made an object just above"),
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -132,7 +132,7 @@ impl Watches {
             let concerns = match event {
                 Ok(event) => take_in(cache, event, |fact: &F| concerned(&world, fact)),
                 Err(problem) => {
-                    let gone = missing_kind(&problem).then(|| cache.clear()).unwrap_or_default();
+                    let gone = if missing_kind(&problem) { cache.clear() } else { Vec::new() };
                     told(&kind, &problem);
                     gone.iter().flat_map(|fact| concerned(&world, fact)).collect()
                 }
