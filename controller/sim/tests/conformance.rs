@@ -1,17 +1,14 @@
 //! The API server in memory against a real one.
 
-use std::fmt::Write as _;
-
 use serin_sim::World;
 use serin_sim::conformance::{Answer, answers};
 
 /// Where the two differ, one pair of lines a step.
 fn differences(here: &[Answer], there: &[Answer]) -> String {
-    let mut told = String::new();
-    for (here, there) in here.iter().zip(there).filter(|(here, there)| here != there) {
-        writeln!(told, "{}\n  in memory: {}\n  real:      {}", here.step, here.told, there.told).unwrap();
-    }
-    told
+    let pairs = here.iter().zip(there).filter(|(here, there)| here != there);
+    let told =
+        pairs.map(|(here, there)| format!("{}\n  in memory: {}\n  real:      {}", here.step, here.told, there.told));
+    told.collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test(start_paused = true)]

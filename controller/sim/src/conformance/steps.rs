@@ -96,7 +96,7 @@ fn map(name: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"k": value}})
 }
 
-fn map_with(metadata: Value, value: &str) -> Value {
+fn map_with(metadata: &Value, value: &str) -> Value {
     let mut map = map("a", value);
     json_patch::merge(&mut map, &json!({"metadata": metadata}));
     map
@@ -107,10 +107,10 @@ fn creating() -> Vec<Step> {
         get("nothing is there", MAP).showing(&["/details/kind", "/details/name"]),
         post("create", MAPS, map("a", "1")).kept_as("first").showing(&["/kind", "/metadata/generation", "/data/k"]),
         post("create again", MAPS, map("a", "1")),
-        post("create with a version", MAPS, map_with(json!({"name": "v", "resourceVersion": "5"}), "1")),
-        post("create without a name", MAPS, map_with(json!({"name": null}), "1")),
+        post("create with a version", MAPS, map_with(&json!({"name": "v", "resourceVersion": "5"}), "1")),
+        post("create without a name", MAPS, map_with(&json!({"name": null}), "1")),
         post("create with a bad name", MAPS, map("Not_A_Name", "1")),
-        post("create in another namespace", MAPS, map_with(json!({"namespace": "elsewhere"}), "1")),
+        post("create in another namespace", MAPS, map_with(&json!({"namespace": "elsewhere"}), "1")),
         post("create another kind", MAPS, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})),
         post("create dry", "/api/v1/namespaces/$ns/configmaps?dryRun=All", map("dry", "1"))
             .showing(&["/metadata/resourceVersion", "/data/k"]),
@@ -121,15 +121,15 @@ fn creating() -> Vec<Step> {
 
 fn updating() -> Vec<Step> {
     vec![
-        put("update to the same", MAP, map_with(json!({"resourceVersion": "$version.first$"}), "1"))
+        put("update to the same", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "1"))
             .compared_with("first"),
-        put("update", MAP, map_with(json!({"resourceVersion": "$version.first$"}), "2"))
+        put("update", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "2"))
             .compared_with("first")
             .kept_as("second")
             .showing(&["/data/k"]),
-        put("update a stale state", MAP, map_with(json!({"resourceVersion": "$version.first$"}), "3")),
+        put("update a stale state", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "3")),
         put("update whatever there is", MAP, map("a", "4")).showing(&["/data/k"]),
-        put("update another one's", MAP, map_with(json!({"uid": "00000000-0000-4000-8000-000000000000"}), "5")),
+        put("update another one's", MAP, map_with(&json!({"uid": "00000000-0000-4000-8000-000000000000"}), "5")),
         put("update under another name", MAP, map("b", "5")),
         put("update what is not there", "/api/v1/namespaces/$ns/configmaps/none", map("none", "5")),
         put("update dry", "/api/v1/namespaces/$ns/configmaps/a?dryRun=All", map("a", "9")).showing(&["/data/k"]),
@@ -318,7 +318,7 @@ fn leases() -> Vec<Step> {
     ]
 }
 
-fn set(selector: &str, container: Value) -> Value {
+fn set(selector: &str, container: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"generateName": "probe-"},
         "spec": {
@@ -331,24 +331,24 @@ fn set(selector: &str, container: Value) -> Value {
 fn sets() -> Vec<Step> {
     let container = |cpu: &str| json!({"name": "app", "image": "shop/x:1", "resources": {"requests": {"cpu": cpu}}});
     vec![
-        post("what would be stored", DRY_SETS, set("x", container("1000m"))).showing(&[
+        post("what would be stored", DRY_SETS, set("x", &container("1000m"))).showing(&[
             "/metadata/generation",
             "/metadata/resourceVersion",
             "/spec/template",
             "/status",
         ]),
-        post("written otherwise", DRY_SETS, set("x", container("1")))
+        post("written otherwise", DRY_SETS, set("x", &container("1")))
             .showing(&["/spec/template/spec/containers/0/resources"]),
-        post("a selector that selects others", DRY_SETS, set("y", container("1")))
+        post("a selector that selects others", DRY_SETS, set("y", &container("1")))
             .showing(&["/details/causes/0/field"]),
-        post("no image", DRY_SETS, set("x", json!({"name": "app"}))).showing(&["/details/causes/0/field"]),
-        post("no container", DRY_SETS, set("x", Value::Null)).showing(&["/details/causes/0/field"]),
+        post("no image", DRY_SETS, set("x", &json!({"name": "app"}))).showing(&["/details/causes/0/field"]),
+        post("no container", DRY_SETS, set("x", &Value::Null)).showing(&["/details/causes/0/field"]),
         post(
             "a probe",
             DRY_SETS,
             set(
                 "x",
-                json!({
+                &json!({
                     "name": "app", "image": "shop/x", "ports": [{"containerPort": 8080}],
                     "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
                 }),
