@@ -1,12 +1,15 @@
 //! Developer commands; each calls the crate that does the work.
 
 mod commands;
+mod suite;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use commands::cluster::ClusterCommand;
+use commands::demo::DemoArguments;
+use commands::test::TestArguments;
 
 /// Serin's developer commands.
 #[derive(Parser)]
@@ -18,6 +21,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Watch a real cluster ship three releases under load: one stable, one rolled back, one promoted.
+    Demo(DemoArguments),
+    /// Run all checks: format, lints, tests, the cases on a real cluster, the demo.
+    Test(TestArguments),
     /// The local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -32,6 +39,12 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo(arguments) => commands::demo::run(arguments).await,
+        Command::Test(arguments) => match commands::test::run(arguments).await {
+            // It has told what failed; its last line is the count.
+            Ok(false) => return ExitCode::FAILURE,
+            other => other.map(drop),
+        },
         Command::Cluster(command) => commands::cluster::run(command).await,
         Command::Codegen { check } => commands::codegen::run(check),
     };

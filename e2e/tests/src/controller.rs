@@ -30,12 +30,29 @@ pub struct Options {
     pub election: Option<String>,
 }
 
+/// How far a controller reaches and how long it lives.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// The one namespace that it looks after; without it all.
+    pub namespace: Option<String>,
+    /// Whether it runs apart from this process: Ctrl-C does not reach it, and dropping it does not end it.
+    pub apart: bool,
+}
+
 impl Controller {
     /// Starts the controller of this checkout; it must have been built.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(env: &Env, options: &Options) -> Result<Self> {
+        Self::start_in(env, options, &Scope::default())
+    }
+
+    /// The same for a scope.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in(env: &Env, options: &Options, scope: &Scope) -> Result<Self> {
         let folder = env.checkout.join(".local/e2e");
         std::fs::create_dir_all(&folder)?;
         let log = folder.join(format!("{}.log", options.name));
@@ -49,7 +66,13 @@ impl Controller {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            .kill_on_drop(true);
+            .kill_on_drop(!scope.apart);
+        if scope.apart {
+            command.process_group(0);
+        }
+        if let Some(namespace) = &scope.namespace {
+            command.args(["--namespace", namespace]);
+        }
         match &options.election {
             Some(namespace) => command.args(["--leader-elect=true", "--lease-namespace", namespace]),
             None => command.args(["--leader-elect=false"]),
@@ -57,6 +80,11 @@ impl Controller {
         let child =
             command.spawn().with_context(|| "the controller is not built: cargo build --package serin-controller")?;
         Ok(Self { child, address, log })
+    }
+
+    /// Leaves a controller that runs [apart](Scope::apart) to itself; its process id, while it runs.
+    pub fn detach(self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Waits until it says that it is ready.

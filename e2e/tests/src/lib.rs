@@ -5,7 +5,9 @@
 
 pub mod cases;
 pub mod controller;
+pub mod demo;
 pub mod env;
+pub mod interrupt;
 pub mod manifests;
 pub mod shop;
 pub mod soak;

@@ -140,6 +140,14 @@ impl Shop {
     pub async fn first(&self, spec: &Spec, release: &Release) -> Result<()> {
         self.declare(spec, release).await?;
         self.until("the first release is stable", Duration::from_secs(90), is_stable).await?;
+        self.answers().await
+    }
+
+    /// Waits until the gateway passes requests on to the service.
+    ///
+    /// # Errors
+    /// When it does not within half a minute.
+    pub async fn answers(&self) -> Result<()> {
         let (url, host) = (self.gateway_url.clone(), self.host.clone());
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
         self.eventually("the gateway answers", Duration::from_secs(30), async || {

@@ -2,3 +2,5 @@
 
 pub(crate) mod cluster;
 pub(crate) mod codegen;
+pub(crate) mod demo;
+pub(crate) mod test;
