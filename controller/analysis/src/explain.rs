@@ -210,7 +210,9 @@ fn slowest(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
 
 fn rolled_back(judgement: &Judgement, cause: RollBackCause, config: &JudgeConfig, context: &Context) -> Vec<String> {
     let Some(evidence) = worst(judgement) else { return Vec::new() };
-    let mut sentences = vec![format!("Rolled back at {}: {}", percent(context.weight), counts_sentence(evidence))];
+    // By then the traffic may have been taken off pods that are gone.
+    let at = if context.weight > 0.0 { format!(" at {}", percent(context.weight)) } else { String::new() };
+    let mut sentences = vec![format!("Rolled back{at}: {}", counts_sentence(evidence))];
     if evidence.lower > 0.0 {
         sentences.push(format!("The canary adds at least {} points of errors.", significant(evidence.lower * 100.0)));
     }

@@ -90,11 +90,22 @@ async fn bad_release_is_rolled_back(shop: &Shop, spec: &Spec) -> Result<()> {
 
 /// v5: each pod ends after its 400th request.
 async fn crash_loop_is_aborted(shop: &Shop, spec: &Spec) -> Result<()> {
-    shop.declare(spec, &Release::with("v5", "CRASH_AFTER_REQUESTS", "400")).await?;
+    let mut object = crate::manifests::rollout(&shop.name, spec, &Release::with("v5", "CRASH_AFTER_REQUESTS", "400"));
+    // The first restart is one too many; and no metrics, so that it is the pods alone that tell.
+    object["spec"]["strategy"]["canary"]["podRestartLimit"] = json!(1);
+    without(&mut object["spec"], "analysis");
+    shop.apply(object).await?;
     let rollout = shop.until("v5 is given up", Duration::from_secs(120), is_aborted).await?;
     let abort = rollout.status.and_then(|status| status.abort).context("an abort on record")?;
     println!("v5: {}: {}", abort.cause, abort.message);
+    ensure!(abort.cause == "PodCrash", "through the pods: {}", abort.message);
     canary_is_out(shop).await
+}
+
+fn without(object: &mut serde_json::Value, field: &str) {
+    if let Some(object) = object.as_object_mut() {
+        object.remove(field);
+    }
 }
 
 async fn canary_is_out(shop: &Shop) -> Result<()> {
@@ -117,7 +128,7 @@ pub async fn a_release_paced_by_evidence(env: &Env) -> Result<()> {
     shop.first(&spec, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     shop.declare(&spec, &Release::good("v2")).await?;
-    shop.until("v2 is promoted", Duration::from_secs(240), is_stable).await?;
+    shop.until("v2 is promoted", Duration::from_secs(400), is_stable).await?;
     let raised = shop.events("WeightRaised").await?;
     ensure!(!raised.is_empty(), "the evidence raised the weight");
     shop.declare(&spec, &Release::failing("v3", "40")).await?;
@@ -137,7 +148,9 @@ pub async fn a_release_without_a_router(env: &Env) -> Result<()> {
     let steps = json!([{"setWeight": 30}, {"pause": {}}]);
     let spec = Spec { replicas: 4, steps: Some(steps), analysis: None, ..Spec::default() };
     let mut object = crate::manifests::rollout(&shop.name, &spec, &Release::good("v1"));
-    object["spec"]["strategy"]["canary"]["trafficRouting"] = serde_json::Value::Null;
+    for routed in ["trafficRouting", "scaleDownDelaySeconds", "abortScaleDownDelaySeconds"] {
+        without(&mut object["spec"]["strategy"]["canary"], routed);
+    }
     shop.apply(object.clone()).await?;
     shop.until("v1 is stable", Duration::from_secs(60), is_stable).await?;
     object["spec"]["template"] = crate::manifests::template(&shop.name, &Release::good("v2"));
