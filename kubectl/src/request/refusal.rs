@@ -72,18 +72,38 @@ fn may_not(connection: &Connection, wish: &Wish, user: &str, others: &[&str]) ->
         [] => failure,
         others => failure.hint(format!("{user} may: {}.", others.join(", "))),
     };
-    failure.hint(format!("It takes a role with the verb {verb} on rollouts.{GROUP}, for example:")).hint(format!(
-        "kubectl -n {namespace} create role serin-{} --verb={verb} --resource=rollouts.{GROUP}",
-        words::dashed(wish.verb)
-    ))
+    let role = role_of_the_chart(wish.verb);
+    failure
+        .hint(format!("It takes a role with the verb {verb} on rollouts.{GROUP}, such as the chart's {role}:"))
+        .hint(binding(namespace, role, user))
+}
+
+/// The ClusterRole of Serin's chart that grants least of those that grant the verb (a chart installed under another
+/// name than `serin` puts that name before it).
+const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
+    match verb {
+        CommandVerb::Abort => "serin-aborter",
+        CommandVerb::Promote => "serin-promoter",
+        CommandVerb::PromoteFull
+        | CommandVerb::Retry
+        | CommandVerb::Pause
+        | CommandVerb::Resume
+        | CommandVerb::SkipStep => "serin-operator",
+    }
+}
+
+/// What an administrator types to grant it.
+fn binding(namespace: &str, role: &str, user: &str) -> String {
+    format!("kubectl -n {namespace} create rolebinding NAME --clusterrole={role} --user={user}")
 }
 
 fn may_not_ask_at_all(connection: &Connection, wish: &Wish, user: &str) -> Failure {
     let namespace = &connection.namespace;
-    let verb = words::of_the_api(wish.verb);
+    let (verb, role) = (words::of_the_api(wish.verb), role_of_the_chart(wish.verb));
     Failure::new(Exit::Refused, format!("{user} may not create RolloutCommands in namespace {namespace}"))
-        .hint("Promote, abort and the rest are asked for by creating one. It takes a role with:")
-        .hint(format!("create, get, list and watch on rolloutcommands.{GROUP}, and {verb} on rollouts.{GROUP}"))
+        .hint("Promote, abort and the rest are asked for by creating one. It takes a role with create, get, list and watch")
+        .hint(format!("on rolloutcommands.{GROUP} and {verb} on rollouts.{GROUP}, such as the chart's {role}:"))
+        .hint(binding(namespace, role, user))
 }
 
 /// Whether the requester may, as the API server's authorizer says.
