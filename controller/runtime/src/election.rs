@@ -274,7 +274,9 @@ impl Runner {
         let request = self.api.get_opt(&self.candidate.lease);
         let lease = within(self.candidate.timing.renew_every, request).await?;
         let exists = lease.is_some();
-        lease.into_iter().for_each(|lease| self.learn(lease));
+        if let Some(lease) = lease {
+            self.learn(lease);
+        }
         Ok(exists)
     }
 

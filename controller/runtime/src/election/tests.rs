@@ -87,7 +87,7 @@ fn start(client: Client, identity: &str) -> Election {
 }
 
 /// Ends a candidate as `kill -9` would: nothing is written any more.
-fn kill(election: Election) {
+fn kill(election: &Election) {
     election.task.abort();
 }
 
@@ -112,7 +112,7 @@ async fn a_standby_takes_over_within_five_seconds_of_a_kill_at_any_moment() {
         first.leadership().won().await;
         sleep(Duration::from_millis(3_000 + moment)).await;
         let killed_at = Instant::now();
-        kill(first);
+        kill(&first);
         second.leadership().won().await;
         assert!(killed_at.elapsed() < Duration::from_secs(5), "{:?} after a kill at {moment} ms", killed_at.elapsed());
         assert_eq!(store.holder(), "b");

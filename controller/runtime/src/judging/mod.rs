@@ -150,25 +150,14 @@ impl Judges {
             return;
         }
         let mut tasks = lock(&self.inner.tasks);
-        if let Some(task) = tasks.get(&request.uid) {
-            if asks_the_same(&task.request.borrow(), &request) {
-                task.request.send_if_modified(|known| take_in(known, request));
-                return;
-            }
+        let known = tasks.get(&request.uid).filter(|task| asks_the_same(&task.request.borrow(), &request));
+        if let Some(task) = known {
+            task.request.send_if_modified(|known| take_in(known, request));
+            return;
         }
-        let request = self.with_own_checkpoint(&mut tasks, request);
+        let request = with_own_checkpoint(&mut tasks, request);
         tasks.insert(request.uid.clone(), self.start(request));
         self.inner.bench.metrics.set_judging(tasks.len());
-    }
-
-    /// A task whose question has changed hands its evidence on, where it is of the same revision.
-    fn with_own_checkpoint(&self, tasks: &mut HashMap<String, Task>, mut request: JudgeRequest) -> JudgeRequest {
-        if let Some(task) = tasks.remove(&request.uid) {
-            let own = lock(&task.told).checkpoint.clone();
-            let own = own.filter(|own| own.revision == request.revision.as_str());
-            request.resume_from = own.or(request.resume_from);
-        }
-        request
     }
 
     fn start(&self, request: JudgeRequest) -> Task {
@@ -205,6 +194,16 @@ impl Judges {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A task whose question has changed hands its evidence on, where it is of the same revision.
+fn with_own_checkpoint(tasks: &mut HashMap<String, Task>, mut request: JudgeRequest) -> JudgeRequest {
+    if let Some(task) = tasks.remove(&request.uid) {
+        let own = lock(&task.told).checkpoint.clone();
+        let own = own.filter(|own| own.revision == request.revision.as_str());
+        request.resume_from = own.or(request.resume_from);
+    }
+    request
 }
 
 /// Whether a task that answers the one request answers the other too.

@@ -101,7 +101,8 @@ fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
         counters.errors_of_sides,
     );
     let digest = Sha256::digest(question.as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let start = digest.iter().take(8).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
+    format!("{start:016x}")
 }
 
 impl Release {

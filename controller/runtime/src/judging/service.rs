@@ -161,7 +161,8 @@ pub(super) async fn follow(poller: Poller, server: Server, questions: Questions,
         if now >= budget_at {
             let answer = poller.ask_once(&server, &questions.budget, None).await;
             note(&answer, "budget", |answer| sender.send_modify(|service| take_budget(service, &questions, answer)));
-            budget_at = now + if answer.is_ok() { BUDGET_PERIOD } else { GUARD_PERIOD };
+            // A service without a budget yet, because it has just begun, is not left without one for long.
+            budget_at = now + if sender.borrow().budget.is_some() { BUDGET_PERIOD } else { GUARD_PERIOD };
         }
         let answer = poller.ask_once(&server, &questions.guard, None).await;
         note(&answer, "burn rate", |answer| sender.send_modify(|service| take_guard(service, answer)));

@@ -71,7 +71,8 @@ struct MatrixSeries {
 pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryError> {
     let envelope: Envelope = serde_json::from_slice(body).map_err(|error| QueryError::Malformed(error.to_string()))?;
     if envelope.status == Status::Error {
-        return Err(refusal(envelope.error_type.as_deref().unwrap_or_default(), envelope.error.unwrap_or_default()));
+        let [error_type, message] = [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
+        return Err(refusal(&error_type, &message));
     }
     if !envelope.warnings.is_empty() {
         return Err(QueryError::Partial(bounded(&envelope.warnings.join("; "))));
@@ -85,8 +86,8 @@ pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryErr
 }
 
 /// What Prometheus' own error types mean to whoever asked.
-fn refusal(error_type: &str, message: String) -> QueryError {
-    let message = bounded(&message);
+fn refusal(error_type: &str, message: &str) -> QueryError {
+    let message = bounded(message);
     match error_type {
         "bad_data" | "execution" => QueryError::BadQuery(message),
         "timeout" | "canceled" => QueryError::Timeout(message),

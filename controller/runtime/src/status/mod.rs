@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
@@ -84,14 +85,36 @@ pub fn status(told: &Told<'_>, before: &RolloutStatus) -> Result<RolloutStatus, 
 
 /// How soon `after` must be written where `before` stands.
 pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
+    let (before, after) = (with_floats(before), with_floats(after));
     if before == after {
         return Urgency::Never;
     }
-    let (before, after) = (lasting(before), lasting(after));
+    let (before, after) = (lasting(&before), lasting(&after));
     if before == after {
         return Urgency::Eventually;
     }
     if position(before) == position(after) { Urgency::WhenStable } else { Urgency::Now }
+}
+
+/// The status with every number in its free-form parts as a float: the API server gives `20.0` back as `20`.
+fn with_floats(status: &RolloutStatus) -> RolloutStatus {
+    let mut status = status.clone();
+    if let Some(plan) = &mut status.plan {
+        make_floats(&mut plan.spec);
+    }
+    if let Some(analysis) = &mut status.analysis {
+        make_floats(&mut analysis.checkpoint);
+    }
+    status
+}
+
+fn make_floats(value: &mut Value) {
+    match value {
+        Value::Number(number) => *value = number.as_f64().map_or(Value::Null, Value::from),
+        Value::Array(items) => items.iter_mut().for_each(make_floats),
+        Value::Object(fields) => fields.values_mut().for_each(make_floats),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 /// The status without what changes with every scrape.
@@ -103,8 +126,7 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     status.evidence = Vec::new();
     status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
     // That a judgement has begun is a part of the position; how far it has come is not.
-    status.analysis =
-        status.analysis.map(|analysis| AnalysisStatus { checkpoint: serde_json::Value::Null, ..analysis });
+    status.analysis = status.analysis.map(|analysis| AnalysisStatus { checkpoint: Value::Null, ..analysis });
     for condition in &mut status.conditions {
         condition.message = String::new();
         condition.observed_generation = None;

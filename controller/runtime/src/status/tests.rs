@@ -190,6 +190,21 @@ fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
     assert_eq!(urgency(&begun, &further), Urgency::Eventually);
 }
 
+/// Seen on a real API server: every reconcile wrote the status again, because `setWeight: 20.0` came back as `20`.
+#[test]
+fn a_number_that_comes_back_in_another_form_is_no_change() {
+    let mut scene = Scene::new();
+    let in_force = serin_core::state::PlanInForce { hash: "a".into(), spec: scene.plan.clone() };
+    scene.state.plan = Some(in_force);
+    scene.seen.state = scene.state.clone();
+    let written = scene.status(&RolloutStatus::default());
+    let text = serde_json::to_string(&written).unwrap();
+    assert!(text.contains("20.0"), "{text}");
+    let back: RolloutStatus = serde_json::from_str(&text.replace("20.0", "20").replace("50.0", "50")).unwrap();
+    assert_ne!(back, written, "the test would show nothing");
+    assert_eq!(urgency(&back, &scene.status(&back)), Urgency::Never);
+}
+
 #[test]
 fn what_keeps_failing_is_told() {
     let mut scene = Scene::new();
