@@ -174,6 +174,9 @@ pub struct WeightsStatus {
     /// Since when it has been in effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// With how many available canary pods it was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<i32>,
 }
 
 /// What a release waits for.

@@ -78,7 +78,10 @@ fn canary_carries(look: &Look<'_>, state: &State, share: Weight, current: Weight
         return Weight::ZERO;
     }
     let pods = available(look, revision).min(service.ready);
-    share.carried_by(pods, scale::canary_pods(look, state, share))
+    let needed = scale::canary_pods(look, state, share);
+    // What sufficed when the share was verified suffices still: a higher replica count takes no traffic from anybody.
+    let sufficed = state.weights.pods.filter(|_| share == state.weights.asked);
+    share.carried_by(pods, sufficed.map_or(needed, |sufficed| sufficed.min(needed)))
 }
 
 /// How much of what stable cannot carry may be with the canary side: what the pods behind its Service can carry, and
@@ -135,12 +138,18 @@ pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
         weights.asked = asked;
         weights.verified = None;
         weights.since = Some(look.now);
+        weights.pods = None;
     }
     let seen = match look.plan.routing() {
         Some(_) => in_effect(look),
         None => approximate::reached(look, &draft.state).then_some(asked),
     };
+    let needed = scale::canary_pods(look, &draft.state, asked);
+    let has_them = draft.state.current_revision.as_ref().is_some_and(|revision| available(look, revision) >= needed);
     let weights = &mut draft.state.weights;
+    if seen == Some(asked) && has_them && !asked.is_zero() {
+        weights.pods = Some(needed);
+    }
     if seen == Some(asked) && weights.verified != Some(asked) {
         weights.verified = Some(asked);
         weights.since = Some(look.now);

@@ -125,6 +125,9 @@ pub struct Weights {
     /// Since when it has been asked for or, once verified, in effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// With how many available canary pods it was verified: as many suffice for it, also where `replicas` grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<u32>,
 }
 
 /// What a release waits for.

@@ -71,7 +71,8 @@ fn with_wait(at: &str, wait: &Wait) -> String {
 }
 
 fn aborted(state: &State) -> (Phase, String) {
-    let why = state.abort.as_ref().map_or("given up", |abort| abort.message.as_str());
+    // Evidence speaks in whole sentences, other causes do not.
+    let why = state.abort.as_ref().map_or("given up", |abort| abort.message.trim_end_matches('.'));
     let wanted = state.current_revision.as_ref().map(ToString::to_string).unwrap_or_default();
     let stable = state.stable_revision.as_ref().map(ToString::to_string).unwrap_or_default();
     let message = format!(

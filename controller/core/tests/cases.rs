@@ -212,6 +212,8 @@ fn scaling_while_paused_keeps_the_traffic_and_the_step() {
     world.run_for(secs(30));
     assert_eq!((world.desired("v1"), world.desired("v2")), (12, 3));
     assert_eq!((world.state.step, world.share()), (step, Weight::percent(25)));
+    let lowest = world.shares.iter().map(|(_, share, _)| *share).min();
+    assert_eq!(lowest, Some(Weight::percent(25)), "a scale change takes no traffic from the canary");
     world.assert_nothing_lost();
 }
 
