@@ -80,6 +80,8 @@ fn projected(requests: f64, window_seconds: f64, covered_seconds: f64) -> f64 {
 #[derive(Clone, Debug)]
 pub(super) struct Questions {
     window_seconds: u64,
+    /// The finest grain in which the record's age is asked for; a record without an age is younger.
+    grain_seconds: u64,
     budget: String,
     guard: String,
 }
@@ -110,7 +112,8 @@ impl Questions {
                 named(&format!("errors{seconds}"), &format!("sum(increase({errors}[{seconds}s]))")),
             ]
         });
-        Self { window_seconds, guard: guard.collect::<Vec<_>>().join(" or "), budget: budget.join(" or ") }
+        let grain_seconds = range_seconds;
+        Self { window_seconds, grain_seconds, guard: guard.collect::<Vec<_>>().join(" or "), budget: budget.join(" or ") }
     }
 }
 
@@ -127,10 +130,10 @@ fn number(answer: &Answer, name: &str) -> Option<f64> {
 #[expect(clippy::cast_precision_loss, reason = "a window is far below 2^53 seconds")]
 fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
     let ages = (0..3).filter_map(|grain| number(answer, &format!("age{grain}")));
-    let covered_seconds =
-        ages.fold(None, |oldest: Option<f64>, age| Some(oldest.map_or(age, |oldest| oldest.max(age))));
+    // Younger than the finest grain: taken to be as old, which makes the budget smaller, never larger.
+    let covered_seconds = ages.reduce(f64::max).unwrap_or(questions.grain_seconds as f64);
     service.errors_seen |= number(answer, "seen").is_some_and(|count| count > 0.0);
-    if let (Some(requests), Some(covered_seconds)) = (number(answer, "total"), covered_seconds) {
+    if let Some(requests) = number(answer, "total") {
         service.budget = Some(Period {
             window_seconds: questions.window_seconds as f64,
             covered_seconds,
@@ -162,7 +165,8 @@ pub(super) async fn follow(poller: Poller, server: Server, questions: Questions,
             let answer = poller.ask_once(&server, &questions.budget, None).await;
             note(&answer, "budget", |answer| sender.send_modify(|service| take_budget(service, &questions, answer)));
             // A service without a budget yet, because it has just begun, is not left without one for long.
-            budget_at = now + if sender.borrow().budget.is_some() { BUDGET_PERIOD } else { GUARD_PERIOD };
+            let is_known = answer.is_ok() && sender.borrow().budget.is_some();
+            budget_at = now + if is_known { BUDGET_PERIOD } else { GUARD_PERIOD };
         }
         let answer = poller.ask_once(&server, &questions.guard, None).await;
         note(&answer, "burn rate", |answer| sender.send_modify(|service| take_guard(service, answer)));
@@ -244,6 +248,14 @@ mod tests {
         assert!(near(budget.remaining, 777_585.0));
         assert!(near(service.usual_rate().unwrap(), 15.5 / 30_001.0));
         assert!(service.errors_seen);
+    }
+
+    #[test]
+    fn a_service_too_young_for_an_age_has_a_budget_all_the_same() {
+        let mut service = Service::default();
+        take_budget(&mut service, &questions(), &answer(&[("total", 3_000.0), ("errors", 3.0)]));
+        // 12 s, the finest grain of a month, are on record at most.
+        assert!(near(service.budget(0.001).unwrap().total, 3_000.0 / 12.0 * 2_592_000.0 * 0.001));
     }
 
     #[test]

@@ -493,7 +493,7 @@ async fn many_sources_give_the_same_answer_after_restarts_too() {
     for seconds in [13, 40, 41, 90, 118, 125] {
         restarted = resumed(&restarted, seconds).await;
     }
-    assert_eq!(round_at(Some(&straight)), at(120).as_millisecond() + 850);
     assert_eq!(objective(&straight), objective(&restarted));
-    assert_eq!(objective(&straight)["evidence"]["totals"]["canaryErrors"], json!(26.0));
+    // From second -2, the last before the traffic was seen, to second 120: 18 - 5 of the one canary pod and 22 - 7 of the other.
+    assert_eq!(objective(&straight)["evidence"]["totals"]["canaryErrors"], json!(28.0));
 }
