@@ -82,11 +82,12 @@ fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     world.judgement = undecided(&world);
     world.release("v2");
     world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
-    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "the canary failed 24 of 3,000".into() };
+    world.judgement =
+        Judgement::RollBack { cause: "Evidence".into(), message: "the canary failed 24 of 3,000.".into() };
     world.settle();
     assert_eq!(world.share(), Weight::ZERO, "within the same reconcile");
     assert_eq!(world.state.phase, Phase::Degraded);
-    assert!(world.state.message.contains("24 of 3,000"), "{}", world.state.message);
+    assert!(world.state.message.contains("24 of 3,000. Stable v1 serves"), "{}", world.state.message);
     assert_eq!(world.events_of("RolledBack").len(), 1);
     assert_eq!(world.desired("v2"), 1);
     world.run_for(secs(60));

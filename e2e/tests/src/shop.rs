@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -262,10 +263,15 @@ impl Shop {
     /// # Errors
     /// When the API server refuses it, or it has no outcome within 20 s.
     pub async fn command(&self, verb: &str, expect: Value) -> Result<(bool, String)> {
+        let review = Api::<SelfSubjectReview>::all(self.client.clone());
+        let review = review.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
+        let requested_by = review.status.and_then(|status| status.user_info?.username);
         let object = json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
             "metadata": {"generateName": format!("{}-{}-", self.name, verb.to_lowercase())},
-            "spec": {"rolloutRef": {"name": self.name}, "verb": verb, "expect": expect, "reason": "a case"},
+            "spec": {"rolloutRef": {"name": self.name}, "verb": verb, "expect": expect, "reason": "a case",
+                "requestedBy": requested_by,
+            },
         });
         let commands = self.api::<RolloutCommand>();
         let made = commands.create(&PostParams::default(), &serde_json::from_value(object)?).await?;

@@ -161,14 +161,14 @@ pub async fn the_same_template_written_otherwise_is_no_release(env: &Env) -> Res
     let spec = steps(&[50]);
     let mut object = crate::manifests::rollout(&shop.name, &spec, &Release::good("v1"));
     let requests = "/spec/template/spec/containers/0/resources/requests";
-    *object.pointer_mut(requests).context("requests")? = json!({"cpu": "1000m", "memory": "16Mi"});
+    *object.pointer_mut(requests).context("requests")? = json!({"cpu": "100m", "memory": "16Mi"});
     shop.apply(object.clone()).await?;
     shop.until("v1 is stable", Duration::from_secs(60), is_stable).await?;
     let before = shop.status().await?.current_revision;
-    *object.pointer_mut(requests).context("requests")? = json!({"cpu": "1", "memory": "16384Ki"});
+    *object.pointer_mut(requests).context("requests")? = json!({"cpu": "0.1", "memory": "16384Ki"});
     shop.apply(object).await?;
     shop.until("it is taken in", Duration::from_secs(20), is_stable).await?;
-    ensure!(shop.status().await?.current_revision == before, "cpu: 1000m and cpu: 1 are one revision");
+    ensure!(shop.status().await?.current_revision == before, "cpu: 100m and cpu: 0.1 are one revision");
     shop.close().await
 }
 
