@@ -113,7 +113,12 @@ impl Questions {
             ]
         });
         let grain_seconds = range_seconds;
-        Self { window_seconds, grain_seconds, guard: guard.collect::<Vec<_>>().join(" or "), budget: budget.join(" or ") }
+        Self {
+            window_seconds,
+            grain_seconds,
+            guard: guard.collect::<Vec<_>>().join(" or "),
+            budget: budget.join(" or "),
+        }
     }
 }
 
