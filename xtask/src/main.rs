@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use commands::cluster::ClusterCommand;
 use commands::demo::DemoArguments;
+use commands::soak::SoakArguments;
 use commands::test::TestArguments;
 
 /// Serin's developer commands.
@@ -25,6 +26,8 @@ enum Command {
     Demo(DemoArguments),
     /// Run all checks: format, lints, tests, the cases on a real cluster, the demo.
     Test(TestArguments),
+    /// Count promotions, rollbacks and aborts under load by the dozen, and tell the times they took.
+    Soak(SoakArguments),
     /// The local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -40,6 +43,7 @@ enum Command {
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => commands::demo::run(arguments).await,
+        Command::Soak(arguments) => commands::soak::run(arguments).await,
         Command::Test(arguments) => match commands::test::run(arguments).await {
             // It has told what failed; its last line is the count.
             Ok(false) => return ExitCode::FAILURE,

@@ -11,3 +11,9 @@ pub mod interrupt;
 pub mod manifests;
 pub mod shop;
 pub mod soak;
+
+/// Chooses the TLS provider for all clients of this process, where none has been chosen yet.
+pub fn install_tls_provider() {
+    // The one error is that a provider is installed already, which is all that is asked for.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -3,4 +3,5 @@
 pub(crate) mod cluster;
 pub(crate) mod codegen;
 pub(crate) mod demo;
+pub(crate) mod soak;
 pub(crate) mod test;

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that is checked before a change is merged.
 
-use std::env::{current_dir, current_exe, var_os};
+use std::env::{current_dir, var_os};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
@@ -128,14 +128,8 @@ async fn with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bo
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
     suite.run("Cases on the real cluster", cases, counting(arguments)).await;
     if arguments.filter.is_none() {
-        match current_exe() {
-            Ok(program) => {
-                let mut demo = Command::new(program);
-                demo.args(["demo", "--plain"]);
-                suite.run("Demo", demo, Counting::Whole).await;
-            }
-            Err(error) => suite.record("Demo", Outcome::of(Err(error.into())), std::time::Duration::ZERO),
-        }
+        suite.run("Soak, a slice", cargo(&["xtask", "soak", "--slice"]), Counting::Whole).await;
+        suite.run("Demo", cargo(&["xtask", "demo", "--plain"]), Counting::Whole).await;
     }
 }
 

@@ -27,7 +27,7 @@ pub const NAMESPACE: &str = "serin-demo";
 /// Requests a second through the gateway.
 const LOAD_PER_SECOND: u32 = 300;
 /// Requests that v1 answers before v2 is shipped, so that there is a stable error rate to compare with.
-const BEFORE_V2: u64 = 1_500;
+const BEFORE_V2: u64 = 4_500;
 
 /// How the demo is run.
 #[derive(Clone, Debug)]
@@ -45,8 +45,7 @@ pub struct Options {
 /// # Errors
 /// When a release does not end as promised, a request is lost to routing, or something cannot be started.
 pub async fn demo(options: &Options) -> Result<()> {
-    // One TLS provider for all clients of this process; a caller may have chosen the same before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::install_tls_provider();
     let mut interrupts = Interrupts::listen()?;
     let mut stage = Stage::empty(&options.checkout);
     let result = tokio::select! {
@@ -109,10 +108,9 @@ async fn ship(stage: &mut Stage, screen: &Screen) -> Result<Vec<Outcome>> {
     stage.load = Some(stage.shop()?.load(LOAD_PER_SECOND)?);
     screen.say(&format!("Load: {LOAD_PER_SECOND} requests a second through the gateway, until the end."));
     let load = stage.load()?;
-    eventually("v1 has answered through the gateway", Duration::from_secs(60), async || {
-        Ok(load.snapshot().counts.total() >= BEFORE_V2)
-    })
-    .await?;
+    let served =
+        eventually("v1 has served", Duration::from_secs(60), async || Ok(load.snapshot().counts.total() >= BEFORE_V2));
+    screen.wait("v1 serves for a while, so that there is something to compare with", served).await?;
     outcomes.push(scenes::play(stage, screen, &spec, &v2).await?);
     outcomes.push(scenes::play(stage, screen, &spec, &v3).await?);
     scenes::old_pods_end(stage, screen).await?;
@@ -121,10 +119,8 @@ async fn ship(stage: &mut Stage, screen: &Screen) -> Result<Vec<Outcome>> {
 
 /// What a user would write, with pauses as short as a spectator's patience.
 fn spec() -> Spec {
-    let pause = json!({"pause": {"duration": "8s"}});
-    let steps = json!([
-        {"setWeight": 10}, pause, {"setWeight": 25}, pause, {"setWeight": 50}, pause,
-    ]);
+    let pause = json!({"pause": {"duration": "12s"}});
+    let steps = json!([{"setWeight": 5}, pause, {"setWeight": 20}, pause, {"setWeight": 50}, pause]);
     Spec { replicas: 3, steps: Some(steps), ..Spec::default() }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serin_analysis::explain::thousands;
 use serin_core::units::Weight;
 use serin_crds::status::EvidenceStatus;
 use serin_crds::{Rollout, RolloutStatus};
@@ -127,16 +128,27 @@ fn ended_as(before: &RolloutStatus, after: &RolloutStatus) -> &'static str {
     }
 }
 
-/// The release's end in Serin's words: for a rollback its reason, for a promotion the counts it rests on.
+/// The release's end in Serin's words: for a rollback its reason; a promotion is told with the counts it rests on.
 fn why(after: &RolloutStatus, evidence: &[EvidenceStatus]) -> String {
     if after.stage.as_deref() == Some("Aborted") {
         return after.abort.as_ref().map(|abort| abort.message.clone()).unwrap_or_default();
     }
-    if let Some(message) = evidence.iter().find_map(|of| of.message.clone()).filter(|_| after.history.len() > 1) {
-        return message;
-    }
     let last = after.history.last().map(|release| release.message.clone());
-    last.or_else(|| after.message.clone()).unwrap_or_default()
+    let why = last.or_else(|| after.message.clone()).unwrap_or_default();
+    match evidence.first() {
+        Some(of) => format!("{why}: {}", counts(of)),
+        None => why,
+    }
+}
+
+fn counts(of: &EvidenceStatus) -> String {
+    format!(
+        "the canary failed {} of {} requests; stable failed {} of {}",
+        thousands(of.canary.errors),
+        thousands(of.canary.requests),
+        thousands(of.stable.errors),
+        thousands(of.stable.requests)
+    )
 }
 
 /// What was promised of a release and did not come about.
@@ -222,11 +234,16 @@ mod tests {
     #[test]
     fn a_rollback_tells_its_reason_and_a_promotion_its_counts() {
         assert_eq!(why(&rolled_back("Evidence", 1.0), &[]), "the canary failed");
-        let evidence = EvidenceStatus { message: Some("3 of 3,000".into()), ..EvidenceStatus::default() };
-        let release = json!({"revision": "r", "result": "Promoted", "at": "2026-01-01T00:00:00Z", "message": "first"});
-        let first = status(json!({"stage": "Stable", "history": [release]}));
-        assert_eq!(why(&first, &[]), "first");
-        let second = status(json!({"stage": "Stable", "history": [release, release]}));
-        assert_eq!(why(&second, &[evidence]), "3 of 3,000");
+        let release =
+            json!({"revision": "r", "result": "Promoted", "at": "2026-01-01T00:00:00Z", "message": "steps done"});
+        let promoted = status(json!({"stage": "Stable", "history": [release]}));
+        assert_eq!(why(&promoted, &[]), "steps done");
+        let counts = json!({
+            "objective": "availability", "canary": {"requests": 3000.0, "errors": 2.0},
+            "stable": {"requests": 9000.0, "errors": 5.0},
+        });
+        let evidence: EvidenceStatus = serde_json::from_value(counts).unwrap();
+        let told = why(&promoted, &[evidence]);
+        assert_eq!(told, "steps done: the canary failed 2 of 3,000 requests; stable failed 5 of 9,000");
     }
 }

@@ -54,7 +54,7 @@ impl Look<'_> {
             self.against(evidence),
             row("excess", &evidence.and_then(excess).unwrap_or_else(|| "not yet known".into())),
             self.budget(evidence),
-            row("requests", &self.requests().unwrap_or_else(|| "the load has not begun".into())),
+            row("requests", &self.requests().unwrap_or_else(|| "none yet".into())),
             row("routing", &self.routing().unwrap_or_default()),
             row("Serin", &self.message()),
         ]
@@ -121,7 +121,8 @@ impl Look<'_> {
             let (total, failed) = since(&seen.counts, before.version(version).map(|seen| &seen.counts));
             (total > 0).then(|| format!("{version}: {} requests, {} failed", count(total), count(failed)))
         };
-        Some(now.versions.iter().filter_map(of_version).collect::<Vec<_>>().join("; "))
+        let texts: Vec<_> = now.versions.iter().filter_map(of_version).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 
     fn routing(&self) -> Option<String> {
