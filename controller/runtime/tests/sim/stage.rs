@@ -252,16 +252,14 @@ pub fn is_healthy(world: &World, name: &str, version: &str) -> bool {
 
 /// Waits until a version is stable and complete.
 pub async fn healthy(world: &World, name: &str, version: &str) {
-    if world.until(|world| is_healthy(world, name, version), 10 * MINUTE).await.is_err() {
-        panic!("{name} is not healthy at {version}: {} {:?}", position(world, name), status(world, name));
-    }
+    let ended = world.until(|world| is_healthy(world, name, version), 10 * MINUTE).await;
+    assert!(ended.is_ok(), "{name} is not healthy at {version}: {} {:?}", position(world, name), status(world, name));
 }
 
 /// Waits until the position begins so.
 pub async fn reaches(world: &World, name: &str, wanted: &str) {
-    if world.until(|world| position(world, name).starts_with(wanted), 10 * MINUTE).await.is_err() {
-        panic!("{name} does not reach {wanted}: {} {:?}", position(world, name), status(world, name));
-    }
+    let ended = world.until(|world| position(world, name).starts_with(wanted), 10 * MINUTE).await;
+    assert!(ended.is_ok(), "{name} does not reach {wanted}: {} {:?}", position(world, name), status(world, name));
 }
 
 pub fn sets(world: &World, name: &str) -> Vec<ReplicaSet> {
@@ -327,9 +325,8 @@ impl Vigil {
         let world = world.clone();
         Self(tokio::spawn(async move {
             let lost = world.until(|world| !no_request_is_lost(world, name), 100 * 60 * MINUTE).await;
-            if lost.is_ok() {
-                panic!("a request was lost at {}: {:?} {}", world.now(), weights(&world, name), position(&world, name));
-            }
+            let (at, weights, position) = (world.now(), weights(&world, name), position(&world, name));
+            assert!(lost.is_err(), "a request was lost at {at}: {weights:?} {position}");
         }))
     }
 
