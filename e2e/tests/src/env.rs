@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
 use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
@@ -14,6 +15,9 @@ use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
 pub const SAMPLE_IMAGE: &str = "serin.local/sample:v1";
 /// The controller's image, likewise.
 pub const CONTROLLER_IMAGE: &str = "serin.local/controller:dev";
+
+/// The name of the chart's admission policy and of its binding.
+const ADMISSION_POLICY: &str = "serin-commands";
 
 /// A cluster to run on.
 pub struct Env {
@@ -118,14 +122,30 @@ impl Env {
         let rendered = self.helm(&["template", "serin", &chart, "--show-only", policy]).await?;
         let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered)?;
         for object in documents.iter().filter(|object| object["kind"].is_string()) {
-            let kind = object["kind"].as_str().unwrap_or_default();
-            let kind = kube::core::GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
-            let resource = kube::core::ApiResource::from_gvk(&kind);
-            let api: Api<kube::api::DynamicObject> = Api::all_with(self.client.clone(), &resource);
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let api = self.admission(object["kind"].as_str().unwrap_or_default());
             api.patch(name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(object)).await?;
         }
         Ok(())
+    }
+
+    /// Removes what [`Self::apply_admission_policy`] has applied, here or in a run that was killed.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn remove_admission_policy(&self) -> Result<()> {
+        for kind in ["ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"] {
+            let api = self.admission(kind);
+            if api.get_opt(ADMISSION_POLICY).await?.is_some() {
+                api.delete(ADMISSION_POLICY, &DeleteParams::default()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn admission(&self, kind: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        Api::all_with(self.client.clone(), &ApiResource::from_gvk(&kind))
     }
 
     /// Runs helm against this cluster and answers with what it prints.

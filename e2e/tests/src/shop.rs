@@ -180,8 +180,17 @@ impl Shop {
     /// When it is not in time; the error tells what it says of itself instead.
     pub async fn until(&self, what: &str, time: Duration, done: impl Fn(&Rollout) -> bool) -> Result<Rollout> {
         let condition = |rollout: Option<&Rollout>| rollout.is_some_and(&done);
-        match tokio::time::timeout(time, await_condition(self.api::<Rollout>(), &self.name, condition)).await {
-            Ok(found) => found?.context("the Rollout is gone"),
+        let found = async {
+            loop {
+                // An API server that has just come back refuses the first lists.
+                match await_condition(self.api::<Rollout>(), &self.name, condition).await {
+                    Ok(rollout) => return rollout.context("the Rollout is gone"),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                }
+            }
+        };
+        match tokio::time::timeout(time, found).await {
+            Ok(found) => found,
             Err(_) => {
                 let status = self.status().await?;
                 let seen = json!({

@@ -18,6 +18,7 @@ const NAMESPACE: &str = "serin-e2e-chart-system";
 pub async fn the_chart_installs_a_controller_that_works(env: &Env) -> Result<()> {
     env.load_controller_image().await?;
     uninstall(env).await?;
+    env.remove_admission_policy().await?;
     let (repository, tag) = CONTROLLER_IMAGE.rsplit_once(':').context("an image with a tag")?;
     let chart = env.checkout.join("charts/serin").to_string_lossy().into_owned();
     let settings = [

@@ -127,5 +127,6 @@ pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
     shop.until("aborted", Duration::from_secs(10), is_aborted).await?;
     let abort = shop.status().await?.abort.context("an abort on record")?;
     ensure!(abort.by.as_deref() == Some("nightwatch"), "who is on record: {abort:?}");
+    env.remove_admission_policy().await?;
     shop.close().await
 }

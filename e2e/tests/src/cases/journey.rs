@@ -135,7 +135,7 @@ pub async fn a_release_paced_by_evidence(env: &Env) -> Result<()> {
     let rollout = shop.until("v3 is rolled back", Duration::from_secs(120), is_aborted).await?;
     println!("{}", rollout.status.and_then(|status| status.message).unwrap_or_default());
     let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await
 }
 

@@ -161,7 +161,7 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
     }
     task.abort();
     let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await
 }
 

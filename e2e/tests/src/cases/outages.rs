@@ -75,7 +75,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
     }
     let report = load.stop().await;
     println!("{}", report.summary());
-    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await?;
     controller.stop().await
 }
@@ -155,7 +155,7 @@ pub async fn prometheus_away_and_back(env: &Env) -> Result<()> {
     ensure!(status.stable_revision == stable, "promoted without metrics");
     shop.until("it resumes by itself", Duration::from_secs(120), is_stable).await?;
     let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await?;
     controller.stop().await
 }
@@ -186,7 +186,7 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     ensure!(jiff::Timestamp::now() > until, "the pause counted wall-clock time");
     let report = load.stop().await;
     println!("{}", report.summary());
-    ensure!(report.lost_nothing(), "{:#?}", report.details);
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await?;
     controller.stop().await
 }
