@@ -53,6 +53,7 @@ impl Shop {
             host: format!("{namespace}.example"),
             gateway_url: env.gateway_url.clone(),
         };
+        shop.let_go_of_rollouts().await?;
         shop.remove_namespace().await?;
         let object = json!({
             "apiVersion": "v1", "kind": "Namespace",
@@ -71,6 +72,17 @@ impl Shop {
     /// When it is not gone after two minutes.
     pub async fn close(self) -> Result<()> {
         self.remove_namespace().await
+    }
+
+    /// A killed run has left Rollouts behind, and perhaps no controller runs that could restore their routes, which go anyway.
+    async fn let_go_of_rollouts(&self) -> Result<()> {
+        let rollouts = self.api::<Rollout>();
+        let left = rollouts.list_metadata(&ListParams::default()).await?;
+        for rollout in left.items.iter().filter(|rollout| !rollout.finalizers().is_empty()) {
+            let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            rollouts.patch_metadata(&rollout.name_any(), &PatchParams::default(), &none).await?;
+        }
+        Ok(())
     }
 
     async fn remove_namespace(&self) -> Result<()> {

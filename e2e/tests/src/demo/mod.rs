@@ -71,7 +71,7 @@ async fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     let report = load.stop().await;
     let outcomes = outcomes?;
     screen.say("");
-    screen.say(&summary::table(&outcomes, &report).to_string());
+    screen.say(&summary::table(&outcomes, &report, screen.columns()).to_string());
     screen.say(&summary::closing(&report));
     let broken = summary::broken_promises(&outcomes, &report);
     if broken.is_empty() {

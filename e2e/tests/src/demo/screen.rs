@@ -43,6 +43,11 @@ impl Screen {
         }
     }
 
+    /// The width of the terminal, where there is one.
+    pub(super) fn columns(&self) -> Option<u16> {
+        self.live.as_ref().and_then(|_| crossterm::terminal::size().ok()).map(|(columns, _)| columns)
+    }
+
     /// Opens a scene.
     pub(super) fn scene(&self, text: &str) {
         self.say(&if self.colour { text.bold().to_string() } else { text.to_owned() });

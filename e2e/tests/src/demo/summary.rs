@@ -7,13 +7,13 @@ use super::scenes::Outcome;
 use super::view::{budget_text, count};
 
 /// The widest that the table gets; the reasons are wrapped.
-const WIDTH: u16 = 120;
+const WIDEST: u16 = 120;
 
 /// One row for each release.
-pub(super) fn table(outcomes: &[Outcome], report: &Report) -> Table {
+pub(super) fn table(outcomes: &[Outcome], report: &Report, terminal_columns: Option<u16>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(WIDTH);
+    table.set_width(terminal_columns.map_or(WIDEST, |columns| columns.min(WIDEST)));
     table.set_header(["RELEASE", "OUTCOME", "WHY", "TIME", "REQUESTS", "FAILED", "LOST", "BUDGET USED"]);
     for outcome in outcomes {
         let counts = report.all().of_version(outcome.version).counts();
@@ -52,12 +52,31 @@ pub(super) fn closing(report: &Report) -> String {
 /// Everything that did not come as promised.
 pub(super) fn broken_promises(outcomes: &[Outcome], report: &Report) -> Vec<String> {
     let mut broken: Vec<String> = outcomes.iter().flat_map(|outcome| outcome.broken.clone()).collect();
-    let lost = report.all().counts().routing_failures();
-    if lost > 0 {
-        broken.push(format!("{lost} requests were lost to routing; the first: {:?}", report.details.first()));
+    if report.all().counts().routing_failures() > 0 {
+        broken.push(lost(report));
     }
     if report.overruns > 0 {
         broken.push(format!("this machine was too slow to send {} of the requests that were due", report.overruns));
     }
     broken
+}
+
+/// The requests that were lost: how, and when, in seconds since the load began.
+fn lost(report: &Report) -> String {
+    let counts = report.all().counts();
+    let kinds: Vec<_> = counts.routing().map(|(kind, number)| format!("{kind} {number}")).collect();
+    let mut seconds: Vec<_> = report.all().routing_failures().map(|(answer, _)| answer.at.as_secs()).collect();
+    seconds.dedup();
+    let seconds: Vec<_> = seconds.iter().map(u64::to_string).collect();
+    let first = report.details.first().map_or("", |first| first.detail.as_str());
+    let number = count(counts.routing_failures());
+    let (kinds, seconds) = (kinds.join(", "), seconds.join(", "));
+    let mut text =
+        format!("{number} requests were lost to routing ({kinds}), in the seconds {seconds}; the first: {first}");
+    if report.late > 0 {
+        let longest = report.max_lateness.as_secs_f64();
+        text +=
+            &format!("; this machine was so busy that {} were sent late, by up to {longest:.1} s", count(report.late));
+    }
+    text
 }
