@@ -1,5 +1,7 @@
 //! Abort comes first: what gives a revision up, before anything that can fail or wait.
 
+use std::time::Duration;
+
 use crate::command::Command;
 use crate::decide::{Draft, Look, releasing};
 use crate::observed::{Judgement, ReplicaSetSeen};
@@ -10,6 +12,9 @@ use crate::units::Revision;
 
 /// The kubelet's word for a container that keeps failing.
 const CRASH_LOOP: &str = "CrashLoopBackOff";
+
+/// How long a controller looks on at least before it finds a release overdue.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// Gives the revision up when its metrics breach or its pods crash.
 pub(crate) fn on_breach(look: &Look<'_>, draft: &mut Draft) {
@@ -51,7 +56,9 @@ pub(crate) fn on_deadline(look: &Look<'_>, draft: &mut Draft) {
         return;
     };
     let Wait::Progress(waiting_for) = steps::wait(look, &draft.state) else { return };
-    if after(since, look.plan.progress_deadline) <= look.now {
+    // A controller that has just started has yet to see what others have reached while it was away.
+    let has_looked = after(look.seen.looked_since, look.plan.progress_deadline.min(GRACE)) <= look.now;
+    if has_looked && after(since, look.plan.progress_deadline) <= look.now {
         let seconds = look.plan.progress_deadline.as_secs();
         let message = format!("{waiting_for}: not within the progress deadline of {seconds} s");
         give_up(look, draft, revision, "ProgressDeadline", message, None);

@@ -14,6 +14,8 @@ use crate::units::{Revision, Weight};
 pub struct Observed {
     /// The position that was persisted in status.
     pub state: State,
+    /// Since when this process has looked at the Rollout.
+    pub looked_since: Timestamp,
     /// `metadata.generation` of the Rollout.
     pub generation: i64,
     /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.

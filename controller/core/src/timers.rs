@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::abort::GRACE;
 use crate::decide::{Look, releasing};
 use crate::observed::{Judgement, ServiceSeen};
 use crate::plan::Step;
@@ -28,6 +29,7 @@ pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
     }
     if releasing(state) || state.stage == Stage::FirstDeploy {
         times.extend(state.stage_since.map(|since| after(since, look.plan.progress_deadline)));
+        times.push(after(look.seen.looked_since, look.plan.progress_deadline.min(GRACE)));
     }
     if state.stage == Stage::Stepping {
         times.extend(analysis(look, state));

@@ -518,3 +518,14 @@ fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
     world.run_for(secs(2));
     assert_eq!(world.state.stage, Stage::Promoting);
 }
+
+#[test]
+fn a_controller_that_was_away_does_not_find_a_release_overdue_at_its_first_look() {
+    let mut world = World::stable(plan(4, vec![weight(50), wait(5)]));
+    world.release("v2");
+    world.run_until("written", |world| world.share() == Weight::percent(50));
+    world.now = world.now.checked_add(secs(3_600)).unwrap();
+    world.restart();
+    world.run_for(secs(60));
+    assert_eq!(world.state.stable_revision, Some(rev("v2")), "{}", world.state.message);
+}

@@ -62,6 +62,7 @@ pub struct Counts {
 /// Since when this process has seen what it sees now; a restarted one starts anew, so these times are late, never early.
 #[derive(Debug, Default)]
 pub struct Sightings {
+    first_at: Option<Timestamp>,
     services: BTreeMap<String, ServiceSighting>,
     routes: BTreeMap<RouteRef, RouteSighting>,
 }
@@ -276,6 +277,7 @@ pub fn observe(
     let service = |name: &String, sightings: &mut Sightings| snapshot.service(name, sightings, now);
     Observed {
         state: context.state,
+        looked_since: *sightings.first_at.get_or_insert(now),
         generation: context.generation,
         spec_problem: context.spec_problem,
         plan_hash: context.plan_hash,

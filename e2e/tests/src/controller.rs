@@ -90,9 +90,9 @@ impl Controller {
     /// Waits until it says that it is ready.
     ///
     /// # Errors
-    /// When it ends, or is not ready after 30 s.
+    /// When it ends, or is not ready after 60 s.
     pub async fn ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let url = format!("http://{}/readyz", self.address);
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -104,7 +104,7 @@ impl Controller {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the controller is not ready after 30 s; see {}", self.log.display());
+                bail!("the controller is not ready after 60 s; see {}", self.log.display());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -204,6 +204,7 @@ impl World {
 
     pub fn observe(&mut self) -> Observed {
         let routed = self.plan.routing().cloned();
+        let looked_since = self.since("process", String::new());
         let written_since = self.since("route", format!("{:?}", self.route));
         let stable_service = self.service("stable", self.stable_service.clone());
         let canary_service = self.service("canary", self.canary_service.clone());
@@ -229,6 +230,7 @@ impl World {
         });
         Observed {
             state: self.state.clone(),
+            looked_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
             plan_hash: self.spec_problem.is_none().then(|| serde_json::to_string(&self.plan).unwrap()),
