@@ -156,8 +156,6 @@ async fn is_set(mut flag: watch::Receiver<bool>) {
 /// Looks at every Rollout once when everything has been listed and whenever this process begins to lead.
 async fn take_turns(context: Arc<Context>, mut triggers: mpsc::Sender<Trigger>, ready: watch::Sender<bool>) {
     context.world.synced().await;
-    // The writer is alive as long as the process.
-    let _ = context.world.rollouts.wait_until_ready().await;
     ready.send_replace(true);
     tracing::info!(rollouts = context.world.rollouts.len(), "everything has been listed");
     let mut changes = context.leadership.changes();
@@ -193,6 +191,7 @@ async fn sweep(context: Arc<Context>) {
     loop {
         ticks.tick().await;
         context.metrics.set_rollouts(context.world.rollouts.len());
+        context.metrics.set_quarantined(context.memories.set_aside());
         if context.leadership.is_leader() {
             let (client, world) = (&context.client, &context.world);
             command::sweep(client, world, &context.leadership, &context.metrics, context.clock.now()).await;

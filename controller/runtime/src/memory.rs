@@ -152,6 +152,13 @@ impl Memories {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
+    /// How many Rollouts are set aside.
+    pub fn set_aside(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being reconciled right now is not.
+        all.values().filter(|memory| memory.try_lock().is_ok_and(|memory| memory.quarantine.is_some())).count()
+    }
+
     /// Forgets all of them, and answers which they were.
     pub fn forget_all(&self) -> Vec<String> {
         let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));

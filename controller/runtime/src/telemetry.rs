@@ -129,7 +129,6 @@ pub struct Metrics {
     api_writes: Family<WriteLabels, Counter>,
     effect_failures: Family<EffectLabel, Counter>,
     weight_changes: Counter,
-    queued: Gauge,
     quarantined: Gauge,
     rollouts: Gauge,
     leader: Gauge,
@@ -156,7 +155,6 @@ impl Metrics {
             api_writes: Family::default(),
             effect_failures: Family::default(),
             weight_changes: Counter::default(),
-            queued: Gauge::default(),
             quarantined: Gauge::default(),
             rollouts: Gauge::default(),
             leader: Gauge::default(),
@@ -190,7 +188,6 @@ impl Metrics {
         registry.register("api_writes", "Writes to the API server by kind and verb", self.api_writes.clone());
         registry.register("effect_failures", "Effects that could not be carried out", self.effect_failures.clone());
         registry.register("weight_changes", "Traffic weights written to routes", self.weight_changes.clone());
-        registry.register("queued", "Rollouts that wait for a reconcile", self.queued.clone());
         registry.register(
             "quarantined",
             "Rollouts set aside because their reconcile panics or they cannot be read",
@@ -258,11 +255,6 @@ impl Metrics {
     /// A traffic weight was written to a route.
     pub fn weight_changed(&self) {
         self.weight_changes.inc();
-    }
-
-    /// So many Rollouts wait for a reconcile.
-    pub fn set_queued(&self, count: usize) {
-        self.queued.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// So many Rollouts are set aside.

@@ -22,7 +22,7 @@ use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
 use crate::world::{Key, RolloutObject, World};
 
-pub use route::{originals, restore_all};
+pub use route::{originals, restore_all, restore_left};
 pub use service::release as release_service;
 
 /// How long one effect may take.

@@ -12,7 +12,7 @@ use serin_traffic::Original;
 
 use super::{EffectError, Hands, patch_params};
 use crate::observe::Snapshot;
-use crate::world::{Fact, RouteFact, route_resource};
+use crate::world::{Fact, Key, RouteFact, World, route_resource};
 
 /// A conflict is tried once more on a fresh read.
 const ATTEMPTS: usize = 2;
@@ -30,6 +30,8 @@ pub fn originals(
     decision: &Decision,
     routing: Option<&Routing>,
     snapshot: &Snapshot,
+    rollout: &Key,
+    world: &World,
 ) -> Vec<OriginalRoute> {
     let mut all = known.to_vec();
     let Some(routing) = routing else { return all };
@@ -42,7 +44,30 @@ pub fn originals(
             remember(&mut all, route, &fact.object, routing);
         }
     }
+    all.retain(|entry| is_named(entry, routing) || !is_restored(entry, routing, rollout, world));
     all
+}
+
+fn is_named(entry: &OriginalRoute, routing: &Routing) -> bool {
+    routing.routes.iter().any(|route| kind_name(route.kind) == entry.kind && route.name == entry.name)
+}
+
+/// Whether there is nothing left to put back.
+fn is_restored(entry: &OriginalRoute, routing: &Routing, rollout: &Key, world: &World) -> bool {
+    let Some(fact) = world.routes.get(&Key::new(&rollout.namespace, &entry.name)) else { return true };
+    let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { return true };
+    let patch = serin_traffic::restore(&fact.object, &original, &routing.stable_service, &routing.canary_service);
+    patch.is_ok_and(|patch| patch.0.is_empty())
+}
+
+/// Gives back the routes that the plan names no longer: nobody would look after the share that they give to the canary.
+///
+/// # Errors
+/// The first failure, after all have been tried.
+pub async fn restore_left(hands: &Hands<'_>) -> Result<(), EffectError> {
+    let Some(routing) = hands.plan.routing() else { return Ok(()) };
+    let left = hands.status.original_routes.iter().filter(|entry| !is_named(entry, routing));
+    restore(hands, routing, left).await
 }
 
 fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, routing: &Routing) {
@@ -159,6 +184,14 @@ impl Hands<'_> {
 /// The first failure, after all have been tried.
 pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Result<(), EffectError> {
     let Some(routing) = hands.plan.routing() else { return Ok(()) };
+    restore(hands, routing, originals.iter()).await
+}
+
+async fn restore(
+    hands: &Hands<'_>,
+    routing: &Routing,
+    originals: impl Iterator<Item = &OriginalRoute>,
+) -> Result<(), EffectError> {
     let mut failure = None;
     for entry in originals {
         let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { continue };

@@ -19,6 +19,7 @@ use serin_core::state::State;
 use serin_core::units::Revision;
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 use serin_crds::plan::plan_hash;
+use serin_crds::status::OriginalRoute;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 use tokio::time::timeout;
 use tracing::Span;
@@ -147,12 +148,11 @@ impl Look<'_> {
         let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
         let retry = self.carry_out(&rollout, &decision, memory).await;
         // Nothing waits for people to be told, least of all an abort.
+        let moved = written == Written::Done && decision.state != seen.state;
+        self.tell(&rollout, &decision, moved, memory).await;
         let soft_wait = match written {
             Written::Not(wait) => wait,
-            Written::Done => {
-                self.tell(&rollout, &decision, decision.state != seen.state, memory).await;
-                None
-            }
+            Written::Done => None,
         };
         let timed = decision.wake_at.map(|at| until(at, self.now));
         let waits = [timed, soft_wait, retry, target.ask_again];
@@ -244,7 +244,6 @@ impl Look<'_> {
         judged: Judged,
         memory: &mut Memory,
     ) -> Result<(Arc<RolloutObject>, Written), Failure> {
-        let originals = &self.status.original_routes;
         let counts = self.snapshot.counts(decision.state.current_revision.as_ref());
         let told = Told {
             state: &decision.state,
@@ -258,7 +257,7 @@ impl Look<'_> {
             analysis: judged.analysis(&decision.state, &self.plan, self.now),
             evidence_summary: judged.summary(&decision.state),
             evidence: judged.evidence(&decision.state),
-            original_routes: effects::originals(originals, decision, self.plan.routing(), &self.snapshot),
+            original_routes: self.originals(decision),
             trouble: memory.trouble(),
             now: self.now,
         };
@@ -273,6 +272,12 @@ impl Look<'_> {
             return Ok((rollout, Written::Not(Some(wait))));
         }
         Ok((replace_status(self.context, &rollout, &next, memory).await?, Written::Done))
+    }
+
+    fn originals(&self, decision: &Decision) -> Vec<OriginalRoute> {
+        let known = &self.status.original_routes;
+        let (key, world) = (self.rollout.key(), &self.context.world);
+        effects::originals(known, decision, self.plan.routing(), &self.snapshot, &key, world)
     }
 
     async fn tell(&self, rollout: &RolloutObject, decision: &Decision, moved: bool, memory: &mut Memory) {
@@ -311,6 +316,11 @@ impl Look<'_> {
             tracing::warn!(effect = effects::kind_of(effect), %error, "an effect could not be carried out");
             failed.insert(effects::name_of(effect), error.to_string());
         }
+        // A route that the plan names no longer gives no share to pods that are about to go.
+        if let Err(error) = effects::restore_left(&hands).await {
+            tracing::warn!(%error, "a route that the plan names no longer could not be restored");
+            failed.insert("RestoreRoute".to_owned(), error.to_string());
+        }
         let any_failed = !failed.is_empty();
         memory.note_troubles(failed);
         if any_failed {
@@ -332,6 +342,7 @@ fn log(decision: &Decision) {
 }
 
 /// Whether the status was written, or else when it will have to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Written {
     Done,
     Not(Option<Duration>),

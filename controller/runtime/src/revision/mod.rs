@@ -4,6 +4,7 @@
 //! revision. Asking the API server costs a request, so it is asked only about texts that have not been met: a text is known
 //! by the annotation on a ReplicaSet that was made from it, or from memory.
 
+mod refusal;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -88,6 +89,7 @@ pub async fn resolve(
             Target::Revision(revision)
         }
         Ok(Err(Problem::Refused(message))) => {
+            let message = refusal::told(&message, spec);
             memory.refused = Some(Refusal { hash, message: message.clone(), at: Instant::now() });
             Target::Refused(message)
         }
@@ -113,17 +115,12 @@ impl From<kube::Error> for Problem {
             kube::Error::Api(status)
                 if status.code == 422 || (status.code == 403 && status.message.contains("denied")) =>
             {
-                Self::Refused(field_message(&status.message))
+                Self::Refused(status.message)
             }
-            kube::Error::Api(status) if status.code == 400 => Self::Refused(field_message(&status.message)),
+            kube::Error::Api(status) if status.code == 400 => Self::Refused(status.message),
             other => Self::Failed(other),
         }
     }
-}
-
-/// The part of the API server's message that names the field: `ReplicaSet.apps "x" is invalid: spec...` without its head.
-fn field_message(message: &str) -> String {
-    message.split_once(" is invalid: ").map_or(message, |(_, fields)| fields).to_owned()
 }
 
 /// Asks the API server what it would store, and compares that with what it has stored.
@@ -184,13 +181,6 @@ pub fn selector(spec: &RolloutSpec, revision: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refusal_is_told_by_its_field() {
-        let message = "ReplicaSet.apps \"a\" is invalid: spec.template.spec.containers[0].image: Required value";
-        assert_eq!(field_message(message), "spec.template.spec.containers[0].image: Required value");
-        assert_eq!(field_message("admission webhook denied it"), "admission webhook denied it");
-    }
 
     #[test]
     fn one_template_is_one_revision_and_a_collision_is_survived() {

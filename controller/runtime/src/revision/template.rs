@@ -140,7 +140,7 @@ const METADATA_MAPS: [&str; 3] = ["metadata", "labels", "annotations"];
 mod tests {
     use super::*;
 
-    fn spec(template: Value) -> RolloutSpec {
+    fn spec(template: &Value) -> RolloutSpec {
         serde_json::from_value(json!({
             "selector": {"matchLabels": {"app": "checkout"}},
             "template": template,
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn the_hash_of_what_was_written_is_pinned() {
         // A change of this value would ask the API server about every template in a fleet on the day of an upgrade.
-        let spec = spec(json!({
+        let spec = spec(&json!({
             "metadata": {"labels": {"app": "checkout"}},
             "spec": {"containers": [{"name": "app", "image": "shop/checkout:1"}]},
         }));
@@ -161,10 +161,10 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_and_nulls_do_not_count_in_what_was_written() {
-        let one = spec(json!({"spec": {"containers": [{"name": "app", "image": "a"}], "volumes": null}}));
-        let two = spec(json!({"metadata": {"labels": {}}, "spec": {"containers": [{"image": "a", "name": "app"}]}}));
+        let one = spec(&json!({"spec": {"containers": [{"name": "app", "image": "a"}], "volumes": null}}));
+        let two = spec(&json!({"metadata": {"labels": {}}, "spec": {"containers": [{"image": "a", "name": "app"}]}}));
         assert_eq!(written_hash(&one), written_hash(&two));
-        let three = spec(json!({"spec": {"containers": [{"image": "b", "name": "app"}]}}));
+        let three = spec(&json!({"spec": {"containers": [{"image": "b", "name": "app"}]}}));
         assert_ne!(written_hash(&one), written_hash(&three));
     }
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn our_labels_are_put_in_and_taken_out() {
-        let spec = spec(json!({"spec": {"containers": [{"name": "app"}]}}));
+        let spec = spec(&json!({"spec": {"containers": [{"name": "app"}]}}));
         let ours = labelled(&spec, "checkout", "abc");
         assert_eq!(ours.pointer("/metadata/labels/serin.dev~1revision"), Some(&json!("abc")));
         assert_eq!(bare(&ours), json!({"spec": {"containers": [{"name": "app"}]}}));

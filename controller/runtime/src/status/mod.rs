@@ -18,7 +18,7 @@ pub use conditions::{Inputs as ConditionInputs, conditions, of_unreadable, quara
 
 /// What was only seen (pods, what the router says) is written with the next change of position, or when it has been the
 /// same for so long.
-pub const STABLE_FOR: Duration = Duration::from_secs(2);
+pub const STABLE_FOR: Duration = Duration::from_secs(5);
 /// Evidence changes with every scrape; it is written with the next change of position, or after so long.
 pub const EVIDENCE_EVERY: Duration = Duration::from_secs(15);
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use serin_core::plan::Plan;
+use tokio::sync::watch;
 
 pub use cache::Cache;
 pub use facts::{
@@ -63,6 +64,8 @@ pub struct World {
     pub routes: Cache<RouteFact>,
     /// All RolloutCommands.
     pub commands: Cache<CommandFact>,
+    /// Apart from the store's own `wait_until_ready`, which wakes only one of several that wait.
+    rollouts_listed: watch::Sender<bool>,
     interests: RwLock<Interests>,
 }
 
@@ -85,6 +88,7 @@ impl World {
             slices: Cache::default(),
             routes: Cache::default(),
             commands: Cache::default(),
+            rollouts_listed: watch::Sender::new(false),
             interests: RwLock::default(),
         };
         (Arc::new(world), writer)
@@ -126,6 +130,7 @@ impl World {
     /// The kinds whose first list is still awaited; nothing may be decided before this is empty.
     pub fn awaited(&self) -> Vec<&'static str> {
         [
+            ("rollouts", *self.rollouts_listed.borrow()),
             ("replicasets", self.replica_sets.is_synced()),
             ("pods", self.pods.is_synced()),
             ("services", self.services.is_synced()),
@@ -138,8 +143,10 @@ impl World {
         .collect()
     }
 
-    /// Waits until every kind has been listed once.
+    /// Waits until every kind has been listed once, the Rollouts too.
     pub async fn synced(&self) {
+        // The sender is a field of `self`, so that waiting cannot end early.
+        let _ = self.rollouts_listed.subscribe().wait_for(|listed| *listed).await;
         self.replica_sets.synced().await;
         self.pods.synced().await;
         self.services.synced().await;

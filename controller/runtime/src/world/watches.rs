@@ -212,6 +212,7 @@ async fn follow_rollouts(
             }
             Event::InitDone => {
                 synced = true;
+                watches.world.rollouts_listed.send_replace(true);
                 let before = std::mem::replace(&mut known, listed.take().unwrap_or_default());
                 before.iter().filter(|(key, uid)| known.get(key) != Some(uid)).for_each(|(key, uid)| on_gone(key, uid));
             }
@@ -284,5 +285,25 @@ fn told(kind: &str, problem: &watcher::Error) {
         tracing::debug!(kind, error = %problem, "the cluster does not have this kind (yet)");
     } else {
         tracing::warn!(kind, error = %problem, "a watch was interrupted and is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_begins_and_fails_again_and_again_waits_longer_each_time() {
+        let mut patience = Patience::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            // Its beginning is told as a success.
+            patience.reset();
+            waits.extend(patience.next());
+        }
+        assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
+        assert!(waits[7] >= LONGEST_WAIT / 2 && waits[7] <= LONGEST_WAIT, "{waits:?}");
+        tokio::time::advance(WELL_AFTER).await;
+        assert!(patience.next().unwrap() <= Duration::from_millis(200), "it was well for a while");
     }
 }

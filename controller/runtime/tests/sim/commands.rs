@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use serin_crds::RolloutCommand;
-use serin_sim::World;
+use serin_sim::{Fault, World};
 
 use crate::stage::*;
 
@@ -80,6 +80,20 @@ async fn a_command_for_another_revision_is_refused_with_the_reason() {
     assert_eq!(result, "Refused");
     assert!(message.contains("another"), "{message}");
     assert_eq!(position(&world, "checkout"), "Paused/Stepping/1");
+}
+
+/// Found by chance: the sweep ran before the Rollouts were listed, and refused a command that had waited for a controller.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_waited_for_a_controller_is_carried_out() {
+    let world = World::new(16);
+    let running = paused_at_20(&world).await;
+    running.stop().await;
+    command(&world, "stop", "checkout", "abort");
+    world.pass(MINUTE).await;
+    world.inject(Fault::on("list", "rollouts").delayed(5 * SECOND));
+    let _running = start(&world, "another");
+    let (result, message) = outcome(&world, "stop").await;
+    assert_eq!(result, "Done", "{message}");
 }
 
 #[tokio::test(start_paused = true)]

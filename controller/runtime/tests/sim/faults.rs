@@ -26,7 +26,7 @@ async fn killed_after_any_write_a_release_ends_as_it_would_have() {
         let world = World::new(100 + writes);
         let first = at_v1(&world).await;
         let vigil = Vigil::over(&world, "checkout");
-        world.pass(MINUTE).await;
+        world.pass(10 * SECOND).await;
         world.dies_after_writes("serin-0", usize::try_from(writes).unwrap());
         let began = world.now();
         apply(&world, routed("checkout", "v2", 4, steps()));
@@ -42,7 +42,7 @@ async fn killed_after_any_write_a_release_ends_as_it_would_have() {
                 (40..75).contains(&took),
                 "killed at write {writes}: no pause is skipped and none is started anew: {took} s"
             );
-            world.pass(MINUTE).await;
+            world.pass(15 * SECOND).await;
             assert_eq!(
                 sizes(&world, "checkout"),
                 [("v1".into(), 0), ("v2".into(), 4)].into(),
@@ -72,7 +72,8 @@ async fn an_abort_survives_a_kill_after_any_write() {
         world.pass(10 * SECOND).await;
         first.kill(&world);
         let _second = start(&world, "serin-1");
-        assert_eq!(outcome(&world, "stop").await.0, "Done", "killed at write {writes}");
+        let (result, message) = outcome(&world, "stop").await;
+        assert_eq!(result, "Done", "killed at write {writes}: {message}");
         world.pass(MINUTE).await;
         assert_eq!(position(&world, "checkout"), "Degraded/Aborted", "killed at write {writes}");
         assert_eq!(weights(&world, "checkout"), (Some(1), None), "killed at write {writes}");

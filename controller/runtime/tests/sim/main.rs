@@ -1,10 +1,6 @@
 //! The whole controller against a cluster in memory, under paused time.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "helpers of tests may fail loudly, as tests may"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail loudly, as tests may")]
 
 mod commands;
 mod deletion;

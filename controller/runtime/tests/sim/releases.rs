@@ -120,6 +120,32 @@ async fn a_route_that_somebody_else_changed_is_put_back() {
     edited["spec"]["rules"][1]["backendRefs"][1]["weight"] = json!(90);
     apply(&world, edited);
     world.until(|world| weights(world, "checkout") == (Some(80), Some(20)), SECOND).await.unwrap();
+    let told = |world: &World| events(world, "checkout").contains(&"RouteDrift".to_owned());
+    world.until(told, SECOND).await.expect("it is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_the_plan_names_no_longer_is_given_back_in_mid_release() {
+    let world = World::new(10);
+    let _running = at_v1(&world, routed).await;
+    let mut other = route("checkout");
+    other["metadata"]["name"] = json!("other");
+    apply(&world, other);
+    let paused = || json!([{"setWeight": 20}, {"pause": {}}]);
+    apply(&world, routed("checkout", "v2", 4, paused()));
+    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    let mut moved = routed("checkout", "v2", 4, paused());
+    moved["spec"]["strategy"]["canary"]["trafficRouting"]["gatewayAPI"]["httpRoute"] = json!("other");
+    apply(&world, moved);
+    world
+        .until(|world| weights(world, "checkout") == (Some(1), None), 10 * SECOND)
+        .await
+        .expect("it is as its user wrote it");
+    let named = |world: &World| {
+        let routes = status(world, "checkout").original_routes;
+        routes.iter().map(|route| route.name.clone()).collect::<Vec<_>>()
+    };
+    world.until(|world| named(world) == ["other"], MINUTE).await.expect("it is remembered no longer");
 }
 
 #[tokio::test(start_paused = true)]

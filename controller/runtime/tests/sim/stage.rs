@@ -158,7 +158,7 @@ fn start_as(world: &World, who: &str, candidate: Option<Candidate>) -> Running {
 
 /// A Rollout of `replicas` pods without a router, running `version`.
 pub fn plain(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
-    json!({
+    let mut rollout = json!({
         "apiVersion": "serin.dev/v1alpha1",
         "kind": "Rollout",
         "metadata": {"name": name, "namespace": SHOP},
@@ -173,9 +173,11 @@ pub fn plain(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
                     "ports": [{"name": "http", "containerPort": 8080}],
                 }]},
             },
-            "strategy": {"canary": {"steps": steps, "scaleDownDelaySeconds": 5, "abortScaleDownDelaySeconds": 5}},
+            "strategy": {"canary": {"scaleDownDelaySeconds": 5, "abortScaleDownDelaySeconds": 5}},
         },
-    })
+    });
+    rollout["spec"]["strategy"]["canary"]["steps"] = steps;
+    rollout
 }
 
 /// The same behind a route.
