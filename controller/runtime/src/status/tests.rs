@@ -49,6 +49,7 @@ fn seen(state: &State, routes: Vec<RouteSeen>) -> Observed {
     Observed {
         state: state.clone(),
         generation: 7,
+        looked_since: at(0),
         spec_problem: None,
         plan_hash: None,
         target: state.current_revision.clone(),
