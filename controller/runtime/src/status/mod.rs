@@ -5,7 +5,7 @@ mod conditions;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
@@ -127,9 +127,12 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
     // That a judgement has begun is a part of the position; how far it has come is not.
     status.analysis = status.analysis.map(|analysis| AnalysisStatus { checkpoint: Value::Null, ..analysis });
+    // Since when something is so follows from what is so; until it is written, every look would say another time.
+    status.weights = status.weights.map(|weights| WeightsStatus { since: None, ..weights });
     for condition in &mut status.conditions {
         condition.message = String::new();
         condition.observed_generation = None;
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
     }
     status
 }

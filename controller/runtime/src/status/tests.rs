@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serin_core::observed::{Judgement, Programmed, RouteSeen};
 use serin_core::plan::{RouteKind, RouteRef};
 use serin_core::state::{Abort, Phase, StepPosition};
@@ -222,4 +223,18 @@ fn a_selector_is_written_as_autoscalers_read_it() {
     }))
     .unwrap();
     assert_eq!(selector_string(&selector).as_deref(), Some("app=checkout,tier in (a,b),!old"));
+}
+
+#[test]
+fn a_condition_that_has_changed_is_the_same_at_every_look_until_it_is_written() {
+    let condition = |seconds: i64| Condition {
+        last_transition_time: Time(Timestamp::from_second(seconds).unwrap()),
+        message: "no data".into(),
+        observed_generation: None,
+        reason: "NoData".into(),
+        status: "False".into(),
+        type_: "MetricsReady".into(),
+    };
+    let look = |seconds| lasting(&RolloutStatus { conditions: vec![condition(seconds)], ..RolloutStatus::default() });
+    assert_eq!(look(1), look(2), "or it would never have been so for long enough to be worth a write");
 }
