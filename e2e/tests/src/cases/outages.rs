@@ -170,7 +170,8 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     controller.ready().await?;
     let steps =
         json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]);
-    let spec = Spec { steps: Some(steps), ..Spec::default() };
+    // The node itself needs a minute or two until it counts as ready again.
+    let spec = Spec { steps: Some(steps), progress_deadline_seconds: 600, ..Spec::default() };
     shop.first(&spec, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     shop.declare(&spec, &Release::good("v2")).await?;
@@ -182,7 +183,7 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     ensure!(controller.runs()?, "the controller ended because the API server was away");
     cluster.start(Component::ApiServer).await?;
     let until = pause(&paused).and_then(|pause| pause.until).context("a timed pause")?;
-    shop.until("v2 is promoted", Duration::from_secs(120), is_stable).await?;
+    shop.until("v2 is promoted", Duration::from_secs(400), is_stable).await?;
     ensure!(jiff::Timestamp::now() > until, "the pause counted wall-clock time");
     let report = load.stop().await;
     println!("{}", report.summary());
