@@ -148,6 +148,7 @@ impl Stage {
 
     fn leave_up(&mut self) -> Result<()> {
         let env = self.env.as_ref().context("there is no cluster")?;
+        let shop = self.shop()?;
         let is_local = env.cluster.is_some();
         println!("\nEverything is left up. To play with it:");
         if is_local {
@@ -155,6 +156,7 @@ impl Stage {
         } else {
             println!("  export PATH={}:$PATH", env.program("").display());
         }
+        println!("  cargo run --package serin-load -- --url {} --host {} --duration 10m &", env.gateway_url, shop.host);
         println!("  kubectl serin status shop -n {NAMESPACE} --watch");
         println!("  kubectl patch rollout shop -n {NAMESPACE} --type json -p \\");
         println!(

@@ -71,12 +71,11 @@ fn lost(report: &Report) -> String {
     let first = report.details.first().map_or("", |first| first.detail.as_str());
     let number = count(counts.routing_failures());
     let (kinds, seconds) = (kinds.join(", "), seconds.join(", "));
-    let mut text =
+    let lost =
         format!("{number} requests were lost to routing ({kinds}), in the seconds {seconds}; the first: {first}");
-    if report.late > 0 {
-        let longest = report.max_lateness.as_secs_f64();
-        text +=
-            &format!("; this machine was so busy that {} were sent late, by up to {longest:.1} s", count(report.late));
+    if report.late == 0 {
+        return lost;
     }
-    text
+    let longest = report.max_lateness.as_secs_f64();
+    format!("{lost}; this machine was so busy that {} were sent late, by up to {longest:.1} s", count(report.late))
 }
