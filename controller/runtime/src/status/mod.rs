@@ -142,7 +142,6 @@ fn position(mut status: RolloutStatus) -> RolloutStatus {
     (status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas) = (0, 0, 0, 0);
     status.selector = None;
     status.summary = None;
-    status.weights = status.weights.map(|weights| WeightsStatus { verified: None, since: None, ..weights });
     status.conditions.retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
     status
 }

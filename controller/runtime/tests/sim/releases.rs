@@ -1,5 +1,6 @@
 //! Releases from end to end.
 
+use kube::ResourceExt;
 use serde_json::json;
 use serin_core::observed::Judgement;
 use serin_sim::{Fate, World};
@@ -122,6 +123,24 @@ async fn a_route_that_somebody_else_changed_is_put_back() {
     world.until(|world| weights(world, "checkout") == (Some(80), Some(20)), SECOND).await.unwrap();
     let told = |world: &World| events(world, "checkout").contains(&"RouteDrift".to_owned());
     world.until(told, SECOND).await.expect("it is told");
+}
+
+/// Seen on a real cluster: a cut of our own was told as somebody else's change once the pods were back.
+#[tokio::test(start_paused = true)]
+async fn a_share_cut_for_want_of_pods_is_no_drift() {
+    let world = World::new(17);
+    let _running = at_v1(&world, routed).await;
+    apply(&world, routed("checkout", "v2", 4, json!([{"setWeight": 50}, {"pause": {}}])));
+    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    world.pass(MINUTE).await;
+    let revision = status(&world, "checkout").current_revision.unwrap();
+    let pods = world.objects::<k8s_openapi::api::core::v1::Pod>();
+    let pod = pods.iter().find(|pod| pod.name_any().contains(&revision)).unwrap();
+    world.delete::<k8s_openapi::api::core::v1::Pod>(SHOP, &pod.name_any()).unwrap();
+    world.until(|world| weights(world, "checkout") == (Some(75), Some(25)), MINUTE).await.expect("half of its pods");
+    world.until(|world| weights(world, "checkout") == (Some(50), Some(50)), MINUTE).await.expect("all of its pods");
+    world.pass(MINUTE).await;
+    assert!(!events(&world, "checkout").contains(&"RouteDrift".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
