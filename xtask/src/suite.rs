@@ -133,7 +133,11 @@ impl Suite {
                 bail!("interrupted")
             }
         };
-        Ok((child.wait().await?.success(), tally))
+        let status = child.wait().await?;
+        if !status.success() {
+            eprintln!("{}: {status}", program.display());
+        }
+        Ok((status.success(), tally))
     }
 
     /// Tells the results, and with the last line how many passed and failed; whether none failed.
