@@ -60,6 +60,11 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// A reason that goes to the log alone: each Event is a write to the API server.
+    pub fn detail(&mut self, code: &'static str, message: impl Into<String>) {
+        self.because.push(Reason { code, message: message.into(), level: Level::Detail });
+    }
+
     /// A reason that becomes a Normal Event.
     pub fn normal(&mut self, code: &'static str, message: impl Into<String>) {
         self.because.push(Reason { code, message: message.into(), level: Level::Normal });

@@ -217,7 +217,7 @@ fn leave_step(look: &Look<'_>, draft: &mut Draft) {
     match steps.get(index) {
         Some(step) => {
             let (number, total) = (index + 1, steps.len());
-            draft.normal("StepCompleted", format!("step {number} of {total} is complete: {}", name(step)));
+            draft.detail("StepCompleted", format!("step {number} of {total} is complete: {}", name(step)));
             begin_step(look, draft, index + 1);
         }
         None => draft.enter(Stage::Promoting, look.now),

@@ -119,13 +119,13 @@ mod tests {
     fn one_decision_is_one_event_under_its_heaviest_reason() {
         let because = [
             reason("Detail", Level::Detail),
-            reason("StepCompleted", Level::Normal),
+            reason("WeightRaised", Level::Normal),
             reason("RolledBack", Level::Warning),
         ];
         let (event, _) = compose(&because, "abc step 2").unwrap();
         assert_eq!(event.reason, "RolledBack");
         assert_eq!(event.type_, EventType::Warning);
-        assert_eq!(event.note.as_deref(), Some("RolledBack happened; StepCompleted happened"));
+        assert_eq!(event.note.as_deref(), Some("RolledBack happened; WeightRaised happened"));
         assert!(compose(&because[..1], "abc").is_none());
     }
 

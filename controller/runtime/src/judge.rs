@@ -1,8 +1,9 @@
 //! The seam between reconciling and judging: a reconcile says what to judge and reads the latest judgement, and never waits.
 
 use serin_core::units::Revision;
+use serin_judging::{JudgeRequest, Look};
 
-use crate::judging::{JudgeRequest, Judges, Look};
+use crate::judging::Judges;
 
 /// Judges releases by their metrics.
 pub trait Judge: Send + Sync {

@@ -15,7 +15,6 @@ pub mod judge;
 pub mod judging;
 pub mod memory;
 pub mod observe;
-pub mod prometheus;
 pub mod reconcile;
 pub mod revision;
 pub mod run;

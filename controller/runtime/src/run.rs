@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use serin_judging::prometheus::{HttpClient, Limits, Poller, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -13,7 +14,6 @@ use crate::controller::{Controller, PartEnded, Parts};
 use crate::election::{Candidate, Election, Leadership, identity};
 use crate::http;
 use crate::judging::{Bench, Judges};
-use crate::prometheus::{HttpClient, Limits, Poller, Server};
 use crate::telemetry::{self, Metrics};
 use crate::world::Key;
 
@@ -103,8 +103,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 fn bench(config: &Config, metrics: &Arc<Metrics>) -> Result<Bench, RunError> {
     let http = HttpClient::new().map_err(|error| RunError::Prometheus(error.to_string()))?;
+    let counted = Arc::clone(metrics);
+    let noted = Arc::new(move |took, error| counted.queried(took, error));
     Ok(Bench {
-        poller: Poller::new(http, Limits::default(), Arc::clone(metrics)),
+        poller: Poller::new(http, Limits::default(), noted),
         default_server: config.prometheus_address.as_deref().map(Server::at),
         metrics: Arc::clone(metrics),
         clock: Clock::wall(),

@@ -115,6 +115,14 @@ impl Hands<'_> {
     }
 
     fn ports_of_containers(&self, spec: &RolloutSpec, service: &str) -> Result<Vec<ServicePort>, EffectError> {
+        // A route that was applied a moment after its Rollout says by which port it wants to be served.
+        let routes = self.plan.routing().map(|routing| routing.routes.as_slice()).unwrap_or_default();
+        if let Some(absent) = routes.iter().find(|route| !self.snapshot.routes.contains_key(&route.name)) {
+            return Err(EffectError::Impossible(format!(
+                "Service {service} is made once route {} exists, which says by which port it is reached",
+                absent.name
+            )));
+        }
         let mut routes = self.snapshot.routes.values();
         let backend_port = routes.find_map(|route| backend_port(route, service));
         let ports = ports(&spec.template.spec, backend_port);

@@ -4,89 +4,25 @@
 //! came out where a reconcile can read it at once. A reconcile never asks Prometheus; it is triggered when the judgement
 //! has changed. Only the leader judges.
 
-mod checkpoint;
-mod reading;
-mod release;
-mod selector;
-mod service;
-mod settings;
 mod task;
-mod telling;
 #[cfg(test)]
 mod tests;
 mod triggers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use jiff::Timestamp;
-use serin_core::observed::Judgement;
-use serin_core::plan::EvidencePace;
-use serin_core::units::{Revision, Weight};
-use serin_crds::analysis::AnalysisSpec;
-use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_core::units::Revision;
+use serin_judging::prometheus::{Poller, Server};
+use serin_judging::{JudgeRequest, Look};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
 use crate::election::Leadership;
-use crate::prometheus::{Poller, Server};
 use crate::telemetry::Metrics;
 
-pub use triggers::{RolloutName, Triggers};
-
-/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JudgeRequest {
-    /// The Rollout, told when its judgement has changed.
-    pub rollout: RolloutName,
-    /// The Rollout's UID.
-    pub uid: String,
-    /// The revision that is being released.
-    pub revision: Revision,
-    /// How it is judged.
-    pub analysis: AnalysisSpec,
-    /// The Service of the stable side, where there is one.
-    pub stable_service: Option<String>,
-    /// The Service of the canary side, where there is one.
-    pub canary_service: Option<String>,
-    /// The name of the stable revision's ReplicaSet.
-    pub stable_replica_set: Option<String>,
-    /// The name of the canary revision's ReplicaSet.
-    pub canary_replica_set: String,
-    /// When each pod of either side was created, by name. A pod that is not listed counts from its second scrape on.
-    pub pods_created_at: BTreeMap<String, Timestamp>,
-    /// The canary's share in effect; zero: nothing is judged.
-    pub weight: Weight,
-    /// The bounds of the pace where evidence sets it; nothing where steps do.
-    pub pace: Option<EvidencePace>,
-    /// The position from which to go on, as the status has it.
-    pub resume_from: Option<AnalysisStatus>,
-}
-
-/// What the metrics say of a release at this moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Look {
-    /// For the planner.
-    pub judgement: Judgement,
-    /// For the status, by objective.
-    pub evidence: Vec<EvidenceStatus>,
-    /// For the status: from here a restarted controller goes on.
-    pub checkpoint: Option<AnalysisStatus>,
-    /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
-    pub summary: Option<String>,
-}
-
-impl Look {
-    /// Nothing is known yet.
-    fn undecided(message: &str, now: Timestamp) -> Self {
-        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None })
-    }
-
-    fn of(judgement: Judgement) -> Self {
-        Self { judgement, evidence: Vec::new(), checkpoint: None, summary: None }
-    }
-}
+pub use triggers::Triggers;
 
 /// All releases that are being judged; cheap to clone.
 #[derive(Clone, Debug)]

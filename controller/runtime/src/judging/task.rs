@@ -6,28 +6,26 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use serin_core::observed::Judgement;
+use serin_judging::checkpoint::Checkpoint;
+use serin_judging::history::catch_up;
+use serin_judging::prometheus::{Answer, Asked, Poll, next_answer};
+use serin_judging::release::{Prepared, Release, settings_of};
+use serin_judging::selector::Trouble;
+use serin_judging::service::{self, Questions, Service};
+use serin_judging::settings::{Settings, millis, slo_window};
+use serin_judging::telling::{Kind, held};
+use serin_judging::{JudgeRequest, Look};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::checkpoint::Checkpoint;
-use super::release::{Prepared, Release, settings_of};
-use super::selector::Trouble;
-use super::service::{self, Questions, Service};
-use super::settings::{Settings, millis, slo_window};
-use super::telling::{Kind, held};
-use super::{Bench, JudgeRequest, Look, lock, triggers};
-use crate::prometheus::{Answer, Asked, Poll, QueryError, next_answer};
+use super::{Bench, lock, triggers};
 
 /// How soon evidence is told again where the judgement has not changed: at first, and at last.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// How long a task that has panicked is left alone.
 const AFTER_PANIC: Duration = Duration::from_secs(30);
-
-/// How much is read at once when catching up, and how far back at most.
-const SLICE_MS: i64 = 600_000;
-const BACKLOG_MS: i64 = 6 * 3_600_000;
 
 /// A poll looks back so many scrapes, and at least so long.
 const POLL_SCRAPES: u32 = 5;
@@ -240,7 +238,8 @@ impl Task<'_> {
         let open = release.settings.scrape_interval * 2;
         let reaches =
             line.read_at.is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
-        if !reaches && let Err(error) = self.catch_up(release, index).await {
+        if !reaches && let Err(error) = catch_up(&self.teller.bench.poller, release, index, self.teller.now_ms()).await
+        {
             return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
         }
         line.read_at = Some(asked.sent_at);
@@ -256,47 +255,6 @@ impl Task<'_> {
         if let Some(age) = age_ms.and_then(|age_ms| u64::try_from(age_ms).ok()) {
             self.teller.bench.metrics.set_evidence_age(Duration::from_millis(age));
         }
-    }
-
-    /// Reads what the polls have not: at the start, after a restart of this process, after an outage of Prometheus.
-    ///
-    /// What is older than the backlog's bound is left out: evidence that is not read is lost, and stays valid without it.
-    async fn catch_up(&self, release: &mut Release, index: usize) -> Result<(), QueryError> {
-        let now_ms = self.teller.now_ms();
-        let mut end_ms = release.read_from_ms(index).max(now_ms.saturating_sub(BACKLOG_MS));
-        let mut slice_ms = SLICE_MS;
-        while end_ms < now_ms {
-            let next_ms = end_ms.saturating_add(slice_ms).min(now_ms);
-            // Rounds that are still open, and the baseline of the first one, are read again.
-            let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
-            match self.read_slice(release, index, from_ms, next_ms).await {
-                Ok((total, errors)) => {
-                    let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
-                    release.observe(index, &total, &errors, settled_ms, now_ms);
-                    end_ms = next_ms;
-                }
-                Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn read_slice(
-        &self,
-        release: &Release,
-        index: usize,
-        from_ms: i64,
-        to_ms: i64,
-    ) -> Result<(Answer, Answer), QueryError> {
-        let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
-        // Rounded up to whole seconds; a sample too many does no harm.
-        let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-        let (poller, server) = (&self.teller.bench.poller, &release.settings.server);
-        let query = |selector: &str| format!("{selector}[{range_seconds}s]");
-        let total = poller.ask_once(server, &query(&judged.counters.total_of_sides), Some(to_ms)).await?;
-        let errors = poller.ask_once(server, &query(&judged.counters.errors_of_sides), Some(to_ms)).await?;
-        Ok((total, errors))
     }
 }
 

@@ -7,16 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 
-use super::lock;
+use serin_judging::RolloutName;
 
-/// A Rollout by its namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RolloutName {
-    /// The namespace.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-}
+use super::lock;
 
 #[derive(Debug, Default)]
 struct Pending {

@@ -333,8 +333,7 @@ impl Look<'_> {
 fn log(decision: &Decision) {
     for reason in &decision.because {
         match reason.level {
-            Level::Detail => tracing::debug!(reason = reason.code, "{}", reason.message),
-            Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
+            Level::Detail | Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
             Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
         }
     }

@@ -8,9 +8,9 @@ use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::{AnalysisStatus, EvidenceStatus};
 use serin_crds::{RolloutSpec, RolloutStatus};
+use serin_judging::{JudgeRequest, Look, RolloutName};
 
 use crate::judge::Judge;
-use crate::judging::{JudgeRequest, Look, RolloutName};
 use crate::memory::Memory;
 use crate::observe::Snapshot;
 use crate::world::RolloutObject;

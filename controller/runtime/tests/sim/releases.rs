@@ -84,6 +84,29 @@ async fn a_breach_takes_the_traffic_off_before_anything_else_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn invariant_09_the_users_spec_is_never_written() {
+    let world = World::new(18);
+    let _running = at_v1(&world, routed).await;
+    let v2 = routed("checkout", "v2", 4, steps());
+    apply(&world, v2.clone());
+    let written = |world: &World| {
+        let rollout = world.get_json("rollouts", SHOP, "checkout").unwrap();
+        (rollout["spec"].clone(), rollout["metadata"]["generation"].clone(), rollout["metadata"]["labels"].clone())
+    };
+    let before = written(&world);
+    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    command(&world, "go", "checkout", "promote");
+    reaches(&world, "checkout", "Paused/Stepping/3").await;
+    assert_eq!(written(&world), before, "in mid-release");
+    healthy(&world, "checkout", "v2").await;
+    world.pass(MINUTE).await;
+    assert_eq!(written(&world), before, "after it");
+    let on_spec = |write: &serin_sim::RequestSeen| write.plural == "rollouts" && write.subresource.is_none();
+    let patches: Vec<_> = world.writes().into_iter().filter(on_spec).map(|write| write.who).collect();
+    assert!(patches.len() <= 1, "the finalizer alone is put beside it: {patches:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_canary_that_crashes_is_given_up_through_the_watch_of_its_pods() {
     let world = World::new(4);
     let _running = at_v1(&world, routed).await;

@@ -12,7 +12,7 @@ async fn is_invalid(world: &World, name: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn malformed_rollouts_are_told_so_while_a_good_one_proceeds() {
+async fn invariant_11_malformed_rollouts_are_told_so_while_a_good_one_proceeds() {
     let world = World::new(31);
     let _running = start(&world, "serin");
     let mut unreadable = plain("unreadable", "v1", 2, json!([]));
@@ -50,7 +50,7 @@ async fn a_template_that_the_api_server_refuses_is_told_with_its_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_defect_of_ours_stays_with_its_rollout_until_it_is_gone() {
+async fn invariant_11_a_defect_of_ours_stays_with_its_rollout_until_it_is_gone() {
     let world = World::new(33);
     with_route(&world, "bad");
     with_route(&world, "good");

@@ -4,20 +4,25 @@
 
 mod script;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::ToSpan;
+use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
+use serin_core::observed::Judgement;
+use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
+use serin_crds::status::AnalysisStatus;
+use serin_judging::RolloutName;
+use serin_judging::prometheus::{HttpClient, Limits, Series};
 use tokio::time::{sleep, timeout};
 
 use self::script::{Mode, Script};
 use super::*;
-use crate::prometheus::{Limits, Series, tests::poller};
 
 /// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters.
-pub(crate) fn request() -> JudgeRequest {
+fn request() -> JudgeRequest {
     let analysis = json!({
         "prometheus": {"scrapeInterval": "1s"},
         "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
@@ -36,6 +41,12 @@ pub(crate) fn request() -> JudgeRequest {
         pace: None,
         resume_from: None,
     }
+}
+
+fn poller(limits: Limits) -> Poller {
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
 }
 
 /// When the story begins.

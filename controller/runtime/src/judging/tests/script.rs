@@ -10,9 +10,9 @@ use axum::http::{StatusCode, Uri};
 use axum::routing::post;
 use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
+use serin_judging::prometheus::{Labels, Series};
 
 use crate::clock::Clock;
-use crate::prometheus::{Labels, Series};
 
 /// How the script answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,13 +10,13 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::ObjectiveSpec;
 use sha2::{Digest, Sha256};
 
-use super::JudgeRequest;
-use super::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
-use super::reading::Reading;
-use super::selector::{Counters, Trouble};
-use super::service::Service;
-use super::settings::{Settings, millis};
+use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
 use crate::prometheus::{Answer, QueryError, Server};
+use crate::reading::Reading;
+use crate::request::JudgeRequest;
+use crate::selector::{Counters, Trouble};
+use crate::service::Service;
+use crate::settings::{Settings, millis};
 
 /// For how long a server in trouble may be silent before that is told: two scrapes, within bounds. Until then the data in hand
 /// is as fresh as it would be anyway.
@@ -31,11 +31,16 @@ struct Failing {
 
 /// One objective at work.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub struct Judged {
+    /// As the user wrote it.
     pub spec: ObjectiveSpec,
+    /// The series that are read.
     pub counters: Counters,
+    /// The statistics.
     pub objective: Objective,
+    /// Their state.
     pub state: ObjectiveState,
+    /// The whole service, every version.
     pub service: Service,
     usual_rate: Option<f64>,
     fingerprint: String,
@@ -44,32 +49,40 @@ pub(super) struct Judged {
 
 /// What is known of an objective before its evidence begins.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
+pub struct Prepared {
+    /// As the user wrote it.
     pub spec: ObjectiveSpec,
+    /// The series that are read.
     pub counters: Counters,
+    /// The whole service, every version.
     pub service: Service,
 }
 
 /// One release under judgement.
 #[derive(Debug)]
-pub(super) struct Release {
+pub struct Release {
+    /// What all objectives share.
     pub settings: Settings,
-    pub revision: Revision,
+    /// The objectives, in the spec's order.
     pub objectives: Vec<Judged>,
-    pub weight: Weight,
-    pub weight_changed_at_ms: i64,
-    pub began_ms: i64,
-    pub fresh_since_ms: Option<i64>,
-    pub decided: Option<Decided>,
+    pub(crate) revision: Revision,
+    pub(crate) weight: Weight,
+    pub(crate) weight_changed_at_ms: i64,
+    pub(crate) began_ms: i64,
+    pub(crate) fresh_since_ms: Option<i64>,
+    pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
-    pub by_steps: bool,
+    pub(crate) by_steps: bool,
     warm_up_ends_ms: i64,
     pods_created_at: BTreeMap<String, Timestamp>,
 }
 
 impl Prepared {
     /// Reads and checks what the spec says of each objective.
-    pub(super) fn all(request: &JudgeRequest) -> Result<Vec<Self>, Trouble> {
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn all(request: &JudgeRequest) -> Result<Vec<Self>, Trouble> {
         let prepare = |spec: &ObjectiveSpec| {
             if !(spec.objective > 0.0 && spec.objective < 100.0) {
                 let message = format!(
@@ -84,7 +97,11 @@ impl Prepared {
     }
 }
 
-pub(super) fn settings_of(request: &JudgeRequest, default_server: Option<&Server>) -> Result<Settings, Trouble> {
+/// The settings that a request asks for.
+///
+/// # Errors
+/// The field that cannot be read, or that there is no Prometheus to ask.
+pub fn settings_of(request: &JudgeRequest, default_server: Option<&Server>) -> Result<Settings, Trouble> {
     Settings::new(&request.analysis, request.pace.as_ref(), default_server)
 }
 
@@ -107,7 +124,10 @@ fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
 
 impl Release {
     /// Begins, or goes on from the checkpoint where its evidence answers the same question.
-    pub(super) fn begin(
+    ///
+    /// # Errors
+    /// The objective that cannot be judged as it is written.
+    pub fn begin(
         settings: Settings,
         prepared: Vec<Prepared>,
         request: &JudgeRequest,
@@ -140,7 +160,7 @@ impl Release {
     }
 
     /// Takes in what a reconcile has seen since.
-    pub(super) fn take_in(&mut self, request: &JudgeRequest, now_ms: i64) {
+    pub fn take_in(&mut self, request: &JudgeRequest, now_ms: i64) {
         if self.weight != request.weight {
             self.weight = request.weight;
             self.weight_changed_at_ms = now_ms;
@@ -149,7 +169,7 @@ impl Release {
     }
 
     /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
-    pub(super) fn observe(&mut self, index: usize, total: &Answer, errors: &Answer, settled_ms: i64, now_ms: i64) {
+    pub fn observe(&mut self, index: usize, total: &Answer, errors: &Answer, settled_ms: i64, now_ms: i64) {
         let context =
             RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
         let Some(judged) = self.objectives.get_mut(index) else { return };
@@ -164,14 +184,14 @@ impl Release {
     }
 
     /// Up to when samples count as visible, where the newest of an answer and the clock say what time it is.
-    pub(super) fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
+    pub fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
         let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
         let present_ms = newest_ms.map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
         self.objectives.get(index).map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
     }
 
     /// An objective's metrics could not be read; `since_ms` is when the first failing request was sent.
-    pub(super) fn fail(&mut self, index: usize, error: QueryError, since_ms: i64) {
+    pub fn fail(&mut self, index: usize, error: QueryError, since_ms: i64) {
         if let Some(judged) = self.objectives.get_mut(index) {
             let since_ms = judged.failing.as_ref().map_or(since_ms, |failing| failing.since_ms);
             judged.failing = Some(Failing { since_ms, error });
@@ -179,11 +199,12 @@ impl Release {
     }
 
     /// From when (exclusive) the next answer of an objective must have all samples, in milliseconds since the epoch.
-    pub(super) fn read_from_ms(&self, index: usize) -> i64 {
+    pub fn read_from_ms(&self, index: usize) -> i64 {
         self.objectives.get(index).map_or(self.began_ms, |judged| judged.objective.read_from_ms())
     }
 
-    pub(super) fn set_service(&mut self, index: usize, service: Service) {
+    /// Takes in what is known of the service as a whole.
+    pub fn set_service(&mut self, index: usize, service: Service) {
         if let Some(judged) = self.objectives.get_mut(index) {
             // What history has shown once stays shown.
             judged.state.selector_verified |= service.errors_seen;
@@ -192,15 +213,15 @@ impl Release {
     }
 
     /// The trouble of the first objective whose metrics cannot be read for long enough to be told.
-    pub(super) fn trouble(&self, now_ms: i64) -> Option<Trouble> {
+    pub(crate) fn trouble(&self, now_ms: i64) -> Option<Trouble> {
         self.objectives.iter().find_map(|judged| judged.trouble(self.grace_ms(), now_ms))
     }
 
-    pub(super) fn grace_ms(&self) -> i64 {
+    pub(crate) fn grace_ms(&self) -> i64 {
         self.settings.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
     }
 
-    pub(super) fn checkpoint(&self) -> Checkpoint {
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
         let of = |judged: &Judged| ObjectiveCheckpoint {
             fingerprint: judged.fingerprint.clone(),
             usual_rate: judged.usual_rate,
@@ -285,7 +306,7 @@ impl Judged {
         is_told.then(|| Trouble::of_query(&self.spec.name, &failing.error))
     }
 
-    pub(super) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
+    pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
         match &self.failing {
             Some(failing) if self.trouble(grace_ms, now_ms).is_some() => match failing.error {
                 QueryError::Partial(_) => Availability::Partial { since_ms: failing.since_ms },
@@ -296,7 +317,7 @@ impl Judged {
     }
 
     /// What this release may spend of the objective's budget, in errors, where that is known.
-    pub(super) fn allotment(&self, settings: &Settings) -> Option<f64> {
+    pub(crate) fn allotment(&self, settings: &Settings) -> Option<f64> {
         let budget_fraction = self.objective.config().evidence.budget_fraction;
         self.service.budget(budget_fraction).map(|budget| budget.allotment(&settings.share))
     }

@@ -11,7 +11,7 @@ use serin_crds::status::AnalysisStatus;
 /// All that a restarted controller needs beside the samples, which it reads again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Checkpoint {
+pub struct Checkpoint {
     /// When the canary first had traffic, in milliseconds since the epoch.
     pub began_ms: i64,
     /// Until when its pods count as young.
@@ -32,7 +32,7 @@ pub(super) struct Checkpoint {
 
 /// A decision to roll back stands, whatever the evidence says later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Decided {
+pub struct Decided {
     /// One CamelCase word.
     pub cause: String,
     /// What an operator reads.
@@ -42,7 +42,7 @@ pub(super) struct Decided {
 /// The position of one objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ObjectiveCheckpoint {
+pub struct ObjectiveCheckpoint {
     /// Of what the evidence is; evidence of anything else is not gone on with.
     pub fingerprint: String,
     /// How often the service failed before the release, where that was known when it began.
@@ -54,7 +54,7 @@ pub(super) struct ObjectiveCheckpoint {
 
 impl Checkpoint {
     /// The checkpoint in a status, where it is of this revision and can be read.
-    pub(super) fn of(status: Option<&AnalysisStatus>, revision: &Revision) -> Option<Self> {
+    pub fn of(status: Option<&AnalysisStatus>, revision: &Revision) -> Option<Self> {
         let status = status.filter(|status| status.revision == revision.as_str())?;
         serde_json::from_value(status.checkpoint.clone())
             .inspect_err(|error| tracing::warn!(%error, "the stored evidence cannot be read and is gathered anew"))
@@ -62,7 +62,7 @@ impl Checkpoint {
     }
 
     /// For the status.
-    pub(super) fn into_status(self, revision: &Revision) -> Option<AnalysisStatus> {
+    pub fn into_status(self, revision: &Revision) -> Option<AnalysisStatus> {
         let started_at = Timestamp::from_millisecond(self.began_ms).ok()?;
         let checkpoint = serde_json::to_value(self).ok()?;
         Some(AnalysisStatus { revision: revision.as_str().to_owned(), started_at, checkpoint })

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::{Arm, Kind, Sample};
 
-use super::selector::Counters;
 use crate::prometheus::{Answer, Labels};
+use crate::selector::Counters;
 
 /// One series as the core names it.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ struct Named<'a> {
 
 /// The samples of one reading of one objective.
 #[derive(Debug)]
-pub(super) struct Reading<'a> {
+pub struct Reading<'a> {
     series: Vec<Named<'a>>,
     /// When the pods behind the sources were created, in milliseconds since the epoch.
     pub births: BTreeMap<String, i64>,
@@ -33,7 +33,7 @@ impl<'a> Reading<'a> {
     ///
     /// The canary's pods exist for this release only, so that all of their requests belong to it: those that were created
     /// before `began_ms`, when traffic was first seen, count as born then.
-    pub(super) fn new(
+    pub fn new(
         counters: &Counters,
         total: &'a Answer,
         errors: &'a Answer,
@@ -58,7 +58,7 @@ impl<'a> Reading<'a> {
     }
 
     /// All samples.
-    pub(super) fn samples(&self) -> Vec<Sample<'_>> {
+    pub fn samples(&self) -> Vec<Sample<'_>> {
         let of = |named: &'_ Named<'a>| (named.arm, named.kind, named.samples);
         self.series
             .iter()
@@ -98,7 +98,7 @@ fn series_of(labels: &Labels) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judging::tests::request;
+    use crate::fixtures::request;
     use crate::prometheus::Series;
 
     fn series(pod: &str, code: &str, samples: &[(i64, f64)]) -> Series {

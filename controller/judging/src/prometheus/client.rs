@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use reqwest::header::HeaderMap;
 
 use super::envelope::{self, Answer, bounded};
-use crate::telemetry::Metrics;
 
 /// Where a Prometheus is. Two that are equal share connections, limits and answers.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +112,9 @@ impl HttpClient {
     }
 }
 
+/// Is told of each query: how long it took, and the kind of trouble where it failed.
+pub type Noted = Arc<dyn Fn(Duration, Option<&'static str>) + Send + Sync>;
+
 /// The bounds of one answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnswerBounds {
@@ -126,7 +128,7 @@ pub(super) struct Client {
     inner: prometheus_http_query::Client,
     headers: HeaderMap,
     bounds: AnswerBounds,
-    metrics: Arc<Metrics>,
+    noted: Noted,
 }
 
 impl fmt::Debug for Client {
@@ -145,7 +147,7 @@ impl Client {
         http: &HttpClient,
         server: &Server,
         bounds: AnswerBounds,
-        metrics: Arc<Metrics>,
+        noted: Noted,
     ) -> Result<Self, QueryError> {
         let not_an_address =
             |why: &str| QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)));
@@ -164,7 +166,7 @@ impl Client {
             value.set_sensitive(true);
             headers.append(name, value);
         }
-        Ok(Self { inner, headers, bounds, metrics })
+        Ok(Self { inner, headers, bounds, noted })
     }
 
     /// Asks an instant query, evaluated at `at_ms` (milliseconds since the epoch), or without it at the server's own present, so that
@@ -177,7 +179,7 @@ impl Client {
         let answer = tokio::time::timeout(limit, self.ask(query, at_ms, limit))
             .await
             .unwrap_or_else(|_| Err(QueryError::Timeout(format!("no answer within {} s", limit.as_secs_f64()))));
-        self.metrics.queried(began.elapsed(), answer.as_ref().err().map(QueryError::kind));
+        (self.noted)(began.elapsed(), answer.as_ref().err().map(QueryError::kind));
         answer
     }
 

@@ -5,9 +5,8 @@ mod client;
 mod envelope;
 mod poller;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
-pub use client::{ClientError, HttpClient, QueryError, Server};
+pub use client::{ClientError, HttpClient, Noted, QueryError, Server};
 pub use envelope::{Answer, Labels, Series};
-pub(crate) use poller::next_answer;
-pub use poller::{Asked, Limits, Poll, Poller};
+pub use poller::{Asked, Limits, Poll, Poller, next_answer};

@@ -8,8 +8,8 @@ use serin_core::plan::{Analysis, EvidencePace};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
 use serin_crds::text::{parse_duration, parse_percentage};
 
-use super::selector::Trouble;
 use crate::prometheus::Server;
+use crate::selector::Trouble;
 
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const SLO_WINDOW: Duration = Duration::from_secs(30 * 86_400);
@@ -26,11 +26,16 @@ const STALE_MARGIN_MS: i64 = 5_000;
 
 /// The settings that all objectives of a release share.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub struct Settings {
+    /// Whom to ask.
     pub server: Server,
+    /// How often it scrapes.
     pub scrape_interval: Duration,
+    /// The decision table's numbers.
     pub judge: JudgeConfig,
+    /// How much of the error budget a release may spend.
     pub share: AllotmentShare,
+    /// How long a release may stay undecided.
     pub longest: Duration,
     /// How long pods count as young.
     pub warm_up: Duration,
@@ -49,7 +54,11 @@ fn read<T, E: std::fmt::Display>(
 }
 
 impl Settings {
-    pub(super) fn new(
+    /// Reads the settings of a spec; `default_server` is asked where it names none.
+    ///
+    /// # Errors
+    /// The field that cannot be read, or that there is no Prometheus to ask.
+    pub fn new(
         spec: &AnalysisSpec,
         pace: Option<&EvidencePace>,
         default_server: Option<&Server>,
@@ -94,16 +103,17 @@ impl Settings {
     }
 
     /// How often counters are polled: a quarter of the scrape interval, within bounds.
-    pub(super) fn poll_period(&self) -> Duration {
+    pub fn poll_period(&self) -> Duration {
         (self.scrape_interval / 4).clamp(POLL_BOUNDS.0, POLL_BOUNDS.1)
     }
 
-    pub(super) fn scrape_interval_ms(&self) -> i64 {
+    /// The scrape interval in whole milliseconds, at least one.
+    pub fn scrape_interval_ms(&self) -> i64 {
         millis(self.scrape_interval).max(1)
     }
 
     /// How one objective's evidence is gathered. `usual_rate` is how often the service failed before this release, where that is known.
-    pub(super) fn objective(&self, spec: &ObjectiveSpec, usual_rate: Option<f64>, verified: bool) -> ObjectiveConfig {
+    pub fn objective(&self, spec: &ObjectiveSpec, usual_rate: Option<f64>, verified: bool) -> ObjectiveConfig {
         let interval_ms = self.scrape_interval_ms();
         let mut config = ObjectiveConfig::new(&spec.name, spec.objective / 100.0, interval_ms);
         if let Some(rate) = usual_rate {
@@ -121,13 +131,16 @@ impl Settings {
 }
 
 /// The period that an objective covers.
-pub(super) fn slo_window(spec: &ObjectiveSpec) -> Result<Duration, Trouble> {
+///
+/// # Errors
+/// That it cannot be read.
+pub fn slo_window(spec: &ObjectiveSpec) -> Result<Duration, Trouble> {
     let window = read(&format!("objectives[{}].window", spec.name), spec.window.as_ref(), parse_duration, SLO_WINDOW)?;
     Ok(window.max(Duration::from_secs(60)))
 }
 
 /// Whole milliseconds.
-pub(super) fn millis(duration: Duration) -> i64 {
+pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -8,14 +8,13 @@ use wiremock::matchers::{body_string_contains, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::telemetry::Metrics;
 
 const ONE: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"a":"b"},"values":[[1700000000.5,"7"]]}]}}"#;
 
-pub(crate) fn poller(limits: Limits) -> Poller {
+fn poller(limits: Limits) -> Poller {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Poller::new(HttpClient::new().unwrap(), limits, Arc::new(Metrics::new()))
+    Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
 }
 
 fn small() -> Limits {

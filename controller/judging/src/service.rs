@@ -14,8 +14,8 @@ use serin_analysis::guard::{Burning, WINDOW_PAIRS, WindowCounts, burning};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::selector::Counters;
 use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::selector::Counters;
 
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
 const GUARD_PERIOD: Duration = Duration::from_secs(15);
@@ -28,7 +28,7 @@ const LABEL: &str = "serin";
 
 /// What is known of the service.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Service {
+pub struct Service {
     budget: Option<Period>,
     windows: Option<[(WindowCounts, WindowCounts); 3]>,
     /// The most requests per second over any of the guard's windows.
@@ -48,20 +48,20 @@ struct Period {
 
 impl Service {
     /// The budget in errors; nothing where it could not be read yet.
-    pub(super) fn budget(&self, budget_fraction: f64) -> Option<ServiceBudget> {
+    pub fn budget(&self, budget_fraction: f64) -> Option<ServiceBudget> {
         let period = self.budget?;
         let requests = projected(period.requests, period.window_seconds, period.covered_seconds);
         Some(ServiceBudget::new(budget_fraction, requests, period.bad))
     }
 
     /// How often the service failed before; half an error is added, so that a service that never failed is not taken never to.
-    pub(super) fn usual_rate(&self) -> Option<f64> {
+    pub fn usual_rate(&self) -> Option<f64> {
         let period = self.budget.filter(|period| period.requests >= LEAST_HISTORY)?;
         Some(((period.bad + 0.5) / (period.requests + 1.0)).min(0.99))
     }
 
     /// The pair of windows that burns too fast, if one does.
-    pub(super) fn burning(&self, budget_fraction: f64) -> Option<Burning> {
+    pub fn burning(&self, budget_fraction: f64) -> Option<Burning> {
         let covered_seconds = self.budget?.covered_seconds;
         let mut windows = self.windows?;
         for ((long, short), pair) in windows.iter_mut().zip(WINDOW_PAIRS) {
@@ -78,7 +78,7 @@ fn projected(requests: f64, window_seconds: f64, covered_seconds: f64) -> f64 {
 
 /// What is asked about one objective's service.
 #[derive(Clone, Debug)]
-pub(super) struct Questions {
+pub struct Questions {
     window_seconds: u64,
     /// The finest grain in which the record's age is asked for; a record without an age is younger.
     grain_seconds: u64,
@@ -87,7 +87,8 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    pub(super) fn new(counters: &Counters, window: Duration) -> Self {
+    /// What to ask of these counters over the objective's period.
+    pub fn new(counters: &Counters, window: Duration) -> Self {
         let (total, errors) = (&counters.total, &counters.errors);
         let window_seconds = window.as_secs().max(60);
         let mut budget = vec![
@@ -162,7 +163,7 @@ fn take_guard(service: &mut Service, answer: &Answer) {
 }
 
 /// Keeps what is known of a service fresh until nobody follows it.
-pub(super) async fn follow(poller: Poller, server: Server, questions: Questions, sender: watch::Sender<Service>) {
+pub async fn follow(poller: Poller, server: Server, questions: Questions, sender: watch::Sender<Service>) {
     let mut budget_at = Instant::now();
     loop {
         let now = Instant::now();
@@ -195,7 +196,7 @@ mod tests {
     use serin_analysis::budget::AllotmentShare;
 
     use super::*;
-    use crate::judging::tests::request;
+    use crate::fixtures::request;
     use crate::prometheus::Series;
 
     fn questions() -> Questions {

@@ -5,6 +5,7 @@
 //! its last subscriber is gone.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::client::{AnswerBounds, Client, HttpClient, QueryError, Server};
+use super::client::{AnswerBounds, Client, HttpClient, Noted, QueryError, Server};
 use super::envelope::Answer;
-use crate::telemetry::Metrics;
 
 /// What keeps questions to Prometheus within bounds.
 #[derive(Clone, Copy, Debug)]
@@ -69,16 +69,21 @@ pub struct Asked {
 type Told = Option<Arc<Asked>>;
 
 /// Shares polls among all who ask; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Poller {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").field("limits", &self.shared.limits).finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     http: HttpClient,
     limits: Limits,
-    metrics: Arc<Metrics>,
+    noted: Noted,
     servers: Mutex<HashMap<Server, Arc<ServerState>>>,
     polls: Mutex<HashMap<Poll, Arc<watch::Sender<Told>>>>,
 }
@@ -117,9 +122,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Poller {
-    /// A poller without polls.
-    pub fn new(http: HttpClient, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let shared = Shared { http, limits, metrics, servers: Mutex::default(), polls: Mutex::default() };
+    /// A poller without polls. `noted` is told of each query.
+    pub fn new(http: HttpClient, limits: Limits, noted: Noted) -> Self {
+        let shared = Shared { http, limits, noted, servers: Mutex::default(), polls: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -170,7 +175,7 @@ impl Shared {
         servers.retain(|_, state| Arc::strong_count(state) > 1);
         let bounds = AnswerBounds { bytes: self.limits.answer_bytes, series: self.limits.answer_series };
         let state = Arc::new(ServerState {
-            client: Client::new(&self.http, server, bounds, self.metrics.clone()),
+            client: Client::new(&self.http, server, bounds, self.noted.clone()),
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
             gate: Mutex::default(),
@@ -269,7 +274,7 @@ impl ServerState {
 }
 
 /// Waits for the next answer of a poll. Never ends where the poll itself has ended.
-pub(crate) async fn next_answer(receiver: &mut watch::Receiver<Told>) -> Arc<Asked> {
+pub async fn next_answer(receiver: &mut watch::Receiver<Told>) -> Arc<Asked> {
     loop {
         if receiver.changed().await.is_err() {
             sleep(Duration::MAX).await;

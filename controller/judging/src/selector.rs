@@ -6,12 +6,12 @@ use regex::Regex;
 use serin_analysis::Arm;
 use serin_crds::analysis::{ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
 
-use super::JudgeRequest;
 use crate::prometheus::{Labels, QueryError};
+use crate::request::JudgeRequest;
 
 /// Why nothing can be judged until a person changes something, or the provider recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub struct Trouble {
     /// One CamelCase word, as a condition's reason.
     pub cause: &'static str,
     /// What an operator reads.
@@ -19,11 +19,11 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn spec(message: String) -> Self {
+    pub(crate) fn spec(message: String) -> Self {
         Self { cause: "InvalidSpec", message }
     }
 
-    pub(super) fn no_address() -> Self {
+    pub(crate) fn no_address() -> Self {
         let message =
             "No Prometheus is known: write spec.analysis.prometheus.address, or give the controller a default.";
         Self { cause: "NotConfigured", message: message.to_owned() }
@@ -33,20 +33,21 @@ impl Trouble {
         Self { cause: "InvalidQuery", message: format!("spec.analysis.objectives[{objective}].{field}: {message}") }
     }
 
-    pub(super) fn of_query(objective: &str, error: &QueryError) -> Self {
+    pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
         Self { cause: error.kind(), message: format!("The metrics of {objective} cannot be read. {error}.") }
     }
 }
 
 /// The two counters of an objective, and how their series tell canary from stable.
 #[derive(Clone, Debug)]
-pub(super) struct Counters {
+pub struct Counters {
     /// All requests of the whole service, every version: a series selector.
     pub total: String,
     /// The bad ones among them.
     pub errors: String,
     /// The same two, of the two sides only.
     pub total_of_sides: String,
+    /// The bad ones of the two sides only.
     pub errors_of_sides: String,
     /// Whether the selector of errors is known to be right, because it is built in.
     pub verified: bool,
@@ -67,7 +68,10 @@ const TRAEFIK_REQUESTS: &str = "traefik_service_requests_total";
 
 impl Counters {
     /// The counters that an objective names, checked.
-    pub(super) fn new(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+    ///
+    /// # Errors
+    /// The field that is no series selector, or what the indicator lacks.
+    pub fn new(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
         match (objective.indicator, &objective.counters) {
             (Some(Indicator::Traefik), None) => Self::traefik(objective, request),
             (None, Some(counters)) => Self::written(objective, counters, request),
@@ -131,7 +135,7 @@ impl Counters {
     }
 
     /// Which side a series counts for; nothing where it is of neither, or of both.
-    pub(super) fn arm(&self, labels: &Labels) -> Option<Arm> {
+    pub fn arm(&self, labels: &Labels) -> Option<Arm> {
         let value = labels.get(&self.sides.label)?;
         match (self.sides.canary.is_match(value), self.sides.stable.is_match(value)) {
             (true, false) => Some(Arm::Canary),
@@ -141,7 +145,7 @@ impl Counters {
     }
 
     /// The pod that a series counts for, where the sides are told by pod.
-    pub(super) fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
+    pub fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
         let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
         Some(value)
     }
@@ -239,7 +243,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::judging::tests::request;
+    use crate::fixtures::request;
 
     fn counters(objective: serde_json::Value) -> Result<Counters, Trouble> {
         let objective: ObjectiveSpec = serde_json::from_value(objective).unwrap();

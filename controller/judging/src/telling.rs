@@ -9,24 +9,27 @@ use serin_core::observed::Judgement;
 use serin_core::units::Weight;
 use serin_crds::status::{CountsStatus, EvidenceStatus};
 
-use super::Look;
-use super::checkpoint::Decided;
-use super::release::Release;
-use super::selector::Trouble;
+use crate::checkpoint::Decided;
+use crate::release::Release;
+use crate::request::Look;
+use crate::selector::Trouble;
 
 /// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the digits.
 const HIGHEST_E: f64 = 1e15;
 
 /// What a look says at heart: whoever waits is told when this changes, not at every count.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub struct Kind {
+    /// The judgement, one CamelCase word.
     pub judgement: &'static str,
+    /// Its cause, one CamelCase word; empty where it has none.
     pub cause: String,
     steps: bool,
 }
 
 impl Kind {
-    pub(super) fn of(judgement: &Judgement) -> Self {
+    /// What a judgement says at heart.
+    pub fn of(judgement: &Judgement) -> Self {
         let (judgement, cause, steps) = match judgement {
             Judgement::NotConfigured => ("NotConfigured", "", false),
             Judgement::Hold { cause, .. } => ("Hold", cause.as_str(), false),
@@ -39,7 +42,7 @@ impl Kind {
 }
 
 /// Nothing can be judged, and why.
-pub(super) fn held(trouble: Trouble) -> Judgement {
+pub fn held(trouble: Trouble) -> Judgement {
     Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message }
 }
 
@@ -49,7 +52,7 @@ fn timestamp(at_ms: i64) -> Timestamp {
 
 impl Release {
     /// What the evidence says now.
-    pub(super) fn look(&mut self, now_ms: i64) -> Look {
+    pub fn look(&mut self, now_ms: i64) -> Look {
         let config = self.judge_config();
         let told = self.judge(&config, now_ms);
         self.note_freshness(&told, now_ms);

@@ -1,0 +1,51 @@
+//! Reading samples of the past, a slice at a time.
+
+use crate::prometheus::{Answer, Poller, QueryError};
+use crate::release::Release;
+
+/// How much is read at once when catching up, and how far back at most.
+const SLICE_MS: i64 = 600_000;
+const BACKLOG_MS: i64 = 6 * 3_600_000;
+
+/// Reads what the polls have not: at the start, after a restart of this process, after an outage of Prometheus.
+///
+/// What is older than the backlog's bound is left out: evidence that is not read is lost, and stays valid without it.
+///
+/// # Errors
+/// The first query that has no usable answer; what was read before it is kept.
+pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_ms: i64) -> Result<(), QueryError> {
+    let mut end_ms = release.read_from_ms(index).max(now_ms.saturating_sub(BACKLOG_MS));
+    let mut slice_ms = SLICE_MS;
+    while end_ms < now_ms {
+        let next_ms = end_ms.saturating_add(slice_ms).min(now_ms);
+        // Rounds that are still open, and the baseline of the first one, are read again.
+        let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
+        match read_slice(poller, release, index, from_ms, next_ms).await {
+            Ok((total, errors)) => {
+                let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
+                release.observe(index, &total, &errors, settled_ms, now_ms);
+                end_ms = next_ms;
+            }
+            Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn read_slice(
+    poller: &Poller,
+    release: &Release,
+    index: usize,
+    from_ms: i64,
+    to_ms: i64,
+) -> Result<(Answer, Answer), QueryError> {
+    let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
+    // Rounded up to whole seconds; a sample too many does no harm.
+    let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
+    let server = &release.settings.server;
+    let query = |selector: &str| format!("{selector}[{range_seconds}s]");
+    let total = poller.ask_once(server, &query(&judged.counters.total_of_sides), Some(to_ms)).await?;
+    let errors = poller.ask_once(server, &query(&judged.counters.errors_of_sides), Some(to_ms)).await?;
+    Ok((total, errors))
+}

@@ -1,0 +1,24 @@
+//! From what Prometheus has counted to what a planner, a status and people read.
+//!
+//! The way of an objective through this crate: [`selector`] says which series are read and which side each counts for,
+//! [`prometheus`] asks for them, [`reading`] turns the answers into samples, [`release`] hands those to the statistics of
+//! `serin_analysis` and keeps their state, [`telling`] says what came out. Whatever asks at its own pace stands outside: the
+//! controller polls for the releases under way, `kubectl serin replay` reads the past.
+//!
+//! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
+
+pub mod checkpoint;
+pub mod history;
+pub mod prometheus;
+pub mod reading;
+pub mod release;
+mod request;
+pub mod selector;
+pub mod service;
+pub mod settings;
+pub mod telling;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use request::{JudgeRequest, Look, RolloutName};

@@ -1,0 +1,73 @@
+//! What is asked of a judge, and what it says.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serin_core::observed::Judgement;
+use serin_core::plan::EvidencePace;
+use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::AnalysisSpec;
+use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+
+/// A Rollout by its namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RolloutName {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JudgeRequest {
+    /// The Rollout, told when its judgement has changed.
+    pub rollout: RolloutName,
+    /// The Rollout's UID.
+    pub uid: String,
+    /// The revision that is being released.
+    pub revision: Revision,
+    /// How it is judged.
+    pub analysis: AnalysisSpec,
+    /// The Service of the stable side, where there is one.
+    pub stable_service: Option<String>,
+    /// The Service of the canary side, where there is one.
+    pub canary_service: Option<String>,
+    /// The name of the stable revision's ReplicaSet.
+    pub stable_replica_set: Option<String>,
+    /// The name of the canary revision's ReplicaSet.
+    pub canary_replica_set: String,
+    /// When each pod of either side was created, by name. A pod that is not listed counts from its second scrape on.
+    pub pods_created_at: BTreeMap<String, Timestamp>,
+    /// The canary's share in effect; zero: nothing is judged.
+    pub weight: Weight,
+    /// The bounds of the pace where evidence sets it; nothing where steps do.
+    pub pace: Option<EvidencePace>,
+    /// The position from which to go on, as the status has it.
+    pub resume_from: Option<AnalysisStatus>,
+}
+
+/// What the metrics say of a release at this moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// For the planner.
+    pub judgement: Judgement,
+    /// For the status, by objective.
+    pub evidence: Vec<EvidenceStatus>,
+    /// For the status: from here a restarted controller goes on.
+    pub checkpoint: Option<AnalysisStatus>,
+    /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
+    pub summary: Option<String>,
+}
+
+impl Look {
+    /// Nothing is known yet.
+    pub fn undecided(message: &str, now: Timestamp) -> Self {
+        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None })
+    }
+
+    /// A judgement without evidence.
+    pub fn of(judgement: Judgement) -> Self {
+        Self { judgement, evidence: Vec::new(), checkpoint: None, summary: None }
+    }
+}
