@@ -84,6 +84,7 @@ async fn promotions(env: &Env, options: Options, outcome: &mut Outcome) -> Resul
             .await?;
         ensure!(is_stable(&rollout), "v{number} was given up: {:?}", rollout.status.and_then(|status| status.message));
         outcome.promotion.push(since(declared_at, Timestamp::now()));
+        println!("promoted {number} of {}", options.promotions);
     }
     end(shop, load, outcome).await
 }
@@ -114,6 +115,7 @@ async fn rollbacks(env: &Env, options: Options, outcome: &mut Outcome) -> Result
         let failed = failed.context("a failed request of the canary")?;
         outcome.failure_to_zero.push(since(report.wall_clock(failed.ended()), zero_at));
         outcome.canary_errors.push(report.all().of_version(&version).counts().service_errors);
+        println!("rolled back {number} of {}", options.rollbacks);
     }
     end(shop, load, outcome).await
 }
@@ -151,6 +153,7 @@ async fn aborts(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()
         let report = load.report_so_far();
         let last = report.all().of_version(&version).last().context("a request of the canary")?;
         outcome.abort_to_last_request.push(since(asked_at, report.wall_clock(last.at)));
+        println!("aborted {number} of {}", options.aborts);
     }
     end(shop, load, outcome).await
 }
