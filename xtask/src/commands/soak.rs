@@ -18,6 +18,27 @@ pub(crate) struct SoakArguments {
     /// Only as much as CI has time for.
     #[arg(long)]
     slice: bool,
+    /// So many promotions instead.
+    #[arg(long, value_name = "COUNT")]
+    promotions: Option<u32>,
+    /// So many rollbacks instead.
+    #[arg(long, value_name = "COUNT")]
+    rollbacks: Option<u32>,
+    /// So many aborts instead.
+    #[arg(long, value_name = "COUNT")]
+    aborts: Option<u32>,
+}
+
+impl SoakArguments {
+    fn options(&self) -> soak::Options {
+        let usual = if self.slice { soak::Options::SLICE } else { soak::Options::FULL };
+        soak::Options {
+            promotions: self.promotions.unwrap_or(usual.promotions),
+            rollbacks: self.rollbacks.unwrap_or(usual.rollbacks),
+            aborts: self.aborts.unwrap_or(usual.aborts),
+            ..usual
+        }
+    }
 }
 
 /// Counts, with a controller of its own; takes down what it has started.
@@ -26,7 +47,7 @@ pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
     let instance = Instance::containing(&current_dir()?)?;
     let is_named = Env::named_cluster(instance.checkout()).is_some();
     let was_up = is_named || Cluster::attach(&instance).is_ok();
-    let options = if arguments.slice { soak::Options::SLICE } else { soak::Options::FULL };
+    let options = arguments.options();
     let mut interrupts = Interrupts::listen()?;
     let result = tokio::select! {
         result = Box::pin(count(&instance, options)) => result,
