@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use commands::cluster::ClusterCommand;
 use commands::demo::DemoArguments;
-use commands::soak::SoakArguments;
+use commands::soak::{SoakArguments, VerdictsArguments};
 use commands::test::TestArguments;
 
 /// Serin's developer commands.
@@ -28,6 +28,8 @@ enum Command {
     Test(TestArguments),
     /// Count promotions, rollbacks and aborts under load by the dozen, and tell the times they took.
     Soak(SoakArguments),
+    /// Judge good releases and such that fail ten times as often, and tell how each ended and what it spent.
+    Verdicts(VerdictsArguments),
     /// The local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -44,6 +46,7 @@ async fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => commands::demo::run(arguments).await,
         Command::Soak(arguments) => commands::soak::run(arguments).await,
+        Command::Verdicts(arguments) => commands::soak::run_verdicts(arguments).await,
         Command::Test(arguments) => match commands::test::run(arguments).await {
             // It has told what failed; its last line is the count.
             Ok(false) => return ExitCode::FAILURE,
