@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use commands::bench::BenchCommand;
 use commands::cluster::ClusterCommand;
 use commands::demo::DemoArguments;
 use commands::soak::{SoakArguments, VerdictsArguments};
@@ -33,6 +34,9 @@ enum Command {
     /// The local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Measure, and write the figures into docs/.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Writes what is generated from the types: the CustomResourceDefinitions, also those of the chart.
     Codegen {
         /// Only compare, and fail where a file is out of date.
@@ -53,6 +57,7 @@ async fn main() -> ExitCode {
             other => other.map(drop),
         },
         Command::Cluster(command) => commands::cluster::run(command).await,
+        Command::Bench(command) => commands::bench::run(command).await,
         Command::Codegen { check } => commands::codegen::run(check),
     };
     match result {

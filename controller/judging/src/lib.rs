@@ -8,7 +8,9 @@
 //! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
 
 pub mod checkpoint;
+pub mod histogram;
 pub mod history;
+mod indicator;
 pub mod prometheus;
 pub mod reading;
 pub mod release;

@@ -195,7 +195,6 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     controller.ready().await?;
     let steps =
         json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]);
-    // The node itself needs a minute or two until it counts as ready again.
     let spec = Spec { steps: Some(steps), progress_deadline_seconds: 600, ..Spec::default() };
     shop.first(&spec, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
