@@ -139,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rollback(ticks: &[Counts]) -> (LinearMixture, Vec<f64>) {
-        let grid = Grid::default();
+        let grid = Grid::published();
         let mut mixture = LinearMixture::new(grid.rho.len());
         for counts in ticks {
             mixture.add(grid.rho.iter().map(|rho| poisson(counts, *rho, 1.0)));

@@ -160,7 +160,7 @@ mod tests {
         let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
         let cash = [0.4, 0.4, 0.3, 0.3, 0.2, 0.2];
         let restarts = Restarts::AtTicks(vec![(1, 0.6), (3, 0.1), (5, 0.1)]);
-        let grid = Grid::default();
+        let grid = Grid::published();
         let ln_weights: Vec<f64> = grid.weights.iter().map(|weight| weight.ln()).collect();
         let mut mixture = Mixture::new(grid.rho.len());
         let mut funding = Funding::default();

@@ -26,7 +26,7 @@ pub struct Config {
     pub k: Option<K>,
     /// The most that one tick may add to a bet, in nats, or `off`; `ln(1/alpha)`.
     pub clip: Option<Clip>,
-    /// The bets of the rollback.
+    /// The bets of the rollback; [`Grid::published`].
     pub rollback: Option<Grid>,
     /// The bets of the promotion.
     pub promotion: Option<Promotion>,
@@ -105,7 +105,7 @@ impl Config {
                 Some(Clip::Word(Off::Off)) => None,
                 None => Some(-alpha.ln()),
             },
-            rollback: self.rollback.clone().unwrap_or(defaults.rollback),
+            rollback: self.rollback.clone().unwrap_or_else(Grid::published),
             promotion: promotion.rho.unwrap_or(defaults.promotion),
             plug_in: promotion.plugin,
             restarts: self.restarts.clone().map_or(defaults.restarts, Restarts::AtTicks),

@@ -34,6 +34,14 @@ fn table(out: &mut String, corner: &str, cells: &[Cell], tell: impl Fn(&Summary)
     out.push('\n');
 }
 
+/// By evidence and by the budget's rule apart: they have different bounds.
+fn of_both_rules(cell: &Summary) -> String {
+    let Summary { rolled_back, rolled_back_by_budget, promoted, median_seconds, .. } = cell;
+    let by_budget =
+        if *rolled_back_by_budget > 0.0 { format!(" + {}", percent(*rolled_back_by_budget)) } else { String::new() };
+    format!("{}{by_budget} / {}, {}", percent(*rolled_back), percent(*promoted), seconds(*median_seconds))
+}
+
 /// Writes the tables.
 pub fn markdown(report: &Report) -> String {
     let mut out = String::new();
@@ -49,15 +57,9 @@ pub fn markdown(report: &Report) -> String {
     }
     out.push('\n');
     out.push_str("### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, median seconds to promotion.\n\n");
-    table(&mut out, "good releases", &report.good, |cell| {
-        let Summary { rolled_back, rolled_back_by_budget, promoted, median_seconds, .. } = cell;
-        let by_budget = if *rolled_back_by_budget > 0.0 {
-            format!(" + {}", percent(*rolled_back_by_budget))
-        } else {
-            String::new()
-        };
-        format!("{}{by_budget} / {}, {}", percent(*rolled_back), percent(*promoted), seconds(*median_seconds))
-    });
+    table(&mut out, "good releases", &report.good, of_both_rules);
+    out.push_str("### Releases at the edge of the tolerance\n\nThe same. What these spend is inside the tolerances, so that rolling one back is a mistake.\n\n");
+    table(&mut out, "the canary fails", &report.edge, of_both_rules);
     out.push_str("### Beside the rules that others ship\n\nAt 100 requests/s: rolled back % / promoted %, median seconds [errors served in 60 min beyond those of stable].\n\n");
     table(&mut out, "release", &report.rules, |cell| {
         let rolled_back = cell.rolled_back + cell.rolled_back_by_budget;

@@ -132,6 +132,8 @@ pub struct Report {
     pub good: Vec<Cell>,
     /// Releases of all kinds at 100 requests/s: columns are rules.
     pub rules: Vec<Cell>,
+    /// Releases that are as bad as the tolerances allow.
+    pub edge: Vec<Cell>,
     /// Releases at exactly the margin.
     pub margin: Vec<Cell>,
     /// Bad releases under a small allotment.
@@ -167,6 +169,7 @@ pub fn run(options: Options) -> Result<Report, ConfigError> {
         options,
         good: good(options)?,
         rules: rules(options)?,
+        edge: edge(options)?,
         margin: margin(options)?,
         budget: budget(options)?,
         detection: detection(options)?,
@@ -235,6 +238,19 @@ fn rules(options: Options) -> Result<Vec<Cell>, ConfigError> {
             let outcomes = parallel::map(options.runs, options.seed, |seed| rival.rollout(&scenario, seed));
             cells.push(Cell { row: row.to_owned(), column: rival.name(), summary: Summary::of(&outcomes) });
         }
+    }
+    Ok(cells)
+}
+
+/// The edge of what counts as good is where the bound on false rollbacks is put to the test: a release that changes nothing is well inside.
+fn edge(options: Options) -> Result<Vec<Cell>, ConfigError> {
+    let EvidenceConfig { rho0, delta0, .. } = EvidenceConfig::for_budget_fraction(BUDGET_FRACTION);
+    let excess = (rho0 - 1.0) * STABLE_RATE + delta0;
+    let mut cells = Vec::new();
+    for (cell, rate) in (100..).zip([10.0, 100.0, 1000.0]) {
+        let summary = paced(options.of_cell(cell), &scenario(rate, Effect::Plus(excess), Weather::Plain), 0.5, None)?;
+        let row = "1.1 times stable's errors and 0.05 b".to_owned();
+        cells.push(Cell { row, column: format!("{rate} requests/s"), summary });
     }
     Ok(cells)
 }
@@ -351,7 +367,7 @@ mod tests {
         let options = Options { runs: 4, seed: 1 };
         let report = run(options).unwrap();
         let told = crate::markdown(&report);
-        assert_eq!(told.matches("\n### ").count(), 7, "{told}");
+        assert_eq!(told.matches("\n### ").count(), 8, "{told}");
         assert_eq!(told, crate::markdown(&run(options).unwrap()));
         assert!(!told.contains("NaN"));
         let drawn = crate::chart(&report);

@@ -108,7 +108,7 @@ fn strong_evidence_rolls_back_whatever_else_is_true() {
 
 #[test]
 fn a_spent_allotment_rolls_back_only_what_is_suspect() {
-    let suspect = Served::with(24, Counts::new(750.0, 1.0, 750.0, 0.25));
+    let suspect = Served::with(28, Counts::new(750.0, 1.0, 750.0, 0.25));
     let judgement = suspect.judged(None, |_| {});
     assert!(judgement.ln_e > 10_f64.ln() && judgement.ln_e < 100_f64.ln(), "E = {}", judgement.ln_e.exp());
     assert_eq!(suspect.judged(Some(5.0), |_| {}).verdict, Verdict::RollBack(RollBackCause::Budget));
@@ -121,7 +121,7 @@ fn a_spent_allotment_rolls_back_only_what_is_suspect() {
 #[test]
 fn a_burning_service_rolls_back_what_is_suspect_and_freezes_the_rest() {
     let guarded = |context: &mut Context| context.guard = Some(burning());
-    let suspect = Served::with(24, Counts::new(750.0, 1.0, 750.0, 0.25));
+    let suspect = Served::with(28, Counts::new(750.0, 1.0, 750.0, 0.25));
     assert_eq!(suspect.judged(None, guarded).verdict, Verdict::RollBack(RollBackCause::ServiceGuard));
     let alike = Served::alike(16).judged(None, guarded);
     assert_eq!(alike.verdict, Verdict::Freeze(FreezeReason::ServiceGuard));
