@@ -1,7 +1,7 @@
 //! Latency objectives: the bad event is "slower than the threshold".
 //!
-//! Of a classic histogram the series of the threshold's bucket counts the good requests ([`crate::Kind::Good`]) and `_count` all of
-//! them ([`crate::Kind::Total`]), under one series name; bad are the others. Of a native histogram [`split`] gives the same two numbers.
+//! Of a histogram the bucket that ends at the threshold counts the good requests ([`crate::Kind::Good`]) and `_count` all of them
+//! ([`crate::Kind::Total`]), under one series name; bad are the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,35 +45,6 @@ pub fn edge_at(edges: &[f64], threshold: f64) -> Result<f64, NoSuchEdge> {
         below: finite().filter(|edge| *edge < threshold).max_by(f64::total_cmp),
         above: finite().filter(|edge| *edge > threshold).min_by(f64::total_cmp),
     })
-}
-
-/// One bucket of a native histogram.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NativeBucket {
-    /// Its upper bound, in seconds.
-    pub upper: f64,
-    /// The observations in it (not cumulative).
-    pub count: f64,
-}
-
-/// A native histogram as two counters.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Split {
-    /// All observations.
-    pub total: f64,
-    /// Those in buckets that end at the edge or before.
-    pub good: f64,
-    /// The highest upper bound that is not above the threshold. The resolution of a native histogram may change while it runs: make the edge
-    /// part of the series' name, so that counters of different edges are never compared.
-    pub edge: f64,
-}
-
-/// Splits a native histogram at the threshold, or at the closest edge below; nothing where all buckets end above it.
-pub fn split(total: f64, buckets: &[NativeBucket], threshold: f64) -> Option<Split> {
-    let within = || buckets.iter().filter(|bucket| bucket.upper <= threshold * (1.0 + SAME_EDGE));
-    let edge = within().map(|bucket| bucket.upper).max_by(f64::total_cmp)?;
-    let good = within().map(|bucket| bucket.count).sum::<f64>().min(total);
-    Some(Split { total, good, edge })
 }
 
 /// A secondary guard over the whole distribution: the mean of one Bernoulli e-process for each bucket edge.
@@ -158,15 +129,6 @@ mod tests {
             edge_at(&[], 2.0).unwrap_err().to_string(),
             "no bucket ends at 2 s: choose another metric: it has no buckets"
         );
-    }
-
-    #[test]
-    fn a_native_histogram_is_split_at_an_edge() {
-        let buckets =
-            [(0.0, 1.0), (0.125, 20.0), (0.25, 30.0), (0.5, 7.0)].map(|(upper, count)| NativeBucket { upper, count });
-        assert_eq!(split(58.0, &buckets, 0.25), Some(Split { total: 58.0, good: 51.0, edge: 0.25 }));
-        assert_eq!(split(58.0, &buckets, 0.3).unwrap().edge, 0.25);
-        assert_eq!(split(7.0, &buckets[3..], 0.3), None);
     }
 
     fn guard(slower: [Counts; 2]) -> f64 {

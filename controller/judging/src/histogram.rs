@@ -9,11 +9,19 @@ use serin_analysis::latency::{NoSuchEdge, edge_at};
 /// The label of a bucket's upper edge.
 pub(crate) const EDGE_LABEL: &str = "le";
 
-/// A classic histogram and the threshold that its requests are held against.
+/// The label of a series' name.
+const NAME_LABEL: &str = "__name__";
+
+/// Of a list of edges more than this says nothing to a person.
+const MOST_TOLD: usize = 12;
+
+/// A histogram, classic or native, and the threshold that its requests are held against.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// The selector of all of its buckets, every version of the service.
+    /// The selector of all of its classic buckets, every version of the service.
     pub buckets: String,
+    /// The selector of the native histogram of the same name, every version of the service.
+    pub native: String,
     /// As it is written in the spec.
     written: String,
     /// The same in the histogram's unit, in which its edges are.
@@ -29,7 +37,12 @@ impl Histogram {
     ///
     /// # Errors
     /// That the name says no unit.
-    pub(crate) fn new(base: &str, buckets: String, written: &str, threshold: Duration) -> Result<Self, String> {
+    pub(crate) fn new(
+        base: &str,
+        buckets: &VectorSelector,
+        written: &str,
+        threshold: Duration,
+    ) -> Result<Self, String> {
         let unit = UNITS.into_iter().find(|(suffix, _, _)| base.ends_with(suffix));
         let Some((_, seconds, unit)) = unit else {
             return Err(format!(
@@ -39,7 +52,24 @@ impl Histogram {
         // Whole microseconds first: 300 ms are 0.3 s, not the nearest product of doubles.
         #[expect(clippy::cast_precision_loss, reason = "an hour in microseconds is far below 2^53")]
         let threshold = threshold.as_micros() as f64 / (1e6 * seconds).round();
-        Ok(Self { buckets, written: written.to_owned(), threshold, unit })
+        let native = VectorSelector { name: Some(base.to_owned()), ..buckets.clone() };
+        Ok(Self {
+            buckets: buckets.to_string(),
+            native: native.to_string(),
+            written: written.to_owned(),
+            threshold,
+            unit,
+        })
+    }
+
+    /// The threshold as PromQL takes it, in the histogram's unit.
+    pub(crate) fn threshold(&self) -> f64 {
+        self.threshold
+    }
+
+    /// Whether a bucket with this label ends at the threshold.
+    pub(crate) fn is_edge(&self, label: &str) -> bool {
+        label.parse().is_ok_and(|edge| edge_at(&[edge], self.threshold).is_ok())
     }
 
     /// A regular expression of what exporters write for the threshold's edge: `0.3`, `1` or `1.0`.
@@ -64,12 +94,12 @@ impl Histogram {
         } else {
             format!("use {}", choices.join(" or "))
         };
-        let all: Vec<_> = finite.into_iter().map(told).collect();
-        Err(format!(
-            "no bucket ends at {}, so that nothing counts what is slower: {fix} (its buckets end at {})",
-            self.written,
-            all.join(", ")
-        ))
+        let all = if finite.len() > MOST_TOLD {
+            String::new()
+        } else {
+            format!(" (its buckets end at {})", finite.into_iter().map(told).collect::<Vec<_>>().join(", "))
+        };
+        Err(format!("no bucket ends at {}, so that nothing counts what is slower: {fix}{all}", self.written))
     }
 }
 
@@ -87,6 +117,14 @@ pub(crate) fn buckets_of(count: &VectorSelector) -> Result<(String, VectorSelect
     Ok((base.to_owned(), buckets))
 }
 
+/// The selector, of the native histogram with the same labels as well. Which of the two there is, or both, is the scrape's affair: they count the same.
+pub(crate) fn or_native(base: &str, mut classic: VectorSelector) -> Result<VectorSelector, String> {
+    let pattern = format!("{}|{base}", classic.name.take().unwrap_or_default());
+    let regex = regex::Regex::new(&pattern).map_err(|error| error.to_string())?;
+    classic.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), NAME_LABEL, &pattern));
+    Ok(classic)
+}
+
 /// The selector, of the buckets that end at an edge only.
 pub(crate) fn at_edge(mut buckets: VectorSelector, edge: &str) -> Result<VectorSelector, String> {
     let regex = regex::Regex::new(edge).map_err(|error| error.to_string())?;
@@ -99,7 +137,7 @@ mod tests {
     use super::*;
 
     fn histogram(base: &str, threshold_ms: u64) -> Histogram {
-        Histogram::new(base, String::new(), "as written", Duration::from_millis(threshold_ms)).unwrap()
+        Histogram::new(base, &VectorSelector::default(), "as written", Duration::from_millis(threshold_ms)).unwrap()
     }
 
     #[test]
@@ -109,7 +147,9 @@ mod tests {
         assert_eq!(histogram("request_duration_milliseconds", 250).edge(), "250(?:[.]0+)?");
         assert_eq!(histogram("request_duration_seconds", 25).edge(), "0\\.0250*");
         assert!(
-            Histogram::new("request_time", String::new(), "1s", Duration::from_secs(1)).unwrap_err().contains("unit")
+            Histogram::new("request_time", &VectorSelector::default(), "1s", Duration::from_secs(1))
+                .unwrap_err()
+                .contains("unit")
         );
     }
 
@@ -122,5 +162,10 @@ mod tests {
             "no bucket ends at as written, so that nothing counts what is slower: use 0.3s or 1.2s (its buckets end at 0.1s, 0.3s, 1.2s, 5s)"
         );
         assert_eq!(histogram("request_duration_milliseconds", 250).check(&[100.0, 250.0]), Ok(()));
+        let powers: Vec<f64> = (-10..=14).map(|power| 2_f64.powi(power)).collect();
+        assert_eq!(
+            histogram("request_duration_seconds", 300).check(&powers).unwrap_err(),
+            "no bucket ends at as written, so that nothing counts what is slower: use 0.25s or 0.5s"
+        );
     }
 }

@@ -44,7 +44,7 @@ impl<'a> Reading<'a> {
         let mut reading = Self { series: Vec::new(), births: BTreeMap::new(), newest_ms: None };
         let kind_of_second = counters.kind();
         for (kind, answer) in [(Kind::Total, total), (kind_of_second, errors)] {
-            for series in answer {
+            for series in answer.iter().filter(|series| counters.takes(kind, &series.labels)) {
                 let Some(arm) = counters.arm(&series.labels) else { continue };
                 let source = source_of(&series.labels, counters.pod(&series.labels));
                 let born = counters.pod(&series.labels).and_then(|pod| pods_created_at.get(pod));
@@ -146,5 +146,35 @@ mod tests {
         assert_eq!(samples.iter().filter(|sample| sample.kind == Kind::Errors).count(), 1);
         assert_eq!(reading.births, BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)]));
         assert_eq!(reading.newest_ms, Some(2_000));
+    }
+
+    #[test]
+    fn of_a_histogram_in_both_forms_each_request_counts_once() {
+        let objective = serde_json::from_value(serde_json::json!({"name": "latency", "objective": 99,
+            "counters": {"total": "duration_seconds_count"}, "latency": {"threshold": "250ms"}}))
+        .unwrap();
+        let counters = Counters::new(&objective, &request()).unwrap();
+        let series = |name: &str, le: Option<&str>, value: f64| {
+            let mut series = series("checkout-bbb-11111", "200", &[(1_000, value)]);
+            series.labels.insert("__name__".to_owned(), name.to_owned());
+            series.labels.extend(le.map(|le| ("le".to_owned(), le.to_owned())));
+            series
+        };
+        // A native histogram comes with all of its edges, whatever was asked.
+        let native = || {
+            vec![
+                series("duration_seconds_count", None, 9.0),
+                series("duration_seconds_bucket", Some("0.25"), 7.0),
+                series("duration_seconds_bucket", Some("0.5"), 8.0),
+            ]
+        };
+        let (mut total, mut good) = (native(), native());
+        total.push(series("duration_seconds_count", None, 9.0));
+        good.push(series("duration_seconds_bucket", Some("0.250"), 7.0));
+        let reading = Reading::new(&counters, &total, &good, &BTreeMap::new(), 0);
+        let seen: Vec<_> = reading.samples().iter().map(|sample| (sample.kind, sample.value)).collect();
+        assert_eq!(seen, [(Kind::Total, 9.0), (Kind::Total, 9.0), (Kind::Good, 7.0), (Kind::Good, 7.0)]);
+        let names: BTreeSet<_> = reading.samples().iter().map(|sample| sample.series.to_owned()).collect();
+        assert_eq!(names.len(), 1, "they are one series: of duplicates one is taken");
     }
 }

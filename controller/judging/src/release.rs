@@ -11,6 +11,7 @@ use serin_crds::analysis::ObjectiveSpec;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
+use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, QueryError, Server};
 use crate::reading::Reading;
 use crate::request::JudgeRequest;
@@ -45,6 +46,8 @@ pub struct Judged {
     usual_rate: Option<f64>,
     fingerprint: String,
     failing: Option<Failing>,
+    /// Where the buckets of a native histogram end, as last read.
+    native_edges: Vec<f64>,
 }
 
 /// What is known of an objective before its evidence begins.
@@ -95,6 +98,14 @@ impl Prepared {
         };
         request.analysis.objectives.iter().map(prepare).collect()
     }
+}
+
+/// Where the buckets in an answer end. Of a classic histogram only the threshold's are asked for.
+fn edges_of(answer: &Answer) -> Vec<f64> {
+    let mut edges: Vec<f64> = answer.iter().filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok()).collect();
+    edges.sort_by(f64::total_cmp);
+    edges.dedup();
+    edges
 }
 
 /// The settings that a request asks for.
@@ -173,6 +184,7 @@ impl Release {
         let context =
             RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
         let Some(judged) = self.objectives.get_mut(index) else { return };
+        judged.native_edges = edges_of(errors);
         let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
@@ -286,6 +298,7 @@ impl Judged {
                         usual_rate,
                         fingerprint,
                         failing: None,
+                        native_edges: Vec::new(),
                     });
                 }
                 Err(error) => tracing::warn!(objective = %spec.name, %error, "the stored evidence is gathered anew"),
@@ -297,13 +310,15 @@ impl Judged {
         // A question that is new in mid-release is answered from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
-        Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None })
+        let native_edges = Vec::new();
+        Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None, native_edges })
     }
 
     /// That nothing counts what is slower than the threshold, once it is known which buckets there are.
     fn no_such_edge(&self) -> Option<Trouble> {
-        let histogram = self.counters.histogram.as_ref().filter(|_| !self.service.edges.is_empty())?;
-        let message = histogram.check(&self.service.edges).err()?;
+        let histogram = self.counters.histogram.as_ref()?;
+        let edges = [self.service.edges.as_slice(), &self.native_edges].concat();
+        let message = histogram.check(&edges).err().filter(|_| !edges.is_empty())?;
         Some(Trouble::no_such_edge(&self.spec.name, &message))
     }
 

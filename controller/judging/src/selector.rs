@@ -7,7 +7,7 @@ use serin_analysis::{Arm, Kind};
 use serin_crds::analysis::{ArmsSpec, CountersSpec, Indicator, LatencySpec, ObjectiveSpec};
 use serin_crds::text::parse_duration;
 
-use crate::histogram::{Histogram, at_edge, buckets_of};
+use crate::histogram::{EDGE_LABEL, Histogram, at_edge, buckets_of, or_native};
 use crate::indicator::BuiltIn;
 use crate::prometheus::{Labels, QueryError};
 use crate::request::JudgeRequest;
@@ -127,14 +127,16 @@ impl Counters {
             .map_err(|error| trouble(format!("threshold {:?}: {error}", latency.threshold)))?;
         let (base, buckets) = buckets_of(total).map_err(trouble)?;
         let (_, buckets_of_sides) = buckets_of(total_of_sides).map_err(trouble)?;
-        let histogram = Histogram::new(&base, buckets.to_string(), &latency.threshold, threshold).map_err(trouble)?;
+        let histogram = Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
         let edge = histogram.edge();
-        let good = |buckets| at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble);
+        let of_both_forms = |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
+        // A native histogram has no edge among its labels.
+        let good_of_sides = at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
             total: checked(total).map_err(trouble)?,
-            errors: good(buckets)?,
-            total_of_sides: checked(total_of_sides).map_err(trouble)?,
-            errors_of_sides: good(buckets_of_sides)?,
+            errors: at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble)?,
+            total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
+            errors_of_sides: good_of_sides.map_err(trouble)?,
             verified: false,
             histogram: Some(histogram),
             sides,
@@ -181,6 +183,16 @@ impl Counters {
     /// What the second selector counts.
     pub fn kind(&self) -> Kind {
         if self.histogram.is_some() { Kind::Good } else { Kind::Errors }
+    }
+
+    /// Whether a series is one of those that are counted as this kind. A histogram's answers may have more: all of its edges, where it is a native one.
+    pub(crate) fn takes(&self, kind: Kind, labels: &Labels) -> bool {
+        let edge = labels.get(EDGE_LABEL);
+        match &self.histogram {
+            None => true,
+            Some(_) if kind == Kind::Total => edge.is_none(),
+            Some(histogram) => edge.is_some_and(|edge| histogram.is_edge(edge)),
+        }
     }
 
     /// Which side a series counts for; nothing where it is of neither, or of both.

@@ -9,13 +9,12 @@
 
 use std::time::Duration;
 
-use serin_analysis::Kind;
 use serin_analysis::budget::ServiceBudget;
 use serin_analysis::guard::{Burning, WINDOW_PAIRS, WindowCounts, burning};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::histogram::EDGE_LABEL;
+use crate::histogram::{EDGE_LABEL, Histogram};
 use crate::prometheus::{Answer, Poller, QueryError, Server};
 use crate::selector::Counters;
 
@@ -97,16 +96,31 @@ impl Questions {
     pub fn new(counters: &Counters, window: Duration) -> Self {
         let (total, second) = (&counters.total, &counters.errors);
         let window_seconds = window.as_secs().max(60);
-        let requests = |seconds: u64| format!("sum(increase({total}[{seconds}s]))");
-        let bad = |seconds: u64| match counters.kind() {
-            // Both are extrapolated, so that their difference may be a little below nothing.
-            Kind::Good => format!("clamp_min({} - sum(increase({second}[{seconds}s])), 0)", requests(seconds)),
-            Kind::Total | Kind::Errors => format!("sum(increase({second}[{seconds}s]))"),
+        let histogram = counters.histogram.as_ref();
+        // Of a histogram there may be the classic form, the native one or both: the first that is there is the answer.
+        let or_native = |classic: String, native: &dyn Fn(&Histogram) -> String| {
+            histogram.map_or_else(|| classic.clone(), |histogram| format!("({classic} or {})", native(histogram)))
         };
+        let increase = |histogram: &Histogram, seconds: u64| format!("sum(increase({}[{seconds}s]))", histogram.native);
+        let requests = |seconds: u64| {
+            let native = |histogram: &Histogram| format!("histogram_count({})", increase(histogram, seconds));
+            or_native(format!("sum(increase({total}[{seconds}s]))"), &native)
+        };
+        let bad = |seconds: u64| {
+            let second = format!("sum(increase({second}[{seconds}s]))");
+            let native = |histogram: &Histogram| {
+                let (all, edge) = (increase(histogram, seconds), histogram.threshold());
+                format!("histogram_count({all}) * (1 - histogram_fraction(-Inf, {edge}, {all}))")
+            };
+            // Both are extrapolated, so that their difference may be a little below nothing.
+            let slow = || format!("clamp_min(sum(increase({total}[{seconds}s])) - {second}, 0)");
+            or_native(if histogram.is_some() { slow() } else { second.clone() }, &native)
+        };
+        let present = |selector: &str| format!("count(present_over_time({selector}[{window_seconds}s]))");
         let mut budget = vec![
             named("total", &requests(window_seconds)),
             named("errors", &bad(window_seconds)),
-            named("seen", &format!("count(present_over_time({second}[{window_seconds}s]))")),
+            named("seen", &or_native(present(second), &|histogram| present(&histogram.native))),
         ];
         let buckets = counters.histogram.as_ref().map(|histogram| &histogram.buckets);
         budget.extend(buckets.map(|buckets| named(EDGE, &format!("count by ({EDGE_LABEL}) ({buckets})"))));
@@ -114,7 +128,9 @@ impl Questions {
         let mut range_seconds = window_seconds;
         for grain in 0..3 {
             let step_seconds = (range_seconds / 60).max(1);
-            let oldest = format!("min(min_over_time(timestamp({total})[{range_seconds}s:{step_seconds}s]))");
+            let oldest =
+                |selector: &str| format!("min(min_over_time(timestamp({selector})[{range_seconds}s:{step_seconds}s]))");
+            let oldest = or_native(oldest(total), &|histogram| oldest(&histogram.native));
             budget.push(named(&format!("age{grain}"), &format!("time() - {oldest}")));
             range_seconds = step_seconds;
             if range_seconds < 10 {
@@ -259,6 +275,12 @@ mod tests {
             assert!(promql_parser::parser::parse(question).is_ok(), "{question}");
             assert!(
                 question.contains("clamp_min(sum(increase(traefik_service_request_duration_seconds_count{"),
+                "{question}"
+            );
+            assert!(
+                question.contains(
+                    "(1 - histogram_fraction(-Inf, 0.3, sum(increase(traefik_service_request_duration_seconds{"
+                ),
                 "{question}"
             );
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::client::QueryError;
+use super::native::{NativeHistogram, as_classic};
 
 /// A series' labels, `__name__` among them.
 pub type Labels = BTreeMap<String, String>;
@@ -64,7 +65,9 @@ struct VectorSeries {
 struct MatrixSeries {
     metric: Labels,
     #[serde(default)]
-    values: Option<Vec<(f64, String)>>,
+    values: Vec<(f64, String)>,
+    #[serde(default)]
+    histograms: Vec<(f64, NativeHistogram)>,
 }
 
 /// Decodes the body of an answer with HTTP status 200, or of an error that Prometheus explains.
@@ -80,11 +83,15 @@ pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryErr
         return Err(QueryError::Partial(bounded(&envelope.warnings.join("; "))));
     }
     let data = envelope.data.ok_or_else(|| QueryError::Malformed("a success without data".to_owned()))?;
-    let answer = series_of(data)?;
-    if answer.len() > most_series {
-        return Err(QueryError::TooLarge(format!("{} series where {most_series} are the limit", answer.len())));
+    let length = match &data {
+        Data::Vector(series) => series.len(),
+        Data::Matrix(series) => series.len(),
+        Data::Scalar(_) | Data::String(_) => 1,
+    };
+    if length > most_series {
+        return Err(QueryError::TooLarge(format!("{length} series where {most_series} are the limit")));
     }
-    Ok(answer)
+    series_of(data)
 }
 
 /// What Prometheus' own error types mean to whoever asked.
@@ -105,14 +112,20 @@ fn series_of(data: Data) -> Result<Answer, QueryError> {
                 Ok(Series { labels: series.metric, samples: vec![sample(&value)?] })
             })
             .collect(),
-        Data::Matrix(series) => series
-            .into_iter()
-            .map(|series| {
-                let values = series.values.ok_or_else(native_histogram)?;
-                let samples = values.iter().map(sample).collect::<Result<_, _>>()?;
-                Ok(Series { labels: series.metric, samples })
-            })
-            .collect(),
+        Data::Matrix(series) => {
+            let mut answer = Vec::with_capacity(series.len());
+            for MatrixSeries { metric, values, histograms } in series {
+                if !histograms.is_empty() {
+                    let dated = histograms.into_iter().map(|(seconds, value)| Ok((millis(seconds)?, value)));
+                    answer.extend(as_classic(&metric, &dated.collect::<Result<Vec<_>, QueryError>>()?)?);
+                }
+                if !values.is_empty() {
+                    let samples = values.iter().map(sample).collect::<Result<_, _>>()?;
+                    answer.push(Series { labels: metric, samples });
+                }
+            }
+            Ok(answer)
+        }
         Data::Scalar(value) => Ok(vec![Series { labels: Labels::new(), samples: vec![sample(&value)?] }]),
         Data::String(IgnoredAny) => Err(QueryError::BadQuery("the query gives a string, not numbers".to_owned())),
     }
@@ -123,14 +136,19 @@ fn native_histogram() -> QueryError {
 }
 
 fn sample((seconds, value): &(f64, String)) -> Result<(i64, f64), QueryError> {
+    let at_ms = millis(*seconds)?;
+    let value = value.parse().map_err(|_| QueryError::Malformed(format!("{:?} is not a number", bounded(value))))?;
+    Ok((at_ms, value))
+}
+
+fn millis(seconds: f64) -> Result<i64, QueryError> {
     let millis = (seconds * 1_000.0).round();
     // Doubles hold whole milliseconds exactly far beyond any date; what is not a date at all is refused.
     if !(0.0..=8.64e15).contains(&millis) {
         return Err(QueryError::Malformed(format!("{seconds} is not a time")));
     }
-    let value = value.parse().map_err(|_| QueryError::Malformed(format!("{:?} is not a number", bounded(value))))?;
     #[expect(clippy::cast_possible_truncation, reason = "a whole number within the range checked just above")]
-    Ok((millis as i64, value))
+    Ok(millis as i64)
 }
 
 /// The beginning of a text that somebody else wrote, short enough for a status.
@@ -196,7 +214,9 @@ mod tests {
         assert_eq!(kind(r#"{"status":"error","errorType":"timeout","error":"too long"}"#), "Timeout");
         assert_eq!(kind(r#"{"status":"error","errorType":"internal","error":"oops"}"#), "Unreachable");
         assert_eq!(
-            kind(r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"histograms":[]}]}}"#),
+            kind(
+                r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"histograms":[[1,{"count":"1"}]]}]}}"#
+            ),
             "InvalidQuery"
         );
         let three = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[]},{"metric":{},"values":[]},{"metric":{},"values":[]}]}}"#;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::client::QueryError;
 use super::envelope::{Answer, decode};
+use super::native::MOST_EDGES;
 
 const MOST_SERIES: usize = 3;
 /// What a condition's message may take up, with what is written around it.
@@ -13,7 +14,8 @@ const LONGEST_MESSAGE: usize = 400;
 fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
     match result {
         Ok(answer) => {
-            prop_assert!(answer.len() <= MOST_SERIES);
+            // A native histogram comes as its count and its edges.
+            prop_assert!(answer.len() <= MOST_SERIES * (MOST_EDGES + 2));
             let times = answer.iter().flat_map(|series| &series.samples).map(|(at_ms, _)| *at_ms);
             prop_assert!(times.into_iter().all(|at_ms| (0..=8_640_000_000_000_000).contains(&at_ms)), "{answer:?}");
         }
@@ -47,6 +49,8 @@ fn key() -> impl Strategy<Value = String> {
         "value",
         "values",
         "histograms",
+        "count",
+        "buckets",
         "warnings",
         "infos",
         "errorType",
@@ -73,19 +77,35 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A native histogram with edges and counts of any kind.
+fn histogram() -> impl Strategy<Value = Value> {
+    let number = || prop_oneof![3 => (0.0..20.0_f64).prop_map(|number| number.to_string()), 1 => text()];
+    let bucket = (0_u8..5, number(), number(), number()).prop_map(|bucket| json!(bucket));
+    let whole = (number(), prop::collection::vec(bucket, 0..6))
+        .prop_map(|(count, buckets)| json!({"count": count, "sum": "1", "buckets": buckets}));
+    prop_oneof![9 => whole, 1 => any_json()]
+}
+
 /// The whole envelope in order, with anything at all for its result.
 fn any_envelope() -> impl Strategy<Value = Value> {
     let time = prop_oneof![0.0..2e9_f64, any::<f64>()].prop_map(|time| json!(time));
     let sample =
         (prop_oneof![9 => time, 1 => any_json()], prop_oneof![9 => text().prop_map(Value::from), 1 => any_json()]);
+    let samples = prop_oneof![
+        prop::collection::vec(sample, 0..4).prop_map(|samples| ("values", samples)),
+        prop::collection::vec((prop_oneof![9 => 0.0..2e9_f64, 1 => any::<f64>()], histogram()), 0..3).prop_map(
+            |samples| ("histograms", samples.into_iter().map(|(at, histogram)| (json!(at), histogram)).collect())
+        ),
+    ];
     let labels = prop::collection::vec((key(), text().prop_map(Value::from)), 0..3);
-    let series =
-        (labels, prop::collection::vec(sample, 0..4), prop::sample::select(vec!["value", "values", "histograms"]));
-    let series = series.prop_map(|(labels, samples, field)| {
+    let series = (labels, samples, prop::bool::weighted(0.2)).prop_map(|(labels, (field, samples), is_instant)| {
         let labels: serde_json::Map<String, Value> = labels.into_iter().collect();
         let samples: Vec<_> = samples.into_iter().map(|(at, value)| json!([at, value])).collect();
-        let samples = if field == "value" { samples.into_iter().next().unwrap_or_default() } else { samples.into() };
-        json!({"metric": labels, field: samples})
+        if is_instant {
+            json!({"metric": labels, "value": samples.into_iter().next().unwrap_or_default()})
+        } else {
+            json!({"metric": labels, field: samples})
+        }
     });
     let result = prop_oneof![9 => prop::collection::vec(series, 0..5).prop_map(Value::from), 1 => any_json()];
     let warnings = prop::collection::vec(text(), 0..2);

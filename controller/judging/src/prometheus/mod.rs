@@ -5,6 +5,7 @@ mod client;
 mod envelope;
 #[cfg(test)]
 mod fuzz;
+mod native;
 mod poller;
 #[cfg(test)]
 mod tests;

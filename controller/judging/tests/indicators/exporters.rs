@@ -189,6 +189,23 @@ fn envoy_gateway_is_refused_because_its_counters_have_no_sides() {
 }
 
 #[test]
+fn a_native_histogram_is_read_under_the_name_without_a_suffix() {
+    let stored = scraped(include_str!("../fixtures/pod.txt"), false);
+    let counters = counters(json!({"indicator": "pod", "objective": 99, "latency": {"threshold": "250ms"}})).unwrap();
+    let native = |(labels, value): &Stored| {
+        let mut labels = labels.clone();
+        let name = labels["__name__"].strip_suffix("_count")?.to_owned();
+        labels.insert("__name__".to_owned(), name);
+        Some((labels, *value))
+    };
+    let native: Vec<Stored> = stored.iter().filter_map(native).collect();
+    assert_eq!(picked(&native, &counters.total_of_sides).len(), 4);
+    assert_eq!(picked(&native, &counters.errors_of_sides).len(), 4, "its buckets are inside of it");
+    let service = counters.histogram.as_ref().unwrap().native.clone();
+    assert!(picked(&native, &service).len() > 4, "{service}");
+}
+
+#[test]
 fn slow_requests_are_those_that_are_not_within_the_bucket() {
     let cases = [
         ("traefik", "300ms", (2976.0, 76.0), (27_001.0, 201.0), include_str!("../fixtures/traefik.txt")),

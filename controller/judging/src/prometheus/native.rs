@@ -1,0 +1,179 @@
+//! Native histograms, read as the classic ones that they contain.
+//!
+//! The buckets of a native histogram end at powers of a base that depends on its resolution, and the resolution may fall while it runs. Whatever it
+//! is (from schema 0 on), the powers of two are among the edges; a histogram with custom buckets has the edges that its author wrote. At these, the
+//! requests within the edge are a count. Anywhere else they would be an estimate inside of a bucket, and there is no series.
+//!
+//! Source: <https://prometheus.io/docs/specs/native_histograms/>; the form in answers:
+//! <https://prometheus.io/docs/prometheus/latest/querying/api/#native-histograms>.
+
+use serde::Deserialize;
+
+use super::client::QueryError;
+use super::envelope::{Labels, Series, bounded};
+
+/// Powers of two that a threshold may be: from about a thousandth of a second to some hours, in seconds or in milliseconds.
+const POWERS: std::ops::RangeInclusive<i32> = -10..=14;
+
+/// The most edges of one histogram that are read.
+pub(super) const MOST_EDGES: usize = 64;
+
+/// Edges that people write have no more digits than this; those between two powers of two have seventeen.
+const WRITTEN_DIGITS: usize = 6;
+
+/// One native histogram in an answer.
+#[derive(Deserialize)]
+pub(super) struct NativeHistogram {
+    count: String,
+    #[serde(default)]
+    buckets: Vec<(u8, String, String, String)>,
+}
+
+/// The observations above `left` and up to `right`. Which end belongs to a bucket is not looked at: no duration is exactly on an edge for long.
+struct Bucket {
+    left: f64,
+    right: f64,
+    count: f64,
+}
+
+/// All observations at one time, and the same by bucket.
+struct Sample {
+    at_ms: i64,
+    count: f64,
+    buckets: Vec<Bucket>,
+}
+
+/// The count and the buckets of a native histogram as series, as if it had been scraped as a classic one.
+pub(super) fn as_classic(labels: &Labels, samples: &[(i64, NativeHistogram)]) -> Result<Vec<Series>, QueryError> {
+    let Some(name) = labels.get("__name__") else {
+        let message = "the query gives native histograms where counters are expected";
+        return Err(QueryError::BadQuery(message.to_owned()));
+    };
+    let samples = samples.iter().map(parsed).collect::<Result<Vec<_>, _>>()?;
+    let named = |suffix: &str, edge: Option<f64>, samples: Vec<(i64, f64)>| {
+        let mut labels = labels.clone();
+        labels.insert("__name__".to_owned(), format!("{name}_{suffix}"));
+        labels.extend(edge.map(|edge| ("le".to_owned(), edge.to_string())));
+        Series { labels, samples }
+    };
+    let mut series = vec![named("count", None, samples.iter().map(|sample| (sample.at_ms, sample.count)).collect())];
+    for edge in edges(&samples) {
+        let within: Vec<_> =
+            samples.iter().filter_map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?))).collect();
+        if !within.is_empty() {
+            series.push(named("bucket", Some(edge), within));
+        }
+    }
+    Ok(series)
+}
+
+fn parsed((at_ms, histogram): &(i64, NativeHistogram)) -> Result<Sample, QueryError> {
+    let number = |text: &String| {
+        let malformed = |_| QueryError::Malformed(format!("{:?} is not a number", bounded(text)));
+        text.parse::<f64>().map_err(malformed)
+    };
+    let buckets = histogram.buckets.iter().map(|(_, left, right, count)| {
+        Ok(Bucket { left: number(left)?, right: number(right)?, count: number(count)? })
+    });
+    Ok(Sample { at_ms: *at_ms, count: number(&histogram.count)?, buckets: buckets.collect::<Result<_, _>>()? })
+}
+
+/// Where the requests within can be counted, whatever the resolution, in rising order.
+fn edges(samples: &[Sample]) -> Vec<f64> {
+    let bounds = samples.iter().flat_map(|sample| &sample.buckets).flat_map(|bucket| [bucket.left, bucket.right]);
+    let written = bounds.filter(|bound| {
+        let digits = bound.to_string().chars().filter(char::is_ascii_digit).count();
+        bound.is_finite() && *bound > 0.0 && digits <= WRITTEN_DIGITS
+    });
+    let mut edges: Vec<f64> = POWERS.map(|power| 2_f64.powi(power)).chain(written).collect();
+    edges.sort_by(f64::total_cmp);
+    edges.dedup();
+    edges.truncate(MOST_EDGES);
+    edges
+}
+
+/// The observations up to the edge; nothing where it is inside of a bucket that has any.
+fn within(buckets: &[Bucket], edge: f64) -> Option<f64> {
+    let is_split = buckets.iter().any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right);
+    let below = buckets.iter().filter(|bucket| bucket.right <= edge).map(|bucket| bucket.count);
+    (!is_split).then(|| below.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::decode;
+    use super::*;
+
+    /// What Prometheus answers to a range selector, with these buckets.
+    fn read(count: u32, buckets: &str) -> Vec<Series> {
+        let body = format!(
+            r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"request_duration_seconds","pod":"a-1"}},
+                "histograms":[[1763880000.123,{{"count":"{count}","sum":"17.5","buckets":[{buckets}]}}]]}}]}}}}"#
+        );
+        decode(body.as_bytes(), 1).unwrap()
+    }
+
+    /// The requests within an edge.
+    fn at(series: &[Series], edge: &str) -> Option<f64> {
+        let series = series.iter().find(|series| series.labels.get("le").is_some_and(|le| le == edge))?;
+        assert_eq!((series.labels["__name__"].as_str(), series.samples.len()), ("request_duration_seconds_bucket", 1));
+        Some(series.samples[0].1)
+    }
+
+    #[test]
+    fn an_exponential_histogram_counts_within_powers_of_two_at_every_resolution() {
+        // Schema 1: edges at 0.25, 0.354, 0.5, 0.707, 1. Empty buckets are left out.
+        let fine = read(
+            20,
+            r#"[3,"-1e-128","1e-128","1"],[0,"0.17677669529663687","0.25","4"],[0,"0.25","0.3535533905932738","6"],
+               [0,"0.5","0.7071067811865476","7"],[0,"4","5.65685424949238","2"]"#,
+        );
+        assert_eq!(fine[0].labels["__name__"], "request_duration_seconds_count");
+        assert_eq!(fine[0].samples, [(1_763_880_000_123, 20.0)]);
+        assert_eq!(fine[0].labels["pod"], "a-1");
+        assert_eq!((at(&fine, "0.25"), at(&fine, "0.5"), at(&fine, "1")), (Some(5.0), Some(11.0), Some(18.0)));
+        assert_eq!(at(&fine, "0.3535533905932738"), None, "an edge that a lower resolution would not have");
+        // The same at schema 0.
+        let coarse = read(
+            20,
+            r#"[3,"-1e-128","1e-128","1"],[0,"0.125","0.25","4"],[0,"0.25","0.5","6"],[0,"0.5","1","7"],[0,"4","8","2"]"#,
+        );
+        assert_eq!((at(&coarse, "0.25"), at(&coarse, "0.5"), at(&coarse, "1")), (Some(5.0), Some(11.0), Some(18.0)));
+    }
+
+    #[test]
+    fn inside_of_a_bucket_nothing_is_counted() {
+        // Schema -1: edges at powers of four.
+        let coarsest = read(10, r#"[0,"0.25","1","7"],[0,"1","4","3"]"#);
+        assert_eq!((at(&coarsest, "0.25"), at(&coarsest, "0.5"), at(&coarsest, "1")), (Some(0.0), None, Some(7.0)));
+    }
+
+    #[test]
+    fn custom_buckets_are_counted_at_their_own_edges() {
+        let custom = read(10, r#"[0,"-Inf","0.1","4"],[0,"0.3","1.2","5"],[0,"5","+Inf","1"]"#);
+        assert_eq!((at(&custom, "0.1"), at(&custom, "0.3"), at(&custom, "1.2")), (Some(4.0), Some(4.0), Some(9.0)));
+        assert_eq!((at(&custom, "0.5"), at(&custom, "5")), (None, Some(9.0)));
+    }
+
+    #[test]
+    fn a_histogram_without_observations_is_within_every_edge() {
+        let body = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"d_seconds"},
+            "histograms":[[1,{"count":"0","sum":"0"}]]}]}}"#;
+        let empty = decode(body.as_bytes(), 1).unwrap();
+        assert_eq!(empty.len(), 1 + POWERS.count());
+        assert!(empty.iter().all(|series| series.samples == [(1_000, 0.0)]));
+    }
+
+    #[test]
+    fn what_is_no_count_is_refused() {
+        let answer = |histogram: &str| {
+            let body = format!(
+                r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"d"}},"histograms":[[1,{histogram}]]}}]}}}}"#
+            );
+            decode(body.as_bytes(), 1).unwrap_err().kind()
+        };
+        assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), "Malformed");
+        assert_eq!(answer(r#"{"sum":"0"}"#), "Malformed");
+        assert_eq!(answer(r#"{"count":"1","buckets":[[0,"0.25","wide","1"]]}"#), "Malformed");
+    }
+}
