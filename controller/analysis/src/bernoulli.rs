@@ -89,18 +89,15 @@ fn likelihood_ratio(counts: &Counts, canary: (f64, f64), stable: (f64, f64)) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::nine_digits;
     use proptest::prelude::*;
-
-    fn close(actual: f64, expected: f64) {
-        assert!((actual - expected).abs() <= 1e-8 * expected.abs().max(1.0), "{actual} is not {expected}");
-    }
 
     #[test]
     fn golden_g10_bernoulli() {
         let p_c = rate_at_odds_ratio(0.3, 1.5);
-        close(p_c, 0.391_304_348);
-        close(0.1 * p_c + 0.9 * 0.3, 0.309_130_435);
-        close(bernoulli(&Counts::new(200.0, 80.0, 1800.0, 540.0), 0.3, 1.5, 1.0).at_zero, 4.015_126_39);
+        nine_digits(p_c, 0.391_304_348);
+        nine_digits(0.1 * p_c + 0.9 * 0.3, 0.309_130_435);
+        nine_digits(bernoulli(&Counts::new(200.0, 80.0, 1800.0, 540.0), 0.3, 1.5, 1.0).at_zero, 4.015_126_39);
     }
 
     /// `ln E[exp(l)]` at `delta`, over binomial errors, in closed form.

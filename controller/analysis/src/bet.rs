@@ -55,26 +55,23 @@ pub fn poisson(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::nine_digits;
     use proptest::prelude::*;
-
-    fn close(actual: f64, expected: f64) {
-        assert!((actual - expected).abs() <= 1e-8 * expected.abs().max(1.0), "{actual} is not {expected}");
-    }
 
     #[test]
     fn golden_g1() {
         let line = poisson(&Counts::new(150.0, 3.0, 1350.0, 1.0), 5.0, 1.0);
-        close(line.slope / 150.0 + 1.0, 3.571_428_57);
-        close(line.at(0.0), 3.482_424_79);
+        nine_digits(line.slope / 150.0 + 1.0, 3.571_428_57);
+        nine_digits(line.at(0.0), 3.482_424_79);
         // 1/D, seen through one stable error and nothing else.
-        close(poisson(&Counts::new(150.0, 0.0, 1350.0, 1.0), 5.0, 1.0).at_zero.exp(), 0.714_285_714);
+        nine_digits(poisson(&Counts::new(150.0, 0.0, 1350.0, 1.0), 5.0, 1.0).at_zero.exp(), 0.714_285_714);
     }
 
     #[test]
     fn golden_g2() {
         let line = poisson(&Counts::new(150.0, 3.0, 1350.0, 1.0), 5.0, 1.1);
-        close(line.at(5e-5), 3.363_240_15);
-        close(line.tempered(4.0).at(5e-5), 0.840_810_036);
+        nine_digits(line.at(5e-5), 3.363_240_15);
+        nine_digits(line.tempered(4.0).at(5e-5), 0.840_810_036);
     }
 
     #[test]

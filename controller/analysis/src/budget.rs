@@ -92,6 +92,7 @@ impl SpentBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::nine_digits;
 
     fn tick(started_s: i64, at_s: i64, counts: (f64, f64, f64, f64)) -> Tick {
         let (n_c, e_c, n_s, e_s) = counts;
@@ -106,9 +107,9 @@ mod tests {
     #[test]
     fn golden_g9_budget() {
         let budget = ServiceBudget::new(1.0 - 0.999, 100.0 * 30.0 * 86_400.0, 120_000.0);
-        assert!((budget.total / 259_200.0 - 1.0).abs() < 1e-9);
-        assert!((budget.allotment(&AllotmentShare::default()) / 5184.0 - 1.0).abs() < 1e-9);
-        assert!((burn_rate(37.0, 9000.0, 0.001) / 4.111_111_11 - 1.0).abs() < 1e-9);
+        nine_digits(budget.total, 259_200.0);
+        nine_digits(budget.allotment(&AllotmentShare::default()), 5184.0);
+        nine_digits(burn_rate(37.0, 9000.0, 0.001), 4.111_111_11);
     }
 
     #[test]

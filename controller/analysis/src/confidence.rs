@@ -136,6 +136,7 @@ mod tests {
     use crate::bet::poisson;
     use crate::config::Grid;
     use crate::counts::Counts;
+    use crate::golden::nine_digits;
     use proptest::prelude::*;
 
     fn rollback(ticks: &[Counts]) -> (LinearMixture, Vec<f64>) {
@@ -151,13 +152,11 @@ mod tests {
     fn golden_g7() {
         let counts = Counts::new(3000.0, 24.0, 27_000.0, 14.0);
         let (mixture, ln_weights) = rollback(&[counts]);
-        let close =
-            |actual: f64, expected: f64| assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
-        close(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
-        close(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
-        close(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
-        close(counts.canary_errors - counts.expected_canary_errors().unwrap(), 22.444_444_4);
-        close(mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0, 9.310_899_76);
+        nine_digits(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
+        nine_digits(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
+        nine_digits(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
+        nine_digits(counts.canary_errors - counts.expected_canary_errors().unwrap(), 22.444_444_4);
+        nine_digits(mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0, 9.310_899_76);
     }
 
     #[test]

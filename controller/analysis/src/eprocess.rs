@@ -146,6 +146,8 @@ mod tests {
     use crate::bet::poisson;
     use crate::config::Grid;
     use crate::counts::Counts;
+    use crate::golden::nine_digits;
+    use proptest::prelude::*;
 
     #[test]
     fn golden_g3() {
@@ -169,7 +171,7 @@ mod tests {
             let counts = Counts::new(n_c.into(), e_c.into(), n_s.into(), e_s.into());
             mixture.multiply(grid.rho.iter().map(|rho| poisson(&counts, *rho, 1.1).at(5e-5)), 100_f64.ln());
             let actual = mixture.ln_value(&ln_weights);
-            assert!((actual / ln_e[index] - 1.0).abs() < 1e-8, "tick {}: {actual}", index + 1);
+            nine_digits(actual, ln_e[index]);
             assert!((mixture.cash() - cash[index]).abs() < 1e-12);
             assert_eq!(actual >= 100_f64.ln(), index >= 4);
         }
@@ -204,6 +206,36 @@ mod tests {
         mixture.fund(0.6);
         mixture.multiply(std::iter::once(1e6), 100_f64.ln());
         assert!(mixture.ln_value(&[0.0]) < 100_f64.ln());
+    }
+
+    fn binomial(n: u32, k: u32, p: f64) -> f64 {
+        let ways: f64 = (0..k).map(|i| f64::from(n - i) / f64::from(i + 1)).product();
+        ways * p.powf(f64::from(k)) * (1.0 - p).powf(f64::from(n - k))
+    }
+
+    proptest! {
+        /// What Ville's inequality needs: whatever has happened so far, the next tick does not raise the process on the average.
+        #[test]
+        fn no_tick_on_the_null_raises_the_expectation(
+            ln_values in prop::collection::vec(-20.0_f64..5.0, 8), cash in 0.0_f64..=1.0, omega in 0.0_f64..=1.0,
+            n_c in 1_u32..6, n_s in 1_u32..9, p_s in 0.0_f64..=0.9, rho0 in 1.0_f64..1.5, delta in 0.0_f64..0.05,
+            below in 0.0_f64..=1.0, k in prop_oneof![Just(1.0), 1.0_f64..9.0], clip in 0.5_f64..10.0,
+        ) {
+            let grid = Grid::default();
+            let ln_weights: Vec<f64> = grid.weights.iter().map(|weight| weight.ln()).collect();
+            let before = Mixture { ln_values, cash };
+            let p_c = below * (rho0 * p_s + delta).min(1.0);
+            let mut expected = 0.0;
+            for (e_c, e_s) in (0..=n_c).flat_map(|e_c| (0..=n_s).map(move |e_s| (e_c, e_s))) {
+                let counts = Counts::new(n_c.into(), e_c.into(), n_s.into(), e_s.into());
+                let mut after = before.clone();
+                after.fund(omega);
+                after.multiply(grid.rho.iter().map(|rho| poisson(&counts, *rho, rho0).tempered(k).at(delta)), clip);
+                expected += binomial(n_c, e_c, p_c) * binomial(n_s, e_s, p_s) * after.ln_value(&ln_weights).exp();
+            }
+            let before = before.ln_value(&ln_weights).exp();
+            prop_assert!(expected <= before * (1.0 + 1e-9), "from {before} to {expected}");
+        }
     }
 
     #[test]

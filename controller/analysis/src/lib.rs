@@ -32,6 +32,8 @@ pub mod evaluate;
 pub mod evidence;
 pub mod explain;
 pub mod feasibility;
+#[cfg(test)]
+mod golden;
 pub mod guard;
 pub mod judge;
 pub mod latency;

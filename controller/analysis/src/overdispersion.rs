@@ -53,6 +53,7 @@ impl Overdispersion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::nine_digits;
 
     #[test]
     fn golden_g10_overdispersion() {
@@ -60,7 +61,7 @@ mod tests {
         for tick in [[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 4.0], [1.0, 1.0, 1.0]] {
             phi.add(&tick.map(|errors| PodCounts { requests: 100.0, errors }));
         }
-        assert!((phi.phi().unwrap() - 2.363_636_36).abs() < 1e-8);
+        nine_digits(phi.phi().unwrap(), 2.363_636_36);
     }
 
     #[test]

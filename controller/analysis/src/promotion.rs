@@ -65,25 +65,22 @@ mod tests {
     use super::*;
     use crate::bet::poisson;
     use crate::confidence::LinearMixture;
+    use crate::golden::nine_digits;
     use proptest::prelude::*;
-
-    fn close(actual: f64, expected: f64) {
-        assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
-    }
 
     #[test]
     fn golden_g4() {
         let even = PlugIn::new(5e-4, 0.5, 5e-4).unwrap();
-        close(even.q_s, 3.535_533_91e-4);
-        close(even.q_c, 8.535_533_91e-4);
-        close(even.r, 0.585_786_438);
-        close(even.r_s, std::f64::consts::SQRT_2);
-        close(even.information, 5.649_678_9e-5);
-        close(20_f64.ln() / even.information, 53_024.823_7);
+        nine_digits(even.q_s, 3.535_533_91e-4);
+        nine_digits(even.q_c, 8.535_533_91e-4);
+        nine_digits(even.r, 0.585_786_438);
+        nine_digits(even.r_s, std::f64::consts::SQRT_2);
+        nine_digits(even.information, 5.649_678_9e-5);
+        nine_digits(20_f64.ln() / even.information, 53_024.823_7);
         let tenth = PlugIn::new(5e-4, 0.1, 1e-3).unwrap();
-        close(tenth.r, 0.341_089_468);
-        close(tenth.r_s, 1.073_212_28);
-        close(tenth.information, 4.390_585_73e-5);
+        nine_digits(tenth.r, 0.341_089_468);
+        nine_digits(tenth.r_s, 1.073_212_28);
+        nine_digits(tenth.information, 4.390_585_73e-5);
     }
 
     fn mixture(counts: &Counts, plug_in: Option<PlugIn>) -> (LinearMixture, Vec<f64>) {
@@ -100,25 +97,25 @@ mod tests {
     fn golden_g5() {
         let counts = Counts::new(4500.0, 2.0, 4500.0, 3.0);
         let (grid, ln_weights) = mixture(&counts, None);
-        close(grid.ln_value(&ln_weights, 1e-3), 1.551_910_81);
-        close(grid.upper(&ln_weights, 20_f64.ln()), 0.001_537_972_71);
+        nine_digits(grid.ln_value(&ln_weights, 1e-3), 1.551_910_81);
+        nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 0.001_537_972_71);
         let (both, ln_weights) = mixture(&counts, PlugIn::new(5e-4, 0.5, 5e-4));
-        close(both.ln_value(&ln_weights, 5e-4), 0.715_526_455);
-        close(both.ln_value(&ln_weights, 1e-3), 1.702_916_03);
-        close(both.upper(&ln_weights, 20_f64.ln()), 0.001_569_026_98);
+        nine_digits(both.ln_value(&ln_weights, 5e-4), 0.715_526_455);
+        nine_digits(both.ln_value(&ln_weights, 1e-3), 1.702_916_03);
+        nine_digits(both.upper(&ln_weights, 20_f64.ln()), 0.001_569_026_98);
     }
 
     #[test]
     fn golden_g6() {
         let counts = Counts::new(6000.0, 0.0, 6000.0, 0.0);
         let (grid, ln_weights) = mixture(&counts, None);
-        close(grid.upper(&ln_weights, 20_f64.ln()), 7.438_833_27e-4);
-        close(grid.ln_value(&ln_weights, 1e-3), 4.296_822_91);
+        nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 7.438_833_27e-4);
+        nine_digits(grid.ln_value(&ln_weights, 1e-3), 4.296_822_91);
         let plug_in = PlugIn::new(2e-5, 0.5, 5e-4).unwrap();
-        close(plug_in.r, 0.039_200_319_7);
+        nine_digits(plug_in.r, 0.039_200_319_7);
         let (both, ln_weights) = mixture(&counts, Some(plug_in));
-        close(both.upper(&ln_weights, 20_f64.ln()), 5.919_389_08e-4);
-        close(both.ln_value(&ln_weights, 5e-4), 2.493_950_41);
+        nine_digits(both.upper(&ln_weights, 20_f64.ln()), 5.919_389_08e-4);
+        nine_digits(both.ln_value(&ln_weights, 5e-4), 2.493_950_41);
     }
 
     #[test]
@@ -130,7 +127,7 @@ mod tests {
     #[test]
     fn a_service_that_never_fails_can_still_be_bet_on() {
         let bet = PlugIn::new(0.0, 0.5, 5e-4).unwrap();
-        close(bet.information, 2.5e-4);
+        nine_digits(bet.information, 2.5e-4);
         let lost = bet.line(&Counts::new(10.0, 1.0, 10.0, 0.0));
         assert!(lost.at_zero.is_finite() && lost.at_zero < -700.0);
     }

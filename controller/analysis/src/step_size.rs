@@ -74,13 +74,14 @@ impl StepConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::nine_digits;
 
     #[test]
     fn golden_g9_steps() {
         let steps = StepConfig::default();
         assert!((steps.first(Some(5184.0), 100.0) - 0.05).abs() < 1e-12);
         let uncapped = steps.budget_weight(5184.0 - 37.0, 0.004, 100.0);
-        assert!((uncapped / 107.229_167 - 1.0).abs() < 1e-8, "{uncapped}");
+        nine_digits(uncapped, 107.229_167);
         assert_eq!(steps.next(0.05, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.2);
         assert_eq!(steps.next(0.2, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.5);
     }

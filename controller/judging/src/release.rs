@@ -100,12 +100,19 @@ impl Prepared {
     }
 }
 
-/// Where the buckets in an answer end. Of a classic histogram only the threshold's are asked for.
-fn edges_of(answer: &Answer) -> Vec<f64> {
-    let mut edges: Vec<f64> = answer.iter().filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok()).collect();
-    edges.sort_by(f64::total_cmp);
-    edges.dedup();
-    edges
+/// Where the buckets of all native histograms in an answer end; nothing where there are none.
+fn native_edges(answer: &Answer) -> Vec<f64> {
+    let mut edges: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut histograms = 0;
+    for series in answer {
+        match series.labels.get(EDGE_LABEL) {
+            Some(edge) => *edges.entry(edge).or_default() += 1,
+            // Only of a native histogram the count comes with the buckets.
+            None => histograms += 1,
+        }
+    }
+    let of_all = edges.into_iter().filter(|(_, series)| histograms > 0 && *series >= histograms);
+    of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
 }
 
 /// The settings that a request asks for.
@@ -184,12 +191,16 @@ impl Release {
         let context =
             RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
         let Some(judged) = self.objectives.get_mut(index) else { return };
-        judged.native_edges = edges_of(errors);
+        judged.native_edges = native_edges(errors);
+        judged.failing = None;
+        // Of some series the requests within could be counted, of others not: what is left would be the fast ones.
+        if judged.no_such_edge().is_some() {
+            return;
+        }
         let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
         let report = judged.objective.observe(&mut judged.state, &feed, &context);
-        judged.failing = None;
         if report.from_the_future > 0 {
             tracing::debug!(objective = %judged.spec.name, samples = report.from_the_future, "samples from the future are left out");
         }
@@ -348,5 +359,28 @@ impl Judged {
     pub(crate) fn allotment(&self, settings: &Settings) -> Option<f64> {
         let budget_fraction = self.objective.config().evidence.budget_fraction;
         self.service.budget(budget_fraction).map(|budget| budget.allotment(&settings.share))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prometheus::Series;
+
+    #[test]
+    fn an_edge_is_one_where_all_native_histograms_have_it() {
+        let series = |pod: &str, le: Option<&str>| {
+            let labels = [("pod", Some(pod)), ("le", le)];
+            let labels = labels.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+            Series { labels: labels.collect(), samples: vec![(0, 1.0)] }
+        };
+        let classic = || vec![series("a", Some("0.3")), series("b", Some("0.3"))];
+        assert!(native_edges(&classic()).is_empty(), "of a classic one only the threshold's bucket is read");
+        let mut native =
+            vec![series("a", None), series("a", Some("0.25")), series("a", Some("0.5")), series("b", None)];
+        native.push(series("b", Some("0.25")));
+        assert_eq!(native_edges(&native), [0.25], "0.5 is inside of a bucket of b");
+        native.extend(classic());
+        assert_eq!(native_edges(&native), [0.25, 0.3], "both forms are there, and 0.3 is counted by the classic one");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::fuzz::any_line;
 use super::*;
+use crate::golden::nine_digits;
 use proptest::prelude::*;
 
 fn engine(config: &str) -> Engine {
@@ -15,10 +16,6 @@ fn tick(t: f64, (n_c, e_c, n_s, e_s): (u32, u32, u32, u32)) -> TickLine {
         stable: StableLine { requests: n_s.into(), errors: e_s.into(), pods: vec![] },
         weight: None,
     }
-}
-
-fn close(actual: f64, expected: f64) {
-    assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
 }
 
 #[test]
@@ -37,7 +34,7 @@ fn golden_g3_as_lines() {
     let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
     for (line, expected) in lines.iter().zip(ln_e) {
         let out = engine.tick(&serde_json::from_str(line).unwrap()).unwrap();
-        close(out.ln_e, expected);
+        nine_digits(out.ln_e, expected);
         assert_eq!(out.verdict == LineVerdict::RollBack, expected >= 100_f64.ln());
     }
 }
@@ -48,10 +45,10 @@ fn golden_g7_as_a_line() {
         r#"{"rho0": 1, "delta0": 0, "clip": "off", "restarts": [[1, 1]], "warmUpSeconds": 0, "allotment": 5184}"#,
     );
     let out = engine.tick(&tick(300.0, (3000, 24, 27_000, 14))).unwrap();
-    close(out.ln_e, 28.985_184_9);
-    close(out.lower, 0.003_103_633_25);
-    close(out.excess.unwrap(), 22.444_444_444_444_443 / 3000.0);
-    close(out.budget_used.unwrap(), 22.444_444_444_444_443 / 5184.0);
+    nine_digits(out.ln_e, 28.985_184_9);
+    nine_digits(out.lower, 0.003_103_633_25);
+    nine_digits(out.excess.unwrap(), 22.444_444_444_444_443 / 3000.0);
+    nine_digits(out.budget_used.unwrap(), 22.444_444_444_444_443 / 5184.0);
     assert_eq!(
         out.why,
         "Rolled back at 10 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 expected). The canary adds at \
@@ -64,8 +61,8 @@ fn golden_g7_as_a_line() {
 fn golden_g5_as_a_line() {
     let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}, "warmUpSeconds": 0}"#);
     let out = engine.tick(&tick(15.0, (4500, 2, 4500, 3))).unwrap();
-    close(out.ln_m_good, 0.715_526_455);
-    close(out.upper, 0.001_569_026_98);
+    nine_digits(out.ln_m_good, 0.715_526_455);
+    nine_digits(out.upper, 0.001_569_026_98);
     assert_eq!(out.verdict, LineVerdict::Continue);
     assert!(out.why.starts_with("Undecided: worst case still +1.6x budget burn, limit 0.5x. About "), "{}", out.why);
 }

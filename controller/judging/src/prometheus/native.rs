@@ -58,11 +58,8 @@ pub(super) fn as_classic(labels: &Labels, samples: &[(i64, NativeHistogram)]) ->
     };
     let mut series = vec![named("count", None, samples.iter().map(|sample| (sample.at_ms, sample.count)).collect())];
     for edge in edges(&samples) {
-        let within: Vec<_> =
-            samples.iter().filter_map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?))).collect();
-        if !within.is_empty() {
-            series.push(named("bucket", Some(edge), within));
-        }
+        let within = samples.iter().map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?)));
+        series.extend(within.collect::<Option<_>>().map(|within| named("bucket", Some(edge), within)));
     }
     Ok(series)
 }
@@ -139,6 +136,25 @@ mod tests {
             r#"[3,"-1e-128","1e-128","1"],[0,"0.125","0.25","4"],[0,"0.25","0.5","6"],[0,"0.5","1","7"],[0,"4","8","2"]"#,
         );
         assert_eq!((at(&coarse, "0.25"), at(&coarse, "0.5"), at(&coarse, "1")), (Some(5.0), Some(11.0), Some(18.0)));
+    }
+
+    /// Answers of Prometheus 3.5.0: of its own request durations, and of a classic histogram that it converted (`convert_classic_histograms_to_nhcb`).
+    #[test]
+    fn what_prometheus_answers_is_read() {
+        let exponential = decode(include_bytes!("../../tests/fixtures/native-exponential.json"), 1).unwrap();
+        assert_eq!(exponential[0].labels["__name__"], "prometheus_http_request_duration_seconds_count");
+        let count = exponential[0].samples[0].1;
+        let within = |edge: &str| {
+            let of = |series: &&Series| series.labels.get("le").is_some_and(|le| le == edge);
+            exponential.iter().find(of).map(|series| series.samples[0].1)
+        };
+        assert!(count > 4.0 && within("0.0009765625").unwrap() < count);
+        assert_eq!(within("0.25"), Some(count));
+
+        let custom = decode(include_bytes!("../../tests/fixtures/native-custom.json"), 1).unwrap();
+        let edges = custom.iter().filter_map(|series| Some((series.labels.get("le")?.as_str(), series.samples[0].1)));
+        let edges: Vec<_> = edges.filter(|(edge, _)| ["0.1", "0.3", "0.5", "1.2"].contains(edge)).collect();
+        assert_eq!(edges, [("0.1", 4.0), ("0.3", 4.0), ("1.2", 9.0)], "none at 0.5, which is inside of a bucket");
     }
 
     #[test]
