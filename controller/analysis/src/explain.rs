@@ -2,7 +2,7 @@
 //!
 //! Never a sentence that sounds like "99 % sure that it is bad": what is bounded is how often a good release is rolled back.
 
-use crate::judge::{
+use crate::verdict::{
     Context, Forward, FreezeReason, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence, RollBackCause, Verdict,
 };
 

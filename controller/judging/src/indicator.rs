@@ -5,8 +5,8 @@
 
 use serin_crds::analysis::Indicator;
 
+use crate::matcher::{either, pods_of, quoted};
 use crate::request::JudgeRequest;
-use crate::selector::{either, pods_of, quoted};
 
 /// The counters of an indicator, for one Rollout.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod histogram;
 pub mod history;
 mod indicator;
+mod matcher;
 pub mod prometheus;
 pub mod reading;
 pub mod release;

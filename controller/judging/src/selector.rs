@@ -9,6 +9,7 @@ use serin_crds::text::parse_duration;
 
 use crate::histogram::{EDGE_LABEL, Histogram, at_edge, buckets_of, or_native};
 use crate::indicator::BuiltIn;
+use crate::matcher::{either, pods_of};
 use crate::prometheus::{Labels, QueryError};
 use crate::request::JudgeRequest;
 
@@ -230,24 +231,11 @@ fn sides_of(arms: Option<&ArmsSpec>, request: &JudgeRequest) -> Result<(String, 
     Ok((label, pods_of(&request.canary_replica_set), pods_of(stable), true))
 }
 
-/// The names of a ReplicaSet's pods: its name and a random suffix.
-pub(crate) fn pods_of(replica_set: &str) -> String {
-    format!("{}-[a-z0-9]+", regex::escape(replica_set))
-}
-
-pub(crate) fn either(canary: &str, stable: &str) -> String {
-    format!("(?:{canary})|(?:{stable})")
-}
-
 /// A regular expression that matches all of a text, as PromQL's do.
 fn whole(pattern: &str) -> Result<Regex, String> {
     // By itself first: an unbalanced group must not become valid by the one around it.
     Regex::new(pattern).map_err(|error| error.to_string())?;
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
-}
-
-pub(crate) fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A plain series selector: no rate, no range, no offset, because the raw samples of a time of our own choice are read.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::counters::{Arm, Feed, Kind, Sample};
 use crate::golden::nine_digits;
-use crate::guard::WINDOW_PAIRS;
+use crate::guard::{Burning, WINDOW_PAIRS};
 use crate::objective::{ObjectiveConfig, RoundContext};
 
 const SECOND_MS: i64 = 1000;

@@ -3,28 +3,12 @@
 //! Source: <https://prometheus.io/docs/prometheus/latest/querying/api/>. Values come as strings (`"NaN"`, `"+Inf"`),
 //! times as seconds with three decimals; `warnings` beside a success mean that a part of the data is missing.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::client::QueryError;
+use super::answer::{Answer, Labels, Series};
+use super::error::{QueryError, bounded};
 use super::native::{NativeHistogram, as_classic};
-
-/// A series' labels, `__name__` among them.
-pub type Labels = BTreeMap<String, String>;
-
-/// One series and its samples.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Series {
-    /// Its labels.
-    pub labels: Labels,
-    /// Its samples, oldest first: milliseconds since the epoch and the value, which may be NaN or infinite.
-    pub samples: Vec<(i64, f64)>,
-}
-
-/// What a query found.
-pub type Answer = Vec<Series>;
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -151,15 +135,6 @@ fn millis(seconds: f64) -> Result<i64, QueryError> {
     Ok(millis as i64)
 }
 
-/// The beginning of a text that somebody else wrote, short enough for a status.
-pub(super) fn bounded(text: &str) -> String {
-    const MOST: usize = 300;
-    if text.chars().count() <= MOST {
-        return text.to_owned();
-    }
-    text.chars().take(MOST).chain("...".chars()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,11 +209,5 @@ mod tests {
             let message = decoded(&body).unwrap_err().to_string();
             assert!(message.len() < 400, "{} characters", message.len());
         }
-    }
-
-    #[test]
-    fn a_long_message_is_cut_between_characters() {
-        let message = "é".repeat(1_000);
-        assert_eq!(bounded(&message).chars().count(), 303);
     }
 }

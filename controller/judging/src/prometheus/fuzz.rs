@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::client::QueryError;
-use super::envelope::{Answer, decode};
+use super::answer::Answer;
+use super::envelope::decode;
+use super::error::QueryError;
 use super::native::MOST_EDGES;
 
 const MOST_SERIES: usize = 3;

@@ -1,8 +1,10 @@
 //! Asking Prometheus: a client that bounds what it takes in and names what went wrong, and a poller that asks every
 //! question once however many want the answer.
 
+mod answer;
 mod client;
 mod envelope;
+mod error;
 #[cfg(test)]
 mod fuzz;
 mod native;
@@ -10,6 +12,7 @@ mod poller;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientError, HttpClient, Noted, QueryError, Server};
-pub use envelope::{Answer, Labels, Series};
+pub use answer::{Answer, Labels, Series};
+pub use client::{ClientError, HttpClient, Noted, Server};
+pub use error::QueryError;
 pub use poller::{Asked, Limits, Poll, Poller, next_answer};

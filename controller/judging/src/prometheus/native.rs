@@ -9,8 +9,8 @@
 
 use serde::Deserialize;
 
-use super::client::QueryError;
-use super::envelope::{Labels, Series, bounded};
+use super::answer::{Labels, Series};
+use super::error::{QueryError, bounded};
 
 /// Powers of two that a threshold may be: from about a thousandth of a second to some hours, in seconds or in milliseconds.
 const POWERS: std::ops::RangeInclusive<i32> = -10..=14;

@@ -13,8 +13,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::client::{AnswerBounds, Client, HttpClient, Noted, QueryError, Server};
-use super::envelope::Answer;
+use super::answer::Answer;
+use super::client::{AnswerBounds, Client, HttpClient, Noted, Server};
+use super::error::QueryError;
 
 /// What keeps questions to Prometheus within bounds.
 #[derive(Clone, Copy, Debug)]

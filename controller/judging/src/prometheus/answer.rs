@@ -1,0 +1,18 @@
+//! What a query found.
+
+use std::collections::BTreeMap;
+
+/// A series' labels, `__name__` among them.
+pub type Labels = BTreeMap<String, String>;
+
+/// One series and its samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its samples, oldest first: milliseconds since the epoch and the value, which may be NaN or infinite.
+    pub samples: Vec<(i64, f64)>,
+}
+
+/// What a query found.
+pub type Answer = Vec<Series>;
