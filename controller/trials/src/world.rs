@@ -74,8 +74,8 @@ pub struct Scenario {
     pub weather: Weather,
 }
 
-/// How much of the past is read.
-const HISTORY_SECONDS: u32 = 6 * 3600;
+/// How much of the past is read, as the controller does.
+const HISTORY_SECONDS: u32 = 3600;
 const STABLE_PODS: u8 = 4;
 const WARM_UP_SECONDS: f64 = 60.0;
 const SPIKE_RATE: f64 = 0.03;
@@ -118,7 +118,7 @@ impl World {
         Self { splits_exactly: true, ..Self::new(scenario, seed) }
     }
 
-    /// Stable's last hours before the rollout, pod by pod, where errors cluster: what the temper is learnt from.
+    /// Stable's last hour before the rollout, pod by pod, where errors cluster: what the temper is learnt from.
     pub(crate) fn history(&mut self) -> Vec<Tick> {
         if self.scenario.weather != Weather::StickyRetries {
             return Vec::new();
