@@ -237,3 +237,11 @@ pub(crate) fn sides_differ() -> Rule {
         "canary and stable are the same value: give each side its own",
     )
 }
+
+/// Whoever lifts a freeze says why.
+pub(crate) fn override_has_a_reason() -> Rule {
+    rule(
+        "self.verb != 'override' || (has(self.reason) && self.reason.matches('[^[:space:]]'))",
+        "spec.reason must say why the freeze is lifted: the release will spend errors that the service does not have",
+    )
+}

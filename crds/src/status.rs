@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 16] = [
+const STATE_FIELDS: [&str; 17] = [
     "observedGeneration",
     "phase",
     "message",
@@ -25,6 +25,7 @@ const STATE_FIELDS: [&str; 16] = [
     "weights",
     "pause",
     "abort",
+    "freezeOverride",
     "draining",
     "commands",
     "history",
@@ -78,6 +79,9 @@ pub struct RolloutStatus {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<AbortStatus>,
+    /// That the current revision may go on although the service has no errors to spend, by whose word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverrideStatus>,
     /// Revisions that no traffic can reach any more and when their pods may go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<DrainStatus>,
@@ -99,7 +103,7 @@ pub struct RolloutStatus {
     /// The routes as they were before the first change, to be restored when the Rollout is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
-    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, InvalidSpec, Ready, Reconciling, Stalled.
+    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, Frozen, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -207,6 +211,21 @@ pub struct AbortStatus {
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// A person's word that a revision may go on although the service has no errors to spend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FreezeOverrideStatus {
+    /// The revision; the word holds for its release at hand alone.
+    pub revision: String,
+    /// Who gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// A revision that no traffic can reach any more.

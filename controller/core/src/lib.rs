@@ -17,6 +17,7 @@ mod abort;
 mod approximate;
 mod commands;
 mod decide;
+mod freeze;
 mod release;
 mod route;
 mod scale;

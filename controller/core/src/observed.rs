@@ -106,6 +106,14 @@ pub enum Judgement {
         /// What an operator reads.
         message: String,
     },
+    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it has recovered or a person lifts
+    /// the freeze. `cause` is one CamelCase word.
+    Frozen {
+        /// `BudgetSpent` or `ServiceBurning`, as a condition's reason.
+        cause: String,
+        /// What an operator reads.
+        message: String,
+    },
     /// Fresh data that does not yet decide.
     Undecided {
         /// What an operator reads.

@@ -52,6 +52,9 @@ pub struct State {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
+    /// That the current revision may go on although the service has no errors to spend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverride>,
     /// Revisions that no traffic can reach any more and when their pods may go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Drain>,
@@ -169,6 +172,21 @@ pub struct Abort {
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// A person's word that a revision may go on although the service has no errors to spend. It lifts no evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FreezeOverride {
+    /// The revision; the word holds for its release at hand alone.
+    pub revision: Revision,
+    /// Who gave it, as the admission policy has checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// Why, in their words.
+    pub reason: String,
 }
 
 /// A revision that no traffic can reach any more.

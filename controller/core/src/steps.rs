@@ -103,7 +103,9 @@ fn warmed_up(look: &Look<'_>, state: &State) -> Wait {
 fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
     let judged = !route::goal(look, state).is_zero();
     match &look.seen.judgement {
-        Judgement::Hold { message, .. } if judged => Some(Wait::Evidence(message.clone())),
+        Judgement::Hold { message, .. } | Judgement::Frozen { message, .. } if judged => {
+            Some(Wait::Evidence(message.clone()))
+        }
         _ => None,
     }
 }
@@ -147,6 +149,7 @@ fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) 
         (
             Judgement::Undecided { message, .. }
             | Judgement::Hold { message, .. }
+            | Judgement::Frozen { message, .. }
             | Judgement::RollBack { message, .. },
             _,
         ) => Wait::Evidence(message.clone()),
@@ -166,6 +169,7 @@ fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
         Judgement::Undecided { next_weight: Some(next), .. } if *next > asked => Wait::Raise(*next),
         Judgement::Undecided { message, .. }
         | Judgement::Hold { message, .. }
+        | Judgement::Frozen { message, .. }
         | Judgement::RollBack { message, .. } => Wait::Evidence(message.clone()),
         Judgement::NotConfigured => Wait::Evidence("no analysis is configured".to_owned()),
     }

@@ -24,6 +24,13 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
         Stage::Aborted => aborted(state),
         Stage::Stable => stable(look, state),
     };
+    let message = match &state.freeze_override {
+        Some(lifted) if matches!(state.stage, Stage::Stepping | Stage::Promoting) => {
+            let by = lifted.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+            format!("{message}; the freeze was lifted{by}: {}", lifted.reason)
+        }
+        _ => message,
+    };
     match &look.seen.spec_problem {
         Some(problem) => (Phase::Degraded, format!("the spec cannot be used: {problem}; meanwhile: {message}")),
         None => (phase, message),

@@ -529,3 +529,76 @@ fn a_controller_that_was_away_does_not_find_a_release_overdue_at_its_first_look(
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v2")), "{}", world.state.message);
 }
+
+fn frozen() -> Judgement {
+    Judgement::Frozen { cause: "BudgetSpent".into(), message: "no error budget is left".into() }
+}
+
+/// A release at 25 % that is frozen there.
+fn frozen_at_25() -> World {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None), weight(50), wait(5)])));
+    world.judgement = frozen();
+    world.release("v2");
+    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    world.run_for(secs(30));
+    world
+}
+
+#[test]
+fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
+    let mut world = frozen_at_25();
+    for (uid, verb) in [("1", Verb::Promote), ("2", Verb::SkipStep), ("3", Verb::PromoteFull)] {
+        assert!(world.refused(uid, verb).contains("frozen, which `override` can lift: no error budget"), "{verb:?}");
+    }
+    assert_eq!(world.state.weights.asked, Weight::percent(25));
+    let mut wordless = serin_core::command::Command {
+        uid: "4".into(),
+        name: "command-4".into(),
+        verb: Verb::Override,
+        expect_revision: None,
+        expect_step: None,
+        reason: Some(" ".into()),
+        requested_by: Some("ada".into()),
+    };
+    world.commands.push(wordless.clone());
+    world.settle();
+    assert_eq!(world.outcomes.last().unwrap().1.result, OutcomeResult::Refused);
+    (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
+    world.commands.push(wordless);
+    world.settle();
+    let lifted = world.state.freeze_override.clone().unwrap();
+    assert_eq!((lifted.by.as_deref(), lifted.reason.as_str()), (Some("ada"), "the fix of an incident"));
+    assert_eq!(world.events_of("FreezeLifted").len(), 1);
+    assert!(world.state.message.contains("the freeze was lifted by ada: the fix of an incident"), "{}", world.state.message);
+    world.judgement = undecided(&world);
+    assert_eq!(world.command("6", Verb::Promote).result, OutcomeResult::Done);
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+}
+
+#[test]
+fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
+    let mut world = frozen_at_25();
+    assert_eq!(world.command("1", Verb::Override).result, OutcomeResult::Done);
+    world.release("v3");
+    world.settle();
+    assert_eq!(world.state.freeze_override, None, "a new revision is another question");
+    world.run_until("v3 at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    assert!(world.refused("2", Verb::SkipStep).contains("frozen"));
+    assert_eq!(world.command("3", Verb::Override).result, OutcomeResult::Done);
+    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.settle();
+    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
+    world.judgement = frozen();
+    assert_eq!(world.command("4", Verb::Retry).result, OutcomeResult::Done);
+    assert_eq!(world.state.freeze_override, None, "nor is a second attempt the same release");
+}
+
+#[test]
+fn what_is_not_frozen_cannot_be_lifted() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None)])));
+    assert!(world.refused("1", Verb::Override).contains("no release is under way"));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_for(secs(30));
+    assert!(world.refused("2", Verb::Override).contains("not frozen"));
+}

@@ -26,6 +26,7 @@ enum Happening {
     Drift(u32),
     Breach,
     Hold,
+    Freeze,
     Fresh,
     InvalidSpec(bool),
     /// The controller is killed after so many writes and starts again.
@@ -39,7 +40,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => version.clone().prop_map(Happening::Release),
         3 => prop_oneof![
             Just(Verb::Promote), Just(Verb::PromoteFull), Just(Verb::Abort), Just(Verb::Retry),
-            Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep)
+            Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep), Just(Verb::Override)
         ].prop_map(Happening::Command),
         1 => (1..12_u32).prop_map(Happening::Scale),
         1 => prop::collection::vec(1..100_u32, 1..4).prop_map(Happening::Steps),
@@ -48,6 +49,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..=100_u32).prop_map(Happening::Drift),
         1 => Just(Happening::Breach),
         1 => Just(Happening::Hold),
+        1 => Just(Happening::Freeze),
         2 => Just(Happening::Fresh),
         1 => any::<bool>().prop_map(Happening::InvalidSpec),
         3 => (0..6_usize).prop_map(Happening::Kill),
@@ -104,6 +106,9 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         }
         Happening::Hold => {
             world.judgement = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into() };
+        }
+        Happening::Freeze => {
+            world.judgement = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
         }
         Happening::Fresh => fresh(world),
         Happening::InvalidSpec(invalid) => world.spec_problem = invalid.then(|| "spec: broken".to_owned()),

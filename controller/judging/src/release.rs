@@ -73,6 +73,8 @@ pub struct Release {
     pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
     pub(crate) by_steps: bool,
+    /// Whether a person has lifted the freeze.
+    pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
     pods_created_at: BTreeMap<String, Timestamp>,
 }
@@ -152,6 +154,7 @@ impl Release {
             fresh_since_ms: checkpoint.fresh_since_ms,
             decided: checkpoint.decided,
             by_steps: request.pace.is_none(),
+            freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
         };
@@ -165,6 +168,7 @@ impl Release {
             self.weight = request.weight;
             self.weight_changed_at_ms = now_ms;
         }
+        self.freeze_lifted = request.freeze_lifted;
         self.pods_created_at.clone_from(&request.pods_created_at);
     }
 

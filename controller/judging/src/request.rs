@@ -43,6 +43,8 @@ pub struct JudgeRequest {
     pub weight: Weight,
     /// The bounds of the pace where evidence sets it; nothing where steps do.
     pub pace: Option<EvidencePace>,
+    /// Whether a person has lifted the freeze for this revision.
+    pub freeze_lifted: bool,
     /// The position from which to go on, as the status has it.
     pub resume_from: Option<AnalysisStatus>,
 }

@@ -33,6 +33,7 @@ impl Kind {
         let (judgement, cause, steps) = match judgement {
             Judgement::NotConfigured => ("NotConfigured", "", false),
             Judgement::Hold { cause, .. } => ("Hold", cause.as_str(), false),
+            Judgement::Frozen { cause, .. } => ("Frozen", cause.as_str(), false),
             Judgement::Undecided { next_weight, .. } => ("Undecided", "", next_weight.is_some()),
             Judgement::Sound { .. } => ("Sound", "", false),
             Judgement::RollBack { cause, .. } => ("RollBack", cause.as_str(), false),
@@ -106,7 +107,7 @@ impl Release {
             elapsed_seconds,
             requests_per_second: self.requests_per_second(),
             guard,
-            freeze_lifted: false,
+            freeze_lifted: self.freeze_lifted,
         };
         judge(config, &views, &context)
     }
@@ -145,7 +146,7 @@ impl Release {
             Verdict::Hold(reason) | Verdict::StepDown { reason, .. } => {
                 Judgement::Hold { cause: hold_cause(reason).to_owned(), message }
             }
-            Verdict::Freeze(reason) => Judgement::Hold { cause: freeze_cause(reason).to_owned(), message },
+            Verdict::Freeze(reason) => Judgement::Frozen { cause: freeze_cause(reason).to_owned(), message },
             Verdict::Forward(Forward::Promote) | Verdict::GoOnCure(Forward::Promote) => {
                 Judgement::Sound { message, fresh_since }
             }

@@ -12,7 +12,7 @@ use serin_core::plan::{
     Strategy as Rollout,
 };
 use serin_core::state::{
-    Abort, CommandDone, Drain, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage, State,
+    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage, State,
     StepPosition, Weights,
 };
 use serin_core::units::{Revision, Weight};
@@ -129,6 +129,11 @@ fn abort() -> impl Strategy<Value = Abort> {
     })
 }
 
+fn freeze_override() -> impl Strategy<Value = FreezeOverride> {
+    (revision(), time(), option::of(text()), text())
+        .prop_map(|(revision, at, by, reason)| FreezeOverride { revision, by, at, reason })
+}
+
 fn command() -> impl Strategy<Value = CommandDone> {
     let result = prop::sample::select(vec![OutcomeResult::Done, OutcomeResult::Refused]);
     (text(), result, text())
@@ -156,14 +161,14 @@ prop_compose! {
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32))
             .prop_map(|(asked, verified, since, pods)| Weights { asked, verified, since, pods }),
-        (pause, abort) in (option::of(pause()), option::of(abort())),
+        (pause, abort, freeze_override) in (option::of(pause()), option::of(abort()), option::of(freeze_override())),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
         commands in vec(command(), 0..3),
         history in vec(release(), 0..3),
     ) -> State {
         State {
             observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, step, restarting, weights, pause,
-            abort, draining, commands, history,
+            abort, freeze_override, draining, commands, history,
         }
     }
 }

@@ -86,6 +86,7 @@ impl Teller {
         let message = match &look.judgement {
             Judgement::NotConfigured => "",
             Judgement::Hold { message, .. }
+            | Judgement::Frozen { message, .. }
             | Judgement::Undecided { message, .. }
             | Judgement::Sound { message, .. }
             | Judgement::RollBack { message, .. } => message,

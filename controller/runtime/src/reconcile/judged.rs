@@ -91,6 +91,7 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
             Pace::Evidence(pace) => Some(*pace),
             Pace::Steps(_) => None,
         },
+        freeze_lifted: state.freeze_override.as_ref().is_some_and(|lifted| lifted.revision == *revision),
         resume_from: own.filter(is_position),
     })
 }

@@ -39,6 +39,7 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        freeze_lifted: false,
         resume_from: None,
     }
 }
@@ -240,10 +241,21 @@ async fn a_good_canary_is_sound_once_the_evidence_suffices() {
 }
 
 #[tokio::test]
-async fn a_spent_budget_freezes_and_a_spent_allotment_holds() {
+async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_holds() {
     let script = script(&Story { canary: (60.0, 0.01), stable: (240.0, 0.0), ..Story::default() }).await;
     script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
-    gone_on(&script, &request(), 200).await.held_for("BudgetSpent").await;
+    let life = gone_on(&script, &request(), 200).await;
+    let frozen =
+        |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
+    let checkpoint = life.until("a freeze", frozen).await.checkpoint;
+    // A person's word lets it go on, at once and after a restart.
+    let lifted = JudgeRequest { freeze_lifted: true, resume_from: checkpoint, ..request() };
+    life.judges.watch(lifted.clone());
+    let goes_on = |look: &Look| matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some();
+    life.until("going on", goes_on).await;
+    let again = live(&script, at(210));
+    again.judges.watch(lifted);
+    again.until("going on after a restart", goes_on).await;
     // 2 % of what 100,000 requests allow is an allotment of two errors, which the canary has had.
     script.set_service(&[("total", 1e5), ("errors", 10.0), ("age0", 2.6e6)]);
     let message = gone_on(&script, &request(), 200).await.held_for("BudgetLeft").await;
