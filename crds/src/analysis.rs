@@ -23,6 +23,9 @@ pub struct AnalysisSpec {
     /// How much of the service's error budget one release may spend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSpec>,
+    /// What is done while there is no data to judge by. The release is held in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<OnNoDataSpec>,
     /// How long pods count as young, for example `60s`, which is what it is where it is not written. Until then a canary that fails up to
     /// five percent more than stable is tolerated, and no release is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +129,18 @@ pub struct ArmsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub stable: Option<String>,
+}
+
+/// What is done while there is no data to judge by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OnNoDataSpec {
+    /// After so long without data the canary's weight goes down to a quarter, and again after as long, for example `5m`, which is what
+    /// it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub step_down_after: Option<String>,
 }
 
 /// When evidence rolls back.

@@ -181,6 +181,9 @@ pub struct WeightsStatus {
     /// With how many available canary pods it was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<i32>,
+    /// The most percent that the canary gets though its step asks for more, since its metrics have asked for less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f64>,
 }
 
 /// What a release waits for.

@@ -15,6 +15,7 @@ pub mod units;
 
 mod abort;
 mod approximate;
+mod cap;
 mod commands;
 mod decide;
 mod freeze;

@@ -99,12 +99,15 @@ pub enum Programmed {
 pub enum Judgement {
     /// No analysis is configured.
     NotConfigured,
-    /// The data is missing, stale or unusable: never a success. `cause` is one CamelCase word.
+    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to spend: never a success. `cause` is one
+    /// CamelCase word.
     Hold {
         /// The kind of trouble, as a condition's reason.
         cause: String,
         /// What an operator reads.
         message: String,
+        /// The weight to go down to, where it has lasted too long for the one at hand.
+        lower_to: Option<Weight>,
     },
     /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it has recovered or a person lifts
     /// the freeze. `cause` is one CamelCase word.

@@ -55,6 +55,7 @@ pub(crate) fn begin(look: &Look<'_>, draft: &mut Draft, target: Revision) {
     draft.enter(Stage::Stepping, look.now);
     draft.state.step = None;
     draft.state.weights.asked = Weight::ZERO;
+    draft.state.weights.cap = None;
     let skip = if look.plan.replicas == 0 {
         Some("no replicas: promoted without traffic and without analysis")
     } else if in_rollback_window(look, &target) {

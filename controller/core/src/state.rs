@@ -131,6 +131,9 @@ pub struct Weights {
     /// With how many available canary pods it was verified: as many suffice for it, also where `replicas` grows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<u32>,
+    /// The most that the canary gets though its step asks for more, since its metrics have asked for less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Weight>,
 }
 
 /// What a release waits for.

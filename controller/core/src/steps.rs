@@ -10,7 +10,7 @@ use crate::plan::{Pace, Plan, Step};
 use crate::state::{Pause, PauseReason, ReleaseResult, Stage, State, StepPosition};
 use crate::timers::after;
 use crate::units::Weight;
-use crate::{approximate, route, scale, services};
+use crate::{approximate, cap, route, scale, services};
 
 /// What a stage or step waits for.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +71,7 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
 
 fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
     let own = match step {
-        Some(Step::SetWeight(weight)) => shifted(look, state, *weight),
+        Some(Step::SetWeight(weight)) => shifted(look, state, cap::cut(state, *weight)),
         Some(Step::SetCanaryScale(_)) => {
             available(look, state, scale::canary_pods(look, state, route::goal(look, state)))
         }
@@ -101,7 +101,8 @@ fn warmed_up(look: &Look<'_>, state: &State) -> Wait {
 }
 
 fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
-    let judged = !route::goal(look, state).is_zero();
+    // A canary whose traffic was taken from it is held all the same.
+    let judged = !route::planned(look, state).is_zero();
     match &look.seen.judgement {
         Judgement::Hold { message, .. } | Judgement::Frozen { message, .. } if judged => {
             Some(Wait::Evidence(message.clone()))
@@ -191,11 +192,9 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
     }
     // Bounded: every turn but the last completes a step, or ends a restart.
     for _ in 0..=look.plan.steps().len() + 1 {
-        let waits_for_person = draft.state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step);
         if draft.state.stage != Stage::Stepping
             || look.seen.spec_problem.is_some()
-            || look.plan.paused
-            || waits_for_person
+            || is_held_by_person(look, &draft.state)
         {
             return;
         }
@@ -213,6 +212,11 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
             waiting => return note_pause(look, draft, &waiting),
         }
     }
+}
+
+/// Whether nothing advances until a person says so.
+pub(crate) fn is_held_by_person(look: &Look<'_>, state: &State) -> bool {
+    look.plan.paused || state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step)
 }
 
 fn leave_step(look: &Look<'_>, draft: &mut Draft) {

@@ -14,7 +14,7 @@ fn undecided(world: &World) -> Judgement {
 }
 
 fn hold(cause: &str) -> Judgement {
-    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}") }
+    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
 }
 
 #[test]
@@ -601,4 +601,73 @@ fn what_is_not_frozen_cannot_be_lifted() {
     world.release("v2");
     world.run_for(secs(30));
     assert!(world.refused("2", Verb::Override).contains("not frozen"));
+}
+
+fn step_down(percent: u32) -> Judgement {
+    let lower_to = Some(Weight::percent(percent));
+    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests reached the canary".into(), lower_to }
+}
+
+#[test]
+fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than_its_step() {
+    let mut world = World::stable(analysed(plan(10, vec![weight(40), wait(5), weight(60), wait(5)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+    world.judgement = step_down(10);
+    world.run_for(secs(30));
+    assert_eq!((world.share(), world.desired("v2")), (Weight::percent(10), 1));
+    assert_eq!(world.state.weights.cap, Some(Weight::percent(10)));
+    assert_eq!(world.events_of("SteppedDown"), ["no requests reached the canary"]);
+    world.judgement = hold("NoTraffic");
+    // Longer than the progress deadline: what waits for data does not run into it, nor does the way back.
+    world.run_for(secs(700));
+    assert_eq!((world.share(), world.state.stage), (Weight::percent(10), Stage::Stepping));
+    world.judgement = step_down(2);
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(2));
+    world.restart();
+    world.judgement = undecided(&world);
+    world.run_until("at 60 %", |world| world.state.weights.verified == Some(Weight::percent(60)));
+    let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
+    assert_eq!(shares, [40, 10, 2, 40, 60].map(Weight::percent));
+    assert_eq!(world.state.weights.cap, None);
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.judgement = step_down(0);
+    world.run_for(secs(3_000));
+    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
+    world.run_for(secs(1_000));
+    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
+    world.judgement = undecided(&world);
+    world.run_for(secs(60));
+    assert_eq!(world.share(), Weight::ZERO, "while a person is asked no traffic is added");
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
+    let pace = EvidencePace { first_weight: Weight::percent(20), max_weight: Weight::percent(50) };
+    let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace)));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.judgement = step_down(5);
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(5));
+    world.judgement = undecided(&world);
+    world.run_for(secs(60));
+    assert_eq!(world.share(), Weight::percent(5), "fresh data alone raises nothing");
+    let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
+    world.judgement = Judgement::Undecided { message, fresh_since: world.now, next_weight };
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(20));
+    world.assert_nothing_lost();
 }

@@ -9,7 +9,7 @@ use serin_core::command::{OutcomeResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
 use serin_core::observed::Judgement;
-use serin_core::plan::Step;
+use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, plan, rev, secs, wait, weight};
@@ -26,6 +26,7 @@ enum Happening {
     Drift(u32),
     Breach,
     Hold,
+    StepDown(u32),
     Freeze,
     Fresh,
     InvalidSpec(bool),
@@ -49,6 +50,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..=100_u32).prop_map(Happening::Drift),
         1 => Just(Happening::Breach),
         1 => Just(Happening::Hold),
+        1 => (0..40_u32).prop_map(Happening::StepDown),
         1 => Just(Happening::Freeze),
         2 => Just(Happening::Fresh),
         1 => any::<bool>().prop_map(Happening::InvalidSpec),
@@ -105,7 +107,11 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
             fresh(world);
         }
         Happening::Hold => {
-            world.judgement = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into() };
+            world.judgement = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
+        }
+        Happening::StepDown(percent) => {
+            let lower_to = Some(Weight::percent(*percent));
+            world.judgement = Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to };
         }
         Happening::Freeze => {
             world.judgement = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
@@ -124,6 +130,21 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
 fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
     let decision = decide(&world.plan, &seen, world.now);
+    let (asked, cap) = (decision.state.weights.asked, decision.state.weights.cap);
+    if decision.state.stage == Stage::Stepping {
+        let index = decision.state.step.map_or(0, |step| step.index);
+        let planned = Canary::weight_at(world.plan.steps(), index);
+        prop_assert!(asked <= planned, "{asked} is asked for where the step asks for {planned}");
+        prop_assert!(cap.is_none_or(|cap| asked <= cap), "{asked} is asked for over a cap of {cap:?}");
+        let same = seen.state.stage == Stage::Stepping && seen.state.current_revision == decision.state.current_revision;
+        if let Judgement::Hold { lower_to: Some(lower), .. } = &seen.judgement
+            && same
+        {
+            prop_assert!(asked <= *lower, "{asked} is asked for where the metrics ask for {lower}");
+        }
+    } else {
+        prop_assert_eq!(cap, None);
+    }
     for effect in &decision.effects {
         if let Effect::Scale { revision, replicas, .. } = effect {
             let set = &seen.replica_sets[revision];
@@ -317,7 +338,7 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
 fn invariant_10_missing_metrics_never_promote() {
     for cause in ["NoData", "Stale", "NotANumber", "Unreachable", "Partial", "UnverifiedSelector"] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.judgement = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}") };
+        world.judgement = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
         world.release("v2");
         world.run_for(secs(3_000));
         assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");

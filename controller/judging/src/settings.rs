@@ -14,6 +14,7 @@ use crate::selector::Trouble;
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const SLO_WINDOW: Duration = Duration::from_secs(30 * 86_400);
 const LONGEST: Duration = Duration::from_secs(3_600);
+const STEP_DOWN_AFTER: Duration = Duration::from_secs(300);
 
 /// The fastest and the slowest that counters are polled.
 const POLL_BOUNDS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -81,9 +82,11 @@ impl Settings {
                 usual.of_remaining,
             )?,
         };
+        let step_down_after = spec.on_no_data.as_ref().and_then(|on_no_data| on_no_data.step_down_after.as_ref());
+        let step_down_after = read("onNoData.stepDownAfter", step_down_after, parse_duration, STEP_DOWN_AFTER)?;
         let mut judge = JudgeConfig {
-            // How long to wait, for data or for a decision, is the planner's to say.
-            step_down_after_seconds: f64::INFINITY,
+            step_down_after_seconds: step_down_after.as_secs_f64(),
+            // How long to wait for a decision is the planner's to say.
             longest_seconds: f64::INFINITY,
             ..JudgeConfig::default()
         };

@@ -24,6 +24,7 @@ pub struct Kind {
     pub judgement: &'static str,
     /// Its cause, one CamelCase word; empty where it has none.
     pub cause: String,
+    /// Whether it asks for another weight.
     steps: bool,
 }
 
@@ -32,7 +33,7 @@ impl Kind {
     pub fn of(judgement: &Judgement) -> Self {
         let (judgement, cause, steps) = match judgement {
             Judgement::NotConfigured => ("NotConfigured", "", false),
-            Judgement::Hold { cause, .. } => ("Hold", cause.as_str(), false),
+            Judgement::Hold { cause, lower_to, .. } => ("Hold", cause.as_str(), lower_to.is_some()),
             Judgement::Frozen { cause, .. } => ("Frozen", cause.as_str(), false),
             Judgement::Undecided { next_weight, .. } => ("Undecided", "", next_weight.is_some()),
             Judgement::Sound { .. } => ("Sound", "", false),
@@ -44,7 +45,7 @@ impl Kind {
 
 /// Nothing can be judged, and why.
 pub fn held(trouble: Trouble) -> Judgement {
-    Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message }
+    Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message, lower_to: None }
 }
 
 fn timestamp(at_ms: i64) -> Timestamp {
@@ -76,8 +77,10 @@ impl Release {
         let mut config = self.settings.judge;
         if self.by_steps && !self.weight.is_zero() {
             config.steps.max_weight = self.weight.as_percent() / 100.0;
-            // How far a step goes is written; what is asked is only whether anything is left to spend.
+            // How far a step goes is written; what is asked is only whether anything is left to spend. Off the traffic nothing more is
+            // learnt, so that it goes there no sooner than a suspect release would be rolled back.
             config.steps.kappa = f64::INFINITY;
+            config.steps.reserve = 0.0;
         }
         config
     }
@@ -126,26 +129,17 @@ impl Release {
         let fresh_since = timestamp(self.fresh_since_ms.unwrap_or(now_ms));
         match told.verdict {
             Verdict::RollBack(cause) => Judgement::RollBack { cause: roll_back_cause(cause).to_owned(), message },
+            _ if self.weight.is_zero() && self.is_spent(told) => {
+                let spent: Vec<_> = told.objectives.iter().filter_map(explain::budget_sentence).collect();
+                let message = format!("{} The canary gets no more traffic until a person decides.", spent.join(" "));
+                self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
+            }
             _ if self.weight.is_zero() => {
                 let message = "No traffic is routed to the canary, so there is nothing to judge.".to_owned();
                 Judgement::Undecided { message, fresh_since, next_weight: None }
             }
-            // What the provider itself says is wrong says more than that something is.
-            Verdict::Hold(HoldReason::Unreachable | HoldReason::PartialData)
-            | Verdict::StepDown { reason: HoldReason::Unreachable | HoldReason::PartialData, .. } => {
-                self.trouble(now_ms).map_or(Judgement::Hold { cause: "Unreachable".to_owned(), message }, held)
-            }
-            // The planner lowers no weight but to roll back, so that is not what is said.
-            Verdict::StepDown { reason: HoldReason::BudgetLeft, .. } => {
-                let weight = explain::percent(self.weight.as_percent() / 100.0);
-                let message = format!(
-                    "The worst case at {weight} no longer fits what is left of the allotment. Holding at {weight}."
-                );
-                Judgement::Hold { cause: hold_cause(HoldReason::BudgetLeft).to_owned(), message }
-            }
-            Verdict::Hold(reason) | Verdict::StepDown { reason, .. } => {
-                Judgement::Hold { cause: hold_cause(reason).to_owned(), message }
-            }
+            Verdict::Hold(reason) => self.hold(reason, message, None, now_ms),
+            Verdict::StepDown { next, reason } => self.hold(reason, message, lowered(next, reason), now_ms),
             Verdict::Freeze(reason) => Judgement::Frozen { cause: freeze_cause(reason).to_owned(), message },
             Verdict::Forward(Forward::Promote) | Verdict::GoOnCure(Forward::Promote) => {
                 Judgement::Sound { message, fresh_since }
@@ -158,6 +152,38 @@ impl Release {
             }
         }
     }
+}
+
+impl Release {
+    fn hold(&self, reason: HoldReason, message: String, lower_to: Option<Weight>, now_ms: i64) -> Judgement {
+        let cause = hold_cause(reason).to_owned();
+        match reason {
+            // What the provider itself says is wrong says more than that something is.
+            HoldReason::Unreachable | HoldReason::PartialData => match self.trouble(now_ms) {
+                Some(Trouble { cause, message }) => Judgement::Hold { cause: cause.to_owned(), message, lower_to },
+                None => Judgement::Hold { cause, message, lower_to },
+            },
+            _ => Judgement::Hold { cause, message, lower_to },
+        }
+    }
+
+    /// Whether nothing is left of what this release may spend, so that traffic which was taken from it must not come back.
+    fn is_spent(&self, told: &serin_analysis::Judgement) -> bool {
+        let steps = self.settings.judge.steps;
+        // Led by steps it is taken off once all is spent, led by evidence a little sooner.
+        let left = |allotment: f64, spent: f64| if self.by_steps { allotment - spent } else { steps.budget_left(allotment, spent) };
+        told.objectives
+            .iter()
+            .any(|of| of.allotment.is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0))
+    }
+}
+
+/// Less than this, as a fraction of the traffic, is no step down from no data: it would only hide that there is none.
+const LEAST_STEP_DOWN: f64 = 0.001;
+
+/// The weight to go down to.
+fn lowered(next: f64, reason: HoldReason) -> Option<Weight> {
+    (reason == HoldReason::BudgetLeft || next >= LEAST_STEP_DOWN).then(|| weight(next))
 }
 
 /// A fraction as a weight: rounded down, since more than the budget bears is never asked for.

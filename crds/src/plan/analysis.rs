@@ -16,6 +16,7 @@ const PATH: &str = "spec.analysis";
 const LONGEST_DEFAULT: Duration = HOUR;
 pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+const STEP_DOWN_BOUNDS: RangeInclusive<Duration> = SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
 /// Above this a "bound on rolling back a good release" bounds nothing that anybody would want.
@@ -43,6 +44,9 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     }
     check_prometheus(analysis, problems);
     check_rollback_and_budget(analysis, problems);
+    if let Some(text) = analysis.on_no_data.as_ref().and_then(|on_no_data| on_no_data.step_down_after.as_ref()) {
+        duration_in(&format!("{PATH}.onNoData.stepDownAfter"), text, &STEP_DOWN_BOUNDS, problems);
+    }
     let warm_up = analysis.warm_up.as_ref();
     let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
     let longest = longest(spec, analysis, problems);

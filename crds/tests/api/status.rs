@@ -159,8 +159,8 @@ prop_compose! {
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })),
         (stage_since, restarting) in (option::of(time()), any::<bool>()),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
-        weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32))
-            .prop_map(|(asked, verified, since, pods)| Weights { asked, verified, since, pods }),
+        weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
+            .prop_map(|(asked, verified, since, pods, cap)| Weights { asked, verified, since, pods, cap }),
         (pause, abort, freeze_override) in (option::of(pause()), option::of(abort()), option::of(freeze_override())),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
         commands in vec(command(), 0..3),

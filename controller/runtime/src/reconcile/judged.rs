@@ -59,6 +59,7 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
         let judgement = Judgement::Hold {
             cause: "SpecUnusable".to_owned(),
             message: "how to judge this release cannot be read from the spec".to_owned(),
+            lower_to: None,
         };
         return Judged { judgement, revision: Some(revision), look: None, before };
     }

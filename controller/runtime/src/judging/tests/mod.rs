@@ -241,7 +241,7 @@ async fn a_good_canary_is_sound_once_the_evidence_suffices() {
 }
 
 #[tokio::test]
-async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_holds() {
+async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes_the_traffic_off() {
     let script = script(&Story { canary: (60.0, 0.01), stable: (240.0, 0.0), ..Story::default() }).await;
     script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
     let life = gone_on(&script, &request(), 200).await;
@@ -258,8 +258,17 @@ async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_holds
     again.until("going on after a restart", goes_on).await;
     // 2 % of what 100,000 requests allow is an allotment of two errors, which the canary has had.
     script.set_service(&[("total", 1e5), ("errors", 10.0), ("age0", 2.6e6)]);
-    let message = gone_on(&script, &request(), 200).await.held_for("BudgetLeft").await;
-    assert!(message.contains("Holding at 20 %"), "{message}");
+    let life = gone_on(&script, &request(), 200).await;
+    let message = life.held_for("BudgetLeft").await;
+    assert!(message.contains("Stepping down from 20 % to 0 %"), "{message}");
+    // Off the traffic it stays there: back on it, it would only be taken off again.
+    let lowered = |look: &Look| matches!(&look.judgement, Judgement::Hold { lower_to: Some(Weight::ZERO), .. });
+    let Look { judgement: at_20, checkpoint, .. } = life.until("a step down", lowered).await;
+    life.judges.watch(JudgeRequest { weight: Weight::ZERO, ..request() });
+    life.until("held", |look| lowered(look) && look.judgement != at_20).await;
+    let again = live(&script, at(210));
+    again.judges.watch(JudgeRequest { weight: Weight::ZERO, resume_from: checkpoint, ..request() });
+    again.until("held after a restart", lowered).await;
 }
 
 #[tokio::test]
