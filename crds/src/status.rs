@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 17] = [
+const STATE_FIELDS: [&str; 18] = [
     "observedGeneration",
     "phase",
     "message",
@@ -25,6 +25,7 @@ const STATE_FIELDS: [&str; 17] = [
     "weights",
     "pause",
     "abort",
+    "watch",
     "freezeOverride",
     "draining",
     "commands",
@@ -79,6 +80,9 @@ pub struct RolloutStatus {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<AbortStatus>,
+    /// The watch over a release that has all of the traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchStatus>,
     /// That the current revision may go on although the service has no errors to spend, by whose word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverrideStatus>,
@@ -97,6 +101,9 @@ pub struct RolloutStatus {
     /// What the metrics say, for each objective.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceStatus>,
+    /// What the checks say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// The analysis' own position, from which a restarted controller goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStatus>,
@@ -216,6 +223,17 @@ pub struct AbortStatus {
     pub message: String,
 }
 
+/// The watch over a release that has all of the traffic, before it becomes stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchStatus {
+    /// Since when the canary has been seen to have all of the traffic.
+    pub since: Timestamp,
+    /// Since when the watch is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
 /// A person's word that a revision may go on although the service has no errors to spend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -321,6 +339,29 @@ pub struct EvidenceStatus {
     /// The excess errors that it has cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_spent: Option<f64>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What one check says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckStatus {
+    /// The check's name.
+    pub name: String,
+    /// Succeeded, Failed, Inconclusive (no number, or none that the condition can be reckoned on) or Pending (not yet asked).
+    pub result: String,
+    /// How often it has failed.
+    pub failures: i32,
+    /// How often it may.
+    pub failure_limit: i32,
+    /// Whether it decides nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// When it was asked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
     /// What an operator reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

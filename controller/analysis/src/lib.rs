@@ -40,6 +40,7 @@ pub mod objective;
 pub mod overdispersion;
 pub mod promotion;
 pub mod step_size;
+pub mod watch;
 
 pub use config::{ConfigError, EvidenceConfig};
 pub use counters::{Arm, Feed, Kind, Sample};

@@ -5,7 +5,7 @@ use crate::observed::Judgement;
 use crate::plan::Pace;
 use crate::route;
 use crate::state::{Stage, State};
-use crate::steps;
+use crate::steps::{self, Wait};
 use crate::units::Weight;
 
 /// Takes in what the metrics say of the weight at hand, in either direction.
@@ -35,15 +35,18 @@ fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
     draft.state.stage_since = Some(look.now);
 }
 
+/// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step is complete.
 fn restore(look: &Look<'_>, draft: &mut Draft) {
     // While a person holds the release no traffic is added to it.
-    if draft.state.weights.cap.is_none() || steps::is_held_by_person(look, &draft.state) {
-        return;
+    let Some(cap) = draft.state.weights.cap.filter(|_| !steps::is_held_by_person(look, &draft.state)) else { return };
+    let planned = route::planned(look, &draft.state);
+    if cap < planned {
+        draft.state.weights.cap = Some(planned);
+        draft.state.stage_since = Some(look.now);
+        draft.normal("WeightRestored", format!("the metrics are fresh again: back to {planned}"));
+    } else if steps::shifted(look, &draft.state, planned) == Wait::Done {
+        draft.state.weights.cap = None;
     }
-    draft.state.weights.cap = None;
-    draft.state.stage_since = Some(look.now);
-    let weight = route::goal(look, &draft.state);
-    draft.normal("WeightRestored", format!("the metrics are fresh again: back to {weight}"));
 }
 
 /// A step's weight, as far as it is not capped.

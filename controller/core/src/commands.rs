@@ -5,6 +5,7 @@ use crate::command::{Command, Outcome, Verb};
 use crate::decide::{Draft, Look};
 use crate::freeze;
 use crate::plan::Step;
+use crate::promotion;
 use crate::release;
 use crate::state::{COMMANDS_LIMIT, CommandDone, Pause, PauseReason, Stage};
 use crate::steps;
@@ -82,6 +83,10 @@ fn abort_release(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outco
 }
 
 fn promote(look: &Look<'_>, draft: &mut Draft) -> Outcome {
+    if promotion::under_way(&draft.state).is_some() {
+        promotion::end(look, draft);
+        return Outcome::done("the watch is over: the revision becomes stable");
+    }
     if draft.state.stage != Stage::Stepping {
         return Outcome::refused(not_stepping(draft.state.stage));
     }

@@ -79,6 +79,7 @@ impl Draft {
 
     /// Enters a stage: deadlines count from now, and what was waited for before is void.
     pub fn enter(&mut self, stage: Stage, now: Timestamp) {
+        self.state.watch = None;
         self.state.stage = stage;
         self.state.stage_since = Some(now);
         self.state.pause = None;

@@ -21,7 +21,9 @@ fn is_lifted(state: &State) -> bool {
 /// Lifts the freeze for the current revision. What the evidence says of it stands: it is rolled back as any other.
 pub(crate) fn lift(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outcome {
     let Some(reason) = command.reason.clone().filter(|reason| !reason.trim().is_empty()) else {
-        return Outcome::refused("an override is asked for with a reason: it spends errors that the service does not have");
+        return Outcome::refused(
+            "an override is asked for with a reason: it spends errors that the service does not have",
+        );
     };
     let Some(revision) = draft.state.current_revision.clone().filter(|_| releasing(&draft.state)) else {
         return Outcome::refused("no release is under way");

@@ -19,6 +19,7 @@ mod cap;
 mod commands;
 mod decide;
 mod freeze;
+mod promotion;
 mod release;
 mod route;
 mod scale;

@@ -52,6 +52,9 @@ pub struct State {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
+    /// The watch over a release that has all of the traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
     /// That the current revision may go on although the service has no errors to spend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
@@ -175,6 +178,17 @@ pub struct Abort {
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// The watch over a release that has all of the traffic, before it becomes stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watch {
+    /// Since when the canary has been seen to have all of the traffic.
+    pub since: Timestamp,
+    /// Since when the watch is over and the release becomes stable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
 }
 
 /// A person's word that a revision may go on although the service has no errors to spend. It lifts no evidence.

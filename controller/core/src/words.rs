@@ -3,6 +3,7 @@
 //! A sentence changes when the position changes, not with every pod: each change costs a write.
 
 use crate::decide::{Draft, Look};
+use crate::promotion;
 use crate::route;
 use crate::state::{PauseReason, Phase, Stage, State};
 use crate::steps::{self, Wait};
@@ -20,7 +21,10 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
     let (phase, message) = match state.stage {
         Stage::FirstDeploy => first_deploy(look, state),
         Stage::Stepping => stepping(look, state),
-        Stage::Promoting => (Phase::Progressing, with_wait("going to 100 %", &steps::wait(look, state))),
+        Stage::Promoting => {
+            let what = if promotion::under_way(state).is_some() { "watched at 100 %" } else { "going to 100 %" };
+            (Phase::Progressing, with_wait(what, &steps::wait(look, state)))
+        }
         Stage::Aborted => aborted(state),
         Stage::Stable => stable(look, state),
     };

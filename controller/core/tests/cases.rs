@@ -3,14 +3,19 @@
 mod world;
 
 use serin_core::command::{OutcomeResult, Verb};
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{CanaryScale, EvidencePace, Pace, Step};
 use serin_core::state::{PauseReason, Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, plan, rev, secs, unrouted, wait, weight};
 
 fn undecided(world: &World) -> Judgement {
-    Judgement::Undecided { message: "undecided".into(), fresh_since: world.now, next_weight: None }
+    Judgement::Undecided {
+        message: "undecided".into(),
+        fresh_since: world.now,
+        next_weight: None,
+        proven: Proven::default(),
+    }
 }
 
 fn hold(cause: &str) -> Judgement {
@@ -446,10 +451,11 @@ fn evidence_sets_the_pace_where_no_steps_are_written() {
     world.release("v2");
     world.run_until("at 5 %", |world| world.state.weights.verified == Some(Weight::percent(5)));
     let next_weight = Some(Weight::percent(20));
-    world.judgement = Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight };
+    world.judgement =
+        Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight, proven: Proven::default() };
     world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
     assert_eq!(world.desired("v2"), 4);
-    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now };
+    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven: Proven::default() };
     world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
     world.assert_nothing_lost();
 }
@@ -528,146 +534,4 @@ fn a_controller_that_was_away_does_not_find_a_release_overdue_at_its_first_look(
     world.restart();
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v2")), "{}", world.state.message);
-}
-
-fn frozen() -> Judgement {
-    Judgement::Frozen { cause: "BudgetSpent".into(), message: "no error budget is left".into() }
-}
-
-/// A release at 25 % that is frozen there.
-fn frozen_at_25() -> World {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None), weight(50), wait(5)])));
-    world.judgement = frozen();
-    world.release("v2");
-    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
-    world.run_for(secs(30));
-    world
-}
-
-#[test]
-fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
-    let mut world = frozen_at_25();
-    for (uid, verb) in [("1", Verb::Promote), ("2", Verb::SkipStep), ("3", Verb::PromoteFull)] {
-        assert!(world.refused(uid, verb).contains("frozen, which `override` can lift: no error budget"), "{verb:?}");
-    }
-    assert_eq!(world.state.weights.asked, Weight::percent(25));
-    let mut wordless = serin_core::command::Command {
-        uid: "4".into(),
-        name: "command-4".into(),
-        verb: Verb::Override,
-        expect_revision: None,
-        expect_step: None,
-        reason: Some(" ".into()),
-        requested_by: Some("ada".into()),
-    };
-    world.commands.push(wordless.clone());
-    world.settle();
-    assert_eq!(world.outcomes.last().unwrap().1.result, OutcomeResult::Refused);
-    (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
-    world.commands.push(wordless);
-    world.settle();
-    let lifted = world.state.freeze_override.clone().unwrap();
-    assert_eq!((lifted.by.as_deref(), lifted.reason.as_str()), (Some("ada"), "the fix of an incident"));
-    assert_eq!(world.events_of("FreezeLifted").len(), 1);
-    assert!(world.state.message.contains("the freeze was lifted by ada: the fix of an incident"), "{}", world.state.message);
-    world.judgement = undecided(&world);
-    assert_eq!(world.command("6", Verb::Promote).result, OutcomeResult::Done);
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
-}
-
-#[test]
-fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
-    let mut world = frozen_at_25();
-    assert_eq!(world.command("1", Verb::Override).result, OutcomeResult::Done);
-    world.release("v3");
-    world.settle();
-    assert_eq!(world.state.freeze_override, None, "a new revision is another question");
-    world.run_until("v3 at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
-    assert!(world.refused("2", Verb::SkipStep).contains("frozen"));
-    assert_eq!(world.command("3", Verb::Override).result, OutcomeResult::Done);
-    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
-    world.settle();
-    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
-    world.judgement = frozen();
-    assert_eq!(world.command("4", Verb::Retry).result, OutcomeResult::Done);
-    assert_eq!(world.state.freeze_override, None, "nor is a second attempt the same release");
-}
-
-#[test]
-fn what_is_not_frozen_cannot_be_lifted() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None)])));
-    assert!(world.refused("1", Verb::Override).contains("no release is under way"));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_for(secs(30));
-    assert!(world.refused("2", Verb::Override).contains("not frozen"));
-}
-
-fn step_down(percent: u32) -> Judgement {
-    let lower_to = Some(Weight::percent(percent));
-    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests reached the canary".into(), lower_to }
-}
-
-#[test]
-fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than_its_step() {
-    let mut world = World::stable(analysed(plan(10, vec![weight(40), wait(5), weight(60), wait(5)])));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
-    world.judgement = step_down(10);
-    world.run_for(secs(30));
-    assert_eq!((world.share(), world.desired("v2")), (Weight::percent(10), 1));
-    assert_eq!(world.state.weights.cap, Some(Weight::percent(10)));
-    assert_eq!(world.events_of("SteppedDown"), ["no requests reached the canary"]);
-    world.judgement = hold("NoTraffic");
-    // Longer than the progress deadline: what waits for data does not run into it, nor does the way back.
-    world.run_for(secs(700));
-    assert_eq!((world.share(), world.state.stage), (Weight::percent(10), Stage::Stepping));
-    world.judgement = step_down(2);
-    world.run_for(secs(30));
-    assert_eq!(world.share(), Weight::percent(2));
-    world.restart();
-    world.judgement = undecided(&world);
-    world.run_until("at 60 %", |world| world.state.weights.verified == Some(Weight::percent(60)));
-    let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
-    assert_eq!(shares, [40, 10, 2, 40, 60].map(Weight::percent));
-    assert_eq!(world.state.weights.cap, None);
-    world.assert_nothing_lost();
-}
-
-#[test]
-fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
-    world.judgement = step_down(0);
-    world.run_for(secs(3_000));
-    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
-    world.run_for(secs(1_000));
-    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
-    world.judgement = undecided(&world);
-    world.run_for(secs(60));
-    assert_eq!(world.share(), Weight::ZERO, "while a person is asked no traffic is added");
-    world.assert_nothing_lost();
-}
-
-#[test]
-fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
-    let pace = EvidencePace { first_weight: Weight::percent(20), max_weight: Weight::percent(50) };
-    let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace)));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
-    world.judgement = step_down(5);
-    world.run_for(secs(30));
-    assert_eq!(world.share(), Weight::percent(5));
-    world.judgement = undecided(&world);
-    world.run_for(secs(60));
-    assert_eq!(world.share(), Weight::percent(5), "fresh data alone raises nothing");
-    let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
-    world.judgement = Judgement::Undecided { message, fresh_since: world.now, next_weight };
-    world.run_for(secs(30));
-    assert_eq!(world.share(), Weight::percent(20));
-    world.assert_nothing_lost();
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serin_core::command::{OutcomeResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
@@ -72,7 +72,8 @@ fn start(dynamic: bool) -> World {
 
 fn fresh(world: &mut World) {
     let message = "undecided".to_owned();
-    world.judgement = Judgement::Undecided { message, fresh_since: world.now, next_weight: None };
+    world.judgement =
+        Judgement::Undecided { message, fresh_since: world.now, next_weight: None, proven: Proven::default() };
 }
 
 fn happen(world: &mut World, number: usize, happening: &Happening) {
@@ -107,7 +108,8 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
             fresh(world);
         }
         Happening::Hold => {
-            world.judgement = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
+            world.judgement =
+                Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
         }
         Happening::StepDown(percent) => {
             let lower_to = Some(Weight::percent(*percent));
@@ -136,7 +138,8 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
         let planned = Canary::weight_at(world.plan.steps(), index);
         prop_assert!(asked <= planned, "{asked} is asked for where the step asks for {planned}");
         prop_assert!(cap.is_none_or(|cap| asked <= cap), "{asked} is asked for over a cap of {cap:?}");
-        let same = seen.state.stage == Stage::Stepping && seen.state.current_revision == decision.state.current_revision;
+        let same =
+            seen.state.stage == Stage::Stepping && seen.state.current_revision == decision.state.current_revision;
         if let Judgement::Hold { lower_to: Some(lower), .. } = &seen.judgement
             && same
         {
@@ -338,7 +341,8 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
 fn invariant_10_missing_metrics_never_promote() {
     for cause in ["NoData", "Stale", "NotANumber", "Unreachable", "Partial", "UnverifiedSelector"] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.judgement = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
+        world.judgement =
+            Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
         world.release("v2");
         world.run_for(secs(3_000));
         assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");

@@ -8,6 +8,7 @@
 //! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
 
 pub mod checkpoint;
+pub mod checks;
 pub mod history;
 pub mod prometheus;
 pub mod reading;
@@ -17,8 +18,9 @@ pub mod selector;
 pub mod service;
 pub mod settings;
 pub mod telling;
+mod watch;
 
 #[cfg(test)]
 mod fixtures;
 
-pub use request::{JudgeRequest, Look, RolloutName};
+pub use request::{JudgeRequest, Look, Phase, RolloutName};

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::judge::Availability;
 use serin_analysis::objective::RoundContext;
+use serin_analysis::watch::Watch;
 use serin_analysis::{Feed, Objective, ObjectiveState};
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::ObjectiveSpec;
-use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
+use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint, fingerprint_of};
+use crate::checks::{Checks, Position};
 use crate::prometheus::{Answer, QueryError, Server};
 use crate::reading::Reading;
-use crate::request::JudgeRequest;
+use crate::request::{JudgeRequest, Phase};
 use crate::selector::{Counters, Trouble};
 use crate::service::Service;
 use crate::settings::{Settings, millis};
@@ -42,6 +43,7 @@ pub struct Judged {
     pub state: ObjectiveState,
     /// The whole service, every version.
     pub service: Service,
+    pub(crate) watch: Option<Watch>,
     usual_rate: Option<f64>,
     fingerprint: String,
     failing: Option<Failing>,
@@ -65,6 +67,8 @@ pub struct Release {
     pub settings: Settings,
     /// The objectives, in the spec's order.
     pub objectives: Vec<Judged>,
+    /// The checks, in the spec's order.
+    pub checks: Checks,
     pub(crate) revision: Revision,
     pub(crate) weight: Weight,
     pub(crate) weight_changed_at_ms: i64,
@@ -73,6 +77,10 @@ pub struct Release {
     pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
     pub(crate) by_steps: bool,
+    /// How far the release has come, and since when, in milliseconds since the epoch.
+    pub(crate) phase: (Phase, i64),
+    /// What was asked for last: evidence can have led on since.
+    requested_phase: Phase,
     /// Whether a person has lifted the freeze.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
@@ -119,9 +127,7 @@ fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
         counters.total_of_sides,
         counters.errors_of_sides,
     );
-    let digest = Sha256::digest(question.as_bytes());
-    let start = digest.iter().take(8).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
-    format!("{start:016x}")
+    fingerprint_of(&question)
 }
 
 impl Release {
@@ -144,8 +150,13 @@ impl Release {
             let stored = stored.remove(&prepared.spec.name);
             objectives.push(Judged::begin(&settings, prepared, stored, began_ms, now_ms)?);
         }
+        let checks = Checks::new(request, checkpoint.checks)?;
+        let phase = checkpoint.phase.unwrap_or((request.phase, now_ms));
         let mut release = Self {
             settings,
+            checks,
+            phase,
+            requested_phase: phase.0,
             revision: request.revision.clone(),
             objectives,
             weight: Weight::from_thousandths(checkpoint.weight_thousandths),
@@ -168,8 +179,48 @@ impl Release {
             self.weight = request.weight;
             self.weight_changed_at_ms = now_ms;
         }
+        if self.requested_phase != request.phase {
+            self.requested_phase = request.phase;
+            self.enter(request.phase, now_ms);
+        }
         self.freeze_lifted = request.freeze_lifted;
         self.pods_created_at.clone_from(&request.pods_created_at);
+    }
+
+    pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
+        self.phase = (phase, now_ms);
+        for judged in &mut self.objectives {
+            judged.watch = (phase == Phase::AfterPromotion)
+                .then(|| {
+                    let (bets, evidence) = (judged.objective.bets(), &judged.state.evidence);
+                    let usual_rate = judged.usual_rate.or_else(|| judged.service.usual_rate());
+                    Watch::begin(bets, evidence, usual_rate, now_ms, self.settings.watch.as_secs_f64())
+                })
+                .flatten();
+        }
+    }
+
+    /// Where the release stands, for its checks.
+    pub(crate) fn position(&self, now_ms: i64) -> Position {
+        Position {
+            phase: self.phase.0,
+            phase_since_ms: self.phase.1,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            has_traffic: !self.weight.is_zero(),
+            grace_ms: self.grace_ms(),
+            now_ms,
+        }
+    }
+
+    /// Whether a check is to be asked now.
+    pub fn asks(&self, check: usize, now_ms: i64) -> bool {
+        self.checks.is_asked(check, &self.position(now_ms))
+    }
+
+    /// Takes in what a check that was asked at `asked_ms` has found.
+    pub fn observe_check(&mut self, check: usize, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, now_ms: i64) {
+        let position = self.position(now_ms);
+        self.checks.observe(check, found, asked_ms, &position);
     }
 
     /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
@@ -182,6 +233,9 @@ impl Release {
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
         let report = judged.objective.observe(&mut judged.state, &feed, &context);
         judged.failing = None;
+        if let Some(watch) = &mut judged.watch {
+            report.ticks.iter().for_each(|tick| watch.add(&judged.objective.config().evidence, tick));
+        }
         if report.from_the_future > 0 {
             tracing::debug!(objective = %judged.spec.name, samples = report.from_the_future, "samples from the future are left out");
         }
@@ -230,6 +284,7 @@ impl Release {
             fingerprint: judged.fingerprint.clone(),
             usual_rate: judged.usual_rate,
             state: judged.state.clone(),
+            watch: judged.watch.clone(),
         };
         Checkpoint {
             began_ms: self.began_ms,
@@ -238,6 +293,8 @@ impl Release {
             weight_changed_at_ms: self.weight_changed_at_ms,
             fresh_since_ms: self.fresh_since_ms,
             decided: self.decided.clone(),
+            phase: (self.phase.0 != Phase::Release).then_some(self.phase),
+            checks: self.checks.states(),
             objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), of(judged))).collect(),
         }
     }
@@ -257,6 +314,8 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
         weight_changed_at_ms: began_ms,
         fresh_since_ms: None,
         decided: None,
+        phase: None,
+        checks: BTreeMap::new(),
         objectives: BTreeMap::new(),
     }
 }
@@ -280,8 +339,9 @@ impl Judged {
             let config = settings.objective(&spec, stored.usual_rate, counters.verified);
             match Objective::resume(config, &stored.state) {
                 Ok(objective) => {
-                    let ObjectiveCheckpoint { usual_rate, state, .. } = stored;
+                    let ObjectiveCheckpoint { usual_rate, state, watch, .. } = stored;
                     return Ok(Self {
+                        watch: watch.filter(|watch| watch.fits(objective.bets())),
                         spec,
                         counters,
                         objective,
@@ -301,7 +361,7 @@ impl Judged {
         // A question that is new in mid-release is answered from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
-        Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None })
+        Ok(Self { spec, counters, objective, state, service, watch: None, usual_rate, fingerprint, failing: None })
     }
 
     fn trouble(&self, grace_ms: i64, now_ms: i64) -> Option<Trouble> {

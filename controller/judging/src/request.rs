@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serin_core::observed::Judgement;
+use serde::{Deserialize, Serialize};
+use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
-use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_crds::status::{AnalysisStatus, CheckStatus, EvidenceStatus};
 
 /// A Rollout by its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +17,21 @@ pub struct RolloutName {
     pub namespace: String,
     /// The name.
     pub name: String,
+}
+
+/// How far a release has come, as far as it matters to what is asked of its metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// On its way through steps or weights.
+    #[default]
+    Release,
+    /// All steps are complete.
+    BeforePromotion,
+    /// On its way to all of the traffic: nothing but a breach matters any more.
+    Promoting,
+    /// With all of the traffic, watched.
+    AfterPromotion,
 }
 
 /// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
@@ -43,6 +59,8 @@ pub struct JudgeRequest {
     pub weight: Weight,
     /// The bounds of the pace where evidence sets it; nothing where steps do.
     pub pace: Option<EvidencePace>,
+    /// How far it has come.
+    pub phase: Phase,
     /// Whether a person has lifted the freeze for this revision.
     pub freeze_lifted: bool,
     /// The position from which to go on, as the status has it.
@@ -56,6 +74,8 @@ pub struct Look {
     pub judgement: Judgement,
     /// For the status, by objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// For the status, by check.
+    pub checks: Vec<CheckStatus>,
     /// For the status: from here a restarted controller goes on.
     pub checkpoint: Option<AnalysisStatus>,
     /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
@@ -65,11 +85,12 @@ pub struct Look {
 impl Look {
     /// Nothing is known yet.
     pub fn undecided(message: &str, now: Timestamp) -> Self {
-        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None })
+        let proven = Proven::default();
+        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None, proven })
     }
 
     /// A judgement without evidence.
     pub fn of(judgement: Judgement) -> Self {
-        Self { judgement, evidence: Vec::new(), checkpoint: None, summary: None }
+        Self { judgement, evidence: Vec::new(), checks: Vec::new(), checkpoint: None, summary: None }
     }
 }

@@ -40,6 +40,8 @@ pub struct Settings {
     pub longest: Duration,
     /// How long pods count as young.
     pub warm_up: Duration,
+    /// How long a release with all of the traffic is watched.
+    pub watch: Duration,
 }
 
 /// Reads one text of the spec. The API server and the plan have refused what is not valid before; what has slipped through is
@@ -71,6 +73,8 @@ impl Settings {
         let scrape_interval = read("prometheus.scrapeInterval", interval, parse_duration, SCRAPE_INTERVAL)?;
         let longest = read("longest", spec.longest.as_ref(), parse_duration, LONGEST)?;
         let warm_up = read("warmUp", spec.warm_up.as_ref(), parse_duration, Analysis::USUAL_WARM_UP)?;
+        let watch = spec.watch_after_promotion.as_ref();
+        let watch = read("watchAfterPromotion", watch, parse_duration, Duration::ZERO)?;
         let budget = spec.budget.clone().unwrap_or_default();
         let usual = AllotmentShare::default();
         let share = AllotmentShare {
@@ -102,7 +106,7 @@ impl Settings {
             judge.steps.first_weight = pace.first_weight.as_percent() / 100.0;
             judge.steps.max_weight = pace.max_weight.as_percent() / 100.0;
         }
-        Ok(Self { server, scrape_interval, judge, share, longest, warm_up })
+        Ok(Self { server, scrape_interval, judge, share, longest, warm_up, watch })
     }
 
     /// How often counters are polled: a quarter of the scrape interval, within bounds.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serin_core::plan::Analysis;
 
 use super::problem::Problems;
-use super::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
+use super::{DAY, HOUR, MILLISECOND, SECOND, checks, duration_in};
 use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, ObjectiveSpec};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
@@ -24,9 +24,9 @@ const FALSE_ROLLBACK_MOST: f64 = 0.1;
 
 pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<Analysis> {
     let analysis = spec.analysis.as_ref()?;
-    if analysis.objectives.is_empty() {
+    if analysis.objectives.is_empty() && analysis.checks.is_empty() {
         let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
-        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective", fix);
+        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective or a check", fix);
     }
     let routed = spec.strategy.canary.traffic_routing.is_some();
     let mut names = BTreeSet::new();
@@ -50,7 +50,9 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     let warm_up = analysis.warm_up.as_ref();
     let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
     let longest = longest(spec, analysis, problems);
-    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP) })
+    let checks = checks::checks(spec, analysis, problems);
+    let watch = checks::watch(spec, analysis, problems);
+    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP), checks, watch })
 }
 
 /// How long a release may stay undecided: said by the analysis or by the pace, not by both.

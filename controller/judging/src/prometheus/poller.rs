@@ -115,6 +115,7 @@ fn delays() -> ExponentialBackoff {
 
 /// How often a query that the server understands but does not answer usably is tried again.
 const REFUSED_QUERY_PERIOD: Duration = Duration::from_secs(5);
+const REFUSED_QUERY_LONGEST: Duration = Duration::from_secs(60);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing behind these locks is left half written by a panic.
@@ -223,8 +224,10 @@ async fn keep_asking(shared: Arc<Shared>, poll: Poll, sender: Arc<watch::Sender<
 
 fn pause_after(answers: &Result<Vec<Answer>, QueryError>, period: Duration) -> Duration {
     match answers {
-        Err(error) if !error.concerns_server() => period.max(REFUSED_QUERY_PERIOD),
-        _ => period,
+        // The gate keeps a server in trouble from being asked too often; what is asked seldom is not left unanswered for long.
+        Err(error) if error.concerns_server() => period.min(REFUSED_QUERY_PERIOD),
+        Err(_) => period.clamp(REFUSED_QUERY_PERIOD, REFUSED_QUERY_LONGEST),
+        Ok(_) => period,
     }
 }
 

@@ -4,7 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serin_core::observed::Judgement;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::history::catch_up;
@@ -124,9 +125,16 @@ struct Line {
     read_at: Option<Instant>,
 }
 
+/// A check that is asked, by its index.
+struct CheckLine {
+    check: usize,
+    poll: watch::Receiver<Option<Arc<Asked>>>,
+}
+
 /// What a task wakes up for.
 enum Event {
     Answer(usize, Arc<Asked>),
+    Check(usize, Arc<Asked>),
     Request,
     Ended,
 }
@@ -201,8 +209,10 @@ impl Task<'_> {
                 Line { poll: self.teller.bench.poller.subscribe(poll), service, read_at: None }
             })
             .collect();
+        let mut check_lines = Vec::new();
         loop {
-            match self.next(&mut lines).await {
+            self.follow_checks(&release, &mut check_lines);
+            match self.next(&mut lines, &mut check_lines).await {
                 Event::Ended => return,
                 Event::Request => release.take_in(&self.request.borrow_and_update(), self.teller.now_ms()),
                 Event::Answer(index, asked) => {
@@ -210,16 +220,41 @@ impl Task<'_> {
                         self.take_answer(&mut release, index, line, &asked).await;
                     }
                 }
+                Event::Check(index, asked) => {
+                    let now_ms = self.teller.now_ms();
+                    let asked_ms = now_ms.saturating_sub(millis(asked.sent_at.elapsed()));
+                    release.observe_check(index, &asked.answers, asked_ms, now_ms);
+                }
             }
             let now_ms = self.teller.now_ms();
             self.teller.tell(release.look(now_ms));
         }
     }
 
-    async fn next(&mut self, lines: &mut [Line]) -> Event {
-        let answers = lines.iter_mut().map(|line| Box::pin(next_answer(&mut line.poll)));
+    /// Asks the checks whose time it is, and no others.
+    fn follow_checks(&self, release: &Release, lines: &mut Vec<CheckLine>) {
+        let now_ms = self.teller.now_ms();
+        lines.retain(|line| release.asks(line.check, now_ms));
+        for (check, of) in release.checks.all().iter().enumerate() {
+            if release.asks(check, now_ms) && lines.iter().all(|line| line.check != check) {
+                let queries = vec![of.query.clone()];
+                let poll = Poll { server: release.settings.server.clone(), queries, period: of.interval };
+                lines.push(CheckLine { check, poll: self.teller.bench.poller.subscribe(poll) });
+            }
+        }
+    }
+
+    async fn next(&mut self, lines: &mut [Line], checks: &mut [CheckLine]) -> Event {
+        let answers = lines
+            .iter_mut()
+            .enumerate()
+            .map(|(index, line)| async move { Event::Answer(index, next_answer(&mut line.poll).await) }.boxed());
+        let checked = checks
+            .iter_mut()
+            .map(|line| async move { Event::Check(line.check, next_answer(&mut line.poll).await) }.boxed());
+        let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
         tokio::select! {
-            (asked, index, _) = futures::future::select_all(answers) => Event::Answer(index, asked),
+            Some(event) = all.next() => event,
             changed = self.request.changed() => if changed.is_ok() { Event::Request } else { Event::Ended },
         }
     }

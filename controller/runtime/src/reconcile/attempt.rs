@@ -257,6 +257,7 @@ impl Look<'_> {
             analysis: judged.analysis(&decision.state, &self.plan, self.now),
             evidence_summary: judged.summary(&decision.state),
             evidence: judged.evidence(&decision.state),
+            checks: judged.checks(&decision.state),
             original_routes: self.originals(decision),
             trouble: memory.trouble(),
             now: self.now,

@@ -6,9 +6,9 @@ use serin_core::observed::{Judgement, Observed};
 use serin_core::plan::{Pace, Plan};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
-use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_crds::status::{AnalysisStatus, CheckStatus, EvidenceStatus};
 use serin_crds::{RolloutSpec, RolloutStatus};
-use serin_judging::{JudgeRequest, Look, RolloutName};
+use serin_judging::{JudgeRequest, Look, Phase, RolloutName};
 
 use crate::judge::Judge;
 use crate::memory::Memory;
@@ -39,6 +39,7 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
     let state = &case.seen.state;
     let before = RolloutStatus {
         evidence: case.status.evidence.clone(),
+        checks: case.status.checks.clone(),
         analysis: case.status.analysis.clone(),
         summary: case.status.summary.clone(),
         ..RolloutStatus::default()
@@ -92,9 +93,23 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
             Pace::Evidence(pace) => Some(*pace),
             Pace::Steps(_) => None,
         },
+        phase: phase(case),
         freeze_lifted: state.freeze_override.as_ref().is_some_and(|lifted| lifted.revision == *revision),
         resume_from: own.filter(is_position),
     })
+}
+
+/// How far the release has come.
+fn phase(case: &Case<'_>) -> Phase {
+    let state = &case.seen.state;
+    let is_watched = state.watch.is_some_and(|watch| watch.ended_at.is_none());
+    let is_in_effect = state.weights.verified == Some(state.weights.asked);
+    match (state.stage, &case.plan.canary().pace, state.step) {
+        (Stage::Promoting, _, _) if is_watched => Phase::AfterPromotion,
+        (Stage::Promoting, _, _) => Phase::Promoting,
+        (_, Pace::Steps(steps), Some(step)) if step.index >= steps.len() && is_in_effect => Phase::BeforePromotion,
+        _ => Phase::Release,
+    }
 }
 
 /// The canary's share as the routes have it now; without a router as it is asked for.
@@ -122,6 +137,13 @@ impl Judged {
         let looked = self.look.as_ref().filter(|_| self.concerns(state)).map(|look| look.evidence.clone());
         let looked = looked.filter(|evidence| !evidence.is_empty());
         looked.unwrap_or_else(|| if self.is_of_before(state) { self.before.evidence.clone() } else { Vec::new() })
+    }
+
+    /// What the checks say, for the status, as long as the evidence.
+    pub(super) fn checks(&self, state: &State) -> Vec<CheckStatus> {
+        let looked = self.look.as_ref().filter(|_| self.concerns(state)).map(|look| look.checks.clone());
+        let looked = looked.filter(|checks| !checks.is_empty());
+        looked.unwrap_or_else(|| if self.is_of_before(state) { self.before.checks.clone() } else { Vec::new() })
     }
 
     /// The evidence in a few words.

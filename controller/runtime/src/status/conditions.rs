@@ -177,7 +177,7 @@ fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
     }
     Some(match &told.seen.judgement {
         Judgement::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
-        Judgement::Hold { cause, message } => Answer::new("MetricsReady", false, cause, message),
+        Judgement::Hold { cause, message, .. } => Answer::new("MetricsReady", false, cause, message),
         Judgement::Frozen { .. }
         | Judgement::Undecided { .. }
         | Judgement::Sound { .. }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
-use serin_crds::status::{AnalysisStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus, WeightsStatus};
+use serin_crds::status::{
+    AnalysisStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus, WeightsStatus,
+};
 
 use crate::observe::Counts;
 
@@ -37,6 +39,8 @@ pub struct Told<'a> {
     pub selector: Option<String>,
     /// What the metrics say, for each objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// The same, for each check.
+    pub checks: Vec<CheckStatus>,
     /// The same in a few words.
     pub evidence_summary: Option<String>,
     /// The analysis' own position.
@@ -71,6 +75,7 @@ pub fn status(told: &Told<'_>, before: &RolloutStatus) -> Result<RolloutStatus, 
     status.with_state(told.state)?;
     status.summary = Some(summary(told));
     status.evidence.clone_from(&told.evidence);
+    status.checks.clone_from(&told.checks);
     status.analysis.clone_from(&told.analysis);
     status.original_routes.clone_from(&told.original_routes);
     status.replicas = signed(told.counts.replicas);
@@ -124,6 +129,7 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
     status.message = None;
     status.evidence = Vec::new();
+    status.checks = Vec::new();
     status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
     // That a judgement has begun is a part of the position; how far it has come is not.
     status.analysis = status.analysis.map(|analysis| AnalysisStatus { checkpoint: Value::Null, ..analysis });

@@ -88,6 +88,7 @@ impl Scene {
             counts: self.counts,
             selector: Some("app=checkout".into()),
             evidence: Vec::new(),
+            checks: Vec::new(),
             evidence_summary: None,
             analysis: None,
             original_routes: Vec::new(),

@@ -120,10 +120,13 @@ async fn a_freeze_is_told_and_lifted_and_the_judge_hears_of_it() {
     let steps = || json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]);
     apply(&world, judged("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
-    running.judge.say("checkout", Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() });
+    running
+        .judge
+        .say("checkout", Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() });
     apply(&world, judged("checkout", "v2", 4, steps()));
     let told = |world: &World| {
-        condition(world, "checkout", "Frozen").is_some_and(|(holds, reason, _)| holds == "True" && reason == "BudgetSpent")
+        condition(world, "checkout", "Frozen")
+            .is_some_and(|(holds, reason, _)| holds == "True" && reason == "BudgetSpent")
     };
     world.until(told, MINUTE).await.unwrap();
     assert!(!running.judge.asked("checkout").unwrap().freeze_lifted);

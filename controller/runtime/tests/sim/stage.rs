@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
@@ -77,9 +77,13 @@ impl Judge for Script {
     fn look(&self, uid: &str, _: &Revision) -> Look {
         let asked = self.asked.lock().unwrap();
         let said = asked.get(uid).and_then(|request| self.says.lock().unwrap().get(&request.rollout.name).cloned());
-        let begins =
-            || Judgement::Undecided { message: "begins".into(), fresh_since: Timestamp::UNIX_EPOCH, next_weight: None };
-        Look { judgement: said.unwrap_or_else(begins), evidence: Vec::new(), checkpoint: None, summary: None }
+        let begins = || Judgement::Undecided {
+            message: "begins".into(),
+            fresh_since: Timestamp::UNIX_EPOCH,
+            next_weight: None,
+            proven: Proven::default(),
+        };
+        Look::of(said.unwrap_or_else(begins))
     }
 }
 

@@ -14,8 +14,8 @@ use serin_core::observed::Judgement;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
-use serin_judging::RolloutName;
 use serin_judging::prometheus::{HttpClient, Limits, Series};
+use serin_judging::{Phase, RolloutName};
 use tokio::time::{sleep, timeout};
 
 use self::script::{Mode, Script};
@@ -39,6 +39,7 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        phase: Phase::Release,
         freeze_lifted: false,
         resume_from: None,
     }
@@ -245,8 +246,7 @@ async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes
     let script = script(&Story { canary: (60.0, 0.01), stable: (240.0, 0.0), ..Story::default() }).await;
     script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
     let life = gone_on(&script, &request(), 200).await;
-    let frozen =
-        |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
+    let frozen = |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
     let checkpoint = life.until("a freeze", frozen).await.checkpoint;
     // A person's word lets it go on, at once and after a restart.
     let lifted = JudgeRequest { freeze_lifted: true, resume_from: checkpoint, ..request() };
