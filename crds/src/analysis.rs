@@ -73,6 +73,9 @@ pub struct PrometheusSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.indicator) != has(self.counters)")
     .message("say where the counters are: either indicator (a built-in by name) or counters (written out)"))]
+#[x_kube(validation = rules::counts_bad_requests_once())]
+#[x_kube(validation = rules::counts_a_histogram())]
+#[x_kube(validation = rules::tells_the_sides())]
 pub struct ObjectiveSpec {
     /// Its name, for example `availability`.
     #[schemars(length(min = 1, max = 63))]
@@ -85,12 +88,26 @@ pub struct ObjectiveSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub window: Option<String>,
-    /// A built-in source of counters by name: `traefik`.
+    /// A built-in source of counters by name: `traefik`, `istio`, `linkerd`, `nginx` or `pod`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indicator: Option<Indicator>,
     /// The counters, written out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
+    /// Bad are requests that took longer than a threshold, whatever their answer; without it those that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencySpec>,
+}
+
+/// What counts as too slow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LatencySpec {
+    /// A request that takes longer is bad, for example `300ms`. A bucket of the histogram must end there: a counter of what is slower is
+    /// needed, and no estimate between two buckets will do.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub threshold: String,
 }
 
 /// A query, asked again and again, and a condition that its result must meet.
@@ -162,6 +179,16 @@ pub enum CheckTime {
 pub enum Indicator {
     /// Traefik's request counters for the two Services of the Rollout.
     Traefik,
+    /// Envoy Gateway, which counts both Services as one: always refused, with what to write instead.
+    EnvoyGateway,
+    /// Istio's standard metrics for the two Services, as gateways and sidecars of the callers tell them.
+    Istio,
+    /// Linkerd's outbound metrics for the two Services as backends of an HTTPRoute.
+    Linkerd,
+    /// The metrics of ingress-nginx for the stable Service and the canary Ingress beside it, scraped with `honor_labels`.
+    Nginx,
+    /// The pods' own `http_server_request_duration_seconds`, as OpenTelemetry's conventions have it. It needs no router.
+    Pod,
 }
 
 /// Two counters as PromQL series selectors (not rates), and how a series tells canary from stable.
@@ -172,9 +199,11 @@ pub struct CountersSpec {
     /// All requests, for example `http_requests_total{namespace="shop"}`.
     #[schemars(length(min = 1, max = 4096))]
     pub total: String,
-    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`.
+    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`. With `latency` it is left out, and `total`
+    /// is the count of a histogram, for example `http_request_duration_seconds_count{namespace="shop"}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
-    pub errors: String,
+    pub errors: Option<String>,
     /// How a series tells canary from stable; without it by the `pod` label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arms: Option<ArmsSpec>,

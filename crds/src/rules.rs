@@ -127,10 +127,10 @@ pub(crate) fn pace_has_analysis() -> Rule {
     )
 }
 
-/// A built-in indicator reads the router's counters.
+/// A built-in indicator other than the pods' own reads the router's counters.
 pub(crate) fn indicator_has_router() -> Rule {
     rule(
-        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || !has(self.analysis.objectives) || self.analysis.objectives.all(objective, !has(objective.indicator))",
+        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || !has(self.analysis.objectives) || self.analysis.objectives.all(objective, !has(objective.indicator) || objective.indicator == 'pod')",
         "an indicator reads the router's counters of the two Services: add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart",
     )
 }
@@ -225,7 +225,7 @@ pub(crate) fn only_true() -> Rule {
 /// Not all requests are bad ones.
 pub(crate) fn errors_are_fewer() -> Rule {
     rule(
-        "self.total != self.errors",
+        "!has(self.errors) || self.total != self.errors",
         "errors equals total, so that every request would count as bad: select the bad ones, for example by code=~\"5..\"",
     )
 }
@@ -275,5 +275,29 @@ pub(crate) fn watch_has_router() -> Rule {
     rule(
         "!has(self.analysis) || !has(self.analysis.watchAfterPromotion) || has(self.strategy.canary.trafficRouting)",
         "spec.analysis.watchAfterPromotion keeps the old pods to take the traffic back: add spec.strategy.canary.trafficRouting, or remove it",
+    )
+}
+
+/// Bad requests are counted by one selector, or by one threshold.
+pub(crate) fn counts_bad_requests_once() -> Rule {
+    rule(
+        "!has(self.counters) || has(self.latency) != has(self.counters.errors)",
+        "say once which requests are bad: counters.errors selects them, or latency says what is too slow",
+    )
+}
+
+/// Slow requests are counted by a histogram.
+pub(crate) fn counts_a_histogram() -> Rule {
+    rule(
+        "!has(self.counters) || !has(self.latency) || self.counters.total.matches('^[a-zA-Z_:][a-zA-Z0-9_:]*_(seconds|milliseconds)_count([{].*)?$')",
+        "with latency, counters.total is the count of a histogram whose name says its unit, for example http_request_duration_seconds_count{namespace=\"shop\"}",
+    )
+}
+
+/// The counters tell canary from stable.
+pub(crate) fn tells_the_sides() -> Rule {
+    rule(
+        "!has(self.indicator) || self.indicator != 'envoy-gateway'",
+        "Envoy Gateway counts all backends of a rule as one, so that canary and stable cannot be told apart: use the indicator pod, or counters of your own",
     )
 }

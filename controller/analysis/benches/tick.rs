@@ -23,14 +23,14 @@ fn evaluate(criterion: &mut Criterion) {
         .unwrap_or_else(|error| unreachable!("the defaults: {error}"));
     let mut evidence = Evidence::new(&bets, 0);
     let mut index = 0;
-    criterion.bench_function("one tick of one objective: evidence and decision", |bencher| {
+    criterion.bench_function("evidence", |bencher| {
         bencher.iter(|| {
             evidence.add(&bets, black_box(&tick(index)), &CONTEXT);
             index += 1;
             (evidence.ln_e(&bets), evidence.ln_e_cure(&bets), evidence.ln_m_good(&bets, 5e-4))
         });
     });
-    criterion.bench_function("both bounds of the excess", |bencher| {
+    criterion.bench_function("bounds", |bencher| {
         bencher.iter(|| (black_box(&evidence).upper(&bets, 0.05), black_box(&evidence).lower(&bets, 0.01)));
     });
 }

@@ -187,6 +187,14 @@ mod tests {
         prop::collection::vec(tick, 1..20)
     }
 
+    fn upper(ticks: &[Counts]) -> f64 {
+        let mut mixture = LinearMixture::new(2);
+        for counts in ticks {
+            mixture.add([0.1, 0.7].iter().map(|rho| poisson(counts, *rho, 1.0)));
+        }
+        mixture.upper(&[-(2_f64.ln()); 2], 3.0)
+    }
+
     proptest! {
         #[test]
         fn the_bounds_are_those_of_bisection(ticks in ticks()) {
@@ -211,14 +219,17 @@ mod tests {
             let (after, _) = rollback(&worse_ticks);
             prop_assert!(after.lower(&ln_weights, 3.0) >= before.lower(&ln_weights, 3.0) - 1e-12);
 
-            let upper = |ticks: &[Counts]| {
-                let mut mixture = LinearMixture::new(2);
-                for counts in ticks {
-                    mixture.add([0.1, 0.7].iter().map(|rho| poisson(counts, *rho, 1.0)));
-                }
-                mixture.upper(&[-(2_f64.ln()); 2], 3.0)
-            };
             prop_assert!(upper(&worse_ticks) >= upper(&ticks) - 1e-12);
+        }
+
+        #[test]
+        fn one_more_stable_error_lowers_both_bounds(ticks in ticks()) {
+            let (before, ln_weights) = rollback(&ticks);
+            let mut better_ticks = ticks.clone();
+            better_ticks[0].stable_errors += 1.0;
+            let (after, _) = rollback(&better_ticks);
+            prop_assert!(after.lower(&ln_weights, 3.0) <= before.lower(&ln_weights, 3.0) + 1e-12);
+            prop_assert!(upper(&better_ticks) <= upper(&ticks) + 1e-12);
         }
     }
 }

@@ -404,4 +404,6 @@ fn milliseconds(seconds: f64) -> i64 {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -65,6 +65,7 @@ mod tests {
     use super::*;
     use crate::bet::poisson;
     use crate::confidence::LinearMixture;
+    use proptest::prelude::*;
 
     fn close(actual: f64, expected: f64) {
         assert!((actual / expected - 1.0).abs() < 1e-8, "{actual} is not {expected}");
@@ -132,5 +133,26 @@ mod tests {
         close(bet.information, 2.5e-4);
         let lost = bet.line(&Counts::new(10.0, 1.0, 10.0, 0.0));
         assert!(lost.at_zero.is_finite() && lost.at_zero < -700.0);
+    }
+
+    proptest! {
+        /// Whatever rate `p` the bet was made for: that is why history may be wrong and the promise holds.
+        #[test]
+        fn the_plug_in_bet_expects_at_most_one_at_and_above_its_margin(
+            n_c in 1_u32..20_000, n_s in 1_u32..200_000, p in 0.0_f64..0.5, delta1 in 1e-5_f64..0.1,
+            p_s in 0.0_f64..0.9, above in 0.0_f64..=1.0,
+        ) {
+            let (n_c, n_s) = (f64::from(n_c), f64::from(n_s));
+            let bet = PlugIn::new(p, n_c / (n_c + n_s), delta1).unwrap();
+            let margin = p_s + delta1;
+            prop_assume!(margin <= 1.0);
+            let p_c = margin + above * (1.0 - margin);
+            let none = bet.line(&Counts::new(n_c, 0.0, n_s, 0.0));
+            let factor = |counts: Counts| bet.line(&counts).at_zero.exp_m1();
+            let canary = factor(Counts::new(n_c, 1.0, n_s, 0.0));
+            let stable = factor(Counts::new(n_c, 0.0, n_s, 1.0));
+            let ln_expectation = none.at(delta1) + n_c * (p_c * canary).ln_1p() + n_s * (p_s * stable).ln_1p();
+            prop_assert!(ln_expectation <= 1e-9, "{ln_expectation}");
+        }
     }
 }

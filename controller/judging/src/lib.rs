@@ -9,7 +9,9 @@
 
 pub mod checkpoint;
 pub mod checks;
+pub mod histogram;
 pub mod history;
+mod indicator;
 pub mod prometheus;
 pub mod reading;
 pub mod release;

@@ -1,10 +1,11 @@
 //! From Prometheus' answers to the samples that the statistical core takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serin_analysis::{Arm, Kind, Sample};
 
+use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, Labels};
 use crate::selector::Counters;
 
@@ -29,7 +30,7 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads the answers to the two queries of an objective. Series of neither side are left out.
+    /// Reads the answers to the two queries of an objective: all requests, and the bad ones or, of a histogram, the good ones. Series of neither side are left out.
     ///
     /// The canary's pods exist for this release only, so that all of their requests belong to it: those that were created
     /// before `began_ms`, when traffic was first seen, count as born then.
@@ -41,7 +42,8 @@ impl<'a> Reading<'a> {
         began_ms: i64,
     ) -> Self {
         let mut reading = Self { series: Vec::new(), births: BTreeMap::new(), newest_ms: None };
-        for (kind, answer) in [(Kind::Total, total), (Kind::Errors, errors)] {
+        let kind_of_second = counters.kind();
+        for (kind, answer) in [(Kind::Total, total), (kind_of_second, errors)] {
             for series in answer {
                 let Some(arm) = counters.arm(&series.labels) else { continue };
                 let source = source_of(&series.labels, counters.pod(&series.labels));
@@ -50,11 +52,25 @@ impl<'a> Reading<'a> {
                 reading.births.extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
                 let newest_ms = series.samples.last().map(|(at_ms, _)| *at_ms);
                 reading.newest_ms = reading.newest_ms.max(newest_ms.filter(|_| kind == Kind::Total));
-                let series_name = series_of(&series.labels);
+                let series_name = series_of(&series.labels, kind_of_second);
                 reading.series.push(Named { source, series: series_name, arm, kind, samples: &series.samples });
             }
         }
+        if kind_of_second == Kind::Good {
+            reading.leave_out_unmeasured();
+        }
         reading
+    }
+
+    /// Of requests without the bucket that they are held against nothing is known: counted as they are, all of them would have been fast.
+    fn leave_out_unmeasured(&mut self) {
+        let measured: BTreeSet<(String, String)> = self
+            .series
+            .iter()
+            .filter(|named| named.kind == Kind::Good)
+            .map(|named| (named.source.clone(), named.series.clone()))
+            .collect();
+        self.series.retain(|named| measured.contains(&(named.source.clone(), named.series.clone())));
     }
 
     /// All samples.
@@ -83,10 +99,11 @@ fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default())
 }
 
-/// What tells a series from the others of its source.
-fn series_of(labels: &Labels) -> String {
+/// What tells a series from the others of its source. The count of a histogram and its bucket are one.
+fn series_of(labels: &Labels, kind_of_second: Kind) -> String {
     let mut name = String::new();
-    for (label, value) in labels {
+    let is_told = |label: &str| kind_of_second != Kind::Good || !["__name__", EDGE_LABEL].contains(&label);
+    for (label, value) in labels.iter().filter(|(label, _)| is_told(label)) {
         name.push_str(label);
         name.push('=');
         name.push_str(value);

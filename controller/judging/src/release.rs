@@ -364,13 +364,26 @@ impl Judged {
         Ok(Self { spec, counters, objective, state, service, watch: None, usual_rate, fingerprint, failing: None })
     }
 
+    /// That nothing counts what is slower than the threshold, once it is known which buckets there are.
+    fn no_such_edge(&self) -> Option<Trouble> {
+        let histogram = self.counters.histogram.as_ref().filter(|_| !self.service.edges.is_empty())?;
+        let message = histogram.check(&self.service.edges).err()?;
+        Some(Trouble::no_such_edge(&self.spec.name, &message))
+    }
+
     fn trouble(&self, grace_ms: i64, now_ms: i64) -> Option<Trouble> {
+        if let Some(trouble) = self.no_such_edge() {
+            return Some(trouble);
+        }
         let failing = self.failing.as_ref()?;
         let is_told = !failing.error.concerns_server() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
         is_told.then(|| Trouble::of_query(&self.spec.name, &failing.error))
     }
 
     pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
+        if self.no_such_edge().is_some() {
+            return Availability::Unreachable { since_ms: self.state.evidence.began_ms };
+        }
         match &self.failing {
             Some(failing) if self.trouble(grace_ms, now_ms).is_some() => match failing.error {
                 QueryError::Partial(_) => Availability::Partial { since_ms: failing.since_ms },

@@ -3,9 +3,12 @@
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr, VectorSelector};
 use regex::Regex;
-use serin_analysis::Arm;
-use serin_crds::analysis::{ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
+use serin_analysis::{Arm, Kind};
+use serin_crds::analysis::{ArmsSpec, CountersSpec, Indicator, LatencySpec, ObjectiveSpec};
+use serin_crds::text::parse_duration;
 
+use crate::histogram::{Histogram, at_edge, buckets_of};
+use crate::indicator::BuiltIn;
 use crate::prometheus::{Labels, QueryError};
 use crate::request::JudgeRequest;
 
@@ -33,6 +36,11 @@ impl Trouble {
         Self { cause: "InvalidQuery", message: format!("spec.analysis.objectives[{objective}].{field}: {message}") }
     }
 
+    pub(crate) fn no_such_edge(objective: &str, message: &str) -> Self {
+        let message = format!("spec.analysis.objectives[{objective}].latency.threshold: {message}");
+        Self { cause: "NoSuchBucket", message }
+    }
+
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
         Self { cause: error.kind(), message: format!("The metrics of {objective} cannot be read. {error}.") }
     }
@@ -43,14 +51,16 @@ impl Trouble {
 pub struct Counters {
     /// All requests of the whole service, every version: a series selector.
     pub total: String,
-    /// The bad ones among them.
+    /// The bad ones among them; with a latency objective those that were fast enough.
     pub errors: String,
     /// The same two, of the two sides only.
     pub total_of_sides: String,
-    /// The bad ones of the two sides only.
+    /// The bad ones of the two sides only; with a latency objective those that were fast enough.
     pub errors_of_sides: String,
     /// Whether the selector of errors is known to be right, because it is built in.
     pub verified: bool,
+    /// The histogram of a latency objective.
+    pub histogram: Option<Histogram>,
     sides: Sides,
 }
 
@@ -63,9 +73,6 @@ struct Sides {
     by_pod: bool,
 }
 
-/// Traefik's counter of requests by service; a service is one backend of a route's rule.
-const TRAEFIK_REQUESTS: &str = "traefik_service_requests_total";
-
 impl Counters {
     /// The counters that an objective names, checked.
     ///
@@ -73,7 +80,7 @@ impl Counters {
     /// The field that is no series selector, or what the indicator lacks.
     pub fn new(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
         match (objective.indicator, &objective.counters) {
-            (Some(Indicator::Traefik), None) => Self::traefik(objective, request),
+            (Some(indicator), None) => Self::built_in(indicator, objective, request),
             (None, Some(counters)) => Self::written(objective, counters, request),
             _ => Err(Trouble::spec(format!(
                 "spec.analysis.objectives[{}]: write either indicator or counters",
@@ -82,29 +89,54 @@ impl Counters {
         }
     }
 
-    fn traefik(objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
-        let (Some(stable), Some(canary)) = (&request.stable_service, &request.canary_service) else {
-            let message = "the traefik indicator needs strategy.canary.trafficRouting: it counts by the two Services";
-            return Err(Trouble::query(&objective.name, "indicator", message));
+    fn built_in(indicator: Indicator, objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+        let trouble = |message: String| Trouble::query(&objective.name, "indicator", message);
+        let BuiltIn { requests, service, sides, bad, durations, label, canary, stable, by_pod } =
+            BuiltIn::new(indicator, request).map_err(trouble)?;
+        let arms = Sides {
+            label: label.to_owned(),
+            canary: whole(&canary).map_err(trouble)?,
+            stable: whole(&stable).map_err(trouble)?,
+            by_pod,
         };
-        let namespace = &request.rollout.namespace;
-        let sides = Sides {
-            label: "service".to_owned(),
-            canary: whole(&traefik_service(namespace, canary))
-                .map_err(|error| Trouble::query(&objective.name, "indicator", error))?,
-            stable: whole(&traefik_service(namespace, stable))
-                .map_err(|error| Trouble::query(&objective.name, "indicator", error))?,
-            by_pod: false,
-        };
-        let both = either(&traefik_service(namespace, canary), &traefik_service(namespace, stable));
-        let total = format!("{TRAEFIK_REQUESTS}{{service=~{}}}", quoted(&both));
-        let errors = format!("{TRAEFIK_REQUESTS}{{service=~{},code=~\"5..\"}}", quoted(&both));
+        if let Some(latency) = &objective.latency {
+            let count = |matchers: &str| selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble);
+            return Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms);
+        }
         Ok(Self {
-            total_of_sides: total.clone(),
-            errors_of_sides: errors.clone(),
-            total,
-            errors,
+            total: format!("{requests}{{{service}}}"),
+            errors: format!("{requests}{{{service},{bad}}}"),
+            total_of_sides: format!("{requests}{{{sides}}}"),
+            errors_of_sides: format!("{requests}{{{sides},{bad}}}"),
             verified: true,
+            histogram: None,
+            sides: arms,
+        })
+    }
+
+    /// The counters of a latency objective, from the count of its histogram. Its bucket is what may be missing, so that it is not known to be right.
+    fn timed(
+        objective: &ObjectiveSpec,
+        latency: &LatencySpec,
+        total: &VectorSelector,
+        total_of_sides: &VectorSelector,
+        sides: Sides,
+    ) -> Result<Self, Trouble> {
+        let trouble = |message: String| Trouble::query(&objective.name, "latency", message);
+        let threshold = parse_duration(&latency.threshold)
+            .map_err(|error| trouble(format!("threshold {:?}: {error}", latency.threshold)))?;
+        let (base, buckets) = buckets_of(total).map_err(trouble)?;
+        let (_, buckets_of_sides) = buckets_of(total_of_sides).map_err(trouble)?;
+        let histogram = Histogram::new(&base, buckets.to_string(), &latency.threshold, threshold).map_err(trouble)?;
+        let edge = histogram.edge();
+        let good = |buckets| at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble);
+        Ok(Self {
+            total: checked(total).map_err(trouble)?,
+            errors: good(buckets)?,
+            total_of_sides: checked(total_of_sides).map_err(trouble)?,
+            errors_of_sides: good(buckets_of_sides)?,
+            verified: false,
+            histogram: Some(histogram),
             sides,
         })
     }
@@ -122,21 +154,39 @@ impl Counters {
         };
         let both = either(&canary, &stable);
         let total = selector(&counters.total).map_err(|error| trouble("total", error))?;
-        let errors = selector(&counters.errors).map_err(|error| trouble("errors", error))?;
-        let narrowed = |selector: &VectorSelector| narrow(selector, &sides.label, &both);
+        let narrowed =
+            |selector: &VectorSelector| narrow(selector, &sides.label, &both).map_err(|error| trouble("arms", error));
+        let errors = match (&counters.errors, &objective.latency) {
+            (Some(errors), None) => selector(errors).map_err(|error| trouble("errors", error))?,
+            (None, Some(latency)) => {
+                let total_of_sides = narrowed(&total)?;
+                return Self::timed(objective, latency, &total, &total_of_sides, sides);
+            }
+            (None, None) => return Err(trouble("errors", "write the selector of the bad ones, or latency".to_owned())),
+            (Some(_), Some(_)) => {
+                return Err(trouble("errors", "latency says which are bad: keep one of the two".to_owned()));
+            }
+        };
         Ok(Self {
-            total_of_sides: narrowed(&total).map_err(|error| trouble("arms", error))?,
-            errors_of_sides: narrowed(&errors).map_err(|error| trouble("arms", error))?,
+            total_of_sides: checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?,
+            errors_of_sides: checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?,
             total: total.to_string(),
             errors: errors.to_string(),
             verified: false,
+            histogram: None,
             sides,
         })
     }
 
+    /// What the second selector counts.
+    pub fn kind(&self) -> Kind {
+        if self.histogram.is_some() { Kind::Good } else { Kind::Errors }
+    }
+
     /// Which side a series counts for; nothing where it is of neither, or of both.
     pub fn arm(&self, labels: &Labels) -> Option<Arm> {
-        let value = labels.get(&self.sides.label)?;
+        // As in PromQL, a label that is not there is an empty one.
+        let value = labels.get(&self.sides.label).map_or("", String::as_str);
         match (self.sides.canary.is_match(value), self.sides.stable.is_match(value)) {
             (true, false) => Some(Arm::Canary),
             (false, true) => Some(Arm::Stable),
@@ -169,26 +219,11 @@ fn sides_of(arms: Option<&ArmsSpec>, request: &JudgeRequest) -> Result<(String, 
 }
 
 /// The names of a ReplicaSet's pods: its name and a random suffix.
-fn pods_of(replica_set: &str) -> String {
+pub(crate) fn pods_of(replica_set: &str) -> String {
     format!("{}-[a-z0-9]+", regex::escape(replica_set))
 }
 
-/// The names that Traefik gives a Service behind the Gateway API.
-///
-/// 3.7 writes `httproute-<ns>-<route>-gw-<ns>-<gateway>-ep-<entry point>-<rule>-<hash>-svc-<ns>-<service>-<backend>@kubernetesgateway`
-/// (seen with 3.7.15); before, it was `<ns>-<service>-<port>@kubernetesgateway`.
-fn traefik_service(namespace: &str, service: &str) -> String {
-    let name = normalized(&format!("{namespace}-{service}"));
-    format!("(?:.*-svc-)?{}-[0-9]+@kubernetesgateway", regex::escape(&name))
-}
-
-/// What Traefik makes of a name: letters and numbers, joined by single dashes.
-fn normalized(name: &str) -> String {
-    let parts: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()).collect();
-    parts.join("-")
-}
-
-fn either(canary: &str, stable: &str) -> String {
+pub(crate) fn either(canary: &str, stable: &str) -> String {
     format!("(?:{canary})|(?:{stable})")
 }
 
@@ -199,7 +234,7 @@ fn whole(pattern: &str) -> Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
@@ -228,12 +263,16 @@ fn selector(text: &str) -> Result<VectorSelector, String> {
 }
 
 /// The selector, of those series only whose label matches.
-fn narrow(selector: &VectorSelector, label: &str, pattern: &str) -> Result<String, String> {
+fn narrow(selector: &VectorSelector, label: &str, pattern: &str) -> Result<VectorSelector, String> {
     let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
     let mut narrowed = selector.clone();
     narrowed.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), label, pattern));
-    let text = narrowed.to_string();
-    // What was put together is parsed again, so that no quoting mistake of ours reaches the server.
+    Ok(narrowed)
+}
+
+/// A selector as it is sent. What was put together is parsed again, so that no quoting mistake of ours reaches the server.
+fn checked(selector: &VectorSelector) -> Result<String, String> {
+    let text = selector.to_string();
     parser::parse(&text).map_err(|error| format!("{text}: {error}"))?;
     Ok(text)
 }
@@ -273,11 +312,6 @@ mod tests {
         assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
         assert!(parser::parse(&counters.errors).is_ok(), "{}", counters.errors);
         assert!(counters.verified);
-    }
-
-    #[test]
-    fn traefik_joins_names_by_single_dashes() {
-        assert_eq!(normalized("shop-check.out--v2"), "shop-check-out-v2");
     }
 
     #[test]

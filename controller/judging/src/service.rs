@@ -9,11 +9,13 @@
 
 use std::time::Duration;
 
+use serin_analysis::Kind;
 use serin_analysis::budget::ServiceBudget;
 use serin_analysis::guard::{Burning, WINDOW_PAIRS, WindowCounts, burning};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, Poller, QueryError, Server};
 use crate::selector::Counters;
 
@@ -25,6 +27,8 @@ const LEAST_HISTORY: f64 = 1_000.0;
 
 /// The label under which each number of a composed query comes back.
 const LABEL: &str = "serin";
+/// The name under which the edges of a histogram come back, one series each.
+const EDGE: &str = "edge";
 
 /// What is known of the service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +39,8 @@ pub struct Service {
     pub requests_per_second: f64,
     /// Whether the selector of errors has matched anything in the objective's period.
     pub errors_seen: bool,
+    /// Where the buckets of a latency objective's histogram end, in its unit; none while that is not known.
+    pub edges: Vec<f64>,
 }
 
 /// The objective's period as far as it is on record.
@@ -89,13 +95,21 @@ pub struct Questions {
 impl Questions {
     /// What to ask of these counters over the objective's period.
     pub fn new(counters: &Counters, window: Duration) -> Self {
-        let (total, errors) = (&counters.total, &counters.errors);
+        let (total, second) = (&counters.total, &counters.errors);
         let window_seconds = window.as_secs().max(60);
+        let requests = |seconds: u64| format!("sum(increase({total}[{seconds}s]))");
+        let bad = |seconds: u64| match counters.kind() {
+            // Both are extrapolated, so that their difference may be a little below nothing.
+            Kind::Good => format!("clamp_min({} - sum(increase({second}[{seconds}s])), 0)", requests(seconds)),
+            Kind::Total | Kind::Errors => format!("sum(increase({second}[{seconds}s]))"),
+        };
         let mut budget = vec![
-            named("total", &format!("sum(increase({total}[{window_seconds}s]))")),
-            named("errors", &format!("sum(increase({errors}[{window_seconds}s]))")),
-            named("seen", &format!("count(present_over_time({errors}[{window_seconds}s]))")),
+            named("total", &requests(window_seconds)),
+            named("errors", &bad(window_seconds)),
+            named("seen", &format!("count(present_over_time({second}[{window_seconds}s]))")),
         ];
+        let buckets = counters.histogram.as_ref().map(|histogram| &histogram.buckets);
+        budget.extend(buckets.map(|buckets| named(EDGE, &format!("count by ({EDGE_LABEL}) ({buckets})"))));
         // How far back the record goes, in three grains: sixtieths of the period, of that, and of that.
         let mut range_seconds = window_seconds;
         for grain in 0..3 {
@@ -109,8 +123,8 @@ impl Questions {
         }
         let guard = WINDOW_PAIRS.iter().flat_map(|pair| [pair.long_seconds, pair.short_seconds]).flat_map(|seconds| {
             [
-                named(&format!("total{seconds}"), &format!("sum(increase({total}[{seconds}s]))")),
-                named(&format!("errors{seconds}"), &format!("sum(increase({errors}[{seconds}s]))")),
+                named(&format!("total{seconds}"), &requests(seconds.into())),
+                named(&format!("errors{seconds}"), &bad(seconds.into())),
             ]
         });
         let grain_seconds = range_seconds;
@@ -133,12 +147,19 @@ fn number(answer: &Answer, name: &str) -> Option<f64> {
     series.samples.last().map(|(_, value)| *value).filter(|value| value.is_finite())
 }
 
+/// Where the buckets end, in an answer that tells it.
+fn edges(answer: &Answer) -> Vec<f64> {
+    let told = answer.iter().filter(|series| series.labels.get(LABEL).is_some_and(|label| label == EDGE));
+    told.filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok()).collect()
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a window is far below 2^53 seconds")]
 fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
     let ages = (0..3).filter_map(|grain| number(answer, &format!("age{grain}")));
     // Younger than the finest grain: taken to be as old, which makes the budget smaller, never larger.
     let covered_seconds = ages.reduce(f64::max).unwrap_or(questions.grain_seconds as f64);
     service.errors_seen |= number(answer, "seen").is_some_and(|count| count > 0.0);
+    service.edges = edges(answer);
     if let Some(requests) = number(answer, "total") {
         service.budget = Some(Period {
             window_seconds: questions.window_seconds as f64,
@@ -225,6 +246,29 @@ mod tests {
         assert!(promql_parser::parser::parse(&questions.budget).is_ok(), "{}", questions.budget);
         assert!(promql_parser::parser::parse(&questions.guard).is_ok(), "{}", questions.guard);
         assert!(questions.budget.contains("[43200s:720s]"), "{}", questions.budget);
+    }
+
+    #[test]
+    fn of_a_histogram_the_edges_are_asked_and_slow_is_what_is_not_fast() {
+        let objective = serde_json::from_value(serde_json::json!({
+            "name": "latency", "objective": 99, "indicator": "traefik", "latency": {"threshold": "300ms"}
+        }))
+        .unwrap();
+        let questions = Questions::new(&Counters::new(&objective, &request()).unwrap(), Duration::from_secs(3_600));
+        for question in [&questions.budget, &questions.guard] {
+            assert!(promql_parser::parser::parse(question).is_ok(), "{question}");
+            assert!(
+                question.contains("clamp_min(sum(increase(traefik_service_request_duration_seconds_count{"),
+                "{question}"
+            );
+        }
+        let edge = |le: &str| Series {
+            labels: [(LABEL, EDGE), (EDGE_LABEL, le)].map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            samples: vec![(0, 3.0)],
+        };
+        let mut service = Service::default();
+        take_budget(&mut service, &questions, &vec![edge("0.1"), edge("1.2"), edge("+Inf")]);
+        assert_eq!(service.edges, [0.1, 1.2, f64::INFINITY]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How fast and how surely bad releases are found: the shipped rule beside those that other controllers ship, simulated.
 //!
 //! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several [`world`]s, and decides them with the very
-//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables, [`chart`] a picture. The same options give the
+//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables, [`goals`] holds them against what is wanted,
+//! [`chart`] draws a picture. The same options give the
 //! same numbers, whatever the number of threads: every rollout has a seed of its own. [`simulate`] answers for one release under
 //! any configuration.
 
@@ -9,6 +10,7 @@
 
 mod chart;
 mod efficiency;
+mod goals;
 mod markdown;
 mod paced;
 mod parallel;
@@ -18,5 +20,6 @@ pub mod world;
 
 pub use chart::chart;
 pub use efficiency::{Detection, Promotion};
+pub use goals::{Goal, goals};
 pub use markdown::markdown;
 pub use report::{Cell, Options, Report, Summary, run, simulate};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::goals::goals;
 use crate::report::{Cell, Report, Summary};
 
 /// A percentage with as many decimals as its runs can tell.
@@ -41,6 +42,12 @@ pub fn markdown(report: &Report) -> String {
         "{} simulated rollouts for each cell: an objective of 99.9 %, stable fails 0.05 %, a scrape every 15 s, at most 60 min.\n",
         serin_analysis::explain::thousands(report.options.runs.into())
     );
+    out.push_str("### Goals\n\n| what | goal | seen, at worst | |\n|---|---|---|---|\n");
+    for goal in goals(report) {
+        let met = if goal.met { "met" } else { "**not met**" };
+        let _ = writeln!(out, "| {} | {} | {} | {met} |", goal.what, goal.goal, goal.seen);
+    }
+    out.push('\n');
     out.push_str("### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, median seconds to promotion.\n\n");
     table(&mut out, "good releases", &report.good, |cell| {
         let Summary { rolled_back, rolled_back_by_budget, promoted, median_seconds, .. } = cell;
@@ -76,7 +83,7 @@ pub fn markdown(report: &Report) -> String {
 
 fn efficiency(out: &mut String, report: &Report) {
     out.push_str(
-        "### Requests to find a regression\n\nMean requests of both arms at a constant weight, on ticks of 1 s.\n\n",
+        "### Requests to find a regression\n\nMean requests of both arms at a constant weight that the router keeps exactly, on ticks of 1 s.\n\n",
     );
     out.push_str("| regression | weight | this rule | over the bound ln(1/alpha)/I | without tolerance, over the bound | over a sequential likelihood-ratio test that knows it | without tolerance, over the same |\n|---|---|---|---|---|---|---|\n");
     for cell in &report.detection {

@@ -29,7 +29,7 @@ pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) 
 }
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): seeds that are close give streams that are not.
-fn mix(seed: u64, run: u32) -> u64 {
+pub(crate) fn mix(seed: u64, run: u32) -> u64 {
     let mut z = seed.wrapping_add(u64::from(run).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -95,6 +95,7 @@ pub(crate) struct World {
     at_seconds: u32,
     day_phase: f64,
     burst_ends: f64,
+    splits_exactly: bool,
 }
 
 /// A tick, and what it truly cost.
@@ -109,7 +110,12 @@ impl World {
     pub(crate) fn new(scenario: Scenario, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let day_phase = random.random::<f64>() * std::f64::consts::TAU;
-        Self { scenario, random, at_seconds: 0, day_phase, burst_ends: 0.0 }
+        Self { scenario, random, at_seconds: 0, day_phase, burst_ends: 0.0, splits_exactly: false }
+    }
+
+    /// The same behind a router that keeps the weight in every tick, as a weighted round robin does.
+    pub(crate) fn with_exact_split(scenario: Scenario, seed: u64) -> Self {
+        Self { splits_exactly: true, ..Self::new(scenario, seed) }
     }
 
     /// Stable's last hours before the rollout, pod by pod, where errors cluster: what the temper is learnt from.
@@ -150,7 +156,7 @@ impl World {
         }
         let p_c = (effect.rate(p_s) + spike).min(1.0);
         let total = whole(requests);
-        let canary = self.binomial(total, weight);
+        let canary = if self.splits_exactly { whole(real(total) * weight) } else { self.binomial(total, weight) };
         let stable = total - canary;
         let excess_errors = real(canary) * (p_c - p_s);
         let (canary_errors, stable_errors, stable_pods) = if weather == Weather::StickyRetries {
@@ -227,6 +233,13 @@ mod tests {
         assert!((phi.phi().unwrap() - 7.0).abs() < 0.7, "{:?}", phi.phi());
         assert!((totals.stable_rate().unwrap() / 5e-4 - 1.0).abs() < 0.1);
         assert!((totals.canary_errors / totals.canary_requests / 5e-4 - 1.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn an_exact_split_is_the_weight_in_every_tick() {
+        let scenario = world(Weather::Plain, Effect::Times(1.0), 100.0).scenario;
+        let mut world = World::with_exact_split(scenario, 7);
+        assert!((0..50).all(|_| world.serve(0.1).tick.counts.canary_share() == Some(0.1)));
     }
 
     #[test]

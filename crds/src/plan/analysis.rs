@@ -8,7 +8,7 @@ use serin_core::plan::Analysis;
 
 use super::problem::Problems;
 use super::{DAY, HOUR, MILLISECOND, SECOND, checks, duration_in};
-use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, ObjectiveSpec};
+use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
 
@@ -18,6 +18,7 @@ pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturat
 const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const STEP_DOWN_BOUNDS: RangeInclusive<Duration> = SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
+const THRESHOLD_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
 /// Above this a "bound on rolling back a good release" bounds nothing that anybody would want.
 const FALSE_ROLLBACK_MOST: f64 = 0.1;
@@ -89,14 +90,34 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
     if let Some(window) = &objective.window {
         duration_in(&format!("{path}.window"), window, &WINDOW_BOUNDS, problems);
     }
+    if let Some(latency) = &objective.latency {
+        duration_in(&format!("{path}.latency.threshold"), &latency.threshold, &THRESHOLD_BOUNDS, problems);
+    }
     match (&objective.indicator, &objective.counters) {
-        (Some(_), None) if routed => {}
+        (Some(indicator @ Indicator::EnvoyGateway), None) => {
+            let problem = "it counts all backends of a rule as one, so that canary and stable cannot be told apart";
+            let fix = "use the indicator pod, or counters of your own";
+            problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
+        }
+        (Some(indicator), None) if routed || *indicator == Indicator::Pod => {}
         (Some(indicator), None) => {
             let fix = "add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart";
             let problem = "it reads the router's counters of the two Services, and this Rollout has no router";
             problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
         }
-        (None, Some(counters)) => check_counters(&format!("{path}.counters"), counters, problems),
+        (None, Some(counters)) => {
+            let path = format!("{path}.counters");
+            match &counters.errors {
+                Some(errors) => check_errors(&path, counters, errors, objective.latency.is_some(), problems),
+                None if objective.latency.is_some() => check_histogram(&path, counters, problems),
+                None => problems.required(
+                    format!("{path}.errors"),
+                    "nothing says which requests are bad",
+                    "select them, or write latency",
+                ),
+            }
+            check_counters(&path, counters, problems);
+        }
         (None, None) => {
             problems.required(
                 format!("{path}.indicator"),
@@ -112,24 +133,41 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
 }
 
 fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) {
-    for (field, selector) in [("total", &counters.total), ("errors", &counters.errors)] {
-        if !is_bare_selector(selector) {
+    for (field, selector) in [("total", Some(&counters.total)), ("errors", counters.errors.as_ref())] {
+        if let Some(selector) = selector.filter(|selector| !is_bare_selector(selector)) {
             let fix =
                 "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
             problems.invalid(format!("{path}.{field}"), selector, "it is not a bare series selector", fix);
         }
     }
-    if counters.total == counters.errors {
+    if let Some(arms) = &counters.arms {
+        check_arms(&format!("{path}.arms"), arms, problems);
+    }
+}
+
+fn check_errors(path: &str, counters: &CountersSpec, errors: &String, is_timed: bool, problems: &mut Problems) {
+    if is_timed {
+        let fix = "keep one of the two";
+        problems.invalid(format!("{path}.errors"), errors, "latency says which requests are bad", fix);
+    }
+    if counters.total == *errors {
         let problem = "it equals total, so that every request would count as bad";
         problems.invalid(
             format!("{path}.errors"),
-            &counters.errors,
+            errors,
             problem,
             "select the bad ones, for example by code=~\"5..\"",
         );
     }
-    if let Some(arms) = &counters.arms {
-        check_arms(&format!("{path}.arms"), arms, problems);
+}
+
+/// With a latency objective, total is the count of a histogram whose unit is known.
+fn check_histogram(path: &str, counters: &CountersSpec, problems: &mut Problems) {
+    let name = counters.total.split('{').next().unwrap_or_default();
+    if !["_seconds_count", "_milliseconds_count"].iter().any(|suffix| name.ends_with(suffix)) {
+        let problem = "with latency it is the count of a histogram whose name says its unit";
+        let fix = "for example http_request_duration_seconds_count{namespace=\"shop\"}";
+        problems.invalid(format!("{path}.total"), &counters.total, problem, fix);
     }
 }
 

@@ -237,7 +237,31 @@ fn each_wrong_field_of_the_analysis_is_named() {
             counters(json!({"total": "a", "errors": "b", "arms": {"podLabel": "a-b"}})),
             "spec.analysis.objectives[0].counters.arms.podLabel".into(),
         ),
+        (objective(json!({"indicator": "envoy-gateway"})), "spec.analysis.objectives[0].indicator".into()),
+        (counters(json!({"total": "a"})), "spec.analysis.objectives[0].counters.errors".into()),
+        (objective(json!({"latency": {"threshold": "2h"}})), "spec.analysis.objectives[0].latency.threshold".into()),
+        (
+            objective(json!({"latency": {"threshold": "1s"}, "indicator": null, "counters": {"total": "a"}})),
+            "spec.analysis.objectives[0].counters.total".into(),
+        ),
+        (
+            objective(json!({
+                "latency": {"threshold": "1s"}, "indicator": null,
+                "counters": {"total": "a_seconds_count{b=\"c\"}", "errors": "b"},
+            })),
+            "spec.analysis.objectives[0].counters.errors".into(),
+        ),
     ]);
+}
+
+#[test]
+fn the_pods_own_indicator_needs_no_router_and_latency_no_errors() {
+    let analysis = |objective: Value| spec(json!({"analysis": {"objectives": [objective]}})).plan("shop");
+    assert!(analysis(json!({"name": "a", "objective": 99, "indicator": "pod"})).is_ok());
+    let latency = json!({"threshold": "300ms"});
+    assert!(analysis(json!({"name": "a", "objective": 99, "indicator": "pod", "latency": latency})).is_ok());
+    let counters = json!({"total": "http_request_duration_seconds_count{app=\"shop\"}"});
+    assert!(analysis(json!({"name": "a", "objective": 99, "counters": counters, "latency": latency})).is_ok());
 }
 
 #[test]

@@ -189,6 +189,9 @@ fn controller_manager(paths: &Paths, network: Network) -> Vec<String> {
         flag("--tls-cert-file", file("serving.pem")),
         flag("--tls-private-key-file", file("serving.key")),
         flag("--leader-elect", false),
+        // Where it holds a lease it loses that when the API server is away and begins anew, with all nodes believed. Without a
+        // lease it goes on, and would take the node's pods out of their Services for the heartbeats that it could not read.
+        flag("--node-monitor-grace-period", "300s"),
         flag("--use-service-account-credentials", true),
         flag("--service-account-private-key-file", file("service-accounts.key")),
         flag("--root-ca-file", file("ca.pem")),

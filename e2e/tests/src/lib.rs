@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod manifests;
 pub mod shop;
 pub mod soak;
+pub mod verdicts;
 
 /// Chooses the TLS provider for all clients of this process, where none has been chosen yet.
 pub fn install_tls_provider() {

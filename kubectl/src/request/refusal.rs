@@ -85,6 +85,7 @@ const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
     match verb {
         CommandVerb::Abort => "serin-aborter",
         CommandVerb::Promote => "serin-promoter",
+        CommandVerb::Override => "serin-overrider",
         CommandVerb::PromoteFull
         | CommandVerb::Retry
         | CommandVerb::Pause

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the long counts.
+//! `cargo xtask soak` and `cargo xtask verdicts`: the long counts.
 
 use std::env::current_dir;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use serin_e2e::controller::{self, Controller};
 use serin_e2e::demo::build_programs;
 use serin_e2e::env::Env;
 use serin_e2e::interrupt::Interrupts;
-use serin_e2e::soak;
+use serin_e2e::{soak, verdicts};
 
 /// How long the counts are.
 #[derive(Args)]
@@ -18,18 +18,68 @@ pub(crate) struct SoakArguments {
     /// Only as much as CI has time for.
     #[arg(long)]
     slice: bool,
+    /// So many promotions instead.
+    #[arg(long, value_name = "COUNT")]
+    promotions: Option<u32>,
+    /// So many rollbacks instead.
+    #[arg(long, value_name = "COUNT")]
+    rollbacks: Option<u32>,
+    /// So many aborts instead.
+    #[arg(long, value_name = "COUNT")]
+    aborts: Option<u32>,
 }
 
-/// Counts, with a controller of its own; takes down what it has started.
+impl SoakArguments {
+    fn options(&self) -> soak::Options {
+        let usual = if self.slice { soak::Options::SLICE } else { soak::Options::FULL };
+        soak::Options {
+            promotions: self.promotions.unwrap_or(usual.promotions),
+            rollbacks: self.rollbacks.unwrap_or(usual.rollbacks),
+            aborts: self.aborts.unwrap_or(usual.aborts),
+            ..usual
+        }
+    }
+}
+
+/// How many releases are judged.
+#[derive(Args)]
+pub(crate) struct VerdictsArguments {
+    /// Releases that are as good as stable.
+    #[arg(long, value_name = "COUNT", default_value_t = 40)]
+    same: u32,
+    /// Releases that fail ten times as often.
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    worse: u32,
+    /// Services released side by side.
+    #[arg(long, value_name = "COUNT", default_value_t = 4)]
+    services: u32,
+    /// Requests a second to each of them.
+    #[arg(long, value_name = "RATE", default_value_t = 100)]
+    rate: u32,
+}
+
+/// Counts promotions, rollbacks and aborts.
 pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
+    let options = arguments.options();
+    with_controller(async |env| soak::run(env, options).await.map(drop)).await
+}
+
+/// Judges good releases and bad ones.
+pub(crate) async fn run_verdicts(arguments: VerdictsArguments) -> Result<()> {
+    let VerdictsArguments { same, worse, services, rate } = arguments;
+    let options = verdicts::Options { same, worse, services, rate_per_second: rate };
+    with_controller(async |env| verdicts::run(env, options).await).await
+}
+
+/// Works on a cluster with a controller of its own; takes down what it has started.
+async fn with_controller(work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<()> {
     serin_e2e::install_tls_provider();
     let instance = Instance::containing(&current_dir()?)?;
     let is_named = Env::named_cluster(instance.checkout()).is_some();
     let was_up = is_named || Cluster::attach(&instance).is_ok();
-    let options = if arguments.slice { soak::Options::SLICE } else { soak::Options::FULL };
     let mut interrupts = Interrupts::listen()?;
     let result = tokio::select! {
-        result = Box::pin(count(&instance, options)) => result,
+        result = Box::pin(controlled(&instance, work)) => result,
         () = interrupts.next() => Err(anyhow::anyhow!("interrupted")),
     };
     if was_up {
@@ -41,13 +91,13 @@ pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
     }
 }
 
-async fn count(instance: &Instance, options: soak::Options) -> Result<()> {
+async fn controlled(instance: &Instance, work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<()> {
     build_programs(instance.checkout()).await?;
     let env = Box::pin(Env::ready(instance.checkout(), Progress::detect())).await?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let controller = controller::Options { name: "soak".into(), port, election: Some("default".into()) };
     let mut controller = Controller::start(&env, &controller)?;
     controller.ready().await?;
-    let counted = soak::run(&env, options).await;
-    counted.map(drop).and(controller.stop().await)
+    let done = work(&env).await;
+    done.and(controller.stop().await)
 }

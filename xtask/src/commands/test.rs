@@ -3,7 +3,7 @@
 use std::env::{current_dir, var_os};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -13,6 +13,12 @@ use tokio::process::Command;
 
 use super::codegen;
 use crate::suite::{Counting, Outcome, Suite, heading};
+
+/// The version of cargo-deny that is installed where there is none.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Where the advisories on crates are kept.
+const ADVISORIES: &str = "https://github.com/rustsec/advisory-db";
 
 /// What to check.
 #[derive(Args)]
@@ -78,14 +84,29 @@ async fn without_cluster(suite: &mut Suite, arguments: &TestArguments) {
     }
 }
 
+/// Licences, sources and bans of all dependencies; advisories where their database can be reached.
 async fn dependencies(suite: &mut Suite) {
-    const NAME: &str = "Licences, advisories and sources";
-    let installed = cargo(&["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
-    if installed.is_ok_and(|status| status.success()) {
-        suite.run(NAME, cargo(&["deny", "check"]), Counting::Whole).await;
-    } else {
-        suite.skip(NAME, "cargo-deny is not installed: `cargo install --locked cargo-deny`");
+    let installed = quiet(cargo(&["deny", "--version"])).await;
+    if !installed {
+        let install = cargo(&["install", "--locked", "--debug", "--version", CARGO_DENY, "cargo-deny"]);
+        suite.run("cargo-deny is installed", install, Counting::Whole).await;
     }
+    let of_the_lock_file = cargo(&["deny", "check", "bans", "licenses", "sources"]);
+    suite.run("Licences, bans and sources", of_the_lock_file, Counting::Whole).await;
+    let mut database = Command::new("git");
+    database.args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]);
+    if quiet(database).await {
+        suite.run("Advisories", cargo(&["deny", "check", "advisories"]), Counting::Whole).await;
+    } else {
+        suite.skip("Advisories", &format!("{ADVISORIES} cannot be reached from here"));
+    }
+}
+
+/// Whether a program ends well within a while; what it prints is of no interest.
+async fn quiet(mut command: Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::time::timeout(Duration::from_secs(20), command.status()).await;
+    ended.is_ok_and(|status| status.is_ok_and(|status| status.success()))
 }
 
 /// Starts the local cluster; nothing where it does not start, which is then a failure on record.

@@ -227,8 +227,11 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
     #[test]
-    fn any_samples_at_all_neither_panic_nor_make_nonsense(
+    fn fuzz_any_samples_of_counters(
         samples in prop::collection::vec((0_u8..3, 0_u8..3, any::<bool>(), 0_u8..3, any::<i64>(), any::<f64>()), 0..60),
         clocks in prop::collection::vec((any::<i64>(), any::<i64>()), 1..5), began_ms: i64,
     ) {

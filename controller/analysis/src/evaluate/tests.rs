@@ -1,5 +1,6 @@
 //! The line-oriented interface: golden vectors through JSON, refusals, replays, arbitrary input.
 
+use super::fuzz::any_line;
 use super::*;
 use proptest::prelude::*;
 
@@ -129,39 +130,7 @@ fn a_good_release_is_promoted_in_the_end() {
     ));
 }
 
-fn any_line() -> impl Strategy<Value = TickLine> {
-    let count = prop_oneof![0.0..1e4_f64, Just(HIGHEST_COUNT), any::<f64>()].prop_map(|value: f64| value.floor());
-    let arms = (count.clone(), 0.0..=1.0_f64, count, 0.0..=1.0_f64);
-    (prop_oneof![0.0..1e6_f64, any::<f64>()], arms, prop::option::of(0.0..=1.0_f64)).prop_map(
-        |(t, (n_c, p_c, n_s, p_s), weight)| TickLine {
-            t,
-            canary: ArmLine { requests: n_c, errors: (n_c * p_c).floor() },
-            stable: StableLine {
-                requests: n_s,
-                errors: (n_s * p_s).floor(),
-                pods: vec![PodCounts { requests: 5.0, errors: 2.0 }; 2],
-            },
-            weight,
-        },
-    )
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn any_lines_at_all_neither_panic_nor_make_nonsense(lines in prop::collection::vec(any_line(), 1..60)) {
-        let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}, "allotment": 50}"#);
-        for line in &lines {
-            let Ok(out) = engine.tick(line) else { continue };
-            prop_assert!(out.ln_e.is_finite() && (0.0..=1.0).contains(&out.cash));
-            prop_assert!((-1.0..=1.0).contains(&out.lower) && (-1.0..=1.0).contains(&out.upper));
-            prop_assert!(out.ln_m_good.is_finite());
-            prop_assert!(out.excess.is_none_or(f64::is_finite) && out.phi.is_none_or(f64::is_finite));
-            prop_assert!(!out.why.contains("NaN") && !out.why.contains("inf"), "{}", out.why);
-        }
-    }
-
     #[test]
     fn replaying_lines_changes_nothing(lines in prop::collection::vec(any_line(), 1..30), again in 0_usize..30) {
         let mut engine = engine("{}");
@@ -186,4 +155,38 @@ fn a_week_of_ticks_with_everything_failing() {
         assert!(out.ln_e.is_finite() && out.upper <= 1.0 && out.lower >= -1.0);
         assert_ne!(out.verdict, LineVerdict::RollBack);
     }
+}
+
+#[test]
+fn a_week_of_ticks_at_the_largest_counts_and_one_of_none() {
+    for counts in [(HIGHEST_COUNT, HIGHEST_COUNT), (HIGHEST_COUNT, 0.0), (0.0, 0.0)] {
+        let mut engine = engine("{}");
+        for i in 1..=40_320_u32 {
+            let (requests, errors) = counts;
+            let line = TickLine {
+                t: f64::from(i) * 15.0,
+                canary: ArmLine { requests, errors },
+                stable: StableLine { requests, errors, pods: vec![] },
+                weight: None,
+            };
+            let out = engine.tick(&line).unwrap();
+            assert!(
+                out.ln_e.is_finite() && out.ln_m_good.is_finite() && out.upper <= 1.0 && out.lower >= -1.0,
+                "{out:?}"
+            );
+            assert_ne!(out.verdict, LineVerdict::RollBack);
+            assert!(requests > 0.0 || out.verdict == LineVerdict::Hold, "{out:?}");
+        }
+    }
+}
+
+#[test]
+fn time_that_goes_backwards_or_stands_still_counts_nothing() {
+    let mut engine = engine("{}");
+    let first = engine.tick(&tick(60.0, (100, 0, 100, 0))).unwrap();
+    for t in [60.0, 45.0, 0.0, 59.999] {
+        let again = engine.tick(&tick(t, (100, 100, 100, 0))).unwrap();
+        assert_eq!((again.ln_e, again.cash, again.excess), (first.ln_e, first.cash, first.excess), "at {t}");
+    }
+    assert_ne!(engine.tick(&tick(75.0, (100, 100, 100, 0))).unwrap().ln_e, first.ln_e);
 }

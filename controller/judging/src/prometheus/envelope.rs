@@ -69,7 +69,9 @@ struct MatrixSeries {
 
 /// Decodes the body of an answer with HTTP status 200, or of an error that Prometheus explains.
 pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryError> {
-    let envelope: Envelope = serde_json::from_slice(body).map_err(|error| QueryError::Malformed(error.to_string()))?;
+    // What is not understood is quoted in the error, however long it is.
+    let malformed = |error: serde_json::Error| QueryError::Malformed(bounded(&error.to_string()));
+    let envelope: Envelope = serde_json::from_slice(body).map_err(malformed)?;
     if envelope.status == Status::Error {
         let [error_type, message] = [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
         return Err(refusal(&error_type, &message));
@@ -87,11 +89,10 @@ pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryErr
 
 /// What Prometheus' own error types mean to whoever asked.
 fn refusal(error_type: &str, message: &str) -> QueryError {
-    let message = bounded(message);
     match error_type {
-        "bad_data" | "execution" => QueryError::BadQuery(message),
-        "timeout" | "canceled" => QueryError::Timeout(message),
-        _ => QueryError::Unreachable(format!("Prometheus says {error_type}: {message}")),
+        "bad_data" | "execution" => QueryError::BadQuery(bounded(message)),
+        "timeout" | "canceled" => QueryError::Timeout(bounded(message)),
+        _ => QueryError::Unreachable(bounded(&format!("Prometheus says {error_type}: {message}"))),
     }
 }
 
@@ -200,6 +201,19 @@ mod tests {
         );
         let three = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[]},{"metric":{},"values":[]},{"metric":{},"values":[]}]}}"#;
         assert_eq!(kind(three), "TooLarge");
+    }
+
+    #[test]
+    fn what_is_quoted_of_an_answer_is_short() {
+        let long = "x".repeat(10_000);
+        let bodies = [
+            format!("{{\"status\":\"{long}\"}}"),
+            format!("{{\"status\":\"error\",\"errorType\":\"{long}\",\"error\":\"oops\"}}"),
+        ];
+        for body in bodies {
+            let message = decoded(&body).unwrap_err().to_string();
+            assert!(message.len() < 400, "{} characters", message.len());
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 mod client;
 mod envelope;
+#[cfg(test)]
+mod fuzz;
 mod poller;
 #[cfg(test)]
 mod tests;

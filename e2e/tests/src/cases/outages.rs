@@ -29,7 +29,7 @@ fn options(name: &str, port: u16, election: Option<&str>) -> Options {
 /// When something is not as promised.
 pub async fn killed_at_random_moments(env: &Env) -> Result<()> {
     let kills = std::env::var("SERIN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(8);
-    kill_controllers(env, kills).await
+    Box::pin(kill_controllers(env, kills)).await
 }
 
 /// Ships releases while the controller is killed so many times, at random moments; each ends as without a kill.
@@ -195,7 +195,6 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     controller.ready().await?;
     let steps =
         json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]);
-    // The node itself needs a minute or two until it counts as ready again.
     let spec = Spec { steps: Some(steps), progress_deadline_seconds: 600, ..Spec::default() };
     shop.first(&spec, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;

@@ -1,0 +1,135 @@
+//! Arbitrary input to the decoder of answers: it refuses with a short message or gives samples that are dated, and never panics.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::client::QueryError;
+use super::envelope::{Answer, decode};
+
+const MOST_SERIES: usize = 3;
+/// What a condition's message may take up, with what is written around it.
+const LONGEST_MESSAGE: usize = 400;
+
+fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
+    match result {
+        Ok(answer) => {
+            prop_assert!(answer.len() <= MOST_SERIES);
+            let times = answer.iter().flat_map(|series| &series.samples).map(|(at_ms, _)| *at_ms);
+            prop_assert!(times.into_iter().all(|at_ms| (0..=8_640_000_000_000_000).contains(&at_ms)), "{answer:?}");
+        }
+        Err(error) => {
+            let message = error.to_string();
+            prop_assert!(!message.is_empty() && message.chars().count() <= LONGEST_MESSAGE, "{message}");
+        }
+    }
+    Ok(())
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "success", "error", "vector", "matrix", "scalar", "string", "NaN", "+Inf", "-Inf", "1e400", "0x10", "",
+        ])
+        .prop_map(str::to_owned),
+        "-?[0-9]{1,20}(\\.[0-9]{1,4})?",
+        ".{0,12}",
+        "[a-z]{500,600}",
+    ]
+}
+
+fn key() -> impl Strategy<Value = String> {
+    let known = [
+        "status",
+        "data",
+        "resultType",
+        "result",
+        "metric",
+        "value",
+        "values",
+        "histograms",
+        "warnings",
+        "infos",
+        "errorType",
+        "error",
+        "__name__",
+        "le",
+    ];
+    prop_oneof![9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => ".{0,6}"]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(|number| json!(number)),
+        text().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 48, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key(), inner), 0..6).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+/// The whole envelope in order, with anything at all for its result.
+fn any_envelope() -> impl Strategy<Value = Value> {
+    let time = prop_oneof![0.0..2e9_f64, any::<f64>()].prop_map(|time| json!(time));
+    let sample =
+        (prop_oneof![9 => time, 1 => any_json()], prop_oneof![9 => text().prop_map(Value::from), 1 => any_json()]);
+    let labels = prop::collection::vec((key(), text().prop_map(Value::from)), 0..3);
+    let series =
+        (labels, prop::collection::vec(sample, 0..4), prop::sample::select(vec!["value", "values", "histograms"]));
+    let series = series.prop_map(|(labels, samples, field)| {
+        let labels: serde_json::Map<String, Value> = labels.into_iter().collect();
+        let samples: Vec<_> = samples.into_iter().map(|(at, value)| json!([at, value])).collect();
+        let samples = if field == "value" { samples.into_iter().next().unwrap_or_default() } else { samples.into() };
+        json!({"metric": labels, field: samples})
+    });
+    let result = prop_oneof![9 => prop::collection::vec(series, 0..5).prop_map(Value::from), 1 => any_json()];
+    let warnings = prop::collection::vec(text(), 0..2);
+    (
+        prop::sample::select(vec!["success", "error"]),
+        prop::sample::select(vec!["vector", "matrix", "scalar", "string"]),
+        result,
+        warnings,
+        text(),
+    )
+        .prop_map(|(status, result_type, result, warnings, error)| {
+            json!({"status": status, "data": {"resultType": result_type, "result": result}, "warnings": warnings,
+                "errorType": error, "error": error})
+        })
+}
+
+proptest! {
+    #[test]
+    fn fuzz_any_bytes_as_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        is_sane(&decode(&bytes, MOST_SERIES))?;
+    }
+
+    #[test]
+    fn fuzz_any_json_as_an_answer(answer in any_json()) {
+        is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
+    }
+
+    #[test]
+    fn fuzz_any_result_in_an_envelope(answer in any_envelope()) {
+        is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
+    }
+
+    #[test]
+    fn fuzz_an_answer_with_some_bytes_changed(
+        answer in any_envelope(), cut in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+    ) {
+        let mut bytes = answer.to_string().into_bytes();
+        for (at, byte) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        is_sane(&decode(&bytes, MOST_SERIES))?;
+        bytes.truncate(cut.index(bytes.len()));
+        is_sane(&decode(&bytes, MOST_SERIES))?;
+    }
+}

@@ -1,0 +1,4 @@
+//! The built-in indicators on what their exporters expose.
+
+#[cfg(test)]
+mod exporters;

@@ -1,0 +1,232 @@
+//! `cargo xtask bench`: measures, and writes what was seen into the documentation.
+
+use std::env::var_os;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use jiff::Zoned;
+use tokio::process::Command;
+
+const BENCHMARKS: &str = "docs/benchmarks.md";
+const TESTING: &str = "docs/testing.md";
+/// Beside the tables that it draws.
+const CHART: &str = "docs/benchmarks-detect.svg";
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How fast and how surely bad releases are found, beside the rules of other controllers: tables and a chart.
+    Detect(DetectArguments),
+    /// What the evaluation of one tick of one objective costs.
+    Tick,
+    /// Feeds arbitrary input to the evaluator and to the decoder of Prometheus' answers.
+    Fuzz(FuzzArguments),
+}
+
+/// How much to simulate.
+#[derive(Args)]
+pub(crate) struct DetectArguments {
+    /// Rollouts for each cell; fewer are faster, and tell small rates less surely.
+    #[arg(long, default_value_t = 100_000)]
+    runs: u32,
+    /// The seed of all of them: the same seed gives the same tables.
+    #[arg(long, default_value_t = 20_260_101)]
+    seed: u64,
+}
+
+/// How much to try.
+#[derive(Args)]
+pub(crate) struct FuzzArguments {
+    /// Inputs for each of the properties.
+    #[arg(long, default_value_t = 200_000)]
+    cases: u32,
+}
+
+/// Measures, and rewrites the section of the documentation that is the command's own.
+pub(crate) async fn run(command: BenchCommand) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is not inside the workspace")?;
+    match command {
+        BenchCommand::Detect(arguments) => detect(root, &arguments).await,
+        BenchCommand::Tick => tick(root).await,
+        BenchCommand::Fuzz(arguments) => fuzz(root, &arguments).await,
+    }
+}
+
+async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
+    let (runs, seed) = (arguments.runs, arguments.seed);
+    ensure!(runs > 0, "--runs 0: at least one rollout a cell");
+    // Built first, so that what is timed is the simulation alone.
+    let example = ["--release", "--package", "serin-trials", "--example", "detect"];
+    output(cargo(root, &["build"]).args(example)).await?;
+    let began = Instant::now();
+    let numbers = [runs.to_string(), seed.to_string(), CHART.to_owned()];
+    let tables = output(cargo(root, &["run"]).args(example).arg("--").args(&numbers)).await?;
+    let took = began.elapsed().as_secs_f64();
+    let text = format!(
+        "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}. {}\n\n![Errors that a bad release serves within an hour, by rule]({})\n\n{tables}",
+        told_time(took),
+        circumstances(root).await?,
+        CHART.trim_start_matches("docs/"),
+    );
+    write_section(&root.join(BENCHMARKS), "detect", &text)
+}
+
+async fn tick(root: &Path) -> Result<()> {
+    let estimates = root.join("target/criterion");
+    let mut bench = cargo(root, &["bench", "--package", "serin-analysis", "--bench", "tick"]);
+    output(bench.env("CRITERION_HOME", &estimates)).await?;
+    let mut text = format!("`cargo xtask bench tick` wrote this section. {}\n\n", circumstances(root).await?);
+    text.push_str("| what | mean, 95 % interval | goal |\n|---|---|---|\n");
+    let rows = [
+        ("evidence", "one tick of one objective: evidence, and the three e-values that decide", "under 2 µs"),
+        ("bounds", "both bounds of the excess, for whoever reads them", ""),
+    ];
+    for (id, what, goal) in rows {
+        let estimate = read_estimate(&estimates.join(id).join("new/estimates.json"))?;
+        text.push_str(&format!("| {what} | {estimate} | {goal} |\n"));
+    }
+    write_section(&root.join(BENCHMARKS), "tick", &text)
+}
+
+async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
+    let cases = arguments.cases;
+    let began = Instant::now();
+    let mut test = cargo(root, &["test", "--release", "--package", "serin-analysis", "--package", "serin-judging"]);
+    test.args(["--", "fuzz_"]).env("PROPTEST_CASES", cases.to_string());
+    let printed = output(&mut test).await?;
+    let names: Vec<_> = printed.lines().filter_map(fuzzed).collect();
+    ensure!(!names.is_empty(), "no property was run");
+    let inputs = u64::from(cases) * u64::try_from(names.len())?;
+    let mut text = format!(
+        "`cargo xtask bench fuzz --cases {cases}` tried {} inputs in {} without a failure. {}\n\n",
+        grouped(inputs),
+        told_time(began.elapsed().as_secs_f64()),
+        circumstances(root).await?
+    );
+    for name in names {
+        text.push_str(&format!("- {name}: {}\n", grouped(cases.into())));
+    }
+    write_section(&root.join(TESTING), "fuzz", &text)
+}
+
+/// What a fuzzed property is called, of a line such as `test evaluate::fuzz::fuzz_no_line_panics ... ok`.
+fn fuzzed(line: &str) -> Option<String> {
+    let name = line.strip_prefix("test ")?.strip_suffix(" ... ok")?;
+    let (_, property) = name.rsplit_once("fuzz_")?;
+    Some(property.replace('_', " "))
+}
+
+/// The mean of a Criterion estimate with its interval, in microseconds.
+fn read_estimate(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let estimates: serde_json::Value = serde_json::from_str(&text)?;
+    let microseconds = |pointer: &str| {
+        let nanoseconds = estimates.pointer(pointer).and_then(serde_json::Value::as_f64);
+        nanoseconds.map(|value| value / 1000.0).with_context(|| format!("{} has no {pointer}", path.display()))
+    };
+    Ok(format!(
+        "{:.2} µs, {:.2} to {:.2}",
+        microseconds("/mean/point_estimate")?,
+        microseconds("/mean/confidence_interval/lower_bound")?,
+        microseconds("/mean/confidence_interval/upper_bound")?
+    ))
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(root).stdin(Stdio::null()).kill_on_drop(true);
+    cargo
+}
+
+/// What a program prints; how it goes is passed through.
+async fn output(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output().await?;
+    let printed = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        print!("{printed}");
+        bail!("{}: {}", command.as_std().get_program().display(), output.status);
+    }
+    Ok(printed)
+}
+
+/// Where, with what and when: without that no figure can be compared with another.
+async fn circumstances(root: &Path) -> Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("an unknown processor", |(_, model)| model.trim());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let rustc = var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let rustc = output(Command::new(rustc).arg("--version")).await?;
+    let commit =
+        output(Command::new("git").args(["describe", "--always", "--dirty", "--exclude=*"]).current_dir(root)).await;
+    let commit = commit.map_or_else(|_| "no commit".to_owned(), |commit| format!("commit {}", commit.trim()));
+    let date = Zoned::now().date();
+    Ok(format!("{model}, {cores} cores, {}, {commit}, {date}.", rustc.trim()))
+}
+
+fn told_time(seconds: f64) -> String {
+    if seconds < 120.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
+}
+
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Replaces what is between the markers of a section; the rest of the file is a person's.
+fn write_section(file: &PathBuf, name: &str, text: &str) -> Result<()> {
+    let page = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let page = with_section(&page, name, text).with_context(|| format!("{} has no section {name}", file.display()))?;
+    fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("wrote the section {name} of {}", file.display());
+    Ok(())
+}
+
+fn with_section(page: &str, name: &str, text: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- bench {name}: begin -->\n"), format!("<!-- bench {name}: end -->"));
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{}\n\n{end}{after}", text.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_replaced_and_the_rest_stays() {
+        let page = "a\n<!-- bench tick: begin -->\nold\n<!-- bench tick: end -->\nb\n";
+        let expected = "a\n<!-- bench tick: begin -->\n\nnew\n\n<!-- bench tick: end -->\nb\n";
+        assert_eq!(with_section(page, "tick", "new\n").unwrap(), expected);
+        assert_eq!(with_section(expected, "tick", "new").unwrap(), expected);
+        assert_eq!(with_section(page, "detect", "new"), None);
+    }
+
+    #[test]
+    fn the_pages_have_the_sections_that_are_written() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for (page, section) in [(BENCHMARKS, "detect"), (BENCHMARKS, "tick"), (TESTING, "fuzz")] {
+            let text = fs::read_to_string(root.join(page)).unwrap();
+            assert!(with_section(&text, section, "").is_some(), "{page} has no section {section}");
+        }
+    }
+
+    #[test]
+    fn fuzzed_properties_are_told_by_their_names() {
+        assert_eq!(fuzzed("test evaluate::fuzz::fuzz_no_line_panics ... ok").unwrap(), "no line panics");
+        assert_eq!(fuzzed("test evaluate::tests::other ... ok"), None);
+        assert_eq!(fuzzed("test fuzz_a ... FAILED"), None);
+        assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+}
