@@ -53,11 +53,14 @@ fn first_deploy(look: &Look<'_>, state: &State) -> (Phase, String) {
 fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
     let total = look.plan.steps().len();
     let index = state.step.map_or(0, |step| step.index);
-    let at = match steps::current(look.plan, state) {
+    let mut at = match steps::current(look.plan, state) {
         Some(step) => format!("step {} of {total} ({})", index + 1, steps::name(step)),
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.asked),
     };
+    if let Some(cap) = state.weights.cap.filter(|cap| *cap < route::planned(look, state)) {
+        at = format!("{at}, cut to {cap}");
+    }
     if look.plan.paused {
         return (Phase::Paused, format!("{at}: spec.paused is true"));
     }

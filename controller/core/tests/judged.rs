@@ -169,6 +169,39 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
     world.assert_nothing_lost();
 }
 
+/// The weight is more than the budget left bears.
+fn budget_left_for(percent: u32) -> Judgement {
+    let lower_to = Some(Weight::percent(percent));
+    Judgement::Hold { cause: "BudgetLeft".into(), message: "this rollout has used 95 of 100".into(), lower_to }
+}
+
+#[test]
+fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_none() {
+    let pace = EvidencePace { first_weight: Weight::percent(40), max_weight: Weight::percent(50) };
+    let by_steps = analysed(plan(10, vec![weight(40), Step::Pause(None)]));
+    let by_evidence = edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace));
+    for (plan, told) in [(by_steps, "(pause), cut to 0 %"), (by_evidence, "95 of 100")] {
+        let mut world = World::stable(plan);
+        world.judgement = undecided(&world);
+        world.release("v2");
+        world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+        world.judgement = budget_left_for(15);
+        world.run_for(secs(30));
+        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
+        // What fits already is not lowered again, and nothing is raised while the budget holds the release.
+        world.judgement = budget_left_for(30);
+        world.run_for(secs(30));
+        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
+        world.judgement = budget_left_for(0);
+        world.run_for(secs(30));
+        world.restart();
+        world.run_for(secs(600));
+        assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
+        assert!(world.state.message.contains(told), "{}", world.state.message);
+        world.assert_nothing_lost();
+    }
+}
+
 fn questions(objectives: &[&str], checks: &[&str]) -> Questions {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Questions { objectives: names(objectives), checks: names(checks) }
