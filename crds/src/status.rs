@@ -101,6 +101,9 @@ pub struct RolloutStatus {
     /// What the metrics say, for each objective.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceStatus>,
+    /// How the service's error budget stands, for each objective: before a release and during it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetStatus>,
     /// What the checks say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckStatus>,
@@ -110,7 +113,7 @@ pub struct RolloutStatus {
     /// The routes as they were before the first change, to be restored when the Rollout is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
-    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, Frozen, InvalidSpec, Ready, Reconciling, Stalled.
+    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, Frozen, Feasible, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -342,6 +345,31 @@ pub struct EvidenceStatus {
     /// What an operator reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// How the service's error budget stands for one objective, all versions together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    /// The objective's name.
+    pub objective: String,
+    /// Healthy; Tight: so little remains that a release may spend less than usual; Spent: nothing remains, and releases are frozen.
+    pub state: String,
+    /// The errors that the objective allows in its period.
+    pub total: f64,
+    /// Those not yet made; negative where more were.
+    pub remaining: f64,
+    /// The errors that one release may cost.
+    pub allotment: f64,
+    /// When this was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Why a release can hardly be judged by this objective with the traffic that was seen; nothing where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub infeasible: Option<String>,
 }
 
 /// What one check says.

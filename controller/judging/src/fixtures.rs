@@ -25,6 +25,7 @@ pub(crate) fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        proven_at: None,
         phase: Phase::Release,
         freeze_lifted: false,
         resume_from: None,

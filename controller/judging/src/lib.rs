@@ -7,6 +7,7 @@
 //!
 //! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
 
+pub mod budget;
 pub mod checkpoint;
 pub mod checks;
 pub mod histogram;

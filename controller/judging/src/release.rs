@@ -47,6 +47,8 @@ pub struct Judged {
     usual_rate: Option<f64>,
     fingerprint: String,
     failing: Option<Failing>,
+    /// Whether nothing is known yet of how errors cluster.
+    may_learn: bool,
 }
 
 /// What is known of an objective before its evidence begins.
@@ -81,6 +83,8 @@ pub struct Release {
     pub(crate) phase: (Phase, i64),
     /// What was asked for last: evidence can have led on since.
     requested_phase: Phase,
+    /// Where the evidence must suffice before the release goes on.
+    pub(crate) proven_at: Option<Weight>,
     /// Whether a person has lifted the freeze.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
@@ -165,6 +169,7 @@ impl Release {
             fresh_since_ms: checkpoint.fresh_since_ms,
             decided: checkpoint.decided,
             by_steps: request.pace.is_none(),
+            proven_at: request.proven_at,
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
@@ -183,6 +188,7 @@ impl Release {
             self.requested_phase = request.phase;
             self.enter(request.phase, now_ms);
         }
+        self.proven_at = request.proven_at;
         self.freeze_lifted = request.freeze_lifted;
         self.pods_created_at.clone_from(&request.pods_created_at);
     }
@@ -221,6 +227,23 @@ impl Release {
     pub fn observe_check(&mut self, check: usize, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, now_ms: i64) {
         let position = self.position(now_ms);
         self.checks.observe(check, found, asked_ms, &position);
+    }
+
+    /// Whether an objective has gathered nothing yet and could learn from before the release how stable's errors cluster.
+    pub(crate) fn may_learn(&self, index: usize) -> bool {
+        self.objectives.get(index).is_some_and(|judged| judged.may_learn)
+    }
+
+    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
+    pub(crate) fn learn(&mut self, index: usize, total: &Answer, errors: &Answer, from_ms: i64) {
+        let Some(judged) = self.objectives.get_mut(index) else { return };
+        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
+        let samples = reading.samples();
+        let history =
+            Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
+        let config = judged.objective.config().counters.clone();
+        Objective::learn(config, &mut judged.state, &history, from_ms);
+        judged.may_learn = false;
     }
 
     /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
@@ -323,6 +346,11 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
 /// A question that comes up so much later than its release is one of mid-release.
 const LATE_MS: i64 = 120_000;
 
+/// What has counted already learns from what it counts.
+fn can_learn(counters: &Counters, state: &ObjectiveState) -> bool {
+    counters.tells_pods() && state.evidence.ticks == 0 && state.evidence.phi().is_none()
+}
+
 impl Judged {
     fn begin(
         settings: &Settings,
@@ -341,6 +369,7 @@ impl Judged {
                 Ok(objective) => {
                     let ObjectiveCheckpoint { usual_rate, state, watch, .. } = stored;
                     return Ok(Self {
+                        may_learn: can_learn(&counters, &state),
                         watch: watch.filter(|watch| watch.fits(objective.bets())),
                         spec,
                         counters,
@@ -361,7 +390,18 @@ impl Judged {
         // A question that is new in mid-release is answered from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
-        Ok(Self { spec, counters, objective, state, service, watch: None, usual_rate, fingerprint, failing: None })
+        Ok(Self {
+            may_learn: can_learn(&counters, &state),
+            spec,
+            counters,
+            objective,
+            state,
+            service,
+            watch: None,
+            usual_rate,
+            fingerprint,
+            failing: None,
+        })
     }
 
     /// That nothing counts what is slower than the threshold, once it is known which buckets there are.

@@ -8,7 +8,7 @@ use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
-use serin_crds::status::{AnalysisStatus, CheckStatus, EvidenceStatus};
+use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 
 /// A Rollout by its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,8 @@ pub struct RolloutName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
+    /// Not under way: only how the service's error budget stands is asked.
+    Idle,
     /// On its way through steps or weights.
     #[default]
     Release,
@@ -59,6 +61,8 @@ pub struct JudgeRequest {
     pub weight: Weight,
     /// The bounds of the pace where evidence sets it; nothing where steps do.
     pub pace: Option<EvidencePace>,
+    /// The canary's share at which the evidence must suffice before it goes on; nothing where no step waits for that.
+    pub proven_at: Option<Weight>,
     /// How far it has come.
     pub phase: Phase,
     /// Whether a person has lifted the freeze for this revision.
@@ -74,6 +78,8 @@ pub struct Look {
     pub judgement: Judgement,
     /// For the status, by objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// For the status, by objective: how the service's error budget stands.
+    pub budgets: Vec<BudgetStatus>,
     /// For the status, by check.
     pub checks: Vec<CheckStatus>,
     /// For the status: from here a restarted controller goes on.
@@ -91,6 +97,13 @@ impl Look {
 
     /// A judgement without evidence.
     pub fn of(judgement: Judgement) -> Self {
-        Self { judgement, evidence: Vec::new(), checks: Vec::new(), checkpoint: None, summary: None }
+        Self {
+            judgement,
+            evidence: Vec::new(),
+            budgets: Vec::new(),
+            checks: Vec::new(),
+            checkpoint: None,
+            summary: None,
+        }
     }
 }

@@ -9,13 +9,17 @@ use serin_analysis::judge::{
 use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::Questions as PlanQuestions;
 use serin_core::units::Weight;
-use serin_crds::status::{CountsStatus, EvidenceStatus};
+use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus};
 
+use crate::budget;
 use crate::checkpoint::Decided;
 use crate::checks::weigh;
 use crate::release::{Judged, Release};
 use crate::request::{Look, Phase};
 use crate::selector::Trouble;
+
+/// The cause of a hold that no data is missing for: the traffic at hand is more than is left to spend.
+pub const BUDGET_LEFT: &str = "BudgetLeft";
 
 /// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the digits.
 const HIGHEST_E: f64 = 1e15;
@@ -30,12 +34,14 @@ pub struct Kind {
     /// Whether it asks for another weight.
     steps: bool,
     proven: Option<Proven>,
+    /// By objective: the state of the budget, and whether it can be judged with the traffic at hand.
+    budgets: Vec<(String, String, bool)>,
 }
 
 impl Kind {
-    /// What a judgement says at heart.
-    pub fn of(judgement: &Judgement) -> Self {
-        let (judgement, cause, steps, proven) = match judgement {
+    /// What a look says at heart.
+    pub fn of(look: &Look) -> Self {
+        let (judgement, cause, steps, proven) = match &look.judgement {
             Judgement::NotConfigured => ("NotConfigured", "", false, None),
             Judgement::Hold { cause, lower_to, .. } => ("Hold", cause.as_str(), lower_to.is_some(), None),
             Judgement::Frozen { cause, .. } => ("Frozen", cause.as_str(), false, None),
@@ -43,7 +49,9 @@ impl Kind {
             Judgement::Sound { proven, .. } => ("Sound", "", false, Some(proven)),
             Judgement::RollBack { cause, .. } => ("RollBack", cause.as_str(), false, None),
         };
-        Self { judgement, cause: cause.to_owned(), steps, proven: proven.cloned() }
+        let budget = |of: &BudgetStatus| (of.objective.clone(), of.state.clone(), of.infeasible.is_some());
+        let budgets = look.budgets.iter().map(budget).collect();
+        Self { judgement, cause: cause.to_owned(), steps, proven: proven.cloned(), budgets }
     }
 }
 
@@ -80,8 +88,17 @@ impl Release {
         let evidence =
             told.objectives.iter().map(|of| evidence_status(of, &config, self.requests_per_second())).collect();
         let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
-        let checks = self.checks.told(&position);
-        Look { judgement, evidence, checks, checkpoint: self.checkpoint().into_status(&self.revision), summary }
+        let budgets = self.objectives.iter().filter_map(|judged| {
+            budget::told(&judged.spec, &judged.service, &self.settings, self.proven_at, timestamp(now_ms))
+        });
+        Look {
+            judgement,
+            evidence,
+            budgets: budgets.collect(),
+            checks: self.checks.told(&position),
+            checkpoint: self.checkpoint().into_status(&self.revision),
+            summary,
+        }
     }
 
     /// Where steps set the pace, the weight at hand is as good as the last one: whether it is time to promote is the steps' to say.
@@ -248,7 +265,7 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::PartialData => "Partial",
         HoldReason::NotANumber => "NotANumber",
         HoldReason::NoData => "NoData",
-        HoldReason::BudgetLeft => "BudgetLeft",
+        HoldReason::BudgetLeft => BUDGET_LEFT,
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",
@@ -306,7 +323,7 @@ fn summary(told: &serin_analysis::Judgement, config: &JudgeConfig) -> String {
     let used = used.fold(None, |most: Option<f64>, part| Some(most.map_or(part, |most| most.max(part))));
     let evidence = format!("E {}/{}", explain::e_value(told.ln_e), explain::thousands((1.0 / config.alpha).round()));
     match used {
-        Some(part) => format!("budget {} · {evidence}", explain::percent((part * 1_000.0).round() / 1_000.0)),
+        Some(part) => format!("budget {} · {evidence}", explain::share(part)),
         None => evidence,
     }
 }

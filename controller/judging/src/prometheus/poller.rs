@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{AnswerBounds, Client, HttpClient, Noted, QueryError, Server};
@@ -93,6 +93,7 @@ struct ServerState {
     client: Result<Client, QueryError>,
     polls: Semaphore,
     single: Semaphore,
+    turn: Arc<Semaphore>,
     gate: Mutex<Gate>,
 }
 
@@ -157,6 +158,13 @@ impl Poller {
         timeout(limit, asking).await.unwrap_or_else(|_| Err(too_slow(limit)))
     }
 
+    /// Waits for the one turn at a server that all share whose questions can wait; it lasts as long as the permit.
+    pub async fn turn(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
+        let turn = self.shared.server(server).turn.clone();
+        // The semaphore is never closed.
+        turn.acquire_owned().await.ok()
+    }
+
     /// How many different polls there are.
     pub fn polls(&self) -> usize {
         lock(&self.shared.polls).len()
@@ -179,6 +187,7 @@ impl Shared {
             client: Client::new(&self.http, server, bounds, self.noted.clone()),
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
+            turn: Arc::new(Semaphore::new(1)),
             gate: Mutex::default(),
         });
         servers.insert(server.clone(), state.clone());

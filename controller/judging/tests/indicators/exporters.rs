@@ -84,6 +84,7 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(10),
         pace: None,
+        proven_at: None,
         phase: Phase::Release,
         freeze_lifted: false,
         resume_from: None,

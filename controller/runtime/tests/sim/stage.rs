@@ -34,7 +34,7 @@ pub const SHOP: &str = "shop";
 /// A judge that says what it is told to.
 #[derive(Default)]
 pub struct Script {
-    says: Mutex<HashMap<String, Judgement>>,
+    says: Mutex<HashMap<String, Look>>,
     /// Rollouts (by name) at which it fails in a way that must not happen.
     panics_at: Mutex<HashSet<String>>,
     asked: Mutex<HashMap<String, JudgeRequest>>,
@@ -44,7 +44,12 @@ pub struct Script {
 impl Script {
     /// From now on the judge says this of that Rollout's releases, and triggers it.
     pub fn say(&self, rollout: &str, judgement: Judgement) {
-        self.says.lock().unwrap().insert(rollout.to_owned(), judgement);
+        self.show(rollout, Look::of(judgement));
+    }
+
+    /// The same with all that it has to show.
+    pub fn show(&self, rollout: &str, look: Look) {
+        self.says.lock().unwrap().insert(rollout.to_owned(), look);
         if let Some(triggers) = self.triggers.lock().unwrap().as_ref() {
             triggers.unbounded_send(Key::new(SHOP, rollout)).unwrap();
         }
@@ -83,7 +88,7 @@ impl Judge for Script {
             next_weight: None,
             proven: Proven::default(),
         };
-        Look::of(said.unwrap_or_else(begins))
+        said.unwrap_or_else(|| Look::of(begins()))
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A test jumps in time as production does: by a restart from the checkpoint, with a clock that shows a later time.
 
+mod budgets;
+mod checks;
+mod learning;
 mod script;
 
 use std::collections::BTreeMap;
@@ -39,6 +42,7 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        proven_at: None,
         phase: Phase::Release,
         freeze_lifted: false,
         resume_from: None,
