@@ -17,6 +17,7 @@ pub mod conformance;
 mod faults;
 mod shared;
 mod tuning;
+mod turns;
 mod world;
 
 pub use api::{Failure, Kind};

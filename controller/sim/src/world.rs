@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::actors;
 use crate::api::{DeleteOptions, Failure, Key, Kind, Part, Selector, Server, field};
 use crate::faults::{Fault, RequestSeen};
 use crate::shared::Shared;
 use crate::tuning::{Fate, Tuning};
+use crate::turns;
 
 /// How often [`World::until`] looks again though nothing has changed in the store: what it waits for may be elsewhere.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ impl World {
     /// An empty cluster with its controllers at work. Call it within a tokio runtime.
     pub fn new(seed: u64) -> Self {
         let shared = Arc::new(Shared::new(seed));
-        tokio::spawn(actors::run(Arc::downgrade(&shared), shared.changed.subscribe()));
+        tokio::spawn(turns::run(Arc::downgrade(&shared), shared.changed.subscribe()));
         Self { shared }
     }
 

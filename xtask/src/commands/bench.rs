@@ -95,9 +95,9 @@ async fn tick(root: &Path) -> Result<()> {
 async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     let cases = arguments.cases;
     let began = Instant::now();
-    let mut test = cargo(root, &["test", "--release", "--package", "serin-analysis", "--package", "serin-judging"]);
-    test.args(["--", "fuzz_"]).env("PROPTEST_CASES", cases.to_string());
-    let printed = output(&mut test).await?;
+    let mut run = cargo(root, &["test", "--release", "--package", "serin-analysis", "--package", "serin-judging"]);
+    run.args(["--", "fuzz_"]).env("PROPTEST_CASES", cases.to_string());
+    let printed = output(&mut run).await?;
     let names: Vec<_> = printed.lines().filter_map(fuzzed).collect();
     ensure!(!names.is_empty(), "no property was run");
     let inputs = u64::from(cases) * u64::try_from(names.len())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 use serin_core::backoff::retry_after;
@@ -17,14 +17,14 @@ use serin_core::observed::{Judgement, Observed};
 use serin_core::plan::Plan;
 use serin_core::state::State;
 use serin_core::units::Revision;
+use serin_crds::RolloutStatus;
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
-use serin_crds::plan::plan_hash;
 use serin_crds::status::OriginalRoute;
-use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
-use tokio::time::timeout;
 use tracing::Span;
 
 use super::judged::{self, Judged};
+use super::reading::Reading;
+use super::writing::{in_time, may_write, replace_status};
 use super::{AFTER_CONFLICT, Context, Failure, deletion, jitter, unusable};
 use crate::effects::{self, Hands};
 use crate::memory::Memory;
@@ -33,37 +33,8 @@ use crate::revision::{self, Target};
 use crate::status::{self, EVIDENCE_EVERY, STABLE_FOR, Told, Urgency};
 use crate::world::{Key, RolloutObject, ServiceFact};
 
-/// Longer than this no single answer of the API server is waited for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timers of the runtime and the wall clock may differ by a little; never turn on the spot.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
-
-/// The spec as far as it can be used.
-pub(super) struct Reading<'a> {
-    pub spec: Option<&'a RolloutSpec>,
-    /// The spec's plan, or else the plan in force.
-    pub plan: Option<Plan>,
-    /// The hash of the spec's plan, where that is the one.
-    pub hash: Option<String>,
-    /// Why the spec cannot be used.
-    pub problem: Option<String>,
-}
-
-impl<'a> Reading<'a> {
-    pub(super) fn of(rollout: &'a RolloutObject, state: &State) -> Self {
-        let in_force = || state.plan.as_ref().map(|plan| plan.spec.clone());
-        let name = rollout.metadata.name.as_deref().unwrap_or_default();
-        match &rollout.spec {
-            Err(problem) => Self { spec: None, plan: in_force(), hash: None, problem: Some(problem.clone()) },
-            Ok(spec) => match spec.plan(name) {
-                Ok(plan) => Self { spec: Some(spec), hash: Some(plan_hash(&plan)), plan: Some(plan), problem: None },
-                Err(problem) => {
-                    Self { spec: Some(spec), plan: in_force(), hash: None, problem: Some(problem.to_string()) }
-                }
-            },
-        }
-    }
-}
 
 /// One reconcile: when to look again, or why it did not get to its end.
 pub(super) async fn attempt(
@@ -355,63 +326,6 @@ struct Settled {
     revision: Option<Revision>,
     ask_again: Option<Duration>,
     failed: bool,
-}
-
-/// To be asked immediately before each write.
-pub(super) fn may_write(context: &Context, kind: &'static str, verb: &'static str) -> Result<(), Failure> {
-    if !context.leadership.is_leader() {
-        return Err(Failure::NotLeader);
-    }
-    context.metrics.api_write(kind, verb);
-    Ok(())
-}
-
-/// Writes a whole status, on the condition that nobody has written the Rollout since it was read.
-pub(super) async fn replace_status(
-    context: &Context,
-    rollout: &RolloutObject,
-    status: &RolloutStatus,
-    memory: &mut Memory,
-) -> Result<Arc<RolloutObject>, Failure> {
-    let key = rollout.key();
-    let body = json!({
-        "apiVersion": <Rollout as kube::Resource>::api_version(&()),
-        "kind": "Rollout",
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "uid": rollout.uid(),
-            "resourceVersion": rollout.resource_version(),
-        },
-        "status": status,
-    });
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        tracing::debug!(change = %change(rollout, status), "writing the status");
-    }
-    may_write(context, "Rollout", "update")?;
-    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let answer = in_time("writing the status", api.replace_subresource("status", &key.name, &params, &body)).await?;
-    let written = memory.wrote(answer);
-    memory.wrote_status();
-    Ok(written)
-}
-
-/// What a status changes, as JSON Patch.
-fn change(rollout: &RolloutObject, status: &RolloutStatus) -> String {
-    let json = |status: &RolloutStatus| serde_json::to_value(status).unwrap_or_default();
-    rollout.status.as_ref().map(|before| json_patch::diff(&json(before), &json(status)).to_string()).unwrap_or_default()
-}
-
-/// Waits for one answer of the API server. One that comes too late may have been carried out all the same: the next look tells.
-pub(super) async fn in_time<T>(
-    what: &'static str,
-    asking: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Failure> {
-    match timeout(ANSWER_TIMEOUT, asking).await {
-        Ok(answer) => answer.map_err(Failure::api(what)),
-        Err(_) => Err(Failure::Failed(format!("{what}: no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
-    }
 }
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {

@@ -9,7 +9,8 @@ use serin_core::state::State;
 use serin_crds::RolloutStatus;
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 
-use super::attempt::{Reading, in_time, may_write};
+use super::reading::Reading;
+use super::writing::{in_time, may_write};
 use super::{Context, Failure};
 use crate::effects::{self, Hands};
 use crate::observe::Snapshot;

@@ -5,7 +5,9 @@
 mod attempt;
 mod deletion;
 mod judged;
+mod reading;
 mod unusable;
+mod writing;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;

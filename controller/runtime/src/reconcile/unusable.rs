@@ -5,7 +5,7 @@ use serin_core::command::Outcome;
 use serin_core::effect::{Level, Reason};
 use serin_crds::RolloutStatus;
 
-use super::attempt::{may_write, replace_status};
+use super::writing::{may_write, replace_status};
 use super::{Context, Failure};
 use crate::effects;
 use crate::memory::Memory;

@@ -11,16 +11,14 @@ mod replica_sets;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::api::{DeleteOptions, Failure, Key, Part, Store, seconds};
-use crate::shared::Shared;
 use crate::tuning::Tuning;
 
 pub(crate) use kubelet::Kubelet;
@@ -49,6 +47,21 @@ struct Moment<'m> {
 }
 
 impl Actors {
+    /// One moment: every actor acts until none has anything to do. When one of them wants to be asked again.
+    #[expect(clippy::panic, reason = "actors that never come to rest are a mistake in this crate")]
+    pub(crate) fn act_until_quiet(&mut self, store: &mut Store, tuning: &Tuning, wall: Timestamp) -> Option<Instant> {
+        for _ in 0..ROUNDS_LIMIT {
+            let version = store.version();
+            let mut moment = Moment { store: &mut *store, tuning, now: Instant::now(), wall, next: None };
+            self.act(&mut moment);
+            let next = moment.next;
+            if store.version() == version {
+                return next;
+            }
+        }
+        panic!("the actors of the world never come to rest");
+    }
+
     fn act(&mut self, moment: &mut Moment<'_>) {
         self.garbage.act(moment);
         self.replica_sets.act(moment);
@@ -129,51 +142,6 @@ impl<K: Hash + Eq> Due<K> {
     fn settle(&mut self, thing: &K) {
         self.0.remove(thing);
     }
-}
-
-/// Lets the actors act at every change and whenever one of them asks for it, for as long as the world lives.
-pub(crate) async fn run(world: Weak<Shared>, mut changed: Receiver<u64>) {
-    loop {
-        let Some(shared) = world.upgrade() else { return };
-        changed.borrow_and_update();
-        let next = act_until_quiet(&shared);
-        drop(shared);
-        let wake = async {
-            match next {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            changed = changed.changed() => if changed.is_err() { return },
-            () = wake => {}
-        }
-    }
-}
-
-/// One moment: every actor acts until none has anything to do.
-#[expect(clippy::panic, reason = "actors that never come to rest are a mistake in this crate")]
-fn act_until_quiet(shared: &Shared) -> Option<Instant> {
-    let wall = shared.now();
-    let mut state = shared.lock();
-    let state = &mut *state;
-    let before = state.store.version();
-    for _ in 0..ROUNDS_LIMIT {
-        let version = state.store.version();
-        let mut moment =
-            Moment { store: &mut state.store, tuning: &state.tuning, now: Instant::now(), wall, next: None };
-        state.actors.act(&mut moment);
-        let next = moment.next;
-        if state.store.version() == version {
-            if version != before {
-                // Not `announce`, which takes the lock that is held here.
-                shared.changed.send_replace(version);
-            }
-            return next;
-        }
-    }
-    panic!("the actors of the world never come to rest");
 }
 
 /// Whether an object is owned, as by a controller, by the object with this UID.

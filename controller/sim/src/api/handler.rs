@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::kinds::Kind;
+use super::metadata::field;
 use super::patch::{PatchKind, parse_body, patched};
 use super::path::{Call, Target};
 use super::selector::Selector;
 use super::store::{Key, Store};
-use super::write::{DeleteOptions, Deleted, Part, field};
+use super::write::{DeleteOptions, Deleted, Part};
 
 /// A code and a body.
 pub(crate) type Answer = Result<(u16, Value), Failure>;

@@ -5,6 +5,7 @@ mod discovery;
 mod failure;
 mod handler;
 mod kinds;
+mod metadata;
 mod patch;
 mod path;
 mod rules;
@@ -17,8 +18,9 @@ mod write;
 pub use failure::Failure;
 pub use kinds::Kind;
 
+pub(crate) use metadata::{field, finalizers};
 pub(crate) use path::Call;
 pub(crate) use selector::Selector;
 pub(crate) use server::Server;
 pub(crate) use store::{Key, Store};
-pub(crate) use write::{DeleteOptions, Part, field, finalizers, seconds};
+pub(crate) use write::{DeleteOptions, Part, seconds};

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::kinds::Kind;
+use super::metadata::{field, finalizers};
 use super::selector::Selector;
-use super::write::{field, finalizers};
 
 /// Refuses what the API server would refuse.
 pub(crate) fn check(kind: &Kind, object: &Value, current: Option<&Value>) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::defaults;
 use super::failure::Failure;
 use super::kinds::Kind;
+use super::metadata::{field, finalizers};
 use super::rules;
 use super::store::{Key, Store};
 
@@ -326,15 +327,6 @@ fn metadata_of(object: &mut Value) -> &mut serde_json::Map<String, Value> {
         Value::Object(metadata) => metadata,
         _ => unreachable!("made an object just above"),
     }
-}
-
-/// A text in `metadata`, empty where there is none.
-pub(crate) fn field<'v>(object: &'v Value, name: &str) -> &'v str {
-    object["metadata"][name].as_str().unwrap_or_default()
-}
-
-pub(crate) fn finalizers(object: &Value) -> &[Value] {
-    object["metadata"]["finalizers"].as_array().map_or(&[], Vec::as_slice)
 }
 
 fn generation(object: &Value) -> i64 {

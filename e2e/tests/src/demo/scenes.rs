@@ -77,7 +77,7 @@ pub(super) async fn play(stage: &Stage, screen: &Screen, spec: &Spec, scene: &Sc
             }
         }
     };
-    let (ended, evidence) = Box::pin(screen.follow(stage, &release, done)).await?;
+    let (ended, evidence) = Box::pin(screen.follow(stage.shop()?, stage.load.as_ref(), &release, done)).await?;
     let took = began.elapsed();
     let after = ended?.status.context("a status")?;
     let evidence = if after.evidence.is_empty() { evidence } else { after.evidence.clone() };

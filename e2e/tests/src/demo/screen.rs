@@ -9,9 +9,10 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use owo_colors::OwoColorize as _;
 use serin_crds::status::EvidenceStatus;
 use serin_crds::{Rollout, RolloutStatus};
+use serin_load::LoadHandle;
 
-use super::stage::Stage;
 use super::view::{Look, Release};
+use crate::shop::Shop;
 
 /// How often the live view is drawn.
 const FRAME: Duration = Duration::from_millis(200);
@@ -86,11 +87,11 @@ impl Screen {
     /// Shows a release until it is done, and hands on what the metrics last said of it.
     pub(super) async fn follow<T>(
         &self,
-        stage: &Stage,
+        shop: &Shop,
+        load: Option<&LoadHandle>,
         release: &Release,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<(T, Vec<EvidenceStatus>)> {
-        let shop = stage.shop()?;
         let mut changes = watcher::watch_object(shop.api::<Rollout>(), &shop.name).default_backoff().boxed();
         let mut tick = tokio::time::interval(FRAME);
         let mut frame = Frame::new(self);
@@ -102,7 +103,7 @@ impl Screen {
             let look = Look {
                 release,
                 status: status.as_ref().filter(|status| release.is_in(status)),
-                load: stage.load.as_ref().map(serin_load::LoadHandle::snapshot),
+                load: load.map(LoadHandle::snapshot),
                 elapsed: began.elapsed(),
                 colour: self.colour,
             };

@@ -493,7 +493,7 @@ fn pods_series() -> Vec<Series> {
         ];
         #[expect(clippy::cast_precision_loss, reason = "small counts")]
         let samples =
-            (-60..=120).map(|second| (at(second).as_millisecond() + 170 * index, counted(second + 60) as f64));
+            (-60..=600).map(|second| (at(second).as_millisecond() + 170 * index, counted(second + 60) as f64));
         Series {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             samples: samples.collect(),
@@ -518,18 +518,34 @@ async fn many_sources_give_the_same_answer_after_restarts_too() {
     });
     let request = JudgeRequest { analysis: serde_json::from_value(analysis).unwrap(), ..request() };
     let begun = begun(&script, &request).await;
-    let resumed = async |from: &AnalysisStatus, seconds: i64| {
+    let resumed = |from: &AnalysisStatus, seconds: i64| {
         let life = live(&script, at(seconds));
         life.judges.watch(JudgeRequest { resume_from: Some(from.clone()), ..request.clone() });
-        // The last scrapes of all are those of second 120.
-        life.judged_until((seconds - 2).min(120)).await
+        life
     };
-    let straight = resumed(&begun, 125).await;
-    let mut restarted = begun;
-    for seconds in [13, 40, 41, 90, 118, 125] {
-        restarted = resumed(&restarted, seconds).await;
+    let mut checkpoint = begun.clone();
+    for seconds in [13, 40, 41, 90, 118] {
+        checkpoint = resumed(&checkpoint, seconds).judged_until(seconds - 2).await;
     }
+    let (straight, restarted) = (resumed(&begun, 125), resumed(&checkpoint, 125));
+    // Both are compared after the same scrapes, whichever those are.
+    let same_round = async {
+        loop {
+            let (straight, restarted) = (straight.look().checkpoint, restarted.look().checkpoint);
+            let round = round_at(straight.as_ref());
+            if round >= at(120).as_millisecond() && round == round_at(restarted.as_ref()) {
+                return (straight.unwrap(), restarted.unwrap());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (straight, restarted) = timeout(Duration::from_secs(30), same_round).await.unwrap();
     assert_eq!(objective(&straight), objective(&restarted));
-    // From second -2, the last before the traffic was seen, to second 120: 18 - 5 of the one canary pod and 22 - 7 of the other.
-    assert_eq!(objective(&straight)["evidence"]["totals"]["canaryErrors"], json!(28.0));
+    // From second -2, the last before the traffic was seen, to each canary pod's last scrape of the round.
+    let errors = |index: i64| {
+        let last = (round_at(Some(&straight)) - start().as_millisecond() - 170 * index) / 1_000;
+        (last + 60) * index / 40 - 58 * index / 40
+    };
+    let errors = f64::from(i32::try_from(errors(4) + errors(5)).unwrap());
+    assert_eq!(objective(&straight)["evidence"]["totals"]["canaryErrors"], json!(errors));
 }
