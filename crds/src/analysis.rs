@@ -9,20 +9,36 @@ use crate::rules;
 /// How a release is judged: from the first canary request to the end, against the stable side beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::analysis_asks_something())]
 pub struct AnalysisSpec {
     /// Where the counters are read; without it the controller's own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSpec>,
-    /// What the service promises, at least one.
-    #[schemars(length(min = 1, max = 8))]
+    /// What the service promises; at least one, or a check.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub objectives: Vec<ObjectiveSpec>,
+    /// What else must be so, where it is not a promise of so many good requests: a query and a condition on its result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub checks: Vec<CheckSpec>,
+    /// How long a release with all of the traffic is watched before it becomes stable, for example `10m`; not at all where it is not
+    /// written. The old pods stay for that time, so that a breach takes the traffic back at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub watch_after_promotion: Option<String>,
     /// When evidence rolls back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackSpec>,
     /// How much of the service's error budget one release may spend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSpec>,
+    /// What is done while there is no data to judge by. The release is held in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<OnNoDataSpec>,
     /// How long pods count as young, for example `60s`, which is what it is where it is not written. Until then a canary that fails up to
     /// five percent more than stable is tolerated, and no release is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +110,69 @@ pub struct LatencySpec {
     pub threshold: String,
 }
 
+/// A query, asked again and again, and a condition that its result must meet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckSpec {
+    /// Its name, for example `queue-length`.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// PromQL that gives a vector or a scalar. `{{args.NAME}}` stands for an argument's value, which is put in as a string.
+    #[schemars(length(min = 1, max = 4096))]
+    pub query: String,
+    /// Arguments of the query. Every query has `namespace`, `rollout`, `canaryService`, `stableService`, `canaryReplicaSet` and
+    /// `stableReplicaSet` as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub args: Vec<ArgSpec>,
+    /// CEL over `result`, a list of doubles: the values of the vector; a scalar is a list of one. For example `result[0] < 0.05`.
+    #[schemars(length(min = 1, max = 512))]
+    pub condition: String,
+    /// How often it is asked, for example `1m`, which is what it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub interval: Option<String>,
+    /// How often it may fail; once more rolls the release back. 0 where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub failure_limit: Option<i32>,
+    /// When it is asked: `release`, which is what it is where it is not written, from the first canary traffic on; `beforePromotion`, once
+    /// all steps are complete; `afterPromotion`, in the watch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<CheckTime>,
+    /// true: it is told, and decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+}
+
+/// An argument of a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ArgSpec {
+    /// Its name: letters, digits, dashes and underscores, beginning with a letter.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::arg_name())]
+    pub name: String,
+    /// Its value, for everyone to read.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+}
+
+/// When a check is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CheckTime {
+    /// From the first canary traffic until the release is promoted.
+    #[default]
+    Release,
+    /// Once all steps are complete, or the evidence suffices.
+    BeforePromotion,
+    /// In the watch over a release that has all of the traffic.
+    AfterPromotion,
+}
+
 /// A built-in source of counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -155,6 +234,18 @@ pub struct ArmsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub stable: Option<String>,
+}
+
+/// What is done while there is no data to judge by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OnNoDataSpec {
+    /// After so long without data the canary's weight goes down to a quarter, and again after as long, for example `5m`, which is what
+    /// it is where it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub step_down_after: Option<String>,
 }
 
 /// When evidence rolls back.

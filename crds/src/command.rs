@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules;
+
 /// A request about a Rollout, carried out once: create-only, with its outcome in its status, deleted after a while.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::override_has_a_reason())]
 pub struct RolloutCommandSpec {
     /// The Rollout, in the same namespace.
     pub rollout_ref: RolloutRef,
@@ -70,6 +73,8 @@ pub enum CommandVerb {
     Resume,
     /// Go on from the step at hand, whatever it waits for.
     SkipStep,
+    /// Let the current revision go on although the service has no errors to spend. It takes a reason, and lifts no evidence.
+    Override,
 }
 
 /// What the requester was looking at.

@@ -9,6 +9,7 @@
 )]
 
 pub mod analysis;
+pub mod check;
 pub mod command;
 mod crd;
 pub mod names;

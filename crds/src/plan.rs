@@ -2,6 +2,7 @@
 
 mod analysis;
 mod canary;
+mod checks;
 mod problem;
 mod selector;
 mod steps;

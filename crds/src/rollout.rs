@@ -46,6 +46,7 @@ use crate::strategy::StrategySpec;
 #[x_kube(validation = rules::pace_has_analysis())]
 #[x_kube(validation = rules::indicator_has_router())]
 #[x_kube(validation = rules::longest_is_said_once())]
+#[x_kube(validation = rules::watch_has_router())]
 pub struct RolloutSpec {
     /// How many pods serve in steady state; 1 where it is not written. Leave it out where an autoscaler owns it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -130,7 +130,7 @@ pub(crate) fn pace_has_analysis() -> Rule {
 /// A built-in indicator other than the pods' own reads the router's counters.
 pub(crate) fn indicator_has_router() -> Rule {
     rule(
-        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || self.analysis.objectives.all(objective, !has(objective.indicator) || objective.indicator == 'pod')",
+        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || !has(self.analysis.objectives) || self.analysis.objectives.all(objective, !has(objective.indicator) || objective.indicator == 'pod')",
         "an indicator reads the router's counters of the two Services: add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart",
     )
 }
@@ -235,6 +235,46 @@ pub(crate) fn sides_differ() -> Rule {
     rule(
         "!has(self.canary) || !has(self.stable) || self.canary != self.stable",
         "canary and stable are the same value: give each side its own",
+    )
+}
+
+/// Whoever lifts a freeze says why.
+pub(crate) fn override_has_a_reason() -> Rule {
+    rule(
+        "self.verb != 'override' || (has(self.reason) && self.reason.matches('[^[:space:]]'))",
+        "spec.reason must say why the freeze is lifted: the release will spend errors that the service does not have",
+    )
+}
+
+/// An analysis asks something.
+pub(crate) fn analysis_asks_something() -> Rule {
+    rule(
+        "(has(self.objectives) && size(self.objectives) > 0) || (has(self.checks) && size(self.checks) > 0)",
+        "an analysis needs an objective or a check: add one, for example objectives: [{name: availability, objective: 99.9, indicator: traefik}]",
+    )
+}
+
+/// The name of an argument.
+pub(crate) fn arg_name() -> Rule {
+    rule(
+        "self.matches('^[a-zA-Z][-_a-zA-Z0-9]*$')",
+        "not the name of an argument: use letters, digits, dashes and underscores, beginning with a letter",
+    )
+}
+
+/// A step waits for a time or for answers.
+pub(crate) fn duration_or_names() -> Rule {
+    rule(
+        "!has(self.duration) || (!has(self.objectives) && !has(self.checks))",
+        "an analysis step waits either for a duration or for what it names: keep duration, or objectives and checks",
+    )
+}
+
+/// A watch needs a router.
+pub(crate) fn watch_has_router() -> Rule {
+    rule(
+        "!has(self.analysis) || !has(self.analysis.watchAfterPromotion) || has(self.strategy.canary.trafficRouting)",
+        "spec.analysis.watchAfterPromotion keeps the old pods to take the traffic back: add spec.strategy.canary.trafficRouting, or remove it",
     )
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 16] = [
+const STATE_FIELDS: [&str; 18] = [
     "observedGeneration",
     "phase",
     "message",
@@ -25,6 +25,8 @@ const STATE_FIELDS: [&str; 16] = [
     "weights",
     "pause",
     "abort",
+    "watch",
+    "freezeOverride",
     "draining",
     "commands",
     "history",
@@ -78,6 +80,12 @@ pub struct RolloutStatus {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<AbortStatus>,
+    /// The watch over a release that has all of the traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchStatus>,
+    /// That the current revision may go on although the service has no errors to spend, by whose word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverrideStatus>,
     /// Revisions that no traffic can reach any more and when their pods may go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<DrainStatus>,
@@ -93,13 +101,19 @@ pub struct RolloutStatus {
     /// What the metrics say, for each objective.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceStatus>,
+    /// How the service's error budget stands, for each objective: before a release and during it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<BudgetStatus>,
+    /// What the checks say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// The analysis' own position, from which a restarted controller goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStatus>,
     /// The routes as they were before the first change, to be restored when the Rollout is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
-    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, InvalidSpec, Ready, Reconciling, Stalled.
+    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, Frozen, Feasible, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -177,6 +191,9 @@ pub struct WeightsStatus {
     /// With how many available canary pods it was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<i32>,
+    /// The most percent that the canary gets though its step asks for more, since its metrics have asked for less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f64>,
 }
 
 /// What a release waits for.
@@ -207,6 +224,32 @@ pub struct AbortStatus {
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// The watch over a release that has all of the traffic, before it becomes stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchStatus {
+    /// Since when the canary has been seen to have all of the traffic.
+    pub since: Timestamp,
+    /// Since when the watch is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A person's word that a revision may go on although the service has no errors to spend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FreezeOverrideStatus {
+    /// The revision; the word holds for its release at hand alone.
+    pub revision: String,
+    /// Who gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// A revision that no traffic can reach any more.
@@ -299,6 +342,54 @@ pub struct EvidenceStatus {
     /// The excess errors that it has cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_spent: Option<f64>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How the service's error budget stands for one objective, all versions together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    /// The objective's name.
+    pub objective: String,
+    /// Healthy; Tight: so little remains that a release may spend less than usual; Spent: nothing remains, and releases are frozen.
+    pub state: String,
+    /// The errors that the objective allows in its period.
+    pub total: f64,
+    /// Those not yet made; negative where more were.
+    pub remaining: f64,
+    /// The errors that one release may cost.
+    pub allotment: f64,
+    /// When this was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Why a release can hardly be judged by this objective with the traffic that was seen; nothing where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub infeasible: Option<String>,
+}
+
+/// What one check says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckStatus {
+    /// The check's name.
+    pub name: String,
+    /// Succeeded, Failed, Inconclusive (no number, or none that the condition can be reckoned on) or Pending (not yet asked).
+    pub result: String,
+    /// How often it has failed.
+    pub failures: i32,
+    /// How often it may.
+    pub failure_limit: i32,
+    /// Whether it decides nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// When it was asked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
     /// What an operator reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

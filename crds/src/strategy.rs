@@ -187,13 +187,22 @@ pub struct CanaryScaleSpec {
     pub match_traffic_weight: Option<bool>,
 }
 
-/// A wait for evidence.
+/// A wait for evidence: for a duration, for what is named, or until all of it suffices to promote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::duration_or_names())]
 pub struct AnalysisStepSpec {
-    /// How long fresh data must have shown no breach; without it until the evidence suffices to promote.
+    /// How long fresh data must have shown no breach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub duration: Option<String>,
+    /// The objectives, by name, whose evidence must suffice to promote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), inner(length(max = 63)))]
+    pub objectives: Option<Vec<String>>,
+    /// The checks, by name, that must have succeeded since the weight last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub checks: Option<Vec<String>>,
 }

@@ -106,6 +106,9 @@ pub enum Task {
     Resume(RequestArgs),
     /// Go on from the step at hand, whatever it waits for
     SkipStep(RequestArgs),
+    /// Let the current revision go on although the service has no errors to spend; evidence against it still rolls it back
+    #[command(mut_arg("reason", |reason| reason.required(true)))]
+    Override(RequestArgs),
     /// Judge counters from standard input, without a cluster: one JSON object a line in, one out
     Evaluate(EvaluateArgs),
 }

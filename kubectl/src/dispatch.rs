@@ -79,6 +79,7 @@ fn wish(task: &Task) -> Option<Wish> {
         Task::Pause(args) => Some(args.wish(CommandVerb::Pause)),
         Task::Resume(args) => Some(args.wish(CommandVerb::Resume)),
         Task::SkipStep(args) => Some(args.wish(CommandVerb::SkipStep)),
+        Task::Override(args) => Some(args.wish(CommandVerb::Override)),
     }
 }
 

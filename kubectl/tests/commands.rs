@@ -16,7 +16,8 @@ use serin_kubectl::connect::Connection;
 use serin_kubectl::exit::{Exit, Failure};
 use serin_sim::World;
 
-const EVERY_VERB: [&str; 8] = ["create", "promote", "promoteFull", "abort", "retry", "pause", "resume", "skipStep"];
+const EVERY_VERB: [&str; 9] =
+    ["create", "promote", "promoteFull", "abort", "retry", "pause", "resume", "skipStep", "override"];
 
 /// A cluster in memory and a user of it.
 struct Scene {
@@ -337,4 +338,21 @@ async fn status_and_list_show_what_there_is() {
     assert!(list.lines().nth(1).unwrap().starts_with("shop       checkout  Paused  2/4   20 %    v2"), "{list}");
     let (_, none, _) = scene.run("kubectl-serin list -n empty").await;
     assert_eq!(none, "No Rollouts in namespace empty.\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_takes_a_reason_and_a_right_of_its_own() {
+    let arguments = ["kubectl-serin", "override", "checkout"].map(OsString::from);
+    assert!(serin_kubectl::cli::parse("kubectl-serin", arguments.to_vec()).is_err(), "it is asked for with a reason");
+    let scene = Scene::who_may_only(&["create", "promote"]);
+    let (exit, _, failure) = scene.run("kubectl-serin override checkout --reason incident").await;
+    assert_eq!(exit, Exit::Refused);
+    assert!(failure.unwrap().to_string().contains("override"));
+    let scene = Scene::new();
+    let asking = scene.run("kubectl-serin override checkout --reason incident --no-wait");
+    assert_eq!(asking.await.0, Exit::Done);
+    let command = scene.commands().remove(0);
+    assert_eq!(serde_json::to_value(&command.spec).unwrap()["verb"], "override");
+    assert_eq!(command.spec.reason.as_deref(), Some("incident"));
+    assert_eq!(command.spec.expect.unwrap().revision.as_deref(), Some("v2"));
 }

@@ -28,6 +28,29 @@ impl ServiceBudget {
     pub fn allotment(&self, share: &AllotmentShare) -> f64 {
         (share.of_total * self.total).min(share.of_remaining * self.remaining.max(0.0))
     }
+
+    /// Whether releases can spend of it as usual, less, or nothing.
+    pub fn state(&self, share: &AllotmentShare) -> BudgetState {
+        if self.remaining <= 0.0 {
+            BudgetState::Spent
+        } else if share.of_remaining * self.remaining < share.of_total * self.total {
+            BudgetState::Tight
+        } else {
+            BudgetState::Healthy
+        }
+    }
+}
+
+/// How the service's error budget stands for whoever wants to release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BudgetState {
+    /// A release may spend its usual share of the whole.
+    Healthy,
+    /// Less than that: so little remains that what remains is the limit.
+    Tight,
+    /// Nothing: releases are frozen.
+    Spent,
 }
 
 /// How much of the service's budget one rollout may spend.
@@ -117,6 +140,14 @@ mod tests {
         let budget = ServiceBudget::new(0.001, 1e6, 5000.0);
         assert_eq!(budget.remaining, -4000.0);
         assert_eq!(budget.allotment(&AllotmentShare::default()), 0.0);
+    }
+
+    #[test]
+    fn a_budget_is_tight_where_what_remains_is_the_limit_and_spent_where_nothing_does() {
+        let state = |bad: f64| ServiceBudget::new(0.001, 1e6, bad).state(&AllotmentShare::default());
+        assert_eq!([0.0, 900.0].map(state), [BudgetState::Healthy; 2]);
+        assert_eq!([901.0, 999.0].map(state), [BudgetState::Tight; 2]);
+        assert_eq!([1000.0, 5000.0].map(state), [BudgetState::Spent; 2]);
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Bets {
         &self.config
     }
 
+    /// The logarithms of the shares of the rollback bets.
+    pub(crate) fn rollback_ln_weights(&self) -> &[f64] {
+        &self.rollback_ln_weights
+    }
+
     /// One tick's line of every bet that the canary is worse than `rho0` times stable.
     fn worse<'a>(&'a self, counts: &'a Counts, rho0: f64) -> impl Iterator<Item = BetLine> + 'a {
         let form = self.config.form;

@@ -32,6 +32,28 @@ pub fn percent(fraction: f64) -> String {
     format!("{} %", significant(fraction * 100.0))
 }
 
+/// A part of a whole in percent: to a tenth of a percent, and below that with two significant digits, so that little is not told as nothing.
+pub fn share(fraction: f64) -> String {
+    const LEAST: f64 = 1e-4;
+    let percent = fraction * 100.0;
+    let size = percent.abs();
+    let text = if size == 0.0 || size >= 0.1 {
+        significant((percent * 10.0).round() / 10.0)
+    } else if size < LEAST {
+        return format!("under {LEAST} %");
+    } else {
+        let decimals = if size < 0.001 {
+            5
+        } else if size < 0.01 {
+            4
+        } else {
+            3
+        };
+        format!("{percent:.decimals$}").trim_end_matches('0').to_owned()
+    };
+    format!("{text} %")
+}
+
 /// Up to three significant digits below 100 and all digits above, or five where it is close to 100, as objectives are.
 fn significant(value: f64) -> String {
     const NOTHING: f64 = 1e-9;
@@ -83,12 +105,13 @@ pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
 /// "This rollout has used 37 of its 5,184 allotted errors (0.7 %)."
 pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
     let allotment = evidence.allotment.filter(|allotment| *allotment > 0.0)?;
-    let spent = evidence.spent.round();
-    let part = significant((1000.0 * evidence.spent / allotment).round() / 10.0);
+    // Few are told with a tenth: they are what stands behind a small share.
+    let spent = if evidence.spent < 10.0 { (evidence.spent * 10.0).round() / 10.0 } else { evidence.spent.round() };
     Some(format!(
-        "This rollout has used {} of its {} allotted errors ({part} %).",
+        "This rollout has used {} of its {} allotted errors ({}).",
         thousands(spent),
-        thousands(allotment.floor())
+        thousands(allotment.floor()),
+        share(evidence.spent / allotment)
     ))
 }
 
@@ -332,6 +355,11 @@ mod tests {
         assert_eq!(percent(0.005), "0.5 %");
         assert_eq!(percent(1.0), "100 %");
         assert_eq!(significant(0.310_363), "0.31");
+        let shares = [(37.0 / 5184.0, "0.7 %"), (0.000_431, "0.043 %"), (0.000_999_9, "0.1 %"), (0.000_04, "0.004 %")];
+        for (fraction, text) in shares {
+            assert_eq!(share(fraction), text);
+        }
+        assert_eq!([0.0, 1e-9, 1.234, 0.000_001_2].map(share), ["0 %", "under 0.0001 %", "123.4 %", "0.00012 %"]);
         assert_eq!(duration(40.0), "40 s");
         assert_eq!(duration(380.0), "6 min");
         assert_eq!(duration(9000.0), "2.5 h");

@@ -82,28 +82,35 @@ impl Question {
 
     /// The answer in a sentence, or two; empty where there is nothing to say.
     pub fn told(&self) -> String {
-        let answer = self.answer();
-        let mut sentences = Vec::new();
-        if !answer.feasible {
-            let rate = thousands(self.requests_per_second);
-            let advice = answer.feasible_target.map_or_else(
-                || "choose a longer duration".to_owned(),
-                |target| format!("choose {} or a longer duration", percent(target)),
-            );
-            sentences.push(if answer.expected_seconds.is_finite() {
-                format!("At {rate} requests/s this objective needs {}; {advice}.", duration(answer.expected_seconds))
-            } else {
-                "Without traffic this objective can never be judged.".to_owned()
-            });
-        }
-        if let Some(errors) = self.allotment.filter(|_| answer.allotment_too_small) {
-            sentences.push(format!(
-                "A rollout may spend {} errors of the budget, and no test can finish within fewer than {}.",
-                thousands(errors.max(0.0).floor()),
-                thousands(crate::budget::LEAST_USEFUL_ALLOTMENT)
-            ));
-        }
+        let sentences: Vec<String> = self.too_slow().into_iter().chain(self.too_small()).collect();
         sentences.join(" ")
+    }
+
+    /// That a good release cannot be promoted in time, in a sentence.
+    pub fn too_slow(&self) -> Option<String> {
+        let answer = self.answer();
+        if answer.feasible {
+            return None;
+        }
+        if !answer.expected_seconds.is_finite() {
+            return Some("Without traffic this objective can never be judged.".to_owned());
+        }
+        let rate = thousands(self.requests_per_second);
+        let advice = answer.feasible_target.map_or_else(
+            || "choose a longer duration".to_owned(),
+            |target| format!("choose {} or a longer duration", percent(target)),
+        );
+        Some(format!("At {rate} requests/s this objective needs {}; {advice}.", duration(answer.expected_seconds)))
+    }
+
+    /// That a bad release cannot be found within its allotment, in a sentence.
+    pub fn too_small(&self) -> Option<String> {
+        let errors = self.allotment.filter(|_| self.answer().allotment_too_small)?;
+        Some(format!(
+            "A rollout may spend {} errors of the budget, and no test can finish within fewer than {}.",
+            thousands(errors.max(0.0).floor()),
+            thousands(crate::budget::LEAST_USEFUL_ALLOTMENT)
+        ))
     }
 }
 

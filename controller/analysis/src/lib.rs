@@ -43,6 +43,7 @@ pub mod overdispersion;
 pub mod promotion;
 pub mod step_size;
 pub mod verdict;
+pub mod watch;
 
 pub use config::{ConfigError, EvidenceConfig};
 pub use counters::{Arm, Feed, Kind, Sample};

@@ -41,6 +41,8 @@ pub enum Verb {
     Resume,
     /// Go on from the step at hand, whatever it waits for.
     SkipStep,
+    /// Let this revision go on although the service has no errors to spend; what the evidence says stands.
+    Override,
 }
 
 impl Verb {
@@ -54,6 +56,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::SkipStep => "skipStep",
+            Self::Override => "override",
         }
     }
 }

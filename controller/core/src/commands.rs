@@ -3,7 +3,9 @@
 use crate::abort;
 use crate::command::{Command, Outcome, Verb};
 use crate::decide::{Draft, Look};
+use crate::freeze;
 use crate::plan::Step;
+use crate::promotion;
 use crate::release;
 use crate::state::{COMMANDS_LIMIT, CommandDone, Pause, PauseReason, Stage};
 use crate::steps;
@@ -46,6 +48,12 @@ fn stale(draft: &Draft, command: &Command) -> Option<Outcome> {
 }
 
 fn carry_out(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outcome {
+    // Whoever may promote may not for that reason spend errors that the service does not have.
+    if matches!(command.verb, Verb::Promote | Verb::PromoteFull | Verb::SkipStep)
+        && let Some(message) = freeze::of(look, &draft.state)
+    {
+        return Outcome::refused(format!("the release is frozen, which `override` can lift: {message}"));
+    }
     match command.verb {
         Verb::Abort => abort_release(look, draft, command),
         Verb::Promote => promote(look, draft),
@@ -54,6 +62,7 @@ fn carry_out(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outcome {
         Verb::Pause => pause(look, draft),
         Verb::Resume => resume(look, draft),
         Verb::SkipStep => skip_step(look, draft),
+        Verb::Override => freeze::lift(look, draft, command),
     }
 }
 
@@ -74,6 +83,10 @@ fn abort_release(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outco
 }
 
 fn promote(look: &Look<'_>, draft: &mut Draft) -> Outcome {
+    if promotion::under_way(&draft.state).is_some() {
+        promotion::end(look, draft);
+        return Outcome::done("the watch is over: the revision becomes stable");
+    }
     if draft.state.stage != Stage::Stepping {
         return Outcome::refused(not_stepping(draft.state.stage));
     }

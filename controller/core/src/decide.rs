@@ -7,7 +7,7 @@ use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::state::{HISTORY_LIMIT, Release, ReleaseResult, Stage, State};
 use crate::units::Revision;
-use crate::{abort, commands, release, route, scale, services, steps, timers, words};
+use crate::{abort, cap, commands, release, route, scale, services, steps, timers, words};
 
 /// Decides what comes next for one Rollout.
 ///
@@ -19,6 +19,8 @@ pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
 
     // Nothing that can fail or wait comes before this.
     abort::on_breach(&look, &mut draft);
+    // What the metrics say is of the revision at hand, not of one that is asked for now.
+    cap::note(&look, &mut draft);
     let outcomes = commands::take(&look, &mut draft);
 
     release::take_in(&look, &mut draft);
@@ -77,12 +79,14 @@ impl Draft {
 
     /// Enters a stage: deadlines count from now, and what was waited for before is void.
     pub fn enter(&mut self, stage: Stage, now: Timestamp) {
+        self.state.watch = None;
         self.state.stage = stage;
         self.state.stage_since = Some(now);
         self.state.pause = None;
         self.state.restarting = false;
         if stage != Stage::Stepping {
             self.state.step = None;
+            self.state.weights.cap = None;
         }
     }
 

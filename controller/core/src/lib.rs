@@ -15,8 +15,11 @@ pub mod units;
 
 mod abort;
 mod approximate;
+mod cap;
 mod commands;
 mod decide;
+mod freeze;
+mod promotion;
 mod release;
 mod route;
 mod scale;

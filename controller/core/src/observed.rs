@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::command::Command;
-use crate::plan::RouteRef;
+use crate::plan::{Questions, RouteRef};
 use crate::state::State;
 use crate::units::{Revision, Weight};
 
@@ -99,9 +99,20 @@ pub enum Programmed {
 pub enum Judgement {
     /// No analysis is configured.
     NotConfigured,
-    /// The data is missing, stale or unusable: never a success. `cause` is one CamelCase word.
+    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to spend: never a success. `cause` is one
+    /// CamelCase word.
     Hold {
         /// The kind of trouble, as a condition's reason.
+        cause: String,
+        /// What an operator reads.
+        message: String,
+        /// The weight to go down to, where it has lasted too long for the one at hand.
+        lower_to: Option<Weight>,
+    },
+    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it has recovered or a person lifts
+    /// the freeze. `cause` is one CamelCase word.
+    Frozen {
+        /// `BudgetSpent` or `ServiceBurning`, as a condition's reason.
         cause: String,
         /// What an operator reads.
         message: String,
@@ -114,6 +125,8 @@ pub enum Judgement {
         fresh_since: Timestamp,
         /// The next weight that evidence permits, where evidence sets the pace.
         next_weight: Option<Weight>,
+        /// What suffices by itself.
+        proven: Proven,
     },
     /// Fresh data that suffices to promote.
     Sound {
@@ -121,6 +134,8 @@ pub enum Judgement {
         message: String,
         /// Since when the data has been fresh without a gap.
         fresh_since: Timestamp,
+        /// What suffices by itself.
+        proven: Proven,
     },
     /// The canary is worse than its budget allows.
     RollBack {
@@ -129,4 +144,25 @@ pub enum Judgement {
         /// What an operator reads.
         message: String,
     },
+}
+
+/// What suffices by itself, at one weight: an answer that was given at another is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// The canary's share at which this was found.
+    pub weight: Weight,
+    /// The objectives whose evidence suffices, and the checks that have succeeded since the weight last changed.
+    pub answers: Questions,
+}
+
+impl Judgement {
+    /// What suffices at this weight; nothing where there is no fresh data of it.
+    pub fn proven_at(&self, weight: Weight) -> Option<&Questions> {
+        match self {
+            Self::Undecided { proven, .. } | Self::Sound { proven, .. } if proven.weight == weight => {
+                Some(&proven.answers)
+            }
+            _ => None,
+        }
+    }
 }

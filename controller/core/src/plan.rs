@@ -1,5 +1,6 @@
 //! What the user asked for, validated: nothing in a [`Plan`] needs a second look.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,30 @@ pub enum Step {
     SetCanaryScale(CanaryScale),
     /// Wait for evidence: for a duration of fresh data, or until it suffices to promote.
     Analysis(Option<Duration>),
+    /// Wait until what is named suffices, whatever the rest says that does not roll back.
+    Prove(Questions),
+}
+
+/// What is asked of the metrics, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Questions {
+    /// Objectives whose evidence must suffice to promote.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub objectives: BTreeSet<String>,
+    /// Checks that must have succeeded at the weight at hand.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub checks: BTreeSet<String>,
+}
+
+impl Questions {
+    /// Those that are not answered, in words; nothing: all are.
+    pub fn open(&self, proven: &Self) -> Option<String> {
+        let objectives = self.objectives.difference(&proven.objectives).map(|name| format!("objective {name}"));
+        let checks = self.checks.difference(&proven.checks).map(|name| format!("check {name}"));
+        let open: Vec<String> = objectives.chain(checks).collect();
+        (!open.is_empty()).then(|| open.join(", "))
+    }
 }
 
 /// The canary's size.
@@ -181,6 +206,23 @@ pub struct Analysis {
     /// How long fresh data must have been seen before a release is promoted: while its pods are young, tolerance is high.
     #[serde(default = "usual_warm_up", skip_serializing_if = "is_usual_warm_up")]
     pub warm_up: Duration,
+    /// The checks that must have succeeded at the last weight before a release is promoted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub checks: BTreeSet<String>,
+    /// How a release is watched that has all of the traffic, before it becomes stable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchPlan>,
+}
+
+/// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach is an abort as any other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchPlan {
+    /// For how long.
+    pub duration: Duration,
+    /// The checks that must have succeeded in that time.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub checks: BTreeSet<String>,
 }
 
 impl Analysis {
@@ -207,6 +249,11 @@ impl Plan {
     /// The router of the plan, where there is one.
     pub fn routing(&self) -> Option<&Routing> {
         self.canary().routing.as_ref()
+    }
+
+    /// How a promoted release is watched, where it is.
+    pub fn watch(&self) -> Option<&WatchPlan> {
+        self.canary().analysis.as_ref()?.watch.as_ref()
     }
 
     /// The steps as written; none where evidence sets the pace.

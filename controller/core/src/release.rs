@@ -24,6 +24,7 @@ pub(crate) fn take_in(look: &Look<'_>, draft: &mut Draft) {
         return;
     }
     leave_current(look, draft, &target);
+    draft.state.freeze_override = None;
     if draft.state.stable_revision.as_ref() == Some(&target) {
         draft.state.abort = None;
         draft.state.current_revision = Some(target);
@@ -50,9 +51,11 @@ fn leave_current(look: &Look<'_>, draft: &mut Draft, target: &Revision) {
 /// Starts the release of `target` from its first step.
 pub(crate) fn begin(look: &Look<'_>, draft: &mut Draft, target: Revision) {
     draft.state.abort = None;
+    draft.state.freeze_override = None;
     draft.enter(Stage::Stepping, look.now);
     draft.state.step = None;
     draft.state.weights.asked = Weight::ZERO;
+    draft.state.weights.cap = None;
     let skip = if look.plan.replicas == 0 {
         Some("no replicas: promoted without traffic and without analysis")
     } else if in_rollback_window(look, &target) {

@@ -9,10 +9,15 @@ use crate::plan::{Canary, Pace, Routing};
 use crate::state::{Stage, State};
 use crate::timers::after;
 use crate::units::{Revision, Weight};
-use crate::{approximate, scale, services};
+use crate::{approximate, cap, scale, services};
+
+/// The canary's share that the stage and step ask for, as far as the metrics let them.
+pub(crate) fn goal(look: &Look<'_>, state: &State) -> Weight {
+    cap::cut(state, planned(look, state))
+}
 
 /// The canary's share that the stage and step ask for.
-pub(crate) fn goal(look: &Look<'_>, state: &State) -> Weight {
+pub(crate) fn planned(look: &Look<'_>, state: &State) -> Weight {
     match state.stage {
         Stage::FirstDeploy | Stage::Stable | Stage::Aborted => Weight::ZERO,
         Stage::Stepping if state.restarting => Weight::ZERO,

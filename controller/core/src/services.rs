@@ -3,6 +3,7 @@
 use crate::decide::Look;
 use crate::effect::{Effect, Side};
 use crate::observed::ServiceSeen;
+use crate::promotion;
 use crate::route;
 use crate::state::{Stage, State};
 use crate::timers::after;
@@ -46,7 +47,7 @@ pub(crate) fn stable_side(look: &Look<'_>, state: &State) -> Option<Revision> {
             let service = look.seen.stable_service.as_ref();
             let switched =
                 current.is_some() && service.and_then(|service| service.selects.as_ref()) == current.as_ref();
-            let free = route::in_effect(look) == Some(Weight::FULL);
+            let free = route::in_effect(look) == Some(Weight::FULL) && promotion::is_watched(look, state);
             // With no replicas there is no traffic to wait for.
             if switched || free || look.plan.replicas == 0 { current } else { state.stable_revision.clone() }
         }

@@ -52,6 +52,12 @@ pub struct State {
     /// Why the current revision was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
+    /// The watch over a release that has all of the traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// That the current revision may go on although the service has no errors to spend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_override: Option<FreezeOverride>,
     /// Revisions that no traffic can reach any more and when their pods may go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Drain>,
@@ -128,6 +134,9 @@ pub struct Weights {
     /// With how many available canary pods it was verified: as many suffice for it, also where `replicas` grows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<u32>,
+    /// The most that the canary gets though its step asks for more, since its metrics have asked for less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Weight>,
 }
 
 /// What a release waits for.
@@ -169,6 +178,32 @@ pub struct Abort {
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// The watch over a release that has all of the traffic, before it becomes stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watch {
+    /// Since when the canary has been seen to have all of the traffic.
+    pub since: Timestamp,
+    /// Since when the watch is over and the release becomes stable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A person's word that a revision may go on although the service has no errors to spend. It lifts no evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FreezeOverride {
+    /// The revision; the word holds for its release at hand alone.
+    pub revision: Revision,
+    /// Who gave it, as the admission policy has checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// Why, in their words.
+    pub reason: String,
 }
 
 /// A revision that no traffic can reach any more.

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use crate::decide::{Draft, Look};
 use crate::observed::Judgement;
-use crate::plan::{Pace, Plan, Step};
+use crate::plan::{Pace, Plan, Questions, Step};
 use crate::state::{Pause, PauseReason, ReleaseResult, Stage, State, StepPosition};
 use crate::timers::after;
 use crate::units::Weight;
-use crate::{approximate, route, scale, services};
+use crate::{approximate, cap, promotion, route, scale};
 
 /// What a stage or step waits for.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +39,7 @@ pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
     match draft.state.stage {
         Stage::FirstDeploy => first_deploy(look, draft),
         Stage::Stepping => step_on(look, draft),
-        Stage::Promoting => promote(look, draft),
+        Stage::Promoting => promotion::advance(look, draft),
         Stage::Aborted | Stage::Stable => {}
     }
 }
@@ -63,7 +63,7 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
             (Pace::Steps(steps), Some(step)) => of_step(look, state, steps.get(step.index), step.started_at),
             _ => by_evidence(look, state),
         },
-        Stage::Promoting => promotion(look, state),
+        Stage::Promoting => promotion::wait(look, state),
         Stage::FirstDeploy => available(look, state, look.plan.replicas),
         Stage::Aborted | Stage::Stable => Wait::Done,
     }
@@ -71,25 +71,32 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
 
 fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
     let own = match step {
-        Some(Step::SetWeight(weight)) => shifted(look, state, *weight),
+        Some(Step::SetWeight(weight)) => shifted(look, state, cap::cut(state, *weight)),
         Some(Step::SetCanaryScale(_)) => {
             available(look, state, scale::canary_pods(look, state, route::goal(look, state)))
         }
         Some(Step::Pause(Some(duration))) => until(look, after(started_at, *duration)),
         Some(Step::Pause(None)) => Wait::Person,
         Some(Step::Analysis(duration)) => return analysed(look, started_at, *duration),
-        None => warmed_up(look, state),
+        Some(Step::Prove(questions)) => answered(look, state, questions),
+        None => ready_to_promote(look, state),
     };
-    // Missing data is never a success: no step ends in its favour.
+    // Missing data is never a success: no step ends in its favour, nor before what it took away is given back.
     match (own, held(look, state)) {
         (Wait::Done, Some(hold)) => hold,
+        (Wait::Done, None) if state.weights.cap.is_some() => shifted(look, state, route::goal(look, state)),
         (own, _) => own,
     }
 }
 
-/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not suffice to promote.
-fn warmed_up(look: &Look<'_>, state: &State) -> Wait {
+/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not suffice to promote, and every check
+/// must have succeeded at this weight.
+fn ready_to_promote(look: &Look<'_>, state: &State) -> Wait {
     let Some(analysis) = look.plan.canary().analysis.as_ref() else { return Wait::Done };
+    let checks = Questions { checks: analysis.checks.clone(), ..Questions::default() };
+    if let open @ Wait::Evidence(_) = answered(look, state, &checks) {
+        return open;
+    }
     match &look.seen.judgement {
         Judgement::Undecided { fresh_since, .. } | Judgement::Sound { fresh_since, .. }
             if !route::goal(look, state).is_zero() =>
@@ -100,20 +107,33 @@ fn warmed_up(look: &Look<'_>, state: &State) -> Wait {
     }
 }
 
+/// What is asked suffices at the weight at hand.
+pub(crate) fn answered(look: &Look<'_>, state: &State, asked: &Questions) -> Wait {
+    let nothing = Questions::default();
+    let proven = look.seen.judgement.proven_at(route::goal(look, state)).unwrap_or(&nothing);
+    match asked.open(proven) {
+        None => Wait::Done,
+        Some(open) => Wait::Evidence(format!("waiting for {open}")),
+    }
+}
+
 fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
-    let judged = !route::goal(look, state).is_zero();
+    // A canary whose traffic was taken from it is held all the same.
+    let judged = !route::planned(look, state).is_zero();
     match &look.seen.judgement {
-        Judgement::Hold { message, .. } if judged => Some(Wait::Evidence(message.clone())),
+        Judgement::Hold { message, .. } | Judgement::Frozen { message, .. } if judged => {
+            Some(Wait::Evidence(message.clone()))
+        }
         _ => None,
     }
 }
 
-fn until(look: &Look<'_>, at: Timestamp) -> Wait {
+pub(crate) fn until(look: &Look<'_>, at: Timestamp) -> Wait {
     if at <= look.now { Wait::Done } else { Wait::Until(at) }
 }
 
 /// The traffic has been seen to be split so, and the canary has the pods for it.
-fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
+pub(crate) fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
     if look.plan.routing().is_none() {
         let reached = approximate::reached(look, state);
         return if reached { Wait::Done } else { Wait::Progress("waiting for pods".to_owned()) };
@@ -128,7 +148,7 @@ fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
     }
 }
 
-fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
+pub(crate) fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
     let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
     let (available, desired) = set.map_or((0, 0), |set| (set.available, set.desired));
     if set.is_some() && available >= needed && desired >= needed {
@@ -147,6 +167,7 @@ fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) 
         (
             Judgement::Undecided { message, .. }
             | Judgement::Hold { message, .. }
+            | Judgement::Frozen { message, .. }
             | Judgement::RollBack { message, .. },
             _,
         ) => Wait::Evidence(message.clone()),
@@ -166,6 +187,7 @@ fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
         Judgement::Undecided { next_weight: Some(next), .. } if *next > asked => Wait::Raise(*next),
         Judgement::Undecided { message, .. }
         | Judgement::Hold { message, .. }
+        | Judgement::Frozen { message, .. }
         | Judgement::RollBack { message, .. } => Wait::Evidence(message.clone()),
         Judgement::NotConfigured => Wait::Evidence("no analysis is configured".to_owned()),
     }
@@ -183,15 +205,13 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
     if look.plan.replicas == 0 {
         draft.warning("PromotedWithoutTraffic", "no replicas: promoted without traffic and without analysis");
         draft.enter(Stage::Promoting, look.now);
-        return promote(look, draft);
+        return promotion::advance(look, draft);
     }
     // Bounded: every turn but the last completes a step, or ends a restart.
     for _ in 0..=look.plan.steps().len() + 1 {
-        let waits_for_person = draft.state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step);
         if draft.state.stage != Stage::Stepping
             || look.seen.spec_problem.is_some()
-            || look.plan.paused
-            || waits_for_person
+            || is_held_by_person(look, &draft.state)
         {
             return;
         }
@@ -209,6 +229,11 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
             waiting => return note_pause(look, draft, &waiting),
         }
     }
+}
+
+/// Whether nothing advances until a person says so.
+pub(crate) fn is_held_by_person(look: &Look<'_>, state: &State) -> bool {
+    look.plan.paused || state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step)
 }
 
 fn leave_step(look: &Look<'_>, draft: &mut Draft) {
@@ -231,7 +256,7 @@ pub(crate) fn name(step: &Step) -> String {
         Step::Pause(None) => "pause".to_owned(),
         Step::Pause(Some(duration)) => format!("pause {} s", duration.as_secs_f64()),
         Step::SetCanaryScale(_) => "setCanaryScale".to_owned(),
-        Step::Analysis(_) => "analysis".to_owned(),
+        Step::Analysis(_) | Step::Prove(_) => "analysis".to_owned(),
     }
 }
 
@@ -255,30 +280,7 @@ fn longest_passed(look: &Look<'_>, started_at: Timestamp) -> bool {
     analysis.is_some_and(|analysis| after(started_at, analysis.longest) <= look.now)
 }
 
-/// All pods, all traffic, then the stable Service.
-fn promotion(look: &Look<'_>, state: &State) -> Wait {
-    if look.plan.replicas == 0 {
-        return Wait::Done;
-    }
-    match available(look, state, look.plan.replicas) {
-        Wait::Done => {}
-        missing => return missing,
-    }
-    if look.plan.routing().is_none() || services::stable_serves(look, state.current_revision.as_ref()) {
-        return Wait::Done;
-    }
-    Wait::Progress(route::waiting_for(look))
-}
-
-fn promote(look: &Look<'_>, draft: &mut Draft) {
-    let Some(revision) = draft.state.current_revision.clone() else { return };
-    if promotion(look, &draft.state) == Wait::Done {
-        draft.normal("Promoted", format!("revision {revision} is promoted: it is stable now"));
-        become_stable(look, draft, "promoted");
-    }
-}
-
-fn become_stable(look: &Look<'_>, draft: &mut Draft, how: &str) {
+pub(crate) fn become_stable(look: &Look<'_>, draft: &mut Draft, how: &str) {
     let Some(revision) = draft.state.current_revision.clone() else { return };
     draft.record(revision.clone(), ReleaseResult::Promoted, look.now, how);
     draft.state.stable_revision = Some(revision);

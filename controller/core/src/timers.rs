@@ -8,6 +8,7 @@ use crate::abort::GRACE;
 use crate::decide::{Look, releasing};
 use crate::observed::{Judgement, ServiceSeen};
 use crate::plan::Step;
+use crate::promotion;
 use crate::route;
 use crate::state::{Stage, State};
 use crate::steps::{self, Wait};
@@ -33,6 +34,9 @@ pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
     }
     if state.stage == Stage::Stepping {
         times.extend(analysis(look, state));
+    }
+    if let (Some(plan), Some(watch)) = (look.plan.watch(), promotion::under_way(state)) {
+        times.push(after(watch.since, plan.duration));
     }
     times.into_iter().filter(|at| *at > look.now).min()
 }

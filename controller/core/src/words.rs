@@ -3,6 +3,7 @@
 //! A sentence changes when the position changes, not with every pod: each change costs a write.
 
 use crate::decide::{Draft, Look};
+use crate::promotion;
 use crate::route;
 use crate::state::{PauseReason, Phase, Stage, State};
 use crate::steps::{self, Wait};
@@ -20,9 +21,19 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
     let (phase, message) = match state.stage {
         Stage::FirstDeploy => first_deploy(look, state),
         Stage::Stepping => stepping(look, state),
-        Stage::Promoting => (Phase::Progressing, with_wait("going to 100 %", &steps::wait(look, state))),
+        Stage::Promoting => {
+            let what = if promotion::under_way(state).is_some() { "watched at 100 %" } else { "going to 100 %" };
+            (Phase::Progressing, with_wait(what, &steps::wait(look, state)))
+        }
         Stage::Aborted => aborted(state),
         Stage::Stable => stable(look, state),
+    };
+    let message = match &state.freeze_override {
+        Some(lifted) if matches!(state.stage, Stage::Stepping | Stage::Promoting) => {
+            let by = lifted.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+            format!("{message}; the freeze was lifted{by}: {}", lifted.reason)
+        }
+        _ => message,
     };
     match &look.seen.spec_problem {
         Some(problem) => (Phase::Degraded, format!("the spec cannot be used: {problem}; meanwhile: {message}")),
@@ -42,11 +53,14 @@ fn first_deploy(look: &Look<'_>, state: &State) -> (Phase, String) {
 fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
     let total = look.plan.steps().len();
     let index = state.step.map_or(0, |step| step.index);
-    let at = match steps::current(look.plan, state) {
+    let mut at = match steps::current(look.plan, state) {
         Some(step) => format!("step {} of {total} ({})", index + 1, steps::name(step)),
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.asked),
     };
+    if let Some(cap) = state.weights.cap.filter(|cap| *cap < route::planned(look, state)) {
+        at = format!("{at}, cut to {cap}");
+    }
     if look.plan.paused {
         return (Phase::Paused, format!("{at}: spec.paused is true"));
     }

@@ -3,18 +3,23 @@
 mod world;
 
 use serin_core::command::{OutcomeResult, Verb};
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{CanaryScale, EvidencePace, Pace, Step};
 use serin_core::state::{PauseReason, Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, plan, rev, secs, unrouted, wait, weight};
 
 fn undecided(world: &World) -> Judgement {
-    Judgement::Undecided { message: "undecided".into(), fresh_since: world.now, next_weight: None }
+    Judgement::Undecided {
+        message: "undecided".into(),
+        fresh_since: world.now,
+        next_weight: None,
+        proven: Proven::default(),
+    }
 }
 
 fn hold(cause: &str) -> Judgement {
-    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}") }
+    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
 }
 
 #[test]
@@ -446,10 +451,11 @@ fn evidence_sets_the_pace_where_no_steps_are_written() {
     world.release("v2");
     world.run_until("at 5 %", |world| world.state.weights.verified == Some(Weight::percent(5)));
     let next_weight = Some(Weight::percent(20));
-    world.judgement = Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight };
+    world.judgement =
+        Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight, proven: Proven::default() };
     world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
     assert_eq!(world.desired("v2"), 4);
-    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now };
+    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven: Proven::default() };
     world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
     world.assert_nothing_lost();
 }

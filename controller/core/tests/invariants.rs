@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serin_core::command::{OutcomeResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
-use serin_core::observed::Judgement;
-use serin_core::plan::Step;
+use serin_core::observed::{Judgement, Proven};
+use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, plan, rev, secs, wait, weight};
@@ -26,6 +26,8 @@ enum Happening {
     Drift(u32),
     Breach,
     Hold,
+    StepDown(u32),
+    Freeze,
     Fresh,
     InvalidSpec(bool),
     /// The controller is killed after so many writes and starts again.
@@ -39,7 +41,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => version.clone().prop_map(Happening::Release),
         3 => prop_oneof![
             Just(Verb::Promote), Just(Verb::PromoteFull), Just(Verb::Abort), Just(Verb::Retry),
-            Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep)
+            Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep), Just(Verb::Override)
         ].prop_map(Happening::Command),
         1 => (1..12_u32).prop_map(Happening::Scale),
         1 => prop::collection::vec(1..100_u32, 1..4).prop_map(Happening::Steps),
@@ -48,6 +50,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..=100_u32).prop_map(Happening::Drift),
         1 => Just(Happening::Breach),
         1 => Just(Happening::Hold),
+        1 => (0..40_u32).prop_map(Happening::StepDown),
+        1 => Just(Happening::Freeze),
         2 => Just(Happening::Fresh),
         1 => any::<bool>().prop_map(Happening::InvalidSpec),
         3 => (0..6_usize).prop_map(Happening::Kill),
@@ -68,7 +72,8 @@ fn start(dynamic: bool) -> World {
 
 fn fresh(world: &mut World) {
     let message = "undecided".to_owned();
-    world.judgement = Judgement::Undecided { message, fresh_since: world.now, next_weight: None };
+    world.judgement =
+        Judgement::Undecided { message, fresh_since: world.now, next_weight: None, proven: Proven::default() };
 }
 
 fn happen(world: &mut World, number: usize, happening: &Happening) {
@@ -103,7 +108,15 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
             fresh(world);
         }
         Happening::Hold => {
-            world.judgement = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into() };
+            world.judgement =
+                Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
+        }
+        Happening::StepDown(percent) => {
+            let lower_to = Some(Weight::percent(*percent));
+            world.judgement = Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to };
+        }
+        Happening::Freeze => {
+            world.judgement = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
         }
         Happening::Fresh => fresh(world),
         Happening::InvalidSpec(invalid) => world.spec_problem = invalid.then(|| "spec: broken".to_owned()),
@@ -119,6 +132,22 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
 fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
     let decision = decide(&world.plan, &seen, world.now);
+    let (asked, cap) = (decision.state.weights.asked, decision.state.weights.cap);
+    if decision.state.stage == Stage::Stepping {
+        let index = decision.state.step.map_or(0, |step| step.index);
+        let planned = Canary::weight_at(world.plan.steps(), index);
+        prop_assert!(asked <= planned, "{asked} is asked for where the step asks for {planned}");
+        prop_assert!(cap.is_none_or(|cap| asked <= cap), "{asked} is asked for over a cap of {cap:?}");
+        let same =
+            seen.state.stage == Stage::Stepping && seen.state.current_revision == decision.state.current_revision;
+        if let Judgement::Hold { lower_to: Some(lower), .. } = &seen.judgement
+            && same
+        {
+            prop_assert!(asked <= *lower, "{asked} is asked for where the metrics ask for {lower}");
+        }
+    } else {
+        prop_assert_eq!(cap, None);
+    }
     for effect in &decision.effects {
         if let Effect::Scale { revision, replicas, .. } = effect {
             let set = &seen.replica_sets[revision];
@@ -312,7 +341,8 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
 fn invariant_10_missing_metrics_never_promote() {
     for cause in ["NoData", "Stale", "NotANumber", "Unreachable", "Partial", "UnverifiedSelector"] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.judgement = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}") };
+        world.judgement =
+            Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
         world.release("v2");
         world.run_for(secs(3_000));
         assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");

@@ -5,8 +5,20 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::ObjectiveState;
+use serin_analysis::watch::Watch;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
+use sha2::{Digest, Sha256};
+
+use crate::checks::CheckState;
+use crate::request::Phase;
+
+/// Tells what was asked from what else might be: a short hash.
+pub(crate) fn fingerprint_of(question: &str) -> String {
+    let digest = Sha256::digest(question.as_bytes());
+    let start = digest.iter().take(8).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
+    format!("{start:016x}")
+}
 
 /// All that a restarted controller needs beside the samples, which it reads again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +38,12 @@ pub struct Checkpoint {
     /// That it is to be rolled back, once that is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
+    /// How far the release had come, and since when, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<(Phase, i64)>,
+    /// By check.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checks: BTreeMap<String, CheckState>,
     /// By objective.
     pub objectives: BTreeMap<String, ObjectiveCheckpoint>,
 }
@@ -50,6 +68,9 @@ pub struct ObjectiveCheckpoint {
     pub usual_rate: Option<f64>,
     /// The evidence itself.
     pub state: ObjectiveState,
+    /// That of the watch after promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
 }
 
 impl Checkpoint {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use serin_core::units::{Revision, Weight};
 
-use crate::{JudgeRequest, RolloutName};
+use crate::{JudgeRequest, Phase, RolloutName};
 
 /// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters.
 pub(crate) fn request() -> JudgeRequest {
@@ -25,6 +25,9 @@ pub(crate) fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        proven_at: None,
+        phase: Phase::Release,
+        freeze_lifted: false,
         resume_from: None,
     }
 }

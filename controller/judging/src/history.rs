@@ -7,6 +7,33 @@ use crate::release::Release;
 const SLICE_MS: i64 = 600_000;
 const BACKLOG_MS: i64 = 6 * 3_600_000;
 
+/// How much of the time before a release is read to learn how stable's errors cluster, and how little is still worth it.
+const LEARNT_MS: i64 = 3_600_000;
+const LEAST_LEARNT_MS: i64 = 300_000;
+
+/// Learns from the hour before a release how stable's errors cluster, once, where pods are told apart: without it the first clusters of
+/// a release are taken for evidence.
+///
+/// # Errors
+/// That the server is in trouble, so that it is tried again. What is too much to read, or refused, is left out.
+pub async fn learn(poller: &Poller, release: &mut Release, index: usize) -> Result<(), QueryError> {
+    let to_ms = release.began_ms;
+    let mut span_ms = LEARNT_MS;
+    while release.may_learn(index) {
+        let from_ms = to_ms.saturating_sub(span_ms);
+        match read_slice(poller, release, index, from_ms, to_ms).await {
+            Ok((total, errors)) => release.learn(index, &total, &errors, from_ms),
+            Err(QueryError::TooLarge(_)) if span_ms / 2 >= LEAST_LEARNT_MS => span_ms /= 2,
+            Err(error) if error.concerns_server() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "how stable's errors cluster cannot be learnt from before the release");
+                release.learn(index, &Answer::new(), &Answer::new(), to_ms);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads what the polls have not: at the start, after a restart of this process, after an outage of Prometheus.
 ///
 /// What is older than the backlog's bound is left out: evidence that is not read is lost, and stays valid without it.

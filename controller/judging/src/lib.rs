@@ -7,7 +7,9 @@
 //!
 //! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
 
+pub mod budget;
 pub mod checkpoint;
+pub mod checks;
 pub mod histogram;
 pub mod history;
 mod indicator;
@@ -20,8 +22,9 @@ pub mod selector;
 pub mod service;
 pub mod settings;
 pub mod telling;
+mod watch;
 
 #[cfg(test)]
 mod fixtures;
 
-pub use request::{JudgeRequest, Look, RolloutName};
+pub use request::{JudgeRequest, Look, Phase, RolloutName};

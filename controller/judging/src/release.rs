@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::judge::Availability;
 use serin_analysis::objective::RoundContext;
+use serin_analysis::watch::Watch;
 use serin_analysis::{Feed, Objective, ObjectiveState};
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::ObjectiveSpec;
-use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint};
+use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint, fingerprint_of};
+use crate::checks::{Checks, Position};
 use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, QueryError, Server};
 use crate::reading::Reading;
-use crate::request::JudgeRequest;
+use crate::request::{JudgeRequest, Phase};
 use crate::selector::{Counters, Trouble};
 use crate::service::Service;
 use crate::settings::{Settings, millis};
@@ -43,11 +44,14 @@ pub struct Judged {
     pub state: ObjectiveState,
     /// The whole service, every version.
     pub service: Service,
+    pub(crate) watch: Option<Watch>,
     usual_rate: Option<f64>,
     fingerprint: String,
     failing: Option<Failing>,
     /// Where the buckets of a native histogram end, as last read.
     native_edges: Vec<f64>,
+    /// Whether nothing is known yet of how errors cluster.
+    may_learn: bool,
 }
 
 /// What is known of an objective before its evidence begins.
@@ -68,6 +72,8 @@ pub struct Release {
     pub settings: Settings,
     /// The objectives, in the spec's order.
     pub objectives: Vec<Judged>,
+    /// The checks, in the spec's order.
+    pub checks: Checks,
     pub(crate) revision: Revision,
     pub(crate) weight: Weight,
     pub(crate) weight_changed_at_ms: i64,
@@ -76,6 +82,14 @@ pub struct Release {
     pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
     pub(crate) by_steps: bool,
+    /// How far the release has come, and since when, in milliseconds since the epoch.
+    pub(crate) phase: (Phase, i64),
+    /// What was asked for last: evidence can have led on since.
+    requested_phase: Phase,
+    /// Where the evidence must suffice before the release goes on.
+    pub(crate) proven_at: Option<Weight>,
+    /// Whether a person has lifted the freeze.
+    pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
     pods_created_at: BTreeMap<String, Timestamp>,
 }
@@ -135,9 +149,7 @@ fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
         counters.total_of_sides,
         counters.errors_of_sides,
     );
-    let digest = Sha256::digest(question.as_bytes());
-    let start = digest.iter().take(8).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
-    format!("{start:016x}")
+    fingerprint_of(&question)
 }
 
 impl Release {
@@ -160,8 +172,13 @@ impl Release {
             let stored = stored.remove(&prepared.spec.name);
             objectives.push(Judged::begin(&settings, prepared, stored, began_ms, now_ms)?);
         }
+        let checks = Checks::new(request, checkpoint.checks)?;
+        let phase = checkpoint.phase.unwrap_or((request.phase, now_ms));
         let mut release = Self {
             settings,
+            checks,
+            phase,
+            requested_phase: phase.0,
             revision: request.revision.clone(),
             objectives,
             weight: Weight::from_thousandths(checkpoint.weight_thousandths),
@@ -170,6 +187,8 @@ impl Release {
             fresh_since_ms: checkpoint.fresh_since_ms,
             decided: checkpoint.decided,
             by_steps: request.pace.is_none(),
+            proven_at: request.proven_at,
+            freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
         };
@@ -183,7 +202,66 @@ impl Release {
             self.weight = request.weight;
             self.weight_changed_at_ms = now_ms;
         }
+        if self.requested_phase != request.phase {
+            self.requested_phase = request.phase;
+            self.enter(request.phase, now_ms);
+        }
+        self.proven_at = request.proven_at;
+        self.freeze_lifted = request.freeze_lifted;
         self.pods_created_at.clone_from(&request.pods_created_at);
+    }
+
+    pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
+        self.phase = (phase, now_ms);
+        for judged in &mut self.objectives {
+            judged.watch = (phase == Phase::AfterPromotion)
+                .then(|| {
+                    let (bets, evidence) = (judged.objective.bets(), &judged.state.evidence);
+                    let usual_rate = judged.usual_rate.or_else(|| judged.service.usual_rate());
+                    Watch::begin(bets, evidence, usual_rate, now_ms, self.settings.watch.as_secs_f64())
+                })
+                .flatten();
+        }
+    }
+
+    /// Where the release stands, for its checks.
+    pub(crate) fn position(&self, now_ms: i64) -> Position {
+        Position {
+            phase: self.phase.0,
+            phase_since_ms: self.phase.1,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            has_traffic: !self.weight.is_zero(),
+            grace_ms: self.grace_ms(),
+            now_ms,
+        }
+    }
+
+    /// Whether a check is to be asked now.
+    pub fn asks(&self, check: usize, now_ms: i64) -> bool {
+        self.checks.is_asked(check, &self.position(now_ms))
+    }
+
+    /// Takes in what a check that was asked at `asked_ms` has found.
+    pub fn observe_check(&mut self, check: usize, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, now_ms: i64) {
+        let position = self.position(now_ms);
+        self.checks.observe(check, found, asked_ms, &position);
+    }
+
+    /// Whether an objective has gathered nothing yet and could learn from before the release how stable's errors cluster.
+    pub(crate) fn may_learn(&self, index: usize) -> bool {
+        self.objectives.get(index).is_some_and(|judged| judged.may_learn)
+    }
+
+    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
+    pub(crate) fn learn(&mut self, index: usize, total: &Answer, errors: &Answer, from_ms: i64) {
+        let Some(judged) = self.objectives.get_mut(index) else { return };
+        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
+        let samples = reading.samples();
+        let history =
+            Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
+        let config = judged.objective.config().counters.clone();
+        Objective::learn(config, &mut judged.state, &history, from_ms);
+        judged.may_learn = false;
     }
 
     /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
@@ -201,6 +279,9 @@ impl Release {
         let samples = reading.samples();
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
         let report = judged.objective.observe(&mut judged.state, &feed, &context);
+        if let Some(watch) = &mut judged.watch {
+            report.ticks.iter().for_each(|tick| watch.add(&judged.objective.config().evidence, tick));
+        }
         if report.from_the_future > 0 {
             tracing::debug!(objective = %judged.spec.name, samples = report.from_the_future, "samples from the future are left out");
         }
@@ -249,6 +330,7 @@ impl Release {
             fingerprint: judged.fingerprint.clone(),
             usual_rate: judged.usual_rate,
             state: judged.state.clone(),
+            watch: judged.watch.clone(),
         };
         Checkpoint {
             began_ms: self.began_ms,
@@ -257,6 +339,8 @@ impl Release {
             weight_changed_at_ms: self.weight_changed_at_ms,
             fresh_since_ms: self.fresh_since_ms,
             decided: self.decided.clone(),
+            phase: (self.phase.0 != Phase::Release).then_some(self.phase),
+            checks: self.checks.states(),
             objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), of(judged))).collect(),
         }
     }
@@ -276,12 +360,19 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
         weight_changed_at_ms: began_ms,
         fresh_since_ms: None,
         decided: None,
+        phase: None,
+        checks: BTreeMap::new(),
         objectives: BTreeMap::new(),
     }
 }
 
 /// A question that comes up so much later than its release is one of mid-release.
 const LATE_MS: i64 = 120_000;
+
+/// What has counted already learns from what it counts.
+fn can_learn(counters: &Counters, state: &ObjectiveState) -> bool {
+    counters.tells_pods() && state.evidence.ticks == 0 && state.evidence.phi().is_none()
+}
 
 impl Judged {
     fn begin(
@@ -299,8 +390,10 @@ impl Judged {
             let config = settings.objective(&spec, stored.usual_rate, counters.verified);
             match Objective::resume(config, &stored.state) {
                 Ok(objective) => {
-                    let ObjectiveCheckpoint { usual_rate, state, .. } = stored;
+                    let ObjectiveCheckpoint { usual_rate, state, watch, .. } = stored;
                     return Ok(Self {
+                        may_learn: can_learn(&counters, &state),
+                        watch: watch.filter(|watch| watch.fits(objective.bets())),
                         spec,
                         counters,
                         objective,
@@ -321,8 +414,19 @@ impl Judged {
         // A question that is new in mid-release is answered from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
-        let native_edges = Vec::new();
-        Ok(Self { spec, counters, objective, state, service, usual_rate, fingerprint, failing: None, native_edges })
+        Ok(Self {
+            may_learn: can_learn(&counters, &state),
+            spec,
+            counters,
+            objective,
+            state,
+            service,
+            watch: None,
+            usual_rate,
+            fingerprint,
+            failing: None,
+            native_edges: Vec::new(),
+        })
     }
 
     /// That nothing counts what is slower than the threshold, once it is known which buckets there are.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serin_core::observed::Judgement;
+use serde::{Deserialize, Serialize};
+use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
-use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 
 /// A Rollout by its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +17,23 @@ pub struct RolloutName {
     pub namespace: String,
     /// The name.
     pub name: String,
+}
+
+/// How far a release has come, as far as it matters to what is asked of its metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// Not under way: only how the service's error budget stands is asked.
+    Idle,
+    /// On its way through steps or weights.
+    #[default]
+    Release,
+    /// All steps are complete.
+    BeforePromotion,
+    /// On its way to all of the traffic: nothing but a breach matters any more.
+    Promoting,
+    /// With all of the traffic, watched.
+    AfterPromotion,
 }
 
 /// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
@@ -43,6 +61,12 @@ pub struct JudgeRequest {
     pub weight: Weight,
     /// The bounds of the pace where evidence sets it; nothing where steps do.
     pub pace: Option<EvidencePace>,
+    /// The canary's share at which the evidence must suffice before it goes on; nothing where no step waits for that.
+    pub proven_at: Option<Weight>,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Whether a person has lifted the freeze for this revision.
+    pub freeze_lifted: bool,
     /// The position from which to go on, as the status has it.
     pub resume_from: Option<AnalysisStatus>,
 }
@@ -54,6 +78,10 @@ pub struct Look {
     pub judgement: Judgement,
     /// For the status, by objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// For the status, by objective: how the service's error budget stands.
+    pub budgets: Vec<BudgetStatus>,
+    /// For the status, by check.
+    pub checks: Vec<CheckStatus>,
     /// For the status: from here a restarted controller goes on.
     pub checkpoint: Option<AnalysisStatus>,
     /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
@@ -63,11 +91,19 @@ pub struct Look {
 impl Look {
     /// Nothing is known yet.
     pub fn undecided(message: &str, now: Timestamp) -> Self {
-        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None })
+        let proven = Proven::default();
+        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None, proven })
     }
 
     /// A judgement without evidence.
     pub fn of(judgement: Judgement) -> Self {
-        Self { judgement, evidence: Vec::new(), checkpoint: None, summary: None }
+        Self {
+            judgement,
+            evidence: Vec::new(),
+            budgets: Vec::new(),
+            checks: Vec::new(),
+            checkpoint: None,
+            summary: None,
+        }
     }
 }

@@ -212,6 +212,11 @@ impl Counters {
         let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
         Some(value)
     }
+
+    /// Whether the sides are told by pod, so that it can be seen how their errors cluster.
+    pub fn tells_pods(&self) -> bool {
+        self.sides.by_pod
+    }
 }
 
 /// The label that tells the sides, the canary's values and stable's, and whether it names pods.

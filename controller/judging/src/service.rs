@@ -18,8 +18,33 @@ use crate::histogram::{EDGE_LABEL, Histogram};
 use crate::prometheus::{Answer, Poller, QueryError, Server};
 use crate::selector::Counters;
 
-const BUDGET_PERIOD: Duration = Duration::from_secs(60);
-const GUARD_PERIOD: Duration = Duration::from_secs(15);
+/// How often a service is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cadence {
+    budget: Duration,
+    guard: Duration,
+    /// A service without a budget yet, because it has just begun, is not left without one for long.
+    unknown: Duration,
+    /// Whether such questions are asked one after the other, so that they delay nobody who releases.
+    in_turn: bool,
+}
+
+impl Cadence {
+    /// While a release is under way.
+    pub const RELEASE: Self = Self {
+        budget: Duration::from_secs(60),
+        guard: Duration::from_secs(15),
+        unknown: Duration::from_secs(15),
+        in_turn: false,
+    };
+    /// While none is: seldom enough for thousands of Rollouts.
+    pub const IDLE: Self = Self {
+        budget: Duration::from_secs(3_600),
+        guard: Duration::from_secs(3_600),
+        unknown: Duration::from_secs(300),
+        in_turn: true,
+    };
+}
 
 /// History of fewer requests than this says nothing of how often a service usually fails.
 const LEAST_HISTORY: f64 = 1_000.0;
@@ -54,9 +79,20 @@ struct Period {
 impl Service {
     /// The budget in errors; nothing where it could not be read yet.
     pub fn budget(&self, budget_fraction: f64) -> Option<ServiceBudget> {
-        let period = self.budget?;
+        // Of a service without requests nothing says what its budget is.
+        let period = self.budget.filter(|period| period.requests > 0.0)?;
         let requests = projected(period.requests, period.window_seconds, period.covered_seconds);
         Some(ServiceBudget::new(budget_fraction, requests, period.bad))
+    }
+
+    /// The period that the objective covers, in seconds.
+    pub fn window_seconds(&self) -> Option<f64> {
+        self.budget.map(|period| period.window_seconds)
+    }
+
+    /// The most requests per second over any of the guard's windows, once they have been read.
+    pub fn known_requests_per_second(&self) -> Option<f64> {
+        self.windows.map(|_| self.requests_per_second)
     }
 
     /// How often the service failed before; half an error is added, so that a service that never failed is not taken never to.
@@ -200,21 +236,28 @@ fn take_guard(service: &mut Service, answer: &Answer) {
 }
 
 /// Keeps what is known of a service fresh until nobody follows it.
-pub async fn follow(poller: Poller, server: Server, questions: Questions, sender: watch::Sender<Service>) {
+pub async fn follow(
+    poller: Poller,
+    server: Server,
+    questions: Questions,
+    cadence: Cadence,
+    sender: watch::Sender<Service>,
+) {
     let mut budget_at = Instant::now();
     loop {
+        let turn = if cadence.in_turn { Some(poller.turn(&server).await) } else { None };
         let now = Instant::now();
         if now >= budget_at {
             let answer = poller.ask_once(&server, &questions.budget, None).await;
             note(&answer, "budget", |answer| sender.send_modify(|service| take_budget(service, &questions, answer)));
-            // A service without a budget yet, because it has just begun, is not left without one for long.
             let is_known = answer.is_ok() && sender.borrow().budget.is_some();
-            budget_at = now + if is_known { BUDGET_PERIOD } else { GUARD_PERIOD };
+            budget_at = now + if is_known { cadence.budget } else { cadence.unknown };
         }
         let answer = poller.ask_once(&server, &questions.guard, None).await;
         note(&answer, "burn rate", |answer| sender.send_modify(|service| take_guard(service, answer)));
+        drop(turn);
         tokio::select! {
-            () = sleep_until(now + GUARD_PERIOD) => {}
+            () = sleep_until(budget_at.min(now + cadence.guard)) => {}
             () = sender.closed() => return,
         }
     }
@@ -225,6 +268,18 @@ fn note(answer: &Result<Answer, QueryError>, what: &str, take: impl FnOnce(&Answ
         Ok(answer) => take(answer),
         // What was known stays; evidence is gathered all the same.
         Err(error) => tracing::warn!(%error, "the service's {what} could not be read"),
+    }
+}
+
+#[cfg(test)]
+impl Service {
+    /// A month of so many requests a second, with so many bad ones in all.
+    pub(crate) fn of_month(requests_per_second: f64, bad: f64) -> Self {
+        const MONTH_SECONDS: f64 = 2_592_000.0;
+        let requests = requests_per_second * MONTH_SECONDS;
+        let period = Period { window_seconds: MONTH_SECONDS, covered_seconds: MONTH_SECONDS, requests, bad };
+        let nothing = WindowCounts { requests: 0.0, bad: 0.0 };
+        Self { budget: Some(period), windows: Some([(nothing, nothing); 3]), requests_per_second, ..Self::default() }
     }
 }
 

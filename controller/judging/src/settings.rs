@@ -14,6 +14,7 @@ use crate::selector::Trouble;
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const SLO_WINDOW: Duration = Duration::from_secs(30 * 86_400);
 const LONGEST: Duration = Duration::from_secs(3_600);
+const STEP_DOWN_AFTER: Duration = Duration::from_secs(300);
 
 /// The fastest and the slowest that counters are polled.
 const POLL_BOUNDS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -39,6 +40,8 @@ pub struct Settings {
     pub longest: Duration,
     /// How long pods count as young.
     pub warm_up: Duration,
+    /// How long a release with all of the traffic is watched.
+    pub watch: Duration,
 }
 
 /// Reads one text of the spec. The API server and the plan have refused what is not valid before; what has slipped through is
@@ -70,6 +73,8 @@ impl Settings {
         let scrape_interval = read("prometheus.scrapeInterval", interval, parse_duration, SCRAPE_INTERVAL)?;
         let longest = read("longest", spec.longest.as_ref(), parse_duration, LONGEST)?;
         let warm_up = read("warmUp", spec.warm_up.as_ref(), parse_duration, Analysis::USUAL_WARM_UP)?;
+        let watch = spec.watch_after_promotion.as_ref();
+        let watch = read("watchAfterPromotion", watch, parse_duration, Duration::ZERO)?;
         let budget = spec.budget.clone().unwrap_or_default();
         let usual = AllotmentShare::default();
         let share = AllotmentShare {
@@ -81,9 +86,11 @@ impl Settings {
                 usual.of_remaining,
             )?,
         };
+        let step_down_after = spec.on_no_data.as_ref().and_then(|on_no_data| on_no_data.step_down_after.as_ref());
+        let step_down_after = read("onNoData.stepDownAfter", step_down_after, parse_duration, STEP_DOWN_AFTER)?;
         let mut judge = JudgeConfig {
-            // How long to wait, for data or for a decision, is the planner's to say.
-            step_down_after_seconds: f64::INFINITY,
+            step_down_after_seconds: step_down_after.as_secs_f64(),
+            // How long to wait for a decision is the planner's to say.
             longest_seconds: f64::INFINITY,
             ..JudgeConfig::default()
         };
@@ -99,7 +106,7 @@ impl Settings {
             judge.steps.first_weight = pace.first_weight.as_percent() / 100.0;
             judge.steps.max_weight = pace.max_weight.as_percent() / 100.0;
         }
-        Ok(Self { server, scrape_interval, judge, share, longest, warm_up })
+        Ok(Self { server, scrape_interval, judge, share, longest, warm_up, watch })
     }
 
     /// How often counters are polled: a quarter of the scrape interval, within bounds.

@@ -2,17 +2,24 @@
 
 use jiff::Timestamp;
 use serin_analysis::explain;
+use serin_analysis::guard::Burning;
 use serin_analysis::judge::{
     Context, Forward, FreezeReason, HoldReason, JudgeConfig, ObjectiveEvidence, RollBackCause, Verdict, View, judge,
 };
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
+use serin_core::plan::Questions as PlanQuestions;
 use serin_core::units::Weight;
-use serin_crds::status::{CountsStatus, EvidenceStatus};
+use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus};
 
+use crate::budget;
 use crate::checkpoint::Decided;
-use crate::release::Release;
-use crate::request::Look;
+use crate::checks::weigh;
+use crate::release::{Judged, Release};
+use crate::request::{Look, Phase};
 use crate::selector::Trouble;
+
+/// The cause of a hold that no data is missing for: the traffic at hand is more than is left to spend.
+pub const BUDGET_LEFT: &str = "BudgetLeft";
 
 /// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the digits.
 const HIGHEST_E: f64 = 1e15;
@@ -24,26 +31,33 @@ pub struct Kind {
     pub judgement: &'static str,
     /// Its cause, one CamelCase word; empty where it has none.
     pub cause: String,
+    /// Whether it asks for another weight.
     steps: bool,
+    proven: Option<Proven>,
+    /// By objective: the state of the budget, and whether it can be judged with the traffic at hand.
+    budgets: Vec<(String, String, bool)>,
 }
 
 impl Kind {
-    /// What a judgement says at heart.
-    pub fn of(judgement: &Judgement) -> Self {
-        let (judgement, cause, steps) = match judgement {
-            Judgement::NotConfigured => ("NotConfigured", "", false),
-            Judgement::Hold { cause, .. } => ("Hold", cause.as_str(), false),
-            Judgement::Undecided { next_weight, .. } => ("Undecided", "", next_weight.is_some()),
-            Judgement::Sound { .. } => ("Sound", "", false),
-            Judgement::RollBack { cause, .. } => ("RollBack", cause.as_str(), false),
+    /// What a look says at heart.
+    pub fn of(look: &Look) -> Self {
+        let (judgement, cause, steps, proven) = match &look.judgement {
+            Judgement::NotConfigured => ("NotConfigured", "", false, None),
+            Judgement::Hold { cause, lower_to, .. } => ("Hold", cause.as_str(), lower_to.is_some(), None),
+            Judgement::Frozen { cause, .. } => ("Frozen", cause.as_str(), false, None),
+            Judgement::Undecided { next_weight, proven, .. } => ("Undecided", "", next_weight.is_some(), Some(proven)),
+            Judgement::Sound { proven, .. } => ("Sound", "", false, Some(proven)),
+            Judgement::RollBack { cause, .. } => ("RollBack", cause.as_str(), false, None),
         };
-        Self { judgement, cause: cause.to_owned(), steps }
+        let budget = |of: &BudgetStatus| (of.objective.clone(), of.state.clone(), of.infeasible.is_some());
+        let budgets = look.budgets.iter().map(budget).collect();
+        Self { judgement, cause: cause.to_owned(), steps, proven: proven.cloned(), budgets }
     }
 }
 
 /// Nothing can be judged, and why.
 pub fn held(trouble: Trouble) -> Judgement {
-    Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message }
+    Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message, lower_to: None }
 }
 
 fn timestamp(at_ms: i64) -> Timestamp {
@@ -57,6 +71,13 @@ impl Release {
         let told = self.judge(&config, now_ms);
         self.note_freshness(&told, now_ms);
         let mut judgement = self.judgement(&told, now_ms);
+        // At the pace of evidence its sufficing is what comes before promotion.
+        let suffices = matches!(judgement, Judgement::Sound { .. }) && !self.by_steps;
+        if suffices && self.phase.0 == Phase::Release && self.checks.ask_before_promotion() {
+            self.enter(Phase::BeforePromotion, now_ms);
+        }
+        let position = self.position(now_ms);
+        judgement = weigh(judgement, &self.checks, &position);
         if let Judgement::RollBack { cause, message } = &judgement {
             self.decided.get_or_insert_with(|| Decided { cause: cause.clone(), message: message.clone() });
         }
@@ -66,17 +87,34 @@ impl Release {
         }
         let evidence =
             told.objectives.iter().map(|of| evidence_status(of, &config, self.requests_per_second())).collect();
-        let summary = Some(summary(&told, &config));
-        Look { judgement, evidence, checkpoint: self.checkpoint().into_status(&self.revision), summary }
+        let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
+        let budgets = self.objectives.iter().filter_map(|judged| {
+            budget::told(&judged.spec, &judged.service, &self.settings, self.proven_at, timestamp(now_ms))
+        });
+        Look {
+            judgement,
+            evidence,
+            budgets: budgets.collect(),
+            checks: self.checks.told(&position),
+            checkpoint: self.checkpoint().into_status(&self.revision),
+            summary,
+        }
     }
 
     /// Where steps set the pace, the weight at hand is as good as the last one: whether it is time to promote is the steps' to say.
     fn judge_config(&self) -> JudgeConfig {
         let mut config = self.settings.judge;
-        if self.by_steps && !self.weight.is_zero() {
+        let promoting = matches!(self.phase.0, Phase::Promoting | Phase::AfterPromotion);
+        if promoting {
+            // From here there is no way down but all of it.
+            config.step_down_after_seconds = f64::INFINITY;
+        }
+        if (self.by_steps || promoting) && !self.weight.is_zero() {
             config.steps.max_weight = self.weight.as_percent() / 100.0;
-            // How far a step goes is written; what is asked is only whether anything is left to spend.
+            // How far a step goes is written; what is asked is only whether anything is left to spend. Off the traffic nothing more is
+            // learnt, so that it goes there no sooner than a suspect release would be rolled back.
             config.steps.kappa = f64::INFINITY;
+            config.steps.reserve = 0.0;
         }
         config
     }
@@ -93,10 +131,7 @@ impl Release {
                 availability: judged.availability(grace_ms, now_ms),
             })
             .collect();
-        let guard = self
-            .objectives
-            .iter()
-            .find_map(|judged| judged.service.burning(judged.objective.config().evidence.budget_fraction));
+        let guard = self.burning();
         #[expect(clippy::cast_precision_loss, reason = "the length of a release is far below 2^53 milliseconds")]
         let elapsed_seconds = now_ms.saturating_sub(self.began_ms) as f64 / 1_000.0;
         let context = Context {
@@ -106,9 +141,15 @@ impl Release {
             elapsed_seconds,
             requests_per_second: self.requests_per_second(),
             guard,
-            freeze_lifted: false,
+            freeze_lifted: self.freeze_lifted,
         };
         judge(config, &views, &context)
+    }
+
+    /// The first objective's pair of windows that burns too fast, if one does.
+    pub(crate) fn burning(&self) -> Option<Burning> {
+        let of = |judged: &Judged| judged.service.burning(judged.objective.config().evidence.budget_fraction);
+        self.objectives.iter().find_map(of)
     }
 
     fn requests_per_second(&self) -> f64 {
@@ -123,40 +164,84 @@ impl Release {
     fn judgement(&self, told: &serin_analysis::Judgement, now_ms: i64) -> Judgement {
         let message = told.because.join(" ");
         let fresh_since = timestamp(self.fresh_since_ms.unwrap_or(now_ms));
+        let proven = || self.proven(told);
+        if self.phase.0 == Phase::AfterPromotion
+            && let Some(breach) = self.breach_in_watch(told)
+        {
+            return breach;
+        }
         match told.verdict {
             Verdict::RollBack(cause) => Judgement::RollBack { cause: roll_back_cause(cause).to_owned(), message },
+            _ if self.weight.is_zero() && self.is_spent(told) => {
+                let spent: Vec<_> = told.objectives.iter().filter_map(explain::budget_sentence).collect();
+                let message = format!("{} The canary gets no more traffic until a person decides.", spent.join(" "));
+                self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
+            }
             _ if self.weight.is_zero() => {
                 let message = "No traffic is routed to the canary, so there is nothing to judge.".to_owned();
-                Judgement::Undecided { message, fresh_since, next_weight: None }
+                Judgement::Undecided { message, fresh_since, next_weight: None, proven: proven() }
             }
-            // What the provider itself says is wrong says more than that something is.
-            Verdict::Hold(HoldReason::Unreachable | HoldReason::PartialData)
-            | Verdict::StepDown { reason: HoldReason::Unreachable | HoldReason::PartialData, .. } => {
-                self.trouble(now_ms).map_or(Judgement::Hold { cause: "Unreachable".to_owned(), message }, held)
+            // Nothing but checks is asked, and they are weighed apart.
+            _ if self.objectives.is_empty() => {
+                let message = "No objective is to be judged, only checks.".to_owned();
+                Judgement::Sound { message, fresh_since, proven: proven() }
             }
-            // The planner lowers no weight but to roll back, so that is not what is said.
-            Verdict::StepDown { reason: HoldReason::BudgetLeft, .. } => {
-                let weight = explain::percent(self.weight.as_percent() / 100.0);
-                let message = format!(
-                    "The worst case at {weight} no longer fits what is left of the allotment. Holding at {weight}."
-                );
-                Judgement::Hold { cause: hold_cause(HoldReason::BudgetLeft).to_owned(), message }
-            }
-            Verdict::Hold(reason) | Verdict::StepDown { reason, .. } => {
-                Judgement::Hold { cause: hold_cause(reason).to_owned(), message }
-            }
-            Verdict::Freeze(reason) => Judgement::Hold { cause: freeze_cause(reason).to_owned(), message },
+            Verdict::Hold(reason) => self.hold(reason, message, None, now_ms),
+            Verdict::StepDown { next, reason } => self.hold(reason, message, lowered(next, reason), now_ms),
+            Verdict::Freeze(reason) => Judgement::Frozen { cause: freeze_cause(reason).to_owned(), message },
             Verdict::Forward(Forward::Promote) | Verdict::GoOnCure(Forward::Promote) => {
-                Judgement::Sound { message, fresh_since }
+                Judgement::Sound { message, fresh_since, proven: proven() }
             }
             Verdict::Forward(Forward::Step { next }) | Verdict::GoOnCure(Forward::Step { next }) => {
-                Judgement::Undecided { message, fresh_since, next_weight: Some(weight(next)) }
+                Judgement::Undecided { message, fresh_since, next_weight: Some(weight(next)), proven: proven() }
             }
             Verdict::Forward(Forward::Continue) | Verdict::GoOnCure(Forward::Continue) | Verdict::Inconclusive => {
-                Judgement::Undecided { message, fresh_since, next_weight: None }
+                Judgement::Undecided { message, fresh_since, next_weight: None, proven: proven() }
             }
         }
     }
+}
+
+impl Release {
+    fn hold(&self, reason: HoldReason, message: String, lower_to: Option<Weight>, now_ms: i64) -> Judgement {
+        let cause = hold_cause(reason).to_owned();
+        match reason {
+            // What the provider itself says is wrong says more than that something is.
+            HoldReason::Unreachable | HoldReason::PartialData => match self.trouble(now_ms) {
+                Some(Trouble { cause, message }) => Judgement::Hold { cause: cause.to_owned(), message, lower_to },
+                None => Judgement::Hold { cause, message, lower_to },
+            },
+            _ => Judgement::Hold { cause, message, lower_to },
+        }
+    }
+
+    /// What suffices by itself at the weight at hand.
+    fn proven(&self, told: &serin_analysis::Judgement) -> Proven {
+        let suffices =
+            |of: &&ObjectiveEvidence| of.fresh && of.hold.is_none() && of.ln_m_good >= -self.settings.judge.beta.ln();
+        let objectives = told.objectives.iter().filter(suffices).map(|of| of.name.clone()).collect();
+        Proven { weight: self.weight, answers: PlanQuestions { objectives, ..PlanQuestions::default() } }
+    }
+
+    /// Whether nothing is left of what this release may spend, so that traffic which was taken from it must not come back.
+    fn is_spent(&self, told: &serin_analysis::Judgement) -> bool {
+        let steps = self.settings.judge.steps;
+        // Led by steps it is taken off once all is spent, led by evidence a little sooner.
+        let left = |allotment: f64, spent: f64| {
+            if self.by_steps { allotment - spent } else { steps.budget_left(allotment, spent) }
+        };
+        told.objectives
+            .iter()
+            .any(|of| of.allotment.is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0))
+    }
+}
+
+/// Less than this, as a fraction of the traffic, is no step down from no data: it would only hide that there is none.
+const LEAST_STEP_DOWN: f64 = 0.001;
+
+/// The weight to go down to.
+fn lowered(next: f64, reason: HoldReason) -> Option<Weight> {
+    (reason == HoldReason::BudgetLeft || next >= LEAST_STEP_DOWN).then(|| weight(next))
 }
 
 /// A fraction as a weight: rounded down, since more than the budget bears is never asked for.
@@ -180,7 +265,7 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::PartialData => "Partial",
         HoldReason::NotANumber => "NotANumber",
         HoldReason::NoData => "NoData",
-        HoldReason::BudgetLeft => "BudgetLeft",
+        HoldReason::BudgetLeft => BUDGET_LEFT,
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",
@@ -238,7 +323,7 @@ fn summary(told: &serin_analysis::Judgement, config: &JudgeConfig) -> String {
     let used = used.fold(None, |most: Option<f64>, part| Some(most.map_or(part, |most| most.max(part))));
     let evidence = format!("E {}/{}", explain::e_value(told.ln_e), explain::thousands((1.0 / config.alpha).round()));
     match used {
-        Some(part) => format!("budget {} · {evidence}", explain::percent((part * 1_000.0).round() / 1_000.0)),
+        Some(part) => format!("budget {} · {evidence}", explain::share(part)),
         None => evidence,
     }
 }

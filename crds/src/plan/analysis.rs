@@ -7,7 +7,7 @@ use std::time::Duration;
 use serin_core::plan::Analysis;
 
 use super::problem::Problems;
-use super::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
+use super::{DAY, HOUR, MILLISECOND, SECOND, checks, duration_in};
 use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
@@ -16,6 +16,7 @@ const PATH: &str = "spec.analysis";
 const LONGEST_DEFAULT: Duration = HOUR;
 pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+const STEP_DOWN_BOUNDS: RangeInclusive<Duration> = SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const THRESHOLD_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
@@ -24,9 +25,9 @@ const FALSE_ROLLBACK_MOST: f64 = 0.1;
 
 pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<Analysis> {
     let analysis = spec.analysis.as_ref()?;
-    if analysis.objectives.is_empty() {
+    if analysis.objectives.is_empty() && analysis.checks.is_empty() {
         let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
-        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective", fix);
+        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective or a check", fix);
     }
     let routed = spec.strategy.canary.traffic_routing.is_some();
     let mut names = BTreeSet::new();
@@ -44,10 +45,15 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     }
     check_prometheus(analysis, problems);
     check_rollback_and_budget(analysis, problems);
+    if let Some(text) = analysis.on_no_data.as_ref().and_then(|on_no_data| on_no_data.step_down_after.as_ref()) {
+        duration_in(&format!("{PATH}.onNoData.stepDownAfter"), text, &STEP_DOWN_BOUNDS, problems);
+    }
     let warm_up = analysis.warm_up.as_ref();
     let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
     let longest = longest(spec, analysis, problems);
-    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP) })
+    let checks = checks::checks(spec, analysis, problems);
+    let watch = checks::watch(spec, analysis, problems);
+    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP), checks, watch })
 }
 
 /// How long a release may stay undecided: said by the analysis or by the pace, not by both.

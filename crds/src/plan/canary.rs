@@ -229,10 +229,19 @@ fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
             problems.required(format!("{PATH}.trafficRouting"), problem, fix);
         }
     }
-    if spec.analysis.is_some() && routed {
+    if canary.pace.is_some() && routed && spec.analysis.is_some() && !has_evidence(spec, routed) {
+        let problem = format!("{PATH}.pace lets evidence set the weight, and checks alone are none");
+        problems.required("spec.analysis.objectives", problem, "add an objective, or write steps");
+    }
+    if has_evidence(spec, routed) {
         return Pace::Evidence(evidence_pace(&canary.pace.clone().unwrap_or_default(), problems));
     }
     Pace::Steps(Vec::new())
+}
+
+/// Whether evidence sets the pace where no steps are written: there is a router, and an objective to gather it for.
+pub(super) fn has_evidence(spec: &RolloutSpec, routed: bool) -> bool {
+    routed && spec.analysis.as_ref().is_some_and(|analysis| !analysis.objectives.is_empty())
 }
 
 fn evidence_pace(pace: &PaceSpec, problems: &mut Problems) -> EvidencePace {

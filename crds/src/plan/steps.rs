@@ -4,12 +4,13 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{CanaryScale, Step};
+use serin_core::plan::{CanaryScale, Questions, Step};
 use serin_core::units::Weight;
 
 use super::canary::{PATH, weight};
 use super::problem::Problems;
 use super::{DAY, MILLISECOND, count, duration_in};
+use crate::analysis::{CheckSpec, CheckTime};
 use crate::rollout::RolloutSpec;
 use crate::strategy::{AnalysisStepSpec, CanaryScaleSpec, PauseSpec, StepSpec};
 
@@ -46,21 +47,38 @@ fn one(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
         StepSpec { set_weight: None, pause: None, set_canary_scale: Some(scale), analysis: None } => {
             scale_step(&format!("{path}.setCanaryScale"), scale, problems)
         }
-        StepSpec {
-            set_weight: None,
-            pause: None,
-            set_canary_scale: None,
-            analysis: Some(AnalysisStepSpec { duration }),
-        } => match duration {
-            None => Some(Step::Analysis(None)),
-            Some(text) => {
-                let duration = duration_in(&format!("{path}.analysis.duration"), text, &WAIT_BOUNDS, problems)?;
-                Some(Step::Analysis(Some(duration)))
-            }
-        },
+        StepSpec { set_weight: None, pause: None, set_canary_scale: None, analysis: Some(analysis) } => {
+            analysis_step(&format!("{path}.analysis"), analysis, problems)
+        }
         step => {
             let fix = "write exactly one of setWeight, pause, setCanaryScale, analysis";
             problems.invalid(path, step, "a step does one thing", fix);
+            None
+        }
+    }
+}
+
+/// For a duration, for what is named, or for all of it.
+fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problems) -> Option<Step> {
+    let AnalysisStepSpec { duration, objectives, checks } = analysis;
+    match (duration, objectives, checks) {
+        (None, None, None) => Some(Step::Analysis(None)),
+        (Some(text), None, None) => {
+            let duration = duration_in(&format!("{path}.duration"), text, &WAIT_BOUNDS, problems)?;
+            Some(Step::Analysis(Some(duration)))
+        }
+        (None, objectives, checks) => {
+            let names = |names: &Option<Vec<String>>| names.iter().flatten().cloned().collect();
+            let questions = Questions { objectives: names(objectives), checks: names(checks) };
+            if questions == Questions::default() {
+                problems.required(path, "it waits for nothing", "name an objective or a check, or write analysis: {}");
+                return None;
+            }
+            Some(Step::Prove(questions))
+        }
+        (Some(text), _, _) => {
+            let fix = "keep duration, or objectives and checks";
+            problems.invalid(format!("{path}.duration"), text, "objectives or checks are named beside it", fix);
             None
         }
     }
@@ -126,8 +144,11 @@ fn check(path: &str, step: &Step, spec: &RolloutSpec, routed: bool, so_far: &mut
                 problems.invalid(path, scale, "the canary has traffic here", fix);
             }
         }
-        Step::Analysis(_) => {
+        Step::Analysis(_) | Step::Prove(_) => {
             let path = format!("{path}.analysis");
+            if let Step::Prove(questions) = step {
+                check_names(&path, questions, spec, problems);
+            }
             if spec.analysis.is_none() {
                 problems.required(
                     "spec.analysis",
@@ -139,6 +160,32 @@ fn check(path: &str, step: &Step, spec: &RolloutSpec, routed: bool, so_far: &mut
                 let problem = "canary and stable can only be compared while both have traffic";
                 problems.invalid(path, &so_far.weight, problem, fix);
             }
+        }
+    }
+}
+
+/// What a step names is there, and can be answered while the step is at hand.
+fn check_names(path: &str, questions: &Questions, spec: &RolloutSpec, problems: &mut Problems) {
+    let Some(analysis) = &spec.analysis else { return };
+    for name in &questions.objectives {
+        if analysis.objectives.iter().all(|objective| objective.name != *name) {
+            let known: Vec<&str> = analysis.objectives.iter().map(|objective| objective.name.as_str()).collect();
+            let fix = format!("use one of spec.analysis.objectives: {}", known.join(", "));
+            problems.invalid(format!("{path}.objectives"), name, "there is no such objective", fix);
+        }
+    }
+    let decides =
+        |check: &&CheckSpec| check.dry_run != Some(true) && check.during.unwrap_or_default() == CheckTime::Release;
+    for name in &questions.checks {
+        let path = format!("{path}.checks");
+        let known: Vec<&str> = analysis.checks.iter().filter(decides).map(|check| check.name.as_str()).collect();
+        let fix = format!("use one of spec.analysis.checks during the release: {}", known.join(", "));
+        match analysis.checks.iter().find(|check| check.name == *name) {
+            None => problems.invalid(path, name, "there is no such check", fix),
+            Some(check) if !decides(&check) => {
+                problems.invalid(path, name, "it is not asked during the release, or decides nothing", fix);
+            }
+            Some(_) => {}
         }
     }
 }

@@ -154,6 +154,13 @@ fn a_command_cannot_be_changed() {
     assert_eq!(admission::refusals(&command("abort"), None), Vec::<String>::new());
     let refusals = admission::refusals(&command("promote"), Some(&command("abort"))).join("\n");
     assert!(refusals.contains("a command cannot be changed"), "{refusals}");
+    let refusals = admission::refusals(&command("override"), None).join("\n");
+    assert!(refusals.contains("spec.reason must say why the freeze is lifted"), "{refusals}");
+    let mut with_a_reason = command("override");
+    with_a_reason["spec"]["reason"] = "the fix of an incident".into();
+    assert_eq!(admission::refusals(&with_a_reason, None), Vec::<String>::new());
+    with_a_reason["spec"]["reason"] = "  ".into();
+    assert_ne!(admission::refusals(&with_a_reason, None), Vec::<String>::new());
     let refusals = admission::refusals(&command("destroy"), None).join("\n");
     assert!(refusals.contains("Unsupported value"), "{refusals}");
 }

@@ -1,5 +1,6 @@
 //! The position in a release survives being stored: as the status, by the API server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,12 +9,12 @@ use proptest::option;
 use proptest::prelude::*;
 use serin_core::command::{Outcome, OutcomeResult};
 use serin_core::plan::{
-    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, RouteKind, RouteRef, Routing, Step,
-    Strategy as Rollout,
+    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step,
+    Strategy as Rollout, WatchPlan,
 };
 use serin_core::state::{
-    Abort, CommandDone, Drain, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage, State,
-    StepPosition, Weights,
+    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage,
+    State, StepPosition, Watch, Weights,
 };
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
@@ -59,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         option::of(duration()).prop_map(Step::Pause),
         scale().prop_map(Step::SetCanaryScale),
         option::of(duration()).prop_map(Step::Analysis),
+        questions().prop_map(Step::Prove),
     ]
 }
 
@@ -91,7 +93,7 @@ prop_compose! {
         dynamic_stable_scale in any::<bool>(),
         routing in option::of(routing()),
         pace in pace(),
-        analysis in option::of((duration(), duration()).prop_map(|(longest, warm_up)| Analysis { longest, warm_up })),
+        analysis in option::of(analysis()),
         pod_restart_limit in any::<u32>(),
     ) -> Canary {
         Canary {
@@ -129,6 +131,37 @@ fn abort() -> impl Strategy<Value = Abort> {
     })
 }
 
+fn freeze_override() -> impl Strategy<Value = FreezeOverride> {
+    (revision(), time(), option::of(text()), text()).prop_map(|(revision, at, by, reason)| FreezeOverride {
+        revision,
+        by,
+        at,
+        reason,
+    })
+}
+
+fn watch() -> impl Strategy<Value = Watch> {
+    (time(), option::of(time())).prop_map(|(since, ended_at)| Watch { since, ended_at })
+}
+
+fn names() -> impl Strategy<Value = BTreeSet<String>> {
+    prop::collection::btree_set("[a-z]{1,5}", 0..3)
+}
+
+fn questions() -> impl Strategy<Value = Questions> {
+    (names(), names()).prop_map(|(objectives, checks)| Questions { objectives, checks })
+}
+
+fn analysis() -> impl Strategy<Value = Analysis> {
+    let watch = (duration(), names()).prop_map(|(duration, checks)| WatchPlan { duration, checks });
+    (duration(), duration(), names(), option::of(watch)).prop_map(|(longest, warm_up, checks, watch)| Analysis {
+        longest,
+        warm_up,
+        checks,
+        watch,
+    })
+}
+
 fn command() -> impl Strategy<Value = CommandDone> {
     let result = prop::sample::select(vec![OutcomeResult::Done, OutcomeResult::Refused]);
     (text(), result, text())
@@ -152,18 +185,18 @@ prop_compose! {
         stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Stepping, Stage::Promoting, Stage::Aborted, Stage::Stable]),
         (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })),
-        (stage_since, restarting) in (option::of(time()), any::<bool>()),
+        (stage_since, restarting, watch) in (option::of(time()), any::<bool>(), option::of(watch())),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
-        weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32))
-            .prop_map(|(asked, verified, since, pods)| Weights { asked, verified, since, pods }),
-        (pause, abort) in (option::of(pause()), option::of(abort())),
+        weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
+            .prop_map(|(asked, verified, since, pods, cap)| Weights { asked, verified, since, pods, cap }),
+        (pause, abort, freeze_override) in (option::of(pause()), option::of(abort()), option::of(freeze_override())),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
         commands in vec(command(), 0..3),
         history in vec(release(), 0..3),
     ) -> State {
         State {
             observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, step, restarting, weights, pause,
-            abort, draining, commands, history,
+            abort, watch, freeze_override, draining, commands, history,
         }
     }
 }

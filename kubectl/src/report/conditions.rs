@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Conditions that are trouble when they are False. (Progressing, Completed, Healthy, Ready are not: they are False in
 /// the middle of any release.)
-const SHOULD_BE_TRUE: [&str; 3] = ["Available", "RouteReady", "MetricsReady"];
+const SHOULD_BE_TRUE: [&str; 4] = ["Available", "RouteReady", "MetricsReady", "Feasible"];
 /// Conditions that are trouble when they are True.
 const SHOULD_BE_FALSE: [&str; 2] = ["InvalidSpec", "Stalled"];
 

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serin_core::plan::Plan;
-use serin_crds::status::{AbortStatus, EvidenceStatus, ReleaseStatus, RolloutStatus, WeightsStatus};
+use serin_crds::status::{
+    AbortStatus, BudgetStatus, CheckStatus, EvidenceStatus, ReleaseStatus, RolloutStatus, WeightsStatus,
+};
 
 use crate::facts::Facts;
 use crate::picture::Picture;
@@ -61,6 +63,10 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// What the metrics say, for each objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// How the service's error budget stands, for each objective.
+    pub budgets: Vec<BudgetStatus>,
+    /// What each check has found.
+    pub checks: Vec<CheckStatus>,
     /// The routes, as they are now.
     pub routes: Vec<RouteReport>,
     /// How the last releases ended, newest first.
@@ -121,6 +127,8 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         kept_revisions,
         steps,
         evidence: status.evidence,
+        budgets: status.budgets,
+        checks: status.checks,
         routes: picture.routes.iter().map(|route| routes::route(route, plan.as_ref())).collect(),
         releases: status.history.into_iter().rev().collect(),
         troubles: conditions::troubles(&status.conditions),

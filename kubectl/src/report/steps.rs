@@ -65,6 +65,10 @@ fn text(step: &Step) -> String {
         Step::SetCanaryScale(CanaryScale::Weight(share)) => format!("setCanaryScale {share} of replicas"),
         Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
         Step::Analysis(Some(wait)) => format!("analysis {}", duration(*wait)),
+        Step::Prove(questions) => {
+            let names: Vec<&str> = questions.objectives.iter().chain(&questions.checks).map(String::as_str).collect();
+            format!("analysis until {} suffice{}", names.join(", "), if names.len() == 1 { "s" } else { "" })
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Wish, words};
 use crate::connect::{Connection, api_failure, ask, causes};
 use crate::exit::{Exit, Failure};
 
-const VERBS: [CommandVerb; 7] = [
+const VERBS: [CommandVerb; 8] = [
     CommandVerb::Promote,
     CommandVerb::PromoteFull,
     CommandVerb::Abort,
@@ -20,6 +20,7 @@ const VERBS: [CommandVerb; 7] = [
     CommandVerb::Pause,
     CommandVerb::Resume,
     CommandVerb::SkipStep,
+    CommandVerb::Override,
 ];
 
 /// The controller looked at it and said no.
@@ -84,6 +85,7 @@ const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
     match verb {
         CommandVerb::Abort => "serin-aborter",
         CommandVerb::Promote => "serin-promoter",
+        CommandVerb::Override => "serin-overrider",
         CommandVerb::PromoteFull
         | CommandVerb::Retry
         | CommandVerb::Pause

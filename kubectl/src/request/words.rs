@@ -16,6 +16,7 @@ pub const fn dashed(verb: CommandVerb) -> &'static str {
         CommandVerb::Pause => "pause",
         CommandVerb::Resume => "resume",
         CommandVerb::SkipStep => "skip-step",
+        CommandVerb::Override => "override",
     }
 }
 
@@ -29,6 +30,7 @@ pub const fn of_the_api(verb: CommandVerb) -> &'static str {
         CommandVerb::Pause => "pause",
         CommandVerb::Resume => "resume",
         CommandVerb::SkipStep => "skipStep",
+        CommandVerb::Override => "override",
     }
 }
 
@@ -41,6 +43,7 @@ pub const fn past(verb: CommandVerb) -> &'static str {
         CommandVerb::Pause => "paused",
         CommandVerb::Resume => "resumed",
         CommandVerb::SkipStep => "step skipped",
+        CommandVerb::Override => "freeze lifted",
     }
 }
 

@@ -7,6 +7,7 @@ use serin_crds::status::ReleaseStatus;
 use crate::report::{Report, RouteReport, StepState, Trouble, duration};
 use page::{Page, Paint};
 
+mod asked;
 mod evidence;
 mod page;
 pub mod paint;
@@ -47,7 +48,9 @@ pub fn render(report: &Report, look: &Look) -> String {
     head(&mut page, report, look);
     tree::revisions(&mut page, report, look);
     steps(&mut page, report, look);
+    asked::budgets(&mut page, &report.budgets, look);
     evidence::evidence(&mut page, &report.evidence);
+    asked::checks(&mut page, &report.checks, look);
     routes(&mut page, &report.routes);
     releases(&mut page, &report.releases, look);
     troubles(&mut page, &report.troubles, look);

@@ -181,6 +181,36 @@ fn stepping_at_20_percent() {
 }
 
 #[test]
+fn the_budget_and_the_checks_stand_beside_the_evidence() {
+    let slow =
+        "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
+    let text = changed(&json!({
+        "budgets": [{
+            "objective": "availability", "state": "Tight", "total": 259_200, "remaining": 200, "allotment": 40,
+            "at": "2026-03-01T11:59:00Z",
+            "message": "0.077 % of the error budget remain, 200 of 259,200 errors in 30 days. A release may spend 40, less than usual."
+        }],
+        "checks": [
+            {"name": "queue", "result": "Failed", "failures": 1, "failureLimit": 2, "at": "2026-03-01T11:59:30Z",
+             "message": "Found 120; it must be result[0] < 100."},
+            {"name": "memory", "result": "Pending", "failures": 0, "failureLimit": 0, "dryRun": true, "message": "Not yet asked."}
+        ],
+        "conditions": [condition("Feasible", "False", "NotFeasible", slow)]
+    }))
+    .show();
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "Error budget availability Tight (1m ago)",
+        "A release may spend 40, less than usual.",
+        "queue Failed (30s ago) Found 120; it must be result[0] < 100. Failures: 1, and 2 are tolerated.",
+        "memory Pending Not yet asked. A dry run: it decides nothing.",
+        "At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.",
+    ] {
+        assert!(flat.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
 fn first_deploy() {
     let scene = Scene {
         status: json!({

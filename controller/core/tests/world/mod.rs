@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's world fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -82,7 +82,10 @@ pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
 }
 
 pub fn analysed(plan: Plan) -> Plan {
-    edit(plan, |canary| canary.analysis = Some(Analysis { longest: secs(3600), warm_up: secs(10) }))
+    edit(plan, |canary| {
+        canary.analysis =
+            Some(Analysis { longest: secs(3600), warm_up: secs(10), checks: BTreeSet::new(), watch: None });
+    })
 }
 
 /// What pods of a revision do.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::Answer;
@@ -94,6 +94,7 @@ struct ServerState {
     client: Result<Client, QueryError>,
     polls: Semaphore,
     single: Semaphore,
+    turn: Arc<Semaphore>,
     gate: Mutex<Gate>,
 }
 
@@ -116,6 +117,7 @@ fn delays() -> ExponentialBackoff {
 
 /// How often a query that the server understands but does not answer usably is tried again.
 const REFUSED_QUERY_PERIOD: Duration = Duration::from_secs(5);
+const REFUSED_QUERY_LONGEST: Duration = Duration::from_secs(60);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing behind these locks is left half written by a panic.
@@ -157,6 +159,13 @@ impl Poller {
         timeout(limit, asking).await.unwrap_or_else(|_| Err(too_slow(limit)))
     }
 
+    /// Waits for the one turn at a server that all share whose questions can wait; it lasts as long as the permit.
+    pub async fn turn(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
+        let turn = self.shared.server(server).turn.clone();
+        // The semaphore is never closed.
+        turn.acquire_owned().await.ok()
+    }
+
     /// How many different polls there are.
     pub fn polls(&self) -> usize {
         lock(&self.shared.polls).len()
@@ -179,6 +188,7 @@ impl Shared {
             client: Client::new(&self.http, server, bounds, self.noted.clone()),
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
+            turn: Arc::new(Semaphore::new(1)),
             gate: Mutex::default(),
         });
         servers.insert(server.clone(), state.clone());
@@ -224,8 +234,10 @@ async fn keep_asking(shared: Arc<Shared>, poll: Poll, sender: Arc<watch::Sender<
 
 fn pause_after(answers: &Result<Vec<Answer>, QueryError>, period: Duration) -> Duration {
     match answers {
-        Err(error) if !error.concerns_server() => period.max(REFUSED_QUERY_PERIOD),
-        _ => period,
+        // The gate keeps a server in trouble from being asked too often; what is asked seldom is not left unanswered for long.
+        Err(error) if error.concerns_server() => period.min(REFUSED_QUERY_PERIOD),
+        Err(_) => period.clamp(REFUSED_QUERY_PERIOD, REFUSED_QUERY_LONGEST),
+        Ok(_) => period,
     }
 }
 

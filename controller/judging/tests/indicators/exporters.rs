@@ -8,7 +8,7 @@ use serin_analysis::Arm;
 use serin_core::units::{Revision, Weight};
 use serin_judging::prometheus::Labels;
 use serin_judging::selector::{Counters, Trouble};
-use serin_judging::{JudgeRequest, RolloutName};
+use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 /// A series as Prometheus stores it, and its value.
 type Stored = (Labels, f64);
@@ -84,6 +84,9 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(10),
         pace: None,
+        proven_at: None,
+        phase: Phase::Release,
+        freeze_lifted: false,
         resume_from: None,
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serin_core::units::Revision;
 use serin_judging::prometheus::{Poller, Server};
-use serin_judging::{JudgeRequest, Look};
+use serin_judging::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -93,7 +93,7 @@ impl Judges {
         }
         let request = with_own_checkpoint(&mut tasks, request);
         tasks.insert(request.uid.clone(), self.start(request));
-        self.inner.bench.metrics.set_judging(tasks.len());
+        self.inner.bench.metrics.set_judging(under_way(&tasks));
     }
 
     fn start(&self, request: JudgeRequest) -> Task {
@@ -108,7 +108,7 @@ impl Judges {
     pub fn forget(&self, uid: &str) {
         let mut tasks = lock(&self.inner.tasks);
         tasks.remove(uid);
-        self.inner.bench.metrics.set_judging(tasks.len());
+        self.inner.bench.metrics.set_judging(under_way(&tasks));
     }
 
     /// What the metrics say of this revision right now, without asking anybody.
@@ -123,13 +123,18 @@ impl Judges {
 
     /// How many releases are being judged.
     pub fn len(&self) -> usize {
-        lock(&self.inner.tasks).len()
+        under_way(&lock(&self.inner.tasks))
     }
 
     /// Whether no release is being judged.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// How many of the tasks judge a release; the others follow a budget.
+fn under_way(tasks: &HashMap<String, Task>) -> usize {
+    tasks.values().filter(|task| task.request.borrow().phase != Phase::Idle).count()
 }
 
 /// A task whose question has changed hands its evidence on, where it is of the same revision.
@@ -151,6 +156,7 @@ fn asks_the_same(known: &JudgeRequest, request: &JudgeRequest) -> bool {
         && known.stable_replica_set == request.stable_replica_set
         && known.canary_replica_set == request.canary_replica_set
         && known.pace == request.pace
+        && (known.phase == Phase::Idle) == (request.phase == Phase::Idle)
 }
 
 /// Takes in what changes while a release is judged; the checkpoint is the task's own from its start on.

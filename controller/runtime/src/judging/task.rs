@@ -4,17 +4,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serin_core::observed::Judgement;
+use serin_judging::budget;
 use serin_judging::checkpoint::Checkpoint;
-use serin_judging::history::catch_up;
+use serin_judging::history::{catch_up, learn};
 use serin_judging::prometheus::{Answer, Asked, Poll, next_answer};
 use serin_judging::release::{Prepared, Release, settings_of};
 use serin_judging::selector::Trouble;
-use serin_judging::service::{self, Questions, Service};
+use serin_judging::service::{self, Cadence, Questions, Service};
 use serin_judging::settings::{Settings, millis, slo_window};
 use serin_judging::telling::{Kind, held};
-use serin_judging::{JudgeRequest, Look};
+use serin_judging::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -64,7 +66,7 @@ struct Teller {
 
 impl Teller {
     fn new(bench: Bench, request: JudgeRequest, told: Arc<Mutex<Look>>, triggers: triggers::Sender) -> Self {
-        let kind = Kind::of(&lock(&told).judgement);
+        let kind = Kind::of(&lock(&told));
         Self {
             bench,
             request,
@@ -81,17 +83,19 @@ impl Teller {
     }
 
     fn tell(&mut self, look: Look) {
-        let kind = Kind::of(&look.judgement);
+        let kind = Kind::of(&look);
         let has_evidence = look.checkpoint.is_some();
         let message = match &look.judgement {
             Judgement::NotConfigured => "",
             Judgement::Hold { message, .. }
+            | Judgement::Frozen { message, .. }
             | Judgement::Undecided { message, .. }
             | Judgement::Sound { message, .. }
             | Judgement::RollBack { message, .. } => message,
         };
         let has_changed = kind != self.kind;
-        if has_changed {
+        // Of what is not released nothing is judged: only its budget is followed.
+        if has_changed && self.request.phase != Phase::Idle {
             let (judgement, cause) = (kind.judgement, kind.cause.as_str());
             tracing::info!(namespace = %self.request.rollout.namespace, rollout = %self.request.rollout.name,
                 revision = %self.request.revision, judgement, cause, message, "the judgement has changed");
@@ -123,9 +127,16 @@ struct Line {
     read_at: Option<Instant>,
 }
 
+/// A check that is asked, by its index.
+struct CheckLine {
+    check: usize,
+    poll: watch::Receiver<Option<Arc<Asked>>>,
+}
+
 /// What a task wakes up for.
 enum Event {
     Answer(usize, Arc<Asked>),
+    Check(usize, Arc<Asked>),
     Request,
     Ended,
 }
@@ -149,6 +160,8 @@ impl Task<'_> {
     async fn follow(&mut self, settings: Settings, mut prepared: Vec<Prepared>) -> Result<(), Trouble> {
         let mut followers = JoinSet::new();
         let mut services = Vec::new();
+        let is_idle = self.request.borrow().phase == Phase::Idle;
+        let cadence = if is_idle { Cadence::IDLE } else { Cadence::RELEASE };
         for objective in &prepared {
             let questions = Questions::new(&objective.counters, slo_window(&objective.spec)?);
             let (sender, receiver) = watch::channel(Service::default());
@@ -156,13 +169,14 @@ impl Task<'_> {
                 self.teller.bench.poller.clone(),
                 settings.server.clone(),
                 questions,
+                cadence,
                 sender,
             ));
             services.push(receiver);
         }
         let request = self.request.borrow().clone();
-        let checkpoint = Checkpoint::of(request.resume_from.as_ref(), &request.revision);
-        if checkpoint.is_none() && !self.traffic_begins().await {
+        let checkpoint = Checkpoint::of(request.resume_from.as_ref(), &request.revision).filter(|_| !is_idle);
+        if checkpoint.is_none() && !self.traffic_begins(&settings, &prepared, &mut services).await {
             return Ok(());
         }
         for (objective, service) in prepared.iter_mut().zip(&mut services) {
@@ -174,16 +188,29 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// Waits for the canary's first traffic; false where nobody asks any more.
-    async fn traffic_begins(&mut self) -> bool {
+    /// Waits for the canary's first traffic, and tells meanwhile how the budgets stand; false where nobody asks any more.
+    async fn traffic_begins(
+        &mut self,
+        settings: &Settings,
+        prepared: &[Prepared],
+        services: &mut [watch::Receiver<Service>],
+    ) -> bool {
         loop {
-            if !self.request.borrow_and_update().weight.is_zero() {
+            let request = self.request.borrow_and_update().clone();
+            if !request.weight.is_zero() && request.phase != Phase::Idle {
                 return true;
             }
-            let message = "No traffic is routed to the canary yet.";
-            self.teller.tell(Look::undecided(message, self.teller.bench.clock.now()));
-            if self.request.changed().await.is_err() {
-                return false;
+            let now = self.teller.bench.clock.now();
+            let known = prepared.iter().zip(services.iter_mut());
+            let budgets = known.filter_map(|(objective, service)| {
+                budget::told(&objective.spec, &service.borrow_and_update(), settings, request.proven_at, now)
+            });
+            let budgets = budgets.collect();
+            self.teller.tell(Look { budgets, ..Look::undecided("No traffic is routed to the canary yet.", now) });
+            let mut news: FuturesUnordered<_> = services.iter_mut().map(watch::Receiver::changed).collect();
+            tokio::select! {
+                changed = self.request.changed() => if changed.is_err() { return false },
+                Some(Ok(())) = news.next() => {}
             }
         }
     }
@@ -200,8 +227,10 @@ impl Task<'_> {
                 Line { poll: self.teller.bench.poller.subscribe(poll), service, read_at: None }
             })
             .collect();
+        let mut check_lines = Vec::new();
         loop {
-            match self.next(&mut lines).await {
+            self.follow_checks(&release, &mut check_lines);
+            match self.next(&mut lines, &mut check_lines).await {
                 Event::Ended => return,
                 Event::Request => release.take_in(&self.request.borrow_and_update(), self.teller.now_ms()),
                 Event::Answer(index, asked) => {
@@ -209,16 +238,41 @@ impl Task<'_> {
                         self.take_answer(&mut release, index, line, &asked).await;
                     }
                 }
+                Event::Check(index, asked) => {
+                    let now_ms = self.teller.now_ms();
+                    let asked_ms = now_ms.saturating_sub(millis(asked.sent_at.elapsed()));
+                    release.observe_check(index, &asked.answers, asked_ms, now_ms);
+                }
             }
             let now_ms = self.teller.now_ms();
             self.teller.tell(release.look(now_ms));
         }
     }
 
-    async fn next(&mut self, lines: &mut [Line]) -> Event {
-        let answers = lines.iter_mut().map(|line| Box::pin(next_answer(&mut line.poll)));
+    /// Asks the checks whose time it is, and no others.
+    fn follow_checks(&self, release: &Release, lines: &mut Vec<CheckLine>) {
+        let now_ms = self.teller.now_ms();
+        lines.retain(|line| release.asks(line.check, now_ms));
+        for (check, of) in release.checks.all().iter().enumerate() {
+            if release.asks(check, now_ms) && lines.iter().all(|line| line.check != check) {
+                let queries = vec![of.query.clone()];
+                let poll = Poll { server: release.settings.server.clone(), queries, period: of.interval };
+                lines.push(CheckLine { check, poll: self.teller.bench.poller.subscribe(poll) });
+            }
+        }
+    }
+
+    async fn next(&mut self, lines: &mut [Line], checks: &mut [CheckLine]) -> Event {
+        let answers = lines
+            .iter_mut()
+            .enumerate()
+            .map(|(index, line)| async move { Event::Answer(index, next_answer(&mut line.poll).await) }.boxed());
+        let checked = checks
+            .iter_mut()
+            .map(|line| async move { Event::Check(line.check, next_answer(&mut line.poll).await) }.boxed());
+        let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
         tokio::select! {
-            (asked, index, _) = futures::future::select_all(answers) => Event::Answer(index, asked),
+            Some(event) = all.next() => event,
             changed = self.request.changed() => if changed.is_ok() { Event::Request } else { Event::Ended },
         }
     }
@@ -233,13 +287,16 @@ impl Task<'_> {
             Err(error) => return release.fail(index, error.clone(), self.teller.now_ms().saturating_sub(waited_ms)),
         };
         let [total, errors] = answers.as_slice() else { return };
+        let poller = &self.teller.bench.poller;
+        if let Err(error) = learn(poller, release, index).await {
+            return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
+        }
         let range = poll_range(&release.settings);
         // The poll's range must reach back to what was read before, and to the rounds that were open then.
         let open = release.settings.scrape_interval * 2;
         let reaches =
             line.read_at.is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
-        if !reaches && let Err(error) = catch_up(&self.teller.bench.poller, release, index, self.teller.now_ms()).await
-        {
+        if !reaches && let Err(error) = catch_up(poller, release, index, self.teller.now_ms()).await {
             return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
         }
         line.read_at = Some(asked.sent_at);

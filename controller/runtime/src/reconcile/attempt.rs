@@ -113,7 +113,9 @@ impl Look<'_> {
     async fn decide_and_do(&mut self, state: State, target: Target, memory: &mut Memory) -> Result<Action, Failure> {
         let target = self.settle_target(&state, target);
         let (seen, judged) = self.observe(state, target.revision, memory);
-        let decision = decide(&self.plan, &seen, self.now);
+        let mut decision = decide(&self.plan, &seen, self.now);
+        // The least of what an Event tells: of two warnings the later one gives it its name.
+        decision.because.splice(0..0, judged.infeasible(&self.plan));
         log(&decision);
         let rollout = self.with_finalizer(&decision.effects, memory).await?;
         let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
@@ -228,6 +230,8 @@ impl Look<'_> {
             analysis: judged.analysis(&decision.state, &self.plan, self.now),
             evidence_summary: judged.summary(&decision.state),
             evidence: judged.evidence(&decision.state),
+            budgets: judged.budgets(&self.plan),
+            checks: judged.checks(&decision.state),
             original_routes: self.originals(decision),
             trouble: memory.trouble(),
             now: self.now,

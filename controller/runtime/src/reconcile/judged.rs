@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use serin_core::effect::{Level, Reason};
 use serin_core::observed::{Judgement, Observed};
-use serin_core::plan::{Pace, Plan};
+use serin_core::plan::{Canary, Pace, Plan, Step};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
-use serin_crds::status::{AnalysisStatus, EvidenceStatus};
+use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 use serin_crds::{RolloutSpec, RolloutStatus};
-use serin_judging::{JudgeRequest, Look, RolloutName};
+use serin_judging::{JudgeRequest, Look, Phase, RolloutName};
 
 use crate::judge::Judge;
 use crate::memory::Memory;
@@ -32,24 +33,27 @@ pub(super) struct Judged {
     revision: Option<Revision>,
     look: Option<Look>,
     before: RolloutStatus,
+    /// Whether the release had been given up before this look.
+    was_aborted: bool,
 }
 
-/// Asks the judge about the release under way; a Rollout without one is not judged.
+/// Asks the judge about the release under way; of a Rollout without one only how its error budget stands.
 pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
     let state = &case.seen.state;
     let before = RolloutStatus {
         evidence: case.status.evidence.clone(),
+        budgets: case.status.budgets.clone(),
+        checks: case.status.checks.clone(),
         analysis: case.status.analysis.clone(),
         summary: case.status.summary.clone(),
         ..RolloutStatus::default()
     };
+    let was_aborted = state.stage == Stage::Aborted;
     let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
     let revision = state.current_revision.clone().filter(|_| releasing && case.plan.canary().analysis.is_some());
     let Some(revision) = revision else {
-        if std::mem::take(&mut memory.judging) {
-            case.judge.forget(case.rollout.uid());
-        }
-        return Judged { judgement: Judgement::NotConfigured, revision: None, look: None, before };
+        let look = idle(case, memory);
+        return Judged { judgement: Judgement::NotConfigured, revision: None, look, before, was_aborted };
     };
     if let Some(question) = question(case, &revision) {
         case.judge.watch(question);
@@ -59,11 +63,30 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
         let judgement = Judgement::Hold {
             cause: "SpecUnusable".to_owned(),
             message: "how to judge this release cannot be read from the spec".to_owned(),
+            lower_to: None,
         };
-        return Judged { judgement, revision: Some(revision), look: None, before };
+        return Judged { judgement, revision: Some(revision), look: None, before, was_aborted };
     }
     let look = case.judge.look(case.rollout.uid(), &revision);
-    Judged { judgement: look.judgement.clone(), revision: Some(revision), look: Some(look), before }
+    Judged { judgement: look.judgement.clone(), revision: Some(revision), look: Some(look), before, was_aborted }
+}
+
+/// Follows the error budget of a Rollout that is not releasing anything.
+fn idle(case: &Case<'_>, memory: &mut Memory) -> Option<Look> {
+    let state = &case.seen.state;
+    let rests = matches!(state.stage, Stage::Stable | Stage::Aborted);
+    let revision = state.current_revision.as_ref().filter(|_| rests && case.plan.canary().analysis.is_some());
+    let question = revision.and_then(|revision| question(case, revision));
+    let Some(question) = question.filter(|question| !question.analysis.objectives.is_empty()) else {
+        if std::mem::take(&mut memory.judging) {
+            case.judge.forget(case.rollout.uid());
+        }
+        return None;
+    };
+    let revision = question.revision.clone();
+    case.judge.watch(JudgeRequest { phase: Phase::Idle, weight: Weight::ZERO, resume_from: None, ..question });
+    memory.judging = true;
+    Some(case.judge.look(case.rollout.uid(), &revision))
 }
 
 /// While the spec cannot be read, what was asked before goes on to be judged.
@@ -91,8 +114,45 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
             Pace::Evidence(pace) => Some(*pace),
             Pace::Steps(_) => None,
         },
+        proven_at: proven_at(case.plan.canary()),
+        phase: phase(case),
+        freeze_lifted: state.freeze_override.as_ref().is_some_and(|lifted| lifted.revision == *revision),
         resume_from: own.filter(is_position),
     })
+}
+
+/// The least share of the canary at which something waits until the evidence suffices: there it takes longest.
+fn proven_at(canary: &Canary) -> Option<Weight> {
+    let steps = match &canary.pace {
+        Pace::Evidence(pace) => return Some(pace.max_weight),
+        Pace::Steps(steps) => steps,
+    };
+    let mut weight = Weight::ZERO;
+    let mut least = None;
+    for step in steps {
+        match step {
+            Step::SetWeight(set) => weight = *set,
+            Step::Prove(questions) if questions.objectives.is_empty() => {}
+            Step::Analysis(None) | Step::Prove(_) if !weight.is_zero() => {
+                least = Some(least.map_or(weight, |least: Weight| least.min(weight)));
+            }
+            _ => {}
+        }
+    }
+    least
+}
+
+/// How far the release has come.
+fn phase(case: &Case<'_>) -> Phase {
+    let state = &case.seen.state;
+    let is_watched = state.watch.is_some_and(|watch| watch.ended_at.is_none());
+    let is_in_effect = state.weights.verified == Some(state.weights.asked);
+    match (state.stage, &case.plan.canary().pace, state.step) {
+        (Stage::Promoting, _, _) if is_watched => Phase::AfterPromotion,
+        (Stage::Promoting, _, _) => Phase::Promoting,
+        (_, Pace::Steps(steps), Some(step)) if step.index >= steps.len() && is_in_effect => Phase::BeforePromotion,
+        _ => Phase::Release,
+    }
 }
 
 /// The canary's share as the routes have it now; without a router as it is asked for.
@@ -110,7 +170,11 @@ impl Judged {
         self.revision.is_some() && self.revision == state.current_revision
     }
 
+    /// Whether what the status says is about this attempt. A second one begins anew: by the old evidence it would be given up at once.
     fn is_of_before(&self, state: &State) -> bool {
+        if self.was_aborted && state.stage != Stage::Aborted {
+            return false;
+        }
         let of = self.before.analysis.as_ref().map(|analysis| analysis.revision.as_str());
         of.is_some() && of == state.current_revision.as_ref().map(Revision::as_str)
     }
@@ -120,6 +184,32 @@ impl Judged {
         let looked = self.look.as_ref().filter(|_| self.concerns(state)).map(|look| look.evidence.clone());
         let looked = looked.filter(|evidence| !evidence.is_empty());
         looked.unwrap_or_else(|| if self.is_of_before(state) { self.before.evidence.clone() } else { Vec::new() })
+    }
+
+    /// How the error budgets stand, for the status; what was known stays until more is known.
+    pub(super) fn budgets(&self, plan: &Plan) -> Vec<BudgetStatus> {
+        if plan.canary().analysis.is_none() {
+            return Vec::new();
+        }
+        let looked = self.look.as_ref().map(|look| look.budgets.clone()).filter(|budgets| !budgets.is_empty());
+        looked.unwrap_or_else(|| self.before.budgets.clone())
+    }
+
+    /// That a release can hardly be judged with the traffic that was seen, where the status does not say so yet.
+    pub(super) fn infeasible(&self, plan: &Plan) -> Option<Reason> {
+        let why = |budgets: &[BudgetStatus]| {
+            let why: Vec<String> = budgets.iter().filter_map(|budget| budget.infeasible.clone()).collect();
+            (!why.is_empty()).then(|| why.join(" "))
+        };
+        let message = why(&self.budgets(plan)).filter(|_| why(&self.before.budgets).is_none())?;
+        Some(Reason { code: "NotFeasible", message, level: Level::Warning })
+    }
+
+    /// What the checks say, for the status, as long as the evidence.
+    pub(super) fn checks(&self, state: &State) -> Vec<CheckStatus> {
+        let looked = self.look.as_ref().filter(|_| self.concerns(state)).map(|look| look.checks.clone());
+        let looked = looked.filter(|checks| !checks.is_empty());
+        looked.unwrap_or_else(|| if self.is_of_before(state) { self.before.checks.clone() } else { Vec::new() })
     }
 
     /// The evidence in a few words.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{Judgement, Programmed};
 use serin_core::state::{Phase, Stage};
+use serin_judging::telling::BUDGET_LEFT;
 
 use super::Told;
 
@@ -11,7 +12,7 @@ use super::Told;
 const MESSAGE_LIMIT: usize = 1024;
 
 /// The conditions that tell what was seen; the others tell what was decided.
-pub(super) const IS_SEEN: [&str; 3] = ["Available", "RouteReady", "MetricsReady"];
+pub(super) const IS_SEEN: [&str; 5] = ["Available", "RouteReady", "MetricsReady", "Frozen", "Feasible"];
 
 /// What the conditions are told from.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub fn conditions(inputs: &Inputs<'_>, before: &[Condition]) -> Vec<Condition> {
     let mut answers = vec![available(told), progressing(told), paused(told), completed(told), healthy(told)];
     answers.extend(route_ready(told));
     answers.extend(metrics_ready(told));
+    answers.extend(frozen(told));
+    answers.extend(feasible(told));
     answers.push(invalid_spec(told.seen.spec_problem.as_deref()));
     answers.extend([ready(told), reconciling(told), stalled(told)]);
     merged(answers, before, inputs.generation, told.now)
@@ -176,10 +179,39 @@ fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
     }
     Some(match &told.seen.judgement {
         Judgement::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
-        Judgement::Hold { cause, message } => Answer::new("MetricsReady", false, cause, message),
-        Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::RollBack { .. } => {
-            Answer::new("MetricsReady", true, "Fresh", "")
+        Judgement::Hold { cause, message, .. } if cause != BUDGET_LEFT => {
+            Answer::new("MetricsReady", false, cause, message)
         }
+        Judgement::Hold { .. }
+        | Judgement::Frozen { .. }
+        | Judgement::Undecided { .. }
+        | Judgement::Sound { .. }
+        | Judgement::RollBack { .. } => Answer::new("MetricsReady", true, "Fresh", ""),
+    })
+}
+
+/// Whether the release waits for the service's error budget, and whether a person has said that it need not.
+fn frozen(told: &Told<'_>) -> Option<Answer> {
+    told.plan.canary().analysis.as_ref()?;
+    let releasing = matches!(told.state.stage, Stage::Stepping | Stage::Promoting);
+    let lifted = told.state.freeze_override.as_ref().filter(|_| releasing);
+    Some(match (&told.seen.judgement, lifted) {
+        (_, Some(lifted)) => Answer::new("Frozen", false, "Overridden", &lifted.reason),
+        (Judgement::Frozen { cause, message }, None) if releasing => Answer::new("Frozen", true, cause, message),
+        _ => Answer::new("Frozen", false, "NotFrozen", ""),
+    })
+}
+
+/// Whether a release can be judged in time with the traffic that was seen; nothing before any was.
+fn feasible(told: &Told<'_>) -> Option<Answer> {
+    if told.budgets.is_empty() {
+        return None;
+    }
+    let why: Vec<&str> = told.budgets.iter().filter_map(|budget| budget.infeasible.as_deref()).collect();
+    Some(if why.is_empty() {
+        Answer::new("Feasible", true, "Feasible", "")
+    } else {
+        Answer::new("Feasible", false, "NotFeasible", why.join(" "))
     })
 }
 

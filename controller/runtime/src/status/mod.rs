@@ -10,7 +10,10 @@ use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
-use serin_crds::status::{AnalysisStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus, WeightsStatus};
+use serin_crds::status::{
+    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus,
+    WeightsStatus,
+};
 
 use crate::observe::Counts;
 
@@ -37,6 +40,10 @@ pub struct Told<'a> {
     pub selector: Option<String>,
     /// What the metrics say, for each objective.
     pub evidence: Vec<EvidenceStatus>,
+    /// How the service's error budget stands, for each objective.
+    pub budgets: Vec<BudgetStatus>,
+    /// The same, for each check.
+    pub checks: Vec<CheckStatus>,
     /// The same in a few words.
     pub evidence_summary: Option<String>,
     /// The analysis' own position.
@@ -71,6 +78,8 @@ pub fn status(told: &Told<'_>, before: &RolloutStatus) -> Result<RolloutStatus, 
     status.with_state(told.state)?;
     status.summary = Some(summary(told));
     status.evidence.clone_from(&told.evidence);
+    status.budgets.clone_from(&told.budgets);
+    status.checks.clone_from(&told.checks);
     status.analysis.clone_from(&told.analysis);
     status.original_routes.clone_from(&told.original_routes);
     status.replicas = signed(told.counts.replicas);
@@ -124,6 +133,12 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
     status.message = None;
     status.evidence = Vec::new();
+    status.checks = Vec::new();
+    // Only the states last; each count is another at every look.
+    for budget in &mut status.budgets {
+        let BudgetStatus { objective, state, .. } = std::mem::take(budget);
+        *budget = BudgetStatus { objective, state, ..BudgetStatus::default() };
+    }
     status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
     // That a judgement has begun is a part of the position; how far it has come is not.
     status.analysis = status.analysis.map(|analysis| AnalysisStatus { checkpoint: Value::Null, ..analysis });
@@ -142,6 +157,7 @@ fn position(mut status: RolloutStatus) -> RolloutStatus {
     (status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas) = (0, 0, 0, 0);
     status.selector = None;
     status.summary = None;
+    status.budgets = Vec::new();
     status.conditions.retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
     status
 }

@@ -88,6 +88,8 @@ impl Scene {
             counts: self.counts,
             selector: Some("app=checkout".into()),
             evidence: Vec::new(),
+            budgets: Vec::new(),
+            checks: Vec::new(),
             evidence_summary: None,
             analysis: None,
             original_routes: Vec::new(),

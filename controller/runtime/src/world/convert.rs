@@ -157,6 +157,7 @@ const fn verb(verb: CommandVerb) -> Verb {
         CommandVerb::Pause => Verb::Pause,
         CommandVerb::Resume => Verb::Resume,
         CommandVerb::SkipStep => Verb::SkipStep,
+        CommandVerb::Override => Verb::Override,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What people ask for.
 
 use serde_json::json;
+use serin_core::observed::Judgement;
 use serin_crds::RolloutCommand;
 use serin_sim::{Fault, World};
 
@@ -109,4 +110,34 @@ async fn a_command_that_nobody_can_carry_out_is_refused_and_all_go_after_an_hour
     world.pass(55 * MINUTE).await;
     assert_eq!(world.objects::<RolloutCommand>().len(), 2);
     world.until(|world| world.objects::<RolloutCommand>().is_empty(), 10 * MINUTE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_is_told_and_lifted_and_the_judge_hears_of_it() {
+    let world = World::new(17);
+    with_route(&world, "checkout");
+    let running = start(&world, "serin");
+    let steps = || json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]);
+    apply(&world, judged("checkout", "v1", 4, steps()));
+    healthy(&world, "checkout", "v1").await;
+    running
+        .judge
+        .say("checkout", Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() });
+    apply(&world, judged("checkout", "v2", 4, steps()));
+    let told = |world: &World| {
+        condition(world, "checkout", "Frozen")
+            .is_some_and(|(holds, reason, _)| holds == "True" && reason == "BudgetSpent")
+    };
+    world.until(told, MINUTE).await.unwrap();
+    assert!(!running.judge.asked("checkout").unwrap().freeze_lifted);
+    command(&world, "go", "checkout", "override");
+    let (result, message) = outcome(&world, "go").await;
+    assert_eq!(result, "Done", "{message}");
+    let lifted = status(&world, "checkout").freeze_override.unwrap();
+    assert_eq!(lifted.reason, "a test asks for it");
+    world.pass(SECOND).await;
+    assert!(events(&world, "checkout").contains(&"FreezeLifted".to_owned()));
+    assert!(running.judge.asked("checkout").unwrap().freeze_lifted);
+    let (holds, reason, _) = condition(&world, "checkout", "Frozen").unwrap();
+    assert_eq!((holds.as_str(), reason.as_str()), ("False", "Overridden"));
 }

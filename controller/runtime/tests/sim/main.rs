@@ -5,6 +5,7 @@
 mod commands;
 mod deletion;
 mod faults;
+mod judged;
 mod releases;
 mod stage;
 mod unusable;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use serin_core::observed::Judgement;
+use serin_core::observed::{Judgement, Proven};
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
@@ -34,7 +34,7 @@ pub const SHOP: &str = "shop";
 /// A judge that says what it is told to.
 #[derive(Default)]
 pub struct Script {
-    says: Mutex<HashMap<String, Judgement>>,
+    says: Mutex<HashMap<String, Look>>,
     /// Rollouts (by name) at which it fails in a way that must not happen.
     panics_at: Mutex<HashSet<String>>,
     asked: Mutex<HashMap<String, JudgeRequest>>,
@@ -44,7 +44,12 @@ pub struct Script {
 impl Script {
     /// From now on the judge says this of that Rollout's releases, and triggers it.
     pub fn say(&self, rollout: &str, judgement: Judgement) {
-        self.says.lock().unwrap().insert(rollout.to_owned(), judgement);
+        self.show(rollout, Look::of(judgement));
+    }
+
+    /// The same with all that it has to show.
+    pub fn show(&self, rollout: &str, look: Look) {
+        self.says.lock().unwrap().insert(rollout.to_owned(), look);
         if let Some(triggers) = self.triggers.lock().unwrap().as_ref() {
             triggers.unbounded_send(Key::new(SHOP, rollout)).unwrap();
         }
@@ -77,9 +82,13 @@ impl Judge for Script {
     fn look(&self, uid: &str, _: &Revision) -> Look {
         let asked = self.asked.lock().unwrap();
         let said = asked.get(uid).and_then(|request| self.says.lock().unwrap().get(&request.rollout.name).cloned());
-        let begins =
-            || Judgement::Undecided { message: "begins".into(), fresh_since: Timestamp::UNIX_EPOCH, next_weight: None };
-        Look { judgement: said.unwrap_or_else(begins), evidence: Vec::new(), checkpoint: None, summary: None }
+        let begins = || Judgement::Undecided {
+            message: "begins".into(),
+            fresh_since: Timestamp::UNIX_EPOCH,
+            next_weight: None,
+            proven: Proven::default(),
+        };
+        said.unwrap_or_else(|| Look::of(begins()))
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn five_releases_under_load(env: &Env) -> Result<()> {
     })
     .await?;
 
-    bad_release_is_rolled_back(&shop, &spec).await?;
+    Box::pin(bad_release_is_rolled_back(&shop, &spec)).await?;
     shop.declare(&spec, &Release::good("v3")).await?;
     shop.until("v3 is promoted", Duration::from_secs(180), is_stable).await?;
     let impatient = Spec { progress_deadline_seconds: 10, ..spec.clone() };

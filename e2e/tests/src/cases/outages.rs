@@ -29,7 +29,7 @@ fn options(name: &str, port: u16, election: Option<&str>) -> Options {
 /// When something is not as promised.
 pub async fn killed_at_random_moments(env: &Env) -> Result<()> {
     let kills = std::env::var("SERIN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(8);
-    kill_controllers(env, kills).await
+    Box::pin(kill_controllers(env, kills)).await
 }
 
 /// Ships releases while the controller is killed so many times, at random moments; each ends as without a kill.

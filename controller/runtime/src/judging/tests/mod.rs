@@ -2,6 +2,9 @@
 //!
 //! A test jumps in time as production does: by a restart from the checkpoint, with a clock that shows a later time.
 
+mod budgets;
+mod checks;
+mod learning;
 mod script;
 
 use std::collections::BTreeMap;
@@ -14,8 +17,8 @@ use serin_core::observed::Judgement;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
-use serin_judging::RolloutName;
 use serin_judging::prometheus::{HttpClient, Limits, Series};
+use serin_judging::{Phase, RolloutName};
 use tokio::time::{sleep, timeout};
 
 use self::script::{Mode, Script};
@@ -39,6 +42,9 @@ fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
+        proven_at: None,
+        phase: Phase::Release,
+        freeze_lifted: false,
         resume_from: None,
     }
 }
@@ -240,14 +246,33 @@ async fn a_good_canary_is_sound_once_the_evidence_suffices() {
 }
 
 #[tokio::test]
-async fn a_spent_budget_freezes_and_a_spent_allotment_holds() {
+async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes_the_traffic_off() {
     let script = script(&Story { canary: (60.0, 0.01), stable: (240.0, 0.0), ..Story::default() }).await;
     script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
-    gone_on(&script, &request(), 200).await.held_for("BudgetSpent").await;
+    let life = gone_on(&script, &request(), 200).await;
+    let frozen = |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
+    let checkpoint = life.until("a freeze", frozen).await.checkpoint;
+    // A person's word lets it go on, at once and after a restart.
+    let lifted = JudgeRequest { freeze_lifted: true, resume_from: checkpoint, ..request() };
+    life.judges.watch(lifted.clone());
+    let goes_on = |look: &Look| matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some();
+    life.until("going on", goes_on).await;
+    let again = live(&script, at(210));
+    again.judges.watch(lifted);
+    again.until("going on after a restart", goes_on).await;
     // 2 % of what 100,000 requests allow is an allotment of two errors, which the canary has had.
     script.set_service(&[("total", 1e5), ("errors", 10.0), ("age0", 2.6e6)]);
-    let message = gone_on(&script, &request(), 200).await.held_for("BudgetLeft").await;
-    assert!(message.contains("Holding at 20 %"), "{message}");
+    let life = gone_on(&script, &request(), 200).await;
+    let message = life.held_for("BudgetLeft").await;
+    assert!(message.contains("Stepping down from 20 % to 0 %"), "{message}");
+    // Off the traffic it stays there: back on it, it would only be taken off again.
+    let lowered = |look: &Look| matches!(&look.judgement, Judgement::Hold { lower_to: Some(Weight::ZERO), .. });
+    let Look { judgement: at_20, checkpoint, .. } = life.until("a step down", lowered).await;
+    life.judges.watch(JudgeRequest { weight: Weight::ZERO, ..request() });
+    life.until("held", |look| lowered(look) && look.judgement != at_20).await;
+    let again = live(&script, at(210));
+    again.judges.watch(JudgeRequest { weight: Weight::ZERO, resume_from: checkpoint, ..request() });
+    again.until("held after a restart", lowered).await;
 }
 
 #[tokio::test]

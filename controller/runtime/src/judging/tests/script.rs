@@ -31,6 +31,7 @@ struct Told {
     mode: Mode,
     series: Vec<Series>,
     service: Vec<(&'static str, f64)>,
+    values: HashMap<String, Vec<f64>>,
     asked: Vec<i64>,
 }
 
@@ -66,6 +67,11 @@ impl Script {
 
     pub(super) fn set_service(&self, numbers: &[(&'static str, f64)]) {
         self.told.lock().unwrap().service = numbers.to_vec();
+    }
+
+    /// What a query that is exactly this gives.
+    pub(super) fn set_values(&self, query: &str, values: &[f64]) {
+        self.told.lock().unwrap().values.insert(query.to_owned(), values.to_vec());
     }
 
     /// When the range selectors asked so far were evaluated, in milliseconds since the epoch.
@@ -108,6 +114,13 @@ impl Script {
     }
 }
 
+/// A vector of these values, each under a label's value.
+fn vector<'a>(values: impl Iterator<Item = (&'a str, f64)>) -> Value {
+    let result: Vec<Value> =
+        values.map(|(name, value)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]})).collect();
+    json!({"resultType": "vector", "result": result})
+}
+
 async fn answer(State(script): State<Script>, body: String) -> (StatusCode, String) {
     let uri: Uri = format!("http://prometheus/?{body}").parse().unwrap();
     let Query(form) = Query::<HashMap<String, String>>::try_from_uri(&uri).unwrap();
@@ -126,12 +139,11 @@ async fn answer(State(script): State<Script>, body: String) -> (StatusCode, Stri
     });
     let data = script.matrix(&form["query"], at_ms).map_or_else(
         || {
-            let numbers = script.told.lock().unwrap().service.clone();
-            let result: Vec<Value> = numbers
-                .iter()
-                .map(|(name, value)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]}))
-                .collect();
-            json!({"resultType": "vector", "result": result})
+            let told = script.told.lock().unwrap();
+            match told.values.get(&form["query"]) {
+                Some(values) => vector(values.iter().map(|value| ("value", *value))),
+                None => vector(told.service.iter().copied()),
+            }
         },
         |result| json!({"resultType": "matrix", "result": result}),
     );

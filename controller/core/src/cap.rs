@@ -1,0 +1,55 @@
+//! Stepping down: less traffic for a canary whose metrics have been missing for too long, or that has too little left to spend.
+
+use crate::decide::{Draft, Look};
+use crate::observed::Judgement;
+use crate::plan::Pace;
+use crate::route;
+use crate::state::{Stage, State};
+use crate::steps::{self, Wait};
+use crate::units::Weight;
+
+/// Takes in what the metrics say of the weight at hand, in either direction.
+pub(crate) fn note(look: &Look<'_>, draft: &mut Draft) {
+    if draft.state.stage != Stage::Stepping {
+        return;
+    }
+    match &look.seen.judgement {
+        Judgement::Hold { message, lower_to: Some(lower), .. } => step_down(look, draft, *lower, message),
+        // Fresh data that asks for nothing less.
+        Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::NotConfigured => restore(look, draft),
+        Judgement::Hold { .. } | Judgement::Frozen { .. } | Judgement::RollBack { .. } => {}
+    }
+}
+
+fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
+    if lower >= route::goal(look, &draft.state) {
+        return;
+    }
+    draft.warning("SteppedDown", message);
+    match &look.plan.canary().pace {
+        Pace::Steps(_) => draft.state.weights.cap = Some(lower),
+        // From here the evidence leads up again, as from any other weight.
+        Pace::Evidence(_) => draft.state.weights.asked = lower,
+    }
+    // The way down and the way up again have the whole progress deadline each.
+    draft.state.stage_since = Some(look.now);
+}
+
+/// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step is complete.
+fn restore(look: &Look<'_>, draft: &mut Draft) {
+    // While a person holds the release no traffic is added to it.
+    let Some(cap) = draft.state.weights.cap.filter(|_| !steps::is_held_by_person(look, &draft.state)) else { return };
+    let planned = route::planned(look, &draft.state);
+    if cap < planned {
+        draft.state.weights.cap = Some(planned);
+        draft.state.stage_since = Some(look.now);
+        draft.normal("WeightRestored", format!("the metrics are fresh again: back to {planned}"));
+    } else if steps::shifted(look, &draft.state, planned) == Wait::Done {
+        draft.state.weights.cap = None;
+    }
+}
+
+/// A step's weight, as far as it is not capped.
+pub(crate) fn cut(state: &State, weight: Weight) -> Weight {
+    state.weights.cap.map_or(weight, |cap| cap.min(weight))
+}

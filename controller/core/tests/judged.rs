@@ -1,0 +1,318 @@
+//! What the metrics say, case by case, against the planner in a small world: freezes, steps down, checks, the watch after promotion.
+
+mod world;
+
+use serin_core::command::{OutcomeResult, Verb};
+use serin_core::observed::{Judgement, Proven};
+use serin_core::plan::{Analysis, EvidencePace, Pace, Plan, Questions, Step, WatchPlan};
+use serin_core::state::{PauseReason, Stage};
+use serin_core::units::Weight;
+use world::{World, analysed, edit, plan, rev, secs, wait, weight};
+
+fn undecided(world: &World) -> Judgement {
+    Judgement::Undecided {
+        message: "undecided".into(),
+        fresh_since: world.now,
+        next_weight: None,
+        proven: Proven::default(),
+    }
+}
+
+fn hold(cause: &str) -> Judgement {
+    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
+}
+
+fn frozen() -> Judgement {
+    Judgement::Frozen { cause: "BudgetSpent".into(), message: "no error budget is left".into() }
+}
+
+/// A release at 25 % that is frozen there.
+fn frozen_at_25() -> World {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None), weight(50), wait(5)])));
+    world.judgement = frozen();
+    world.release("v2");
+    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    world.run_for(secs(30));
+    world
+}
+
+#[test]
+fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
+    let mut world = frozen_at_25();
+    for (uid, verb) in [("1", Verb::Promote), ("2", Verb::SkipStep), ("3", Verb::PromoteFull)] {
+        assert!(world.refused(uid, verb).contains("frozen, which `override` can lift: no error budget"), "{verb:?}");
+    }
+    assert_eq!(world.state.weights.asked, Weight::percent(25));
+    let mut wordless = serin_core::command::Command {
+        uid: "4".into(),
+        name: "command-4".into(),
+        verb: Verb::Override,
+        expect_revision: None,
+        expect_step: None,
+        reason: Some(" ".into()),
+        requested_by: Some("ada".into()),
+    };
+    world.commands.push(wordless.clone());
+    world.settle();
+    assert_eq!(world.outcomes.last().unwrap().1.result, OutcomeResult::Refused);
+    (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
+    world.commands.push(wordless);
+    world.settle();
+    let lifted = world.state.freeze_override.clone().unwrap();
+    assert_eq!((lifted.by.as_deref(), lifted.reason.as_str()), (Some("ada"), "the fix of an incident"));
+    assert_eq!(world.events_of("FreezeLifted").len(), 1);
+    assert!(
+        world.state.message.contains("the freeze was lifted by ada: the fix of an incident"),
+        "{}",
+        world.state.message
+    );
+    world.judgement = undecided(&world);
+    world.settle();
+    assert_eq!(world.command("6", Verb::Promote).result, OutcomeResult::Done);
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+}
+
+#[test]
+fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
+    let mut world = frozen_at_25();
+    assert_eq!(world.command("1", Verb::Override).result, OutcomeResult::Done);
+    world.release("v3");
+    world.settle();
+    assert_eq!(world.state.freeze_override, None, "a new revision is another question");
+    world.run_until("v3 at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    assert!(world.refused("2", Verb::SkipStep).contains("frozen"));
+    assert_eq!(world.command("3", Verb::Override).result, OutcomeResult::Done);
+    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.settle();
+    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
+    world.judgement = frozen();
+    assert_eq!(world.command("4", Verb::Retry).result, OutcomeResult::Done);
+    assert_eq!(world.state.freeze_override, None, "nor is a second attempt the same release");
+}
+
+#[test]
+fn what_is_not_frozen_cannot_be_lifted() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None)])));
+    assert!(world.refused("1", Verb::Override).contains("no release is under way"));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_for(secs(30));
+    assert!(world.refused("2", Verb::Override).contains("not frozen"));
+}
+
+fn step_down(percent: u32) -> Judgement {
+    let lower_to = Some(Weight::percent(percent));
+    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests reached the canary".into(), lower_to }
+}
+
+#[test]
+fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than_its_step() {
+    let mut world = World::stable(analysed(plan(10, vec![weight(40), wait(5), weight(60), wait(5)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+    world.judgement = step_down(10);
+    world.run_for(secs(30));
+    assert_eq!((world.share(), world.desired("v2")), (Weight::percent(10), 1));
+    assert_eq!(world.state.weights.cap, Some(Weight::percent(10)));
+    assert_eq!(world.events_of("SteppedDown"), ["no requests reached the canary"]);
+    world.judgement = hold("NoTraffic");
+    // Longer than the progress deadline: what waits for data does not run into it, nor does the way back.
+    world.run_for(secs(700));
+    assert_eq!((world.share(), world.state.stage), (Weight::percent(10), Stage::Stepping));
+    world.judgement = step_down(2);
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(2));
+    world.restart();
+    world.judgement = undecided(&world);
+    world.run_until("at 60 %", |world| world.state.weights.verified == Some(Weight::percent(60)));
+    let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
+    assert_eq!(shares, [40, 10, 2, 40, 60].map(Weight::percent));
+    assert_eq!(world.state.weights.cap, None);
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.judgement = step_down(0);
+    world.run_for(secs(3_000));
+    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
+    world.run_for(secs(1_000));
+    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
+    world.judgement = undecided(&world);
+    world.run_for(secs(60));
+    assert_eq!(world.share(), Weight::ZERO, "while a person is asked no traffic is added");
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
+    let pace = EvidencePace { first_weight: Weight::percent(20), max_weight: Weight::percent(50) };
+    let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace)));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.judgement = step_down(5);
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(5));
+    world.judgement = undecided(&world);
+    world.run_for(secs(60));
+    assert_eq!(world.share(), Weight::percent(5), "fresh data alone raises nothing");
+    let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
+    world.judgement = Judgement::Undecided { message, fresh_since: world.now, next_weight, proven: Proven::default() };
+    world.run_for(secs(30));
+    assert_eq!(world.share(), Weight::percent(20));
+    world.assert_nothing_lost();
+}
+
+/// The weight is more than the budget left bears.
+fn budget_left_for(percent: u32) -> Judgement {
+    let lower_to = Some(Weight::percent(percent));
+    Judgement::Hold { cause: "BudgetLeft".into(), message: "this rollout has used 95 of 100".into(), lower_to }
+}
+
+#[test]
+fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_none() {
+    let pace = EvidencePace { first_weight: Weight::percent(40), max_weight: Weight::percent(50) };
+    let by_steps = analysed(plan(10, vec![weight(40), Step::Pause(None)]));
+    let by_evidence = edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace));
+    for (plan, told) in [(by_steps, "(pause), cut to 0 %"), (by_evidence, "95 of 100")] {
+        let mut world = World::stable(plan);
+        world.judgement = undecided(&world);
+        world.release("v2");
+        world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+        world.judgement = budget_left_for(15);
+        world.run_for(secs(30));
+        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
+        // What fits already is not lowered again, and nothing is raised while the budget holds the release.
+        world.judgement = budget_left_for(30);
+        world.run_for(secs(30));
+        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
+        world.judgement = budget_left_for(0);
+        world.run_for(secs(30));
+        world.restart();
+        world.run_for(secs(600));
+        assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
+        assert!(world.state.message.contains(told), "{}", world.state.message);
+        world.assert_nothing_lost();
+    }
+}
+
+fn questions(objectives: &[&str], checks: &[&str]) -> Questions {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Questions { objectives: names(objectives), checks: names(checks) }
+}
+
+/// Undecided, but for what suffices at this weight.
+fn proven(world: &World, percent: u32, answers: Questions) -> Judgement {
+    let proven = Proven { weight: Weight::percent(percent), answers };
+    Judgement::Undecided { message: "undecided".into(), fresh_since: world.now, next_weight: None, proven }
+}
+
+fn with_checks(plan: Plan, checks: &[&str]) -> Plan {
+    edit(analysed(plan), |canary| {
+        canary.analysis =
+            canary.analysis.take().map(|analysis| Analysis { checks: questions(&[], checks).checks, ..analysis });
+    })
+}
+
+fn watched(plan: Plan, seconds: u64, checks: &[&str]) -> Plan {
+    edit(analysed(plan), |canary| {
+        let watch = Some(WatchPlan { duration: secs(seconds), checks: questions(&[], checks).checks });
+        canary.analysis = canary.analysis.take().map(|analysis| Analysis { watch, ..analysis });
+    })
+}
+
+#[test]
+fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() {
+    let mut world = World::stable(with_checks(plan(4, vec![weight(25), wait(5), weight(50), wait(5)]), &["errors"]));
+    world.judgement = proven(&world, 25, questions(&[], &["errors"]));
+    world.release("v2");
+    world.run_for(secs(120));
+    assert_eq!(world.share(), Weight::percent(50), "steps are not held by it");
+    assert!(world.state.message.contains("waiting for check errors"), "{}", world.state.message);
+    world.judgement = proven(&world, 50, questions(&[], &[]));
+    world.run_for(secs(700));
+    assert_eq!(world.state.stage, Stage::Stepping, "it runs into no progress deadline");
+    world.judgement = proven(&world, 50, questions(&[], &["errors"]));
+    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+}
+
+#[test]
+fn a_step_waits_for_what_it_names_and_for_nothing_else() {
+    let step = Step::Prove(questions(&["availability"], &["errors"]));
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), step, weight(50), Step::Pause(None)])));
+    world.judgement = proven(&world, 25, questions(&["latency"], &["errors"]));
+    world.release("v2");
+    world.run_for(secs(60));
+    assert_eq!(world.state.step.map(|step| step.index), Some(1));
+    assert!(world.state.message.contains("waiting for objective availability"), "{}", world.state.message);
+    world.judgement = hold("Stale");
+    world.run_for(secs(60));
+    world.judgement = proven(&world, 20, questions(&["availability"], &["errors"]));
+    world.run_for(secs(60));
+    assert_eq!(world.state.step.map(|step| step.index), Some(1), "an answer at another weight is none");
+    world.judgement = proven(&world, 25, questions(&["availability"], &["errors"]));
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+}
+
+#[test]
+fn a_promoted_release_is_watched_before_it_becomes_stable() {
+    let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 700, &["errors"]));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("all traffic", |world| world.state.watch.is_some());
+    assert_eq!(world.share(), Weight::FULL);
+    let since = world.state.watch.unwrap().since;
+    // Longer than the progress deadline, and over a restart.
+    world.run_for(secs(690));
+    world.restart();
+    world.run_for(secs(5));
+    assert_eq!(world.state.watch.unwrap().since, since);
+    assert_eq!((world.stable_service.clone(), world.desired("v1")), (Some(rev("v1")), 4), "the way back stays open");
+    world.judgement = hold("Stale");
+    world.run_for(secs(60));
+    assert_eq!(world.state.stage, Stage::Promoting, "missing data ends no watch");
+    world.judgement = undecided(&world);
+    world.run_for(secs(60));
+    assert!(world.state.message.contains("check errors"), "{}", world.state.message);
+    world.judgement = proven(&world, 100, questions(&[], &["errors"]));
+    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_for(secs(60));
+    assert_eq!((world.stable_service.clone(), world.desired("v1")), (Some(rev("v2")), 0));
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
+    let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 600, &[]));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("all traffic", |world| world.state.watch.is_some());
+    world.run_for(secs(300));
+    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.settle();
+    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Aborted), "in the same look");
+    assert_eq!(world.state.watch, None);
+    world.run_for(secs(60));
+    assert_eq!((world.desired("v1"), world.desired("v2")), (4, 0));
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn a_person_can_end_the_watch_or_the_release_in_it() {
+    for (verb, stable) in [(Verb::Promote, "v2"), (Verb::Abort, "v1")] {
+        let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 600, &["errors"]));
+        world.judgement = undecided(&world);
+        world.release("v2");
+        world.run_until("all traffic", |world| world.state.watch.is_some());
+        assert_eq!(world.command("1", verb).result, OutcomeResult::Done);
+        world.run_for(secs(60));
+        assert_eq!(world.state.stable_revision, Some(rev(stable)));
+        world.assert_nothing_lost();
+    }
+}

@@ -1,0 +1,41 @@
+//! What is learnt of the time before a release.
+
+use super::*;
+
+/// A counter of a pod, once a second: `counts` at each second of the story.
+fn pod(name: &str, code: &str, from: i64, counts: impl Fn(i64) -> f64) -> Series {
+    let labels =
+        [("__name__", "http_requests_total"), ("job", "shop"), ("instance", name), ("pod", name), ("code", code)];
+    Series {
+        labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        samples: (from..=120).map(|second| (at(second).as_millisecond() + 10, counts(second))).collect(),
+    }
+}
+
+#[tokio::test]
+async fn how_stables_errors_cluster_is_learnt_from_before_the_release() {
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred seconds")]
+    let requests = |second: i64| (second + 1_200) as f64 * 100.0;
+    // Of two pods one fails eight requests at once, every forty seconds until the release begins.
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred seconds")]
+    let clusters = |second: i64| ((second.min(-20) + 1_200) / 40 * 8) as f64;
+    let script = script(&Story::default()).await;
+    script.set_series(vec![
+        pod("checkout-aaa-x7k2p", "200", -1_200, requests),
+        pod("checkout-aaa-x7k2p", "500", -1_200, clusters),
+        pod("checkout-aaa-q9w4z", "200", -1_200, requests),
+        pod("checkout-bbb-m3n5v", "200", 0, |second| requests(second - 1_200)),
+    ]);
+    let analysis = json!({
+        "prometheus": {"scrapeInterval": "1s"},
+        "objectives": [{"name": "availability", "objective": 99.9, "counters": {
+            "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}", "arms": {"podLabel": "pod"}}}],
+    });
+    let request = JudgeRequest { analysis: serde_json::from_value(analysis).unwrap(), ..request() };
+    let life = gone_on(&script, &request, 60).await;
+    let checkpoint = life.judged_until(50).await;
+    let dispersion = &objective(&checkpoint)["evidence"]["dispersion"];
+    let phi = dispersion["numerator"].as_f64().unwrap() / dispersion["denominator"].as_f64().unwrap();
+    // Eight errors of one cause in one of two pods alike.
+    assert!((phi - 8.0).abs() < 0.1, "{dispersion}");
+}
