@@ -44,7 +44,7 @@ pub struct Config {
 
 /// The temper as written.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number from 1, or auto")]
 pub enum K {
     /// This one.
     Fixed(f64),
@@ -62,7 +62,7 @@ pub enum Auto {
 
 /// The clip as written.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number of nats above 0, or off")]
 pub enum Clip {
     /// This one, in nats.
     Nats(f64),

@@ -1,7 +1,8 @@
 //! Reading samples of the past, a slice at a time.
 
-use crate::prometheus::{Answer, Poller, QueryError};
+use crate::prometheus::{Answer, Poller, QueryError, Server};
 use crate::release::Release;
+use crate::selector::Counters;
 
 /// How much is read at once when catching up, and how far back at most.
 const SLICE_MS: i64 = 600_000;
@@ -68,11 +69,24 @@ async fn read_slice(
     to_ms: i64,
 ) -> Result<(Answer, Answer), QueryError> {
     let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
+    read(poller, &release.settings.server, &judged.counters, from_ms, to_ms).await
+}
+
+/// Reads the raw samples of both sides between two moments: of all requests, and of the bad ones among them.
+///
+/// # Errors
+/// What went wrong, named.
+pub async fn read(
+    poller: &Poller,
+    server: &Server,
+    counters: &Counters,
+    from_ms: i64,
+    to_ms: i64,
+) -> Result<(Answer, Answer), QueryError> {
     // Rounded up to whole seconds; a sample too many does no harm.
     let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-    let server = &release.settings.server;
     let query = |selector: &str| format!("{selector}[{range_seconds}s]");
-    let total = poller.ask_once(server, &query(&judged.counters.total_of_sides), Some(to_ms)).await?;
-    let errors = poller.ask_once(server, &query(&judged.counters.errors_of_sides), Some(to_ms)).await?;
+    let total = poller.ask_once(server, &query(&counters.total_of_sides), Some(to_ms)).await?;
+    let errors = poller.ask_once(server, &query(&counters.errors_of_sides), Some(to_ms)).await?;
     Ok((total, errors))
 }

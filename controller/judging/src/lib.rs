@@ -3,9 +3,9 @@
 //! The way of an objective through this crate: [`selector`] says which series are read and which side each counts for,
 //! [`prometheus`] asks for them, [`reading`] turns the answers into samples, [`release`] hands those to the statistics of
 //! `serin_analysis` and keeps their state, [`telling`] says what came out. Whatever asks at its own pace stands outside: the
-//! controller polls for the releases under way, `kubectl serin replay` reads the past.
+//! controller polls for the releases under way, [`replay`] reads the past.
 //!
-//! Only [`prometheus`], [`history`] and [`service::follow`] do IO; nothing here knows Kubernetes' API.
+//! Only [`prometheus`], [`history`], [`service`] and [`replay`] do IO; nothing here knows Kubernetes' API.
 
 pub mod budget;
 pub mod checkpoint;
@@ -17,6 +17,7 @@ mod matcher;
 pub mod prometheus;
 pub mod reading;
 pub mod release;
+pub mod replay;
 mod request;
 pub mod selector;
 pub mod service;

@@ -263,6 +263,27 @@ pub async fn follow(
     }
 }
 
+/// What was known of a service at a moment of the past, in milliseconds since the epoch; without the budget where `knows_budget` says that
+/// what `before` knows of it is new enough.
+///
+/// # Errors
+/// What went wrong, named; what was known before stands.
+pub async fn at(
+    poller: &Poller,
+    server: &Server,
+    questions: &Questions,
+    at_ms: i64,
+    before: &Service,
+    knows_budget: bool,
+) -> Result<Service, QueryError> {
+    let mut service = before.clone();
+    if !knows_budget {
+        take_budget(&mut service, questions, &poller.ask_once(server, &questions.budget, Some(at_ms)).await?);
+    }
+    take_guard(&mut service, &poller.ask_once(server, &questions.guard, Some(at_ms)).await?);
+    Ok(service)
+}
+
 fn note(answer: &Result<Answer, QueryError>, what: &str, take: impl FnOnce(&Answer)) {
     match answer {
         Ok(answer) => take(answer),

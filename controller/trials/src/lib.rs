@@ -4,7 +4,7 @@
 //! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables, [`goals`] holds them against what is wanted,
 //! [`chart`] draws a picture. The same options give the
 //! same numbers, whatever the number of threads: every rollout has a seed of its own. [`simulate`] answers for one release under
-//! any configuration.
+//! any configuration, [`odds`] for one as its Rollout paces it, and [`rivals`] work on recorded ticks, too.
 
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "simulated figures repeat exactly"))]
 
@@ -12,14 +12,15 @@ mod chart;
 mod efficiency;
 mod goals;
 mod markdown;
+pub mod odds;
 mod paced;
 mod parallel;
 mod report;
-mod rivals;
+pub mod rivals;
 pub mod world;
 
 pub use chart::chart;
 pub use efficiency::{Detection, Promotion};
 pub use goals::{Goal, goals};
 pub use markdown::markdown;
-pub use report::{Cell, Options, Report, Summary, run, simulate};
+pub use report::{Cell, Decision, Options, Report, Summary, run, simulate};

@@ -32,7 +32,7 @@ impl Options {
 
 /// What became of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub enum Decision {
     /// Rolled back, by the rule's evidence.
     RolledBack,
     /// Rolled back because the allotment was spent.
@@ -144,14 +144,6 @@ pub struct Report {
     pub promotion: Vec<Promotion>,
 }
 
-/// The rivals of the tables.
-const RIVALS: [Rival; 4] = [
-    Rival::FixedThreshold { threshold: 0.01, failures: 4 },
-    Rival::FixedThreshold { threshold: 0.001, failures: 4 },
-    Rival::SuccessRate { threshold: 0.99, failures: 5 },
-    Rival::MannWhitney,
-];
-
 const BUDGET_FRACTION: f64 = 0.001;
 const STABLE_RATE: f64 = 0.0005;
 const TICK_SECONDS: u32 = 15;
@@ -234,7 +226,7 @@ fn rules(options: Options) -> Result<Vec<Cell>, ConfigError> {
             let summary = paced(options, &scenario, margin, None)?;
             cells.push(Cell { row: row.to_owned(), column: column.to_owned(), summary });
         }
-        for rival in RIVALS {
+        for rival in Rival::shipped(BUDGET_FRACTION) {
             let outcomes = parallel::map(options.runs, options.seed, |seed| rival.rollout(&scenario, seed));
             cells.push(Cell { row: row.to_owned(), column: rival.name(), summary: Summary::of(&outcomes) });
         }

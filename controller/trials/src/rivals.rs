@@ -1,5 +1,7 @@
 //! The rules that other controllers ship, each on checks of one minute.
 
+use serin_analysis::Counts;
+
 use crate::paced::seconds;
 use crate::report::{Decision, Outcome};
 use crate::world::{Scenario, World};
@@ -28,18 +30,94 @@ pub enum Rival {
     MannWhitney,
 }
 
-const CHECK_SECONDS: u32 = 60;
+/// A rule at work on the ticks of one release, simulated or on record.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    rival: Rival,
+    minute: Counts,
+    minute_began_ms: i64,
+    canary_rates: Vec<f64>,
+    stable_rates: Vec<f64>,
+    passed: u32,
+    failed: u32,
+}
+
+impl Checks {
+    /// The rule before its first check; `began_ms` is when the release began to get traffic.
+    pub fn new(rival: Rival, began_ms: i64) -> Self {
+        Self {
+            rival,
+            minute: Counts::default(),
+            minute_began_ms: began_ms,
+            canary_rates: Vec::new(),
+            stable_rates: Vec::new(),
+            passed: 0,
+            failed: 0,
+        }
+    }
+
+    /// Takes one tick in, which ends at `at_ms`, and decides at the end of each minute. A minute without a request to the canary is no
+    /// check: the metrics that these rules query have no value then.
+    pub fn add(&mut self, at_ms: i64, counts: &Counts) -> Option<Decision> {
+        self.minute.add(counts);
+        if at_ms.saturating_sub(self.minute_began_ms) < CHECK_MS {
+            return None;
+        }
+        let minute = std::mem::take(&mut self.minute);
+        self.minute_began_ms = at_ms;
+        if minute.canary_requests <= 0.0 {
+            return None;
+        }
+        let rate = minute.canary_errors / minute.canary_requests;
+        self.canary_rates.push(rate);
+        self.stable_rates.push(minute.stable_rate().unwrap_or(0.0));
+        let fails = match self.rival {
+            Rival::FixedThreshold { threshold, .. } => rate > threshold,
+            Rival::SuccessRate { threshold, .. } => 1.0 - rate < threshold,
+            Rival::MannWhitney => {
+                self.canary_rates.len().is_multiple_of(5)
+                    && lower_exceeds_tolerance(&self.canary_rates, &self.stable_rates)
+            }
+        };
+        if fails {
+            self.failed += 1;
+        } else {
+            self.passed += 1;
+        }
+        self.rival.decision(self.passed, self.failed)
+    }
+
+    /// The share that the rule gives to the canary now.
+    pub(crate) fn weight(&self) -> f64 {
+        self.rival.weight(self.passed, self.failed)
+    }
+}
+
+const CHECK_MS: i64 = 60_000;
 const LONGEST_SECONDS: f64 = 3600.0;
 /// The 99th percentile of the normal distribution: two-sided 98 %.
 const Z_98: f64 = 2.326_347_874_040_841;
 const TOLERANCE: f64 = 0.25;
 
 impl Rival {
+    /// The rules that a service with this error budget, a fraction of its requests, is judged by for comparison: with the settings that
+    /// their documentation shows, and once with a threshold at the objective.
+    pub const fn shipped(budget_fraction: f64) -> [Self; 4] {
+        [
+            Self::FixedThreshold { threshold: 0.01, failures: 4 },
+            Self::FixedThreshold { threshold: budget_fraction, failures: 4 },
+            Self::SuccessRate { threshold: 0.99, failures: 5 },
+            Self::MannWhitney,
+        ]
+    }
+
     /// What a table calls it.
     pub fn name(self) -> String {
+        // Without the last digits, in which a difference of decimals is not exact.
+        let percent = |fraction: f64| (fraction * 1e9).round() / 1e7;
         match self {
-            Self::FixedThreshold { threshold, failures } => format!("fixed {} % x {failures}", threshold * 100.0),
-            Self::SuccessRate { threshold, failures } => format!("success {} % x {failures}", threshold * 100.0),
+            Self::FixedThreshold { threshold, failures } => format!("fixed {} % x {failures}", percent(threshold)),
+            Self::SuccessRate { threshold, failures } => format!("success {} % x {failures}", percent(threshold)),
             Self::MannWhitney => "Mann-Whitney, 25 %".to_owned(),
         }
     }
@@ -47,35 +125,13 @@ impl Rival {
     /// One rollout.
     pub(crate) fn rollout(self, scenario: &Scenario, seed: u64) -> Outcome {
         let mut world = World::new(*scenario, seed);
-        let mut canary_rates = Vec::new();
-        let mut stable_rates = Vec::new();
-        let (mut failed, mut passed, mut excess_errors) = (0, 0, 0.0);
-        let ticks = CHECK_SECONDS / scenario.tick_seconds;
+        let mut checks = Checks::new(self, 0);
+        let mut excess_errors = 0.0;
         loop {
-            let weight = self.weight(passed, failed);
-            let (mut at_ms, mut counts) = (0, serin_analysis::Counts::default());
-            for _ in 0..ticks {
-                let served = world.serve(weight);
-                excess_errors += served.excess_errors;
-                counts.add(&served.tick.counts);
-                at_ms = served.tick.at_ms;
-            }
-            let rate = if counts.canary_requests > 0.0 { counts.canary_errors / counts.canary_requests } else { 0.0 };
-            canary_rates.push(rate);
-            stable_rates.push(counts.stable_rate().unwrap_or(0.0));
-            let fails = match self {
-                Self::FixedThreshold { threshold, .. } => rate > threshold,
-                Self::SuccessRate { threshold, .. } => 1.0 - rate < threshold,
-                Self::MannWhitney => {
-                    canary_rates.len().is_multiple_of(5) && lower_exceeds_tolerance(&canary_rates, &stable_rates)
-                }
-            };
-            if fails {
-                failed += 1;
-            } else {
-                passed += 1;
-            }
-            let Some(decision) = self.decision(passed, failed) else { continue };
+            let served = world.serve(checks.weight());
+            excess_errors += served.excess_errors;
+            let at_ms = served.tick.at_ms;
+            let Some(decision) = checks.add(at_ms, &served.tick.counts) else { continue };
             let at = seconds(at_ms);
             let after = if decision == Decision::Promoted { LONGEST_SECONDS - at } else { 0.0 };
             let p_s = scenario.stable_rate;
@@ -127,6 +183,25 @@ fn lower_exceeds_tolerance(canary: &[f64], stable: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_decides_on_recorded_ticks_by_whole_minutes_and_passes_over_empty_ones() {
+        let mut checks = Checks::new(Rival::FixedThreshold { threshold: 0.01, failures: 4 }, 1_000);
+        let bad = Counts::new(100.0, 5.0, 900.0, 0.0);
+        let mut decided = Vec::new();
+        for tick in 1..=40 {
+            // For two minutes there is no traffic at all.
+            let counts = if (9..17).contains(&tick) { Counts::default() } else { bad };
+            decided.extend(checks.add(1_000 + tick * 15_000, &counts).map(|decision| (tick, decision)));
+        }
+        assert_eq!(decided.first(), Some(&(24, Decision::RolledBack)));
+    }
+
+    #[test]
+    fn a_threshold_at_the_objective_is_named_without_rounding_errors() {
+        assert_eq!(Rival::shipped(1.0 - 0.9995)[1].name(), "fixed 0.05 % x 4");
+        assert_eq!(Rival::shipped(0.001)[2].name(), "success 99 % x 5");
+    }
 
     #[test]
     fn mann_whitney_sees_a_clear_shift_and_no_absent_one() {

@@ -9,7 +9,7 @@ use page::{Page, Paint};
 
 mod asked;
 mod evidence;
-mod page;
+pub(crate) mod page;
 pub mod paint;
 mod tree;
 
