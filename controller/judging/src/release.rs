@@ -259,7 +259,7 @@ impl Release {
         let samples = reading.samples();
         let history =
             Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
-        let config = judged.objective.config().counters.clone();
+        let config = judged.objective.config().counters;
         Objective::learn(config, &mut judged.state, &history, from_ms);
         judged.may_learn = false;
     }

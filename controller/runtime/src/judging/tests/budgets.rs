@@ -41,7 +41,7 @@ async fn a_budget_is_told_before_the_canary_gets_traffic_and_while_it_has_some()
 
 #[tokio::test]
 async fn a_spent_budget_freezes_a_release_but_never_the_cure() {
-    let script = script(&Story { canary: (60.0, 0.0), stable: (240.0, 7.2), ..Story::default() }).await;
+    let script = script(&Story { canary: (60.0, 0.0), stable: (240.0, 0.5), ..Story::default() }).await;
     month(&script, 2e3);
     let begun = begun(&script, &request()).await;
     let early = live(&script, at(4));
@@ -50,7 +50,7 @@ async fn a_spent_budget_freezes_a_release_but_never_the_cure() {
     let look = early.until("a freeze", frozen).await;
     assert_eq!(state(&look), "Spent");
     assert!(look.budgets[0].message.as_ref().unwrap().starts_with("The error budget is spent: 2,000 errors"));
-    let later = live(&script, at(200));
+    let later = live(&script, at(590));
     later.judges.watch(JudgeRequest { resume_from: Some(begun), ..request() });
     let cures = |look: &Look| match &look.judgement {
         Judgement::Undecided { message, .. } | Judgement::Sound { message, .. } => message.contains("is the cure"),
