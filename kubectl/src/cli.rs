@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serin_crds::command::CommandVerb;
 
+use crate::replay::times::{ErrorRate, Moment, StepWeight};
 use crate::request::Wish;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -14,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes:
   1  refused, by the API server or the controller (with --until-done: aborted)
   2  wrong arguments or input, or no such Rollout
   3  no outcome in time; the request stands
-  4  the API server could not be reached or answered with an error";
+  4  the API server, or the Prometheus that was named, could not be reached or answered with an error";
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -64,6 +65,14 @@ const ABORT_LONG: &str = "Take all traffic off the canary and keep the stable re
 asks back, and waits until the router has been seen to send the canary nothing. The aborted revision stays aborted \
 until the next one, or `kubectl serin retry`.";
 
+const SIMULATE_LONG: &str = "Tell the odds of a release before it is shipped, without a cluster: thousands of releases are simulated with \
+the steps or the pace of a Rollout and decided by the rule that the controller runs. What comes out are the odds of promotion, rollback and \
+an undecided end, the time that each takes, and the errors that the canary makes beyond those that stable would have made.";
+const REPLAY_LONG: &str = "Tell what Serin would have done with what a Prometheus has recorded: in an incident, or with the releases of last \
+month. The record is judged by the code that the controller runs, as it was visible at each moment, and compared with fixed rules as other \
+controllers have them. The sides are told apart as the Rollout's objectives say. The canary's share is read off the recorded requests unless \
+it is given.";
+
 /// Where to look, and how it shall look.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Common {
@@ -106,6 +115,14 @@ pub enum Task {
     Resume(RequestArgs),
     /// Go on from the step at hand, whatever it waits for
     SkipStep(RequestArgs),
+    /// Explain why a release is where it is: what was counted, what is still needed, what is certain
+    Explain(ExplainArgs),
+    /// Tell the odds of a release before it is shipped, without a cluster
+    #[command(long_about = SIMULATE_LONG)]
+    Simulate(SimulateArgs),
+    /// Tell what Serin would have done with what a Prometheus has recorded
+    #[command(long_about = REPLAY_LONG)]
+    Replay(Box<ReplayArgs>),
     /// Judge counters from standard input, without a cluster: one JSON object a line in, one out
     Evaluate(EvaluateArgs),
 }
@@ -174,12 +191,123 @@ pub struct ListArgs {
     pub all_namespaces: bool,
 }
 
+/// `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// The Rollout
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Also the numbers: E, bounds, tolerances, the temper, and what the guarantee stands on
+    #[arg(long)]
+    pub all: bool,
+    /// Draw the evidence over time, read anew from the Prometheus at this address
+    #[arg(long, value_name = "URL", value_parser = address)]
+    pub prometheus: Option<String>,
+    /// A file with a bearer token for the Prometheus
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub bearer_token_file: Option<PathBuf>,
+    /// Write the drawing to this file, too
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub svg: Option<PathBuf>,
+}
+
+/// `simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// The YAML file with the Rollout, or - for standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: PathBuf,
+    /// Requests per second of the whole service
+    #[arg(long, value_name = "NUMBER", value_parser = requests_per_second)]
+    pub rps: f64,
+    /// How often stable fails, for example 0.05%
+    #[arg(long, value_name = "PERCENT")]
+    pub error_rate: ErrorRate,
+    /// How often the canary fails, for example 0.5%
+    #[arg(long, value_name = "PERCENT")]
+    pub canary_error_rate: ErrorRate,
+    /// The objective that judges, where there are several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub objective: Option<String>,
+    /// How long a person takes to promote at a pause without a duration
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub person_after: Duration,
+    /// How many releases to simulate
+    #[arg(long, value_name = "NUMBER", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub runs: u32,
+    /// The same seed gives the same releases
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Write the chart to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// `replay`.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// The Rollout in the cluster; with -f none is asked
+    #[arg(value_name = "NAME", required_unless_present = "file", conflicts_with = "file")]
+    pub name: Option<String>,
+    /// The YAML file with the Rollout, or - for standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The address of the Prometheus that has the record
+    #[arg(long, value_name = "URL", value_parser = address)]
+    pub prometheus: String,
+    /// A file with a bearer token for it
+    #[arg(long, value_name = "FILE")]
+    pub bearer_token_file: Option<PathBuf>,
+    /// From when: 2026-03-01T10:00:00Z, or -2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "releases")]
+    pub from: Option<Moment>,
+    /// Until when: 2026-03-01T12:00:00Z, or -1h
+    #[arg(long, value_name = "TIME", default_value = "now", allow_hyphen_values = true)]
+    pub to: Moment,
+    /// A file with the times of each release instead, a line each: {"name": "v7", "from": "...", "to": "..."}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
+    pub releases: Option<PathBuf>,
+    /// Without requests to the canary for so long, a release is over
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub quiet: Duration,
+    /// The stable side: its Service, or its value of the label that tells the sides [default: as the Rollout says]
+    #[arg(long, value_name = "VALUE")]
+    pub stable: Option<String>,
+    /// The canary side, likewise
+    #[arg(long, value_name = "VALUE")]
+    pub canary: Option<String>,
+    /// Where pods tell the sides: the name of stable's ReplicaSet then
+    #[arg(long, value_name = "NAME")]
+    pub stable_pods: Option<String>,
+    /// Likewise of the canary's
+    #[arg(long, value_name = "NAME")]
+    pub canary_pods: Option<String>,
+    /// The canary's share, from a time after its first request on: 0s=5,10m=20,20m=50 [default: as the requests show it]
+    #[arg(long, value_name = "TIME=PERCENT", value_delimiter = ',')]
+    pub step_weights: Vec<StepWeight>,
+    /// Tell each of several releases in full
+    #[arg(long)]
+    pub all: bool,
+    /// For programs, instead of text
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "all")]
+    pub output: Option<Format>,
+    /// Write the chart of the last release to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
 /// `evaluate`.
 #[derive(Args, Clone, Debug)]
 pub struct EvaluateArgs {
     /// The rule's configuration in YAML or JSON [default: that of the controller]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// At the end, draw the evidence over time on standard error
+    #[arg(long)]
+    pub chart: bool,
+    /// At the end, write the drawing to this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 /// An output format for programs.
@@ -245,6 +373,23 @@ fn read<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<
 fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
     Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+}
+
+fn requests_per_second(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 1e7;
+    let rate: f64 = text.parse().map_err(|_| "it is not a number; write for example 120".to_owned())?;
+    if rate > 0.0 && rate <= MOST {
+        return Ok(rate);
+    }
+    Err(format!("it must be above 0 and at most {MOST}: without requests nothing can be judged; write for example 120"))
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+        return Ok(text.to_owned());
+    }
+    Err("it is not an address; write for example http://localhost:9090".to_owned())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::connect::{Connection, connect};
 use crate::exit::{Exit, Failure};
 use crate::request::{Wish, carry_out};
 use crate::view::{Look, render};
-use crate::{evaluate, list, picture, report, watch};
+use crate::{evaluate, explain, list, picture, replay, report, simulate, watch};
 
 /// The width where there is no terminal to ask.
 const DEFAULT_COLUMNS: usize = 80;
@@ -24,7 +24,11 @@ const DEFAULT_COLUMNS: usize = 80;
 pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failure> {
     if let Task::Evaluate(args) = &invocation.task {
         let mut out = AutoStream::new(io::stdout(), colour);
-        evaluate::evaluate(args.config.as_deref(), io::stdin().lock(), &mut out)?;
+        evaluate::run(args, io::stdin().lock(), &mut out, &mut AutoStream::new(io::stderr(), colour))?;
+        return Ok(Exit::Done);
+    }
+    if let Task::Simulate(args) = &invocation.task {
+        simulate::simulate(args, &look(), &mut AutoStream::new(io::stdout(), colour))?;
         return Ok(Exit::Done);
     }
     // Two TLS providers in one program panic at run time, and none does too: ours is the one.
@@ -36,6 +40,13 @@ pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failu
         .build()
         .map_err(|error| Failure::new(Exit::Usage, format!("cannot start: {error}")))?;
     runtime.block_on(async {
+        if let Task::Replay(args) = &invocation.task {
+            let mut out = AutoStream::new(io::stdout(), colour);
+            let connection = if args.file.is_some() { None } else { Some(connect(&invocation.common).await?) };
+            let namespace = invocation.common.namespace.as_deref();
+            replay::run(args, namespace, connection.as_ref(), &look(), &mut out).await?;
+            return Ok(Exit::Done);
+        }
         let connection = connect(&invocation.common).await?;
         if let Task::Status(args) = &invocation.task
             && args.watch
@@ -62,6 +73,7 @@ pub async fn run(
         None => match task {
             Task::List(args) => list::list(connection, args, Timestamp::now(), out).await?,
             Task::Status(args) => status(connection, args, out).await?,
+            Task::Explain(args) => explain::explain(connection, args, &look(), out).await?,
             _ => {}
         },
     }
@@ -72,7 +84,12 @@ pub async fn run(
 /// The request that a task makes, if it is one.
 fn wish(task: &Task) -> Option<Wish> {
     match task {
-        Task::Status(_) | Task::List(_) | Task::Evaluate(_) => None,
+        Task::Status(_)
+        | Task::List(_)
+        | Task::Explain(_)
+        | Task::Simulate(_)
+        | Task::Replay(_)
+        | Task::Evaluate(_) => None,
         Task::Promote(args) => Some(args.wish()),
         Task::Abort(args) => Some(args.wish(CommandVerb::Abort)),
         Task::Retry(args) => Some(args.wish(CommandVerb::Retry)),

@@ -6,20 +6,71 @@ use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serin_analysis::evaluate::{Config, Engine, TickLine};
+use serin_analysis::evaluate::{Config, Engine, Line, LineVerdict, TickLine};
+use serin_analysis::{EvidenceConfig, JudgeConfig};
 
+use crate::chart::{Course, Point};
+use crate::cli::EvaluateArgs;
 use crate::exit::{Exit, Failure};
 
 /// The longest line that is read: counts of some ten thousand pods.
 const LONGEST_LINE_BYTES: u64 = 1 << 20;
 
-/// Judges every tick of `input` and writes a line for each.
+/// Judges every tick of `input`, writes a line for each to `out`, and at the end draws them on `aside` and to a file, where that is asked
+/// for. What came before a malformed line is drawn, too.
 ///
 /// # Errors
 /// The configuration or a line is malformed (with its line and field), or the output cannot be written.
-pub fn evaluate(config: Option<&Path>, mut input: impl BufRead, out: &mut dyn Write) -> Result<(), Failure> {
-    let config = config.map_or_else(|| Ok(Config::default()), read_config)?;
-    let mut engine = Engine::new(&config).map_err(|error| wrong(format!("the configuration: {error}")))?;
+pub fn run(
+    args: &EvaluateArgs,
+    input: impl BufRead,
+    out: &mut dyn Write,
+    aside: &mut dyn Write,
+) -> Result<(), Failure> {
+    let (config, engine) = match args.config.as_deref() {
+        Some(file) => read_config(file)?,
+        None => (Config::default(), Engine::new(&Config::default()).map_err(|error| wrong(error.to_string()))?),
+    };
+    let usual = EvidenceConfig::for_budget_fraction(
+        config.slo.map_or_else(|| EvidenceConfig::default().budget_fraction, |slo| 1.0 - slo),
+    );
+    let mut course = Course {
+        title: "The evidence over the seconds of the ticks".to_owned(),
+        threshold: 1.0 / config.alpha.unwrap_or(JudgeConfig::default().alpha),
+        margin: Some(config.delta1.unwrap_or(usual.delta1)),
+        ..Course::default()
+    };
+    let is_drawn = args.chart || args.svg.is_some();
+    let ended = evaluate(engine, input, out, |line| {
+        if is_drawn {
+            course.points.push(point(line));
+            if course.moments.is_empty() && matches!(line.verdict, LineVerdict::RollBack | LineVerdict::Promote) {
+                course.moments.push(line.t);
+            }
+        }
+    });
+    if let Some(chart) = course.chart() {
+        if args.chart {
+            aside.write_all(chart.for_terminal(crate::dispatch::look().width).as_bytes())?;
+        }
+        if let Some(file) = &args.svg {
+            chart.write_svg(file)?;
+        }
+    }
+    ended
+}
+
+fn point(line: &Line) -> Point {
+    let Line { t, ln_e, excess, lower, upper, budget_used, .. } = *line;
+    Point { at_seconds: t, ln_e, excess, budget_used, ..Point::default() }.bounded(Some(lower), Some(upper))
+}
+
+fn evaluate(
+    mut engine: Engine,
+    mut input: impl BufRead,
+    out: &mut dyn Write,
+    mut each: impl FnMut(&Line),
+) -> Result<(), Failure> {
     let mut bytes = Vec::new();
     for number in 1_u64.. {
         bytes.clear();
@@ -38,6 +89,7 @@ pub fn evaluate(config: Option<&Path>, mut input: impl BufRead, out: &mut dyn Wr
         serde_json::to_writer(&mut *out, &line).map_err(|error| Failure::from(std::io::Error::from(error)))?;
         out.write_all(b"\n")?;
         out.flush()?;
+        each(&line);
     }
     Ok(())
 }
@@ -53,26 +105,47 @@ fn parse_line<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(parsed)
 }
 
-/// Reads a configuration in YAML, of which JSON is a part. Its error names the line, and the field where there is one.
-fn read_config(file: &Path) -> Result<Config, Failure> {
+/// Reads a configuration in YAML, of which JSON is a part. Its errors name the line and the field.
+fn read_config(file: &Path) -> Result<(Config, Engine), Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot read {name}: {error}")))?;
-    serde_saphyr::from_str(&text).map_err(|error| {
+    // Nothing but comments is nothing that differs from the defaults.
+    let config: Option<Config> = serde_saphyr::from_str(&text).map_err(|error| {
         let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
         // The reader of YAML knows the line, the one of values the field: both are told.
         let field = serde_saphyr::from_str::<serde_json::Value>(&text)
             .ok()
-            .and_then(|value| serde_path_to_error::deserialize::<_, Config>(value).err())
+            .and_then(|value| serde_path_to_error::deserialize::<_, Option<Config>>(value).err())
             .map_or_else(|| error.to_string(), |error| with_field(&error));
         wrong(format!("{name}: {at}{field}"))
-    })
+    })?;
+    let config = config.unwrap_or_default();
+    let engine = Engine::new(&config).map_err(|error| {
+        let at = line_of(&text, error.field).map_or_else(String::new, |line| format!("line {line}: "));
+        wrong(format!("{name}: {at}{error}"))
+    })?;
+    Ok((config, engine))
+}
+
+/// The line of a field, by its path: each key stands after the one that it belongs to.
+fn line_of(text: &str, path: &str) -> Option<usize> {
+    let mut begins = 0;
+    for key in path.split('.') {
+        let found = text[begins..].match_indices(key).map(|(at, _)| begins + at).find(|at| {
+            let is_whole = !text[..*at].ends_with(|before: char| before.is_alphanumeric());
+            is_whole && text[at + key.len()..].trim_start_matches(['"', '\'']).trim_start().starts_with(':')
+        })?;
+        begins = found + key.len();
+    }
+    Some(text[..begins].matches('\n').count() + 1)
 }
 
 fn with_field<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
     // The reader of one line counts lines of its own, which say nothing here.
     let why = error.inner().to_string().replace(" at line 1 column ", " at column ");
     match error.path().to_string().as_str() {
-        "." | "" => why,
+        // A line that is no JSON has no fields, or ends within one.
+        "." | "?" | "" => why,
         path => format!("{path}: {why}"),
     }
 }
@@ -83,7 +156,8 @@ mod tests {
 
     fn run(input: &str) -> (Result<(), Failure>, Vec<serde_json::Value>) {
         let mut out = Vec::new();
-        let ended = evaluate(None, input.as_bytes(), &mut out);
+        let engine = Engine::new(&Config::default()).unwrap();
+        let ended = evaluate(engine, input.as_bytes(), &mut out, |_| {});
         let text = String::from_utf8(out).unwrap();
         (ended, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
@@ -136,20 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_configuration_is_named_with_line_and_field() {
-        let folder = std::env::temp_dir().join(format!("serin-evaluate-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("config.yaml");
-        let failed = |text: &str| {
-            std::fs::write(&file, text).unwrap();
-            evaluate(Some(&file), "".as_bytes(), &mut Vec::new()).unwrap_err().message
-        };
-        let unknown = failed("alpha: 0.01\nbetta: 0.05\n");
-        assert!(unknown.contains("line 2") && unknown.contains("betta"), "{unknown}");
-        let kind = failed("alpha: 0.01\nrollback:\n  rho: many\n  weights: [1]\n");
-        assert!(kind.contains("line 3") && kind.contains("rollback.rho"), "{kind}");
-        let range = failed("alpha: 7\n");
-        assert!(range.contains("alpha"), "{range}");
-        std::fs::remove_dir_all(&folder).unwrap();
+    fn a_field_is_found_by_its_path_in_yaml_and_in_json() {
+        let yaml = "alpha: 0.1\n# rho: no\nrollback:\n  weights: [1]\n  rho: [2]\n";
+        assert_eq!(line_of(yaml, "rollback.rho"), Some(5));
+        assert_eq!(line_of(yaml, "alpha"), Some(1));
+        assert_eq!(line_of(yaml, "beta"), None);
+        assert_eq!(line_of("{\n \"delta1\" : 1,\n \"delta0\": 2}", "delta0"), Some(3));
     }
 }

@@ -11,15 +11,20 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub mod chart;
 pub mod cli;
 pub mod connect;
 pub mod evaluate;
 pub mod exit;
+pub mod explain;
 pub mod facts;
 pub mod list;
+pub mod manifest;
 pub mod picture;
+pub mod replay;
 pub mod report;
 pub mod request;
+pub mod simulate;
 pub mod view;
 pub mod watch;
 

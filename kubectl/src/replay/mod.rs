@@ -1,0 +1,327 @@
+//! `kubectl serin replay`: what Serin would have done with what a Prometheus has recorded.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::{AnalysisSpec, ArmsSpec, Indicator, ObjectiveSpec};
+use serin_judging::prometheus::Server;
+use serin_judging::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
+use serin_judging::{JudgeRequest, RolloutName};
+
+use crate::cli::{Format, ReplayArgs};
+use crate::connect::Connection;
+use crate::exit::{Exit, Failure};
+use crate::manifest::{self, Manifest};
+use crate::picture;
+use crate::view::Look;
+pub use compared::Compared;
+pub use summary::Summary;
+
+pub mod asking;
+pub mod compared;
+mod drawn;
+pub mod summary;
+pub mod times;
+mod told;
+
+pub use drawn::course;
+pub use told::summary_told;
+
+/// The longest stretch that is replayed at once.
+const LONGEST_MS: i64 = 31 * 86_400_000;
+/// With more releases than this, each is a line of a table unless everything is asked for.
+const TOLD_IN_FULL: usize = 1;
+
+/// A stretch of time with one release or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Window {
+    /// What its release is called.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The Rollout's namespace then, where it is another.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// From when.
+    pub from: Timestamp,
+    /// Until when.
+    pub to: Timestamp,
+}
+
+/// What is asked of a record, beside the times.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The Prometheus that has it.
+    pub server: Server,
+    /// The stable side: its Service, or its value of the label that tells the sides; nothing: as the Rollout says.
+    pub stable: Option<String>,
+    /// The canary side, likewise.
+    pub canary: Option<String>,
+    /// Where pods tell the sides: stable's ReplicaSet then.
+    pub stable_pods: Option<String>,
+    /// The canary's ReplicaSet then.
+    pub canary_pods: Option<String>,
+    /// The canary's share.
+    pub weights: Weights,
+    /// Without requests for so long, in milliseconds, a release is over.
+    pub quiet_ms: i64,
+}
+
+/// One release on record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// As Serin judges it.
+    pub release: Replayed,
+    /// Beside the fixed rules.
+    pub compared: Compared,
+}
+
+/// What is on record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The releases, in the order of their windows.
+    pub releases: Vec<Recorded>,
+    /// The windows in which the canary got no request, by their names: what was asked for and is not there is told.
+    pub without_requests: Vec<String>,
+}
+
+impl Asked {
+    /// Of the record of this Prometheus, all else as the Rollout and the traffic say.
+    pub const fn of(server: Server) -> Self {
+        Self {
+            server,
+            stable: None,
+            canary: None,
+            stable_pods: None,
+            canary_pods: None,
+            weights: Weights::Observed,
+            quiet_ms: USUAL_QUIET_MS,
+        }
+    }
+
+    fn from_args(args: &ReplayArgs) -> Result<Self, Failure> {
+        let mut steps: Vec<_> = args.step_weights.iter().map(|step| (step.after_ms, step.weight)).collect();
+        steps.sort_unstable();
+        Ok(Self {
+            stable: args.stable.clone(),
+            canary: args.canary.clone(),
+            stable_pods: args.stable_pods.clone(),
+            canary_pods: args.canary_pods.clone(),
+            weights: if steps.is_empty() { Weights::Observed } else { Weights::Set(steps) },
+            quiet_ms: i64::try_from(args.quiet.as_millis()).unwrap_or(i64::MAX),
+            ..Self::of(asking::server(&args.prometheus, args.bearer_token_file.as_deref())?)
+        })
+    }
+}
+
+/// Replays what is on record of a Rollout in each window: its releases, beside what fixed rules would have done.
+///
+/// # Errors
+/// The Rollout has nothing to judge by, a window makes no sense, or Prometheus does not answer.
+pub async fn recorded(manifest: &Manifest, asked: &Asked, windows: &[Window]) -> Result<Record, Failure> {
+    let objectives = manifest.spec.analysis.iter().flat_map(|analysis| &analysis.objectives);
+    let percentages: Vec<f64> = objectives.map(|of| of.objective).collect();
+    let mut record = Record::default();
+    for window in windows {
+        let question = question(manifest, asked, window)?;
+        let releases = asking::ask(&question).await?;
+        if releases.is_empty() {
+            let times = || format!("{} to {}", window.from, window.to);
+            record.without_requests.push(window.name.clone().unwrap_or_else(times));
+        }
+        let is_one = releases.len() == 1;
+        for (number, release) in (1..).zip(releases) {
+            let name =
+                window.name.as_ref().map(|name| if is_one { name.clone() } else { format!("{name} ({number})") });
+            let namespace = question.request.rollout.namespace.clone();
+            let compared = Compared::of(name, namespace, &release, &percentages);
+            record.releases.push(Recorded { release, compared });
+        }
+    }
+    Ok(record)
+}
+
+/// What is printed for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Printed<'a> {
+    rollout: &'a str,
+    prometheus: &'a str,
+    releases: Vec<&'a Compared>,
+    /// The windows without a request to the canary, by their names.
+    without_requests: &'a [String],
+    summary: Summary,
+}
+
+/// Replays and tells. `connection` leads to the API server where the Rollout is read from there.
+///
+/// # Errors
+/// The file or an argument is wrong, there is no such Rollout, Prometheus does not answer, or the output cannot be written.
+pub async fn run(
+    args: &ReplayArgs,
+    namespace: Option<&str>,
+    connection: Option<&Connection>,
+    look: &Look,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let mut manifest = match (&args.file, &args.name, connection) {
+        (Some(file), _, _) => manifest::read(file)?,
+        (None, Some(name), Some(connection)) => {
+            let rollout = picture::read_rollout(connection, name).await?;
+            manifest::of_object(&serde_json::to_value(&rollout).unwrap_or_default(), name)?
+        }
+        _ => return Err(wrong("neither -f nor a Rollout's name is given")),
+    };
+    manifest.namespace = namespace.map(ToOwned::to_owned).or(manifest.namespace);
+    let asked = Asked::from_args(args)?;
+    let windows = windows(args, look.now)?;
+    let record = recorded(&manifest, &asked, &windows).await?;
+    let Record { releases: all, without_requests } = &record;
+    if let Some(format) = args.output {
+        let releases: Vec<&Compared> = all.iter().map(|recorded| &recorded.compared).collect();
+        let summary = Summary::of(releases.iter().copied());
+        let printed =
+            Printed { rollout: &manifest.name, prometheus: &asked.server.url, releases, without_requests, summary };
+        let unprintable = |error: &dyn std::error::Error| wrong(format!("cannot print the releases: {error}"));
+        let text = match format {
+            Format::Json => serde_json::to_string_pretty(&printed).map_err(|error| unprintable(&error))? + "\n",
+            Format::Yaml => serde_saphyr::to_string(&printed).map_err(|error| unprintable(&error))?,
+        };
+        out.write_all(text.as_bytes())?;
+    }
+    let in_full = args.all || all.len() <= TOLD_IN_FULL;
+    let charts = || all.iter().flat_map(|recorded| drawn::charts(&manifest.name, &recorded.release, look));
+    if args.output.is_none() {
+        out.write_all(told::told(&manifest, &asked, &windows, &record, in_full, look).as_bytes())?;
+        for chart in charts().filter(|_| in_full) {
+            write!(out, "\n{}", chart.for_terminal(look.width))?;
+        }
+    }
+    if let Some(file) = &args.svg {
+        let last = charts().last().ok_or_else(|| {
+            wrong(format!("--svg {}: there is nothing to draw", file.display()))
+                .hint("No request to the canary is on record in that time.")
+        })?;
+        last.write_svg(file)?;
+        if args.output.is_none() && charts().count() > 1 {
+            writeln!(out, "\n{} holds the chart of the last release.", file.display())?;
+        }
+    }
+    Ok(())
+}
+
+fn wrong(message: impl Into<String>) -> Failure {
+    Failure::new(Exit::Usage, message)
+}
+
+/// The stretches of time that are asked for.
+fn windows(args: &ReplayArgs, now: Timestamp) -> Result<Vec<Window>, Failure> {
+    if let Some(file) = &args.releases {
+        return listed(file);
+    }
+    let at = |moment: times::Moment| {
+        let at = Timestamp::from_millisecond(moment.milliseconds(now));
+        at.map_err(|_| wrong("--from: so long ago is before all time; write for example -2h"))
+    };
+    let Some(from) = args.from else { return Err(wrong("--from is missing; write for example --from -2h")) };
+    Ok(vec![Window { name: None, namespace: None, from: at(from)?, to: at(args.to)? }])
+}
+
+/// Reads a file of windows, a JSON object a line.
+fn listed(file: &Path) -> Result<Vec<Window>, Failure> {
+    let name = file.display();
+    let text =
+        std::fs::read_to_string(file).map_err(|error| wrong(format!("--releases {name}: cannot be read: {error}")))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| {
+            serde_json::from_str(line).map_err(|error| {
+                wrong(format!("--releases {name}: line {number}: {error}")).hint(
+                    r#"Write a line each: {"name": "v7", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T10:20:00Z"}"#,
+                )
+            })
+        })
+        .collect()
+}
+
+/// What is to be replayed.
+fn question(manifest: &Manifest, asked: &Asked, window: &Window) -> Result<Question, Failure> {
+    let (from_ms, to_ms) = (window.from.as_millisecond(), window.to.as_millisecond());
+    let of = window.name.as_ref().map_or_else(String::new, |name| format!("release {name}: "));
+    if from_ms >= to_ms {
+        return Err(wrong(format!("{of}--from is not before --to; swap the two")));
+    }
+    if to_ms - from_ms > LONGEST_MS {
+        return Err(wrong(format!("{of}--from and --to are more than 31 days apart; replay a month at a time")));
+    }
+    let Some(analysis) = &manifest.spec.analysis else {
+        return Err(wrong(format!("Rollout {} has no spec.analysis, so nothing would have judged", manifest.name))
+            .hint("Write at least one objective under spec.analysis.objectives."));
+    };
+    let routing = manifest.plan.routing();
+    let analysis = with_sides(analysis, asked);
+    if (asked.canary_pods.is_none() || asked.stable_pods.is_none())
+        && let Some(by_pod) = analysis.objectives.iter().find(|of| tells_by_pod(of))
+    {
+        return Err(wrong(format!(
+            "objective {} tells its sides by pod, and pods of the past are not known",
+            by_pod.name
+        ))
+        .hint("Name the two ReplicaSets: --stable-pods checkout-5d4f8c --canary-pods checkout-7b9c6d"));
+    }
+    let service = |given: &Option<String>, planned: Option<&String>| given.clone().or_else(|| planned.cloned());
+    let namespace = window.namespace.clone().or_else(|| manifest.namespace.clone());
+    Ok(Question {
+        server: asked.server.clone(),
+        request: JudgeRequest {
+            rollout: RolloutName {
+                namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+                name: manifest.name.clone(),
+            },
+            uid: String::new(),
+            revision: Revision::new("recorded"),
+            analysis,
+            stable_service: service(&asked.stable, routing.map(|routing| &routing.stable_service)),
+            canary_service: service(&asked.canary, routing.map(|routing| &routing.canary_service)),
+            stable_replica_set: asked.stable_pods.clone(),
+            canary_replica_set: asked.canary_pods.clone().unwrap_or_default(),
+            pods_created_at: BTreeMap::new(),
+            weight: Weight::ZERO,
+            // The weights are what they were: what is asked is whether the evidence sufficed at each.
+            pace: None,
+            resume_from: None,
+        },
+        from_ms,
+        to_ms,
+        weights: asked.weights.clone(),
+        quiet_ms: asked.quiet_ms,
+        began_ms: None,
+    })
+}
+
+/// Whether the sides of an objective are told apart by the names of their pods.
+fn tells_by_pod(objective: &ObjectiveSpec) -> bool {
+    match (&objective.indicator, &objective.counters) {
+        (Some(indicator), _) => *indicator == Indicator::Pod,
+        (None, Some(counters)) => counters.arms.as_ref().is_none_or(|arms: &ArmsSpec| arms.label.is_none()),
+        (None, None) => false,
+    }
+}
+
+/// The analysis, with the sides' label values that were given in place of those in the file.
+fn with_sides(analysis: &AnalysisSpec, asked: &Asked) -> AnalysisSpec {
+    let mut analysis = analysis.clone();
+    let counters = analysis.objectives.iter_mut().filter_map(|of| of.counters.as_mut());
+    for arms in counters.filter_map(|counters| counters.arms.as_mut()).filter(|arms| arms.label.is_some()) {
+        arms.canary = asked.canary.clone().or_else(|| arms.canary.clone());
+        arms.stable = asked.stable.clone().or_else(|| arms.stable.clone());
+    }
+    analysis
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! What a replay asks for, from a file and arguments.
+
+use super::*;
+use crate::cli::{Task, parse};
+
+const NOW: &str = "2026-03-01T12:00:00Z";
+
+fn args(line: &str) -> Result<ReplayArgs, String> {
+    let line = format!("kubectl-serin replay -f rollout.yaml --prometheus http://localhost:9090 {line}");
+    let arguments = line.split_whitespace().map(Into::into).collect();
+    match parse("kubectl-serin", arguments).map_err(|error| error.to_string())?.task {
+        Task::Replay(args) => Ok(*args),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn manifest(objective: &str) -> Manifest {
+    let text = format!(
+        "apiVersion: serin.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: checkout, namespace: shop}}\nspec:\n  \
+         selector: {{matchLabels: {{app: c}}}}\n  \
+         template: {{metadata: {{labels: {{app: c}}}}, spec: {{containers: [{{name: c, image: 'i:1'}}]}}}}\n  \
+         strategy: {{canary: {{trafficRouting: {{gatewayAPI: {{httpRoute: c}}}}}}}}\n  \
+         analysis: {{prometheus: {{address: 'http://in-cluster:9090'}}, objectives: [{{name: availability, objective: 99.9, {objective}}}]}}\n"
+    );
+    manifest::parse(&text, "-f rollout.yaml").unwrap()
+}
+
+const TRAEFIK: &str = "indicator: traefik";
+const PODS: &str = "counters: {total: requests_total, errors: errors_total}";
+const LABEL: &str =
+    "counters: {total: requests_total, errors: errors_total, arms: {label: version, canary: v2, stable: v1}}";
+
+fn asked(objective: &str, line: &str) -> Result<Question, String> {
+    let args = args(line)?;
+    let asked = Asked::from_args(&args).map_err(|failure| failure.to_string())?;
+    let windows = windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
+    question(&manifest(objective), &asked, &windows[0]).map_err(|failure| failure.to_string())
+}
+
+#[test]
+fn the_sides_are_those_of_the_rollout_unless_they_are_given() {
+    let question = asked(TRAEFIK, "--from -2h --to -1h").unwrap();
+    assert_eq!(question.to_ms - question.from_ms, 3_600_000);
+    assert_eq!(question.server.url, "http://localhost:9090");
+    assert_eq!(question.request.rollout.namespace, "shop");
+    assert_eq!(question.request.stable_service.as_deref(), Some("checkout"));
+    assert_eq!(question.weights, Weights::Observed);
+    let given = asked(TRAEFIK, "--from -2h --stable shop-old --canary shop-new").unwrap();
+    assert_eq!(given.request.canary_service.as_deref(), Some("shop-new"));
+    let label = asked(LABEL, "--from -2h --stable v7 --canary v8").unwrap();
+    let arms = label.request.analysis.objectives[0].counters.clone().unwrap().arms.unwrap();
+    assert_eq!((arms.stable.as_deref(), arms.canary.as_deref()), (Some("v7"), Some("v8")));
+    let pods = asked(PODS, "--from -2h --stable-pods checkout-abc --canary-pods checkout-def").unwrap();
+    assert_eq!(pods.request.stable_replica_set.as_deref(), Some("checkout-abc"));
+    assert_eq!(pods.request.canary_replica_set, "checkout-def");
+}
+
+#[test]
+fn weights_that_are_given_are_taken_in_order() {
+    let question = asked(TRAEFIK, "--from -2h --step-weights 10m=20,0s=5%").unwrap();
+    assert_eq!(question.weights, Weights::Set(vec![(0, Weight::percent(5)), (600_000, Weight::percent(20))]));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_fix() {
+    let cases = [
+        (TRAEFIK, "--from -1h --to -2h", "swap the two"),
+        (TRAEFIK, "--from -60d", "a month at a time"),
+        (TRAEFIK, "--from yesterday", "2026-03-01T10:00:00Z"),
+        (TRAEFIK, "--from -1h --step-weights 20", "0s=5 or 10m=20"),
+        (PODS, "--from -1h", "--stable-pods checkout-5d4f8c"),
+        ("indicator: pod", "--from -1h", "--stable-pods checkout-5d4f8c"),
+        (TRAEFIK, "", "--from <TIME>"),
+        (TRAEFIK, "--from -1h --quiet 5", "--quiet"),
+        (TRAEFIK, "--releases /nowhere/releases", "--releases /nowhere/releases: cannot be read"),
+        (TRAEFIK, "--releases r --from -1h", "cannot be used with"),
+        (TRAEFIK, "--from -1h --bearer-token-file /nowhere/token", "--bearer-token-file /nowhere/token"),
+    ];
+    for (objective, line, words) in cases {
+        let refusal = asked(objective, line).unwrap_err();
+        assert!(refusal.contains(words), "{line}: {refusal}");
+    }
+}
+
+#[test]
+fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("releases.jsonl");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        listed(&file).map_err(|failure| failure.to_string())
+    };
+    let one = r#"{"name": "v7", "namespace": "market", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T10:20:00Z"}"#;
+    let windows = read(&format!("{one}\n\n{one}\n")).unwrap();
+    assert_eq!(windows.len(), 2);
+    let asked = Asked::of(Server::at("http://localhost:9090"));
+    let question = question(&manifest(TRAEFIK), &asked, &windows[0]).unwrap();
+    assert_eq!(question.request.rollout.namespace, "market");
+    assert_eq!(question.to_ms - question.from_ms, 1_200_000);
+    let unknown = read(&format!("{one}\n{}", one.replace("to\"", "until\""))).unwrap_err();
+    assert!(unknown.contains("line 2: unknown field `until`") && unknown.contains("Write a line each"), "{unknown}");
+    let time = read(&one.replace("T10:20", " at 10:20")).unwrap_err();
+    assert!(time.contains("line 1: "), "{time}");
+}

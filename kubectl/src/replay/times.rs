@@ -1,0 +1,133 @@
+//! Times and weights as they are typed.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serin_core::units::Weight;
+use serin_crds::text::parse_duration;
+
+/// A moment: by the clock, or before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// This one.
+    At(Timestamp),
+    /// So many milliseconds before now.
+    Before(i64),
+}
+
+impl Moment {
+    /// In milliseconds since the epoch.
+    pub fn milliseconds(self, now: Timestamp) -> i64 {
+        match self {
+            Self::At(at) => at.as_millisecond(),
+            Self::Before(milliseconds) => now.as_millisecond().saturating_sub(milliseconds),
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "now" {
+            return Ok(Self::Before(0));
+        }
+        if let Some(before) = text.strip_prefix('-') {
+            let before = parse_duration(before).map_err(|error| error.to_string())?;
+            return Ok(Self::Before(i64::try_from(before.as_millis()).unwrap_or(i64::MAX)));
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            "write a time as in 2026-03-01T10:00:00Z or 2026-03-01T12:00:00+02:00, or one before now as in -2h, or now".to_owned()
+        })
+    }
+}
+
+/// The canary's share from a time on: `10m=20` is 20 % from ten minutes after its first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepWeight {
+    /// Milliseconds since the first request.
+    pub after_ms: i64,
+    /// The share.
+    pub weight: Weight,
+}
+
+impl FromStr for StepWeight {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let why = || "write a time since the first request and a percentage, as in 0s=5 or 10m=20".to_owned();
+        let (after, weight) = text.split_once('=').ok_or_else(why)?;
+        let after = parse_duration(after).map_err(|error| error.to_string())?;
+        let percent: f64 = weight.trim_end_matches('%').parse().map_err(|_| why())?;
+        let weight = Weight::try_from(percent).map_err(|error| error.to_string())?;
+        Ok(Self { after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX), weight })
+    }
+}
+
+/// A fraction of requests, typed as a percentage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ErrorRate(pub f64);
+
+impl fmt::Display for ErrorRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0 * 100.0)
+    }
+}
+
+impl FromStr for ErrorRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(digits) = text.strip_suffix('%') else {
+            return Err("it has no unit; write a percentage of requests, for example 0.05%".to_owned());
+        };
+        let percent: f64 = digits
+            .trim()
+            .parse()
+            .map_err(|_| "it is not a number and a percent sign; write for example 0.05%".to_owned())?;
+        if !(0.0..100.0).contains(&percent) {
+            return Err("a rate of errors is at least 0% and under 100%; write for example 0.05%".to_owned());
+        }
+        Ok(Self(percent / 100.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_by_the_clock_or_before_now() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let at = |text: &str| text.parse::<Moment>().map(|moment| moment.milliseconds(now));
+        assert_eq!(at("now"), Ok(now.as_millisecond()));
+        assert_eq!(at("-2h"), Ok(now.as_millisecond() - 7_200_000));
+        assert_eq!(at("2026-03-01T13:00:00+02:00"), Ok(now.as_millisecond() - 3_600_000));
+        for wrong in ["yesterday", "2h", "-2", "12:00"] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_weight_holds_from_a_time_on() {
+        let step: StepWeight = "10m=20%".parse().unwrap();
+        assert_eq!((step.after_ms, step.weight), (600_000, Weight::percent(20)));
+        assert_eq!("0s=0.5".parse::<StepWeight>().unwrap().weight, Weight::from_thousandths(500));
+        for wrong in ["20", "10m", "10m=200", "soon=5", "10m=x"] {
+            assert!(wrong.parse::<StepWeight>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_error_rate_has_a_unit_and_is_one() {
+        assert_eq!("0.05%".parse(), Ok(ErrorRate(0.0005)));
+        assert_eq!("0%".parse(), Ok(ErrorRate(0.0)));
+        for (wrong, why) in
+            [("0.05", "no unit"), ("100%", "under 100%"), ("-1%", "at least 0%"), ("x%", "not a number")]
+        {
+            let error = wrong.parse::<ErrorRate>().unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}
