@@ -207,6 +207,8 @@ async fn what_ends_before_a_rule_decides_is_projected_and_told_apart_from_what_i
     assert_eq!(rule("Serin")["decided"]["ruling"], "rollBack");
     assert_eq!(rule("Serin")["decided"]["afterSeconds"], 135.0);
     assert!(rule("Serin")["projected"].is_null());
+    let why = printed["releases"][0]["why"].as_str().unwrap();
+    assert!(why.contains("the canary failed 10 of 1,500 requests"), "{why}");
     let strict = rule("fixed 0.1 % x 4");
     assert!(strict["decided"].is_null(), "three minutes are on record: {strict}");
     assert_eq!(strict["projected"]["ruling"], "rollBack");
@@ -241,6 +243,7 @@ async fn releases_by_their_times_have_their_names() {
     let listed = format!("--releases {}", replay.file("releases.jsonl").display());
     let text = replay.run(&listed).await.unwrap();
     assert!(text.contains("2 releases, by what is on record"), "the first has none: {text}");
+    assert!(text.contains("No request to the canary is on record for: before."), "{text}");
     assert!(text.lines().any(|line| line.trim_start().starts_with("v7") && line.contains("rolls back")), "{text}");
     assert!(text.lines().any(|line| line.trim_start().starts_with("v8")), "{text}");
 }

@@ -8,6 +8,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_analysis::Counts;
+use serin_core::observed::Judgement;
 use serin_judging::replay::{Course, Ending, Outcome, Replayed};
 use serin_trials::Decision;
 use serin_trials::rivals::{Checks, Rival};
@@ -115,6 +116,8 @@ pub struct Compared {
     pub counted: Vec<Counted>,
     /// The rules, Serin's first.
     pub rules: Vec<Ruled>,
+    /// What Serin says with its decision, where it decides.
+    pub why: Option<String>,
     /// What is missing on record.
     pub gaps: Vec<Gap>,
 }
@@ -149,6 +152,7 @@ impl Compared {
             },
             counted: release.objectives.iter().map(counted).collect(),
             rules,
+            why: release.decision.as_ref().map(|(_, moment)| said(&moment.judgement)),
             gaps: gaps.collect(),
         }
     }
@@ -156,6 +160,17 @@ impl Compared {
     /// Whether a rule was projected beyond the end of the record.
     pub fn is_projected(&self) -> bool {
         self.rules.iter().any(|rule| rule.projected.is_some())
+    }
+}
+
+/// What an operator reads of a judgement.
+pub(super) fn said(judgement: &Judgement) -> String {
+    match judgement {
+        Judgement::NotConfigured => "Not judged.".to_owned(),
+        Judgement::Hold { cause, message } => format!("Held ({cause}): {message}"),
+        Judgement::Undecided { message, .. }
+        | Judgement::Sound { message, .. }
+        | Judgement::RollBack { message, .. } => message.clone(),
     }
 }
 

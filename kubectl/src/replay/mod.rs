@@ -80,6 +80,15 @@ pub struct Recorded {
     pub compared: Compared,
 }
 
+/// What is on record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The releases, in the order of their windows.
+    pub releases: Vec<Recorded>,
+    /// The windows in which the canary got no request, by their names: what was asked for and is not there is told.
+    pub without_requests: Vec<String>,
+}
+
 impl Asked {
     /// Of the record of this Prometheus, all else as the Rollout and the traffic say.
     pub const fn of(server: Server) -> Self {
@@ -113,23 +122,27 @@ impl Asked {
 ///
 /// # Errors
 /// The Rollout has nothing to judge by, a window makes no sense, or Prometheus does not answer.
-pub async fn recorded(manifest: &Manifest, asked: &Asked, windows: &[Window]) -> Result<Vec<Recorded>, Failure> {
+pub async fn recorded(manifest: &Manifest, asked: &Asked, windows: &[Window]) -> Result<Record, Failure> {
     let objectives = manifest.spec.analysis.iter().flat_map(|analysis| &analysis.objectives);
     let percentages: Vec<f64> = objectives.map(|of| of.objective).collect();
-    let mut all = Vec::new();
+    let mut record = Record::default();
     for window in windows {
         let question = question(manifest, asked, window)?;
         let releases = asking::ask(&question).await?;
+        if releases.is_empty() {
+            let times = || format!("{} to {}", window.from, window.to);
+            record.without_requests.push(window.name.clone().unwrap_or_else(times));
+        }
         let is_one = releases.len() == 1;
         for (number, release) in (1..).zip(releases) {
             let name =
                 window.name.as_ref().map(|name| if is_one { name.clone() } else { format!("{name} ({number})") });
             let namespace = question.request.rollout.namespace.clone();
             let compared = Compared::of(name, namespace, &release, &percentages);
-            all.push(Recorded { release, compared });
+            record.releases.push(Recorded { release, compared });
         }
     }
-    Ok(all)
+    Ok(record)
 }
 
 /// What is printed for programs.
@@ -139,6 +152,8 @@ struct Printed<'a> {
     rollout: &'a str,
     prometheus: &'a str,
     releases: Vec<&'a Compared>,
+    /// The windows without a request to the canary, by their names.
+    without_requests: &'a [String],
     summary: Summary,
 }
 
@@ -164,11 +179,13 @@ pub async fn run(
     manifest.namespace = namespace.map(ToOwned::to_owned).or(manifest.namespace);
     let asked = Asked::from_args(args)?;
     let windows = windows(args, look.now)?;
-    let all = recorded(&manifest, &asked, &windows).await?;
+    let record = recorded(&manifest, &asked, &windows).await?;
+    let Record { releases: all, without_requests } = &record;
     if let Some(format) = args.output {
         let releases: Vec<&Compared> = all.iter().map(|recorded| &recorded.compared).collect();
         let summary = Summary::of(releases.iter().copied());
-        let printed = Printed { rollout: &manifest.name, prometheus: &asked.server.url, releases, summary };
+        let printed =
+            Printed { rollout: &manifest.name, prometheus: &asked.server.url, releases, without_requests, summary };
         let unprintable = |error: &dyn std::error::Error| wrong(format!("cannot print the releases: {error}"));
         let text = match format {
             Format::Json => serde_json::to_string_pretty(&printed).map_err(|error| unprintable(&error))? + "\n",
@@ -179,7 +196,7 @@ pub async fn run(
     let in_full = args.all || all.len() <= TOLD_IN_FULL;
     let charts = || all.iter().flat_map(|recorded| drawn::charts(&manifest.name, &recorded.release, look));
     if args.output.is_none() {
-        out.write_all(told::told(&manifest, &asked, &windows, &all, in_full, look).as_bytes())?;
+        out.write_all(told::told(&manifest, &asked, &windows, &record, in_full, look).as_bytes())?;
         for chart in charts().filter(|_| in_full) {
             write!(out, "\n{}", chart.for_terminal(look.width))?;
         }

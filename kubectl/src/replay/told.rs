@@ -5,12 +5,11 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serin_analysis::explain::thousands;
-use serin_core::observed::Judgement;
 use serin_judging::replay::{Ending, Moment, Outcome, Replayed, Weights};
 
-use super::compared::{Compared, Ruled, Ruling, errors_by};
+use super::compared::{Compared, Ruled, Ruling, errors_by, said};
 use super::summary::{Fared, Summary};
-use super::{Asked, Recorded, Window};
+use super::{Asked, Record, Recorded, Window};
 use crate::manifest::Manifest;
 use crate::report::duration;
 use crate::view::Look;
@@ -25,7 +24,7 @@ pub(super) fn told(
     manifest: &Manifest,
     asked: &Asked,
     windows: &[Window],
-    all: &[Recorded],
+    Record { releases: all, without_requests }: &Record,
     in_full: bool,
     look: &Look,
 ) -> String {
@@ -45,6 +44,10 @@ pub(super) fn told(
         let nothing = "No request to the canary is on record in that time, so there is nothing to judge. See whether the objective's counters select the canary's series, and whether Prometheus keeps them that long.";
         page.gap();
         page.wrapped(("", "", 0), nothing, paint::warn);
+    } else if !without_requests.is_empty() {
+        page.gap();
+        let empty = format!("No request to the canary is on record for: {}.", without_requests.join(", "));
+        page.wrapped(("", "", 0), &empty, paint::warn);
     }
     for (index, recorded) in all.iter().enumerate().filter(|_| in_full) {
         let name = recorded.compared.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
@@ -247,21 +250,11 @@ fn moments(release: &Replayed, look: &Look) -> String {
                 since(release, moment.at_ms),
                 format!("{} %", moment.weight.as_percent()),
                 thousands(errors_by(release, moment.at_ms).round()),
-                judgement(moment),
+                said(&moment.judgement),
             ]);
         }
     }
     table.to_string()
-}
-
-fn judgement(moment: &Moment) -> String {
-    match &moment.judgement {
-        Judgement::NotConfigured => "Not judged.".to_owned(),
-        Judgement::Hold { cause, message } => format!("Held ({cause}): {message}"),
-        Judgement::Undecided { message, .. }
-        | Judgement::Sound { message, .. }
-        | Judgement::RollBack { message, .. } => message.clone(),
-    }
 }
 
 fn decision(page: &mut Page, release: &Replayed, look: &Look) {

@@ -151,3 +151,11 @@ fn the_chart_ends_at_the_odds() {
     assert!(last("rolled back") > 95.0);
     assert!(chart.to_svg().unwrap().contains("rolled back"));
 }
+
+#[test]
+fn what_is_seldom_is_not_told_as_never() {
+    assert_eq!(told::odds(2, 10_000), "0.02 %");
+    assert_eq!(told::odds(8_652, 10_000), "86.5 %");
+    assert_eq!(told::odds(0, 10_000), "< 0.03 %");
+    assert_eq!(told::odds(10_000, 10_000), "> 99.97 %");
+}

@@ -120,12 +120,16 @@ fn among(part: usize, all: usize) -> String {
 }
 
 /// A share with as many decimals as the runs can tell; what never happened is told as what it may still be.
-fn odds(part: usize, all: usize) -> String {
+pub(super) fn odds(part: usize, all: usize) -> String {
     match part {
         // The rule of three: with 95 % confidence it is rarer than 3 in as many runs.
         0 => format!("< {}", percent(share(3, all).min(1.0))),
         part if part == all => format!("> {}", percent((1.0 - share(3, all)).max(0.0))),
-        part => percent((share(part, all) * 1_000.0).round() / 1_000.0),
+        part => {
+            // What is seldom has digits, too: 2 of 10,000 are not 0 %.
+            let (share, digits) = (share(part, all), if share(part, all) < 0.01 { 1e5 } else { 1e3 });
+            percent((share * digits).round() / digits)
+        }
     }
 }
 

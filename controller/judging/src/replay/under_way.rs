@@ -81,7 +81,7 @@ impl UnderWay {
         if self.replayed.decision.is_some() {
             return;
         }
-        let kind = Kind::of(&look.judgement);
+        let kind = Kind::of(&look);
         let has_changed = self.kind.as_ref() != Some(&kind);
         let outcome = match &look.judgement {
             Judgement::RollBack { .. } => Some(Outcome::RolledBack),
