@@ -11,7 +11,7 @@ use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::replay::{Question, Weights};
-use serin_judging::{JudgeRequest, RolloutName};
+use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 use super::{Case, numbers, render};
 use crate::chart::Chart;
@@ -128,6 +128,9 @@ impl Read {
                     Pace::Evidence(pace) => Some(*pace),
                     Pace::Steps(_) => None,
                 }),
+                proven_at: None,
+                phase: Phase::Release,
+                freeze_lifted: false,
                 resume_from: None,
             },
             from_ms: checkpoint.began_ms,

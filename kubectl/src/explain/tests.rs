@@ -65,7 +65,7 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         "budgetAllotment": allotment, "budgetSpent": told.spent,
         "message": "what the controller says"
     }]);
-    let of = ObjectiveCheckpoint { fingerprint: String::new(), usual_rate: Some(0.0005), state };
+    let of = ObjectiveCheckpoint { fingerprint: String::new(), usual_rate: Some(0.0005), state, watch: None };
     let checkpoint = Checkpoint {
         began_ms: BEGAN_MS,
         warm_up_ends_ms: BEGAN_MS,
@@ -73,6 +73,8 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         weight_changed_at_ms: BEGAN_MS,
         fresh_since_ms: Some(BEGAN_MS),
         decided: None,
+        phase: None,
+        checks: BTreeMap::new(),
         objectives: BTreeMap::from([("availability".to_owned(), of)]),
     };
     Judged { checkpoint: serde_json::to_value(checkpoint).unwrap(), evidence }

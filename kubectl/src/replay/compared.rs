@@ -167,7 +167,8 @@ impl Compared {
 pub(super) fn said(judgement: &Judgement) -> String {
     match judgement {
         Judgement::NotConfigured => "Not judged.".to_owned(),
-        Judgement::Hold { cause, message } => format!("Held ({cause}): {message}"),
+        Judgement::Hold { cause, message, .. } => format!("Held ({cause}): {message}"),
+        Judgement::Frozen { cause, message } => format!("Frozen ({cause}): {message}"),
         Judgement::Undecided { message, .. }
         | Judgement::Sound { message, .. }
         | Judgement::RollBack { message, .. } => message.clone(),

@@ -10,7 +10,7 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, ArmsSpec, Indicator, ObjectiveSpec};
 use serin_judging::prometheus::Server;
 use serin_judging::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
-use serin_judging::{JudgeRequest, RolloutName};
+use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 use crate::cli::{Format, ReplayArgs};
 use crate::connect::Connection;
@@ -293,6 +293,9 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window) -> Result<Quest
             weight: Weight::ZERO,
             // The weights are what they were: what is asked is whether the evidence sufficed at each.
             pace: None,
+            proven_at: None,
+            phase: Phase::Release,
+            freeze_lifted: false,
             resume_from: None,
         },
         from_ms,

@@ -190,6 +190,8 @@ fn written(steps: &[plan::Step], args: &SimulateArgs, notes: &mut Vec<String>) -
         plan::Step::Pause(Some(wait)) => Some(Step::Pause(wait.as_secs_f64())),
         plan::Step::Pause(None) => Some(Step::Pause(args.person_after.as_secs_f64())),
         plan::Step::Analysis(wait) => Some(Step::Analysis(wait.map(|wait| wait.as_secs_f64()))),
+        // Until the evidence suffices, which is asked of every objective here. What checks say is not simulated.
+        plan::Step::Prove(_) => Some(Step::Analysis(None)),
         plan::Step::SetCanaryScale(_) => None,
     };
     steps.iter().filter_map(step).collect()
