@@ -14,7 +14,7 @@ pub struct Release {
 }
 
 impl Release {
-    /// A good release: one request in two thousand fails, as the stable service of the issue does.
+    /// A good release: one request in two thousand fails.
     pub fn good(version: &str) -> Self {
         Self::failing(version, "0.05")
     }
