@@ -7,20 +7,7 @@ use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{CanaryScale, EvidencePace, Pace, Step};
 use serin_core::state::{PauseReason, Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
-use world::{Pods, World, analysed, edit, plan, rev, secs, unrouted, wait, weight};
-
-fn undecided(world: &World) -> Judgement {
-    Judgement::Undecided {
-        message: "undecided".into(),
-        fresh_since: world.now,
-        next_weight: None,
-        proven: Proven::default(),
-    }
-}
-
-fn hold(cause: &str) -> Judgement {
-    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
-}
+use world::{Pods, World, analysed, edit, hold, plan, rev, secs, undecided, unrouted, wait, weight};
 
 #[test]
 fn first_deploy_is_stable_without_steps_once_available() {

@@ -7,20 +7,7 @@ use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{Analysis, EvidencePace, Pace, Plan, Questions, Step, WatchPlan};
 use serin_core::state::{PauseReason, Stage};
 use serin_core::units::Weight;
-use world::{World, analysed, edit, plan, rev, secs, wait, weight};
-
-fn undecided(world: &World) -> Judgement {
-    Judgement::Undecided {
-        message: "undecided".into(),
-        fresh_since: world.now,
-        next_weight: None,
-        proven: Proven::default(),
-    }
-}
-
-fn hold(cause: &str) -> Judgement {
-    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
-}
+use world::{World, analysed, edit, hold, plan, rev, secs, undecided, wait, weight};
 
 fn frozen() -> Judgement {
     Judgement::Frozen { cause: "BudgetSpent".into(), message: "no error budget is left".into() }

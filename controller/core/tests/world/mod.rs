@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serin_core::command::{Command, Outcome, OutcomeResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level, Side};
-use serin_core::observed::{Judgement, Observed, Programmed, ReplicaSetSeen, RouteSeen, ServiceSeen};
+use serin_core::observed::{Judgement, Observed, Programmed, Proven, ReplicaSetSeen, RouteSeen, ServiceSeen};
 use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, RouteKind, RouteRef, Routing, Step, Strategy};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -464,4 +464,19 @@ impl World {
         self.configs.clear();
         self.note_config();
     }
+}
+
+/// Fresh data that decides nothing yet.
+pub fn undecided(world: &World) -> Judgement {
+    Judgement::Undecided {
+        message: "undecided".into(),
+        fresh_since: world.now,
+        next_weight: None,
+        proven: Proven::default(),
+    }
+}
+
+/// Nothing can be judged.
+pub fn hold(cause: &str) -> Judgement {
+    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
 }
