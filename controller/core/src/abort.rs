@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::command::Command;
-use crate::decide::{Draft, Look, releasing};
+use crate::draft::{Draft, Look, releasing};
 use crate::observed::{Judgement, ReplicaSetSeen};
 use crate::state::{Abort, ReleaseResult, Stage};
-use crate::steps::{self, Wait};
-use crate::timers::after;
-use crate::units::Revision;
+use crate::steps;
+use crate::units::{Revision, after};
+use crate::waiting::Wait;
 
 /// The kubelet's word for a container that keeps failing.
 const CRASH_LOOP: &str = "CrashLoopBackOff";

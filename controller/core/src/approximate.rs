@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::decide::Look;
-use crate::route;
+use crate::draft::Look;
+use crate::goal;
 use crate::state::{Stage, State};
 use crate::units::{Revision, Weight};
 
@@ -31,7 +31,7 @@ pub(crate) fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u3
 fn goal_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, u32> {
     let replicas = look.plan.replicas;
     let surge = look.plan.canary().max_surge.rounded_up(replicas);
-    let (canary, stable) = split_counts(replicas, route::goal(look, state), surge);
+    let (canary, stable) = split_counts(replicas, goal::share(look, state), surge);
     let mut counts = BTreeMap::new();
     if let Some(revision) = &state.stable_revision {
         counts.insert(revision.clone(), stable);

@@ -1,12 +1,12 @@
 //! Stepping down: less traffic for a canary whose metrics have been missing for too long, or that has too little left to spend.
 
-use crate::decide::{Draft, Look};
+use crate::draft::{Draft, Look};
 use crate::observed::Judgement;
 use crate::plan::Pace;
-use crate::route;
-use crate::state::{Stage, State};
-use crate::steps::{self, Wait};
+use crate::state::Stage;
 use crate::units::Weight;
+use crate::waiting::Wait;
+use crate::{goal, waiting};
 
 /// Takes in what the metrics say of the weight at hand, in either direction.
 pub(crate) fn note(look: &Look<'_>, draft: &mut Draft) {
@@ -22,7 +22,7 @@ pub(crate) fn note(look: &Look<'_>, draft: &mut Draft) {
 }
 
 fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
-    if lower >= route::goal(look, &draft.state) {
+    if lower >= goal::share(look, &draft.state) {
         return;
     }
     draft.warning("SteppedDown", message);
@@ -38,18 +38,13 @@ fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
 /// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step is complete.
 fn restore(look: &Look<'_>, draft: &mut Draft) {
     // While a person holds the release no traffic is added to it.
-    let Some(cap) = draft.state.weights.cap.filter(|_| !steps::is_held_by_person(look, &draft.state)) else { return };
-    let planned = route::planned(look, &draft.state);
+    let Some(cap) = draft.state.weights.cap.filter(|_| !waiting::is_held_by_person(look, &draft.state)) else { return };
+    let planned = goal::planned(look, &draft.state);
     if cap < planned {
         draft.state.weights.cap = Some(planned);
         draft.state.stage_since = Some(look.now);
         draft.normal("WeightRestored", format!("the metrics are fresh again: back to {planned}"));
-    } else if steps::shifted(look, &draft.state, planned) == Wait::Done {
+    } else if waiting::shifted(look, &draft.state, planned) == Wait::Done {
         draft.state.weights.cap = None;
     }
-}
-
-/// A step's weight, as far as it is not capped.
-pub(crate) fn cut(state: &State, weight: Weight) -> Weight {
-    state.weights.cap.map_or(weight, |cap| cap.min(weight))
 }

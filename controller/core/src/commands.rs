@@ -1,14 +1,10 @@
 //! Commands: carried out once, bound to what the requester was looking at.
 
-use crate::abort;
 use crate::command::{Command, Outcome, Verb};
-use crate::decide::{Draft, Look};
-use crate::freeze;
+use crate::draft::{Draft, Look};
 use crate::plan::Step;
-use crate::promotion;
-use crate::release;
 use crate::state::{COMMANDS_LIMIT, CommandDone, Pause, PauseReason, Stage};
-use crate::steps;
+use crate::{abort, freeze, promotion, release, steps};
 
 /// Carries out the waiting commands, oldest first, and answers with the outcome of each.
 pub(crate) fn take<'a>(look: &Look<'a>, draft: &mut Draft) -> Vec<(&'a Command, Outcome)> {
@@ -83,7 +79,7 @@ fn abort_release(look: &Look<'_>, draft: &mut Draft, command: &Command) -> Outco
 }
 
 fn promote(look: &Look<'_>, draft: &mut Draft) -> Outcome {
-    if promotion::under_way(&draft.state).is_some() {
+    if draft.state.watch_under_way().is_some() {
         promotion::end(look, draft);
         return Outcome::done("the watch is over: the revision becomes stable");
     }

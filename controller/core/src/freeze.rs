@@ -1,7 +1,7 @@
 //! A freeze: the service as a whole has no errors to spend, and only a person with a right of its own can lift that.
 
 use crate::command::{Command, Outcome};
-use crate::decide::{Draft, Look, releasing};
+use crate::draft::{Draft, Look, releasing};
 use crate::observed::Judgement;
 use crate::state::{FreezeOverride, State};
 

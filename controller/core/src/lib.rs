@@ -18,14 +18,18 @@ mod approximate;
 mod cap;
 mod commands;
 mod decide;
+mod draft;
 mod freeze;
+mod goal;
 mod promotion;
 mod release;
 mod route;
+mod router;
 mod scale;
 mod services;
 mod steps;
 mod timers;
+mod waiting;
 mod words;
 
 pub use decide::decide;

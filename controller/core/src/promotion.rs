@@ -1,14 +1,12 @@
 //! The last stretch: all pods, all traffic, the watch where there is one, then the stable Service.
 
-use crate::decide::{Draft, Look};
+use crate::draft::{Draft, Look};
 use crate::observed::Judgement;
 use crate::plan::{Questions, WatchPlan};
-use crate::route;
-use crate::services;
-use crate::state::{Stage, State, Watch};
-use crate::steps::{self, Wait};
-use crate::timers::after;
-use crate::units::Weight;
+use crate::state::{State, Watch};
+use crate::units::{Weight, after};
+use crate::waiting::Wait;
+use crate::{router, services, waiting};
 
 /// Advances as far as what was observed allows.
 pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
@@ -16,7 +14,7 @@ pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
     watch(look, draft);
     if wait(look, &draft.state) == Wait::Done {
         draft.normal("Promoted", format!("revision {revision} is promoted: it is stable now"));
-        steps::become_stable(look, draft, "promoted");
+        draft.become_stable(look.now, "promoted");
     }
 }
 
@@ -26,37 +24,27 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
         return Wait::Done;
     }
     // A pod that comes and goes in a long watch does not run into the progress deadline: the watch does not end without it.
-    if let (Some(plan), Some(watch)) = (look.plan.watch(), under_way(state)) {
+    if let (Some(plan), Some(watch)) = (look.plan.watch(), state.watch_under_way()) {
         return match watched(look, state, plan, watch) {
             Wait::Done => Wait::Evidence("waiting for all pods and all of the traffic".to_owned()),
             waiting => waiting,
         };
     }
-    match steps::available(look, state, look.plan.replicas) {
+    match waiting::available(look, state, look.plan.replicas) {
         Wait::Done => {}
         missing => return missing,
     }
     if look.plan.routing().is_none() || services::stable_serves(look, state.current_revision.as_ref()) {
         return Wait::Done;
     }
-    Wait::Progress(route::waiting_for(look))
-}
-
-/// The watch at hand.
-pub(crate) fn under_way(state: &State) -> Option<Watch> {
-    state.watch.filter(|watch| state.stage == Stage::Promoting && watch.ended_at.is_none())
-}
-
-/// Whether the stable Service may be switched: nothing is to be watched, or it was.
-pub(crate) fn is_watched(look: &Look<'_>, state: &State) -> bool {
-    look.plan.watch().is_none() || state.watch.is_some_and(|watch| watch.ended_at.is_some())
+    Wait::Progress(router::waiting_for(look))
 }
 
 /// Begins the watch with the traffic, and ends it with the time where nothing speaks against it.
 fn watch(look: &Look<'_>, draft: &mut Draft) {
     let Some(plan) = look.plan.watch().filter(|_| look.plan.replicas > 0) else { return };
-    let has_all = route::in_effect(look) == Some(Weight::FULL)
-        && steps::available(look, &draft.state, look.plan.replicas) == Wait::Done;
+    let has_all = router::in_effect(look) == Some(Weight::FULL)
+        && waiting::available(look, &draft.state, look.plan.replicas) == Wait::Done;
     match draft.state.watch {
         None if has_all => {
             let seconds = plan.duration.as_secs();
@@ -79,7 +67,7 @@ pub(crate) fn end(look: &Look<'_>, draft: &mut Draft) {
 }
 
 fn watched(look: &Look<'_>, state: &State, plan: &WatchPlan, watch: Watch) -> Wait {
-    match steps::until(look, after(watch.since, plan.duration)) {
+    match waiting::until(look, after(watch.since, plan.duration)) {
         Wait::Done => {}
         waiting => return waiting,
     }
@@ -89,7 +77,7 @@ fn watched(look: &Look<'_>, state: &State, plan: &WatchPlan, watch: Watch) -> Wa
         }
         Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::NotConfigured => {
             let checks = Questions { checks: plan.checks.clone(), ..Questions::default() };
-            steps::answered(look, state, &checks)
+            waiting::answered(look, state, &checks)
         }
     }
 }

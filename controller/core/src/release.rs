@@ -1,6 +1,6 @@
 //! What is asked: a new revision, a return to an old one, an edited plan.
 
-use crate::decide::{Draft, Look, releasing};
+use crate::draft::{Draft, Look, releasing};
 use crate::plan::{Canary, Pace, Plan};
 use crate::state::{PlanInForce, ReleaseResult, Stage, StepPosition};
 use crate::units::{Revision, Weight};

@@ -1,63 +1,15 @@
 //! The traffic split: what the release asks for, what the pods can carry, and what the router is seen to do.
 
-use jiff::Timestamp;
-
-use crate::decide::{Draft, Look};
+use crate::draft::{Draft, Look};
 use crate::effect::Effect;
-use crate::observed::{Programmed, RouteSeen};
-use crate::plan::{Canary, Pace, Routing};
 use crate::state::{Stage, State};
-use crate::timers::after;
-use crate::units::{Revision, Weight};
-use crate::{approximate, cap, scale, services};
-
-/// The canary's share that the stage and step ask for, as far as the metrics let them.
-pub(crate) fn goal(look: &Look<'_>, state: &State) -> Weight {
-    cap::cut(state, planned(look, state))
-}
-
-/// The canary's share that the stage and step ask for.
-pub(crate) fn planned(look: &Look<'_>, state: &State) -> Weight {
-    match state.stage {
-        Stage::FirstDeploy | Stage::Stable | Stage::Aborted => Weight::ZERO,
-        Stage::Stepping if state.restarting => Weight::ZERO,
-        Stage::Stepping => match &look.plan.canary().pace {
-            Pace::Steps(steps) => Canary::weight_at(steps, state.step.map_or(0, |step| step.index)),
-            Pace::Evidence(_) => state.weights.asked,
-        },
-        Stage::Promoting => Weight::FULL,
-    }
-}
-
-/// From when a route does what its object says; none: nobody can tell yet.
-pub(crate) fn effective_from(routing: &Routing, route: &RouteSeen) -> Option<Timestamp> {
-    match &route.programmed {
-        Programmed::Since(since) => Some(after(route.written_since.max(*since), routing.settle)),
-        Programmed::Unreported => Some(after(route.written_since, routing.unverified_after)),
-        Programmed::Pending(_) => None,
-    }
-}
-
-/// The canary's share that every route is known to give it; none while a change is on its way.
-pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
-    let routing = look.plan.routing()?;
-    let first = look.seen.routes.first()?.canary_weight.clone().ok()?;
-    let settled = look.seen.routes.iter().all(|route| {
-        route.canary_weight == Ok(first) && effective_from(routing, route).is_some_and(|from| from <= look.now)
-    });
-    settled.then_some(first)
-}
-
-/// The highest share that any route's object gives the canary.
-pub(crate) fn written(look: &Look<'_>) -> Weight {
-    let weights = look.seen.routes.iter().filter_map(|route| route.canary_weight.clone().ok());
-    weights.max().unwrap_or(Weight::ZERO)
-}
+use crate::units::{Revision, Weight, after};
+use crate::{approximate, goal, router, services};
 
 /// The share that the routes shall give the canary now: the goal, cut to what either side has available pods for.
 pub(crate) fn split(look: &Look<'_>, state: &State) -> Weight {
-    let goal = goal(look, state);
-    let current = written(look);
+    let goal = goal::share(look, state);
+    let current = router::written(look);
     let carried = canary_carries(look, state, goal, current);
     // Up in one move, once all its pods are there; down at once, as far as pods are missing.
     let wanted = if carried >= goal { goal } else { carried.min(current) };
@@ -83,7 +35,7 @@ fn canary_carries(look: &Look<'_>, state: &State, share: Weight, current: Weight
         return Weight::ZERO;
     }
     let pods = available(look, revision).min(service.ready);
-    let needed = scale::canary_pods(look, state, share);
+    let needed = goal::canary_pods(look, state, share);
     // What sufficed when the share was verified suffices still: a higher replica count takes no traffic from anybody.
     let sufficed = state.weights.pods.filter(|_| share == state.weights.asked);
     share.carried_by(pods, sufficed.map_or(needed, |sufficed| sufficed.min(needed)))
@@ -117,26 +69,9 @@ fn available(look: &Look<'_>, revision: &Revision) -> u32 {
     look.seen.replica_sets.get(revision).map_or(0, |set| set.available)
 }
 
-/// Whether no request can reach the canary Service any more.
-pub(crate) fn canary_unreachable(look: &Look<'_>) -> bool {
-    in_effect(look) == Some(Weight::ZERO)
-}
-
-/// What the router still owes, in a sentence.
-pub(crate) fn waiting_for(look: &Look<'_>) -> String {
-    for route in &look.seen.routes {
-        match (&route.canary_weight, &route.programmed) {
-            (Err(problem), _) => return format!("route {}: {problem}", route.route.name),
-            (Ok(_), Programmed::Pending(why)) => return format!("route {}: {why}", route.route.name),
-            (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
-        }
-    }
-    "waiting for the router".to_owned()
-}
-
 /// Notes in the state what is asked for and what has been seen.
 pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
-    let asked = goal(look, &draft.state);
+    let asked = goal::share(look, &draft.state);
     let before = look.seen.state.weights;
     let weights = &mut draft.state.weights;
     if before.asked != asked {
@@ -146,10 +81,10 @@ pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
         weights.pods = None;
     }
     let seen = match look.plan.routing() {
-        Some(_) => in_effect(look),
+        Some(_) => router::in_effect(look),
         None => approximate::reached(look, &draft.state).then_some(asked),
     };
-    let needed = scale::canary_pods(look, &draft.state, asked);
+    let needed = goal::canary_pods(look, &draft.state, asked);
     let has_them = draft.state.current_revision.as_ref().is_some_and(|revision| available(look, revision) >= needed);
     let weights = &mut draft.state.weights;
     if seen == Some(asked) && has_them && !asked.is_zero() {
@@ -167,7 +102,7 @@ pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
         weights.verified = None;
         weights.since = Some(look.now);
         if split(look, &draft.state) == asked {
-            let found = written(look);
+            let found = router::written(look);
             let name = &route.route.name;
             draft.warning("RouteDrift", format!("route {name} was changed to {found}: it is put back to {asked}"));
         }

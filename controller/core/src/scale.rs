@@ -1,39 +1,22 @@
 //! How many pods each revision has: enough for the traffic that may reach it, and none taken away before that.
 
-use crate::approximate;
-use crate::decide::{Draft, Look};
+use crate::draft::{Draft, Look};
 use crate::effect::Effect;
 use crate::observed::{ReplicaSetSeen, ServiceSeen};
-use crate::plan::{Canary, CanaryScale, Pace};
-use crate::route;
 use crate::state::{Drain, ReleaseResult, Stage, State};
-use crate::timers::after;
-use crate::units::{Revision, Weight};
-
-/// The canary pods that this share of traffic asks for at the step at hand.
-pub(crate) fn canary_pods(look: &Look<'_>, state: &State, share: Weight) -> u32 {
-    let replicas = look.plan.replicas;
-    let scale = match (&look.plan.canary().pace, state.step) {
-        (Pace::Steps(steps), Some(step)) if state.stage == Stage::Stepping => Canary::scale_at(steps, step.index),
-        _ => CanaryScale::MatchTrafficWeight,
-    };
-    match scale {
-        CanaryScale::MatchTrafficWeight => share.pods_of(replicas),
-        CanaryScale::Replicas(pods) => pods.max(u32::from(!share.is_zero())),
-        CanaryScale::Weight(weight) => weight.pods_of(replicas).max(u32::from(!share.is_zero())),
-    }
-}
+use crate::units::{Revision, after};
+use crate::{approximate, goal, router};
 
 /// How many pods a revision shall have, as the traffic needs it.
 fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 {
     let replicas = look.plan.replicas;
-    let goal = route::goal(look, state);
+    let goal = goal::share(look, state);
     let is_current = state.current_revision.as_ref() == Some(revision);
     // Nothing shrinks before the router is seen to send it less.
-    let settled = |need: u32| if route::in_effect(look) == Some(goal) { need } else { need.max(now) };
+    let settled = |need: u32| if router::in_effect(look) == Some(goal) { need } else { need.max(now) };
     match state.stage {
         Stage::FirstDeploy | Stage::Promoting if is_current => replicas,
-        Stage::Stepping if is_current => settled(canary_pods(look, state, goal)),
+        Stage::Stepping if is_current => settled(goal::canary_pods(look, state, goal)),
         Stage::Stepping | Stage::Promoting
             if state.stable_revision.as_ref() == Some(revision) && look.plan.canary().dynamic_stable_scale =>
         {
@@ -56,13 +39,13 @@ fn is_kept(state: &State, revision: &Revision) -> bool {
 /// Whether a request may still reach this revision's pods.
 fn is_reachable(look: &Look<'_>, revision: &Revision) -> bool {
     selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision) && !route::canary_unreachable(look))
+        || (selects(look.seen.canary_service.as_ref(), revision) && !router::canary_unreachable(look))
 }
 
 /// Whether the objects send requests to this revision's pods.
 fn is_given_traffic(look: &Look<'_>, revision: &Revision) -> bool {
     selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision) && !route::written(look).is_zero())
+        || (selects(look.seen.canary_service.as_ref(), revision) && !router::written(look).is_zero())
 }
 
 fn selects(service: Option<&ServiceSeen>, revision: &Revision) -> bool {

@@ -1,13 +1,11 @@
 //! The two Services: which revision each picks, switched only while no request can be lost by it.
 
-use crate::decide::Look;
+use crate::draft::Look;
 use crate::effect::{Effect, Side};
 use crate::observed::ServiceSeen;
-use crate::promotion;
-use crate::route;
+use crate::router;
 use crate::state::{Stage, State};
-use crate::timers::after;
-use crate::units::{Revision, Weight};
+use crate::units::{Revision, Weight, after};
 
 /// Whether the stable Service has never been bound to a revision, so that its route is still the user's own affair.
 pub(crate) fn not_yet_bound(look: &Look<'_>) -> bool {
@@ -47,7 +45,8 @@ pub(crate) fn stable_side(look: &Look<'_>, state: &State) -> Option<Revision> {
             let service = look.seen.stable_service.as_ref();
             let switched =
                 current.is_some() && service.and_then(|service| service.selects.as_ref()) == current.as_ref();
-            let free = route::in_effect(look) == Some(Weight::FULL) && promotion::is_watched(look, state);
+            let free =
+                router::in_effect(look) == Some(Weight::FULL) && (look.plan.watch().is_none() || state.was_watched());
             // With no replicas there is no traffic to wait for.
             if switched || free || look.plan.replicas == 0 { current } else { state.stable_revision.clone() }
         }
@@ -72,7 +71,7 @@ fn must_bind(look: &Look<'_>, service: &ServiceSeen, revision: &Revision, canary
     }
     if canary {
         // Its pods are superseded: they lose their traffic first.
-        return route::canary_unreachable(look);
+        return router::canary_unreachable(look);
     }
     look.seen.replica_sets.get(revision).is_some_and(|set| set.available > 0)
 }

@@ -69,6 +69,18 @@ pub struct State {
     pub history: Vec<Release>,
 }
 
+impl State {
+    /// The watch at hand.
+    pub(crate) fn watch_under_way(&self) -> Option<Watch> {
+        self.watch.filter(|watch| self.stage == Stage::Promoting && watch.ended_at.is_none())
+    }
+
+    /// Whether there was a watch that is over.
+    pub(crate) fn was_watched(&self) -> bool {
+        self.watch.is_some_and(|watch| watch.ended_at.is_some())
+    }
+}
+
 /// Where a Rollout stands, in the words of existing dashboards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Phase {

@@ -4,30 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::decide::{Draft, Look};
+use crate::draft::{Draft, Look};
 use crate::observed::Judgement;
 use crate::plan::{Pace, Plan, Questions, Step};
-use crate::state::{Pause, PauseReason, ReleaseResult, Stage, State, StepPosition};
-use crate::timers::after;
-use crate::units::Weight;
-use crate::{approximate, cap, promotion, route, scale};
-
-/// What a stage or step waits for.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Wait {
-    /// Nothing: its effect has been observed.
-    Done,
-    /// Pods or the router: bounded by the progress deadline.
-    Progress(String),
-    /// A time.
-    Until(Timestamp),
-    /// A person.
-    Person,
-    /// The metrics: bounded by the longest duration of the analysis.
-    Evidence(String),
-    /// The evidence permits a higher weight.
-    Raise(Weight),
-}
+use crate::state::{Pause, PauseReason, Stage, State, StepPosition};
+use crate::units::{Weight, after};
+use crate::waiting::Wait;
+use crate::{goal, promotion, router, waiting};
 
 /// The step at hand as planned; none past the last, and where evidence sets the pace.
 pub(crate) fn current<'a>(plan: &'a Plan, state: &State) -> Option<&'a Step> {
@@ -54,37 +37,37 @@ pub(crate) fn begin_step(look: &Look<'_>, draft: &mut Draft, index: usize) {
 /// What the release waits for.
 pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
     match state.stage {
-        Stage::Stepping if state.restarting => match route::in_effect(look) {
+        Stage::Stepping if state.restarting => match router::in_effect(look) {
             Some(Weight::ZERO) => Wait::Done,
             _ if look.plan.routing().is_none() => Wait::Done,
-            _ => Wait::Progress(route::waiting_for(look)),
+            _ => Wait::Progress(router::waiting_for(look)),
         },
         Stage::Stepping => match (&look.plan.canary().pace, state.step) {
             (Pace::Steps(steps), Some(step)) => of_step(look, state, steps.get(step.index), step.started_at),
             _ => by_evidence(look, state),
         },
         Stage::Promoting => promotion::wait(look, state),
-        Stage::FirstDeploy => available(look, state, look.plan.replicas),
+        Stage::FirstDeploy => waiting::available(look, state, look.plan.replicas),
         Stage::Aborted | Stage::Stable => Wait::Done,
     }
 }
 
 fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
     let own = match step {
-        Some(Step::SetWeight(weight)) => shifted(look, state, cap::cut(state, *weight)),
+        Some(Step::SetWeight(weight)) => waiting::shifted(look, state, goal::cut(state, *weight)),
         Some(Step::SetCanaryScale(_)) => {
-            available(look, state, scale::canary_pods(look, state, route::goal(look, state)))
+            waiting::available(look, state, goal::canary_pods(look, state, goal::share(look, state)))
         }
-        Some(Step::Pause(Some(duration))) => until(look, after(started_at, *duration)),
+        Some(Step::Pause(Some(duration))) => waiting::until(look, after(started_at, *duration)),
         Some(Step::Pause(None)) => Wait::Person,
         Some(Step::Analysis(duration)) => return analysed(look, started_at, *duration),
-        Some(Step::Prove(questions)) => answered(look, state, questions),
+        Some(Step::Prove(questions)) => waiting::answered(look, state, questions),
         None => ready_to_promote(look, state),
     };
     // Missing data is never a success: no step ends in its favour, nor before what it took away is given back.
     match (own, held(look, state)) {
         (Wait::Done, Some(hold)) => hold,
-        (Wait::Done, None) if state.weights.cap.is_some() => shifted(look, state, route::goal(look, state)),
+        (Wait::Done, None) if state.weights.cap.is_some() => waiting::shifted(look, state, goal::share(look, state)),
         (own, _) => own,
     }
 }
@@ -94,32 +77,22 @@ fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Time
 fn ready_to_promote(look: &Look<'_>, state: &State) -> Wait {
     let Some(analysis) = look.plan.canary().analysis.as_ref() else { return Wait::Done };
     let checks = Questions { checks: analysis.checks.clone(), ..Questions::default() };
-    if let open @ Wait::Evidence(_) = answered(look, state, &checks) {
+    if let open @ Wait::Evidence(_) = waiting::answered(look, state, &checks) {
         return open;
     }
     match &look.seen.judgement {
         Judgement::Undecided { fresh_since, .. } | Judgement::Sound { fresh_since, .. }
-            if !route::goal(look, state).is_zero() =>
+            if !goal::share(look, state).is_zero() =>
         {
-            until(look, after(*fresh_since, analysis.warm_up))
+            waiting::until(look, after(*fresh_since, analysis.warm_up))
         }
         _ => Wait::Done,
     }
 }
 
-/// What is asked suffices at the weight at hand.
-pub(crate) fn answered(look: &Look<'_>, state: &State, asked: &Questions) -> Wait {
-    let nothing = Questions::default();
-    let proven = look.seen.judgement.proven_at(route::goal(look, state)).unwrap_or(&nothing);
-    match asked.open(proven) {
-        None => Wait::Done,
-        Some(open) => Wait::Evidence(format!("waiting for {open}")),
-    }
-}
-
 fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
     // A canary whose traffic was taken from it is held all the same.
-    let judged = !route::planned(look, state).is_zero();
+    let judged = !goal::planned(look, state).is_zero();
     match &look.seen.judgement {
         Judgement::Hold { message, .. } | Judgement::Frozen { message, .. } if judged => {
             Some(Wait::Evidence(message.clone()))
@@ -128,40 +101,10 @@ fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
     }
 }
 
-pub(crate) fn until(look: &Look<'_>, at: Timestamp) -> Wait {
-    if at <= look.now { Wait::Done } else { Wait::Until(at) }
-}
-
-/// The traffic has been seen to be split so, and the canary has the pods for it.
-pub(crate) fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
-    if look.plan.routing().is_none() {
-        let reached = approximate::reached(look, state);
-        return if reached { Wait::Done } else { Wait::Progress("waiting for pods".to_owned()) };
-    }
-    match available(look, state, scale::canary_pods(look, state, weight)) {
-        Wait::Done => {}
-        missing => return missing,
-    }
-    match route::in_effect(look) {
-        Some(effective) if effective == weight => Wait::Done,
-        _ => Wait::Progress(route::waiting_for(look)),
-    }
-}
-
-pub(crate) fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
-    let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
-    let (available, desired) = set.map_or((0, 0), |set| (set.available, set.desired));
-    if set.is_some() && available >= needed && desired >= needed {
-        return Wait::Done;
-    }
-    let why = set.and_then(|set| set.crash.as_deref()).map(|why| format!(" ({why})")).unwrap_or_default();
-    Wait::Progress(format!("waiting for {needed} available pods of the new revision{why}"))
-}
-
 fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) -> Wait {
     match (&look.seen.judgement, duration) {
         (Judgement::Sound { fresh_since, .. } | Judgement::Undecided { fresh_since, .. }, Some(duration)) => {
-            until(look, after(started_at.max(*fresh_since), duration))
+            waiting::until(look, after(started_at.max(*fresh_since), duration))
         }
         (Judgement::Sound { .. }, None) => Wait::Done,
         (
@@ -178,7 +121,7 @@ fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) 
 /// Where evidence sets the pace: the weight asked for is in effect, and then the evidence says what comes next.
 fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
     let asked = state.weights.asked;
-    match shifted(look, state, asked) {
+    match waiting::shifted(look, state, asked) {
         Wait::Done => {}
         missing => return missing,
     }
@@ -197,7 +140,7 @@ fn first_deploy(look: &Look<'_>, draft: &mut Draft) {
     let Some(revision) = draft.state.current_revision.clone() else { return };
     if wait(look, &draft.state) == Wait::Done {
         draft.normal("FirstDeployed", format!("revision {revision} is available and stable"));
-        become_stable(look, draft, "first deploy");
+        draft.become_stable(look.now, "first deploy");
     }
 }
 
@@ -211,7 +154,7 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
     for _ in 0..=look.plan.steps().len() + 1 {
         if draft.state.stage != Stage::Stepping
             || look.seen.spec_problem.is_some()
-            || is_held_by_person(look, &draft.state)
+            || waiting::is_held_by_person(look, &draft.state)
         {
             return;
         }
@@ -229,11 +172,6 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
             waiting => return note_pause(look, draft, &waiting),
         }
     }
-}
-
-/// Whether nothing advances until a person says so.
-pub(crate) fn is_held_by_person(look: &Look<'_>, state: &State) -> bool {
-    look.plan.paused || state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step)
 }
 
 fn leave_step(look: &Look<'_>, draft: &mut Draft) {
@@ -278,11 +216,4 @@ fn note_pause(look: &Look<'_>, draft: &mut Draft, waiting: &Wait) {
 fn longest_passed(look: &Look<'_>, started_at: Timestamp) -> bool {
     let analysis = look.plan.canary().analysis.as_ref();
     analysis.is_some_and(|analysis| after(started_at, analysis.longest) <= look.now)
-}
-
-pub(crate) fn become_stable(look: &Look<'_>, draft: &mut Draft, how: &str) {
-    let Some(revision) = draft.state.current_revision.clone() else { return };
-    draft.record(revision.clone(), ReleaseResult::Promoted, look.now, how);
-    draft.state.stable_revision = Some(revision);
-    draft.enter(Stage::Stable, look.now);
 }

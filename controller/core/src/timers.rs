@@ -1,29 +1,22 @@
 //! When to look again though nothing has changed.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use crate::abort::GRACE;
-use crate::decide::{Look, releasing};
+use crate::draft::{Look, releasing};
 use crate::observed::{Judgement, ServiceSeen};
 use crate::plan::Step;
-use crate::promotion;
-use crate::route;
 use crate::state::{Stage, State};
-use crate::steps::{self, Wait};
-
-/// A time so much later; the end of time where there is no such time.
-pub(crate) fn after(start: Timestamp, duration: Duration) -> Timestamp {
-    start.checked_add(duration).unwrap_or(Timestamp::MAX)
-}
+use crate::units::after;
+use crate::waiting::Wait;
+use crate::{router, steps};
 
 /// The next moment at which something may have become true by time alone.
 pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
     let mut times: Vec<Timestamp> = state.draining.iter().map(|drain| drain.until).collect();
     times.extend(state.pause.as_ref().and_then(|pause| pause.until));
     if let Some(routing) = look.plan.routing() {
-        times.extend(look.seen.routes.iter().filter_map(|route| route::effective_from(routing, route)));
+        times.extend(look.seen.routes.iter().filter_map(|route| router::effective_from(routing, route)));
         let services = [&look.seen.stable_service, &look.seen.canary_service];
         let serving = |service: &&Option<ServiceSeen>| service.as_ref().and_then(|service| service.serving_since);
         times.extend(services.iter().filter_map(serving).map(|since| after(since, routing.settle)));
@@ -35,7 +28,7 @@ pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
     if state.stage == Stage::Stepping {
         times.extend(analysis(look, state));
     }
-    if let (Some(plan), Some(watch)) = (look.plan.watch(), promotion::under_way(state)) {
+    if let (Some(plan), Some(watch)) = (look.plan.watch(), state.watch_under_way()) {
         times.push(after(watch.since, plan.duration));
     }
     times.into_iter().filter(|at| *at > look.now).min()

@@ -1,7 +1,9 @@
 //! The small types that carry a unit or an identity, so that no bare number does.
 
 use std::fmt;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A share of traffic, from nothing to everything, in thousandths of a percent.
@@ -125,6 +127,11 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A time so much later; the end of time where there is no such time.
+pub(crate) fn after(start: Timestamp, duration: Duration) -> Timestamp {
+    start.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -2,13 +2,11 @@
 //!
 //! A sentence changes when the position changes, not with every pod: each change costs a write.
 
-use crate::decide::{Draft, Look};
-use crate::promotion;
-use crate::route;
+use crate::draft::{Draft, Look};
 use crate::state::{PauseReason, Phase, Stage, State};
-use crate::steps::{self, Wait};
-use crate::timers::after;
-use crate::units::Weight;
+use crate::units::{Weight, after};
+use crate::waiting::Wait;
+use crate::{goal, router, steps};
 
 /// Sets the phase and the message.
 pub(crate) fn tell(look: &Look<'_>, draft: &mut Draft) {
@@ -22,7 +20,7 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
         Stage::FirstDeploy => first_deploy(look, state),
         Stage::Stepping => stepping(look, state),
         Stage::Promoting => {
-            let what = if promotion::under_way(state).is_some() { "watched at 100 %" } else { "going to 100 %" };
+            let what = if state.watch_under_way().is_some() { "watched at 100 %" } else { "going to 100 %" };
             (Phase::Progressing, with_wait(what, &steps::wait(look, state)))
         }
         Stage::Aborted => aborted(state),
@@ -58,7 +56,7 @@ fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.asked),
     };
-    if let Some(cap) = state.weights.cap.filter(|cap| *cap < route::planned(look, state)) {
+    if let Some(cap) = state.weights.cap.filter(|cap| *cap < goal::planned(look, state)) {
         at = format!("{at}, cut to {cap}");
     }
     if look.plan.paused {
@@ -99,7 +97,7 @@ fn stable(look: &Look<'_>, state: &State) -> (Phase, String) {
     let set = state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
     let available = set.map_or(0, |set| set.available);
     let complete = available >= look.plan.replicas;
-    let route_free = look.plan.routing().is_none() || route::in_effect(look) == Some(Weight::ZERO);
+    let route_free = look.plan.routing().is_none() || router::in_effect(look) == Some(Weight::ZERO);
     if available == 0 && look.plan.replicas > 0 {
         return (Phase::Degraded, "no pod of the stable revision is available".to_owned());
     }

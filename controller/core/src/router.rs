@@ -1,0 +1,50 @@
+//! What the router is seen to do.
+
+use jiff::Timestamp;
+
+use crate::draft::Look;
+use crate::observed::{Programmed, RouteSeen};
+use crate::plan::Routing;
+use crate::units::{Weight, after};
+
+/// From when a route does what its object says; none: nobody can tell yet.
+pub(crate) fn effective_from(routing: &Routing, route: &RouteSeen) -> Option<Timestamp> {
+    match &route.programmed {
+        Programmed::Since(since) => Some(after(route.written_since.max(*since), routing.settle)),
+        Programmed::Unreported => Some(after(route.written_since, routing.unverified_after)),
+        Programmed::Pending(_) => None,
+    }
+}
+
+/// The canary's share that every route is known to give it; none while a change is on its way.
+pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
+    let routing = look.plan.routing()?;
+    let first = look.seen.routes.first()?.canary_weight.clone().ok()?;
+    let settled = look.seen.routes.iter().all(|route| {
+        route.canary_weight == Ok(first) && effective_from(routing, route).is_some_and(|from| from <= look.now)
+    });
+    settled.then_some(first)
+}
+
+/// The highest share that any route's object gives the canary.
+pub(crate) fn written(look: &Look<'_>) -> Weight {
+    let weights = look.seen.routes.iter().filter_map(|route| route.canary_weight.clone().ok());
+    weights.max().unwrap_or(Weight::ZERO)
+}
+
+/// Whether no request can reach the canary Service any more.
+pub(crate) fn canary_unreachable(look: &Look<'_>) -> bool {
+    in_effect(look) == Some(Weight::ZERO)
+}
+
+/// What the router still owes, in a sentence.
+pub(crate) fn waiting_for(look: &Look<'_>) -> String {
+    for route in &look.seen.routes {
+        match (&route.canary_weight, &route.programmed) {
+            (Err(problem), _) => return format!("route {}: {problem}", route.route.name),
+            (Ok(_), Programmed::Pending(why)) => return format!("route {}: {why}", route.route.name),
+            (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
+        }
+    }
+    "waiting for the router".to_owned()
+}
