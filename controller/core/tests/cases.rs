@@ -3,9 +3,9 @@
 mod world;
 
 use serin_core::command::{OutcomeResult, Verb};
-use serin_core::observed::{Judgement, Proven};
-use serin_core::plan::{CanaryScale, EvidencePace, Pace, Step};
-use serin_core::state::{PauseReason, Phase, ReleaseResult, Stage};
+use serin_core::observed::Judgement;
+use serin_core::plan::{CanaryScale, Step};
+use serin_core::state::{Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, hold, plan, rev, secs, undecided, unrouted, wait, weight};
 
@@ -279,175 +279,6 @@ fn canary_scale_apart_from_weight() {
 }
 
 #[test]
-fn timed_pauses_count_from_their_persisted_start_whatever_happened_to_the_controller() {
-    let mut world = World::stable(plan(2, vec![weight(50), wait(600), weight(80), Step::Pause(None)]));
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    let until = world.state.pause.as_ref().and_then(|pause| pause.until).unwrap();
-    for _ in 0..5 {
-        world.restart();
-        world.run_for(secs(10));
-    }
-    assert_eq!(world.state.pause.as_ref().and_then(|pause| pause.until), Some(until));
-    // The controller is away until long after the pause.
-    world.now = until.checked_add(secs(3600)).unwrap();
-    world.restart();
-    world.settle();
-    assert_eq!(world.state.step.map(|step| step.index), Some(2));
-}
-
-#[test]
-fn an_indefinite_pause_never_runs_into_the_progress_deadline() {
-    let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    world.run_for(secs(7_200));
-    assert_eq!(world.state.stage, Stage::Stepping);
-    assert_eq!(world.command("1", Verb::Promote).result, OutcomeResult::Done);
-    world.run_for(secs(60));
-    assert_eq!(world.state.stable_revision, Some(rev("v2")));
-}
-
-#[test]
-fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() {
-    let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None), weight(80), Step::Pause(None)]));
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    let stale = world.command_for("1", Verb::Promote, Some("v1"), None);
-    assert_eq!(stale.result, OutcomeResult::Refused);
-    assert!(stale.message.contains("v1") && stale.message.contains("v2"), "{}", stale.message);
-    assert_eq!(world.command_for("2", Verb::Promote, Some("v2"), Some(3)).result, OutcomeResult::Refused);
-    assert_eq!(world.command_for("3", Verb::Promote, Some("v2"), Some(1)).result, OutcomeResult::Done);
-    world.run_until("paused again", |world| world.state.step.is_some_and(|step| step.index == 3));
-    // The same command again, as after a crash before its outcome was written.
-    assert_eq!(world.command_for("3", Verb::Promote, Some("v2"), Some(1)).result, OutcomeResult::Done);
-    assert_eq!(world.state.step.map(|step| step.index), Some(3), "it was carried out once");
-}
-
-#[test]
-fn abort_works_in_every_state_and_is_a_no_op_when_healthy() {
-    let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
-    assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
-    assert_eq!(world.state.phase, Phase::Healthy);
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    assert_eq!(world.command("2", Verb::PromoteFull).result, OutcomeResult::Done);
-    world.run_until("all traffic", |world| world.share() == Weight::FULL);
-    world.spec_problem = Some("spec.strategy: broken".into());
-    assert_eq!(world.command("3", Verb::Abort).result, OutcomeResult::Done);
-    world.run_for(secs(10));
-    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
-    assert_eq!(world.state.abort.as_ref().and_then(|abort| abort.by.as_deref()), Some("ada"));
-    world.assert_nothing_lost();
-}
-
-#[test]
-fn abort_in_the_middle_of_the_switch_of_the_stable_service_loses_no_request() {
-    let mut world = World::stable(plan(2, vec![weight(50)]));
-    world.release("v2");
-    world.run_until("the stable Service is switched", |world| world.stable_service == Some(rev("v2")));
-    assert_eq!(world.state.stage, Stage::Promoting);
-    assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
-    world.run_for(secs(60));
-    assert_eq!(world.stable_service, Some(rev("v1")));
-    assert_eq!(world.share(), Weight::ZERO);
-    assert_eq!((world.desired("v1"), world.desired("v2")), (2, 0));
-    world.assert_nothing_lost();
-}
-
-#[test]
-fn after_an_abort_the_next_commit_clears_it_and_retry_starts_anew() {
-    let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    world.command("1", Verb::Abort);
-    assert!(world.state.message.contains("v2"), "what Git still wants: {}", world.state.message);
-    world.run_for(secs(300));
-    assert_eq!(world.state.stage, Stage::Aborted, "Git is never fought");
-    assert_eq!(world.command("2", Verb::Retry).result, OutcomeResult::Done);
-    world.run_until("paused", |world| world.state.pause.is_some());
-    world.command("3", Verb::Abort);
-    world.release("v3");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    assert_eq!((world.state.current_revision.clone(), world.state.abort.clone()), (Some(rev("v3")), None));
-}
-
-#[test]
-fn pause_and_resume_by_command_and_skip() {
-    let mut world = World::stable(plan(2, vec![weight(50), wait(10), weight(80), Step::Pause(None)]));
-    assert!(world.refused("0", Verb::Pause).contains("no release"));
-    world.release("v2");
-    world.run_until("paused", |world| world.state.pause.is_some());
-    assert_eq!(world.command("1", Verb::Pause).result, OutcomeResult::Done);
-    world.run_for(secs(600));
-    assert_eq!(world.state.step.map(|step| step.index), Some(1));
-    assert_eq!(world.command("2", Verb::Resume).result, OutcomeResult::Done);
-    world.run_until("the last pause", |world| world.state.step.is_some_and(|step| step.index == 3));
-    assert_eq!(world.command("3", Verb::SkipStep).result, OutcomeResult::Done);
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
-}
-
-#[test]
-fn missing_metrics_hold_and_resume_by_themselves() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), wait(60), weight(50), wait(60)])));
-    world.judgement = hold("Unreachable");
-    world.release("v2");
-    world.run_for(secs(600));
-    assert_eq!(world.state.step.map(|step| step.index), Some(0), "{}", world.state.message);
-    assert!(world.state.message.contains("Unreachable"), "{}", world.state.message);
-    world.judgement = undecided(&world);
-    world.run_for(secs(200));
-    assert_eq!(world.state.stable_revision, Some(rev("v2")));
-}
-
-#[test]
-fn missing_metrics_for_the_longest_duration_are_inconclusive_and_a_person_decides() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(None)])));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
-    world.run_for(secs(3700));
-    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
-    assert_eq!(world.events_of("Inconclusive").len(), 1);
-    assert_eq!(world.command("1", Verb::Promote).result, OutcomeResult::Done);
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
-}
-
-#[test]
-fn an_analysis_step_needs_fresh_data_for_its_duration() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(Some(secs(300)))])));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
-    world.run_for(secs(200));
-    world.judgement = hold("Stale");
-    world.run_for(secs(200));
-    assert_eq!(world.state.stage, Stage::Stepping, "a hold does not count");
-    world.judgement = undecided(&world);
-    world.run_for(secs(200));
-    assert_eq!(world.state.stage, Stage::Stepping, "the duration is counted anew");
-    world.run_for(secs(200));
-    assert_eq!(world.state.stable_revision, Some(rev("v2")));
-}
-
-#[test]
-fn evidence_sets_the_pace_where_no_steps_are_written() {
-    let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
-    let mut world = World::stable(analysed(edit(plan(20, vec![]), |canary| canary.pace = Pace::Evidence(pace))));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("at 5 %", |world| world.state.weights.verified == Some(Weight::percent(5)));
-    let next_weight = Some(Weight::percent(20));
-    world.judgement =
-        Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight, proven: Proven::default() };
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
-    assert_eq!(world.desired("v2"), 4);
-    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven: Proven::default() };
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
-    world.assert_nothing_lost();
-}
-
-#[test]
 fn a_route_that_someone_else_changed_is_put_back_and_told_once() {
     let mut world = World::stable(plan(4, vec![weight(25), Step::Pause(None)]));
     world.release("v2");
@@ -484,32 +315,6 @@ fn old_replica_sets_are_kept_up_to_the_history_limit() {
     let left: Vec<_> = world.sets.keys().map(ToString::to_string).collect();
     assert_eq!(left, ["v4", "v5", "v6", "v7"], "three old ones and the stable one");
     world.assert_nothing_lost();
-}
-
-#[test]
-fn paused_in_the_spec_lets_nothing_advance_but_aborts() {
-    let mut wanted = plan(2, vec![weight(50), wait(10)]);
-    wanted.paused = true;
-    let mut world = World::stable(wanted);
-    world.release("v2");
-    world.run_for(secs(300));
-    assert_eq!((world.state.phase, world.state.step.map(|step| step.index)), (Phase::Paused, Some(0)));
-    assert!(world.refused("1", Verb::Promote).contains("spec.paused"));
-    assert_eq!(world.command("2", Verb::Abort).result, OutcomeResult::Done);
-    assert_eq!(world.state.stage, Stage::Aborted);
-}
-
-#[test]
-fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(50)])));
-    world.judgement = undecided(&world);
-    world.release("v2");
-    world.run_until("all steps are complete", |world| world.state.step.is_some_and(|step| step.index == 1));
-    world.judgement = undecided(&world);
-    world.run_for(secs(9));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(50)));
-    world.run_for(secs(2));
-    assert_eq!(world.state.stage, Stage::Promoting);
 }
 
 #[test]

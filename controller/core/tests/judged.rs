@@ -303,3 +303,76 @@ fn a_person_can_end_the_watch_or_the_release_in_it() {
         world.assert_nothing_lost();
     }
 }
+
+#[test]
+fn missing_metrics_hold_and_resume_by_themselves() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), wait(60), weight(50), wait(60)])));
+    world.judgement = hold("Unreachable");
+    world.release("v2");
+    world.run_for(secs(600));
+    assert_eq!(world.state.step.map(|step| step.index), Some(0), "{}", world.state.message);
+    assert!(world.state.message.contains("Unreachable"), "{}", world.state.message);
+    world.judgement = undecided(&world);
+    world.run_for(secs(200));
+    assert_eq!(world.state.stable_revision, Some(rev("v2")));
+}
+
+#[test]
+fn missing_metrics_for_the_longest_duration_are_inconclusive_and_a_person_decides() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(None)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.run_for(secs(3700));
+    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
+    assert_eq!(world.events_of("Inconclusive").len(), 1);
+    assert_eq!(world.command("1", Verb::Promote).result, OutcomeResult::Done);
+    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+}
+
+#[test]
+fn an_analysis_step_needs_fresh_data_for_its_duration() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(Some(secs(300)))])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.run_for(secs(200));
+    world.judgement = hold("Stale");
+    world.run_for(secs(200));
+    assert_eq!(world.state.stage, Stage::Stepping, "a hold does not count");
+    world.judgement = undecided(&world);
+    world.run_for(secs(200));
+    assert_eq!(world.state.stage, Stage::Stepping, "the duration is counted anew");
+    world.run_for(secs(200));
+    assert_eq!(world.state.stable_revision, Some(rev("v2")));
+}
+
+#[test]
+fn evidence_sets_the_pace_where_no_steps_are_written() {
+    let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
+    let mut world = World::stable(analysed(edit(plan(20, vec![]), |canary| canary.pace = Pace::Evidence(pace))));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("at 5 %", |world| world.state.weights.verified == Some(Weight::percent(5)));
+    let next_weight = Some(Weight::percent(20));
+    world.judgement =
+        Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight, proven: Proven::default() };
+    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    assert_eq!(world.desired("v2"), 4);
+    world.judgement = Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven: Proven::default() };
+    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.assert_nothing_lost();
+}
+
+#[test]
+fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
+    let mut world = World::stable(analysed(plan(4, vec![weight(50)])));
+    world.judgement = undecided(&world);
+    world.release("v2");
+    world.run_until("all steps are complete", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.judgement = undecided(&world);
+    world.run_for(secs(9));
+    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(50)));
+    world.run_for(secs(2));
+    assert_eq!(world.state.stage, Stage::Promoting);
+}

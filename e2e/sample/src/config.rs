@@ -13,11 +13,12 @@ use axum::http::HeaderValue;
 const LONGEST_DELAY_MS: u64 = 3_600_000;
 
 /// The variables read, in the order of the crate's table.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "VERSION",
     "PORT",
     "BIND_ADDRESS",
     "ERROR_RATE",
+    "ERROR_AFTER_MS",
     "SEED",
     "LATENCY_MS",
     "LATENCY_JITTER_MS",
@@ -43,6 +44,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The fraction of requests answered 500, from 0 to 1.
     pub error_fraction: f64,
+    /// How long after the start the first of them may fail.
+    pub error_after: Duration,
     /// The seed of the randomness, or none for one from the system.
     pub seed: Option<u64>,
     /// How long every request takes at least.
@@ -94,6 +97,7 @@ impl Config {
             version_header,
             listen: SocketAddr::new(address, port),
             error_fraction: reader.percentage("ERROR_RATE"),
+            error_after: reader.delay("ERROR_AFTER_MS").unwrap_or_default(),
             seed: reader.optional("SEED", "set a whole number from 0 to 18446744073709551615"),
             latency: reader.delay("LATENCY_MS").unwrap_or_default(),
             latency_jitter: reader.delay("LATENCY_JITTER_MS").unwrap_or_default(),
@@ -223,6 +227,7 @@ mod tests {
             ("PORT", "0"),
             ("BIND_ADDRESS", "127.0.0.1"),
             ("ERROR_RATE", "0.05"),
+            ("ERROR_AFTER_MS", "900"),
             ("SEED", "7"),
             ("LATENCY_MS", "20"),
             ("LATENCY_JITTER_MS", "5"),
@@ -240,6 +245,7 @@ mod tests {
                 version_header: HeaderValue::from_static("v2.1"),
                 listen: "127.0.0.1:0".parse().unwrap(),
                 error_fraction: 0.0005,
+                error_after: Duration::from_millis(900),
                 seed: Some(7),
                 latency: Duration::from_millis(20),
                 latency_jitter: Duration::from_millis(5),
@@ -277,6 +283,7 @@ mod tests {
             ("ERROR_RATE", "100.1"),
             ("ERROR_RATE", "NaN"),
             ("ERROR_RATE", "inf"),
+            ("ERROR_AFTER_MS", "1s"),
             ("SEED", "-1"),
             ("LATENCY_MS", "20ms"),
             ("LATENCY_MS", "3600001"),

@@ -9,6 +9,7 @@
 //! | `PORT` | `8080` | where to listen; `0` takes a free port, which the first line of standard output names |
 //! | `BIND_ADDRESS` | `0.0.0.0` | the IP address to listen on |
 //! | `ERROR_RATE` | `0` | per cent of requests that are answered 500, at random (`3`, `0.05`) |
+//! | `ERROR_AFTER_MS` | `0` | until so long after the start none of them is |
 //! | `SEED` | from the system | makes that randomness repeatable |
 //! | `LATENCY_MS` | `0` | how long every request takes |
 //! | `LATENCY_JITTER_MS` | `0` | up to this much more, uniformly |

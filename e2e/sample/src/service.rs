@@ -36,6 +36,8 @@ pub struct Service {
     version: String,
     version_header: HeaderValue,
     error_fraction: f64,
+    /// From when on requests fail.
+    errors_from: Instant,
     latency: Duration,
     latency_jitter: Duration,
     /// When it becomes ready; none for never.
@@ -55,6 +57,7 @@ impl Service {
             version: config.version.clone(),
             version_header: config.version_header.clone(),
             error_fraction: config.error_fraction,
+            errors_from: Instant::now() + config.error_after,
             latency: config.latency,
             latency_jitter: config.latency_jitter,
             ready_at: config.ready_after.map(|delay| Instant::now() + delay),
@@ -94,7 +97,7 @@ impl Service {
     /// What becomes of one request: whether it is answered 200, and after how long.
     fn draw(&self) -> (bool, Duration) {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        let ok = !random.random_bool(self.error_fraction);
+        let ok = !random.random_bool(self.error_fraction) || Instant::now() < self.errors_from;
         let jitter = random.random_range(Duration::ZERO..=self.latency_jitter);
         (ok, self.latency + jitter)
     }
@@ -223,6 +226,15 @@ mod tests {
         assert!((133..=267).contains(&first.len()), "{}", first.len());
         assert_eq!(first, run("1").await);
         assert_ne!(first, run("2").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_may_come_late() {
+        let service = service(&[("ERROR_RATE", "100"), ("ERROR_AFTER_MS", "1000")]);
+        sleep(Duration::from_millis(999)).await;
+        assert_eq!(ask(&service, "/").await.status(), 200);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(ask(&service, "/").await.status(), 500);
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,7 +33,11 @@ async fn at_step(shop: &Shop, index: i32) -> Result<()> {
     Ok(())
 }
 
-async fn kubectl(env: &Env, shop: &Shop, plugin: &str, arguments: &[&str]) -> Result<(i32, String)> {
+/// Runs the plugin: its exit code, and what it said.
+///
+/// # Errors
+/// When it cannot be run.
+pub async fn kubectl(env: &Env, shop: &Shop, plugin: &str, arguments: &[&str]) -> Result<(i32, String)> {
     let Output { status, stdout, stderr } = Command::new(env.program(plugin))
         .env("KUBECONFIG", &env.kubeconfig)
         .env("NO_COLOR", "1")

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod examples;
 pub mod interventions;
 pub mod journey;
+pub mod judging;
 pub mod malformed;
 pub mod metrics;
 pub mod outages;
@@ -59,6 +60,9 @@ cases! {
     Controller: commands::who_may_only_abort_cannot_promote,
     Controller: metrics::trouble_with_prometheus_holds_and_resumes,
     Controller: metrics::a_mistyped_error_selector_holds,
+    Controller: judging::a_failing_check_rolls_back_what_the_objective_lets_pass,
+    Controller: judging::a_breach_in_the_watch_gives_the_traffic_back,
+    Controller: judging::a_spent_budget_freezes_releases_until_someone_overrides,
     Controller: malformed::malformed_rollouts_are_told_and_stop_nobody,
     Controller: malformed::abort_works_on_a_spec_that_became_invalid,
     Controller: examples::every_example_is_accepted,

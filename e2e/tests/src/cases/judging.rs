@@ -1,0 +1,140 @@
+//! What is judged beside the objectives, and when: checks, the watch after promotion, the service's error budget.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use serin_crds::Rollout;
+
+use super::commands::kubectl;
+use crate::env::Env;
+use crate::manifests::{Release, Spec, analysis};
+use crate::shop::{Shop, is_aborted, is_stable};
+
+const LOAD_PER_SECOND: u32 = 300;
+
+/// How long the canary's pods take for a request on average, as they count it themselves.
+const MEAN_SECONDS: &str = concat!(
+    "sum(rate(http_request_duration_seconds_sum{namespace=\"{{args.namespace}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"}[5s]))",
+    " / ",
+    "sum(rate(http_request_duration_seconds_count{namespace=\"{{args.namespace}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"}[5s]))",
+);
+
+/// The cause of the abort on record.
+async fn cause(shop: &Shop) -> Result<(String, String)> {
+    let abort = shop.status().await?.abort.context("an abort on record")?;
+    Ok((abort.cause, abort.message))
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-checks").await?;
+    let mut analysis = analysis();
+    analysis["checks"] = json!([
+        {"name": "mean-latency", "query": MEAN_SECONDS, "condition": "result[0] < 0.05", "interval": "2s", "failureLimit": 1},
+        {"name": "never-so", "query": "vector(1)", "condition": "result[0] > 1.0", "interval": "2s", "dryRun": true},
+    ]);
+    let spec = Spec { analysis: Some(analysis), ..Spec::default() };
+    shop.first(&spec, &Release::good("v1")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+
+    shop.declare(&spec, &Release::with("v2", "LATENCY_MS", "100")).await?;
+    shop.until("the slow v2 is rolled back", Duration::from_secs(90), is_aborted).await?;
+    let (cause, message) = cause(&shop).await?;
+    ensure!(message.contains("mean-latency"), "the check is named: {cause}: {message}");
+    println!("{cause}: {message}");
+
+    shop.declare(&spec, &Release::good("v3")).await?;
+    let stable = shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
+    let status = stable.status.context("a status")?;
+    let told = |name: &str| status.checks.iter().find(|check| check.name == name);
+    println!("{:#?}", status.checks);
+    ensure!(told("never-so").is_some_and(|check| check.failures > 0), "a dry run is told: {:?}", status.checks);
+
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    shop.close().await
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-watch").await?;
+    let mut analysis = analysis();
+    analysis["watchAfterPromotion"] = json!("120s");
+    let watched = Spec { analysis: Some(analysis), ..Spec::default() };
+    shop.first(&watched, &Release::good("v1")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    let stable = shop.status().await?.stable_revision;
+
+    // It begins to fail long after its steps, in the watch.
+    let late =
+        Release { version: "v2".into(), faults: vec![("ERROR_RATE", "5".into()), ("ERROR_AFTER_MS", "60000".into())] };
+    shop.declare(&watched, &late).await?;
+    let begun = |rollout: &Rollout| {
+        let status = rollout.status.as_ref();
+        is_aborted(rollout) || status.is_some_and(|status| status.watch.is_some())
+    };
+    let watching = shop.until("it is watched", Duration::from_secs(60), begun).await?;
+    ensure!(!is_aborted(&watching), "rolled back before its fault: {:?}", watching.status);
+    ensure!(shop.status().await?.stable_revision == stable, "what is watched is not stable yet");
+    shop.until("v2 is rolled back", Duration::from_secs(120), is_aborted).await?;
+    let (cause, message) = cause(&shop).await?;
+    println!("{cause}: {message}");
+    ensure!(shop.route_share().await?.is_zero(), "the traffic is given back");
+    ensure!(shop.status().await?.stable_revision == stable, "v1 is stable still");
+
+    // A good release is watched to the end.
+    let mut analysis = watched.analysis.clone().context("an analysis")?;
+    analysis["watchAfterPromotion"] = json!("10s");
+    let watched = Spec { analysis: Some(analysis), ..Spec::default() };
+    shop.declare(&watched, &Release::good("v3")).await?;
+    shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
+    let told = shop.events("Watching").await?;
+    ensure!(told.iter().any(|note| note.contains("10 s")), "the watch is told: {told:?}");
+
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    shop.close().await
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn a_spent_budget_freezes_releases_until_someone_overrides(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-budget").await?;
+    let mut analysis = analysis();
+    // 180 errors at 300 requests a second: spent within a quarter of a minute.
+    analysis["objectives"][0]["window"] = json!("10m");
+    let spec = Spec { analysis: Some(analysis), progress_deadline_seconds: 600, ..Spec::default() };
+    shop.first(&spec, &Release::failing("v1", "5")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    let history = Duration::from_secs(30);
+    shop.eventually("it has failed for a while", history * 2, async || Ok(load.elapsed() > history)).await?;
+
+    // As bad as stable, and no worse: nothing speaks for it, nothing against it.
+    shop.declare(&spec, &Release::failing("v2", "5")).await?;
+    let frozen = |rollout: &Rollout| {
+        let conditions = rollout.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.type_ == "Frozen" && condition.status == "True")
+    };
+    let held = shop.until("v2 is frozen", Duration::from_secs(90), frozen).await?;
+    println!("{}", held.status.and_then(|status| status.message).unwrap_or_default());
+    let (code, text) = kubectl(env, &shop, "kubectl-serin", &["override", "shop"]).await?;
+    ensure!(code != 0, "an override without a reason is refused: {text}");
+    let (code, text) =
+        kubectl(env, &shop, "kubectl-serin", &["override", "shop", "--reason", "the shop opens at noon"]).await?;
+    ensure!(code == 0, "{text}");
+    shop.until("v2 is stable", Duration::from_secs(180), is_stable).await?;
+    let told = shop.events("FreezeLifted").await?;
+    ensure!(told.iter().any(|note| note.contains("the shop opens at noon")), "who and why are told: {told:?}");
+
+    // The cure needs nobody's word.
+    shop.declare(&spec, &Release::good("v3")).await?;
+    shop.until("v3, the cure, is stable", Duration::from_secs(180), is_stable).await?;
+    ensure!(shop.events("FreezeLifted").await?.len() == 1, "nobody had to lift the freeze for the cure");
+
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    shop.close().await
+}
