@@ -37,7 +37,7 @@ pub use crate::{
     engine::{Load, LoadHandle},
     options::{Options, StartError, limits},
     outcome::{Counts, Outcome, RoutingFailure},
-    record::{Snapshot, VersionSnapshot},
-    report::{Answer, EndedBy, FailureDetail, Latency, Report, View},
+    record::{FailureDetail, Snapshot, VersionSnapshot},
+    report::{Answer, EndedBy, Latency, Report, View},
     summary::{Summary, VersionSummary},
 };
