@@ -12,7 +12,7 @@ use prometheus::{Record, serve};
 use serin_judging::prometheus::Series;
 use serin_kubectl::cli::{Task, parse};
 use serin_kubectl::exit::{Exit, Failure};
-use serin_kubectl::view::Look;
+use serin_kubectl::look::Look;
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 const SCRAPE_MS: i64 = 15_000;

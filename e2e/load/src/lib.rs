@@ -37,7 +37,8 @@ pub use crate::{
     engine::{Load, LoadHandle},
     options::{Options, StartError, limits},
     outcome::{Counts, Outcome, RoutingFailure},
+    record::FailureDetail,
     record::{Snapshot, VersionSnapshot},
-    report::{Answer, EndedBy, FailureDetail, Latency, Report, View},
+    report::{Answer, EndedBy, Latency, Report, View},
     summary::{Summary, VersionSummary},
 };

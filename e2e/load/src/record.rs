@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::{
     client::Seen,
-    outcome::{Counts, Outcome},
-    report::FailureDetail,
+    outcome::{Counts, Outcome, RoutingFailure},
 };
 
 /// Versions told apart at most; answers of any further one count as of no version.
@@ -70,6 +69,19 @@ impl Snapshot {
     }
 }
 
+/// The story of one routing failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailureDetail {
+    /// When the request was due, since the start.
+    pub at: Duration,
+    /// Its kind.
+    pub failure: RoutingFailure,
+    /// `x-version`, where the headers of an answer came before the failure.
+    pub version: Option<String>,
+    /// The client's error with all its causes, or the status.
+    pub detail: String,
+}
+
 /// Gathers records and keeps the live counts beside them.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
@@ -130,7 +142,6 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::RoutingFailure;
 
     fn seen(outcome: Outcome, version: Option<&str>) -> Seen {
         let detail = matches!(outcome, Outcome::Routing(_)).then(|| "a story".to_owned());

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     outcome::{Counts, Outcome, RoutingFailure},
-    record::Record,
+    record::{FailureDetail, Record},
 };
 
 /// Why no more requests are sent.
@@ -24,19 +24,6 @@ pub enum EndedBy {
     Duration,
     /// It has as many records as it may keep ([`crate::limits::RECORDS`]).
     Records,
-}
-
-/// The story of one routing failure.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailureDetail {
-    /// When the request was due, since the start.
-    pub at: Duration,
-    /// Its kind.
-    pub failure: RoutingFailure,
-    /// `x-version`, where the headers of an answer came before the failure.
-    pub version: Option<String>,
-    /// The client's error with all its causes, or the status.
-    pub detail: String,
 }
 
 /// One request and what became of it.

@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
     outcome::{Counts, RoutingFailure},
-    report::{EndedBy, FailureDetail, Latency, Report, View},
+    record::FailureDetail,
+    report::{EndedBy, Latency, Report, View},
 };
 
 /// Routing failures whose stories the table tells.

@@ -15,9 +15,10 @@ use serin_judging::{JudgeRequest, Phase, RolloutName};
 use crate::cli::{Format, ReplayArgs};
 use crate::connect::Connection;
 use crate::exit::{Exit, Failure};
+use crate::look::Look;
 use crate::manifest::{self, Manifest};
 use crate::picture;
-use crate::view::Look;
+use crate::values::Moment;
 pub use compared::Compared;
 pub use summary::Summary;
 
@@ -25,7 +26,6 @@ pub mod asking;
 pub mod compared;
 mod drawn;
 pub mod summary;
-pub mod times;
 mod told;
 
 pub use drawn::course;
@@ -223,7 +223,7 @@ fn windows(args: &ReplayArgs, now: Timestamp) -> Result<Vec<Window>, Failure> {
     if let Some(file) = &args.releases {
         return listed(file);
     }
-    let at = |moment: times::Moment| {
+    let at = |moment: Moment| {
         let at = Timestamp::from_millisecond(moment.milliseconds(now));
         at.map_err(|_| wrong("--from: so long ago is before all time; write for example -2h"))
     };

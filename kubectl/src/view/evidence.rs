@@ -3,8 +3,8 @@
 use serin_analysis::explain::thousands;
 use serin_crds::status::EvidenceStatus;
 
-use super::page::{Page, Paint};
-use super::paint;
+use crate::page::{Page, Paint};
+use crate::paint;
 
 /// The width of a bar in columns.
 const BAR: u32 = 20;
