@@ -260,7 +260,7 @@ pub struct ReplayArgs {
     /// The canary side, likewise
     #[arg(long, value_name = "VALUE")]
     pub canary: Option<String>,
-    /// Where pods tell the sides: the name of stable's ReplicaSet then
+    /// The name of stable's ReplicaSet then: where pods tell the sides, or to know how old they were
     #[arg(long, value_name = "NAME")]
     pub stable_pods: Option<String>,
     /// Likewise of the canary's
