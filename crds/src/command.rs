@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serin_core::command::Verb;
 
 use crate::rules;
 
@@ -75,6 +76,21 @@ pub enum CommandVerb {
     SkipStep,
     /// Let the current revision go on although the service has no errors to spend. It takes a reason, and lifts no evidence.
     Override,
+}
+
+impl From<CommandVerb> for Verb {
+    fn from(verb: CommandVerb) -> Self {
+        match verb {
+            CommandVerb::Promote => Self::Promote,
+            CommandVerb::PromoteFull => Self::PromoteFull,
+            CommandVerb::Abort => Self::Abort,
+            CommandVerb::Retry => Self::Retry,
+            CommandVerb::Pause => Self::Pause,
+            CommandVerb::Resume => Self::Resume,
+            CommandVerb::SkipStep => Self::SkipStep,
+            CommandVerb::Override => Self::Override,
+        }
+    }
 }
 
 /// What the requester was looking at.

@@ -3,11 +3,12 @@
 mod analysis;
 mod canary;
 mod checks;
+mod pace;
 mod problem;
 mod selector;
 mod steps;
+mod values;
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,13 +18,8 @@ use sha2::{Digest, Sha256};
 pub use problem::{FieldError, FieldErrors};
 
 use crate::rollout::RolloutSpec;
-use crate::text::{format_duration, parse_duration};
 use problem::Problems;
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
+use values::count;
 
 const REPLICAS_DEFAULT: i32 = 1;
 const REVISION_HISTORY_DEFAULT: i32 = 10;
@@ -113,28 +109,6 @@ fn write_in_order(value: &Value, out: &mut String) {
         }
         plain => out.push_str(&plain.to_string()),
     }
-}
-
-/// A count that cannot be negative; the default where it is not written.
-fn count(path: &str, value: Option<i32>, default: i32, problems: &mut Problems) -> u32 {
-    let value = value.unwrap_or(default);
-    u32::try_from(value).unwrap_or_else(|_| {
-        problems.invalid(path, &value, "it must be greater than or equal to 0", "use 0 or more");
-        default.unsigned_abs()
-    })
-}
-
-/// A duration within bounds; none where it is not one, which is then among the problems.
-fn duration_in(path: &str, text: &str, bounds: &RangeInclusive<Duration>, problems: &mut Problems) -> Option<Duration> {
-    let (least, most) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
-    let fix = format!("use {least} to {most}");
-    match parse_duration(text) {
-        Ok(duration) if bounds.contains(&duration) => return Some(duration),
-        Ok(duration) if duration < *bounds.start() => problems.invalid(path, &text, "it is too short", fix),
-        Ok(_) => problems.invalid(path, &text, "it is too long", fix),
-        Err(error) => problems.invalid(path, &text, error.to_string(), fix),
-    }
-    None
 }
 
 #[cfg(test)]

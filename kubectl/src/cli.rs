@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serin_crds::command::CommandVerb;
 
-use crate::replay::times::{ErrorRate, Moment, StepWeight};
-use crate::request::Wish;
+use crate::options::GlobalOptions;
+use crate::values::{ErrorRate, Moment, StepWeight, address, duration, requests_per_second};
+use crate::wish::Wish;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done (with --until-done: the release ended healthy)
@@ -21,7 +22,7 @@ const EXIT_CODES: &str = "Exit codes:
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// Where, and how it shall look.
-    pub common: Common,
+    pub options: GlobalOptions,
     /// What.
     pub task: Task,
 }
@@ -31,7 +32,7 @@ pub struct Invocation {
 #[command(name = "kubectl-serin", bin_name = "kubectl serin", version, about = "See and steer Serin's canary rollouts", after_help = EXIT_CODES)]
 struct SerinCli {
     #[command(flatten)]
-    common: Common,
+    options: GlobalOptions,
     #[command(subcommand)]
     task: Task,
 }
@@ -41,7 +42,7 @@ struct SerinCli {
 #[command(name = "kubectl-promote", bin_name = "kubectl promote", version, about = PROMOTE, long_about = PROMOTE_LONG, after_help = EXIT_CODES)]
 struct PromoteCli {
     #[command(flatten)]
-    common: Common,
+    options: GlobalOptions,
     #[command(flatten)]
     promote: PromoteArgs,
 }
@@ -51,7 +52,7 @@ struct PromoteCli {
 #[command(name = "kubectl-abort", bin_name = "kubectl abort", version, about = ABORT, long_about = ABORT_LONG, after_help = EXIT_CODES)]
 struct AbortCli {
     #[command(flatten)]
-    common: Common,
+    options: GlobalOptions,
     #[command(flatten)]
     abort: RequestArgs,
 }
@@ -72,26 +73,6 @@ const REPLAY_LONG: &str = "Tell what Serin would have done with what a Prometheu
 month. The record is judged by the code that the controller runs, as it was visible at each moment, and compared with fixed rules as other \
 controllers have them. The sides are told apart as the Rollout's objectives say. The canary's share is read off the recorded requests unless \
 it is given.";
-
-/// Where to look, and how it shall look.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Common {
-    /// The namespace; the kubeconfig context's own without it
-    #[arg(short, long, global = true, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-    /// The kubeconfig context to use
-    #[arg(long, global = true, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The kubeconfig file to use [default: $KUBECONFIG, then ~/.kube/config, then the pod's own account]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The user to impersonate
-    #[arg(long = "as", global = true, value_name = "USER")]
-    pub impersonate: Option<String>,
-    /// Print without colours (NO_COLOR in the environment does the same)
-    #[arg(long, global = true)]
-    pub no_color: bool,
-}
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
@@ -279,7 +260,7 @@ pub struct ReplayArgs {
     /// The canary side, likewise
     #[arg(long, value_name = "VALUE")]
     pub canary: Option<String>,
-    /// Where pods tell the sides: the name of stable's ReplicaSet then
+    /// The name of stable's ReplicaSet then: where pods tell the sides, or to know how old they were
     #[arg(long, value_name = "NAME")]
     pub stable_pods: Option<String>,
     /// Likewise of the canary's
@@ -353,15 +334,15 @@ pub fn parse(name: &str, arguments: Vec<OsString>) -> Result<Invocation, clap::E
     match name {
         "kubectl-promote" => {
             let cli: PromoteCli = read(arguments)?;
-            Ok(Invocation { common: cli.common, task: Task::Promote(cli.promote) })
+            Ok(Invocation { options: cli.options, task: Task::Promote(cli.promote) })
         }
         "kubectl-abort" => {
             let cli: AbortCli = read(arguments)?;
-            Ok(Invocation { common: cli.common, task: Task::Abort(cli.abort) })
+            Ok(Invocation { options: cli.options, task: Task::Abort(cli.abort) })
         }
         _ => {
             let cli: SerinCli = read(arguments)?;
-            Ok(Invocation { common: cli.common, task: cli.task })
+            Ok(Invocation { options: cli.options, task: cli.task })
         }
     }
 }
@@ -371,28 +352,6 @@ fn read<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<
     let mut command = T::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
-    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
-}
-
-fn requests_per_second(text: &str) -> Result<f64, String> {
-    const MOST: f64 = 1e7;
-    let rate: f64 = text.parse().map_err(|_| "it is not a number; write for example 120".to_owned())?;
-    if rate > 0.0 && rate <= MOST {
-        return Ok(rate);
-    }
-    Err(format!("it must be above 0 and at most {MOST}: without requests nothing can be judged; write for example 120"))
-}
-
-fn address(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
-        return Ok(text.to_owned());
-    }
-    Err("it is not an address; write for example http://localhost:9090".to_owned())
 }
 
 #[cfg(test)]
@@ -430,7 +389,7 @@ mod tests {
     #[test]
     fn flags_stand_before_or_after_the_verb() {
         for line in ["kubectl-serin -n shop abort checkout", "kubectl-serin abort checkout --namespace shop"] {
-            assert_eq!(parsed(line).unwrap().common.namespace.as_deref(), Some("shop"));
+            assert_eq!(parsed(line).unwrap().options.namespace.as_deref(), Some("shop"));
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use crate::cli::Common;
 use crate::exit::{Exit, Failure};
+use crate::options::GlobalOptions;
 
 /// How long one request may take: a person waits for it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -27,25 +27,25 @@ pub struct Connection {
 ///
 /// # Errors
 /// The kubeconfig is missing, unreadable or names something that it does not hold.
-pub async fn connect(common: &Common) -> Result<Connection, Failure> {
-    let options = KubeConfigOptions { context: common.context.clone(), ..KubeConfigOptions::default() };
-    let chosen = common.kubeconfig.is_some() || common.context.is_some();
-    let config = match &common.kubeconfig {
+pub async fn connect(options: &GlobalOptions) -> Result<Connection, Failure> {
+    let chosen_context = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+    let chosen = options.kubeconfig.is_some() || options.context.is_some();
+    let config = match &options.kubeconfig {
         Some(file) => match Kubeconfig::read_from(file) {
-            Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unreadable)?,
+            Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &chosen_context).await.map_err(unreadable)?,
             Err(error) => return Err(unreadable(error)),
         },
-        None if chosen => Config::from_kubeconfig(&options).await.map_err(unreadable)?,
+        None if chosen => Config::from_kubeconfig(&chosen_context).await.map_err(unreadable)?,
         None => Config::infer().await.map_err(unreadable)?,
     };
     let mut config = config;
     config.connect_timeout = Some(CONNECT_WITHIN);
     // A person waits: an answer of "too many requests" is told, not retried for minutes.
     config.default_retry = false;
-    if let Some(user) = &common.impersonate {
+    if let Some(user) = &options.impersonate {
         config.auth_info.impersonate = Some(user.clone());
     }
-    let namespace = common.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot make a client of the kubeconfig: {}", causes(&error)))
     })?;

@@ -4,18 +4,16 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serin_crds::command::CommandVerb;
 
 use crate::cli::{Format, Invocation, StatusArgs, Task};
 use crate::connect::{Connection, connect};
 use crate::exit::{Exit, Failure};
-use crate::request::{Wish, carry_out};
-use crate::view::{Look, render};
+use crate::look::Look;
+use crate::request::carry_out;
+use crate::view::render;
+use crate::wish::Wish;
 use crate::{evaluate, explain, list, picture, replay, report, simulate, watch};
-
-/// The width where there is no terminal to ask.
-const DEFAULT_COLUMNS: usize = 80;
 
 /// Starts the runtime, connects and runs the task.
 ///
@@ -28,7 +26,7 @@ pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failu
         return Ok(Exit::Done);
     }
     if let Task::Simulate(args) = &invocation.task {
-        simulate::simulate(args, &look(), &mut AutoStream::new(io::stdout(), colour))?;
+        simulate::simulate(args, &Look::now(), &mut AutoStream::new(io::stdout(), colour))?;
         return Ok(Exit::Done);
     }
     // Two TLS providers in one program panic at run time, and none does too: ours is the one.
@@ -42,12 +40,12 @@ pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failu
     runtime.block_on(async {
         if let Task::Replay(args) = &invocation.task {
             let mut out = AutoStream::new(io::stdout(), colour);
-            let connection = if args.file.is_some() { None } else { Some(connect(&invocation.common).await?) };
-            let namespace = invocation.common.namespace.as_deref();
-            replay::run(args, namespace, connection.as_ref(), &look(), &mut out).await?;
+            let connection = if args.file.is_some() { None } else { Some(connect(&invocation.options).await?) };
+            let namespace = invocation.options.namespace.as_deref();
+            replay::run(args, namespace, connection.as_ref(), &Look::now(), &mut out).await?;
             return Ok(Exit::Done);
         }
-        let connection = connect(&invocation.common).await?;
+        let connection = connect(&invocation.options).await?;
         if let Task::Status(args) = &invocation.task
             && args.watch
         {
@@ -73,7 +71,7 @@ pub async fn run(
         None => match task {
             Task::List(args) => list::list(connection, args, Timestamp::now(), out).await?,
             Task::Status(args) => status(connection, args, out).await?,
-            Task::Explain(args) => explain::explain(connection, args, &look(), out).await?,
+            Task::Explain(args) => explain::explain(connection, args, &Look::now(), out).await?,
             _ => {}
         },
     }
@@ -102,7 +100,7 @@ fn wish(task: &Task) -> Option<Wish> {
 
 async fn status(connection: &Connection, args: &StatusArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let picture = picture::read(connection, &args.name).await?;
-    let look = look();
+    let look = Look::now();
     let report = report::report(&picture, look.now);
     let text = match args.output {
         None => render(&report, &look),
@@ -115,16 +113,6 @@ async fn status(connection: &Connection, args: &StatusArgs, out: &mut (dyn Write
 
 fn unprintable(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Usage, format!("cannot print the report: {error}"))
-}
-
-/// The eye of whoever has started the program.
-pub fn look() -> Look {
-    let columns = if io::stdout().is_terminal() { crossterm::terminal::size().ok() } else { None };
-    Look {
-        now: Timestamp::now(),
-        zone: TimeZone::system(),
-        width: columns.map_or(DEFAULT_COLUMNS, |(columns, _)| usize::from(columns)),
-    }
 }
 
 /// Asks back where a person sits at the terminal.

@@ -12,6 +12,7 @@ use serin_analysis::{EvidenceConfig, JudgeConfig};
 use crate::chart::{Course, Point};
 use crate::cli::EvaluateArgs;
 use crate::exit::{Exit, Failure};
+use crate::look::Look;
 
 /// The longest line that is read: counts of some ten thousand pods.
 const LONGEST_LINE_BYTES: u64 = 1 << 20;
@@ -51,7 +52,7 @@ pub fn run(
     });
     if let Some(chart) = course.chart() {
         if args.chart {
-            aside.write_all(chart.for_terminal(crate::dispatch::look().width).as_bytes())?;
+            aside.write_all(chart.for_terminal(Look::now().width).as_bytes())?;
         }
         if let Some(file) = &args.svg {
             chart.write_svg(file)?;

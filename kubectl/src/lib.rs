@@ -19,14 +19,20 @@ pub mod exit;
 pub mod explain;
 pub mod facts;
 pub mod list;
+pub mod look;
 pub mod manifest;
+pub mod options;
+pub(crate) mod page;
+pub mod paint;
 pub mod picture;
 pub mod replay;
 pub mod report;
 pub mod request;
 pub mod simulate;
+mod values;
 pub mod view;
 pub mod watch;
+pub mod wish;
 
 mod dispatch;
 
@@ -42,7 +48,7 @@ pub fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return exit::after_usage(&usage),
     };
-    let colour = if invocation.common.no_color { anstream::ColorChoice::Never } else { anstream::ColorChoice::Auto };
+    let colour = if invocation.options.no_color { anstream::ColorChoice::Never } else { anstream::ColorChoice::Auto };
     match dispatch::start(&invocation, colour) {
         Ok(exit) => exit.into(),
         Err(failure) => exit::told(&failure, colour).into(),

@@ -11,9 +11,10 @@ use crate::cli::ListArgs;
 use crate::connect::{Connection, ask};
 use crate::exit::Failure;
 use crate::facts::Facts;
+use crate::look::duration;
+use crate::paint;
 use crate::picture::{rollout_resource, rollouts};
-use crate::report::duration;
-use crate::view::{of_phase, paint};
+use crate::view::of_phase;
 
 /// How many objects a page of the list holds.
 const PAGE: u32 = 500;

@@ -53,7 +53,7 @@ impl Scene {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let name = line.split(' ').next().unwrap();
         let invocation = serin_kubectl::cli::parse(name, arguments).unwrap();
-        let namespace = invocation.common.namespace.clone().unwrap_or_else(|| "shop".into());
+        let namespace = invocation.options.namespace.clone().unwrap_or_else(|| "shop".into());
         let connection = Connection { client: self.door(), namespace };
         let mut out = Vec::new();
         let ended = serin_kubectl::run(&connection, &invocation.task, &|_| answer, &mut out).await;

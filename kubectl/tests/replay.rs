@@ -12,7 +12,7 @@ use prometheus::{Record, serve};
 use serin_judging::prometheus::Series;
 use serin_kubectl::cli::{Task, parse};
 use serin_kubectl::exit::{Exit, Failure};
-use serin_kubectl::view::Look;
+use serin_kubectl::look::Look;
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 const SCRAPE_MS: i64 = 15_000;
@@ -267,6 +267,127 @@ async fn pods_that_appear_on_record_count_from_their_first_scrape() {
     assert!(text.contains("first request to the canary at 11:10:00 UTC"), "{text}");
     assert!(text.contains("would have rolled this release back"), "{text}");
     assert!(text.contains("60 failed of 300") || text.contains("30 failed of 150"), "the first scrape counts: {text}");
+}
+
+/// Of the pods' own counters.
+const PODS: &str = "counters: {total: requests_total, errors: errors_total}";
+const OF_PODS: &str = "--from -65m --stable-pods checkout-aaa --canary-pods checkout-bbb -o json";
+
+impl Counting {
+    /// A pod's requests and errors in each scrape.
+    fn pod(&mut self, pod: &str, requests: impl Fn(f64) -> Option<f64>, errors: impl Fn(f64) -> Option<f64>) {
+        let labels = |metric| [("__name__", metric), ("pod", pod), ("job", "pods"), ("instance", pod)];
+        self.add(&labels("requests_total"), requests);
+        self.add(&labels("errors_total"), errors);
+    }
+
+    /// What kube-state-metrics tells of a pod's creation, from then on, at a minute since the beginning of the record.
+    #[expect(clippy::cast_precision_loss, reason = "seconds of today")]
+    fn created(&mut self, pod: &str, minute: i64) {
+        let created_ms = self.from_ms + minute * 60_000;
+        let labels =
+            [("__name__", "kube_pod_created"), ("namespace", "shop"), ("pod", pod), ("job", "kube-state-metrics")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let scrapes = (0..70 * 4).map(|scrape| self.from_ms + scrape * SCRAPE_MS).filter(|at_ms| *at_ms >= created_ms);
+        let samples = scrapes.map(|at_ms| (at_ms, created_ms as f64 / 1_000.0)).collect();
+        self.series.push(Series { labels, samples });
+    }
+}
+
+async fn printed(replay: &Replay, line: &str) -> serde_json::Value {
+    serde_json::from_str(&replay.run(line).await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn how_errors_cluster_is_learnt_from_before_the_release_as_the_controller_does() {
+    let mut counting = Counting::new();
+    // Clients that retry on the same pod: twelve errors at once, every five minutes.
+    let cluster =
+        |after: f64| move |minute: f64| Some(if (minute - after).rem_euclid(5.0) == 0.0 { 12.0 } else { 0.0 });
+    counting.pod("checkout-aaa-x1", |_| Some(700.0), cluster(4.0));
+    counting.pod("checkout-aaa-x2", |_| Some(700.0), cluster(4.5));
+    // The canary has two such clusters, close to each other, before stable has its next.
+    let released = |count: f64| move |minute: f64| (minute >= 20.0).then_some(count);
+    let errors = |minute: f64| (minute >= 20.0).then_some(if [22.25, 22.75].contains(&minute) { 12.0 } else { 0.0 });
+    counting.pod("checkout-bbb-y1", released(150.0), errors);
+    let printed = printed(&Replay::of(counting, PODS).await, &format!("{OF_PODS} --to -46m")).await;
+    let release = &printed["releases"][0];
+    assert_eq!(release["counted"][0]["canaryErrors"], 24.0, "{printed}");
+    assert!(
+        release["rules"][0]["decided"].is_null(),
+        "two clusters are no evidence where they are known to be usual: {printed}"
+    );
+}
+
+#[tokio::test]
+async fn pods_are_as_old_as_kube_state_metrics_says() {
+    let released = |count: f64| move |minute: f64| (minute >= 20.0).then_some(count);
+    let rolled_back_after = async |is_known: bool| {
+        let mut counting = Counting::new();
+        for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+            counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
+        }
+        // Up for ten minutes before its first request, of which one in twenty-five fails: of young pods that is still no wonder.
+        counting.pod("checkout-bbb-y1", released(150.0), released(6.0));
+        if is_known {
+            counting.created("checkout-bbb-y1", 10);
+        }
+        let printed = printed(&Replay::of(counting, PODS).await, OF_PODS).await;
+        printed["releases"][0]["rules"][0]["decided"]["afterSeconds"].as_f64().unwrap()
+    };
+    assert!(rolled_back_after(true).await <= 30.0, "its warm-up was over");
+    assert!(rolled_back_after(false).await > 60.0, "it is taken to be new");
+}
+
+#[tokio::test]
+async fn beside_a_gateways_counters_the_canarys_pods_tell_when_its_warm_up_ended() {
+    let mut counting = Counting::release(6.0);
+    counting.created("checkout-bbb-y1", 10);
+    let replay = Replay::of(counting, TRAEFIK).await;
+    let after =
+        |printed: serde_json::Value| printed["releases"][0]["rules"][0]["decided"]["afterSeconds"].as_f64().unwrap();
+    assert!(after(printed(&replay, "--from -65m -o json").await) > 60.0, "no pods are named");
+    assert!(after(printed(&replay, "--from -65m --canary-pods checkout-bbb -o json").await) <= 30.0);
+}
+
+#[tokio::test]
+async fn what_an_old_pod_had_counted_before_it_was_first_scraped_is_none_of_the_release() {
+    let counting = |is_recorded: bool| {
+        let mut counting = Counting::new();
+        for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+            counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
+        }
+        counting.pod(
+            "checkout-bbb-y1",
+            |minute| (minute >= 20.0).then_some(150.0),
+            |minute| (minute >= 20.0).then_some(0.0),
+        );
+        // A third pod of stable was up all the time, but is scraped from minute 25 on only.
+        let late = |first: f64, then: f64| {
+            move |minute: f64| (minute >= 25.0).then_some(if minute < 25.25 { first } else { then })
+        };
+        counting.pod("checkout-aaa-x3", late(900_000.0, 0.0), late(5_000.0, 0.0));
+        if is_recorded {
+            counting.created("checkout-aaa-x3", -300);
+        }
+        counting
+    };
+    let stable_errors =
+        |printed: &serde_json::Value| printed["releases"][0]["counted"][0]["stableErrors"].as_f64().unwrap();
+    let recorded = printed(&Replay::of(counting(true), PODS).await, OF_PODS).await;
+    assert!(stable_errors(&recorded) < 200.0, "by kube_pod_created: {recorded}");
+    let replay = Replay::of(counting(false), PODS).await;
+    let unknown = printed(&replay, OF_PODS).await;
+    assert!(stable_errors(&unknown) > 5_000.0, "a pod that appears is taken to be new: {unknown}");
+    let line = r#"{"name": "v7", "from": "2026-03-01T10:55:00Z", "to": "2026-03-01T12:00:00Z", "podsCreatedAt": {"checkout-aaa-x3": "2026-03-01T05:50:00Z"}}"#;
+    std::fs::write(replay.file("releases.jsonl"), line).unwrap();
+    let listed = format!(
+        "--releases {} {}",
+        replay.file("releases.jsonl").display(),
+        OF_PODS.trim_start_matches("--from -65m ")
+    );
+    let told = printed(&replay, &listed).await;
+    assert!(stable_errors(&told) < 200.0, "by the file: {told}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use serin_analysis::explain::duration;
 
-use crate::report::{Cell, Report, Summary};
+use crate::outcome::Summary;
+use crate::report::{Cell, Report};
 use crate::world::Weather;
 
 /// One figure beside its goal.

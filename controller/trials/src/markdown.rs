@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::goals::goals;
-use crate::report::{Cell, Report, Summary};
+use crate::outcome::Summary;
+use crate::report::{Cell, Report};
 
 /// A percentage with as many decimals as its runs can tell.
 fn percent(value: f64) -> String {

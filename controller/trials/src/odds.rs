@@ -9,10 +9,10 @@ use serin_analysis::guard::{Burning, WindowCounts, burning};
 use serin_analysis::judge::{Context, Forward, HoldReason, ObjectiveEvidence, Standing};
 use serin_analysis::{ConfigError, EvidenceConfig, JudgeConfig, Verdict};
 
-use crate::paced::seconds;
+use crate::outcome::Decision;
 use crate::parallel;
-use crate::report::{Decision, Options};
-use crate::world::{Scenario, World};
+use crate::report::Options;
+use crate::world::{Scenario, World, seconds};
 
 /// What sets the pace.
 #[derive(Debug, Clone, PartialEq)]

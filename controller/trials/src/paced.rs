@@ -5,8 +5,8 @@ use serin_analysis::evidence::{Bets, Evidence, TickContext};
 use serin_analysis::judge::{Context, Forward, ObjectiveEvidence, RollBackCause, Standing};
 use serin_analysis::{ConfigError, EvidenceConfig, JudgeConfig, Verdict};
 
-use crate::report::{Decision, Outcome};
-use crate::world::{Scenario, World};
+use crate::outcome::{Decision, Outcome};
+use crate::world::{Scenario, World, seconds};
 
 const MONTH_SECONDS: f64 = 30.0 * 86_400.0;
 
@@ -85,12 +85,5 @@ impl Rule {
                 return Outcome { decision, seconds, excess_errors, overspent: spent > self.allotment };
             }
         }
-    }
-}
-
-pub(crate) fn seconds(at_ms: i64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "the milliseconds of a simulated hour")]
-    {
-        at_ms as f64 / 1000.0
     }
 }

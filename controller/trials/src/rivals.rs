@@ -2,9 +2,8 @@
 
 use serin_analysis::Counts;
 
-use crate::paced::seconds;
-use crate::report::{Decision, Outcome};
-use crate::world::{Scenario, World};
+use crate::outcome::{Decision, Outcome};
+use crate::world::{Scenario, World, seconds};
 
 /// A rule that decides by the metrics of whole minutes.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -201,6 +201,14 @@ fn whole(count: f64) -> u64 {
     count.round() as u64
 }
 
+/// A time of a simulation in seconds.
+pub(crate) fn seconds(at_ms: i64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "the milliseconds of a simulated hour")]
+    {
+        at_ms as f64 / 1000.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serin_core::plan::Analysis;
 
+use super::checks;
 use super::problem::Problems;
-use super::{DAY, HOUR, MILLISECOND, SECOND, checks, duration_in};
+use super::values::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
 use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;

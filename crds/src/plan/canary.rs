@@ -4,15 +4,14 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{Amount, Analysis, Canary, EvidencePace, Pace, RouteKind, RouteRef, Routing};
-use serin_core::units::Weight;
+use serin_core::plan::{Amount, Analysis, Canary, RouteKind, RouteRef, Routing};
 
-use super::problem::Problems;
-use super::{MILLISECOND, analysis, count, duration_in, steps};
+use super::problem::{CANARY as PATH, Problems};
+use super::values::{MILLISECOND, count, duration_in};
+use super::{analysis, pace};
 use crate::rollout::RolloutSpec;
-use crate::strategy::{CanarySpec, GatewayApiSpec, PaceSpec, RouteSpec};
+use crate::strategy::{CanarySpec, GatewayApiSpec, RouteSpec};
 
-pub(super) const PATH: &str = "spec.strategy.canary";
 const QUARTER: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
 const POD_RESTART_LIMIT_DEFAULT: i32 = 2;
@@ -20,8 +19,6 @@ const SETTLE_DEFAULT: Duration = Duration::from_secs(2);
 const SETTLE_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(0)..=Duration::from_mins(10);
 /// How long a router that reports no generation is waited for; longer than any that was seen to report takes.
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
-const FIRST_WEIGHT_DEFAULT: Weight = Weight::percent(5);
-const MAX_WEIGHT_DEFAULT: Weight = Weight::percent(50);
 
 pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Canary {
     let canary = &spec.strategy.canary;
@@ -45,7 +42,7 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
         );
     }
     let routing = routing(canary, name, problems);
-    let pace = pace(spec, routing.is_some(), problems);
+    let pace = pace::pace(spec, routing.is_some(), problems);
     let analysis: Option<Analysis> = analysis::analysis(spec, problems);
     Canary {
         max_surge,
@@ -204,71 +201,4 @@ fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) 
         problems.invalid(path.replace(".name", ".rule"), &"", "it is empty", "name the rule, or leave it out");
     }
     RouteRef { kind: RouteKind::HttpRoute, name: name.to_owned(), rule }
-}
-
-/// What sets the pace: the steps where there are any, else the evidence where it can, else nothing holds it back.
-fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
-    let canary = &spec.strategy.canary;
-    if let (Some(pace), Some(_)) = (&canary.pace, &canary.steps) {
-        problems.invalid(format!("{PATH}.pace"), pace, "steps are written beside it", "keep one of the two");
-    }
-    if let Some(written) = &canary.steps {
-        return Pace::Steps(steps::steps(spec, written, routed, problems));
-    }
-    if canary.pace.is_some() {
-        let fix = "add it, or remove pace";
-        if spec.analysis.is_none() {
-            problems.required(
-                "spec.analysis",
-                format!("{PATH}.pace lets evidence set the pace, and nothing gathers any"),
-                fix,
-            );
-        }
-        if !routed {
-            let problem = format!("{PATH}.pace lets evidence set the weight, and no router can");
-            problems.required(format!("{PATH}.trafficRouting"), problem, fix);
-        }
-    }
-    if canary.pace.is_some() && routed && spec.analysis.is_some() && !has_evidence(spec, routed) {
-        let problem = format!("{PATH}.pace lets evidence set the weight, and checks alone are none");
-        problems.required("spec.analysis.objectives", problem, "add an objective, or write steps");
-    }
-    if has_evidence(spec, routed) {
-        return Pace::Evidence(evidence_pace(&canary.pace.clone().unwrap_or_default(), problems));
-    }
-    Pace::Steps(Vec::new())
-}
-
-/// Whether evidence sets the pace where no steps are written: there is a router, and an objective to gather it for.
-pub(super) fn has_evidence(spec: &RolloutSpec, routed: bool) -> bool {
-    routed && spec.analysis.as_ref().is_some_and(|analysis| !analysis.objectives.is_empty())
-}
-
-fn evidence_pace(pace: &PaceSpec, problems: &mut Problems) -> EvidencePace {
-    let mut read = |field: &str, percent: Option<f64>, default: Weight| {
-        let path = format!("{PATH}.pace.{field}");
-        let weight = percent.map_or(Some(default), |percent| weight(&path, percent, problems))?;
-        if weight.is_zero() || weight == Weight::FULL {
-            let problem = "canary and stable can only be compared while both have traffic";
-            problems.invalid(path, &percent, problem, "use more than 0 and less than 100");
-        }
-        Some(weight)
-    };
-    let first_weight = read("firstWeight", pace.first_weight, FIRST_WEIGHT_DEFAULT).unwrap_or(FIRST_WEIGHT_DEFAULT);
-    let max_weight = read("maxWeight", pace.max_weight, MAX_WEIGHT_DEFAULT).unwrap_or(MAX_WEIGHT_DEFAULT);
-    if first_weight > max_weight {
-        let fix = format!("use at most maxWeight, which is {}", max_weight.as_percent());
-        problems.invalid(format!("{PATH}.pace.firstWeight"), &first_weight, "it is over maxWeight", fix);
-    }
-    EvidencePace { first_weight, max_weight }
-}
-
-/// A share of traffic; none where it is not one, which is then among the problems.
-pub(super) fn weight(path: &str, percent: f64, problems: &mut Problems) -> Option<Weight> {
-    let weight = Weight::try_from(percent).ok();
-    if weight.is_none() {
-        let fix = "use a percentage from 0 to 100 with at most three decimals";
-        problems.invalid(path, &percent, "it is not a share of traffic", fix);
-    }
-    weight
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serin_core::plan::{Canary, WatchPlan};
 
-use super::problem::Problems;
-use super::{DAY, SECOND, canary, count, duration_in, steps};
+use super::problem::{CANARY, Problems};
+use super::values::{DAY, SECOND, count, duration_in};
+use super::{pace, steps};
 use crate::analysis::{AnalysisSpec, CheckSpec, CheckTime};
 use crate::check::{BUILT_IN_ARGS, Condition, is_arg_name, query};
 use crate::rollout::RolloutSpec;
@@ -93,12 +94,12 @@ fn check_traffic(spec: &RolloutSpec, problems: &mut Problems) {
             let steps = steps::steps(spec, written, routed, &mut Problems::default());
             !Canary::weight_at(&steps, steps.len()).is_zero()
         }
-        None => canary::has_evidence(spec, spec.strategy.canary.traffic_routing.is_some()),
+        None => pace::has_evidence(spec, spec.strategy.canary.traffic_routing.is_some()),
     };
     if !has_traffic {
         let problem = "a check can only succeed while the canary has traffic, and at the end of the steps it has none";
         problems.required(
-            format!("{}.steps", canary::PATH),
+            format!("{CANARY}.steps"),
             problem,
             "end with a setWeight over 0, or let the checks be dryRun",
         );

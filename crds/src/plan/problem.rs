@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// The path of the canary strategy, in which most of the fields are.
+pub(super) const CANARY: &str = "spec.strategy.canary";
+
 /// The longest value that is repeated in a message, in characters.
 const VALUE_LIMIT: usize = 100;
 

@@ -7,9 +7,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serin_core::plan::{CanaryScale, Questions, Step};
 use serin_core::units::Weight;
 
-use super::canary::{PATH, weight};
-use super::problem::Problems;
-use super::{DAY, MILLISECOND, count, duration_in};
+use super::problem::{CANARY as PATH, Problems};
+use super::values::{DAY, MILLISECOND, count, duration_in, weight};
 use crate::analysis::{CheckSpec, CheckTime};
 use crate::rollout::RolloutSpec;
 use crate::strategy::{AnalysisStepSpec, CanaryScaleSpec, PauseSpec, StepSpec};

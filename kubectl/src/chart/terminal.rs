@@ -9,7 +9,7 @@ use ratatui_core::widgets::Widget;
 use ratatui_widgets::chart::{Axis, Chart as Drawing, Dataset, GraphType};
 
 use super::{Chart, Ink, Panel, Scale, clock, ends, times, value};
-use crate::view::paint;
+use crate::paint;
 
 /// Lines of one panel at least, without its time axis.
 const ROWS: usize = 9;

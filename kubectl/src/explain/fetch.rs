@@ -18,12 +18,12 @@ use crate::chart::Chart;
 use crate::cli::ExplainArgs;
 use crate::connect::Connection;
 use crate::exit::{Exit, Failure};
+use crate::look::Look;
+use crate::page::Page;
+use crate::paint;
 use crate::picture::{self, Picture};
 use crate::replay::{asking, course};
 use crate::report::{Report, report};
-use crate::view::Look;
-use crate::view::page::Page;
-use crate::view::paint;
 
 /// Explains a Rollout.
 ///

@@ -7,10 +7,10 @@ use serin_analysis::explain::{duration, e_value, percent, thousands};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::EvidenceStatus;
 
+use crate::look::Look;
+use crate::page::{Page, Paint};
+use crate::paint;
 use crate::report::Report;
-use crate::view::Look;
-use crate::view::page::{Page, Paint};
-use crate::view::paint;
 pub use numbers::{Numbers, numbers};
 use standing::{Kind, Standing, standing};
 

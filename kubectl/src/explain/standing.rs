@@ -2,8 +2,8 @@
 
 use serin_crds::status::AbortStatus;
 
+use crate::look::Look;
 use crate::report::{Report, Trouble};
-use crate::view::Look;
 
 /// Where a release stands.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serin_judging::replay::{self, Replayed};
 
 use crate::chart::{Chart, Course, Point};
-use crate::view::Look;
+use crate::look::Look;
 
 /// The evidence of one objective over time, from a replay.
 pub fn course(title: String, release: &Replayed, objective: &replay::Course) -> Course {

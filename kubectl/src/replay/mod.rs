@@ -15,9 +15,10 @@ use serin_judging::{JudgeRequest, Phase, RolloutName};
 use crate::cli::{Format, ReplayArgs};
 use crate::connect::Connection;
 use crate::exit::{Exit, Failure};
+use crate::look::Look;
 use crate::manifest::{self, Manifest};
 use crate::picture;
-use crate::view::Look;
+use crate::values::Moment;
 pub use compared::Compared;
 pub use summary::Summary;
 
@@ -25,7 +26,6 @@ pub mod asking;
 pub mod compared;
 mod drawn;
 pub mod summary;
-pub mod times;
 mod told;
 
 pub use drawn::course;
@@ -50,6 +50,9 @@ pub struct Window {
     pub from: Timestamp,
     /// Until when.
     pub to: Timestamp,
+    /// When pods of either side were created, by name, where Prometheus has no `kube_pod_created` of them.
+    #[serde(default)]
+    pub pods_created_at: BTreeMap<String, Timestamp>,
 }
 
 /// What is asked of a record, beside the times.
@@ -223,12 +226,18 @@ fn windows(args: &ReplayArgs, now: Timestamp) -> Result<Vec<Window>, Failure> {
     if let Some(file) = &args.releases {
         return listed(file);
     }
-    let at = |moment: times::Moment| {
+    let at = |moment: Moment| {
         let at = Timestamp::from_millisecond(moment.milliseconds(now));
         at.map_err(|_| wrong("--from: so long ago is before all time; write for example -2h"))
     };
     let Some(from) = args.from else { return Err(wrong("--from is missing; write for example --from -2h")) };
-    Ok(vec![Window { name: None, namespace: None, from: at(from)?, to: at(args.to)? }])
+    Ok(vec![Window {
+        name: None,
+        namespace: None,
+        from: at(from)?,
+        to: at(args.to)?,
+        pods_created_at: BTreeMap::new(),
+    }])
 }
 
 /// Reads a file of windows, a JSON object a line.
@@ -289,7 +298,7 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window) -> Result<Quest
             canary_service: service(&asked.canary, routing.map(|routing| &routing.canary_service)),
             stable_replica_set: asked.stable_pods.clone(),
             canary_replica_set: asked.canary_pods.clone().unwrap_or_default(),
-            pods_created_at: BTreeMap::new(),
+            pods_created_at: window.pods_created_at.clone(),
             weight: Weight::ZERO,
             // The weights are what they were: what is asked is whether the evidence sufficed at each.
             pace: None,

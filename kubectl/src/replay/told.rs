@@ -10,11 +10,10 @@ use serin_judging::replay::{Ending, Moment, Outcome, Replayed, Weights};
 use super::compared::{Compared, Ruled, Ruling, errors_by, said};
 use super::summary::{Fared, Summary};
 use super::{Asked, Record, Recorded, Window};
+use crate::look::{Look, duration};
 use crate::manifest::Manifest;
-use crate::report::duration;
-use crate::view::Look;
-use crate::view::page::{Page, Paint};
-use crate::view::paint;
+use crate::page::{Page, Paint};
+use crate::paint;
 
 /// As many moments of one release are told; of more the first ones, and the decision.
 const MOMENTS_TOLD: usize = 20;

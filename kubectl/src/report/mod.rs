@@ -24,7 +24,7 @@ pub use conditions::Trouble;
 pub use pods::PodReport;
 pub use revisions::{ReplicaSetReport, RevisionReport, Role};
 pub use routes::{RouteReport, Split};
-pub use steps::{StepReport, StepState, duration};
+pub use steps::{StepReport, StepState};
 pub use waiting::Waiting;
 
 /// Everything that is told about a Rollout.

@@ -1,12 +1,13 @@
 //! The steps of the plan in force, with the one at hand.
 
 use std::cmp::Ordering;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_core::plan::{CanaryScale, Plan, Step};
 use serin_crds::status::RolloutStatus;
+
+use crate::look::duration;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,30 +69,6 @@ fn text(step: &Step) -> String {
         Step::Prove(questions) => {
             let names: Vec<&str> = questions.objectives.iter().chain(&questions.checks).map(String::as_str).collect();
             format!("analysis until {} suffice{}", names.join(", "), if names.len() == 1 { "s" } else { "" })
-        }
-    }
-}
-
-/// A duration as people write it, in at most two units, for example `2m 10s`.
-pub fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    let parts = [(days, "d"), (hours, "h"), (minutes, "m"), (seconds % 60, "s")];
-    let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
-    let two = parts[first..].iter().take(2).filter(|(count, _)| *count > 0);
-    let text: Vec<String> = two.map(|(count, unit)| format!("{count}{unit}")).collect();
-    if text.is_empty() { "0s".to_owned() } else { text.join(" ") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_has_at_most_two_units() {
-        let cases = [(0, "0s"), (59, "59s"), (130, "2m 10s"), (3_600, "1h"), (90_061, "1d 1h"), (86_460, "1d")];
-        for (seconds, text) in cases {
-            assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::connect::{Connection, ask, no_answer, try_ask};
 use crate::exit::{Exit, Failure};
 use crate::facts::Facts;
 use crate::picture::{read_rollout, rollouts};
+use crate::wish::Wish;
 
 mod refusal;
 mod words;
@@ -27,25 +28,6 @@ pub use words::{past, question};
 const FOLLOW_FOR: Duration = Duration::from_secs(20);
 /// How long a promotion that was carried out is followed, to tell where it stands then.
 const LOOK_AGAIN_FOR: Duration = Duration::from_secs(2);
-
-/// What a person wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// The Rollout.
-    pub name: String,
-    /// What to do.
-    pub verb: CommandVerb,
-    /// Why.
-    pub reason: Option<String>,
-    /// The revision that it is meant for; none: the current one.
-    pub revision: Option<String>,
-    /// The index of the step that it is meant for, from 0; none: the step at hand, where it matters.
-    pub step_index: Option<i32>,
-    /// How long to wait for the outcome; none: not at all.
-    pub timeout: Option<Duration>,
-    /// Whether to ask back first, on a terminal.
-    pub ask_first: bool,
-}
 
 /// Asks the person on the terminal whether to go on; `None` where there is no terminal.
 pub type Confirm<'a> = &'a dyn Fn(&str) -> Option<bool>;

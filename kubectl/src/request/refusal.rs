@@ -8,9 +8,10 @@ use serin_crds::RolloutCommand;
 use serin_crds::command::CommandVerb;
 use serin_crds::names::GROUP;
 
-use super::{Wish, words};
+use super::words;
 use crate::connect::{Connection, api_failure, ask, causes};
 use crate::exit::{Exit, Failure};
+use crate::wish::Wish;
 
 const VERBS: [CommandVerb; 8] = [
     CommandVerb::Promote,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serin_core::command::Verb;
 use serin_crds::command::CommandVerb;
 
 use crate::facts::Facts;
@@ -21,17 +22,8 @@ pub const fn dashed(verb: CommandVerb) -> &'static str {
 }
 
 /// The verb as the API and RBAC write it.
-pub const fn of_the_api(verb: CommandVerb) -> &'static str {
-    match verb {
-        CommandVerb::Promote => "promote",
-        CommandVerb::PromoteFull => "promoteFull",
-        CommandVerb::Abort => "abort",
-        CommandVerb::Retry => "retry",
-        CommandVerb::Pause => "pause",
-        CommandVerb::Resume => "resume",
-        CommandVerb::SkipStep => "skipStep",
-        CommandVerb::Override => "override",
-    }
+pub fn of_the_api(verb: CommandVerb) -> &'static str {
+    Verb::from(verb).as_str()
 }
 
 /// What was done.

@@ -17,8 +17,8 @@ use serin_trials::world::{Effect, Scenario, Weather};
 
 use crate::cli::SimulateArgs;
 use crate::exit::{Exit, Failure};
+use crate::look::Look;
 use crate::manifest::{self, Manifest};
-use crate::view::Look;
 
 mod told;
 

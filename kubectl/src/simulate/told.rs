@@ -7,9 +7,9 @@ use serin_trials::{Decision, Options};
 
 use super::{Case, quantile, sorted};
 use crate::chart::{Chart, Ink, Line, Panel, Scale};
-use crate::view::Look;
-use crate::view::page::Page;
-use crate::view::paint;
+use crate::look::Look;
+use crate::page::Page;
+use crate::paint;
 
 /// How long it took.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,9 @@
 
 use serin_crds::status::{BudgetStatus, CheckStatus};
 
-use super::page::{Page, Paint};
-use super::{Look, paint};
+use crate::look::Look;
+use crate::page::{Page, Paint};
+use crate::paint;
 
 /// Writes how the error budget stands for each objective, and when that was found.
 pub fn budgets(page: &mut Page, budgets: &[BudgetStatus], look: &Look) {

@@ -3,8 +3,8 @@
 use serin_analysis::explain::thousands;
 use serin_crds::status::EvidenceStatus;
 
-use super::page::{Page, Paint};
-use super::paint;
+use crate::page::{Page, Paint};
+use crate::paint;
 
 /// The width of a bar in columns.
 const BAR: u32 = 20;
@@ -75,30 +75,20 @@ fn excess(objective: &EvidenceStatus) -> Option<String> {
 
 fn budget(page: &mut Page, spent: f64, allotment: f64, told: bool) {
     let share = if allotment > 0.0 { spent / allotment } else { 1.0 };
-    let paint: Paint = match share {
-        share if share >= 1.0 => paint::bad,
-        share if share >= 0.5 => paint::warn,
-        _ => paint::good,
-    };
     let used = format!("{} %", significant(share * 100.0));
     let text = if told {
         format!("{used} used")
     } else {
         format!("{} of {} errors used ({used})", significant(spent), significant(allotment))
     };
-    drawn(page, "budget ", share, &text, paint);
+    drawn(page, "budget ", share, &text);
 }
 
 /// The evidence against the canary, drawn by its logarithm, in which every scrape adds its part.
 fn against(page: &mut Page, e_value: f64, threshold: f64) {
     let share = if threshold > 1.0 { e_value.max(1.0).ln() / threshold.ln() } else { 1.0 };
-    let paint: Paint = match share {
-        share if share >= 1.0 => paint::bad,
-        share if share >= 0.5 => paint::warn,
-        _ => paint::good,
-    };
     let text = format!("E = {} (rolls back at {})", significant(e_value), significant(threshold));
-    drawn(page, "against", share, &text, paint);
+    drawn(page, "against", share, &text);
     if e_value >= threshold {
         let guarantee =
             format!("Evidence this strong rolls back a good release at most 1 time in {}.", significant(threshold));
@@ -106,8 +96,14 @@ fn against(page: &mut Page, e_value: f64, threshold: f64) {
     }
 }
 
-fn drawn(page: &mut Page, label: &str, share: f64, text: &str, paint: Paint) {
+/// How much there is of what may be.
+fn drawn(page: &mut Page, label: &str, share: f64, text: &str) {
     const COLUMNS: usize = 4 + 7 + 2 + BAR as usize + 1;
+    let paint: Paint = match share {
+        share if share >= 1.0 => paint::bad,
+        share if share >= 0.5 => paint::warn,
+        _ => paint::good,
+    };
     page.wrapped((&format!("    {label}  {} ", paint(&bar(share))), &" ".repeat(COLUMNS), COLUMNS), text, paint::plain);
 }
 

@@ -1,46 +1,18 @@
 //! A report as text, for a terminal of a given width.
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Unit};
 use serin_crds::status::ReleaseStatus;
 
-use crate::report::{Report, RouteReport, StepState, Trouble, duration};
-use page::{Page, Paint};
+use crate::look::Look;
+use crate::page::{Page, Paint};
+use crate::paint;
+use crate::report::{Report, RouteReport, StepState, Trouble};
 
 mod asked;
 mod evidence;
-pub(crate) mod page;
-pub mod paint;
 mod tree;
 
 /// How many of the last releases are shown.
 const RELEASES_SHOWN: usize = 3;
-
-/// The eye that looks: when, where and through how wide a window.
-#[derive(Clone, Debug)]
-pub struct Look {
-    /// The time.
-    pub now: Timestamp,
-    /// Where clocks are read.
-    pub zone: TimeZone,
-    /// Columns.
-    pub width: usize,
-}
-
-impl Look {
-    /// How long ago, in at most two units.
-    pub fn ago(&self, then: Timestamp) -> String {
-        duration(self.now.duration_since(then).unsigned_abs())
-    }
-
-    /// The time of day there, with the date where it is not today.
-    pub fn clock(&self, then: Timestamp) -> String {
-        let (then, now) = (then.to_zoned(self.zone.clone()), self.now.to_zoned(self.zone.clone()));
-        let then = then.round(Unit::Second).unwrap_or(then);
-        let format = if then.date() == now.date() { "%H:%M:%S %Z" } else { "%Y-%m-%d %H:%M:%S %Z" };
-        then.strftime(format).to_string()
-    }
-}
 
 /// The report as text, painted.
 pub fn render(report: &Report, look: &Look) -> String {

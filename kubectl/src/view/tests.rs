@@ -1,5 +1,6 @@
 //! Snapshots of the rendering, one for each state that a Rollout is seen in, made through the controller's own types.
 
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use serin_crds::rollout::RolloutSpec;
 

@@ -1,7 +1,8 @@
 //! The tree: Rollout, revisions, ReplicaSets, pods.
 
-use super::page::{Page, Paint};
-use super::{Look, paint};
+use crate::look::Look;
+use crate::page::{Page, Paint};
+use crate::paint;
 use crate::report::{PodReport, Report, RevisionReport, Role};
 
 /// How many ready pods of a ReplicaSet are named; those that are not ready are all named.

@@ -8,9 +8,9 @@ use futures::StreamExt;
 
 use crate::cli::StatusArgs;
 use crate::connect::Connection;
-use crate::dispatch::look;
 use crate::exit::{Exit, Failure};
 use crate::facts::Facts;
+use crate::look::Look;
 use crate::picture::{self, Picture};
 use crate::report::report;
 use crate::view::render;
@@ -59,7 +59,7 @@ pub async fn watch(connection: &Connection, args: &StatusArgs, colour: ColorChoi
     if live {
         // The screen is gone; what it showed last stays.
         let mut out = AutoStream::new(io::stdout(), colour);
-        let look = look();
+        let look = Look::now();
         out.write_all(render(&report(follower.picture(), look.now), &look).as_bytes())?;
     }
     result(end, follower.picture(), args.timeout)
@@ -96,7 +96,7 @@ async fn lines(follower: &mut Follower, until_done: bool, out: &mut (dyn Write +
     loop {
         let line = line(follower.picture());
         if line != last {
-            let look = look();
+            let look = Look::now();
             writeln!(out, "{}  {line}", look.now.to_zoned(look.zone).strftime("%H:%M:%S"))?;
             out.flush()?;
             last = line;

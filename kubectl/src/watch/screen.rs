@@ -9,10 +9,11 @@ use crossterm::{cursor, execute, queue, terminal};
 use futures::StreamExt;
 
 use super::{End, GATHER, over};
-use crate::dispatch::look;
 use crate::exit::Failure;
+use crate::look::Look;
+use crate::paint;
 use crate::report::report;
-use crate::view::{paint, render};
+use crate::view::render;
 use crate::watch::Follower;
 
 /// How often times on the screen move on.
@@ -90,7 +91,7 @@ fn key(event: &Event) -> Option<Key> {
 
 /// Draws the part of the report that fits, from line `top`; gives the line that it really began with.
 fn draw(follower: &Follower, top: usize, colour: ColorChoice) -> io::Result<usize> {
-    let look = look();
+    let look = Look::now();
     let text = render(&report(follower.picture(), look.now), &look);
     let rows = terminal::size().map_or(24, |(_, rows)| usize::from(rows));
     let lines: Vec<&str> = text.lines().collect();

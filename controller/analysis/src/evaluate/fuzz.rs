@@ -53,6 +53,10 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// The keys of a configuration that stand for a number.
+const NUMBERS: [&str; 11] =
+    ["alpha", "beta", "rho0", "delta0", "delta1", "k", "clip", "warmUpSeconds", "warmUpDelta", "slo", "allotment"];
+
 /// Keys that mean something, and others.
 fn key() -> impl Strategy<Value = String> {
     let known = [
@@ -63,25 +67,15 @@ fn key() -> impl Strategy<Value = String> {
         "errors",
         "pods",
         "weight",
-        "alpha",
-        "beta",
-        "rho0",
-        "delta0",
-        "delta1",
-        "k",
-        "clip",
         "rollback",
         "rho",
         "weights",
         "promotion",
         "plugin",
         "restarts",
-        "warmUpSeconds",
-        "warmUpDelta",
-        "slo",
-        "allotment",
     ];
-    prop_oneof![9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => "[a-zA-Z]{0,6}"]
+    let known = [known.as_slice(), &NUMBERS].concat();
+    prop_oneof![9 => prop::sample::select(known).prop_map(str::to_owned), 1 => "[a-zA-Z]{0,6}"]
 }
 
 /// A configuration whose fields have the right shape, and any values.
@@ -94,23 +88,7 @@ fn any_config() -> impl Strategy<Value = Value> {
     });
     let restarts = prop::collection::vec((0_u64..60, 0.0..=0.4_f64), 0..5);
     let field = prop_oneof![
-        (
-            prop::sample::select(vec![
-                "alpha",
-                "beta",
-                "rho0",
-                "delta0",
-                "delta1",
-                "k",
-                "clip",
-                "warmUpSeconds",
-                "warmUpDelta",
-                "slo",
-                "allotment",
-            ]),
-            number(),
-        )
-            .prop_map(|(key, value)| (key.to_owned(), value)),
+        (prop::sample::select(NUMBERS.to_vec()), number()).prop_map(|(key, value)| (key.to_owned(), value)),
         ratios.prop_map(|rho| ("promotion".to_owned(), json!({"rho": rho}))),
         (0.0..=1.0_f64).prop_map(|rate| ("promotion".to_owned(), json!({"plugin": rate}))),
         mixture.prop_map(|mixture| ("rollback".to_owned(), mixture)),

@@ -1,11 +1,13 @@
 //! What would have been decided on what a Prometheus has recorded.
 //!
 //! The record is read in slices and shown to the very [`Release`] that the controller judges by, poll by poll, each time only as far
-//! as it was known then. What the controller knows and a record does not say is told with the question, or read off the
-//! traffic: the canary's share, and when its pods were created.
+//! as it was known then. What the controller knows and the objectives' counters do not say is told with the question, or read off the record:
+//! the canary's share off the traffic, and when pods were created off kube-state-metrics' series, else off their first appearance. As the
+//! controller does, it learns from the hour before a release how stable's errors cluster.
 //!
 //! The service's budget and burn rates are asked for as they were at each moment, though less often than the controller asks.
 
+mod births;
 mod player;
 mod tape;
 mod under_way;
@@ -59,10 +61,10 @@ pub enum ReplayError {
     #[error("{}", .0.message)]
     Spec(Trouble),
     /// The record cannot be read.
-    #[error("the record of {objective} cannot be read: {error}")]
+    #[error("the record of {of} cannot be read: {error}")]
     Query {
-        /// The objective.
-        objective: String,
+        /// Of what: an objective, or a metric that is asked for besides.
+        of: String,
         /// Why.
         error: QueryError,
     },

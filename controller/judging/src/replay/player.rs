@@ -1,11 +1,9 @@
 //! The reading of the record, slice by slice, and the polls of the controller on it.
 
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
 use serin_core::observed::Judgement;
 use serin_core::units::Weight;
 
+use super::births::{Births, POD_CREATED};
 use super::tape::Tape;
 use super::under_way::UnderWay;
 use super::weights::{Observer, Weights};
@@ -39,6 +37,7 @@ pub(super) struct Player<'a> {
     prepared: Vec<Prepared>,
     questions: Vec<Questions>,
     tapes: Vec<Tape>,
+    births: Births,
     clock_ms: i64,
     /// When the canary was last seen to get a request, as far as releases that are over go.
     canary_at_ms: Option<i64>,
@@ -61,6 +60,7 @@ impl<'a> Player<'a> {
             quiet_ms: question.quiet_ms.max(interval_ms.saturating_mul(GAP_SCRAPES)),
             poll_ms: millis(settings.poll_period()).max(1),
             tapes: vec![Tape::default(); prepared.len()],
+            births: Births::of(&question.request),
             prepared,
             questions,
             clock_ms: question.from_ms,
@@ -74,8 +74,10 @@ impl<'a> Player<'a> {
         let mut read = Vec::with_capacity(self.prepared.len());
         for Prepared { spec, counters, .. } in &self.prepared {
             let answers = history::read(self.poller, &self.server, counters, from_ms, to_ms).await;
-            read.push(answers.map_err(|error| ReplayError::Query { objective: spec.name.clone(), error })?);
+            read.push(answers.map_err(|error| ReplayError::Query { of: spec.name.clone(), error })?);
         }
+        let births = self.births.read(self.poller, &self.server, (from_ms, to_ms)).await;
+        births.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
         for ((tape, prepared), (total, errors)) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
             tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
             tape.append(&prepared.counters, total, errors, self.interval_ms);
@@ -141,8 +143,17 @@ impl<'a> Player<'a> {
             Weights::Observed => Some(Weight::percent(1)),
         };
         let weight = weight.unwrap_or(Weight::ZERO);
-        let request = JudgeRequest { weight, pods_created_at: self.births(), ..self.question.request.clone() };
-        let release = Release::begin(settings, prepared, &request, None, now_ms)?;
+        let request = JudgeRequest {
+            weight,
+            pods_created_at: self.births.all(&self.tapes, self.interval_ms),
+            ..self.question.request.clone()
+        };
+        let mut release = Release::begin(settings, prepared, &request, None, now_ms)?;
+        for index in 0..release.objectives.len() {
+            let learnt = history::learn(self.poller, &mut release, index).await;
+            let of = |release: &Release| release.objectives.get(index).map(|judged| judged.spec.name.clone());
+            learnt.map_err(|error| ReplayError::Query { of: of(&release).unwrap_or_default(), error })?;
+        }
         let replayed = Replayed {
             began_ms: now_ms,
             ended_ms: now_ms,
@@ -166,12 +177,6 @@ impl<'a> Player<'a> {
             stable_at_ms: now_ms,
         });
         Ok(())
-    }
-
-    fn births(&self) -> BTreeMap<String, Timestamp> {
-        let mut births: BTreeMap<_, _> = self.tapes.iter().flat_map(|tape| tape.births(self.interval_ms)).collect();
-        births.extend(self.question.request.pods_created_at.clone());
-        births
     }
 
     fn weight_set(&self, since_ms: i64) -> Option<Weight> {
@@ -213,7 +218,7 @@ impl<'a> Player<'a> {
 
     /// One poll: the samples as far as they were visible, and what is said of them.
     fn poll(&mut self) {
-        let (now_ms, births) = (self.clock_ms, self.births());
+        let (now_ms, births) = (self.clock_ms, self.births.all(&self.tapes, self.interval_ms));
         let weight_set = self.under_way.as_ref().map(|under_way| now_ms.saturating_sub(under_way.replayed.began_ms));
         let weight_set = weight_set.and_then(|since_ms| self.weight_set(since_ms));
         let Some(under_way) = &mut self.under_way else { return };

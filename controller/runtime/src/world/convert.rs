@@ -8,10 +8,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
-use serin_core::command::{Command, Verb};
+use serin_core::command::Command;
 use serin_core::units::Revision;
 use serin_crds::RolloutCommand;
-use serin_crds::command::CommandVerb;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 
 use super::Key;
@@ -137,7 +136,7 @@ impl From<RolloutCommand> for CommandFact {
         let command = Command {
             uid: identity.uid.clone(),
             name: identity.key.name.clone(),
-            verb: verb(spec.verb),
+            verb: spec.verb.into(),
             expect_revision: expect.revision.map(Revision::new),
             expect_step: expect.step.and_then(|step| usize::try_from(step).ok()),
             reason: spec.reason,
@@ -145,19 +144,6 @@ impl From<RolloutCommand> for CommandFact {
         };
         let finished_at = status.outcome.map(|_| status.at.unwrap_or(created_at));
         Self { identity, rollout: spec.rollout_ref.name, command, created_at, finished_at }
-    }
-}
-
-const fn verb(verb: CommandVerb) -> Verb {
-    match verb {
-        CommandVerb::Promote => Verb::Promote,
-        CommandVerb::PromoteFull => Verb::PromoteFull,
-        CommandVerb::Abort => Verb::Abort,
-        CommandVerb::Retry => Verb::Retry,
-        CommandVerb::Pause => Verb::Pause,
-        CommandVerb::Resume => Verb::Resume,
-        CommandVerb::SkipStep => Verb::SkipStep,
-        CommandVerb::Override => Verb::Override,
     }
 }
 

@@ -19,6 +19,19 @@ async fn run(options: &Options) -> Report {
     load.stop().await
 }
 
+/// A good server that answers once the gate is open.
+async fn behind_a_gate(released: &watch::Sender<bool>) -> Server {
+    let gate = released.subscribe();
+    Server::start(move |_, _| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            Reply::Whole(answer(200, Some("v1")))
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn every_arrival_is_sent_when_it_is_due_and_recorded() {
     let server = Server::good().await;
@@ -35,15 +48,7 @@ async fn every_arrival_is_sent_when_it_is_due_and_recorded() {
 #[tokio::test]
 async fn a_stalled_server_gets_every_arrival_and_its_stall_is_in_the_latencies() {
     let released = watch::Sender::new(false);
-    let gate = released.subscribe();
-    let server = Server::start(move |_, _| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            Reply::Whole(answer(200, Some("v1")))
-        }
-    })
-    .await;
+    let server = behind_a_gate(&released).await;
     let load = Load::start(&Options { rate_per_second: 300, ..Options::new(server.url("/")) }).unwrap();
     // A closed loop would stop at the first request that is not answered.
     server.arrived(150).await;
@@ -63,15 +68,7 @@ async fn a_stalled_server_gets_every_arrival_and_its_stall_is_in_the_latencies()
 #[tokio::test]
 async fn what_is_in_flight_is_bounded_and_the_rest_counted_as_overrun() {
     let released = watch::Sender::new(false);
-    let gate = released.subscribe();
-    let server = Server::start(move |_, _| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await.unwrap();
-            Reply::Whole(answer(200, Some("v1")))
-        }
-    })
-    .await;
+    let server = behind_a_gate(&released).await;
     let timeout = Duration::from_mins(1);
     let load =
         Load::start(&Options { rate_per_second: 500, max_in_flight: 5, timeout, ..Options::new(server.url("/")) })

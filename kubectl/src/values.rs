@@ -1,7 +1,8 @@
-//! Times and weights as they are typed.
+//! Times, weights, rates and addresses as they are typed.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_core::units::Weight;
@@ -91,6 +92,31 @@ impl FromStr for ErrorRate {
         }
         Ok(Self(percent / 100.0))
     }
+}
+
+/// A span of time, for example 1m30s.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+}
+
+/// The rate of a service that can be judged.
+pub(crate) fn requests_per_second(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 1e7;
+    let rate: f64 = text.parse().map_err(|_| "it is not a number; write for example 120".to_owned())?;
+    if rate > 0.0 && rate <= MOST {
+        return Ok(rate);
+    }
+    Err(format!("it must be above 0 and at most {MOST}: without requests nothing can be judged; write for example 120"))
+}
+
+/// The address of a Prometheus.
+pub(crate) fn address(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+        return Ok(text.to_owned());
+    }
+    Err("it is not an address; write for example http://localhost:9090".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Lines that fit: text is wrapped first and painted after, so that colours never count as width.
 
-use super::paint;
+use crate::paint;
 
 /// How text of a line is painted.
 pub type Paint = fn(&str) -> String;

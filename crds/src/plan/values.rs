@@ -1,0 +1,51 @@
+//! Counts, durations and weights as they are written in fields, read within their bounds.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serin_core::units::Weight;
+
+use super::problem::Problems;
+use crate::text::{format_duration, parse_duration};
+
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const DAY: Duration = Duration::from_hours(24);
+
+/// A count that cannot be negative; the default where it is not written.
+pub(super) fn count(path: &str, value: Option<i32>, default: i32, problems: &mut Problems) -> u32 {
+    let value = value.unwrap_or(default);
+    u32::try_from(value).unwrap_or_else(|_| {
+        problems.invalid(path, &value, "it must be greater than or equal to 0", "use 0 or more");
+        default.unsigned_abs()
+    })
+}
+
+/// A duration within bounds; none where it is not one, which is then among the problems.
+pub(super) fn duration_in(
+    path: &str,
+    text: &str,
+    bounds: &RangeInclusive<Duration>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let (least, most) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
+    let fix = format!("use {least} to {most}");
+    match parse_duration(text) {
+        Ok(duration) if bounds.contains(&duration) => return Some(duration),
+        Ok(duration) if duration < *bounds.start() => problems.invalid(path, &text, "it is too short", fix),
+        Ok(_) => problems.invalid(path, &text, "it is too long", fix),
+        Err(error) => problems.invalid(path, &text, error.to_string(), fix),
+    }
+    None
+}
+
+/// A share of traffic; none where it is not one, which is then among the problems.
+pub(super) fn weight(path: &str, percent: f64, problems: &mut Problems) -> Option<Weight> {
+    let weight = Weight::try_from(percent).ok();
+    if weight.is_none() {
+        let fix = "use a percentage from 0 to 100 with at most three decimals";
+        problems.invalid(path, &percent, "it is not a share of traffic", fix);
+    }
+    weight
+}
