@@ -55,6 +55,19 @@ fn poller(limits: Limits) -> Poller {
     Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
 }
 
+/// An API server that is never asked.
+fn nobody() -> kube::Client {
+    let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("it is not to be asked"))
+    });
+    kube::Client::new(refused, "default")
+}
+
+/// All Rollouts are judged by this Prometheus.
+fn servers(url: &str) -> Servers {
+    Servers::new(nobody(), Some(DefaultServer { address: url.into(), headers_dir: None }), Rereading::default())
+}
+
 /// When the story begins.
 fn start() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -140,12 +153,8 @@ fn live_within(script: &Script, now: Timestamp, limits: Limits) -> Life {
     let clock = Clock::tokio_from(now);
     script.set_clock(clock.clone());
     let poller = poller(limits);
-    let bench = Bench {
-        poller: poller.clone(),
-        default_server: Some(Server::at(&script.url)),
-        metrics: Arc::new(Metrics::new()),
-        clock,
-    };
+    let bench =
+        Bench { poller: poller.clone(), servers: servers(&script.url), metrics: Arc::new(Metrics::new()), clock };
     let (judges, triggers) = Judges::new(bench, Leadership::always());
     Life { judges, triggers, poller, leads: None }
 }
@@ -382,7 +391,7 @@ async fn a_query_that_is_none_and_a_missing_address_hold_at_once() {
     assert!(message.contains("objectives[availability].counters.errors"), "{message}");
 
     let mut bench = life.judges.inner.bench.clone();
-    bench.default_server = None;
+    bench.servers = Servers::new(nobody(), None, Rereading::default());
     let (judges, _triggers) = Judges::new(bench, Leadership::always());
     let life = Life { judges, ..life };
     life.judges.watch(request());
