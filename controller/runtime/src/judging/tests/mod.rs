@@ -2,6 +2,7 @@
 //!
 //! A test jumps in time as production does: by a restart from the checkpoint, with a clock that shows a later time.
 
+mod access;
 mod budgets;
 mod checks;
 mod learning;
@@ -49,9 +50,13 @@ fn request() -> JudgeRequest {
     }
 }
 
-fn poller(limits: Limits) -> Poller {
+fn install_tls() {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn poller(limits: Limits) -> Poller {
+    install_tls();
     Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
 }
 
@@ -131,6 +136,7 @@ impl Story {
 }
 
 /// One life of the controller.
+#[derive(Debug)]
 struct Life {
     judges: Judges,
     triggers: Triggers,
@@ -150,11 +156,14 @@ fn live(script: &Script, now: Timestamp) -> Life {
 }
 
 fn live_within(script: &Script, now: Timestamp, limits: Limits) -> Life {
+    live_by(script, now, limits, servers(&script.url))
+}
+
+fn live_by(script: &Script, now: Timestamp, limits: Limits, servers: Servers) -> Life {
     let clock = Clock::tokio_from(now);
     script.set_clock(clock.clone());
     let poller = poller(limits);
-    let bench =
-        Bench { poller: poller.clone(), servers: servers(&script.url), metrics: Arc::new(Metrics::new()), clock };
+    let bench = Bench { poller: poller.clone(), servers, metrics: Arc::new(Metrics::new()), clock };
     let (judges, triggers) = Judges::new(bench, Leadership::always());
     Life { judges, triggers, poller, leads: None }
 }
