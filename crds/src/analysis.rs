@@ -55,6 +55,8 @@ pub struct AnalysisSpec {
 /// A Prometheus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::access_goes_with_an_address())]
+#[x_kube(validation = rules::tls_goes_with_https())]
 pub struct PrometheusSpec {
     /// Its base URL; without it the controller's own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +68,71 @@ pub struct PrometheusSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub scrape_interval: Option<String>,
+    /// The headers of each request, for example `Authorization` or `X-Scope-OrgID`: each key of the Secret is a header's name, and what it
+    /// holds the value. The Secret is in the Rollout's namespace, and the controller must have been given the right to read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers_from: Option<SecretSourceSpec>,
+    /// How an https address is reached; without it the controller's own authorities count, and no client certificate is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+}
+
+/// A whole Secret of the Rollout's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretSourceSpec {
+    /// Which.
+    pub secret_ref: NameRefSpec,
+}
+
+/// An object of the Rollout's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NameRefSpec {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
+    pub name: String,
+}
+
+/// What a TLS connection to a Prometheus needs. Its certificate must be for the address' host, and is always checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::tls_says_something())]
+pub struct TlsSpec {
+    /// The authorities that its certificate is checked against, as PEM; only these count then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_from: Option<CaSourceSpec>,
+    /// The certificate that is shown to it: a Secret of type `kubernetes.io/tls`, with the keys `tls.crt` and `tls.key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_from: Option<SecretSourceSpec>,
+}
+
+/// One key of a ConfigMap or of a Secret of the Rollout's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_source())]
+pub struct CaSourceSpec {
+    /// A key of a ConfigMap, for example `{name: kube-root-ca.crt, key: ca.crt}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyRefSpec>,
+    /// A key of a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<KeyRefSpec>,
+}
+
+/// A key of an object of the Rollout's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRefSpec {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
+    pub name: String,
+    /// The key, for example `ca.crt`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::data_key())]
+    pub key: String,
 }
 
 /// A promise of the service and the two counters that tell whether it is kept.

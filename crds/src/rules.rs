@@ -65,6 +65,46 @@ pub(crate) fn address() -> Rule {
     )
 }
 
+/// The key of a Secret or a ConfigMap.
+pub(crate) fn data_key() -> Rule {
+    rule(
+        "self.matches('^[-._a-zA-Z0-9]+$')",
+        "not a key of a Secret or a ConfigMap: use letters, digits, dashes, dots and underscores, for example ca.crt",
+    )
+}
+
+/// What opens a Prometheus goes to that one only: the controller's default is asked in the controller's own name.
+pub(crate) fn access_goes_with_an_address() -> Rule {
+    rule(
+        "has(self.address) || (!has(self.headersFrom) && !has(self.tls))",
+        "headersFrom and tls are for a Prometheus that this Rollout names: write its address beside them, for example https://prometheus.monitoring:9090",
+    )
+}
+
+/// There is no TLS in plain http.
+pub(crate) fn tls_goes_with_https() -> Rule {
+    rule(
+        "!has(self.tls) || !has(self.address) || self.address.startsWith('https://')",
+        "tls is for an https address: write address as https://..., or remove tls",
+    )
+}
+
+/// An empty `tls` is a mistake.
+pub(crate) fn tls_says_something() -> Rule {
+    rule(
+        "has(self.caFrom) || has(self.clientCertificateFrom)",
+        "tls says nothing: write caFrom, clientCertificateFrom or both, or remove tls",
+    )
+}
+
+/// One place, not two.
+pub(crate) fn one_source() -> Rule {
+    rule(
+        "has(self.configMapKeyRef) != has(self.secretKeyRef)",
+        "say once where the authorities are: either configMapKeyRef or secretKeyRef",
+    )
+}
+
 /// A Rollout's name is the value of a label.
 pub(crate) fn rollout_name() -> Rule {
     rule("size(self.metadata.name) <= 63", "metadata.name must fit into a label: use at most 63 characters")

@@ -175,6 +175,42 @@ pub struct ListArgs {
     pub all_namespaces: bool,
 }
 
+/// What a Prometheus is asked with.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccessArgs {
+    /// A file with a bearer token for the Prometheus
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub bearer_token_file: Option<PathBuf>,
+    /// A header for the Prometheus, for example 'X-Scope-OrgID: shop'; once for each
+    #[arg(long = "header", value_name = "NAME: VALUE", requires = "prometheus", value_parser = header)]
+    pub headers: Vec<Header>,
+    /// A file with the authorities, as PEM, that alone may have signed the Prometheus' certificate
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A header that is sent.
+#[derive(Clone)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its value, which may be a secret.
+    pub value: String,
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ..", self.name)
+    }
+}
+
+fn header(text: &str) -> Result<Header, String> {
+    let header =
+        text.split_once(':').map(|(name, value)| Header { name: name.trim().into(), value: value.trim().into() });
+    let header = header.filter(|header| !header.name.is_empty() && !header.value.is_empty());
+    header.ok_or_else(|| "it is no header; write for example 'X-Scope-OrgID: shop'".to_owned())
+}
+
 /// `explain`.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
@@ -187,9 +223,9 @@ pub struct ExplainArgs {
     /// Draw the evidence over time, read anew from the Prometheus at this address
     #[arg(long, value_name = "URL", value_parser = address)]
     pub prometheus: Option<String>,
-    /// A file with a bearer token for the Prometheus
-    #[arg(long, value_name = "FILE", requires = "prometheus")]
-    pub bearer_token_file: Option<PathBuf>,
+    /// What the Prometheus is asked with.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Write the drawing to this file, too
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     pub svg: Option<PathBuf>,
@@ -239,9 +275,9 @@ pub struct ReplayArgs {
     /// The address of the Prometheus that has the record
     #[arg(long, value_name = "URL", value_parser = address)]
     pub prometheus: String,
-    /// A file with a bearer token for it
-    #[arg(long, value_name = "FILE")]
-    pub bearer_token_file: Option<PathBuf>,
+    /// What it is asked with.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// From when: 2026-03-01T10:00:00Z, or -2h
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "releases")]
     pub from: Option<Moment>,

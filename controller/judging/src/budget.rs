@@ -97,7 +97,7 @@ mod tests {
 
     fn settings() -> Settings {
         let spec = serde_json::from_value(json!({"objectives": []})).unwrap();
-        Settings::new(&spec, None, Some(&Server::at("http://prometheus"))).unwrap()
+        Settings::new(&spec, None, Server::at("http://prometheus")).unwrap()
     }
 
     fn told_of(requests_per_second: f64, bad: f64, proven_at: Option<Weight>) -> BudgetStatus {

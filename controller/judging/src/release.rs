@@ -129,12 +129,12 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
     of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
 }
 
-/// The settings that a request asks for.
+/// The settings that a request asks for; `server` is asked.
 ///
 /// # Errors
-/// The field that cannot be read, or that there is no Prometheus to ask.
-pub fn settings_of(request: &JudgeRequest, default_server: Option<&Server>) -> Result<Settings, Trouble> {
-    Settings::new(&request.analysis, request.pace.as_ref(), default_server)
+/// The field that cannot be read.
+pub fn settings_of(request: &JudgeRequest, server: Server) -> Result<Settings, Trouble> {
+    Settings::new(&request.analysis, request.pace.as_ref(), server)
 }
 
 /// Tells evidence of one question from evidence of another.

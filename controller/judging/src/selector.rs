@@ -27,7 +27,8 @@ impl Trouble {
         Self { cause: "InvalidSpec", message }
     }
 
-    pub(crate) fn no_address() -> Self {
+    /// There is no Prometheus to ask.
+    pub fn no_address() -> Self {
         let message =
             "No Prometheus is known: write spec.analysis.prometheus.address, or give the controller a default.";
         Self { cause: "NotConfigured", message: message.to_owned() }

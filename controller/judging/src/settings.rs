@@ -57,19 +57,12 @@ fn read<T, E: std::fmt::Display>(
 }
 
 impl Settings {
-    /// Reads the settings of a spec; `default_server` is asked where it names none.
+    /// Reads the settings of a spec; `server` is asked.
     ///
     /// # Errors
-    /// The field that cannot be read, or that there is no Prometheus to ask.
-    pub fn new(
-        spec: &AnalysisSpec,
-        pace: Option<&EvidencePace>,
-        default_server: Option<&Server>,
-    ) -> Result<Self, Trouble> {
-        let prometheus = spec.prometheus.clone().unwrap_or_default();
-        let own = prometheus.address.map(Server::at);
-        let server = own.or_else(|| default_server.cloned()).ok_or_else(Trouble::no_address)?;
-        let interval = prometheus.scrape_interval.as_ref();
+    /// The field that cannot be read.
+    pub fn new(spec: &AnalysisSpec, pace: Option<&EvidencePace>, server: Server) -> Result<Self, Trouble> {
+        let interval = spec.prometheus.as_ref().and_then(|prometheus| prometheus.scrape_interval.as_ref());
         let scrape_interval = read("prometheus.scrapeInterval", interval, parse_duration, SCRAPE_INTERVAL)?;
         let longest = read("longest", spec.longest.as_ref(), parse_duration, LONGEST)?;
         let warm_up = read("warmUp", spec.warm_up.as_ref(), parse_duration, Analysis::USUAL_WARM_UP)?;
@@ -164,7 +157,7 @@ mod tests {
     #[test]
     fn what_is_not_written_has_its_default() {
         let spec = spec(json!({"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]}));
-        let settings = Settings::new(&spec, None, Some(&Server::at("http://prometheus"))).unwrap();
+        let settings = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap();
         assert_eq!(settings.server, Server::at("http://prometheus"));
         assert_eq!(settings.poll_period(), Duration::from_millis(3_750));
         assert!((settings.judge.alpha - 0.01).abs() < 1e-12);
@@ -177,12 +170,11 @@ mod tests {
     #[test]
     fn what_is_written_is_taken() {
         let spec = spec(json!({
-            "prometheus": {"address": "http://own:9090", "scrapeInterval": "1s"}, "longest": "30m",
+            "prometheus": {"scrapeInterval": "1s"}, "longest": "30m",
             "rollback": {"falseRollbackProbability": 0.05}, "budget": {"share": "1%", "ofRemaining": "10%"},
             "objectives": [{"name": "availability", "objective": 99.9, "window": "7d", "indicator": "traefik"}]
         }));
-        let settings = Settings::new(&spec, None, Some(&Server::at("http://prometheus"))).unwrap();
-        assert_eq!(settings.server, Server::at("http://own:9090"));
+        let settings = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap();
         assert_eq!(settings.poll_period(), Duration::from_millis(250));
         assert_eq!(settings.share, AllotmentShare { of_total: 0.01, of_remaining: 0.1 });
         let config = settings.objective(&spec.objectives[0], Some(0.0005), true);
@@ -191,16 +183,9 @@ mod tests {
     }
 
     #[test]
-    fn without_any_address_that_is_what_is_said() {
-        let spec = spec(json!({"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]}));
-        let trouble = Settings::new(&spec, None, None).unwrap_err();
-        assert_eq!(trouble.cause, "NotConfigured");
-    }
-
-    #[test]
     fn what_cannot_be_read_is_named() {
         let spec = spec(json!({"longest": "soon", "objectives": []}));
-        let trouble = Settings::new(&spec, None, Some(&Server::at("http://prometheus"))).unwrap_err();
+        let trouble = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap_err();
         assert!(trouble.message.contains("spec.analysis.longest \"soon\""), "{}", trouble.message);
     }
 }

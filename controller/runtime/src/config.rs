@@ -1,12 +1,14 @@
 //! What the controller program can be told.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 use serin_core::lease::Timing;
 use serin_crds::text::parse_duration;
 
+use crate::judging::DefaultServer;
 use crate::telemetry;
 
 /// The Serin controller: ships every release as an experiment with a budget.
@@ -19,6 +21,10 @@ pub struct Config {
     /// The Prometheus of Rollouts that name none, for example http://prometheus.monitoring:9090
     #[arg(long, env = "SERIN_PROMETHEUS_ADDRESS")]
     pub prometheus_address: Option<String>,
+    /// A directory of headers for that Prometheus: each file's name is a header's, for example Authorization, and its content the
+    /// value, as a mounted Secret has it; read again while it is in use
+    #[arg(long, env = "SERIN_PROMETHEUS_HEADERS_DIR", requires = "prometheus_address")]
+    pub prometheus_headers_dir: Option<PathBuf>,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env = "SERIN_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,
@@ -70,6 +76,12 @@ impl From<LogFormat> for telemetry::LogFormat {
 }
 
 impl Config {
+    /// The Prometheus of Rollouts that name none.
+    pub fn default_server(&self) -> Option<DefaultServer> {
+        let address = self.prometheus_address.clone()?;
+        Some(DefaultServer { address, headers_dir: self.prometheus_headers_dir.clone() })
+    }
+
     /// The election's timing: a leader that cannot renew stops well before anybody else may take over.
     pub fn timing(&self) -> Timing {
         let lease = self.lease_duration;
@@ -103,6 +115,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         assert!(parse(&["--concurrency", "0"]).is_err());
+        assert!(parse(&["--prometheus-headers-dir", "/headers"]).is_err(), "headers are of a Prometheus");
         assert!(parse(&["--lease-duration", "1s"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());
     }

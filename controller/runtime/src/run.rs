@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use serin_judging::prometheus::{HttpClient, Limits, Poller, Server};
+use kube::Client;
+use serin_judging::prometheus::{HttpClient, Limits, Poller};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::controller::{Controller, PartEnded, Parts};
 use crate::election::{Candidate, Election, Leadership, identity};
 use crate::http;
-use crate::judging::{Bench, Judges};
+use crate::judging::{Bench, Judges, Rereading, Servers};
 use crate::telemetry::{self, Metrics};
 use crate::world::Key;
 
@@ -69,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Election::start(client.clone(), candidate, Arc::clone(&metrics))
     });
     let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
-    let (judges, triggers) = Judges::new(bench(&config, &metrics)?, leadership.clone());
+    let (judges, triggers) = Judges::new(bench(&config, &client, &metrics)?, leadership.clone());
     let controller = Controller::new(Parts {
         client,
         namespace: config.namespace,
@@ -101,13 +102,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     ended
 }
 
-fn bench(config: &Config, metrics: &Arc<Metrics>) -> Result<Bench, RunError> {
+fn bench(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Result<Bench, RunError> {
     let http = HttpClient::new().map_err(|error| RunError::Prometheus(error.to_string()))?;
     let counted = Arc::clone(metrics);
     let noted = Arc::new(move |took, error| counted.queried(took, error));
     Ok(Bench {
         poller: Poller::new(http, Limits::default(), noted),
-        default_server: config.prometheus_address.as_deref().map(Server::at),
+        servers: Servers::new(client.clone(), config.default_server(), Rereading::default()),
         metrics: Arc::clone(metrics),
         clock: Clock::wall(),
     })

@@ -8,6 +8,8 @@
 //! What goes wrong is planned: [`Fault`] for single requests, [`World::api_away_for`] for outages,
 //! [`World::dies_after_writes`] for a controller that is killed between two writes, [`World::fate`] for pods.
 //!
+//! [`tls`] is for a Prometheus that wants to be asked in confidence.
+//!
 //! What it is not: there is no schema validation, no admission, no ownership of fields (server-side apply merges), and
 //! strategic merge patches replace lists.
 
@@ -16,6 +18,7 @@ mod api;
 pub mod conformance;
 mod faults;
 mod shared;
+pub mod tls;
 mod tuning;
 mod turns;
 mod world;

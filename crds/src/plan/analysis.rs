@@ -9,7 +9,7 @@ use serin_core::plan::Analysis;
 use super::checks;
 use super::problem::Problems;
 use super::values::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
-use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec};
+use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
 
@@ -241,6 +241,28 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
     }
     if let Some(interval) = &prometheus.scrape_interval {
         duration_in(&format!("{path}.scrapeInterval"), interval, &SCRAPE_INTERVAL_BOUNDS, problems);
+    }
+    check_access(&path, prometheus, problems);
+}
+
+/// What opens a Prometheus is for one that the Rollout names, and TLS for one that speaks it.
+fn check_access(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems) {
+    let PrometheusSpec { address, headers_from, tls, .. } = prometheus;
+    if address.is_none() && (headers_from.is_some() || tls.is_some()) {
+        let fix = "for example https://prometheus.monitoring:9090; the controller's default is asked in the controller's own name";
+        problems.required(format!("{path}.address"), "headersFrom and tls are for a Prometheus that is named", fix);
+    }
+    let Some(tls) = tls else { return };
+    if let Some(address) = address.as_ref().filter(|address| !address.starts_with("https://")) {
+        problems.invalid(format!("{path}.address"), address, "tls is written beside it", "use https, or remove tls");
+    }
+    if tls.ca_from.is_none() && tls.client_certificate_from.is_none() {
+        let fix = "write caFrom, clientCertificateFrom or both, or remove tls";
+        problems.required(format!("{path}.tls.caFrom"), "tls says nothing", fix);
+    }
+    if let Some(ca) = tls.ca_from.as_ref().filter(|ca| ca.config_map_key_ref.is_some() == ca.secret_key_ref.is_some()) {
+        let fix = "write either configMapKeyRef or secretKeyRef";
+        problems.invalid(format!("{path}.tls.caFrom"), ca, "one place is needed", fix);
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn explain(
     out.write_all(render(&case, look, args.all).as_bytes())?;
     match &args.prometheus {
         Some(address) => {
-            let server = asking::server(address, args.bearer_token_file.as_deref())?;
+            let server = asking::server(address, &args.access)?;
             let question = read.question(&picture, &report, look, server)?;
             let charts = drawn(&question, &report).await?;
             for chart in &charts {

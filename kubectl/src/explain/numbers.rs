@@ -43,7 +43,7 @@ pub fn numbers(analysis: &AnalysisSpec, plan: Option<&Plan>, status: &RolloutSta
     let checkpoint: Checkpoint = serde_json::from_value(stored.checkpoint.clone()).map_err(|error| {
         format!("the stored evidence (is this plugin older or newer than the controller?): {error}")
     })?;
-    let settings = Settings::new(analysis, pace(plan), Some(&Server::at(NOBODY))).map_err(|trouble| trouble.message)?;
+    let settings = Settings::new(analysis, pace(plan), Server::at(NOBODY)).map_err(|trouble| trouble.message)?;
     let weight = f64::from(checkpoint.weight_thousandths) / 100_000.0;
     let mut all = Vec::new();
     for spec in &analysis.objectives {

@@ -182,6 +182,27 @@ fn hold(cause: &str) -> Hold {
             "There is nobody to ask for data.",
             "Write spec.analysis.prometheus.address, or give the controller a default.",
         ),
+        "SecretForbidden" | "ConfigMapForbidden" => hold(
+            "The controller reads no Secret and no ConfigMap that it was not given by name.",
+            "Run the two commands above, or have somebody run them who may give rights in that namespace.",
+        ),
+        "SecretNotFound" | "ConfigMapNotFound" | "DirectoryNotFound" | "InvalidSecret" | "InvalidConfigMap"
+        | "InvalidDirectory" | "DirectoryForbidden" => hold(
+            "What its Prometheus is to be asked with is missing or cannot be used.",
+            "Correct what is named above; it is read again within seconds.",
+        ),
+        "SecretUnavailable" | "ConfigMapUnavailable" | "DirectoryUnavailable" => hold(
+            "What its Prometheus is to be asked with could not be read yet.",
+            "It is tried again. See whether the API server answers the controller.",
+        ),
+        "Unauthorized" => hold(
+            "Prometheus, or a proxy before it, does not accept who asks.",
+            "See whether the token in the Secret of spec.analysis.prometheus.headersFrom is still good; a new one is taken up within seconds.",
+        ),
+        "UntrustedCertificate" => hold(
+            "Whoever answers at that address cannot show that it is this Prometheus.",
+            "See whether spec.analysis.prometheus.tls.caFrom is the authority of its certificate, and the address a name in it.",
+        ),
         "BudgetLeft" => hold(
             "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
             "It goes on as soon as more requests have shown that it is better than that.",

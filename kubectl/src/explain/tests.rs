@@ -44,7 +44,7 @@ struct Judged {
 fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCounts]) -> Judged {
     let spec: RolloutSpec = serde_json::from_value(spec(true)).unwrap();
     let analysis = spec.analysis.unwrap();
-    let settings = Settings::new(&analysis, None, Some(&Server::at("http://p"))).unwrap();
+    let settings = Settings::new(&analysis, None, Server::at("http://p")).unwrap();
     let config = settings.objective(&analysis.objectives[0], Some(0.0005), true);
     let (objective, mut state) = Objective::begin(config, BEGAN_MS).unwrap();
     let context = TickContext { warm_up_ends_ms: BEGAN_MS, weight_changed_at_ms: BEGAN_MS };
@@ -222,6 +222,12 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
         "Malformed",
         "SpecUnusable",
         "NotConfigured",
+        "SecretForbidden",
+        "SecretNotFound",
+        "InvalidSecret",
+        "SecretUnavailable",
+        "Unauthorized",
+        "UntrustedCertificate",
         "BudgetLeft",
         "BudgetSpent",
         "ServiceBurning",

@@ -116,7 +116,7 @@ impl Asked {
             canary_pods: args.canary_pods.clone(),
             weights: if steps.is_empty() { Weights::Observed } else { Weights::Set(steps) },
             quiet_ms: i64::try_from(args.quiet.as_millis()).unwrap_or(i64::MAX),
-            ..Self::of(asking::server(&args.prometheus, args.bearer_token_file.as_deref())?)
+            ..Self::of(asking::server(&args.prometheus, &args.access)?)
         })
     }
 }

@@ -75,6 +75,8 @@ fn what_makes_no_sense_is_refused_with_the_fix() {
         (TRAEFIK, "--releases /nowhere/releases", "--releases /nowhere/releases: cannot be read"),
         (TRAEFIK, "--releases r --from -1h", "cannot be used with"),
         (TRAEFIK, "--from -1h --bearer-token-file /nowhere/token", "--bearer-token-file /nowhere/token"),
+        (TRAEFIK, "--from -1h --ca-file /nowhere/ca.crt", "--ca-file /nowhere/ca.crt: cannot be read"),
+        (TRAEFIK, "--from -1h --header X-Scope-OrgID", "'X-Scope-OrgID: shop'"),
     ];
     for (objective, line, words) in cases {
         let refusal = asked(objective, line).unwrap_err();

@@ -80,7 +80,7 @@ pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
         Planned::Steps(_) => None,
     };
     let settings =
-        Settings::new(analysis, evidence_pace, Some(&Server::at(NOBODY))).map_err(|trouble| wrong(trouble.message))?;
+        Settings::new(analysis, evidence_pace, Server::at(NOBODY)).map_err(|trouble| wrong(trouble.message))?;
     let tick_seconds = whole_seconds(settings.scrape_interval.as_secs_f64(), &mut notes);
     let window_seconds = slo_window(objective).map_err(|trouble| wrong(trouble.message))?.as_secs_f64();
     let budget_fraction = 1.0 - objective.objective / 100.0;

@@ -4,25 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use super::answer::Answer;
 use super::envelope;
-use super::error::{QueryError, bounded};
+use super::error::{QueryError, bounded, innermost, tls_fault};
+use super::tls::Tls;
 
-/// Where a Prometheus is. Two that are equal share connections, limits and answers.
+/// Where a Prometheus is, and what it is asked with. Two that are equal share connections, limits and answers.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Server {
     /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is kept.
     pub url: String,
     /// Headers sent with each request, for example `Authorization` or a tenant's name.
     pub headers: Vec<(String, String)>,
+    /// How an https address is reached.
+    pub tls: Tls,
 }
 
 impl Server {
-    /// A server without headers of its own.
+    /// A server without headers of its own, whose certificate the machine's authorities have signed.
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), headers: Vec::new() }
+        Self { url: url.into(), ..Self::default() }
     }
 }
 
@@ -30,7 +34,7 @@ impl fmt::Debug for Server {
     /// Leaves out the headers' values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Server").field("url", &self.url).field("headers", &names).finish()
+        f.debug_struct("Server").field("url", &self.url).field("headers", &names).field("tls", &self.tls).finish()
     }
 }
 
@@ -42,9 +46,17 @@ pub enum ClientError {
     Http(#[from] reqwest::Error),
 }
 
-/// The connections of this process, shared by all servers.
+/// The connections of this process to all servers that are reached by the same TLS.
 #[derive(Clone, Debug)]
 pub struct HttpClient(reqwest::Client);
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("serin/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(2))
+        .pool_idle_timeout(Duration::from_secs(90))
+        .redirect(reqwest::redirect::Policy::none())
+}
 
 impl HttpClient {
     /// Connections that trust the machine's certificates; where it has none, only plain HTTP can work.
@@ -54,13 +66,6 @@ impl HttpClient {
     /// # Errors
     /// Where the client cannot be built at all.
     pub fn new() -> Result<Self, ClientError> {
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(concat!("serin/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(Duration::from_secs(2))
-                .pool_idle_timeout(Duration::from_secs(90))
-                .redirect(reqwest::redirect::Policy::none())
-        };
         let client = match builder().build() {
             Ok(client) => client,
             Err(error) => {
@@ -69,6 +74,18 @@ impl HttpClient {
             }
         };
         Ok(Self(client))
+    }
+
+    /// Connections by this TLS; the same ones where it asks for nothing of its own.
+    ///
+    /// # Errors
+    /// `UntrustedCertificate` where no connection can be made so.
+    pub(super) fn by(&self, tls: &Tls) -> Result<Self, QueryError> {
+        if tls.is_default() {
+            return Ok(self.clone());
+        }
+        let client = tls.applied(builder()).and_then(|builder| Ok(builder.build()?));
+        client.map(Self).map_err(|error| QueryError::Untrusted(innermost(&error)))
     }
 }
 
@@ -155,6 +172,9 @@ impl Client {
         }
         let response = request.post_raw().await.map_err(|error| unreachable_because(&error))?;
         let status = response.status();
+        if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+            return Err(QueryError::Unauthorized(format!("it answers {status}")));
+        }
         let body = self.body(response).await?;
         let answer = envelope::decode(&body, self.bounds.series);
         match answer {
@@ -179,11 +199,6 @@ impl Client {
     }
 }
 
-/// The innermost cause says what happened (`Connection refused`); the outer ones only where.
-fn unreachable_because(error: &dyn std::error::Error) -> QueryError {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    QueryError::Unreachable(bounded(&innermost.to_string()))
+fn unreachable_because(error: &(dyn std::error::Error + 'static)) -> QueryError {
+    tls_fault(error).unwrap_or_else(|| QueryError::Unreachable(innermost(error)))
 }

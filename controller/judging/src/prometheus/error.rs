@@ -1,11 +1,24 @@
 //! Why a query found nothing that can be used.
 
+use std::error::Error;
+use std::io;
+
 /// Why a query gave no usable answer. The texts are for an operator and never hold header values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// The server cannot be reached, or answers with something that is not an answer to a query.
     #[error("Prometheus cannot be reached: {0}")]
     Unreachable(String),
+    /// The server's certificate is not one for its address that a known authority has signed.
+    #[error(
+        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom and the host in its address"
+    )]
+    Untrusted(String),
+    /// The server does not accept who asks.
+    #[error(
+        "Prometheus does not accept who asks: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom"
+    )]
+    Unauthorized(String),
     /// The answer took too long.
     #[error("Prometheus did not answer in time: {0}")]
     Timeout(String),
@@ -28,6 +41,8 @@ impl QueryError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "Unreachable",
+            Self::Untrusted(_) => "UntrustedCertificate",
+            Self::Unauthorized(_) => "Unauthorized",
             Self::Timeout(_) => "Timeout",
             Self::BadQuery(_) => "InvalidQuery",
             Self::Partial(_) => "Partial",
@@ -38,8 +53,34 @@ impl QueryError {
 
     /// Whether the server as a whole is in trouble, and not only this query.
     pub const fn concerns_server(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Timeout(_))
+        matches!(self, Self::Unreachable(_) | Self::Untrusted(_) | Self::Unauthorized(_) | Self::Timeout(_))
     }
+}
+
+/// What a failed connection says of certificates, where it is about them.
+pub(super) fn tls_fault(error: &(dyn Error + 'static)) -> Option<QueryError> {
+    match tls_error(error)? {
+        fault @ rustls::Error::InvalidCertificate(_) => Some(QueryError::Untrusted(bounded(&fault.to_string()))),
+        // The other side says that ours will not do, or that it wants one.
+        fault @ rustls::Error::AlertReceived(_) => Some(QueryError::Unauthorized(bounded(&fault.to_string()))),
+        _ => None,
+    }
+}
+
+/// The error of TLS among the causes; an `io::Error` holds it beside its chain of sources.
+fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let held = || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = || held().map(|held| held as &'e (dyn Error + 'static)).or_else(|| error.source());
+    error.downcast_ref().or_else(|| tls_error(inner()?))
+}
+
+/// The innermost cause says what happened (`Connection refused`); the outer ones only where.
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    bounded(&innermost.to_string())
 }
 
 /// The beginning of a text that somebody else wrote, short enough for a status.

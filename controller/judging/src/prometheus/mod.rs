@@ -11,8 +11,10 @@ mod native;
 mod poller;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use answer::{Answer, Labels, Series};
 pub use client::{ClientError, HttpClient, Noted, Server};
 pub use error::QueryError;
 pub use poller::{Asked, Limits, Poll, Poller, next_answer};
+pub use tls::{Tls, TlsError};

@@ -91,6 +91,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct ServerState {
+    http: Result<HttpClient, QueryError>,
     client: Result<Client, QueryError>,
     polls: Semaphore,
     single: Semaphore,
@@ -166,6 +167,12 @@ impl Poller {
         turn.acquire_owned().await.ok()
     }
 
+    /// How many servers are known.
+    #[cfg(test)]
+    pub(super) fn servers(&self) -> usize {
+        lock(&self.shared.servers).len()
+    }
+
     /// How many different polls there are.
     pub fn polls(&self) -> usize {
         lock(&self.shared.polls).len()
@@ -184,8 +191,13 @@ impl Shared {
         }
         servers.retain(|_, state| Arc::strong_count(state) > 1);
         let bounds = AnswerBounds { bytes: self.limits.answer_bytes, series: self.limits.answer_series };
+        // Servers that are reached by the same TLS share connections, which last as long as one of them.
+        let same = servers.iter().find(|(known, _)| known.tls == server.tls).map(|(_, state)| state.http.clone());
+        let http = same.unwrap_or_else(|| self.http.by(&server.tls));
+        let client = http.clone().and_then(|http| Client::new(&http, server, bounds, self.noted.clone()));
         let state = Arc::new(ServerState {
-            client: Client::new(&self.http, server, bounds, self.noted.clone()),
+            http,
+            client,
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
             turn: Arc::new(Semaphore::new(1)),
@@ -193,6 +205,11 @@ impl Shared {
         });
         servers.insert(server.clone(), state.clone());
         state
+    }
+
+    /// Forgets the servers that nobody asks any more, and what they were asked with.
+    fn forget_unasked(&self) {
+        lock(&self.servers).retain(|_, state| Arc::strong_count(state) > 1);
     }
 
     /// Ends a poll that nobody follows any more; false where somebody has come in the meantime.
@@ -227,6 +244,8 @@ async fn keep_asking(shared: Arc<Shared>, poll: Poll, sender: Arc<watch::Sender<
             }
         }
         if shared.end(&poll, &sender) {
+            drop(server);
+            shared.forget_unasked();
             return;
         }
     }

@@ -7,6 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 use wiremock::matchers::{body_string_contains, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+mod tls;
+
 use super::*;
 
 const ONE: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"a":"b"},"values":[[1700000000.5,"7"]]}]}}"#;
@@ -52,7 +54,8 @@ async fn every_fault_is_named() {
     assert_eq!(kind(json(&ONE[..60])).await, "Malformed");
     assert_eq!(kind(json(&format!("[{}]", "1,".repeat(10_000)))).await, "TooLarge");
     assert_eq!(kind(ResponseTemplate::new(502).set_body_string("<html>")).await, "Unreachable");
-    assert_eq!(kind(ResponseTemplate::new(401)).await, "Unreachable");
+    assert_eq!(kind(ResponseTemplate::new(401)).await, "Unauthorized");
+    assert_eq!(kind(ResponseTemplate::new(403).set_body_string("<html>")).await, "Unauthorized");
     assert_eq!(kind(ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/")).await, "Unreachable");
     let refused = r#"{"status":"error","errorType":"bad_data","error":"1:5: parse error"}"#;
     assert_eq!(kind(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await, "InvalidQuery");
@@ -89,7 +92,8 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
         .respond_with(json(ONE))
         .mount(&server)
         .await;
-    let to = Server { url: server.uri(), headers: vec![("Authorization".into(), "Bearer s3cret".into())] };
+    let headers = vec![("Authorization".into(), "Bearer s3cret".into())];
+    let to = Server { headers, ..Server::at(server.uri()) };
     let poller = poller(small());
     assert!(poller.ask_once(&to, "up", Some(1_700_000_000_250)).await.is_ok());
     let away = Server { url: "http://127.0.0.1:1".into(), ..to };

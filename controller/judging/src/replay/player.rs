@@ -14,18 +14,13 @@ use crate::release::{Prepared, Release, settings_of};
 use crate::request::JudgeRequest;
 use crate::selector::Trouble;
 use crate::service::{self, Questions, Service};
-use crate::settings::{Settings, millis, slo_window};
+use crate::settings::{millis, slo_window};
 
 /// The service is asked about no more often than the controller does, and so many times in a replay at most.
 const GUARD_MS: i64 = 15_000;
 const BUDGET_MS: i64 = 60_000;
 const GUARD_QUESTIONS: i64 = 240;
 const BUDGET_QUESTIONS: i64 = 60;
-
-/// The settings of the release, but for whom to ask.
-fn settings_at(request: &JudgeRequest, server: &Server) -> Result<Settings, Trouble> {
-    Ok(Settings { server: server.clone(), ..settings_of(request, Some(server))? })
-}
 
 pub(super) struct Player<'a> {
     poller: &'a Poller,
@@ -47,7 +42,7 @@ pub(super) struct Player<'a> {
 
 impl<'a> Player<'a> {
     pub(super) fn new(poller: &'a Poller, question: &'a Question) -> Result<Self, ReplayError> {
-        let settings = settings_at(&question.request, &question.server)?;
+        let settings = settings_of(&question.request, question.server.clone())?;
         let prepared = Prepared::all(&question.request)?;
         let ask = |of: &Prepared| Ok(Questions::new(&of.counters, slo_window(&of.spec)?));
         let questions = prepared.iter().map(ask).collect::<Result<Vec<_>, Trouble>>()?;
@@ -128,7 +123,7 @@ impl<'a> Player<'a> {
 
     async fn begin(&mut self) -> Result<(), ReplayError> {
         let now_ms = self.clock_ms;
-        let settings = settings_at(&self.question.request, &self.server)?;
+        let settings = settings_of(&self.question.request, self.server.clone())?;
         let longest_ms = millis(settings.longest);
         let mut services = Vec::with_capacity(self.prepared.len());
         for questions in &self.questions {

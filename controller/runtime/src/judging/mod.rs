@@ -4,6 +4,7 @@
 //! came out where a reconcile can read it at once. A reconcile never asks Prometheus; it is triggered when the judgement
 //! has changed. Only the leader judges.
 
+mod servers;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serin_core::units::Revision;
-use serin_judging::prometheus::{Poller, Server};
+use serin_judging::prometheus::Poller;
 use serin_judging::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::election::Leadership;
 use crate::telemetry::Metrics;
 
+pub use servers::{DefaultServer, Rereading, Servers};
 pub use triggers::Triggers;
 
 /// All releases that are being judged; cheap to clone.
@@ -35,8 +37,8 @@ pub struct Judges {
 pub struct Bench {
     /// Asks Prometheus.
     pub poller: Poller,
-    /// The Prometheus of Rollouts that name none.
-    pub default_server: Option<Server>,
+    /// Whom to ask for each Rollout.
+    pub servers: Servers,
     /// Counts what was judged.
     pub metrics: Arc<Metrics>,
     /// The wall clock.

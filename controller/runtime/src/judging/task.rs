@@ -10,7 +10,7 @@ use serin_core::observed::Judgement;
 use serin_judging::budget;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::history::{catch_up, learn};
-use serin_judging::prometheus::{Answer, Asked, Poll, next_answer};
+use serin_judging::prometheus::{Answer, Asked, Poll, Server, next_answer};
 use serin_judging::release::{Prepared, Release, settings_of};
 use serin_judging::selector::Trouble;
 use serin_judging::service::{self, Cadence, Questions, Service};
@@ -19,7 +19,7 @@ use serin_judging::telling::{Kind, held};
 use serin_judging::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Bench, lock, triggers};
 
@@ -80,6 +80,18 @@ impl Teller {
 
     fn now_ms(&self) -> i64 {
         self.bench.clock.now().as_millisecond()
+    }
+
+    /// Tells that nothing can be judged for now, and why; what was known stays.
+    fn hold(&mut self, trouble: Trouble) {
+        let before = lock(&self.told).clone();
+        let judgement = held(trouble);
+        let is_news = judgement != before.judgement;
+        self.tell(Look { judgement, ..before });
+        if is_news {
+            // Of two that are alike at heart the one says another Secret than the other.
+            self.triggers.send(&self.request.rollout);
+        }
     }
 
     fn tell(&mut self, look: Look) {
@@ -143,9 +155,40 @@ enum Event {
 
 impl Task<'_> {
     async fn run(&mut self) {
+        let servers = self.teller.bench.servers.clone();
+        loop {
+            let request = self.request.borrow_and_update().clone();
+            match servers.of(&request).await {
+                Ok(server) => tokio::select! {
+                    () = self.judge_at(server.clone()) => return,
+                    // Judged on from the last position, as after a restart.
+                    () = servers.changed(&request, &server) => {}
+                },
+                Err(unread) => {
+                    self.teller.hold(unread.trouble());
+                    if !self.waits(servers.good_for(&request)).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets time pass; false where nobody asks any more.
+    async fn waits(&mut self, pause: Duration) -> bool {
+        let over = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(over) => return true,
+                changed = self.request.changed() => if changed.is_err() { return false },
+            }
+        }
+    }
+
+    /// Judges by what this server says until nobody asks any more.
+    async fn judge_at(&mut self, server: Server) {
         let request = self.request.borrow_and_update().clone();
-        let prepared = settings_of(&request, self.teller.bench.default_server.as_ref())
-            .and_then(|settings| Ok((settings, Prepared::all(&request)?)));
+        let prepared = settings_of(&request, server).and_then(|settings| Ok((settings, Prepared::all(&request)?)));
         let outcome = match prepared {
             Ok((settings, prepared)) => self.follow(settings, prepared).await,
             Err(trouble) => Err(trouble),
@@ -175,7 +218,9 @@ impl Task<'_> {
             services.push(receiver);
         }
         let request = self.request.borrow().clone();
-        let checkpoint = Checkpoint::of(request.resume_from.as_ref(), &request.revision).filter(|_| !is_idle);
+        let own = lock(&self.teller.told).checkpoint.clone();
+        let resume_from = own.or(request.resume_from);
+        let checkpoint = Checkpoint::of(resume_from.as_ref(), &request.revision).filter(|_| !is_idle);
         if checkpoint.is_none() && !self.traffic_begins(&settings, &prepared, &mut services).await {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail loudly, as tests may")]
 
+mod access;
 mod commands;
 mod deletion;
 mod faults;

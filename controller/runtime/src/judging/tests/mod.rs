@@ -2,6 +2,7 @@
 //!
 //! A test jumps in time as production does: by a restart from the checkpoint, with a clock that shows a later time.
 
+mod access;
 mod budgets;
 mod checks;
 mod learning;
@@ -49,10 +50,27 @@ fn request() -> JudgeRequest {
     }
 }
 
-fn poller(limits: Limits) -> Poller {
+fn install_tls() {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn poller(limits: Limits) -> Poller {
+    install_tls();
     Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
+}
+
+/// An API server that is never asked.
+fn nobody() -> kube::Client {
+    let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("it is not to be asked"))
+    });
+    kube::Client::new(refused, "default")
+}
+
+/// All Rollouts are judged by this Prometheus.
+fn servers(url: &str) -> Servers {
+    Servers::new(nobody(), Some(DefaultServer { address: url.into(), headers_dir: None }), Rereading::default())
 }
 
 /// When the story begins.
@@ -118,6 +136,7 @@ impl Story {
 }
 
 /// One life of the controller.
+#[derive(Debug)]
 struct Life {
     judges: Judges,
     triggers: Triggers,
@@ -137,15 +156,14 @@ fn live(script: &Script, now: Timestamp) -> Life {
 }
 
 fn live_within(script: &Script, now: Timestamp, limits: Limits) -> Life {
+    live_by(script, now, limits, servers(&script.url))
+}
+
+fn live_by(script: &Script, now: Timestamp, limits: Limits, servers: Servers) -> Life {
     let clock = Clock::tokio_from(now);
     script.set_clock(clock.clone());
     let poller = poller(limits);
-    let bench = Bench {
-        poller: poller.clone(),
-        default_server: Some(Server::at(&script.url)),
-        metrics: Arc::new(Metrics::new()),
-        clock,
-    };
+    let bench = Bench { poller: poller.clone(), servers, metrics: Arc::new(Metrics::new()), clock };
     let (judges, triggers) = Judges::new(bench, Leadership::always());
     Life { judges, triggers, poller, leads: None }
 }
@@ -382,7 +400,7 @@ async fn a_query_that_is_none_and_a_missing_address_hold_at_once() {
     assert!(message.contains("objectives[availability].counters.errors"), "{message}");
 
     let mut bench = life.judges.inner.bench.clone();
-    bench.default_server = None;
+    bench.servers = Servers::new(nobody(), None, Rereading::default());
     let (judges, _triggers) = Judges::new(bench, Leadership::always());
     let life = Life { judges, ..life };
     life.judges.watch(request());

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::post;
 use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_judging::prometheus::{Labels, Series};
+use serin_sim::tls::TlsListener;
 
 use crate::clock::Clock;
 
@@ -33,6 +34,7 @@ struct Told {
     service: Vec<(&'static str, f64)>,
     values: HashMap<String, Vec<f64>>,
     asked: Vec<i64>,
+    token: Option<String>,
 }
 
 /// The script, and where it is played.
@@ -47,6 +49,16 @@ impl Script {
     pub(super) async fn start(clock: Clock) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::serve(listener, url, clock)
+    }
+
+    /// The same behind TLS.
+    pub(super) fn start_by(listener: TlsListener, clock: Clock) -> Self {
+        let url = listener.url().unwrap();
+        Self::serve(listener, url, clock)
+    }
+
+    fn serve<L: axum::serve::Listener<Addr: std::fmt::Debug>>(listener: L, url: String, clock: Clock) -> Self {
         let script = Self { told: Arc::default(), clock: Arc::new(Mutex::new(clock)), url };
         let router = Router::new().route("/api/v1/query", post(answer)).with_state(script.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -67,6 +79,11 @@ impl Script {
 
     pub(super) fn set_service(&self, numbers: &[(&'static str, f64)]) {
         self.told.lock().unwrap().service = numbers.to_vec();
+    }
+
+    /// From now on it answers nobody whose header `Authorization` is another.
+    pub(super) fn set_token(&self, token: &str) {
+        self.told.lock().unwrap().token = Some(token.to_owned());
     }
 
     /// What a query that is exactly this gives.
@@ -121,7 +138,12 @@ fn vector<'a>(values: impl Iterator<Item = (&'a str, f64)>) -> Value {
     json!({"resultType": "vector", "result": result})
 }
 
-async fn answer(State(script): State<Script>, body: String) -> (StatusCode, String) {
+async fn answer(State(script): State<Script>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+    let token = script.told.lock().unwrap().token.clone();
+    if token.is_some_and(|token| headers.get("authorization").is_none_or(|given| given.as_bytes() != token.as_bytes()))
+    {
+        return (StatusCode::UNAUTHORIZED, "who are you?".to_owned());
+    }
     let uri: Uri = format!("http://prometheus/?{body}").parse().unwrap();
     let Query(form) = Query::<HashMap<String, String>>::try_from_uri(&uri).unwrap();
     let mode = script.told.lock().unwrap().mode;
