@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serin_crds::command::CommandVerb;
 
 use crate::options::GlobalOptions;
-use crate::values::{ErrorRate, Moment, StepWeight, address, duration, requests_per_second};
+use crate::values::{ErrorRate, Moment, StepWeight, address, duration, requests_per_second, seed};
 use crate::wish::Wish;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -220,7 +220,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 2_000, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub runs: u32,
     /// The same seed gives the same releases
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
     /// Write the chart to this file, too
     #[arg(long, value_name = "FILE")]

@@ -97,7 +97,8 @@ fn evaluate(
         if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let tick: TickLine = json_line::parse(&bytes, EXAMPLE).map_err(|why| wrong(format!("line {number}: {why}")))?;
+        let tick: TickLine = json_line::parse(&bytes)
+            .map_err(|why| wrong(format!("line {number}: {why}")).hint(format!("Write for example {EXAMPLE}")))?;
         let line = engine.tick(&tick).map_err(|error| wrong(format!("line {number}: {error}")))?;
         serde_json::to_writer(&mut *out, &line).map_err(|error| Failure::from(std::io::Error::from(error)))?;
         out.write_all(b"\n")?;
@@ -196,7 +197,7 @@ mod tests {
             (r#"{"t": 30}"#, "line 2: missing field `canary` at column "),
             (&format!("{} 1", tick(30, 1, 0)), "line 2: one object a line"),
             ("{", "line 2: "),
-            ("[30, {}, {}, null]", "line 2: not a JSON object; write for example {"),
+            ("[30, {}, {}, null]", "line 2: not a JSON object"),
             ("null", "line 2: not a JSON object"),
             ("t: 30", "line 2: not a JSON object"),
             (

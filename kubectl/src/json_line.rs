@@ -7,15 +7,15 @@ use serde::de::DeserializeOwned;
 /// Some editors begin a file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads a line; what is wrong with it is told with its field, and where it is no object at all, with an example of one.
+/// Reads a line; what is wrong with it is told with its field.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, String> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes).trim_ascii();
     // A list would be taken for the fields in their order.
     if !bytes.starts_with(b"{") {
-        return Err(format!("not a JSON object; write for example {example}"));
+        return Err("not a JSON object".to_owned());
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| with_field(&error))?;

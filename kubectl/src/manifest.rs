@@ -107,7 +107,9 @@ pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
 /// What is wrong with a text as YAML, with its line, in words for whoever wrote it.
 pub fn yaml_trouble(error: &serde_saphyr::Error) -> String {
     let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
-    let why = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+    let told = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+    // It ends with the place, which is told already.
+    let why = told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why);
     format!("{at}not readable as YAML: {why}")
 }
 

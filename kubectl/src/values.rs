@@ -114,6 +114,11 @@ pub(crate) fn requests_per_second(text: &str) -> Result<f64, String> {
     Err(format!("it must be from {least} to {most}: without requests nothing can be judged; write for example 120"))
 }
 
+/// The seed of a simulation.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it is not a whole number from 0 to {}; write for example 1", u64::MAX))
+}
+
 /// The address of a Prometheus.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let uri: Option<Uri> = text.parse().ok();

@@ -168,7 +168,7 @@ fn a_line_is_refused_with_its_number_and_field_and_what_came_before_stands() {
         (with("\"stable\": {", "\"stable\": {\"version\": 1, "), "line 2: stable.version: unknown field"),
         (with("{\"t\"", "{\"weight\": 20, \"t\""), "line 2: weight: must be from 0 to 1"),
         ("{\"t\": 30}".to_owned(), "line 2: missing field `canary`"),
-        ("not json".to_owned(), "line 2: not a JSON object; write for example {"),
+        ("not json".to_owned(), "line 2: not a JSON object\n  Write for example {"),
         ("[15, 1, 2]".to_owned(), "line 2: not a JSON object"),
         ("{\"t\": 30".to_owned(), "line 2: EOF"),
         (format!("{} {}", with("30", "30"), with("30", "45")), "line 2: one object a line"),

@@ -47,7 +47,7 @@ impl Window {
         let (from_ms, to_ms) = (self.from.as_millisecond(), self.to.as_millisecond());
         let Self { from, to, source, .. } = self;
         if from_ms >= to_ms {
-            return Err(wrong(format!("{source}: {from} is not before {to}; swap the two")));
+            return Err(wrong(format!("{source}: {from} is not before {to}; swap the two, or begin earlier")));
         }
         if to_ms - from_ms > LONGEST_MS {
             return Err(wrong(format!(
@@ -91,7 +91,7 @@ pub(super) fn listed(file: &Path) -> Result<Vec<Window>, Failure> {
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(number, line)| {
             let source = format!("--releases {name}: line {number}");
-            json_line::parse(line.as_bytes(), ONE_RELEASE)
+            json_line::parse(line.as_bytes())
                 .map(|window| Window { source: source.clone(), ..window })
                 .map_err(|why| wrong(format!("{source}: {why}")).hint(format!("Write a line each: {ONE_RELEASE}")))
         })
