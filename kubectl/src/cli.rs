@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serin_crds::command::CommandVerb;
 
 use crate::options::GlobalOptions;
-use crate::values::{ErrorRate, Moment, StepWeight, address, duration, requests_per_second};
+use crate::values::{ErrorRate, Moment, StepWeight, address, duration, requests_per_second, seed};
 use crate::wish::Wish;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -238,25 +238,25 @@ pub struct SimulateArgs {
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub file: PathBuf,
     /// Requests per second of the whole service
-    #[arg(long, value_name = "NUMBER", value_parser = requests_per_second)]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = requests_per_second)]
     pub rps: f64,
     /// How often stable fails, for example 0.05%
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     pub error_rate: ErrorRate,
     /// How often the canary fails, for example 0.5%
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     pub canary_error_rate: ErrorRate,
     /// The objective that judges, where there are several [default: the first]
     #[arg(long, value_name = "NAME")]
     pub objective: Option<String>,
     /// How long a person takes to promote at a pause without a duration
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", allow_hyphen_values = true, value_parser = duration)]
     pub person_after: Duration,
     /// How many releases to simulate
-    #[arg(long, value_name = "NUMBER", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 2_000, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub runs: u32,
     /// The same seed gives the same releases
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
     /// Write the chart to this file, too
     #[arg(long, value_name = "FILE")]
@@ -288,7 +288,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
     pub releases: Option<PathBuf>,
     /// Without requests to the canary for so long, a release is over
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", allow_hyphen_values = true, value_parser = duration)]
     pub quiet: Duration,
     /// The stable side: its Service, or its value of the label that tells the sides [default: as the Rollout says]
     #[arg(long, value_name = "VALUE")]
@@ -433,6 +433,24 @@ mod tests {
     fn a_step_is_counted_from_one_as_it_is_shown() {
         assert_eq!(promote("kubectl-promote checkout --step 3").step_index, Some(2));
         assert!(parsed("kubectl-promote checkout --step 0").is_err());
+    }
+
+    #[test]
+    fn a_negative_number_is_refused_by_the_name_of_its_option() {
+        let simulate = "kubectl-serin simulate -f r.yaml --rps 100 --error-rate 0% --canary-error-rate 1%";
+        let replay = "kubectl-serin replay -f r.yaml --prometheus http://localhost:9090 --from -1h";
+        for (line, option) in [
+            (simulate.replace("100", "-1"), "--rps"),
+            (simulate.replace("0%", "-1%"), "--error-rate"),
+            (simulate.replace(" 1%", " -1%"), "--canary-error-rate"),
+            (format!("{simulate} --person-after -5s"), "--person-after"),
+            (format!("{simulate} --runs -1"), "--runs"),
+            (format!("{simulate} --seed -1"), "--seed"),
+            (format!("{replay} --quiet -1m"), "--quiet"),
+        ] {
+            let error = parsed(&line).unwrap_err().to_string();
+            assert!(error.contains("invalid value '-") && error.contains(option), "{line}: {error}");
+        }
     }
 
     #[test]

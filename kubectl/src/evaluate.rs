@@ -5,17 +5,21 @@
 use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serin_analysis::evaluate::{Config, Engine, Line, LineVerdict, TickLine};
 use serin_analysis::{EvidenceConfig, JudgeConfig};
 
 use crate::chart::{Course, Point};
 use crate::cli::EvaluateArgs;
 use crate::exit::{Exit, Failure};
+use crate::json_line;
 use crate::look::Look;
+use crate::manifest::yaml_trouble;
 
 /// The longest line that is read: counts of some ten thousand pods.
 const LONGEST_LINE_BYTES: u64 = 1 << 20;
+
+const EXAMPLE: &str =
+    r#"{"t": 15, "canary": {"requests": 150, "errors": 3}, "stable": {"requests": 1350, "errors": 1}}"#;
 
 /// Judges every tick of `input`, writes a line for each to `out`, and at the end draws them on `aside` and to a file, where that is asked
 /// for. What came before a malformed line is drawn, too.
@@ -50,13 +54,21 @@ pub fn run(
             }
         }
     });
-    if let Some(chart) = course.chart() {
-        if args.chart {
-            aside.write_all(chart.for_terminal(Look::now().width).as_bytes())?;
-        }
-        if let Some(file) = &args.svg {
-            chart.write_svg(file)?;
-        }
+    let Some(chart) = course.chart() else {
+        // A line that cannot be read is worse news than that nothing is drawn.
+        ended?;
+        return match &args.svg {
+            Some(file) => {
+                Err(wrong(format!("--svg {}: there is nothing to draw: the input has no tick", file.display())))
+            }
+            None => Ok(()),
+        };
+    };
+    if args.chart {
+        aside.write_all(chart.for_terminal(Look::now().width).as_bytes())?;
+    }
+    if let Some(file) = &args.svg {
+        chart.write_svg(file)?;
     }
     ended
 }
@@ -85,7 +97,8 @@ fn evaluate(
         if bytes.trim_ascii().is_empty() {
             continue;
         }
-        let tick: TickLine = parse_line(&bytes).map_err(|why| wrong(format!("line {number}: {why}")))?;
+        let tick: TickLine = json_line::parse(&bytes)
+            .map_err(|why| wrong(format!("line {number}: {why}")).hint(format!("Write for example {EXAMPLE}")))?;
         let line = engine.tick(&tick).map_err(|error| wrong(format!("line {number}: {error}")))?;
         serde_json::to_writer(&mut *out, &line).map_err(|error| Failure::from(std::io::Error::from(error)))?;
         out.write_all(b"\n")?;
@@ -99,26 +112,26 @@ fn wrong(message: String) -> Failure {
     Failure::new(Exit::Usage, message)
 }
 
-fn parse_line<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let mut json = serde_json::Deserializer::from_slice(bytes.trim_ascii());
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| with_field(&error))?;
-    json.end().map_err(|error| format!("one object a line: {error}"))?;
-    Ok(parsed)
-}
-
 /// Reads a configuration in YAML, of which JSON is a part. Its errors name the line and the field.
 fn read_config(file: &Path) -> Result<(Config, Engine), Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| wrong(format!("cannot read {name}: {error}")))?;
-    // Nothing but comments is nothing that differs from the defaults.
+    let written: Option<serde_json::Value> = serde_saphyr::from_str(&text).ok();
+    // Nothing but comments is nothing that differs from the defaults. A list would be taken for the keys in their order.
+    if written.as_ref().is_some_and(|written| !written.is_null() && !written.is_object()) {
+        return Err(wrong(format!("{name}: line 1: there are no keys in it; write for example slo: 0.999")));
+    }
     let config: Option<Config> = serde_saphyr::from_str(&text).map_err(|error| {
-        let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
         // The reader of YAML knows the line, the one of values the field: both are told.
-        let field = serde_saphyr::from_str::<serde_json::Value>(&text)
-            .ok()
-            .and_then(|value| serde_path_to_error::deserialize::<_, Option<Config>>(value).err())
-            .map_or_else(|| error.to_string(), |error| with_field(&error));
-        wrong(format!("{name}: {at}{field}"))
+        let field = written.and_then(|written| serde_path_to_error::deserialize::<_, Option<Config>>(written).err());
+        let told = field.map_or_else(
+            || yaml_trouble(&error),
+            |field| {
+                let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
+                format!("{at}{}", json_line::with_field(&field))
+            },
+        );
+        wrong(format!("{name}: {told}"))
     })?;
     let config = config.unwrap_or_default();
     let engine = Engine::new(&config).map_err(|error| {
@@ -139,16 +152,6 @@ fn line_of(text: &str, path: &str) -> Option<usize> {
         begins = found + key.len();
     }
     Some(text[..begins].matches('\n').count() + 1)
-}
-
-fn with_field<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> String {
-    // The reader of one line counts lines of its own, which say nothing here.
-    let why = error.inner().to_string().replace(" at line 1 column ", " at column ");
-    match error.path().to_string().as_str() {
-        // A line that is no JSON has no fields, or ends within one.
-        "." | "?" | "" => why,
-        path => format!("{path}: {why}"),
-    }
 }
 
 #[cfg(test)]
@@ -194,6 +197,13 @@ mod tests {
             (r#"{"t": 30}"#, "line 2: missing field `canary` at column "),
             (&format!("{} 1", tick(30, 1, 0)), "line 2: one object a line"),
             ("{", "line 2: "),
+            ("[30, {}, {}, null]", "line 2: not a JSON object"),
+            ("null", "line 2: not a JSON object"),
+            ("t: 30", "line 2: not a JSON object"),
+            (
+                r#"{"t": -1, "canary": {"requests": 1, "errors": 0}, "stable": {"requests": 1, "errors": 0}}"#,
+                "line 2: t: must be seconds since the beginning, from 0 to 1e12, not -1",
+            ),
         ];
         for (line, expected) in cases {
             let (ended, lines) = run(&format!("{}\n{line}\n", tick(15, 150, 0)));
@@ -202,6 +212,18 @@ mod tests {
             assert!(failure.message.starts_with(expected), "{} should begin with {expected}", failure.message);
             assert_eq!(lines.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        assert_eq!(run(&format!("\u{feff}{}", tick(15, 150, 0))).1.len(), 1);
+    }
+
+    #[test]
+    fn a_drawing_of_nothing_is_refused_and_not_silently_left_out() {
+        let args = EvaluateArgs { config: None, chart: false, svg: Some("evidence.svg".into()) };
+        let failure = super::run(&args, std::io::empty(), &mut Vec::new(), &mut Vec::new()).unwrap_err();
+        assert!(failure.message.starts_with("--svg evidence.svg: there is nothing to draw"), "{failure}");
     }
 
     #[test]

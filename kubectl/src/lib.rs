@@ -18,6 +18,7 @@ pub mod evaluate;
 pub mod exit;
 pub mod explain;
 pub mod facts;
+mod json_line;
 pub mod list;
 pub mod look;
 pub mod manifest;

@@ -10,6 +10,10 @@ use serin_crds::names::GROUP;
 
 use crate::exit::{Exit, Failure};
 
+/// The version of the API that is read.
+const API_VERSION: &str = "serin.dev/v1alpha1";
+const WRITE_ONE: &str = "Name a file with a document that begins: apiVersion: serin.dev/v1alpha1, kind: Rollout.";
+
 /// A Rollout as written, and its plan with every default filled in.
 #[derive(Clone, Debug)]
 pub struct Manifest {
@@ -44,16 +48,14 @@ pub fn read(file: &Path) -> Result<Manifest, Failure> {
 /// # Errors
 /// As [`read`].
 pub fn parse(text: &str, source: &str) -> Result<Manifest, Failure> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
-        let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
-        wrong(format!("{source}: {at}not YAML: {error}"))
-    })?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| wrong(format!("{source}: {}", yaml_trouble(&error))))?;
     let rollouts: Vec<&Value> = documents.iter().filter(|document| is_rollout(document)).collect();
     let [rollout] = rollouts.as_slice() else {
         let kinds: Vec<&str> = documents.iter().filter_map(|document| document["kind"].as_str()).collect();
         return Err(match rollouts.len() {
-            0 if kinds.is_empty() => wrong(format!("{source}: there is no Rollout in it")),
-            0 => wrong(format!("{source}: there is no Rollout in it, only {}", kinds.join(", "))),
+            0 if kinds.is_empty() => wrong(format!("{source}: there is no Rollout in it")).hint(WRITE_ONE),
+            0 => wrong(format!("{source}: there is no Rollout in it, only {}", kinds.join(", "))).hint(WRITE_ONE),
             several => wrong(format!("{source}: there are {several} Rollouts in it; keep the one that is meant")),
         });
     };
@@ -65,9 +67,24 @@ pub fn parse(text: &str, source: &str) -> Result<Manifest, Failure> {
 /// # Errors
 /// Its fields that are wrong.
 pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
-    let name = rollout["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    if name.is_empty() {
-        return Err(wrong(format!("{source}: the Rollout has no metadata.name; write one")));
+    let name = match &rollout["metadata"]["name"] {
+        Value::String(name) if !name.is_empty() => name.clone(),
+        Value::Null | Value::String(_) => {
+            return Err(wrong(format!("{source}: the Rollout has no metadata.name; write one")));
+        }
+        other => {
+            let fix = format!("write it in quotes: name: \"{other}\"");
+            return Err(wrong(format!("{source}: metadata.name: {other} is not a text; {fix}")));
+        }
+    };
+    let version = rollout["apiVersion"].as_str().unwrap_or_default();
+    if version != API_VERSION {
+        return Err(wrong(format!("{source}: apiVersion: {version} is not known here; write {API_VERSION}")));
+    }
+    if !rollout["spec"].is_object() {
+        return Err(wrong(format!(
+            "{source}: Rollout {name}: spec: it has no fields; write them as in examples/quickstart.yaml"
+        )));
     }
     let refused = |field: &str, why: &str| wrong(format!("{source}: Rollout {name}: {field}{why}"));
     let spec: RolloutSpec = serde_path_to_error::deserialize(&rollout["spec"]).map_err(|error| {
@@ -87,6 +104,15 @@ pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
     Ok(Manifest { name, namespace, spec, plan })
 }
 
+/// What is wrong with a text as YAML, with its line, in words for whoever wrote it.
+pub fn yaml_trouble(error: &serde_saphyr::Error) -> String {
+    let at = error.location().map_or_else(String::new, |at| format!("line {}: ", at.line()));
+    let told = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+    // It ends with the place, which is told already.
+    let why = told.rsplit_once(" at line ").map_or(told.as_str(), |(why, _)| why);
+    format!("{at}not readable as YAML: {why}")
+}
+
 fn wrong(message: String) -> Failure {
     Failure::new(Exit::Usage, message)
 }
@@ -103,8 +129,8 @@ fn unknown_field(written: &Value, known: &Value, path: &str) -> Option<String> {
             let path = format!("{path}.{field}");
             match known.get(field) {
                 Some(known) => unknown_field(value, known, &path),
-                // What is null is as if it were not written.
-                None => (!value.is_null()).then_some(path),
+                // What is null is as if it were not written, and so is what is empty, which the spec's own check tells where it matters.
+                None => (!is_nothing(value)).then_some(path),
             }
         }),
         (Value::Array(written), Value::Array(known)) => written
@@ -113,6 +139,15 @@ fn unknown_field(written: &Value, known: &Value, path: &str) -> Option<String> {
             .enumerate()
             .find_map(|(index, (written, known))| unknown_field(written, known, &format!("{path}[{index}]"))),
         _ => None,
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
     }
 }
 
@@ -158,8 +193,39 @@ spec:
         let none = refusal("kind: Rollout", "kind: Rolout");
         assert!(none.contains("no Rollout in it, only Service, Rolout"), "{none}");
         let yaml = refusal("kind: Service", "kind: [Service");
-        assert!(yaml.contains("-f shop.yaml: line ") && yaml.contains("not YAML"), "{yaml}");
+        assert!(yaml.contains("-f shop.yaml: line ") && yaml.contains("not readable as YAML"), "{yaml}");
         let several = parse(&format!("{ROLLOUT}---{ROLLOUT}"), "-f shop.yaml").unwrap_err().to_string();
         assert!(several.contains("2 Rollouts"), "{several}");
+        let version = refusal("serin.dev/v1alpha1", "serin.dev/v9");
+        assert!(
+            version.contains("apiVersion: serin.dev/v9") && version.contains("write serin.dev/v1alpha1"),
+            "{version}"
+        );
+        let name = refusal("metadata: {name: shop, ", "metadata: {name: 7, ");
+        assert!(name.contains("metadata.name: 7 is not a text") && name.contains("\"7\""), "{name}");
+        let nothing =
+            refusal("objectives: [{name: availability, objective: 99.9, indicator: traefik}]", "objectives: []");
+        assert!(nothing.contains("spec.analysis.objectives: Required value"), "{nothing}");
+        let empty = parse("apiVersion: serin.dev/v1alpha1\nkind: Rollout\nmetadata: {name: shop}\n", "-f shop.yaml");
+        assert!(empty.unwrap_err().to_string().contains("spec: it has no fields"));
+        for no_rollout in ["", "- a", "text"] {
+            let none = parse(no_rollout, "-f shop.yaml").unwrap_err().to_string();
+            assert!(none.contains("no Rollout in it") && none.contains("kind: Rollout"), "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_to_its_author_and_not_to_a_programmer() {
+        for (from, to) in [
+            ("name: shop}", "name: .nan}"),
+            ("kind: Service", "kind: Service\nkind: Service"),
+            ("kind: Service", "kind: {"),
+        ] {
+            let told = refusal(from, to);
+            assert!(
+                told.contains("-f shop.yaml: line ") && !told.contains("error: ") && !told.contains("Policy"),
+                "{told}"
+            );
+        }
     }
 }

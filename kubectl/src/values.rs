@@ -1,9 +1,11 @@
 //! Times, weights, rates and addresses as they are typed.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::Uri;
 use jiff::Timestamp;
 use serin_core::units::Weight;
 use serin_crds::text::parse_duration;
@@ -102,21 +104,40 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// The rate of a service that can be judged.
 pub(crate) fn requests_per_second(text: &str) -> Result<f64, String> {
-    const MOST: f64 = 1e7;
+    // A request in a quarter of an hour: of less nothing can be said in any release's time.
+    const BOUNDS: RangeInclusive<f64> = 0.001..=1e7;
     let rate: f64 = text.parse().map_err(|_| "it is not a number; write for example 120".to_owned())?;
-    if rate > 0.0 && rate <= MOST {
+    if BOUNDS.contains(&rate) {
         return Ok(rate);
     }
-    Err(format!("it must be above 0 and at most {MOST}: without requests nothing can be judged; write for example 120"))
+    let (least, most) = (BOUNDS.start(), BOUNDS.end());
+    Err(format!("it must be from {least} to {most}: without requests nothing can be judged; write for example 120"))
+}
+
+/// The seed of a simulation.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it is not a whole number from 0 to {}; write for example 1", u64::MAX))
 }
 
 /// The address of a Prometheus.
 pub(crate) fn address(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
-        return Ok(text.to_owned());
+    let uri: Option<Uri> = text.parse().ok();
+    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    let Some(authority) = uri.as_ref().and_then(Uri::authority).filter(|authority| !authority.host().is_empty()) else {
+        return Err("it is not an address; write for example http://localhost:9090".to_owned());
+    };
+    if authority.as_str().contains('@') {
+        let fix = "leave them out; a token goes into a file, --bearer-token-file";
+        return Err(format!("it holds a name or password, which would be shown wherever it was asked; {fix}"));
     }
-    Err("it is not an address; write for example http://localhost:9090".to_owned())
+    // What stands behind the host is a colon and a port, or nothing.
+    let behind_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    match authority.port_u16() {
+        None if !behind_host.is_empty() => {
+            Err(format!("its port {:?} is not one; write a number up to 65535", behind_host.trim_start_matches(':')))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +163,37 @@ mod tests {
         assert_eq!("0s=0.5".parse::<StepWeight>().unwrap().weight, Weight::from_thousandths(500));
         for wrong in ["20", "10m", "10m=200", "soon=5", "10m=x"] {
             assert!(wrong.parse::<StepWeight>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_that_can_be_asked_and_shown() {
+        for right in
+            ["http://localhost:9090", "https://prometheus.example/path", "http://[::1]:9090", "http://10.0.0.1"]
+        {
+            assert_eq!(address(right).as_deref(), Ok(right));
+        }
+        for (wrong, why) in [
+            ("", "not an address"),
+            ("localhost:9090", "not an address"),
+            ("ftp://localhost", "not an address"),
+            ("http://", "not an address"),
+            ("http:// x", "not an address"),
+            ("http://[::1", "not an address"),
+            ("http://localhost:99999", "65535"),
+            ("http://ann:secret@localhost:9090", "--bearer-token-file"),
+        ] {
+            let error = address(wrong).unwrap_err();
+            assert!(error.contains(why) && !error.contains("secret"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_service_has_requests_and_not_more_than_any() {
+        assert_eq!(requests_per_second("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "1e-300", "NaN", "inf", "1e8", "many"] {
+            let error = requests_per_second(wrong).unwrap_err();
+            assert!(error.contains("for example 120"), "{wrong}: {error}");
         }
     }
 

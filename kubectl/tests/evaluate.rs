@@ -133,13 +133,16 @@ fn a_configuration_is_refused_with_line_and_field() {
         ("allotment: 0\n", "line 1: allotment: must be above 0 "),
         ("delta1: .nan\n", "line 1: delta1: must be above 0 "),
         ("alpha: [\n", "line "),
-        ("- alpha\n", "line 1: "),
+        ("- 0.05\n- 0.05\n", "line 1: there are no keys in it; write for example slo: 0.999"),
+        ("alpha: 0.01\nalpha: 0.02\n", "line 2: not readable as YAML: duplicate"),
+        ("---\nalpha: 0.01\n---\nalpha: 0.02\n", "not readable as YAML: "),
     ];
     for (config, expected) in cases {
         let (exit, out, error) = evaluate(Some(config), &tick(15, (150, 0, 1350, 1)));
         assert_eq!((exit, out.as_str()), (2, ""), "{config}: {error}");
         assert!(error.starts_with("error: config.yaml: "), "{config}: {error}");
         assert!(error.contains(expected), "{config}: {error} should have {expected}");
+        assert!(!error.contains("from_str") && !error.contains("Policy"), "that is for programmers: {error}");
     }
     let missing = Command::new(env!("CARGO_BIN_EXE_kubectl-serin"))
         .args(["evaluate", "--config", "/nowhere/config.yaml"])
@@ -165,8 +168,8 @@ fn a_line_is_refused_with_its_number_and_field_and_what_came_before_stands() {
         (with("\"stable\": {", "\"stable\": {\"version\": 1, "), "line 2: stable.version: unknown field"),
         (with("{\"t\"", "{\"weight\": 20, \"t\""), "line 2: weight: must be from 0 to 1"),
         ("{\"t\": 30}".to_owned(), "line 2: missing field `canary`"),
-        ("not json".to_owned(), "line 2: expected"),
-        ("[15, 1, 2]".to_owned(), "line 2: "),
+        ("not json".to_owned(), "line 2: not a JSON object\n  Write for example {"),
+        ("[15, 1, 2]".to_owned(), "line 2: not a JSON object"),
         ("{\"t\": 30".to_owned(), "line 2: EOF"),
         (format!("{} {}", with("30", "30"), with("30", "45")), "line 2: one object a line"),
     ];

@@ -115,12 +115,16 @@ impl Replay {
     }
 
     async fn run(&self, more: &str) -> Result<String, Failure> {
+        self.run_at(NOW, more).await
+    }
+
+    async fn run_at(&self, now: &str, more: &str) -> Result<String, Failure> {
         let file = self.file("rollout.yaml");
         let line = format!("kubectl-serin replay -f {} --prometheus {} {more}", file.display(), self.url);
         let arguments = line.split_whitespace().map(Into::into).collect();
         let task = parse("kubectl-serin", arguments).unwrap().task;
         let Task::Replay(args) = task else { unreachable!("{task:?}") };
-        let look = Look { now: NOW.parse().unwrap(), zone: TimeZone::UTC, width: 100 };
+        let look = Look { now: now.parse().unwrap(), zone: TimeZone::UTC, width: 100 };
         let mut out = Vec::new();
         serin_kubectl::replay::run(&args, None, None, &look, &mut out).await?;
         let text = anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string();
@@ -226,6 +230,15 @@ async fn what_ends_before_a_rule_decides_is_projected_and_told_apart_from_what_i
     assert_eq!(summary["projected"][2]["medianSecondsToRollBack"], 240.0);
     let told = replay.run("--from -65m --to -47m").await.unwrap();
     assert!(told.contains("Projected: had the canary gone on failing"), "{told}");
+}
+
+#[tokio::test]
+async fn a_time_of_another_day_has_its_date_once() {
+    let replay = Replay::of(Counting::release(1.0), TRAEFIK).await;
+    let text =
+        replay.run_at("2026-03-03T12:00:00Z", "--from 2026-03-01T10:55:00Z --to 2026-03-01T12:00:00Z").await.unwrap();
+    assert!(text.contains("from 2026-03-01 10:55:00 UTC to 2026-03-01 12:00:00 UTC"), "{text}");
+    assert!(text.contains("first request to the canary at 2026-03-01 11:10:00 UTC"), "{text}");
 }
 
 #[tokio::test]

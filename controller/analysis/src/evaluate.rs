@@ -177,7 +177,10 @@ impl TickLine {
     pub fn validate(&self) -> Result<(), TickError> {
         let refuse = |field, message: String| Err(TickError { field, message });
         if !(0.0..=LATEST_SECONDS).contains(&self.t) {
-            return refuse("t", format!("must be seconds since the beginning, not {}", self.t));
+            return refuse(
+                "t",
+                format!("must be seconds since the beginning, from 0 to {LATEST_SECONDS:e}, not {}", self.t),
+            );
         }
         if let Some(weight) = self.weight.filter(|weight| !(0.0..=1.0).contains(weight)) {
             return refuse("weight", format!("must be from 0 to 1, not {weight}"));

@@ -71,6 +71,11 @@ fn significant(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
+/// Requests a second; few of them with the digits that tell them from none.
+pub fn rate(requests_per_second: f64) -> String {
+    if requests_per_second < 1.0 { significant(requests_per_second) } else { thousands(requests_per_second) }
+}
+
 /// A duration as people say it: `40 s`, `6 min`, `2.5 h`, `9.2 days`.
 pub fn duration(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
@@ -360,6 +365,7 @@ mod tests {
             assert_eq!(share(fraction), text);
         }
         assert_eq!([0.0, 1e-9, 1.234, 0.000_001_2].map(share), ["0 %", "under 0.0001 %", "123.4 %", "0.00012 %"]);
+        assert_eq!([0.02, 0.8, 1.0, 120.4, 12_000.0].map(rate), ["0.02", "0.8", "1", "120", "12,000"]);
         assert_eq!(duration(40.0), "40 s");
         assert_eq!(duration(380.0), "6 min");
         assert_eq!(duration(9000.0), "2.5 h");

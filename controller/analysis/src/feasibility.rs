@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::explain::{duration, percent, thousands};
+use crate::explain::{duration, percent, rate, thousands};
 use crate::promotion::PlugIn;
 
 /// The mean time to promote is about this much of the bound `ln(1/beta) / I`.
@@ -95,7 +95,7 @@ impl Question {
         if !answer.expected_seconds.is_finite() {
             return Some("Without traffic this objective can never be judged.".to_owned());
         }
-        let rate = thousands(self.requests_per_second);
+        let rate = rate(self.requests_per_second);
         let advice = answer.feasible_target.map_or_else(
             || "choose a longer duration".to_owned(),
             |target| format!("choose {} or a longer duration", percent(target)),

@@ -24,7 +24,13 @@ pub fn server(address: &str, access: &AccessArgs) -> Result<Server, Failure> {
     server.headers = access.headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect();
     if let Some(file) = &access.bearer_token_file {
         let token = read("--bearer-token-file", file)?;
-        server.headers.push(("Authorization".to_owned(), format!("Bearer {}", token.trim())));
+        let token = token.trim();
+        if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            let fix = "write the token into it, on one line";
+            let problem = format!("--bearer-token-file {}: holds no token; {fix}", file.display());
+            return Err(Failure::new(Exit::Usage, problem));
+        }
+        server.headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
     }
     if let Some(file) = &access.ca_file {
         let authorities = read("--ca-file", file)?;

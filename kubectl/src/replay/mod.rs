@@ -1,13 +1,13 @@
 //! `kubectl serin replay`: what Serin would have done with what a Prometheus has recorded.
 
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, ArmsSpec, Indicator, ObjectiveSpec};
+use serin_crds::text::format_duration;
 use serin_judging::prometheus::Server;
 use serin_judging::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
 use serin_judging::{JudgeRequest, Phase, RolloutName};
@@ -18,7 +18,6 @@ use crate::exit::{Exit, Failure};
 use crate::look::Look;
 use crate::manifest::{self, Manifest};
 use crate::picture;
-use crate::values::Moment;
 pub use compared::Compared;
 pub use summary::Summary;
 
@@ -27,33 +26,14 @@ pub mod compared;
 mod drawn;
 pub mod summary;
 mod told;
+mod windows;
 
 pub use drawn::course;
 pub use told::summary_told;
+pub use windows::Window;
 
-/// The longest stretch that is replayed at once.
-const LONGEST_MS: i64 = 31 * 86_400_000;
 /// With more releases than this, each is a line of a table unless everything is asked for.
 const TOLD_IN_FULL: usize = 1;
-
-/// A stretch of time with one release or several.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Window {
-    /// What its release is called.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// The Rollout's namespace then, where it is another.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// From when.
-    pub from: Timestamp,
-    /// Until when.
-    pub to: Timestamp,
-    /// When pods of either side were created, by name, where Prometheus has no `kube_pod_created` of them.
-    #[serde(default)]
-    pub pods_created_at: BTreeMap<String, Timestamp>,
-}
 
 /// What is asked of a record, beside the times.
 #[derive(Clone, Debug)]
@@ -109,6 +89,15 @@ impl Asked {
     fn from_args(args: &ReplayArgs) -> Result<Self, Failure> {
         let mut steps: Vec<_> = args.step_weights.iter().map(|step| (step.after_ms, step.weight)).collect();
         steps.sort_unstable();
+        if let Some((after_ms, _)) = steps.first().filter(|(after_ms, _)| *after_ms > 0) {
+            let fix = "begin with the share of its first request, for example 0s=5";
+            let after = format_duration(Duration::from_millis(after_ms.unsigned_abs()));
+            return Err(wrong(format!("--step-weights: nothing is said of the time before {after}; {fix}")));
+        }
+        if let Some(twice) = steps.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let after = format_duration(Duration::from_millis(twice[0].0.unsigned_abs()));
+            return Err(wrong(format!("--step-weights: {after} is there twice; keep one of the two")));
+        }
         Ok(Self {
             stable: args.stable.clone(),
             canary: args.canary.clone(),
@@ -125,12 +114,17 @@ impl Asked {
 ///
 /// # Errors
 /// The Rollout has nothing to judge by, a window makes no sense, or Prometheus does not answer.
-pub async fn recorded(manifest: &Manifest, asked: &Asked, windows: &[Window]) -> Result<Record, Failure> {
+pub async fn recorded(
+    manifest: &Manifest,
+    asked: &Asked,
+    windows: &[Window],
+    now: Timestamp,
+) -> Result<Record, Failure> {
     let objectives = manifest.spec.analysis.iter().flat_map(|analysis| &analysis.objectives);
     let percentages: Vec<f64> = objectives.map(|of| of.objective).collect();
     let mut record = Record::default();
     for window in windows {
-        let question = question(manifest, asked, window)?;
+        let question = question(manifest, asked, window, now)?;
         let releases = asking::ask(&question).await?;
         if releases.is_empty() {
             let times = || format!("{} to {}", window.from, window.to);
@@ -181,8 +175,8 @@ pub async fn run(
     };
     manifest.namespace = namespace.map(ToOwned::to_owned).or(manifest.namespace);
     let asked = Asked::from_args(args)?;
-    let windows = windows(args, look.now)?;
-    let record = recorded(&manifest, &asked, &windows).await?;
+    let windows = windows::windows(args, look.now)?;
+    let record = recorded(&manifest, &asked, &windows, look.now).await?;
     let Record { releases: all, without_requests } = &record;
     if let Some(format) = args.output {
         let releases: Vec<&Compared> = all.iter().map(|recorded| &recorded.compared).collect();
@@ -221,52 +215,9 @@ fn wrong(message: impl Into<String>) -> Failure {
     Failure::new(Exit::Usage, message)
 }
 
-/// The stretches of time that are asked for.
-fn windows(args: &ReplayArgs, now: Timestamp) -> Result<Vec<Window>, Failure> {
-    if let Some(file) = &args.releases {
-        return listed(file);
-    }
-    let at = |moment: Moment| {
-        let at = Timestamp::from_millisecond(moment.milliseconds(now));
-        at.map_err(|_| wrong("--from: so long ago is before all time; write for example -2h"))
-    };
-    let Some(from) = args.from else { return Err(wrong("--from is missing; write for example --from -2h")) };
-    Ok(vec![Window {
-        name: None,
-        namespace: None,
-        from: at(from)?,
-        to: at(args.to)?,
-        pods_created_at: BTreeMap::new(),
-    }])
-}
-
-/// Reads a file of windows, a JSON object a line.
-fn listed(file: &Path) -> Result<Vec<Window>, Failure> {
-    let name = file.display();
-    let text =
-        std::fs::read_to_string(file).map_err(|error| wrong(format!("--releases {name}: cannot be read: {error}")))?;
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|error| {
-                wrong(format!("--releases {name}: line {number}: {error}")).hint(
-                    r#"Write a line each: {"name": "v7", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T10:20:00Z"}"#,
-                )
-            })
-        })
-        .collect()
-}
-
 /// What is to be replayed.
-fn question(manifest: &Manifest, asked: &Asked, window: &Window) -> Result<Question, Failure> {
-    let (from_ms, to_ms) = (window.from.as_millisecond(), window.to.as_millisecond());
-    let of = window.name.as_ref().map_or_else(String::new, |name| format!("release {name}: "));
-    if from_ms >= to_ms {
-        return Err(wrong(format!("{of}--from is not before --to; swap the two")));
-    }
-    if to_ms - from_ms > LONGEST_MS {
-        return Err(wrong(format!("{of}--from and --to are more than 31 days apart; replay a month at a time")));
-    }
+fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp) -> Result<Question, Failure> {
+    let (from_ms, to_ms) = window.milliseconds(now)?;
     let Some(analysis) = &manifest.spec.analysis else {
         return Err(wrong(format!("Rollout {} has no spec.analysis, so nothing would have judged", manifest.name))
             .hint("Write at least one objective under spec.analysis.objectives."));

@@ -33,8 +33,8 @@ const LABEL: &str =
 fn asked(objective: &str, line: &str) -> Result<Question, String> {
     let args = args(line)?;
     let asked = Asked::from_args(&args).map_err(|failure| failure.to_string())?;
-    let windows = windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
-    question(&manifest(objective), &asked, &windows[0]).map_err(|failure| failure.to_string())
+    let windows = windows::windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
+    question(&manifest(objective), &asked, &windows[0], NOW.parse().unwrap()).map_err(|failure| failure.to_string())
 }
 
 #[test]
@@ -68,6 +68,13 @@ fn what_makes_no_sense_is_refused_with_the_fix() {
         (TRAEFIK, "--from -60d", "a month at a time"),
         (TRAEFIK, "--from yesterday", "2026-03-01T10:00:00Z"),
         (TRAEFIK, "--from -1h --step-weights 20", "0s=5 or 10m=20"),
+        (
+            TRAEFIK,
+            "--from -1h --step-weights 10m=20",
+            "--step-weights: nothing is said of the time before 10m; begin with",
+        ),
+        (TRAEFIK, "--from -1h --step-weights 0s=5,10m=20,600s=30", "--step-weights: 10m is there twice"),
+        (TRAEFIK, "--from -1h --to 2026-03-01T13:00:00Z", "--from and --to: 2026-03-01T13:00:00Z is still to come"),
         (PODS, "--from -1h", "--stable-pods checkout-5d4f8c"),
         ("indicator: pod", "--from -1h", "--stable-pods checkout-5d4f8c"),
         (TRAEFIK, "", "--from <TIME>"),
@@ -90,17 +97,49 @@ fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
     let file = folder.path().join("releases.jsonl");
     let read = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        listed(&file).map_err(|failure| failure.to_string())
+        windows::listed(&file).map_err(|failure| failure.to_string())
     };
     let one = r#"{"name": "v7", "namespace": "market", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T10:20:00Z"}"#;
     let windows = read(&format!("{one}\n\n{one}\n")).unwrap();
     assert_eq!(windows.len(), 2);
     let asked = Asked::of(Server::at("http://localhost:9090"));
-    let question = question(&manifest(TRAEFIK), &asked, &windows[0]).unwrap();
+    let question = question(&manifest(TRAEFIK), &asked, &windows[0], NOW.parse().unwrap()).unwrap();
     assert_eq!(question.request.rollout.namespace, "market");
     assert_eq!(question.to_ms - question.from_ms, 1_200_000);
     let unknown = read(&format!("{one}\n{}", one.replace("to\"", "until\""))).unwrap_err();
-    assert!(unknown.contains("line 2: unknown field `until`") && unknown.contains("Write a line each"), "{unknown}");
+    assert!(
+        unknown.contains("line 2: until: unknown field `until`") && unknown.contains("Write a line each"),
+        "{unknown}"
+    );
     let time = read(&one.replace("T10:20", " at 10:20")).unwrap_err();
-    assert!(time.contains("line 1: "), "{time}");
+    assert!(time.contains("line 1: to: "), "{time}");
+    let pods = read(&one.replace('}', r#", "podsCreatedAt": {"checkout-7b9c6d-x": "soon"}}"#)).unwrap_err();
+    assert!(pods.contains("line 1: podsCreatedAt.checkout-7b9c6d-x: "), "{pods}");
+    for (nothing, why) in
+        [("", "there is no release in it"), ("[]", "line 1: not a JSON object"), ("v7", "line 1: not a JSON object")]
+    {
+        let refusal = read(nothing).unwrap_err();
+        assert!(refusal.contains(why) && refusal.contains("Write a line each"), "{refusal}");
+    }
+    let turned = read(&one.replace("10:20", "09:20")).unwrap();
+    let turned = super::question(&manifest(TRAEFIK), &asked, &turned[0], NOW.parse().unwrap()).unwrap_err().to_string();
+    assert!(
+        turned.contains("releases.jsonl: line 1: 2026-03-01T10:00:00Z is not before 2026-03-01T09:20:00Z"),
+        "{turned}"
+    );
+    assert_eq!(read(&format!("\u{feff}{one}")).unwrap().len(), 1, "some editors begin a file with a mark");
+}
+
+#[test]
+fn a_file_of_a_token_holds_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    for (token, is_one) in [("", false), ("\n", false), ("a\nb", false), ("secret", true), ("secret\n", true)] {
+        std::fs::write(&file, token).unwrap();
+        let server = asking::server("http://localhost:9090", Some(&file)).map_err(|failure| failure.to_string());
+        match server {
+            Ok(server) => assert!(is_one && server.headers[0].1 == "Bearer secret", "{token:?}"),
+            Err(refusal) => assert!(!is_one && refusal.contains("holds no token; write"), "{token:?}: {refusal}"),
+        }
+    }
 }

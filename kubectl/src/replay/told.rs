@@ -31,8 +31,9 @@ pub(super) fn told(
     page.field("Rollout", &manifest.name, paint::strong);
     let from = windows.iter().map(|window| window.from).min();
     let to = windows.iter().map(|window| window.to).max();
-    let span =
-        from.zip(to).map_or_else(String::new, |(from, to)| format!(", from {} to {}", at(look, from), at(look, to)));
+    let span = from
+        .zip(to)
+        .map_or_else(String::new, |(from, to)| format!(", from {} to {}", look.clock(from), look.clock(to)));
     page.field("Record", &format!("{}{span}", asked.server.url), paint::plain);
     let weights = match asked.weights {
         Weights::Observed => "as the recorded requests show them",
@@ -72,12 +73,6 @@ pub(super) fn told(
     page.finish()
 }
 
-/// A moment as a clock shows it; with the date where that is not today.
-fn at(look: &Look, at: Timestamp) -> String {
-    let date = |at: Timestamp| at.to_zoned(look.zone.clone()).date();
-    if date(at) == date(look.now) { look.clock(at) } else { format!("{} {}", date(at), look.clock(at)) }
-}
-
 fn lines(page: &mut Page, table: &str) {
     for line in table.lines() {
         page.line(line.trim_end());
@@ -85,7 +80,7 @@ fn lines(page: &mut Page, table: &str) {
 }
 
 fn in_detail(page: &mut Page, heading: &str, Recorded { release, compared }: &Recorded, look: &Look) {
-    page.heading(&format!("{heading}: first request to the canary at {}", at(look, compared.began_at)));
+    page.heading(&format!("{heading}: first request to the canary at {}", look.clock(compared.began_at)));
     lines(page, &moments(release, look));
     decision(page, release, look);
     page.gap();
@@ -169,7 +164,7 @@ fn each(all: &[Recorded], look: &Look) -> String {
         let decided = own.and_then(|rule| rule.decided);
         table.add_row([
             name,
-            at(look, compared.began_at),
+            look.clock(compared.began_at),
             thousands(requests),
             thousands(errors),
             decided.map_or("undecided", |decided| word(decided.ruling)).to_owned(),

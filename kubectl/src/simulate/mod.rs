@@ -108,7 +108,7 @@ pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
     notes.extend((!infeasible.is_empty()).then_some(infeasible));
     if allotment <= 0.0 {
         notes.push(format!(
-            "At {} errors stable itself uses up the whole budget of {} %: releases are frozen until it recovers.",
+            "At {} errors stable itself uses up the whole budget of {} %: until it recovers, releases are frozen, but for one that is shown to be the cure.",
             percent(stable_rate),
             objective.objective
         ));
@@ -136,6 +136,13 @@ fn objective<'a>(
     notes: &mut Vec<String>,
 ) -> Result<&'a ObjectiveSpec, Failure> {
     let names: Vec<&str> = analysis.objectives.iter().map(|of| of.name.as_str()).collect();
+    if names.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "spec.analysis.objectives: there is none, and what checks find cannot be simulated",
+        )
+        .hint("Write at least one objective, for example {name: availability, objective: 99.9, indicator: traefik}."));
+    }
     let none = || {
         let asked = args.objective.as_deref().unwrap_or_default();
         Failure::new(Exit::Usage, format!("--objective {asked}: the Rollout has no such objective"))

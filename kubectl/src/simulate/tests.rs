@@ -101,6 +101,8 @@ fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
     assert!(slow.notes[0].contains("At 2 requests/s this objective needs"), "{:?}", slow.notes);
     let spent = case_of("", ANALYSIS, "--rps 120 --error-rate 0.2% --canary-error-rate 0.2%");
     assert!(spent.notes.iter().any(|note| note.contains("uses up the whole budget of 99.9 %")), "{:?}", spent.notes);
+    let little = told_of(&case_of("", ANALYSIS, "--rps 0.02 --error-rate 0.05% --canary-error-rate 0.05%"));
+    assert!(little.contains("0.02 requests/s, a scrape every") && !little.contains(" 0 requests/s"), "{little}");
     assert!(told_of(&spent).contains("undecided, a person is asked"));
 }
 
@@ -123,7 +125,7 @@ fn nonsense_is_refused_with_the_flag_the_value_and_the_fix() {
     let cases = [
         ("--rps 0 --error-rate 0.1% --canary-error-rate 1%", ["--rps", "'0'", "write for example 120"]),
         ("--rps many --error-rate 0.1% --canary-error-rate 1%", ["--rps", "many", "write for example 120"]),
-        ("--rps NaN --error-rate 0.1% --canary-error-rate 1%", ["--rps", "NaN", "above 0"]),
+        ("--rps NaN --error-rate 0.1% --canary-error-rate 1%", ["--rps", "NaN", "from 0.001"]),
         ("--rps 9 --error-rate 100% --canary-error-rate 1%", ["--error-rate", "100%", "under 100%"]),
         ("--rps 9 --error-rate 0.1% --canary-error-rate 1", ["--canary-error-rate", "'1'", "no unit"]),
         ("--rps 9 --error-rate 0.1% --canary-error-rate 1% --runs 0", ["--runs", "'0'", "1..=1000000"]),
@@ -136,6 +138,13 @@ fn nonsense_is_refused_with_the_flag_the_value_and_the_fix() {
     }
     let unjudged = case(&manifest("", ""), &args(GOOD).unwrap()).unwrap_err().to_string();
     assert!(unjudged.contains("has no spec.analysis"), "{unjudged}");
+    let checks = "analysis: {checks: [{name: queue, query: queue_length, condition: 'result[0] < 100'}]}";
+    let checked = manifest(", steps: [{setWeight: 5}]", checks);
+    let unasked = case(&checked, &args(GOOD).unwrap()).unwrap_err().to_string();
+    assert!(
+        unasked.contains("spec.analysis.objectives: there is none") && unasked.contains("Write at least one"),
+        "{unasked}"
+    );
 }
 
 #[test]
@@ -150,6 +159,13 @@ fn the_chart_ends_at_the_odds() {
     assert!((last("rolled back") + last("promoted") - 100.0).abs() < 1.0);
     assert!(last("rolled back") > 95.0);
     assert!(chart.to_svg().unwrap().contains("rolled back"));
+}
+
+#[test]
+fn a_minute_has_sixty_seconds() {
+    assert_eq!(told::minutes(59.4), "59 s");
+    assert_eq!(told::minutes(119.6), "2 min");
+    assert_eq!(told::minutes(150.0), "2 min 30 s");
 }
 
 #[test]

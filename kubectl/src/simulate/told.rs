@@ -1,7 +1,7 @@
 //! The odds as a table, a chart and sentences.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serin_analysis::explain::{duration, percent, thousands};
+use serin_analysis::explain::{duration, percent, rate, thousands};
 use serin_trials::odds::{Ended, Pace, Step};
 use serin_trials::{Decision, Options};
 
@@ -39,7 +39,7 @@ pub(super) fn told(case: &Case, ended: &[Ended], options: Options, took: &Took, 
         "Service",
         &format!(
             "{} requests/s, a scrape every {} s; stable fails {}, the canary {}",
-            thousands(scenario.requests_per_second),
+            rate(scenario.requests_per_second),
             scenario.tick_seconds,
             percent(scenario.stable_rate),
             percent(canary)
@@ -159,13 +159,13 @@ fn tenths(value: f64) -> f64 {
 }
 
 /// A time to the second, as it is compared: `2 min 30 s`.
-fn minutes(seconds: f64) -> String {
+pub(super) fn minutes(seconds: f64) -> String {
     if !(60.0..3_600.0).contains(&seconds) {
         return duration(seconds);
     }
-    let whole = (seconds / 60.0).floor();
-    let rest = seconds - 60.0 * whole;
-    if rest < 0.5 { format!("{whole:.0} min") } else { format!("{whole:.0} min {rest:.0} s") }
+    let seconds = seconds.round();
+    let (whole, rest) = ((seconds / 60.0).floor(), seconds % 60.0);
+    if rest == 0.0 { format!("{whole} min") } else { format!("{whole} min {rest} s") }
 }
 
 /// What the odds mean, in sentences.
@@ -204,7 +204,13 @@ fn verdict(case: &Case, ended: &[Ended], canary: f64) -> Vec<String> {
     }
     let overspent = ended.iter().filter(|run| run.overspent).count();
     if overspent > 0 {
-        sentences.push(format!("{} of the releases cost more than they may.", among(overspent, ended.len())));
+        let all = overspent == ended.len();
+        let who = if all {
+            "All of the releases".to_owned()
+        } else {
+            format!("{} of the releases", odds(overspent, ended.len()))
+        };
+        sentences.push(format!("{who} cost more than they may."));
     }
     sentences
 }
