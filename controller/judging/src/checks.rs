@@ -290,10 +290,8 @@ impl Check {
         if let Some((since_ms, error)) = &self.failing
             && (!error.concerns_server() || at.now_ms.saturating_sub(*since_ms) >= at.grace_ms)
         {
-            return Some(Trouble {
-                cause: error.kind(),
-                message: format!("Check {} cannot be asked. {error}.", self.name),
-            });
+            let message = error.told(&format!("Check {} cannot be asked", self.name));
+            return Some(Trouble { cause: error.kind(), message });
         }
         let cause = self.state.result.and_then(CheckResult::holds)?;
         let message = format!("Check {} found {}. This is not success.", self.name, self.state.found);

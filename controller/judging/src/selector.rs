@@ -44,7 +44,7 @@ impl Trouble {
     }
 
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
-        Self { cause: error.kind(), message: format!("The metrics of {objective} cannot be read. {error}.") }
+        Self { cause: error.kind(), message: error.told(&format!("The metrics of {objective} cannot be read")) }
     }
 }
 

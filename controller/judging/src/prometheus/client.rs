@@ -13,7 +13,7 @@ use super::error::{QueryError, bounded, innermost, tls_fault};
 use super::tls::Tls;
 
 /// Where a Prometheus is, and what it is asked with. Two that are equal share connections, limits and answers.
-#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Server {
     /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is kept.
     pub url: String,
@@ -21,6 +21,8 @@ pub struct Server {
     pub headers: Vec<(String, String)>,
     /// How an https address is reached.
     pub tls: Tls,
+    /// Why it cannot be asked, where what it is to be asked with is not known: every question is answered by this.
+    pub closed: Option<QueryError>,
 }
 
 impl Server {
@@ -33,8 +35,10 @@ impl Server {
 impl fmt::Debug for Server {
     /// Leaves out the headers' values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("Server").field("url", &self.url).field("headers", &names).field("tls", &self.tls).finish()
+        let Self { url, headers, tls, closed } = self;
+        let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        let mut shown = f.debug_struct("Server");
+        shown.field("url", url).field("headers", &names).field("tls", tls).field("closed", closed).finish()
     }
 }
 
@@ -119,13 +123,16 @@ impl Client {
     /// A client for this server.
     ///
     /// # Errors
-    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent.
+    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent; why the server is closed, where it is.
     pub(super) fn new(
         http: &HttpClient,
         server: &Server,
         bounds: AnswerBounds,
         noted: Noted,
     ) -> Result<Self, QueryError> {
+        if let Some(why) = &server.closed {
+            return Err(why.clone());
+        }
         let not_an_address =
             |why: &str| QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)));
         if !server.url.starts_with("http://") && !server.url.starts_with("https://") {

@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::io;
 
+use rustls::AlertDescription;
+
 /// Why a query gave no usable answer. The texts are for an operator and never hold header values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum QueryError {
     /// The server cannot be reached, or answers with something that is not an answer to a query.
     #[error("Prometheus cannot be reached: {0}")]
@@ -19,6 +21,14 @@ pub enum QueryError {
         "Prometheus does not accept who asks: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom"
     )]
     Unauthorized(String),
+    /// It was not asked, since it is not known with what.
+    #[error("{message}")]
+    NotAsked {
+        /// One CamelCase word.
+        cause: &'static str,
+        /// What an operator reads, with what to do.
+        message: String,
+    },
     /// The answer took too long.
     #[error("Prometheus did not answer in time: {0}")]
     Timeout(String),
@@ -43,11 +53,21 @@ impl QueryError {
             Self::Unreachable(_) => "Unreachable",
             Self::Untrusted(_) => "UntrustedCertificate",
             Self::Unauthorized(_) => "Unauthorized",
+            Self::NotAsked { cause, .. } => cause,
             Self::Timeout(_) => "Timeout",
             Self::BadQuery(_) => "InvalidQuery",
             Self::Partial(_) => "Partial",
             Self::TooLarge(_) => "TooLarge",
             Self::Malformed(_) => "Malformed",
+        }
+    }
+
+    /// What an operator reads where `what` could not be done for this.
+    pub fn told(&self, what: &str) -> String {
+        match self {
+            // It says all, and may end in a command.
+            Self::NotAsked { message, .. } => message.clone(),
+            error => format!("{what}. {error}."),
         }
     }
 
@@ -61,10 +81,28 @@ impl QueryError {
 pub(super) fn tls_fault(error: &(dyn Error + 'static)) -> Option<QueryError> {
     match tls_error(error)? {
         fault @ rustls::Error::InvalidCertificate(_) => Some(QueryError::Untrusted(bounded(&fault.to_string()))),
-        // The other side says that ours will not do, or that it wants one.
-        fault @ rustls::Error::AlertReceived(_) => Some(QueryError::Unauthorized(bounded(&fault.to_string()))),
+        fault @ rustls::Error::AlertReceived(alert) if is_about_us(*alert) => {
+            Some(QueryError::Unauthorized(bounded(&fault.to_string())))
+        }
         _ => None,
     }
+}
+
+/// Whether the other side says that our certificate will not do, or that it wants one.
+const fn is_about_us(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            // What TLS 1.2 says where it is shown none.
+            | AlertDescription::HandshakeFailure
+    )
 }
 
 /// The error of TLS among the causes; an `io::Error` holds it beside its chain of sources.

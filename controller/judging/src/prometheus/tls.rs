@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::error::innermost;
 
 /// Whom a connection trusts, and what it shows; by default the machine's authorities, and nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
     /// The only authorities that count.
     authorities: Option<Pem>,
@@ -58,18 +58,6 @@ impl Eq for Pem {}
 impl std::hash::Hash for Pem {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.digest.hash(state);
-    }
-}
-
-impl PartialOrd for Pem {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Pem {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.digest.cmp(&other.digest)
     }
 }
 

@@ -16,7 +16,7 @@ use serin_crds::analysis::{CaSourceSpec, PrometheusSpec, SecretSourceSpec, TlsSp
 use serin_judging::access::{Data, Kind, Source};
 use serin_judging::prometheus::{Server, Tls};
 use serin_judging::selector::Trouble;
-use serin_judging::{JudgeRequest, Phase};
+use serin_judging::{JudgeRequest, Phase, RolloutName};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -106,27 +106,25 @@ impl Servers {
         let prometheus = request.analysis.prometheus.as_ref();
         match prometheus.and_then(|prometheus| Some((prometheus, prometheus.address.as_ref()?))) {
             Some((prometheus, address)) => self.own(prometheus, address, &request.rollout.namespace).await,
-            None => self.default().await,
+            None => self.usual().await,
         }
     }
 
-    /// Waits until another answer than `server` is to be had, or none for a reason that a person has to see to.
-    pub(super) async fn changed(&self, request: &JudgeRequest, server: &Server) {
+    /// Waits until another answer than `known` is to be had.
+    pub(super) async fn changed(&self, request: &JudgeRequest, known: &Result<Server, Trouble>) {
         loop {
             sleep(self.good_for(request)).await;
-            match self.of(request).await {
-                Ok(same) if same == *server => {}
-                Err(Unread::Untold(trouble)) => {
-                    let rollout = &request.rollout;
-                    tracing::warn!(namespace = %rollout.namespace, rollout = %rollout.name, message = trouble.message,
-                        "what was read before is used on");
-                }
-                Ok(_) | Err(Unread::Wrong(_)) => return,
+            let told = self.of(request).await;
+            if let (Err(Unread::Untold(trouble)), true) = (&told, known.is_ok()) {
+                let RolloutName { namespace, name } = &request.rollout;
+                tracing::warn!(namespace, rollout = name, message = trouble.message, "what was read before is used on");
+            } else if told.map_err(Unread::trouble) != *known {
+                return;
             }
         }
     }
 
-    async fn default(&self) -> Result<Server, Unread> {
+    async fn usual(&self) -> Result<Server, Unread> {
         let Some(default) = &self.default else { return Err(Trouble::no_address().into()) };
         let mut server = Server::at(&default.address);
         if let Some(directory) = &default.headers_dir {

@@ -10,7 +10,7 @@ use serin_core::observed::Judgement;
 use serin_judging::budget;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::history::{catch_up, learn};
-use serin_judging::prometheus::{Answer, Asked, Poll, Server, next_answer};
+use serin_judging::prometheus::{Answer, Asked, Poll, QueryError, Server, next_answer};
 use serin_judging::release::{Prepared, Release, settings_of};
 use serin_judging::selector::Trouble;
 use serin_judging::service::{self, Cadence, Questions, Service};
@@ -19,8 +19,9 @@ use serin_judging::telling::{Kind, held};
 use serin_judging::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
+use super::servers::Unread;
 use super::{Bench, lock, triggers};
 
 /// How soon evidence is told again where the judgement has not changed: at first, and at last.
@@ -158,31 +159,35 @@ impl Task<'_> {
         let servers = self.teller.bench.servers.clone();
         loop {
             let request = self.request.borrow_and_update().clone();
-            match servers.of(&request).await {
-                Ok(server) => tokio::select! {
-                    () = self.judge_at(server.clone()) => return,
-                    // Judged on from the last position, as after a restart.
-                    () = servers.changed(&request, &server) => {}
-                },
-                Err(unread) => {
-                    self.teller.hold(unread.trouble());
-                    if !self.waits(servers.good_for(&request)).await {
-                        return;
+            let known = servers.of(&request).await.map_err(Unread::trouble);
+            let server = match &known {
+                Ok(server) => server.clone(),
+                // Before the first traffic that is all there is to say.
+                Err(trouble) if request.weight.is_zero() => {
+                    self.teller.hold(trouble.clone());
+                    tokio::select! {
+                        asked = self.gets_traffic() => if !asked { return },
+                        () = servers.changed(&request, &known) => {}
                     }
+                    continue;
                 }
+                // With traffic this is missing data like any other, and in the end costs the canary its weight.
+                Err(Trouble { cause, message }) => {
+                    let closed = Some(QueryError::NotAsked { cause, message: message.clone() });
+                    Server { closed, ..Server::default() }
+                }
+            };
+            tokio::select! {
+                () = self.judge_at(server) => return,
+                // Judged on from the last position, as after a restart.
+                () = servers.changed(&request, &known) => {}
             }
         }
     }
 
-    /// Lets time pass; false where nobody asks any more.
-    async fn waits(&mut self, pause: Duration) -> bool {
-        let over = Instant::now() + pause;
-        loop {
-            tokio::select! {
-                () = sleep_until(over) => return true,
-                changed = self.request.changed() => if changed.is_err() { return false },
-            }
-        }
+    /// Waits until the canary has traffic; false where nobody asks any more.
+    async fn gets_traffic(&mut self) -> bool {
+        self.request.wait_for(|request| !request.weight.is_zero()).await.is_ok()
     }
 
     /// Judges by what this server says until nobody asks any more.

@@ -120,7 +120,11 @@ async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_
 
     closed.world.delete::<Secret>("shop", "prometheus-headers").unwrap();
     shown += &life.held_for("SecretNotFound").await;
-    assert!(life.look().checkpoint.is_some(), "what was counted is not lost");
+    assert_eq!(
+        life.look().checkpoint.map(|own| own.started_at),
+        Some(later.started_at),
+        "what was counted is not lost"
+    );
     closed.put_token(TWO);
     evidence(&life).await;
     shown += &format!("{:?} {:?} {life:?}", life.look(), life.judges.inner);
@@ -145,6 +149,25 @@ async fn a_wrong_authority_and_a_wrong_token_are_told_by_name_until_they_are_put
     assert!(message.contains("401") && message.contains("spec.analysis.prometheus.headersFrom"), "{message}");
     closed.put("Secret", "prometheus-headers", &json!({"Authorization": ""}));
     life.held_for("InvalidSecret").await;
+    closed.put_token(ONE);
+    evidence(&life).await;
+}
+
+#[tokio::test]
+async fn a_canary_whose_prometheus_cannot_be_asked_loses_its_traffic_after_a_while() {
+    let closed = Closed::new(6).await;
+    closed.put_token(ONE);
+    closed.put_authority(&closed.authority);
+    let life = closed.live(None);
+    let mut request = closed.request();
+    request.analysis.on_no_data = serde_json::from_value(json!({"stepDownAfter": "1s"})).unwrap();
+    life.judges.watch(JudgeRequest { weight: Weight::ZERO, ..request.clone() });
+    life.until("waiting", |look| matches!(&look.judgement, Judgement::Undecided { .. })).await;
+    closed.world.delete::<Secret>("shop", "prometheus-headers").unwrap();
+    life.held_for("SecretNotFound").await;
+    life.judges.watch(request.clone());
+    let lowered = |look: &Look| matches!(&look.judgement, Judgement::Hold { cause, lower_to: Some(_), .. } if cause == "SecretNotFound");
+    life.until("a step down", lowered).await;
     closed.put_token(ONE);
     evidence(&life).await;
 }
