@@ -26,7 +26,8 @@ pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failu
         return Ok(Exit::Done);
     }
     if let Task::Simulate(args) = &invocation.task {
-        simulate::simulate(args, &Look::now(), &mut AutoStream::new(io::stdout(), colour))?;
+        let mut out = AutoStream::new(io::stdout(), colour);
+        simulate::simulate(args, &Look::now(), &mut out, &mut AutoStream::new(io::stderr(), colour))?;
         return Ok(Exit::Done);
     }
     // Two TLS providers in one program panic at run time, and none does too: ours is the one.

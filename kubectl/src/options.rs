@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Where to look, and how it shall look.
+/// Where to look, and how it shall look. In the help they stand behind the command's own.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of every command")]
 pub struct GlobalOptions {
     /// The namespace; the kubeconfig context's own without it
     #[arg(short, long, global = true, value_name = "NAMESPACE")]

@@ -25,6 +25,11 @@ mod told;
 /// Stands where a spec names no Prometheus: nothing is asked here.
 const NOBODY: &str = "http://nobody.invalid";
 
+/// As many runs tell how long all will take.
+const FIRST_RUNS: u32 = 8;
+/// A person who waits for longer is told so.
+const LONG_SECONDS: f64 = 20.0;
+
 /// What is simulated, and what was assumed for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
@@ -38,16 +43,24 @@ pub struct Case {
     pub notes: Vec<String>,
 }
 
-/// Simulates and tells.
+/// Simulates and tells; on `aside`, before it begins, that it takes long, where it does.
 ///
 /// # Errors
 /// The file or an argument is wrong, or the output cannot be written.
-pub fn simulate(args: &SimulateArgs, look: &Look, out: &mut dyn Write) -> Result<(), Failure> {
+pub fn simulate(args: &SimulateArgs, look: &Look, out: &mut dyn Write, aside: &mut dyn Write) -> Result<(), Failure> {
     let case = case(&manifest::read(&args.file)?, args)?;
     let options = Options { runs: args.runs, seed: args.seed };
+    let odds = |options: Options| {
+        odds(options, &case.release)
+            .map_err(|error| Failure::new(Exit::Usage, format!("this analysis cannot be simulated: {error}")))
+    };
     let started = Instant::now();
-    let ended = odds(options, &case.release)
-        .map_err(|error| Failure::new(Exit::Usage, format!("this analysis cannot be simulated: {error}")))?;
+    odds(Options { runs: FIRST_RUNS.min(options.runs), ..options })?;
+    if let Some(warning) = takes_long(started.elapsed().as_secs_f64(), options.runs) {
+        writeln!(aside, "{warning}")?;
+    }
+    let started = Instant::now();
+    let ended = odds(options)?;
     let took = told::Took {
         seconds: started.elapsed().as_secs_f64(),
         cores: thread::available_parallelism().map_or(1, usize::from),
@@ -57,6 +70,15 @@ pub fn simulate(args: &SimulateArgs, look: &Look, out: &mut dyn Write) -> Result
         told::chart(&case, &ended).write_svg(file)?;
     }
     Ok(())
+}
+
+/// That a person waits for long, judged by how long the first runs took.
+fn takes_long(first_seconds: f64, runs: u32) -> Option<String> {
+    let seconds = first_seconds * f64::from(runs) / f64::from(FIRST_RUNS.min(runs).max(1));
+    (seconds > LONG_SECONDS).then(|| {
+        let fewer = (f64::from(runs) * LONG_SECONDS / seconds).max(f64::from(FIRST_RUNS)).round();
+        format!("This takes about {}. With --runs {fewer} it is faster, and tells less.", duration(seconds))
+    })
 }
 
 /// What a file and the arguments ask for.

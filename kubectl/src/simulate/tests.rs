@@ -103,7 +103,7 @@ fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
     assert!(spent.notes.iter().any(|note| note.contains("uses up the whole budget of 99.9 %")), "{:?}", spent.notes);
     let little = told_of(&case_of("", ANALYSIS, "--rps 0.02 --error-rate 0.05% --canary-error-rate 0.05%"));
     assert!(little.contains("0.02 requests/s, a scrape every") && !little.contains(" 0 requests/s"), "{little}");
-    assert!(told_of(&spent).contains("undecided, a person is asked"));
+    assert!(told_of(&spent).contains("undecided, asks a person"));
 }
 
 #[test]
@@ -162,6 +162,14 @@ fn the_chart_ends_at_the_odds() {
 }
 
 #[test]
+fn who_has_to_wait_is_told_for_how_long_and_how_to_wait_less() {
+    assert_eq!(takes_long(0.008, 2_000), None);
+    assert_eq!(takes_long(8.0, 1), None);
+    let told = takes_long(8.0, 2_000).unwrap();
+    assert_eq!(told, "This takes about 33 min. With --runs 20 it is faster, and tells less.");
+}
+
+#[test]
 fn a_minute_has_sixty_seconds() {
     assert_eq!(told::minutes(59.4), "59 s");
     assert_eq!(told::minutes(119.6), "2 min");
@@ -172,6 +180,7 @@ fn a_minute_has_sixty_seconds() {
 fn what_is_seldom_is_not_told_as_never() {
     assert_eq!(told::odds(2, 10_000), "0.02 %");
     assert_eq!(told::odds(8_652, 10_000), "86.5 %");
+    assert_eq!(told::odds(9_998, 10_000), "99.98 %");
     assert_eq!(told::odds(0, 10_000), "< 0.03 %");
     assert_eq!(told::odds(10_000, 10_000), "> 99.97 %");
 }

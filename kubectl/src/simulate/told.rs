@@ -23,7 +23,7 @@ const OUTCOMES: [(&str, Decision); 4] = [
     ("promoted", Decision::Promoted),
     ("rolled back by evidence", Decision::RolledBack),
     ("rolled back, budget spent", Decision::RolledBackByBudget),
-    ("undecided, a person is asked", Decision::Undecided),
+    ("undecided, asks a person", Decision::Undecided),
 ];
 
 pub(super) fn told(case: &Case, ended: &[Ended], options: Options, took: &Took, look: &Look) -> String {
@@ -126,8 +126,9 @@ pub(super) fn odds(part: usize, all: usize) -> String {
         0 => format!("< {}", percent(share(3, all).min(1.0))),
         part if part == all => format!("> {}", percent((1.0 - share(3, all)).max(0.0))),
         part => {
-            // What is seldom has digits, too: 2 of 10,000 are not 0 %.
-            let (share, digits) = (share(part, all), if share(part, all) < 0.01 { 1e5 } else { 1e3 });
+            // What is seldom has digits, too: 2 of 10,000 are not 0 %, and the rest not all.
+            let share = share(part, all);
+            let digits = if (0.01..=0.99).contains(&share) { 1e3 } else { 1e5 };
             percent((share * digits).round() / digits)
         }
     }
@@ -136,7 +137,7 @@ pub(super) fn odds(part: usize, all: usize) -> String {
 fn table(ended: &[Ended]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["", "odds", "median time", "90 % within", "median errors", "90 % at most"]);
+    table.set_header(["", "\nodds", "median\ntime", "90 %\nwithin", "median\nerrors", "90 %\nat most"]);
     for (name, decision) in OUTCOMES {
         let runs = of(ended, decision);
         if runs.is_empty() && decision == Decision::RolledBackByBudget {
