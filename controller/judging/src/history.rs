@@ -13,17 +13,18 @@ const LEARNT_MS: i64 = 3_600_000;
 const LEAST_LEARNT_MS: i64 = 300_000;
 
 /// Learns from the hour before a release how stable's errors cluster, once, where pods are told apart: without it the first clusters of
-/// a release are taken for evidence.
+/// a release are taken for evidence. Where Prometheus adds the series up, a slice must do.
 ///
 /// # Errors
 /// That the server is in trouble, so that it is tried again. What is too much to read, or refused, is left out.
 pub async fn learn(poller: &Poller, release: &mut Release, index: usize) -> Result<(), QueryError> {
     let to_ms = release.began_ms;
-    let mut span_ms = LEARNT_MS;
+    let mut span_ms = if release.is_summed(index) { SLICE_MS } else { LEARNT_MS };
     while release.may_learn(index) {
         let from_ms = to_ms.saturating_sub(span_ms);
         match read_slice(poller, release, index, from_ms, to_ms).await {
-            Ok((total, errors)) => release.learn(index, &total, &errors, from_ms),
+            Ok(Slice::Samples(total, errors)) => release.learn(index, &total, &errors, from_ms),
+            Ok(Slice::Sums([total, errors, scraped])) => release.learn_sums(index, [&total, &errors, &scraped]),
             Err(QueryError::TooLarge(_)) if span_ms / 2 >= LEAST_LEARNT_MS => span_ms /= 2,
             Err(error) if error.concerns_server() => return Err(error),
             Err(error) => {
@@ -49,16 +50,30 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
         // Rounds that are still open, and the baseline of the first one, are read again.
         let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
         match read_slice(poller, release, index, from_ms, next_ms).await {
-            Ok((total, errors)) => {
-                let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
-                release.observe(index, &total, &errors, settled_ms, now_ms);
+            Ok(slice) => {
+                match slice {
+                    Slice::Samples(total, errors) => {
+                        let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
+                        release.observe(index, &total, &errors, settled_ms, now_ms);
+                    }
+                    Slice::Sums([total, errors, scraped]) => release.observe_sums(index, [&total, &errors, &scraped]),
+                }
                 end_ms = next_ms;
             }
             Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
+            Err(QueryError::TooLarge(_)) if release.sum_up(index) => slice_ms = SLICE_MS,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// What a slice of the past holds.
+enum Slice {
+    /// The samples of single series.
+    Samples(Answer, Answer),
+    /// Increments that Prometheus has added up.
+    Sums([Answer; 3]),
 }
 
 async fn read_slice(
@@ -67,9 +82,21 @@ async fn read_slice(
     index: usize,
     from_ms: i64,
     to_ms: i64,
-) -> Result<(Answer, Answer), QueryError> {
-    let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
-    read(poller, &release.settings.server, &judged.counters, from_ms, to_ms).await
+) -> Result<Slice, QueryError> {
+    let Some(judged) = release.objectives.get(index) else {
+        return Ok(Slice::Samples(Answer::new(), Answer::new()));
+    };
+    let server = &release.settings.server;
+    let Some(sums) = judged.sums() else {
+        let (total, errors) = read(poller, server, &judged.counters, from_ms, to_ms).await?;
+        return Ok(Slice::Samples(total, errors));
+    };
+    let [total, errors, scraped] = sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1));
+    Ok(Slice::Sums([
+        poller.ask_once(server, &total, Some(to_ms)).await?,
+        poller.ask_once(server, &errors, Some(to_ms)).await?,
+        poller.ask_once(server, &scraped, Some(to_ms)).await?,
+    ]))
 }
 
 /// Reads the raw samples of both sides between two moments: of all requests, and of the bad ones among them.

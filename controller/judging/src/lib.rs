@@ -10,9 +10,11 @@
 pub mod budget;
 pub mod checkpoint;
 pub mod checks;
+mod fingerprint;
 pub mod histogram;
 pub mod history;
 mod indicator;
+pub mod judged;
 mod matcher;
 pub mod prometheus;
 pub mod reading;
@@ -22,10 +24,11 @@ mod request;
 pub mod selector;
 pub mod service;
 pub mod settings;
+mod sums;
 pub mod telling;
 mod watch;
 
-#[cfg(test)]
-mod fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 
 pub use request::{JudgeRequest, Look, Phase, RolloutName};

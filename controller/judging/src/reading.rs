@@ -94,7 +94,7 @@ impl<'a> Reading<'a> {
 }
 
 /// The scrape target of a series: all series of one of its scrapes have the same time.
-fn source_of(labels: &Labels, pod: Option<&str>) -> String {
+pub(crate) fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
     format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default())
 }

@@ -42,6 +42,14 @@ impl Trouble {
         Self { cause: "NoSuchBucket", message }
     }
 
+    pub(crate) fn too_large(objective: &str, size: &str) -> Self {
+        let message = format!(
+            "The metrics of {objective} cannot be read. Even added up by scrape target the answer is too large: {size}. Count at the \
+             gateway or in the mesh, where fewer targets count for all pods, or narrow the selector."
+        );
+        Self { cause: "TooLarge", message }
+    }
+
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
         Self { cause: error.kind(), message: format!("The metrics of {objective} cannot be read. {error}.") }
     }
@@ -58,6 +66,9 @@ pub struct Counters {
     pub total_of_sides: String,
     /// The bad ones of the two sides only; with a latency objective those that were fast enough.
     pub errors_of_sides: String,
+    /// The same two where Prometheus is to add their series up: of a histogram the classic form alone, since the native one is a single
+    /// series.
+    pub(crate) summable: [String; 2],
     /// Whether the selector of errors is known to be right, because it is built in.
     pub verified: bool,
     /// The histogram of a latency objective.
@@ -104,11 +115,14 @@ impl Counters {
             let count = |matchers: &str| selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble);
             return Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms);
         }
+        let [total_of_sides, errors_of_sides] =
+            [format!("{requests}{{{sides}}}"), format!("{requests}{{{sides},{bad}}}")];
         Ok(Self {
             total: format!("{requests}{{{service}}}"),
             errors: format!("{requests}{{{service},{bad}}}"),
-            total_of_sides: format!("{requests}{{{sides}}}"),
-            errors_of_sides: format!("{requests}{{{sides},{bad}}}"),
+            summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            total_of_sides,
+            errors_of_sides,
             verified: true,
             histogram: None,
             sides: arms,
@@ -131,6 +145,8 @@ impl Counters {
         let histogram = Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
         let edge = histogram.edge();
         let of_both_forms = |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
+        let classic = at_edge(buckets_of_sides.clone(), &edge).and_then(|selector| checked(&selector));
+        let summable = [checked(total_of_sides).map_err(trouble)?, classic.map_err(trouble)?];
         // A native histogram has no edge among its labels.
         let good_of_sides = at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
@@ -138,6 +154,7 @@ impl Counters {
             errors: at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble)?,
             total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
             errors_of_sides: good_of_sides.map_err(trouble)?,
+            summable,
             verified: false,
             histogram: Some(histogram),
             sides,
@@ -170,9 +187,12 @@ impl Counters {
                 return Err(trouble("errors", "latency says which are bad: keep one of the two".to_owned()));
             }
         };
+        let total_of_sides = checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?;
+        let errors_of_sides = checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?;
         Ok(Self {
-            total_of_sides: checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?,
-            errors_of_sides: checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?,
+            summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            total_of_sides,
+            errors_of_sides,
             total: total.to_string(),
             errors: errors.to_string(),
             verified: false,
@@ -211,6 +231,16 @@ impl Counters {
     pub fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
         let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
         Some(value)
+    }
+
+    /// The labels that tell the scrape targets apart, and with them those that tell the sides.
+    pub(crate) fn labels_of_source(&self) -> (Vec<&str>, Vec<&str>) {
+        let mut sides = vec!["job", "instance"];
+        if !sides.contains(&self.sides.label.as_str()) {
+            sides.push(&self.sides.label);
+        }
+        let source = if self.sides.by_pod { sides.clone() } else { vec!["job", "instance"] };
+        (source, sides)
     }
 
     /// Whether the sides are told by pod, so that it can be seen how their errors cluster.

@@ -14,7 +14,8 @@ use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus};
 use crate::budget;
 use crate::checkpoint::Decided;
 use crate::checks::weigh;
-use crate::release::{Judged, Release};
+use crate::judged::Judged;
+use crate::release::Release;
 use crate::request::{Look, Phase};
 use crate::selector::Trouble;
 
@@ -85,8 +86,12 @@ impl Release {
         if let Some(Decided { cause, message }) = self.decided.clone() {
             judgement = Judgement::RollBack { cause, message };
         }
-        let evidence =
-            told.objectives.iter().map(|of| evidence_status(of, &config, self.requests_per_second())).collect();
+        let evidence = told.objectives.iter().zip(&self.objectives).map(|(of, judged)| {
+            let mut status = evidence_status(of, &config, self.requests_per_second());
+            status.reading = judged.told_of_reading();
+            status
+        });
+        let evidence = evidence.collect();
         let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
         let budgets = self.objectives.iter().filter_map(|judged| {
             budget::told(&judged.spec, &judged.service, &self.settings, self.proven_at, timestamp(now_ms))
@@ -305,6 +310,8 @@ fn evidence_status(of: &ObjectiveEvidence, config: &JudgeConfig, requests_per_se
         threshold: Some(1.0 / config.alpha),
         budget_allotment: of.allotment,
         budget_spent: Some(of.spent),
+        reading: None,
+        latency_guard: None,
         message: Some(message),
     }
 }

@@ -103,6 +103,9 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
         };
         line(page, &text);
     }
+    if let Some(reading) = &evidence.reading {
+        line(page, reading);
+    }
 }
 
 fn counts(evidence: &EvidenceStatus) -> String {

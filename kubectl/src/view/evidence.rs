@@ -29,6 +29,9 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
         if !message.is_empty() {
             line(page, message, paint::plain);
         }
+        if let Some(reading) = &objective.reading {
+            line(page, reading, paint::dim);
+        }
         if let (Some(spent), Some(allotment)) = (objective.budget_spent, objective.budget_allotment) {
             budget(page, spent.max(0.0), allotment, message.contains("allotted errors"));
         }

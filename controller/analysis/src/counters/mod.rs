@@ -25,6 +25,7 @@
 //! one; a process that restarts just then leaves that one increment out, of requests and errors alike.
 
 mod series;
+mod summed;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::Peekable;
@@ -33,6 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::{Counts, PodCounts, Tick};
 use series::{Memory, Scrape};
+
+pub use summed::{SummedIncrement, rounds_of_sums};
 
 /// Which side of the rollout a series counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -16,3 +16,9 @@ pub use answer::{Answer, Labels, Series};
 pub use client::{ClientError, HttpClient, Noted, Server};
 pub use error::QueryError;
 pub use poller::{Asked, Limits, Poll, Poller, next_answer};
+
+/// The answer that a body of Prometheus' holds.
+#[cfg(test)]
+pub(crate) fn decoded(body: &[u8]) -> Answer {
+    envelope::decode(body, usize::MAX).unwrap()
+}
