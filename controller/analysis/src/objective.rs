@@ -202,12 +202,7 @@ impl Objective {
         mut rounds: Rounds,
         context: &RoundContext,
     ) -> RoundReport {
-        let mut round_at_ms = state.round_at_ms;
-        rounds.ticks.retain(|tick| {
-            let is_new = tick.started_ms >= round_at_ms;
-            round_at_ms = if is_new { tick.at_ms } else { round_at_ms };
-            is_new
-        });
+        let round_at_ms = rounds.retain_since(state.round_at_ms);
         self.take(state, rounds, round_at_ms, context)
     }
 

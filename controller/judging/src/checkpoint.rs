@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::ObjectiveState;
+use serin_analysis::latency::GuardState;
 use serin_analysis::watch::Watch;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
@@ -66,6 +67,9 @@ pub struct ObjectiveCheckpoint {
     /// Whether Prometheus adds its series up, since they are too many to be read one by one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub summed: bool,
+    /// The evidence of its latency guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardState>,
 }
 
 impl Checkpoint {

@@ -1,6 +1,7 @@
 //! Reading samples of the past, a slice at a time.
 
 use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::reading::Samples;
 use crate::release::Release;
 use crate::selector::Counters;
 
@@ -23,13 +24,13 @@ pub async fn learn(poller: &Poller, release: &mut Release, index: usize) -> Resu
     while release.may_learn(index) {
         let from_ms = to_ms.saturating_sub(span_ms);
         match read_slice(poller, release, index, from_ms, to_ms).await {
-            Ok(Slice::Samples(total, errors)) => release.learn(index, &total, &errors, from_ms),
-            Ok(Slice::Sums([total, errors, scraped])) => release.learn_sums(index, [&total, &errors, &scraped]),
+            Ok(Slice::Samples(answers)) => release.learn(index, &answers, from_ms),
+            Ok(Slice::Sums(answers)) => release.learn_sums(index, &answers),
             Err(QueryError::TooLarge(_)) if span_ms / 2 >= LEAST_LEARNT_MS => span_ms /= 2,
             Err(error) if error.concerns_server() => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "how stable's errors cluster cannot be learnt from before the release");
-                release.learn(index, &Answer::new(), &Answer::new(), to_ms);
+                release.learn(index, &[], to_ms);
             }
         }
     }
@@ -52,11 +53,13 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
         match read_slice(poller, release, index, from_ms, next_ms).await {
             Ok(slice) => {
                 match slice {
-                    Slice::Samples(total, errors) => {
+                    Slice::Samples(answers) => {
                         let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
-                        release.observe(index, &total, &errors, settled_ms, now_ms);
+                        if let Some(samples) = Samples::of(&answers) {
+                            release.observe(index, samples, settled_ms, now_ms);
+                        }
                     }
-                    Slice::Sums([total, errors, scraped]) => release.observe_sums(index, [&total, &errors, &scraped]),
+                    Slice::Sums(answers) => release.observe_sums(index, &answers),
                 }
                 end_ms = next_ms;
             }
@@ -71,9 +74,9 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
 /// What a slice of the past holds.
 enum Slice {
     /// The samples of single series.
-    Samples(Answer, Answer),
+    Samples(Vec<Answer>),
     /// Increments that Prometheus has added up.
-    Sums([Answer; 3]),
+    Sums(Vec<Answer>),
 }
 
 async fn read_slice(
@@ -84,22 +87,21 @@ async fn read_slice(
     to_ms: i64,
 ) -> Result<Slice, QueryError> {
     let Some(judged) = release.objectives.get(index) else {
-        return Ok(Slice::Samples(Answer::new(), Answer::new()));
+        return Ok(Slice::Samples(Vec::new()));
     };
     let server = &release.settings.server;
     let Some(sums) = judged.sums() else {
-        let (total, errors) = read(poller, server, &judged.counters, from_ms, to_ms).await?;
-        return Ok(Slice::Samples(total, errors));
+        return Ok(Slice::Samples(read(poller, server, &judged.counters, from_ms, to_ms).await?));
     };
-    let [total, errors, scraped] = sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1));
-    Ok(Slice::Sums([
-        poller.ask_once(server, &total, Some(to_ms)).await?,
-        poller.ask_once(server, &errors, Some(to_ms)).await?,
-        poller.ask_once(server, &scraped, Some(to_ms)).await?,
-    ]))
+    let mut answers = Vec::new();
+    for query in sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1)) {
+        answers.push(poller.ask_once(server, &query, Some(to_ms)).await?);
+    }
+    Ok(Slice::Sums(answers))
 }
 
-/// Reads the raw samples of both sides between two moments: of all requests, and of the bad ones among them.
+/// Reads the raw samples of both sides between two moments: of all requests, of the bad (or the good) ones among them, and where a guard needs
+/// them of all buckets.
 ///
 /// # Errors
 /// What went wrong, named.
@@ -109,11 +111,12 @@ pub async fn read(
     counters: &Counters,
     from_ms: i64,
     to_ms: i64,
-) -> Result<(Answer, Answer), QueryError> {
+) -> Result<Vec<Answer>, QueryError> {
     // Rounded up to whole seconds; a sample too many does no harm.
     let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-    let query = |selector: &str| format!("{selector}[{range_seconds}s]");
-    let total = poller.ask_once(server, &query(&counters.total_of_sides), Some(to_ms)).await?;
-    let errors = poller.ask_once(server, &query(&counters.errors_of_sides), Some(to_ms)).await?;
-    Ok((total, errors))
+    let mut answers = Vec::new();
+    for selector in counters.selectors() {
+        answers.push(poller.ask_once(server, &format!("{selector}[{range_seconds}s]"), Some(to_ms)).await?);
+    }
+    Ok(answers)
 }

@@ -12,9 +12,10 @@ use serin_crds::analysis::ObjectiveSpec;
 
 use crate::checkpoint::ObjectiveCheckpoint;
 use crate::fingerprint::fingerprint_of;
+use crate::guarded::{Before, Guarded};
 use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, QueryError};
-use crate::reading::Reading;
+use crate::reading::{Reading, Samples};
 use crate::request::JudgeRequest;
 use crate::selector::{Counters, Trouble};
 use crate::service::Service;
@@ -51,6 +52,7 @@ pub struct Judged {
     pub(crate) may_learn: bool,
     /// Where the series are too many to be read one by one: how Prometheus adds them up.
     sums: Option<Sums>,
+    pub(crate) guard: Option<Guarded>,
 }
 
 /// What is asked of an objective again and again.
@@ -64,6 +66,8 @@ pub struct Polled {
     pub range: Duration,
     /// How much of that must have been read before, since rounds were open then.
     pub open: Duration,
+    /// Whether they are of sums, at moments of a grid, and not of scrapes.
+    pub is_summed: bool,
 }
 
 /// A poll of single series looks back so many scrapes, and at least so long.
@@ -170,6 +174,7 @@ impl Judged {
         let (objective, state) = Objective::begin(config, began_ms)
             .map_err(|error| Trouble::spec(format!("spec.analysis.objectives[{}]: {error}", spec.name)))?;
         Ok(Self {
+            guard: Guarded::new(&spec, objective.config(), began_ms, None),
             may_learn: can_learn(&counters, &state),
             spec,
             counters,
@@ -187,8 +192,9 @@ impl Judged {
 
     fn resume(prepared: Prepared, objective: Objective, stored: ObjectiveCheckpoint) -> Self {
         let Prepared { spec, counters, service } = prepared;
-        let ObjectiveCheckpoint { fingerprint, usual_rate, state, watch, summed } = stored;
+        let ObjectiveCheckpoint { fingerprint, usual_rate, state, watch, summed, guard } = stored;
         let mut judged = Self {
+            guard: Guarded::new(&spec, objective.config(), state.evidence.began_ms, guard),
             may_learn: can_learn(&counters, &state),
             watch: watch.filter(|watch| watch.fits(objective.bets())),
             spec,
@@ -215,6 +221,7 @@ impl Judged {
             state: self.state.clone(),
             watch: self.watch.clone(),
             summed: self.sums.is_some(),
+            guard: self.guard.as_ref().map(|guard| guard.state.clone()),
         }
     }
 
@@ -239,16 +246,16 @@ impl Judged {
         let scrapes = settings.scrape_interval;
         if let Some(sums) = self.sums {
             let range = duration(sums.poll_ms());
-            let queries = sums.queries(&self.counters, sums.poll_ms()).to_vec();
+            let queries = sums.queries(&self.counters, sums.poll_ms());
             let open = duration(sums.delay_ms()) + scrapes;
-            return Polled { queries, period: scrapes.max(settings.poll_period()), range, open };
+            let period = scrapes.max(settings.poll_period());
+            return Polled { queries, period, range, open, is_summed: true };
         }
         // Whole seconds, so that equal settings ask the equal question.
         let range = (scrapes * POLL_SCRAPES).max(POLL_RANGE);
         let range = Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0));
-        let selectors = [&self.counters.total_of_sides, &self.counters.errors_of_sides];
-        let queries = selectors.map(|selector| format!("{selector}[{}s]", range.as_secs())).to_vec();
-        Polled { queries, period: settings.poll_period(), range, open: scrapes * 2 }
+        let queries = self.counters.selectors().map(|selector| format!("{selector}[{}s]", range.as_secs())).collect();
+        Polled { queries, period: settings.poll_period(), range, open: scrapes * 2, is_summed: false }
     }
 
     /// What people should know of how it is read.
@@ -259,10 +266,10 @@ impl Judged {
         ))
     }
 
-    /// Takes in the answers to the two queries of single series.
+    /// Takes in the samples of single series.
     pub(crate) fn observe(
         &mut self,
-        [total, second]: [&Answer; 2],
+        Samples { total, second, buckets }: Samples<'_>,
         births: (&BTreeMap<String, Timestamp>, i64),
         (settled_ms, now_ms): (i64, i64),
         context: &RoundContext,
@@ -277,20 +284,33 @@ impl Judged {
         let reading = Reading::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
+        let before = self.before();
+        if let Some(guard) = &mut self.guard {
+            guard.observe(&self.counters, [total, buckets], births, (settled_ms, now_ms), (before, context));
+        }
         let report = self.objective.observe(&mut self.state, &feed, context);
         self.note(&report);
     }
 
-    /// Takes in the answers to the three queries of sums.
-    pub(crate) fn observe_sums(&mut self, answers: [&Answer; 3], context: &RoundContext) {
+    /// Takes in the answers to the queries of sums.
+    pub(crate) fn observe_sums(&mut self, answers: &[Answer], context: &RoundContext) {
         self.failing = None;
         if self.no_such_edge().is_some() {
             return;
         }
-        let Some(sums) = self.sums else { return };
-        let rounds = sums.rounds(&self.counters, answers);
+        let (Some(sums), [total, second, scraped, buckets @ ..]) = (self.sums, answers) else { return };
+        let before = self.before();
+        if let (Some(guard), [buckets]) = (&mut self.guard, buckets) {
+            guard.observe_sums(&self.counters, sums, [total, buckets], (before, context));
+        }
+        let rounds = sums.rounds(&self.counters, [total, second, scraped]);
         let report = self.objective.observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
+    }
+
+    fn before(&self) -> Before {
+        let k = self.state.evidence.k(&self.objective.config().evidence);
+        Before { round_at_ms: self.state.round_at_ms, k }
     }
 
     fn note(&mut self, report: &RoundReport) {

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod checks;
 mod fingerprint;
+mod guarded;
 pub mod histogram;
 pub mod history;
 mod indicator;

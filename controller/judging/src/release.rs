@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Decided};
 use crate::checks::{Checks, Position};
 use crate::judged::{Failing, Judged, Polled, Prepared};
 use crate::prometheus::{Answer, QueryError, Server};
-use crate::reading::Reading;
+use crate::reading::{Reading, Samples};
 use crate::request::{JudgeRequest, Phase};
 use crate::selector::Trouble;
 use crate::service::Service;
@@ -160,32 +160,34 @@ impl Release {
     }
 
     /// The same from the answers to its queries of sums.
-    pub(crate) fn learn_sums(&mut self, index: usize, answers: [&Answer; 3]) {
+    pub(crate) fn learn_sums(&mut self, index: usize, answers: &[Answer]) {
         let Some(judged) = self.objectives.get_mut(index) else { return };
-        if let Some(sums) = judged.sums() {
-            judged.state.evidence.learn_dispersion(&sums.rounds(&judged.counters, answers).ticks);
+        if let (Some(sums), [total, second, scraped, ..]) = (judged.sums(), answers) {
+            let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
+            judged.state.evidence.learn_dispersion(&rounds.ticks);
         }
         judged.may_learn = false;
     }
 
     /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
-    pub(crate) fn learn(&mut self, index: usize, total: &Answer, errors: &Answer, from_ms: i64) {
+    pub(crate) fn learn(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
         let Some(judged) = self.objectives.get_mut(index) else { return };
-        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
+        judged.may_learn = false;
+        let Some(Samples { total, second, .. }) = Samples::of(answers) else { return };
+        let reading = Reading::new(&judged.counters, total, second, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
         let history =
             Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
         let config = judged.objective.config().counters;
         Objective::learn(config, &mut judged.state, &history, from_ms);
-        judged.may_learn = false;
     }
 
-    /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
-    pub fn observe(&mut self, index: usize, total: &Answer, errors: &Answer, settled_ms: i64, now_ms: i64) {
+    /// Takes in the samples of an objective's single series. All samples up to `settled_ms` are in them, or were before.
+    pub fn observe(&mut self, index: usize, samples: Samples<'_>, settled_ms: i64, now_ms: i64) {
         let context = self.round_context();
         let births = (&self.pods_created_at, self.began_ms);
         if let Some(judged) = self.objectives.get_mut(index) {
-            judged.observe([total, errors], births, (settled_ms, now_ms), &context);
+            judged.observe(samples, births, (settled_ms, now_ms), &context);
         }
     }
 
@@ -194,16 +196,16 @@ impl Release {
         self.objectives.get(index).map(|judged| judged.polled(&self.settings))
     }
 
-    /// Takes in the answers to what is polled of an objective; those to another question than it asks now are left out.
-    pub fn observe_polled(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
-        let is_summed = self.is_summed(index);
-        match answers {
-            [total, second] if !is_summed => {
-                let settled_ms = self.settled_ms(index, total, now_ms);
-                self.observe(index, total, second, settled_ms, now_ms);
-            }
-            [total, second, scraped] if is_summed => self.observe_sums(index, [total, second, scraped]),
-            _ => {}
+    /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.
+    pub fn observe_polled(&mut self, index: usize, polled: &Polled, answers: &[Answer], now_ms: i64) {
+        if self.polled(index).as_ref() != Some(polled) {
+            return;
+        }
+        if polled.is_summed {
+            self.observe_sums(index, answers);
+        } else if let Some(samples) = Samples::of(answers) {
+            let settled_ms = self.settled_ms(index, samples.total, now_ms);
+            self.observe(index, samples, settled_ms, now_ms);
         }
     }
 
@@ -212,7 +214,7 @@ impl Release {
     }
 
     /// Takes in the answers to an objective's queries of sums.
-    pub(crate) fn observe_sums(&mut self, index: usize, answers: [&Answer; 3]) {
+    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer]) {
         let context = self.round_context();
         if let Some(judged) = self.objectives.get_mut(index) {
             judged.observe_sums(answers, &context);

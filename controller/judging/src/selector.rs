@@ -67,12 +67,15 @@ pub struct Counters {
     /// The bad ones of the two sides only; with a latency objective those that were fast enough.
     pub errors_of_sides: String,
     /// The same two where Prometheus is to add their series up: of a histogram the classic form alone, since the native one is a single
-    /// series.
+    /// series. The third are all of its buckets, where a latency guard compares them.
     pub(crate) summable: [String; 2],
+    pub(crate) summable_buckets: Option<String>,
     /// Whether the selector of errors is known to be right, because it is built in.
     pub verified: bool,
     /// The histogram of a latency objective.
     pub histogram: Option<Histogram>,
+    /// All of its buckets of the two sides, where a latency guard compares them.
+    pub(crate) buckets: Option<String>,
     sides: Sides,
 }
 
@@ -121,10 +124,12 @@ impl Counters {
             total: format!("{requests}{{{service}}}"),
             errors: format!("{requests}{{{service},{bad}}}"),
             summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            summable_buckets: None,
             total_of_sides,
             errors_of_sides,
             verified: true,
             histogram: None,
+            buckets: None,
             sides: arms,
         })
     }
@@ -147,6 +152,8 @@ impl Counters {
         let of_both_forms = |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
         let classic = at_edge(buckets_of_sides.clone(), &edge).and_then(|selector| checked(&selector));
         let summable = [checked(total_of_sides).map_err(trouble)?, classic.map_err(trouble)?];
+        let summable_buckets = latency.guard.map(|_| checked(&buckets_of_sides)).transpose().map_err(trouble)?;
+        let all = latency.guard.map(|_| or_native(&base, buckets_of_sides.clone()).and_then(|all| checked(&all)));
         // A native histogram has no edge among its labels.
         let good_of_sides = at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
@@ -155,8 +162,10 @@ impl Counters {
             total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
             errors_of_sides: good_of_sides.map_err(trouble)?,
             summable,
+            summable_buckets,
             verified: false,
             histogram: Some(histogram),
+            buckets: all.transpose().map_err(trouble)?,
             sides,
         })
     }
@@ -191,14 +200,22 @@ impl Counters {
         let errors_of_sides = checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?;
         Ok(Self {
             summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            summable_buckets: None,
             total_of_sides,
             errors_of_sides,
             total: total.to_string(),
             errors: errors.to_string(),
             verified: false,
             histogram: None,
+            buckets: None,
             sides,
         })
+    }
+
+    /// The selectors of the two sides' single series: of all requests, of the bad or the good ones, and where a guard needs them of all
+    /// buckets.
+    pub(crate) fn selectors(&self) -> impl Iterator<Item = &String> {
+        [&self.total_of_sides, &self.errors_of_sides].into_iter().chain(&self.buckets)
     }
 
     /// What the second selector counts.

@@ -15,8 +15,8 @@ use serin_analysis::counters::{CounterConfig, Rounds, SummedIncrement, rounds_of
 use serin_analysis::{Arm, Kind};
 
 use crate::histogram::EDGE_LABEL;
-use crate::prometheus::{Answer, Series};
-use crate::reading::source_of;
+use crate::prometheus::{Answer, Labels, Series};
+use crate::reading::{is_edge, source_of};
 use crate::selector::Counters;
 
 /// The label that tells increments of series that were known from those of new ones.
@@ -57,25 +57,32 @@ impl Sums {
         self.delay_ms().saturating_add(self.step_ms.saturating_mul(4))
     }
 
-    /// The queries that cover so much time: what was counted of all requests, of the bad (or of the good) ones, and when each target
-    /// was scraped last.
-    pub(crate) fn queries(self, counters: &Counters, range_ms: i64) -> [String; 3] {
+    /// The queries that cover so much time: what was counted of all requests, of the bad (or of the good) ones, when each target was scraped
+    /// last, and where a latency guard asks for them the requests within each bucket.
+    pub(crate) fn queries(self, counters: &Counters, range_ms: i64) -> Vec<String> {
         let [total, second] = &counters.summable;
         let window = format!("[{range_ms}ms:{}ms]", self.step_ms);
-        let (source, sides) = counters.labels_of_source();
-        let (source, sides) = (source.join(", "), sides.join(", "));
-        let is_pair = counters.kind() == Kind::Good;
-        let added = |of: &str, partner: &str| {
-            let partner = is_pair.then_some(partner);
-            let part = |age: &str, increments: &str| {
-                format!("label_replace(sum by ({sides}) ({increments}), \"{AGE}\", \"{age}\", \"\", \"\")")
-            };
-            let known = part(KNOWN, &self.of_known(of, partner));
-            let new = part(NEW, &self.of_new(of, partner, total, &source));
-            format!("({known} or {new}){window}")
-        };
+        let (_, sides) = counters.labels_of_source();
+        let sides = sides.join(", ");
         let scraped = format!("(max by ({sides}) (timestamp({total}))){window}");
-        [added(total, second), added(second, total), scraped]
+        let buckets = counters.summable_buckets.as_ref();
+        let buckets = buckets.map(|buckets| self.added(counters, buckets, total, &format!("{sides}, {EDGE_LABEL}")));
+        let queries = [self.added(counters, total, second, &sides), self.added(counters, second, total, &sides)];
+        let queries = queries.map(|query| format!("{query}{window}")).into_iter().chain([scraped]);
+        queries.chain(buckets.map(|query| format!("{query}{window}"))).collect()
+    }
+
+    /// The increments of all series of a selector, added up.
+    fn added(self, counters: &Counters, of: &str, partner: &str, by: &str) -> String {
+        let [total, _] = &counters.summable;
+        let (source, _) = counters.labels_of_source();
+        let partner = (counters.kind() == Kind::Good).then_some(partner);
+        let part = |age: &str, increments: &str| {
+            format!("label_replace(sum by ({by}) ({increments}), \"{AGE}\", \"{age}\", \"\", \"\")")
+        };
+        let known = part(KNOWN, &self.of_known(of, partner));
+        let new = part(NEW, &self.of_new(of, partner, total, &source.join(", ")));
+        format!("({known} or {new})")
     }
 
     /// The last value when the step ends. The range is written out, since how far a plain selector looks back is the server's setting.
@@ -107,12 +114,31 @@ impl Sums {
         format!("{}{pair} and on ({source}) {}", new(of), self.before(total))
     }
 
-    /// The rounds in the answers to [`Self::queries`], as far as all of their scrapes are visible.
-    pub(crate) fn rounds(self, counters: &Counters, [total, second, scraped]: [&Answer; 3]) -> Rounds {
-        // The first of the three queries saw the least.
+    /// Up to when all scrapes are visible in the answers, of which that of all requests was the first, and saw the least.
+    fn settled_ms(self, total: &Answer) -> i64 {
         let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
-        let settled_ms = newest_ms.map_or(i64::MIN, |newest_ms| newest_ms.saturating_sub(self.lag_ms()));
-        let mut rounds = rounds_of_sums(&increments(counters, total, second, settled_ms), self.step_ms);
+        newest_ms.map_or(i64::MIN, |newest_ms| newest_ms.saturating_sub(self.lag_ms()))
+    }
+
+    /// For each of these edges, in seconds, the rounds in the answers of all requests and of the buckets.
+    pub(crate) fn rounds_of_edges(
+        self,
+        counters: &Counters,
+        [total, buckets]: [&Answer; 2],
+        edges: &[f64],
+    ) -> Vec<Rounds> {
+        let settled_ms = self.settled_ms(total);
+        let at = |edge: &f64| {
+            let of_edge = |series: &&Series| is_edge(counters, &series.labels, *edge);
+            increments(counters, total.iter(), buckets.iter().filter(of_edge), settled_ms)
+        };
+        edges.iter().map(|edge| rounds_of_sums(&at(edge), self.step_ms)).collect()
+    }
+
+    /// The rounds in the answers to the first three [`Self::queries`], as far as all of their scrapes are visible.
+    pub(crate) fn rounds(self, counters: &Counters, [total, second, scraped]: [&Answer; 3]) -> Rounds {
+        let increments = increments(counters, total.iter(), second.iter(), self.settled_ms(total));
+        let mut rounds = rounds_of_sums(&increments, self.step_ms);
         rounds.selector_matched_stable = second.iter().any(|series| counters.arm(&series.labels) == Some(Arm::Stable));
         for series in scraped {
             let Some((_, seconds)) = series.samples.last().filter(|(_, seconds)| seconds.is_finite()) else { continue };
@@ -128,17 +154,27 @@ impl Sums {
     }
 }
 
+/// The buckets that were known, without the new ones: their labels.
+pub(crate) fn known_buckets(buckets: &Answer) -> impl Iterator<Item = &Labels> {
+    let is_known = |labels: &&Labels| labels.get(AGE).is_none_or(|age| age == KNOWN);
+    buckets.iter().map(|series| &series.labels).filter(is_known)
+}
+
 /// What the sources counted in the steps that ended at `settled_ms` or before.
-fn increments(counters: &Counters, total: &Answer, second: &Answer, settled_ms: i64) -> Vec<SummedIncrement> {
+fn increments<'a>(
+    counters: &Counters,
+    total: impl Iterator<Item = &'a Series>,
+    second: impl Iterator<Item = &'a Series>,
+    settled_ms: i64,
+) -> Vec<SummedIncrement> {
     let mut increments: BTreeMap<(String, Arm, i64, bool), [f64; 2]> = BTreeMap::new();
-    for (index, answer) in [total, second].into_iter().enumerate() {
-        for Series { labels, samples } in answer {
-            let Some(arm) = counters.arm(labels) else { continue };
-            let source = source_of(labels, counters.pod(labels));
-            let is_new = labels.get(AGE).is_some_and(|age| age == NEW);
-            for (at_ms, value) in samples.iter().filter(|(at_ms, _)| *at_ms <= settled_ms) {
-                increments.entry((source.clone(), arm, *at_ms, is_new)).or_default()[index] += value;
-            }
+    for (index, Series { labels, samples }) in total.map(|series| (0, series)).chain(second.map(|series| (1, series))) {
+        let Some(arm) = counters.arm(labels) else { continue };
+        let source = source_of(labels, counters.pod(labels));
+        let is_new = labels.get(AGE).is_some_and(|age| age == NEW);
+        for (at_ms, value) in samples.iter().filter(|(at_ms, _)| *at_ms <= settled_ms) {
+            let of_step: &mut [f64; 2] = increments.entry((source.clone(), arm, *at_ms, is_new)).or_default();
+            of_step[index] += value;
         }
     }
     let of_good = counters.kind() == Kind::Good;
@@ -268,7 +304,7 @@ mod tests {
             }
         }
         let by_label = counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}));
-        let [total, ..] = Sums::new(CounterConfig::default()).queries(&by_label, 75_000);
+        let total = &Sums::new(CounterConfig::default()).queries(&by_label, 75_000)[0];
         assert!(
             total.contains("sum by (job, instance, service)") && total.contains("and on (job, instance) "),
             "{total}"

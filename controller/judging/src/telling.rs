@@ -6,14 +6,16 @@ use serin_analysis::guard::Burning;
 use serin_analysis::judge::{
     Context, Forward, FreezeReason, HoldReason, JudgeConfig, ObjectiveEvidence, RollBackCause, Verdict, View, judge,
 };
+use serin_analysis::latency::GuardEvidence;
 use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::Questions as PlanQuestions;
 use serin_core::units::Weight;
-use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus};
+use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
 
 use crate::budget;
 use crate::checkpoint::Decided;
 use crate::checks::weigh;
+use crate::guarded::Guarded;
 use crate::judged::Judged;
 use crate::release::Release;
 use crate::request::{Look, Phase};
@@ -134,6 +136,7 @@ impl Release {
                 state: &judged.state,
                 allotment: judged.allotment(&self.settings),
                 availability: judged.availability(grace_ms, now_ms),
+                guard: judged.guard.as_ref().map(Guarded::view),
             })
             .collect();
         let guard = self.burning();
@@ -274,6 +277,8 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",
+        HoldReason::Slower => "LatencyGuard",
+        HoldReason::NothingToCompare => "NoCommonBuckets",
     }
 }
 
@@ -311,8 +316,22 @@ fn evidence_status(of: &ObjectiveEvidence, config: &JudgeConfig, requests_per_se
         budget_allotment: of.allotment,
         budget_spent: Some(of.spent),
         reading: None,
-        latency_guard: None,
+        latency_guard: of.guard.as_ref().map(|guard| guard_status(guard, config)),
         message: Some(message),
+    }
+}
+
+fn guard_status(guard: &GuardEvidence, config: &JudgeConfig) -> LatencyGuardStatus {
+    let counts = guard.worst.map(|worst| worst.counts).unwrap_or_default();
+    LatencyGuardStatus {
+        e_value: Some(e_value(guard.ln_e)),
+        threshold: Some(1.0 / config.alpha),
+        action: if guard.rolls_back { "RollBack" } else { "Hold" }.to_owned(),
+        edges: i32::try_from(guard.edges).unwrap_or(i32::MAX),
+        edge: guard.worst.map(|worst| explain::edge(worst.seconds)),
+        canary: CountsStatus { requests: counts.canary_requests, errors: counts.canary_errors },
+        stable: CountsStatus { requests: counts.stable_requests, errors: counts.stable_errors },
+        message: guard.worst.as_ref().map(|worst| capitalised(&explain::slower_sentence(worst))),
     }
 }
 

@@ -9,6 +9,7 @@ use serin_crds::status::EvidenceStatus;
 
 use crate::report::Report;
 use crate::view::Look;
+use crate::view::evidence::guarded;
 use crate::view::page::{Page, Paint};
 use crate::view::paint;
 pub use numbers::{Numbers, numbers};
@@ -102,6 +103,9 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
             format!("This release has cost {spent} errors, and nothing is left of the service's error budget.")
         };
         line(page, &text);
+    }
+    if let Some(guard) = &evidence.latency_guard {
+        line(page, &guarded(guard));
     }
     if let Some(reading) = &evidence.reading {
         line(page, reading);

@@ -8,7 +8,7 @@ use crate::report::{Report, RouteReport, StepState, Trouble, duration};
 use page::{Page, Paint};
 
 mod asked;
-mod evidence;
+pub(crate) mod evidence;
 pub(crate) mod page;
 pub mod paint;
 mod tree;

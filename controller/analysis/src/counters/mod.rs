@@ -135,6 +135,18 @@ pub struct Rounds {
     pub inconsistent: u64,
 }
 
+impl Rounds {
+    /// Leaves out the rounds that began before `round_at_ms`, when the last one had closed; when the last one of these closed.
+    pub(crate) fn retain_since(&mut self, mut round_at_ms: i64) -> i64 {
+        self.ticks.retain(|tick| {
+            let is_new = tick.started_ms >= round_at_ms;
+            round_at_ms = if is_new { tick.at_ms } else { round_at_ms };
+            is_new
+        });
+        round_at_ms
+    }
+}
+
 /// The memory that turns samples into rounds; see the module's documentation.
 #[derive(Debug, Clone)]
 pub struct Counters {

@@ -314,8 +314,8 @@ impl Task<'_> {
             catch_up(poller, release, index, self.teller.now_ms()).await?;
         }
         line.read_at = Some(asked.sent_at);
-        release.observe_polled(index, answers, self.teller.now_ms());
-        if let [total, _] = answers.as_slice() {
+        release.observe_polled(index, &line.polled, answers, self.teller.now_ms());
+        if let Some(total) = answers.first().filter(|_| !line.polled.is_summed) {
             self.note_age(total);
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 mod budgets;
 mod checks;
+mod guard;
 mod learning;
 mod lifecycle;
 mod restarts;
