@@ -175,6 +175,19 @@ pub struct LatencySpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub threshold: String,
+    /// What is done when the canary is slower than stable anywhere in the distribution, whatever the threshold: `Hold`, until that is over
+    /// or a person decides, or `RollBack`. Without it only the threshold is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardAction>,
+}
+
+/// What a latency guard does when the canary is slower than stable at some edge of the histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum GuardAction {
+    /// It holds the release.
+    Hold,
+    /// It holds the release, and its evidence takes part in rolling back.
+    RollBack,
 }
 
 /// A query, asked again and again, and a condition that its result must meet.

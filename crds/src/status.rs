@@ -342,6 +342,38 @@ pub struct EvidenceStatus {
     /// The excess errors that it has cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_spent: Option<f64>,
+    /// What is out of the ordinary in how its counters are read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reading: Option<String>,
+    /// What the latency guard says, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_guard: Option<LatencyGuardStatus>,
+    /// What an operator reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What the latency guard of an objective says, of the bucket edge with the most evidence that the canary is slower.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LatencyGuardStatus {
+    /// The mean evidence over all edges that the canary is slower; it acts at `threshold`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub e_value: Option<f64>,
+    /// Where the guard acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Hold or RollBack.
+    pub action: String,
+    /// How many edges are compared.
+    pub edges: i32,
+    /// The edge, for example `300ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edge: Option<String>,
+    /// Requests of the canary; its errors are those that took longer than the edge.
+    pub canary: CountsStatus,
+    /// Requests of stable; its errors are those that took longer than the edge.
+    pub stable: CountsStatus,
     /// What an operator reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -2,6 +2,7 @@
 //!
 //! Never a sentence that sounds like "99 % sure that it is bad": what is bounded is how often a good release is rolled back.
 
+use crate::latency::{EdgeEvidence, GUARD_SHARE, GuardEvidence};
 use crate::verdict::{
     Context, Forward, FreezeReason, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence, RollBackCause, Verdict,
 };
@@ -182,7 +183,19 @@ pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Con
     let mut sentences = match judgement.verdict {
         Verdict::RollBack(cause) => rolled_back(judgement, cause, config, context),
         Verdict::Hold(reason) => {
-            vec![held(judgement, reason, context, &format!("Holding at {}.", percent(context.weight)))]
+            let holding = format!("Holding at {}.", percent(context.weight));
+            match (reason, slower(judgement)) {
+                (HoldReason::Slower, Some((of, guard, edge))) => vec![
+                    format!("Slower than stable: {}", slower_sentence(edge)),
+                    format!(
+                        "A release that is nowhere slower shows evidence like this (E = {}) at most 1 time in {}. {holding}",
+                        e_value(guard.ln_e),
+                        thousands((1.0 / config.alpha).round()),
+                    ),
+                    format!("This is the latency guard of {}.", of.name),
+                ],
+                _ => vec![held(judgement, reason, context, &holding)],
+            }
         }
         Verdict::StepDown { next, reason } => {
             vec![held(
@@ -226,6 +239,39 @@ pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Con
     sentences
 }
 
+/// An edge of a histogram as people write it: `300 ms`, `1.2 s`.
+pub fn edge(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{} ms", significant((seconds * 1e6).round() / 1e3))
+    } else {
+        format!("{} s", significant(seconds))
+    }
+}
+
+/// "240 of 3,000 requests of the canary took longer than 300 ms; of stable's 900 of 27,000 (about 100 expected)."
+pub fn slower_sentence(EdgeEvidence { seconds, counts }: &EdgeEvidence) -> String {
+    let expected = counts.expected_canary_errors().map_or_else(String::new, |expected| {
+        format!(" (about {} expected)", thousands((expected * 10.0).round() / 10.0))
+    });
+    format!(
+        "{} of {} requests of the canary took longer than {}; of stable's {} of {}{expected}.",
+        thousands(counts.canary_errors),
+        thousands(counts.canary_requests),
+        edge(*seconds),
+        thousands(counts.stable_errors),
+        thousands(counts.stable_requests),
+    )
+}
+
+/// The latency guard with the most evidence.
+fn slower(judgement: &Judgement) -> Option<(&ObjectiveEvidence, &GuardEvidence, &EdgeEvidence)> {
+    let guards = judgement.objectives.iter().filter_map(|of| {
+        let guard = of.guard.as_ref()?;
+        Some((of, guard, guard.worst.as_ref()?))
+    });
+    guards.max_by(|(_, one, _), (_, other, _)| one.ln_e.total_cmp(&other.ln_e))
+}
+
 /// The objective with the strongest evidence against the canary.
 fn worst(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
     judgement.objectives.iter().max_by(|one, other| one.ln_e.total_cmp(&other.ln_e))
@@ -240,8 +286,12 @@ fn rolled_back(judgement: &Judgement, cause: RollBackCause, config: &JudgeConfig
     let Some(evidence) = worst(judgement) else { return Vec::new() };
     // By then the traffic may have been taken off pods that are gone.
     let at = if context.weight > 0.0 { format!(" at {}", percent(context.weight)) } else { String::new() };
-    let mut sentences = vec![format!("Rolled back{at}: {}", counts_sentence(evidence))];
-    if evidence.lower > 0.0 {
+    // What has the larger part in the mean is what is told.
+    let is_more = |guard: &GuardEvidence| guard.rolls_back && guard.ln_e + GUARD_SHARE.ln() > evidence.ln_e;
+    let by_guard = slower(judgement).filter(|(_, guard, _)| is_more(guard));
+    let counts = by_guard.map_or_else(|| counts_sentence(evidence), |(_, _, edge)| slower_sentence(edge));
+    let mut sentences = vec![format!("Rolled back{at}: {counts}")];
+    if by_guard.is_none() && evidence.lower > 0.0 {
         sentences.push(format!("The canary adds at least {} points of errors.", significant(evidence.lower * 100.0)));
     }
     let one_in = |threshold: f64| format!("at most 1 time in {}", thousands(threshold.round()));
@@ -279,6 +329,10 @@ fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str
         HoldReason::NoData => format!("{name} has had no data for {lasted}."),
         HoldReason::Stale => format!("The last sample of {name} is {lasted} old."),
         HoldReason::NoTraffic => format!("No requests reached the canary for {lasted}."),
+        HoldReason::Slower => format!("The canary is slower than stable by the latency guard of {name}."),
+        HoldReason::NothingToCompare => format!(
+            "The latency guard of {name} has had no bucket that canary and stable both have for {lasted}: their histograms differ, or are not there."
+        ),
         HoldReason::BudgetLeft => {
             let spent = judgement.objectives.iter().filter_map(budget_sentence).collect::<Vec<_>>().join(" ");
             return format!("{spent} The worst case at this weight no longer fits what is left. {what}");

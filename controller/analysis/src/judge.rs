@@ -6,6 +6,7 @@ use crate::counts::Counts;
 use crate::evidence::{Bets, Evidence};
 use crate::explain;
 use crate::feasibility::expected_requests;
+use crate::latency::{GUARD_SHARE, GuardState};
 use crate::numeric::log_sum_exp;
 use crate::objective::{Objective, ObjectiveState};
 use crate::step_size::LEAST_GROWTH;
@@ -44,6 +45,17 @@ pub struct View<'a> {
     pub allotment: Option<f64>,
     /// Whether its metrics could be read.
     pub availability: Availability,
+    /// Its latency guard, where it has one.
+    pub guard: Option<GuardView<'a>>,
+}
+
+/// A latency guard before the judge.
+#[derive(Debug, Clone, Copy)]
+pub struct GuardView<'a> {
+    /// What is known.
+    pub state: &'a GuardState,
+    /// Whether it takes part in rolling back; it holds in any case.
+    pub rolls_back: bool,
 }
 
 /// `ln` of the weighted mean of e-values. A mean of e-values is an e-value, whatever their dependence.
@@ -75,7 +87,8 @@ fn evidence(config: &JudgeConfig, view: &View<'_>, context: &Context) -> Objecti
     let told = ObjectiveEvidence::of(name, objective.bets(), &state.evidence, config, context.weight);
     let (hold, fresh) = freshness(view, context);
     let traffic_mismatch = traffic_mismatch(&state.evidence.at_weight, context.weight);
-    ObjectiveEvidence { allotment, hold, fresh, traffic_mismatch, ..told }
+    let guard = view.guard.map(|guard| guard.state.evidence(guard.rolls_back));
+    ObjectiveEvidence { allotment, hold, fresh, traffic_mismatch, guard, ..told }
 }
 
 impl ObjectiveEvidence {
@@ -107,6 +120,7 @@ impl ObjectiveEvidence {
             hold: None,
             fresh: false,
             traffic_mismatch: None,
+            guard: None,
         }
     }
 }
@@ -146,6 +160,13 @@ fn freshness(view: &View<'_>, context: &Context) -> (Option<(HoldReason, i64)>, 
     }
     if !state.selector_verified && fresh {
         return (Some((HoldReason::UnverifiedSelector, began_ms)), false);
+    }
+    // A guard that sees nothing guards nothing. Without both arms under traffic there is nothing to see.
+    if let Some(guard) = view.guard.filter(|_| context.weight > 0.0 && context.weight < 1.0) {
+        let compared_ms = guard.state.compared_at_ms.map_or(began_ms, |at_ms| at_ms.max(began_ms));
+        if is_old(compared_ms) {
+            return (Some((HoldReason::NothingToCompare, compared_ms)), false);
+        }
     }
     (None, fresh)
 }
@@ -188,9 +209,16 @@ impl<'a> Standing<'a> {
             let values: Vec<_> = objectives.iter().map(ln_e).zip(shares.iter().copied()).collect();
             if values.is_empty() { 0.0 } else { ln_mean(&values) }
         };
+        let guards = objectives.iter().zip(shares).filter_map(|(of, share)| {
+            let guard = of.guard.as_ref().filter(|guard| guard.rolls_back)?;
+            Some((guard.ln_e, share * GUARD_SHARE))
+        });
+        let with_guards: Vec<_> =
+            objectives.iter().map(|of| of.ln_e).zip(shares.iter().copied()).chain(guards).collect();
         let proven =
             !objectives.is_empty() && objectives.iter().all(|of| of.fresh && of.ln_m_good >= -config.beta.ln());
-        let (ln_e, ln_e_cure) = (mean(|of| of.ln_e), mean(|of| of.ln_e_cure));
+        let ln_e = if with_guards.is_empty() { 0.0 } else { ln_mean(&with_guards) };
+        let ln_e_cure = mean(|of| of.ln_e_cure);
         Self { config, context, objectives, ln_e, ln_e_cure, proven, scrape_ms }
     }
 
@@ -225,6 +253,7 @@ impl<'a> Standing<'a> {
                 Forward::Continue if self.outgrown() => {
                     Verdict::StepDown { next: self.next_weight(), reason: HoldReason::BudgetLeft }
                 }
+                _ if self.is_slower() => Verdict::Hold(HoldReason::Slower),
                 // Off the traffic with its allotment spent and nothing proven: only a person can go on from here.
                 Forward::Continue if is_spent && context.weight <= 0.0 => Verdict::Inconclusive,
                 Forward::Continue if context.elapsed_seconds >= config.longest_seconds => Verdict::Inconclusive,
@@ -237,9 +266,9 @@ impl<'a> Standing<'a> {
     fn without_data(&self, reason: HoldReason, since_ms: i64) -> Verdict {
         let waited_ms = self.context.now_ms.saturating_sub(since_ms.max(self.context.weight_changed_at_ms));
         let next = self.context.weight / self.config.steps.growth;
-        // A selector that never matched is a question to a person: a lower weight does not answer it.
-        let has_lasted =
-            seconds(waited_ms) >= self.config.step_down_after_seconds && reason != HoldReason::UnverifiedSelector;
+        // A selector that never matched, or a histogram that differs, is a question to a person: a lower weight does not answer it.
+        let is_of_weight = !matches!(reason, HoldReason::UnverifiedSelector | HoldReason::NothingToCompare);
+        let has_lasted = seconds(waited_ms) >= self.config.step_down_after_seconds && is_of_weight;
         if has_lasted && self.context.weight > 0.0 { Verdict::StepDown { next, reason } } else { Verdict::Hold(reason) }
     }
 
@@ -247,6 +276,14 @@ impl<'a> Standing<'a> {
     /// being found out, its weight shrinks with what is left, and it cannot spend all of it.
     fn outgrown(&self) -> bool {
         self.context.weight > 0.0 && self.next_weight() * LEAST_GROWTH < self.context.weight
+    }
+
+    /// Whether a latency guard says that the canary is slower. The bound on doing so of a good release is each guard's own.
+    fn is_slower(&self) -> bool {
+        let ln_decides = -self.config.alpha.ln();
+        // Off the traffic, or with all of it, there is nothing to hold back.
+        (self.context.weight > 0.0 && self.context.weight < 1.0)
+            && self.objectives.iter().filter_map(|of| of.guard.as_ref()).any(|guard| guard.ln_e >= ln_decides)
     }
 
     fn forward(&self) -> Forward {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, EvidenceConfig, within};
-use crate::counters::{CounterConfig, Counters, Feed};
+use crate::counters::{CounterConfig, Counters, Feed, Rounds};
 use crate::counts::{Counts, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
 
@@ -168,6 +168,11 @@ impl Objective {
         now_ms.saturating_sub(self.config.settle_ms)
     }
 
+    /// Allows for samples that are seen so much later, in milliseconds: an arm is stale, or without traffic, so much later too.
+    pub fn allow_for_delay(&mut self, delay_ms: i64) {
+        self.config.stale_after_ms = self.config.stale_after_ms.saturating_add(delay_ms);
+    }
+
     /// Learns from the hours before the rollout how stable's errors cluster, once, before the first observation. `history` holds the samples
     /// after `from_ms`. Without this, the first clusters of a rollout are taken for evidence.
     ///
@@ -185,6 +190,29 @@ impl Objective {
     /// Takes samples in; `state` is then what to persist. Feeding the same samples again changes nothing.
     pub fn observe(&mut self, state: &mut ObjectiveState, feed: &Feed<'_>, context: &RoundContext) -> RoundReport {
         let rounds = self.counters.feed(feed);
+        let round_at_ms = self.counters.round_at_ms();
+        self.take(state, rounds, round_at_ms, context)
+    }
+
+    /// Takes in rounds that were not made of single series: those that began when the last one had closed, or later. What is between
+    /// the two is lost, of requests and errors alike; nothing counts twice.
+    pub fn observe_rounds(
+        &mut self,
+        state: &mut ObjectiveState,
+        mut rounds: Rounds,
+        context: &RoundContext,
+    ) -> RoundReport {
+        let round_at_ms = rounds.retain_since(state.round_at_ms);
+        self.take(state, rounds, round_at_ms, context)
+    }
+
+    fn take(
+        &mut self,
+        state: &mut ObjectiveState,
+        rounds: Rounds,
+        round_at_ms: i64,
+        context: &RoundContext,
+    ) -> RoundReport {
         let tick_context = TickContext {
             warm_up_ends_ms: context.warm_up_ends_ms,
             weight_changed_at_ms: context.weight_changed_at_ms,
@@ -192,7 +220,7 @@ impl Objective {
         for tick in &rounds.ticks {
             state.evidence.add(&self.bets, tick, &tick_context);
         }
-        state.round_at_ms = self.counters.round_at_ms();
+        state.round_at_ms = round_at_ms;
         state.canary_at_ms = state.canary_at_ms.max(rounds.canary_at_ms);
         state.stable_at_ms = state.stable_at_ms.max(rounds.stable_at_ms);
         state.canary_requests_at_ms = state.canary_requests_at_ms.max(rounds.canary_requests_at_ms);
@@ -290,6 +318,25 @@ mod tests {
             prop_assert_eq!(serde_json::to_string(&state).unwrap(), serde_json::to_string(&expected).unwrap());
             prop_assert!(state.evidence.ticks >= u64::try_from(steps.len()).unwrap().saturating_sub(5));
         }
+    }
+
+    #[test]
+    fn rounds_that_began_before_the_last_one_closed_count_nothing() {
+        let (mut objective, mut state) = Objective::begin(ObjectiveConfig::default(), 20_000).unwrap();
+        let tick = |at_ms: i64| Tick {
+            started_ms: at_ms - 15_000,
+            at_ms,
+            counts: Counts::new(10.0, 0.0, 90.0, 0.0),
+            stable_pods: Vec::new(),
+        };
+        let rounds = || Rounds { ticks: vec![tick(30_000), tick(45_000), tick(60_000)], ..Rounds::default() };
+        let report = objective.observe_rounds(&mut state, rounds(), &CONTEXT);
+        // The first one began at 15 s: what was counted until 20 s may be in the evidence already.
+        assert_eq!(report.ticks, [tick(45_000), tick(60_000)]);
+        assert_eq!((state.round_at_ms, state.evidence.totals.canary_requests), (60_000, 20.0));
+        let before = state.clone();
+        objective.observe_rounds(&mut state, rounds(), &CONTEXT);
+        assert_eq!(state, before, "the same again changes nothing");
     }
 
     #[test]

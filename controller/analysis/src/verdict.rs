@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::Counts;
 use crate::guard::Burning;
+use crate::latency::GuardEvidence;
 use crate::step_size::StepConfig;
 
 /// The thresholds of the decision.
@@ -85,6 +86,10 @@ pub enum HoldReason {
     UnverifiedSelector,
     /// The worst case at this weight no longer fits what is left of the allotment.
     BudgetLeft,
+    /// The latency guard: the canary is slower than stable somewhere in the distribution.
+    Slower,
+    /// The latency guard has had no edge of the histogram to compare both arms at.
+    NothingToCompare,
 }
 
 /// Why a rollout is rolled back.
@@ -187,6 +192,8 @@ pub struct ObjectiveEvidence {
     pub fresh: bool,
     /// The canary's share of the requests, where it differs from the weight that was set.
     pub traffic_mismatch: Option<f64>,
+    /// What the latency guard says, where there is one.
+    pub guard: Option<GuardEvidence>,
 }
 
 /// The verdict and all that it stands on.

@@ -5,20 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::ObjectiveState;
+use serin_analysis::latency::GuardState;
 use serin_analysis::watch::Watch;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
-use sha2::{Digest, Sha256};
 
 use crate::checks::CheckState;
 use crate::request::Phase;
-
-/// Tells what was asked from what else might be: a short hash.
-pub(crate) fn fingerprint_of(question: &str) -> String {
-    let digest = Sha256::digest(question.as_bytes());
-    let start = digest.iter().take(8).fold(0_u64, |start, byte| (start << 8) | u64::from(*byte));
-    format!("{start:016x}")
-}
 
 /// All that a restarted controller needs beside the samples, which it reads again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +64,12 @@ pub struct ObjectiveCheckpoint {
     /// That of the watch after promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,
+    /// Whether Prometheus adds its series up, since they are too many to be read one by one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub summed: bool,
+    /// The evidence of its latency guard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardState>,
 }
 
 impl Checkpoint {

@@ -11,7 +11,7 @@ use serin_crds::check::{Condition, query};
 use serin_crds::status::CheckStatus;
 use serin_crds::text::parse_duration;
 
-use crate::checkpoint::fingerprint_of;
+use crate::fingerprint::fingerprint_of;
 use crate::prometheus::{Answer, QueryError};
 use crate::request::{JudgeRequest, Phase};
 use crate::selector::Trouble;

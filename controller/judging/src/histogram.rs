@@ -27,6 +27,8 @@ pub struct Histogram {
     /// The same in the histogram's unit, in which its edges are.
     threshold: f64,
     unit: &'static str,
+    /// The seconds of that unit.
+    seconds: f64,
 }
 
 /// The units that a histogram's name ends with, and the seconds of each.
@@ -59,7 +61,14 @@ impl Histogram {
             written: written.to_owned(),
             threshold,
             unit,
+            seconds,
         })
+    }
+
+    /// Where a bucket with this label ends, in seconds; nothing of the last one, which has no end.
+    pub(crate) fn seconds(&self, label: &str) -> Option<f64> {
+        let edge: f64 = label.parse().ok()?;
+        edge.is_finite().then_some(edge * self.seconds)
     }
 
     /// The threshold as PromQL takes it, in the histogram's unit.

@@ -1,6 +1,7 @@
 //! Reading samples of the past, a slice at a time.
 
 use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::reading::Samples;
 use crate::release::Release;
 use crate::selector::Counters;
 
@@ -13,22 +14,23 @@ const LEARNT_MS: i64 = 3_600_000;
 const LEAST_LEARNT_MS: i64 = 300_000;
 
 /// Learns from the hour before a release how stable's errors cluster, once, where pods are told apart: without it the first clusters of
-/// a release are taken for evidence.
+/// a release are taken for evidence. Where Prometheus adds the series up, a slice must do.
 ///
 /// # Errors
 /// That the server is in trouble, so that it is tried again. What is too much to read, or refused, is left out.
 pub async fn learn(poller: &Poller, release: &mut Release, index: usize) -> Result<(), QueryError> {
     let to_ms = release.began_ms;
-    let mut span_ms = LEARNT_MS;
+    let mut span_ms = if release.is_summed(index) { SLICE_MS } else { LEARNT_MS };
     while release.may_learn(index) {
         let from_ms = to_ms.saturating_sub(span_ms);
         match read_slice(poller, release, index, from_ms, to_ms).await {
-            Ok((total, errors)) => release.learn(index, &total, &errors, from_ms),
+            Ok(Slice::Samples(answers)) => release.learn(index, &answers, from_ms),
+            Ok(Slice::Sums(answers)) => release.learn_sums(index, &answers),
             Err(QueryError::TooLarge(_)) if span_ms / 2 >= LEAST_LEARNT_MS => span_ms /= 2,
             Err(error) if error.concerns_server() => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "how stable's errors cluster cannot be learnt from before the release");
-                release.learn(index, &Answer::new(), &Answer::new(), to_ms);
+                release.learn(index, &[], to_ms);
             }
         }
     }
@@ -49,16 +51,32 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
         // Rounds that are still open, and the baseline of the first one, are read again.
         let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
         match read_slice(poller, release, index, from_ms, next_ms).await {
-            Ok((total, errors)) => {
-                let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
-                release.observe(index, &total, &errors, settled_ms, now_ms);
+            Ok(slice) => {
+                match slice {
+                    Slice::Samples(answers) => {
+                        let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
+                        if let Some(samples) = Samples::of(&answers) {
+                            release.observe(index, samples, settled_ms, now_ms);
+                        }
+                    }
+                    Slice::Sums(answers) => release.observe_sums(index, &answers),
+                }
                 end_ms = next_ms;
             }
             Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
+            Err(QueryError::TooLarge(_)) if release.sum_up(index) => slice_ms = SLICE_MS,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// What a slice of the past holds.
+enum Slice {
+    /// The samples of single series.
+    Samples(Vec<Answer>),
+    /// Increments that Prometheus has added up.
+    Sums(Vec<Answer>),
 }
 
 async fn read_slice(
@@ -67,12 +85,23 @@ async fn read_slice(
     index: usize,
     from_ms: i64,
     to_ms: i64,
-) -> Result<(Answer, Answer), QueryError> {
-    let Some(judged) = release.objectives.get(index) else { return Ok((Answer::new(), Answer::new())) };
-    read(poller, &release.settings.server, &judged.counters, from_ms, to_ms).await
+) -> Result<Slice, QueryError> {
+    let Some(judged) = release.objectives.get(index) else {
+        return Ok(Slice::Samples(Vec::new()));
+    };
+    let server = &release.settings.server;
+    let Some(sums) = judged.sums() else {
+        return Ok(Slice::Samples(read(poller, server, &judged.counters, from_ms, to_ms).await?));
+    };
+    let mut answers = Vec::new();
+    for query in sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1)) {
+        answers.push(poller.ask_once(server, &query, Some(to_ms)).await?);
+    }
+    Ok(Slice::Sums(answers))
 }
 
-/// Reads the raw samples of both sides between two moments: of all requests, and of the bad ones among them.
+/// Reads the raw samples of both sides between two moments: of all requests, of the bad (or the good) ones among them, and where a guard needs
+/// them of all buckets.
 ///
 /// # Errors
 /// What went wrong, named.
@@ -82,11 +111,12 @@ pub async fn read(
     counters: &Counters,
     from_ms: i64,
     to_ms: i64,
-) -> Result<(Answer, Answer), QueryError> {
+) -> Result<Vec<Answer>, QueryError> {
     // Rounded up to whole seconds; a sample too many does no harm.
     let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-    let query = |selector: &str| format!("{selector}[{range_seconds}s]");
-    let total = poller.ask_once(server, &query(&counters.total_of_sides), Some(to_ms)).await?;
-    let errors = poller.ask_once(server, &query(&counters.errors_of_sides), Some(to_ms)).await?;
-    Ok((total, errors))
+    let mut answers = Vec::new();
+    for selector in counters.selectors() {
+        answers.push(poller.ask_once(server, &format!("{selector}[{range_seconds}s]"), Some(to_ms)).await?);
+    }
+    Ok(answers)
 }

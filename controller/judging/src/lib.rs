@@ -11,9 +11,12 @@ pub mod access;
 pub mod budget;
 pub mod checkpoint;
 pub mod checks;
+mod fingerprint;
+mod guarded;
 pub mod histogram;
 pub mod history;
 mod indicator;
+pub mod judged;
 mod matcher;
 pub mod prometheus;
 pub mod reading;
@@ -23,10 +26,11 @@ mod request;
 pub mod selector;
 pub mod service;
 pub mod settings;
+mod sums;
 pub mod telling;
 mod watch;
 
-#[cfg(test)]
-mod fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
 
 pub use request::{JudgeRequest, Look, Phase, RolloutName};

@@ -3,14 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serin_analysis::latency::edge_at;
 use serin_analysis::{Arm, Kind, Sample};
 
 use crate::histogram::EDGE_LABEL;
-use crate::prometheus::{Answer, Labels};
+use crate::prometheus::{Answer, Labels, Series};
 use crate::selector::Counters;
 
+/// What the queries of an objective's single series have brought.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Samples<'a> {
+    /// All requests.
+    pub total: &'a Answer,
+    /// The bad ones among them or, of a histogram, the good ones.
+    pub second: &'a Answer,
+    /// All buckets of the histogram, where a latency guard compares them.
+    pub buckets: &'a Answer,
+}
+
+const NOTHING: &Answer = &Answer::new();
+
+impl<'a> Samples<'a> {
+    /// Takes the answers in the order in which they are asked for; nothing where they are too few.
+    pub(crate) fn of(answers: &'a [Answer]) -> Option<Self> {
+        let (total, second) = (answers.first()?, answers.get(1)?);
+        Some(Self { total, second, buckets: answers.get(2).unwrap_or(NOTHING) })
+    }
+}
+
 /// One series as the core names it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Named<'a> {
     source: String,
     series: String,
@@ -20,13 +42,11 @@ struct Named<'a> {
 }
 
 /// The samples of one reading of one objective.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Reading<'a> {
     series: Vec<Named<'a>>,
     /// When the pods behind the sources were created, in milliseconds since the epoch.
     pub births: BTreeMap<String, i64>,
-    /// The newest sample's time, in milliseconds since the epoch.
-    pub newest_ms: Option<i64>,
 }
 
 impl<'a> Reading<'a> {
@@ -41,25 +61,58 @@ impl<'a> Reading<'a> {
         pods_created_at: &BTreeMap<String, Timestamp>,
         began_ms: i64,
     ) -> Self {
-        let mut reading = Self { series: Vec::new(), births: BTreeMap::new(), newest_ms: None };
-        let kind_of_second = counters.kind();
-        for (kind, answer) in [(Kind::Total, total), (kind_of_second, errors)] {
+        let mut reading = Self::default();
+        for (kind, answer) in [(Kind::Total, total), (counters.kind(), errors)] {
             for series in answer.iter().filter(|series| counters.takes(kind, &series.labels)) {
-                let Some(arm) = counters.arm(&series.labels) else { continue };
-                let source = source_of(&series.labels, counters.pod(&series.labels));
-                let born = counters.pod(&series.labels).and_then(|pod| pods_created_at.get(pod));
-                let earliest_ms = if arm == Arm::Canary { began_ms } else { i64::MIN };
-                reading.births.extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
-                let newest_ms = series.samples.last().map(|(at_ms, _)| *at_ms);
-                reading.newest_ms = reading.newest_ms.max(newest_ms.filter(|_| kind == Kind::Total));
-                let series_name = series_of(&series.labels, kind_of_second);
-                reading.series.push(Named { source, series: series_name, arm, kind, samples: &series.samples });
+                reading.add(counters, kind, series, pods_created_at, began_ms);
             }
         }
-        if kind_of_second == Kind::Good {
+        if counters.kind() == Kind::Good {
             reading.leave_out_unmeasured();
         }
         reading
+    }
+
+    /// Reads the answers to the queries of all requests and of all buckets: for each of these edges, in seconds, the requests within it as the
+    /// good ones.
+    pub(crate) fn of_edges(
+        counters: &Counters,
+        [total, buckets]: [&'a Answer; 2],
+        edges: &[f64],
+        pods_created_at: &BTreeMap<String, Timestamp>,
+        began_ms: i64,
+    ) -> Vec<Self> {
+        let mut of_total = Self::default();
+        for series in total.iter().filter(|series| counters.takes(Kind::Total, &series.labels)) {
+            of_total.add(counters, Kind::Total, series, pods_created_at, began_ms);
+        }
+        let mut readings = vec![of_total; edges.len()];
+        for series in buckets {
+            let edge = edge_of(counters, &series.labels);
+            let index = edge.and_then(|edge| edges.iter().position(|known| edge_at(&[edge], *known).is_ok()));
+            if let Some(reading) = index.and_then(|index| readings.get_mut(index)) {
+                reading.add(counters, Kind::Good, series, pods_created_at, began_ms);
+            }
+        }
+        readings.iter_mut().for_each(Self::leave_out_unmeasured);
+        readings
+    }
+
+    fn add(
+        &mut self,
+        counters: &Counters,
+        kind: Kind,
+        Series { labels, samples }: &'a Series,
+        pods_created_at: &BTreeMap<String, Timestamp>,
+        began_ms: i64,
+    ) {
+        let Some(arm) = counters.arm(labels) else { return };
+        let source = source_of(labels, counters.pod(labels));
+        let born = counters.pod(labels).and_then(|pod| pods_created_at.get(pod));
+        let earliest_ms = if arm == Arm::Canary { began_ms } else { i64::MIN };
+        self.births.extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
+        let series = series_of(labels, counters.kind());
+        self.series.push(Named { source, series, arm, kind, samples });
     }
 
     /// Of requests without the bucket that they are held against nothing is known: counted as they are, all of them would have been fast.
@@ -93,8 +146,38 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// Where a bucket ends, in seconds.
+fn edge_of(counters: &Counters, labels: &Labels) -> Option<f64> {
+    counters.histogram.as_ref()?.seconds(labels.get(EDGE_LABEL)?)
+}
+
+/// Whether a series is of the bucket that ends there, in seconds.
+pub(crate) fn is_edge(counters: &Counters, labels: &Labels, seconds: f64) -> bool {
+    edge_of(counters, labels).is_some_and(|edge| edge_at(&[edge], seconds).is_ok())
+}
+
+/// The edges that all series of a histogram have, on both sides, in seconds and in rising order; none while one side has no series.
+pub(crate) fn common_edges<'a>(counters: &Counters, buckets: impl Iterator<Item = &'a Labels>) -> Vec<f64> {
+    let mut edges: BTreeMap<(Arm, String, String), Vec<f64>> = BTreeMap::new();
+    for labels in buckets {
+        if let (Some(arm), Some(edge)) = (counters.arm(labels), edge_of(counters, labels)) {
+            let of = (arm, source_of(labels, counters.pod(labels)), series_of(labels, counters.kind()));
+            edges.entry(of).or_default().push(edge);
+        }
+    }
+    let has = |arm: Arm| edges.keys().any(|(of, _, _)| *of == arm);
+    let Some(first) = edges.values().next().filter(|_| has(Arm::Canary) && has(Arm::Stable)) else {
+        return Vec::new();
+    };
+    let is_common = |edge: &&f64| edges.values().all(|all| edge_at(all, **edge).is_ok());
+    let mut common: Vec<f64> = first.iter().filter(is_common).copied().collect();
+    common.sort_by(f64::total_cmp);
+    common.dedup_by(|one, other| edge_at(&[*one], *other).is_ok());
+    common
+}
+
 /// The scrape target of a series: all series of one of its scrapes have the same time.
-fn source_of(labels: &Labels, pod: Option<&str>) -> String {
+pub(crate) fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
     format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default())
 }
@@ -116,7 +199,6 @@ fn series_of(labels: &Labels, kind_of_second: Kind) -> String {
 mod tests {
     use super::*;
     use crate::fixtures::request;
-    use crate::prometheus::Series;
 
     fn series(pod: &str, code: &str, samples: &[(i64, f64)]) -> Series {
         let labels = [("instance", "10.0.0.1:8080"), ("job", "pods"), ("pod", pod), ("code", code)];
@@ -145,7 +227,6 @@ mod tests {
         assert_eq!(samples.iter().filter(|sample| sample.arm == Arm::Canary).count(), 3);
         assert_eq!(samples.iter().filter(|sample| sample.kind == Kind::Errors).count(), 1);
         assert_eq!(reading.births, BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)]));
-        assert_eq!(reading.newest_ms, Some(2_000));
     }
 
     #[test]

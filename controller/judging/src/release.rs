@@ -3,67 +3,24 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serin_analysis::judge::Availability;
 use serin_analysis::objective::RoundContext;
 use serin_analysis::watch::Watch;
-use serin_analysis::{Feed, Objective, ObjectiveState};
+use serin_analysis::{Feed, Objective};
 use serin_core::units::{Revision, Weight};
-use serin_crds::analysis::ObjectiveSpec;
 
-use crate::checkpoint::{Checkpoint, Decided, ObjectiveCheckpoint, fingerprint_of};
+use crate::checkpoint::{Checkpoint, Decided};
 use crate::checks::{Checks, Position};
-use crate::histogram::EDGE_LABEL;
+use crate::judged::{Failing, Judged, Polled, Prepared};
 use crate::prometheus::{Answer, QueryError, Server};
-use crate::reading::Reading;
+use crate::reading::{Reading, Samples};
 use crate::request::{JudgeRequest, Phase};
-use crate::selector::{Counters, Trouble};
+use crate::selector::Trouble;
 use crate::service::Service;
 use crate::settings::{Settings, millis};
 
 /// For how long a server in trouble may be silent before that is told: two scrapes, within bounds. Until then the data in hand
 /// is as fresh as it would be anyway.
 const GRACE_BOUNDS_MS: (i64, i64) = (2_000, 30_000);
-
-/// How the reading of an objective goes.
-#[derive(Clone, Debug)]
-struct Failing {
-    since_ms: i64,
-    error: QueryError,
-}
-
-/// One objective at work.
-#[derive(Debug)]
-pub struct Judged {
-    /// As the user wrote it.
-    pub spec: ObjectiveSpec,
-    /// The series that are read.
-    pub counters: Counters,
-    /// The statistics.
-    pub objective: Objective,
-    /// Their state.
-    pub state: ObjectiveState,
-    /// The whole service, every version.
-    pub service: Service,
-    pub(crate) watch: Option<Watch>,
-    usual_rate: Option<f64>,
-    fingerprint: String,
-    failing: Option<Failing>,
-    /// Where the buckets of a native histogram end, as last read.
-    native_edges: Vec<f64>,
-    /// Whether nothing is known yet of how errors cluster.
-    may_learn: bool,
-}
-
-/// What is known of an objective before its evidence begins.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    /// As the user wrote it.
-    pub spec: ObjectiveSpec,
-    /// The series that are read.
-    pub counters: Counters,
-    /// The whole service, every version.
-    pub service: Service,
-}
 
 /// One release under judgement.
 #[derive(Debug)]
@@ -94,62 +51,12 @@ pub struct Release {
     pods_created_at: BTreeMap<String, Timestamp>,
 }
 
-impl Prepared {
-    /// Reads and checks what the spec says of each objective.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn all(request: &JudgeRequest) -> Result<Vec<Self>, Trouble> {
-        let prepare = |spec: &ObjectiveSpec| {
-            if !(spec.objective > 0.0 && spec.objective < 100.0) {
-                let message = format!(
-                    "spec.analysis.objectives[{}].objective {} must be above 0 and below 100",
-                    spec.name, spec.objective
-                );
-                return Err(Trouble::spec(message));
-            }
-            Ok(Self { spec: spec.clone(), counters: Counters::new(spec, request)?, service: Service::default() })
-        };
-        request.analysis.objectives.iter().map(prepare).collect()
-    }
-}
-
-/// Where the buckets of all native histograms in an answer end; nothing where there are none.
-fn native_edges(answer: &Answer) -> Vec<f64> {
-    let mut edges: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut histograms = 0;
-    for series in answer {
-        match series.labels.get(EDGE_LABEL) {
-            Some(edge) => *edges.entry(edge).or_default() += 1,
-            // Only of a native histogram the count comes with the buckets.
-            None => histograms += 1,
-        }
-    }
-    let of_all = edges.into_iter().filter(|(_, series)| histograms > 0 && *series >= histograms);
-    of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
-}
-
 /// The settings that a request asks for; `server` is asked.
 ///
 /// # Errors
 /// The field that cannot be read.
 pub fn settings_of(request: &JudgeRequest, server: Server) -> Result<Settings, Trouble> {
     Settings::new(&request.analysis, request.pace.as_ref(), server)
-}
-
-/// Tells evidence of one question from evidence of another.
-fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
-    let Prepared { spec, counters, .. } = prepared;
-    let question = format!(
-        "{}|{}|{}|{}|{}|{}",
-        spec.objective,
-        settings.judge.alpha,
-        settings.scrape_interval_ms(),
-        settings.longest.as_secs(),
-        counters.total_of_sides,
-        counters.errors_of_sides,
-    );
-    fingerprint_of(&question)
 }
 
 impl Release {
@@ -252,39 +159,76 @@ impl Release {
         self.objectives.get(index).is_some_and(|judged| judged.may_learn)
     }
 
-    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
-    pub(crate) fn learn(&mut self, index: usize, total: &Answer, errors: &Answer, from_ms: i64) {
+    /// The same from the answers to its queries of sums.
+    pub(crate) fn learn_sums(&mut self, index: usize, answers: &[Answer]) {
         let Some(judged) = self.objectives.get_mut(index) else { return };
-        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
+        if let (Some(sums), [total, second, scraped, ..]) = (judged.sums(), answers) {
+            let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
+            judged.state.evidence.learn_dispersion(&rounds.ticks);
+        }
+        judged.may_learn = false;
+    }
+
+    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
+    pub(crate) fn learn(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
+        let Some(judged) = self.objectives.get_mut(index) else { return };
+        judged.may_learn = false;
+        let Some(Samples { total, second, .. }) = Samples::of(answers) else { return };
+        let reading = Reading::new(&judged.counters, total, second, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
         let history =
             Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
         let config = judged.objective.config().counters;
         Objective::learn(config, &mut judged.state, &history, from_ms);
-        judged.may_learn = false;
     }
 
-    /// Takes in the answers to an objective's two queries. All samples up to `settled_ms` are in them, or were before.
-    pub fn observe(&mut self, index: usize, total: &Answer, errors: &Answer, settled_ms: i64, now_ms: i64) {
-        let context =
-            RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
-        let Some(judged) = self.objectives.get_mut(index) else { return };
-        judged.native_edges = native_edges(errors);
-        judged.failing = None;
-        // Of some series the requests within could be counted, of others not: what is left would be the fast ones.
-        if judged.no_such_edge().is_some() {
+    /// Takes in the samples of an objective's single series. All samples up to `settled_ms` are in them, or were before.
+    pub fn observe(&mut self, index: usize, samples: Samples<'_>, settled_ms: i64, now_ms: i64) {
+        let context = self.round_context();
+        let births = (&self.pods_created_at, self.began_ms);
+        if let Some(judged) = self.objectives.get_mut(index) {
+            judged.observe(samples, births, (settled_ms, now_ms), &context);
+        }
+    }
+
+    /// What is asked of an objective again and again.
+    pub fn polled(&self, index: usize) -> Option<Polled> {
+        self.objectives.get(index).map(|judged| judged.polled(&self.settings))
+    }
+
+    /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.
+    pub fn observe_polled(&mut self, index: usize, polled: &Polled, answers: &[Answer], now_ms: i64) {
+        if self.polled(index).as_ref() != Some(polled) {
             return;
         }
-        let reading = Reading::new(&judged.counters, total, errors, &self.pods_created_at, self.began_ms);
-        let samples = reading.samples();
-        let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
-        let report = judged.objective.observe(&mut judged.state, &feed, &context);
-        if let Some(watch) = &mut judged.watch {
-            report.ticks.iter().for_each(|tick| watch.add(&judged.objective.config().evidence, tick));
+        if polled.is_summed {
+            self.observe_sums(index, answers);
+        } else if let Some(samples) = Samples::of(answers) {
+            let settled_ms = self.settled_ms(index, samples.total, now_ms);
+            self.observe(index, samples, settled_ms, now_ms);
         }
-        if report.from_the_future > 0 {
-            tracing::debug!(objective = %judged.spec.name, samples = report.from_the_future, "samples from the future are left out");
+    }
+
+    pub(crate) fn is_summed(&self, index: usize) -> bool {
+        self.objectives.get(index).is_some_and(|judged| judged.sums().is_some())
+    }
+
+    /// Takes in the answers to an objective's queries of sums.
+    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer]) {
+        let context = self.round_context();
+        if let Some(judged) = self.objectives.get_mut(index) {
+            judged.observe_sums(answers, &context);
         }
+    }
+
+    const fn round_context(&self) -> RoundContext {
+        RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms }
+    }
+
+    /// An answer was too large: from now on, and until the release is over, Prometheus adds this objective's series up; false where it
+    /// does so already. What was counted stays, and nothing of it counts again.
+    pub fn sum_up(&mut self, index: usize) -> bool {
+        self.objectives.get_mut(index).is_some_and(Judged::sum_up)
     }
 
     /// Up to when samples count as visible, where the newest of an answer and the clock say what time it is.
@@ -304,7 +248,10 @@ impl Release {
 
     /// From when (exclusive) the next answer of an objective must have all samples, in milliseconds since the epoch.
     pub fn read_from_ms(&self, index: usize) -> i64 {
-        self.objectives.get(index).map_or(self.began_ms, |judged| judged.objective.read_from_ms())
+        self.objectives.get(index).map_or(self.began_ms, |judged| match judged.sums() {
+            Some(_) => judged.state.round_at_ms,
+            None => judged.objective.read_from_ms(),
+        })
     }
 
     /// Takes in what is known of the service as a whole.
@@ -326,12 +273,6 @@ impl Release {
     }
 
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        let of = |judged: &Judged| ObjectiveCheckpoint {
-            fingerprint: judged.fingerprint.clone(),
-            usual_rate: judged.usual_rate,
-            state: judged.state.clone(),
-            watch: judged.watch.clone(),
-        };
         Checkpoint {
             began_ms: self.began_ms,
             warm_up_ends_ms: self.warm_up_ends_ms,
@@ -341,7 +282,7 @@ impl Release {
             decided: self.decided.clone(),
             phase: (self.phase.0 != Phase::Release).then_some(self.phase),
             checks: self.checks.states(),
-            objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), of(judged))).collect(),
+            objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), judged.checkpoint())).collect(),
         }
     }
 }
@@ -363,128 +304,5 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
         phase: None,
         checks: BTreeMap::new(),
         objectives: BTreeMap::new(),
-    }
-}
-
-/// A question that comes up so much later than its release is one of mid-release.
-const LATE_MS: i64 = 120_000;
-
-/// What has counted already learns from what it counts.
-fn can_learn(counters: &Counters, state: &ObjectiveState) -> bool {
-    counters.tells_pods() && state.evidence.ticks == 0 && state.evidence.phi().is_none()
-}
-
-impl Judged {
-    fn begin(
-        settings: &Settings,
-        prepared: Prepared,
-        stored: Option<ObjectiveCheckpoint>,
-        began_ms: i64,
-        now_ms: i64,
-    ) -> Result<Self, Trouble> {
-        let fingerprint = fingerprint(settings, &prepared);
-        let Prepared { spec, counters, service } = prepared;
-        let invalid =
-            |error: &dyn std::fmt::Display| Trouble::spec(format!("spec.analysis.objectives[{}]: {error}", spec.name));
-        if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
-            let config = settings.objective(&spec, stored.usual_rate, counters.verified);
-            match Objective::resume(config, &stored.state) {
-                Ok(objective) => {
-                    let ObjectiveCheckpoint { usual_rate, state, watch, .. } = stored;
-                    return Ok(Self {
-                        may_learn: can_learn(&counters, &state),
-                        watch: watch.filter(|watch| watch.fits(objective.bets())),
-                        spec,
-                        counters,
-                        objective,
-                        state,
-                        service,
-                        usual_rate,
-                        fingerprint,
-                        failing: None,
-                        native_edges: Vec::new(),
-                    });
-                }
-                Err(error) => tracing::warn!(objective = %spec.name, %error, "the stored evidence is gathered anew"),
-            }
-        }
-        let usual_rate = service.usual_rate();
-        let verified = counters.verified || service.errors_seen;
-        let config = settings.objective(&spec, usual_rate, verified);
-        // A question that is new in mid-release is answered from now on.
-        let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
-        let (objective, state) = Objective::begin(config, began_ms).map_err(|error| invalid(&error))?;
-        Ok(Self {
-            may_learn: can_learn(&counters, &state),
-            spec,
-            counters,
-            objective,
-            state,
-            service,
-            watch: None,
-            usual_rate,
-            fingerprint,
-            failing: None,
-            native_edges: Vec::new(),
-        })
-    }
-
-    /// That nothing counts what is slower than the threshold, once it is known which buckets there are.
-    fn no_such_edge(&self) -> Option<Trouble> {
-        let histogram = self.counters.histogram.as_ref()?;
-        let edges = [self.service.edges.as_slice(), &self.native_edges].concat();
-        let message = histogram.check(&edges).err().filter(|_| !edges.is_empty())?;
-        Some(Trouble::no_such_edge(&self.spec.name, &message))
-    }
-
-    fn trouble(&self, grace_ms: i64, now_ms: i64) -> Option<Trouble> {
-        if let Some(trouble) = self.no_such_edge() {
-            return Some(trouble);
-        }
-        let failing = self.failing.as_ref()?;
-        let is_told = !failing.error.concerns_server() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
-        is_told.then(|| Trouble::of_query(&self.spec.name, &failing.error))
-    }
-
-    pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
-        if self.no_such_edge().is_some() {
-            return Availability::Unreachable { since_ms: self.state.evidence.began_ms };
-        }
-        match &self.failing {
-            Some(failing) if self.trouble(grace_ms, now_ms).is_some() => match failing.error {
-                QueryError::Partial(_) => Availability::Partial { since_ms: failing.since_ms },
-                _ => Availability::Unreachable { since_ms: failing.since_ms },
-            },
-            _ => Availability::Ok,
-        }
-    }
-
-    /// What this release may spend of the objective's budget, in errors, where that is known.
-    pub(crate) fn allotment(&self, settings: &Settings) -> Option<f64> {
-        let budget_fraction = self.objective.config().evidence.budget_fraction;
-        self.service.budget(budget_fraction).map(|budget| budget.allotment(&settings.share))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prometheus::Series;
-
-    #[test]
-    fn an_edge_is_one_where_all_native_histograms_have_it() {
-        let series = |pod: &str, le: Option<&str>| {
-            let labels = [("pod", Some(pod)), ("le", le)];
-            let labels = labels.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
-            Series { labels: labels.collect(), samples: vec![(0, 1.0)] }
-        };
-        let classic = || vec![series("a", Some("0.3")), series("b", Some("0.3"))];
-        assert!(native_edges(&classic()).is_empty(), "of a classic one only the threshold's bucket is read");
-        let mut native =
-            vec![series("a", None), series("a", Some("0.25")), series("a", Some("0.5")), series("b", None)];
-        native.push(series("b", Some("0.25")));
-        assert_eq!(native_edges(&native), [0.25], "0.5 is inside of a bucket of b");
-        native.extend(classic());
-        assert_eq!(native_edges(&native), [0.25, 0.3], "both forms are there, and 0.3 is counted by the classic one");
     }
 }

@@ -43,6 +43,14 @@ impl Trouble {
         Self { cause: "NoSuchBucket", message }
     }
 
+    pub(crate) fn too_large(objective: &str, size: &str) -> Self {
+        let message = format!(
+            "The metrics of {objective} cannot be read. Even added up by scrape target the answer is too large: {size}. Count at the \
+             gateway or in the mesh, where fewer targets count for all pods, or narrow the selector."
+        );
+        Self { cause: "TooLarge", message }
+    }
+
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
         Self { cause: error.kind(), message: error.told(&format!("The metrics of {objective} cannot be read")) }
     }
@@ -59,10 +67,16 @@ pub struct Counters {
     pub total_of_sides: String,
     /// The bad ones of the two sides only; with a latency objective those that were fast enough.
     pub errors_of_sides: String,
+    /// The same two where Prometheus is to add their series up: of a histogram the classic form alone, since the native one is a single
+    /// series. The third are all of its buckets, where a latency guard compares them.
+    pub(crate) summable: [String; 2],
+    pub(crate) summable_buckets: Option<String>,
     /// Whether the selector of errors is known to be right, because it is built in.
     pub verified: bool,
     /// The histogram of a latency objective.
     pub histogram: Option<Histogram>,
+    /// All of its buckets of the two sides, where a latency guard compares them.
+    pub(crate) buckets: Option<String>,
     sides: Sides,
 }
 
@@ -105,13 +119,18 @@ impl Counters {
             let count = |matchers: &str| selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble);
             return Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms);
         }
+        let [total_of_sides, errors_of_sides] =
+            [format!("{requests}{{{sides}}}"), format!("{requests}{{{sides},{bad}}}")];
         Ok(Self {
             total: format!("{requests}{{{service}}}"),
             errors: format!("{requests}{{{service},{bad}}}"),
-            total_of_sides: format!("{requests}{{{sides}}}"),
-            errors_of_sides: format!("{requests}{{{sides},{bad}}}"),
+            summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            summable_buckets: None,
+            total_of_sides,
+            errors_of_sides,
             verified: true,
             histogram: None,
+            buckets: None,
             sides: arms,
         })
     }
@@ -132,6 +151,10 @@ impl Counters {
         let histogram = Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
         let edge = histogram.edge();
         let of_both_forms = |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
+        let classic = at_edge(buckets_of_sides.clone(), &edge).and_then(|selector| checked(&selector));
+        let summable = [checked(total_of_sides).map_err(trouble)?, classic.map_err(trouble)?];
+        let summable_buckets = latency.guard.map(|_| checked(&buckets_of_sides)).transpose().map_err(trouble)?;
+        let all = latency.guard.map(|_| or_native(&base, buckets_of_sides.clone()).and_then(|all| checked(&all)));
         // A native histogram has no edge among its labels.
         let good_of_sides = at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
@@ -139,8 +162,11 @@ impl Counters {
             errors: at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble)?,
             total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
             errors_of_sides: good_of_sides.map_err(trouble)?,
+            summable,
+            summable_buckets,
             verified: false,
             histogram: Some(histogram),
+            buckets: all.transpose().map_err(trouble)?,
             sides,
         })
     }
@@ -171,15 +197,26 @@ impl Counters {
                 return Err(trouble("errors", "latency says which are bad: keep one of the two".to_owned()));
             }
         };
+        let total_of_sides = checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?;
+        let errors_of_sides = checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?;
         Ok(Self {
-            total_of_sides: checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?,
-            errors_of_sides: checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?,
+            summable: [total_of_sides.clone(), errors_of_sides.clone()],
+            summable_buckets: None,
+            total_of_sides,
+            errors_of_sides,
             total: total.to_string(),
             errors: errors.to_string(),
             verified: false,
             histogram: None,
+            buckets: None,
             sides,
         })
+    }
+
+    /// The selectors of the two sides' single series: of all requests, of the bad or the good ones, and where a guard needs them of all
+    /// buckets.
+    pub(crate) fn selectors(&self) -> impl Iterator<Item = &String> {
+        [&self.total_of_sides, &self.errors_of_sides].into_iter().chain(&self.buckets)
     }
 
     /// What the second selector counts.
@@ -212,6 +249,16 @@ impl Counters {
     pub fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
         let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
         Some(value)
+    }
+
+    /// The labels that tell the scrape targets apart, and with them those that tell the sides.
+    pub(crate) fn labels_of_source(&self) -> (Vec<&str>, Vec<&str>) {
+        let mut sides = vec!["job", "instance"];
+        if !sides.contains(&self.sides.label.as_str()) {
+            sides.push(&self.sides.label);
+        }
+        let source = if self.sides.by_pod { sides.clone() } else { vec!["job", "instance"] };
+        (source, sides)
     }
 
     /// Whether the sides are told by pod, so that it can be seen how their errors cluster.

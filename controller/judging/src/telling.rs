@@ -6,15 +6,18 @@ use serin_analysis::guard::Burning;
 use serin_analysis::judge::{
     Context, Forward, FreezeReason, HoldReason, JudgeConfig, ObjectiveEvidence, RollBackCause, Verdict, View, judge,
 };
+use serin_analysis::latency::GuardEvidence;
 use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::Questions as PlanQuestions;
 use serin_core::units::Weight;
-use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus};
+use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
 
 use crate::budget;
 use crate::checkpoint::Decided;
 use crate::checks::weigh;
-use crate::release::{Judged, Release};
+use crate::guarded::Guarded;
+use crate::judged::Judged;
+use crate::release::Release;
 use crate::request::{Look, Phase};
 use crate::selector::Trouble;
 
@@ -85,8 +88,12 @@ impl Release {
         if let Some(Decided { cause, message }) = self.decided.clone() {
             judgement = Judgement::RollBack { cause, message };
         }
-        let evidence =
-            told.objectives.iter().map(|of| evidence_status(of, &config, self.requests_per_second())).collect();
+        let evidence = told.objectives.iter().zip(&self.objectives).map(|(of, judged)| {
+            let mut status = evidence_status(of, &config, self.requests_per_second());
+            status.reading = judged.told_of_reading();
+            status
+        });
+        let evidence = evidence.collect();
         let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
         let budgets = self.objectives.iter().filter_map(|judged| {
             budget::told(&judged.spec, &judged.service, &self.settings, self.proven_at, timestamp(now_ms))
@@ -129,6 +136,7 @@ impl Release {
                 state: &judged.state,
                 allotment: judged.allotment(&self.settings),
                 availability: judged.availability(grace_ms, now_ms),
+                guard: judged.guard.as_ref().map(Guarded::view),
             })
             .collect();
         let guard = self.burning();
@@ -269,6 +277,8 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",
+        HoldReason::Slower => "LatencyGuard",
+        HoldReason::NothingToCompare => "NoCommonBuckets",
     }
 }
 
@@ -305,7 +315,23 @@ fn evidence_status(of: &ObjectiveEvidence, config: &JudgeConfig, requests_per_se
         threshold: Some(1.0 / config.alpha),
         budget_allotment: of.allotment,
         budget_spent: Some(of.spent),
+        reading: None,
+        latency_guard: of.guard.as_ref().map(|guard| guard_status(guard, config)),
         message: Some(message),
+    }
+}
+
+fn guard_status(guard: &GuardEvidence, config: &JudgeConfig) -> LatencyGuardStatus {
+    let counts = guard.worst.map(|worst| worst.counts).unwrap_or_default();
+    LatencyGuardStatus {
+        e_value: Some(e_value(guard.ln_e)),
+        threshold: Some(1.0 / config.alpha),
+        action: if guard.rolls_back { "RollBack" } else { "Hold" }.to_owned(),
+        edges: i32::try_from(guard.edges).unwrap_or(i32::MAX),
+        edge: guard.worst.map(|worst| explain::edge(worst.seconds)),
+        canary: CountsStatus { requests: counts.canary_requests, errors: counts.canary_errors },
+        stable: CountsStatus { requests: counts.stable_requests, errors: counts.stable_errors },
+        message: guard.worst.as_ref().map(|worst| capitalised(&explain::slower_sentence(worst))),
     }
 }
 

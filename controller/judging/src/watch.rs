@@ -33,7 +33,7 @@ impl Release {
             return None;
         };
         let worst = watched.max_by(|one, other| {
-            let ln_e = |(judged, watch): &(&crate::release::Judged, &serin_analysis::watch::Watch)| {
+            let ln_e = |(judged, watch): &(&crate::judged::Judged, &serin_analysis::watch::Watch)| {
                 watch.ln_e(judged.objective.bets())
             };
             ln_e(one).total_cmp(&ln_e(other))

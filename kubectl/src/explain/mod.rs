@@ -11,6 +11,7 @@ use crate::look::Look;
 use crate::page::{Page, Paint};
 use crate::paint;
 use crate::report::Report;
+use crate::view::evidence::guarded;
 pub use numbers::{Numbers, numbers};
 use standing::{Kind, Standing, standing};
 
@@ -102,6 +103,12 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
             format!("This release has cost {spent} errors, and nothing is left of the service's error budget.")
         };
         line(page, &text);
+    }
+    if let Some(guard) = &evidence.latency_guard {
+        line(page, &guarded(guard));
+    }
+    if let Some(reading) = &evidence.reading {
+        line(page, reading);
     }
 }
 

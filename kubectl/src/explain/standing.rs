@@ -203,6 +203,14 @@ fn hold(cause: &str) -> Hold {
             "Whoever answers at that address cannot show that it is this Prometheus.",
             "See whether spec.analysis.prometheus.tls.caFrom is the authority of its certificate, and the address a name in it.",
         ),
+        "LatencyGuard" => hold(
+            "The canary keeps the objective's threshold, and is slower than stable elsewhere in the distribution.",
+            "It goes on when the evidence for that is gone. Where slower is meant, promote it by hand, or leave out latency.guard.",
+        ),
+        "NoCommonBuckets" => hold(
+            "The latency guard compares canary and stable bucket by bucket, and has found no bucket that both have.",
+            "Give both versions the same buckets, or leave out latency.guard for this release.",
+        ),
         "BudgetLeft" => hold(
             "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
             "It goes on as soon as more requests have shown that it is better than that.",

@@ -65,7 +65,14 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         "budgetAllotment": allotment, "budgetSpent": told.spent,
         "message": "what the controller says"
     }]);
-    let of = ObjectiveCheckpoint { fingerprint: String::new(), usual_rate: Some(0.0005), state, watch: None };
+    let of = ObjectiveCheckpoint {
+        fingerprint: String::new(),
+        usual_rate: Some(0.0005),
+        state,
+        watch: None,
+        summed: false,
+        guard: None,
+    };
     let checkpoint = Checkpoint {
         began_ms: BEGAN_MS,
         warm_up_ends_ms: BEGAN_MS,

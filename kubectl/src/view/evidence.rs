@@ -1,7 +1,7 @@
 //! What the metrics say, for people: counts first, comparison second, the guarantee last.
 
 use serin_analysis::explain::thousands;
-use serin_crds::status::EvidenceStatus;
+use serin_crds::status::{EvidenceStatus, LatencyGuardStatus};
 
 use crate::page::{Page, Paint};
 use crate::paint;
@@ -29,6 +29,12 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
         if !message.is_empty() {
             line(page, message, paint::plain);
         }
+        if let Some(reading) = &objective.reading {
+            line(page, reading, paint::dim);
+        }
+        if let Some(guard) = &objective.latency_guard {
+            line(page, &guarded(guard), paint::plain);
+        }
         if let (Some(spent), Some(allotment)) = (objective.budget_spent, objective.budget_allotment) {
             budget(page, spent.max(0.0), allotment, message.contains("allotted errors"));
         }
@@ -36,6 +42,20 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
             against(page, e_value, threshold);
         }
     }
+}
+
+/// What the latency guard says: its counts, and how much that is as evidence.
+pub fn guarded(guard: &LatencyGuardStatus) -> String {
+    let (Some(message), Some(e_value), Some(threshold)) = (&guard.message, guard.e_value, guard.threshold) else {
+        return "The latency guard has not compared anything yet.".to_owned();
+    };
+    let acts = if guard.action == "RollBack" { ", and takes part in rolling back" } else { "" };
+    format!(
+        "Latency guard, of {} buckets the one that differs most: {message} E = {} (holds from {} on{acts}).",
+        guard.edges,
+        significant(e_value),
+        significant(threshold),
+    )
 }
 
 fn counts(objective: &EvidenceStatus) -> String {
@@ -144,6 +164,23 @@ mod tests {
             assert_eq!(significant(number), text);
         }
         assert_eq!(significant(f64::INFINITY), "more than can be told");
+    }
+
+    #[test]
+    fn a_guard_is_told_in_counts_and_with_where_it_acts() {
+        let guard = LatencyGuardStatus {
+            e_value: Some(3.12),
+            threshold: Some(100.0),
+            action: "Hold".to_owned(),
+            edges: 4,
+            message: Some("7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90.".to_owned()),
+            ..LatencyGuardStatus::default()
+        };
+        let told = "Latency guard, of 4 buckets the one that differs most: 7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90. E = 3.1 (holds from 100 on).";
+        assert_eq!(guarded(&guard), told);
+        let rolls_back = LatencyGuardStatus { action: "RollBack".to_owned(), ..guard };
+        assert!(guarded(&rolls_back).ends_with("(holds from 100 on, and takes part in rolling back)."));
+        assert_eq!(guarded(&LatencyGuardStatus::default()), "The latency guard has not compared anything yet.");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::paint;
 use crate::report::{Report, RouteReport, StepState, Trouble};
 
 mod asked;
-mod evidence;
+pub(crate) mod evidence;
 mod tree;
 
 /// How many of the last releases are shown.

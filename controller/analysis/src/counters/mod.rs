@@ -25,6 +25,7 @@
 //! one; a process that restarts just then leaves that one increment out, of requests and errors alike.
 
 mod series;
+mod summed;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::Peekable;
@@ -33,6 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::{Counts, PodCounts, Tick};
 use series::{Memory, Scrape};
+
+pub use summed::{SummedIncrement, rounds_of_sums};
 
 /// Which side of the rollout a series counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +133,18 @@ pub struct Rounds {
     pub from_the_future: u64,
     /// Increments that could not be true (more errors than requests) and were cut.
     pub inconsistent: u64,
+}
+
+impl Rounds {
+    /// Leaves out the rounds that began before `round_at_ms`, when the last one had closed; when the last one of these closed.
+    pub(crate) fn retain_since(&mut self, mut round_at_ms: i64) -> i64 {
+        self.ticks.retain(|tick| {
+            let is_new = tick.started_ms >= round_at_ms;
+            round_at_ms = if is_new { tick.at_ms } else { round_at_ms };
+            is_new
+        });
+        round_at_ms
+    }
 }
 
 /// The memory that turns samples into rounds; see the module's documentation.

@@ -80,11 +80,11 @@ pub(super) struct Memory {
 
 /// One arm's sums over the series of one scrape.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    requests: f64,
-    errors: f64,
+pub(super) struct Sums {
+    pub(super) requests: f64,
+    pub(super) errors: f64,
     /// Errors of series seen for the first time: true only where they fit into the requests.
-    new_errors: f64,
+    pub(super) new_errors: f64,
 }
 
 /// How an increment is to be read.
@@ -224,7 +224,7 @@ fn add_reading(sums: &mut Sums, reading: &Reading, last: &SeriesMemory, remember
 
 /// Requests and errors of one arm. An error series that is truly new has failed only requests of this very scrape: where its value
 /// exceeds them, it had been there before without being seen, and counts nothing.
-fn settle(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
+pub(super) fn settle(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
     let Sums { requests, errors, new_errors } = sums;
     if errors + new_errors <= requests {
         return (requests, errors + new_errors);

@@ -76,7 +76,8 @@ impl Served {
             freeze_lifted: false,
         };
         change(&mut context);
-        let view = View { objective: &objective, state: &state, allotment, availability: Availability::Ok };
+        let view =
+            View { objective: &objective, state: &state, allotment, availability: Availability::Ok, guard: None };
         judge(&JudgeConfig::default(), &[view], &context)
     }
 }
@@ -193,7 +194,7 @@ fn every_absence_has_its_name() {
     let verdict = |state: &ObjectiveState, availability| {
         judge(
             &JudgeConfig::default(),
-            &[View { objective: &objective, state, allotment: None, availability }],
+            &[View { objective: &objective, state, allotment: None, availability, guard: None }],
             &context,
         )
         .verdict
@@ -295,7 +296,8 @@ fn promotion_needs_every_objective_and_rollback_their_mean() {
         guard: None,
         freeze_lifted: false,
     };
-    let view = |objective, state| View { objective, state, allotment: None, availability: Availability::Ok };
+    let view =
+        |objective, state| View { objective, state, allotment: None, availability: Availability::Ok, guard: None };
     let config = JudgeConfig::default();
     assert_eq!(judge(&config, &[view(&good, &good_state); 2], &context).verdict, Verdict::Forward(Forward::Promote));
     let mixed = judge(&config, &[view(&good, &good_state), view(&bad, &bad_state)], &context);
@@ -307,4 +309,71 @@ fn promotion_needs_every_objective_and_rollback_their_mean() {
     let waiting = judge(&config, &[view(&good, &good_state), view(&young, &young_state)], &context);
     assert!(!waiting.proven);
     assert_eq!(waiting.verdict, Verdict::Forward(Forward::Continue));
+}
+
+/// What is said of a good release whose guard stands so.
+fn guarded(served: &Served, guard: &GuardState, rolls_back: bool, change: impl Fn(&mut Context)) -> Judgement {
+    let (objective, state) = served.observed();
+    let now_ms = i64::from(served.scrapes) * 15 * SECOND_MS + 5 * SECOND_MS;
+    let mut context = Context {
+        now_ms,
+        weight: 0.5,
+        weight_changed_at_ms: 0,
+        elapsed_seconds: 300.0,
+        requests_per_second: 100.0,
+        guard: None,
+        freeze_lifted: false,
+    };
+    change(&mut context);
+    let guard = Some(GuardView { state: guard, rolls_back });
+    let view = View { objective: &objective, state: &state, allotment: None, availability: Availability::Ok, guard };
+    judge(&JudgeConfig::default(), &[view], &context)
+}
+
+fn slower(ticks: i64) -> GuardState {
+    let alike = Counts::new(100.0, 30.0, 900.0, 270.0);
+    GuardState::after(ticks, &[(0.1, alike), (0.3, Counts::new(100.0, 60.0, 900.0, 270.0))])
+}
+
+#[test]
+fn a_release_that_is_slower_somewhere_is_held_and_told_in_counts() {
+    let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
+    let judgement = guarded(&good, &slower(40), false, |_| {});
+    assert_eq!(judgement.verdict, Verdict::Hold(HoldReason::Slower));
+    assert!(judgement.ln_e < 0.0, "its evidence holds, and takes no part in rolling back");
+    let told = judgement.because.join(" ");
+    let counts = "Slower than stable: 2,400 of 4,000 requests of the canary took longer than 300 ms; of stable's 10,800 of 36,000 (about 1,200 expected).";
+    assert!(told.starts_with(counts), "{told}");
+    assert!(told.contains("A release that is nowhere slower shows evidence like this (E = 10^"), "{told}");
+    assert!(told.contains("at most 1 time in 100. Holding at 50 %."), "{told}");
+    let alike = GuardState::after(40, &[(0.1, Counts::new(100.0, 30.0, 900.0, 270.0))]);
+    assert!(!matches!(guarded(&good, &alike, false, |_| {}).verdict, Verdict::Hold(_)));
+    // With all of the traffic on the canary there is nobody to be slower than.
+    let full = guarded(&good, &slower(40), false, |context| context.weight = 1.0);
+    assert!(!matches!(full.verdict, Verdict::Hold(HoldReason::Slower)));
+}
+
+#[test]
+fn a_guard_that_rolls_back_shares_the_bound_with_its_objective() {
+    let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
+    let guard = slower(40);
+    let judgement = guarded(&good, &guard, true, |_| {});
+    assert_eq!(judgement.verdict, Verdict::RollBack(RollBackCause::Evidence));
+    let own = judgement.objectives[0].ln_e;
+    assert_eq!(judgement.ln_e, ln_mean(&[(own, 1.0), (guard.ln_e(), 0.25)]));
+    assert!(
+        judgement.because[0].starts_with("Rolled back at 50 %: 2,400 of 4,000 requests"),
+        "{:?}",
+        judgement.because
+    );
+    // Five times the evidence that it would need alone.
+    assert!(ln_mean(&[(f64::NEG_INFINITY, 1.0), (500_f64.ln(), 0.25)]) >= 100_f64.ln() - 1e-12);
+}
+
+#[test]
+fn a_guard_with_nothing_to_compare_holds_and_goes_down_no_step() {
+    let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
+    let judgement = guarded(&good, &GuardState::default(), false, |_| {});
+    assert_eq!(judgement.verdict, Verdict::Hold(HoldReason::NothingToCompare));
+    assert!(judgement.because[0].contains("no bucket that canary and stable both have"), "{:?}", judgement.because);
 }

@@ -18,3 +18,9 @@ pub use client::{ClientError, HttpClient, Noted, Server};
 pub use error::QueryError;
 pub use poller::{Asked, Limits, Poll, Poller, next_answer};
 pub use tls::{Tls, TlsError};
+
+/// The answer that a body of Prometheus' holds.
+#[cfg(test)]
+pub(crate) fn decoded(body: &[u8]) -> Answer {
+    envelope::decode(body, usize::MAX).unwrap()
+}

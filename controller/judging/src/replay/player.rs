@@ -9,8 +9,10 @@ use super::under_way::UnderWay;
 use super::weights::{Observer, Weights};
 use super::{Course, Ending, GAP_SCRAPES, LOOK_BACK_MS, Moment, Question, ReplayError, Replayed};
 use crate::history;
+use crate::judged::Prepared;
 use crate::prometheus::{Poller, Server};
-use crate::release::{Prepared, Release, settings_of};
+use crate::reading::Samples;
+use crate::release::{Release, settings_of};
 use crate::request::JudgeRequest;
 use crate::selector::Trouble;
 use crate::service::{self, Questions, Service};
@@ -73,9 +75,9 @@ impl<'a> Player<'a> {
         }
         let births = self.births.read(self.poller, &self.server, (from_ms, to_ms)).await;
         births.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
-        for ((tape, prepared), (total, errors)) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
+        for ((tape, prepared), answers) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
             tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
-            tape.append(&prepared.counters, total, errors, self.interval_ms);
+            tape.append(&prepared.counters, answers, self.interval_ms);
         }
         Ok(())
     }
@@ -219,10 +221,11 @@ impl<'a> Player<'a> {
         let Some(under_way) = &mut self.under_way else { return };
         under_way.request.pods_created_at = births;
         for (index, tape) in self.tapes.iter().enumerate() {
-            let (total, errors) = tape.cut(under_way.release.read_from_ms(index), now_ms);
-            let settled_ms = under_way.release.settled_ms(index, &total, now_ms);
+            let answers = tape.cut(under_way.release.read_from_ms(index), now_ms);
+            let Some(samples) = Samples::of(&answers) else { continue };
+            let settled_ms = under_way.release.settled_ms(index, samples.total, now_ms);
             let before = under_way.before(index);
-            under_way.release.observe(index, &total, &errors, settled_ms, now_ms);
+            under_way.release.observe(index, samples, settled_ms, now_ms);
             under_way.note_traffic(index, before);
         }
         if let Some(weight) = weight_set {

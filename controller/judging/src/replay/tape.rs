@@ -14,7 +14,8 @@ type Samples = Vec<(i64, f64)>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tape {
     total: BTreeMap<Labels, Samples>,
-    errors: BTreeMap<Labels, Samples>,
+    /// What is asked for beside the total: the bad requests or the good ones, and all buckets where a guard compares them.
+    others: Vec<BTreeMap<Labels, Samples>>,
     /// When each pod was first seen, and whether that was at the beginning of the record.
     first_seen: BTreeMap<String, (i64, bool)>,
     begins_ms: Option<i64>,
@@ -22,7 +23,9 @@ pub(super) struct Tape {
 
 impl Tape {
     /// Takes in what was read of a slice of time; what is known already is left out.
-    pub(super) fn append(&mut self, counters: &Counters, total: Answer, errors: Answer, interval_ms: i64) {
+    pub(super) fn append(&mut self, counters: &Counters, answers: Vec<Answer>, interval_ms: i64) {
+        let mut answers = answers.into_iter();
+        let total = answers.next().unwrap_or_default();
         let oldest_ms = total.iter().filter_map(|series| series.samples.first()).map(|(at_ms, _)| *at_ms).min();
         self.begins_ms = self.begins_ms.or(oldest_ms);
         let begins_ms = self.begins_ms.unwrap_or(i64::MIN);
@@ -34,20 +37,23 @@ impl Tape {
             self.first_seen.entry(pod.to_owned()).or_insert((*at_ms, is_at_beginning));
         }
         append(&mut self.total, total);
-        append(&mut self.errors, errors);
+        let others: Vec<Answer> = answers.collect();
+        self.others.resize_with(others.len(), BTreeMap::new);
+        self.others.iter_mut().zip(others).for_each(|(known, read)| append(known, read));
     }
 
     /// Forgets what is older, but for the last sample of each series: one that comes back after a hole is not a new one.
     pub(super) fn forget_before(&mut self, before_ms: i64) {
-        for samples in self.total.values_mut().chain(self.errors.values_mut()) {
+        for samples in self.total.values_mut().chain(self.others.iter_mut().flat_map(BTreeMap::values_mut)) {
             let older = samples.partition_point(|(at_ms, _)| *at_ms < before_ms);
             samples.drain(..older.saturating_sub(1));
         }
     }
 
     /// What a query of that range at that time would have brought.
-    pub(super) fn cut(&self, from_ms: i64, to_ms: i64) -> (Answer, Answer) {
-        (cut(&self.total, from_ms, to_ms), cut(&self.errors, from_ms, to_ms))
+    pub(super) fn cut(&self, from_ms: i64, to_ms: i64) -> Vec<Answer> {
+        let all = std::iter::once(&self.total).chain(&self.others);
+        all.map(|known| cut(known, from_ms, to_ms)).collect()
     }
 
     /// When each pod that appears on the record was created, at the latest: one scrape before it was first seen. A pod that was there from
@@ -121,7 +127,7 @@ mod tests {
     fn tape(canary: &[(i64, f64)]) -> Tape {
         let mut tape = Tape::default();
         let stable = series("shop-checkout-80@kubernetesgateway", &[(1_000, 5.0), (5_000, 9.0)]);
-        tape.append(&counters(), vec![stable, series(CANARY, canary)], Vec::new(), 1_000);
+        tape.append(&counters(), vec![vec![stable, series(CANARY, canary)], Vec::new()], 1_000);
         tape
     }
 
@@ -139,13 +145,13 @@ mod tests {
     #[test]
     fn what_was_read_twice_is_there_once_and_a_series_that_comes_back_is_not_new() {
         let mut tape = tape(&[(1_000, 7.0), (2_000, 8.0)]);
-        tape.append(&counters(), vec![series(CANARY, &[(2_000, 8.0), (3_000, 8.0)])], Vec::new(), 1_000);
-        let (total, errors) = tape.cut(1_000, 3_000);
+        tape.append(&counters(), vec![vec![series(CANARY, &[(2_000, 8.0), (3_000, 8.0)])], Vec::new()], 1_000);
+        let [total, errors]: [Answer; 2] = tape.cut(1_000, 3_000).try_into().unwrap();
         let canary = total.iter().find(|series| series.labels["service"] == CANARY).unwrap();
         assert_eq!(canary.samples, [(2_000, 8.0), (3_000, 8.0)], "without the beginning, with the end");
         assert!(errors.is_empty());
         tape.forget_before(900_000);
-        tape.append(&counters(), vec![series(CANARY, &[(950_000, 8.0)])], Vec::new(), 1_000);
+        tape.append(&counters(), vec![vec![series(CANARY, &[(950_000, 8.0)])], Vec::new()], 1_000);
         assert_eq!(tape.first_canary_request(&counters(), 3_000, 1_000_000), None);
     }
 }

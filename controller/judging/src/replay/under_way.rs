@@ -6,7 +6,8 @@ use serin_crds::status::EvidenceStatus;
 
 use super::weights::Observer;
 use super::{Course, Ending, GAP_SCRAPES, Moment, Outcome, Replayed, Round};
-use crate::release::{Judged, Release};
+use crate::judged::Judged;
+use crate::release::Release;
 use crate::request::{JudgeRequest, Look};
 use crate::service::Service;
 use crate::telling::Kind;

@@ -10,8 +10,9 @@ use serin_core::observed::Judgement;
 use serin_judging::budget;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::history::{catch_up, learn};
+use serin_judging::judged::{Polled, Prepared};
 use serin_judging::prometheus::{Answer, Asked, Poll, QueryError, Server, next_answer};
-use serin_judging::release::{Prepared, Release, settings_of};
+use serin_judging::release::{Release, settings_of};
 use serin_judging::selector::Trouble;
 use serin_judging::service::{self, Cadence, Questions, Service};
 use serin_judging::settings::{Settings, millis, slo_window};
@@ -29,10 +30,6 @@ const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 
 /// How long a task that has panicked is left alone.
 const AFTER_PANIC: Duration = Duration::from_secs(30);
-
-/// A poll looks back so many scrapes, and at least so long.
-const POLL_SCRAPES: u32 = 5;
-const POLL_RANGE: Duration = Duration::from_secs(10);
 
 /// Judges one release until the request's sender is gone.
 pub(super) async fn judge(
@@ -132,8 +129,9 @@ struct Task<'a> {
     request: watch::Receiver<JudgeRequest>,
 }
 
-/// The sides of a poll that never changes.
+/// An objective that is polled.
 struct Line {
+    polled: Polled,
     poll: watch::Receiver<Option<Arc<Asked>>>,
     service: watch::Receiver<Service>,
     /// When the last answer that could be read was asked for.
@@ -266,15 +264,12 @@ impl Task<'_> {
     }
 
     async fn judge(&mut self, mut release: Release, services: Vec<watch::Receiver<Service>>) {
-        let lines = release.objectives.iter().zip(services);
-        let mut lines: Vec<Line> = lines
-            .map(|(judged, service)| {
-                let range = poll_range(&release.settings);
-                let selectors = [&judged.counters.total_of_sides, &judged.counters.errors_of_sides];
-                let queries = selectors.map(|selector| format!("{selector}[{}s]", range.as_secs())).to_vec();
-                let poll =
-                    Poll { server: release.settings.server.clone(), queries, period: release.settings.poll_period() };
-                Line { poll: self.teller.bench.poller.subscribe(poll), service, read_at: None }
+        let mut lines: Vec<Line> = services
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, service)| {
+                let polled = release.polled(index)?;
+                Some(Line { poll: self.subscribe(&release, &polled), polled, service, read_at: None })
             })
             .collect();
         let mut check_lines = Vec::new();
@@ -297,6 +292,11 @@ impl Task<'_> {
             let now_ms = self.teller.now_ms();
             self.teller.tell(release.look(now_ms));
         }
+    }
+
+    fn subscribe(&self, release: &Release, polled: &Polled) -> watch::Receiver<Option<Arc<Asked>>> {
+        let Polled { queries, period, .. } = polled.clone();
+        self.teller.bench.poller.subscribe(Poll { server: release.settings.server.clone(), queries, period })
     }
 
     /// Asks the checks whose time it is, and no others.
@@ -331,29 +331,44 @@ impl Task<'_> {
         if line.service.has_changed().unwrap_or(false) {
             release.set_service(index, line.service.borrow_and_update().clone());
         }
-        let waited_ms = millis(asked.sent_at.elapsed());
+        if let Err(error) = self.read(release, index, line, asked).await {
+            let waited_ms = millis(asked.sent_at.elapsed());
+            release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
+        }
+        // Series that were too many are asked for in another way from now on.
+        if let Some(polled) = release.polled(index).filter(|polled| *polled != line.polled) {
+            *line =
+                Line { poll: self.subscribe(release, &polled), polled, service: line.service.clone(), read_at: None };
+        }
+    }
+
+    async fn read(
+        &self,
+        release: &mut Release,
+        index: usize,
+        line: &mut Line,
+        asked: &Asked,
+    ) -> Result<(), QueryError> {
         let answers = match &asked.answers {
             Ok(answers) => answers,
-            Err(error) => return release.fail(index, error.clone(), self.teller.now_ms().saturating_sub(waited_ms)),
+            Err(QueryError::TooLarge(_)) if release.sum_up(index) => return Ok(()),
+            Err(error) => return Err(error.clone()),
         };
-        let [total, errors] = answers.as_slice() else { return };
         let poller = &self.teller.bench.poller;
-        if let Err(error) = learn(poller, release, index).await {
-            return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
-        }
-        let range = poll_range(&release.settings);
+        learn(poller, release, index).await?;
         // The poll's range must reach back to what was read before, and to the rounds that were open then.
-        let open = release.settings.scrape_interval * 2;
+        let Polled { range, open, .. } = line.polled;
         let reaches =
             line.read_at.is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
-        if !reaches && let Err(error) = catch_up(poller, release, index, self.teller.now_ms()).await {
-            return release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
+        if !reaches {
+            catch_up(poller, release, index, self.teller.now_ms()).await?;
         }
         line.read_at = Some(asked.sent_at);
-        let now_ms = self.teller.now_ms();
-        let settled_ms = release.settled_ms(index, total, now_ms);
-        release.observe(index, total, errors, settled_ms, now_ms);
-        self.note_age(total);
+        release.observe_polled(index, &line.polled, answers, self.teller.now_ms());
+        if let Some(total) = answers.first().filter(|_| !line.polled.is_summed) {
+            self.note_age(total);
+        }
+        Ok(())
     }
 
     fn note_age(&self, total: &Answer) {
@@ -363,10 +378,4 @@ impl Task<'_> {
             self.teller.bench.metrics.set_evidence_age(Duration::from_millis(age));
         }
     }
-}
-
-/// How far back a poll reads: whole seconds, so that equal settings ask the equal question.
-fn poll_range(settings: &Settings) -> Duration {
-    let range = (settings.scrape_interval * POLL_SCRAPES).max(POLL_RANGE);
-    Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0))
 }

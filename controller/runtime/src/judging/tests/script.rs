@@ -1,14 +1,15 @@
 //! A Prometheus that answers from a script: range selectors over samples in memory, composed queries by given numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::post;
-use promql_parser::parser::{self, Expr};
+use promql_parser::parser::{self, Expr, VectorSelector};
 use serde_json::{Value, json};
 use serin_judging::prometheus::{Labels, Series};
 use serin_sim::tls::TlsListener;
@@ -97,22 +98,15 @@ impl Script {
     }
 
     fn matrix(&self, query: &str, at_ms: i64) -> Option<Vec<Value>> {
+        if let Some(sums) = Sums::parse(query) {
+            return Some(sums.answer(&self.told.lock().unwrap().series, at_ms));
+        }
         let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else { return None };
         let mut told = self.told.lock().unwrap();
         told.asked.push(at_ms);
         let from_ms = at_ms - i64::try_from(matrix.range.as_millis()).unwrap();
-        let name = matrix.vs.name.unwrap();
-        let value_of = |labels: &Labels, label: &str| labels.get(label).cloned().unwrap_or_default();
         let mode = told.mode;
-        let selected = told.series.iter().filter(|series| {
-            series.labels["__name__"] == name
-                && matrix
-                    .vs
-                    .matchers
-                    .matchers
-                    .iter()
-                    .all(|matcher| matcher.is_match(&value_of(&series.labels, &matcher.name)))
-        });
+        let selected = told.series.iter().filter(|series| is_selected(&matrix.vs, &series.labels));
         let found = selected.filter_map(|series| {
             let values: Vec<Value> = series
                 .samples
@@ -129,6 +123,87 @@ impl Script {
         });
         Some(found.collect())
     }
+}
+
+/// What a query of sums asks: see `serin_judging`'s `sums.rs`, whose tests hold the queries against a real Prometheus.
+struct Sums {
+    selector: VectorSelector,
+    by: Vec<String>,
+    range_ms: i64,
+    step_ms: i64,
+    of_scrapes: bool,
+}
+
+impl Sums {
+    fn parse(query: &str) -> Option<Self> {
+        let Ok(Expr::Subquery(subquery)) = parser::parse(query) else { return None };
+        let between = |from: &str, to: &str| query.split_once(from).and_then(|(_, rest)| rest.split_once(to));
+        let of_scrapes = query.contains("timestamp(");
+        let (selector, _) =
+            if of_scrapes { between("timestamp(", "))") } else { between("last_over_time(", "[300000ms]") }?;
+        let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else { return None };
+        let (by, _) = between("by (", ")")?;
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap();
+        Some(Self {
+            selector,
+            by: by.split(", ").map(str::to_owned).collect(),
+            range_ms: millis(subquery.range),
+            step_ms: millis(subquery.step.unwrap()),
+            of_scrapes,
+        })
+    }
+
+    /// The increments of all series added up, for each step by itself.
+    fn answer(&self, series: &[Series], at_ms: i64) -> Vec<Value> {
+        let last = |series: &Series, at_ms: i64| {
+            let before = series.samples.iter().rev().find(|(sample_ms, _)| *sample_ms <= at_ms);
+            before.copied().filter(|(sample_ms, _)| *sample_ms > at_ms - 300_000)
+        };
+        let selected = series.iter().filter(|series| is_selected(&self.selector, &series.labels));
+        let selected: Vec<&Series> = selected.collect();
+        let mut sums: BTreeMap<(Vec<String>, &str), BTreeMap<i64, f64>> = BTreeMap::new();
+        let first = (at_ms - self.range_ms).div_euclid(self.step_ms) + 1;
+        for step_ms in (first..=at_ms.div_euclid(self.step_ms)).map(|step| step * self.step_ms) {
+            for of in &selected {
+                let Some((scraped_ms, now)) = last(of, step_ms) else { continue };
+                let group: Vec<String> = self.by.iter().map(|label| label_of(&of.labels, label)).collect();
+                let is_known = |known: &&Series| {
+                    let is_same = ["job", "instance"].iter().all(|name| known.labels[*name] == of.labels[*name]);
+                    is_same && last(known, step_ms - self.step_ms).is_some()
+                };
+                let mut add = |age: &'static str, value: f64| {
+                    *sums.entry((group.clone(), age)).or_default().entry(step_ms).or_default() += value;
+                };
+                #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
+                match last(of, step_ms - self.step_ms) {
+                    _ if self.of_scrapes => {
+                        sums.entry((group, "")).or_default().insert(step_ms, scraped_ms as f64 / 1_000.0);
+                    }
+                    Some((_, before)) => add("known", if now >= before { now - before } else { now }),
+                    None if series.iter().any(|known| is_known(&known)) => add("new", now),
+                    None => {}
+                }
+            }
+        }
+        let told = sums.into_iter().map(|((group, age), steps)| {
+            let mut labels: Labels = self.by.iter().cloned().zip(group).collect();
+            labels.extend((!age.is_empty()).then(|| ("serin".to_owned(), age.to_owned())));
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
+            let values = steps.into_iter().map(|(step_ms, value)| json!([step_ms as f64 / 1_000.0, value.to_string()]));
+            json!({"metric": labels, "values": values.collect::<Vec<_>>()})
+        });
+        told.collect()
+    }
+}
+
+fn label_of(labels: &Labels, label: &str) -> String {
+    labels.get(label).cloned().unwrap_or_default()
+}
+
+fn is_selected(selector: &VectorSelector, labels: &Labels) -> bool {
+    let mut matchers = selector.matchers.matchers.iter();
+    selector.name.as_ref().is_none_or(|name| labels["__name__"] == *name)
+        && matchers.all(|matcher| matcher.is_match(&label_of(labels, &matcher.name)))
 }
 
 /// A vector of these values, each under a label's value.

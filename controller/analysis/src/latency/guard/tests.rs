@@ -1,0 +1,203 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Restarts;
+use crate::counters::{Arm, Kind, Sample};
+
+const EDGES: [f64; 5] = [0.05, 0.1, 0.3, 1.0, 3.0];
+const NO_WARM_UP: RoundContext = RoundContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
+
+fn config(alpha: f64) -> EvidenceConfig {
+    EvidenceConfig {
+        clip: Some(-alpha.ln()),
+        restarts: Restarts::EveryMinute { longest_seconds: 3_600.0 },
+        warm_up_seconds: 0.0,
+        ..EvidenceConfig::for_budget_fraction(0.01)
+    }
+}
+
+fn guard(alpha: f64, edges: &[f64]) -> (LatencyGuard, GuardState) {
+    let mut state = GuardState::default();
+    let mut guard = LatencyGuard::resume(config(alpha), CounterConfig::default(), 0, &state);
+    guard.compare(&mut state, edges, 0, 1.0);
+    (guard, state)
+}
+
+/// Ticks of an edge, as if its counters had been read.
+fn add(guard: &LatencyGuard, state: &mut GuardState, index: i64, slower: &[Counts]) {
+    for (edge, counts) in state.edges.iter_mut().zip(slower) {
+        let tick =
+            Tick { started_ms: index * 15_000, at_ms: (index + 1) * 15_000, counts: *counts, stable_pods: Vec::new() };
+        edge.add(&guard.evidence, guard.began_ms, state.least_k, &tick, &NO_WARM_UP);
+    }
+}
+
+/// Pseudo-random numbers from a seed: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits")]
+        let bits = ((z ^ (z >> 31)) >> 11) as f64;
+        bits / 9_007_199_254_740_992.0
+    }
+
+    /// How many of so many requests took longer than each edge, where the logarithm of a duration is normal about `median`.
+    fn slower(&mut self, requests: u32, median: f64, spread: f64) -> [f64; 5] {
+        let mut slower = [0.0; 5];
+        for _ in 0..requests {
+            let normal = (-2.0 * self.unit().max(1e-300).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos();
+            let duration = median * (spread * normal).exp();
+            for (count, edge) in slower.iter_mut().zip(EDGES) {
+                *count += f64::from(u8::from(duration > edge));
+            }
+        }
+        slower
+    }
+}
+
+/// A release at 20 % of 50 requests a second for `ticks` scrapes; when the guard acts, if it does. `median` is the canary's over stable's.
+fn acts_at(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
+    let mut dice = Dice(seed);
+    let (guard, mut state) = guard(alpha, &EDGES);
+    for index in 0..ticks {
+        let (canary, stable) = (dice.slower(150, 0.12 * median, 0.8), dice.slower(600, 0.12, 0.8));
+        let counts: Vec<Counts> =
+            canary.iter().zip(stable).map(|(canary, stable)| Counts::new(150.0, *canary, 600.0, stable)).collect();
+        add(&guard, &mut state, index, &counts);
+        if state.ln_e() >= -alpha.ln() {
+            return Some(index);
+        }
+    }
+    None
+}
+
+#[test]
+fn alike_arms_alarm_at_most_as_often_as_is_promised() {
+    // At an alpha of 5 %, so that as few releases as this could show an excess over it.
+    let releases = 600_u64;
+    let alarms = (0..releases).filter(|seed| acts_at(*seed, 1.0, 60, 0.05).is_some()).count();
+    // Of 600, five percent are 30.
+    assert!(alarms <= 30, "{alarms} of {releases}");
+}
+
+#[test]
+fn a_distribution_that_has_shifted_is_found() {
+    // At the threshold of 3 s there is next to nothing to be seen, at 0.1 s and 0.3 s a lot.
+    for (median, half_within) in [(1.5, 4), (1.2, 20)] {
+        let mut found: Vec<i64> = (0..40).filter_map(|seed| acts_at(seed, median, 60, 0.01)).collect();
+        assert_eq!(found.len(), 40, "all are found within a quarter of an hour: {median}");
+        found.sort_unstable();
+        assert!(found[20] < half_within, "half of them within so many scrapes: {median}: {found:?}");
+    }
+}
+
+#[test]
+fn the_edge_that_moved_most_is_named_with_its_counts() {
+    let alike = Counts::new(100.0, 30.0, 900.0, 270.0);
+    let state = GuardState::after(20, &[(0.1, alike), (0.3, Counts::new(100.0, 45.0, 900.0, 270.0))]);
+    assert!(state.ln_e() > 100_f64.ln());
+    let counts = Counts::new(2000.0, 900.0, 18000.0, 5400.0);
+    assert_eq!(state.evidence(false).worst.unwrap(), EdgeEvidence { seconds: 0.3, counts });
+    assert!(GuardState::after(20, &[(0.1, alike), (0.3, alike)]).ln_e() < 0.0);
+    assert_eq!(GuardState::default().evidence(true).worst, None, "without edges nothing is known");
+}
+
+#[test]
+fn of_many_edges_evenly_many_are_compared_and_the_state_stays_small() {
+    let edges: Vec<f64> = (1..=100).map(|edge| f64::from(edge) / 100.0).collect();
+    let (guard, mut state) = guard(0.01, &edges);
+    assert_eq!(state.edges.len(), 25);
+    assert_eq!((state.edges[0].seconds, state.edges[24].seconds), (0.04, 1.0));
+    for index in 0..200 {
+        add(&guard, &mut state, index, &[Counts::new(151.0, 31.0, 907.0, 271.0); 25]);
+    }
+    let json = serde_json::to_string(&state).unwrap();
+    assert!(json.len() < 450 * state.edges.len(), "{} bytes", json.len());
+    assert_eq!(serde_json::from_str::<GuardState>(&json).unwrap(), state);
+    assert!(state.fits());
+    state.edges[3].mixture = Mixture::new(2);
+    assert!(!state.fits());
+}
+
+/// The samples of a histogram's edge: both arms in one gateway, so many requests a scrape, and those within the edge.
+fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
+    let mut totals = [0.0; 4];
+    let mut samples = Vec::new();
+    for (index, (canary, within)) in requests.iter().enumerate() {
+        let at_ms = i64::try_from(index).unwrap() * 15_000;
+        let canary = f64::from(*canary);
+        let more = [canary, f64::from(*within).min(canary), canary * 3.0, (canary * 2.0).floor()];
+        for (total, more) in totals.iter_mut().zip(more) {
+            *total += more;
+        }
+        let kinds = [
+            (Arm::Canary, Kind::Total),
+            (Arm::Canary, Kind::Good),
+            (Arm::Stable, Kind::Total),
+            (Arm::Stable, Kind::Good),
+        ];
+        samples.extend(kinds.into_iter().zip(totals).map(|((arm, kind), value)| (arm, kind, at_ms, value)));
+    }
+    samples
+}
+
+proptest! {
+    #[test]
+    fn a_restart_at_any_moment_changes_no_bit(
+        requests in prop::collection::vec((any::<u16>(), any::<u16>()), 4..60), restarts in prop::collection::vec(0_i64..900_000, 0..5),
+    ) {
+        let samples = samples(&requests);
+        let births = BTreeMap::new();
+        let observe = |guard: &mut LatencyGuard, state: &mut GuardState, now_ms: i64| {
+            let of = |(arm, kind, at_ms, value): &(Arm, Kind, i64, f64)| {
+                let series = if *arm == Arm::Canary { "canary" } else { "stable" };
+                Sample { source: "gateway", series, arm: *arm, kind: *kind, at_ms: *at_ms, value: *value }
+            };
+            let seen: Vec<_> = samples.iter().filter(|(_, _, at_ms, _)| *at_ms <= now_ms).map(of).collect();
+            guard.observe(state, 0, &Feed { samples: &seen, births: &births, settled_ms: now_ms, now_ms }, &NO_WARM_UP);
+        };
+        let (mut whole, mut expected) = guard(0.01, &[0.3]);
+        observe(&mut whole, &mut expected, 1_000_000);
+        let (mut split, mut state) = guard(0.01, &[0.3]);
+        let mut restarts = restarts;
+        restarts.sort_unstable();
+        for now_ms in restarts {
+            observe(&mut split, &mut state, now_ms);
+            state = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+            split = LatencyGuard::resume(config(0.01), CounterConfig::default(), 0, &state);
+        }
+        observe(&mut split, &mut state, 1_000_000);
+        prop_assert_eq!(state, expected);
+    }
+
+    /// What Ville's inequality needs, at whatever rate the bets are made: the next tick does not raise an edge's process on the average.
+    #[test]
+    fn no_tick_on_the_null_raises_the_expectation(
+        past in (0_u16..50, 0_u16..50), n_c in 1_u32..6, n_s in 1_u32..9, p_s in 0.0_f64..=1.0, below in 0.0_f64..=1.0,
+    ) {
+        let (guard, mut state) = guard(0.01, &[0.3]);
+        let past_stable = f64::from(past.0 + past.1);
+        add(&guard, &mut state, 0, &[Counts::new(0.0, 0.0, past_stable, f64::from(past.0))]);
+        let (rho0, delta0) = (guard.evidence.rho0, guard.evidence.delta0);
+        let p_c = below * (rho0 * p_s + delta0).min(1.0);
+        let binomial = |n: u32, k: u32, p: f64| {
+            let ways: f64 = (0..k).map(|i| f64::from(n - i) / f64::from(i + 1)).product();
+            ways * p.powf(f64::from(k)) * (1.0 - p).powf(f64::from(n - k))
+        };
+        let before = state.ln_e().exp();
+        let mut expected = 0.0;
+        for (e_c, e_s) in (0..=n_c).flat_map(|e_c| (0..=n_s).map(move |e_s| (e_c, e_s))) {
+            let mut after = state.clone();
+            add(&guard, &mut after, 1, &[Counts::new(n_c.into(), e_c.into(), n_s.into(), e_s.into())]);
+            expected += binomial(n_c, e_c, p_c) * binomial(n_s, e_s, p_s) * after.ln_e().exp();
+        }
+        prop_assert!(expected <= before * (1.0 + 1e-9), "from {before} to {expected}");
+    }
+}
