@@ -16,6 +16,7 @@ pub use numbers::{Numbers, numbers};
 use standing::{Kind, Standing, standing};
 
 mod fetch;
+mod holds;
 mod numbers;
 mod standing;
 

@@ -2,6 +2,7 @@
 
 use serin_crds::status::AbortStatus;
 
+use super::holds;
 use crate::look::Look;
 use crate::report::{Report, Trouble};
 
@@ -113,7 +114,7 @@ fn under_way(report: &Report, judged: bool) -> Standing {
             .then("Write spec.analysis with an objective, and Serin judges it against stable.");
     }
     if let Some(held) = condition(report, "MetricsReady") {
-        let hold = hold(&held.reason);
+        let hold = holds::hold(&held.reason);
         return Standing {
             headline: format!("Held ({}): {at}", held.reason),
             why: vec![held.message.clone(), hold.meaning.to_owned()],
@@ -136,95 +137,6 @@ fn under_way(report: &Report, judged: bool) -> Standing {
         standing = standing.because(message.clone());
     }
     standing
-}
-
-/// What a cause of holding means, and what helps.
-struct Hold {
-    meaning: &'static str,
-    fix: Option<&'static str>,
-}
-
-fn hold(cause: &str) -> Hold {
-    let hold = |meaning, fix| Hold { meaning, fix: Some(fix) };
-    match cause {
-        "NoData" => hold(
-            "Prometheus has no series for one of the two sides. Without data nothing is known, and nothing unknown is a success.",
-            "See whether Prometheus scrapes both sides, and whether the objective's counters select them.",
-        ),
-        "Stale" => hold(
-            "The newest sample is too old to say anything about now.",
-            "See whether Prometheus still scrapes the targets (its page Status, Targets).",
-        ),
-        "NoTraffic" => hold(
-            "A canary without requests cannot fail, which is no sign that it is good.",
-            "See whether requests reach the service at all, and whether its route sends the canary its share.",
-        ),
-        "UnverifiedSelector" => hold(
-            "The selector of errors has never matched anything. A mistyped selector would look exactly like a release without a fault.",
-            "Compare counters.errors with the series in Prometheus. One error of stable's is enough to verify it.",
-        ),
-        "Unreachable" | "Timeout" => hold(
-            "What cannot be read cannot be judged; nothing is promoted in the meantime.",
-            "See whether the controller reaches Prometheus at spec.analysis.prometheus.address. What was missed is read later.",
-        ),
-        "Partial" => hold(
-            "Prometheus itself says that a part of the data is missing, so that errors may be, too.",
-            "See the warnings of the query in Prometheus, for example of a store that is away.",
-        ),
-        "NotANumber" => hold(
-            "A counter had a value that cannot be a count.",
-            "See what exports it; a recording rule with a rate in it is no counter.",
-        ),
-        "InvalidQuery" | "InvalidSpec" | "TooLarge" | "Malformed" | "SpecUnusable" => {
-            hold("The question cannot be answered as it is asked.", "Correct the field that is named above.")
-        }
-        "NotConfigured" => hold(
-            "There is nobody to ask for data.",
-            "Write spec.analysis.prometheus.address, or give the controller a default.",
-        ),
-        "SecretForbidden" | "ConfigMapForbidden" => hold(
-            "The controller reads no Secret and no ConfigMap that it was not given by name.",
-            "Run the two commands above, or have somebody run them who may give rights in that namespace.",
-        ),
-        "SecretNotFound" | "ConfigMapNotFound" | "DirectoryNotFound" | "InvalidSecret" | "InvalidConfigMap"
-        | "InvalidDirectory" | "DirectoryForbidden" => hold(
-            "What its Prometheus is to be asked with is missing or cannot be used.",
-            "Correct what is named above; it is read again within seconds.",
-        ),
-        "SecretUnavailable" | "ConfigMapUnavailable" | "DirectoryUnavailable" => hold(
-            "What its Prometheus is to be asked with could not be read yet.",
-            "It is tried again. See whether the API server answers the controller.",
-        ),
-        "Unauthorized" => hold(
-            "Prometheus, or a proxy before it, does not accept who asks.",
-            "See whether the token in the Secret of spec.analysis.prometheus.headersFrom is still good; a new one is taken up within seconds.",
-        ),
-        "UntrustedCertificate" => hold(
-            "Whoever answers at that address cannot show that it is this Prometheus.",
-            "See whether spec.analysis.prometheus.tls.caFrom is the authority of its certificate, and the address a name in it.",
-        ),
-        "LatencyGuard" => hold(
-            "The canary keeps the objective's threshold, and is slower than stable elsewhere in the distribution.",
-            "It goes on when the evidence for that is gone. Where slower is meant, promote it by hand, or leave out latency.guard.",
-        ),
-        "NoCommonBuckets" => hold(
-            "The latency guard compares canary and stable bucket by bucket, and has found no bucket that both have.",
-            "Give both versions the same buckets, or leave out latency.guard for this release.",
-        ),
-        "BudgetLeft" => hold(
-            "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
-            "It goes on as soon as more requests have shown that it is better than that.",
-        ),
-        "BudgetSpent" => hold(
-            "The service has used up its error budget for the period of the objective: until some of it is back, no release may cost errors.",
-            "It goes on when the budget has recovered, or at once if this release is shown to be the cure.",
-        ),
-        "ServiceBurning" => hold(
-            "The service as a whole fails so often that its error budget would soon be gone. Nothing is changed in the middle of an incident.",
-            "It goes on when the service is well again, or at once if this release is shown to be the cure.",
-        ),
-        _ => Hold { meaning: "Until this is over nothing is promoted.", fix: None },
-    }
 }
 
 fn aborted(report: &Report, abort: &AbortStatus, look: &Look) -> Standing {

@@ -1,7 +1,7 @@
 //! What a replay asks for, from a file and arguments.
 
 use super::*;
-use crate::cli::{Task, parse};
+use crate::cli::{AccessArgs, Task, parse};
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 
@@ -136,8 +136,8 @@ fn a_file_of_a_token_holds_one() {
     let file = folder.path().join("token");
     for (token, is_one) in [("", false), ("\n", false), ("a\nb", false), ("secret", true), ("secret\n", true)] {
         std::fs::write(&file, token).unwrap();
-        let server = asking::server("http://localhost:9090", Some(&file)).map_err(|failure| failure.to_string());
-        match server {
+        let access = AccessArgs { bearer_token_file: Some(file.clone()), ..AccessArgs::default() };
+        match asking::server("http://localhost:9090", &access).map_err(|failure| failure.to_string()) {
             Ok(server) => assert!(is_one && server.headers[0].1 == "Bearer secret", "{token:?}"),
             Err(refusal) => assert!(!is_one && refusal.contains("holds no token; write"), "{token:?}: {refusal}"),
         }
