@@ -182,6 +182,26 @@ fn hold(cause: &str) -> Hold {
             "There is nobody to ask for data.",
             "Write spec.analysis.prometheus.address, or give the controller a default.",
         ),
+        "BudgetLeft" => hold(
+            "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
+            "It goes on as soon as more requests have shown that it is better than that.",
+        ),
+        "BudgetSpent" => hold(
+            "The service has used up its error budget for the period of the objective: until some of it is back, no release may cost errors.",
+            "It goes on when the budget has recovered, or at once if this release is shown to be the cure.",
+        ),
+        "ServiceBurning" => hold(
+            "The service as a whole fails so often that its error budget would soon be gone. Nothing is changed in the middle of an incident.",
+            "It goes on when the service is well again, or at once if this release is shown to be the cure.",
+        ),
+        _ => closed(cause),
+    }
+}
+
+/// The same where Prometheus cannot be asked in the right name, and what is not known here.
+fn closed(cause: &str) -> Hold {
+    let hold = |meaning, fix| Hold { meaning, fix: Some(fix) };
+    match cause {
         "SecretForbidden" | "ConfigMapForbidden" => hold(
             "The controller reads no Secret and no ConfigMap that it was not given by name.",
             "Run the two commands above, or have somebody run them who may give rights in that namespace.",
@@ -202,18 +222,6 @@ fn hold(cause: &str) -> Hold {
         "UntrustedCertificate" => hold(
             "Whoever answers at that address cannot show that it is this Prometheus.",
             "See whether spec.analysis.prometheus.tls.caFrom is the authority of its certificate, and the address a name in it.",
-        ),
-        "BudgetLeft" => hold(
-            "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
-            "It goes on as soon as more requests have shown that it is better than that.",
-        ),
-        "BudgetSpent" => hold(
-            "The service has used up its error budget for the period of the objective: until some of it is back, no release may cost errors.",
-            "It goes on when the budget has recovered, or at once if this release is shown to be the cure.",
-        ),
-        "ServiceBurning" => hold(
-            "The service as a whole fails so often that its error budget would soon be gone. Nothing is changed in the middle of an incident.",
-            "It goes on when the service is well again, or at once if this release is shown to be the cure.",
         ),
         _ => Hold { meaning: "Until this is over nothing is promoted.", fix: None },
     }
