@@ -14,6 +14,9 @@ use crate::selector::Trouble;
 const MOST_HEADERS: usize = 32;
 const LONGEST_VALUE: usize = 8 << 10;
 
+/// So many of the keys that are there are told where the right one is missing.
+const TOLD_KEYS: usize = 10;
+
 /// The headers that a request has anyway: another value would make it another request.
 const OWN_HEADERS: [&str; 6] = ["connection", "content-length", "content-type", "host", "te", "transfer-encoding"];
 
@@ -114,9 +117,9 @@ impl Source<'_> {
     fn value<'d>(&self, data: &'d Data, key: &str) -> Result<&'d [u8], Trouble> {
         let value = data.get(key).filter(|value| !value.is_empty());
         value.map(Vec::as_slice).ok_or_else(|| {
-            let keys: Vec<&str> = data.keys().map(String::as_str).collect();
-            let has = if keys.is_empty() { "none at all".to_owned() } else { format!("only {}", keys.join(", ")) };
-            self.invalid(&format!("there is nothing under the key {key:?}, {has}"), "add it, or name the right key")
+            let keys: Vec<&str> = data.keys().map(String::as_str).take(TOLD_KEYS).collect();
+            let has = if keys.is_empty() { "no keys".to_owned() } else { format!("the keys {}", keys.join(", ")) };
+            self.invalid(&format!("nothing is under the key {key:?}, it has {has}"), "add it, or name the right key")
         })
     }
 
@@ -234,8 +237,8 @@ mod tests {
             assert!(!trouble.message.contains("s3cret"), "{}", trouble.message);
         };
         let ca = |pairs: &[(&str, &str)]| SECRET.authorities(&data(pairs), "ca.crt", Tls::default()).unwrap_err();
-        told(ca(&[]), "nothing under the key \"ca.crt\", none at all");
-        told(ca(&[("tls.crt", "s3cret")]), "nothing under the key \"ca.crt\", only tls.crt");
+        told(ca(&[]), "nothing is under the key \"ca.crt\", it has no keys");
+        told(ca(&[("tls.crt", "s3cret")]), "nothing is under the key \"ca.crt\", it has the keys tls.crt");
         told(ca(&[("ca.crt", "s3cret")]), "no certificate in PEM");
         let of_garbage = "-----BEGIN CERTIFICATE-----\nczNjcmV0\n-----END CERTIFICATE-----\n";
         told(ca(&[("ca.crt", of_garbage)]), "no certificate of an authority");
@@ -253,7 +256,10 @@ mod tests {
         let mixed = pair(&certificate, &other.signing_key.serialize_pem()).unwrap_err();
         told(mixed, "are not a certificate and its key");
         told(pair(&certificate, "s3cret").unwrap_err(), "are not a certificate and its key");
-        told(pair(&certificate, "").unwrap_err(), "nothing under the key \"tls.key\", only tls.crt, tls.key");
+        told(
+            pair(&certificate, "").unwrap_err(),
+            "nothing is under the key \"tls.key\", it has the keys tls.crt, tls.key",
+        );
         assert!(SECRET.authorities(&data(&[("ca.crt", &certificate)]), "ca.crt", Tls::default()).is_ok());
     }
 }

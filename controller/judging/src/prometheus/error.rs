@@ -13,12 +13,12 @@ pub enum QueryError {
     Unreachable(String),
     /// The server's certificate is not one for its address that a known authority has signed.
     #[error(
-        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom and the host in its address"
+        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom, or the controller's own authorities, and the host in its address"
     )]
     Untrusted(String),
     /// The server does not accept who asks.
     #[error(
-        "Prometheus does not accept who asks: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom"
+        "Prometheus does not accept who asks: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom, or of the controller's default its --prometheus-headers-dir"
     )]
     Unauthorized(String),
     /// It was not asked, since it is not known with what.

@@ -40,7 +40,7 @@ pub(super) async fn judge(
 ) {
     let mut teller = Teller::new(bench, request.borrow().clone(), told, triggers);
     loop {
-        let mut task = Task { teller: &mut teller, request: request.clone() };
+        let mut task = Task { teller: &mut teller, request: request.clone(), services: Vec::new() };
         if AssertUnwindSafe(task.run()).catch_unwind().await.is_ok() {
             return;
         }
@@ -127,6 +127,8 @@ impl Teller {
 struct Task<'a> {
     teller: &'a mut Teller,
     request: watch::Receiver<JudgeRequest>,
+    /// What is known of the service, by objective, whoever told it.
+    services: Vec<watch::Receiver<Service>>,
 }
 
 /// An objective that is polled.
@@ -208,9 +210,10 @@ impl Task<'_> {
         let mut services = Vec::new();
         let is_idle = self.request.borrow().phase == Phase::Idle;
         let cadence = if is_idle { Cadence::IDLE } else { Cadence::RELEASE };
-        for objective in &prepared {
+        for (index, objective) in prepared.iter().enumerate() {
             let questions = Questions::new(&objective.counters, slo_window(&objective.spec)?);
-            let (sender, receiver) = watch::channel(Service::default());
+            let known = self.services.get(index).map(|service| service.borrow().clone());
+            let (sender, receiver) = watch::channel(known.unwrap_or_default());
             followers.spawn(service::follow(
                 self.teller.bench.poller.clone(),
                 settings.server.clone(),
@@ -220,6 +223,7 @@ impl Task<'_> {
             ));
             services.push(receiver);
         }
+        self.services.clone_from(&services);
         let request = self.request.borrow().clone();
         let own = lock(&self.teller.told).checkpoint.clone();
         let resume_from = own.or(request.resume_from);

@@ -99,8 +99,11 @@ async fn evidence(life: &Life) -> Look {
 #[tokio::test]
 async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_and_nobody_tells_it() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let subscriber =
+        || tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    // A lone subscriber of one thread is not asked about lines that another test has come to first.
+    let _second = tracing::Dispatch::new(subscriber());
+    let _logging = tracing::subscriber::set_default(subscriber());
     let closed = Closed::new(1).await;
     let life = closed.live(None);
     life.judges.watch(closed.request());
@@ -109,13 +112,17 @@ async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_
     closed.put_token(ONE);
     shown += &life.held_for("ConfigMapNotFound").await;
     closed.put_authority(&closed.authority);
-    let began = evidence(&life).await;
+    closed.script.set_service(&[("total", 1e9), ("errors", 2e5), ("age0", 2.6e6)]);
+    let budget = |look: &Look| look.evidence.first().and_then(|evidence| evidence.budget_allotment);
+    let began = life.until("a budget", |look| budget(look).is_some()).await;
 
     // From now on the old token opens nothing.
+    closed.script.set_service(&[]);
     closed.script.set_token(TWO);
     closed.put_token(TWO);
     let seconds = round_at(began.checkpoint.as_ref()) / 1_000 - start().as_second();
     let later = life.judged_until(seconds.max(0) + 3).await;
+    assert!(budget(&life.look()).is_some(), "what was known of the service still is");
     assert_eq!(Some(later.started_at), began.checkpoint.as_ref().map(|checkpoint| checkpoint.started_at));
 
     closed.world.delete::<Secret>("shop", "prometheus-headers").unwrap();
