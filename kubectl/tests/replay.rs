@@ -364,6 +364,22 @@ async fn beside_a_gateways_counters_the_canarys_pods_tell_when_its_warm_up_ended
 }
 
 #[tokio::test]
+async fn the_pods_of_an_earlier_attempt_say_nothing_of_the_age_of_this_ones() {
+    let mut counting = Counting::new();
+    for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+        counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
+    }
+    // The same revision twice, with other pods; of the second's requests one in twenty-five fails, which young pods may.
+    let during = |from: f64, to: f64, count: f64| move |minute: f64| (from..to).contains(&minute).then_some(count);
+    counting.pod("checkout-bbb-y1", during(20.0, 25.0, 150.0), during(20.0, 25.0, 0.0));
+    counting.pod("checkout-bbb-y2", during(50.0, 60.0, 150.0), during(50.0, 60.0, 6.0));
+    let printed = printed(&Replay::of(counting, PODS).await, OF_PODS).await;
+    assert_eq!(printed["releases"].as_array().unwrap().len(), 2, "{printed}");
+    let again = &printed["releases"][1]["rules"][0]["decided"];
+    assert!(again["afterSeconds"].as_f64().unwrap() > 60.0, "its pods are new: {again}");
+}
+
+#[tokio::test]
 async fn what_an_old_pod_had_counted_before_it_was_first_scraped_is_none_of_the_release() {
     let counting = |is_recorded: bool| {
         let mut counting = Counting::new();

@@ -3,17 +3,22 @@
 //! What the question tells comes first, then what kube-state-metrics has recorded. Of any other pod that appears on the record it is known
 //! only that it was not there before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::GAP_SCRAPES;
 use super::tape::Tape;
 use crate::matcher::{either, pods_of, quoted};
 use crate::prometheus::{Answer, Poller, QueryError, Server};
 use crate::request::JudgeRequest;
+use crate::selector::Counters;
 
 /// The metric of kube-state-metrics that tells when a pod was created, in seconds since the epoch.
 pub(super) const POD_CREATED: &str = "kube_pod_created";
+
+/// A pod that kube-state-metrics told of so shortly before is there: it is scraped every minute at the least.
+const THERE_MS: i64 = 120_000;
 
 /// The creation of each pod, as far as it is known.
 pub(super) struct Births {
@@ -47,23 +52,61 @@ impl Births {
         server: &Server,
         (from_ms, to_ms): (i64, i64),
     ) -> Result<(), QueryError> {
-        let Some(selector) = &self.selector else { return Ok(()) };
-        let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-        let query = format!("max by (pod) (max_over_time({selector}[{range_seconds}s]))");
-        match poller.ask_once(server, &query, Some(to_ms)).await {
-            Ok(answer) => self.recorded.extend(created(&answer)),
-            Err(error) if error.concerns_server() || matches!(error, QueryError::TooLarge(_)) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "when pods were created is not known from {POD_CREATED}");
-                self.selector = None;
-            }
-        }
+        let found = self.created(poller, server, (from_ms, to_ms)).await?;
+        self.recorded.extend(found);
         Ok(())
     }
 
+    /// The pods that were there at a moment, with their creation as far as it is known: those that are on the tapes then, or that
+    /// kube-state-metrics knew of, and those of which the question tells. An earlier attempt's pods say nothing of this one's age.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) async fn at(
+        &mut self,
+        poller: &Poller,
+        server: &Server,
+        tapes: &[(&Tape, &Counters)],
+        (at_ms, interval_ms): (i64, i64),
+    ) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+        let recorded = self.created(poller, server, (at_ms.saturating_sub(THERE_MS), at_ms)).await?;
+        let since_ms = at_ms.saturating_sub(interval_ms.saturating_mul(GAP_SCRAPES));
+        let scraped: BTreeSet<String> =
+            tapes.iter().flat_map(|(tape, counters)| tape.pods(counters, since_ms, at_ms)).collect();
+        let mut births = self.all(tapes.iter().map(|(tape, _)| *tape), interval_ms);
+        let is_there =
+            |pod: &String| scraped.contains(pod) || recorded.contains_key(pod) || self.told.contains_key(pod);
+        births.retain(|pod, _| is_there(pod));
+        Ok(births)
+    }
+
+    async fn created(
+        &mut self,
+        poller: &Poller,
+        server: &Server,
+        (from_ms, to_ms): (i64, i64),
+    ) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+        let Some(selector) = &self.selector else { return Ok(BTreeMap::new()) };
+        let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
+        let query = format!("max by (pod) (max_over_time({selector}[{range_seconds}s]))");
+        match poller.ask_once(server, &query, Some(to_ms)).await {
+            Ok(answer) => Ok(created(&answer).collect()),
+            Err(error) if error.concerns_server() || matches!(error, QueryError::TooLarge(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "when pods were created is not known from {POD_CREATED}");
+                self.selector = None;
+                Ok(BTreeMap::new())
+            }
+        }
+    }
+
     /// All that is known; of pods that only appear on the tapes it is taken to be one scrape before.
-    pub(super) fn all(&self, tapes: &[Tape], interval_ms: i64) -> BTreeMap<String, Timestamp> {
-        let mut births: BTreeMap<_, _> = tapes.iter().flat_map(|tape| tape.births(interval_ms)).collect();
+    pub(super) fn all<'a>(
+        &self,
+        tapes: impl IntoIterator<Item = &'a Tape>,
+        interval_ms: i64,
+    ) -> BTreeMap<String, Timestamp> {
+        let mut births: BTreeMap<_, _> = tapes.into_iter().flat_map(|tape| tape.births(interval_ms)).collect();
         births.extend(self.recorded.iter().chain(&self.told).map(|(pod, at)| (pod.clone(), *at)));
         births
     }

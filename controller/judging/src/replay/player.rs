@@ -140,11 +140,10 @@ impl<'a> Player<'a> {
             Weights::Observed => Some(Weight::percent(1)),
         };
         let weight = weight.unwrap_or(Weight::ZERO);
-        let request = JudgeRequest {
-            weight,
-            pods_created_at: self.births.all(&self.tapes, self.interval_ms),
-            ..self.question.request.clone()
-        };
+        let tapes: Vec<_> = self.tapes.iter().zip(self.prepared.iter().map(|prepared| &prepared.counters)).collect();
+        let there = self.births.at(self.poller, &self.server, &tapes, (now_ms, self.interval_ms)).await;
+        let pods_created_at = there.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
+        let request = JudgeRequest { pods_created_at, weight, ..self.question.request.clone() };
         let mut release = Release::begin(settings, prepared, &request, None, now_ms)?;
         for index in 0..release.objectives.len() {
             let learnt = history::learn(self.poller, &mut release, index).await;

@@ -68,6 +68,21 @@ impl Tape {
             .collect()
     }
 
+    /// The pods that were scraped after `from_ms` and until `to_ms`.
+    pub(super) fn pods<'a>(
+        &'a self,
+        counters: &'a Counters,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> impl Iterator<Item = String> + 'a {
+        let scraped = move |samples: &Samples| {
+            let next = samples.partition_point(|(at_ms, _)| *at_ms <= from_ms);
+            samples.get(next).is_some_and(|(at_ms, _)| *at_ms <= to_ms)
+        };
+        let of = self.total.iter().filter(move |(_, samples)| scraped(samples));
+        of.filter_map(|(labels, _)| counters.pod(labels).map(ToOwned::to_owned))
+    }
+
     /// The first scrape after `after_ms`, and not after `until_ms`, that shows a request to the canary.
     pub(super) fn first_canary_request(&self, counters: &Counters, after_ms: i64, until_ms: i64) -> Option<i64> {
         let canary = self.total.iter().filter(|(labels, _)| counters.arm(labels) == Some(Arm::Canary));
