@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::fixtures::request;
     use crate::prometheus::decoded;
-    use crate::reading::Reading;
+    use crate::reading::{Reading, common_edges};
 
     const SECOND: CounterConfig = CounterConfig { scrape_interval_ms: 1_000, forget_ms: 300_000 };
 
@@ -217,19 +217,23 @@ mod tests {
     }
 
     fn of_a_histogram() -> Counters {
-        counters(json!({"name": "latency", "objective": 99, "latency": {"threshold": "300ms"},
+        counters(json!({"name": "latency", "objective": 99, "latency": {"threshold": "300ms", "guard": "Hold"},
             "counters": {"total": "request_duration_seconds_count"}}))
     }
 
     /// What Prometheus 3.5.0 answered to these very queries about three pods, and to those for their single series. In that minute two of
     /// the pods were restarted, two series vanished, one came, and two scrapes failed.
-    fn recorded(counters: &Counters, body: &[u8]) -> ([Answer; 3], [Answer; 2]) {
+    fn recorded(counters: &Counters, body: &[u8]) -> (Vec<Answer>, Vec<Answer>) {
         let recorded: Value = serde_json::from_slice(body).unwrap();
         let queries = Sums::new(SECOND).queries(counters, recorded["range_ms"].as_i64().unwrap());
         assert_eq!(json!(queries), recorded["queries"], "the record is of other queries");
         let answer = |value: &Value| decoded(value.to_string().as_bytes());
         let of = |name: &str| recorded[name].as_array().unwrap().iter().map(answer).collect::<Vec<_>>();
-        (of("answers").try_into().unwrap(), of("raw").try_into().unwrap())
+        (of("answers"), of("raw"))
+    }
+
+    fn rounds_of(counters: &Counters, answers: &[Answer]) -> Rounds {
+        Sums::new(SECOND).rounds(counters, [&answers[0], &answers[1], &answers[2]])
     }
 
     fn sum(rounds: &Rounds) -> Counts {
@@ -245,8 +249,8 @@ mod tests {
             (of_a_histogram(), include_bytes!("../tests/fixtures/sums-of-a-histogram.json").as_slice()),
         ];
         for (counters, body) in records {
-            let ([total, second, scraped], mut raw) = recorded(&counters, body);
-            let rounds = Sums::new(SECOND).rounds(&counters, [&total, &second, &scraped]);
+            let (answers, mut raw) = recorded(&counters, body);
+            let rounds = rounds_of(&counters, &answers);
             let until_ms = rounds.ticks.last().unwrap().at_ms;
             for series in raw.iter_mut().flatten() {
                 series.samples.retain(|(at_ms, _)| *at_ms <= until_ms);
@@ -267,12 +271,32 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_buckets_count_what_their_single_series_count() {
+        let counters = of_a_histogram();
+        let (answers, mut raw) = recorded(&counters, include_bytes!("../tests/fixtures/sums-of-a-histogram.json"));
+        let edges = common_edges(&counters, known_buckets(&answers[3]));
+        assert_eq!(edges, [0.1, 0.3]);
+        let rounds = Sums::new(SECOND).rounds_of_edges(&counters, [&answers[0], &answers[3]], &edges);
+        assert_eq!(rounds[1].ticks, rounds_of(&counters, &answers).ticks, "one of them is the threshold");
+        let until_ms = rounds[0].ticks.last().unwrap().at_ms;
+        for series in raw.iter_mut().flatten() {
+            series.samples.retain(|(at_ms, _)| *at_ms <= until_ms);
+        }
+        let readings = Reading::of_edges(&counters, [&raw[0], &raw[2]], &edges, &BTreeMap::new(), 0);
+        for (rounds, reading) in rounds.iter().zip(readings) {
+            let samples = reading.samples();
+            let feed = Feed { samples: &samples, births: &reading.births, settled_ms: i64::MAX, now_ms: until_ms };
+            let began_ms = until_ms - 200_000;
+            assert_eq!(sum(rounds), sum(&SampleCounters::resume(SECOND, began_ms, began_ms).feed(&feed)));
+        }
+    }
+
+    #[test]
     fn steps_whose_scrapes_may_not_be_visible_yet_are_not_used() {
         let counters = of_errors();
-        let ([total, second, scraped], _) =
-            recorded(&counters, include_bytes!("../tests/fixtures/sums-of-errors.json"));
-        let newest_ms = total.iter().flat_map(|series| &series.samples).map(|(at_ms, _)| *at_ms).max().unwrap();
-        let rounds = Sums::new(SECOND).rounds(&counters, [&total, &second, &scraped]);
+        let (answers, _) = recorded(&counters, include_bytes!("../tests/fixtures/sums-of-errors.json"));
+        let newest_ms = answers[0].iter().flat_map(|series| &series.samples).map(|(at_ms, _)| *at_ms).max().unwrap();
+        let rounds = rounds_of(&counters, &answers);
         assert_eq!(rounds.ticks.last().unwrap().at_ms, newest_ms - 6_000);
         assert!(rounds.ticks.iter().all(|tick| tick.at_ms % 1_000 == 0 && tick.at_ms - tick.started_ms == 1_000));
         assert!(rounds.ticks.iter().any(|tick| tick.stable_pods.len() == 2), "pods are told apart");
@@ -281,13 +305,12 @@ mod tests {
     #[test]
     fn a_value_that_is_no_number_is_told_and_its_step_counts_nothing_of_the_pod() {
         let counters = of_errors();
-        let ([total, mut second, scraped], _) =
-            recorded(&counters, include_bytes!("../tests/fixtures/sums-of-errors.json"));
+        let (mut answers, _) = recorded(&counters, include_bytes!("../tests/fixtures/sums-of-errors.json"));
         let canary = |series: &&mut Series| series.labels["pod"].contains("bbb") && series.labels[AGE] == KNOWN;
-        let samples = &mut second.iter_mut().find(canary).unwrap().samples;
+        let samples = &mut answers[1].iter_mut().find(canary).unwrap().samples;
         let at_ms = samples[5].0;
         samples[5].1 = f64::NAN;
-        let rounds = Sums::new(SECOND).rounds(&counters, [&total, &second, &scraped]);
+        let rounds = rounds_of(&counters, &answers);
         assert_eq!(rounds.not_a_number_at_ms, Some(at_ms));
         let tick = rounds.ticks.iter().find(|tick| tick.at_ms == at_ms).unwrap();
         assert_eq!((tick.counts.canary_requests, tick.counts.canary_errors), (0.0, 0.0));
