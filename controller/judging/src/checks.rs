@@ -152,9 +152,15 @@ impl Checks {
     pub(crate) fn breach(&self) -> Option<String> {
         let check = self.0.iter().find(|check| check.decides && check.state.failures > check.failure_limit)?;
         let Check { name, condition_text, failure_limit, state, .. } = check;
-        let (failures, found) = (state.failures, &state.found);
+        let found = &state.found;
+        let failed = if state.failures == 1 { "once".to_owned() } else { format!("{} times", state.failures) };
+        let tolerated = match failure_limit {
+            0 => "no failure is tolerated".to_owned(),
+            1 => "1 failure is tolerated".to_owned(),
+            limit => format!("{limit} failures are tolerated"),
+        };
         Some(format!(
-            "Check {name} has failed {failures} times, and may {failure_limit} times: it found {found}, which does not meet {condition_text}."
+            "Check {name} has failed {failed}, and {tolerated}: it found {found}, which does not meet {condition_text}."
         ))
     }
 
@@ -323,11 +329,19 @@ impl Check {
 /// The first few values, as people read them.
 fn in_words(values: &[f64]) -> String {
     const MOST: usize = 4;
-    let mut words: Vec<String> = values.iter().take(MOST).map(ToString::to_string).collect();
+    let mut words: Vec<String> = values.iter().take(MOST).copied().map(rounded).collect();
     if values.len() > MOST {
         words.push(format!("and {} more", values.len() - MOST));
     }
     words.join(", ")
+}
+
+/// A number to six digits; very large and very small ones with an exponent.
+fn rounded(value: f64) -> String {
+    let scientific = format!("{value:.5e}");
+    let Some(value) = scientific.parse::<f64>().ok().filter(|value| value.is_finite()) else { return scientific };
+    let is_plain = value == 0.0 || (1e-4..1e15).contains(&value.abs());
+    if is_plain { value.to_string() } else { format!("{value:e}") }
 }
 
 /// What the checks make of what the objectives say: they can roll back, hold, and keep a sound release from going on; they never

@@ -21,8 +21,12 @@ use crate::release::Release;
 use crate::request::{Look, Phase};
 use crate::selector::Trouble;
 
-/// The cause of a hold that no data is missing for: the traffic at hand is more than is left to spend.
-pub const BUDGET_LEFT: &str = "BudgetLeft";
+/// The cause of a hold: the traffic at hand is more than is left to spend.
+const BUDGET_LEFT: &str = "BudgetLeft";
+/// The cause of a hold: the canary is slower than stable somewhere in the distribution.
+const LATENCY_GUARD: &str = "LatencyGuard";
+/// The causes of holds that no data is missing for.
+pub const NO_DATA_IS_MISSING: [&str; 2] = [BUDGET_LEFT, LATENCY_GUARD];
 
 /// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the digits.
 const HIGHEST_E: f64 = 1e15;
@@ -277,7 +281,7 @@ const fn hold_cause(reason: HoldReason) -> &'static str {
         HoldReason::Stale => "Stale",
         HoldReason::NoTraffic => "NoTraffic",
         HoldReason::UnverifiedSelector => "UnverifiedSelector",
-        HoldReason::Slower => "LatencyGuard",
+        HoldReason::Slower => LATENCY_GUARD,
         HoldReason::NothingToCompare => "NoCommonBuckets",
     }
 }

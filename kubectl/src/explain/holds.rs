@@ -100,10 +100,6 @@ fn of_evidence(cause: &str) -> Option<Words> {
             "The latency guard compares canary and stable bucket by bucket, and has found no bucket that both have.",
             "Give both versions the same buckets, or leave out latency.guard for this release.",
         ),
-        "BudgetLeft" => (
-            "Were the canary as bad as it may still be, more traffic could cost more errors than this release may spend.",
-            "It goes on as soon as more requests have shown that it is better than that.",
-        ),
         "BudgetSpent" => (
             "The service has used up its error budget for the period of the objective: until some of it is back, no release may cost errors.",
             "It goes on when the budget has recovered, or at once if this release is shown to be the cure.",

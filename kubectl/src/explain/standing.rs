@@ -81,6 +81,15 @@ fn condition<'a>(report: &'a Report, name: &str) -> Option<&'a Trouble> {
     report.troubles.iter().find(|trouble| trouble.condition == name)
 }
 
+/// Why nothing goes on, in one CamelCase word and a sentence; the guard's sentence stands with its evidence.
+fn held(report: &Report) -> Option<(&str, Option<&str>)> {
+    let told = condition(report, "MetricsReady").or_else(|| condition(report, "Frozen"));
+    let guards = report.evidence.iter().filter_map(|evidence| evidence.latency_guard.as_ref());
+    let mut acting = guards.filter(|guard| guard.threshold.is_some() && guard.e_value >= guard.threshold);
+    let told = told.map(|trouble| (trouble.reason.as_str(), Some(trouble.message.as_str())));
+    told.or_else(|| acting.next().map(|_| ("LatencyGuard", None)))
+}
+
 fn current(report: &Report) -> &str {
     report.current_revision.as_deref().unwrap_or("the new revision")
 }
@@ -113,11 +122,11 @@ fn under_way(report: &Report, judged: bool) -> Standing {
             .because("The spec has no analysis: pods that crash and people alone decide about this release.")
             .then("Write spec.analysis with an objective, and Serin judges it against stable.");
     }
-    if let Some(held) = condition(report, "MetricsReady") {
-        let hold = holds::hold(&held.reason);
+    if let Some((cause, message)) = held(report) {
+        let hold = holds::hold(cause);
         return Standing {
-            headline: format!("Held ({}): {at}", held.reason),
-            why: vec![held.message.clone(), hold.meaning.to_owned()],
+            headline: format!("Held ({cause}): {at}"),
+            why: message.into_iter().chain([hold.meaning]).map(str::to_owned).collect(),
             next: hold.fix.map(str::to_owned).into_iter().collect(),
             kind: Kind::Held,
         };

@@ -114,8 +114,12 @@ fn with(mut status: Value, field: &str, value: Value) -> Value {
 }
 
 fn held(reason: &str, message: &str) -> Value {
+    in_condition(("MetricsReady", "False"), reason, message)
+}
+
+fn in_condition((condition, is): (&str, &str), reason: &str, message: &str) -> Value {
     let condition = json!([{
-        "type": "MetricsReady", "status": "False", "reason": reason, "message": message,
+        "type": condition, "status": is, "reason": reason, "message": message,
         "lastTransitionTime": "2026-03-01T11:58:00Z"
     }]);
     with(status("Stepping", "Progressing", 5.0, Some(good())), "conditions", condition)
@@ -235,12 +239,10 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
         "SecretUnavailable",
         "Unauthorized",
         "UntrustedCertificate",
-        "BudgetLeft",
-        "BudgetSpent",
-        "ServiceBurning",
     ];
-    for cause in causes {
-        let text = explained(&held(cause, "What the controller says."));
+    let frozen = ["BudgetSpent", "ServiceBurning"].map(|cause| (cause, ("Frozen", "True")));
+    for (cause, condition) in causes.map(|cause| (cause, ("MetricsReady", "False"))).into_iter().chain(frozen) {
+        let text = explained(&in_condition(condition, cause, "What the controller says."));
         assert!(text.contains(&format!("Held ({cause}): revision v2 at 5 %")), "{text}");
         assert!(text.contains("What the controller says."), "{text}");
         assert!(text.contains("nothing is taken for a success"), "{text}");
@@ -248,6 +250,23 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
     }
     let unknown = explained(&held("SomethingNew", "What the controller says."));
     assert!(unknown.contains("Until this is over nothing is promoted."), "{unknown}");
+}
+
+#[test]
+fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
+    let guarded = |e_value: f64| {
+        let mut status = status("Stepping", "Progressing", 5.0, Some(good()));
+        status["evidence"][0]["latencyGuard"] = json!({
+            "eValue": e_value, "threshold": 100.0, "action": "Hold", "edges": 12, "edge": "25ms",
+            "message": "Slower than stable: 300 of 3,000 requests took longer than 25 ms."
+        });
+        explained(&status)
+    };
+    let holds = guarded(120.0);
+    assert!(holds.contains("Held (LatencyGuard): revision v2 at 5 %"), "{holds}");
+    assert!(holds.contains("Slower than stable: 300 of 3,000"), "{holds}");
+    let calm = guarded(20.0);
+    assert!(!calm.contains("Held") && calm.contains("Slower than stable: 300 of 3,000"), "{calm}");
 }
 
 #[test]

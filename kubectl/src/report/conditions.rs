@@ -8,7 +8,7 @@ use serde::Serialize;
 /// the middle of any release.)
 const SHOULD_BE_TRUE: [&str; 4] = ["Available", "RouteReady", "MetricsReady", "Feasible"];
 /// Conditions that are trouble when they are True.
-const SHOULD_BE_FALSE: [&str; 2] = ["InvalidSpec", "Stalled"];
+const SHOULD_BE_FALSE: [&str; 3] = ["InvalidSpec", "Stalled", "Frozen"];
 
 /// A condition that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

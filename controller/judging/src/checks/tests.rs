@@ -106,7 +106,7 @@ fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
     let Judgement::RollBack { message, .. } = judgement else { panic!() };
     assert_eq!(
         message,
-        "Check errors has failed 3 times, and may 2 times: it found 7, which does not meet result[0] < 5."
+        "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
     );
     // What was found of another question counts for nothing.
     let other =
@@ -185,4 +185,11 @@ fn what_the_objectives_say_against_a_release_stands() {
     assert_eq!(weigh(rolled_back.clone(), &checks, &at(MINUTE_MS)), rolled_back);
     let frozen = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing left".into() };
     assert_eq!(weigh(frozen.clone(), &checks, &at(MINUTE_MS)), frozen);
+}
+
+#[test]
+fn what_was_found_is_told_in_as_many_digits_as_a_person_reads() {
+    let values = [0.101_315_509_264_367_83, 120.0, 0.000_003_515_18, -1e300];
+    assert_eq!(in_words(&values), "0.101316, 120, 3.51518e-6, -1e300");
+    assert_eq!(in_words(&[0.0, f64::INFINITY, 1.0, 2.0, 3.0]), "0, inf, 1, 2, and 1 more");
 }

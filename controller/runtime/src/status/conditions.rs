@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{Judgement, Programmed};
 use serin_core::state::{Phase, Stage};
-use serin_judging::telling::BUDGET_LEFT;
+use serin_judging::telling::NO_DATA_IS_MISSING;
 
 use super::Told;
 
@@ -179,7 +179,7 @@ fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
     }
     Some(match &told.seen.judgement {
         Judgement::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
-        Judgement::Hold { cause, message, .. } if cause != BUDGET_LEFT => {
+        Judgement::Hold { cause, message, .. } if !NO_DATA_IS_MISSING.contains(&cause.as_str()) => {
             Answer::new("MetricsReady", false, cause, message)
         }
         Judgement::Hold { .. }
