@@ -59,6 +59,39 @@ pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) 
 
 /// # Errors
 /// When something is not as promised.
+pub async fn a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_latency_guard(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-guard").await?;
+    let mut analysis = analysis();
+    let counters = json!({"total": format!("http_request_duration_seconds_count{{namespace=\"{}\"}}", shop.namespace)});
+    analysis["objectives"] = json!([{
+        "name": "latency", "objective": 99.0, "counters": counters,
+        "latency": {"threshold": "1s", "guard": "Hold"},
+    }]);
+    let spec = Spec { analysis: Some(analysis), ..Spec::default() };
+    shop.first(&spec, &Release::good("v1")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    let stable = shop.status().await?.stable_revision;
+
+    shop.declare(&spec, &Release::with("v2", "LATENCY_MS", "30")).await?;
+    let acts = |rollout: &Rollout| {
+        let evidence = rollout.status.iter().flat_map(|status| status.evidence.clone());
+        let mut guards = evidence.filter_map(|evidence| evidence.latency_guard);
+        guards.any(|guard| guard.threshold.is_some() && guard.e_value >= guard.threshold)
+    };
+    shop.until("the guard acts", Duration::from_secs(90), acts).await?;
+    let (code, text) = kubectl(env, &shop, "kubectl-serin", &["explain", "shop"]).await?;
+    ensure!(code == 0 && text.contains("Held (LatencyGuard)"), "{text}");
+    ensure!(shop.status().await?.stable_revision == stable, "a slower release was promoted");
+
+    shop.declare(&spec, &Release::good("v3")).await?;
+    shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    shop.close().await
+}
+
+/// # Errors
+/// When something is not as promised.
 pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-watch").await?;
     let mut analysis = analysis();

@@ -1,5 +1,6 @@
 //! Trouble with the metrics: each held under its own name, never promoted, and resumed by itself.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -8,10 +9,12 @@ use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use serde_json::{Value, json};
 use serin_crds::Rollout;
+use serin_sim::tls::Authority;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
@@ -45,21 +48,32 @@ impl Trouble {
 struct Proxy {
     upstream: String,
     trouble: AtomicU8,
+    /// Who does not send this in `Authorization` is not let in.
+    wanted: Option<&'static str>,
     http: reqwest::Client,
 }
 
 impl Proxy {
     /// Serves on a free port of the loopback until the returned task is dropped.
     async fn serve(upstream: &str) -> Result<(Arc<Self>, String, tokio::task::JoinHandle<()>)> {
-        let http = reqwest::Client::builder().no_gzip().build()?;
-        let proxy = Arc::new(Self { upstream: upstream.to_owned(), trouble: AtomicU8::new(0), http });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("http://{}", listener.local_addr()?);
+        let (proxy, task) = Self::serve_by(upstream, listener, None)?;
+        Ok((proxy, address, task))
+    }
+
+    fn serve_by(
+        upstream: &str,
+        listener: impl Listener<Addr: Debug>,
+        wanted: Option<&'static str>,
+    ) -> Result<(Arc<Self>, tokio::task::JoinHandle<()>)> {
+        let http = reqwest::Client::builder().no_gzip().build()?;
+        let proxy = Arc::new(Self { upstream: upstream.to_owned(), trouble: AtomicU8::new(0), wanted, http });
         let router = Router::new().fallback(Self::pass).with_state(proxy.clone());
         let task = tokio::spawn(async move {
             let _ended = axum::serve(listener, router).await;
         });
-        Ok((proxy, address, task))
+        Ok((proxy, task))
     }
 
     fn set(&self, trouble: Trouble) {
@@ -68,6 +82,10 @@ impl Proxy {
 
     async fn pass(State(proxy): State<Arc<Self>>, request: Request) -> Response {
         let trouble = Trouble::of(proxy.trouble.load(Ordering::SeqCst));
+        let sent = request.headers().get("authorization").map(HeaderValue::as_bytes);
+        if proxy.wanted.is_some_and(|wanted| sent != Some(wanted.as_bytes())) {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
         match trouble {
             Trouble::Refusing => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
             Trouble::Slow => tokio::time::sleep(Duration::from_secs(30)).await,
@@ -159,6 +177,52 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
         proxy.set(Trouble::None);
         shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
     }
+    task.abort();
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    shop.close().await
+}
+
+/// # Errors
+/// When something is not as promised.
+pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_holds(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-access").await?;
+    let authority = Authority::new()?;
+    let listener = authority.listen(false).await?;
+    let address = listener.url()?;
+    let (_proxy, task) = Proxy::serve_by(&env.prometheus_url, listener, Some("Bearer good"))?;
+    let mut analysis = analysis();
+    analysis["prometheus"] = json!({
+        "scrapeInterval": "1s", "address": address,
+        "headersFrom": {"secretRef": {"name": "prometheus-headers"}},
+        "tls": {"caFrom": {"configMapKeyRef": {"name": "monitoring-ca", "key": "ca.crt"}}},
+    });
+    let spec = Spec { analysis: Some(analysis), ..Spec::default() };
+    shop.first(&spec, &Release::good("v1")).await?;
+    let load = shop.load(LOAD_PER_SECOND)?;
+    shop.declare(&spec, &Release::good("v2")).await?;
+    let told = async |reason: &str| {
+        let is_told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some(reason);
+        shop.until(&format!("{reason} is told"), Duration::from_secs(60), is_told).await
+    };
+    let secret = |token: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "prometheus-headers"},
+            "stringData": {"Authorization": format!("Bearer {token}")},
+        })
+    };
+    told("SecretNotFound").await?;
+    shop.apply(secret("expired")).await?;
+    told("ConfigMapNotFound").await?;
+    let ca = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "monitoring-ca"},
+        "data": {"ca.crt": authority.pem()},
+    });
+    shop.apply(ca).await?;
+    let refused = told("Unauthorized").await?;
+    ensure!(!format!("{refused:?}").contains("expired"), "a token is nobody's to read");
+    shop.apply(secret("good")).await?;
+    shop.until("v2 is stable", Duration::from_secs(120), is_stable).await?;
     task.abort();
     let report = load.stop().await;
     ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
