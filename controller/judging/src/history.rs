@@ -24,8 +24,7 @@ pub async fn learn(poller: &Poller, release: &mut Release, index: usize) -> Resu
     while release.may_learn(index) {
         let from_ms = to_ms.saturating_sub(span_ms);
         match read_slice(poller, release, index, from_ms, to_ms).await {
-            Ok(Slice::Samples(answers)) => release.learn(index, &answers, from_ms),
-            Ok(Slice::Sums(answers)) => release.learn_sums(index, &answers),
+            Ok(answers) => release.learn(index, &answers, from_ms),
             Err(QueryError::TooLarge(_)) if span_ms / 2 >= LEAST_LEARNT_MS => span_ms /= 2,
             Err(error) if error.concerns_server() => return Err(error),
             Err(error) => {
@@ -51,15 +50,12 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
         // Rounds that are still open, and the baseline of the first one, are read again.
         let from_ms = release.read_from_ms(index).max(next_ms.saturating_sub(2 * slice_ms));
         match read_slice(poller, release, index, from_ms, next_ms).await {
-            Ok(slice) => {
-                match slice {
-                    Slice::Samples(answers) => {
-                        let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
-                        if let Some(samples) = Samples::of(&answers) {
-                            release.observe(index, samples, settled_ms, now_ms);
-                        }
-                    }
-                    Slice::Sums(answers) => release.observe_sums(index, &answers),
+            Ok(answers) => {
+                if release.is_summed(index) {
+                    release.observe_sums(index, &answers);
+                } else if let Some(samples) = Samples::of(&answers) {
+                    let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
+                    release.observe(index, samples, settled_ms, now_ms);
                 }
                 end_ms = next_ms;
             }
@@ -71,33 +67,24 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
     Ok(())
 }
 
-/// What a slice of the past holds.
-enum Slice {
-    /// The samples of single series.
-    Samples(Vec<Answer>),
-    /// Increments that Prometheus has added up.
-    Sums(Vec<Answer>),
-}
-
+/// The samples of single series, or where Prometheus adds them up the answers to its queries of sums.
 async fn read_slice(
     poller: &Poller,
     release: &Release,
     index: usize,
     from_ms: i64,
     to_ms: i64,
-) -> Result<Slice, QueryError> {
-    let Some(judged) = release.objectives.get(index) else {
-        return Ok(Slice::Samples(Vec::new()));
-    };
+) -> Result<Vec<Answer>, QueryError> {
+    let Some(judged) = release.objectives.get(index) else { return Ok(Vec::new()) };
     let server = &release.settings.server;
     let Some(sums) = judged.sums() else {
-        return Ok(Slice::Samples(read(poller, server, &judged.counters, from_ms, to_ms).await?));
+        return read(poller, server, &judged.counters, from_ms, to_ms).await;
     };
     let mut answers = Vec::new();
     for query in sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1)) {
         answers.push(poller.ask_once(server, &query, Some(to_ms)).await?);
     }
-    Ok(Slice::Sums(answers))
+    Ok(answers)
 }
 
 /// Reads the raw samples of both sides between two moments: of all requests, of the bad (or the good) ones among them, and where a guard needs

@@ -11,7 +11,7 @@ use serin_core::units::{Revision, Weight};
 use crate::checkpoint::{Checkpoint, Decided};
 use crate::checks::{Checks, Position};
 use crate::judged::{Failing, Judged, Polled, Prepared};
-use crate::prometheus::{Answer, QueryError, Server};
+use crate::prometheus::{Answer, QueryError, Server, newest_ms};
 use crate::reading::{Reading, Samples};
 use crate::request::{JudgeRequest, Phase};
 use crate::selector::Trouble;
@@ -159,20 +159,17 @@ impl Release {
         self.objectives.get(index).is_some_and(|judged| judged.may_learn)
     }
 
-    /// The same from the answers to its queries of sums.
-    pub(crate) fn learn_sums(&mut self, index: usize, answers: &[Answer]) {
-        let Some(judged) = self.objectives.get_mut(index) else { return };
-        if let (Some(sums), [total, second, scraped, ..]) = (judged.sums(), answers) {
-            let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
-            judged.state.evidence.learn_dispersion(&rounds.ticks);
-        }
-        judged.may_learn = false;
-    }
-
     /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
     pub(crate) fn learn(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
         let Some(judged) = self.objectives.get_mut(index) else { return };
         judged.may_learn = false;
+        if let Some(sums) = judged.sums() {
+            if let [total, second, scraped, ..] = answers {
+                let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
+                judged.state.evidence.learn_dispersion(&rounds.ticks);
+            }
+            return;
+        }
         let Some(Samples { total, second, .. }) = Samples::of(answers) else { return };
         let reading = Reading::new(&judged.counters, total, second, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
@@ -233,8 +230,7 @@ impl Release {
 
     /// Up to when samples count as visible, where the newest of an answer and the clock say what time it is.
     pub fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
-        let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
-        let present_ms = newest_ms.map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
+        let present_ms = newest_ms(total).map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
         self.objectives.get(index).map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
     }
 

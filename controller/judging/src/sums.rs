@@ -15,7 +15,7 @@ use serin_analysis::counters::{CounterConfig, Rounds, SummedIncrement, rounds_of
 use serin_analysis::{Arm, Kind};
 
 use crate::histogram::EDGE_LABEL;
-use crate::prometheus::{Answer, Labels, Series};
+use crate::prometheus::{Answer, Labels, Series, newest_ms};
 use crate::reading::{is_edge, source_of};
 use crate::selector::Counters;
 
@@ -116,8 +116,7 @@ impl Sums {
 
     /// Up to when all scrapes are visible in the answers, of which that of all requests was the first, and saw the least.
     fn settled_ms(self, total: &Answer) -> i64 {
-        let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
-        newest_ms.map_or(i64::MIN, |newest_ms| newest_ms.saturating_sub(self.lag_ms()))
+        newest_ms(total).map_or(i64::MIN, |newest_ms| newest_ms.saturating_sub(self.lag_ms()))
     }
 
     /// For each of these edges, in seconds, the rounds in the answers of all requests and of the buckets.

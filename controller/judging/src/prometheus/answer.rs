@@ -16,3 +16,8 @@ pub struct Series {
 
 /// What a query found.
 pub type Answer = Vec<Series>;
+
+/// When the newest sample of an answer was taken, in milliseconds since the epoch; nothing where it has none.
+pub fn newest_ms(answer: &Answer) -> Option<i64> {
+    answer.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max()
+}

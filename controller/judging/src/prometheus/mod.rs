@@ -13,7 +13,7 @@ mod poller;
 mod tests;
 mod tls;
 
-pub use answer::{Answer, Labels, Series};
+pub use answer::{Answer, Labels, Series, newest_ms};
 pub use client::{ClientError, HttpClient, Noted, Server};
 pub use error::QueryError;
 pub use poller::{Asked, Limits, Poll, Poller, next_answer};

@@ -11,7 +11,7 @@ use serin_judging::budget;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::history::{catch_up, learn};
 use serin_judging::judged::{Polled, Prepared};
-use serin_judging::prometheus::{Answer, Asked, Poll, QueryError, Server, next_answer};
+use serin_judging::prometheus::{Answer, Asked, Poll, QueryError, Server, newest_ms, next_answer};
 use serin_judging::release::{Release, settings_of};
 use serin_judging::selector::Trouble;
 use serin_judging::service::{self, Cadence, Questions, Service};
@@ -376,8 +376,7 @@ impl Task<'_> {
     }
 
     fn note_age(&self, total: &Answer) {
-        let newest_ms = total.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max();
-        let age_ms = newest_ms.map(|newest_ms| self.teller.now_ms().saturating_sub(newest_ms).max(0));
+        let age_ms = newest_ms(total).map(|newest_ms| self.teller.now_ms().saturating_sub(newest_ms).max(0));
         if let Some(age) = age_ms.and_then(|age_ms| u64::try_from(age_ms).ok()) {
             self.teller.bench.metrics.set_evidence_age(Duration::from_millis(age));
         }

@@ -203,3 +203,18 @@ async fn gone_on(script: &Script, request: &JudgeRequest, seconds: i64) -> Life 
     life.judges.watch(JudgeRequest { resume_from, ..request.clone() });
     life
 }
+
+/// The checkpoints of two lives after the same scrapes, whichever those are, from this second on.
+async fn same_round(one: &Life, other: &Life, seconds: i64) -> (AnalysisStatus, AnalysisStatus) {
+    let same = async {
+        loop {
+            let (one, other) = (one.look().checkpoint, other.look().checkpoint);
+            let round = round_at(one.as_ref());
+            if round >= at(seconds).as_millisecond() && round == round_at(other.as_ref()) {
+                return (one.unwrap(), other.unwrap());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), same).await.unwrap()
+}

@@ -83,18 +83,7 @@ async fn many_sources_give_the_same_answer_after_restarts_too() {
         checkpoint = resumed(&checkpoint, seconds).judged_until(seconds - 2).await;
     }
     let (straight, restarted) = (resumed(&begun, 125), resumed(&checkpoint, 125));
-    // Both are compared after the same scrapes, whichever those are.
-    let same_round = async {
-        loop {
-            let (straight, restarted) = (straight.look().checkpoint, restarted.look().checkpoint);
-            let round = round_at(straight.as_ref());
-            if round >= at(120).as_millisecond() && round == round_at(restarted.as_ref()) {
-                return (straight.unwrap(), restarted.unwrap());
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let (straight, restarted) = timeout(Duration::from_secs(30), same_round).await.unwrap();
+    let (straight, restarted) = same_round(&straight, &restarted, 120).await;
     assert_eq!(objective(&straight), objective(&restarted));
     // From second -2, the last before the traffic was seen, to each canary pod's last scrape of the round.
     let errors = |index: i64| {

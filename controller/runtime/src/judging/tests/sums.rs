@@ -65,17 +65,7 @@ async fn sums_go_on_after_restarts_as_if_there_had_been_none() {
         checkpoint = resumed(&checkpoint, seconds).judged_until(seconds - 8).await;
     }
     let (straight, restarted) = (resumed(&begun, 125), resumed(&checkpoint, 125));
-    let same_round = async {
-        loop {
-            let (straight, restarted) = (straight.look().checkpoint, restarted.look().checkpoint);
-            let round = round_at(straight.as_ref());
-            if round >= at(117).as_millisecond() && round == round_at(restarted.as_ref()) {
-                return (straight.unwrap(), restarted.unwrap());
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let (straight, restarted) = timeout(Duration::from_secs(30), same_round).await.unwrap();
+    let (straight, restarted) = same_round(&straight, &restarted, 117).await;
     assert_eq!(objective(&straight), objective(&restarted));
     assert!(objective(&straight)["evidence"]["ticks"].as_u64().unwrap() >= 110);
 }
