@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use serin_core::units::Weight;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
-use serin_load::{Load, LoadHandle, Options};
+use serin_load::{Load, LoadHandle, Options, Report};
 
 use crate::env::Env;
 use crate::manifests::{self, Release, Spec};
@@ -335,6 +335,16 @@ pub fn is_aborted(rollout: &Rollout) -> bool {
     rollout.status.as_ref().is_some_and(|status| {
         status.stage.as_deref() == Some("Aborted") && status.observed_generation == rollout.metadata.generation
     })
+}
+
+/// Ends the load; what it has seen.
+///
+/// # Errors
+/// When a request was lost to routing.
+pub async fn stop_without_loss(load: LoadHandle) -> Result<Report> {
+    let report = load.stop().await;
+    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    Ok(report)
 }
 
 /// The canary's share that was last verified, in percent.

@@ -12,7 +12,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
-use crate::shop::{Shop, is_stable, verified};
+use crate::shop::{Shop, is_stable, stop_without_loss, verified};
 
 const LOAD_PER_SECOND: u32 = 300;
 
@@ -41,8 +41,7 @@ fn is_paused(rollout: &Rollout) -> bool {
 }
 
 async fn close_without_loss(shop: Shop, load: LoadHandle) -> Result<()> {
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 

@@ -9,7 +9,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
-use crate::shop::{Shop, eventually, is_aborted, is_stable};
+use crate::shop::{Shop, eventually, is_aborted, is_stable, stop_without_loss};
 
 const LOAD_PER_SECOND: u32 = 300;
 
@@ -134,8 +134,7 @@ pub async fn a_release_paced_by_evidence(env: &Env) -> Result<()> {
     shop.declare(&spec, &Release::failing("v3", "40")).await?;
     let rollout = shop.until("v3 is rolled back", Duration::from_secs(120), is_aborted).await?;
     println!("{}", rollout.status.and_then(|status| status.message).unwrap_or_default());
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 

@@ -9,7 +9,7 @@ use serin_crds::Rollout;
 use super::commands::kubectl;
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
-use crate::shop::{Shop, is_aborted, is_stable};
+use crate::shop::{Shop, is_aborted, is_stable, stop_without_loss};
 
 const LOAD_PER_SECOND: u32 = 300;
 
@@ -52,8 +52,7 @@ pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) 
     println!("{:#?}", status.checks);
     ensure!(told("never-so").is_some_and(|check| check.failures > 0), "a dry run is told: {:?}", status.checks);
 
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 
@@ -85,8 +84,7 @@ pub async fn a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_late
 
     shop.declare(&spec, &Release::good("v3")).await?;
     shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 
@@ -127,8 +125,7 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
     let told = shop.events("Watching").await?;
     ensure!(told.iter().any(|note| note.contains("10 s")), "the watch is told: {told:?}");
 
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 
@@ -167,7 +164,6 @@ pub async fn a_spent_budget_freezes_releases_until_someone_overrides(env: &Env) 
     shop.until("v3, the cure, is stable", Duration::from_secs(180), is_stable).await?;
     ensure!(shop.events("FreezeLifted").await?.len() == 1, "nobody had to lift the freeze for the cure");
 
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }

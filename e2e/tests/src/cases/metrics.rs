@@ -18,7 +18,7 @@ use serin_sim::tls::Authority;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
-use crate::shop::{Shop, is_stable};
+use crate::shop::{Shop, is_stable, stop_without_loss};
 
 const LOAD_PER_SECOND: u32 = 300;
 
@@ -178,8 +178,7 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
         shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
     }
     task.abort();
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 
@@ -224,8 +223,7 @@ pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_hol
     shop.apply(secret("good")).await?;
     shop.until("v2 is stable", Duration::from_secs(120), is_stable).await?;
     task.abort();
-    let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    stop_without_loss(load).await?;
     shop.close().await
 }
 
