@@ -67,14 +67,17 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub revision_history_limit: Option<i32>,
-    /// How many seconds a release may wait for pods or the router before it is aborted; 600 where it is not written.
+    /// How many seconds a release may wait for pods, the router or the Services without progress before it is aborted. A new highest
+    /// number of available pods is progress, as in a Deployment; pods that come and go are not. What was reached once and is disturbed
+    /// later has the whole time again. Defaults to 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub progress_deadline_seconds: Option<i32>,
     /// Lets nothing advance while it is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// A return to a recent revision skips the steps.
+    /// A return to a recent revision skips the steps if its last release was promoted. A revision that was aborted since, or that was
+    /// superseded before it was promoted, runs its steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_window: Option<RollbackWindow>,
     /// How a new revision replaces the stable one.
@@ -88,7 +91,7 @@ pub struct RolloutSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackWindow {
-    /// So many revisions, counted from the newest.
+    /// The number of revisions, counted by age from the newest ReplicaSet before the current one.
     #[schemars(range(min = 1))]
     pub revisions: i32,
 }

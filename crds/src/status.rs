@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 18] = [
+const STATE_FIELDS: [&str; 22] = [
     "observedGeneration",
     "phase",
     "message",
@@ -20,6 +20,10 @@ const STATE_FIELDS: [&str; 18] = [
     "plan",
     "stage",
     "stageSince",
+    "releaseStartedAt",
+    "progress",
+    "growingSince",
+    "replicasKept",
     "step",
     "restarting",
     "weights",
@@ -65,6 +69,18 @@ pub struct RolloutStatus {
     /// Since when it has been in this stage or step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Timestamp>,
+    /// When the release under way began. What happened before does not count against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_started_at: Option<Timestamp>,
+    /// The last progress toward what the release waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
+    /// Since when `replicas` is higher than before during this release; nothing once the stable revision has its pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing_since: Option<Timestamp>,
+    /// The number of pods that is kept because `spec.replicas` was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas_kept: Option<ReplicasKeptStatus>,
     /// The step at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepStatus>,
@@ -164,6 +180,32 @@ pub struct PlanStatus {
     /// The plan with every default filled in.
     #[schemars(schema_with = "any_object")]
     pub spec: Value,
+}
+
+/// Progress toward what a release waits for: pods, the router, the Services. `spec.progressDeadlineSeconds` counts from
+/// the last progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgressStatus {
+    /// When the last progress was made.
+    pub at: Timestamp,
+    /// The most that was reached so far: pods in place, plus one for each part of the router and the Services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<i64>,
+    /// Since when nothing is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_since: Option<Timestamp>,
+}
+
+/// The number of pods that is kept because `spec.replicas` was removed and its default is lower.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicasKeptStatus {
+    /// The number of pods.
+    pub count: i32,
+    /// Until when an autoscaler that has begun to set `replicas` may still be below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// The step at hand.

@@ -53,7 +53,8 @@ pub struct CanarySpec {
     /// Lets stable give up pods as its share of traffic shrinks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic_stable_scale: Option<bool>,
-    /// How many container restarts of canary pods, together, abort the release; 2 where it is not written. A crash loop always does.
+    /// How many container restarts of canary pods, together, since the release began, abort it. Restarts that the stable pods have in the
+    /// same proportion, or that come with a restart of the node, do not count. A crash loop always aborts. Defaults to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub pod_restart_limit: Option<i32>,

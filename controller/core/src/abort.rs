@@ -6,9 +6,9 @@ use crate::command::Command;
 use crate::draft::{Draft, Look, releasing};
 use crate::observed::{Judgement, ReplicaSetSeen};
 use crate::state::{Abort, ReleaseResult, Stage};
-use crate::steps;
 use crate::units::{Revision, after};
 use crate::waiting::Wait;
+use crate::{progress, steps};
 
 /// The kubelet's word for a container that keeps failing.
 const CRASH_LOOP: &str = "CrashLoopBackOff";
@@ -36,8 +36,22 @@ fn crashing(look: &Look<'_>, set: &ReplicaSetSeen) -> Option<String> {
     if set.crash.as_deref() == Some(CRASH_LOOP) {
         return Some(format!("a canary pod of {} is in {CRASH_LOOP}", set.name));
     }
-    (set.restarts >= limit)
-        .then(|| format!("containers of canary pods of {} restarted {} times (limit {limit})", set.name, set.restarts))
+    let excess = set.restarts.saturating_sub(usual_restarts(look, set));
+    (excess >= limit).then(|| {
+        let restarts = set.restarts;
+        format!(
+            "containers of canary pods of {} restarted {restarts} times since the release began (limit {limit})",
+            set.name
+        )
+    })
+}
+
+/// The restarts that so many pods have had for reasons that they share with the stable ones, for example a node's restart.
+fn usual_restarts(look: &Look<'_>, canary: &ReplicaSetSeen) -> u32 {
+    let stable = look.seen.state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let Some(stable) = stable.filter(|stable| stable.current > 0) else { return 0 };
+    let expected = (u64::from(stable.restarts) * u64::from(canary.current)).div_ceil(u64::from(stable.current));
+    u32::try_from(expected).unwrap_or(u32::MAX)
 }
 
 /// Gives the revision up because somebody asks for it.
@@ -52,13 +66,15 @@ pub(crate) fn on_deadline(look: &Look<'_>, draft: &mut Draft) {
     if !releasing(&draft.state) || look.plan.paused || draft.state.pause.is_some() {
         return;
     }
-    let (Some(revision), Some(since)) = (draft.state.current_revision.clone(), draft.state.stage_since) else {
+    let (Some(revision), Some(overdue_at)) =
+        (draft.state.current_revision.clone(), progress::overdue_at(look, &draft.state))
+    else {
         return;
     };
     let Wait::Progress(waiting_for) = steps::wait(look, &draft.state) else { return };
     // A controller that has just started has yet to see what others have reached while it was away.
     let has_looked = after(look.seen.looked_since, look.plan.progress_deadline.min(GRACE)) <= look.now;
-    if has_looked && after(since, look.plan.progress_deadline) <= look.now {
+    if has_looked && overdue_at <= look.now {
         let seconds = look.plan.progress_deadline.as_secs();
         let message = format!("{waiting_for}: not within the progress deadline of {seconds} s");
         give_up(look, draft, revision, "ProgressDeadline", message, None);

@@ -3,35 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::draft::Look;
-use crate::goal;
 use crate::state::{Stage, State};
-use crate::units::{Revision, Weight};
-
-/// The counts of canary and stable pods that come closest to the canary's share.
-///
-/// At least one of each side from two replicas up; a single replica needs room for a second pod to be split at all.
-pub(crate) fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u32) {
-    if share.is_zero() || replicas == 0 {
-        return (0, replicas);
-    }
-    if share == Weight::FULL {
-        return (replicas, 0);
-    }
-    if replicas == 1 && surge > 0 {
-        return (1, 1);
-    }
-    let thousandths = u64::from(replicas) * u64::from(share.thousandths());
-    let full = u64::from(Weight::FULL.thousandths());
-    let nearest = u32::try_from((thousandths + full / 2) / full).unwrap_or(replicas);
-    let canary = if replicas == 1 { nearest } else { nearest.clamp(1, replicas - 1) };
-    (canary, replicas - canary)
-}
+use crate::units::Revision;
+use crate::{goal, growth};
 
 /// The counts to be reached; what is not named shall have no pods.
 fn goal_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, u32> {
     let replicas = look.plan.replicas;
     let surge = look.plan.canary().max_surge.rounded_up(replicas);
-    let (canary, stable) = split_counts(replicas, goal::share(look, state), surge);
+    let (canary, stable) = goal::split_counts(replicas, goal::share(look, state), surge);
     let mut counts = BTreeMap::new();
     if let Some(revision) = &state.stable_revision {
         counts.insert(revision.clone(), stable);
@@ -53,6 +33,16 @@ pub(crate) fn reached(look: &Look<'_>, state: &State) -> bool {
         None => *goal == 0,
     });
     kept && sets.iter().all(|(revision, set)| goals.contains_key(revision) || set.desired == 0)
+}
+
+/// The pods that are where they shall be, less those that shall go: rises to the number of all pods as the split is reached.
+pub(crate) fn in_place(look: &Look<'_>, state: &State) -> i64 {
+    let goals = goal_counts(look, state);
+    let each = look.seen.replica_sets.iter().map(|(revision, set)| {
+        let goal = goals.get(revision).copied().unwrap_or(0);
+        i64::from(set.available.min(goal)) - i64::from(set.desired.saturating_sub(goal))
+    });
+    each.sum()
 }
 
 /// The counts to ask for now: as near to the goal as surge and availability permit.
@@ -83,6 +73,8 @@ pub(crate) fn next_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, 
     }
     for (revision, goal) in stable_first(&goals, state) {
         let now = sets.get(revision).map_or(0, |set| set.desired);
+        let is_canary = state.stage == Stage::Stepping && state.current_revision.as_ref() == Some(revision);
+        let goal = if is_canary { growth::limited(look, state, goal, now) } else { goal };
         if now < goal {
             let more = (goal - now).min(room);
             room -= more;
@@ -96,20 +88,4 @@ fn stable_first<'a>(goals: &'a BTreeMap<Revision, u32>, state: &State) -> Vec<(&
     let mut goals: Vec<_> = goals.iter().map(|(revision, goal)| (revision, *goal)).collect();
     goals.sort_by_key(|(revision, _)| state.stable_revision.as_ref() != Some(*revision));
     goals
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_split_is_as_close_as_possible_with_one_of_each_side() {
-        assert_eq!(split_counts(10, Weight::percent(30), 0), (3, 7));
-        assert_eq!(split_counts(1, Weight::percent(5), 1), (1, 1));
-        assert_eq!(split_counts(2, Weight::percent(1), 0), (1, 1));
-        assert_eq!(split_counts(2, Weight::percent(99), 0), (1, 1));
-        assert_eq!(split_counts(1, Weight::percent(5), 0), (0, 1));
-        assert_eq!(split_counts(0, Weight::percent(50), 1), (0, 0));
-        assert_eq!(split_counts(7, Weight::FULL, 1), (7, 0));
-    }
 }

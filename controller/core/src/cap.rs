@@ -32,7 +32,7 @@ fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
         Pace::Evidence(_) => draft.state.weights.asked = lower,
     }
     // The way down and the way up again have the whole progress deadline each.
-    draft.state.stage_since = Some(look.now);
+    draft.start_waiting(look.now);
 }
 
 /// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step is complete.
@@ -42,7 +42,7 @@ fn restore(look: &Look<'_>, draft: &mut Draft) {
     let planned = goal::planned(look, &draft.state);
     if cap < planned {
         draft.state.weights.cap = Some(planned);
-        draft.state.stage_since = Some(look.now);
+        draft.start_waiting(look.now);
         draft.normal("WeightRestored", format!("the metrics are fresh again: back to {planned}"));
     } else if waiting::shifted(look, &draft.state, planned) == Wait::Done {
         draft.state.weights.cap = None;

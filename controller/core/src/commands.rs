@@ -90,10 +90,7 @@ fn promote(look: &Look<'_>, draft: &mut Draft) -> Outcome {
         return Outcome::refused("spec.paused is true: set it to false where the Rollout is declared");
     }
     match draft.state.pause.as_ref().map(|pause| pause.reason) {
-        Some(PauseReason::Command) => {
-            draft.state.pause = None;
-            Outcome::done("the pause by command is over")
-        }
+        Some(PauseReason::Command) => resume(look, draft),
         Some(PauseReason::Inconclusive) => go_on(look, draft, "the inconclusive analysis was accepted"),
         Some(PauseReason::Step) | None => match steps::current(look.plan, &draft.state) {
             Some(Step::Pause(_)) => go_on(look, draft, "the pause is over"),
@@ -133,7 +130,7 @@ fn resume(look: &Look<'_>, draft: &mut Draft) -> Outcome {
     match draft.state.pause.as_ref().map(|pause| pause.reason) {
         Some(PauseReason::Command) => {
             draft.state.pause = None;
-            draft.state.stage_since = Some(look.now);
+            draft.start_waiting(look.now);
             Outcome::done("the pause by command is over")
         }
         _ => Outcome::refused("it is not paused by a command"),

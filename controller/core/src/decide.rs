@@ -6,7 +6,7 @@ use crate::draft::{Draft, Look};
 use crate::effect::{Decision, Effect};
 use crate::observed::Observed;
 use crate::plan::Plan;
-use crate::{abort, cap, commands, release, route, scale, services, steps, timers, words};
+use crate::{abort, cap, commands, growth, progress, release, replicas, route, scale, services, steps, timers, words};
 
 /// Decides what comes next for one Rollout.
 ///
@@ -24,8 +24,11 @@ pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
 
     release::take_in(&look, &mut draft);
     steps::advance(&look, &mut draft);
+    progress::record(&look, &mut draft);
     abort::on_deadline(&look, &mut draft);
 
+    growth::record(&look, &mut draft);
+    replicas::record(&look, &mut draft);
     route::note_weights(&look, &mut draft);
     scale::note_draining(&look, &mut draft);
     words::tell(&look, &mut draft);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::effect::{Level, Reason};
 use crate::observed::Observed;
 use crate::plan::Plan;
-use crate::state::{HISTORY_LIMIT, Release, ReleaseResult, Stage, State};
+use crate::state::{HISTORY_LIMIT, Progress, Release, ReleaseResult, Stage, State};
 use crate::units::Revision;
 
 /// What every part of the decision looks at.
@@ -42,13 +42,24 @@ impl Draft {
     pub fn enter(&mut self, stage: Stage, now: Timestamp) {
         self.state.watch = None;
         self.state.stage = stage;
-        self.state.stage_since = Some(now);
+        self.start_waiting(now);
         self.state.pause = None;
         self.state.restarting = false;
         if stage != Stage::Stepping {
             self.state.step = None;
             self.state.weights.cap = None;
+            self.state.growing_since = None;
         }
+        if matches!(stage, Stage::Aborted | Stage::Stable) {
+            self.state.release_started_at = None;
+            self.state.progress = None;
+        }
+    }
+
+    /// Starts something new to wait for, with the whole progress deadline.
+    pub fn start_waiting(&mut self, now: Timestamp) {
+        self.state.stage_since = Some(now);
+        self.state.progress = Some(Progress::start(now));
     }
 
     /// The current revision is the one that production stands on.

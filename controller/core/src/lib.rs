@@ -10,6 +10,7 @@ pub mod effect;
 pub mod lease;
 pub mod observed;
 pub mod plan;
+pub mod replicas;
 pub mod state;
 pub mod units;
 
@@ -21,6 +22,8 @@ mod decide;
 mod draft;
 mod freeze;
 mod goal;
+mod growth;
+mod progress;
 mod promotion;
 mod release;
 mod route;

@@ -20,6 +20,10 @@ pub struct Observed {
     pub generation: i64,
     /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.
     pub spec_problem: Option<String>,
+    /// `spec.replicas` as the API server stores it.
+    pub spec_replicas: u32,
+    /// Who set `spec.replicas`.
+    pub replicas_source: ReplicasSource,
     /// The hash of the valid spec's plan; none while the spec is invalid.
     pub plan_hash: Option<String>,
     /// The revision that the spec's template stands for; none while it cannot be told.
@@ -38,6 +42,18 @@ pub struct Observed {
     pub judgement: Judgement,
 }
 
+/// Who set `spec.replicas`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReplicasSource {
+    /// The manifest, or somebody who edited the Rollout.
+    #[default]
+    Declared,
+    /// Nobody: the manifest leaves it out, and the API server filled in the default.
+    Default,
+    /// The scale subresource: an autoscaler or `kubectl scale`.
+    Scaled,
+}
+
 /// A ReplicaSet and its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaSetSeen {
@@ -49,9 +65,10 @@ pub struct ReplicaSetSeen {
     pub current: u32,
     /// Pods that have been ready for `minReadySeconds`.
     pub available: u32,
-    /// Container restarts of its pods, together.
+    /// Container restarts of its pods, together, since the release began.
     pub restarts: u32,
-    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`.
+    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`; one that has not restarted
+    /// since the release began is not in a crash loop of this release.
     pub crash: Option<String>,
     /// When the object was created.
     pub created_at: Timestamp,

@@ -21,7 +21,7 @@ pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
 /// What the promotion waits for.
 pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
     if look.plan.replicas == 0 {
-        return Wait::Done;
+        return Wait::Replicas;
     }
     // A pod that comes and goes in a long watch does not run into the progress deadline: the watch does not end without it.
     if let (Some(plan), Some(watch)) = (look.plan.watch(), state.watch_under_way()) {
@@ -43,7 +43,7 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
 /// Begins the watch with the traffic, and ends it with the time where nothing speaks against it.
 fn watch(look: &Look<'_>, draft: &mut Draft) {
     let Some(plan) = look.plan.watch().filter(|_| look.plan.replicas > 0) else { return };
-    let has_all = router::in_effect(look) == Some(Weight::FULL)
+    let has_all = router::in_effect_for(look, draft.state.current_revision.as_ref()) == Some(Weight::FULL)
         && waiting::available(look, &draft.state, look.plan.replicas) == Wait::Done;
     match draft.state.watch {
         None if has_all => {
@@ -63,7 +63,7 @@ fn watch(look: &Look<'_>, draft: &mut Draft) {
 /// Ends the watch: the switch that follows has the whole progress deadline.
 pub(crate) fn end(look: &Look<'_>, draft: &mut Draft) {
     draft.state.watch = draft.state.watch.map(|watch| Watch { ended_at: Some(look.now), ..watch });
-    draft.state.stage_since = Some(look.now);
+    draft.start_waiting(look.now);
 }
 
 fn watched(look: &Look<'_>, state: &State, plan: &WatchPlan, watch: Watch) -> Wait {

@@ -1,8 +1,9 @@
 //! What is asked: a new revision, a return to an old one, an edited plan.
 
 use crate::draft::{Draft, Look, releasing};
+use crate::observed::Judgement;
 use crate::plan::{Canary, Pace, Plan};
-use crate::state::{PlanInForce, ReleaseResult, Stage, StepPosition};
+use crate::state::{PauseReason, PlanInForce, ReleaseResult, Stage, State, StepPosition, Watch};
 use crate::units::{Revision, Weight};
 
 /// Takes in the spec's revision and plan.
@@ -53,31 +54,62 @@ pub(crate) fn begin(look: &Look<'_>, draft: &mut Draft, target: Revision) {
     draft.state.abort = None;
     draft.state.freeze_override = None;
     draft.enter(Stage::Stepping, look.now);
+    draft.state.release_started_at = Some(look.now);
+    draft.state.growing_since = None;
     draft.state.step = None;
     draft.state.weights.asked = Weight::ZERO;
     draft.state.weights.cap = None;
-    let skip = if look.plan.replicas == 0 {
-        Some("no replicas: promoted without traffic and without analysis")
-    } else if in_rollback_window(look, &target) {
-        Some("a recent revision inside the rollback window: without steps")
-    } else {
-        None
-    };
-    let code = if skip.is_some() { "RollbackWindow" } else { "ReleaseStarted" };
-    let how = skip.unwrap_or("the canary is being made");
-    draft.normal(code, format!("revision {target}: {how}"));
-    if skip.is_some() {
-        draft.enter(Stage::Promoting, look.now);
-    } else {
-        draft.state.step = Some(StepPosition { index: 0, started_at: look.now });
-        if let Pace::Evidence(pace) = pace(look.plan) {
-            draft.state.weights.asked = pace.first_weight;
+    draft.state.current_revision = Some(target.clone());
+    match shortcut(look, &draft.state, &target) {
+        Some(Shortcut::WithoutTraffic) => {
+            let message = "no replicas: promoted without traffic and without analysis";
+            draft.warning("PromotedWithoutTraffic", format!("revision {target}: {message}"));
+            draft.become_stable(look.now, message);
+        }
+        Some(Shortcut::RollbackWindow) => {
+            let how = "a recently promoted revision inside the rollback window: without steps";
+            draft.normal("RollbackWindow", format!("revision {target}: {how}"));
+            draft.enter(Stage::Promoting, look.now);
+        }
+        None => {
+            draft.normal("ReleaseStarted", format!("revision {target}: the canary is being made"));
+            draft.state.step = Some(StepPosition { index: 0, started_at: look.now });
+            if let Pace::Evidence(pace) = pace(look.plan) {
+                draft.state.weights.asked = pace.first_weight;
+            }
         }
     }
-    draft.state.current_revision = Some(target);
 }
 
-/// Whether `target` is one of the newest revisions before the one at hand, by the age of their ReplicaSets.
+/// Why a release needs no steps.
+enum Shortcut {
+    /// There is no traffic that could be shifted or judged.
+    WithoutTraffic,
+    /// The revision was promoted a short while ago.
+    RollbackWindow,
+}
+
+/// Whether the release of `target` skips the steps. Nothing that is held does, nor a revision that was aborted last time.
+fn shortcut(look: &Look<'_>, state: &State, target: &Revision) -> Option<Shortcut> {
+    let last = last_verdict(state, target);
+    if look.plan.paused || last == Some(ReleaseResult::Aborted) {
+        return None;
+    }
+    if look.plan.replicas == 0 {
+        let is_frozen = matches!(look.seen.judgement, Judgement::Frozen { .. });
+        return (!is_frozen).then_some(Shortcut::WithoutTraffic);
+    }
+    let was_promoted = last == Some(ReleaseResult::Promoted);
+    (was_promoted && in_rollback_window(look, target)).then_some(Shortcut::RollbackWindow)
+}
+
+/// How the last release of this revision that was decided ended; one that was superseded was not decided.
+fn last_verdict(state: &State, revision: &Revision) -> Option<ReleaseResult> {
+    let of_revision = state.history.iter().rev().filter(|release| release.revision == *revision);
+    of_revision.map(|release| release.result).find(|result| *result != ReleaseResult::Superseded)
+}
+
+/// Whether `target` is one of the newest revisions before the current one, by the age of their ReplicaSets.
 fn in_rollback_window(look: &Look<'_>, target: &Revision) -> bool {
     let mut newest: Vec<_> = look.seen.replica_sets.iter().collect();
     newest.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
@@ -93,15 +125,21 @@ fn take_in_plan(look: &Look<'_>, draft: &mut Draft) {
     let Some(hash) = look.seen.plan_hash.clone() else { return };
     let before = draft.state.plan.take();
     let changed_pace = before.as_ref().is_some_and(|before| pace(&before.spec) != pace(look.plan));
-    draft.state.plan = Some(match before {
-        Some(before) if before.hash == hash => before,
+    draft.state.plan = Some(match &before {
+        Some(before) if before.hash == hash => before.clone(),
         _ => PlanInForce { hash, spec: look.plan.clone() },
     });
+    if let Some(before) = &before {
+        note_transitions(look, draft, &before.spec);
+    }
     if !changed_pace || draft.state.stage != Stage::Stepping {
         return;
     }
     draft.normal("StepsEdited", "the steps were edited on the way: they start anew");
+    // A person's hold is not undone by an edit.
+    let held = draft.state.pause.take().filter(|pause| pause.reason == PauseReason::Command);
     draft.enter(Stage::Stepping, look.now);
+    draft.state.pause = held;
     draft.state.step = Some(StepPosition { index: 0, started_at: look.now });
     match pace(look.plan) {
         // Traffic must not jump up because of an edit: higher than today's is reached from zero, as any release is.
@@ -109,6 +147,24 @@ fn take_in_plan(look: &Look<'_>, draft: &mut Draft) {
         Pace::Evidence(pace) => {
             draft.state.weights.asked = draft.state.weights.asked.min(pace.first_weight);
         }
+    }
+}
+
+/// What an edit of `replicas` or `paused` means for a release under way.
+fn note_transitions(look: &Look<'_>, draft: &mut Draft, before: &Plan) {
+    if !releasing(&draft.state) && draft.state.stage != Stage::FirstDeploy {
+        return;
+    }
+    let has_pods_again = before.replicas == 0 && look.plan.replicas > 0;
+    if has_pods_again || (before.paused && !look.plan.paused) {
+        // Nothing could make progress meanwhile.
+        draft.start_waiting(look.now);
+    }
+    if has_pods_again && let Some(watch) = draft.state.watch_under_way() {
+        draft.state.watch = Some(Watch { since: look.now, ..watch });
+    }
+    if draft.state.stage == Stage::Stepping && look.plan.replicas > before.replicas {
+        draft.state.growing_since = Some(look.now);
     }
 }
 

@@ -35,10 +35,7 @@ fn canary_carries(look: &Look<'_>, state: &State, share: Weight, current: Weight
         return Weight::ZERO;
     }
     let pods = available(look, revision).min(service.ready);
-    let needed = goal::canary_pods(look, state, share);
-    // What sufficed when the share was verified suffices still: a higher replica count takes no traffic from anybody.
-    let sufficed = state.weights.pods.filter(|_| share == state.weights.asked);
-    share.carried_by(pods, sufficed.map_or(needed, |sufficed| sufficed.min(needed)))
+    share.carried_by(pods, goal::carrying_pods(look, state, share))
 }
 
 /// How much of what stable cannot carry may be with the canary side: what the pods behind its Service can carry, and
@@ -81,7 +78,7 @@ pub(crate) fn note_weights(look: &Look<'_>, draft: &mut Draft) {
         weights.pods = None;
     }
     let seen = match look.plan.routing() {
-        Some(_) => router::in_effect(look),
+        Some(_) => router::in_effect_for(look, draft.state.current_revision.as_ref()),
         None => approximate::reached(look, &draft.state).then_some(asked),
     };
     let needed = goal::canary_pods(look, &draft.state, asked);

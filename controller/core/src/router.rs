@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::draft::Look;
 use crate::observed::{Programmed, RouteSeen};
 use crate::plan::Routing;
-use crate::units::{Weight, after};
+use crate::units::{Revision, Weight, after};
 
 /// From when a route does what its object says; none: nobody can tell yet.
 pub(crate) fn effective_from(routing: &Routing, route: &RouteSeen) -> Option<Timestamp> {
@@ -24,6 +24,19 @@ pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
         route.canary_weight == Ok(first) && effective_from(routing, route).is_some_and(|from| from <= look.now)
     });
     settled.then_some(first)
+}
+
+/// The share that every route is known to give this revision. A canary Service that still picks a superseded revision
+/// gives it none, whatever the routes say.
+pub(crate) fn in_effect_for(look: &Look<'_>, revision: Option<&Revision>) -> Option<Weight> {
+    let is_picked = look.seen.canary_service.as_ref().is_some_and(|service| service.selects.as_ref() == revision);
+    in_effect(look).filter(|share| share.is_zero() || is_picked)
+}
+
+/// Whether a superseded revision is behind the canary Service and may still get requests.
+pub(crate) fn superseded_gets_traffic(look: &Look<'_>, current: Option<&Revision>) -> bool {
+    let picked = look.seen.canary_service.as_ref().and_then(|service| service.selects.as_ref());
+    picked.is_some() && picked != current && !canary_unreachable(look)
 }
 
 /// The highest share that any route's object gives the canary.

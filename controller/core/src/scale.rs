@@ -5,7 +5,7 @@ use crate::effect::Effect;
 use crate::observed::{ReplicaSetSeen, ServiceSeen};
 use crate::state::{Drain, ReleaseResult, Stage, State};
 use crate::units::{Revision, after};
-use crate::{approximate, goal, router};
+use crate::{approximate, goal, growth, router};
 
 /// How many pods a revision shall have, as the traffic needs it.
 fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 {
@@ -14,15 +14,18 @@ fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 
     let is_current = state.current_revision.as_ref() == Some(revision);
     // Nothing shrinks before the router is seen to send it less.
     let settled = |need: u32| if router::in_effect(look) == Some(goal) { need } else { need.max(now) };
+    let is_stable = state.stable_revision.as_ref() == Some(revision);
     match state.stage {
+        // What is scaled to zero has no traffic that would have to go first.
+        _ if replicas == 0 && is_kept(state, revision) => 0,
         Stage::FirstDeploy | Stage::Promoting if is_current => replicas,
-        Stage::Stepping if is_current => settled(goal::canary_pods(look, state, goal)),
-        Stage::Stepping | Stage::Promoting
-            if state.stable_revision.as_ref() == Some(revision) && look.plan.canary().dynamic_stable_scale =>
-        {
-            settled(goal.rest().pods_of(replicas).max(replicas.min(1)))
+        Stage::Stepping if is_current => {
+            growth::limited(look, state, settled(goal::canary_pods(look, state, goal)), now)
         }
-        _ if state.stable_revision.as_ref() == Some(revision) => replicas,
+        Stage::Stepping | Stage::Promoting if is_stable && look.plan.canary().dynamic_stable_scale => {
+            settled(goal::stable_pods(look, state))
+        }
+        _ if is_stable => replicas,
         _ => {
             let drained = state.draining.iter().any(|drain| drain.revision == *revision && drain.until <= look.now);
             if drained { 0 } else { now }

@@ -28,7 +28,7 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
     {
         effects.push(Effect::BindService { side: Side::Stable, name: routing.stable_service.clone(), revision });
     }
-    if let (Some(service), Some(revision)) = (&look.seen.canary_service, canary_side(state))
+    if let (Some(service), Some(revision)) = (&look.seen.canary_service, canary_side(look, state))
         && must_bind(look, service, &revision, true)
     {
         effects.push(Effect::BindService { side: Side::Canary, name: routing.canary_service.clone(), revision });
@@ -45,20 +45,23 @@ pub(crate) fn stable_side(look: &Look<'_>, state: &State) -> Option<Revision> {
             let service = look.seen.stable_service.as_ref();
             let switched =
                 current.is_some() && service.and_then(|service| service.selects.as_ref()) == current.as_ref();
-            let free =
-                router::in_effect(look) == Some(Weight::FULL) && (look.plan.watch().is_none() || state.was_watched());
-            // With no replicas there is no traffic to wait for.
-            if switched || free || look.plan.replicas == 0 { current } else { state.stable_revision.clone() }
+            let free = router::in_effect_for(look, current.as_ref()) == Some(Weight::FULL)
+                && (look.plan.watch().is_none() || state.was_watched());
+            if switched || free { current } else { state.stable_revision.clone() }
         }
         Stage::Stepping | Stage::Aborted | Stage::Stable => state.stable_revision.clone(),
     }
 }
 
-/// The revision that the canary Service shall pick; none: it is left as it is.
-fn canary_side(state: &State) -> Option<Revision> {
+/// The revision that the canary Service shall pick; `None` leaves it as it is.
+fn canary_side(look: &Look<'_>, state: &State) -> Option<Revision> {
     match state.stage {
-        Stage::Stepping | Stage::Promoting => state.current_revision.clone(),
-        Stage::FirstDeploy | Stage::Aborted | Stage::Stable => None,
+        Stage::Stepping | Stage::Promoting | Stage::FirstDeploy => state.current_revision.clone(),
+        // A route that names it from the beginning is resolved by its router only if it exists.
+        Stage::Aborted | Stage::Stable => {
+            let is_missing = look.seen.canary_service.as_ref().is_some_and(|service| !service.exists);
+            state.stable_revision.clone().filter(|_| is_missing)
+        }
     }
 }
 

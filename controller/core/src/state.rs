@@ -35,9 +35,22 @@ pub struct State {
     pub plan: Option<PlanInForce>,
     /// The stage of the release.
     pub stage: Stage,
-    /// Since when it has been in this stage or step: deadlines count from here.
+    /// Since when it has been in this stage or step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Timestamp>,
+    /// When the release under way began, at its first step or at a retry: what happened before does not count against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_started_at: Option<Timestamp>,
+    /// The last progress toward what the release waits for. The progress deadline counts from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Since when `replicas` is higher than before during this release. Until the stable revision has its new pods, the
+    /// canary grows no faster than they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing_since: Option<Timestamp>,
+    /// The number of pods that is kept because `spec.replicas` was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas_kept: Option<ReplicasKept>,
     /// The step at hand; where evidence sets the pace, the weights asked for so far, since the release began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
@@ -129,6 +142,38 @@ pub struct StepPosition {
     pub index: usize,
     /// When it began: timed pauses count from here, whatever happened to the controller.
     pub started_at: Timestamp,
+}
+
+/// Progress toward what a release waits for: pods, the router, the Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// When the last progress was made.
+    pub at: Timestamp,
+    /// The most that was reached so far: pods in place, plus one for each part of the router and the Services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<i64>,
+    /// Since when nothing is missing; `None` while something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_since: Option<Timestamp>,
+}
+
+impl Progress {
+    /// The start of something new to wait for.
+    pub(crate) fn start(now: Timestamp) -> Self {
+        Self { at: now, reached: None, complete_since: None }
+    }
+}
+
+/// The number of pods that is kept because `spec.replicas` was removed and its default is lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicasKept {
+    /// The number of pods.
+    pub count: u32,
+    /// Until when an autoscaler that has begun to set `replicas` may still be below it; `None` until one begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// The traffic split: what is asked for and what has been seen.

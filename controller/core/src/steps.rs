@@ -30,13 +30,14 @@ pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
 /// Starts the step with this index now.
 pub(crate) fn begin_step(look: &Look<'_>, draft: &mut Draft, index: usize) {
     draft.state.pause = None;
-    draft.state.stage_since = Some(look.now);
+    draft.start_waiting(look.now);
     draft.state.step = Some(StepPosition { index, started_at: look.now });
 }
 
 /// What the release waits for.
 pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
     match state.stage {
+        Stage::Stepping if look.plan.replicas == 0 => Wait::Replicas,
         Stage::Stepping if state.restarting => match router::in_effect(look) {
             Some(Weight::ZERO) => Wait::Done,
             _ if look.plan.routing().is_none() => Wait::Done,
@@ -145,11 +146,6 @@ fn first_deploy(look: &Look<'_>, draft: &mut Draft) {
 }
 
 fn step_on(look: &Look<'_>, draft: &mut Draft) {
-    if look.plan.replicas == 0 {
-        draft.warning("PromotedWithoutTraffic", "no replicas: promoted without traffic and without analysis");
-        draft.enter(Stage::Promoting, look.now);
-        return promotion::advance(look, draft);
-    }
     // Bounded: every turn but the last completes a step, or ends a restart.
     for _ in 0..=look.plan.steps().len() + 1 {
         if draft.state.stage != Stage::Stepping
@@ -160,12 +156,14 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
         }
         match wait(look, &draft.state) {
             Wait::Done if draft.state.restarting => draft.state.restarting = false,
+            // Whatever holds the release goes on to hold it.
+            Wait::Replicas => return,
             Wait::Done => leave_step(look, draft),
             Wait::Raise(weight) => {
                 let next = draft.state.step.map_or(0, |step| step.index + 1);
                 draft.normal("WeightRaised", format!("the evidence permits {weight}"));
                 draft.state.weights.asked = weight;
-                draft.state.stage_since = Some(look.now);
+                draft.start_waiting(look.now);
                 draft.state.step = draft.state.step.map(|step| StepPosition { index: next, ..step });
                 return;
             }

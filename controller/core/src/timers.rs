@@ -9,12 +9,14 @@ use crate::plan::Step;
 use crate::state::{Stage, State};
 use crate::units::after;
 use crate::waiting::Wait;
-use crate::{router, steps};
+use crate::{progress, router, steps};
 
 /// The next moment at which something may have become true by time alone.
 pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
     let mut times: Vec<Timestamp> = state.draining.iter().map(|drain| drain.until).collect();
     times.extend(state.pause.as_ref().and_then(|pause| pause.until));
+    times.extend(state.replicas_kept.and_then(|kept| kept.until));
+    times.extend(state.growing_since.map(|since| after(since, look.plan.progress_deadline)));
     if let Some(routing) = look.plan.routing() {
         times.extend(look.seen.routes.iter().filter_map(|route| router::effective_from(routing, route)));
         let services = [&look.seen.stable_service, &look.seen.canary_service];
@@ -22,7 +24,7 @@ pub(crate) fn next(look: &Look<'_>, state: &State) -> Option<Timestamp> {
         times.extend(services.iter().filter_map(serving).map(|since| after(since, routing.settle)));
     }
     if releasing(state) || state.stage == Stage::FirstDeploy {
-        times.extend(state.stage_since.map(|since| after(since, look.plan.progress_deadline)));
+        times.extend(progress::overdue_at(look, state));
         times.push(after(look.seen.looked_since, look.plan.progress_deadline.min(GRACE)));
     }
     if state.stage == Stage::Stepping {

@@ -23,6 +23,8 @@ pub(crate) enum Wait {
     Evidence(String),
     /// The evidence permits a higher weight.
     Raise(Weight),
+    /// Somebody to raise `replicas` from 0: there are no pods to move traffic to, and the position is kept.
+    Replicas,
 }
 
 /// What is asked suffices at the weight at hand.
@@ -46,11 +48,11 @@ pub(crate) fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
         let reached = approximate::reached(look, state);
         return if reached { Wait::Done } else { Wait::Progress("waiting for pods".to_owned()) };
     }
-    match available(look, state, goal::canary_pods(look, state, weight)) {
+    match available(look, state, goal::carrying_pods(look, state, weight)) {
         Wait::Done => {}
         missing => return missing,
     }
-    match router::in_effect(look) {
+    match router::in_effect_for(look, state.current_revision.as_ref()) {
         Some(effective) if effective == weight => Wait::Done,
         _ => Wait::Progress(router::waiting_for(look)),
     }
@@ -65,6 +67,12 @@ pub(crate) fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
     }
     let why = set.and_then(|set| set.crash.as_deref()).map(|why| format!(" ({why})")).unwrap_or_default();
     Wait::Progress(format!("waiting for {needed} available pods of the new revision{why}"))
+}
+
+/// The available pods of the new revision.
+pub(crate) fn available_pods(look: &Look<'_>, state: &State) -> u32 {
+    let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    set.map_or(0, |set| set.available)
 }
 
 /// Whether nothing advances until a person says so.

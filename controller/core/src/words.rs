@@ -2,11 +2,11 @@
 //!
 //! A sentence changes when the position changes, not with every pod: each change costs a write.
 
-use crate::draft::{Draft, Look};
+use crate::draft::{Draft, Look, releasing};
 use crate::state::{PauseReason, Phase, Stage, State};
-use crate::units::{Weight, after};
+use crate::units::Weight;
 use crate::waiting::Wait;
-use crate::{goal, router, steps};
+use crate::{goal, progress, router, steps};
 
 /// Sets the phase and the message.
 pub(crate) fn tell(look: &Look<'_>, draft: &mut Draft) {
@@ -26,6 +26,12 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
         Stage::Aborted => aborted(state),
         Stage::Stable => stable(look, state),
     };
+    let is_at_zero = look.plan.replicas == 0 && releasing(state);
+    let message = if is_at_zero {
+        format!("{message}; scaled to 0: the position is kept until replicas is raised")
+    } else {
+        message
+    };
     let message = match &state.freeze_override {
         Some(lifted) if matches!(state.stage, Stage::Stepping | Stage::Promoting) => {
             let by = lifted.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
@@ -41,7 +47,7 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
 
 fn first_deploy(look: &Look<'_>, state: &State) -> (Phase, String) {
     let waiting = with_wait("first deploy", &steps::wait(look, state));
-    let overdue = state.stage_since.is_some_and(|since| after(since, look.plan.progress_deadline) <= look.now);
+    let overdue = progress::overdue_at(look, state).is_some_and(|at| at <= look.now);
     if overdue {
         return (Phase::Degraded, format!("{waiting}: longer than the progress deadline"));
     }
@@ -78,7 +84,7 @@ fn with_wait(at: &str, wait: &Wait) -> String {
     match wait {
         Wait::Progress(what) | Wait::Evidence(what) => format!("{at}: {what}"),
         Wait::Until(time) => format!("{at}: until {time}"),
-        Wait::Done | Wait::Person | Wait::Raise(_) => at.to_owned(),
+        Wait::Done | Wait::Person | Wait::Raise(_) | Wait::Replicas => at.to_owned(),
     }
 }
 

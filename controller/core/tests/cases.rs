@@ -241,7 +241,7 @@ fn zero_replicas_is_an_explicit_state() {
     world.release("v2");
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
-    assert!(world.events_of("RollbackWindow").iter().any(|event| event.contains("without analysis")));
+    assert!(world.events_of("PromotedWithoutTraffic").iter().any(|event| event.contains("without analysis")));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
-use world::{Pods, World, analysed, edit, plan, rev, secs, wait, weight};
+use world::{POD_START, Pods, World, analysed, edit, plan, rev, secs, wait, weight};
 
 /// One thing that happens to a Rollout.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ fn happening() -> impl Strategy<Value = Happening> {
             Just(Verb::Promote), Just(Verb::PromoteFull), Just(Verb::Abort), Just(Verb::Retry),
             Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep), Just(Verb::Override)
         ].prop_map(Happening::Command),
-        1 => (1..12_u32).prop_map(Happening::Scale),
+        1 => prop_oneof![4 => 1..12_u32, 1 => Just(0)].prop_map(Happening::Scale),
         1 => prop::collection::vec(1..100_u32, 1..4).prop_map(Happening::Steps),
         1 => version.clone().prop_map(Happening::Crash),
         1 => version.prop_map(Happening::Recover),
@@ -85,7 +85,14 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         Happening::Command(verb) => {
             world.command(&number.to_string(), *verb);
         }
-        Happening::Scale(replicas) => world.plan.replicas = *replicas,
+        Happening::Scale(replicas) => {
+            let was_at_zero = std::mem::replace(&mut world.plan.replicas, *replicas) == 0;
+            if was_at_zero && *replicas > 0 {
+                // Until the first pods are there nobody can serve.
+                world.run_for(POD_START * 2);
+                world.forgive();
+            }
+        }
         Happening::Steps(weights) => {
             let replicas = world.plan.replicas;
             let dynamic = world.plan.canary().dynamic_stable_scale;
@@ -131,7 +138,7 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
 /// What must hold after everything that happens, given the moment before.
 fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
-    let decision = decide(&world.plan, &seen, world.now);
+    let decision = decide(&world.effective_plan(), &seen, world.now);
     let (asked, cap) = (decision.state.weights.asked, decision.state.weights.cap);
     if decision.state.stage == Stage::Stepping {
         let index = decision.state.step.map_or(0, |step| step.index);
@@ -150,11 +157,10 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     }
     for effect in &decision.effects {
         if let Effect::Scale { revision, replicas, .. } = effect {
-            let set = &seen.replica_sets[revision];
             let selected = world.stable_service.as_ref() == Some(revision)
                 || (world.canary_service.as_ref() == Some(revision) && !world.share().is_zero());
             prop_assert!(
-                *replicas > 0 || !selected || set.available == 0 && world.plan.replicas == 0,
+                *replicas > 0 || !selected || world.plan.replicas == 0,
                 "{revision} is scaled to 0 while traffic may reach it"
             );
         }
@@ -208,6 +214,9 @@ proptest! {
         let mut world = run(&happenings, dynamic)?;
         world.pods.clear();
         world.spec_problem = None;
+        if world.plan.replicas == 0 {
+            happen(&mut world, usize::MAX, &Happening::Scale(4));
+        }
         fresh(&mut world);
         world.run_for(secs(60));
         if world.state.pause.is_some() {

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serin_core::observed::{Judgement, Observed, Programmed, ReplicaSetSeen, RouteSeen, ServiceSeen};
+use serin_core::observed::{Judgement, Observed, Programmed, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen};
 use serin_core::plan::{Plan, RouteRef};
 use serin_core::state::State;
 use serin_core::units::{Revision, Weight};
 use serin_traffic::ProgrammedSeen;
 
-use crate::world::{CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact, World};
+use crate::world::{CRASH_LOOP, CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact, World};
 
 /// The facts about one Rollout at one moment.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,10 @@ pub struct Context {
     pub generation: i64,
     /// Why the spec cannot be used.
     pub spec_problem: Option<String>,
+    /// `spec.replicas` as the API server stores it.
+    pub spec_replicas: u32,
+    /// Who set it.
+    pub replicas_source: ReplicasSource,
     /// The hash of the valid spec's plan.
     pub plan_hash: Option<String>,
     /// The revision of the spec's template.
@@ -77,7 +81,6 @@ struct ServiceSighting {
 struct RouteSighting {
     weight: Result<Weight, String>,
     written_since: Timestamp,
-    generation: i64,
     programmed_since: Option<Timestamp>,
 }
 
@@ -143,16 +146,19 @@ impl Snapshot {
         set.available.min(tally(self.of_set(set).filter(|pod| pod.active && pod.ready)))
     }
 
-    fn replica_set(&self, set: &ReplicaSetFact) -> ReplicaSetSeen {
-        let waiting: Vec<&str> =
-            self.of_set(set).filter(|pod| pod.active).filter_map(|pod| pod.waiting.as_deref()).collect();
-        let crash = waiting.iter().find(|reason| **reason == "CrashLoopBackOff").or_else(|| waiting.first());
+    /// What the planner sees of a ReplicaSet, with what its pods have done since the release began.
+    fn replica_set(&self, set: &ReplicaSetFact, release_started_at: Option<Timestamp>) -> ReplicaSetSeen {
+        let pods = || self.of_set(set).filter(|pod| pod.active);
+        let restarts = |pod: &PodFact| release_started_at.map_or(0, |start| pod.restarts_since(start));
+        // A pod that was in a crash loop before says nothing of this release until it has failed again.
+        let blocked: Vec<&str> = pods().filter_map(|pod| pod.waiting_since(release_started_at)).collect();
+        let crash = blocked.iter().find(|reason| **reason == CRASH_LOOP).or_else(|| blocked.first());
         ReplicaSetSeen {
             name: set.identity.key.name.clone(),
             desired: set.desired,
-            current: tally(self.of_set(set).filter(|pod| pod.active)),
+            current: tally(pods()),
             available: self.available(set),
-            restarts: self.of_set(set).map(|pod| pod.restarts).sum(),
+            restarts: pods().map(restarts).sum(),
             crash: crash.map(|reason| (*reason).to_owned()),
             created_at: set.created_at,
         }
@@ -203,14 +209,18 @@ impl Snapshot {
             .map_err(|problem| problem.to_string()),
             _ => Err(format!("HTTPRoute {} does not exist", route.name)),
         };
-        let generation = fact.map_or(0, |fact| fact.generation);
         let said = fact.map_or_else(
             || ProgrammedSeen::Pending(format!("HTTPRoute {} does not exist", route.name)),
             |fact| serin_traffic::programmed(&fact.object),
         );
-        let sighting = sightings.route(route, canary_weight.clone(), generation, now);
+        let sighting = sightings.route(route, canary_weight.clone(), now);
         let programmed = match said {
             ProgrammedSeen::Yes => Programmed::Since(*sighting.programmed_since.get_or_insert(now)),
+            // Somebody has edited another part of the route: the split that was confirmed before is in effect in either
+            // generation.
+            ProgrammedSeen::Earlier(why) => {
+                sighting.programmed_since.map_or(Programmed::Pending(why), Programmed::Since)
+            }
             ProgrammedSeen::Pending(why) => {
                 sighting.programmed_since = None;
                 Programmed::Pending(why)
@@ -238,25 +248,15 @@ impl Sightings {
         Some(sighting.serving_since)
     }
 
-    fn route(
-        &mut self,
-        route: &RouteRef,
-        weight: Result<Weight, String>,
-        generation: i64,
-        now: Timestamp,
-    ) -> &mut RouteSighting {
+    fn route(&mut self, route: &RouteRef, weight: Result<Weight, String>, now: Timestamp) -> &mut RouteSighting {
         let sighting = self.routes.entry(route.clone()).or_insert_with(|| RouteSighting {
             weight: weight.clone(),
             written_since: now,
-            generation,
             programmed_since: None,
         });
         if sighting.weight != weight {
             sighting.weight = weight;
             sighting.written_since = now;
-        }
-        if sighting.generation != generation {
-            sighting.generation = generation;
             sighting.programmed_since = None;
         }
         sighting
@@ -272,6 +272,7 @@ pub fn observe(
     now: Timestamp,
 ) -> Observed {
     let replica_sets = snapshot.replica_sets.iter();
+    let started_at = context.state.release_started_at;
     let pending = snapshot.commands.iter().filter(|command| command.finished_at.is_none());
     let routing = plan.routing();
     let service = |name: &String, sightings: &mut Sightings| snapshot.service(name, sightings, now);
@@ -280,9 +281,13 @@ pub fn observe(
         looked_since: *sightings.first_at.get_or_insert(now),
         generation: context.generation,
         spec_problem: context.spec_problem,
+        spec_replicas: context.spec_replicas,
+        replicas_source: context.replicas_source,
         plan_hash: context.plan_hash,
         target: context.target,
-        replica_sets: replica_sets.map(|(revision, set)| (revision.clone(), snapshot.replica_set(set))).collect(),
+        replica_sets: replica_sets
+            .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
+            .collect(),
         stable_service: routing.map(|routing| service(&routing.stable_service, sightings)),
         canary_service: routing.map(|routing| service(&routing.canary_service, sightings)),
         routes: routing

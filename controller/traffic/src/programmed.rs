@@ -11,6 +11,9 @@ pub enum ProgrammedSeen {
     Yes,
     /// One has not, and why.
     Pending(String),
+    /// One has taken over an earlier generation and nothing speaks against the current one so far. What both generations
+    /// say alike is in effect.
+    Earlier(String),
     /// None contradicts, but one does not tell which generation it means.
     Unreported,
 }
@@ -29,6 +32,7 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
         return ProgrammedSeen::Pending("no parent has reported".into());
     }
     let mut all_tell_the_generation = true;
+    let mut earlier = None;
     for parent in parents {
         let parent = Parent::read(parent, namespace);
         let about_it = |report: &&Value| {
@@ -42,11 +46,15 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
             match judge(report, generation) {
                 Report::Agrees => {}
                 Report::TellsNoGeneration => all_tell_the_generation = false,
+                Report::Earlier(why) => earlier = Some(format!("{} {why}", parent.title())),
                 Report::Not(why) => {
                     return ProgrammedSeen::Pending(format!("{} {why}", parent.title()));
                 }
             }
         }
+    }
+    if let Some(why) = earlier {
+        return ProgrammedSeen::Earlier(why);
     }
     if all_tell_the_generation { ProgrammedSeen::Yes } else { ProgrammedSeen::Unreported }
 }
@@ -54,20 +62,23 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
 enum Report {
     Agrees,
     TellsNoGeneration,
+    Earlier(String),
     Not(String),
 }
 
 fn judge(report: &Value, generation: Option<i64>) -> Report {
     let conditions = list(report.get("conditions"));
     let mut tells = true;
+    let mut earlier = None;
     for wanted in CONDITIONS {
         let of_type = |c: &&Value| text(c.get("type")) == wanted;
         let Some(condition) = conditions.iter().find(of_type) else {
             return Report::Not(format!("has not reported {wanted}"));
         };
         let observed = condition.get("observedGeneration").and_then(Value::as_i64);
-        if observed.is_some() && observed != generation {
-            return Report::Not(format!(
+        let is_earlier = observed.is_some() && observed != generation;
+        if is_earlier {
+            earlier.get_or_insert(format!(
                 "reports {wanted} for generation {}, not yet for {}",
                 observed.unwrap_or_default(),
                 generation.unwrap_or_default(),
@@ -79,6 +90,9 @@ fn judge(report: &Value, generation: Option<i64>) -> Report {
             return Report::Not(format!("reports {wanted} not true: {reason}: {message}"));
         }
         tells &= observed.is_some();
+    }
+    if let Some(why) = earlier {
+        return Report::Earlier(why);
     }
     if tells { Report::Agrees } else { Report::TellsNoGeneration }
 }
@@ -157,7 +171,7 @@ mod tests {
         let stale = report("envoy", Some(3), "True");
         assert_eq!(
             programmed(&route(&json!([good, stale]))),
-            ProgrammedSeen::Pending("Gateway shop/public reports Accepted for generation 3, not yet for 4".into())
+            ProgrammedSeen::Earlier("Gateway shop/public reports Accepted for generation 3, not yet for 4".into())
         );
     }
 

@@ -13,8 +13,8 @@ use serin_core::plan::{
     Strategy as Rollout, WatchPlan,
 };
 use serin_core::state::{
-    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Release, ReleaseResult, Stage,
-    State, StepPosition, Watch, Weights,
+    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Progress, Release,
+    ReleaseResult, ReplicasKept, Stage, State, StepPosition, Watch, Weights,
 };
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
@@ -178,25 +178,40 @@ fn release() -> impl Strategy<Value = Release> {
     })
 }
 
+fn progress() -> impl Strategy<Value = Progress> {
+    (time(), option::of(any::<i64>()), option::of(time())).prop_map(|(at, reached, complete_since)| Progress {
+        at,
+        reached,
+        complete_since,
+    })
+}
+
+fn replicas_kept() -> impl Strategy<Value = ReplicasKept> {
+    (0..1_000_u32, option::of(time())).prop_map(|(count, until)| ReplicasKept { count, until })
+}
+
 prop_compose! {
     fn state()(
         (observed_generation, message) in (any::<i64>(), text()),
         phase in prop::sample::select(vec![Phase::Progressing, Phase::Paused, Phase::Degraded, Phase::Healthy]),
         stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Stepping, Stage::Promoting, Stage::Aborted, Stage::Stable]),
         (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
-        plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })),
+        plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })).boxed(),
         (stage_since, restarting, watch) in (option::of(time()), any::<bool>(), option::of(watch())),
+        (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
+        (growing_since, replicas_kept) in (option::of(time()), option::of(replicas_kept())).boxed(),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
             .prop_map(|(asked, verified, since, pods, cap)| Weights { asked, verified, since, pods, cap }),
-        (pause, abort, freeze_override) in (option::of(pause()), option::of(abort()), option::of(freeze_override())),
+        (pause, abort, freeze_override) in
+            (option::of(pause()), option::of(abort()), option::of(freeze_override())).boxed(),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
-        commands in vec(command(), 0..3),
-        history in vec(release(), 0..3),
+        commands in vec(command(), 0..3).boxed(),
+        history in vec(release(), 0..3).boxed(),
     ) -> State {
         State {
-            observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, step, restarting, weights, pause,
-            abort, watch, freeze_override, draining, commands, history,
+            observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, release_started_at, progress,
+            growing_since, replicas_kept, step, restarting, weights, pause, abort, watch, freeze_override, draining, commands, history,
         }
     }
 }

@@ -13,8 +13,11 @@ use jiff::Timestamp;
 use serin_core::command::{Command, Outcome, OutcomeResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level, Side};
-use serin_core::observed::{Judgement, Observed, Programmed, Proven, ReplicaSetSeen, RouteSeen, ServiceSeen};
+use serin_core::observed::{
+    Judgement, Observed, Programmed, Proven, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen,
+};
 use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, RouteKind, RouteRef, Routing, Step, Strategy};
+use serin_core::replicas;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 
@@ -133,6 +136,15 @@ pub struct World {
     pub shares: Vec<(Timestamp, Weight, Stage)>,
     /// Whether the router reports the generation it has acted on.
     pub reports: bool,
+    /// Whether the router has yet to confirm the route's newest generation.
+    pub unconfirmed: bool,
+    /// How much later than the one before it each pod of a scale-up becomes available.
+    pub stagger: Duration,
+    /// How long the pods of a revision take to become available, where that is not [`POD_START`].
+    pub pod_start: BTreeMap<Revision, Duration>,
+    /// Container restarts since the release began.
+    pub restarts: BTreeMap<Revision, u32>,
+    pub replicas_source: ReplicasSource,
     /// Requests that would have been lost, in words.
     pub lost: Vec<String>,
     since: BTreeMap<&'static str, (String, Timestamp)>,
@@ -160,6 +172,11 @@ impl World {
             set_writes: 0,
             shares: Vec::new(),
             reports: true,
+            unconfirmed: false,
+            stagger: Duration::ZERO,
+            pod_start: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            replicas_source: ReplicasSource::Declared,
             lost: Vec::new(),
             since: BTreeMap::new(),
             configs: Vec::new(),
@@ -211,7 +228,11 @@ impl World {
         let written_since = self.since("route", format!("{:?}", self.route));
         let stable_service = self.service("stable", self.stable_service.clone());
         let canary_service = self.service("canary", self.canary_service.clone());
-        let programmed = if self.reports { Programmed::Since(written_since) } else { Programmed::Unreported };
+        let programmed = match (self.unconfirmed, self.reports) {
+            (true, _) => Programmed::Pending("reports Accepted for an earlier generation".into()),
+            (false, true) => Programmed::Since(written_since),
+            (false, false) => Programmed::Unreported,
+        };
         let seen_route = |route: &RouteRef| RouteSeen {
             route: route.clone(),
             canary_weight: self.route.clone(),
@@ -225,18 +246,23 @@ impl World {
                 desired: set.desired,
                 current: u32::try_from(set.ready_at.len()).unwrap(),
                 available: self.available(revision),
-                restarts: 0,
+                restarts: self.restarts.get(revision).copied().unwrap_or(0),
                 crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
                 created_at: set.created_at,
             };
             (revision.clone(), seen)
         });
+        let spec_replicas = self.plan.replicas;
+        let effective = self.effective_plan();
+        let plan_hash = self.spec_problem.is_none().then(|| serde_json::to_string(&effective).unwrap());
         Observed {
+            spec_replicas,
+            replicas_source: self.replicas_source,
             state: self.state.clone(),
             looked_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
-            plan_hash: self.spec_problem.is_none().then(|| serde_json::to_string(&self.plan).unwrap()),
+            plan_hash,
             target: self.target.clone(),
             replica_sets: sets.collect(),
             stable_service: routed.is_some().then_some(stable_service),
@@ -250,8 +276,9 @@ impl World {
     /// One reconcile, cut off after so many writes: the status is the first, each effect another.
     pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
         let seen = self.observe();
-        let decision = decide(&self.plan, &seen, self.now);
-        assert_eq!(decision, decide(&self.plan, &seen, self.now), "the decision is a pure function");
+        let plan = self.effective_plan();
+        let decision = decide(&plan, &seen, self.now);
+        assert_eq!(decision, decide(&plan, &seen, self.now), "the decision is a pure function");
         let mut left = writes;
         if decision.state != self.state {
             if left == 0 {
@@ -277,6 +304,12 @@ impl World {
 
     pub fn reconcile(&mut self) -> Decision {
         self.reconcile_cut_after(usize::MAX)
+    }
+
+    /// The plan with the number of pods that counts where the manifest leaves `replicas` out.
+    pub fn effective_plan(&self) -> Plan {
+        let replicas = replicas::effective(self.plan.replicas, self.replicas_source, &self.state, self.now);
+        Plan { replicas, ..self.plan.clone() }
     }
 
     fn make_true(&mut self, effect: Effect) {
@@ -309,11 +342,15 @@ impl World {
     }
 
     fn scale(&mut self, revision: &Revision, replicas: u32) {
-        let ready = self.now.checked_add(POD_START).unwrap();
+        let mut ready = self.now.checked_add(self.pod_start.get(revision).copied().unwrap_or(POD_START)).unwrap();
         let set = self.sets.get_mut(revision).unwrap();
         set.desired = replicas;
         set.ready_at.sort();
-        set.ready_at.resize(replicas as usize, ready);
+        set.ready_at.truncate(replicas as usize);
+        while set.ready_at.len() < replicas as usize {
+            set.ready_at.push(ready);
+            ready = ready.checked_add(self.stagger).unwrap();
+        }
     }
 
     fn note_config(&mut self) {
@@ -326,7 +363,8 @@ impl World {
 
     /// Whether a request that arrives now could be sent to nobody, whatever the gateway has seen so far.
     pub fn check(&mut self) {
-        if self.plan.routing().is_none() || self.state.stage == Stage::FirstDeploy {
+        // With no replicas there is nobody to serve, as was asked for.
+        if self.plan.routing().is_none() || self.state.stage == Stage::FirstDeploy || self.plan.replicas == 0 {
             return;
         }
         let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
@@ -384,6 +422,12 @@ impl World {
         }
     }
 
+    /// A pod of the revision is replaced: its successor starts now.
+    pub fn replace_pod(&mut self, revision: &str) {
+        let ready = self.now.checked_add(self.pod_start.get(&rev(revision)).copied().unwrap_or(POD_START)).unwrap();
+        self.sets.get_mut(&rev(revision)).unwrap().ready_at[0] = ready;
+    }
+
     pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         for _ in 0..7_200 {
             if done(self) {
@@ -397,7 +441,7 @@ impl World {
     /// One reconcile of a controller that is killed after so many writes, where there would have been more.
     pub fn reconcile_or_die(&mut self, writes: usize) {
         let seen = self.observe();
-        let decision = decide(&self.plan, &seen, self.now);
+        let decision = decide(&self.effective_plan(), &seen, self.now);
         let wanted = usize::from(decision.state != self.state) + decision.effects.len();
         self.reconcile_cut_after(writes);
         if wanted > writes {

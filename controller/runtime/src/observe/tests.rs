@@ -3,7 +3,7 @@ use serin_core::plan::RouteKind;
 use serin_crds::RolloutSpec;
 
 use super::*;
-use crate::world::{EndpointFact, Identity};
+use crate::world::{EndpointFact, Identity, Restarts};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_750_000_000 + second).unwrap()
@@ -101,8 +101,11 @@ fn snapshot() -> Snapshot {
 }
 
 fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Observed {
+    let state = State { release_started_at: Some(at(0)), ..State::default() };
     let context = Context {
-        state: State::default(),
+        state,
+        spec_replicas: 4,
+        replicas_source: ReplicasSource::Declared,
         generation: 1,
         spec_problem: None,
         plan_hash: None,
@@ -133,7 +136,8 @@ fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so
 fn restarts_and_crashes_are_those_of_the_revision() {
     let mut snapshot = snapshot();
     let mut crashing = pod("two", "b");
-    crashing.restarts = 3;
+    crashing.created_at = at(1);
+    crashing.restarts = vec![Restarts { count: 3, last_at: Some(at(9)) }];
     crashing.waiting = Some("CrashLoopBackOff".into());
     snapshot.pods[3] = Arc::new(crashing);
     let mut pulling = pod("two", "a");
@@ -189,7 +193,7 @@ fn a_service_without_our_label_is_not_bound_whatever_its_selector_says() {
 }
 
 #[test]
-fn a_route_is_programmed_from_when_this_generation_was_first_seen_to_be() {
+fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
     let mut snapshot = snapshot();
     let mut sightings = Sightings::default();
     let first = look(&snapshot, &mut sightings, at(0)).routes.remove(0);
@@ -206,10 +210,10 @@ fn a_route_is_programmed_from_when_this_generation_was_first_seen_to_be() {
     let taken_over = look(&snapshot, &mut sightings, at(6)).routes.remove(0);
     assert_eq!((taken_over.written_since, taken_over.programmed), (at(5), Programmed::Since(at(6))));
 
-    // Another rule of the route is edited: the weight is as it was, but the router has yet to take the object over.
+    // Another rule of the route is edited: both generations split alike, so nothing has to settle again.
     snapshot.routes = [route(Some(50), 5, 5)].into();
     let edited = look(&snapshot, &mut sightings, at(9)).routes.remove(0);
-    assert_eq!((edited.written_since, edited.programmed), (at(5), Programmed::Since(at(9))));
+    assert_eq!((edited.written_since, edited.programmed), (at(5), Programmed::Since(at(6))));
 }
 
 #[test]
@@ -238,4 +242,52 @@ fn pods_that_terminate_are_not_counted() {
     snapshot.pods[3] = Arc::new(terminating);
     let counts = snapshot.counts(Some(&Revision::new("two")));
     assert_eq!(counts, Counts { replicas: 3, updated: 1, ready: 3, available: 3 });
+}
+
+// argo-rollouts #2939: a fast return to a revision whose pods are still there.
+#[test]
+fn restarts_from_before_the_release_do_not_count_against_it() {
+    let mut snapshot = snapshot();
+    let mut old = pod("two", "a");
+    old.created_at = at(-5_000);
+    old.restarts = vec![Restarts { count: 7, last_at: Some(at(-100)) }];
+    old.waiting = Some(CRASH_LOOP.into());
+    snapshot.pods[2] = Arc::new(old.clone());
+    let two = |snapshot: &Snapshot| {
+        look(snapshot, &mut Sightings::default(), at(10)).replica_sets[&Revision::new("two")].clone()
+    };
+    assert_eq!((two(&snapshot).restarts, two(&snapshot).crash), (0, None));
+    old.restarts = vec![Restarts { count: 8, last_at: Some(at(5)) }];
+    snapshot.pods[2] = Arc::new(old);
+    assert_eq!((two(&snapshot).restarts, two(&snapshot).crash.as_deref()), (1, Some(CRASH_LOOP)));
+}
+
+#[test]
+fn a_pod_that_is_terminating_does_not_count_against_the_release() {
+    let mut snapshot = snapshot();
+    let mut leaving = pod("two", "a");
+    leaving.created_at = at(1);
+    (leaving.active, leaving.ready) = (false, false);
+    leaving.restarts = vec![Restarts { count: 5, last_at: Some(at(5)) }];
+    leaving.waiting = Some(CRASH_LOOP.into());
+    snapshot.pods[2] = Arc::new(leaving);
+    let seen = look(&snapshot, &mut Sightings::default(), at(10));
+    let two = &seen.replica_sets[&Revision::new("two")];
+    assert_eq!((two.restarts, two.crash.as_deref()), (0, None));
+}
+
+// gatewayapi plugin PR #164: two Rollouts share a route, and each write of the other makes a new generation.
+#[test]
+fn an_edit_of_another_part_of_the_route_leaves_the_confirmed_split_in_effect() {
+    let mut snapshot = snapshot();
+    let mut sightings = Sightings::default();
+    let confirmed = look(&snapshot, &mut sightings, at(0)).routes[0].programmed.clone();
+    assert_eq!(confirmed, Programmed::Since(at(0)));
+    snapshot.routes = [route(Some(20), 4, 3)].into();
+    assert_eq!(look(&snapshot, &mut sightings, at(5)).routes[0].programmed, confirmed);
+    snapshot.routes = [route(Some(20), 4, 4)].into();
+    assert_eq!(look(&snapshot, &mut sightings, at(6)).routes[0].programmed, confirmed);
+    snapshot.routes = [route(Some(30), 5, 4)].into();
+    let pending = look(&snapshot, &mut sightings, at(7)).routes[0].programmed.clone();
+    assert!(matches!(pending, Programmed::Pending(_)), "another split has to be confirmed: {pending:?}");
 }

@@ -55,7 +55,7 @@ pub(super) async fn attempt(
         return deletion::delete(context, &rollout, status, &state).await;
     }
     let key = rollout.key();
-    let mut reading = Reading::of(&rollout, &state);
+    let mut reading = Reading::of(&rollout, &state, now);
     let Some(plan) = reading.plan.take() else {
         return unusable::no_plan(context, &rollout, status, reading.problem.unwrap_or_default(), memory).await;
     };
@@ -168,6 +168,8 @@ impl Look<'_> {
         let about = observe::Context {
             generation: self.rollout.generation(),
             spec_problem: self.reading.problem.clone(),
+            spec_replicas: self.reading.spec_replicas,
+            replicas_source: self.reading.replicas_source,
             plan_hash: self.reading.hash.clone(),
             target,
             judgement: Judgement::NotConfigured,

@@ -29,7 +29,7 @@ pub(super) async fn delete(
     }
     // What was changed was changed under the plan in force.
     let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, state).plan) {
+    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, state, context.clock.now()).plan) {
         give_back(context, rollout, status, &plan).await?;
     }
     let others: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();

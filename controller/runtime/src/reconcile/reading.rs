@@ -1,6 +1,9 @@
 //! What a Rollout asks for, as far as it can be used.
 
+use jiff::Timestamp;
+use serin_core::observed::ReplicasSource;
 use serin_core::plan::Plan;
+use serin_core::replicas::effective;
 use serin_core::state::State;
 use serin_crds::RolloutSpec;
 use serin_crds::plan::plan_hash;
@@ -10,8 +13,12 @@ use crate::world::RolloutObject;
 /// The spec as far as it can be used.
 pub(super) struct Reading<'a> {
     pub spec: Option<&'a RolloutSpec>,
-    /// The spec's plan, or else the plan in force.
+    /// The spec's plan with the number of pods that counts, or else the plan in force.
     pub plan: Option<Plan>,
+    /// `spec.replicas` as stored.
+    pub spec_replicas: u32,
+    /// Who set it.
+    pub replicas_source: ReplicasSource,
     /// The hash of the spec's plan, where that is the one.
     pub hash: Option<String>,
     /// Why the spec cannot be used.
@@ -19,17 +26,25 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn of(rollout: &'a RolloutObject, state: &State) -> Self {
-        let in_force = || state.plan.as_ref().map(|plan| plan.spec.clone());
+    pub(super) fn of(rollout: &'a RolloutObject, state: &State, now: Timestamp) -> Self {
         let name = rollout.metadata.name.as_deref().unwrap_or_default();
-        match &rollout.spec {
-            Err(problem) => Self { spec: None, plan: in_force(), hash: None, problem: Some(problem.clone()) },
-            Ok(spec) => match spec.plan(name) {
-                Ok(plan) => Self { spec: Some(spec), hash: Some(plan_hash(&plan)), plan: Some(plan), problem: None },
-                Err(problem) => {
-                    Self { spec: Some(spec), plan: in_force(), hash: None, problem: Some(problem.to_string()) }
-                }
-            },
+        let (spec, plan) = match &rollout.spec {
+            Err(problem) => (None, Err(problem.clone())),
+            Ok(spec) => (Some(&**spec), spec.plan(name).map_err(|problem| problem.to_string())),
+        };
+        let replicas_source = ReplicasSource::Declared;
+        match plan {
+            Ok(mut plan) => {
+                let spec_replicas = plan.replicas;
+                plan.replicas = effective(spec_replicas, replicas_source, state, now);
+                let hash = Some(plan_hash(&plan));
+                Self { spec, plan: Some(plan), spec_replicas, replicas_source, hash, problem: None }
+            }
+            Err(problem) => {
+                let plan = state.plan.as_ref().map(|plan| plan.spec.clone());
+                let spec_replicas = plan.as_ref().map_or(0, |plan| plan.replicas);
+                Self { spec, plan, spec_replicas, replicas_source, hash: None, problem: Some(problem) }
+            }
         }
     }
 }

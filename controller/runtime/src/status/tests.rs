@@ -52,6 +52,8 @@ fn seen(state: &State, routes: Vec<RouteSeen>) -> Observed {
         generation: 7,
         looked_since: at(0),
         spec_problem: None,
+        spec_replicas: 4,
+        replicas_source: serin_core::observed::ReplicasSource::Declared,
         plan_hash: None,
         target: state.current_revision.clone(),
         replica_sets: std::collections::BTreeMap::new(),

@@ -14,12 +14,16 @@ use serin_crds::RolloutCommand;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 
 use super::Key;
-use super::facts::{CommandFact, EndpointFact, Identity, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact};
+use super::facts::{
+    CommandFact, EndpointFact, Identity, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
+};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// The kubelet's word for a container that keeps failing.
-const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// The kubelet's reason for a container that keeps failing.
+pub const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// The kubelet's reasons for a container whose end it did not see, for example because the node restarted.
+const NODE_LOST: [&str; 2] = ["Unknown", "ContainerStatusUnknown"];
 /// A container that waits for one of these is only starting.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -69,10 +73,23 @@ impl From<Pod> for PodFact {
             created_at: created_at(&pod.metadata),
             active: pod.metadata.deletion_timestamp.is_none() && !finished,
             ready,
-            restarts: containers().map(|container| count(container.restart_count)).sum(),
+            restarts: containers().filter_map(restarts).collect(),
             waiting: waiting(containers()),
         }
     }
+}
+
+/// The restarts of a container, where it had any.
+fn restarts(container: &ContainerStatus) -> Option<Restarts> {
+    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+    let finished_at = ended.and_then(|ended| ended.finished_at.as_ref());
+    let started_at = running.and_then(|running| running.started_at.as_ref());
+    let last_at = finished_at.max(started_at).map(|time| time.0);
+    // The kubelet's word where the container went with its node.
+    let by_node = ended.is_some_and(|ended| NODE_LOST.contains(&ended.reason.as_deref().unwrap_or_default()));
+    let count = count(container.restart_count).saturating_sub(u32::from(by_node));
+    (count > 0).then_some(Restarts { count, last_at })
 }
 
 /// Why a container cannot run: a crash loop before anything else.
@@ -186,9 +203,25 @@ mod tests {
         .unwrap();
         let fact = PodFact::from(pod);
         assert_eq!(fact.waiting.as_deref(), Some("CrashLoopBackOff"));
-        assert_eq!(fact.restarts, 6);
+        assert_eq!(fact.restarts.iter().map(|container| container.count).sum::<u32>(), 6);
         assert!(fact.active && !fact.ready);
         assert_eq!(fact.revision, Some(Revision::new("abc")));
+    }
+
+    #[test]
+    fn a_restart_that_the_node_was_the_cause_of_is_not_the_containers() {
+        let status = |reason: &str| {
+            let status: ContainerStatus = serde_json::from_value(json!({
+                "name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 1,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:10Z"}},
+                "lastState": {"terminated": {"exitCode": 255, "reason": reason, "finishedAt": "2026-01-01T00:00:05Z"}},
+            }))
+            .unwrap();
+            restarts(&status)
+        };
+        assert_eq!(status("Unknown"), None);
+        let last_at = Some("2026-01-01T00:00:10Z".parse().unwrap());
+        assert_eq!(status("Error"), Some(Restarts { count: 1, last_at }));
     }
 
     #[test]

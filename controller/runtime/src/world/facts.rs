@@ -1,11 +1,14 @@
 //! The little that is kept of each object: fleets have many pods, and the planner needs only a few of their fields.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use serin_core::command::Command;
 use serin_core::units::Revision;
 
 use super::Key;
+use super::convert::CRASH_LOOP;
 
 /// What tells one object, and one state of it, from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,10 +77,45 @@ pub struct PodFact {
     pub active: bool,
     /// Its Ready condition.
     pub ready: bool,
-    /// Container restarts, together.
-    pub restarts: u32,
+    /// The containers that have restarted.
+    pub restarts: Vec<Restarts>,
     /// Why a container of it waits, in the kubelet's words; a crash loop before anything else.
     pub waiting: Option<String>,
+}
+
+/// The restarts of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// How many, over the pod's life. One that the node was the cause of does not count.
+    pub count: u32,
+    /// When the last one was.
+    pub last_at: Option<Timestamp>,
+}
+
+/// How much earlier than the release, by the API server's clock and in whole seconds, a pod of it may seem to be created.
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+impl PodFact {
+    /// Whether it was created for the release that began at `start`.
+    pub fn is_new_since(&self, start: Timestamp) -> bool {
+        self.created_at.saturating_add(CLOCK_SKEW).is_ok_and(|created| created >= start)
+    }
+
+    /// Container restarts since `start`. Of a pod that is older only the last restart of each container is known by its
+    /// time, so that the answer is then the lowest number that is certain.
+    pub fn restarts_since(&self, start: Timestamp) -> u32 {
+        if self.is_new_since(start) {
+            return self.restarts.iter().map(|container| container.count).sum();
+        }
+        let restarted = |container: &&Restarts| container.last_at.is_some_and(|at| at >= start);
+        u32::try_from(self.restarts.iter().filter(restarted).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Why a container of it waits; a crash loop only if it has failed since `start`.
+    pub fn waiting_since(&self, start: Option<Timestamp>) -> Option<&str> {
+        let has_failed = |start| self.is_new_since(start) || self.restarts_since(start) > 0;
+        self.waiting.as_deref().filter(|reason| *reason != CRASH_LOOP || start.is_none_or(has_failed))
+    }
 }
 
 /// A Service.

@@ -15,8 +15,9 @@ use serin_core::plan::Plan;
 use tokio::sync::watch;
 
 pub use cache::Cache;
+pub use convert::CRASH_LOOP;
 pub use facts::{
-    CommandFact, EndpointFact, Fact, Identity, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact,
+    CommandFact, EndpointFact, Fact, Identity, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
 };
 pub use rollout::RolloutObject;
 pub use watches::{Trigger, Watches, route_resource};
