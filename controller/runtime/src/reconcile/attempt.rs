@@ -183,6 +183,7 @@ impl Look<'_> {
                 plan: &self.plan,
                 seen: &seen,
                 snapshot: &self.snapshot,
+                world: &self.context.world,
             },
             memory,
         );
