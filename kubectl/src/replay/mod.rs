@@ -241,10 +241,7 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp)
     Ok(Question {
         server: asked.server.clone(),
         request: JudgeRequest {
-            rollout: RolloutName {
-                namespace: namespace.clone(),
-                name: manifest.name.clone(),
-            },
+            rollout: RolloutName { namespace: namespace.clone(), name: manifest.name.clone() },
             uid: String::new(),
             revision: Revision::new("recorded"),
             analysis,

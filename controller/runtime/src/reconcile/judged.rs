@@ -140,9 +140,7 @@ fn rules(case: &Case<'_>) -> RouteRules {
 
 /// The side of each pod, by its owner.
 fn pod_sides(case: &Case<'_>, canary: &Revision) -> BTreeMap<String, Arm> {
-    let uid_of = |revision: &Revision| {
-        case.snapshot.replica_sets.get(revision).map(|set| set.identity.uid.as_str())
-    };
+    let uid_of = |revision: &Revision| case.snapshot.replica_sets.get(revision).map(|set| set.identity.uid.as_str());
     let canary = uid_of(canary);
     let stable = case.seen.state.stable_revision.as_ref().and_then(uid_of);
     let side = |owner: Option<&str>| match owner {
