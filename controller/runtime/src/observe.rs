@@ -165,7 +165,10 @@ impl Snapshot {
         if let Some(known) = known {
             return known.revision.as_ref();
         }
-        let is_named_after = |set: &ReplicaSetFact| serin_judging::is_pod_name_of(&set.identity.key.name, pod);
+        let is_named_after = |set: &ReplicaSetFact| {
+            let name = &set.identity.key.name;
+            pod.rsplit_once('-').is_some_and(|(set, _)| set == name) || serin_judging::is_pod_name_of(name, pod)
+        };
         let mut sets = self.replica_sets.iter().filter(|(_, set)| is_named_after(set));
         let (revision, _) = sets.next()?;
         // Of long names only the beginning is in a pod's name, and it can be the same of two ReplicaSets.
