@@ -265,7 +265,7 @@ pub enum Indicator {
     Istio,
     /// Linkerd's outbound metrics for the two Services as backends of an HTTPRoute.
     Linkerd,
-    /// The metrics of ingress-nginx for the stable Service and the canary Ingress beside it, scraped with `honor_labels`.
+    /// The metrics of ingress-nginx for the stable Service and the canary Ingress beside it.
     Nginx,
     /// The pods' own `http_server_request_duration_seconds`, as OpenTelemetry's conventions have it. It needs no router.
     Pod,

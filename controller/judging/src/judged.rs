@@ -1,5 +1,6 @@
 //! One objective of a release at work: what is read of it, its evidence, and what is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,12 +16,13 @@ use crate::fingerprint::fingerprint_of;
 use crate::guarded::{Before, Guarded};
 use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, QueryError};
-use crate::reading::{Reading, Samples};
+use crate::reading::{NOTHING, Reading, Samples};
 use crate::request::JudgeRequest;
 use crate::selector::{Counters, Trouble};
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::sums::Sums;
+use crate::targets::Targets;
 
 /// How the reading of an objective goes.
 #[derive(Clone, Debug)]
@@ -53,6 +55,10 @@ pub struct Judged {
     /// Where the series are too many to be read one by one: how Prometheus adds them up.
     sums: Option<Sums>,
     pub(crate) guard: Option<Guarded>,
+    /// Of several scrapes of one process the one that counts.
+    targets: Targets,
+    /// Why series cannot be assigned, as last read.
+    unclear: Option<String>,
 }
 
 /// What is asked of an objective again and again.
@@ -156,6 +162,8 @@ impl Judged {
         now_ms: i64,
     ) -> Result<Self, Trouble> {
         let fingerprint = fingerprint(settings, &prepared);
+        let mut prepared = prepared;
+        prepared.counters.choose_layout(&prepared.service.layouts);
         if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
             let config = settings.objective(&prepared.spec, stored.usual_rate, prepared.counters.verified);
             match Objective::resume(config, &stored.state) {
@@ -187,6 +195,8 @@ impl Judged {
             failing: None,
             native_edges: Vec::new(),
             sums: None,
+            targets: Targets::default(),
+            unclear: None,
         })
     }
 
@@ -207,6 +217,8 @@ impl Judged {
             failing: None,
             native_edges: Vec::new(),
             sums: None,
+            targets: Targets::default(),
+            unclear: None,
         };
         if summed {
             judged.sum_up();
@@ -280,7 +292,12 @@ impl Judged {
         if self.no_such_edge().is_some() {
             return;
         }
+        let Some([total, second, buckets]) = self.counted([total, second, buckets]) else { return };
+        let (total, second, buckets): (&Answer, &Answer, &Answer) = (&total, &second, &buckets);
         let (pods_created_at, began_ms) = births;
+        let known = self.targets.without_changed(pods_created_at);
+        let pods_created_at: &BTreeMap<String, Timestamp> = &known;
+        let births = (pods_created_at, began_ms);
         let reading = Reading::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
@@ -299,13 +316,33 @@ impl Judged {
             return;
         }
         let (Some(sums), [total, second, scraped, buckets @ ..]) = (self.sums, answers) else { return };
+        let all_buckets = buckets.first().unwrap_or(NOTHING);
+        let Some([total, second, scraped, all_buckets]) = self.counted([total, second, scraped, all_buckets]) else {
+            return;
+        };
+        let (total, second, scraped): (&Answer, &Answer, &Answer) = (&total, &second, &scraped);
         let before = self.before();
-        if let (Some(guard), [buckets]) = (&mut self.guard, buckets) {
-            guard.observe_sums(&self.counters, sums, [total, buckets], (before, context));
+        if let (Some(guard), [_]) = (&mut self.guard, buckets) {
+            guard.observe_sums(&self.counters, sums, [total, &all_buckets], (before, context));
         }
         let rounds = sums.rounds(&self.counters, [total, second, scraped]);
         let report = self.objective.observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
+    }
+
+    /// The answers, of which each process's series are there once; nothing if some of them cannot be assigned.
+    fn counted<'a, const N: usize>(&mut self, answers: [&'a Answer; N]) -> Option<[Cow<'a, Answer>; N]> {
+        let counted = self.targets.select(&self.counters, answers);
+        self.unclear = counted.as_ref().err().cloned();
+        counted.ok()
+    }
+
+    /// Takes in what is known of the service as a whole.
+    pub(crate) fn set_service(&mut self, service: Service) {
+        // What history has shown once stays shown.
+        self.state.selector_verified |= service.errors_seen;
+        self.counters.choose_layout(&service.layouts);
+        self.service = service;
     }
 
     fn before(&self) -> Before {
@@ -334,6 +371,9 @@ impl Judged {
         if let Some(trouble) = self.no_such_edge() {
             return Some(trouble);
         }
+        if let Some(why) = &self.unclear {
+            return Some(Trouble::unclear(&self.spec.name, why));
+        }
         let failing = self.failing.as_ref()?;
         if let (Some(_), QueryError::TooLarge(size)) = (self.sums, &failing.error) {
             return Some(Trouble::too_large(&self.spec.name, size));
@@ -343,7 +383,7 @@ impl Judged {
     }
 
     pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
-        if self.no_such_edge().is_some() {
+        if self.no_such_edge().is_some() || self.unclear.is_some() {
             return Availability::Unreachable { since_ms: self.state.evidence.began_ms };
         }
         match &self.failing {

@@ -23,14 +23,18 @@ pub mod reading;
 pub mod release;
 pub mod replay;
 mod request;
+pub mod routes;
 pub mod selector;
 pub mod service;
 pub mod settings;
 mod sums;
+pub mod targets;
 pub mod telling;
+mod traefik;
 mod watch;
 
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 
+pub use matcher::is_pod_name_of;
 pub use request::{JudgeRequest, Look, Phase, RolloutName};

@@ -9,6 +9,7 @@ use serin_analysis::{Arm, Kind, Sample};
 use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, Labels, Series};
 use crate::selector::Counters;
+use crate::targets::is_of_prometheus;
 
 /// What the queries of an objective's single series have brought.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,7 +22,7 @@ pub struct Samples<'a> {
     pub buckets: &'a Answer,
 }
 
-const NOTHING: &Answer = &Answer::new();
+pub(crate) const NOTHING: &Answer = &Answer::new();
 
 impl<'a> Samples<'a> {
     /// Takes the answers in the order in which they are asked for; nothing where they are too few.
@@ -179,7 +180,12 @@ pub(crate) fn common_edges<'a>(counters: &Counters, buckets: impl Iterator<Item 
 /// The scrape target of a series: all series of one of its scrapes have the same time.
 pub(crate) fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
-    format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default())
+    let mut source = format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default());
+    for (_, value) in labels.iter().filter(|(label, _)| is_of_prometheus(label)) {
+        source.push('|');
+        source.push_str(value);
+    }
+    source
 }
 
 /// What tells a series from the others of its source. The count of a histogram and its bucket are one.

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::objective::RoundContext;
 use serin_analysis::watch::Watch;
-use serin_analysis::{Feed, Objective};
+use serin_analysis::{Arm, Feed, Objective};
 use serin_core::units::{Revision, Weight};
 
 use crate::checkpoint::{Checkpoint, Decided};
 use crate::checks::{Checks, Position};
 use crate::judged::{Failing, Judged, Polled, Prepared};
+use crate::matcher::is_pod_name_of;
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
 use crate::reading::{Reading, Samples};
 use crate::request::{JudgeRequest, Phase};
 use crate::selector::Trouble;
 use crate::service::Service;
 use crate::settings::{Settings, millis};
+use crate::targets::Targets;
 
 /// For how long a server in trouble may be silent before that is told: two scrapes, within bounds. Until then the data in hand
 /// is as fresh as it would be anyway.
@@ -116,6 +118,9 @@ impl Release {
         self.proven_at = request.proven_at;
         self.freeze_lifted = request.freeze_lifted;
         self.pods_created_at.clone_from(&request.pods_created_at);
+        for judged in &mut self.objectives {
+            judged.counters.note_pods(&request.pod_sides);
+        }
     }
 
     pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
@@ -171,7 +176,9 @@ impl Release {
             return;
         }
         let Some(Samples { total, second, .. }) = Samples::of(answers) else { return };
-        let reading = Reading::new(&judged.counters, total, second, &self.pods_created_at, self.began_ms);
+        // What cannot be assigned before the release cannot be in it either, and is named then.
+        let Ok([total, second]) = Targets::default().select(&judged.counters, [total, second]) else { return };
+        let reading = Reading::new(&judged.counters, &total, &second, &self.pods_created_at, self.began_ms);
         let samples = reading.samples();
         let history =
             Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
@@ -253,9 +260,7 @@ impl Release {
     /// Takes in what is known of the service as a whole.
     pub fn set_service(&mut self, index: usize, service: Service) {
         if let Some(judged) = self.objectives.get_mut(index) {
-            // What history has shown once stays shown.
-            judged.state.selector_verified |= service.errors_seen;
-            judged.service = service;
+            judged.set_service(service);
         }
     }
 
@@ -287,7 +292,10 @@ impl Release {
 fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint {
     // A little earlier, so that the requests before the weight was seen are not lost; rounds without canary requests change nothing.
     let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
-    let is_canary = |pod: &&String| pod.starts_with(&format!("{}-", request.canary_replica_set));
+    let is_canary = |pod: &&String| match request.pod_sides.get(*pod) {
+        Some(arm) => *arm == Arm::Canary,
+        None => is_pod_name_of(&request.canary_replica_set, pod),
+    };
     let canary_pods = request.pods_created_at.iter().filter(|(pod, _)| is_canary(pod));
     let created_ms = canary_pods.map(|(_, created_at)| created_at.as_millisecond()).min().unwrap_or(began_ms);
     Checkpoint {

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_analysis::Arm;
 use serin_core::observed::{Judgement, Proven};
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
+
+use crate::routes::RouteRules;
 
 /// A Rollout by its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,10 +54,14 @@ pub struct JudgeRequest {
     pub stable_service: Option<String>,
     /// The Service of the canary side, where there is one.
     pub canary_service: Option<String>,
+    /// The rules of HTTPRoutes that send requests to the two Services, or whose names look like that in metrics.
+    pub rules: RouteRules,
     /// The name of the stable revision's ReplicaSet.
     pub stable_replica_set: Option<String>,
     /// The name of the canary revision's ReplicaSet.
     pub canary_replica_set: String,
+    /// The side of each pod that is known by its owner. It decides if the ReplicaSet's name is too long to be in its pods' names.
+    pub pod_sides: BTreeMap<String, Arm>,
     /// When each pod of either side was created, by name. A pod that is not listed counts from its second scrape on.
     pub pods_created_at: BTreeMap<String, Timestamp>,
     /// The canary's share in effect; zero: nothing is judged.

@@ -1,5 +1,7 @@
 //! The series of an objective: which are read, and which side each counts for.
 
+use std::collections::BTreeMap;
+
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr, VectorSelector};
 use regex::Regex;
@@ -9,7 +11,7 @@ use serin_crds::text::parse_duration;
 
 use crate::histogram::{EDGE_LABEL, Histogram, at_edge, buckets_of, or_native};
 use crate::indicator::BuiltIn;
-use crate::matcher::{either, pods_of};
+use crate::matcher::{either, pod_name_base, pods_of};
 use crate::prometheus::{Labels, QueryError};
 use crate::request::JudgeRequest;
 
@@ -51,6 +53,11 @@ impl Trouble {
         Self { cause: "TooLarge", message }
     }
 
+    pub(crate) fn unclear(objective: &str, why: &str) -> Self {
+        let message = format!("The metrics of {objective} cannot be assigned to canary and stable: {why}.");
+        Self { cause: "AmbiguousSeries", message }
+    }
+
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
         Self { cause: error.kind(), message: error.told(&format!("The metrics of {objective} cannot be read")) }
     }
@@ -78,6 +85,12 @@ pub struct Counters {
     /// All of its buckets of the two sides, where a latency guard compares them.
     pub(crate) buckets: Option<String>,
     sides: Sides,
+    /// Which labels come from the scrape.
+    pub(crate) exporter: Exporter,
+    /// The same counters, once for each way in which Prometheus can have renamed their labels; empty if there is only one.
+    layouts: Vec<Self>,
+    /// The one of them in use.
+    layout: usize,
 }
 
 /// How a series tells which side it counts for.
@@ -87,7 +100,23 @@ struct Sides {
     canary: Regex,
     stable: Regex,
     by_pod: bool,
+    /// The pods by their owner, if a ReplicaSet's name is too long to be in its pods' names.
+    pods: Option<BTreeMap<String, Arm>>,
+    /// The values that can be of the Rollout or of somebody else, and why.
+    unclear: Option<(Regex, String)>,
 }
+
+/// Which labels of a series come from the scrape, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Exporter {
+    /// The labels with the namespace and the name of the pod that counts, where each pod is one process.
+    pub(crate) pod: Option<[&'static str; 2]>,
+    /// Whether the exporter's own labels are known, so that the usual labels of a scrape target are none of them.
+    pub(crate) is_known: bool,
+}
+
+/// More pods than this in one release are not remembered by name.
+const MOST_PODS: usize = 20_000;
 
 impl Counters {
     /// The counters that an objective names, checked.
@@ -107,17 +136,30 @@ impl Counters {
 
     fn built_in(indicator: Indicator, objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
         let trouble = |message: String| Trouble::query(&objective.name, "indicator", message);
-        let BuiltIn { requests, service, sides, bad, durations, label, canary, stable, by_pod } =
-            BuiltIn::new(indicator, request).map_err(trouble)?;
+        let layouts = BuiltIn::layouts(indicator, request).map_err(trouble)?;
+        let layouts = layouts.into_iter().map(|layout| Self::of_layout(layout, objective, request));
+        let layouts = layouts.collect::<Result<Vec<_>, _>>()?;
+        let first = layouts.first().cloned().ok_or_else(|| trouble("it has no counters".to_owned()))?;
+        Ok(if layouts.len() > 1 { Self { layouts, ..first } } else { first })
+    }
+
+    fn of_layout(layout: BuiltIn, objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+        let trouble = |message: String| Trouble::query(&objective.name, "indicator", message);
+        let BuiltIn { requests, service, sides, bad, durations, label, canary, stable, unclear, by_pod, exporter } =
+            layout;
+        let unclear = unclear.map(|(pattern, why)| Ok((whole(&pattern)?, why))).transpose().map_err(trouble)?;
         let arms = Sides {
             label: label.to_owned(),
             canary: whole(&canary).map_err(trouble)?,
             stable: whole(&stable).map_err(trouble)?,
             by_pod,
+            pods: pods_by_owner(by_pod, request),
+            unclear,
         };
+        let exporter = Exporter { pod: exporter, is_known: true };
         if let Some(latency) = &objective.latency {
             let count = |matchers: &str| selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble);
-            return Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms);
+            return Ok(Self { exporter, ..Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms)? });
         }
         let [total_of_sides, errors_of_sides] =
             [format!("{requests}{{{sides}}}"), format!("{requests}{{{sides},{bad}}}")];
@@ -132,6 +174,9 @@ impl Counters {
             histogram: None,
             buckets: None,
             sides: arms,
+            exporter,
+            layouts: Vec::new(),
+            layout: 0,
         })
     }
 
@@ -168,6 +213,9 @@ impl Counters {
             histogram: Some(histogram),
             buckets: all.transpose().map_err(trouble)?,
             sides,
+            exporter: Exporter::default(),
+            layouts: Vec::new(),
+            layout: 0,
         })
     }
 
@@ -181,6 +229,8 @@ impl Counters {
             stable: whole(&stable).map_err(|error| trouble("arms.stable", error))?,
             label,
             by_pod,
+            pods: pods_by_owner(by_pod, request),
+            unclear: None,
         };
         let both = either(&canary, &stable);
         let total = selector(&counters.total).map_err(|error| trouble("total", error))?;
@@ -210,6 +260,9 @@ impl Counters {
             histogram: None,
             buckets: None,
             sides,
+            exporter: Exporter::default(),
+            layouts: Vec::new(),
+            layout: 0,
         })
     }
 
@@ -238,6 +291,9 @@ impl Counters {
     pub fn arm(&self, labels: &Labels) -> Option<Arm> {
         // As in PromQL, a label that is not there is an empty one.
         let value = labels.get(&self.sides.label).map_or("", String::as_str);
+        if let Some(pods) = &self.sides.pods {
+            return pods.get(value).copied();
+        }
         match (self.sides.canary.is_match(value), self.sides.stable.is_match(value)) {
             (true, false) => Some(Arm::Canary),
             (false, true) => Some(Arm::Stable),
@@ -251,20 +307,82 @@ impl Counters {
         Some(value)
     }
 
+    /// Why it is not known whether a series counts for the Rollout.
+    pub fn unclear(&self, labels: &Labels) -> Option<&str> {
+        let (pattern, why) = self.sides.unclear.as_ref()?;
+        let value = labels.get(&self.sides.label).map_or("", String::as_str);
+        (self.arm(labels).is_none() && pattern.is_match(value)).then_some(why.as_str())
+    }
+
+    /// Remembers which pods are on which side.
+    pub(crate) fn note_pods(&mut self, sides: &BTreeMap<String, Arm>) {
+        let Some(pods) = &mut self.sides.pods else { return };
+        for (pod, arm) in sides {
+            if pods.len() < MOST_PODS || pods.contains_key(pod) {
+                pods.insert(pod.clone(), *arm);
+            }
+        }
+    }
+
+    /// The counters, once for each way in which Prometheus can have renamed their labels.
+    pub fn layouts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).filter(|this| this.layouts.is_empty()).chain(&self.layouts)
+    }
+
+    /// Reads the labels as they are found. What is in use stays, as long as it is there: two scrapes can rename them differently.
+    pub(crate) fn choose_layout(&mut self, found: &[bool]) {
+        if found.get(self.layout).copied().unwrap_or(false) {
+            return;
+        }
+        let Some(index) = found.iter().position(|found| *found) else { return };
+        let Some(mut chosen) = self.layouts.get(index).cloned() else { return };
+        chosen.sides.pods = self.sides.pods.take();
+        chosen.layouts = std::mem::take(&mut self.layouts);
+        chosen.layout = index;
+        *self = chosen;
+    }
+
     /// The labels that tell the scrape targets apart, and with them those that tell the sides.
     pub(crate) fn labels_of_source(&self) -> (Vec<&str>, Vec<&str>) {
-        let mut sides = vec!["job", "instance"];
-        if !sides.contains(&self.sides.label.as_str()) {
-            sides.push(&self.sides.label);
+        let mut source = vec!["cluster", "instance", "job", "prometheus", "prometheus_replica", "replica"];
+        source.extend(self.exporter.pod.into_iter().flatten());
+        source.retain(|label| *label != self.sides.label);
+        let mut sides = source.clone();
+        sides.push(&self.sides.label);
+        (if self.sides.by_pod { sides.clone() } else { source }, sides)
+    }
+
+    /// The increase of each series of a selector, once for all scrapes of one process as far as their usual labels tell.
+    pub(crate) fn increase_once(&self, selector: &str, seconds: u64) -> String {
+        let mut scrape = vec!["job", "prometheus", "prometheus_replica", "replica"];
+        if self.exporter.is_known {
+            scrape.extend(["container", "endpoint", "node"]);
         }
-        let source = if self.sides.by_pod { sides.clone() } else { vec!["job", "instance"] };
-        (source, sides)
+        if self.is_scraped_service() {
+            scrape.push("service");
+        }
+        if self.exporter.pod == Some(["namespace", "pod"]) {
+            scrape.extend(["namespace", "pod"]);
+        }
+        format!("max without ({}) (increase({selector}[{seconds}s]))", scrape.join(", "))
+    }
+
+    /// Whether the label `service` names what was scraped, and is not one of the exporter's own.
+    pub(crate) fn is_scraped_service(&self) -> bool {
+        self.exporter.is_known && !["service", "canary"].contains(&self.sides.label.as_str())
     }
 
     /// Whether the sides are told by pod, so that it can be seen how their errors cluster.
     pub fn tells_pods(&self) -> bool {
         self.sides.by_pod
     }
+}
+
+/// The known pods by their owner, if that is needed: of a ReplicaSet with a long name only the beginning is in its pods' names.
+fn pods_by_owner(by_pod: bool, request: &JudgeRequest) -> Option<BTreeMap<String, Arm>> {
+    let sets = [Some(&request.canary_replica_set), request.stable_replica_set.as_ref()];
+    let is_cut = sets.into_iter().flatten().any(|set| pod_name_base(set).1);
+    (by_pod && is_cut).then(|| request.pod_sides.clone())
 }
 
 /// The label that tells the sides, the canary's values and stable's, and whether it names pods.
@@ -353,7 +471,7 @@ mod tests {
     #[test]
     fn traefik_tells_the_two_services_apart_in_every_form() {
         let counters = counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"})).unwrap();
-        let prefix = "httproute-shop-checkout-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
+        let prefix = "httproute-shop-checkout-gw-infra-public-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
         let arm = |service: &str| counters.arm(&labels("service", service));
         assert_eq!(arm(&format!("{prefix}checkout-canary-1@kubernetesgateway")), Some(Arm::Canary));
         assert_eq!(arm(&format!("{prefix}checkout-0@kubernetesgateway")), Some(Arm::Stable));
@@ -361,6 +479,12 @@ mod tests {
         assert_eq!(arm("shop-checkout-80@kubernetesgateway"), Some(Arm::Stable));
         assert_eq!(arm("shop-checkout-other-80@kubernetesgateway"), None);
         assert_eq!(arm("othershop-checkout-80@kubernetesgateway"), None);
+        assert_eq!(
+            arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("-0-8bd", "-1-8bd")),
+            None,
+            "another rule"
+        );
+        assert_eq!(arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("infra", "other")), None);
         assert_eq!(arm("shop-checkout-80@kubernetescrd"), None);
         assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
         assert!(parser::parse(&counters.errors).is_ok(), "{}", counters.errors);
@@ -380,7 +504,7 @@ mod tests {
         assert_eq!(counters.total, "http_requests_total{namespace=\"shop\"}");
         assert_eq!(
             counters.total_of_sides,
-            "http_requests_total{namespace=\"shop\",pod=~\"(?:checkout\\\\-bbb-[a-z0-9]+)|(?:checkout\\\\-aaa-[a-z0-9]+)\"}"
+            "http_requests_total{namespace=\"shop\",pod=~\"(?:checkout\\\\-bbb\\\\-[a-z0-9]{5})|(?:checkout\\\\-aaa\\\\-[a-z0-9]{5})\"}"
         );
     }
 

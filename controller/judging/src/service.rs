@@ -51,6 +51,8 @@ const LEAST_HISTORY: f64 = 1_000.0;
 
 /// The label under which each number of a composed query comes back.
 const LABEL: &str = "serin";
+/// The name under which the number of series in each layout comes back.
+const LAYOUT: &str = "layout";
 /// The name under which the edges of a histogram come back, one series each.
 const EDGE: &str = "edge";
 
@@ -65,6 +67,8 @@ pub struct Service {
     pub errors_seen: bool,
     /// Where the buckets of a latency objective's histogram end, in its unit; none while that is not known.
     pub edges: Vec<f64>,
+    /// Which of [`Counters::layouts`] have series.
+    pub(crate) layouts: Vec<bool>,
 }
 
 /// The objective's period as far as it is on record.
@@ -130,43 +134,43 @@ pub struct Questions {
 impl Questions {
     /// What to ask of these counters over the objective's period.
     pub fn new(counters: &Counters, window: Duration) -> Self {
-        let (total, second) = (&counters.total, &counters.errors);
         let window_seconds = window.as_secs().max(60);
-        let histogram = counters.histogram.as_ref();
-        // Of a histogram there may be the classic form, the native one or both: the first that is there is the answer.
-        let or_native = |classic: String, native: &dyn Fn(&Histogram) -> String| {
-            histogram.map_or_else(|| classic.clone(), |histogram| format!("({classic} or {})", native(histogram)))
+        // What Prometheus has renamed is there under other labels: the first layout that is there is the answer.
+        let of_any = |expression: &dyn Fn(&Counters) -> String| {
+            let all: Vec<String> = counters.layouts().map(expression).collect();
+            if all.len() > 1 { format!("({})", all.join(" or ")) } else { all.concat() }
         };
-        let increase = |histogram: &Histogram, seconds: u64| format!("sum(increase({}[{seconds}s]))", histogram.native);
-        let requests = |seconds: u64| {
-            let native = |histogram: &Histogram| format!("histogram_count({})", increase(histogram, seconds));
-            or_native(format!("sum(increase({total}[{seconds}s]))"), &native)
-        };
-        let bad = |seconds: u64| {
-            let second = format!("sum(increase({second}[{seconds}s]))");
-            let native = |histogram: &Histogram| {
-                let (all, edge) = (increase(histogram, seconds), histogram.threshold());
-                format!("histogram_count({all}) * (1 - histogram_fraction(-Inf, {edge}, {all}))")
-            };
-            // Both are extrapolated, so that their difference may be a little below nothing.
-            let slow = || format!("clamp_min(sum(increase({total}[{seconds}s])) - {second}, 0)");
-            or_native(if histogram.is_some() { slow() } else { second.clone() }, &native)
-        };
+        let requests = |seconds: u64| of_any(&|counters| requests_of(counters, seconds));
+        let bad = |seconds: u64| of_any(&|counters| bad_of(counters, seconds));
         let present = |selector: &str| format!("count(present_over_time({selector}[{window_seconds}s]))");
+        let seen =
+            of_any(&|counters| or_native(counters, present(&counters.errors), &|histogram| present(&histogram.native)));
         let mut budget = vec![
             named("total", &requests(window_seconds)),
             named("errors", &bad(window_seconds)),
-            named("seen", &or_native(present(second), &|histogram| present(&histogram.native))),
+            named("seen", &seen),
         ];
-        let buckets = counters.histogram.as_ref().map(|histogram| &histogram.buckets);
-        budget.extend(buckets.map(|buckets| named(EDGE, &format!("count by ({EDGE_LABEL}) ({buckets})"))));
+        if counters.histogram.is_some() {
+            let buckets = |counters: &Counters| counters.histogram.as_ref().map(|histogram| histogram.buckets.clone());
+            let count =
+                |counters: &Counters| format!("count by ({EDGE_LABEL}) ({})", buckets(counters).unwrap_or_default());
+            budget.push(named(EDGE, &of_any(&count)));
+        }
+        if counters.layouts().count() > 1 {
+            let series = |(index, layout): (usize, &Counters)| {
+                named(&format!("{LAYOUT}{index}"), &format!("count({})", layout.total_of_sides))
+            };
+            budget.extend(counters.layouts().enumerate().map(series));
+        }
         // How far back the record goes, in three grains: sixtieths of the period, of that, and of that.
         let mut range_seconds = window_seconds;
         for grain in 0..3 {
             let step_seconds = (range_seconds / 60).max(1);
             let oldest =
                 |selector: &str| format!("min(min_over_time(timestamp({selector})[{range_seconds}s:{step_seconds}s]))");
-            let oldest = or_native(oldest(total), &|histogram| oldest(&histogram.native));
+            let oldest = of_any(&|counters| {
+                or_native(counters, oldest(&counters.total), &|histogram| oldest(&histogram.native))
+            });
             budget.push(named(&format!("age{grain}"), &format!("time() - {oldest}")));
             range_seconds = step_seconds;
             if range_seconds < 10 {
@@ -187,6 +191,36 @@ impl Questions {
             budget: budget.join(" or "),
         }
     }
+}
+
+/// Of a histogram there may be the classic form, the native one or both: the first that is there is the answer.
+fn or_native(counters: &Counters, classic: String, native: &dyn Fn(&Histogram) -> String) -> String {
+    match &counters.histogram {
+        Some(histogram) => format!("({classic} or {})", native(histogram)),
+        None => classic,
+    }
+}
+
+fn native_increase(histogram: &Histogram, seconds: u64) -> String {
+    format!("sum(increase({}[{seconds}s]))", histogram.native)
+}
+
+fn requests_of(counters: &Counters, seconds: u64) -> String {
+    let native = |histogram: &Histogram| format!("histogram_count({})", native_increase(histogram, seconds));
+    or_native(counters, format!("sum({})", counters.increase_once(&counters.total, seconds)), &native)
+}
+
+fn bad_of(counters: &Counters, seconds: u64) -> String {
+    let [total, second] = [&counters.total, &counters.errors]
+        .map(|selector| format!("sum({})", counters.increase_once(selector, seconds)));
+    let native = |histogram: &Histogram| {
+        let (all, edge) = (native_increase(histogram, seconds), histogram.threshold());
+        format!("histogram_count({all}) * (1 - histogram_fraction(-Inf, {edge}, {all}))")
+    };
+    // Both are extrapolated, so that their difference may be a little below nothing.
+    let slow = || format!("clamp_min({total} - {second}, 0)");
+    let classic = if counters.histogram.is_some() { slow() } else { second.clone() };
+    or_native(counters, classic, &native)
 }
 
 fn named(name: &str, expression: &str) -> String {
@@ -212,6 +246,7 @@ fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
     let covered_seconds = ages.reduce(f64::max).unwrap_or(questions.grain_seconds as f64);
     service.errors_seen |= number(answer, "seen").is_some_and(|count| count > 0.0);
     service.edges = edges(answer);
+    service.layouts = (0..).map_while(|index| is_layout(questions, answer, index)).collect();
     if let Some(requests) = number(answer, "total") {
         service.budget = Some(Period {
             window_seconds: questions.window_seconds as f64,
@@ -220,6 +255,12 @@ fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
             bad: number(answer, "errors").unwrap_or(0.0),
         });
     }
+}
+
+/// Whether a layout has series; nothing after the last one.
+fn is_layout(questions: &Questions, answer: &Answer, index: usize) -> Option<bool> {
+    let name = format!("{LAYOUT}{index}");
+    questions.budget.contains(&format!("\"{name}\"")).then(|| number(answer, &name).is_some_and(|count| count > 0.0))
 }
 
 fn take_guard(service: &mut Service, answer: &Answer) {
@@ -349,10 +390,7 @@ mod tests {
         let questions = Questions::new(&Counters::new(&objective, &request()).unwrap(), Duration::from_secs(3_600));
         for question in [&questions.budget, &questions.guard] {
             assert!(promql_parser::parser::parse(question).is_ok(), "{question}");
-            assert!(
-                question.contains("clamp_min(sum(increase(traefik_service_request_duration_seconds_count{"),
-                "{question}"
-            );
+            assert!(question.contains("(increase(traefik_service_request_duration_seconds_count{"), "{question}");
             assert!(
                 question.contains(
                     "(1 - histogram_fraction(-Inf, 0.3, sum(increase(traefik_service_request_duration_seconds{"

@@ -171,8 +171,14 @@ impl Snapshot {
         if let Some(known) = known {
             return known.revision.as_ref();
         }
-        let (set_name, _) = pod.rsplit_once('-')?;
-        self.replica_sets.iter().find(|(_, set)| set.identity.key.name == set_name).map(|(revision, _)| revision)
+        let is_named_after = |set: &ReplicaSetFact| {
+            let name = &set.identity.key.name;
+            pod.rsplit_once('-').is_some_and(|(set, _)| set == name) || serin_judging::is_pod_name_of(name, pod)
+        };
+        let mut sets = self.replica_sets.iter().filter(|(_, set)| is_named_after(set));
+        let (revision, _) = sets.next()?;
+        // Of long names only the beginning is in a pod's name, and it can be the same of two ReplicaSets.
+        sets.next().is_none().then_some(revision)
     }
 
     fn service(&self, name: &str, sightings: &mut Sightings, now: Timestamp) -> ServiceSeen {

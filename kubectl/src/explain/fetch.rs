@@ -11,6 +11,7 @@ use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
 use serin_judging::checkpoint::Checkpoint;
 use serin_judging::replay::{Question, Weights};
+use serin_judging::routes::RouteRules;
 use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 use super::{Case, numbers, render};
@@ -120,6 +121,8 @@ impl Read {
                 analysis,
                 stable_service: routing.map(|routing| routing.stable_service.clone()),
                 canary_service: routing.map(|routing| routing.canary_service.clone()),
+                rules: routing.map(|routing| RouteRules::planned(&report.namespace, routing)).unwrap_or_default(),
+                pod_sides: BTreeMap::new(),
                 stable_replica_set: stable.as_deref().map(set_of),
                 canary_replica_set: set_of(&stored.revision),
                 pods_created_at: pods.iter().filter_map(created).collect::<BTreeMap<_, _>>(),

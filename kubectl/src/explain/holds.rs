@@ -38,6 +38,10 @@ fn of_data(cause: &str) -> Option<Words> {
             "The selector of errors has never matched anything. A mistyped selector would look exactly like a release without a fault.",
             "Compare counters.errors with the series in Prometheus. One error of stable's is enough to verify it.",
         ),
+        "AmbiguousSeries" => (
+            "Some series can be of other requests as well, or of the same ones twice. Counting them would be a guess.",
+            "Do what is named above. docs/indicators.md says which requests each indicator counts.",
+        ),
         "Unreachable" | "Timeout" => (
             "What cannot be read cannot be judged; nothing is promoted in the meantime.",
             "See whether the controller reaches Prometheus at spec.analysis.prometheus.address. What was missed is read later.",

@@ -1,5 +1,6 @@
 //! `kubectl serin replay`: what Serin would have done with what a Prometheus has recorded.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serin_crds::analysis::{AnalysisSpec, ArmsSpec, Indicator, ObjectiveSpec};
 use serin_crds::text::format_duration;
 use serin_judging::prometheus::Server;
 use serin_judging::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
+use serin_judging::routes::RouteRules;
 use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 use crate::cli::{Format, ReplayArgs};
@@ -235,18 +237,18 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp)
     }
     let service = |given: &Option<String>, planned: Option<&String>| given.clone().or_else(|| planned.cloned());
     let namespace = window.namespace.clone().or_else(|| manifest.namespace.clone());
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
     Ok(Question {
         server: asked.server.clone(),
         request: JudgeRequest {
-            rollout: RolloutName {
-                namespace: namespace.unwrap_or_else(|| "default".to_owned()),
-                name: manifest.name.clone(),
-            },
+            rollout: RolloutName { namespace: namespace.clone(), name: manifest.name.clone() },
             uid: String::new(),
             revision: Revision::new("recorded"),
             analysis,
             stable_service: service(&asked.stable, routing.map(|routing| &routing.stable_service)),
             canary_service: service(&asked.canary, routing.map(|routing| &routing.canary_service)),
+            rules: routing.map(|routing| RouteRules::planned(&namespace, routing)).unwrap_or_default(),
+            pod_sides: BTreeMap::new(),
             stable_replica_set: asked.stable_pods.clone(),
             canary_replica_set: asked.canary_pods.clone().unwrap_or_default(),
             pods_created_at: window.pods_created_at.clone(),

@@ -6,12 +6,14 @@ use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_analysis::Arm;
 use serin_core::units::{Revision, Weight};
-use serin_judging::prometheus::Labels;
+use serin_judging::prometheus::{Labels, Series};
+use serin_judging::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
 use serin_judging::selector::{Counters, Trouble};
+use serin_judging::targets::Targets;
 use serin_judging::{JudgeRequest, Phase, RolloutName};
 
 /// A series as Prometheus stores it, and its value.
-type Stored = (Labels, f64);
+pub type Stored = (Labels, f64);
 
 /// Requests and bad ones: of the canary, of stable; and of all versions together.
 #[derive(Debug, PartialEq)]
@@ -61,7 +63,7 @@ fn labels_of(text: &str) -> Labels {
 }
 
 /// The series that a selector picks, as Prometheus would.
-fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
+pub fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
     let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else { panic!("no selector: {selector}") };
     let matches = |(labels, _): &&Stored| {
         let name = selector.name.as_ref().is_none_or(|name| labels["__name__"] == *name);
@@ -71,7 +73,24 @@ fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
     stored.iter().filter(matches).collect()
 }
 
-fn request() -> JudgeRequest {
+/// A rule of a route behind the Gateway `gateway-system/local`, to these Services.
+pub fn rule(namespace: &str, route: &str, index: usize, services: &[&str]) -> RouteRule {
+    let backend = |service: &&str| RouteBackend {
+        namespace: namespace.to_owned(),
+        service: (*service).to_owned(),
+        port: Some(80),
+    };
+    RouteRule {
+        namespace: namespace.to_owned(),
+        route: route.to_owned(),
+        index: Some(index),
+        name: None,
+        parents: vec![RouteParent { is_listener_set: false, namespace: "gateway-system".into(), name: "local".into() }],
+        backends: services.iter().map(backend).collect(),
+    }
+}
+
+pub fn request() -> JudgeRequest {
     JudgeRequest {
         rollout: RolloutName { namespace: "shop".into(), name: "checkout".into() },
         uid: "1".into(),
@@ -79,6 +98,11 @@ fn request() -> JudgeRequest {
         analysis: serde_json::from_value(json!({"objectives": []})).unwrap(),
         stable_service: Some("checkout".into()),
         canary_service: Some("checkout-canary".into()),
+        rules: RouteRules {
+            split: vec![rule("shop", "checkout", 0, &["checkout", "checkout-canary"])],
+            others: Vec::new(),
+        },
+        pod_sides: BTreeMap::new(),
         stable_replica_set: Some("checkout-aaa".into()),
         canary_replica_set: "checkout-bbb".into(),
         pods_created_at: BTreeMap::new(),
@@ -92,9 +116,13 @@ fn request() -> JudgeRequest {
 }
 
 fn counters(objective: Value) -> Result<Counters, Trouble> {
+    counters_of(&request(), objective)
+}
+
+pub fn counters_of(request: &JudgeRequest, objective: Value) -> Result<Counters, Trouble> {
     let mut written = json!({"name": "availability", "objective": 99.9});
     written.as_object_mut().unwrap().extend(objective.as_object().unwrap().clone());
-    Counters::new(&serde_json::from_value(written).unwrap(), &request())
+    Counters::new(&serde_json::from_value(written).unwrap(), request)
 }
 
 fn indicator(name: &str) -> Counters {
@@ -146,11 +174,62 @@ fn nginx_counts_the_canary_by_its_upstream_and_stable_by_the_lack_of_one() {
     assert_eq!(seen(&indicator("nginx"), &stored), SEEN);
 }
 
+/// The layouts of an indicator's labels in which anything is found.
+fn found(counters: &Counters, stored: &[Stored]) -> Vec<Counters> {
+    let is_found = |layout: &&Counters| !picked(stored, &layout.total_of_sides).is_empty();
+    counters.layouts().filter(is_found).cloned().collect()
+}
+
+/// The series that count, of each process once.
+fn counted(counters: &Counters, stored: &[Stored]) -> Vec<Stored> {
+    let series = |(labels, value): &Stored| Series { labels: labels.clone(), samples: vec![(0, *value)] };
+    let answer = picked(stored, &counters.total_of_sides).into_iter().map(series).collect();
+    let [counted] = Targets::default().select(counters, [&answer]).unwrap();
+    counted.iter().map(|series| (series.labels.clone(), series.samples[0].1)).collect()
+}
+
 #[test]
-fn nginx_scraped_without_honor_labels_is_no_data_and_never_another_service() {
+fn traefik_counts_once_however_it_is_scraped() {
+    let text = include_str!("../fixtures/scrapes-traefik.txt");
+    let sections: Vec<String> =
+        text.split("# target: ").skip(1).map(|section| format!("# target: {section}")).collect();
+    assert_eq!(sections.len(), 4);
+    // flagger #974, traefik-helm-chart #702: with a ServiceMonitor the label `service` becomes `exported_service`.
+    for section in &sections {
+        let stored = scraped(section, false);
+        let [layout] = found(&indicator("traefik"), &stored).try_into().unwrap();
+        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN, "{section}");
+    }
+    let stored: Vec<Stored> = sections.iter().flat_map(|section| scraped(section, false)).collect();
+    for layout in found(&indicator("traefik"), &stored) {
+        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
+    }
+}
+
+#[test]
+fn pods_behind_a_collector_are_those_of_the_renamed_label() {
+    // A collector names the pods whose metrics it exposes; the scrape of the collector names the collector's own.
+    let collector =
+        "# target: job=\"collector\",instance=\"10.0.0.9:8889\",namespace=\"monitoring\",pod=\"collector-0\"\n";
+    let series = |pod: &str| {
+        format!(
+            "http_server_request_duration_seconds_count{{namespace=\"shop\",pod=\"{pod}\",http_response_status_code=\"200\"}} 7\n"
+        )
+    };
+    let text = format!("{collector}{}{}", series("checkout-aaa-4c8mn"), series("checkout-bbb-x7k2p"));
+    let stored = scraped(&text, false);
+    let [layout] = found(&indicator("pod"), &stored).try_into().unwrap();
+    let seen = seen(&layout, &counted(&layout, &stored));
+    assert_eq!((seen.canary.0, seen.stable.0), (7.0, 7.0));
+}
+
+#[test]
+fn nginx_scraped_without_honor_labels_is_found_under_the_renamed_ones() {
     let stored = scraped(include_str!("../fixtures/nginx.txt"), false);
     let nothing = Seen { canary: (0.0, 0.0), stable: (0.0, 0.0), service: (0.0, 0.0) };
     assert_eq!(seen(&indicator("nginx"), &stored), nothing);
+    let [layout] = found(&indicator("nginx"), &stored).try_into().unwrap();
+    assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
     // Written out, as docs/indicators.md has it.
     let series = "nginx_ingress_controller_requests{exported_namespace=\"shop\",exported_service=\"checkout\"";
     let written = counters(json!({"counters": {

@@ -2,3 +2,6 @@
 
 #[cfg(test)]
 mod exporters;
+
+#[cfg(test)]
+mod names;

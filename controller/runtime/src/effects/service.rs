@@ -226,7 +226,7 @@ mod tests {
     fn a_routes_port_is_that_of_the_services_backend() {
         let object =
             json!({"spec": {"rules": [{"backendRefs": [{"name": "other", "port": 1}, {"name": "shop", "port": 80}]}]}});
-        let route = RouteFact { identity: Identity::default(), generation: 1, object };
+        let route = RouteFact { identity: Identity::default(), generation: 1, object, backends: Vec::new() };
         assert_eq!(backend_port(&route, "shop"), Some(80));
         assert_eq!(backend_port(&route, "none"), None);
     }

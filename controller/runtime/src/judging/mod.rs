@@ -155,6 +155,7 @@ fn asks_the_same(known: &JudgeRequest, request: &JudgeRequest) -> bool {
         && known.analysis == request.analysis
         && known.stable_service == request.stable_service
         && known.canary_service == request.canary_service
+        && known.rules == request.rules
         && known.stable_replica_set == request.stable_replica_set
         && known.canary_replica_set == request.canary_replica_set
         && known.pace == request.pace

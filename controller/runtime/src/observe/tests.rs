@@ -78,7 +78,10 @@ fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<Ro
         "spec": {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": backends}]},
         "status": {"parents": [{"parentRef": {"name": "gateway"}, "controllerName": "c", "conditions": [condition("Accepted"), condition("ResolvedRefs")]}]},
     });
-    ("checkout".into(), Arc::new(RouteFact { identity: identity("checkout"), generation, object }))
+    (
+        "checkout".into(),
+        Arc::new(RouteFact { identity: identity("checkout"), generation, object, backends: Vec::new() }),
+    )
 }
 
 fn snapshot() -> Snapshot {

@@ -185,6 +185,7 @@ impl Look<'_> {
                 plan: &self.plan,
                 seen: &seen,
                 snapshot: &self.snapshot,
+                world: &self.context.world,
             },
             memory,
         );

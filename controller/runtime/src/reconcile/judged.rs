@@ -1,7 +1,10 @@
 //! What is asked of the judge, and what of its answer goes into the status.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
+use serin_analysis::Arm;
 use serin_core::effect::{Level, Reason};
 use serin_core::observed::{Judgement, Observed};
 use serin_core::plan::{Canary, Pace, Plan, Step};
@@ -9,12 +12,13 @@ use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 use serin_crds::{RolloutSpec, RolloutStatus};
+use serin_judging::routes::{RouteRules, service_names};
 use serin_judging::{JudgeRequest, Look, Phase, RolloutName};
 
 use crate::judge::Judge;
 use crate::memory::Memory;
 use crate::observe::Snapshot;
-use crate::world::RolloutObject;
+use crate::world::{RolloutObject, World};
 
 /// One Rollout before its judge.
 pub(super) struct Case<'a> {
@@ -25,6 +29,7 @@ pub(super) struct Case<'a> {
     pub plan: &'a Plan,
     pub seen: &'a Observed,
     pub snapshot: &'a Snapshot,
+    pub world: &'a World,
 }
 
 /// The judge's answer, and what the status said before.
@@ -106,6 +111,8 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
         analysis,
         stable_service: routing.map(|routing| routing.stable_service.clone()),
         canary_service: routing.map(|routing| routing.canary_service.clone()),
+        rules: rules(case),
+        pod_sides: pod_sides(case, revision),
         stable_replica_set: state.stable_revision.as_ref().and_then(set_name),
         canary_replica_set: set_name(revision).unwrap_or_else(|| format!("{}-{revision}", key.name)),
         pods_created_at: case.snapshot.pods_created_at(),
@@ -119,6 +126,31 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
         freeze_lifted: state.freeze_override.as_ref().is_some_and(|lifted| lifted.revision == *revision),
         resume_from: own.filter(is_position),
     })
+}
+
+/// The rules of all HTTPRoutes that matter to the counters of the two Services.
+fn rules(case: &Case<'_>) -> RouteRules {
+    let Some(routing) = case.plan.routing() else { return RouteRules::default() };
+    let namespace = &case.rollout.key().namespace;
+    let names = service_names(namespace, routing);
+    let mut routes = case.world.routes.all();
+    routes.retain(|route| route.backends.iter().any(|backend| names.contains(backend)));
+    RouteRules::of(routes.iter().map(|route| &route.object), namespace, routing)
+}
+
+/// The side of each pod, by its owner.
+fn pod_sides(case: &Case<'_>, canary: &Revision) -> BTreeMap<String, Arm> {
+    let uid_of = |revision: &Revision| case.snapshot.replica_sets.get(revision).map(|set| set.identity.uid.as_str());
+    let canary = uid_of(canary);
+    let stable = case.seen.state.stable_revision.as_ref().and_then(uid_of);
+    let side = |owner: Option<&str>| match owner {
+        None => None,
+        owner if owner == canary => Some(Arm::Canary),
+        owner if owner == stable => Some(Arm::Stable),
+        Some(_) => None,
+    };
+    let pods = case.snapshot.pods.iter();
+    pods.filter_map(|pod| Some((pod.identity.key.name.clone(), side(pod.owner_uid.as_deref())?))).collect()
 }
 
 /// The least share of the canary at which something waits until the evidence suffices: there it takes longest.

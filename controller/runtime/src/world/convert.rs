@@ -139,7 +139,8 @@ impl From<DynamicObject> for RouteFact {
         let generation = route.metadata.generation.unwrap_or_default();
         // A map of JSON values always is JSON.
         let object = serde_json::to_value(route).unwrap_or(Value::Null);
-        Self { identity, generation, object }
+        let backends = serin_judging::routes::backend_names(&object);
+        Self { identity, generation, object, backends }
     }
 }
 

@@ -160,6 +160,8 @@ pub struct RouteFact {
     pub generation: i64,
     /// The whole object but its managedFields.
     pub object: Value,
+    /// The Services behind it, as [`serin_judging::routes::backend_names`] reads them.
+    pub backends: Vec<String>,
 }
 
 /// A command.

@@ -37,6 +37,39 @@ async fn no_data_stale_data_and_no_traffic_are_told_apart() {
     assert!(message.contains("No requests reached the canary"), "{message}");
 }
 
+#[tokio::test]
+async fn series_that_another_route_can_have_written_hold_and_name_it() {
+    // traefik #10139: names that are joined by dashes.
+    let script = script(&Story::default()).await;
+    let mut ambiguous = request();
+    let mut other = ambiguous.rules.split[0].clone();
+    other.route = "checkout-gw-infra-public-ep-x".to_owned();
+    ambiguous.rules.others.push(other);
+    let life = gone_on(&script, &ambiguous, 60).await;
+    let message = life.held_for("AmbiguousSeries").await;
+    assert!(message.contains("HTTPRoute shop/checkout-gw-infra-public-ep-x"), "{message}");
+    assert_eq!(life.look().evidence[0].stable.requests, 0.0, "nothing of it is counted");
+    life.judges.watch(request());
+    life.until("evidence", |look| matches!(look.judgement, Judgement::Undecided { .. })).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_two_jobs_scrape_counts_once() {
+    let script = script(&Story::default()).await;
+    let once = gone_on(&script, &request(), 60).await;
+    once.judged_until(60).await;
+    let twins = Story::default().series().into_iter().map(|mut series| {
+        series.labels.insert("job".to_owned(), "kubernetes-pods".to_owned());
+        series
+    });
+    script.set_series(Story::default().series().into_iter().chain(twins).collect());
+    let twice = gone_on(&script, &request(), 60).await;
+    let counts = |look: &Look| look.evidence[0].stable.requests;
+    twice.judged_until(60).await;
+    let (once, twice) = (counts(&once.look()), counts(&twice.look()));
+    assert!(once > 0.0 && (once - twice).abs() < 0.1 * once, "{once} and {twice}");
+}
+
 /// The same counters, written out with a label that tells the sides.
 fn written(errors: &str) -> JudgeRequest {
     let analysis = json!({
