@@ -77,7 +77,8 @@ pub fn is_bad_request(status: &Status) -> bool {
 
 /// Whether an admission webhook or policy refused the request. Both choose the code freely, so only the text tells.
 pub fn is_denied_by_admission(status: &Status) -> bool {
-    status.message.contains("denied the request") || status.message.contains("denied request")
+    let says = |words: &str| status.message.contains(words);
+    says("denied the request") || says("denied request") || (is_forbidden(status) && says("denied"))
 }
 
 /// The message for people: never empty, on one line, and bounded.

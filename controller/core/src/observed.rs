@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::plan::{Questions, RouteRef};
@@ -36,6 +37,34 @@ pub struct Observed {
     pub commands: Vec<Command>,
     /// What the metrics say of the revision that is being released.
     pub judgement: Judgement,
+}
+
+/// Who set `spec.replicas` of a Rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicasSource {
+    /// Somebody wrote the value: a manifest, an edit, or a client that cannot be told from one.
+    #[default]
+    Declared,
+    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the field out.
+    Default,
+    /// The field has the default and no owner: the manifest leaves it out, and either the API server filled it in or an
+    /// autoscaler scaled to 1, which the API server does not record for a field without an owner.
+    Unowned,
+    /// An autoscaler or `kubectl scale` wrote it through the `scale` subresource.
+    Scaled,
+}
+
+impl ReplicasSource {
+    /// Resolves `Unowned` by what was observed before: only an autoscaler changes a value without an owner, so after
+    /// `Scaled` it is an autoscaler's 1, and otherwise the API server's default. `None` if nothing was observed before.
+    #[must_use]
+    pub const fn resolved(self, before: Option<Self>) -> Self {
+        match (self, before) {
+            (Self::Unowned, Some(Self::Scaled)) => Self::Scaled,
+            (Self::Unowned, _) => Self::Default,
+            (known, _) => known,
+        }
+    }
 }
 
 /// A ReplicaSet and its pods.

@@ -171,6 +171,7 @@ impl Look<'_> {
             plan_hash: self.reading.hash.clone(),
             target,
             judgement: Judgement::NotConfigured,
+            replicas_source: self.rollout.replicas_source,
             state,
         };
         let mut seen = observe(&self.snapshot, &self.plan, about, &mut memory.sightings, self.now);
