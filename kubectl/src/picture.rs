@@ -149,7 +149,9 @@ async fn seen<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Seen<
 /// An error, for the place where the objects would stand.
 pub fn unread(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) if api_status::is_missing_kind(status) => "this cluster does not serve the kind".to_owned(),
+        kube::Error::Api(status) if api_status::is_missing_kind(status) => {
+            "this cluster does not serve the kind".to_owned()
+        }
         kube::Error::Api(status) => api_status::message(status),
         other => causes(other),
     }

@@ -4,9 +4,9 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
-use serin_crds::{RolloutCommand, api_status};
 use serin_crds::command::CommandVerb;
 use serin_crds::names::GROUP;
+use serin_crds::{RolloutCommand, api_status};
 
 use super::words;
 use crate::connect::{Connection, api_failure, ask, causes};
@@ -52,7 +52,10 @@ pub async fn by_the_api_server(
     }
     let verb = words::of_the_api(wish.verb);
     if allowed(verb, "rollouts", Some(&wish.name)).await {
-        return Failure::new(Exit::Refused, format!("cannot {doing}: {}", without_preamble(&api_status::message(status))));
+        return Failure::new(
+            Exit::Refused,
+            format!("cannot {doing}: {}", without_preamble(&api_status::message(status))),
+        );
     }
     let mut others = Vec::new();
     for other in VERBS {
