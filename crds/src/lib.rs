@@ -9,6 +9,7 @@
 )]
 
 pub mod analysis;
+pub mod api_status;
 pub mod check;
 pub mod command;
 mod crd;

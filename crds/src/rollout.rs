@@ -48,9 +48,12 @@ use crate::strategy::StrategySpec;
 #[x_kube(validation = rules::longest_is_said_once())]
 #[x_kube(validation = rules::watch_has_router())]
 pub struct RolloutSpec {
-    /// How many pods serve in steady state; 1 where it is not written. Leave it out where an autoscaler owns it.
+    /// Number of pods in steady state. Defaults to 1. Leave it out if an autoscaler sets it. Removing the field from a
+    /// manifest that is applied with `kubectl apply` or server-side apply (Argo CD, Flux) keeps the current number of
+    /// pods until somebody sets it. Other clients, such as Helm 3, `kubectl edit` and `kubectl replace`, remove the field
+    /// in a way that cannot be told from writing 1: scale to the number you want afterwards with `kubectl scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0), extend("default" = 1))]
     pub replicas: Option<i32>,
     /// The labels by which the pods are known; the template's labels must match. It cannot be changed.
     #[schemars(schema_with = "selector")]

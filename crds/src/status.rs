@@ -11,7 +11,7 @@ use serde_json::Value;
 use serin_core::state::State;
 
 /// The fields of the status that are the position in the release; all others are told beside it.
-const STATE_FIELDS: [&str; 22] = [
+const STATE_FIELDS: [&str; 23] = [
     "observedGeneration",
     "phase",
     "message",
@@ -23,6 +23,7 @@ const STATE_FIELDS: [&str; 22] = [
     "releaseStartedAt",
     "progress",
     "growingSince",
+    "replicasScaled",
     "replicasKept",
     "step",
     "restarting",
@@ -78,6 +79,9 @@ pub struct RolloutStatus {
     /// Since when `replicas` is higher than before during this release; nothing once the stable revision has its pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing_since: Option<Timestamp>,
+    /// Whether an autoscaler or `kubectl scale` set `spec.replicas` last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas_scaled: Option<bool>,
     /// The number of pods that is kept because `spec.replicas` was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas_kept: Option<ReplicasKeptStatus>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serin_crds::api_status;
 
 use crate::exit::{Exit, Failure};
 use crate::options::GlobalOptions;
@@ -82,24 +83,19 @@ pub fn no_answer(doing: &str) -> Failure {
 /// What an error of the API means to a person.
 pub fn api_failure(doing: &str, error: &kube::Error) -> Failure {
     match error {
-        kube::Error::Api(status) if status.is_forbidden() => {
-            Failure::new(Exit::Refused, format!("cannot {doing}: {}", status.message))
+        kube::Error::Api(status) if api_status::is_forbidden(status) => {
+            Failure::new(Exit::Refused, format!("cannot {doing}: {}", api_status::message(status)))
         }
-        kube::Error::Api(status) if status.code == 401 => {
+        kube::Error::Api(status) if api_status::is_unauthorized(status) => {
             Failure::new(Exit::Refused, format!("cannot {doing}: the API server does not accept your credentials"))
         }
-        kube::Error::Api(status) if is_missing_kind(status) => {
+        kube::Error::Api(status) if api_status::is_missing_kind(status) => {
             Failure::new(Exit::Api, format!("cannot {doing}: this cluster does not know the kind"))
                 .hint("Are Serin's CRDs installed? `kubectl get crd rollouts.serin.dev` tells.")
         }
-        kube::Error::Api(status) => Failure::new(Exit::Api, format!("cannot {doing}: {}", status.message)),
+        kube::Error::Api(status) => Failure::new(Exit::Api, format!("cannot {doing}: {}", api_status::message(status))),
         other => Failure::new(Exit::Api, format!("cannot {doing}: {}", causes(other))),
     }
-}
-
-/// Whether a "not found" is about the kind (its CRD is missing) and not about an object of it.
-pub fn is_missing_kind(status: &kube::core::Status) -> bool {
-    status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty())
 }
 
 /// An error and what caused it, on one line, each said once.
@@ -130,6 +126,9 @@ mod tests {
     fn a_missing_kind_is_told_from_a_missing_object() {
         let kind = api(404, serde_json::json!({"reason": "NotFound", "message": "404 page not found"}));
         assert!(api_failure("list Rollouts", &kind).hints[0].contains("CRDs"));
+        // What kube makes of the plain text with which the API server answers for a group that nobody installed.
+        let group = serde_json::json!({"reason": "Failed to parse error data", "message": "404 page not found"});
+        assert!(api_failure("list Rollouts", &api(404, group)).hints[0].contains("CRDs"));
         let object = api(404, serde_json::json!({"reason": "NotFound", "message": "no", "details": {"name": "x"}}));
         assert!(api_failure("list Rollouts", &object).hints.is_empty());
     }
@@ -138,6 +137,9 @@ mod tests {
     fn what_the_api_server_forbids_is_a_refusal_and_what_breaks_is_not() {
         let forbidden = api(403, serde_json::json!({"reason": "Forbidden", "message": "no"}));
         assert_eq!(api_failure("read", &forbidden).exit, Exit::Refused);
+        // From a proxy in front of the API server.
+        let page = serde_json::json!({"reason": "Failed to parse error data", "message": "<html>no</html>"});
+        assert_eq!(api_failure("read", &api(403, page)).exit, Exit::Refused);
         let broken = api(500, serde_json::json!({"reason": "InternalError", "message": "etcd"}));
         assert_eq!(api_failure("read", &broken).exit, Exit::Api);
     }

@@ -6,6 +6,7 @@ use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::Value;
+use serin_crds::api_status;
 use serin_crds::names::{GROUP, ROLLOUT_LABEL};
 
 use crate::connect::{Connection, ask, causes, try_ask};
@@ -43,10 +44,30 @@ pub fn rollout_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", "Rollout"), "rollouts")
 }
 
-/// The HTTPRoute kind, untyped.
-pub fn http_route_resource() -> ApiResource {
-    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+/// The versions of HTTPRoute that a cluster may serve, the preferred one first.
+const HTTP_ROUTE_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
+/// The HTTPRoute kind in one version, untyped.
+fn http_route_resource(version: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", version, "HTTPRoute");
     ApiResource::from_gvk_with_plural(&kind, "httproutes")
+}
+
+/// The routes of a namespace, in the version in which this one was read.
+pub fn routes_like(client: Client, namespace: &str, read: &Seen<DynamicObject>) -> Api<DynamicObject> {
+    let types = read.as_ref().ok().and_then(|route| route.types.as_ref());
+    let version = types.and_then(|types| types.api_version.rsplit('/').next()).unwrap_or(HTTP_ROUTE_VERSIONS[0]);
+    Api::namespaced_with(client, namespace, &http_route_resource(version))
+}
+
+/// Reads a route in the first version that the cluster serves.
+async fn read_route(client: &Client, namespace: &str, name: &str) -> Result<DynamicObject, kube::Error> {
+    let [preferred, older] = HTTP_ROUTE_VERSIONS
+        .map(|version| Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &http_route_resource(version)));
+    match preferred.get(name).await {
+        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => older.get(name).await,
+        answer => answer,
+    }
 }
 
 /// The Rollouts of a namespace.
@@ -80,7 +101,7 @@ pub fn route_names(rollout: &DynamicObject) -> Vec<String> {
 pub async fn read_rollout(connection: &Connection, name: &str) -> Result<DynamicObject, Failure> {
     let api = rollouts(connection.client.clone(), &connection.namespace);
     match try_ask(api.get(name)).await {
-        Some(Err(kube::Error::Api(status))) if status.is_not_found() && !crate::connect::is_missing_kind(&status) => {
+        Some(Err(kube::Error::Api(status))) if api_status::is_missing_object(&status) => {
             Err(no_such_rollout(connection, name).await)
         }
         Some(Err(error)) => Err(crate::connect::api_failure("read the Rollout", &error)),
@@ -99,12 +120,11 @@ pub async fn read(connection: &Connection, name: &str) -> Result<Picture, Failur
     let mine = ListParams::default().labels(&belongs_to(name));
     let replica_sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &http_route_resource());
     let names = route_names(&rollout);
     let (replica_sets, pods, route_objects) = futures::join!(
         seen(replica_sets.list(&mine)),
         seen(pods.list(&mine)),
-        futures::future::join_all(names.iter().map(|name| seen(routes.get(name)))),
+        futures::future::join_all(names.iter().map(|name| seen(read_route(client, namespace, name)))),
     );
     let routes = names
         .into_iter()
@@ -129,7 +149,10 @@ async fn seen<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Seen<
 /// An error, for the place where the objects would stand.
 pub fn unread(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::Api(status) if api_status::is_missing_kind(status) => {
+            "this cluster does not serve the kind".to_owned()
+        }
+        kube::Error::Api(status) => api_status::message(status),
         other => causes(other),
     }
 }

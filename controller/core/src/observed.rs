@@ -42,16 +42,32 @@ pub struct Observed {
     pub judgement: Judgement,
 }
 
-/// Who set `spec.replicas`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Who set `spec.replicas` of a Rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplicasSource {
-    /// The manifest, or somebody who edited the Rollout.
+    /// Somebody wrote the value: a manifest, an edit, or a client that cannot be told from one.
     #[default]
     Declared,
-    /// Nobody: the manifest leaves it out, and the API server filled in the default.
+    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the field out.
     Default,
-    /// The scale subresource: an autoscaler or `kubectl scale`.
+    /// The field has the default and no owner: the manifest leaves it out, and either the API server filled it in or an
+    /// autoscaler scaled to 1, which the API server does not record for a field without an owner.
+    Unowned,
+    /// An autoscaler or `kubectl scale` wrote it through the `scale` subresource.
     Scaled,
+}
+
+impl ReplicasSource {
+    /// Resolves `Unowned` by what was observed before: only an autoscaler changes a value without an owner, so after
+    /// `Scaled` it is an autoscaler's 1, and otherwise the API server's default.
+    #[must_use]
+    pub const fn resolved(self, was_scaled: bool) -> Self {
+        match self {
+            Self::Unowned if was_scaled => Self::Scaled,
+            Self::Unowned => Self::Default,
+            known => known,
+        }
+    }
 }
 
 /// A ReplicaSet and its pods.

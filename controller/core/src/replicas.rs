@@ -20,11 +20,12 @@ const TAKEOVER: Duration = Duration::from_secs(300);
 
 /// The number of pods that counts, given `spec.replicas` as stored, who set it, and the position so far.
 pub fn effective(spec_replicas: u32, source: ReplicasSource, state: &State, now: Timestamp) -> u32 {
+    let source = source.resolved(state.replicas_scaled);
     let in_force = state.plan.as_ref().map_or(0, |plan| plan.spec.replicas);
     match (source, state.replicas_kept) {
         (ReplicasSource::Declared, _) | (ReplicasSource::Scaled, None) => spec_replicas,
-        (ReplicasSource::Default, None) => spec_replicas.max(in_force),
-        (ReplicasSource::Default, Some(kept)) => spec_replicas.max(kept.count),
+        (ReplicasSource::Default | ReplicasSource::Unowned, None) => spec_replicas.max(in_force),
+        (ReplicasSource::Default | ReplicasSource::Unowned, Some(kept)) => spec_replicas.max(kept.count),
         (ReplicasSource::Scaled, Some(kept)) if kept.until.is_some_and(|until| until <= now) => spec_replicas,
         (ReplicasSource::Scaled, Some(kept)) => spec_replicas.max(kept.count),
     }
@@ -38,10 +39,12 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
     }
     let (count, spec_replicas) = (look.plan.replicas, look.seen.spec_replicas);
     let before = draft.state.replicas_kept;
-    draft.state.replicas_kept = match look.seen.replicas_source {
+    let source = look.seen.replicas_source.resolved(draft.state.replicas_scaled);
+    draft.state.replicas_scaled = source == ReplicasSource::Scaled;
+    draft.state.replicas_kept = match source {
         _ if count <= spec_replicas => None,
         ReplicasSource::Declared => None,
-        ReplicasSource::Default => Some(ReplicasKept { count, until: None }),
+        ReplicasSource::Default | ReplicasSource::Unowned => Some(ReplicasKept { count, until: None }),
         ReplicasSource::Scaled => {
             let until = before.and_then(|kept| kept.until).unwrap_or_else(|| after(look.now, TAKEOVER));
             Some(ReplicasKept { count, until: Some(until) })

@@ -45,6 +45,13 @@ pub(crate) fn written(look: &Look<'_>) -> Weight {
     weights.max().unwrap_or(Weight::ZERO)
 }
 
+/// Why a route cannot be read: it does not exist, is not understood, or its kind is not served. `None` if all are readable.
+pub(crate) fn unreadable(look: &Look<'_>) -> Option<String> {
+    look.plan.routing()?;
+    let problem = |route: &RouteSeen| route.canary_weight.as_ref().err().cloned();
+    look.seen.routes.iter().find_map(|route| Some(format!("route {}: {}", route.route.name, problem(route)?)))
+}
+
 /// Whether no request can reach the canary Service any more.
 pub(crate) fn canary_unreachable(look: &Look<'_>) -> bool {
     in_effect(look) == Some(Weight::ZERO)

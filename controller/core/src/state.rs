@@ -48,6 +48,9 @@ pub struct State {
     /// canary grows no faster than they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing_since: Option<Timestamp>,
+    /// Whether an autoscaler or `kubectl scale` set `spec.replicas` last.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replicas_scaled: bool,
     /// The number of pods that is kept because `spec.replicas` was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas_kept: Option<ReplicasKept>,

@@ -66,7 +66,8 @@ fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Time
         None => ready_to_promote(look, state),
     };
     // Missing data is never a success: no step ends in its favour, nor before what it took away is given back.
-    match (own, held(look, state)) {
+    // Nor does one end while nobody knows what the routes say.
+    match (own, held(look, state).or_else(|| router::unreadable(look).map(Wait::Progress))) {
         (Wait::Done, Some(hold)) => hold,
         (Wait::Done, None) if state.weights.cap.is_some() => waiting::shifted(look, state, goal::share(look, state)),
         (own, _) => own,

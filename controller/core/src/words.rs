@@ -112,6 +112,10 @@ fn stable(look: &Look<'_>, state: &State) -> (Phase, String) {
     if was_healthy || (complete && route_free) {
         return (Phase::Healthy, "the revision is stable".to_owned());
     }
-    let what = if complete { "the route is on its way back to stable" } else { "waiting for pods" };
+    let what = match router::unreadable(look) {
+        Some(why) => why,
+        None if complete => "the route is on its way back to stable".to_owned(),
+        None => "waiting for pods".to_owned(),
+    };
     (Phase::Progressing, format!("the revision is stable; {what}"))
 }

@@ -16,6 +16,7 @@ pub mod judging;
 pub mod memory;
 pub mod observe;
 pub mod reconcile;
+pub mod replicas_source;
 pub mod revision;
 pub mod run;
 pub mod status;

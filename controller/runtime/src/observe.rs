@@ -10,7 +10,9 @@ use serin_core::state::State;
 use serin_core::units::{Revision, Weight};
 use serin_traffic::ProgrammedSeen;
 
-use crate::world::{CRASH_LOOP, CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact, World};
+use crate::world::{
+    Availability, CRASH_LOOP, CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact, World,
+};
 
 /// The facts about one Rollout at one moment.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub struct Snapshot {
     pub services: BTreeMap<String, Arc<ServiceFact>>,
     /// The routes of its plan that exist, by name.
     pub routes: BTreeMap<String, Arc<RouteFact>>,
+    /// Why its routes cannot be read, if the cluster does not serve their kind.
+    pub routes_unreadable: Option<String>,
     /// Its commands, oldest first.
     pub commands: Vec<Arc<CommandFact>>,
 }
@@ -103,6 +107,7 @@ impl Snapshot {
             slices: world.slices.of_rollout(rollout),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
+            routes_unreadable: None,
             commands,
             replica_sets,
         };
@@ -111,6 +116,9 @@ impl Snapshot {
                 let service = world.services.get(&Key::new(&rollout.namespace, name));
                 snapshot.services.extend(service.map(|service| (name.clone(), service)));
             }
+            // Before the routes: their cache is emptied only after the kind is known to be absent.
+            let absent = world.route_kind.availability() == Availability::Absent;
+            snapshot.routes_unreadable = absent.then(|| world.route_kind.absent_message());
             for RouteRef { name, .. } in &routing.routes {
                 let route = world.routes.get(&Key::new(&rollout.namespace, name));
                 snapshot.routes.extend(route.map(|route| (name.clone(), route)));
@@ -203,6 +211,14 @@ impl Snapshot {
         }
     }
 
+    /// Why a route is not among those that were read.
+    fn missing_route(&self, name: &str) -> String {
+        match &self.routes_unreadable {
+            Some(why) => format!("HTTPRoute {name} cannot be read: {why}"),
+            None => format!("HTTPRoute {name} does not exist"),
+        }
+    }
+
     fn route(&self, plan: &Plan, route: &RouteRef, sightings: &mut Sightings, now: Timestamp) -> RouteSeen {
         let fact = self.routes.get(&route.name);
         let canary_weight = match (fact, plan.routing()) {
@@ -213,10 +229,10 @@ impl Snapshot {
                 &routing.canary_service,
             )
             .map_err(|problem| problem.to_string()),
-            _ => Err(format!("HTTPRoute {} does not exist", route.name)),
+            _ => Err(self.missing_route(&route.name)),
         };
         let said = fact.map_or_else(
-            || ProgrammedSeen::Pending(format!("HTTPRoute {} does not exist", route.name)),
+            || ProgrammedSeen::Pending(self.missing_route(&route.name)),
             |fact| serin_traffic::programmed(&fact.object),
         );
         let sighting = sightings.route(route, canary_weight.clone(), now);

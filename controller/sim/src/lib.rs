@@ -10,8 +10,8 @@
 //!
 //! [`tls`] is for a Prometheus that wants to be asked in confidence.
 //!
-//! What it is not: there is no schema validation, no admission, no ownership of fields (server-side apply merges), and
-//! strategic merge patches replace lists.
+//! What it is not: there is no schema validation (structural defaults are filled in), no admission, ownership of fields is
+//! kept for Rollouts only (elsewhere server-side apply merges), and strategic merge patches replace lists.
 
 mod actors;
 mod api;

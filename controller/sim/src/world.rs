@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::{DeleteOptions, Failure, Key, Kind, Part, Selector, Server, field};
+use crate::api::{DeleteOptions, Failure, Key, Kind, Part, Selector, Server, Writer, field};
 use crate::faults::{Fault, RequestSeen};
 use crate::shared::Shared;
 use crate::tuning::{Fate, Tuning};
@@ -100,6 +100,8 @@ impl World {
             namespace => namespace.to_owned(),
         };
         let key = Key::new(&kind, &namespace, field(&object, "name"));
+        state.store.writer = Writer { manager: "gitops".into(), applies: true, subresource: String::new() };
+        state.store.applied_configuration = Some(object.clone());
         let stored = match state.store.get(&key).cloned() {
             None => state.store.create(&kind, &namespace, object, now, false)?,
             Some(current) => {
@@ -128,6 +130,7 @@ impl World {
         let current = state.store.get(&key).cloned().ok_or_else(|| Failure::not_found(&kind, name))?;
         let mut object = Value::clone(&current);
         change(&mut object);
+        state.store.writer = Writer { manager: "kubectl-edit".into(), ..Writer::default() };
         let status = object["status"].clone();
         let updated = state.store.update(&kind, &key, object, Part::Main, false)?;
         if kind.status && status != updated["status"] {
@@ -191,6 +194,13 @@ impl World {
         let (group, version, plural) = (K::group(&()), K::version(&()), K::plural(&()));
         let unknown = || Refusal::UnknownKind { kind: K::kind(&()).into(), api_version: K::api_version(&()).into() };
         state.store.kind(&group, &version, &plural).cloned().ok_or_else(unknown)
+    }
+
+    /// Changes which versions of a custom kind are served (by its plural, for example `httproutes`), as a change of its
+    /// CustomResourceDefinition does. Objects stay while one is left; without any, the kind and its objects are gone.
+    pub fn serve(&self, plural: &str, versions: &[&str]) {
+        self.shared.lock().store.serve(plural, versions);
+        self.shared.announce();
     }
 
     /// Every request about objects that the API server got, oldest first.

@@ -199,7 +199,8 @@ prop_compose! {
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })).boxed(),
         (stage_since, restarting, watch) in (option::of(time()), any::<bool>(), option::of(watch())),
         (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
-        (growing_since, replicas_kept) in (option::of(time()), option::of(replicas_kept())).boxed(),
+        (growing_since, replicas_scaled, replicas_kept) in
+            (option::of(time()), any::<bool>(), option::of(replicas_kept())).boxed(),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
             .prop_map(|(asked, verified, since, pods, cap)| Weights { asked, verified, since, pods, cap }),
@@ -211,7 +212,7 @@ prop_compose! {
     ) -> State {
         State {
             observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, release_started_at, progress,
-            growing_since, replicas_kept, step, restarting, weights, pause, abort, watch, freeze_override, draining, commands, history,
+            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, watch, freeze_override, draining, commands, history,
         }
     }
 }

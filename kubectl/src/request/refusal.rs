@@ -4,9 +4,9 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
-use serin_crds::RolloutCommand;
 use serin_crds::command::CommandVerb;
 use serin_crds::names::GROUP;
+use serin_crds::{RolloutCommand, api_status};
 
 use super::words;
 use crate::connect::{Connection, api_failure, ask, causes};
@@ -41,7 +41,7 @@ pub async fn by_the_api_server(
     error: &kube::Error,
 ) -> Failure {
     let kube::Error::Api(status) = error else { return api_failure(doing, error) };
-    if !status.is_forbidden() && !status.is_invalid() {
+    if !api_status::is_forbidden(status) && !api_status::is_invalid(status) {
         return api_failure(doing, error);
     }
     let allowed = async |verb: &str, resource: &str, name: Option<&str>| {
@@ -52,7 +52,10 @@ pub async fn by_the_api_server(
     }
     let verb = words::of_the_api(wish.verb);
     if allowed(verb, "rollouts", Some(&wish.name)).await {
-        return Failure::new(Exit::Refused, format!("cannot {doing}: {}", without_preamble(&status.message)));
+        return Failure::new(
+            Exit::Refused,
+            format!("cannot {doing}: {}", without_preamble(&api_status::message(status))),
+        );
     }
     let mut others = Vec::new();
     for other in VERBS {
@@ -141,7 +144,7 @@ pub fn is_lasting(error: &watcher::Error) -> bool {
     else {
         return false;
     };
-    matches!(status.code, 401 | 403)
+    api_status::is_unauthorized(status) || api_status::is_forbidden(status)
 }
 
 /// The request stands, but its outcome may not be read.

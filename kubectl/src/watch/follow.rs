@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch_kind};
 use kube::{Api, Resource, ResourceExt};
 
 use crate::connect::{Connection, causes};
-use crate::picture::{Picture, Seen, belongs_to, http_route_resource, rollouts};
+use crate::picture::{Picture, Seen, belongs_to, rollouts, routes_like};
 
 /// A change of one of the objects.
 enum Change {
@@ -51,7 +51,7 @@ impl Follower {
             follow(Api::namespaced(client.clone(), namespace), mine, Change::Pod),
         ]);
         for (index, route) in first.routes.iter().enumerate() {
-            let api = Api::namespaced_with(client.clone(), namespace, &http_route_resource());
+            let api = routes_like(client.clone(), namespace, &route.object);
             changes.push(follow(api, named(&route.name), move |event| Change::Route(index, event)));
         }
         Self {

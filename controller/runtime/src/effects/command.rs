@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 use serin_core::command::{Outcome, OutcomeResult};
-use serin_crds::RolloutCommand;
+use serin_crds::{RolloutCommand, api_status};
 
 use super::{EffectError, Hands, patch_params};
 use crate::election::Leadership;
@@ -60,7 +60,7 @@ pub async fn finish(
             world.commands.put(CommandFact::from(command));
             Ok(())
         }
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => Ok(()),
         Err(error) => Err(EffectError::api(format!("RolloutCommand {name}"))(error)),
     }
 }

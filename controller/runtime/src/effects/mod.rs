@@ -14,7 +14,7 @@ use kube::{Client, Resource};
 use serin_core::effect::Effect;
 use serin_core::plan::Plan;
 use serin_crds::names::FIELD_MANAGER;
-use serin_crds::{RolloutSpec, RolloutStatus};
+use serin_crds::{RolloutSpec, RolloutStatus, api_status};
 use tokio::time::timeout;
 
 use crate::election::Leadership;
@@ -43,6 +43,9 @@ pub enum EffectError {
     /// What is wanted is not possible as things stand.
     #[error("{0}")]
     Impossible(String),
+    /// The cluster does not serve the kind of object that is to be changed.
+    #[error("{0}")]
+    KindAbsent(String),
     /// The API server said no.
     #[error("{what}: {message}")]
     Refused {
@@ -70,8 +73,8 @@ impl EffectError {
     fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         |error| match &error {
-            kube::Error::Api(status) if status.is_conflict() && !status.is_already_exists() => Self::Conflict(what),
-            kube::Error::Api(status) => Self::Refused { what, message: status.message.clone() },
+            kube::Error::Api(status) if api_status::is_conflict(status) => Self::Conflict(what),
+            kube::Error::Api(status) => Self::Refused { what, message: api_status::message(status) },
             _ => Self::Unreachable { what, error },
         }
     }

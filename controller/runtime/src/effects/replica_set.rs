@@ -5,6 +5,7 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use serin_core::units::Revision;
+use serin_crds::api_status;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 
 use super::{EffectError, Hands, as_json, patch_params, post_params};
@@ -28,7 +29,7 @@ impl Hands<'_> {
                 tracing::info!(%revision, replicas, "made a ReplicaSet");
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
                 let found = api.get(&name).await.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
                 let found = self.take_in(&found)?;
                 if found.owner_uid.as_deref() == Some(self.rollout.uid()) {
@@ -85,7 +86,7 @@ impl Hands<'_> {
         self.may_write("ReplicaSet", "delete")?;
         match api(self.client, self.namespace()).delete(name, &params).await {
             Ok(_) => tracing::info!(%revision, "deleted an empty ReplicaSet beyond the history limit"),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {}
             Err(error) => return Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
         }
         self.world.replica_sets.remove(&identity.key);

@@ -7,12 +7,13 @@ use serin_core::effect::{Decision, Effect};
 use serin_core::plan::{RouteKind, RouteRef, Routing};
 use serin_core::state::Stage;
 use serin_core::units::Weight;
+use serin_crds::api_status;
 use serin_crds::status::OriginalRoute;
 use serin_traffic::Original;
 
 use super::{EffectError, Hands, patch_params};
 use crate::observe::Snapshot;
-use crate::world::{Fact, Key, RouteFact, World, route_resource};
+use crate::world::{Discovery, Fact, Key, RouteFact, World};
 
 /// A conflict is tried once more on a fresh read.
 const ATTEMPTS: usize = 2;
@@ -54,7 +55,10 @@ fn is_named(entry: &OriginalRoute, routing: &Routing) -> bool {
 
 /// Whether there is nothing left to put back.
 fn is_restored(entry: &OriginalRoute, routing: &Routing, rollout: &Key, world: &World) -> bool {
-    let Some(fact) = world.routes.get(&Key::new(&rollout.namespace, &entry.name)) else { return true };
+    // Only if the kind was served before and after is the missing object a deleted one.
+    let served = world.route_kind.is_served();
+    let fact = world.routes.get(&Key::new(&rollout.namespace, &entry.name));
+    let Some(fact) = fact else { return served && world.route_kind.is_served() };
     let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { return true };
     let patch = serin_traffic::restore(&fact.object, &original, &routing.stable_service, &routing.canary_service);
     patch.is_ok_and(|patch| patch.0.is_empty())
@@ -67,7 +71,11 @@ fn is_restored(entry: &OriginalRoute, routing: &Routing, rollout: &Key, world: &
 pub async fn restore_left(hands: &Hands<'_>) -> Result<(), EffectError> {
     let Some(routing) = hands.plan.routing() else { return Ok(()) };
     let left = hands.status.original_routes.iter().filter(|entry| !is_named(entry, routing));
-    restore(hands, routing, left).await
+    match restore(hands, routing, left).await {
+        // They stay recorded, and are restored once the kind is back.
+        Err(EffectError::KindAbsent(_)) => Ok(()),
+        restored => restored,
+    }
 }
 
 fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, routing: &Routing) {
@@ -131,7 +139,8 @@ impl Hands<'_> {
         name: &str,
         patch_for: impl Fn(&Value) -> Result<json_patch::Patch, serin_traffic::RouteProblem>,
     ) -> Result<bool, EffectError> {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace(), &route_resource());
+        let resource = self.world.route_kind.resource().map_err(EffectError::KindAbsent)?;
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace(), &resource);
         let key = self.key(name);
         let mut fact = match self.world.routes.get(&key) {
             Some(fact) => fact,
@@ -151,30 +160,43 @@ impl Hands<'_> {
                 }
                 // A failed `test` operation is told as invalid (422), a race within the server as a conflict.
                 Err(kube::Error::Api(status))
-                    if attempt < ATTEMPTS && (status.is_invalid() || status.is_conflict()) =>
+                    if attempt < ATTEMPTS && (api_status::is_invalid(&status) || api_status::is_conflict(&status)) =>
                 {
                     let before = fact.identity().resource_version.clone();
                     fact = self.read_route(&api, name).await?;
-                    if status.is_invalid() && fact.identity().resource_version == before {
+                    if api_status::is_invalid(&status) && fact.identity().resource_version == before {
                         return Err(EffectError::Refused {
                             what: format!("HTTPRoute {name}"),
-                            message: status.message,
+                            message: api_status::message(&status),
                         });
                     }
                 }
-                Err(error) => return Err(EffectError::api(format!("HTTPRoute {name}"))(error)),
+                Err(error) => return Err(self.route_error(name, error)),
             }
         }
         Err(EffectError::Conflict(format!("HTTPRoute {name}")))
     }
 
     async fn read_route(&self, api: &Api<DynamicObject>, name: &str) -> Result<std::sync::Arc<RouteFact>, EffectError> {
-        let fresh = api.get_opt(name).await.map_err(EffectError::api(format!("HTTPRoute {name}")))?;
-        let Some(fresh) = fresh else {
-            self.world.routes.remove(&self.key(name));
-            return Err(EffectError::Impossible(format!("HTTPRoute {name} does not exist")));
+        let fresh = match api.get(name).await {
+            Ok(fresh) => fresh,
+            Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {
+                self.world.routes.remove(&self.key(name));
+                return Err(EffectError::Impossible(format!("HTTPRoute {name} does not exist")));
+            }
+            Err(error) => return Err(self.route_error(name, error)),
         };
         Ok(self.world.routes.put(RouteFact::from(fresh)))
+    }
+
+    /// A 404 that is not about the object means that the version which was served is served no longer.
+    fn route_error(&self, name: &str, error: kube::Error) -> EffectError {
+        if let kube::Error::Api(status) = &error
+            && api_status::is_missing_kind(status)
+        {
+            self.world.route_kind.request_recheck();
+        }
+        EffectError::api(format!("HTTPRoute {name}"))(error)
     }
 }
 
@@ -184,7 +206,20 @@ impl Hands<'_> {
 /// The first failure, after all have been tried.
 pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Result<(), EffectError> {
     let Some(routing) = hands.plan.routing() else { return Ok(()) };
-    restore(hands, routing, originals.iter()).await
+    match restore(hands, routing, originals.iter()).await {
+        // The last look may be half a minute old. Without the kind there are no routes left to restore.
+        Err(EffectError::KindAbsent(why)) => match hands.world.route_kind.kind().discover(hands.client).await {
+            Discovery::Absent => {
+                tracing::info!(%why, "the routes are gone with their kind: there is nothing to restore");
+                Ok(())
+            }
+            _ => {
+                hands.world.route_kind.request_recheck();
+                Err(EffectError::KindAbsent(why))
+            }
+        },
+        restored => restored,
+    }
 }
 
 async fn restore(
@@ -192,7 +227,7 @@ async fn restore(
     routing: &Routing,
     originals: impl Iterator<Item = &OriginalRoute>,
 ) -> Result<(), EffectError> {
-    let mut failure = None;
+    let (mut failure, mut absent) = (None, None);
     for entry in originals {
         let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { continue };
         let (stable, canary) = (&routing.stable_service, &routing.canary_service);
@@ -203,8 +238,10 @@ async fn restore(
             Err(EffectError::Impossible(why)) => {
                 tracing::info!(route = %entry.name, %why, "the route cannot be restored and is left alone");
             }
+            Err(EffectError::KindAbsent(why)) => absent = Some(EffectError::KindAbsent(why)),
             Err(error) => failure = Some(error),
         }
     }
+    let failure = failure.or(absent);
     failure.map_or(Ok(()), Err)
 }

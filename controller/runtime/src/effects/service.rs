@@ -9,8 +9,8 @@ use kube::api::{ObjectMeta, Patch};
 use serde_json::{Value, json};
 use serin_core::effect::Side;
 use serin_core::units::Revision;
-use serin_crds::RolloutSpec;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::{RolloutSpec, api_status};
 
 use super::{EffectError, Hands, patch_params, post_params};
 use crate::world::{Fact, RouteFact, ServiceFact};
@@ -28,7 +28,7 @@ impl Hands<'_> {
                 self.world.services.put(ServiceFact::from(service));
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
                 let found = api.get(name).await.map_err(EffectError::api(format!("Service {name}")))?;
                 let found = self.world.services.put(ServiceFact::from(found));
                 self.patch_service(&api, &found, revision).await
@@ -69,7 +69,7 @@ impl Hands<'_> {
 
     fn forget_if_gone<T>(&self, answer: &kube::Result<T>, name: &str) {
         if let Err(kube::Error::Api(status)) = answer
-            && (status.is_not_found() || status.is_conflict())
+            && (api_status::is_missing_object(status) || api_status::is_conflict(status))
         {
             // What is known of it is out of date; the next look reads it again.
             self.world.services.remove(&self.key(name));
@@ -194,7 +194,7 @@ pub async fn release(hands: &Hands<'_>, name: &str) -> Result<(), EffectError> {
     hands.may_write("Service", "patch")?;
     match api.patch(name, &patch_params(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => Ok(()),
         Err(error) => Err(EffectError::api(format!("Service {name}"))(error)),
     }
 }

@@ -13,6 +13,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serin_crds::analysis::{CaSourceSpec, PrometheusSpec, SecretSourceSpec, TlsSpec};
+use serin_crds::api_status;
 use serin_judging::access::{Data, Kind, Source};
 use serin_judging::prometheus::{Server, Tls};
 use serin_judging::selector::Trouble;
@@ -185,9 +186,11 @@ impl Servers {
     {
         match Api::<K>::namespaced(self.client.clone(), source.namespace).get(source.name).await {
             Ok(found) => Ok(found),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Err(source.not_found().into()),
-            Err(kube::Error::Api(status)) if status.is_forbidden() => Err(source.forbidden(&self.user().await).into()),
-            Err(kube::Error::Api(status)) => Err(Unread::Untold(source.unavailable(&status.message))),
+            Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => Err(source.not_found().into()),
+            Err(kube::Error::Api(status)) if api_status::is_forbidden(&status) => {
+                Err(source.forbidden(&self.user().await).into())
+            }
+            Err(kube::Error::Api(status)) => Err(Unread::Untold(source.unavailable(&api_status::message(&status)))),
             // What cannot be read could be quoted in the error.
             Err(_) => Err(Unread::Untold(source.unavailable("the API server cannot be reached, or not understood"))),
         }

@@ -99,6 +99,7 @@ fn snapshot() -> Snapshot {
         ],
         services: [service("checkout", "one"), service("checkout-canary", "two")].into(),
         routes: [route(Some(20), 3, 3)].into(),
+        routes_unreadable: None,
         commands: Vec::new(),
     }
 }
@@ -235,6 +236,17 @@ fn a_route_that_does_not_exist_is_told() {
     let seen = look(&snapshot, &mut Sightings::default(), at(0)).routes.remove(0);
     assert_eq!(seen.canary_weight, Err("HTTPRoute checkout does not exist".into()));
     assert_eq!(seen.route.kind, RouteKind::HttpRoute);
+}
+
+#[test]
+fn a_route_whose_kind_is_not_served_is_reported_with_what_to_install() {
+    let mut snapshot = snapshot();
+    snapshot.routes.clear();
+    snapshot.routes_unreadable = Some("this cluster does not serve HTTPRoute: install it".into());
+    let seen = look(&snapshot, &mut Sightings::default(), at(0)).routes.remove(0);
+    let why = "HTTPRoute checkout cannot be read: this cluster does not serve HTTPRoute: install it";
+    assert_eq!(seen.canary_weight, Err(why.into()));
+    assert_eq!(seen.programmed, Programmed::Pending(why.into()));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use kube::Client;
 use kube::runtime::controller::Action;
 use rand::Rng;
 use serin_core::backoff::retry_after;
+use serin_crds::api_status;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
 
@@ -90,9 +91,10 @@ enum Failure {
 impl Failure {
     fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
         move |error| match error {
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict,
-            kube::Error::Api(status) if status.is_not_found() => Self::Gone,
-            kube::Error::Api(status) => Self::Failed(format!("{what}: {}", status.message)),
+            kube::Error::Api(status) if api_status::is_conflict(&status) => Self::Conflict,
+            // Without the object's name a 404 is about the kind or comes from a proxy, and is tried again.
+            kube::Error::Api(status) if api_status::is_missing_object(&status) => Self::Gone,
+            kube::Error::Api(status) => Self::Failed(format!("{what}: {}", api_status::message(&status))),
             other => Self::Failed(format!("{what}: {other}")),
         }
     }

@@ -32,7 +32,7 @@ impl<'a> Reading<'a> {
             Err(problem) => (None, Err(problem.clone())),
             Ok(spec) => (Some(&**spec), spec.plan(name).map_err(|problem| problem.to_string())),
         };
-        let replicas_source = ReplicasSource::Declared;
+        let replicas_source = rollout.replicas_source;
         match plan {
             Ok(mut plan) => {
                 let spec_replicas = plan.replicas;

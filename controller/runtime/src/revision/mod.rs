@@ -16,8 +16,8 @@ use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use serin_core::units::Revision;
-use serin_crds::RolloutSpec;
 use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::{RolloutSpec, api_status};
 use tokio::time::Instant;
 
 use crate::world::{Key, ReplicaSetFact};
@@ -111,13 +111,14 @@ enum Problem {
 impl From<kube::Error> for Problem {
     fn from(error: kube::Error) -> Self {
         match error {
-            // 422: the API server's own validation; 403 from an admission plugin or policy says it in so many words.
+            // Invalid: the API server's own validation. A webhook or a policy refuses with whatever code it likes.
             kube::Error::Api(status)
-                if status.code == 422 || (status.code == 403 && status.message.contains("denied")) =>
+                if api_status::is_invalid(&status)
+                    || api_status::is_bad_request(&status)
+                    || api_status::is_denied_by_admission(&status) =>
             {
-                Self::Refused(status.message)
+                Self::Refused(api_status::message(&status))
             }
-            kube::Error::Api(status) if status.code == 400 => Self::Refused(status.message),
             other => Self::Failed(other),
         }
     }

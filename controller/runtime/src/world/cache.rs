@@ -104,10 +104,17 @@ impl<F: Fact> Cache<F> {
         gone
     }
 
-    /// Forgets everything: the cluster does not have this kind. Counts as synced.
+    /// Forgets everything, also what this process has just written: the cluster does not serve this kind. Counts as
+    /// listed. Returns what was forgotten.
     pub fn clear(&self) -> Vec<Arc<F>> {
-        self.begin_listing();
-        self.listed()
+        let facts = {
+            let mut inner = self.write();
+            inner.listing = None;
+            inner.by_rollout.clear();
+            std::mem::take(&mut inner.facts)
+        };
+        self.synced.send_replace(true);
+        facts.into_values().map(|entry| entry.fact).collect()
     }
 
     /// Whether it has been listed once.
@@ -205,6 +212,16 @@ mod tests {
         assert_eq!(gone.len(), 1);
         assert!(cache.is_synced());
         assert_eq!(desired(&cache), [("fresh".into(), 1), ("listed".into(), 3)]);
+    }
+
+    #[test]
+    fn a_kind_that_is_no_longer_served_leaves_nothing_behind_not_even_fresh_writes() {
+        let cache = Cache::default();
+        cache.apply(set("old", 1, 1));
+        cache.put(set("fresh", 9, 1));
+        assert_eq!(cache.clear().len(), 2);
+        assert!(cache.is_synced());
+        assert_eq!(desired(&cache), []);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod cache;
 mod convert;
 mod facts;
+mod kinds;
 mod rollout;
 mod watches;
 
@@ -19,8 +20,9 @@ pub use convert::CRASH_LOOP;
 pub use facts::{
     CommandFact, EndpointFact, Fact, Identity, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
 };
+pub use kinds::{Availability, Discovery, KindState, OptionalKind};
 pub use rollout::RolloutObject;
-pub use watches::{Trigger, Watches, route_resource};
+pub use watches::{Trigger, Watches};
 
 /// Names an object within the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,8 +65,12 @@ pub struct World {
     pub slices: Cache<SliceFact>,
     /// All HTTPRoutes, where the cluster has that kind.
     pub routes: Cache<RouteFact>,
+    /// Whether the cluster serves HTTPRoute, and in which version.
+    pub route_kind: KindState,
     /// All RolloutCommands.
     pub commands: Cache<CommandFact>,
+    /// Whether the cluster serves RolloutCommand.
+    pub command_kind: KindState,
     /// Apart from the store's own `wait_until_ready`, which wakes only one of several that wait.
     rollouts_listed: watch::Sender<bool>,
     interests: RwLock<Interests>,
@@ -88,7 +94,9 @@ impl World {
             services: Cache::default(),
             slices: Cache::default(),
             routes: Cache::default(),
+            route_kind: KindState::new(&kinds::HTTP_ROUTE),
             commands: Cache::default(),
+            command_kind: KindState::new(&kinds::ROLLOUT_COMMAND),
             rollouts_listed: watch::Sender::new(false),
             interests: RwLock::default(),
         };

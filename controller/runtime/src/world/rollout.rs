@@ -7,9 +7,11 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
+use serin_core::observed::ReplicasSource;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 
 use super::Key;
+use crate::replicas_source::replicas_source;
 
 /// A Rollout whose spec or status may be malformed: an abort must work while the spec cannot be read.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct RolloutObject {
     pub metadata: ObjectMeta,
     /// The spec, or why it cannot be read.
     pub spec: Result<Box<RolloutSpec>, String>,
+    /// Who set `spec.replicas`, from `metadata.managedFields`.
+    pub replicas_source: ReplicasSource,
     /// The status (empty where there is none yet), or why it cannot be read.
     pub status: Result<Box<RolloutStatus>, String>,
 }
@@ -76,6 +80,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
         if metadata.name.is_none() {
             return Err(de::Error::missing_field("metadata.name"));
         }
+        let replicas_source = replicas_source(&metadata, &spec);
         metadata.managed_fields = None;
         metadata.annotations = None;
         let spec = serde_json::from_value(spec).map(Box::new).map_err(|problem| format!("spec: {problem}"));
@@ -83,7 +88,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
             None | Some(Value::Null) => Ok(Box::default()),
             Some(status) => serde_json::from_value(status).map_err(|problem| format!("status: {problem}")),
         };
-        Ok(Self { metadata, spec, status })
+        Ok(Self { metadata, spec, replicas_source, status })
     }
 }
 

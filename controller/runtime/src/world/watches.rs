@@ -10,7 +10,7 @@ use futures::{SinkExt, Stream, StreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, ObjectRef};
@@ -20,13 +20,14 @@ use kube::{Api, Client, Resource};
 use rand::Rng;
 use serde::de::DeserializeOwned;
 use serin_core::backoff::retry_after;
-use serin_crds::RolloutCommand;
 use serin_crds::names::ROLLOUT_LABEL;
+use serin_crds::{RolloutCommand, api_status};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::cache::Cache;
 use super::facts::{CommandFact, Fact, RouteFact};
+use super::kinds::{Availability, Discovery, KindState, absent_poll};
 use super::rollout::RolloutObject;
 use super::{Key, World};
 
@@ -39,14 +40,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const WELL_AFTER: Duration = Duration::from_secs(30);
 /// A watch is renewed after so long, which bounds how long a connection that died in silence goes unnoticed.
 const WATCH_SECONDS: u32 = 60;
-
-/// HTTPRoute, read as it comes: what is unknown here must survive.
-pub fn route_resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(
-        &GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"),
-        "httproutes",
-    )
-}
 
 /// What the watches need.
 #[derive(Clone)]
@@ -74,15 +67,22 @@ impl Watches {
         self.spawn_labelled::<Pod, _>(tasks, |world| &world.pods);
         self.spawn_labelled::<Service, _>(tasks, |world| &world.services);
         self.spawn_labelled::<EndpointSlice, _>(tasks, |world| &world.slices);
-        let commands = self.api::<DeserializeGuard<RolloutCommand>>();
+        let commands = self.clone();
         let of_command = |_: &World, fact: &CommandFact| vec![Key::new(&fact.identity.key.namespace, &fact.rollout)];
-        tasks.spawn(self.clone().follow(commands, settings(), |world| &world.commands, of_command));
-        let routes: Api<DeserializeGuard<DynamicObject>> = match &self.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &route_resource()),
-            None => Api::all_with(self.client.clone(), &route_resource()),
-        };
+        tasks.spawn(self.clone().follow_optional(
+            |world| &world.command_kind,
+            move |_| commands.api::<DeserializeGuard<RolloutCommand>>(),
+            |world| &world.commands,
+            of_command,
+        ));
+        let routes = self.clone();
         let of_route = |world: &World, fact: &RouteFact| world.interested_in(&fact.identity.key);
-        tasks.spawn(self.follow(routes, settings(), |world| &world.routes, of_route));
+        tasks.spawn(self.follow_optional(
+            |world| &world.route_kind,
+            move |resource| routes.dynamic_api(resource),
+            |world| &world.routes,
+            of_route,
+        ));
     }
 
     fn spawn_labelled<K, F>(&self, tasks: &mut JoinSet<()>, cache: fn(&World) -> &Cache<F>)
@@ -113,6 +113,13 @@ impl Watches {
         }
     }
 
+    fn dynamic_api(&self, resource: &ApiResource) -> Api<DeserializeGuard<DynamicObject>> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+
     /// Keeps one cache as the API server says, for ever, and triggers the Rollouts that a change concerns.
     async fn follow<K, F>(
         mut self,
@@ -129,16 +136,146 @@ impl Watches {
         let kind = api.resource_url().rsplit('/').next().unwrap_or_default().to_owned();
         let mut events = pin!(patient(watcher(api, settings)));
         while let Some(event) = events.next().await {
-            let concerns = match event {
-                Ok(event) => take_in(cache, event, |fact: &F| concerned(&world, fact)),
-                Err(problem) => {
-                    let gone = if missing_kind(&problem) { cache.clear() } else { Vec::new() };
-                    told(&kind, &problem);
-                    gone.iter().flat_map(|fact| concerned(&world, fact)).collect()
+            match event {
+                Ok(event) => {
+                    let concerns = take_in(cache, event, |fact: &F| concerned(&world, fact));
+                    self.trigger(&concerns).await;
+                }
+                // A 404 too: every API server has these kinds, so their objects are not gone because of it.
+                Err(problem) => log_interruption(&kind, &problem),
+            }
+        }
+    }
+
+    /// Keeps the cache of an optional kind. The kind may be absent at the start, appear, disappear, and change the
+    /// version that is served. While it is absent the cache is empty and counts as listed.
+    async fn follow_optional<K, F>(
+        mut self,
+        state: fn(&World) -> &KindState,
+        api: impl Fn(&ApiResource) -> Api<DeserializeGuard<K>> + Send + Sync + 'static,
+        cache: fn(&World) -> &Cache<F>,
+        concerned: impl Fn(&World, &F) -> Vec<Key> + Send + Sync + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: Fact + From<K>,
+    {
+        let world = Arc::clone(&self.world);
+        let (state, cache) = (state(&world), cache(&world));
+        let concerned = |fact: &F| concerned(&world, fact);
+        let mut patience = Patience::default();
+        let mut lookups: u32 = 0;
+        loop {
+            lookups = lookups.saturating_add(1);
+            let version = match state.kind().discover(&self.client).await {
+                Discovery::Served(version) => Some(version),
+                Discovery::Absent => None,
+                Discovery::Forbidden => Some(state.kind().version_to_try(lookups as usize - 1)),
+                Discovery::Failed(error) => {
+                    tracing::warn!(kind = state.kind().plural(), %error, "API discovery failed and is retried");
+                    sleep(patience.next().unwrap_or(LONGEST_WAIT)).await;
+                    continue;
                 }
             };
-            self.trigger(&concerns).await;
+            if let Some(version) = version {
+                let objects = api(&state.kind().resource(version));
+                let began = Instant::now();
+                let end = self.watch_version(state, version, objects, cache, &concerned).await;
+                if end == WatchEnd::Recheck {
+                    if began.elapsed() < WELL_AFTER {
+                        sleep(patience.next().unwrap_or(LONGEST_WAIT)).await;
+                    }
+                    lookups = 0;
+                    continue;
+                }
+            }
+            self.mark_absent(state, cache, &concerned).await;
+            let wait = absent_poll(lookups, rand::rng().random());
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = state.recheck_requested() => {}
+            }
         }
+    }
+
+    /// Watches one version of an optional kind until it may no longer be served.
+    async fn watch_version<K, F>(
+        &mut self,
+        state: &KindState,
+        version: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        cache: &Cache<F>,
+        concerned: impl Fn(&F) -> Vec<Key>,
+    ) -> WatchEnd
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: Fact + From<K>,
+    {
+        let mut events = pin!(patient(watcher(api, settings())));
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = state.recheck_requested() => return WatchEnd::Recheck,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    let listed = matches!(event, Event::InitDone);
+                    let concerns = take_in(cache, event, &concerned);
+                    self.trigger(&concerns).await;
+                    if listed {
+                        self.mark_served(state, version).await;
+                    }
+                }
+                Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
+                    if api_status::is_missing_kind(&status) =>
+                {
+                    return WatchEnd::Absent;
+                }
+                Some(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
+                    if api_status::is_missing_kind(&status) =>
+                {
+                    return WatchEnd::Recheck;
+                }
+                Some(Err(problem)) => log_interruption(state.kind().plural(), &problem),
+                None => return WatchEnd::Recheck,
+            }
+        }
+    }
+
+    async fn mark_served(&mut self, state: &KindState, version: &'static str) {
+        let before = state.set(Availability::Served(version));
+        if before == Availability::Served(version) {
+            return;
+        }
+        tracing::info!(kind = %state.kind(), version, "the cluster serves this kind");
+        if before == Availability::Absent {
+            self.trigger_all().await;
+        }
+    }
+
+    async fn mark_absent<F: Fact>(&mut self, state: &KindState, cache: &Cache<F>, concerned: impl Fn(&F) -> Vec<Key>) {
+        // First the state, then the cache: nobody may conclude from the empty cache that an object was deleted.
+        let before = state.set(Availability::Absent);
+        let concerns: Vec<Key> = cache.clear().iter().flat_map(|fact| concerned(fact)).collect();
+        self.trigger(&concerns).await;
+        match before {
+            Availability::Absent => {}
+            Availability::Unknown => {
+                tracing::info!("{}; Rollouts that do not use it are not affected", state.absent_message());
+            }
+            Availability::Served(_) => {
+                tracing::warn!(
+                    "{}; it was served until now, and Rollouts that use it are held",
+                    state.absent_message()
+                );
+                self.trigger_all().await;
+            }
+        }
+    }
+
+    /// Whether an optional kind is served changes what is reported of Rollouts whose routes were never seen.
+    async fn trigger_all(&mut self) {
+        let rollouts: Vec<Key> = self.world.rollouts.state().iter().map(|rollout| rollout.key()).collect();
+        self.trigger(&rollouts).await;
     }
 
     async fn trigger(&mut self, rollouts: &[Key]) {
@@ -147,6 +284,15 @@ impl Watches {
             let _ = self.triggers.send(rollout.as_rollout()).await;
         }
     }
+}
+
+/// Why the watch of one version of an optional kind ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WatchEnd {
+    /// The kind cannot be listed.
+    Absent,
+    /// The version may no longer be served, or somebody requested a lookup.
+    Recheck,
 }
 
 /// Takes an event into the cache and answers the Rollouts that it concerns.
@@ -195,7 +341,7 @@ async fn follow_rollouts(
         let event = match event {
             Ok(event) => event,
             Err(problem) => {
-                told("rollouts", &problem);
+                log_interruption("rollouts", &problem);
                 continue;
             }
         };
@@ -275,17 +421,8 @@ fn readable<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Optio
         .ok()
 }
 
-/// Whether the cluster does not have the kind at all: an optional one that may arrive later.
-fn missing_kind(problem: &watcher::Error) -> bool {
-    matches!(problem, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
-}
-
-fn told(kind: &str, problem: &watcher::Error) {
-    if missing_kind(problem) {
-        tracing::debug!(kind, error = %problem, "the cluster does not have this kind (yet)");
-    } else {
-        tracing::warn!(kind, error = %problem, "a watch was interrupted and is tried again");
-    }
+fn log_interruption(kind: &str, problem: &watcher::Error) {
+    tracing::warn!(kind, error = %problem, "a watch was interrupted and is tried again");
 }
 
 #[cfg(test)]

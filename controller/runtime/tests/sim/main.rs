@@ -7,6 +7,7 @@ mod commands;
 mod deletion;
 mod faults;
 mod judged;
+mod kinds;
 mod releases;
 mod stage;
 mod unusable;

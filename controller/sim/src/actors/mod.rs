@@ -93,8 +93,10 @@ impl Moment<'_> {
     }
 
     /// Writes one part of an object. Nobody comes between: the world stands still meanwhile.
-    fn write(&mut self, key: &Key, object: Value, part: Part) {
+    fn write(&mut self, key: &Key, mut object: Value, part: Part) {
         if let Some(kind) = self.store.kind_of_resource(&key.resource).cloned() {
+            // It may be stored in another version than the one that is served now.
+            object["apiVersion"] = kind.api_version().into();
             expect_granted(self.store.update(&kind, key, object, part, false));
         }
     }

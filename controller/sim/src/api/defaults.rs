@@ -15,8 +15,58 @@ pub(crate) fn first_status(kind: &Kind) -> Option<Value> {
     }
 }
 
+/// The part of a structural schema that has defaults; `None` if there are none.
+pub(crate) fn of_schema(schema: &Value) -> Option<Value> {
+    let mut kept = Map::new();
+    if let Some(default) = schema.get("default") {
+        kept.insert("default".into(), default.clone());
+    }
+    if let Some(Value::Object(properties)) = schema.get("properties") {
+        let with_defaults: Map<String, Value> =
+            properties.iter().filter_map(|(name, schema)| Some((name.clone(), of_schema(schema)?))).collect();
+        if !with_defaults.is_empty() {
+            kept.insert("properties".into(), with_defaults.into());
+        }
+    }
+    for nested in ["items", "additionalProperties"] {
+        kept.extend(schema.get(nested).and_then(of_schema).map(|schema| (nested.to_owned(), schema)));
+    }
+    (!kept.is_empty()).then(|| kept.into())
+}
+
+/// Fills in structural defaults: where a field is absent, never where it is null and may be.
+fn fill_by_schema(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+                // A null that the schema does not allow counts as absent.
+                if fields.get(name).is_none_or(Value::is_null)
+                    && let Some(default) = schema.get("default")
+                {
+                    fields.insert(name.clone(), default.clone());
+                }
+                if let Some(field) = fields.get_mut(name) {
+                    fill_by_schema(schema, field);
+                }
+            }
+            if let Some(schema) = schema.get("additionalProperties") {
+                fields.values_mut().for_each(|field| fill_by_schema(schema, field));
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = schema.get("items") {
+                items.iter_mut().for_each(|item| fill_by_schema(schema, item));
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Fills in what the real server would.
 pub(crate) fn fill(kind: &Kind, object: &mut Value) {
+    if let Some(schema) = &kind.defaults {
+        fill_by_schema(schema, object);
+    }
     let Some(spec) = object.get_mut("spec") else { return };
     match kind.resource().as_str() {
         "replicasets.apps" | "deployments.apps" => {
@@ -142,6 +192,26 @@ fn http_route(spec: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn structural_defaults_are_filled_in_where_a_field_is_absent() {
+        let schema = of_schema(&json!({"properties": {
+            "spec": {"properties": {
+                "replicas": {"type": "integer", "default": 1},
+                "name": {"type": "string"},
+                "ports": {"items": {"properties": {"protocol": {"default": "TCP"}}}},
+            }},
+            "status": {"properties": {"phase": {"type": "string"}}},
+        }}))
+        .unwrap();
+        let mut object = json!({"spec": {"replicas": null, "ports": [{}, {"protocol": "UDP"}]}});
+        fill_by_schema(&schema, &mut object);
+        assert_eq!(object, json!({"spec": {"replicas": 1, "ports": [{"protocol": "TCP"}, {"protocol": "UDP"}]}}));
+        let mut empty = json!({});
+        fill_by_schema(&schema, &mut empty);
+        assert_eq!(empty, json!({}), "an absent parent gets none of its children's defaults");
+        assert_eq!(of_schema(&json!({"properties": {"a": {"type": "string"}}})), None);
+    }
 
     #[test]
     fn two_ways_to_write_a_quantity_are_stored_in_one() {

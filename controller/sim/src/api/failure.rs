@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
+use super::path::Call;
 
-/// A refusal, as a `Status` object.
+/// A refusal, as a `Status` object or as plain text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code} {reason}: {message}")]
 pub struct Failure {
@@ -15,16 +16,44 @@ pub struct Failure {
     /// What people read.
     pub message: String,
     details: Value,
+    /// The body is the message as plain text, and no `Status`.
+    pub(crate) is_plain_text: bool,
+    /// The `Retry-After` header, in seconds.
+    pub(crate) retry_after: Option<u32>,
 }
 
 impl Failure {
     fn about(code: u16, reason: &'static str, message: String, kind: &Kind, name: &str) -> Self {
-        let details = json!({"name": name, "group": kind.group, "kind": kind.plural});
-        Self { code, reason, message, details }
+        Self::of_resource(code, reason, message, &kind.group, &kind.plural, name)
+    }
+
+    fn of_resource(
+        code: u16,
+        reason: &'static str,
+        message: impl Into<String>,
+        group: &str,
+        plural: &str,
+        name: &str,
+    ) -> Self {
+        let named =
+            [("name", name), ("group", group), ("kind", plural)].into_iter().filter(|(_, text)| !text.is_empty());
+        let details: serde_json::Map<String, Value> =
+            named.map(|(key, text)| (key.to_owned(), Value::from(text))).collect();
+        Self { details: details.into(), ..Self::bare(code, reason, message) }
     }
 
     fn bare(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+        let message = message.into();
+        Self { code, reason, message, details: Value::Null, is_plain_text: false, retry_after: None }
+    }
+
+    /// What client-go's generic errors look like: `details` is there, and empty.
+    fn generic(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { details: json!({}), ..Self::bare(code, reason, message) }
+    }
+
+    fn plain_text(code: u16, text: &str) -> Self {
+        Self { is_plain_text: true, ..Self::bare(code, "", text) }
     }
 
     /// 404: no such object.
@@ -33,9 +62,15 @@ impl Failure {
         Self::about(404, "NotFound", message, kind, name)
     }
 
-    /// 404: no such resource.
+    /// 404: no such resource in a built-in group.
     pub fn no_such_resource() -> Self {
-        Self::bare(404, "NotFound", "the server could not find the requested resource")
+        Self::generic(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// 404: a path that nobody serves, for example of a group, a version or a kind that no CustomResourceDefinition
+    /// declares. It is plain text.
+    pub fn no_such_path() -> Self {
+        Self::plain_text(404, "404 page not found\n")
     }
 
     /// 409: the name is taken.
@@ -63,14 +98,14 @@ impl Failure {
             Self::about(422, "Invalid", format!("{qualified} {name:?} is invalid: {problem}"), kind, name);
         let (field, message) = problem.split_once(": ").unwrap_or(("", problem));
         failure.details["kind"] = kind.kind.as_str().into();
-        failure.details["causes"] = json!([{"reason": "FieldValueInvalid", "message": message, "field": field}]);
+        failure.details["causes"] = json!([{"reason": cause_of(message), "message": message, "field": field}]);
         failure
     }
 
     /// 422: a JSON Patch whose `test` failed or whose path does not exist. The API server tells no more than this.
-    pub fn patch_does_not_apply(kind: &Kind, name: &str) -> Self {
-        let message = "the server rejected our request due to an error in our request".into();
-        Self::about(422, "Invalid", message, kind, name)
+    pub fn patch_does_not_apply() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::generic(422, "Invalid", message)
     }
 
     /// 400.
@@ -83,42 +118,132 @@ impl Failure {
         Self::bare(500, "", message)
     }
 
+    /// 500: what the API server reports of its own troubles.
+    pub fn internal_error(what: &str) -> Self {
+        let details = json!({"causes": [{"message": what}]});
+        Self { details, ..Self::bare(500, "InternalError", format!("Internal error occurred: {what}")) }
+    }
+
     /// 422: a server-side apply that does not say for whom.
     pub fn no_field_manager() -> Self {
         let message =
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-        Self::bare(422, "Invalid", message)
+        let cause = json!({
+            "reason": "FieldValueRequired", "message": "Required value: is required for apply patch",
+            "field": "fieldManager",
+        });
+        let details = json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause]});
+        Self { details, ..Self::bare(422, "Invalid", message) }
     }
 
-    /// 405.
+    /// 405, of a built-in kind.
     pub fn method_not_allowed() -> Self {
-        Self::bare(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        Self::generic(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+
+    /// 405, of a custom kind.
+    pub fn verb_not_supported(kind: &Kind, verb: &str) -> Self {
+        let message = format!("{verb} is not supported on resources of kind {:?}", kind.resource());
+        Self::about(405, "MethodNotAllowed", message, kind, "")
+    }
+
+    /// 406: the client takes no JSON. Built-in and custom kinds word it differently.
+    pub fn not_acceptable(custom: bool) -> Self {
+        let types = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        if custom {
+            return Self::bare(406, "NotAcceptable", format!("only the following media types are accepted: {types}"));
+        }
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {types}");
+        Self::generic(406, "NotAcceptable", message)
+    }
+
+    /// 413.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("Request entity too large: limit is {limit}");
+        Self::bare(413, "RequestEntityTooLarge", message)
     }
 
     /// 415.
-    pub fn unsupported_media_type(sent: &str) -> Self {
-        Self::bare(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format: {sent}"))
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
+        Self::bare(415, "UnsupportedMediaType", message)
     }
 
-    /// 410: what was asked for is too old to be known.
+    /// 415, of a patch of a built-in kind.
+    pub fn unsupported_patch() -> Self {
+        Self::generic(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+    }
+
+    /// 410: what a watch asked for is too old to be known.
     pub fn expired(asked: u64, oldest: u64) -> Self {
         Self::bare(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// Whatever a fault plan asks for.
-    pub fn with_code(code: u16) -> Self {
-        let reason = match code {
-            401 => "Unauthorized",
-            403 => "Forbidden",
-            404 => "NotFound",
-            409 => "Conflict",
-            422 => "Invalid",
-            429 => "TooManyRequests",
-            503 => "ServiceUnavailable",
-            504 => "Timeout",
-            _ => "InternalError",
-        };
-        Self::bare(code, reason, "made to fail by the fault plan")
+    /// 410: the page that a list continues with is too old to be known.
+    pub fn expired_page() -> Self {
+        let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
+                       new list without the continue parameter, or use the continue token in this response to retrieve \
+                       the remainder of the results. Continuing with the provided token results in an inconsistent list \
+                       - objects that were created, modified, or deleted between the time the first chunk was returned \
+                       and now may show up in the list.";
+        Self::bare(410, "Expired", message)
+    }
+
+    /// 504: a list asked for a state that is still to come.
+    pub fn from_the_future(asked: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+        let details = json!({"causes": [cause], "retryAfterSeconds": 1});
+        Self { details, retry_after: Some(1), ..Self::bare(504, "Timeout", message) }
+    }
+
+    /// What the real server answers with this code to this request of this client.
+    pub(crate) fn planned(code: u16, call: &Call, who: &str) -> Self {
+        let Some(target) = call.target.as_ref() else { return Self::bare(code, "", "made to fail by the fault plan") };
+        let name = target.name.as_deref().unwrap_or_default();
+        let about =
+            |reason, message: String| Self::of_resource(code, reason, message, &target.group, &target.plural, name);
+        let quoted = if name.is_empty() { target.resource() } else { format!("{} {name:?}", target.resource()) };
+        match code {
+            401 => Self::bare(code, "Unauthorized", "Unauthorized"),
+            403 => {
+                let sub = target.subresource.as_ref().map(|sub| format!("/{sub}")).unwrap_or_default();
+                let place = target.namespace.as_ref().map_or_else(
+                    || "at the cluster scope".to_owned(),
+                    |namespace| format!("in the namespace {namespace:?}"),
+                );
+                about(
+                    "Forbidden",
+                    format!(
+                        "{quoted} is forbidden: User {who:?} cannot {} resource \"{}{sub}\" in API group {:?} {place}",
+                        call.verb().unwrap_or_default(),
+                        target.plural,
+                        target.group,
+                    ),
+                )
+            }
+            404 if name.is_empty() => Self::no_such_path(),
+            404 => about("NotFound", format!("{quoted} not found")),
+            409 => about(
+                "Conflict",
+                format!(
+                    "Operation cannot be fulfilled on {quoted}: the object has been modified; please apply your changes \
+                     to the latest version and try again"
+                ),
+            ),
+            422 => about("Invalid", format!("{quoted} is invalid: made to fail by the fault plan")),
+            // Priority and fairness answer in plain text.
+            429 => {
+                Self { retry_after: Some(1), ..Self::plain_text(code, "Too many requests, please try again later.\n") }
+            }
+            // What the aggregator and load balancers answer.
+            502 | 503 => Self::plain_text(code, "service unavailable\n"),
+            504 => Self::bare(code, "Timeout", "Timeout: request did not complete within requested timeout"),
+            _ => Self::bare(code, "", "etcdserver: request timed out"),
+        }
     }
 
     /// As the API server sends it.
@@ -135,4 +260,17 @@ impl Failure {
         }
         status
     }
+}
+
+/// The machine-readable cause, by the words that Kubernetes' validation begins with.
+fn cause_of(message: &str) -> &'static str {
+    let causes = [
+        ("Required value", "FieldValueRequired"),
+        ("Forbidden", "FieldValueForbidden"),
+        ("Too long", "FieldValueTooLong"),
+        ("Unsupported value", "FieldValueNotSupported"),
+        ("Duplicate value", "FieldValueDuplicate"),
+    ];
+    let known = causes.into_iter().find(|(words, _)| message.starts_with(words));
+    known.map_or("FieldValueInvalid", |(_, cause)| cause)
 }

@@ -1,6 +1,10 @@
 //! The kinds that the API server serves: built-in ones, and those of CustomResourceDefinitions.
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::Value;
+
+use super::defaults;
 
 /// One kind of object in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,69 @@ pub struct Kind {
     pub generation: bool,
     /// Whether it comes from a CustomResourceDefinition.
     pub custom: bool,
+    /// The part of its schema that has defaults.
+    pub(crate) defaults: Option<Arc<Value>>,
+    /// Where `scale` reads and writes `spec.replicas`, `status.replicas` and the selector.
+    pub(crate) scale_paths: ScalePaths,
+}
+
+/// The JSON pointers of a `scale` subresource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ScalePaths {
+    pub(crate) spec_replicas: String,
+    pub(crate) status_replicas: String,
+    /// `None` if the kind reports no selector.
+    pub(crate) selector: Option<String>,
+}
+
+impl Default for ScalePaths {
+    fn default() -> Self {
+        let pointer = |text: &str| text.to_owned();
+        Self {
+            spec_replicas: pointer("/spec/replicas"),
+            status_replicas: pointer("/status/replicas"),
+            selector: Some(pointer("/status/selector")),
+        }
+    }
+}
+
+/// The API groups that every API server serves itself, also those of which this one has no kind.
+const BUILT_IN_GROUPS: [&str; 22] = [
+    "",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "apps",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+];
+
+/// The definition of Rollouts, as it is installed.
+const ROLLOUTS: &str = include_str!("../../../../crds/yaml/serin.dev_rollouts.yaml");
+
+/// Defaults of Rollouts. It is the same for every world, so it is read once.
+fn rollout_defaults() -> Option<Arc<Value>> {
+    static DEFAULTS: OnceLock<Option<Arc<Value>>> = OnceLock::new();
+    let read = || {
+        let definition: Value = serde_saphyr::from_str(ROLLOUTS).ok()?;
+        defaults::of_schema(definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?).map(Arc::new)
+    };
+    DEFAULTS.get_or_init(read).clone()
 }
 
 /// group, version, kind, plural, properties: n(amespaced) s(tatus) c(scale) g(eneration)
@@ -70,7 +137,14 @@ impl Kind {
             scale: properties.contains('c'),
             generation: properties.contains('g'),
             custom,
+            defaults: (plural == "rollouts").then(rollout_defaults).flatten(),
+            scale_paths: ScalePaths::default(),
         }
+    }
+
+    /// Whether API servers serve this group themselves, so that they know what it does not have.
+    pub(crate) fn is_built_in(group: &str) -> bool {
+        BUILT_IN_GROUPS.contains(&group)
     }
 
     /// The kinds, one per served version, that a CustomResourceDefinition declares.
@@ -90,6 +164,8 @@ impl Kind {
                 scale: version.pointer("/subresources/scale").is_some(),
                 generation: true,
                 custom: true,
+                defaults: version.pointer("/schema/openAPIV3Schema").and_then(defaults::of_schema).map(Arc::new),
+                scale_paths: version.pointer("/subresources/scale").map(scale_paths).unwrap_or_default(),
             })
             .collect()
     }
@@ -112,5 +188,15 @@ impl Kind {
     /// Whether this is the kind of an object.
     pub(crate) fn is_of(&self, object: &Value) -> bool {
         object["kind"] == self.kind.as_str() && object["apiVersion"] == self.api_version().as_str()
+    }
+}
+
+/// From `.spec.replicas` and the like.
+fn scale_paths(scale: &Value) -> ScalePaths {
+    let pointer = |field: &str| scale[field].as_str().map(|path| path.replace('.', "/"));
+    ScalePaths {
+        spec_replicas: pointer("specReplicasPath").unwrap_or_default(),
+        status_replicas: pointer("statusReplicasPath").unwrap_or_default(),
+        selector: pointer("labelSelectorPath"),
     }
 }

@@ -5,6 +5,7 @@ mod discovery;
 mod failure;
 mod handler;
 mod kinds;
+mod managed;
 mod metadata;
 mod patch;
 mod path;
@@ -18,6 +19,7 @@ mod write;
 pub use failure::Failure;
 pub use kinds::Kind;
 
+pub(crate) use managed::Writer;
 pub(crate) use metadata::{field, finalizers};
 pub(crate) use path::Call;
 pub(crate) use selector::Selector;

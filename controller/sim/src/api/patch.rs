@@ -17,25 +17,30 @@ pub(crate) enum PatchKind {
 }
 
 impl PatchKind {
-    pub(crate) fn of(content_type: &str) -> Result<Self, Failure> {
+    pub(crate) fn of(content_type: &str, kind: &Kind) -> Result<Self, Failure> {
+        const OF_CUSTOM_KINDS: [&str; 3] =
+            ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(Self::Json),
-            "application/merge-patch+json" | "application/strategic-merge-patch+json" => Ok(Self::Merge),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            // Custom kinds have no strategy.
+            "application/strategic-merge-patch+json" if !kind.custom => Ok(Self::Merge),
             "application/apply-patch+yaml" => Ok(Self::Apply),
-            other => Err(Failure::unsupported_media_type(other)),
+            _ if kind.custom => Err(Failure::unsupported_media_type(&OF_CUSTOM_KINDS)),
+            _ => Err(Failure::unsupported_patch()),
         }
     }
 }
 
 /// The object after the patch.
-pub(crate) fn patched(kind: &Kind, name: &str, how: PatchKind, current: &Value, body: &[u8]) -> Result<Value, Failure> {
+pub(crate) fn patched(how: PatchKind, current: &Value, body: &[u8]) -> Result<Value, Failure> {
     let mut next = current.clone();
     if how == PatchKind::Json {
         let patch: json_patch::Patch = serde_json::from_slice(body)
             .map_err(|problem| Failure::bad_request(format!("error decoding patch: {problem}")))?;
         return match json_patch::patch(&mut next, &patch) {
             Ok(()) => Ok(next),
-            Err(_) => Err(Failure::patch_does_not_apply(kind, name)),
+            Err(_) => Err(Failure::patch_does_not_apply()),
         };
     }
     json_patch::merge(&mut next, &parse_body(body)?);

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use http::Method;
 use http::request::Parts;
 
+use super::managed::Writer;
+
 /// A request, taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -64,6 +66,21 @@ impl Call {
             (&Method::DELETE, None) => "deletecollection",
             _ => return None,
         })
+    }
+
+    /// For whom the request writes: its field manager, or else its client.
+    pub(crate) fn writer(&self, who: &str) -> Writer {
+        let named = self.query("fieldManager");
+        Writer {
+            manager: if named.is_empty() { who.to_owned() } else { named.to_owned() },
+            applies: self.content_type.starts_with("application/apply-patch+yaml"),
+            subresource: self.target.as_ref().and_then(|target| target.subresource.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether the client takes JSON.
+    pub(crate) fn accepts_json(&self) -> bool {
+        self.accept.is_empty() || ["application/json", "*/*"].iter().any(|kind| self.accept.contains(kind))
     }
 
     pub(crate) fn is_dry_run(&self) -> bool {

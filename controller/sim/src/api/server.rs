@@ -21,6 +21,9 @@ use super::{discovery, handler, watch};
 use crate::faults::{Fault, Outcome, RequestSeen};
 use crate::shared::Shared;
 
+/// The longest body of a request that the API server reads.
+const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
 /// The body of an answer.
 type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -87,7 +90,7 @@ impl Server {
                 self.log(call, 0);
                 std::future::pending().await
             }
-            Some(Outcome::Status(code)) => refusal(&Failure::with_code(code)),
+            Some(Outcome::Status(code)) => refusal(&Failure::planned(code, call, &self.who)),
             _ => self.process(call, body),
         };
         self.log(call, answer.status().as_u16());
@@ -106,14 +109,16 @@ impl Server {
         if let Some(told) = discovery::answer(&state.store, call, &self.who) {
             return json(200, &told);
         }
-        let Some(target) = call.target.as_ref() else { return no_such_path() };
-        if !state.store.serves(&target.group, &target.version) {
-            return no_such_path();
+        let Some(target) = call.target.as_ref() else { return refusal(&Failure::no_such_path()) };
+        if body.len() > BODY_LIMIT {
+            return refusal(&Failure::too_large(BODY_LIMIT));
         }
         if call.verb() == Some("watch") {
             drop(state);
             return self.watch(call, target);
         }
+        state.store.writer = call.writer(&self.who);
+        state.store.applied_configuration = None;
         match handler::handle(&mut state.store, call, target, body, now) {
             Ok((code, object)) => json(code, &object),
             Err(failure) => refusal(&failure),
@@ -158,13 +163,16 @@ fn json(code: u16, value: &Value) -> Response<AnswerBody> {
 }
 
 fn refusal(failure: &Failure) -> Response<AnswerBody> {
-    json(failure.code, &failure.to_status())
-}
-
-/// What real servers say of a path of a group that they do not know.
-fn no_such_path() -> Response<AnswerBody> {
-    let body = Full::new(Bytes::from_static(b"404 page not found\n")).map_err(|never: Infallible| match never {});
-    response(404, "text/plain; charset=utf-8", body.boxed_unsync())
+    let mut answer = if failure.is_plain_text {
+        let body = Full::new(Bytes::from(failure.message.clone())).map_err(|never: Infallible| match never {});
+        response(failure.code, "text/plain; charset=utf-8", body.boxed_unsync())
+    } else {
+        json(failure.code, &failure.to_status())
+    };
+    if let Some(seconds) = failure.retry_after {
+        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+    }
+    answer
 }
 
 fn response(code: u16, content_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {

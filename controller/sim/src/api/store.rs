@@ -7,8 +7,13 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::failure::Failure;
 use super::kinds::Kind;
+use super::managed::Writer;
+use super::path::Target;
 
+/// A real cluster never starts from 0, which has a meaning of its own in requests.
+const FIRST_VERSION: u64 = 100;
 /// How many changes a watch can look back over.
 const LOG_LIMIT: usize = 50_000;
 /// The API server's own alphabet for generated names: no vowels, no digits that look like letters.
@@ -50,6 +55,10 @@ pub(crate) struct Store {
     /// Changes up to here are forgotten.
     forgotten: u64,
     pub(crate) random: SmallRng,
+    /// For whom the request under way writes.
+    pub(crate) writer: Writer,
+    /// What is applied server-side by the request under way.
+    pub(crate) applied_configuration: Option<Value>,
 }
 
 impl Store {
@@ -57,11 +66,13 @@ impl Store {
         Self {
             kinds: Kind::all(),
             objects: BTreeMap::new(),
-            // A real cluster never starts from 0, which has a meaning of its own in requests.
-            version: 100,
+            version: FIRST_VERSION,
             log: VecDeque::new(),
-            forgotten: 0,
+            // Nobody has watched before the beginning.
+            forgotten: FIRST_VERSION,
             random: SmallRng::seed_from_u64(seed),
+            writer: Writer::default(),
+            applied_configuration: None,
         }
     }
 
@@ -79,9 +90,31 @@ impl Store {
         self.kinds.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
     }
 
-    /// Whether there are kinds of this version of a group.
-    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
-        self.kinds.iter().any(|kind| kind.group == group && kind.version == version)
+    /// The kind that a path names.
+    pub(crate) fn served(&self, target: &Target) -> Result<&Kind, Failure> {
+        let unknown =
+            || if Kind::is_built_in(&target.group) { Failure::no_such_resource() } else { Failure::no_such_path() };
+        self.kind(&target.group, &target.version, &target.plural).ok_or_else(unknown)
+    }
+
+    /// Changes which versions of a custom kind are served, as a change of its CustomResourceDefinition does. Without any,
+    /// the kind and its objects are gone.
+    pub(crate) fn serve(&mut self, plural: &str, versions: &[&str]) {
+        let known = self.kinds.iter().find(|kind| kind.plural == plural).cloned();
+        let Some(known) = known.or_else(|| Kind::all().into_iter().find(|kind| kind.plural == plural)) else { return };
+        self.kinds.retain(|kind| kind.plural != plural);
+        self.kinds.extend(versions.iter().map(|version| Kind { version: (*version).to_owned(), ..known.clone() }));
+        if versions.is_empty() {
+            self.remove_all(&known.resource());
+        }
+    }
+
+    /// Removes every object of a resource.
+    pub(crate) fn remove_all(&mut self, resource: &str) {
+        let keys: Vec<Key> = self.list(resource, None).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.remove(&key);
+        }
     }
 
     pub(crate) fn kind_of(&self, object: &Value) -> Option<&Kind> {

@@ -12,7 +12,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::failure::Failure;
-use super::handler::metadata_only;
+use super::handler::{metadata_only, shown};
 use super::kinds::Kind;
 use super::path::{Call, Target};
 use super::selector::Selector;
@@ -58,9 +58,8 @@ pub(crate) fn stream(
 ) -> Result<impl Stream<Item = io::Result<Frame<Bytes>>> + Send + use<>, Failure> {
     let changed = shared.changed.subscribe();
     let state = shared.lock();
-    let kind = state.store.kind(&target.group, &target.version, &target.plural);
     let filter = Filter {
-        kind: kind.cloned().ok_or_else(Failure::no_such_resource)?,
+        kind: state.store.served(target)?.clone(),
         resource: target.resource(),
         namespace: target.namespace.clone(),
         selector: Selector::parse(call.query("labelSelector"), call.query("fieldSelector"))?,
@@ -103,7 +102,11 @@ impl Filter {
             }
             return Ok((store.version(), Some((lines, false))));
         }
-        let from: u64 = asked.parse().map_err(|_| Failure::internal(format!("invalid resource version: {asked}")))?;
+        let from: u64 = asked.parse().map_err(|_| {
+            Failure::internal(format!(
+                "resourceVersion: Invalid value: {asked:?}: strconv.ParseUint: parsing {asked:?}: invalid syntax"
+            ))
+        })?;
         if from < store.oldest() {
             let expired = Failure::expired(from, store.oldest());
             return Ok((from, Some((event("ERROR", &expired.to_status()), true))));
@@ -112,7 +115,7 @@ impl Filter {
     }
 
     fn line(&self, kind: &str, object: &Value) -> String {
-        if self.metadata_only { event(kind, &metadata_only(object)) } else { event(kind, object) }
+        if self.metadata_only { event(kind, &metadata_only(object)) } else { event(kind, &shown(&self.kind, object)) }
     }
 
     fn bookmark(&self, version: u64, ends_initial_events: bool) -> String {
@@ -171,6 +174,7 @@ impl Watch {
                     sleep(lag).await;
                     return Some(Ok(lines));
                 }
+                Ok(_) if self.ended => return None,
                 Ok(_) => {}
             }
             // The order is fixed, so that a run can be repeated.
@@ -204,6 +208,9 @@ impl Watch {
         let changes = state.store.changes_after(self.told);
         let lines: String = changes.filter_map(|change| self.filter.told_of(change)).collect();
         self.told = self.told.max(state.store.version());
+        // A version that is served no longer takes its watches with it.
+        let kind = &self.filter.kind;
+        self.ended |= state.store.kind(&kind.group, &kind.version, &kind.plural).is_none();
         let lag = if lines.is_empty() { Duration::ZERO } else { state.watch_lag() };
         Ok((lines, lag))
     }

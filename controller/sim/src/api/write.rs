@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::defaults;
 use super::failure::Failure;
 use super::kinds::Kind;
+use super::managed;
 use super::metadata::{field, finalizers};
 use super::rules;
 use super::store::{Key, Store};
@@ -85,8 +86,10 @@ impl Store {
             metadata.remove(not_the_clients);
         }
         metadata.insert("creationTimestamp".into(), seconds(now).into());
+        let applied = self.applied(kind, &object);
         defaults::fill(kind, &mut object);
         rules::check(kind, &object, None)?;
+        managed::record(kind, None, &mut object, applied.as_ref(), &self.writer);
         let key = Key::new(kind, namespace, &name);
         if self.get(&key).is_some() {
             return Err(Failure::already_exists(kind, &name));
@@ -125,6 +128,7 @@ impl Store {
             )));
         }
         check_basis(kind, name, &current, &object)?;
+        let applied = self.applied(kind, &object);
         let mut next = match part {
             Part::Main => main_part(kind, &current, object),
             Part::Status => {
@@ -141,6 +145,7 @@ impl Store {
             }
         }
         next["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+        managed::record(kind, Some(&current), &mut next, applied.as_ref(), &self.writer);
         if next == *current || dry_run {
             return Ok(Arc::new(next));
         }
@@ -148,7 +153,16 @@ impl Store {
             self.forget(key);
             return Ok(Arc::new(next));
         }
+        if kind.plural == "customresourcedefinitions" {
+            self.establish(&mut next);
+        }
         Ok(self.put(key.clone(), next))
+    }
+
+    /// The configuration that is applied server-side, for the record of who owns what.
+    fn applied(&mut self, kind: &Kind, object: &Value) -> Option<Value> {
+        let sent = self.applied_configuration.take();
+        (managed::is_tracked(kind) && self.writer.applies).then(|| sent.unwrap_or_else(|| object.clone()))
     }
 
     /// Deletes an object, at once or once its finalizers and its grace period permit.
@@ -217,10 +231,7 @@ impl Store {
         if key.resource == "customresourcedefinitions.apiextensions.k8s.io" {
             for kind in Kind::from_definition(&gone) {
                 let resource = kind.resource();
-                let orphans: Vec<Key> = self.list(&resource, None).map(|(key, _)| key.clone()).collect();
-                for orphan in orphans {
-                    self.remove(&orphan);
-                }
+                self.remove_all(&resource);
                 self.kinds.retain(|known| known.resource() != resource);
             }
         }
@@ -228,10 +239,11 @@ impl Store {
     }
 
     fn establish(&mut self, definition: &mut Value) {
-        for kind in Kind::from_definition(definition) {
-            self.kinds.retain(|known| known.resource() != kind.resource() || known.version != kind.version);
-            self.kinds.push(kind);
-        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+        // Versions that are served no longer go.
+        self.kinds.retain(|known| known.group != group || known.plural != plural);
+        self.kinds.extend(Kind::from_definition(definition));
         let condition = |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason});
         let conditions =
             json!([condition("NamesAccepted", "NoConflicts"), condition("Established", "InitialNamesAccepted")]);
@@ -253,6 +265,9 @@ fn check_basis(kind: &Kind, name: &str, current: &Value, sent: &Value) -> Result
             "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
         )),
         "" => Ok(()),
+        based_on if based_on.parse::<u64>().is_err() => {
+            Err(Failure::internal(format!("strconv.ParseUint: parsing {based_on:?}: invalid syntax")))
+        }
         based_on if based_on != field(current, "resourceVersion") => Err(Failure::stale(kind, name)),
         _ => Ok(()),
     }
@@ -279,10 +294,15 @@ fn main_part(kind: &Kind, current: &Value, mut next: Value) -> Value {
         }
     }
     let metadata = metadata_of(&mut next);
-    metadata.remove("managedFields");
-    for servers_own in
-        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"]
-    {
+    for servers_own in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "managedFields",
+    ] {
         match current["metadata"].get(servers_own) {
             Some(value) => metadata.insert(servers_own.into(), value.clone()),
             None => metadata.remove(servers_own),

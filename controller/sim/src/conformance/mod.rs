@@ -4,16 +4,19 @@
 //! the code, the reason, whether generation and resourceVersion moved, chosen fields. Names, times and versions, which
 //! differ from server to server, are left out. A test compares what a [`crate::World`] says with what a real cluster says.
 
+mod refusals;
 mod steps;
 
 use std::collections::HashMap;
 
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::response::Parts;
 use http::{Method, Request};
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-pub(crate) use steps::{Step, all};
+pub(crate) use steps::{JSON, Step, all};
 
 /// What can be observed of the answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +34,12 @@ pub struct Answer {
 pub async fn answers(client: &Client, namespace: &str) -> Result<Vec<Answer>, kube::Error> {
     let mut session = Session { client, namespace, kept: HashMap::new() };
     let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    session.send(&Method::POST, "/api/v1/namespaces", "application/json", &made).await?;
+    session.send(&Method::POST, "/api/v1/namespaces", JSON, JSON, bytes_of(&made)).await?;
     let mut answers = Vec::new();
     for step in all() {
         answers.push(session.take(step).await?);
     }
-    session.send(&Method::DELETE, &format!("/api/v1/namespaces/{namespace}"), "application/json", &json!({})).await?;
+    session.send(&Method::DELETE, &format!("/api/v1/namespaces/{namespace}"), JSON, JSON, Vec::new()).await?;
     Ok(answers)
 }
 
@@ -50,10 +53,16 @@ struct Session<'s> {
 impl Session<'_> {
     async fn take(&mut self, step: Step) -> Result<Answer, kube::Error> {
         let path = self.filled_text(step.path);
-        let body = self.filled(step.body);
-        let (code, answer) = self.send(&step.method, &path, step.content_type, &body).await?;
+        let body = match step.raw {
+            Some(text) => text.as_bytes().to_vec(),
+            None => bytes_of(&self.filled(step.body)),
+        };
+        let (head, answer) = self.send(&step.method, &path, step.content_type, step.accept, body).await?;
+        let code = head.status.as_u16();
         let mut told = vec![code.to_string()];
-        if let Some(reason) = answer["reason"].as_str() {
+        if code >= 400 {
+            told.extend(self.refusal(&head, &answer));
+        } else if let Some(reason) = answer["reason"].as_str() {
             told.push(reason.to_owned());
         }
         for pointer in step.show {
@@ -72,6 +81,61 @@ impl Session<'_> {
             self.kept.insert(name, answer);
         }
         Ok(Answer { step: step.name, told: told.join(" ") })
+    }
+
+    /// Everything about an error answer that a client can see: the type of its body, `Retry-After`, the reason, the details,
+    /// and the message where it does not quote a parser or a schema.
+    fn refusal(&self, head: &Parts, answer: &Value) -> Vec<String> {
+        let header = |name: HeaderName| {
+            let value = head.headers.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let mut told = vec![header(CONTENT_TYPE)];
+        let retry_after = header(RETRY_AFTER);
+        if !retry_after.is_empty() {
+            told.push(format!("retry-after={retry_after}"));
+        }
+        let Value::Object(status) = answer else {
+            told.push(format!("text={answer}"));
+            return told;
+        };
+        told.push(status.get("reason").and_then(Value::as_str).unwrap_or("no-reason").to_owned());
+        if let Some(details) = status.get("details") {
+            let mut details = details.clone();
+            for cause in details["causes"].as_array_mut().into_iter().flatten() {
+                // The words of a validation differ with its depth.
+                if cause["reason"].as_str().is_some_and(|reason| reason.starts_with("FieldValue")) {
+                    cause["message"] = Value::Null;
+                }
+            }
+            told.push(format!("details={}", self.neutral(&details.to_string())));
+        }
+        if !matches!(head.status.as_u16(), 400 | 422) {
+            told.push(format!("message={}", self.neutral(&status["message"].to_string())));
+        }
+        told
+    }
+
+    /// A text without what differs from server to server.
+    fn neutral(&self, text: &str) -> String {
+        let mut text = text.replace(self.namespace, "NAMESPACE");
+        for object in self.kept.values() {
+            for (field, word) in [("uid", "UID"), ("resourceVersion", "VERSION")] {
+                let value = object["metadata"][field].as_str().unwrap_or_default();
+                if !value.is_empty() {
+                    text = text.replace(value, word);
+                }
+            }
+        }
+        // A generated name ends in five random characters.
+        if let Some(at) = text.find("\"probe-") {
+            text.replace_range(at + 7..(at + 12).min(text.len()), "*****");
+        }
+        // The current version is nobody's to keep.
+        match text.split_once("current: ") {
+            Some((before, _)) => format!("{before}current: VERSION"),
+            None => text,
+        }
     }
 
     /// Replaces `$ns`, and `$version.x` and `$uid.x` of the object kept as `x`.
@@ -100,24 +164,25 @@ impl Session<'_> {
         method: &Method,
         path: &str,
         content_type: &str,
-        body: &Value,
-    ) -> Result<(u16, Value), kube::Error> {
-        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        accept: &str,
+        bytes: Vec<u8>,
+    ) -> Result<(Parts, Value), kube::Error> {
         let request = Request::builder()
             .method(method.clone())
             .uri(path)
-            .header(http::header::CONTENT_TYPE, content_type)
-            .header(http::header::ACCEPT, "application/json")
+            .header(CONTENT_TYPE, content_type)
+            .header(http::header::ACCEPT, accept)
             .body(Body::from(bytes))
             .map_err(kube::Error::HttpError)?;
         let response = self.client.send(request).await?;
-        let code = response.status().as_u16();
-        let bytes = response.into_body().collect_bytes().await?;
-        if path.contains("watch=true") && code == 200 {
-            return Ok((code, json!({"watched": watched(&bytes)})));
+        let (head, body) = response.into_parts();
+        let bytes = body.collect_bytes().await?;
+        if path.contains("watch=true") && head.status == 200 {
+            return Ok((head, json!({"watched": watched(&bytes)})));
         }
         // Some refusals are plain text.
-        Ok((code, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        let answer = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+        Ok((head, answer))
     }
 }
 
@@ -125,5 +190,16 @@ impl Session<'_> {
 fn watched(bytes: &[u8]) -> Vec<String> {
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    lines.map(|event| format!("{} {}", word(&event["type"]), word(&event["object"]["metadata"]["name"]))).collect()
+    let told = |event: Value| {
+        let object = &event["object"];
+        match object["code"].as_u64() {
+            Some(code) => format!("{} {code} {}", word(&event["type"]), word(&object["reason"])),
+            None => format!("{} {}", word(&event["type"]), word(&object["metadata"]["name"])),
+        }
+    };
+    lines.map(told).collect()
+}
+
+fn bytes_of(body: &Value) -> Vec<u8> {
+    if body.is_null() { Vec::new() } else { body.to_string().into_bytes() }
 }

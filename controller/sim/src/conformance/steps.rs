@@ -3,16 +3,18 @@
 use http::Method;
 use serde_json::{Value, json};
 
-const JSON: &str = "application/json";
-const MERGE: &str = "application/merge-patch+json";
-const JSON_PATCH: &str = "application/json-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
+use super::refusals;
 
-const MAPS: &str = "/api/v1/namespaces/$ns/configmaps";
-const MAP: &str = "/api/v1/namespaces/$ns/configmaps/a";
-const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes";
-const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r";
-const ROUTE_STATUS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/status";
+pub(crate) const JSON: &str = "application/json";
+pub(super) const MERGE: &str = "application/merge-patch+json";
+pub(super) const JSON_PATCH: &str = "application/json-patch+json";
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
+
+pub(super) const MAPS: &str = "/api/v1/namespaces/$ns/configmaps";
+pub(super) const MAP: &str = "/api/v1/namespaces/$ns/configmaps/a";
+pub(super) const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes";
+pub(super) const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r";
+pub(super) const ROUTE_STATUS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/status";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases/l";
 const DRY_SETS: &str = "/apis/apps/v1/namespaces/$ns/replicasets?dryRun=All";
@@ -24,6 +26,9 @@ pub(crate) struct Step {
     pub(crate) path: &'static str,
     pub(crate) content_type: &'static str,
     pub(crate) body: Value,
+    /// The body as it is, instead.
+    pub(crate) raw: Option<&'static str>,
+    pub(crate) accept: &'static str,
     /// JSON pointers into the answer.
     pub(crate) show: &'static [&'static str],
     /// The object's name for later steps.
@@ -32,41 +37,53 @@ pub(crate) struct Step {
     pub(crate) compared_with: Option<&'static str>,
 }
 
-fn step(name: &'static str, method: Method, path: &'static str, body: Value) -> Step {
+pub(super) fn step(name: &'static str, method: Method, path: &'static str, body: Value) -> Step {
     let (content_type, show) = (JSON, &[][..]);
-    Step { name, method, path, content_type, body, show, keep: None, compared_with: None }
+    Step { name, method, path, content_type, body, raw: None, accept: JSON, show, keep: None, compared_with: None }
 }
 
-fn get(name: &'static str, path: &'static str) -> Step {
+pub(super) fn get(name: &'static str, path: &'static str) -> Step {
     step(name, Method::GET, path, Value::Null)
 }
 
-fn post(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn post(name: &'static str, path: &'static str, body: Value) -> Step {
     step(name, Method::POST, path, body)
 }
 
-fn put(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn put(name: &'static str, path: &'static str, body: Value) -> Step {
     step(name, Method::PUT, path, body)
 }
 
-fn patch(name: &'static str, path: &'static str, content_type: &'static str, body: Value) -> Step {
+pub(super) fn patch(name: &'static str, path: &'static str, content_type: &'static str, body: Value) -> Step {
     Step { content_type, ..step(name, Method::PATCH, path, body) }
 }
 
-fn delete(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn delete(name: &'static str, path: &'static str, body: Value) -> Step {
     step(name, Method::DELETE, path, body)
 }
 
 impl Step {
-    fn showing(self, show: &'static [&'static str]) -> Self {
+    pub(super) fn showing(self, show: &'static [&'static str]) -> Self {
         Self { show, ..self }
     }
 
-    fn kept_as(self, name: &'static str) -> Self {
+    pub(super) fn raw(self, text: &'static str) -> Self {
+        Self { raw: Some(text), ..self }
+    }
+
+    pub(super) fn typed(self, content_type: &'static str) -> Self {
+        Self { content_type, ..self }
+    }
+
+    pub(super) fn accepting(self, accept: &'static str) -> Self {
+        Self { accept, ..self }
+    }
+
+    pub(super) fn kept_as(self, name: &'static str) -> Self {
         Self { keep: Some(name), ..self }
     }
 
-    fn compared_with(self, name: &'static str) -> Self {
+    pub(super) fn compared_with(self, name: &'static str) -> Self {
         Self { compared_with: Some(name), ..self }
     }
 }
@@ -86,13 +103,14 @@ pub(crate) fn all() -> Vec<Step> {
         leases(),
         sets(),
         paths(),
+        refusals::all(),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-fn map(name: &str, value: &str) -> Value {
+pub(super) fn map(name: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"k": value}})
 }
 
@@ -240,7 +258,7 @@ fn deleting() -> Vec<Step> {
     ]
 }
 
-fn route(replaced: &Value) -> Value {
+pub(super) fn route(replaced: &Value) -> Value {
     let mut route = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
         "spec": {"rules": [{"backendRefs": [{"name": "checkout", "port": 80}]}]},
