@@ -8,6 +8,7 @@ pub mod controller;
 pub mod demo;
 pub mod env;
 pub mod interrupt;
+pub mod journal;
 pub mod manifests;
 pub mod shop;
 pub mod soak;

@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
+use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
 
 async fn paused(env: &Env, namespace: &str) -> Result<(Shop, Spec)> {
@@ -47,7 +48,7 @@ pub async fn kubectl(env: &Env, shop: &Shop, plugin: &str, arguments: &[&str]) -
         .await
         .with_context(|| format!("{plugin} is not built: cargo build --package serin-kubectl"))?;
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    println!("$ {plugin} {}\n{text}", arguments.join(" "));
+    note!("$ {plugin} {}\n{text}", arguments.join(" "));
     Ok((status.code().unwrap_or(-1), text))
 }
 

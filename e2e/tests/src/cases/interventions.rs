@@ -14,7 +14,7 @@ use crate::env::Env;
 use crate::manifests::{Release, Spec};
 use crate::shop::{Shop, is_stable, stop_without_loss, verified};
 
-const LOAD_PER_SECOND: u32 = 300;
+const LOAD_PER_SECOND: u32 = 100;
 
 fn steps(percents: &[u32]) -> Spec {
     let mut steps: Vec<_> = percents.iter().map(|percent| json!({"setWeight": percent})).collect();

@@ -9,9 +9,10 @@ use serin_crds::Rollout;
 use super::commands::kubectl;
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
+use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable, stop_without_loss};
 
-const LOAD_PER_SECOND: u32 = 300;
+const LOAD_PER_SECOND: u32 = 150;
 
 /// How long the canary's pods take for a request on average, as they count it themselves.
 const MEAN_SECONDS: &str = concat!(
@@ -43,13 +44,13 @@ pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) 
     shop.until("the slow v2 is rolled back", Duration::from_secs(90), is_aborted).await?;
     let (cause, message) = cause(&shop).await?;
     ensure!(message.contains("mean-latency"), "the check is named: {cause}: {message}");
-    println!("{cause}: {message}");
+    note!("{cause}: {message}");
 
     shop.declare(&spec, &Release::good("v3")).await?;
     let stable = shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
     let status = stable.status.context("a status")?;
     let told = |name: &str| status.checks.iter().find(|check| check.name == name);
-    println!("{:#?}", status.checks);
+    note!("{:#?}", status.checks);
     ensure!(told("never-so").is_some_and(|check| check.failures > 0), "a dry run is told: {:?}", status.checks);
 
     stop_without_loss(load).await?;
@@ -112,7 +113,7 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
     ensure!(shop.status().await?.stable_revision == stable, "what is watched is not stable yet");
     shop.until("v2 is rolled back", Duration::from_secs(120), is_aborted).await?;
     let (cause, message) = cause(&shop).await?;
-    println!("{cause}: {message}");
+    note!("{cause}: {message}");
     ensure!(shop.route_share().await?.is_zero(), "the traffic is given back");
     ensure!(shop.status().await?.stable_revision == stable, "v1 is stable still");
 
@@ -134,7 +135,7 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
 pub async fn a_spent_budget_freezes_releases_until_someone_overrides(env: &Env) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-budget").await?;
     let mut analysis = analysis();
-    // The shortest there is: 1,080 errors at 300 requests a second, spent within half a minute.
+    // The shortest there is: 540 errors at 150 requests a second, spent within half a minute.
     analysis["objectives"][0]["window"] = json!("1h");
     let spec = Spec { analysis: Some(analysis), progress_deadline_seconds: 600, ..Spec::default() };
     shop.first(&spec, &Release::failing("v1", "20")).await?;
@@ -149,7 +150,7 @@ pub async fn a_spent_budget_freezes_releases_until_someone_overrides(env: &Env) 
         conditions.find(|condition| condition.type_ == "Frozen" && condition.status == "True")
     };
     let held = shop.until("v2 is frozen", Duration::from_secs(90), |rollout| frozen(rollout).is_some()).await?;
-    println!("{}", frozen(&held).map(|condition| condition.message).unwrap_or_default());
+    note!("{}", frozen(&held).map(|condition| condition.message).unwrap_or_default());
     let (code, text) = kubectl(env, &shop, "kubectl-serin", &["override", "shop"]).await?;
     ensure!(code != 0, "an override without a reason is refused: {text}");
     let (code, text) =

@@ -11,6 +11,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
+use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
 
 /// What a file of examples/invalid says must come of it.
@@ -76,7 +77,7 @@ pub async fn malformed_rollouts_are_told_and_stop_nobody(env: &Env) -> Result<()
         })
         .await?;
     }
-    println!(
+    note!(
         "{} malformed Rollouts: {} refused, {} told in the status",
         files.len(),
         files.len() - stored.len(),

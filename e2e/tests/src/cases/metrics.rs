@@ -18,9 +18,10 @@ use serin_sim::tls::Authority;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
+use crate::note;
 use crate::shop::{Shop, is_stable, stop_without_loss};
 
-const LOAD_PER_SECOND: u32 = 300;
+const LOAD_PER_SECOND: u32 = 150;
 
 /// How a Prometheus fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +174,7 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
         let status = rollout.status.clone().context("a status")?;
         ensure!(status.stable_revision == stable, "{trouble:?}: promoted without metrics");
         ensure!(told(&rollout), "{trouble:?}: still told: {:?}", trouble_told(&rollout));
-        println!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
+        note!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
         proxy.set(Trouble::None);
         shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
     }
