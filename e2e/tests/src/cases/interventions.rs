@@ -12,7 +12,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
-use crate::shop::{Shop, is_stable, stop_without_loss, verified};
+use crate::shop::{Shop, is_paused, is_stable, stop_without_loss, verified};
 
 const LOAD_PER_SECOND: u32 = 100;
 
@@ -31,13 +31,6 @@ async fn halfway(env: &Env, namespace: &str) -> Result<(Shop, LoadHandle, Spec)>
     shop.declare(&spec, &Release::good("v2")).await?;
     shop.until("v2 waits at 50 %", Duration::from_secs(60), is_paused).await?;
     Ok((shop, load, spec))
-}
-
-fn is_paused(rollout: &Rollout) -> bool {
-    rollout
-        .status
-        .as_ref()
-        .is_some_and(|status| status.pause.is_some() && status.observed_generation == rollout.metadata.generation)
 }
 
 async fn close_without_loss(shop: Shop, load: LoadHandle) -> Result<()> {

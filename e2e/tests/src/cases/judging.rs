@@ -57,6 +57,52 @@ pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) 
     shop.close().await
 }
 
+// argo-rollouts PR #4864 (#3258), Kayenta's `beginAfterMins`: a threshold that holds for a warm process fails in its first
+// seconds. The query grows with age, as a cache fills.
+/// # Errors
+/// If a promise is not kept.
+pub async fn a_check_begins_after_its_delay_and_after_the_warm_up(env: &Env) -> Result<()> {
+    let shop = Shop::open(env, "serin-e2e-delay").await?;
+    let steps = json!([{"setWeight": 50}, {"pause": {"duration": "40s"}}]);
+    let spec = |warm_up: &str, delay: Option<&str>| {
+        let mut analysis = analysis();
+        analysis["warmUp"] = json!(warm_up);
+        analysis["checks"] = json!([{
+            "name": "cache", "interval": "2s", "condition": "result[0] > 200.0",
+            "query": "sum(http_requests_total{namespace=\"{{args.namespace}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"})",
+        }]);
+        if let Some(delay) = delay {
+            analysis["checks"][0]["initialDelay"] = json!(delay);
+        }
+        Spec { steps: Some(steps.clone()), analysis: Some(analysis), ..Spec::default() }
+    };
+    shop.first(&spec("5s", None), &Release::good("v1")).await?;
+    // The canary gets 30 requests a second: 200 after 7 s, and the delays leave three times that.
+    let load = shop.load(60)?;
+    for (version, warm_up, delay) in [("v2", "5s", Some("25s")), ("v3", "25s", None)] {
+        shop.declare(&spec(warm_up, delay), &Release::good(version)).await?;
+        let asked = |rollout: &Rollout| {
+            let mut checks = rollout.status.iter().flat_map(|status| &status.checks);
+            checks.any(|check| check.result == "Succeeded")
+        };
+        let what = format!("the check of {version} succeeds");
+        let rollout = shop.until_unless_aborted(&what, Duration::from_secs(120), asked).await?;
+        let checks = rollout.status.map(|status| status.checks).unwrap_or_default();
+        ensure!(checks.iter().all(|check| check.failures == 0), "it counted against a young canary: {checks:?}");
+        shop.until_unless_aborted(&format!("{version} is stable"), Duration::from_secs(120), is_stable).await?;
+    }
+
+    // A check that fails after its delay still rolls back.
+    let mut failing = spec("5s", Some("5s"));
+    if let Some(analysis) = &mut failing.analysis {
+        analysis["checks"][0]["condition"] = json!("result[0] < 1.0");
+    }
+    shop.declare(&failing, &Release::good("v4")).await?;
+    shop.until("v4 is aborted by its check", Duration::from_secs(90), is_aborted).await?;
+    stop_without_loss(load).await?;
+    shop.close().await
+}
+
 /// # Errors
 /// When something is not as promised.
 pub async fn a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_latency_guard(env: &Env) -> Result<()> {
