@@ -56,7 +56,10 @@ pub async fn scaling_in_mid_release_keeps_the_share_of_a_routed_canary(env: &Env
     shop.close().await
 }
 
-/// A Service in front of all pods of a Rollout without a router, as a user writes it.
+/// Applies a Service in front of all pods of a Rollout without a router, as a user writes it.
+///
+/// # Errors
+/// If the API server refuses.
 pub async fn apply_service_of_all_pods(shop: &Shop) -> Result<()> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": shop.name},
