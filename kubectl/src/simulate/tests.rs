@@ -1,8 +1,8 @@
 //! From a file and arguments to what is simulated, and to what is told.
 
 use jiff::tz::TimeZone;
+use serin_trials::Decision;
 use serin_trials::odds::odds;
-use serin_trials::outcome::Decision;
 
 use super::*;
 use crate::cli::{Task, parse};

@@ -41,7 +41,7 @@ pub async fn a_failing_check_rolls_back_what_the_objective_lets_pass(env: &Env) 
     let load = shop.load(LOAD_PER_SECOND)?;
 
     shop.declare(&spec, &Release::with("v2", "LATENCY_MS", "100")).await?;
-    shop.until("the slow v2 is rolled back", Duration::from_secs(90), is_aborted).await?;
+    shop.until("the slow v2 is rolled back", Duration::from_secs(120), is_aborted).await?;
     let (cause, message) = cause(&shop).await?;
     ensure!(message.contains("mean-latency"), "the check is named: {cause}: {message}");
     note!("{cause}: {message}");
@@ -98,7 +98,7 @@ pub async fn a_check_begins_after_its_delay_and_after_the_warm_up(env: &Env) -> 
         analysis["checks"][0]["condition"] = json!("result[0] < 1.0");
     }
     shop.declare(&failing, &Release::good("v4")).await?;
-    shop.until("v4 is aborted by its check", Duration::from_secs(90), is_aborted).await?;
+    shop.until("v4 is aborted by its check", Duration::from_secs(120), is_aborted).await?;
     stop_without_loss(load).await?;
     shop.close().await
 }
@@ -124,7 +124,7 @@ pub async fn a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_late
         let mut guards = evidence.filter_map(|evidence| evidence.latency_guard);
         guards.any(|guard| guard.threshold.is_some() && guard.e_value >= guard.threshold)
     };
-    shop.until("the guard acts", Duration::from_secs(90), acts).await?;
+    shop.until("the guard acts", Duration::from_secs(120), acts).await?;
     let (code, text) = kubectl(env, &shop, "kubectl-serin", &["explain", "shop"]).await?;
     ensure!(code == 0 && text.contains("Held (LatencyGuard)"), "{text}");
     ensure!(shop.status().await?.stable_revision == stable, "a slower release was promoted");
@@ -148,13 +148,13 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
 
     // It begins to fail long after its steps, in the watch.
     let late =
-        Release { version: "v2".into(), faults: vec![("ERROR_RATE", "5".into()), ("ERROR_AFTER_MS", "60000".into())] };
+        Release { version: "v2".into(), faults: vec![("ERROR_RATE", "5".into()), ("ERROR_AFTER_MS", "90000".into())] };
     shop.declare(&watched, &late).await?;
     let begun = |rollout: &Rollout| {
         let status = rollout.status.as_ref();
         is_aborted(rollout) || status.is_some_and(|status| status.watch.is_some())
     };
-    let watching = shop.until("it is watched", Duration::from_secs(60), begun).await?;
+    let watching = shop.until("it is watched", Duration::from_secs(120), begun).await?;
     ensure!(!is_aborted(&watching), "rolled back before its fault: {:?}", watching.status);
     ensure!(shop.status().await?.stable_revision == stable, "what is watched is not stable yet");
     shop.until("v2 is rolled back", Duration::from_secs(120), is_aborted).await?;
@@ -195,7 +195,7 @@ pub async fn a_spent_budget_freezes_releases_until_someone_overrides(env: &Env) 
         let mut conditions = rollout.status.iter().flat_map(|status| status.conditions.clone());
         conditions.find(|condition| condition.type_ == "Frozen" && condition.status == "True")
     };
-    let held = shop.until("v2 is frozen", Duration::from_secs(90), |rollout| frozen(rollout).is_some()).await?;
+    let held = shop.until("v2 is frozen", Duration::from_secs(120), |rollout| frozen(rollout).is_some()).await?;
     note!("{}", frozen(&held).map(|condition| condition.message).unwrap_or_default());
     let (code, text) = kubectl(env, &shop, "kubectl-serin", &["override", "shop"]).await?;
     ensure!(code != 0, "an override without a reason is refused: {text}");

@@ -73,13 +73,16 @@ pub async fn status_until_done_never_ends_with_the_previous_health(env: &Env) ->
 pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
     let shop = Shop::open_without_route(env, "serin-e2e-status", "shop").await?;
     let spec = Spec { replicas: 1, steps: Some(json!([{"setWeight": 50}])), analysis: None, ..Spec::default() };
-    shop.apply(unrouted(&shop, &spec, &Release::good("v0"))).await?;
+    let apply = async |version: &str| {
+        let rollout = unrouted(&shop, &spec, &Release::good(version));
+        env.kubectl(&["apply", "--server-side", "--filename", "-", "--namespace", &shop.namespace], &rollout).await
+    };
+    apply("v0").await?;
     shop.until("v0 is stable", Duration::from_secs(90), is_stable).await?;
     for number in 1..=releases {
         let version = format!("v{number}");
         let before = shop.status().await?.stable_revision;
-        let rollout = unrouted(&shop, &spec, &Release::good(&version));
-        env.kubectl(&["apply", "--server-side", "--filename", "-", "--namespace", &shop.namespace], &rollout).await?;
+        apply(&version).await?;
         let arguments = ["status", &shop.name, "--watch", "--until-done", "--timeout", "120s"];
         let (code, text) = kubectl(env, &shop, "kubectl-serin", &arguments).await?;
         let after = shop.rollout().await?;
