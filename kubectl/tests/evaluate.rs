@@ -75,6 +75,20 @@ fn what_is_not_yet_defined_is_null_and_doubles_are_printed_to_be_read_again() {
     }
 }
 
+// kortix-ai/suna PR #3403: at next to no traffic a single 5xx aborted a release.
+#[test]
+fn two_errors_at_next_to_no_traffic_do_not_roll_back() {
+    let counts = |number| if number == 8 || number == 9 { (1, 1, 19, 0) } else { (1, 0, 19, 0) };
+    let lines: Vec<String> = (1..=40).map(|number| tick(number * 15, counts(number))).collect();
+    let (exit, out, error) = evaluate(None, &lines.join("\n"));
+    assert_eq!(exit, 0, "{error}");
+    assert_eq!(out.lines().count(), 40);
+    for line in out.lines() {
+        let read: Value = serde_json::from_str(line).unwrap();
+        assert_ne!(read["verdict"], "rollBack", "{line}");
+    }
+}
+
 #[test]
 fn every_key_of_the_configuration_is_known_in_yaml_and_in_json() {
     let yaml = "

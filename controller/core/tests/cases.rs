@@ -100,6 +100,24 @@ fn never_ready_times_out_and_gets_no_request() {
     assert_eq!(world.desired("v2"), 0);
 }
 
+// argo-rollouts #4642: a `setCanaryScale` after a `setWeight` sent everything to stable for a moment.
+#[test]
+fn a_canary_scale_after_a_weight_keeps_the_split() {
+    let scale = |percent| Step::SetCanaryScale(CanaryScale::Weight(Weight::percent(percent)));
+    let steps = vec![scale(50), weight(50), wait(5), scale(100), Step::Pause(None)];
+    let mut world = World::stable(plan(4, steps));
+    world.release("v2");
+    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    assert_eq!(world.desired("v2"), 2);
+    world.run_until("at the pause", |world| world.state.step.is_some_and(|step| step.index == 4));
+    world.run_for(secs(30));
+    assert_eq!((world.desired("v1"), world.desired("v2")), (4, 4));
+    let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
+    assert_eq!(shares, [Weight::percent(50)], "the split is written once");
+    assert_eq!(world.state.weights.verified, Some(Weight::percent(50)));
+    world.assert_nothing_lost();
+}
+
 #[test]
 fn a_crash_loop_aborts_through_the_pods_alone() {
     let mut world = World::stable(plan(5, vec![weight(20), wait(600)]));

@@ -40,7 +40,7 @@ pub struct Cluster {
     pub(crate) instance: Instance,
     pub(crate) paths: Paths,
     pub(crate) cgroups: Cgroups,
-    programs: Programs,
+    pub(crate) programs: Programs,
     pub(crate) network: Network,
     pub(crate) node: Node,
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use rustix::process::Signal;
 
+use crate::api::Api;
 use crate::cgroup::is_suspended;
 use crate::cluster::{Cluster, HEALTHY};
 use crate::component::Component;
-use crate::config;
+use crate::config::{self, ports};
 use crate::host::{Unmet, run, until};
 use crate::image::Image;
 use crate::instance::{Instance, Network};
+use crate::objects;
 
 /// How a component is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,33 @@ impl Cluster {
     /// Where Prometheus answers, for the host and for pods alike.
     pub fn prometheus_url(&self) -> String {
         Component::Prometheus.address(self.network).unwrap_or_default()
+    }
+
+    /// The file of one of the cluster's programs, for a second process of it on this host.
+    pub fn program(&self, component: Component) -> PathBuf {
+        self.programs.program(component.name())
+    }
+
+    /// The address of Traefik's metrics: host and port, reachable from the host and from pods.
+    pub fn traefik_metrics_address(&self) -> String {
+        format!("{}:{}", self.network.node(), ports::TRAEFIK)
+    }
+
+    /// Applies the kinds of the Gateway API and the Gateway again, after a test has deleted them.
+    ///
+    /// # Errors
+    /// If the API server refuses, or if a kind is not served in time.
+    pub async fn apply_gateway_api(&self) -> Result<()> {
+        let api = Api::connect(&self.kubeconfig()).await?;
+        objects::apply(&api, self.network, &self.programs.folder("gateway-api")).await
+    }
+
+    /// Waits until the Gateway is programmed.
+    ///
+    /// # Errors
+    /// If it is not within a minute.
+    pub async fn settle(&self) -> Result<()> {
+        objects::settle(&Api::connect(&self.kubeconfig()).await?).await
     }
 
     /// Where the gateway answers, for the host and for pods alike.

@@ -1,6 +1,7 @@
 //! Where the cases run: the cluster, its addresses, and the programs of this checkout.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -10,6 +11,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
 use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
+use tokio::io::AsyncWriteExt as _;
 
 /// The sample service's image, which the local cluster is given; a cluster of one's own must be able to pull it.
 pub const SAMPLE_IMAGE: &str = "serin.local/sample:v1";
@@ -162,6 +164,30 @@ impl Env {
             .with_context(|| format!("{} does not run", helm.display()))?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "helm {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs kubectl against this cluster with an object on standard input, and returns what it prints.
+    ///
+    /// # Errors
+    /// If it does not run or fails, with its error message.
+    pub async fn kubectl(&self, arguments: &[&str], input: &serde_json::Value) -> Result<String> {
+        let program = self.tool("kubectl");
+        let mut child = tokio::process::Command::new(&program)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} does not run", program.display()))?;
+        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        stdin.write_all(input.to_string().as_bytes()).await?;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "kubectl {}: {errors}", arguments.join(" "));
         Ok(String::from_utf8(output.stdout)?)
     }
 

@@ -8,9 +8,12 @@ pub mod controller;
 pub mod demo;
 pub mod env;
 pub mod interrupt;
+pub mod journal;
 pub mod manifests;
+pub mod prometheus;
 pub mod shop;
 pub mod soak;
+pub mod traffic;
 pub mod verdicts;
 
 /// Chooses the TLS provider for all clients of this process, where none has been chosen yet.

@@ -46,10 +46,28 @@ impl Shop {
     /// # Errors
     /// When the API server refuses.
     pub async fn open(env: &Env, namespace: &str) -> Result<Self> {
+        Self::open_named(env, namespace, "shop").await
+    }
+
+    /// Same as [`Self::open`] for a Rollout, a route and a stable Service of another name.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn open_named(env: &Env, namespace: &str, name: &str) -> Result<Self> {
+        let shop = Self::open_without_route(env, namespace, name).await?;
+        shop.apply(shop.route()).await?;
+        Ok(shop)
+    }
+
+    /// Creates the namespace only, for a cluster without the Gateway API.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn open_without_route(env: &Env, namespace: &str, name: &str) -> Result<Self> {
         let shop = Self {
             client: env.client.clone(),
             namespace: namespace.to_owned(),
-            name: "shop".to_owned(),
+            name: name.to_owned(),
             host: format!("{namespace}.example"),
             gateway_url: env.gateway_url.clone(),
         };
@@ -61,9 +79,25 @@ impl Shop {
         });
         let namespaces = Api::<Namespace>::all(shop.client.clone());
         namespaces.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        let (gateway_namespace, gateway_name) = gateway();
-        shop.apply(manifests::http_route(&shop.name, &shop.host, (&gateway_namespace, &gateway_name))).await?;
         Ok(shop)
+    }
+
+    /// The route as the user writes it.
+    pub fn route(&self) -> Value {
+        let (gateway_namespace, gateway_name) = gateway();
+        manifests::http_route(&self.name, &self.host, (&gateway_namespace, &gateway_name))
+    }
+
+    /// Another Rollout of the same namespace, behind the same host.
+    #[must_use]
+    pub fn sibling(&self, name: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+            host: self.host.clone(),
+            gateway_url: self.gateway_url.clone(),
+        }
     }
 
     /// Removes the namespace and waits until it is gone.
@@ -161,11 +195,20 @@ impl Shop {
     /// # Errors
     /// When it does not within half a minute.
     pub async fn answers(&self) -> Result<()> {
-        let (url, host) = (self.gateway_url.clone(), self.host.clone());
+        self.until_answered("/", |_| true).await
+    }
+
+    /// Waits until a version that is expected answers a path through the gateway.
+    ///
+    /// # Errors
+    /// If none does within half a minute.
+    pub async fn until_answered(&self, path: &str, is_expected: impl Fn(&str) -> bool) -> Result<()> {
+        let (url, host) = (format!("{}{path}", self.gateway_url), self.host.clone());
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
-        self.eventually("the gateway answers", Duration::from_secs(30), async || {
+        self.eventually(&format!("the gateway answers {path}"), Duration::from_secs(30), async || {
             let answer = http.get(&url).header("host", &host).send().await?;
-            Ok(answer.headers().contains_key("x-version"))
+            let version = answer.headers().get("x-version").and_then(|version| version.to_str().ok());
+            Ok(version.is_some_and(&is_expected))
         })
         .await
     }
@@ -224,11 +267,74 @@ impl Shop {
         eventually(&format!("{}: {what}", self.namespace), time, ask).await
     }
 
+    /// Waits like [`Self::until`], and fails at once if the release is aborted meanwhile.
+    ///
+    /// # Errors
+    /// If the release is aborted, or if the Rollout does not become as expected in time.
+    pub async fn until_unless_aborted(
+        &self,
+        what: &str,
+        time: Duration,
+        done: impl Fn(&Rollout) -> bool,
+    ) -> Result<Rollout> {
+        let rollout = self.until(what, time, |rollout| is_aborted(rollout) || done(rollout)).await?;
+        ensure!(!is_aborted(&rollout), "{}: aborted before: {what}: {}", self.namespace, abort_message(&rollout));
+        Ok(rollout)
+    }
+
+    /// Lets the release run for a while.
+    ///
+    /// # Errors
+    /// If the release is aborted meanwhile.
+    pub async fn runs_without_abort(&self, time: Duration) -> Result<()> {
+        let condition = |rollout: Option<&Rollout>| rollout.is_some_and(is_aborted);
+        match tokio::time::timeout(time, await_condition(self.api::<Rollout>(), &self.name, condition)).await {
+            Err(_elapsed) => Ok(()),
+            Ok(found) => {
+                let message = found?.as_ref().map(abort_message).unwrap_or_default();
+                bail!("{}: {} was aborted: {message}", self.namespace, self.name)
+            }
+        }
+    }
+
+    /// Sets `spec.replicas` through the scale subresource, as `kubectl scale` and autoscalers do.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn scale(&self, replicas: u32) -> Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.api::<Rollout>().patch_scale(&self.name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Waits until this many pods of a revision are available.
+    ///
+    /// # Errors
+    /// If they are not available in time.
+    pub async fn until_available(&self, revision: &str, count: i32, time: Duration) -> Result<()> {
+        let sets = self.api::<ReplicaSet>();
+        let selector = ListParams::default().labels(&format!("serin.dev/revision={revision}"));
+        self.eventually(&format!("{revision} has {count} available pods"), time, async || {
+            let sets = sets.list(&selector).await?.items;
+            let available = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.available_replicas);
+            Ok(sets.iter().filter_map(available).sum::<i32>() == count)
+        })
+        .await
+    }
+
     /// Starts load through the gateway.
     ///
     /// # Errors
     /// When the gateway's address is not one of this machine.
     pub fn load(&self, rate_per_second: u32) -> Result<LoadHandle> {
+        self.load_on("/", rate_per_second)
+    }
+
+    /// Starts load on one path through the gateway.
+    ///
+    /// # Errors
+    /// If the gateway's address is not one of this machine.
+    pub fn load_on(&self, path: &str, rate_per_second: u32) -> Result<LoadHandle> {
         let options = Options {
             host: Some(self.host.clone()),
             rate_per_second,
@@ -236,7 +342,7 @@ impl Shop {
             // A machine short of processors answers late, which is not the same as not at all.
             timeout: Duration::from_secs(10),
             fresh_connection_fraction: 0.05,
-            ..Options::new(&self.gateway_url)
+            ..Options::new(format!("{}{path}", self.gateway_url))
         };
         Ok(Load::start(&options)?)
     }
@@ -261,6 +367,16 @@ impl Shop {
             (revision, set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
         });
         Ok(desired.collect())
+    }
+
+    /// Desired replicas of this Rollout alone, of all revisions together.
+    ///
+    /// # Errors
+    /// If the ReplicaSets cannot be read.
+    pub async fn desired_of_rollout(&self) -> Result<i32> {
+        let sets = self.api::<ReplicaSet>().list(&ListParams::default()).await?;
+        let is_own = |set: &&ReplicaSet| set.owner_references().iter().any(|owner| owner.name == self.name);
+        Ok(sets.iter().filter(is_own).filter_map(|set| set.spec.as_ref()?.replicas).sum())
     }
 
     /// The pods here.
@@ -335,6 +451,20 @@ pub fn is_aborted(rollout: &Rollout) -> bool {
     rollout.status.as_ref().is_some_and(|status| {
         status.stage.as_deref() == Some("Aborted") && status.observed_generation == rollout.metadata.generation
     })
+}
+
+/// Whether the release waits for a person or for time, and the newest generation is observed.
+pub fn is_paused(rollout: &Rollout) -> bool {
+    rollout
+        .status
+        .as_ref()
+        .is_some_and(|status| status.pause.is_some() && status.observed_generation == rollout.metadata.generation)
+}
+
+/// The reason of the abort.
+fn abort_message(rollout: &Rollout) -> String {
+    let abort = rollout.status.as_ref().and_then(|status| status.abort.as_ref());
+    abort.map(|abort| format!("{}: {}", abort.cause, abort.message)).unwrap_or_default()
 }
 
 /// Ends the load; what it has seen.

@@ -12,6 +12,7 @@ use serin_core::units::Weight;
 use serin_crds::RolloutStatus;
 use serin_load::LoadHandle;
 
+use crate::cases::lifecycle;
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
 use crate::shop::{Shop, is_aborted, is_stable, share_of};
@@ -25,15 +26,17 @@ pub struct Options {
     pub rollbacks: u32,
     /// Releases to abort by command.
     pub aborts: u32,
+    /// Releases after which `kubectl serin status --watch --until-done` must end with the new health.
+    pub statuses: u32,
     /// Requests a second to each of the three services.
     pub rate_per_second: u32,
 }
 
 impl Options {
     /// What the project promises.
-    pub const FULL: Self = Self { promotions: 30, rollbacks: 30, aborts: 30, rate_per_second: 300 };
-    /// What CI has time for.
-    pub const SLICE: Self = Self { promotions: 4, rollbacks: 4, aborts: 4, rate_per_second: 300 };
+    pub const FULL: Self = Self { promotions: 30, rollbacks: 30, aborts: 30, statuses: 50, rate_per_second: 300 };
+    /// What CI has time for. The statuses are a case of the suite already.
+    pub const SLICE: Self = Self { promotions: 4, rollbacks: 4, aborts: 4, statuses: 0, rate_per_second: 300 };
 }
 
 /// What was measured.
@@ -64,6 +67,9 @@ pub async fn run(env: &Env, options: Options) -> Result<Outcome> {
     promotions(env, options, &mut outcome).await?;
     rollbacks(env, options, &mut outcome).await?;
     aborts(env, options, &mut outcome).await?;
+    if options.statuses > 0 {
+        Box::pin(lifecycle::status_until_done(env, options.statuses)).await?;
+    }
     print(&outcome);
     ensure!(outcome.routing_failures == 0, "{} requests were lost to routing", outcome.routing_failures);
     Ok(outcome)

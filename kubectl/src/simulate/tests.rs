@@ -1,6 +1,7 @@
 //! From a file and arguments to what is simulated, and to what is told.
 
 use jiff::tz::TimeZone;
+use serin_trials::Decision;
 use serin_trials::odds::odds;
 
 use super::*;
@@ -85,6 +86,16 @@ fn a_good_release_is_told() {
 #[test]
 fn a_bad_release_is_told() {
     insta::assert_snapshot!(told_of(&case_of("", ANALYSIS, BAD)));
+}
+
+// kortix-ai/suna PR #3403: at next to no traffic a single 5xx aborted a release.
+#[test]
+fn a_canary_as_good_as_stable_is_rarely_rolled_back_at_next_to_no_traffic() {
+    let case = case_of("", ANALYSIS, "--rps 0.5 --error-rate 0.1% --canary-error-rate 0.1%");
+    let ended = odds(Options { runs: 500, seed: 1 }, &case.release).unwrap();
+    let is_rollback = |decision| matches!(decision, Decision::RolledBack | Decision::RolledBackByBudget);
+    let rolled_back = ended.iter().filter(|ended| is_rollback(ended.decision)).count();
+    assert!(rolled_back * 100 <= ended.len(), "{rolled_back} of {} were rolled back", ended.len());
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(crate) struct SoakArguments {
     /// So many aborts instead.
     #[arg(long, value_name = "COUNT")]
     aborts: Option<u32>,
+    /// Number of releases that `kubectl serin status --watch --until-done` follows
+    #[arg(long, value_name = "COUNT")]
+    statuses: Option<u32>,
 }
 
 impl SoakArguments {
@@ -36,6 +39,7 @@ impl SoakArguments {
             promotions: self.promotions.unwrap_or(usual.promotions),
             rollbacks: self.rollbacks.unwrap_or(usual.rollbacks),
             aborts: self.aborts.unwrap_or(usual.aborts),
+            statuses: self.statuses.unwrap_or(usual.statuses),
             ..usual
         }
     }

@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
+use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
 
 async fn paused(env: &Env, namespace: &str) -> Result<(Shop, Spec)> {
@@ -29,7 +30,7 @@ async fn at_step(shop: &Shop, index: i32) -> Result<()> {
         let step = status.and_then(|status| status.step.as_ref()).map(|step| step.index);
         step == Some(index) && status.is_some_and(|status| status.pause.is_some())
     };
-    shop.until(&format!("paused at step {}", index + 1), Duration::from_secs(60), at).await?;
+    shop.until(&format!("paused at step {}", index + 1), Duration::from_secs(120), at).await?;
     Ok(())
 }
 
@@ -47,7 +48,7 @@ pub async fn kubectl(env: &Env, shop: &Shop, plugin: &str, arguments: &[&str]) -
         .await
         .with_context(|| format!("{plugin} is not built: cargo build --package serin-kubectl"))?;
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    println!("$ {plugin} {}\n{text}", arguments.join(" "));
+    note!("$ {plugin} {}\n{text}", arguments.join(" "));
     Ok((status.code().unwrap_or(-1), text))
 }
 
@@ -62,7 +63,7 @@ pub async fn kubectl_promotes_and_aborts(env: &Env) -> Result<()> {
     at_step(&shop, 3).await?;
     let (code, text) = kubectl(env, &shop, "kubectl-abort", &["shop", "--reason", "changed my mind"]).await?;
     ensure!(code == 0, "{text}");
-    shop.until("aborted", Duration::from_secs(10), is_aborted).await?;
+    shop.until("aborted", Duration::from_secs(30), is_aborted).await?;
     let abort = shop.status().await?.abort.context("an abort on record")?;
     ensure!(abort.message.contains("changed my mind"), "why is on record: {}", abort.message);
     let (code, text) = kubectl(env, &shop, "kubectl-promote", &["shop"]).await?;
@@ -71,7 +72,7 @@ pub async fn kubectl_promotes_and_aborts(env: &Env) -> Result<()> {
     at_step(&shop, 1).await?;
     let (code, text) = kubectl(env, &shop, "kubectl-promote", &["shop", "--full"]).await?;
     ensure!(code == 0, "{text}");
-    shop.until("v3 is stable", Duration::from_secs(60), is_stable).await?;
+    shop.until("v3 is stable", Duration::from_secs(120), is_stable).await?;
     shop.close().await
 }
 
@@ -120,7 +121,7 @@ pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
         serde_json::from_value::<RolloutCommand>(object)
     };
     // The policy takes a moment to be in force.
-    shop.eventually("promote is refused", Duration::from_secs(30), async || {
+    shop.eventually("promote is refused", Duration::from_secs(60), async || {
         let refused = commands.create(&PostParams::default(), &ask("promote", "nightwatch")?).await;
         Ok(matches!(refused, Err(kube::Error::Api(status)) if status.message.contains("promote")))
     })
@@ -128,7 +129,7 @@ pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
     let claimed = commands.create(&PostParams::default(), &ask("abort", "somebody-else")?).await;
     ensure!(matches!(&claimed, Err(kube::Error::Api(_))), "nobody speaks in another's name: {claimed:?}");
     commands.create(&PostParams::default(), &ask("abort", "nightwatch")?).await?;
-    shop.until("aborted", Duration::from_secs(10), is_aborted).await?;
+    shop.until("aborted", Duration::from_secs(30), is_aborted).await?;
     let abort = shop.status().await?.abort.context("an abort on record")?;
     ensure!(abort.by.as_deref() == Some("nightwatch"), "who is on record: {abort:?}");
     env.remove_admission_policy().await?;

@@ -10,6 +10,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::env::Env;
+use crate::note;
 use crate::shop::Shop;
 
 fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
@@ -67,7 +68,7 @@ pub async fn every_example_is_accepted(env: &Env) -> Result<()> {
             }
         }
     }
-    println!("{applied} objects of {} files applied; {unknown} of kinds that this cluster does not have", files.len());
+    note!("{applied} objects of {} files applied; {unknown} of kinds that this cluster does not have", files.len());
     ensure!(applied >= 5, "too few objects: {applied}");
     shop.close().await
 }

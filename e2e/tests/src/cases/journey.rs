@@ -9,6 +9,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
+use crate::note;
 use crate::shop::{Shop, eventually, is_aborted, is_stable, stop_without_loss};
 
 const LOAD_PER_SECOND: u32 = 300;
@@ -49,13 +50,13 @@ pub async fn five_releases_under_load(env: &Env) -> Result<()> {
     .await?;
 
     let report = load.stop().await;
-    println!("{}", report.summary());
+    note!("{}", report.summary());
     let lost = report.between(..before_crash).counts().routing_failures();
     ensure!(lost == 0, "{lost} routing failures: {:#?}", report.details);
     ensure!(report.all().of_version("v4").counts().total() == 0, "v4 was never ready and got a request");
     let by_crash = report.between(before_crash..after_crash).counts().routing_failures();
     let after = report.between(after_crash..).counts().routing_failures();
-    println!("v5: {by_crash} requests refused by its own crash");
+    note!("v5: {by_crash} requests refused by its own crash");
     ensure!(after == 0, "{after} routing failures after v5 was given up");
     ensure!(by_crash < 300, "{by_crash} requests were refused by v5's crash");
     ensure!(report.overruns == 0, "the load was held up: {} overruns", report.overruns);
@@ -78,11 +79,11 @@ async fn bad_release_is_rolled_back(shop: &Shop, spec: &Spec) -> Result<()> {
     })
     .await?;
     canary_is_out(shop).await?;
-    println!("v2: {}", abort.message);
+    note!("v2: {}", abort.message);
     for evidence in &status.evidence {
         let spent = evidence.budget_spent.unwrap_or_default();
         let allotment = evidence.budget_allotment.unwrap_or_default();
-        println!("v2: spent {spent:.1} of {allotment:.0} allotted errors");
+        note!("v2: spent {spent:.1} of {allotment:.0} allotted errors");
         ensure!(spent <= allotment, "within the allotment");
     }
     Ok(())
@@ -97,7 +98,7 @@ async fn crash_loop_is_aborted(shop: &Shop, spec: &Spec) -> Result<()> {
     shop.apply(object).await?;
     let rollout = shop.until("v5 is given up", Duration::from_secs(120), is_aborted).await?;
     let abort = rollout.status.and_then(|status| status.abort).context("an abort on record")?;
-    println!("v5: {}: {}", abort.cause, abort.message);
+    note!("v5: {}: {}", abort.cause, abort.message);
     ensure!(abort.cause == "PodCrash", "through the pods: {}", abort.message);
     canary_is_out(shop).await
 }
@@ -133,7 +134,7 @@ pub async fn a_release_paced_by_evidence(env: &Env) -> Result<()> {
     ensure!(!raised.is_empty(), "the evidence raised the weight");
     shop.declare(&spec, &Release::failing("v3", "40")).await?;
     let rollout = shop.until("v3 is rolled back", Duration::from_secs(120), is_aborted).await?;
-    println!("{}", rollout.status.and_then(|status| status.message).unwrap_or_default());
+    note!("{}", rollout.status.and_then(|status| status.message).unwrap_or_default());
     stop_without_loss(load).await?;
     shop.close().await
 }

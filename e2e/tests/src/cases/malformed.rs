@@ -11,6 +11,7 @@ use serin_core::units::Weight;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
+use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
 
 /// What a file of examples/invalid says must come of it.
@@ -61,10 +62,10 @@ pub async fn malformed_rollouts_are_told_and_stop_nobody(env: &Env) -> Result<()
     let spec = Spec { analysis: None, ..Spec::default() };
     shop.first(&spec, &Release::good("v1")).await?;
     shop.declare(&spec, &Release::good("v2")).await?;
-    shop.until("the good one is promoted", Duration::from_secs(90), is_stable).await?;
+    shop.until("the good one is promoted", Duration::from_secs(120), is_stable).await?;
     for (name, message) in &stored {
         let rollouts = shop.api::<Rollout>();
-        shop.eventually(&format!("{name} says {message:?}"), Duration::from_secs(20), async || {
+        shop.eventually(&format!("{name} says {message:?}"), Duration::from_secs(60), async || {
             let status = rollouts.get(name).await?.status.unwrap_or_default();
             let condition = status.conditions.iter().find(|condition| condition.type_ == "InvalidSpec");
             let said = condition.map(|condition| condition.message.clone()).unwrap_or_default();
@@ -76,7 +77,7 @@ pub async fn malformed_rollouts_are_told_and_stop_nobody(env: &Env) -> Result<()
         })
         .await?;
     }
-    println!(
+    note!(
         "{} malformed Rollouts: {} refused, {} told in the status",
         files.len(),
         files.len() - stored.len(),
@@ -94,7 +95,7 @@ pub async fn abort_works_on_a_spec_that_became_invalid(env: &Env) -> Result<()> 
     shop.first(&spec, &Release::good("v1")).await?;
     shop.declare(&spec, &Release::good("v2")).await?;
     let paused = |rollout: &Rollout| rollout.status.as_ref().is_some_and(|status| status.pause.is_some());
-    shop.until("paused", Duration::from_secs(60), paused).await?;
+    shop.until("paused", Duration::from_secs(120), paused).await?;
     let mut broken = crate::manifests::rollout(&shop.name, &spec, &Release::good("v3"));
     broken["spec"]["template"]["spec"]["containers"][0]["image"] = json!("");
     shop.apply(broken).await?;
@@ -102,13 +103,13 @@ pub async fn abort_works_on_a_spec_that_became_invalid(env: &Env) -> Result<()> 
         let conditions = rollout.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         conditions.iter().any(|condition| condition.type_ == "InvalidSpec" && condition.status == "True")
     };
-    let rollout = shop.until("the spec is told to be invalid", Duration::from_secs(20), is_invalid).await?;
+    let rollout = shop.until("the spec is told to be invalid", Duration::from_secs(60), is_invalid).await?;
     let message = rollout.status.and_then(|status| status.message).unwrap_or_default();
     ensure!(message.contains("image"), "the field is named: {message}");
     let (done, message) = shop.command("abort", json!({})).await?;
     ensure!(done, "{message}");
-    shop.until("aborted", Duration::from_secs(10), is_aborted).await?;
-    shop.eventually("the canary is out of the route", Duration::from_secs(5), async || {
+    shop.until("aborted", Duration::from_secs(30), is_aborted).await?;
+    shop.eventually("the canary is out of the route", Duration::from_secs(30), async || {
         Ok(shop.route_share().await? == Weight::ZERO)
     })
     .await?;

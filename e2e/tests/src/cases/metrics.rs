@@ -18,9 +18,10 @@ use serin_sim::tls::Authority;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};
+use crate::note;
 use crate::shop::{Shop, is_stable, stop_without_loss};
 
-const LOAD_PER_SECOND: u32 = 300;
+const LOAD_PER_SECOND: u32 = 150;
 
 /// How a Prometheus fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,14 +167,14 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
         shop.declare(&spec, &Release::good(&format!("v{}", number + 1))).await?;
         let told = |rollout: &Rollout| trouble_told(rollout).is_some_and(|reason| names.contains(&reason.as_str()));
         let held =
-            shop.until(&format!("{trouble:?} is told as one of {names:?}"), Duration::from_secs(60), told).await?;
+            shop.until(&format!("{trouble:?} is told as one of {names:?}"), Duration::from_secs(120), told).await?;
         // Long enough for both steps and their pauses, were they not held.
         tokio::time::sleep(Duration::from_secs(10)).await;
         let rollout = shop.rollout().await?;
         let status = rollout.status.clone().context("a status")?;
         ensure!(status.stable_revision == stable, "{trouble:?}: promoted without metrics");
         ensure!(told(&rollout), "{trouble:?}: still told: {:?}", trouble_told(&rollout));
-        println!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
+        note!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
         proxy.set(Trouble::None);
         shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
     }
@@ -202,7 +203,7 @@ pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_hol
     shop.declare(&spec, &Release::good("v2")).await?;
     let told = async |reason: &str| {
         let is_told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some(reason);
-        shop.until(&format!("{reason} is told"), Duration::from_secs(60), is_told).await
+        shop.until(&format!("{reason} is told"), Duration::from_secs(120), is_told).await
     };
     let secret = |token: &str| {
         json!({
@@ -251,12 +252,12 @@ pub async fn a_mistyped_error_selector_holds(env: &Env) -> Result<()> {
     let stable = shop.status().await?.stable_revision;
     shop.declare(&mistyped, &Release::failing("v2", "30")).await?;
     let told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some("UnverifiedSelector");
-    shop.until("it is told", Duration::from_secs(60), told).await?;
+    shop.until("it is told", Duration::from_secs(120), told).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     ensure!(shop.status().await?.stable_revision == stable, "a mistyped selector read as a perfect release");
     // Put right, it judges: v2 is bad.
     shop.declare(&spec("code=~\"5..\""), &Release::failing("v2", "30")).await?;
-    shop.until("v2 is rolled back", Duration::from_secs(60), crate::shop::is_aborted).await?;
+    shop.until("v2 is rolled back", Duration::from_secs(120), crate::shop::is_aborted).await?;
     drop(load.stop().await);
     shop.close().await
 }

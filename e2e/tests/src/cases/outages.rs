@@ -17,6 +17,7 @@ use serin_crds::Rollout;
 use crate::controller::{Controller, Options};
 use crate::env::Env;
 use crate::manifests::{Release, Spec};
+use crate::note;
 use crate::shop::{Shop, eventually, is_stable, stop_without_loss, verified};
 
 const LOAD_PER_SECOND: u32 = 300;
@@ -72,10 +73,10 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
         let seen = pauses.await??;
         let steps: Vec<i32> = seen.iter().map(|(step, _)| *step).collect();
         ensure!(steps == [1, 3], "v{version}: each pause is seen once and ends when it first said: {seen:?}");
-        println!("v{version}: promoted; {killed} kills so far");
+        note!("v{version}: promoted; {killed} kills so far");
     }
     let report = load.stop().await;
-    println!("{}", report.summary());
+    note!("{}", report.summary());
     ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await?;
     controller.stop().await
@@ -138,7 +139,7 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     shop.until("the standby acts", Duration::from_secs(20), taken_in).await?;
     let after_kill = killed_at.elapsed();
     ensure!(holder().await? != leader, "the lease has another holder");
-    println!("after kill -9 the standby acted in {:.2} s", after_kill.as_secs_f64());
+    note!("after kill -9 the standby acted in {:.2} s", after_kill.as_secs_f64());
     ensure!(after_kill < Duration::from_secs(5), "the standby took {after_kill:?}");
 
     let mut third = Controller::start(env, &options("third", 18_184, election))?;
@@ -148,7 +149,7 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     second.stop().await?;
     shop.declare(&spec, &Release::good("v3")).await?;
     shop.until("the next acts", Duration::from_secs(20), taken_in).await?;
-    println!("after a clean stop the next acted in {:.2} s", stopped_at.elapsed().as_secs_f64());
+    note!("after a clean stop the next acted in {:.2} s", stopped_at.elapsed().as_secs_f64());
     ensure!(stopped_at.elapsed() < Duration::from_secs(3), "a clean stop took {:?}", stopped_at.elapsed());
     shop.close().await?;
     third.stop().await
@@ -209,7 +210,7 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
     shop.until("v2 is promoted", Duration::from_secs(400), is_stable).await?;
     ensure!(Timestamp::now() > until, "the pause counted wall-clock time");
     let report = load.stop().await;
-    println!("{}", report.summary());
+    note!("{}", report.summary());
     ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
     shop.close().await?;
     controller.stop().await

@@ -1,0 +1,78 @@
+//! Checks of how the traffic was split, by what the load has seen.
+
+use std::ops::RangeBounds;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serin_load::{Counts, Report};
+
+/// The answers of one version in a span of time, and those of all versions.
+fn answers(report: &Report, span: impl RangeBounds<Duration>, version: &str) -> (u64, u64) {
+    let answered = |counts: &Counts| counts.ok + counts.service_errors;
+    let by_version = report.between(span).counts_by_version();
+    let of_version = by_version.get(&Some(version)).map_or(0, answered);
+    let all = by_version.iter().filter(|(version, _)| version.is_some()).map(|(_, counts)| answered(counts));
+    (of_version, all.sum())
+}
+
+/// Checks that a version answered at most a share of the requests in a span of time, apart from sampling noise.
+///
+/// # Errors
+/// If it answered more.
+pub fn ensure_share_at_most(
+    report: &Report,
+    span: impl RangeBounds<Duration>,
+    version: &str,
+    share: f64,
+) -> Result<()> {
+    let (of_version, all) = answers(report, span, version);
+    let most = most_answers(all, share);
+    ensure!(
+        of_version <= most,
+        "{version} answered {of_version} of {all} requests; with a share of {share} it is at most {most}"
+    );
+    Ok(())
+}
+
+/// The same for every window of this length in a span of time, so that a short excess is not hidden by a long average.
+///
+/// # Errors
+/// If the version answered more in one of the windows.
+pub fn ensure_share_at_most_in_windows(
+    report: &Report,
+    span: std::ops::Range<Duration>,
+    window: Duration,
+    version: &str,
+    share: f64,
+) -> Result<()> {
+    let mut start = span.start;
+    while start < span.end {
+        let end = (start + window).min(span.end);
+        ensure_share_at_most(report, start..end, version, share)
+            .map_err(|error| error.context(format!("between {start:.1?} and {end:.1?} of the load")))?;
+        start = end;
+    }
+    Ok(())
+}
+
+/// The expected number plus five standard deviations, and two requests for the rounding of the gateway's round robin.
+fn most_answers(all: u64, share: f64) -> u64 {
+    let all = f64::from(u32::try_from(all).unwrap_or(u32::MAX));
+    let noise = 5.0 * (all * share * (1.0 - share)).sqrt();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 2 and 2^32")]
+    let most = (all * share + noise).ceil() as u64;
+    most + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_leaves_room_for_noise_and_not_for_another_share() {
+        assert_eq!(most_answers(0, 0.2), 2);
+        assert_eq!(most_answers(100, 0.0), 2);
+        let most = most_answers(1_000, 0.2);
+        assert!((260..300).contains(&most), "{most}");
+    }
+}
