@@ -214,6 +214,13 @@ pub struct CheckSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
+    /// Time to wait before the first query, for example `2m`. For `during: release` it starts with the canary's first traffic, otherwise
+    /// with the phase. No check is queried before `warmUp` has passed for the canary's first pods. The release waits for it.
+    /// Defaults to `0s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub initial_delay: Option<String>,
     /// How often it may fail; once more rolls the release back. 0 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -23,6 +23,7 @@ pub mod reading;
 pub mod release;
 pub mod replay;
 mod request;
+mod scrape_interval;
 pub mod selector;
 pub mod service;
 pub mod settings;

@@ -8,7 +8,7 @@ use serin_analysis::watch::Watch;
 use serin_analysis::{Feed, Objective};
 use serin_core::units::{Revision, Weight};
 
-use crate::checkpoint::{Checkpoint, Decided};
+use crate::checkpoint::{Checkpoint, Decided, previous_ended_second};
 use crate::checks::{Checks, Position};
 use crate::judged::{Failing, Judged, Polled, Prepared};
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
@@ -48,7 +48,13 @@ pub struct Release {
     /// Whether a person has lifted the freeze.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
+    /// When each pod was created. A canary pod of an earlier attempt is left out: what it counted before is not of this one.
     pods_created_at: BTreeMap<String, Timestamp>,
+    /// When each canary pod was created, in milliseconds since the epoch, whatever the attempt.
+    canary_created_ms: Vec<i64>,
+    previous_ended_at: Option<Timestamp>,
+    /// Whether the service burned its budget when the release began, and has done so since; `None` until that could be read.
+    pub(crate) burned_before: Option<bool>,
 }
 
 /// The settings that a request asks for; `server` is asked.
@@ -98,8 +104,12 @@ impl Release {
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
+            canary_created_ms: Vec::new(),
+            previous_ended_at: request.previous_ended_at,
+            burned_before: checkpoint.burned_before,
         };
         release.take_in(request, now_ms);
+        release.note_burning_before();
         Ok(release)
     }
 
@@ -115,7 +125,13 @@ impl Release {
         }
         self.proven_at = request.proven_at;
         self.freeze_lifted = request.freeze_lifted;
-        self.pods_created_at.clone_from(&request.pods_created_at);
+        self.canary_created_ms = request.canary_created_ms().collect();
+        let is_of_attempt = |pod: &str, created_at: &Timestamp| {
+            let is_earlier = |ended_at: Timestamp| created_at.as_second() < ended_at.as_second();
+            !(request.is_canary_pod(pod) && request.previous_ended_at.is_some_and(is_earlier))
+        };
+        let of_attempt = request.pods_created_at.iter().filter(|(pod, created_at)| is_of_attempt(pod, created_at));
+        self.pods_created_at = of_attempt.map(|(pod, created_at)| (pod.clone(), *created_at)).collect();
     }
 
     pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
@@ -138,9 +154,26 @@ impl Release {
             phase_since_ms: self.phase.1,
             weight_changed_at_ms: self.weight_changed_at_ms,
             has_traffic: !self.weight.is_zero(),
+            traffic_since_ms: self.began_ms,
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            pods_are_young: self.pods_are_young(now_ms),
             grace_ms: self.grace_ms(),
             now_ms,
         }
+    }
+
+    /// Whether at least half of the canary's pods are younger than the warm-up, as after a scale-up. The replacement of one pod
+    /// among many changes nothing.
+    fn pods_are_young(&self, now_ms: i64) -> bool {
+        let warm_up_ms = millis(self.settings.warm_up);
+        let is_young = |created_ms: &&i64| now_ms < created_ms.saturating_add(warm_up_ms);
+        let young = self.canary_created_ms.iter().filter(is_young).count();
+        young > 0 && young.saturating_mul(2) >= self.canary_created_ms.len()
+    }
+
+    /// When the next check begins that waits for its initial delay or the warm-up, in milliseconds since the epoch.
+    pub fn next_check_begins_ms(&self, now_ms: i64) -> Option<i64> {
+        self.checks.next_begins_ms(&self.position(now_ms))
     }
 
     /// Whether a check is to be asked now.
@@ -190,7 +223,7 @@ impl Release {
 
     /// What is asked of an objective again and again.
     pub fn polled(&self, index: usize) -> Option<Polled> {
-        self.objectives.get(index).map(|judged| judged.polled(&self.settings))
+        self.objectives.get(index).map(|judged| judged.polled())
     }
 
     /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.
@@ -199,7 +232,7 @@ impl Release {
             return;
         }
         if polled.is_summed {
-            self.observe_sums(index, answers);
+            self.observe_sums(index, answers, now_ms);
         } else if let Some(samples) = Samples::of(answers) {
             let settled_ms = self.settled_ms(index, samples.total, now_ms);
             self.observe(index, samples, settled_ms, now_ms);
@@ -211,10 +244,10 @@ impl Release {
     }
 
     /// Takes in the answers to an objective's queries of sums.
-    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer]) {
+    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
         let context = self.round_context();
         if let Some(judged) = self.objectives.get_mut(index) {
-            judged.observe_sums(answers, &context);
+            judged.observe_sums(answers, now_ms, &context);
         }
     }
 
@@ -257,6 +290,14 @@ impl Release {
             judged.state.selector_verified |= service.errors_seen;
             judged.service = service;
         }
+        self.note_burning_before();
+    }
+
+    /// Notes once, as soon as it can be read, whether the service burned its budget when the release began.
+    pub(crate) fn note_burning_before(&mut self) {
+        if self.burned_before.is_none() && self.objectives.iter().any(|judged| judged.service.knows_burning()) {
+            self.burned_before = Some(self.burning().is_some());
+        }
     }
 
     /// The trouble of the first objective whose metrics cannot be read for long enough to be told.
@@ -265,7 +306,13 @@ impl Release {
     }
 
     pub(crate) fn grace_ms(&self) -> i64 {
-        self.settings.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+        self.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+    }
+
+    /// The slowest scrape interval of all objectives; without an objective the configured one.
+    pub(crate) fn scrape_interval_ms(&self) -> i64 {
+        let slowest_ms = self.objectives.iter().map(Judged::scrape_interval_ms).max();
+        slowest_ms.unwrap_or_else(|| self.settings.scrape_interval_ms())
     }
 
     pub(crate) fn checkpoint(&self) -> Checkpoint {
@@ -276,6 +323,8 @@ impl Release {
             weight_changed_at_ms: self.weight_changed_at_ms,
             fresh_since_ms: self.fresh_since_ms,
             decided: self.decided.clone(),
+            previous_ended_second: Some(previous_ended_second(self.previous_ended_at)),
+            burned_before: self.burned_before,
             phase: (self.phase.0 != Phase::Release).then_some(self.phase),
             checks: self.checks.states(),
             objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), judged.checkpoint())).collect(),
@@ -287,9 +336,8 @@ impl Release {
 fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint {
     // A little earlier, so that the requests before the weight was seen are not lost; rounds without canary requests change nothing.
     let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
-    let is_canary = |pod: &&String| pod.starts_with(&format!("{}-", request.canary_replica_set));
-    let canary_pods = request.pods_created_at.iter().filter(|(pod, _)| is_canary(pod));
-    let created_ms = canary_pods.map(|(_, created_at)| created_at.as_millisecond()).min().unwrap_or(began_ms);
+    // The newest pod counts: an older one may be what an earlier attempt has left.
+    let created_ms = request.canary_created_ms().max().unwrap_or(began_ms).min(now_ms);
     Checkpoint {
         began_ms,
         warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
@@ -297,8 +345,13 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
         weight_changed_at_ms: began_ms,
         fresh_since_ms: None,
         decided: None,
+        previous_ended_second: Some(previous_ended_second(request.previous_ended_at)),
+        burned_before: None,
         phase: None,
         checks: BTreeMap::new(),
         objectives: BTreeMap::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,8 +67,30 @@ pub struct JudgeRequest {
     pub phase: Phase,
     /// Whether a person has lifted the freeze for this revision.
     pub freeze_lifted: bool,
+    /// When the last release before this one ended, if there was one, be it of the same revision. It identifies the attempt: a retry
+    /// has a later one. Nothing that an earlier attempt has counted is held against this one.
+    pub previous_ended_at: Option<Timestamp>,
     /// The position from which to go on, as the status has it.
     pub resume_from: Option<AnalysisStatus>,
+}
+
+impl JudgeRequest {
+    /// Whether this is the name of a pod of the canary's ReplicaSet.
+    pub(crate) fn is_canary_pod(&self, pod: &str) -> bool {
+        pod.strip_prefix(&self.canary_replica_set).is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// When the canary's pods were created, in milliseconds since the epoch.
+    pub(crate) fn canary_created_ms(&self) -> impl Iterator<Item = i64> {
+        let pods = self.pods_created_at.iter().filter(|(pod, _)| self.is_canary_pod(pod));
+        pods.map(|(_, created_at)| created_at.as_millisecond())
+    }
+
+    /// Whether both are about the same attempt at releasing a revision.
+    pub fn is_same_attempt(&self, other: &Self) -> bool {
+        let second = |request: &Self| request.previous_ended_at.map(Timestamp::as_second);
+        self.revision == other.revision && second(self) == second(other)
+    }
 }
 
 /// What the metrics say of a release at this moment.
@@ -82,6 +104,8 @@ pub struct Look {
     pub budgets: Vec<BudgetStatus>,
     /// For the status, by check.
     pub checks: Vec<CheckStatus>,
+    /// Whether samples of the canary at its weight have arrived.
+    pub has_samples_at_weight: bool,
     /// For the status: from here a restarted controller goes on.
     pub checkpoint: Option<AnalysisStatus>,
     /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
@@ -102,6 +126,7 @@ impl Look {
             evidence: Vec::new(),
             budgets: Vec::new(),
             checks: Vec::new(),
+            has_samples_at_weight: false,
             checkpoint: None,
             summary: None,
         }
