@@ -342,7 +342,8 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
         began_ms,
         warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
         weight_thousandths: request.weight.thousandths(),
-        weight_changed_at_ms: began_ms,
+        // Patience with missing samples starts now, however long ago the last scrape was.
+        weight_changed_at_ms: now_ms,
         fresh_since_ms: None,
         decided: None,
         previous_ended_second: Some(previous_ended_second(request.previous_ended_at)),

@@ -228,7 +228,7 @@ impl Task<'_> {
         self.services.clone_from(&services);
         let request = self.request.borrow().clone();
         let own = lock(&self.teller.told).checkpoint.clone();
-        let resume_from = own.or(request.resume_from);
+        let resume_from = own.or_else(|| request.resume_from.clone());
         let checkpoint = Checkpoint::of(resume_from.as_ref(), &request).filter(|_| !is_idle);
         if checkpoint.is_none() && !self.traffic_begins(&settings, &prepared, &mut services).await {
             return Ok(());
