@@ -17,8 +17,11 @@ use crate::request::{JudgeRequest, Phase};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    /// When the canary first had traffic, in milliseconds since the epoch.
+    /// From when its requests count, a scrape before it was first seen to have traffic, in milliseconds since the epoch.
     pub began_ms: i64,
+    /// When the canary was first seen to have traffic, in milliseconds since the epoch; absent in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_since_ms: Option<i64>,
     /// Until when its pods count as young.
     pub warm_up_ends_ms: i64,
     /// The weight last seen, in thousandths of a percent.

@@ -35,6 +35,8 @@ pub struct Release {
     pub(crate) weight: Weight,
     pub(crate) weight_changed_at_ms: i64,
     pub(crate) began_ms: i64,
+    /// When the canary was first seen to have traffic.
+    traffic_since_ms: i64,
     pub(crate) fresh_since_ms: Option<i64>,
     pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
@@ -97,6 +99,7 @@ impl Release {
             weight: Weight::from_thousandths(checkpoint.weight_thousandths),
             weight_changed_at_ms: checkpoint.weight_changed_at_ms,
             began_ms,
+            traffic_since_ms: checkpoint.traffic_since_ms.unwrap_or(began_ms),
             fresh_since_ms: checkpoint.fresh_since_ms,
             decided: checkpoint.decided,
             by_steps: request.pace.is_none(),
@@ -154,7 +157,7 @@ impl Release {
             phase_since_ms: self.phase.1,
             weight_changed_at_ms: self.weight_changed_at_ms,
             has_traffic: !self.weight.is_zero(),
-            traffic_since_ms: self.began_ms,
+            traffic_since_ms: self.traffic_since_ms,
             warm_up_ends_ms: self.warm_up_ends_ms,
             pods_are_young: self.pods_are_young(now_ms),
             grace_ms: self.grace_ms(),
@@ -318,6 +321,7 @@ impl Release {
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             began_ms: self.began_ms,
+            traffic_since_ms: Some(self.traffic_since_ms),
             warm_up_ends_ms: self.warm_up_ends_ms,
             weight_thousandths: self.weight.thousandths(),
             weight_changed_at_ms: self.weight_changed_at_ms,
@@ -340,6 +344,7 @@ fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint
     let created_ms = request.canary_created_ms().max().unwrap_or(began_ms).min(now_ms);
     Checkpoint {
         began_ms,
+        traffic_since_ms: Some(now_ms),
         warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
         weight_thousandths: request.weight.thousandths(),
         // Patience with missing samples starts now, however long ago the last scrape was.

@@ -166,11 +166,7 @@ impl ScrapeInterval {
 /// `60 s`, `0.5 s`.
 fn seconds(milliseconds: i64) -> String {
     let duration = Duration::from_millis(milliseconds.unsigned_abs());
-    if duration < Duration::from_hours(1) {
-        format!("{} s", duration.as_secs_f64())
-    } else {
-        format_duration(duration)
-    }
+    if duration < Duration::from_hours(1) { format!("{} s", duration.as_secs_f64()) } else { format_duration(duration) }
 }
 
 #[cfg(test)]

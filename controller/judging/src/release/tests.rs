@@ -108,11 +108,15 @@ fn a_release_whose_pods_are_scraped_once_a_minute_stays_fresh() {
         let mut release = begin(&pod_request(configured), None, BEGAN_MS);
         let looks = follow(&mut release, &[STABLE, CANARY], 0..=900);
         assert_eq!(held(&looks), [], "{configured:?}");
-        let settled: Vec<_> = looks.iter().filter(|(second, _)| *second >= 200).map(|(_, look)| fresh_since(look)).collect();
+        let settled: Vec<_> =
+            looks.iter().filter(|(second, _)| *second >= 200).map(|(_, look)| fresh_since(look)).collect();
         assert!(settled[0].is_some_and(|second| second < 200), "{settled:?}");
         assert!(settled.windows(2).all(|pair| pair[0] == pair[1]), "the clock never starts again: {settled:?}");
         let reading = looks.last().unwrap().1.evidence[0].reading.clone().unwrap();
-        assert!(reading.starts_with("Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval "), "{reading}");
+        assert!(
+            reading.starts_with("Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval "),
+            "{reading}"
+        );
     }
 }
 

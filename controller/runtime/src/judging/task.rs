@@ -279,6 +279,11 @@ impl Task<'_> {
             })
             .collect();
         let mut check_lines = Vec::new();
+        // Without objectives no answer comes before a check begins; until then the status says when that is.
+        if lines.is_empty() {
+            let now_ms = self.teller.now_ms();
+            self.teller.tell(release.look(now_ms));
+        }
         loop {
             self.follow_checks(&release, &mut check_lines);
             let now_ms = self.teller.now_ms();
