@@ -354,15 +354,6 @@ fn an_initial_delay_ends_before_the_release_is_inconclusive() {
     plan(&with(json!({"initialDelay": "2m"}), "30m"));
     plan(&with(json!({"initialDelay": "2h", "during": "afterPromotion"}), "30m"));
     let path = "spec.analysis.checks[0].initialDelay";
-    assert_eq!(
-        wrong(&with(json!({"initialDelay": "30m"}), "30m")),
-        [format!(
-            "{path}: Invalid value: \"30m\": it must be shorter than the longest undecided time, which is 30m; use a shorter \
-             initialDelay, or a longer spec.analysis.longest"
-        )]
-    );
-    assert_eq!(
-        wrong(&with(json!({"initialDelay": "2d"}), "3d")),
-        [format!("{path}: Invalid value: \"2d\": it is too long; use 0s to 1d")]
-    );
+    assert_eq!(wrong(&with(json!({"initialDelay": "30m"}), "30m")), [path]);
+    assert_eq!(wrong(&with(json!({"initialDelay": "2d"}), "3d")), [path]);
 }
