@@ -438,3 +438,16 @@ async fn an_empty_record_and_a_server_in_trouble_are_told_as_what_they_are() {
         "{failure}"
     );
 }
+
+// flagger #1123, prometheus #8001: Prometheus scrapes once a minute by default.
+#[tokio::test]
+async fn a_record_that_was_scraped_once_a_minute_has_no_gaps() {
+    let mut counting = Counting::release(0.0);
+    for series in &mut counting.series {
+        series.samples = series.samples.iter().copied().step_by(4).collect();
+    }
+    let replay = Replay::of(counting, TRAEFIK).await;
+    let text = replay.run("--from -65m").await.unwrap();
+    assert!(text.contains("would have had the evidence to promote"), "{text}");
+    assert!(!text.contains("without data") && !text.contains("Held (Stale)"), "{text}");
+}
