@@ -349,8 +349,8 @@ impl Judged {
         let report = self.objective.observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
         // Last, since these answers are on the grid that they were asked for.
-        let scrapes = Sums::scrapes(&self.counters, scraped);
-        self.learn_scrape_interval(scrapes.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
+        let times = Sums::scrapes(&self.counters, scraped);
+        self.learn_scrape_interval(times.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
     }
 
     fn before(&self) -> Before {
