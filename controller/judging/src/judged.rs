@@ -371,8 +371,8 @@ impl Judged {
         let report = self.objective.observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
         // Last, since these answers are on the grid that they were asked for.
-        let scrapes = Sums::scrapes(&self.counters, scraped);
-        self.learn_scrape_interval(scrapes.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
+        let times = Sums::scrapes(&self.counters, scraped);
+        self.learn_scrape_interval(times.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
     }
 
     /// The answers, of which each process's series are there once; nothing if some of them cannot be assigned.

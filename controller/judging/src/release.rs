@@ -232,7 +232,7 @@ impl Release {
 
     /// What is asked of an objective again and again.
     pub fn polled(&self, index: usize) -> Option<Polled> {
-        self.objectives.get(index).map(|judged| judged.polled())
+        self.objectives.get(index).map(Judged::polled)
     }
 
     /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.

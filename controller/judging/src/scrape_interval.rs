@@ -103,7 +103,9 @@ impl ScrapeInterval {
                 self.targets.insert(target.to_owned(), Target { last_ms: first_ms, spacings: VecDeque::new() });
             }
             if let Some(known) = self.targets.get_mut(target) {
-                times.into_iter().for_each(|at_ms| known.record(at_ms, longest_ms));
+                for at_ms in times {
+                    known.record(at_ms, longest_ms);
+                }
             }
         }
         self.forget_removed_targets();

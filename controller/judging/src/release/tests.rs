@@ -125,8 +125,8 @@ fn an_interval_that_is_configured_too_long_is_learned_as_well() {
     let (stable, canary) = (Pod { every: 5, ..STABLE }, Pod { every: 5, scraped: (7, 200), ..CANARY });
     let mut release = begin(&pod_request(Some("60s")), None, BEGAN_MS);
     let looks = follow(&mut release, &[stable, canary], 0..=300);
-    let stale = held(&looks);
-    assert_eq!(stale.first(), Some(&(220, "Stale")), "three scrapes of 5 s and a margin, not of 60 s");
+    let holds = held(&looks);
+    assert_eq!(holds.first(), Some(&(220, "Stale")), "three scrapes of 5 s and a margin, not of 60 s");
     assert_eq!(release.polled(0).unwrap().period, std::time::Duration::from_millis(1_250));
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Judged {
     pub judgement: Judgement,
     revision: Option<Revision>,
     look: Option<Look>,
-    before: RolloutStatus,
+    before: Box<RolloutStatus>,
     /// Whether the release had been given up before this look.
     was_aborted: bool,
     /// The attempt that was judged.
@@ -47,14 +47,14 @@ pub(super) struct Judged {
 /// Asks the judge about the release under way; of a Rollout without one only how its error budget stands.
 pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
     let state = &case.seen.state;
-    let before = RolloutStatus {
+    let before = Box::new(RolloutStatus {
         evidence: case.status.evidence.clone(),
         budgets: case.status.budgets.clone(),
         checks: case.status.checks.clone(),
         analysis: case.status.analysis.clone(),
         summary: case.status.summary.clone(),
         ..RolloutStatus::default()
-    };
+    });
     let was_aborted = state.stage == Stage::Aborted;
     let previous_ended_at = previous_ended_at(state);
     let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
