@@ -2,8 +2,10 @@
 //!
 //! A reconcile never sleeps and never asks Prometheus. Whatever happens in it stays with its Rollout.
 
+mod adoption;
 mod attempt;
 mod deletion;
+mod finalizer;
 mod judged;
 mod reading;
 mod unusable;

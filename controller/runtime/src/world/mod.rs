@@ -4,6 +4,7 @@
 mod cache;
 mod convert;
 mod facts;
+pub mod ports;
 mod rollout;
 mod watches;
 
@@ -16,7 +17,8 @@ use tokio::sync::watch;
 
 pub use cache::Cache;
 pub use facts::{
-    CommandFact, EndpointFact, Fact, Identity, PodFact, ReplicaSetFact, RouteFact, ServiceFact, SliceFact,
+    CommandFact, ContainerPortFact, EndpointFact, Fact, Identity, OwnerFact, PodFact, ReplicaSetFact, RouteFact,
+    ServiceFact, SliceFact,
 };
 pub use rollout::RolloutObject;
 pub use watches::{Trigger, Watches, route_resource};
