@@ -239,3 +239,12 @@ fn pods_that_terminate_are_not_counted() {
     let counts = snapshot.counts(Some(&Revision::new("two")));
     assert_eq!(counts, Counts { replicas: 3, updated: 1, ready: 3, available: 3 });
 }
+
+/// Dual stack: one slice for each address family, with the same pods.
+#[test]
+fn a_pod_with_two_addresses_is_one_endpoint() {
+    let mut snapshot = snapshot();
+    snapshot.slices.push(slice("checkout", &["checkout-one-a", "checkout-one-b"]));
+    let stable = look(&snapshot, &mut Sightings::default(), at(0)).stable_service.unwrap();
+    assert_eq!((stable.ready, stable.serving_since), (2, Some(at(0))));
+}

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::json;
 use serin_core::effect::{Decision, Effect};
 use serin_core::plan::Plan;
@@ -85,10 +85,19 @@ pub(super) async fn write(
     what: &'static str,
     finalizers: &[String],
 ) -> Result<RolloutObject, Failure> {
+    may_write(context, "Rollout", "patch")?;
+    patch(&context.client, rollout, what, finalizers).await
+}
+
+pub(super) async fn patch(
+    client: &Client,
+    rollout: &RolloutObject,
+    what: &'static str,
+    finalizers: &[String],
+) -> Result<RolloutObject, Failure> {
     let patch = json!({"metadata": {"resourceVersion": rollout.resource_version(), "finalizers": finalizers}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    may_write(context, "Rollout", "patch")?;
     let key = rollout.key();
-    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
+    let api: Api<RolloutObject> = Api::namespaced(client.clone(), &key.namespace);
     in_time(what, api.patch(&key.name, &params, &Patch::Merge(patch))).await
 }

@@ -33,6 +33,8 @@ use crate::memory::{Memories, Memory};
 use crate::telemetry::{Metrics, ReconcileResult};
 use crate::world::{Key, RolloutObject, World};
 
+pub use deletion::{GiveBack, release_finalizer};
+
 /// After a conflict the watch needs a moment to bring what has changed.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
 

@@ -5,9 +5,11 @@
 mod access;
 mod commands;
 mod deletion;
+mod edits;
 mod faults;
 mod judged;
 mod releases;
+mod services;
 mod stage;
 mod unusable;
 mod writes;
