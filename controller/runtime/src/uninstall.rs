@@ -39,7 +39,9 @@ pub enum UninstallError {
     #[error("listing the Rollouts: {0}")]
     List(kube::Error),
     /// Some could not be released.
-    #[error("{failed} of {all} Rollouts still hold the finalizer; the log says why. Run this again, or remove it by hand")]
+    #[error(
+        "{failed} of {all} Rollouts still hold the finalizer; the log says why. Run this again, or remove it by hand"
+    )]
     Incomplete {
         /// How many failed.
         failed: usize,
@@ -62,10 +64,13 @@ pub async fn release_finalizers(
     let election = candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
     let mut changes = leadership.changes();
-    let leads = timeout(CONTROLLER_STOPS_WITHIN, changes.wait_for(|leads| *leads)).await;
-    let result = match leads {
-        Ok(Ok(_)) => release_all(client, namespace, &leadership, &metrics, clock).await,
-        _ => Err(UninstallError::ControllerRuns),
+    // What is waited for is a lock on the channel, which must be gone before the election goes on.
+    let leads =
+        timeout(CONTROLLER_STOPS_WITHIN, changes.wait_for(|leads| *leads)).await.is_ok_and(|leads| leads.is_ok());
+    let result = if leads {
+        release_all(client, namespace, &leadership, &metrics, clock).await
+    } else {
+        Err(UninstallError::ControllerRuns)
     };
     if let Some(election) = election {
         election.release().await;

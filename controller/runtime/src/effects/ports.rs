@@ -32,8 +32,9 @@ pub(super) struct PortInputs<'a> {
 pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let mut reached = BTreeSet::new();
+    let existing: Vec<ServicePort> = inputs.existing.iter().map(|port| without_alias(inputs, port)).collect();
     let mut unresolved = Vec::new();
-    for port in inputs.existing {
+    for port in &existing {
         match position_of(inputs.declared, port) {
             Some(index) => {
                 reached.insert(index);
@@ -69,6 +70,26 @@ pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
     add_routed(inputs, &mut ports);
     name_all(&mut ports);
     ports
+}
+
+/// A port that was added because a route named its number leads to the first container port only until a container declares
+/// that number itself: the route may be applied a moment before the template.
+fn without_alias(inputs: &PortInputs<'_>, port: &ServicePort) -> ServicePort {
+    let is_alias = port.name.as_deref() == Some(alias(port.port).as_str()) && protocol_of(port) == DEFAULT_PROTOCOL;
+    let mut containers = inputs.declared.iter().chain(inputs.upcoming);
+    let own = containers.find(|container| container.number == port.port && container.protocol == DEFAULT_PROTOCOL);
+    let Some(own) = own.filter(|_| is_alias) else { return port.clone() };
+    let pointed = pointed_to(port, own);
+    let is_reached = inputs.existing.iter().any(|other| {
+        let is_other = other.port != port.port || protocol_of(other) != DEFAULT_PROTOCOL;
+        is_other && position_of(inputs.declared, other).is_some_and(|index| inputs.declared[index] == *own)
+    });
+    if is_reached { port.clone() } else { pointed }
+}
+
+/// The name of a port that exists because a route names its number.
+fn alias(number: i32) -> String {
+    format!("port-{number}")
 }
 
 enum Replacement {
@@ -131,11 +152,11 @@ fn add_routed(inputs: &PortInputs<'_>, ports: &mut Vec<ServicePort>) {
             Some(first) if inputs.existing.is_empty() && is_unrouted(&ports[first]) => ports[first].port = *number,
             Some(first) => {
                 let target = ports[first].target_port.clone();
-                let name = unique(ports, format!("port-{number}"));
+                let name = unique(ports, alias(*number));
                 ports.push(ServicePort { target_port: target, ..bare_port(name, *number) });
             }
             None => {
-                let name = unique(ports, format!("port-{number}"));
+                let name = unique(ports, alias(*number));
                 ports.push(bare_port(name, *number));
             }
         }

@@ -35,7 +35,9 @@ pub fn originals(
 ) -> Vec<OriginalRoute> {
     let mut all = known.to_vec();
     // What has been given back is forgotten first: the plan may name the same route with other Services.
-    all.retain(|entry| routing.is_some_and(|routing| is_named(entry, routing)) || !is_restored(entry, routing, rollout, world));
+    all.retain(|entry| {
+        routing.is_some_and(|routing| is_named(entry, routing)) || !is_restored(entry, routing, rollout, world)
+    });
     let Some(routing) = routing else { return all };
     let releasing = matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
     for route in &routing.routes {
@@ -217,10 +219,7 @@ pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Resu
     restore(hands, originals.iter()).await.map(drop)
 }
 
-async fn restore(
-    hands: &Hands<'_>,
-    originals: impl Iterator<Item = &OriginalRoute>,
-) -> Result<bool, EffectError> {
+async fn restore(hands: &Hands<'_>, originals: impl Iterator<Item = &OriginalRoute>) -> Result<bool, EffectError> {
     let mut failure = None;
     let mut changed = false;
     for entry in originals {

@@ -226,11 +226,7 @@ impl Hands<'_> {
             .routing()
             .map(|routing| vec![routing.stable_service.as_str(), routing.canary_service.as_str()])
             .unwrap_or_default();
-        PodPorts {
-            declared: self.declared(revision),
-            upcoming: self.upcoming(),
-            routed: routed_ports(routes, &names),
-        }
+        PodPorts { declared: self.declared(revision), upcoming: self.upcoming(), routed: routed_ports(routes, &names) }
     }
 
     /// Whether the pods of a revision can be reached by the ports of the user's Services: told before traffic is sent there,

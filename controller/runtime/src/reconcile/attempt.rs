@@ -261,8 +261,7 @@ impl Look<'_> {
         };
         let mut failures = Failures::default();
         // Traffic follows a change of the Services, it does not precede it. Taking traffic away waits for nothing.
-        let raises =
-            |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
+        let raises = |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
         if decision.effects.iter().any(raises) {
             failures.note("UpdateServices", hands.update_services().await);
         }

@@ -98,7 +98,8 @@ pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject
         give_back.carry_out(rollout, status, &plan).await.map_err(|failure| failure.to_string())?;
     }
     give_back.metrics.api_write("Rollout", "patch");
-    let written = finalizer::patch(give_back.client, rollout, "removing the finalizer", &finalizer::others(rollout)).await;
+    let written =
+        finalizer::patch(give_back.client, rollout, "removing the finalizer", &finalizer::others(rollout)).await;
     match written {
         Ok(_) | Err(Failure::Gone) => Ok(true),
         Err(failure) => Err(failure.to_string()),

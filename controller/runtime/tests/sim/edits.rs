@@ -81,7 +81,10 @@ async fn a_router_that_is_taken_away_in_mid_release_leaves_the_route_as_it_was_a
     let is_free = |world: &World| selector(world, "checkout") == json!({"app": "checkout"});
     world.until(is_free, 10 * SECOND).await.expect("the user's Service is given back");
     assert_eq!(label(&world, "checkout"), Value::Null);
-    assert_eq!(selector(&world, "checkout-canary"), json!({"app": "checkout", "serin.dev/rollout": "checkout"}));
+    let selects_all = |world: &World| {
+        selector(world, "checkout-canary") == json!({"app": "checkout", "serin.dev/rollout": "checkout"})
+    };
+    world.until(selects_all, 10 * SECOND).await.expect("Serin's own goes on for whoever uses it");
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
@@ -130,9 +133,9 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
         }
         let version = if releasing { "v2" } else { "v1" };
         let mut renamed = routed("checkout", version, 4, steps());
-        let routing = &mut renamed["spec"]["strategy"]["canary"]["trafficRouting"];
-        routing["stableService"] = json!("front");
-        routing["canaryService"] = json!("front-next");
+        let canary = &mut renamed["spec"]["strategy"]["canary"];
+        canary["stableService"] = json!("front");
+        canary["canaryService"] = json!("front-next");
         apply(&world, renamed);
         let is_whole = |world: &World| weights(world, "checkout") == (Some(1), None);
         world.until(is_whole, 10 * SECOND).await.expect("no share is left with Services that nobody looks after");
@@ -174,7 +177,8 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
-    let (before, address) = (pods(&world), world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"].clone());
+    let (before, address) =
+        (pods(&world), world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"].clone());
     let vigil = Vigil::over(&world, "checkout");
     orphan(&world).await;
     world.pass(5 * MINUTE).await;

@@ -185,7 +185,12 @@ async fn the_canarys_service_is_a_copy_of_the_users_without_anything_external_an
     let canary = service(&world, "checkout-canary");
     let (spec, stable) = (&canary["spec"], &before["spec"]);
     for field in [
-        "clusterIP", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy", "trafficDistribution", "sessionAffinity",
+        "clusterIP",
+        "ipFamilies",
+        "ipFamilyPolicy",
+        "internalTrafficPolicy",
+        "trafficDistribution",
+        "sessionAffinity",
         "sessionAffinityConfig",
     ] {
         assert_eq!(spec[field], stable[field], "{field}");
@@ -196,7 +201,10 @@ async fn the_canarys_service_is_a_copy_of_the_users_without_anything_external_an
     let mut ports = stable["ports"].clone();
     ports[0].as_object_mut().unwrap().remove("nodePort");
     assert_eq!(spec["ports"], ports);
-    assert_eq!(canary["metadata"]["annotations"], json!({"traefik.ingress.kubernetes.io/service.serversscheme": "h2c"}));
+    assert_eq!(
+        canary["metadata"]["annotations"],
+        json!({"traefik.ingress.kubernetes.io/service.serversscheme": "h2c"})
+    );
 
     // A port that the user adds later.
     let mut edited = service(&world, "checkout");

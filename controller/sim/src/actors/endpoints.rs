@@ -90,7 +90,8 @@ fn slices_of(service: &Value, pods: &[(Key, Arc<Value>)]) -> Vec<Value> {
     if by_ports.is_empty() {
         return vec![slice(service, &[], &[])];
     }
-    let chunks = by_ports.iter().flat_map(|(ports, endpoints)| endpoints.chunks(SLICE_LIMIT).map(move |chunk| (ports, chunk)));
+    let chunks =
+        by_ports.iter().flat_map(|(ports, endpoints)| endpoints.chunks(SLICE_LIMIT).map(move |chunk| (ports, chunk)));
     chunks.map(|(ports, endpoints)| slice(service, ports, endpoints)).collect()
 }
 

@@ -25,12 +25,7 @@ fn show(ports: &[ServicePort]) -> Vec<String> {
             IntOrString::String(name) => name,
         };
         let protocol = Some(protocol_of(port)).filter(|protocol| *protocol != "TCP").map(|text| format!("/{text}"));
-        format!(
-            "{} {}{}->{target}",
-            port.name.as_deref().unwrap_or_default(),
-            port.port,
-            protocol.unwrap_or_default()
-        )
+        format!("{} {}{}->{target}", port.name.as_deref().unwrap_or_default(), port.port, protocol.unwrap_or_default())
     });
     each.collect()
 }
@@ -46,7 +41,12 @@ struct Case {
 impl Case {
     /// A Service that was made for this template, behind a route to these ports.
     fn made_for(ports: &[&str], routed: &[i32]) -> Self {
-        let new = Self { existing: Vec::new(), previous: Vec::new(), upcoming: None, routed: routed.iter().copied().collect() };
+        let new = Self {
+            existing: Vec::new(),
+            previous: Vec::new(),
+            upcoming: None,
+            routed: routed.iter().copied().collect(),
+        };
         let existing = new.ports_for(ports);
         Self { existing, previous: declare(ports), ..new }
     }
@@ -120,6 +120,14 @@ fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
     assert_eq!(show(&waiting), ["http 8080->http", "admin 9000->admin"]);
     made.existing = waiting;
     assert_eq!(made.moves_to(&["http:8080", "admin:9000"]), ["http 8080->http", "admin 9000->admin"]);
+    // The route is applied a moment before the template.
+    let mut early = Case::made_for(&["http:8080"], &[8080]);
+    early.routed.insert(9000);
+    early.existing = early.ports_for(&["http:8080"]);
+    assert_eq!(show(&early.existing), ["http 8080->http", "port-9000 9000->http"]);
+    early.upcoming = Some(declare(&["http:8080", "admin:9000"]));
+    assert_eq!(early.moves_to(&["http:8080"]), ["http 8080->http", "port-9000 9000->admin"]);
+    assert_eq!(early.moves_to(&["http:8080", "admin:9000"]), ["http 8080->http", "port-9000 9000->admin"]);
     // A route that uses a number of its own.
     let mut moved = Case::made_for(&["http:8080"], &[8080]);
     moved.routed = [80].into();
@@ -166,7 +174,8 @@ fn a_port_without_a_name_gets_one_when_it_is_no_longer_alone() {
 
 #[test]
 fn a_users_service_that_cannot_reach_a_revision_is_named_with_the_fix() {
-    let service = |target: IntOrString| vec![ServicePort { port: 80, target_port: Some(target), ..ServicePort::default() }];
+    let service =
+        |target: IntOrString| vec![ServicePort { port: 80, target_port: Some(target), ..ServicePort::default() }];
     let by_name = service(IntOrString::String("http".into()));
     let by_number = service(IntOrString::Int(8080));
     let (v1, v2) = (declare(&["http:8080"]), declare(&["web:9090"]));
