@@ -216,7 +216,10 @@ fn ports_are_compared_as_the_api_server_stores_them() {
         target_port: Some(IntOrString::Int(80)),
         ..ServicePort::default()
     };
-    assert!(same_ports(&[written.clone()], &[stored]));
-    assert!(!same_ports(&[written.clone()], &[ServicePort { app_protocol: Some("https".into()), ..written.clone() }]));
-    assert!(!same_ports(&[written.clone()], &[]));
+    assert!(same_ports(std::slice::from_ref(&written), &[stored]));
+    assert!(!same_ports(
+        std::slice::from_ref(&written),
+        &[ServicePort { app_protocol: Some("https".into()), ..written.clone() }]
+    ));
+    assert!(!same_ports(std::slice::from_ref(&written), &[]));
 }
