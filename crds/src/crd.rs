@@ -7,6 +7,14 @@ use kube::CustomResourceExt;
 
 use crate::{Rollout, RolloutCommand};
 
+/// Annotations that keep tools from deleting or replacing a CustomResourceDefinition: with it goes every Rollout, and with
+/// them all their pods.
+const KEPT: [(&str, &str); 3] = [
+    ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false,Replace=false"),
+    ("helm.sh/resource-policy", "keep"),
+    ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
+];
+
 /// Every CustomResourceDefinition of Serin, as `crds/yaml` holds them and a cluster gets them.
 ///
 /// They differ from [`CustomResourceExt::crd`] in what the derive cannot leave out: no field is nullable (so that
@@ -14,6 +22,10 @@ use crate::{Rollout, RolloutCommand};
 /// written), and no number has a format that the API server does not know.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![Rollout::crd(), RolloutCommand::crd()];
+    for crd in &mut crds {
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.extend(KEPT.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
     let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
     for schema in versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()) {
         tidy(schema);

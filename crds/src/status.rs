@@ -506,6 +506,12 @@ pub struct OriginalRoute {
     pub name: String,
     /// The backends of its rules, as JSON.
     pub backends: String,
+    /// The stable Service in these rules. Defaults to the one that the plan names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_service: Option<String>,
+    /// The canary Service in these rules. Defaults to the one that the plan names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_service: Option<String>,
 }
 
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -49,6 +49,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Annotations of what runs after the release is deleted; the argument is its weight. */}}
+{{- define "serin.uninstallHook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{/* What the controller may do where it looks after Rollouts; nothing more than what its code calls. */}}
 {{- define "serin.rules" -}}
 - apiGroups: [serin.dev]

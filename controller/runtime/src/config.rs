@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use serin_core::lease::Timing;
 use serin_crds::text::parse_duration;
 
@@ -15,6 +15,9 @@ use crate::telemetry;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "serin-controller", version)]
 pub struct Config {
+    /// What to do. Defaults to running the controller
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Look after the Rollouts of this namespace only; without it after those of all namespaces
     #[arg(long, env = "SERIN_NAMESPACE")]
     pub namespace: Option<String>,
@@ -55,6 +58,14 @@ pub struct Config {
     /// How long reconciles under way may take to end when the program is stopped
     #[arg(long, env = "SERIN_SHUTDOWN_GRACE", default_value = "8s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+}
+
+/// What the program does besides running the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Restore the routes and Services that Rollouts have changed, remove the finalizers of the Rollouts, and exit. To be run
+    /// after the controller has been deleted; waits until nobody holds its Lease. Rollouts and pods stay
+    ReleaseFinalizers,
 }
 
 /// How log lines are written.
@@ -110,6 +121,14 @@ mod tests {
         assert!(config.leader_elect);
         assert!(!parse(&["--leader-elect=false"]).unwrap().leader_elect);
         assert!(parse(&["--leader-elect"]).unwrap().leader_elect);
+    }
+
+    #[test]
+    fn the_controller_runs_unless_a_command_is_given() {
+        assert_eq!(parse(&["--namespace", "shop"]).unwrap().command, None);
+        let config = parse(&["--lease-name=serin", "--leader-elect=true", "release-finalizers"]).unwrap();
+        assert_eq!(config.command, Some(Command::ReleaseFinalizers));
+        assert!(parse(&["release"]).is_err());
     }
 
     #[test]

@@ -21,4 +21,5 @@ pub mod revision;
 pub mod run;
 pub mod status;
 pub mod telemetry;
+pub mod uninstall;
 pub mod world;

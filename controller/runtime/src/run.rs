@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use crate::client;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Command, Config};
 use crate::controller::{Controller, PartEnded, Parts};
 use crate::election::{Candidate, Election, Leadership, identity};
 use crate::http;
 use crate::judging::{Bench, Judges, Rereading, Servers};
 use crate::telemetry::{self, Metrics};
+use crate::uninstall::{self, UninstallError};
 use crate::world::Key;
 
 /// Why the program could not start or had to end.
@@ -41,6 +42,9 @@ pub enum RunError {
     /// A part has ended by itself.
     #[error(transparent)]
     Part(#[from] PartEnded),
+    /// Finalizers could not be released.
+    #[error(transparent)]
+    Uninstall(#[from] UninstallError),
 }
 
 impl RunError {
@@ -55,20 +59,16 @@ impl RunError {
 /// Where it cannot start, or a part of it ends by itself.
 pub async fn run(config: Config) -> Result<(), RunError> {
     telemetry::init_logs(config.log_format.into(), &config.log_filter)?;
+    if config.command == Some(Command::ReleaseFinalizers) {
+        return release_finalizers(&config).await;
+    }
     let stop = stop_signal()?;
     let client = client::infer().await?;
     let metrics = Arc::new(Metrics::new());
     let instance = identity(&config.pod_name);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, namespace = config.namespace.as_deref().unwrap_or("(all)"), "starting");
-    let election = config.leader_elect.then(|| {
-        let candidate = Candidate {
-            namespace: config.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),
-            lease: config.lease_name.clone(),
-            identity: instance.clone(),
-            timing: config.timing(),
-        };
-        Election::start(client.clone(), candidate, Arc::clone(&metrics))
-    });
+    let election = candidate(&config, &client, &instance)
+        .map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
     let (judges, triggers) = Judges::new(bench(&config, &client, &metrics)?, leadership.clone());
     let controller = Controller::new(Parts {
@@ -100,6 +100,25 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     tracing::info!("stopped");
     ended
+}
+
+/// How this process takes part in the election; `None` if it runs alone.
+fn candidate(config: &Config, client: &Client, instance: &str) -> Option<Candidate> {
+    config.leader_elect.then(|| Candidate {
+        namespace: config.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),
+        lease: config.lease_name.clone(),
+        identity: instance.to_owned(),
+        timing: config.timing(),
+    })
+}
+
+async fn release_finalizers(config: &Config) -> Result<(), RunError> {
+    let client = client::infer().await?;
+    let candidate = candidate(config, &client, &identity(&config.pod_name));
+    let namespace = config.namespace.as_deref();
+    let count = uninstall::release_finalizers(&client, namespace, candidate, &Clock::wall()).await?;
+    tracing::info!(rollouts = count, "no Rollout holds the finalizer any more");
+    Ok(())
 }
 
 fn bench(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Result<Bench, RunError> {

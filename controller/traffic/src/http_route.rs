@@ -24,7 +24,11 @@ pub(crate) fn canary_weight(
     for rule in selected(route, &name, rule, stable)? {
         let weight =
             |service| -> Result<u64, RouteProblem> { Ok(rule.service(service, &name)?.map_or(0, Backend::weight)) };
-        shares.push((rule.title(), share(weight(stable)?, weight(canary)?)));
+        let (stable, canary) = (weight(stable)?, weight(canary)?);
+        // A rule that gives nothing to either side says nothing about the split.
+        if stable + canary > 0 {
+            shares.push((rule.title(), share(stable, canary)));
+        }
     }
     let first = shares.first().map_or(Weight::ZERO, |(_, share)| *share);
     if shares.iter().all(|(_, share)| *share == first) {
@@ -45,8 +49,15 @@ pub(crate) fn set_weight(
 ) -> Result<Patch, RouteProblem> {
     let name = name_of(route);
     let mut changes = Changes::default();
-    for rule in selected(route, &name, rule, services.0)? {
-        let hand = Hand::of(&rule, &name, services, original)?;
+    let rules = selected(route, &name, rule, services.0)?;
+    let hands: Vec<Hand<'_, '_>> =
+        rules.iter().map(|rule| Hand::of(rule, &name, services, original)).collect::<Result<_, _>>()?;
+    let any_traffic = !hands.iter().all(Hand::is_unused);
+    for hand in hands {
+        // The user has taken the traffic of this rule off the Rollout; that of the others is divided.
+        if any_traffic && hand.is_unused() {
+            continue;
+        }
         if weight.is_zero() {
             hand.reset(&mut changes, &name, Some(0))?;
         } else {
@@ -168,6 +179,12 @@ impl<'r, 'a> Hand<'r, 'a> {
             canary_base: base.service(canary).cloned(),
             base,
         })
+    }
+
+    /// Whether the user's weights give nothing to either side.
+    fn is_unused(&self) -> bool {
+        let canary = self.canary.map_or(0, Backend::weight);
+        self.stable_base.weight_in_force() == 0 && self.stable.weight() == 0 && canary == 0
     }
 
     /// Divides stable's original share.

@@ -306,3 +306,37 @@ fn traffic_is_never_taken_off_the_only_side_that_has_any() {
     let refused = set_weight(&before, None, STABLE, CANARY, Weight::ZERO, None);
     assert!(matches!(refused, Err(RouteProblem::StableHasNoTraffic { .. })));
 }
+
+// traefik #9158: users list both backends from the start, as for other controllers.
+#[test]
+fn a_canary_that_the_user_lists_with_weight_0_is_split_and_put_back() {
+    for stable in [json!({"name": STABLE, "port": 80, "weight": 100}), json!({"name": STABLE, "port": 80})] {
+        // Its port is its user's affair.
+        let canary = json!({"name": CANARY, "port": 8080, "weight": 0});
+        let before = route(&json!([
+            {"name": "api", "backendRefs": [canary, stable]},
+            {"backendRefs": [stable, {"name": "retired", "port": 80, "weight": 0}]},
+        ]));
+        let known = remembered(&before);
+        assert_eq!(canary_weight(&before, None, STABLE, CANARY), Ok(Weight::ZERO));
+        assert!(set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&known)).unwrap().0.is_empty());
+        let half = set(&before, 50.0, Some(&known));
+        assert_eq!(backends(&half, 0)[0], json!({"name": CANARY, "port": 8080, "weight": 50}));
+        assert_eq!(backends(&half, 1)[1], json!({"name": "retired", "port": 80, "weight": 0}));
+        let full = set(&half, 100.0, Some(&known));
+        assert_eq!(set(&full, 0.0, Some(&known)), before);
+        assert_eq!(applied(&full, &restore(&full, &known, STABLE, CANARY).unwrap()), before);
+    }
+}
+
+#[test]
+fn a_rule_whose_traffic_the_user_has_taken_off_the_service_holds_the_others_up_no_more() {
+    let idle = json!({"backendRefs": [{"name": STABLE, "port": 80, "weight": 0}, {"name": "maintenance", "port": 80}]});
+    let before = route(&json!([idle, {"backendRefs": [{"name": STABLE, "port": 80}]}]));
+    let known = remembered(&before);
+    let half = set(&before, 50.0, Some(&known));
+    assert_eq!(half["spec"]["rules"][0], idle, "it is as its user wrote it");
+    assert_eq!(backends(&half, 1)[1]["weight"], 50);
+    let full = set(&half, 100.0, Some(&known));
+    assert_eq!(set(&full, 0.0, Some(&known)), before);
+}

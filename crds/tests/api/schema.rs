@@ -69,3 +69,14 @@ fn each_definition_fits_into_an_annotation() {
         assert!(bytes < 262_144 / 2, "{} has {bytes} bytes", crd.spec.names.kind);
     }
 }
+
+// flagger #1363: a CustomResourceDefinition that a GitOps tool replaces takes every object of it along.
+#[test]
+fn no_tool_prunes_or_replaces_a_definition() {
+    for crd in serin_crds::crds() {
+        let annotations = crd.metadata.annotations.unwrap();
+        assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false,Delete=false,Replace=false");
+        assert_eq!(annotations["helm.sh/resource-policy"], "keep");
+        assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
+    }
+}

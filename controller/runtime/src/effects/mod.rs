@@ -1,6 +1,7 @@
 //! Makes the planner's desired states true, each idempotently, under its own timeout, and without stopping the others.
 
 pub mod command;
+mod ports;
 mod replica_set;
 mod route;
 mod service;
@@ -22,8 +23,8 @@ use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
 use crate::world::{Key, RolloutObject, World};
 
-pub use route::{originals, restore_all, restore_left};
-pub use service::release as release_service;
+pub use route::{is_changed, originals, restore_all, restore_left};
+pub use service::{release_all as release_services, release_left as release_left_services};
 
 /// How long one effect may take.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use serin_core::units::Revision;
 use serin_crds::api_status;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
+use tokio::time::timeout;
 
-use super::{EffectError, Hands, as_json, patch_params, post_params};
+use super::{EffectError, Hands, TIMEOUT, as_json, patch_params, post_params};
 use crate::revision;
 use crate::world::{Fact, ReplicaSetFact};
 
@@ -35,7 +36,9 @@ impl Hands<'_> {
                 if found.owner_uid.as_deref() == Some(self.rollout.uid()) {
                     return Ok(());
                 }
-                Err(EffectError::Impossible(format!("ReplicaSet {name} exists and belongs to somebody else")))
+                Err(EffectError::Impossible(format!(
+                    "ReplicaSet {name} exists and belongs to somebody else: the revision gets another name"
+                )))
             }
             Err(error) => Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
         }
@@ -64,13 +67,52 @@ impl Hands<'_> {
         if known.desired == replicas {
             return Ok(());
         }
-        let patch = json!({"metadata": preconditions(&known), "spec": {"replicas": replicas}});
+        let mut patch = json!({"metadata": preconditions(&known), "spec": {"replicas": replicas}});
+        if let Some(seconds) = self.min_ready_seconds().filter(|seconds| *seconds != known.min_ready_seconds) {
+            patch["spec"]["minReadySeconds"] = seconds.into();
+        }
         self.may_write("ReplicaSet", "patch")?;
         let patched = api(self.client, self.namespace()).patch(name, &patch_params(), &Patch::Merge(patch)).await;
         let patched = patched.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
         self.take_in(&patched)?;
         tracing::info!(%revision, from = known.desired, to = replicas, "scaled a ReplicaSet");
         Ok(())
+    }
+
+    /// Brings the fields of ReplicaSets up to date that follow the spec without being part of the template, so that a change of
+    /// them is no new revision. An empty ReplicaSet gets them when it is scaled up.
+    ///
+    /// # Errors
+    /// The first failure, after all have been tried.
+    pub async fn update_replica_sets(&self) -> Result<(), EffectError> {
+        let Some(seconds) = self.min_ready_seconds() else { return Ok(()) };
+        let api = api(self.client, self.namespace());
+        let mut failure = None;
+        for set in self.snapshot.replica_sets.values() {
+            let name = &set.identity.key.name;
+            let known = self.world.replica_sets.get(&set.identity.key);
+            let is_behind = |known: &std::sync::Arc<ReplicaSetFact>| {
+                known.min_ready_seconds != seconds && (known.desired > 0 || known.replicas > 0)
+            };
+            let Some(known) = known.filter(is_behind) else { continue };
+            let patch = json!({"metadata": {"uid": known.identity.uid}, "spec": {"minReadySeconds": seconds}});
+            self.may_write("ReplicaSet", "patch")?;
+            let write = timeout(TIMEOUT, api.patch(name, &patch_params(), &Patch::Merge(patch))).await;
+            let written = match write {
+                Ok(answer) => answer.map_err(EffectError::api(format!("ReplicaSet {name}"))),
+                Err(_) => Err(EffectError::Timeout),
+            };
+            match written.and_then(|answer| self.take_in(&answer)) {
+                Ok(_) => tracing::info!(replica_set = %name, seconds, "updated minReadySeconds"),
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// As the spec has it now; `None` if the spec cannot be read.
+    fn min_ready_seconds(&self) -> Option<i32> {
+        self.spec.map(|spec| spec.min_ready_seconds.unwrap_or(0))
     }
 
     pub(super) async fn delete_replica_set(&self, revision: &Revision, name: &str) -> Result<(), EffectError> {

@@ -35,51 +35,77 @@ pub fn originals(
     world: &World,
 ) -> Vec<OriginalRoute> {
     let mut all = known.to_vec();
+    // What has been given back is forgotten first: the plan may name the same route with other Services.
+    all.retain(|entry| {
+        routing.is_some_and(|routing| is_named(entry, routing)) || !is_restored(entry, routing, rollout, world)
+    });
     let Some(routing) = routing else { return all };
     let releasing = matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
     for route in &routing.routes {
         let changes = |effect: &Effect| matches!(effect, Effect::SetWeight { route: changed, .. } if changed == route);
-        let is_new = releasing && original_of(&all, route).is_none();
+        // Its entry is about other Services and is given back first.
+        let is_left = all.iter().any(|entry| is_of(entry, route) && !is_named(entry, routing));
+        let is_new = releasing && original_of(&all, route, routing).is_none();
         let Some(fact) = snapshot.routes.get(&route.name) else { continue };
-        if is_new || decision.effects.iter().any(changes) {
+        if !is_left && (is_new || decision.effects.iter().any(changes)) {
             remember(&mut all, route, &fact.object, routing);
         }
     }
-    all.retain(|entry| is_named(entry, routing) || !is_restored(entry, routing, rollout, world));
     all
 }
 
+fn is_of(entry: &OriginalRoute, route: &RouteRef) -> bool {
+    kind_name(route.kind) == entry.kind && route.name == entry.name
+}
+
+/// Whether the plan names the route with the same two Services.
 fn is_named(entry: &OriginalRoute, routing: &Routing) -> bool {
-    routing.routes.iter().any(|route| kind_name(route.kind) == entry.kind && route.name == entry.name)
+    let is_current = |recorded: &Option<String>, named: &String| recorded.as_ref().is_none_or(|name| name == named);
+    routing.routes.iter().any(|route| is_of(entry, route))
+        && is_current(&entry.stable_service, &routing.stable_service)
+        && is_current(&entry.canary_service, &routing.canary_service)
+}
+
+/// The two Services that the route was divided between. An entry from before they were recorded is about the plan's own.
+fn services_of<'a>(entry: &'a OriginalRoute, routing: Option<&'a Routing>) -> Option<(&'a str, &'a str)> {
+    let stable = entry.stable_service.as_ref().or(routing.map(|routing| &routing.stable_service))?;
+    let canary = entry.canary_service.as_ref().or(routing.map(|routing| &routing.canary_service))?;
+    Some((stable, canary))
+}
+
+/// Whether there is anything to put back in a route.
+pub fn is_changed(entry: &OriginalRoute, routing: Option<&Routing>, rollout: &Key, world: &World) -> bool {
+    !is_restored(entry, routing, rollout, world)
 }
 
 /// Whether there is nothing left to put back.
-fn is_restored(entry: &OriginalRoute, routing: &Routing, rollout: &Key, world: &World) -> bool {
+fn is_restored(entry: &OriginalRoute, routing: Option<&Routing>, rollout: &Key, world: &World) -> bool {
     // Only if the kind was served before and after is the missing object a deleted one.
     let served = world.route_kind.is_served();
+    let Some((stable, canary)) = services_of(entry, routing) else { return false };
     let fact = world.routes.get(&Key::new(&rollout.namespace, &entry.name));
     let Some(fact) = fact else { return served && world.route_kind.is_served() };
     let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { return true };
-    let patch = serin_traffic::restore(&fact.object, &original, &routing.stable_service, &routing.canary_service);
+    let patch = serin_traffic::restore(&fact.object, &original, stable, canary);
     patch.is_ok_and(|patch| patch.0.is_empty())
 }
 
-/// Gives back the routes that the plan names no longer: nobody would look after the share that they give to the canary.
+/// Gives back the routes that the plan names no longer, or with other Services: nobody would look after the share that they
+/// give to the canary. Returns whether any was changed.
 ///
 /// # Errors
 /// The first failure, after all have been tried.
-pub async fn restore_left(hands: &Hands<'_>) -> Result<(), EffectError> {
-    let Some(routing) = hands.plan.routing() else { return Ok(()) };
-    let left = hands.status.original_routes.iter().filter(|entry| !is_named(entry, routing));
-    match restore(hands, routing, left).await {
+pub async fn restore_left(hands: &Hands<'_>) -> Result<bool, EffectError> {
+    let is_left = |entry: &&OriginalRoute| hands.plan.routing().is_none_or(|routing| !is_named(entry, routing));
+    match restore(hands, hands.status.original_routes.iter().filter(is_left)).await {
         // They stay recorded, and are restored once the kind is back.
-        Err(EffectError::KindAbsent(_)) => Ok(()),
+        Err(EffectError::KindAbsent(_)) => Ok(false),
         restored => restored,
     }
 }
 
 fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, routing: &Routing) {
-    let known = original_of(all, route);
+    let known = original_of(all, route, routing);
     let (stable, canary) = (&routing.stable_service, &routing.canary_service);
     let fresh = serin_traffic::refreshed(object, route.rule.as_deref(), stable, canary, known.as_ref());
     // A route that cannot be read is not changed either.
@@ -94,14 +120,21 @@ fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, rout
     fresh.rules.sort_by_key(|rule| rule.index);
     let Ok(backends) = serde_json::to_string(&fresh) else { return };
     let kind = kind_name(route.kind).to_owned();
-    match all.iter_mut().find(|entry| entry.kind == kind && entry.name == route.name) {
-        Some(entry) => entry.backends = backends,
-        None => all.push(OriginalRoute { kind, name: route.name.clone(), backends }),
+    let fresh = OriginalRoute {
+        kind,
+        name: route.name.clone(),
+        backends,
+        stable_service: Some(stable.clone()),
+        canary_service: Some(canary.clone()),
+    };
+    match all.iter_mut().find(|entry| is_of(entry, route)) {
+        Some(entry) => *entry = fresh,
+        None => all.push(fresh),
     }
 }
 
-fn original_of(all: &[OriginalRoute], route: &RouteRef) -> Option<Original> {
-    let entry = all.iter().find(|entry| entry.kind == kind_name(route.kind) && entry.name == route.name)?;
+fn original_of(all: &[OriginalRoute], route: &RouteRef, routing: &Routing) -> Option<Original> {
+    let entry = all.iter().find(|entry| is_of(entry, route) && is_named(entry, routing))?;
     serde_json::from_str(&entry.backends).ok()
 }
 
@@ -109,7 +142,7 @@ impl Hands<'_> {
     pub(super) async fn set_weight(&self, route: &RouteRef, canary: Weight) -> Result<(), EffectError> {
         let routing =
             self.plan.routing().ok_or_else(|| EffectError::Impossible("the plan names no router".to_owned()))?;
-        let original = original_of(&self.status.original_routes, route);
+        let original = original_of(&self.status.original_routes, route, routing);
         if original.is_none() {
             return Err(EffectError::Impossible(format!("HTTPRoute {} is not yet recorded as it was", route.name)));
         }
@@ -205,8 +238,7 @@ impl Hands<'_> {
 /// # Errors
 /// The first failure, after all have been tried.
 pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Result<(), EffectError> {
-    let Some(routing) = hands.plan.routing() else { return Ok(()) };
-    match restore(hands, routing, originals.iter()).await {
+    match restore(hands, originals.iter()).await {
         // The last look may be half a minute old. Without the kind there are no routes left to restore.
         Err(EffectError::KindAbsent(why)) => match hands.world.route_kind.kind().discover(hands.client).await {
             Discovery::Absent => {
@@ -218,23 +250,20 @@ pub async fn restore_all(hands: &Hands<'_>, originals: &[OriginalRoute]) -> Resu
                 Err(EffectError::KindAbsent(why))
             }
         },
-        restored => restored,
+        restored => restored.map(drop),
     }
 }
 
-async fn restore(
-    hands: &Hands<'_>,
-    routing: &Routing,
-    originals: impl Iterator<Item = &OriginalRoute>,
-) -> Result<(), EffectError> {
+async fn restore(hands: &Hands<'_>, originals: impl Iterator<Item = &OriginalRoute>) -> Result<bool, EffectError> {
     let (mut failure, mut absent) = (None, None);
+    let mut changed = false;
     for entry in originals {
         let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else { continue };
-        let (stable, canary) = (&routing.stable_service, &routing.canary_service);
+        let Some((stable, canary)) = services_of(entry, hands.plan.routing()) else { continue };
         let restored =
             hands.change_route(&entry.name, |object| serin_traffic::restore(object, &original, stable, canary)).await;
         match restored {
-            Ok(_) => {}
+            Ok(written) => changed |= written,
             Err(EffectError::Impossible(why)) => {
                 tracing::info!(route = %entry.name, %why, "the route cannot be restored and is left alone");
             }
@@ -242,6 +271,5 @@ async fn restore(
             Err(error) => failure = Some(error),
         }
     }
-    let failure = failure.or(absent);
-    failure.map_or(Ok(()), Err)
+    failure.or(absent).map_or(Ok(changed), Err)
 }

@@ -306,3 +306,12 @@ fn an_edit_of_another_part_of_the_route_leaves_the_confirmed_split_in_effect() {
     let pending = look(&snapshot, &mut sightings, at(7)).routes[0].programmed.clone();
     assert!(matches!(pending, Programmed::Pending(_)), "another split has to be confirmed: {pending:?}");
 }
+
+/// Dual stack: one slice for each address family, with the same pods.
+#[test]
+fn a_pod_with_two_addresses_is_one_endpoint() {
+    let mut snapshot = snapshot();
+    snapshot.slices.push(slice("checkout", &["checkout-one-a", "checkout-one-b"]));
+    let stable = look(&snapshot, &mut Sightings::default(), at(0)).stable_service.unwrap();
+    assert_eq!((stable.ready, stable.serving_since), (2, Some(at(0))));
+}

@@ -7,26 +7,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use serde_json::json;
 use serin_core::backoff::retry_after;
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
 use serin_core::observed::{Judgement, Observed};
 use serin_core::plan::Plan;
-use serin_core::state::State;
-use serin_core::units::Revision;
+use serin_core::state::{Stage, State};
+use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
-use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 use serin_crds::status::OriginalRoute;
 use tracing::Span;
 
 use super::judged::{self, Judged};
 use super::reading::Reading;
-use super::writing::{in_time, may_write, replace_status};
-use super::{AFTER_CONFLICT, Context, Failure, deletion, jitter, unusable};
-use crate::effects::{self, Hands};
+use super::writing::{in_time, replace_status};
+use super::{AFTER_CONFLICT, Context, Failure, adoption, deletion, finalizer, jitter, unusable};
+use crate::effects::{self, EffectError, Hands};
 use crate::memory::Memory;
 use crate::observe::{self, Snapshot, observe};
 use crate::revision::{self, Target};
@@ -61,6 +58,7 @@ pub(super) async fn attempt(
     };
     context.world.note_plan(&key, &plan);
     find_services(context, &key, &plan, memory).await?;
+    adoption::adopt(context, &rollout).await?;
     let snapshot = Snapshot::of(&context.world, &key, rollout.uid(), Some(&plan));
     let target = target(context, &key, &reading, &snapshot, memory).await;
     let mut look = Look { context, rollout: &rollout, status, reading, plan, snapshot, now };
@@ -117,12 +115,13 @@ impl Look<'_> {
         // The least of what an Event tells: of two warnings the later one gives it its name.
         decision.because.splice(0..0, judged.infeasible(&self.plan));
         log(&decision);
-        let rollout = self.with_finalizer(&decision.effects, memory).await?;
+        let rollout = finalizer::add(self.context, self.rollout, &decision.effects, memory).await?;
         let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
         let retry = self.carry_out(&rollout, &decision, memory).await;
         // Nothing waits for people to be told, least of all an abort.
         let moved = written == Written::Done && decision.state != seen.state;
         self.tell(&rollout, &decision, moved, memory).await;
+        finalizer::remove(self.context, &rollout, &self.plan, &decision, memory).await?;
         let soft_wait = match written {
             Written::Not(wait) => wait,
             Written::Done => None,
@@ -191,24 +190,6 @@ impl Look<'_> {
         );
         seen.judgement = judged.judgement.clone();
         (seen, judged)
-    }
-
-    /// Before the first change outside the Rollout's own objects, deletion must be made to wait for its undoing.
-    async fn with_finalizer(&self, effects: &[Effect], memory: &mut Memory) -> Result<Arc<RolloutObject>, Failure> {
-        let touches =
-            effects.iter().any(|effect| matches!(effect, Effect::SetWeight { .. } | Effect::BindService { .. }));
-        let mut finalizers = self.rollout.metadata.finalizers.clone().unwrap_or_default();
-        if !touches || finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-            return Ok(Arc::clone(self.rollout));
-        }
-        finalizers.push(FINALIZER.to_owned());
-        let patch = json!({"metadata": {"resourceVersion": self.rollout.resource_version(), "finalizers": finalizers}});
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        may_write(self.context, "Rollout", "patch")?;
-        let key = self.rollout.key();
-        let api: Api<RolloutObject> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let answer = in_time("adding the finalizer", api.patch(&key.name, &params, &Patch::Merge(patch))).await?;
-        Ok(memory.wrote(answer))
     }
 
     /// Writes the status where that is due; otherwise answers when it will be.
@@ -281,30 +262,75 @@ impl Look<'_> {
             snapshot: &self.snapshot,
             now: self.now,
         };
-        let mut failed = BTreeMap::new();
-        let mut conflict = false;
+        let mut failures = Failures::default();
+        // Traffic follows a change of the Services, it does not precede it. Taking traffic away waits for nothing.
+        let raises = |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
+        if decision.effects.iter().any(raises) {
+            failures.note("UpdateServices", hands.update_services().await);
+        }
+        if self.plan.routing().is_none() {
+            self.leave_behind(&hands, decision, &mut failures).await;
+        }
         for effect in &decision.effects {
             let Err(error) = hands.carry_out(effect).await else { continue };
-            if error.is_conflict() {
-                tracing::debug!(effect = effects::kind_of(effect), %error, "looking again");
-                conflict = true;
-                continue;
+            if let Effect::CreateReplicaSet { revision, .. } = effect {
+                // If somebody else has the name, the API server is asked again and another one is found.
+                memory.revisions.forget(revision);
             }
-            self.context.metrics.effect_failed(effects::kind_of(effect));
-            tracing::warn!(effect = effects::kind_of(effect), %error, "an effect could not be carried out");
-            failed.insert(effects::name_of(effect), error.to_string());
+            if !error.is_conflict() {
+                self.context.metrics.effect_failed(effects::kind_of(effect));
+            }
+            failures.note(&effects::name_of(effect), Err(error));
         }
-        // A route that the plan names no longer gives no share to pods that are about to go.
-        if let Err(error) = effects::restore_left(&hands).await {
-            tracing::warn!(%error, "a route that the plan names no longer could not be restored");
-            failed.insert("RestoreRoute".to_owned(), error.to_string());
+        if self.plan.routing().is_some() {
+            self.leave_behind(&hands, decision, &mut failures).await;
+            failures.note("UpdateServices", hands.update_services().await);
         }
+        if self.reading.problem.is_none() {
+            failures.note("UpdateReplicaSets", hands.update_replica_sets().await);
+        }
+        let Failures { failed, again } = failures;
         let any_failed = !failed.is_empty();
         memory.note_troubles(failed);
         if any_failed {
             return Some(retry_after(memory.troubled_for(), jitter()));
         }
-        conflict.then_some(AFTER_CONFLICT)
+        again.then_some(AFTER_CONFLICT)
+    }
+
+    /// Gives back routes and Services that the plan names no longer. A Service does so only when no release is under way:
+    /// until then it selects the stable revision, as it should.
+    async fn leave_behind(&self, hands: &Hands<'_>, decision: &Decision, failures: &mut Failures) {
+        // A route that the plan names no longer gives no share to pods that are about to go.
+        match effects::restore_left(hands).await {
+            Ok(changed) => failures.again |= changed,
+            Err(error) => return failures.note("RestoreRoute", Err(error)),
+        }
+        if self.plan.routing().is_none() || decision.state.stage == Stage::Stable {
+            failures.note("ReleaseService", effects::release_left_services(hands).await);
+        }
+    }
+}
+
+/// What went wrong while effects were carried out.
+#[derive(Default)]
+struct Failures {
+    /// By the name of the effect: why.
+    failed: BTreeMap<String, String>,
+    /// Something has changed meanwhile, or has been changed: look again soon.
+    again: bool,
+}
+
+impl Failures {
+    fn note(&mut self, name: &str, result: Result<(), EffectError>) {
+        let Err(error) = result else { return };
+        if error.is_conflict() {
+            tracing::debug!(effect = name, %error, "looking again");
+            self.again = true;
+            return;
+        }
+        tracing::warn!(effect = name, %error, "an effect could not be carried out");
+        self.failed.insert(name.to_owned(), error.to_string());
     }
 }
 

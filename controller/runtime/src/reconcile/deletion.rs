@@ -1,20 +1,19 @@
 //! A Rollout that is being deleted gives back what it has changed; what it has made goes with it.
 
-use kube::Api;
-use kube::api::{Patch, PatchParams};
+use jiff::Timestamp;
+use kube::Client;
 use kube::runtime::controller::Action;
-use serde_json::json;
 use serin_core::plan::Plan;
 use serin_core::state::State;
 use serin_crds::RolloutStatus;
-use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 
 use super::reading::Reading;
-use super::writing::{in_time, may_write};
-use super::{Context, Failure};
+use super::{Context, Failure, finalizer};
 use crate::effects::{self, Hands};
+use crate::election::Leadership;
 use crate::observe::Snapshot;
-use crate::world::RolloutObject;
+use crate::telemetry::Metrics;
+use crate::world::{RolloutObject, World};
 
 pub(super) async fn delete(
     context: &Context,
@@ -23,50 +22,86 @@ pub(super) async fn delete(
     state: &State,
 ) -> Result<Action, Failure> {
     context.judge.forget(rollout.uid());
-    let finalizers = rollout.metadata.finalizers.clone().unwrap_or_default();
-    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+    if !finalizer::is_held(rollout) {
         return Ok(Action::await_change());
     }
     // What was changed was changed under the plan in force.
     let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
     if let Some(plan) = in_force.or_else(|| Reading::of(rollout, state, context.clock.now()).plan) {
-        give_back(context, rollout, status, &plan).await?;
+        let give_back = GiveBack {
+            client: &context.client,
+            world: &context.world,
+            leadership: &context.leadership,
+            metrics: &context.metrics,
+            now: context.clock.now(),
+            keeps_selectors: false,
+        };
+        give_back.carry_out(rollout, status, &plan).await?;
     }
-    let others: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-    let patch = json!({"metadata": {"resourceVersion": rollout.resource_version(), "finalizers": others}});
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    may_write(context, "Rollout", "patch")?;
-    let key = rollout.key();
-    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    in_time("removing the finalizer", api.patch(&key.name, &params, &Patch::Merge(patch))).await?;
+    finalizer::write(context, rollout, "removing the finalizer", &finalizer::others(rollout)).await?;
     tracing::info!("the Rollout is deleted: its routes and Services are as they were");
     Ok(Action::await_change())
 }
 
-async fn give_back(
-    context: &Context,
-    rollout: &RolloutObject,
-    status: &RolloutStatus,
-    plan: &Plan,
-) -> Result<(), Failure> {
-    let snapshot = Snapshot::of(&context.world, &rollout.key(), rollout.uid(), Some(plan));
-    let hands = Hands {
-        client: &context.client,
-        world: &context.world,
-        leadership: &context.leadership,
-        metrics: &context.metrics,
-        rollout,
-        spec: None,
-        status,
-        plan,
-        snapshot: &snapshot,
-        now: context.clock.now(),
-    };
-    effects::restore_all(&hands, &status.original_routes).await?;
-    if let Some(routing) = plan.routing() {
-        for name in [&routing.stable_service, &routing.canary_service] {
-            effects::release_service(&hands, name).await?;
+/// Gives back what a Rollout has changed in objects that it does not own.
+pub struct GiveBack<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// The routes and Services as they are.
+    pub world: &'a World,
+    /// Whether this process may act.
+    pub leadership: &'a Leadership,
+    /// Where writes are counted.
+    pub metrics: &'a Metrics,
+    /// The time now.
+    pub now: Timestamp,
+    /// Whether Services go on selecting the revision that they select now.
+    pub keeps_selectors: bool,
+}
+
+impl GiveBack<'_> {
+    async fn carry_out(&self, rollout: &RolloutObject, status: &RolloutStatus, plan: &Plan) -> Result<(), Failure> {
+        let snapshot = Snapshot::of(self.world, &rollout.key(), rollout.uid(), Some(plan));
+        let hands = Hands {
+            client: self.client,
+            world: self.world,
+            leadership: self.leadership,
+            metrics: self.metrics,
+            rollout,
+            spec: None,
+            status,
+            plan,
+            snapshot: &snapshot,
+            now: self.now,
+        };
+        effects::restore_all(&hands, &status.original_routes).await?;
+        if !self.keeps_selectors {
+            effects::release_services(&hands).await?;
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Gives back what a Rollout has changed, and removes its finalizer, without a controller. Returns whether it had one.
+///
+/// # Errors
+/// Why the Rollout still has it.
+pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject) -> Result<bool, String> {
+    if !finalizer::is_held(rollout) {
+        return Ok(false);
+    }
+    // A position that cannot be read tells of no route, and a person has to look at what it says.
+    let status = rollout.status.as_ref().map_err(Clone::clone)?;
+    let state = status.state().map_err(|problem| problem.to_string())?;
+    let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
+    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, &state).plan) {
+        give_back.carry_out(rollout, status, &plan).await.map_err(|failure| failure.to_string())?;
+    }
+    give_back.metrics.api_write("Rollout", "patch");
+    let written =
+        finalizer::patch(give_back.client, rollout, "removing the finalizer", &finalizer::others(rollout)).await;
+    match written {
+        Ok(_) | Err(Failure::Gone) => Ok(true),
+        Err(failure) => Err(failure.to_string()),
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! A reconcile never sleeps and never asks Prometheus. Whatever happens in it stays with its Rollout.
 
+mod adoption;
 mod attempt;
 mod deletion;
+mod finalizer;
 mod judged;
 mod reading;
 mod unusable;
@@ -31,6 +33,8 @@ use crate::judge::Judge;
 use crate::memory::{Memories, Memory};
 use crate::telemetry::{Metrics, ReconcileResult};
 use crate::world::{Key, RolloutObject, World};
+
+pub use deletion::{GiveBack, release_finalizer};
 
 /// After a conflict the watch needs a moment to bring what has changed.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);

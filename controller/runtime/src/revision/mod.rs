@@ -30,6 +30,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 pub const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// What stands for the revision while the API server is asked about a template.
 const ASKING: &str = "unknown";
+/// How many names for a new revision are tried before one is used whose holder is in the way.
+const NAMES_TRIED: usize = 8;
 /// How many texts per Rollout are remembered.
 const MEMORY_LIMIT: usize = 32;
 
@@ -46,6 +48,13 @@ struct Refusal {
     hash: String,
     message: String,
     at: Instant,
+}
+
+impl Memory {
+    /// Forgets which template a revision stands for: its name has turned out to be taken.
+    pub fn forget(&mut self, revision: &Revision) {
+        self.known.retain(|_, known| known != revision);
+    }
 }
 
 /// The answer.
@@ -142,15 +151,28 @@ async fn ask(client: &Client, rollout: &Key, spec: &RolloutSpec, owned: &BTreeSe
             Some((revision, ours, template::bare(set.data.pointer("/spec/template")?)))
         })
         .collect();
-    Ok(choose(&stored, &existing))
+    // An object without our labels may stand in the way as well.
+    let mut taken = BTreeSet::new();
+    for _ in 0..NAMES_TRIED {
+        let revision = choose(&stored, &existing, &taken);
+        let name = format!("{}-{revision}", rollout.name);
+        let holder = api.get_metadata_opt(&name).await?;
+        let is_free = holder.is_none_or(|holder| holder.metadata.uid.is_some_and(|uid| owned.contains(uid.as_str())));
+        if is_free {
+            return Ok(revision);
+        }
+        taken.insert(revision.as_str().to_owned());
+    }
+    Ok(choose(&stored, &existing, &taken))
 }
 
-/// The revision of an existing ReplicaSet of ours with this template, or a name that none has.
-fn choose(stored: &Value, existing: &[(String, bool, Value)]) -> Revision {
+/// The revision of an existing ReplicaSet of ours with this template, or a name that none has and that is not `taken`.
+fn choose(stored: &Value, existing: &[(String, bool, Value)], taken: &BTreeSet<String>) -> Revision {
     if let Some((revision, ..)) = existing.iter().find(|(_, ours, template)| *ours && template == stored) {
         return Revision::new(revision);
     }
-    let taken: BTreeSet<&str> = existing.iter().map(|(revision, ..)| revision.as_str()).collect();
+    let taken: BTreeSet<&str> =
+        existing.iter().map(|(revision, ..)| revision.as_str()).chain(taken.iter().map(String::as_str)).collect();
     let names = (0_u32..).map(|collisions| template::revision_of(stored, collisions));
     let mut free = names.filter(|revision| !taken.contains(revision.as_str()));
     // There are more names than ReplicaSets.
@@ -187,12 +209,15 @@ mod tests {
     fn one_template_is_one_revision_and_a_collision_is_survived() {
         let one = json!({"spec": {"containers": [{"name": "one"}]}});
         let two = json!({"spec": {"containers": [{"name": "two"}]}});
+        let free = BTreeSet::new();
         let name = template::revision_of(&one, 0).as_str().to_owned();
-        assert_eq!(choose(&one, &[("old".into(), true, one.clone())]), Revision::new("old"));
-        assert_eq!(choose(&one, &[]), Revision::new(name.clone()));
+        assert_eq!(choose(&one, &[("old".into(), true, one.clone())], &free), Revision::new("old"));
+        assert_eq!(choose(&one, &[], &free), Revision::new(name.clone()));
         // A different template stands under the name already.
-        assert_eq!(choose(&one, &[(name.clone(), true, two)]), template::revision_of(&one, 1));
+        assert_eq!(choose(&one, &[(name.clone(), true, two)], &free), template::revision_of(&one, 1));
         // An equal template that belongs to somebody else is not ours.
-        assert_ne!(choose(&one, &[(name, false, one.clone())]), template::revision_of(&one, 0));
+        assert_ne!(choose(&one, &[(name.clone(), false, one.clone())], &free), template::revision_of(&one, 0));
+        // An object without our labels has the name.
+        assert_eq!(choose(&one, &[], &[name].into()), template::revision_of(&one, 1));
     }
 }

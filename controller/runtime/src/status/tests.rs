@@ -177,8 +177,13 @@ fn what_has_changed_says_how_soon_it_is_written() {
     assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Now);
 
     let mut routes_recorded = before.clone();
-    routes_recorded.original_routes =
-        vec![OriginalRoute { kind: "HTTPRoute".into(), name: "checkout".into(), backends: "{}".into() }];
+    routes_recorded.original_routes = vec![OriginalRoute {
+        kind: "HTTPRoute".into(),
+        name: "checkout".into(),
+        backends: "{}".into(),
+        stable_service: None,
+        canary_service: None,
+    }];
     assert_eq!(urgency(&before, &routes_recorded), Urgency::Now);
 }
 

@@ -15,8 +15,10 @@ use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION}
 
 use super::Key;
 use super::facts::{
-    CommandFact, EndpointFact, Identity, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
+    CommandFact, EndpointFact, Identity, OwnerFact, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact,
+    SliceFact,
 };
+use super::ports;
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -24,6 +26,8 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// The kubelet's reasons for a container whose end it did not see, for example because the node restarted.
 const NODE_LOST: [&str; 2] = ["Unknown", "ContainerStatusUnknown"];
+/// Annotations on a Service that describe how requests are sent to its endpoints, so that both sides need them.
+const ROUTING_ANNOTATIONS: [&str; 2] = ["traefik.ingress.kubernetes.io/", "service.kubernetes.io/topology-mode"];
 /// A container that waits for one of these is only starting.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -40,14 +44,20 @@ impl From<&ObjectMeta> for Identity {
 impl From<ReplicaSet> for ReplicaSetFact {
     fn from(set: ReplicaSet) -> Self {
         let status = set.status.unwrap_or_default();
+        let spec = set.spec.unwrap_or_default();
+        let pod_spec = spec.template.and_then(|template| template.spec);
         Self {
             identity: Identity::from(&set.metadata),
+            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
+            ports: pod_spec.as_ref().map(ports::of_pod_spec).unwrap_or_default(),
+            owner: controller(&set.metadata),
+            terminating: set.metadata.deletion_timestamp.is_some(),
             rollout: label(&set.metadata, ROLLOUT_LABEL).unwrap_or_default(),
             revision: label(&set.metadata, REVISION_LABEL).map(Revision::new),
             owner_uid: controller_uid(&set.metadata),
             template_hash: set.metadata.annotations.as_ref().and_then(|all| all.get(TEMPLATE_HASH_ANNOTATION)).cloned(),
             // The API server fills in 1 where nothing is written.
-            desired: set.spec.and_then(|spec| spec.replicas).map_or(1, count),
+            desired: spec.replicas.map_or(1, count),
             replicas: count(status.replicas),
             available: status.available_replicas.map_or(0, count),
             created_at: created_at(&set.metadata),
@@ -104,12 +114,16 @@ fn waiting<'a>(containers: impl Iterator<Item = &'a ContainerStatus>) -> Option<
 
 impl From<Service> for ServiceFact {
     fn from(service: Service) -> Self {
-        let selector = service.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        let spec = service.spec.unwrap_or_default();
+        let mut annotations = service.metadata.annotations.clone().unwrap_or_default();
+        annotations.retain(|name, _| ROUTING_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)));
         Self {
             identity: Identity::from(&service.metadata),
             rollout: label(&service.metadata, ROLLOUT_LABEL),
             owner_uid: controller_uid(&service.metadata),
-            selects: selector.get(REVISION_LABEL).map(Revision::new),
+            selects: spec.selector.as_ref().and_then(|selector| selector.get(REVISION_LABEL)).map(Revision::new),
+            spec,
+            annotations,
         }
     }
 }
@@ -117,8 +131,11 @@ impl From<Service> for ServiceFact {
 impl From<EndpointSlice> for SliceFact {
     fn from(slice: EndpointSlice) -> Self {
         let ready = slice.endpoints.into_iter().filter(|endpoint| {
-            // Not told means ready, says the API.
-            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+            // The API's rule: a condition that is not set counts as true. A Service with publishNotReadyAddresses reports
+            // every endpoint as ready; `serving` is the readiness of the pod itself.
+            let conditions = endpoint.conditions.as_ref();
+            let is_set = |condition: Option<bool>| condition.unwrap_or(true);
+            conditions.is_none_or(|conditions| is_set(conditions.ready) && is_set(conditions.serving))
         });
         let pod = |target: k8s_openapi::api::core::v1::ObjectReference| {
             target.name.filter(|_| target.kind.as_deref() == Some("Pod"))
@@ -167,6 +184,12 @@ impl From<RolloutCommand> for CommandFact {
 
 fn label(meta: &ObjectMeta, name: &str) -> Option<String> {
     meta.labels.as_ref().and_then(|labels: &BTreeMap<String, String>| labels.get(name)).cloned()
+}
+
+fn controller(meta: &ObjectMeta) -> Option<OwnerFact> {
+    let mut owners = meta.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true))?.clone();
+    Some(OwnerFact { api_version: owner.api_version, kind: owner.kind, name: owner.name })
 }
 
 fn controller_uid(meta: &ObjectMeta) -> Option<String> {
@@ -226,13 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_does_not_say_is_ready_and_one_that_terminates_is_not() {
+    fn an_endpoint_without_conditions_is_ready_and_one_that_terminates_or_is_published_early_is_not() {
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "checkout"}}, "addressType": "IPv4",
             "endpoints": [
                 {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}},
                 {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true}, "targetRef": {"kind": "Pod", "name": "b"}},
                 {"addresses": ["10.0.0.3"], "conditions": {"ready": true}},
+                {"addresses": ["10.0.0.4"], "conditions": {"ready": true, "serving": false}, "targetRef": {"kind": "Pod", "name": "d"}},
             ],
         }))
         .unwrap();

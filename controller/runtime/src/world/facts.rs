@@ -1,8 +1,10 @@
 //! The little that is kept of each object: fleets have many pods, and the planner needs only a few of their fields.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ServiceSpec;
 use serde_json::Value;
 use serin_core::command::Command;
 use serin_core::units::Revision;
@@ -56,8 +58,40 @@ pub struct ReplicaSetFact {
     pub replicas: u32,
     /// `status.availableReplicas`.
     pub available: u32,
+    /// `spec.minReadySeconds`.
+    pub min_ready_seconds: i32,
+    /// The ports that its template declares.
+    pub ports: Vec<ContainerPortFact>,
+    /// Its controller, if any.
+    pub owner: Option<OwnerFact>,
+    /// It has a deletion timestamp.
+    pub terminating: bool,
     /// `metadata.creationTimestamp`.
     pub created_at: Timestamp,
+}
+
+/// The controller of an object: its owner reference with `controller: true`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerFact {
+    /// `apiVersion`.
+    pub api_version: String,
+    /// `kind`.
+    pub kind: String,
+    /// `name`.
+    pub name: String,
+}
+
+/// A port that a container of a template declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerPortFact {
+    /// Its name, if any.
+    pub name: Option<String>,
+    /// `containerPort`.
+    pub number: i32,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Whether a Service can reach it by its name: the first port of this name and protocol in the pod.
+    pub by_name: bool,
 }
 
 /// A pod.
@@ -119,7 +153,7 @@ impl PodFact {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceFact {
     /// Which object.
     pub identity: Identity,
@@ -129,6 +163,10 @@ pub struct ServiceFact {
     pub owner_uid: Option<String>,
     /// The revision in its selector.
     pub selects: Option<Revision>,
+    /// Its spec: the canary Service is a copy of the stable one, and both follow their revision's ports.
+    pub spec: ServiceSpec,
+    /// Its annotations that describe how requests are sent to its endpoints.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An EndpointSlice.

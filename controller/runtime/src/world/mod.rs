@@ -5,6 +5,7 @@ mod cache;
 mod convert;
 mod facts;
 mod kinds;
+pub mod ports;
 mod rollout;
 mod watches;
 
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 pub use cache::Cache;
 pub use convert::CRASH_LOOP;
 pub use facts::{
-    CommandFact, EndpointFact, Fact, Identity, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
+    CommandFact, ContainerPortFact, EndpointFact, Fact, Identity, OwnerFact, PodFact, ReplicaSetFact, Restarts,
+    RouteFact, ServiceFact, SliceFact,
 };
 pub use kinds::{Availability, Discovery, KindState, OptionalKind};
 pub use rollout::RolloutObject;

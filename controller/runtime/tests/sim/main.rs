@@ -5,10 +5,12 @@
 mod access;
 mod commands;
 mod deletion;
+mod edits;
 mod faults;
 mod judged;
 mod kinds;
 mod releases;
+mod services;
 mod stage;
 mod unusable;
 mod writes;

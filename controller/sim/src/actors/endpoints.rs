@@ -74,27 +74,53 @@ fn make_so(moment: &mut Moment<'_>, service: &Key, existing: &Objects, wanted: V
     }
 }
 
-/// The slices that a Service should have: at least one, even without endpoints.
+/// The slices that a Service should have: at least one, even without endpoints. As in the real controller, pods that resolve
+/// the Service's ports to different numbers are in different slices.
 fn slices_of(service: &Value, pods: &[(Key, Arc<Value>)]) -> Vec<Value> {
     let selector = Selector::from_labels(&service["spec"]["selector"]);
     let chosen = pods.iter().filter(|(_, pod)| selector.matches(pod) && pod["status"]["podIP"].is_string());
-    let endpoints: Vec<Value> = chosen.map(|(key, pod)| endpoint(key, pod)).collect();
-    let mut chunks: Vec<&[Value]> = endpoints.chunks(SLICE_LIMIT).collect();
-    if chunks.is_empty() {
-        chunks.push(&[]);
+    let mut by_ports: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
+    for (key, pod) in chosen {
+        let ports = ports_of(service, pod);
+        match by_ports.iter_mut().find(|(known, _)| *known == ports) {
+            Some((_, endpoints)) => endpoints.push(endpoint(key, pod)),
+            None => by_ports.push((ports, vec![endpoint(key, pod)])),
+        }
     }
-    chunks.into_iter().map(|endpoints| slice(service, endpoints)).collect()
+    if by_ports.is_empty() {
+        return vec![slice(service, &[], &[])];
+    }
+    let chunks =
+        by_ports.iter().flat_map(|(ports, endpoints)| endpoints.chunks(SLICE_LIMIT).map(move |chunk| (ports, chunk)));
+    chunks.map(|(ports, endpoints)| slice(service, ports, endpoints)).collect()
 }
 
-fn slice(service: &Value, endpoints: &[Value]) -> Value {
+/// The Service's ports as this pod serves them: a name that none of its containers has is left out.
+fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
+    let containers = super::list(pod, "/spec/containers").iter();
+    let declared: Vec<&Value> = containers.flat_map(|container| super::list(container, "/ports")).collect();
+    let resolve = |port: &Value| {
+        let target = &port["targetPort"];
+        if target.is_number() {
+            return Some(target.clone());
+        }
+        let named = declared.iter().find(|known| known["name"] == *target && known["protocol"] == port["protocol"])?;
+        Some(named["containerPort"].clone())
+    };
+    let ports = super::list(service, "/spec/ports").iter();
+    ports
+        .filter_map(|port| {
+            let number = resolve(port)?;
+            Some(json!({"name": port["name"].as_str().unwrap_or_default(), "port": number, "protocol": port["protocol"]}))
+        })
+        .collect()
+}
+
+fn slice(service: &Value, ports: &[Value], endpoints: &[Value]) -> Value {
     let name = field(service, "name");
     let mut labels: Map<String, Value> = service["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     labels.insert("kubernetes.io/service-name".into(), name.into());
     labels.insert("endpointslice.kubernetes.io/managed-by".into(), "endpointslice-controller.k8s.io".into());
-    let ports = super::list(service, "/spec/ports").iter();
-    let ports: Vec<Value> = ports
-        .map(|port| json!({"name": port["name"].as_str().unwrap_or_default(), "port": port["targetPort"], "protocol": port["protocol"]}))
-        .collect();
     let owner = json!({
         "apiVersion": "v1", "kind": "Service", "name": name, "uid": field(service, "uid"),
         "controller": true, "blockOwnerDeletion": true,
