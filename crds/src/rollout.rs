@@ -12,6 +12,12 @@ use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
 
+/// Description of `spec.replicas`.
+const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it out if an autoscaler sets it. Removing it \
+                        from a manifest that is applied with kubectl apply or server-side (Argo CD, Flux) keeps the current \
+                        number until somebody sets one. For other clients (Helm 3, kubectl edit, patch and replace), \
+                        removing it is the same as writing 1: scale to the number you want with kubectl scale.";
+
 /// A workload whose every release is an experiment with a budget: traffic shifts in steps, the canary is judged
 /// against stable, and a release that breaches its error budget is rolled back.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,12 +54,9 @@ use crate::strategy::StrategySpec;
 #[x_kube(validation = rules::longest_is_said_once())]
 #[x_kube(validation = rules::watch_has_router())]
 pub struct RolloutSpec {
-    /// Number of pods in steady state. Defaults to 1. Leave it out if an autoscaler sets it. Removing the field from a
-    /// manifest that is applied with `kubectl apply` or server-side apply (Argo CD, Flux) keeps the current number of
-    /// pods until somebody sets it. Other clients, such as Helm 3, `kubectl edit` and `kubectl replace`, remove the field
-    /// in a way that cannot be told from writing 1: scale to the number you want afterwards with `kubectl scale`.
+    /// Number of pods in steady state. The description says what to do with clients that cannot be told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0), extend("default" = 1))]
+    #[schemars(range(min = 0), description = REPLICAS)]
     pub replicas: Option<i32>,
     /// The labels by which the pods are known; the template's labels must match. It cannot be changed.
     #[schemars(schema_with = "selector")]

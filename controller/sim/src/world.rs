@@ -100,7 +100,7 @@ impl World {
             namespace => namespace.to_owned(),
         };
         let key = Key::new(&kind, &namespace, field(&object, "name"));
-        state.store.writer = Writer { manager: "gitops".into(), applies: true, subresource: String::new() };
+        state.store.writer = Writer { manager: "gitops".into(), applies: true, ..Writer::default() };
         state.store.applied_configuration = Some(object.clone());
         let stored = match state.store.get(&key).cloned() {
             None => state.store.create(&kind, &namespace, object, now, false)?,

@@ -24,7 +24,8 @@ async fn the_requests_get_the_same_answers_every_time() {
 #[ignore = "needs a cluster; the end-to-end tests run it"]
 async fn a_real_api_server_gives_the_same_answers() {
     // An answer of 504 is an answer to compare, not to be retried.
-    let config = kube::Config { default_retry: false, ..kube::Config::infer().await.unwrap() };
+    let mut config = kube::Config::infer().await.unwrap();
+    config.default_retry = false;
     let client = kube::Client::try_from(config).unwrap();
     let namespace = format!("serin-conformance-{}", std::process::id());
     let real = answers(&client, &namespace).await.unwrap();

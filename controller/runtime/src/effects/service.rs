@@ -137,7 +137,10 @@ impl Hands<'_> {
 
     fn forget_if_gone<T>(&self, answer: &kube::Result<T>, name: &str) {
         if let Err(kube::Error::Api(status)) = answer
-            && (api_status::is_missing_object(status) || api_status::is_conflict(status))
+            && (api_status::is_missing_object(status)
+                || api_status::is_conflict(status)
+                // A patch that names the UID of a predecessor is invalid, and no conflict.
+                || api_status::is_invalid(status))
         {
             // What is known of it is out of date; the next look reads it again.
             self.world.services.remove(&self.key(name));

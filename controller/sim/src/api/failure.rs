@@ -85,6 +85,45 @@ impl Failure {
         Self::about(409, "Conflict", message, kind, name)
     }
 
+    /// 409: the object on the URL is not the one that the precondition of a deletion means.
+    pub(crate) fn precondition(kind: &Kind, name: &str, what: &str, wanted: &str, found: &str) -> Self {
+        let qualified = if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
+        let hint = if what == "UID" { "deleted and then recreated" } else { "modified" };
+        let message = format!(
+            "Operation cannot be fulfilled on {qualified} {name:?}: the {what} in the precondition ({wanted}) does not match \
+             the {what} in record ({found}). The object might have been {hint}"
+        );
+        Self::of_resource(409, "Conflict", message, &kind.group, &kind.kind, name)
+    }
+
+    /// 422: an update that does not say which state it is based on.
+    pub(crate) fn version_required(kind: &Kind, name: &str) -> Self {
+        let mut failure =
+            Self::invalid(kind, name, "metadata.resourceVersion: Invalid value: 0: must be specified for an update");
+        failure.details["kind"] = kind.plural.as_str().into();
+        failure
+    }
+
+    /// The same with every cause twice, as two validations in a row report it.
+    pub(crate) fn twice(mut self) -> Self {
+        if let Some(causes) = self.details["causes"].as_array_mut() {
+            let again = causes.clone();
+            causes.extend(again);
+        }
+        self
+    }
+
+    /// The same with another cause, of the same reason, at another field.
+    pub(crate) fn also_at(mut self, field: &str) -> Self {
+        if let Some(causes) = self.details["causes"].as_array_mut()
+            && let Some(mut another) = causes.last().cloned()
+        {
+            another["field"] = field.into();
+            causes.push(another);
+        }
+        self
+    }
+
     /// 409: the resourceVersion is not the current one.
     pub fn stale(kind: &Kind, name: &str) -> Self {
         let why = "the object has been modified; please apply your changes to the latest version and try again";

@@ -303,7 +303,7 @@ impl Request<'_> {
         if replicas < 0 {
             let problem =
                 "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0";
-            return Err(Failure::invalid(&self.kind, name, problem));
+            return Err(Failure::invalid(&self.kind, name, problem).also_at(".spec.replicas"));
         }
         let mut object = Value::clone(&current);
         set_at(&mut object, &self.kind.scale_paths.spec_replicas, replicas.into());

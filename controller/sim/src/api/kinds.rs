@@ -114,6 +114,7 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
 const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
     ("gateway.networking.k8s.io", "v1", "Gateway", "gateways", "nsg"),
     ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", "nsg"),
+    ("gateway.networking.k8s.io", "v1beta1", "HTTPRoute", "httproutes", "nsg"),
     ("serin.dev", "v1alpha1", "Rollout", "rollouts", "nscg"),
     ("serin.dev", "v1alpha1", "RolloutCommand", "rolloutcommands", "nsg"),
 ];

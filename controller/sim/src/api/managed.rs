@@ -14,6 +14,14 @@ pub(crate) struct Writer {
     /// Server-side apply, rather than an update.
     pub(crate) applies: bool,
     pub(crate) subresource: String,
+    /// Whether it is a patch, rather than a whole object.
+    pub(crate) patches: bool,
+}
+
+impl Writer {
+    fn is_same_entry(&self, other: &Self) -> bool {
+        (&self.manager, self.applies, &self.subresource) == (&other.manager, other.applies, &other.subresource)
+    }
 }
 
 type Path = Vec<String>;
@@ -42,7 +50,7 @@ pub(crate) fn record(kind: &Kind, current: Option<&Value>, next: &mut Value, app
     let own = match applied {
         Some(applied) => leaves(applied),
         None => {
-            let kept = entries.iter().find(|(known, _)| known == writer).map(|(_, owned)| owned.clone());
+            let kept = entries.iter().find(|(known, _)| known.is_same_entry(writer)).map(|(_, owned)| owned.clone());
             kept.unwrap_or_default().into_iter().chain(changed).collect()
         }
     };
@@ -52,7 +60,7 @@ pub(crate) fn record(kind: &Kind, current: Option<&Value>, next: &mut Value, app
         && (next["spec"]["replicas"] == 0
             || !current.map(owners).unwrap_or_default().iter().any(|(_, owned)| owned.contains(&replicas)));
     if !untracked {
-        match entries.iter_mut().find(|(known, _)| known == writer) {
+        match entries.iter_mut().find(|(known, _)| known.is_same_entry(writer)) {
             Some((_, owned)) => *owned = own,
             None => entries.push((writer.clone(), own)),
         }
@@ -67,11 +75,11 @@ pub(crate) fn record(kind: &Kind, current: Option<&Value>, next: &mut Value, app
 /// them too.
 pub(crate) fn without_dropped(current: &Value, applied: &Value, writer: &Writer) -> Value {
     let entries = owners(current);
-    let mine = entries.iter().filter(|(known, _)| known == writer).flat_map(|(_, owned)| owned);
+    let mine = entries.iter().filter(|(known, _)| known.is_same_entry(writer)).flat_map(|(_, owned)| owned);
     let still = leaves(applied);
     let mut next = current.clone();
     for path in mine.filter(|path| !still.contains(*path)) {
-        let shared = entries.iter().any(|(known, owned)| known != writer && owned.contains(path));
+        let shared = entries.iter().any(|(known, owned)| !known.is_same_entry(writer) && owned.contains(path));
         if shared {
             continue;
         }
@@ -114,6 +122,7 @@ fn owners(object: &Value) -> Vec<(Writer, BTreeSet<Path>)> {
                 manager: text(&entry["manager"]),
                 applies: entry["operation"] == "Apply",
                 subresource: text(&entry["subresource"]),
+                patches: false,
             };
             let mut owned = BTreeSet::new();
             collect(&entry["fieldsV1"], &mut Vec::new(), &mut owned, |key| key.strip_prefix("f:").map(str::to_owned));

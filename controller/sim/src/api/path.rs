@@ -74,6 +74,7 @@ impl Call {
         Writer {
             manager: if named.is_empty() { who.to_owned() } else { named.to_owned() },
             applies: self.content_type.starts_with("application/apply-patch+yaml"),
+            patches: self.method == Method::PATCH,
             subresource: self.target.as_ref().and_then(|target| target.subresource.clone()).unwrap_or_default(),
         }
     }

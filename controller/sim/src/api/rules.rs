@@ -21,18 +21,16 @@ pub(crate) fn check(kind: &Kind, object: &Value, current: Option<&Value>) -> Res
         if let Some(new) = new
             && !field(current, "deletionTimestamp").is_empty()
         {
-            return refuse(&format!(
+            let problem = format!(
                 "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found \
                  new finalizers []string{{{new}}}"
-            ));
+            );
+            return Err(Failure::invalid(kind, field(object, "name"), &problem).twice());
         }
     }
     match kind.resource().as_str() {
         "replicasets.apps" | "deployments.apps" => check_workload(kind, object, current),
-        "pods" => match template_problem(&object["spec"], "spec") {
-            Some(problem) => refuse(&problem),
-            None => Ok(()),
-        },
+        "pods" => refuse_template(kind, object, &object["spec"], "spec"),
         _ => Ok(()),
     }
 }
@@ -53,21 +51,28 @@ fn check_workload(kind: &Kind, object: &Value, current: Option<&Value>) -> Resul
     if current.is_some_and(|current| current["spec"]["selector"] != spec["selector"]) {
         return refuse("spec.selector: Invalid value: field is immutable");
     }
-    match template_problem(&spec["template"]["spec"], "spec.template.spec") {
-        Some(problem) => refuse(&problem),
-        None => Ok(()),
-    }
+    refuse_template(kind, object, &spec["template"]["spec"], "spec.template.spec")
 }
 
-fn template_problem(spec: &Value, at: &str) -> Option<String> {
+fn refuse_template(kind: &Kind, object: &Value, spec: &Value, at: &str) -> Result<(), Failure> {
+    let mut problems = template_problems(spec, at).into_iter();
+    let Some(first) = problems.next() else { return Ok(()) };
+    let refusal = Failure::invalid(kind, field(object, "name"), &format!("{first}: Required value"));
+    Err(problems.fold(refusal, |refusal, field| refusal.also_at(&field)))
+}
+
+/// The required fields that are missing.
+fn template_problems(spec: &Value, at: &str) -> Vec<String> {
     let containers = spec["containers"].as_array().map_or(&[][..], Vec::as_slice);
     if containers.is_empty() {
-        return Some(format!("{at}.containers: Required value"));
+        return vec![format!("{at}.containers")];
     }
-    containers.iter().enumerate().find_map(|(index, container)| {
-        let missing = ["name", "image"].into_iter().find(|name| container[name].as_str().is_none_or(str::is_empty))?;
-        Some(format!("{at}.containers[{index}].{missing}: Required value"))
-    })
+    let missing = |(index, container): (usize, &Value)| {
+        let absent = |name: &&str| container[*name].as_str().is_none_or(str::is_empty);
+        let fields = ["name", "image"].into_iter().filter(absent);
+        fields.map(|name| format!("{at}.containers[{index}].{name}")).collect::<Vec<_>>()
+    };
+    containers.iter().enumerate().flat_map(missing).collect()
 }
 
 fn is_dns_name(name: &str) -> bool {

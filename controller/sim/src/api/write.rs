@@ -127,7 +127,7 @@ impl Store {
                 field(&object, "name"),
             )));
         }
-        check_basis(kind, name, &current, &object)?;
+        check_basis(kind, key, &current, &object, self.writer.patches)?;
         let applied = self.applied(kind, &object);
         let mut next = match part {
             Part::Main => main_part(kind, &current, object),
@@ -183,9 +183,7 @@ impl Store {
             if let Some(wanted) = wanted
                 && wanted != found
             {
-                let why =
-                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-                return Err(Failure::conflict(kind, name, &why));
+                return Err(Failure::precondition(kind, name, what, wanted, found));
             }
         }
         let finalizer = match options.propagation_policy.as_deref() {
@@ -252,18 +250,23 @@ impl Store {
 }
 
 /// The state that a change is based on must be the current one, where the change names it.
-fn check_basis(kind: &Kind, name: &str, current: &Value, sent: &Value) -> Result<(), Failure> {
+fn check_basis(kind: &Kind, key: &Key, current: &Value, sent: &Value, patches: bool) -> Result<(), Failure> {
+    let name = key.name.as_str();
     let (sent_uid, uid) = (field(sent, "uid"), field(current, "uid"));
     if !sent_uid.is_empty() && sent_uid != uid {
-        let why = format!("Precondition failed: UID in precondition: {sent_uid}, UID in object meta: {uid}");
+        if patches {
+            let problem = format!("metadata.uid: Invalid value: {sent_uid:?}: field is immutable");
+            return Err(Failure::invalid(kind, name, &problem).twice());
+        }
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}/{}/{name}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {sent_uid}, UID in object meta: {uid}",
+            kind.plural, key.namespace,
+        );
         return Err(Failure::conflict(kind, name, &why));
     }
     match field(sent, "resourceVersion") {
-        "" if kind.needs_resource_version() => Err(Failure::invalid(
-            kind,
-            name,
-            "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
-        )),
+        "" if kind.needs_resource_version() => Err(Failure::version_required(kind, name)),
         "" => Ok(()),
         based_on if based_on.parse::<u64>().is_err() => {
             Err(Failure::internal(format!("strconv.ParseUint: parsing {based_on:?}: invalid syntax")))

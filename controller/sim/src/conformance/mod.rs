@@ -131,11 +131,13 @@ impl Session<'_> {
         if let Some(at) = text.find("\"probe-") {
             text.replace_range(at + 7..(at + 12).min(text.len()), "*****");
         }
-        // The current version is nobody's to keep.
-        match text.split_once("current: ") {
-            Some((before, _)) => format!("{before}current: VERSION"),
-            None => text,
+        // The current version is nobody's to keep, and every parser has words of its own.
+        for (before, word) in [("current: ", "VERSION"), ("in record (", "FOUND"), ("json parse error: ", "PROBLEM")] {
+            if let Some((beginning, _)) = text.split_once(before) {
+                text = format!("{beginning}{before}{word}");
+            }
         }
+        text
     }
 
     /// Replaces `$ns`, and `$version.x` and `$uid.x` of the object kept as `x`.
