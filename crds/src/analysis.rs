@@ -40,7 +40,7 @@ pub struct AnalysisSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<OnNoDataSpec>,
     /// How long pods count as young, for example `60s`, which is what it is where it is not written. Until then a canary that fails up to
-    /// five percent more than stable is tolerated, and no release is promoted.
+    /// five percent more than stable is tolerated, no check is queried, and no release is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -63,7 +63,9 @@ pub struct PrometheusSpec {
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::address())]
     pub address: Option<String>,
-    /// How often it scrapes the series, for example `15s`, which is what it is where it is not written.
+    /// How often it scrapes the series, for example `15s`. Used until the interval is known from the samples themselves; it only has to
+    /// be set if it is longer than 5 minutes. A value that differs from the samples is reported and does not hold a release.
+    /// Defaults to `15s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -214,6 +216,13 @@ pub struct CheckSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
+    /// Time to wait before the first query, for example `2m`. For `during: release` it starts with the canary's first traffic, otherwise
+    /// with the phase. No check is queried before `warmUp` has passed for the canary's first pods. The release waits for it.
+    /// Defaults to `0s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::duration())]
+    pub initial_delay: Option<String>,
     /// How often it may fail; once more rolls the release back. 0 where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

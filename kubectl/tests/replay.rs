@@ -267,13 +267,13 @@ async fn pods_that_appear_on_record_count_from_their_first_scrape() {
     let pod = |name: &'static str, metric: &'static str| {
         [("__name__", metric), ("pod", name), ("job", "pods"), ("instance", name)]
     };
-    for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+    for stable in ["checkout-aaa-podx1", "checkout-aaa-podx2"] {
         counting.add(&pod(stable, "requests_total"), |_| Some(700.0));
         counting.add(&pod(stable, "errors_total"), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
     }
     let born = |count: f64| move |minute: f64| (minute >= 20.0).then_some(count);
-    counting.add(&pod("checkout-bbb-y1", "requests_total"), born(150.0));
-    counting.add(&pod("checkout-bbb-y1", "errors_total"), born(30.0));
+    counting.add(&pod("checkout-bbb-pody1", "requests_total"), born(150.0));
+    counting.add(&pod("checkout-bbb-pody1", "errors_total"), born(30.0));
     let counters = "counters: {total: requests_total, errors: errors_total}";
     let replay = Replay::of(counting, counters).await;
     let text = replay.run("--from -65m --stable-pods checkout-aaa --canary-pods checkout-bbb").await.unwrap();
@@ -317,12 +317,12 @@ async fn how_errors_cluster_is_learnt_from_before_the_release_as_the_controller_
     // Clients that retry on the same pod: twelve errors at once, every five minutes.
     let cluster =
         |after: f64| move |minute: f64| Some(if (minute - after).rem_euclid(5.0) == 0.0 { 12.0 } else { 0.0 });
-    counting.pod("checkout-aaa-x1", |_| Some(700.0), cluster(4.0));
-    counting.pod("checkout-aaa-x2", |_| Some(700.0), cluster(4.5));
+    counting.pod("checkout-aaa-podx1", |_| Some(700.0), cluster(4.0));
+    counting.pod("checkout-aaa-podx2", |_| Some(700.0), cluster(4.5));
     // The canary has two such clusters, close to each other, before stable has its next.
     let released = |count: f64| move |minute: f64| (minute >= 20.0).then_some(count);
     let errors = |minute: f64| (minute >= 20.0).then_some(if [22.25, 22.75].contains(&minute) { 12.0 } else { 0.0 });
-    counting.pod("checkout-bbb-y1", released(150.0), errors);
+    counting.pod("checkout-bbb-pody1", released(150.0), errors);
     let printed = printed(&Replay::of(counting, PODS).await, &format!("{OF_PODS} --to -46m")).await;
     let release = &printed["releases"][0];
     assert_eq!(release["counted"][0]["canaryErrors"], 24.0, "{printed}");
@@ -337,13 +337,13 @@ async fn pods_are_as_old_as_kube_state_metrics_says() {
     let released = |count: f64| move |minute: f64| (minute >= 20.0).then_some(count);
     let rolled_back_after = async |is_known: bool| {
         let mut counting = Counting::new();
-        for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+        for stable in ["checkout-aaa-podx1", "checkout-aaa-podx2"] {
             counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
         }
         // Up for ten minutes before its first request, of which one in twenty-five fails: of young pods that is still no wonder.
-        counting.pod("checkout-bbb-y1", released(150.0), released(6.0));
+        counting.pod("checkout-bbb-pody1", released(150.0), released(6.0));
         if is_known {
-            counting.created("checkout-bbb-y1", 10);
+            counting.created("checkout-bbb-pody1", 10);
         }
         let printed = printed(&Replay::of(counting, PODS).await, OF_PODS).await;
         printed["releases"][0]["rules"][0]["decided"]["afterSeconds"].as_f64().unwrap()
@@ -355,7 +355,7 @@ async fn pods_are_as_old_as_kube_state_metrics_says() {
 #[tokio::test]
 async fn beside_a_gateways_counters_the_canarys_pods_tell_when_its_warm_up_ended() {
     let mut counting = Counting::release(6.0);
-    counting.created("checkout-bbb-y1", 10);
+    counting.created("checkout-bbb-pody1", 10);
     let replay = Replay::of(counting, TRAEFIK).await;
     let after =
         |printed: serde_json::Value| printed["releases"][0]["rules"][0]["decided"]["afterSeconds"].as_f64().unwrap();
@@ -366,13 +366,13 @@ async fn beside_a_gateways_counters_the_canarys_pods_tell_when_its_warm_up_ended
 #[tokio::test]
 async fn the_pods_of_an_earlier_attempt_say_nothing_of_the_age_of_this_ones() {
     let mut counting = Counting::new();
-    for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+    for stable in ["checkout-aaa-podx1", "checkout-aaa-podx2"] {
         counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
     }
     // The same revision twice, with other pods; of the second's requests one in twenty-five fails, which young pods may.
     let during = |from: f64, to: f64, count: f64| move |minute: f64| (from..to).contains(&minute).then_some(count);
-    counting.pod("checkout-bbb-y1", during(20.0, 25.0, 150.0), during(20.0, 25.0, 0.0));
-    counting.pod("checkout-bbb-y2", during(50.0, 60.0, 150.0), during(50.0, 60.0, 6.0));
+    counting.pod("checkout-bbb-pody1", during(20.0, 25.0, 150.0), during(20.0, 25.0, 0.0));
+    counting.pod("checkout-bbb-pody2", during(50.0, 60.0, 150.0), during(50.0, 60.0, 6.0));
     let printed = printed(&Replay::of(counting, PODS).await, OF_PODS).await;
     assert_eq!(printed["releases"].as_array().unwrap().len(), 2, "{printed}");
     let again = &printed["releases"][1]["rules"][0]["decided"];
@@ -383,11 +383,11 @@ async fn the_pods_of_an_earlier_attempt_say_nothing_of_the_age_of_this_ones() {
 async fn what_an_old_pod_had_counted_before_it_was_first_scraped_is_none_of_the_release() {
     let counting = |is_recorded: bool| {
         let mut counting = Counting::new();
-        for stable in ["checkout-aaa-x1", "checkout-aaa-x2"] {
+        for stable in ["checkout-aaa-podx1", "checkout-aaa-podx2"] {
             counting.pod(stable, |_| Some(700.0), |minute| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 }));
         }
         counting.pod(
-            "checkout-bbb-y1",
+            "checkout-bbb-pody1",
             |minute| (minute >= 20.0).then_some(150.0),
             |minute| (minute >= 20.0).then_some(0.0),
         );
@@ -395,9 +395,9 @@ async fn what_an_old_pod_had_counted_before_it_was_first_scraped_is_none_of_the_
         let late = |first: f64, then: f64| {
             move |minute: f64| (minute >= 25.0).then_some(if minute < 25.25 { first } else { then })
         };
-        counting.pod("checkout-aaa-x3", late(900_000.0, 0.0), late(5_000.0, 0.0));
+        counting.pod("checkout-aaa-podx3", late(900_000.0, 0.0), late(5_000.0, 0.0));
         if is_recorded {
-            counting.created("checkout-aaa-x3", -300);
+            counting.created("checkout-aaa-podx3", -300);
         }
         counting
     };
@@ -408,7 +408,7 @@ async fn what_an_old_pod_had_counted_before_it_was_first_scraped_is_none_of_the_
     let replay = Replay::of(counting(false), PODS).await;
     let unknown = printed(&replay, OF_PODS).await;
     assert!(stable_errors(&unknown) > 5_000.0, "a pod that appears is taken to be new: {unknown}");
-    let line = r#"{"name": "v7", "from": "2026-03-01T10:55:00Z", "to": "2026-03-01T12:00:00Z", "podsCreatedAt": {"checkout-aaa-x3": "2026-03-01T05:50:00Z"}}"#;
+    let line = r#"{"name": "v7", "from": "2026-03-01T10:55:00Z", "to": "2026-03-01T12:00:00Z", "podsCreatedAt": {"checkout-aaa-podx3": "2026-03-01T05:50:00Z"}}"#;
     std::fs::write(replay.file("releases.jsonl"), line).unwrap();
     let listed = format!(
         "--releases {} {}",
@@ -437,4 +437,17 @@ async fn an_empty_record_and_a_server_in_trouble_are_told_as_what_they_are() {
         failure.to_string().contains("the disk is full") && failure.to_string().contains("--prometheus"),
         "{failure}"
     );
+}
+
+// flagger #1123, prometheus #8001: Prometheus scrapes once a minute by default.
+#[tokio::test]
+async fn a_record_that_was_scraped_once_a_minute_has_no_gaps() {
+    let mut counting = Counting::release(0.0);
+    for series in &mut counting.series {
+        series.samples = series.samples.iter().copied().step_by(4).collect();
+    }
+    let replay = Replay::of(counting, TRAEFIK).await;
+    let text = replay.run("--from -65m").await.unwrap();
+    assert!(text.contains("would have had the evidence to promote"), "{text}");
+    assert!(!text.contains("without data") && !text.contains("Held (Stale)"), "{text}");
 }

@@ -136,7 +136,9 @@ fn freshness(view: &View<'_>, context: &Context) -> (Option<(HoldReason, i64)>, 
         Availability::Partial { since_ms } => return (Some((HoldReason::PartialData, since_ms)), false),
         Availability::Ok => {}
     }
-    if let Some(at_ms) = state.not_a_number_at_ms.filter(|at_ms| !is_old(*at_ms)) {
+    // What was not a number before the release says nothing of it.
+    let is_current = |at_ms: &i64| !is_old(*at_ms) && *at_ms >= state.evidence.began_ms;
+    if let Some(at_ms) = state.not_a_number_at_ms.filter(is_current) {
         return (Some((HoldReason::NotANumber, at_ms)), false);
     }
     let mut fresh = true;

@@ -27,6 +27,17 @@ pub struct ObjectiveConfig {
     pub selector_verified: bool,
 }
 
+/// What follows from the scrape interval; see the fields of [`ObjectiveConfig`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How samples become rounds.
+    pub counters: CounterConfig,
+    /// How long after its timestamp a sample is taken to be visible.
+    pub settle_ms: i64,
+    /// An arm whose last sample is older than this is stale.
+    pub stale_after_ms: i64,
+}
+
 /// Prometheus shows a sample within its scrape interval and these many milliseconds.
 const SETTLE_MARGIN_MS: i64 = 5000;
 
@@ -166,6 +177,14 @@ impl Objective {
     /// Up to when samples are taken to be visible: [`Feed::settled_ms`] for a clock that shows `now_ms`.
     pub fn settled_ms(&self, now_ms: i64) -> i64 {
         now_ms.saturating_sub(self.config.settle_ms)
+    }
+
+    /// Uses another scrape interval from the next observation on, and the limits that follow from it. The evidence so far stays.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.config.counters = timing.counters;
+        self.config.settle_ms = timing.settle_ms;
+        self.config.stale_after_ms = timing.stale_after_ms;
+        self.counters.set_config(timing.counters);
     }
 
     /// Allows for samples that are seen so much later, in milliseconds: an arm is stale, or without traffic, so much later too.

@@ -11,14 +11,17 @@ use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
 
 use crate::checks::CheckState;
-use crate::request::Phase;
+use crate::request::{JudgeRequest, Phase};
 
 /// All that a restarted controller needs beside the samples, which it reads again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    /// When the canary first had traffic, in milliseconds since the epoch.
+    /// From when its requests count, a scrape before it was first seen to have traffic, in milliseconds since the epoch.
     pub began_ms: i64,
+    /// When the canary was first seen to have traffic, in milliseconds since the epoch; absent in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_since_ms: Option<i64>,
     /// Until when its pods count as young.
     pub warm_up_ends_ms: i64,
     /// The weight last seen, in thousandths of a percent.
@@ -31,6 +34,13 @@ pub struct Checkpoint {
     /// That it is to be rolled back, once that is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
+    /// When the last release before this one ended, in seconds since the epoch; 0 if there was none. It identifies the attempt.
+    /// Absent in checkpoints of versions that did not tell attempts apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_ended_second: Option<i64>,
+    /// Whether the service burned its budget when the release began, and has done so since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burned_before: Option<bool>,
     /// How far the release had come, and since when, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<(Phase, i64)>,
@@ -67,18 +77,28 @@ pub struct ObjectiveCheckpoint {
     /// Whether Prometheus adds its series up, since they are too many to be read one by one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub summed: bool,
+    /// The scrape interval that was learned, in milliseconds, if it differs from the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape_interval_ms: Option<i64>,
     /// The evidence of its latency guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardState>,
 }
 
+/// As a checkpoint has it. Whole seconds, because a timestamp that was read back from a status has no more.
+pub(crate) fn previous_ended_second(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, Timestamp::as_second)
+}
+
 impl Checkpoint {
-    /// The checkpoint in a status, where it is of this revision and can be read.
-    pub fn of(status: Option<&AnalysisStatus>, revision: &Revision) -> Option<Self> {
-        let status = status.filter(|status| status.revision == revision.as_str())?;
-        serde_json::from_value(status.checkpoint.clone())
+    /// The checkpoint in a status, if it is of the attempt that the request is about and can be read.
+    pub fn of(status: Option<&AnalysisStatus>, request: &JudgeRequest) -> Option<Self> {
+        let status = status.filter(|status| status.revision == request.revision.as_str())?;
+        let checkpoint: Self = serde_json::from_value(status.checkpoint.clone())
             .inspect_err(|error| tracing::warn!(%error, "the stored evidence cannot be read and is gathered anew"))
-            .ok()
+            .ok()?;
+        let expected = previous_ended_second(request.previous_ended_at);
+        Some(checkpoint).filter(|checkpoint| checkpoint.previous_ended_second.is_none_or(|second| second == expected))
     }
 
     /// For the status.

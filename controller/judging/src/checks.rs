@@ -83,6 +83,7 @@ pub struct Check {
     pub query: String,
     /// How often.
     pub interval: Duration,
+    initial_delay: Duration,
     during: CheckTime,
     decides: bool,
     failure_limit: u32,
@@ -101,6 +102,12 @@ pub(crate) struct Position {
     /// When the weight last changed.
     pub weight_changed_at_ms: i64,
     pub has_traffic: bool,
+    /// When the canary first had traffic in this attempt.
+    pub traffic_since_ms: i64,
+    /// Until when the pods that the canary began with count as young.
+    pub warm_up_ends_ms: i64,
+    /// Whether most of the canary's pods are young now.
+    pub pods_are_young: bool,
     pub grace_ms: i64,
     pub now_ms: i64,
 }
@@ -139,13 +146,19 @@ impl Checks {
         at: &Position,
     ) {
         if let Some(check) = self.0.get_mut(index).filter(|check| check.is_asked(at)) {
-            check.observe(found, asked_ms);
+            check.observe(found, asked_ms, at);
         }
     }
 
     /// Whether a check is to be asked at this position.
     pub(crate) fn is_asked(&self, index: usize, at: &Position) -> bool {
         self.0.get(index).is_some_and(|check| check.is_asked(at))
+    }
+
+    /// When the next check begins that is held by its initial delay or the warm-up.
+    pub(crate) fn next_begins_ms(&self, at: &Position) -> Option<i64> {
+        let waiting = self.0.iter().filter(|check| check.is_due(at) && !check.has_begun(at));
+        waiting.map(|check| check.begins_ms(at)).min()
     }
 
     /// Why the release is to be rolled back: the first check that has failed more often than it may.
@@ -178,8 +191,12 @@ impl Checks {
 
     /// The checks that this position still waits for, in words.
     pub(crate) fn pending(&self, at: &Position) -> Option<String> {
-        let pending = self.0.iter().filter(|check| check.decides && check.is_asked(at) && !check.has_succeeded(at));
-        let names: Vec<&str> = pending.map(|check| check.name.as_str()).collect();
+        let pending = self.0.iter().filter(|check| check.decides && check.is_due(at) && !check.has_succeeded(at));
+        let name = |check: &Check| match check.waiting_to_begin(at) {
+            Some(begins) => format!("{} (begins {begins})", check.name),
+            None => check.name.clone(),
+        };
+        let names: Vec<String> = pending.map(name).collect();
         (!names.is_empty()).then(|| format!("Not yet succeeded at this weight: {}.", names.join(", ")))
     }
 
@@ -219,12 +236,15 @@ impl Check {
         let condition = Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
         let interval = spec.interval.as_deref().map_or(Ok(INTERVAL), parse_duration);
         let interval = interval.map_err(|error| invalid("interval", error.to_string()))?;
+        let initial_delay = spec.initial_delay.as_deref().map_or(Ok(Duration::ZERO), parse_duration);
+        let initial_delay = initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
         let fingerprint = fingerprint_of(&format!("{query}|{}|{:?}", spec.condition, spec.during));
         let state = stored.filter(|stored| stored.fingerprint == fingerprint);
         Ok(Self {
             name: spec.name.clone(),
             query,
             interval,
+            initial_delay,
             during: spec.during.unwrap_or_default(),
             decides: spec.dry_run != Some(true),
             failure_limit: u32::try_from(spec.failure_limit.unwrap_or(0)).unwrap_or(0),
@@ -235,7 +255,39 @@ impl Check {
         })
     }
 
+    /// Whether it is queried now: it is due, and has begun.
     fn is_asked(&self, at: &Position) -> bool {
+        self.is_due(at) && self.has_begun(at)
+    }
+
+    fn has_begun(&self, at: &Position) -> bool {
+        at.now_ms >= self.begins_ms(at)
+    }
+
+    /// When it is first queried: `initialDelay` after it became due for the first time in this attempt, and not before the warm-up
+    /// of the canary's first pods ends.
+    fn begins_ms(&self, at: &Position) -> i64 {
+        let due_ms = match self.during {
+            CheckTime::Release => at.traffic_since_ms,
+            CheckTime::BeforePromotion | CheckTime::AfterPromotion => at.phase_since_ms.max(at.traffic_since_ms),
+        };
+        due_ms.saturating_add(millis(self.initial_delay)).max(at.warm_up_ends_ms)
+    }
+
+    /// When and why it begins later, if it is due and has not begun.
+    fn waiting_to_begin(&self, at: &Position) -> Option<String> {
+        if !self.is_due(at) || self.has_begun(at) {
+            return None;
+        }
+        let begins_ms = self.begins_ms(at);
+        // Rounded up, so that it has begun at the time that is shown.
+        let begins_at = Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
+        let field = if begins_ms > at.warm_up_ends_ms { "initialDelay" } else { "warmUp" };
+        Some(format!("at {begins_at}, by {field}"))
+    }
+
+    /// Whether it belongs to this phase, and the canary has traffic.
+    fn is_due(&self, at: &Position) -> bool {
         let is_time = match self.during {
             CheckTime::Release => at.phase != Phase::AfterPromotion,
             CheckTime::BeforePromotion => at.phase == Phase::BeforePromotion,
@@ -244,7 +296,11 @@ impl Check {
         is_time && at.has_traffic
     }
 
-    fn observe(&mut self, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64) {
+    fn observe(&mut self, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, at: &Position) {
+        // Polls are shared: the query may have been sent before this attempt, or before the check began.
+        if asked_ms < self.begins_ms(at) {
+            return;
+        }
         let answers = match found {
             Ok(answers) => answers,
             Err(error) => {
@@ -262,10 +318,15 @@ impl Check {
         let series = answers.iter().flatten();
         let values: Vec<f64> = series.filter_map(|series| series.samples.last()).map(|(_, value)| *value).collect();
         let (result, why) = self.result(&values);
-        self.state.failures = self.state.failures.saturating_add(u32::from(result == CheckResult::Failed));
+        let is_excused = result == CheckResult::Failed && at.pods_are_young;
+        let counts = result == CheckResult::Failed && !is_excused;
+        self.state.failures = self.state.failures.saturating_add(u32::from(counts));
         self.state.at_ms = Some(asked_ms);
         self.state.result = Some(result);
         self.state.found = why.unwrap_or_else(|| in_words(&values));
+        if is_excused {
+            self.state.found.push_str(" (no failure: most canary pods are younger than warmUp)");
+        }
     }
 
     fn result(&self, values: &[f64]) -> (CheckResult, Option<String>) {
@@ -308,6 +369,7 @@ impl Check {
         let CheckState { failures, at_ms, result, found, .. } = &self.state;
         let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
         let trouble = self.failing.as_ref().map(|(_, error)| format!("Cannot be asked. {error}."));
+        let begins = self.waiting_to_begin(at).map(|begins| format!("Begins {begins}."));
         let waits = || match self.during {
             CheckTime::Release => "Not yet asked.",
             CheckTime::BeforePromotion => "It is asked before promotion.",
@@ -321,7 +383,7 @@ impl Check {
             failure_limit: signed(self.failure_limit),
             dry_run: !self.decides,
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
-            message: trouble.filter(|_| self.is_asked(at)).or(found).or_else(|| Some(waits().to_owned())),
+            message: trouble.filter(|_| self.is_asked(at)).or(begins).or(found).or_else(|| Some(waits().to_owned())),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serin_analysis::counters::CounterConfig;
 use serin_analysis::judge::GuardView;
 use serin_analysis::latency::{GuardState, LatencyGuard};
 use serin_analysis::objective::RoundContext;
@@ -85,6 +86,11 @@ impl Guarded {
             self.guard.compare(&mut self.state, &edges, before.round_at_ms, before.k);
         }
         self.state.edges.iter().map(|edge| edge.seconds).collect()
+    }
+
+    /// Uses another scrape interval from the next observation on.
+    pub(crate) fn set_counters(&mut self, counters: CounterConfig) {
+        self.guard.set_counters(counters);
     }
 
     /// For the judge.

@@ -52,14 +52,14 @@ pub async fn catch_up(poller: &Poller, release: &mut Release, index: usize, now_
         match read_slice(poller, release, index, from_ms, next_ms).await {
             Ok(answers) => {
                 if release.is_summed(index) {
-                    release.observe_sums(index, &answers);
+                    release.observe_sums(index, &answers, now_ms);
                 } else if let Some(samples) = Samples::of(&answers) {
                     let settled_ms = release.settled_ms(index, &Answer::new(), next_ms);
                     release.observe(index, samples, settled_ms, now_ms);
                 }
                 end_ms = next_ms;
             }
-            Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.settings.scrape_interval_ms() => slice_ms /= 2,
+            Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.scrape_interval_ms() => slice_ms /= 2,
             Err(QueryError::TooLarge(_)) if release.sum_up(index) => slice_ms = SLICE_MS,
             Err(error) => return Err(error),
         }

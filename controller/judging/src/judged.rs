@@ -18,9 +18,10 @@ use crate::histogram::EDGE_LABEL;
 use crate::prometheus::{Answer, QueryError};
 use crate::reading::{NOTHING, Reading, Samples};
 use crate::request::JudgeRequest;
+use crate::scrape_interval::ScrapeInterval;
 use crate::selector::{Counters, Trouble};
 use crate::service::Service;
-use crate::settings::Settings;
+use crate::settings::{Settings, poll_period, timing};
 use crate::sums::Sums;
 use crate::targets::Targets;
 
@@ -59,6 +60,9 @@ pub struct Judged {
     targets: Targets,
     /// Why series cannot be assigned, as last read.
     unclear: Option<String>,
+    scrapes: ScrapeInterval,
+    /// Whether the spec sets the scrape interval.
+    is_configured: bool,
 }
 
 /// What is asked of an objective again and again.
@@ -130,10 +134,9 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
 fn fingerprint(settings: &Settings, prepared: &Prepared) -> String {
     let Prepared { spec, counters, .. } = prepared;
     let question = format!(
-        "{}|{}|{}|{}|{}|{}",
+        "{}|{}|{}|{}|{}",
         spec.objective,
         settings.judge.alpha,
-        settings.scrape_interval_ms(),
         settings.longest.as_secs(),
         counters.total_of_sides,
         counters.errors_of_sides,
@@ -167,7 +170,7 @@ impl Judged {
         if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
             let config = settings.objective(&prepared.spec, stored.usual_rate, prepared.counters.verified);
             match Objective::resume(config, &stored.state) {
-                Ok(objective) => return Ok(Self::resume(prepared, objective, stored)),
+                Ok(objective) => return Ok(Self::resume(settings, prepared, objective, stored)),
                 Err(error) => {
                     tracing::warn!(objective = %prepared.spec.name, %error, "the stored evidence is gathered anew");
                 }
@@ -197,12 +200,14 @@ impl Judged {
             sums: None,
             targets: Targets::default(),
             unclear: None,
+            scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), None),
+            is_configured: settings.scrape_interval_is_set,
         })
     }
 
-    fn resume(prepared: Prepared, objective: Objective, stored: ObjectiveCheckpoint) -> Self {
+    fn resume(settings: &Settings, prepared: Prepared, objective: Objective, stored: ObjectiveCheckpoint) -> Self {
         let Prepared { spec, counters, service } = prepared;
-        let ObjectiveCheckpoint { fingerprint, usual_rate, state, watch, summed, guard } = stored;
+        let ObjectiveCheckpoint { fingerprint, usual_rate, state, watch, summed, scrape_interval_ms, guard } = stored;
         let mut judged = Self {
             guard: Guarded::new(&spec, objective.config(), state.evidence.began_ms, guard),
             may_learn: can_learn(&counters, &state),
@@ -219,7 +224,10 @@ impl Judged {
             sums: None,
             targets: Targets::default(),
             unclear: None,
+            scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), scrape_interval_ms),
+            is_configured: settings.scrape_interval_is_set,
         };
+        judged.apply_scrape_interval();
         if summed {
             judged.sum_up();
         }
@@ -233,6 +241,7 @@ impl Judged {
             state: self.state.clone(),
             watch: self.watch.clone(),
             summed: self.sums.is_some(),
+            scrape_interval_ms: self.scrapes.to_store(),
             guard: self.guard.as_ref().map(|guard| guard.state.clone()),
         }
     }
@@ -240,6 +249,29 @@ impl Judged {
     /// How Prometheus adds the series up, where they are too many to be read one by one.
     pub(crate) fn sums(&self) -> Option<Sums> {
         self.sums
+    }
+
+    /// The scrape interval: learned, else configured.
+    pub(crate) fn scrape_interval_ms(&self) -> i64 {
+        self.scrapes.interval_ms()
+    }
+
+    /// Learns the scrape interval from an answer, before its samples become rounds.
+    fn learn_scrape_interval<'a>(&mut self, scrapes: impl Iterator<Item = (&'a str, i64)>, now_ms: i64) {
+        if self.scrapes.observe(scrapes, now_ms) {
+            self.apply_scrape_interval();
+        }
+    }
+
+    fn apply_scrape_interval(&mut self) {
+        let timing = timing(self.scrapes.interval_ms(), self.scrapes.patient_ms());
+        self.objective.set_timing(timing);
+        if let Some(guard) = &mut self.guard {
+            guard.set_counters(timing.counters);
+        }
+        if self.sums.take().is_some() {
+            self.sum_up();
+        }
     }
 
     /// From now on Prometheus adds the series up; false where it does so already, and what it answers is too large all the same.
@@ -254,28 +286,37 @@ impl Judged {
     }
 
     /// What is asked of it again and again.
-    pub(crate) fn polled(&self, settings: &Settings) -> Polled {
-        let scrapes = settings.scrape_interval;
+    pub(crate) fn polled(&self) -> Polled {
+        let scrapes = duration(self.scrapes.interval_ms());
         if let Some(sums) = self.sums {
             let range = duration(sums.poll_ms());
             let queries = sums.queries(&self.counters, sums.poll_ms());
             let open = duration(sums.delay_ms()) + scrapes;
-            let period = scrapes.max(settings.poll_period());
+            let period = scrapes.max(poll_period(scrapes));
             return Polled { queries, period, range, open, is_summed: true };
         }
         // Whole seconds, so that equal settings ask the equal question.
         let range = (scrapes * POLL_SCRAPES).max(POLL_RANGE);
         let range = Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0));
         let queries = self.counters.selectors().map(|selector| format!("{selector}[{}s]", range.as_secs())).collect();
-        Polled { queries, period: settings.poll_period(), range, open: scrapes * 2, is_summed: false }
+        Polled { queries, period: poll_period(scrapes), range, open: scrapes * 2, is_summed: false }
     }
 
     /// What people should know of how it is read.
     pub(crate) fn told_of_reading(&self) -> Option<String> {
-        let late = duration(self.sums?.delay_ms()).as_secs();
-        Some(format!(
-            "Its series are too many to be read one by one: Prometheus adds up what each scrape target counted, which is known up to {late} s later."
-        ))
+        let summed = self.sums.map(|sums| {
+            let late = duration(sums.delay_ms()).as_secs();
+            format!(
+                "Its series are too many to be read one by one: Prometheus adds up what each scrape target counted, which is known up to {late} s later."
+            )
+        });
+        let sentences: Vec<String> = summed.into_iter().chain(self.scrape_interval_mismatch()).collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
+    }
+
+    /// That the samples arrive at another interval than the spec says, as a sentence.
+    pub(crate) fn scrape_interval_mismatch(&self) -> Option<String> {
+        self.scrapes.mismatch(self.is_configured)
     }
 
     /// Takes in the samples of single series.
@@ -300,6 +341,7 @@ impl Judged {
         let births = (pods_created_at, began_ms);
         let reading = Reading::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
+        self.learn_scrape_interval(samples.iter().map(|sample| (sample.source, sample.at_ms)), now_ms);
         let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
         let before = self.before();
         if let Some(guard) = &mut self.guard {
@@ -310,7 +352,7 @@ impl Judged {
     }
 
     /// Takes in the answers to the queries of sums.
-    pub(crate) fn observe_sums(&mut self, answers: &[Answer], context: &RoundContext) {
+    pub(crate) fn observe_sums(&mut self, answers: &[Answer], now_ms: i64, context: &RoundContext) {
         self.failing = None;
         if self.no_such_edge().is_some() {
             return;
@@ -328,6 +370,9 @@ impl Judged {
         let rounds = sums.rounds(&self.counters, [total, second, scraped]);
         let report = self.objective.observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
+        // Last, since these answers are on the grid that they were asked for.
+        let times = Sums::scrapes(&self.counters, scraped);
+        self.learn_scrape_interval(times.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
     }
 
     /// The answers, of which each process's series are there once; nothing if some of them cannot be assigned.

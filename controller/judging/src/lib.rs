@@ -24,6 +24,7 @@ pub mod release;
 pub mod replay;
 mod request;
 pub mod routes;
+mod scrape_interval;
 pub mod selector;
 pub mod service;
 pub mod settings;

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::objective::RoundContext;
 use serin_analysis::watch::Watch;
-use serin_analysis::{Arm, Feed, Objective};
+use serin_analysis::{Feed, Objective};
 use serin_core::units::{Revision, Weight};
 
-use crate::checkpoint::{Checkpoint, Decided};
+use crate::checkpoint::{Checkpoint, Decided, previous_ended_second};
 use crate::checks::{Checks, Position};
 use crate::judged::{Failing, Judged, Polled, Prepared};
-use crate::matcher::is_pod_name_of;
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
 use crate::reading::{Reading, Samples};
 use crate::request::{JudgeRequest, Phase};
@@ -37,6 +36,8 @@ pub struct Release {
     pub(crate) weight: Weight,
     pub(crate) weight_changed_at_ms: i64,
     pub(crate) began_ms: i64,
+    /// When the canary was first seen to have traffic.
+    traffic_since_ms: i64,
     pub(crate) fresh_since_ms: Option<i64>,
     pub(crate) decided: Option<Decided>,
     /// Whether steps set the pace, so that any weight can be the last one before promotion.
@@ -50,7 +51,13 @@ pub struct Release {
     /// Whether a person has lifted the freeze.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
+    /// When each pod was created. A canary pod of an earlier attempt is left out: what it counted before is not of this one.
     pods_created_at: BTreeMap<String, Timestamp>,
+    /// When each canary pod was created, in milliseconds since the epoch, whatever the attempt.
+    canary_created_ms: Vec<i64>,
+    previous_ended_at: Option<Timestamp>,
+    /// Whether the service burned its budget when the release began, and has done so since; `None` until that could be read.
+    pub(crate) burned_before: Option<bool>,
 }
 
 /// The settings that a request asks for; `server` is asked.
@@ -93,6 +100,7 @@ impl Release {
             weight: Weight::from_thousandths(checkpoint.weight_thousandths),
             weight_changed_at_ms: checkpoint.weight_changed_at_ms,
             began_ms,
+            traffic_since_ms: checkpoint.traffic_since_ms.unwrap_or(began_ms),
             fresh_since_ms: checkpoint.fresh_since_ms,
             decided: checkpoint.decided,
             by_steps: request.pace.is_none(),
@@ -100,8 +108,12 @@ impl Release {
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
+            canary_created_ms: Vec::new(),
+            previous_ended_at: request.previous_ended_at,
+            burned_before: checkpoint.burned_before,
         };
         release.take_in(request, now_ms);
+        release.note_burning_before();
         Ok(release)
     }
 
@@ -117,10 +129,16 @@ impl Release {
         }
         self.proven_at = request.proven_at;
         self.freeze_lifted = request.freeze_lifted;
-        self.pods_created_at.clone_from(&request.pods_created_at);
         for judged in &mut self.objectives {
             judged.counters.note_pods(&request.pod_sides);
         }
+        self.canary_created_ms = request.canary_created_ms().collect();
+        let is_of_attempt = |pod: &str, created_at: &Timestamp| {
+            let is_earlier = |ended_at: Timestamp| created_at.as_second() < ended_at.as_second();
+            !(request.is_canary_pod(pod) && request.previous_ended_at.is_some_and(is_earlier))
+        };
+        let of_attempt = request.pods_created_at.iter().filter(|(pod, created_at)| is_of_attempt(pod, created_at));
+        self.pods_created_at = of_attempt.map(|(pod, created_at)| (pod.clone(), *created_at)).collect();
     }
 
     pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
@@ -143,9 +161,26 @@ impl Release {
             phase_since_ms: self.phase.1,
             weight_changed_at_ms: self.weight_changed_at_ms,
             has_traffic: !self.weight.is_zero(),
+            traffic_since_ms: self.traffic_since_ms,
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            pods_are_young: self.pods_are_young(now_ms),
             grace_ms: self.grace_ms(),
             now_ms,
         }
+    }
+
+    /// Whether at least half of the canary's pods are younger than the warm-up, as after a scale-up. The replacement of one pod
+    /// among many changes nothing.
+    fn pods_are_young(&self, now_ms: i64) -> bool {
+        let warm_up_ms = millis(self.settings.warm_up);
+        let is_young = |created_ms: &&i64| now_ms < created_ms.saturating_add(warm_up_ms);
+        let young = self.canary_created_ms.iter().filter(is_young).count();
+        young > 0 && young.saturating_mul(2) >= self.canary_created_ms.len()
+    }
+
+    /// When the next check begins that waits for its initial delay or the warm-up, in milliseconds since the epoch.
+    pub fn next_check_begins_ms(&self, now_ms: i64) -> Option<i64> {
+        self.checks.next_begins_ms(&self.position(now_ms))
     }
 
     /// Whether a check is to be asked now.
@@ -197,7 +232,7 @@ impl Release {
 
     /// What is asked of an objective again and again.
     pub fn polled(&self, index: usize) -> Option<Polled> {
-        self.objectives.get(index).map(|judged| judged.polled(&self.settings))
+        self.objectives.get(index).map(Judged::polled)
     }
 
     /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.
@@ -206,7 +241,7 @@ impl Release {
             return;
         }
         if polled.is_summed {
-            self.observe_sums(index, answers);
+            self.observe_sums(index, answers, now_ms);
         } else if let Some(samples) = Samples::of(answers) {
             let settled_ms = self.settled_ms(index, samples.total, now_ms);
             self.observe(index, samples, settled_ms, now_ms);
@@ -218,10 +253,10 @@ impl Release {
     }
 
     /// Takes in the answers to an objective's queries of sums.
-    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer]) {
+    pub(crate) fn observe_sums(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
         let context = self.round_context();
         if let Some(judged) = self.objectives.get_mut(index) {
-            judged.observe_sums(answers, &context);
+            judged.observe_sums(answers, now_ms, &context);
         }
     }
 
@@ -262,6 +297,14 @@ impl Release {
         if let Some(judged) = self.objectives.get_mut(index) {
             judged.set_service(service);
         }
+        self.note_burning_before();
+    }
+
+    /// Notes once, as soon as it can be read, whether the service burned its budget when the release began.
+    pub(crate) fn note_burning_before(&mut self) {
+        if self.burned_before.is_none() && self.objectives.iter().any(|judged| judged.service.knows_burning()) {
+            self.burned_before = Some(self.burning().is_some());
+        }
     }
 
     /// The trouble of the first objective whose metrics cannot be read for long enough to be told.
@@ -270,17 +313,26 @@ impl Release {
     }
 
     pub(crate) fn grace_ms(&self) -> i64 {
-        self.settings.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+        self.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+    }
+
+    /// The slowest scrape interval of all objectives; without an objective the configured one.
+    pub(crate) fn scrape_interval_ms(&self) -> i64 {
+        let slowest_ms = self.objectives.iter().map(Judged::scrape_interval_ms).max();
+        slowest_ms.unwrap_or_else(|| self.settings.scrape_interval_ms())
     }
 
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             began_ms: self.began_ms,
+            traffic_since_ms: Some(self.traffic_since_ms),
             warm_up_ends_ms: self.warm_up_ends_ms,
             weight_thousandths: self.weight.thousandths(),
             weight_changed_at_ms: self.weight_changed_at_ms,
             fresh_since_ms: self.fresh_since_ms,
             decided: self.decided.clone(),
+            previous_ended_second: Some(previous_ended_second(self.previous_ended_at)),
+            burned_before: self.burned_before,
             phase: (self.phase.0 != Phase::Release).then_some(self.phase),
             checks: self.checks.states(),
             objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), judged.checkpoint())).collect(),
@@ -292,21 +344,24 @@ impl Release {
 fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint {
     // A little earlier, so that the requests before the weight was seen are not lost; rounds without canary requests change nothing.
     let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
-    let is_canary = |pod: &&String| match request.pod_sides.get(*pod) {
-        Some(arm) => *arm == Arm::Canary,
-        None => is_pod_name_of(&request.canary_replica_set, pod),
-    };
-    let canary_pods = request.pods_created_at.iter().filter(|(pod, _)| is_canary(pod));
-    let created_ms = canary_pods.map(|(_, created_at)| created_at.as_millisecond()).min().unwrap_or(began_ms);
+    // The newest pod counts: an older one may be what an earlier attempt has left.
+    let created_ms = request.canary_created_ms().max().unwrap_or(began_ms).min(now_ms);
     Checkpoint {
         began_ms,
+        traffic_since_ms: Some(now_ms),
         warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
         weight_thousandths: request.weight.thousandths(),
-        weight_changed_at_ms: began_ms,
+        // Patience with missing samples starts now, however long ago the last scrape was.
+        weight_changed_at_ms: now_ms,
         fresh_since_ms: None,
         decided: None,
+        previous_ended_second: Some(previous_ended_second(request.previous_ended_at)),
+        burned_before: None,
         phase: None,
         checks: BTreeMap::new(),
         objectives: BTreeMap::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 
+use crate::matcher::is_pod_name_of;
 use crate::routes::RouteRules;
 
 /// A Rollout by its namespace and name.
@@ -74,8 +75,33 @@ pub struct JudgeRequest {
     pub phase: Phase,
     /// Whether a person has lifted the freeze for this revision.
     pub freeze_lifted: bool,
+    /// When the last release before this one ended, if there was one, be it of the same revision. It identifies the attempt: a retry
+    /// has a later one. Nothing that an earlier attempt has counted is held against this one.
+    pub previous_ended_at: Option<Timestamp>,
     /// The position from which to go on, as the status has it.
     pub resume_from: Option<AnalysisStatus>,
+}
+
+impl JudgeRequest {
+    /// Whether this is a pod of the canary's ReplicaSet: by its owner if that is known, else by its name.
+    pub(crate) fn is_canary_pod(&self, pod: &str) -> bool {
+        match self.pod_sides.get(pod) {
+            Some(side) => *side == Arm::Canary,
+            None => is_pod_name_of(&self.canary_replica_set, pod),
+        }
+    }
+
+    /// When the canary's pods were created, in milliseconds since the epoch.
+    pub(crate) fn canary_created_ms(&self) -> impl Iterator<Item = i64> {
+        let pods = self.pods_created_at.iter().filter(|(pod, _)| self.is_canary_pod(pod));
+        pods.map(|(_, created_at)| created_at.as_millisecond())
+    }
+
+    /// Whether both are about the same attempt at releasing a revision.
+    pub fn is_same_attempt(&self, other: &Self) -> bool {
+        let second = |request: &Self| request.previous_ended_at.map(Timestamp::as_second);
+        self.revision == other.revision && second(self) == second(other)
+    }
 }
 
 /// What the metrics say of a release at this moment.
@@ -89,6 +115,8 @@ pub struct Look {
     pub budgets: Vec<BudgetStatus>,
     /// For the status, by check.
     pub checks: Vec<CheckStatus>,
+    /// Whether samples of the canary at its weight have arrived.
+    pub has_samples_at_weight: bool,
     /// For the status: from here a restarted controller goes on.
     pub checkpoint: Option<AnalysisStatus>,
     /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
@@ -109,6 +137,7 @@ impl Look {
             evidence: Vec::new(),
             budgets: Vec::new(),
             checks: Vec::new(),
+            has_samples_at_weight: false,
             checkpoint: None,
             summary: None,
         }

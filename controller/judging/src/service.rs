@@ -89,6 +89,11 @@ impl Service {
         Some(ServiceBudget::new(budget_fraction, requests, period.bad))
     }
 
+    /// Whether it could be read how fast the budget burns.
+    pub(crate) fn knows_burning(&self) -> bool {
+        self.windows.is_some() && self.budget.is_some()
+    }
+
     /// The period that the objective covers, in seconds.
     pub fn window_seconds(&self) -> Option<f64> {
         self.budget.map(|period| period.window_seconds)
@@ -342,6 +347,12 @@ impl Service {
         let period = Period { window_seconds: MONTH_SECONDS, covered_seconds: MONTH_SECONDS, requests, bad };
         let nothing = WindowCounts { requests: 0.0, bad: 0.0 };
         Self { budget: Some(period), windows: Some([(nothing, nothing); 3]), requests_per_second, ..Self::default() }
+    }
+
+    /// A month of which the last hours burn all pairs of windows.
+    pub(crate) fn that_burns() -> Self {
+        let counts = WindowCounts { requests: 1_000.0, bad: 200.0 };
+        Self { windows: Some([(counts, counts); 3]), ..Self::of_month(10.0, 20.0) }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serin_analysis::budget::AllotmentShare;
+use serin_analysis::counters::CounterConfig;
+use serin_analysis::objective::Timing;
 use serin_analysis::{JudgeConfig, ObjectiveConfig};
 use serin_core::plan::{Analysis, EvidencePace};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
@@ -30,8 +32,10 @@ const STALE_MARGIN_MS: i64 = 5_000;
 pub struct Settings {
     /// Whom to ask.
     pub server: Server,
-    /// How often it scrapes.
+    /// How often it scrapes according to the spec. What the samples show replaces it, objective by objective.
     pub scrape_interval: Duration,
+    /// Whether the spec sets the scrape interval.
+    pub scrape_interval_is_set: bool,
     /// The decision table's numbers.
     pub judge: JudgeConfig,
     /// How much of the error budget a release may spend.
@@ -99,12 +103,21 @@ impl Settings {
             judge.steps.first_weight = pace.first_weight.as_percent() / 100.0;
             judge.steps.max_weight = pace.max_weight.as_percent() / 100.0;
         }
-        Ok(Self { server, scrape_interval, judge, share, longest, warm_up, watch })
+        Ok(Self {
+            server,
+            scrape_interval,
+            scrape_interval_is_set: interval.is_some(),
+            judge,
+            share,
+            longest,
+            warm_up,
+            watch,
+        })
     }
 
-    /// How often counters are polled: a quarter of the scrape interval, within bounds.
+    /// How often counters are polled while only the configured scrape interval is known.
     pub fn poll_period(&self) -> Duration {
-        (self.scrape_interval / 4).clamp(POLL_BOUNDS.0, POLL_BOUNDS.1)
+        poll_period(self.scrape_interval)
     }
 
     /// The scrape interval in whole milliseconds, at least one.
@@ -115,6 +128,7 @@ impl Settings {
     /// How one objective's evidence is gathered. `usual_rate` is how often the service failed before this release, where that is known.
     pub fn objective(&self, spec: &ObjectiveSpec, usual_rate: Option<f64>, verified: bool) -> ObjectiveConfig {
         let interval_ms = self.scrape_interval_ms();
+        let timing = timing(interval_ms, interval_ms);
         let mut config = ObjectiveConfig::new(&spec.name, spec.objective / 100.0, interval_ms);
         if let Some(rate) = usual_rate {
             config.evidence = config.evidence.with_history(rate);
@@ -122,11 +136,30 @@ impl Settings {
         config.evidence.clip = Some(-self.judge.alpha.ln());
         config.evidence.restarts =
             serin_analysis::config::Restarts::EveryMinute { longest_seconds: self.longest.as_secs_f64().max(1.0) };
-        config.settle_ms = millis((self.scrape_interval / 10).clamp(SETTLE_BOUNDS.0, SETTLE_BOUNDS.1));
-        config.stale_after_ms = interval_ms.saturating_mul(3).saturating_add(STALE_MARGIN_MS);
-        config.counters.forget_ms = config.counters.forget_ms.max(interval_ms.saturating_mul(4));
+        config.settle_ms = timing.settle_ms;
+        config.stale_after_ms = timing.stale_after_ms;
+        config.counters = timing.counters;
         config.selector_verified = verified;
         config
+    }
+}
+
+/// How often counters are polled: a quarter of the scrape interval, within bounds.
+pub(crate) fn poll_period(scrape_interval: Duration) -> Duration {
+    (scrape_interval / 4).clamp(POLL_BOUNDS.0, POLL_BOUNDS.1)
+}
+
+/// What follows from a scrape interval. Staleness is measured by `patient_ms`, which is longer while the interval is not known yet.
+pub(crate) fn timing(interval_ms: i64, patient_ms: i64) -> Timing {
+    let usual = CounterConfig::default();
+    let (least, most) = (millis(SETTLE_BOUNDS.0), millis(SETTLE_BOUNDS.1));
+    Timing {
+        counters: CounterConfig {
+            scrape_interval_ms: interval_ms,
+            forget_ms: usual.forget_ms.max(interval_ms.saturating_mul(4)),
+        },
+        settle_ms: (interval_ms / 10).clamp(least, most),
+        stale_after_ms: patient_ms.saturating_mul(3).saturating_add(STALE_MARGIN_MS),
     }
 }
 

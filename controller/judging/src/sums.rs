@@ -134,6 +134,17 @@ impl Sums {
         edges.iter().map(|edge| rounds_of_sums(&at(edge), self.step_ms)).collect()
     }
 
+    /// The scrapes in the answer to the third of [`Self::queries`]: target and time, in milliseconds since the epoch.
+    pub(crate) fn scrapes(counters: &Counters, scraped: &Answer) -> Vec<(String, i64)> {
+        let of = |series: &Series| {
+            let source = source_of(&series.labels, counters.pod(&series.labels));
+            let seconds = series.samples.iter().map(|(_, seconds)| *seconds).filter(|seconds| seconds.is_finite());
+            #[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
+            seconds.map(|seconds| (source.clone(), (seconds * 1_000.0).round() as i64)).collect::<Vec<_>>()
+        };
+        scraped.iter().filter(|series| counters.arm(&series.labels).is_some()).flat_map(of).collect()
+    }
+
     /// The rounds in the answers to the first three [`Self::queries`], as far as all of their scrapes are visible.
     pub(crate) fn rounds(self, counters: &Counters, [total, second, scraped]: [&Answer; 3]) -> Rounds {
         let increments = increments(counters, total.iter(), second.iter(), self.settled_ms(total));

@@ -78,9 +78,12 @@ impl Targets {
         let counts = |series: &&Series| {
             counters.arm(&series.labels).is_none() || !dropped.contains(&key_of(counters, &series.labels))
         };
-        Ok(answers.map(|answer| match dropped.is_empty() {
-            true => Cow::Borrowed(answer),
-            false => Cow::Owned(answer.iter().filter(counts).cloned().collect()),
+        Ok(answers.map(|answer| {
+            if dropped.is_empty() {
+                Cow::Borrowed(answer)
+            } else {
+                Cow::Owned(answer.iter().filter(counts).cloned().collect())
+            }
         }))
     }
 

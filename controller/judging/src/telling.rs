@@ -43,6 +43,9 @@ pub struct Kind {
     proven: Option<Proven>,
     /// By objective: the state of the budget, and whether it can be judged with the traffic at hand.
     budgets: Vec<(String, String, bool)>,
+    has_samples_at_weight: bool,
+    /// What is out of the ordinary in how each objective is read.
+    readings: Vec<Option<String>>,
 }
 
 impl Kind {
@@ -58,7 +61,15 @@ impl Kind {
         };
         let budget = |of: &BudgetStatus| (of.objective.clone(), of.state.clone(), of.infeasible.is_some());
         let budgets = look.budgets.iter().map(budget).collect();
-        Self { judgement, cause: cause.to_owned(), steps, proven: proven.cloned(), budgets }
+        Self {
+            judgement,
+            cause: cause.to_owned(),
+            steps,
+            proven: proven.cloned(),
+            budgets,
+            has_samples_at_weight: look.has_samples_at_weight,
+            readings: look.evidence.iter().map(|evidence| evidence.reading.clone()).collect(),
+        }
     }
 }
 
@@ -75,6 +86,7 @@ impl Release {
     /// What the evidence says now.
     pub fn look(&mut self, now_ms: i64) -> Look {
         let config = self.judge_config();
+        self.note_end_of_earlier_burning(now_ms);
         let told = self.judge(&config, now_ms);
         self.note_freshness(&told, now_ms);
         let mut judgement = self.judgement(&told, now_ms);
@@ -107,6 +119,7 @@ impl Release {
             evidence,
             budgets: budgets.collect(),
             checks: self.checks.told(&position),
+            has_samples_at_weight: self.has_samples_at_weight(),
             checkpoint: self.checkpoint().into_status(&self.revision),
             summary,
         }
@@ -155,7 +168,32 @@ impl Release {
             guard,
             freeze_lifted: self.freeze_lifted,
         };
-        judge(config, &views, &context)
+        if self.burned_before != Some(true) {
+            return judge(config, &views, &context);
+        }
+        // What burns since before the release freezes it, and does not lower the evidence that a rollback needs.
+        let own = judge(config, &views, &Context { guard: None, ..context });
+        if matches!(own.verdict, Verdict::RollBack(_)) {
+            return own;
+        }
+        judge(&JudgeConfig { breach_from: 1.0 / config.alpha, ..*config }, &views, &context)
+    }
+
+    /// From here on the burning is this release's: the service has been seen without it, or the window that says that it still goes on
+    /// holds nothing from before.
+    fn note_end_of_earlier_burning(&mut self, now_ms: i64) {
+        let elapsed_ms = now_ms.saturating_sub(self.began_ms);
+        let is_earlier = |burning: &Burning| elapsed_ms < i64::from(burning.pair.short_seconds).saturating_mul(1_000);
+        if self.burned_before == Some(true) && self.burning().as_ref().is_none_or(|burning| !is_earlier(burning)) {
+            self.burned_before = Some(false);
+        }
+    }
+
+    /// Whether every objective has samples of the canary at the weight in effect. At 60 s between scrapes, a step of 10 s would
+    /// otherwise end on samples of the weight before.
+    fn has_samples_at_weight(&self) -> bool {
+        let since_ms = self.weight_changed_at_ms;
+        self.objectives.iter().all(|judged| judged.state.canary_requests_at_ms.is_some_and(|at_ms| at_ms >= since_ms))
     }
 
     /// The first objective's pair of windows that burns too fast, if one does.
@@ -175,7 +213,8 @@ impl Release {
 
     fn judgement(&self, told: &serin_analysis::Judgement, now_ms: i64) -> Judgement {
         let message = told.because.join(" ");
-        let fresh_since = timestamp(self.fresh_since_ms.unwrap_or(now_ms));
+        let fresh_since_ms = self.fresh_since_ms.filter(|_| self.has_samples_at_weight());
+        let fresh_since = timestamp(fresh_since_ms.unwrap_or(now_ms));
         let proven = || self.proven(told);
         if self.phase.0 == Phase::AfterPromotion
             && let Some(breach) = self.breach_in_watch(told)

@@ -27,7 +27,7 @@ impl Release {
             return None;
         } else if is_spent {
             ("ErrorBudget", config.breach_from, "The allotment is spent. ")
-        } else if self.burning().is_some() {
+        } else if self.burning().is_some() && self.burned_before != Some(true) {
             ("ServiceBurning", config.breach_from, "The service burns its error budget. ")
         } else {
             return None;

@@ -52,7 +52,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     let warm_up = analysis.warm_up.as_ref();
     let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
     let longest = longest(spec, analysis, problems);
-    let checks = checks::checks(spec, analysis, problems);
+    let checks = checks::checks(spec, analysis, longest, problems);
     let watch = checks::watch(spec, analysis, problems);
     Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP), checks, watch })
 }

@@ -12,13 +12,20 @@ use super::{pace, steps};
 use crate::analysis::{AnalysisSpec, CheckSpec, CheckTime};
 use crate::check::{BUILT_IN_ARGS, Condition, is_arg_name, query};
 use crate::rollout::RolloutSpec;
+use crate::text::format_duration;
 
 const PATH: &str = "spec.analysis";
 const INTERVAL_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY;
+const INITIAL_DELAY_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 const WATCH_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 
 /// The checks that must have succeeded before a release is promoted, by name.
-pub(super) fn checks(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> BTreeSet<String> {
+pub(super) fn checks(
+    spec: &RolloutSpec,
+    analysis: &AnalysisSpec,
+    longest: Duration,
+    problems: &mut Problems,
+) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (index, check) in analysis.checks.iter().enumerate() {
         let path = format!("{PATH}.checks[{index}]");
@@ -26,6 +33,7 @@ pub(super) fn checks(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut
             problems.invalid(format!("{path}.name"), &check.name, "another check has this name", "give each its own");
         }
         check_one(&path, check, problems);
+        check_initial_delay(&path, check, longest, problems);
         if check.during == Some(CheckTime::AfterPromotion) && analysis.watch_after_promotion.is_none() {
             let fix = "add spec.analysis.watchAfterPromotion, for example 10m";
             problems.invalid(format!("{path}.during"), &check.during, "nothing is watched after promotion", fix);
@@ -82,6 +90,18 @@ fn check_one(path: &str, check: &CheckSpec, problems: &mut Problems) {
         duration_in(&format!("{path}.interval"), interval, &INTERVAL_BOUNDS, problems);
     }
     count(&format!("{path}.failureLimit"), check.failure_limit, 0, problems);
+}
+
+/// A check that begins after the release has become inconclusive would never be queried.
+fn check_initial_delay(path: &str, check: &CheckSpec, longest: Duration, problems: &mut Problems) {
+    let Some(text) = &check.initial_delay else { return };
+    let path = format!("{path}.initialDelay");
+    let Some(delay) = duration_in(&path, text, &INITIAL_DELAY_BOUNDS, problems) else { return };
+    if check.during != Some(CheckTime::AfterPromotion) && delay >= longest {
+        let longest = format_duration(longest);
+        let problem = format!("it must be shorter than the longest undecided time, which is {longest}");
+        problems.invalid(path, text, problem, "use a shorter initialDelay, or a longer spec.analysis.longest");
+    }
 }
 
 /// A check can only succeed while the canary has traffic, and promotion waits for it.

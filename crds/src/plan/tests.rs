@@ -341,3 +341,19 @@ fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
     let other = Plan { replicas: 2, ..plan.clone() };
     assert_ne!(plan_hash(&other), plan_hash(&plan));
 }
+
+// argo-rollouts #3258: `initialDelay`. A check that begins when the release is inconclusive already would never be queried.
+#[test]
+fn an_initial_delay_ends_before_the_release_is_inconclusive() {
+    let with = |check: Value, longest: &str| {
+        let mut written = json!({"name": "queue", "query": "1", "condition": "result[0] < 5"});
+        merge(&mut written, check);
+        routed(json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}},
+            "analysis": {"longest": longest, "watchAfterPromotion": "10m", "checks": [written]}}))
+    };
+    plan(&with(json!({"initialDelay": "2m"}), "30m"));
+    plan(&with(json!({"initialDelay": "2h", "during": "afterPromotion"}), "30m"));
+    let path = "spec.analysis.checks[0].initialDelay";
+    assert_eq!(wrong(&with(json!({"initialDelay": "30m"}), "30m")), [path]);
+    assert_eq!(wrong(&with(json!({"initialDelay": "2d"}), "3d")), [path]);
+}

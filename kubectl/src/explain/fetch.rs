@@ -134,6 +134,7 @@ impl Read {
                 proven_at: None,
                 phase: Phase::Release,
                 freeze_lifted: false,
+                previous_ended_at: None,
                 resume_from: None,
             },
             from_ms: checkpoint.began_ms,

@@ -258,6 +258,7 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp)
             proven_at: None,
             phase: Phase::Release,
             freeze_lifted: false,
+            previous_ended_at: None,
             resume_from: None,
         },
         from_ms,

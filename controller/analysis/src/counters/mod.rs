@@ -164,6 +164,11 @@ impl Counters {
         Self { config, began_ms, round_at_ms, primed: false, memory: Memory::default() }
     }
 
+    /// Uses another scrape interval from the next feed on, for example once it is known from the samples. Rounds that have closed stay closed.
+    pub fn set_config(&mut self, config: CounterConfig) {
+        self.config = config;
+    }
+
     /// When the last round closed: the one thing to be persisted.
     pub fn round_at_ms(&self) -> i64 {
         self.round_at_ms

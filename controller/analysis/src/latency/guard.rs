@@ -174,6 +174,12 @@ impl LatencyGuard {
         Self { edges: state.edges.iter().map(of).collect(), evidence, counters, began_ms }
     }
 
+    /// Uses another scrape interval from the next observation on.
+    pub fn set_counters(&mut self, counters: CounterConfig) {
+        self.counters = counters;
+        self.edges.iter_mut().for_each(|edge| edge.set_config(counters));
+    }
+
     /// From now on compares these edges, in seconds, where none are compared yet; of more than [`MOST_EDGES`] evenly many. `round_at_ms` is up to
     /// when samples are only what the next ones are compared with, `k` the objective's temper, at least 1.
     pub fn compare(&mut self, state: &mut GuardState, edges: &[f64], round_at_ms: i64, k: f64) {

@@ -37,6 +37,9 @@ fn at(now_ms: i64) -> Position {
         phase_since_ms: 0,
         weight_changed_at_ms: 0,
         has_traffic: true,
+        traffic_since_ms: 0,
+        warm_up_ends_ms: 0,
+        pods_are_young: false,
         grace_ms: 2_000,
         now_ms,
     }
@@ -192,4 +195,76 @@ fn what_was_found_is_told_in_as_many_digits_as_a_person_reads() {
     let values = [0.101_315_509_264_367_83, 120.0, 0.000_003_515_18, -1e300];
     assert_eq!(in_words(&values), "0.101316, 120, 3.51518e-6, -1e300");
     assert_eq!(in_words(&[0.0, f64::INFINITY, 1.0, 2.0, 3.0]), "0, inf, 1, 2, and 1 more");
+}
+
+/// What the status says of the first check.
+fn message(checks: &Checks, at: &Position) -> String {
+    checks.told(at)[0].message.clone().unwrap()
+}
+
+// argo-rollouts #3258, PR #4864: a metric that is measured before the canary is warm aborts a healthy release.
+#[test]
+fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
+    let mut checks = errors(json!({"initialDelay": "2m"}));
+    let early = at(119_000);
+    assert!(!checks.is_asked(0, &early));
+    assert_eq!(checks.next_begins_ms(&early), Some(120_000));
+    assert_eq!(message(&checks, &early), "Begins at 1970-01-01T00:02:00Z, by initialDelay.");
+    let Judgement::Undecided { message: waits, next_weight: None, proven, .. } = weigh(sound(), &checks, &early) else {
+        panic!("it is not satisfied before it has begun")
+    };
+    assert_eq!(
+        waits,
+        "Enough. Not yet succeeded at this weight: errors (begins at 1970-01-01T00:02:00Z, by initialDelay)."
+    );
+    assert!(proven.answers.checks.is_empty());
+    // Polls are shared: an answer to a query that was sent before counts neither way.
+    checks.observe(0, &Found::Ok(found(&[7.0])), 119_000, &at(121_000));
+    checks.observe(0, &Err(QueryError::BadQuery("no".into())), 119_000, &at(121_000));
+    assert_eq!((checks.breach(), checks.hold(&at(121_000))), (None, None));
+    checks.observe(0, &Found::Ok(found(&[3.0])), 121_000, &at(121_000));
+    assert!(matches!(weigh(sound(), &checks, &at(121_000)), Judgement::Sound { .. }));
+    assert_eq!(checks.next_begins_ms(&at(121_000)), None);
+}
+
+#[test]
+fn the_warm_up_holds_checks_too() {
+    let mut checks = errors(json!({"initialDelay": "10s"}));
+    let young = |now_ms: i64| Position { warm_up_ends_ms: 60_000, ..at(now_ms) };
+    assert!(!checks.is_asked(0, &young(59_999)));
+    assert_eq!(message(&checks, &young(30_000)), "Begins at 1970-01-01T00:01:00Z, by warmUp.");
+    assert!(matches!(weigh(sound(), &checks, &young(30_000)), Judgement::Undecided { .. }));
+    checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
+    assert_eq!(checks.states()["errors"].failures, 0);
+    assert!(checks.is_asked(0, &young(60_000)));
+    // Later most of the pods are young again, as after a scale-up: a failure does not count, and is no success.
+    let scaled_up = Position { pods_are_young: true, ..young(120_000) };
+    checks.observe(0, &Found::Ok(found(&[7.0])), 120_000, &scaled_up);
+    assert_eq!((checks.breach(), checks.succeeded(&scaled_up)), (None, BTreeSet::new()));
+    assert!(message(&checks, &scaled_up).contains("most canary pods are younger than warmUp"));
+    checks.observe(0, &Found::Ok(found(&[3.0])), 180_000, &Position { pods_are_young: true, ..young(180_000) });
+    assert!(matches!(weigh(sound(), &checks, &young(180_000)), Judgement::Sound { .. }), "a success counts");
+    checks.observe(0, &Found::Ok(found(&[7.0])), 240_000, &young(240_000));
+    assert!(checks.breach().is_some());
+}
+
+#[test]
+fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
+    for (during, phase) in [("beforePromotion", Phase::BeforePromotion), ("afterPromotion", Phase::AfterPromotion)] {
+        let checks = errors(json!({"initialDelay": "2m", "during": during}));
+        assert_eq!(checks.next_begins_ms(&at(300_000)), None, "it is not due");
+        let in_phase = |now_ms: i64| Position { phase, phase_since_ms: 300_000, ..at(now_ms) };
+        assert_eq!(checks.next_begins_ms(&in_phase(300_000)), Some(420_000));
+        assert!(!checks.is_asked(0, &in_phase(419_999)) && checks.is_asked(0, &in_phase(420_000)));
+        assert!(matches!(weigh(sound(), &checks, &in_phase(310_000)), Judgement::Undecided { .. }));
+    }
+}
+
+#[test]
+fn failures_of_an_earlier_attempt_do_not_count_against_a_retry() {
+    let mut checks = errors(json!({}));
+    // This attempt has had traffic for ten minutes only; the query is shared with another Rollout and was sent before.
+    let retry = Position { traffic_since_ms: 600_000, ..at(600_500) };
+    checks.observe(0, &Found::Ok(found(&[7.0])), 599_000, &retry);
+    assert_eq!((checks.breach(), checks.states()["errors"].failures), (None, 0));
 }

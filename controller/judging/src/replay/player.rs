@@ -1,5 +1,7 @@
 //! The reading of the record, slice by slice, and the polls of the controller on it.
 
+use std::collections::BTreeMap;
+
 use serin_core::observed::Judgement;
 use serin_core::units::Weight;
 
@@ -10,10 +12,11 @@ use super::weights::{Observer, Weights};
 use super::{Course, Ending, GAP_SCRAPES, LOOK_BACK_MS, Moment, Question, ReplayError, Replayed};
 use crate::history;
 use crate::judged::Prepared;
-use crate::prometheus::{Poller, Server};
-use crate::reading::Samples;
+use crate::prometheus::{Answer, Poller, Server};
+use crate::reading::{Reading, Samples};
 use crate::release::{Release, settings_of};
 use crate::request::JudgeRequest;
+use crate::scrape_interval::ScrapeInterval;
 use crate::selector::Trouble;
 use crate::service::{self, Questions, Service};
 use crate::settings::{millis, slo_window};
@@ -28,7 +31,10 @@ pub(super) struct Player<'a> {
     poller: &'a Poller,
     question: &'a Question,
     server: Server,
+    configured_ms: i64,
+    /// The slowest scrape interval of all objectives, as far as the record shows it.
     interval_ms: i64,
+    scrapes: Vec<ScrapeInterval>,
     poll_ms: i64,
     quiet_ms: i64,
     prepared: Vec<Prepared>,
@@ -53,7 +59,9 @@ impl<'a> Player<'a> {
             poller,
             question,
             server: settings.server.clone(),
+            configured_ms: interval_ms,
             interval_ms,
+            scrapes: vec![ScrapeInterval::new(interval_ms, None); prepared.len()],
             quiet_ms: question.quiet_ms.max(interval_ms.saturating_mul(GAP_SCRAPES)),
             poll_ms: millis(settings.poll_period()).max(1),
             tapes: vec![Tape::default(); prepared.len()],
@@ -75,11 +83,25 @@ impl<'a> Player<'a> {
         }
         let births = self.births.read(self.poller, &self.server, (from_ms, to_ms)).await;
         births.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
+        self.learn_scrape_interval(&read, to_ms);
         for ((tape, prepared), answers) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
             tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
             tape.append(&prepared.counters, answers, self.interval_ms);
         }
         Ok(())
+    }
+
+    fn learn_scrape_interval(&mut self, read: &[Vec<Answer>], now_ms: i64) {
+        for ((scrapes, prepared), answers) in self.scrapes.iter_mut().zip(&self.prepared).zip(read) {
+            let Some(samples) = Samples::of(answers) else { continue };
+            let none = BTreeMap::new();
+            let reading = Reading::new(&prepared.counters, samples.total, samples.second, &none, i64::MIN);
+            let samples = reading.samples();
+            scrapes.observe(samples.iter().map(|sample| (sample.source, sample.at_ms)), now_ms);
+        }
+        let slowest_ms = self.scrapes.iter().map(ScrapeInterval::interval_ms).max();
+        self.interval_ms = slowest_ms.unwrap_or(self.configured_ms);
+        self.quiet_ms = self.question.quiet_ms.max(self.interval_ms.saturating_mul(GAP_SCRAPES));
     }
 
     /// Plays what was read.
@@ -105,7 +127,7 @@ impl<'a> Player<'a> {
     fn next_traffic(&mut self, until_ms: i64) -> Option<i64> {
         if let Some(began_ms) = self.question.began_ms.filter(|_| self.done.is_empty()) {
             // A judgement begins a scrape before the traffic that it was begun for.
-            let first_ms = began_ms.saturating_add(self.interval_ms);
+            let first_ms = began_ms.saturating_add(self.configured_ms);
             return (first_ms <= until_ms).then_some(first_ms);
         }
         loop {

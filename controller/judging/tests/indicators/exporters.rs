@@ -111,6 +111,7 @@ pub fn request() -> JudgeRequest {
         proven_at: None,
         phase: Phase::Release,
         freeze_lifted: false,
+        previous_ended_at: None,
         resume_from: None,
     }
 }

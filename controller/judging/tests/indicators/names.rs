@@ -49,9 +49,9 @@ fn split() -> impl Strategy<Value = Split> {
 impl Split {
     fn object(&self) -> serde_json::Value {
         let (namespace, name) = &self.gateway;
-        let rule = |index: usize| match index == self.rule {
-            true => json!({"backendRefs": [{"name": self.service, "port": 80}]}),
-            false => json!({"backendRefs": [{"name": "unrelated", "port": 80}]}),
+        let rule = |index: usize| {
+            let service = if index == self.rule { self.service.as_str() } else { "unrelated" };
+            json!({"backendRefs": [{"name": service, "port": 80}]})
         };
         json!({"metadata": {"namespace": self.namespace, "name": self.route},
             "spec": {"parentRefs": [{"namespace": namespace, "name": name}], "rules": (0..3).map(rule).collect::<Vec<_>>()}})

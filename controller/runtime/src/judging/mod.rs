@@ -139,10 +139,11 @@ fn under_way(tasks: &HashMap<String, Task>) -> usize {
     tasks.values().filter(|task| task.request.borrow().phase != Phase::Idle).count()
 }
 
-/// A task whose question has changed hands its evidence on, where it is of the same revision.
+/// A task whose question has changed hands its evidence on, if both are about the same attempt.
 fn with_own_checkpoint(tasks: &mut HashMap<String, Task>, mut request: JudgeRequest) -> JudgeRequest {
     if let Some(task) = tasks.remove(&request.uid) {
-        let own = lock(&task.told).checkpoint.clone();
+        let is_same_attempt = task.request.borrow().is_same_attempt(&request);
+        let own = lock(&task.told).checkpoint.clone().filter(|_| is_same_attempt);
         let own = own.filter(|own| own.revision == request.revision.as_str());
         request.resume_from = own.or(request.resume_from);
     }
@@ -151,7 +152,7 @@ fn with_own_checkpoint(tasks: &mut HashMap<String, Task>, mut request: JudgeRequ
 
 /// Whether a task that answers the one request answers the other too.
 fn asks_the_same(known: &JudgeRequest, request: &JudgeRequest) -> bool {
-    known.revision == request.revision
+    known.is_same_attempt(request)
         && known.analysis == request.analysis
         && known.stable_service == request.stable_service
         && known.canary_service == request.canary_service

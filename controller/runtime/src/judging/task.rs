@@ -151,6 +151,8 @@ enum Event {
     Answer(usize, Arc<Asked>),
     Check(usize, Arc<Asked>),
     Request,
+    /// A check begins: its initial delay or the warm-up is over.
+    CheckBegins,
     Ended,
 }
 
@@ -226,8 +228,8 @@ impl Task<'_> {
         self.services.clone_from(&services);
         let request = self.request.borrow().clone();
         let own = lock(&self.teller.told).checkpoint.clone();
-        let resume_from = own.or(request.resume_from);
-        let checkpoint = Checkpoint::of(resume_from.as_ref(), &request.revision).filter(|_| !is_idle);
+        let resume_from = own.or_else(|| request.resume_from.clone());
+        let checkpoint = Checkpoint::of(resume_from.as_ref(), &request).filter(|_| !is_idle);
         if checkpoint.is_none() && !self.traffic_begins(&settings, &prepared, &mut services).await {
             return Ok(());
         }
@@ -277,10 +279,18 @@ impl Task<'_> {
             })
             .collect();
         let mut check_lines = Vec::new();
+        // Without objectives no answer comes before a check begins; until then the status says when that is.
+        if lines.is_empty() {
+            let now_ms = self.teller.now_ms();
+            self.teller.tell(release.look(now_ms));
+        }
         loop {
             self.follow_checks(&release, &mut check_lines);
-            match self.next(&mut lines, &mut check_lines).await {
+            let now_ms = self.teller.now_ms();
+            let begins_ms = release.next_check_begins_ms(now_ms).map(|begins_ms| begins_ms.saturating_sub(now_ms));
+            match self.next(&mut lines, &mut check_lines, begins_ms).await {
                 Event::Ended => return,
+                Event::CheckBegins => {}
                 Event::Request => release.take_in(&self.request.borrow_and_update(), self.teller.now_ms()),
                 Event::Answer(index, asked) => {
                     if let Some(line) = lines.get_mut(index) {
@@ -316,7 +326,8 @@ impl Task<'_> {
         }
     }
 
-    async fn next(&mut self, lines: &mut [Line], checks: &mut [CheckLine]) -> Event {
+    async fn next(&mut self, lines: &mut [Line], checks: &mut [CheckLine], begins_in_ms: Option<i64>) -> Event {
+        let begins_in = begins_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
         let answers = lines
             .iter_mut()
             .enumerate()
@@ -327,6 +338,7 @@ impl Task<'_> {
         let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
         tokio::select! {
             Some(event) = all.next() => event,
+            () = sleep(begins_in.unwrap_or(Duration::MAX)), if begins_in.is_some() => Event::CheckBegins,
             changed = self.request.changed() => if changed.is_ok() { Event::Request } else { Event::Ended },
         }
     }

@@ -37,28 +37,32 @@ pub(super) struct Judged {
     pub judgement: Judgement,
     revision: Option<Revision>,
     look: Option<Look>,
-    before: RolloutStatus,
+    before: Box<RolloutStatus>,
     /// Whether the release had been given up before this look.
     was_aborted: bool,
+    /// The attempt that was judged.
+    previous_ended_at: Option<Timestamp>,
 }
 
 /// Asks the judge about the release under way; of a Rollout without one only how its error budget stands.
 pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
     let state = &case.seen.state;
-    let before = RolloutStatus {
+    let before = Box::new(RolloutStatus {
         evidence: case.status.evidence.clone(),
         budgets: case.status.budgets.clone(),
         checks: case.status.checks.clone(),
         analysis: case.status.analysis.clone(),
         summary: case.status.summary.clone(),
         ..RolloutStatus::default()
-    };
+    });
     let was_aborted = state.stage == Stage::Aborted;
+    let previous_ended_at = previous_ended_at(state);
     let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
     let revision = state.current_revision.clone().filter(|_| releasing && case.plan.canary().analysis.is_some());
     let Some(revision) = revision else {
         let look = idle(case, memory);
-        return Judged { judgement: Judgement::NotConfigured, revision: None, look, before, was_aborted };
+        let judgement = Judgement::NotConfigured;
+        return Judged { judgement, revision: None, look, before, was_aborted, previous_ended_at };
     };
     if let Some(question) = question(case, &revision) {
         case.judge.watch(question);
@@ -70,10 +74,11 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
             message: "how to judge this release cannot be read from the spec".to_owned(),
             lower_to: None,
         };
-        return Judged { judgement, revision: Some(revision), look: None, before, was_aborted };
+        return Judged { judgement, revision: Some(revision), look: None, before, was_aborted, previous_ended_at };
     }
     let look = case.judge.look(case.rollout.uid(), &revision);
-    Judged { judgement: look.judgement.clone(), revision: Some(revision), look: Some(look), before, was_aborted }
+    let judgement = look.judgement.clone();
+    Judged { judgement, revision: Some(revision), look: Some(look), before, was_aborted, previous_ended_at }
 }
 
 /// Follows the error budget of a Rollout that is not releasing anything.
@@ -124,6 +129,7 @@ fn question(case: &Case<'_>, revision: &Revision) -> Option<JudgeRequest> {
         proven_at: proven_at(case.plan.canary()),
         phase: phase(case),
         freeze_lifted: state.freeze_override.as_ref().is_some_and(|lifted| lifted.revision == *revision),
+        previous_ended_at: previous_ended_at(state),
         resume_from: own.filter(is_position),
     })
 }
@@ -151,6 +157,12 @@ fn pod_sides(case: &Case<'_>, canary: &Revision) -> BTreeMap<String, Arm> {
     };
     let pods = case.snapshot.pods.iter();
     pods.filter_map(|pod| Some((pod.identity.key.name.clone(), side(pod.owner_uid.as_deref())?))).collect()
+}
+
+/// When the last release ended. While one is under way this identifies the attempt: each abort, promotion and supersession adds to the
+/// history.
+fn previous_ended_at(state: &State) -> Option<Timestamp> {
+    state.history.last().map(|release| release.at)
 }
 
 /// The least share of the canary at which something waits until the evidence suffices: there it takes longest.
@@ -199,12 +211,19 @@ fn weight(seen: &Observed, plan: &Plan) -> Weight {
 impl Judged {
     /// Whether what the judge has said is about the revision that `state` releases.
     fn concerns(&self, state: &State) -> bool {
-        self.revision.is_some() && self.revision == state.current_revision
+        self.revision.is_some() && self.revision == state.current_revision && !self.is_another_attempt(state)
+    }
+
+    /// Whether `state` is at another attempt than was judged: an abort and a retry can come in one reconcile.
+    fn is_another_attempt(&self, state: &State) -> bool {
+        let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+        matches!(state.stage, Stage::Stepping | Stage::Promoting)
+            && second(previous_ended_at(state)) != second(self.previous_ended_at)
     }
 
     /// Whether what the status says is about this attempt. A second one begins anew: by the old evidence it would be given up at once.
     fn is_of_before(&self, state: &State) -> bool {
-        if self.was_aborted && state.stage != Stage::Aborted {
+        if (self.was_aborted && state.stage != Stage::Aborted) || self.is_another_attempt(state) {
             return false;
         }
         let of = self.before.analysis.as_ref().map(|analysis| analysis.revision.as_str());

@@ -1,9 +1,12 @@
 //! The conditions: one sentence each, with a transition time that moves only when the answer does.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{Judgement, Programmed};
 use serin_core::state::{Phase, Stage};
+use serin_crds::status::EvidenceStatus;
 use serin_judging::telling::NO_DATA_IS_MISSING;
 
 use super::Told;
@@ -186,8 +189,14 @@ fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
         | Judgement::Frozen { .. }
         | Judgement::Undecided { .. }
         | Judgement::Sound { .. }
-        | Judgement::RollBack { .. } => Answer::new("MetricsReady", true, "Fresh", ""),
+        | Judgement::RollBack { .. } => Answer::new("MetricsReady", true, "Fresh", readings(&told.evidence)),
     })
+}
+
+/// What is out of the ordinary in how the counters are read, for example that samples arrive at another interval than configured.
+fn readings(evidence: &[EvidenceStatus]) -> String {
+    let distinct: BTreeSet<&str> = evidence.iter().filter_map(|objective| objective.reading.as_deref()).collect();
+    distinct.into_iter().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the release waits for the service's error budget, and whether a person has said that it need not.

@@ -194,3 +194,25 @@ async fn a_second_attempt_is_judged_by_its_own_evidence() {
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     assert_eq!(running.judge.asked("checkout").unwrap().resume_from, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn evidence_does_not_count_against_a_retry_in_the_same_reconcile_as_the_abort() {
+    let world = World::new(47);
+    let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
+    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    let revision = status(&world, "checkout").current_revision.unwrap();
+    let checkpoint = Some(AnalysisStatus { revision, started_at: world.now(), checkpoint: json!({"decided": false}) });
+    let look = Look { checkpoint, ..with_check(&world, Weight::percent(20), "Failed", "Found 120.") };
+    running.judge.show("checkout", look);
+    let stored = |world: &World| status(world, "checkout").analysis.is_some_and(|of| of.checkpoint != json!({}));
+    world.until(stored, MINUTE).await.unwrap();
+    let before = running.judge.asked("checkout").unwrap().previous_ended_at;
+    running.judge.show("checkout", with_check(&world, Weight::percent(20), "Pending", "Not yet asked."));
+    command(&world, "stop", "checkout", "abort");
+    command(&world, "stop-again", "checkout", "retry");
+    assert_eq!(outcome(&world, "stop").await.0, "Done");
+    assert_eq!(outcome(&world, "stop-again").await.0, "Done");
+    let is_another = |_: &World| running.judge.asked("checkout").is_some_and(|asked| asked.previous_ended_at != before);
+    assert!(world.until(is_another, MINUTE).await.is_ok(), "it is another attempt");
+    assert_eq!(running.judge.asked("checkout").unwrap().resume_from, None);
+}

@@ -59,7 +59,7 @@ async fn a_breach_takes_the_traffic_off_before_anything_else_and_says_why() {
     let asked = running.judge.asked("checkout").expect("the release is judged");
     assert_eq!(asked.weight.to_string(), "20 %");
     let split: Vec<_> = asked.rules.split.iter().map(|rule| (rule.route.as_str(), rule.index)).collect();
-    assert_eq!((split, asked.rules.others.len()), (vec![("checkout", Some(0))], 0));
+    assert_eq!((split, asked.rules.others.len()), (vec![("checkout", Some(1))], 0), "by its position in the route");
     let sides: std::collections::BTreeSet<_> = asked.pod_sides.values().collect();
     assert_eq!(sides.len(), 2, "pods of both sides are known by their owners: {:?}", asked.pod_sides);
     assert_eq!(

@@ -103,3 +103,42 @@ async fn a_canary_that_fails_in_the_watch_is_rolled_back_against_what_stable_fai
     assert!(message.starts_with("Rolled back from 100 %: since it has all of the traffic"), "{message}");
     assert!(message.contains("no stable side is left to compare with"), "{message}");
 }
+
+// argo-rollouts #3258, PR #4864
+#[tokio::test]
+async fn a_check_without_objectives_is_asked_once_its_initial_delay_has_passed() {
+    let script = script(&Story::default()).await;
+    script.set_values(QUERY, &[12.0]);
+    let mut request = checked(&json!({"initialDelay": "2s"}));
+    request.analysis.objectives.clear();
+    request.analysis.warm_up = Some("1s".into());
+    let life = live(&script, start());
+    life.judges.watch(request);
+    let look = life.until("the beginning", |look| !look.checks.is_empty()).await;
+    assert!(matches!(look.judgement, Judgement::Undecided { .. }), "{:?}", look.judgement);
+    let message = look.checks[0].message.clone().unwrap();
+    assert!(message.starts_with("Begins at ") && message.ends_with(", by initialDelay."), "{message}");
+    let look = life.until("a success", |look| matches!(look.judgement, Judgement::Sound { .. })).await;
+    assert_eq!(result(&look), "Succeeded");
+}
+
+#[tokio::test]
+async fn failures_of_an_aborted_attempt_do_not_count_against_a_retry() {
+    let script = script(&Story::default()).await;
+    script.set_values(QUERY, &[120.0]);
+    let request = checked(&json!({}));
+    let life = gone_on(&script, &request, 60).await;
+    life.until("a rollback", |look| matches!(&look.judgement, Judgement::RollBack { cause, .. } if cause == "Check"))
+        .await;
+    let resume_from = life.look().checkpoint;
+    script.set_values(QUERY, &[12.0]);
+    // An abort and a retry in one reconcile: the task never sees that the release was over in between.
+    life.judges.watch(JudgeRequest { previous_ended_at: Some(at(61)), resume_from, ..request });
+    let begun =
+        |look: &Look| look.checkpoint.as_ref().is_some_and(|at| at.checkpoint["previousEndedSecond"] != json!(0));
+    let look = life.until("another attempt", begun).await;
+    assert!(matches!(look.judgement, Judgement::Undecided { .. }), "{:?}", look.judgement);
+    assert_eq!(look.checks[0].failures, 0);
+    let ticks = objective(&look.checkpoint.unwrap())["evidence"]["ticks"].as_u64().unwrap();
+    assert!(ticks < 30, "the {ticks} ticks of this attempt, without the 60 before it");
+}

@@ -6,6 +6,7 @@ mod access;
 mod budgets;
 mod checks;
 mod guard;
+mod intervals;
 mod learning;
 mod lifecycle;
 mod restarts;

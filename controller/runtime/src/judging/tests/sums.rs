@@ -56,7 +56,8 @@ async fn sums_go_on_after_restarts_as_if_there_had_been_none() {
     script.set_series(in_three(&story));
     let begun = begun(&script, &request()).await;
     let resumed = |from: &AnalysisStatus, seconds: i64| {
-        let life = live_within(&script, at(seconds), narrow());
+        // Between two scrapes, so that both lives have seen the same ones whenever in that second their polls come.
+        let life = live_within(&script, at(seconds) + 500.milliseconds(), narrow());
         life.judges.watch(JudgeRequest { resume_from: Some(from.clone()), ..request() });
         life
     };
