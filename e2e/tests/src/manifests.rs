@@ -97,6 +97,13 @@ pub fn rollout(name: &str, spec: &Spec, release: &Release) -> Value {
     rollout
 }
 
+/// Adds to the environment of the container.
+pub fn set_env(rollout: &mut Value, name: &str, value: &str) {
+    if let Some(env) = rollout["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut() {
+        env.push(json!({"name": name, "value": value}));
+    }
+}
+
 /// The pod template: the sample service with good manners.
 pub fn template(app: &str, release: &Release) -> Value {
     let mut env = vec![json!({"name": "VERSION", "value": release.version})];
@@ -115,7 +122,10 @@ pub fn template(app: &str, release: &Release) -> Value {
                 "imagePullPolicy": "IfNotPresent",
                 "env": env,
                 "ports": [{"name": "http", "containerPort": 8080}],
-                "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1},
+                // On a busy machine an answer takes more than the usual second, which is no reason to take the pod out.
+                "readinessProbe": {
+                    "httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 5,
+                },
                 "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
                 "securityContext": {
                     "allowPrivilegeEscalation": false,

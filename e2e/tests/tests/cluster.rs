@@ -63,7 +63,8 @@ fn trials(runtime: &Arc<tokio::runtime::Runtime>, env: Option<&Arc<Env>>, of: im
             let run = async { tokio::time::timeout(LONGEST, (case.run)(&env)).await };
             let failure = match runtime.block_on(run) {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => format!("{error:?}"),
+                // Without the backtrace, which shows the harness only.
+                Ok(Err(error)) => format!("{error:#}"),
                 Err(_) => format!("not within {LONGEST:?}"),
             };
             note!("FAILED: {failure}");

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use serin_core::units::Weight;
 use serin_crds::Rollout;
 
+use super::scaling::patient;
 use crate::env::Env;
 use crate::manifests::{self, Release, Spec};
 use crate::shop::{Shop, is_stable, stop_without_loss, verified};
@@ -28,7 +29,7 @@ fn paced_at_half(name: &str, release: &Release) -> Value {
     let spec = Spec { replicas: 4, steps: None, progress_deadline_seconds: DEADLINE_SECONDS, ..Spec::default() };
     let mut rollout = manifests::rollout(name, &spec, release);
     rollout["spec"]["strategy"]["canary"]["pace"] = json!({"firstWeight": 50, "maxWeight": 50});
-    rollout
+    patient(rollout)
 }
 
 fn is_at_half(rollout: &Rollout) -> bool {

@@ -43,9 +43,12 @@ fn at_20(replicas: u32) -> Spec {
 /// If a promise is not kept.
 pub async fn scaling_in_mid_release_keeps_the_share_of_a_routed_canary(env: &Env) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-scale-routed").await?;
-    shop.first(&at_20(5), &Release::good("v1")).await?;
+    let rollout = |version: &str| patient(manifests::rollout(&shop.name, &at_20(5), &Release::good(version)));
+    shop.apply(rollout("v1")).await?;
+    shop.until("v1 is stable", Duration::from_secs(90), is_stable).await?;
+    shop.answers().await?;
     let load = shop.load(LOAD_PER_SECOND)?;
-    shop.declare(&at_20(5), &Release::good("v2")).await?;
+    shop.apply(rollout("v2")).await?;
     let waits = |rollout: &Rollout| is_paused(rollout) && verified(rollout) == Some(20.0);
     shop.until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), waits).await?;
     let from = load.elapsed();
@@ -77,6 +80,12 @@ pub fn unrouted(shop: &Shop, spec: &Spec, release: &Release) -> Value {
             canary.remove(field);
         }
     }
+    patient(rollout)
+}
+
+/// Pods that are removed while they serve: they go on for so long that even a busy gateway notices before they stop.
+pub fn patient(mut rollout: Value) -> Value {
+    manifests::set_env(&mut rollout, "DRAIN_MS", "6000");
     rollout
 }
 
