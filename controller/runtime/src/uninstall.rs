@@ -12,6 +12,7 @@ use kube::api::{DynamicObject, ListParams};
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use serin_core::state::Stage;
+use serin_crds::api_status;
 use serin_crds::names::ROLLOUT_LABEL;
 use tokio::time::timeout;
 
@@ -19,7 +20,7 @@ use crate::clock::Clock;
 use crate::election::{Candidate, Election, Leadership};
 use crate::reconcile::{GiveBack, release_finalizer};
 use crate::telemetry::Metrics;
-use crate::world::{Key, RolloutObject, RouteFact, ServiceFact, World, route_resource};
+use crate::world::{Availability, Discovery, Key, RolloutObject, RouteFact, ServiceFact, World};
 
 /// How long a controller that is still running may take to stop and give its Lease back.
 const CONTROLLER_STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -93,7 +94,7 @@ async fn release_all(
         let page = match api.list(&params).await {
             Ok(page) => page,
             // Without the CustomResourceDefinition there are no Rollouts.
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(all),
+            Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => return Ok(all),
             Err(error) => return Err(UninstallError::List(error)),
         };
         for DeserializeGuard(rollout) in page.items {
@@ -146,14 +147,21 @@ async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<Worl
     for service in services.list(&ListParams::default().labels(&format!("{ROLLOUT_LABEL}={name}"))).await?.items {
         world.services.put(ServiceFact::from(service));
     }
-    let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &route_resource());
+    match world.route_kind.kind().discover(client).await {
+        Discovery::Served(version) => drop(world.route_kind.set(Availability::Served(version))),
+        Discovery::Absent => drop(world.route_kind.set(Availability::Absent)),
+        Discovery::Forbidden | Discovery::Failed(_) => {}
+    }
+    // Without the kind there are no routes to give back.
+    let Ok(resource) = world.route_kind.resource() else { return Ok(world) };
+    let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
     let originals = rollout.status.as_ref().map(|status| status.original_routes.clone()).unwrap_or_default();
     for original in originals {
         match routes.get_opt(&original.name).await {
             Ok(Some(route)) => drop(world.routes.put(RouteFact::from(route))),
             Ok(None) => {}
-            // The kind itself is gone.
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            // The kind has just gone.
+            Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {}
             Err(error) => return Err(error),
         }
     }

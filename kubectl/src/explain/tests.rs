@@ -72,9 +72,13 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         watch: None,
         summed: false,
         guard: None,
+        scrape_interval_ms: None,
     };
     let checkpoint = Checkpoint {
         began_ms: BEGAN_MS,
+        traffic_since_ms: Some(BEGAN_MS),
+        previous_ended_second: None,
+        burned_before: None,
         warm_up_ends_ms: BEGAN_MS,
         weight_thousandths: 5_000,
         weight_changed_at_ms: BEGAN_MS,

@@ -94,7 +94,7 @@ pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject
     let status = rollout.status.as_ref().map_err(Clone::clone)?;
     let state = status.state().map_err(|problem| problem.to_string())?;
     let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, &state).plan) {
+    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, &state, give_back.now).plan) {
         give_back.carry_out(rollout, status, &plan).await.map_err(|failure| failure.to_string())?;
     }
     give_back.metrics.api_write("Rollout", "patch");

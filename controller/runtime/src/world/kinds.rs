@@ -197,7 +197,7 @@ impl KindState {
     }
 
     /// Records a new availability and returns the previous one.
-    pub(super) fn set(&self, availability: Availability) -> Availability {
+    pub fn set(&self, availability: Availability) -> Availability {
         self.availability.send_replace(availability)
     }
 }

@@ -264,7 +264,6 @@ async fn a_users_service_that_cannot_reach_the_new_version_is_named_and_no_reque
 
 // traefik #9158: a backend with weight 0 whose Service does not exist spoils the whole route.
 #[tokio::test(start_paused = true)]
-#[ignore = "needs the planner to bind the canary Service when it does not exist, in every stage"]
 async fn a_rollout_whose_route_lists_the_canary_from_the_start_is_healthy_after_the_first_deploy() {
     let world = World::new(308);
     apply(&world, static_service());

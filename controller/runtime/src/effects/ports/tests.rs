@@ -202,7 +202,7 @@ fn a_routes_ports_are_those_of_its_backends_of_the_same_namespace() {
         {},
     ]}});
     let identity = Identity { key: Key::new("shop", "shop"), ..Identity::default() };
-    let route = RouteFact { identity, generation: 1, object };
+    let route = RouteFact { identity, generation: 1, object, backends: Vec::new() };
     assert_eq!(routed_ports([&route].into_iter(), &["shop", "shop-canary"]), [80, 81, 9090].into());
     assert!(routed_ports([&route].into_iter(), &["none"]).is_empty());
 }
