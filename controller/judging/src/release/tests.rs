@@ -229,7 +229,7 @@ fn the_age_of_an_earlier_attempts_pods_does_not_count_against_a_retry() {
     request.pods_created_at.extend([created("checkout-bbb-99999", -3_600), created(CANARY.name, -10)]);
     let release = begin(&request, None, BEGAN_MS);
     assert_eq!(release.warm_up_ends_ms, BEGAN_MS + 50_000, "from the newest pod on");
-    let replaced = (0..9).map(|index| created(&format!("checkout-bbb-{index}"), -3_600));
+    let replaced = (0..8).map(|index| created(&format!("checkout-bbb-9999{index}"), -3_600));
     request.pods_created_at.extend(replaced);
     let release = begin(&request, None, BEGAN_MS);
     assert!(!release.pods_are_young(BEGAN_MS), "one young pod among many");

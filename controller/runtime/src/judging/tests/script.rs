@@ -140,7 +140,7 @@ impl Sums {
         let between = |from: &str, to: &str| query.split_once(from).and_then(|(_, rest)| rest.split_once(to));
         let of_scrapes = query.contains("timestamp(");
         let (selector, _) =
-            if of_scrapes { between("timestamp(", "))") } else { between("last_over_time(", "[300000ms]") }?;
+            if of_scrapes { between("timestamp(", ")))[") } else { between("last_over_time(", "[300000ms]") }?;
         let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else { return None };
         let (by, _) = between("by (", ")")?;
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap();
