@@ -28,8 +28,8 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
     let deadline = look.plan.progress_deadline;
     let waits = matches!(steps::wait(look, &draft.state), Wait::Progress(_));
     let reached = Some(measure(look, &draft.state));
-    let next = match (waits, before.complete_since) {
-        (false, Some(_)) => return,
+    let is_renewal = reached > before.reached && after(before.at, deadline / 10) <= look.now;
+    draft.state.progress = Some(match (waits, before.complete_since) {
         (false, None) => Progress { complete_since: Some(look.now), ..before },
         (true, Some(since)) => {
             let is_new = after(since, STEADY.min(deadline)) <= look.now;
@@ -38,12 +38,9 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
         // Where it starts from is no progress.
         (true, None) if before.reached.is_none() => Progress { reached, ..before },
         // A renewal soon after the last one moves the deadline by next to nothing and is not worth a write.
-        (true, None) if reached > before.reached && after(before.at, deadline / 10) <= look.now => {
-            Progress { at: look.now, reached, complete_since: None }
-        }
-        (true, None) => return,
-    };
-    draft.state.progress = Some(next);
+        (true, None) if is_renewal => Progress { at: look.now, reached, complete_since: None },
+        (true, None) | (false, Some(_)) => before,
+    });
 }
 
 /// When what the release waits for becomes overdue; `None` if nothing is awaited since it was reached.

@@ -25,9 +25,8 @@ pub fn effective(spec_replicas: u32, source: ReplicasSource, state: &State, now:
     match (source, state.replicas_kept) {
         (ReplicasSource::Declared, _) | (ReplicasSource::Scaled, None) => spec_replicas,
         (ReplicasSource::Default | ReplicasSource::Unowned, None) => spec_replicas.max(in_force),
-        (ReplicasSource::Default | ReplicasSource::Unowned, Some(kept)) => spec_replicas.max(kept.count),
         (ReplicasSource::Scaled, Some(kept)) if kept.until.is_some_and(|until| until <= now) => spec_replicas,
-        (ReplicasSource::Scaled, Some(kept)) => spec_replicas.max(kept.count),
+        (_, Some(kept)) => spec_replicas.max(kept.count),
     }
 }
 

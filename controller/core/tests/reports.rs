@@ -304,7 +304,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
     let holds: [(&str, Hold); 5] = [
         ("a pause step", |_| {}),
         ("the pause command", |world| {
-            assert_eq!(world.command("p", Verb::Pause).message, "nothing advances until `resume`")
+            assert_eq!(world.command("p", Verb::Pause).message, "nothing advances until `resume`");
         }),
         ("spec.paused", |world| world.plan.paused = true),
         ("a freeze", |world| {

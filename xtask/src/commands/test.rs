@@ -138,14 +138,15 @@ async fn chart(suite: &mut Suite, helm: Option<PathBuf>) {
 }
 
 async fn with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {
-    let packages = ["build", "--package", "serin-controller", "--package", "serin-kubectl"];
-    suite.run("Programs", cargo(&packages), Counting::Whole).await;
+    // Of the whole workspace here and below: a part of it has dependencies with fewer features, which would be compiled
+    // once more.
+    suite.run("Programs", cargo(&["build", "--workspace", "--bins"]), Counting::Whole).await;
     if is_local {
-        let mut own = cargo(&["test", "--package", "serin-cluster", "--test", "real", "--", "--ignored"]);
+        let mut own = cargo(&["test", "--workspace", "--test", "real", "--", "--ignored"]);
         own.args(&arguments.filter);
         suite.run("The local cluster's own test", own, counting(arguments)).await;
     }
-    let mut cases = cargo(&["test", "--package", "serin-e2e", "--test", "cluster"]);
+    let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
     suite.run("Cases on the real cluster", cases, counting(arguments)).await;
     if arguments.filter.is_none() {

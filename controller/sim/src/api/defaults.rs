@@ -55,7 +55,9 @@ fn fill_by_schema(schema: &Value, value: &mut Value) {
         }
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
-                items.iter_mut().for_each(|item| fill_by_schema(schema, item));
+                for item in items {
+                    fill_by_schema(schema, item);
+                }
             }
         }
         _ => {}

@@ -162,5 +162,6 @@ fn collect(value: &Value, at: &mut Path, into: &mut BTreeSet<Path>, key_of: fn(&
 }
 
 fn pointer(path: &[String]) -> String {
-    path.iter().map(|key| format!("/{}", key.replace('~', "~0").replace('/', "~1"))).collect()
+    let escaped = path.iter().map(|key| key.replace('~', "~0").replace('/', "~1"));
+    escaped.flat_map(|key| ["/".to_owned(), key]).collect()
 }
