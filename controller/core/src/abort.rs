@@ -46,7 +46,8 @@ fn crashing(look: &Look<'_>, set: &ReplicaSetSeen) -> Option<String> {
     })
 }
 
-/// The restarts that so many pods have had for reasons that they share with the stable ones, for example a node's restart.
+/// The restarts to expect of this number of canary pods for reasons that they share with the stable ones, such as a restart
+/// of the node: the stable pods' own, in proportion.
 fn usual_restarts(look: &Look<'_>, canary: &ReplicaSetSeen) -> u32 {
     let stable = look.seen.state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
     let Some(stable) = stable.filter(|stable| stable.current > 0) else { return 0 };

@@ -140,7 +140,7 @@ async fn chart(suite: &mut Suite, helm: Option<PathBuf>) {
 async fn with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {
     // Of the whole workspace here and below: a part of it has dependencies with fewer features, which would be compiled
     // once more.
-    suite.run("Programs", cargo(&["build", "--workspace", "--bins"]), Counting::Whole).await;
+    suite.run("Programs", cargo(&["build", "--workspace", "--all-targets"]), Counting::Whole).await;
     if is_local {
         let mut own = cargo(&["test", "--workspace", "--test", "real", "--", "--ignored"]);
         own.args(&arguments.filter);

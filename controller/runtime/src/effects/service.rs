@@ -413,7 +413,7 @@ async fn release(hands: &Hands<'_>, services: impl Iterator<Item = &Arc<ServiceF
         }
         match timeout(TIMEOUT, hands.write_service(&api, name, patch)).await.unwrap_or(Err(EffectError::Timeout)) {
             Ok(()) => tracing::info!(service = %name, "the Service selects pods of any revision again"),
-            // Gone, or made anew by somebody else.
+            // Gone, or created again by somebody else.
             Err(EffectError::Refused { .. } | EffectError::Conflict(_))
                 if hands.world.services.get(&hands.key(name)).is_none() => {}
             Err(error) => failure = Some(error),

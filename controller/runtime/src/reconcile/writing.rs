@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use serin_crds::RolloutStatus;
 use serin_crds::names::FIELD_MANAGER;
-use serin_crds::{Rollout, RolloutStatus};
 use tokio::time::timeout;
 
 use super::{Context, Failure};
@@ -34,24 +34,21 @@ pub(super) async fn replace_status(
     memory: &mut Memory,
 ) -> Result<Arc<RolloutObject>, Failure> {
     let key = rollout.key();
-    let body = json!({
-        "apiVersion": <Rollout as kube::Resource>::api_version(&()),
-        "kind": "Rollout",
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "uid": rollout.uid(),
-            "resourceVersion": rollout.resource_version(),
-        },
-        "status": status,
-    });
+    // A patch, since an update without the object's annotations and labels takes their ownership from whoever applied
+    // them, although the API server leaves them in place. The resourceVersion makes a race a conflict.
+    let patch: json_patch::Patch = serde_json::from_value(json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": rollout.resource_version()},
+        {"op": "add", "path": "/status", "value": status},
+    ]))
+    .map_err(|problem| Failure::Failed(problem.to_string()))?;
     if tracing::enabled!(tracing::Level::DEBUG) {
         tracing::debug!(change = %change(rollout, status), "writing the status");
     }
-    may_write(context, "Rollout", "update")?;
+    may_write(context, "Rollout", "patch")?;
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let answer = in_time("writing the status", api.replace_subresource("status", &key.name, &params, &body)).await?;
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patch = Patch::Json::<()>(patch);
+    let answer = in_time("writing the status", api.patch_status(&key.name, &params, &patch)).await?;
     let written = memory.wrote(answer);
     memory.wrote_status();
     Ok(written)

@@ -99,9 +99,9 @@ async fn an_api_server_that_is_away_for_a_minute_changes_nothing_but_the_time() 
 #[tokio::test(start_paused = true)]
 async fn errors_conflicts_and_lost_answers_are_survived() {
     let faults: [fn() -> Fault; 7] = [
-        || Fault::on("update", "rollouts").times(3).status(409),
-        || Fault::on("update", "rollouts").times(3).status(500),
-        || Fault::on("update", "rollouts").after(1).loses_answer(),
+        || Fault::on("patch", "rollouts").times(3).status(409),
+        || Fault::on("patch", "rollouts").times(3).status(500),
+        || Fault::on("patch", "rollouts").after(1).loses_answer(),
         || Fault::on("patch", "httproutes").times(2).status(409),
         || Fault::on("patch", "httproutes").loses_answer(),
         || Fault::on("create", "replicasets").after(1).loses_answer(),

@@ -160,7 +160,9 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
     shop.until("v2 is rolled back", Duration::from_secs(120), is_aborted).await?;
     let (cause, message) = cause(&shop).await?;
     note!("{cause}: {message}");
-    ensure!(shop.route_share().await?.is_zero(), "the traffic is given back");
+    // The status is written first.
+    let given_back = async || Ok(shop.route_share().await?.is_zero());
+    shop.eventually("the traffic is given back", Duration::from_secs(10), given_back).await?;
     ensure!(shop.status().await?.stable_revision == stable, "v1 is stable still");
 
     // A good release is watched to the end.

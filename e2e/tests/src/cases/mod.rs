@@ -72,7 +72,7 @@ cases! {
     Shared: judging::a_failing_check_rolls_back_what_the_objective_lets_pass,
     Shared: lifecycle::status_until_done_never_ends_with_the_previous_health,
     Shared: history::old_restarts_do_not_stop_a_return_to_the_previous_revision,
-    Shared: identity::two_services_whose_joined_names_are_equal_are_counted_apart,
+    Shared: identity::two_services_whose_joined_names_are_equal_are_held_and_named,
     Shared: identity::requests_of_a_rule_that_is_not_split_do_not_count,
     Shared: lifecycle::a_rollout_survives_a_broken_start_and_repeated_aborts,
     Shared: scraping::a_renamed_service_label_is_read_or_named_with_its_remedy,

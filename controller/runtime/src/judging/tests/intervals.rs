@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Of a story, the scrapes at every so many seconds.
+/// The series of a story with one scrape every `every` seconds.
 fn thinned(story: &Story, every: i64) -> Vec<Series> {
     let mut series = story.series();
     for series in &mut series {
