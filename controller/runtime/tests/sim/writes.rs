@@ -47,7 +47,7 @@ async fn cost_without_a_router(seed: u64, replicas: u32) -> (BTreeMap<String, us
     world.pass(5 * MINUTE).await;
     let (tally, course) = (tally(&world), course(&world));
     // The last move is told at once. Where the old pods' counts come to rest after it, they are told once they have stayed the same.
-    assert!(tally["update rollouts/status"] <= 7, "one for each move, and one at rest: {course:#?}");
+    assert!(tally["patch rollouts/status"] <= 7, "one for each move, and one at rest: {course:#?}");
     let refused = world.writes().iter().filter(|write| is_refused(write)).count();
     assert!(refused <= 2, "{course:#?}");
     (tally, course)
@@ -82,7 +82,7 @@ async fn a_routed_release_of_two_steps_and_two_timed_pauses_is_cheap() {
     world.pass(5 * MINUTE).await;
     let tally = tally(&world);
     assert_eq!(tally["patch httproutes"], 4, "25, 50, 100, and as it was: {tally:#?}");
-    assert!(tally["update rollouts/status"] <= 9, "{tally:#?}");
+    assert!(tally["patch rollouts/status"] <= 9, "{tally:#?}");
     assert_eq!(tally["patch rollouts"], 2, "the finalizer, added and removed: {tally:#?}");
     assert!(tally.values().sum::<usize>() - tally["patch httproutes"] <= 19, "{tally:#?}");
 }
