@@ -25,9 +25,7 @@ pub(super) async fn delete(
     if !finalizer::is_held(rollout) {
         return Ok(Action::await_change());
     }
-    // What was changed was changed under the plan in force.
-    let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, state, context.clock.now()).plan) {
+    if let Some(plan) = plan_of_changes(rollout, state, context.clock.now()) {
         let give_back = GiveBack {
             client: &context.client,
             world: &context.world,
@@ -41,6 +39,12 @@ pub(super) async fn delete(
     finalizer::write(context, rollout, "removing the finalizer", &finalizer::others(rollout)).await?;
     tracing::info!("the Rollout is deleted: its routes and Services are as they were");
     Ok(Action::await_change())
+}
+
+/// The plan under which routes and Services were changed: the one in force, or else that of the spec.
+fn plan_of_changes(rollout: &RolloutObject, state: &State, now: Timestamp) -> Option<Plan> {
+    let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
+    in_force.or_else(|| Reading::of(rollout, state, now).plan)
 }
 
 /// Gives back what a Rollout has changed in objects that it does not own.
@@ -93,8 +97,7 @@ pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject
     // A position that cannot be read tells of no route, and a person has to look at what it says.
     let status = rollout.status.as_ref().map_err(Clone::clone)?;
     let state = status.state().map_err(|problem| problem.to_string())?;
-    let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    if let Some(plan) = in_force.or_else(|| Reading::of(rollout, &state, give_back.now).plan) {
+    if let Some(plan) = plan_of_changes(rollout, &state, give_back.now) {
         give_back.carry_out(rollout, status, &plan).await.map_err(|failure| failure.to_string())?;
     }
     give_back.metrics.api_write("Rollout", "patch");
