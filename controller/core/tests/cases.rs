@@ -71,11 +71,10 @@ fn writes_are_spent_with_care() {
 #[test]
 fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     let mut world = World::stable(analysed(plan(4, vec![weight(25), wait(600)])));
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
-    world.judgement =
-        Judgement::RollBack { cause: "Evidence".into(), message: "the canary failed 24 of 3,000.".into() };
+    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "the canary failed 24 of 3,000.".into() };
     world.settle();
     assert_eq!(world.share(), Weight::ZERO, "within the same reconcile");
     assert_eq!(world.state.phase, Phase::Degraded);
@@ -152,10 +151,10 @@ fn v3_in_the_middle_of_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
 #[test]
 fn git_revert_to_stable_aborts_at_once_without_analysis() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(600)])));
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
-    world.judgement = hold("Unreachable");
+    world.report = hold("Unreachable");
     world.release("v1");
     world.settle();
     assert_eq!((world.state.stage, world.share()), (Stage::Stable, Weight::ZERO));

@@ -72,7 +72,7 @@ fn start(dynamic: bool) -> World {
 
 fn fresh(world: &mut World) {
     let message = "undecided".to_owned();
-    world.judgement =
+    world.report =
         Judgement::Undecided { message, fresh_since: world.now, next_weight: None, proven: Proven::default() };
 }
 
@@ -110,20 +110,19 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         Happening::Drift(percent) if world.available_behind_canary() => world.route = Ok(Weight::percent(*percent)),
         Happening::Crash(_) | Happening::Drift(_) => {}
         Happening::Breach => {
-            world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+            world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
             world.settle();
             fresh(world);
         }
         Happening::Hold => {
-            world.judgement =
-                Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
+            world.report = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
         }
         Happening::StepDown(percent) => {
             let lower_to = Some(Weight::percent(*percent));
-            world.judgement = Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to };
+            world.report = Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to };
         }
         Happening::Freeze => {
-            world.judgement = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
+            world.report = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
         }
         Happening::Fresh => fresh(world),
         Happening::InvalidSpec(invalid) => world.spec_problem = invalid.then(|| "spec: broken".to_owned()),
@@ -248,7 +247,7 @@ fn invariant_01_abort_comes_first_before_validation_scaling_and_analysis() {
     world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
     world.spec_problem = Some("spec.strategy: broken".into());
     world.target = None;
-    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
     let decision = world.reconcile();
     assert!(decision.state.abort.is_some(), "the reason is recorded");
     assert!(matches!(decision.effects.first(), Some(Effect::SetWeight { canary: Weight::ZERO, .. })), "{decision:?}");
@@ -350,8 +349,7 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
 fn invariant_10_missing_metrics_never_promote() {
     for cause in ["NoData", "Stale", "NotANumber", "Unreachable", "Partial", "UnverifiedSelector"] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.judgement =
-            Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
+        world.report = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
         world.release("v2");
         world.run_for(secs(3_000));
         assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");

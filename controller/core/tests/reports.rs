@@ -19,7 +19,7 @@ fn paced(replicas: u32) -> World {
     let mut wanted = edit(analysed(plan(replicas, vec![])), |canary| canary.pace = Pace::Evidence(pace));
     wanted.progress_deadline = secs(20);
     let mut world = World::stable(wanted);
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("at 50 %", |world| world.state.weights.verified == Some(HALF));
     world.run_for(secs(40));
@@ -197,7 +197,7 @@ fn windowed() -> World {
 }
 
 fn promote(world: &mut World, version: &str) {
-    world.judgement = undecided(world);
+    world.report = undecided(world);
     world.release(version);
     world.settle();
     world.run_until("paused", |world| world.state.pause.is_some());
@@ -207,7 +207,7 @@ fn promote(world: &mut World, version: &str) {
 }
 
 fn assert_runs_its_steps(world: &mut World, version: &str) {
-    world.judgement = undecided(world);
+    world.report = undecided(world);
     world.release(version);
     world.run_for(secs(60));
     assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(20)), "{}", world.state.message);
@@ -219,10 +219,10 @@ fn assert_runs_its_steps(world: &mut World, version: &str) {
 fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
     for fix_forward in [false, true] {
         let mut world = windowed();
-        world.judgement = undecided(&world);
+        world.report = undecided(&world);
         world.release("v2");
         world.run_until("paused", |world| world.state.pause.is_some());
-        world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+        world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
         world.settle();
         if fix_forward {
             promote(&mut world, "v3");
@@ -238,7 +238,7 @@ fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
 #[test]
 fn a_superseded_revision_inside_the_rollback_window_runs_its_steps() {
     let mut world = windowed();
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     promote(&mut world, "v3");
@@ -249,11 +249,11 @@ fn a_superseded_revision_inside_the_rollback_window_runs_its_steps() {
 fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
     let mut world = windowed();
     promote(&mut world, "v2");
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v1");
     world.settle();
     assert_eq!(world.state.stage, Stage::Promoting, "promoted before: without steps");
-    world.judgement = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
     world.settle();
     world.release("v2");
     world.run_for(secs(60));
@@ -277,7 +277,7 @@ fn held(routed: bool, hold: impl FnOnce(&mut World)) -> World {
     let steps = vec![weight(20), Step::Pause(None), weight(60), wait(5)];
     let wanted = analysed(if routed { plan(3, steps) } else { unrouted(3, steps, 1, 0) });
     let mut world = World::stable(wanted);
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     hold(&mut world);
@@ -308,7 +308,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
         }),
         ("spec.paused", |world| world.plan.paused = true),
         ("a freeze", |world| {
-            world.judgement = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
+            world.report = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
         }),
         ("a spec problem", |world| world.spec_problem = Some("spec.strategy: broken".into())),
     ];
@@ -362,14 +362,14 @@ fn scaling_to_zero_in_a_promotion_keeps_it_there() {
         let watch = WatchPlan { duration: secs(600), checks: std::collections::BTreeSet::new() };
         canary.analysis.as_mut().unwrap().watch = Some(watch);
     }));
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.release("v2");
     world.run_until("all traffic", |world| world.state.watch.is_some());
     scale_to_zero_and_back(&mut world);
     world.run_for(secs(60));
     assert_eq!((world.state.stage, world.state.stable_revision.clone()), (Stage::Promoting, Some(rev("v1"))));
     assert!(world.state.watch.is_some(), "still watched: {}", world.state.message);
-    world.judgement = undecided(&world);
+    world.report = undecided(&world);
     world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
 }
 

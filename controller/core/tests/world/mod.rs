@@ -16,7 +16,7 @@ use serin_core::effect::{Decision, Effect, Level, Side};
 use serin_core::observed::{
     Judgement, Observed, Programmed, Proven, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen,
 };
-use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, RouteKind, RouteRef, Routing, Step, Strategy};
+use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step, Strategy};
 use serin_core::replicas;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -128,7 +128,9 @@ pub struct World {
     pub route: Result<Weight, String>,
     pub commands: Vec<Command>,
     pub outcomes: Vec<(String, Outcome)>,
-    pub judgement: Judgement,
+    pub report: Judgement,
+    /// Every decision with its time, while it is recorded.
+    pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
     pub status_writes: usize,
     pub set_writes: usize,
@@ -166,7 +168,8 @@ impl World {
             route: Ok(Weight::ZERO),
             commands: Vec::new(),
             outcomes: Vec::new(),
-            judgement: Judgement::NotConfigured,
+            report: Judgement::NotConfigured,
+            recording: None,
             events: Vec::new(),
             status_writes: 0,
             set_writes: 0,
@@ -269,7 +272,7 @@ impl World {
             canary_service: routed.is_some().then_some(canary_service),
             routes: routed.iter().flat_map(|routing| &routing.routes).map(seen_route).collect(),
             commands: self.commands.clone(),
-            judgement: self.judgement.clone(),
+            judgement: self.report.clone(),
         }
     }
 
@@ -279,6 +282,9 @@ impl World {
         let plan = self.effective_plan();
         let decision = decide(&plan, &seen, self.now);
         assert_eq!(decision, decide(&plan, &seen, self.now), "the decision is a pure function");
+        if let Some(recording) = &mut self.recording {
+            recording.push((self.now, decision.clone()));
+        }
         let mut left = writes;
         if decision.state != self.state {
             if left == 0 {
@@ -523,4 +529,28 @@ pub fn undecided(world: &World) -> Judgement {
 /// Nothing can be judged.
 pub fn hold(cause: &str) -> Judgement {
     Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
+}
+
+/// As [`hold`], with the weight that the metrics ask for.
+pub fn lower(to: Weight) -> Judgement {
+    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to: Some(to) }
+}
+
+pub fn frozen(message: &str) -> Judgement {
+    Judgement::Frozen { cause: "BudgetSpent".into(), message: message.into() }
+}
+
+pub fn roll_back(message: &str) -> Judgement {
+    Judgement::RollBack { cause: "Evidence".into(), message: message.into() }
+}
+
+/// Fresh data that suffices to promote, with what was found at a weight.
+pub fn sound(world: &World, percent: u32, answers: Questions) -> Judgement {
+    let proven = Proven { weight: Weight::percent(percent), answers };
+    Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven }
+}
+
+pub fn requirements(objectives: &[&str], checks: &[&str]) -> Questions {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Questions { objectives: owned(objectives), checks: owned(checks) }
 }
