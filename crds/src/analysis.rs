@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules;
 
-/// How a release is judged: from the first canary request to the end, against the stable side beside it.
+/// How a release is judged: from the first canary request to the end, against the stable side
+/// beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::analysis_asks_something())]
@@ -19,13 +20,15 @@ pub struct AnalysisSpec {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub objectives: Vec<ObjectiveSpec>,
-    /// What else must be so, where it is not a promise of so many good requests: a query and a condition on its result.
+    /// What else must be so, where it is not a promise of so many good requests: a query and a
+    /// condition on its result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub checks: Vec<CheckSpec>,
-    /// How long a release with all of the traffic is watched before it becomes stable, for example `10m`; not at all where it is not
-    /// written. The old pods stay for that time, so that a breach takes the traffic back at once.
+    /// How long a release with all of the traffic is watched before it becomes stable, for example
+    /// `10m`; not at all where it is not written. The old pods stay for that time, so that a breach
+    /// takes the traffic back at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -39,13 +42,15 @@ pub struct AnalysisSpec {
     /// What is done while there is no data to judge by. The release is held in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<OnNoDataSpec>,
-    /// How long pods count as young, for example `60s`, which is what it is where it is not written. Until then a canary that fails up to
-    /// five percent more than stable is tolerated, no check is queried, and no release is promoted.
+    /// How long pods count as young, for example `60s`, which is what it is where it is not
+    /// written. Until then a canary that fails up to five percent more than stable is tolerated, no
+    /// check is queried, and no release is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub warm_up: Option<String>,
-    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
+    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it
+    /// is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -63,18 +68,20 @@ pub struct PrometheusSpec {
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::address())]
     pub address: Option<String>,
-    /// How often it scrapes the series, for example `15s`. Used until the interval is known from the samples themselves; it only has to
-    /// be set if it is longer than 5 minutes. A value that differs from the samples is reported and does not hold a release.
-    /// Defaults to `15s`.
+    /// How often it scrapes the series, for example `15s`. Used until the interval is known from
+    /// the samples themselves; it only has to be set if it is longer than 5 minutes. A value that
+    /// differs from the samples is reported and does not hold a release. Defaults to `15s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub scrape_interval: Option<String>,
-    /// The headers of each request, for example `Authorization` or `X-Scope-OrgID`: each key of the Secret is a header's name, and what it
-    /// holds the value. The Secret is in the Rollout's namespace, and the controller must have been given the right to read it.
+    /// The headers of each request, for example `Authorization` or `X-Scope-OrgID`: each key of the
+    /// Secret is a header's name, and what it holds the value. The Secret is in the Rollout's
+    /// namespace, and the controller must have been given the right to read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_from: Option<SecretSourceSpec>,
-    /// How an https address is reached; without it the controller's own authorities count, and no client certificate is shown.
+    /// How an https address is reached; without it the controller's own authorities count, and no
+    /// client certificate is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
 }
@@ -97,7 +104,8 @@ pub struct NameRefSpec {
     pub name: String,
 }
 
-/// What a TLS connection to a Prometheus needs. Its certificate must be for the address' host, and is always checked.
+/// What a TLS connection to a Prometheus needs. Its certificate must be for the address' host, and
+/// is always checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::tls_says_something())]
@@ -105,7 +113,8 @@ pub struct TlsSpec {
     /// The authorities that its certificate is checked against, as PEM; only these count then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_from: Option<CaSourceSpec>,
-    /// The certificate that is shown to it: a Secret of type `kubernetes.io/tls`, with the keys `tls.crt` and `tls.key`.
+    /// The certificate that is shown to it: a Secret of type `kubernetes.io/tls`, with the keys
+    /// `tls.crt` and `tls.key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate_from: Option<SecretSourceSpec>,
 }
@@ -152,7 +161,8 @@ pub struct ObjectiveSpec {
     /// The percentage of requests that shall be good, for example 99.9; over 0 and under 100.
     #[x_kube(validation = rules::leaves_a_budget())]
     pub objective: f64,
-    /// The period that the objective covers, for example `30d`, which is what it is where it is not written.
+    /// The period that the objective covers, for example `30d`, which is what it is where it is not
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -163,7 +173,8 @@ pub struct ObjectiveSpec {
     /// The counters, written out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
-    /// Bad are requests that took longer than a threshold, whatever their answer; without it those that failed.
+    /// Bad are requests that took longer than a threshold, whatever their answer; without it those
+    /// that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySpec>,
 }
@@ -172,13 +183,14 @@ pub struct ObjectiveSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LatencySpec {
-    /// A request that takes longer is bad, for example `300ms`. A bucket of the histogram must end there: a counter of what is slower is
-    /// needed, and no estimate between two buckets will do.
+    /// A request that takes longer is bad, for example `300ms`. A bucket of the histogram must end
+    /// there: a counter of what is slower is needed, and no estimate between two buckets will do.
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub threshold: String,
-    /// What is done when the canary is slower than stable anywhere in the distribution, whatever the threshold: `Hold`, until that is over
-    /// or a person decides, or `RollBack`. Without it only the threshold is looked at.
+    /// What is done when the canary is slower than stable anywhere in the distribution, whatever
+    /// the threshold: `Hold`, until that is over or a person decides, or `RollBack`. Without it
+    /// only the threshold is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardAction>,
 }
@@ -199,16 +211,18 @@ pub struct CheckSpec {
     /// Its name, for example `queue-length`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// PromQL that gives a vector or a scalar. `{{args.NAME}}` stands for an argument's value, which is put in as a string.
+    /// PromQL that gives a vector or a scalar. `{{args.NAME}}` stands for an argument's value,
+    /// which is put in as a string.
     #[schemars(length(min = 1, max = 4096))]
     pub query: String,
-    /// Arguments of the query. Every query has `namespace`, `rollout`, `canaryService`, `stableService`, `canaryReplicaSet` and
-    /// `stableReplicaSet` as well.
+    /// Arguments of the query. Every query has `namespace`, `rollout`, `canaryService`,
+    /// `stableService`, `canaryReplicaSet` and `stableReplicaSet` as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub args: Vec<ArgSpec>,
-    /// CEL over `result`, a list of doubles: the values of the vector; a scalar is a list of one. For example `result[0] < 0.05`.
+    /// CEL over `result`, a list of doubles: the values of the vector; a scalar is a list of one.
+    /// For example `result[0] < 0.05`.
     #[schemars(length(min = 1, max = 512))]
     pub condition: String,
     /// How often it is asked, for example `1m`, which is what it is where it is not written.
@@ -216,9 +230,9 @@ pub struct CheckSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
-    /// Time to wait before the first query, for example `2m`. For `during: release` it starts with the canary's first traffic, otherwise
-    /// with the phase. No check is queried before `warmUp` has passed for the canary's first pods. The release waits for it.
-    /// Defaults to `0s`.
+    /// Time to wait before the first query, for example `2m`. For `during: release` it starts with
+    /// the canary's first traffic, otherwise with the phase. No check is queried before `warmUp`
+    /// has passed for the canary's first pods. The release waits for it. Defaults to `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -227,8 +241,9 @@ pub struct CheckSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub failure_limit: Option<i32>,
-    /// When it is asked: `release`, which is what it is where it is not written, from the first canary traffic on; `beforePromotion`, once
-    /// all steps are complete; `afterPromotion`, in the watch.
+    /// When it is asked: `release`, which is what it is where it is not written, from the first
+    /// canary traffic on; `beforePromotion`, once all steps are complete; `afterPromotion`, in the
+    /// watch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub during: Option<CheckTime>,
     /// true: it is told, and decides nothing.
@@ -268,15 +283,18 @@ pub enum CheckTime {
 pub enum Indicator {
     /// Traefik's request counters for the two Services of the Rollout.
     Traefik,
-    /// Envoy Gateway, which counts both Services as one: always refused, with what to write instead.
+    /// Envoy Gateway, which counts both Services as one: always refused, with what to write
+    /// instead.
     EnvoyGateway,
-    /// Istio's standard metrics for the two Services, as gateways and sidecars of the callers tell them.
+    /// Istio's standard metrics for the two Services, as gateways and sidecars of the callers tell
+    /// them.
     Istio,
     /// Linkerd's outbound metrics for the two Services as backends of an HTTPRoute.
     Linkerd,
     /// The metrics of ingress-nginx for the stable Service and the canary Ingress beside it.
     Nginx,
-    /// The pods' own `http_server_request_duration_seconds`, as OpenTelemetry's conventions have it. It needs no router.
+    /// The pods' own `http_server_request_duration_seconds`, as OpenTelemetry's conventions have
+    /// it. It needs no router.
     Pod,
 }
 
@@ -288,8 +306,9 @@ pub struct CountersSpec {
     /// All requests, for example `http_requests_total{namespace="shop"}`.
     #[schemars(length(min = 1, max = 4096))]
     pub total: String,
-    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`. With `latency` it is left out, and `total`
-    /// is the count of a histogram, for example `http_request_duration_seconds_count{namespace="shop"}`.
+    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`.
+    /// With `latency` it is left out, and `total` is the count of a histogram, for example
+    /// `http_request_duration_seconds_count{namespace="shop"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub errors: Option<String>,
@@ -329,8 +348,8 @@ pub struct ArmsSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OnNoDataSpec {
-    /// After so long without data the canary's weight goes down to a quarter, and again after as long, for example `5m`, which is what
-    /// it is where it is not written.
+    /// After so long without data the canary's weight goes down to a quarter, and again after as
+    /// long, for example `5m`, which is what it is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -341,7 +360,8 @@ pub struct OnNoDataSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackSpec {
-    /// The bound on rolling back a good release, over 0 and at most 0.1; 0.01 where it is not written.
+    /// The bound on rolling back a good release, over 0 and at most 0.1; 0.01 where it is not
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::bounds_false_rollbacks())]
     pub false_rollback_probability: Option<f64>,
@@ -356,7 +376,8 @@ pub struct BudgetSpec {
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::share())]
     pub share: Option<String>,
-    /// A share of what remains of it, for example `20%`, which is what it is where it is not written.
+    /// A share of what remains of it, for example `20%`, which is what it is where it is not
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::share())]

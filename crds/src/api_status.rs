@@ -1,14 +1,16 @@
 //! What a failed request to the Kubernetes API means.
 //!
-//! Not every error answer is a complete `Status`. An API server answers a path of an unknown group with the plain text
-//! `404 page not found`, priority and fairness answer 429 in plain text, proxies answer with HTML, and aggregated API
-//! servers may leave out `reason` or `details`. The predicates of [`kube::core::Status`] look only at `reason`; these
-//! follow client-go: a known reason decides, and without one the HTTP code does.
+//! Not every error answer is a complete `Status`. An API server answers a path of an unknown group
+//! with the plain text `404 page not found`, priority and fairness answer 429 in plain text,
+//! proxies answer with HTML, and aggregated API servers may leave out `reason` or `details`. The
+//! predicates of [`kube::core::Status`] look only at `reason`; these follow client-go: a known
+//! reason decides, and without one the HTTP code does.
 
 use kube::core::Status;
 use kube::core::response::reason;
 
-/// Longest part of an answer that is not a `Status` (for example an HTML page) that a message repeats.
+/// Longest part of an answer that is not a `Status` (for example an HTML page) that a message
+/// repeats.
 const LONGEST_QUOTE: usize = 200;
 
 /// The reasons that Kubernetes itself uses, except the empty one.
@@ -33,14 +35,14 @@ const KNOWN_REASONS: [&str; 18] = [
     reason::SERVICE_UNAVAILABLE,
 ];
 
-/// Whether the API server does not serve the resource: its CRD is missing, its group is unknown, or the version is no
-/// longer served. A 404 about a single object is not one.
+/// Whether the API server does not serve the resource: its CRD is missing, its group is unknown, or
+/// the version is no longer served. A 404 about a single object is not one.
 pub fn is_missing_kind(status: &Status) -> bool {
     has(status, reason::NOT_FOUND, 404) && object_name(status).is_empty()
 }
 
-/// Whether the API server serves the resource and says that this object does not exist. A 404 without the object's name,
-/// for example from a proxy, proves nothing about the object.
+/// Whether the API server serves the resource and says that this object does not exist. A 404
+/// without the object's name, for example from a proxy, proves nothing about the object.
 pub fn is_missing_object(status: &Status) -> bool {
     has(status, reason::NOT_FOUND, 404) && !object_name(status).is_empty()
 }
@@ -75,7 +77,8 @@ pub fn is_bad_request(status: &Status) -> bool {
     has(status, reason::BAD_REQUEST, 400)
 }
 
-/// Whether an admission webhook or policy refused the request. Both choose the code freely, so only the text tells.
+/// Whether an admission webhook or policy refused the request. Both choose the code freely, so only
+/// the text tells.
 pub fn is_denied_by_admission(status: &Status) -> bool {
     let says = |words: &str| status.message.contains(words);
     says("denied the request") || says("denied request") || (is_forbidden(status) && says("denied"))
@@ -83,17 +86,31 @@ pub fn is_denied_by_admission(status: &Status) -> bool {
 
 /// The message for people: never empty, on one line, and bounded.
 pub fn message(status: &Status) -> String {
-    let text = status.message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = status
+        .message
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     if !text.is_empty() && (status.reason.is_empty() || is_known(&status.reason)) {
         return text;
     }
-    let code =
-        if status.code == 0 { "an error answer without a code".to_owned() } else { format!("HTTP {}", status.code) };
+    let code = if status.code == 0 {
+        "an error answer without a code".to_owned()
+    } else {
+        format!("HTTP {}", status.code)
+    };
     if text.is_empty() {
-        return if status.reason.is_empty() { code } else { format!("{code} ({})", status.reason) };
+        return if status.reason.is_empty() {
+            code
+        } else {
+            format!("{code} ({})", status.reason)
+        };
     }
     let cut = text.char_indices().nth(LONGEST_QUOTE).map(|(at, _)| at);
-    cut.map_or_else(|| format!("{code}: {text}"), |at| format!("{code}: {}...", &text[..at]))
+    cut.map_or_else(
+        || format!("{code}: {text}"),
+        |at| format!("{code}: {}...", &text[..at]),
+    )
 }
 
 fn has(status: &Status, reason: &str, code: u16) -> bool {
@@ -132,8 +149,11 @@ mod tests {
             "message": "the server could not find the requested resource"});
         assert!(is_missing_kind(&status(unknown)));
         // An aggregated API server that leaves the reason out.
-        assert!(is_missing_kind(&status(json!({"code": 404, "message": "no"}))));
-        let object = status(json!({"code": 404, "reason": "NotFound", "details": {"name": "checkout"}}));
+        assert!(is_missing_kind(&status(
+            json!({"code": 404, "message": "no"})
+        )));
+        let object =
+            status(json!({"code": 404, "reason": "NotFound", "details": {"name": "checkout"}}));
         assert!(!is_missing_kind(&object) && is_missing_object(&object));
         assert!(!is_missing_object(&plain_text(404, "404 page not found")));
     }
@@ -144,21 +164,39 @@ mod tests {
         assert!(is_conflict(&status(json!({"code": 409}))));
         assert!(is_forbidden(&plain_text(403, "<html>forbidden</html>")));
         assert!(is_unauthorized(&plain_text(401, "Unauthorized")));
-        assert!(is_invalid(&status(json!({"code": 422, "reason": "FromSomeWebhook"}))));
+        assert!(is_invalid(&status(
+            json!({"code": 422, "reason": "FromSomeWebhook"})
+        )));
         let exists = status(json!({"code": 409, "reason": "AlreadyExists"}));
-        assert!(is_already_exists(&exists) && !is_conflict(&exists), "a known reason is more than its code");
-        assert!(!is_conflict(&status(json!({"code": 500, "reason": "InternalError"}))));
+        assert!(
+            is_already_exists(&exists) && !is_conflict(&exists),
+            "a known reason is more than its code"
+        );
+        assert!(!is_conflict(&status(
+            json!({"code": 500, "reason": "InternalError"})
+        )));
     }
 
     #[test]
     fn a_message_is_never_empty_nor_a_whole_page() {
         assert_eq!(
-            message(&status(json!({"code": 404, "reason": "NotFound", "message": "no such thing"}))),
+            message(&status(
+                json!({"code": 404, "reason": "NotFound", "message": "no such thing"})
+            )),
             "no such thing"
         );
-        assert_eq!(message(&plain_text(404, "404 page not found")), "HTTP 404: 404 page not found");
-        assert_eq!(message(&plain_text(503, "")), "HTTP 503 (Failed to parse error data)");
-        assert_eq!(message(&status(json!({"error": "from a proxy"}))), "an error answer without a code");
+        assert_eq!(
+            message(&plain_text(404, "404 page not found")),
+            "HTTP 404: 404 page not found"
+        );
+        assert_eq!(
+            message(&plain_text(503, "")),
+            "HTTP 503 (Failed to parse error data)"
+        );
+        assert_eq!(
+            message(&status(json!({"error": "from a proxy"}))),
+            "an error answer without a code"
+        );
         let page = format!("<html>\n<body>{}</body>", "ä".repeat(5_000));
         assert!(message(&plain_text(502, &page)).chars().count() < 230);
     }

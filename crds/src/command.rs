@@ -8,7 +8,8 @@ use serin_core::command::Verb;
 
 use crate::rules;
 
-/// A request about a Rollout, carried out once: create-only, with its outcome in its status, deleted after a while.
+/// A request about a Rollout, carried out once: create-only, with its outcome in its status,
+/// deleted after a while.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "serin.dev",
@@ -74,7 +75,8 @@ pub enum CommandVerb {
     Resume,
     /// Go on from the step at hand, whatever it waits for.
     SkipStep,
-    /// Let the current revision go on although the service has no errors to spend. It takes a reason, and lifts no evidence.
+    /// Let the current revision go on although the service has no errors to spend. It takes a
+    /// reason, and lifts no evidence.
     Override,
 }
 

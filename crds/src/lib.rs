@@ -1,7 +1,8 @@
 //! The Serin API: what users write and read.
 //!
-//! The CustomResourceDefinitions in `crds/yaml` are generated from these types. [`rollout::RolloutSpec::plan`] turns a
-//! spec into the planner's validated [`serin_core::plan::Plan`] or names every field that is wrong.
+//! The CustomResourceDefinitions in `crds/yaml` are generated from these types.
+//! [`rollout::RolloutSpec::plan`] turns a spec into the planner's validated
+//! [`serin_core::plan::Plan`] or names every field that is wrong.
 
 #![expect(
     clippy::doc_markdown,

@@ -1,4 +1,5 @@
-//! From a spec, as a user wrote it, to the planner's [`Plan`], with every default filled in, or to every field that is wrong.
+//! From a spec, as a user wrote it, to the planner's [`Plan`], with every default filled in, or to
+//! every field that is wrong.
 
 mod analysis;
 mod canary;
@@ -35,16 +36,31 @@ impl RolloutSpec {
     pub fn plan(&self, name: &str) -> Result<Plan, FieldErrors> {
         let mut problems = Problems::default();
         if name.len() > NAME_LIMIT {
-            problems.invalid("metadata.name", &name, "it does not fit into a label", "use at most 63 characters");
+            problems.invalid(
+                "metadata.name",
+                &name,
+                "it does not fit into a label",
+                "use at most 63 characters",
+            );
         }
-        let replicas = count("spec.replicas", self.replicas, REPLICAS_DEFAULT, &mut problems);
+        let replicas = count(
+            "spec.replicas",
+            self.replicas,
+            REPLICAS_DEFAULT,
+            &mut problems,
+        );
         let deadline_seconds = count(
             "spec.progressDeadlineSeconds",
             self.progress_deadline_seconds,
             PROGRESS_DEADLINE_SECONDS_DEFAULT,
             &mut problems,
         );
-        let min_ready_seconds = count("spec.minReadySeconds", self.min_ready_seconds, 0, &mut problems);
+        let min_ready_seconds = count(
+            "spec.minReadySeconds",
+            self.min_ready_seconds,
+            0,
+            &mut problems,
+        );
         if deadline_seconds <= min_ready_seconds {
             let fix = format!("use more than minReadySeconds, which is {min_ready_seconds}");
             problems.invalid(
@@ -54,8 +70,12 @@ impl RolloutSpec {
                 fix,
             );
         }
-        let history =
-            count("spec.revisionHistoryLimit", self.revision_history_limit, REVISION_HISTORY_DEFAULT, &mut problems);
+        let history = count(
+            "spec.revisionHistoryLimit",
+            self.revision_history_limit,
+            REVISION_HISTORY_DEFAULT,
+            &mut problems,
+        );
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
         let rollback_window = count("spec.rollbackWindow.revisions", window, 0, &mut problems);
         selector::check(self, &mut problems);
@@ -71,16 +91,21 @@ impl RolloutSpec {
     }
 }
 
-/// A short hash of everything in a plan: equal plans have equal hashes, in every release of the controller.
+/// A short hash of everything in a plan: equal plans have equal hashes, in every release of the
+/// controller.
 ///
-/// It is taken over the plan's JSON with its keys in order. A field that is added to [`Plan`] later must be left out of the
-/// JSON while it has its default, or every plan in force would seem to have changed on the day of the upgrade.
+/// It is taken over the plan's JSON with its keys in order. A field that is added to [`Plan`] later
+/// must be left out of the JSON while it has its default, or every plan in force would seem to have
+/// changed on the day of the upgrade.
 pub fn plan_hash(plan: &Plan) -> String {
     let mut json = String::new();
     // A plan is numbers, texts, lists and string-keyed objects, all of which have a JSON form.
     write_in_order(&serde_json::to_value(plan).unwrap_or_default(), &mut json);
     let digest = Sha256::digest(json.as_bytes());
-    let short = digest.iter().take(5).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+    let short = digest
+        .iter()
+        .take(5)
+        .fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
     format!("{short:010x}")
 }
 

@@ -18,8 +18,8 @@ const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it 
                         number until somebody sets one. For other clients (Helm 3, kubectl edit, patch and replace), \
                         removing it is the same as writing 1: scale to the number you want with kubectl scale.";
 
-/// A workload whose every release is an experiment with a budget: traffic shifts in steps, the canary is judged
-/// against stable, and a release that breaches its error budget is rolled back.
+/// A workload whose every release is an experiment with a budget: traffic shifts in steps, the
+/// canary is judged against stable, and a release that breaches its error budget is rolled back.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "serin.dev",
@@ -54,18 +54,21 @@ const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it 
 #[x_kube(validation = rules::longest_is_said_once())]
 #[x_kube(validation = rules::watch_has_router())]
 pub struct RolloutSpec {
-    /// Number of pods in steady state. The description says what to do with clients that cannot be told apart.
+    /// Number of pods in steady state. The description says what to do with clients that cannot be
+    /// told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0), description = REPLICAS)]
     pub replicas: Option<i32>,
-    /// The labels by which the pods are known; the template's labels must match. It cannot be changed.
+    /// The labels by which the pods are known; the template's labels must match. It cannot be
+    /// changed.
     #[schemars(schema_with = "selector")]
     #[x_kube(validation = rules::selector_is_not_empty())]
     #[x_kube(validation = rules::selector_stays())]
     pub selector: LabelSelector,
     /// The pod template, as in a Deployment. A change of it is a new revision.
     pub template: PodTemplate,
-    /// How many seconds a pod must have been ready to count as available; 0 where it is not written.
+    /// How many seconds a pod must have been ready to count as available; 0 where it is not
+    /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub min_ready_seconds: Option<i32>,
@@ -73,17 +76,18 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub revision_history_limit: Option<i32>,
-    /// How many seconds a release may wait for pods, the router or the Services without progress before it is aborted. A new highest
-    /// number of available pods is progress, as in a Deployment; pods that come and go are not. What was reached once and is disturbed
-    /// later has the whole time again. Defaults to 600.
+    /// How many seconds a release may wait for pods, the router or the Services without progress
+    /// before it is aborted. A new highest number of available pods is progress, as in a
+    /// Deployment; pods that come and go are not. What was reached once and is disturbed later has
+    /// the whole time again. Defaults to 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub progress_deadline_seconds: Option<i32>,
     /// Lets nothing advance while it is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// A return to a recent revision skips the steps if its last release was promoted. A revision that was aborted since, or that was
-    /// superseded before it was promoted, runs its steps.
+    /// A return to a recent revision skips the steps if its last release was promoted. A revision
+    /// that was aborted since, or that was superseded before it was promoted, runs its steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_window: Option<RollbackWindow>,
     /// How a new revision replaces the stable one.
@@ -102,7 +106,8 @@ pub struct RollbackWindow {
     pub revisions: i32,
 }
 
-/// A pod template; the API server checks it when the ReplicaSet is made, and its refusal is told in the status.
+/// A pod template; the API server checks it when the ReplicaSet is made, and its refusal is told in
+/// the status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
@@ -169,7 +174,8 @@ fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// A pod spec is kept as written: its full schema would outgrow the size of a CRD, and the API server checks it anyway.
+/// A pod spec is kept as written: its full schema would outgrow the size of a CRD, and the API
+/// server checks it anyway.
 fn pod_spec(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",

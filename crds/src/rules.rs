@@ -1,7 +1,9 @@
-//! The validation rules that the API server checks, where its schema alone cannot say what is wrong.
+//! The validation rules that the API server checks, where its schema alone cannot say what is
+//! wrong.
 //!
-//! Each says what to write instead. They refuse early what [`crate::rollout::RolloutSpec::plan`] refuses in any case, so that a
-//! mistake is seen by whoever makes it. Their cost is bounded by the lengths in the schema.
+//! Each says what to write instead. They refuse early what [`crate::rollout::RolloutSpec::plan`]
+//! refuses in any case, so that a mistake is seen by whoever makes it. Their cost is bounded by the
+//! lengths in the schema.
 
 use kube::core::{Message, Rule};
 
@@ -73,7 +75,8 @@ pub(crate) fn data_key() -> Rule {
     )
 }
 
-/// What opens a Prometheus goes to that one only: the controller's default is asked in the controller's own name.
+/// What opens a Prometheus goes to that one only: the controller's default is asked in the
+/// controller's own name.
 pub(crate) fn access_goes_with_an_address() -> Rule {
     rule(
         "has(self.address) || (!has(self.headersFrom) && !has(self.tls))",
@@ -107,7 +110,10 @@ pub(crate) fn one_source() -> Rule {
 
 /// A Rollout's name is the value of a label.
 pub(crate) fn rollout_name() -> Rule {
-    rule("size(self.metadata.name) <= 63", "metadata.name must fit into a label: use at most 63 characters")
+    rule(
+        "size(self.metadata.name) <= 63",
+        "metadata.name must fit into a label: use at most 63 characters",
+    )
 }
 
 /// The selector of a Rollout stays.
@@ -185,7 +191,10 @@ pub(crate) fn longest_is_said_once() -> Rule {
 
 /// Steps and evidence do not both set the pace.
 pub(crate) fn steps_or_pace() -> Rule {
-    rule("!has(self.steps) || !has(self.pace)", "either steps or evidence set the pace: keep steps or pace")
+    rule(
+        "!has(self.steps) || !has(self.pace)",
+        "either steps or evidence set the pace: keep steps or pace",
+    )
 }
 
 /// Some fields mean nothing without a router.
@@ -246,7 +255,10 @@ pub(crate) fn leaves_a_budget() -> Rule {
 
 /// A probability that bounds something.
 pub(crate) fn bounds_false_rollbacks() -> Rule {
-    rule("self > 0.0 && self <= 0.1", "falseRollbackProbability is over 0 and at most 0.1, for example 0.01")
+    rule(
+        "self > 0.0 && self <= 0.1",
+        "falseRollbackProbability is over 0 and at most 0.1, for example 0.01",
+    )
 }
 
 /// No rule of a route is named twice.
@@ -259,7 +271,10 @@ pub(crate) fn routes_are_distinct() -> Rule {
 
 /// `matchTrafficWeight` is a choice, not a switch.
 pub(crate) fn only_true() -> Rule {
-    rule("self", "only true has a meaning: use replicas or weight to set another size")
+    rule(
+        "self",
+        "only true has a meaning: use replicas or weight to set another size",
+    )
 }
 
 /// Not all requests are bad ones.

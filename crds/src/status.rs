@@ -1,7 +1,7 @@
 //! What is true of a Rollout, for people and for tools.
 //!
-//! The position in the release is [`serin_core::state::State`], whose JSON form is a part of this one under the same
-//! names; the rest is told beside it.
+//! The position in the release is [`serin_core::state::State`], whose JSON form is a part of this
+//! one under the same names; the rest is told beside it.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -37,7 +37,8 @@ const STATE_FIELDS: [&str; 23] = [
     "history",
 ];
 
-/// Why a status and a position do not fit each other: another version of the controller wrote it, or somebody by hand.
+/// Why a status and a position do not fit each other: another version of the controller wrote it,
+/// or somebody by hand.
 #[derive(Debug, thiserror::Error)]
 #[error("the status is not one that this version of the controller has written: {0}")]
 pub struct NotAState(#[from] serde_json::Error);
@@ -76,7 +77,8 @@ pub struct RolloutStatus {
     /// The last progress toward what the release waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressStatus>,
-    /// Since when `replicas` is higher than before during this release; nothing once the stable revision has its pods.
+    /// Since when `replicas` is higher than before during this release; nothing once the stable
+    /// revision has its pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing_since: Option<Timestamp>,
     /// Whether an autoscaler or `kubectl scale` set `spec.replicas` last.
@@ -103,7 +105,8 @@ pub struct RolloutStatus {
     /// The watch over a release that has all of the traffic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch: Option<WatchStatus>,
-    /// That the current revision may go on although the service has no errors to spend, by whose word.
+    /// That the current revision may go on although the service has no errors to spend, by whose
+    /// word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverrideStatus>,
     /// Revisions that no traffic can reach any more and when their pods may go.
@@ -133,7 +136,8 @@ pub struct RolloutStatus {
     /// The routes as they were before the first change, to be restored when the Rollout is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
-    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady, Frozen, Feasible, InvalidSpec, Ready, Reconciling, Stalled.
+    /// The standard conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady,
+    /// MetricsReady, Frozen, Feasible, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -151,7 +155,8 @@ pub struct RolloutStatus {
 }
 
 impl RolloutStatus {
-    /// The position in the release that is persisted here; that of a Rollout that was never seen, where nothing is.
+    /// The position in the release that is persisted here; that of a Rollout that was never seen,
+    /// where nothing is.
     ///
     /// # Errors
     /// [`NotAState`] where a field holds what no release of the controller writes there.
@@ -162,7 +167,8 @@ impl RolloutStatus {
     /// Puts the position into the status and leaves everything that is told beside it.
     ///
     /// # Errors
-    /// [`NotAState`] where a number of the position does not fit the API's; the status is then as it was.
+    /// [`NotAState`] where a number of the position does not fit the API's; the status is then as
+    /// it was.
     pub fn with_state(&mut self, state: &State) -> Result<(), NotAState> {
         let mut status = serde_json::to_value(&*self)?;
         let position = serde_json::to_value(state)?;
@@ -186,14 +192,15 @@ pub struct PlanStatus {
     pub spec: Value,
 }
 
-/// Progress toward what a release waits for: pods, the router, the Services. `spec.progressDeadlineSeconds` counts from
-/// the last progress.
+/// Progress toward what a release waits for: pods, the router, the Services.
+/// `spec.progressDeadlineSeconds` counts from the last progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressStatus {
     /// When the last progress was made.
     pub at: Timestamp,
-    /// The most that was reached so far: pods in place, plus one for each part of the router and the Services.
+    /// The most that was reached so far: pods in place, plus one for each part of the router and
+    /// the Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<i64>,
     /// Since when nothing is missing.
@@ -228,7 +235,8 @@ pub struct StepStatus {
 pub struct WeightsStatus {
     /// The canary's share in percent that the release asks for.
     pub asked: f64,
-    /// The canary's share in percent that was last seen in effect; nothing while a change is on its way.
+    /// The canary's share in percent that was last seen in effect; nothing while a change is on its
+    /// way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<f64>,
     /// Since when it has been in effect.
@@ -237,7 +245,8 @@ pub struct WeightsStatus {
     /// With how many available canary pods it was verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<i32>,
-    /// The most percent that the canary gets though its step asks for more, since its metrics have asked for less.
+    /// The most percent that the canary gets though its step asks for more, since its metrics have
+    /// asked for less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cap: Option<f64>,
 }
@@ -263,7 +272,8 @@ pub struct AbortStatus {
     pub revision: String,
     /// When.
     pub at: Timestamp,
-    /// What decided it, for example Evidence, ErrorBudget, Command, PodCrash, ProgressDeadline, Reverted.
+    /// What decided it, for example Evidence, ErrorBudget, Command, PodCrash, ProgressDeadline,
+    /// Reverted.
     pub cause: String,
     /// Who asked for it, where somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -399,7 +409,8 @@ pub struct EvidenceStatus {
     pub message: Option<String>,
 }
 
-/// What the latency guard of an objective says, of the bucket edge with the most evidence that the canary is slower.
+/// What the latency guard of an objective says, of the bucket edge with the most evidence that the
+/// canary is slower.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LatencyGuardStatus {
@@ -431,7 +442,8 @@ pub struct LatencyGuardStatus {
 pub struct BudgetStatus {
     /// The objective's name.
     pub objective: String,
-    /// Healthy; Tight: so little remains that a release may spend less than usual; Spent: nothing remains, and releases are frozen.
+    /// Healthy; Tight: so little remains that a release may spend less than usual; Spent: nothing
+    /// remains, and releases are frozen.
     pub state: String,
     /// The errors that the objective allows in its period.
     pub total: f64,
@@ -445,7 +457,8 @@ pub struct BudgetStatus {
     /// What an operator reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Why a release can hardly be judged by this objective with the traffic that was seen; nothing where it can.
+    /// Why a release can hardly be judged by this objective with the traffic that was seen; nothing
+    /// where it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub infeasible: Option<String>,
 }
@@ -456,7 +469,8 @@ pub struct BudgetStatus {
 pub struct CheckStatus {
     /// The check's name.
     pub name: String,
-    /// Succeeded, Failed, Inconclusive (no number, or none that the condition can be reckoned on) or Pending (not yet asked).
+    /// Succeeded, Failed, Inconclusive (no number, or none that the condition can be reckoned on)
+    /// or Pending (not yet asked).
     pub result: String,
     /// How often it has failed.
     pub failures: i32,

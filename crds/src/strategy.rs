@@ -24,45 +24,53 @@ pub struct StrategySpec {
 #[x_kube(validation = rules::two_services())]
 #[x_kube(validation = rules::room_to_replace())]
 pub struct CanarySpec {
-    /// The Service of the stable side. Where it is not written and there is a router: the Rollout's name. Made when absent.
+    /// The Service of the stable side. Where it is not written and there is a router: the Rollout's
+    /// name. Made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub stable_service: Option<String>,
-    /// The Service of the canary side. Where it is not written and there is a router: the Rollout's name with `-canary`. Made when absent.
+    /// The Service of the canary side. Where it is not written and there is a router: the Rollout's
+    /// name with `-canary`. Made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub canary_service: Option<String>,
-    /// Pods allowed above `replicas` (a number or a percentage) where there is no router; 25 % where it is not written.
+    /// Pods allowed above `replicas` (a number or a percentage) where there is no router; 25 %
+    /// where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_surge: Option<IntOrString>,
-    /// Pods allowed to be missing (a number or a percentage) where there is no router; 25 % where it is not written.
+    /// Pods allowed to be missing (a number or a percentage) where there is no router; 25 % where
+    /// it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_unavailable: Option<IntOrString>,
-    /// How many seconds old stable pods stay after a promotion once no traffic can reach them; 30 where it is not written.
+    /// How many seconds old stable pods stay after a promotion once no traffic can reach them; 30
+    /// where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub scale_down_delay_seconds: Option<i32>,
-    /// How many seconds canary pods stay after an abort once no traffic can reach them; 30 where it is not written.
+    /// How many seconds canary pods stay after an abort once no traffic can reach them; 30 where it
+    /// is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub abort_scale_down_delay_seconds: Option<i32>,
     /// Lets stable give up pods as its share of traffic shrinks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic_stable_scale: Option<bool>,
-    /// How many container restarts of canary pods, together, since the release began, abort it. Restarts that the stable pods have in the
-    /// same proportion, or that come with a restart of the node, do not count. A crash loop always aborts. Defaults to 2.
+    /// How many container restarts of canary pods, together, since the release began, abort it.
+    /// Restarts that the stable pods have in the same proportion, or that come with a restart of
+    /// the node, do not count. A crash loop always aborts. Defaults to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub pod_restart_limit: Option<i32>,
     /// The router that splits the traffic. Without it weights are approximated by replica counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_routing: Option<TrafficRoutingSpec>,
-    /// What happens between the first canary pod and full promotion. Without steps the evidence sets the pace where there
-    /// is an analysis and a router, and the release goes straight to 100 % where there is not.
+    /// What happens between the first canary pod and full promotion. Without steps the evidence
+    /// sets the pace where there is an analysis and a router, and the release goes straight to 100
+    /// % where there is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub steps: Option<Vec<StepSpec>>,
@@ -84,7 +92,8 @@ pub struct PaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::compares_two_sides())]
     pub max_weight: Option<f64>,
-    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it is where it is not written.
+    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it
+    /// is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -98,7 +107,8 @@ pub struct TrafficRoutingSpec {
     /// Gateway API routes.
     #[serde(rename = "gatewayAPI")]
     pub gateway_api: GatewayApiSpec,
-    /// How long the router needs to act on what its object says, for example `2s`, which is what it is where it is not written.
+    /// How long the router needs to act on what its object says, for example `2s`, which is what it
+    /// is where it is not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -111,7 +121,8 @@ pub struct TrafficRoutingSpec {
 #[x_kube(validation = Rule::new("has(self.httpRoute) != has(self.httpRoutes)")
     .message("name the route either by httpRoute or by httpRoutes, not both and not neither"))]
 pub struct GatewayApiSpec {
-    /// The name of one HTTPRoute: every rule of it that has the stable Service as a backend is split.
+    /// The name of one HTTPRoute: every rule of it that has the stable Service as a backend is
+    /// split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
@@ -153,7 +164,8 @@ pub struct StepSpec {
     /// Set the canary's size apart from its weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_canary_scale: Option<CanaryScaleSpec>,
-    /// Wait for evidence: for `duration` of fresh data, or without one until the evidence suffices to promote.
+    /// Wait for evidence: for `duration` of fresh data, or without one until the evidence suffices
+    /// to promote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStepSpec>,
 }
@@ -162,7 +174,8 @@ pub struct StepSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseSpec {
-    /// How long, for example `30s`, `10m`, `1h30m`, or a bare number of seconds; without it until somebody promotes.
+    /// How long, for example `30s`, `10m`, `1h30m`, or a bare number of seconds; without it until
+    /// somebody promotes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^([0-9]+|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$", "minimum" = 1))]
     pub duration: Option<IntOrString>,

@@ -14,25 +14,39 @@ pub struct NotADuration;
 #[error("not a percentage: write a number from 0 to 100 and a percent sign, for example 2%")]
 pub struct NotAPercentage;
 
-/// The units of a duration, each with its length in milliseconds; `ms` before `m`, since it begins like it.
-const UNITS: [(&str, f64); 5] = [("ms", 1.0), ("s", 1e3), ("m", 6e4), ("h", 3.6e6), ("d", 8.64e7)];
+/// The units of a duration, each with its length in milliseconds; `ms` before `m`, since it begins
+/// like it.
+const UNITS: [(&str, f64); 5] = [
+    ("ms", 1.0),
+    ("s", 1e3),
+    ("m", 6e4),
+    ("h", 3.6e6),
+    ("d", 8.64e7),
+];
 /// The longest duration that can be written: a hundred years, so that no later sum overflows.
 const LONGEST_MILLISECONDS: f64 = 100.0 * 365.0 * 8.64e7;
 
-/// Reads a duration such as `500ms`, `30s`, `10m`, `1h30m`, `30d`: Go's notation, which Kubernetes uses, and days.
+/// Reads a duration such as `500ms`, `30s`, `10m`, `1h30m`, `30d`: Go's notation, which Kubernetes
+/// uses, and days.
 ///
 /// The resolution is a millisecond.
 ///
 /// # Errors
-/// [`NotADuration`] for an empty text, a number without a unit, an unknown unit, a sign, or more than a hundred years.
+/// [`NotADuration`] for an empty text, a number without a unit, an unknown unit, a sign, or more
+/// than a hundred years.
 pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
     let mut rest = text;
     let mut milliseconds = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(NotADuration)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or(NotADuration)?;
         let number = decimal(&rest[..digits]).ok_or(NotADuration)?;
         rest = &rest[digits..];
-        let (unit, length) = UNITS.iter().find(|(unit, _)| rest.starts_with(unit)).ok_or(NotADuration)?;
+        let (unit, length) = UNITS
+            .iter()
+            .find(|(unit, _)| rest.starts_with(unit))
+            .ok_or(NotADuration)?;
         rest = &rest[unit.len()..];
         milliseconds += number * length;
     }
@@ -50,10 +64,21 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
 /// Writes a duration as [`parse_duration`] reads it, in the largest units that show it exactly.
 pub fn format_duration(duration: Duration) -> String {
     let mut milliseconds = duration.as_millis();
-    let parts = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)].map(|(unit, length)| {
+    let parts = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ]
+    .map(|(unit, length)| {
         let count = milliseconds / length;
         milliseconds %= length;
-        if count > 0 { format!("{count}{unit}") } else { String::new() }
+        if count > 0 {
+            format!("{count}{unit}")
+        } else {
+            String::new()
+        }
     });
     let text = parts.concat();
     if text.is_empty() { "0s".into() } else { text }
@@ -64,15 +89,27 @@ pub fn format_duration(duration: Duration) -> String {
 /// # Errors
 /// [`NotAPercentage`] for anything but a plain decimal number from 0 to 100 and a percent sign.
 pub fn parse_percentage(text: &str) -> Result<f64, NotAPercentage> {
-    let number = text.strip_suffix('%').and_then(decimal).ok_or(NotAPercentage)?;
-    if number > 100.0 { Err(NotAPercentage) } else { Ok(number / 100.0) }
+    let number = text
+        .strip_suffix('%')
+        .and_then(decimal)
+        .ok_or(NotAPercentage)?;
+    if number > 100.0 {
+        Err(NotAPercentage)
+    } else {
+        Ok(number / 100.0)
+    }
 }
 
-/// A plain decimal number: digits, with more digits behind a point if there is one. No sign, exponent or infinity.
+/// A plain decimal number: digits, with more digits behind a point if there is one. No sign,
+/// exponent or infinity.
 fn decimal(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let plain = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    if plain(whole) && plain(fraction) { text.parse().ok() } else { None }
+    if plain(whole) && plain(fraction) {
+        text.parse().ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -92,11 +129,28 @@ mod tests {
             ("1.5s", 1_500),
             ("0s", 0),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
-        for bad in
-            ["", "10", "10 m", "-1s", "m", "1x", "1.s", ".5s", "1e3s", "1h30", "99999d", "ten minutes", "10M", "5µs"]
-        {
+        for bad in [
+            "",
+            "10",
+            "10 m",
+            "-1s",
+            "m",
+            "1x",
+            "1.s",
+            ".5s",
+            "1e3s",
+            "1h30",
+            "99999d",
+            "ten minutes",
+            "10M",
+            "5µs",
+        ] {
             assert_eq!(parse_duration(bad), Err(NotADuration), "{bad}");
         }
     }

@@ -96,10 +96,12 @@ pub enum Task {
     Resume(RequestArgs),
     /// Go on from the step at hand, whatever it waits for
     SkipStep(RequestArgs),
-    /// Let the current revision go on although the service has no errors to spend; evidence against it still rolls it back
+    /// Let the current revision go on although the service has no errors to spend; evidence against
+    /// it still rolls it back
     #[command(mut_arg("reason", |reason| reason.required(true)))]
     Override(RequestArgs),
-    /// Explain why a release is where it is: what was counted, what is still needed, what is certain
+    /// Explain why a release is where it is: what was counted, what is still needed, what is
+    /// certain
     Explain(ExplainArgs),
     /// Tell the odds of a release before it is shipped, without a cluster
     #[command(long_about = SIMULATE_LONG)]
@@ -123,7 +125,8 @@ pub struct RequestArgs {
     /// Only if this is the current revision [default: the one that is current now]
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
-    /// Only at this step, counted from 1 as `status` shows it [default: the step at hand, for promote and skip-step]
+    /// Only at this step, counted from 1 as `status` shows it [default: the step at hand, for
+    /// promote and skip-step]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
     pub step: Option<u16>,
     /// How long to wait for the outcome, for example 30s or 5m
@@ -205,8 +208,10 @@ impl std::fmt::Debug for Header {
 }
 
 fn header(text: &str) -> Result<Header, String> {
-    let header =
-        text.split_once(':').map(|(name, value)| Header { name: name.trim().into(), value: value.trim().into() });
+    let header = text.split_once(':').map(|(name, value)| Header {
+        name: name.trim().into(),
+        value: value.trim().into(),
+    });
     let header = header.filter(|header| !header.name.is_empty() && !header.value.is_empty());
     header.ok_or_else(|| "it is no header; write for example 'X-Scope-OrgID: shop'".to_owned())
 }
@@ -267,7 +272,11 @@ pub struct SimulateArgs {
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArgs {
     /// The Rollout in the cluster; with -f none is asked
-    #[arg(value_name = "NAME", required_unless_present = "file", conflicts_with = "file")]
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
     pub name: Option<String>,
     /// The YAML file with the Rollout, or - for standard input
     #[arg(short = 'f', long = "file", value_name = "FILE")]
@@ -279,30 +288,44 @@ pub struct ReplayArgs {
     #[command(flatten)]
     pub access: AccessArgs,
     /// From when: 2026-03-01T10:00:00Z, or -2h
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "releases")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_hyphen_values = true,
+        required_unless_present = "releases"
+    )]
     pub from: Option<Moment>,
     /// Until when: 2026-03-01T12:00:00Z, or -1h
-    #[arg(long, value_name = "TIME", default_value = "now", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "now",
+        allow_hyphen_values = true
+    )]
     pub to: Moment,
-    /// A file with the times of each release instead, a line each: {"name": "v7", "from": "...", "to": "..."}
+    /// A file with the times of each release instead, a line each: {"name": "v7", "from": "...",
+    /// "to": "..."}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
     pub releases: Option<PathBuf>,
     /// Without requests to the canary for so long, a release is over
     #[arg(long, value_name = "DURATION", default_value = "10m", allow_hyphen_values = true, value_parser = duration)]
     pub quiet: Duration,
-    /// The stable side: its Service, or its value of the label that tells the sides [default: as the Rollout says]
+    /// The stable side: its Service, or its value of the label that tells the sides [default: as
+    /// the Rollout says]
     #[arg(long, value_name = "VALUE")]
     pub stable: Option<String>,
     /// The canary side, likewise
     #[arg(long, value_name = "VALUE")]
     pub canary: Option<String>,
-    /// The name of stable's ReplicaSet then: where pods tell the sides, or to know how old they were
+    /// The name of stable's ReplicaSet then: where pods tell the sides, or to know how old they
+    /// were
     #[arg(long, value_name = "NAME")]
     pub stable_pods: Option<String>,
     /// Likewise of the canary's
     #[arg(long, value_name = "NAME")]
     pub canary_pods: Option<String>,
-    /// The canary's share, from a time after its first request on: 0s=5,10m=20,20m=50 [default: as the requests show it]
+    /// The canary's share, from a time after its first request on: 0s=5,10m=20,20m=50 [default: as
+    /// the requests show it]
     #[arg(long, value_name = "TIME=PERCENT", value_delimiter = ',')]
     pub step_weights: Vec<StepWeight>,
     /// Tell each of several releases in full
@@ -357,8 +380,15 @@ impl RequestArgs {
 impl PromoteArgs {
     /// The request that these arguments stand for.
     pub fn wish(&self) -> Wish {
-        let verb = if self.full { CommandVerb::PromoteFull } else { CommandVerb::Promote };
-        Wish { ask_first: self.full && !self.yes, ..self.request.wish(verb) }
+        let verb = if self.full {
+            CommandVerb::PromoteFull
+        } else {
+            CommandVerb::Promote
+        };
+        Wish {
+            ask_first: self.full && !self.yes,
+            ..self.request.wish(verb)
+        }
     }
 }
 
@@ -370,20 +400,30 @@ pub fn parse(name: &str, arguments: Vec<OsString>) -> Result<Invocation, clap::E
     match name {
         "kubectl-promote" => {
             let cli: PromoteCli = read(arguments)?;
-            Ok(Invocation { options: cli.options, task: Task::Promote(cli.promote) })
+            Ok(Invocation {
+                options: cli.options,
+                task: Task::Promote(cli.promote),
+            })
         }
         "kubectl-abort" => {
             let cli: AbortCli = read(arguments)?;
-            Ok(Invocation { options: cli.options, task: Task::Abort(cli.abort) })
+            Ok(Invocation {
+                options: cli.options,
+                task: Task::Abort(cli.abort),
+            })
         }
         _ => {
             let cli: SerinCli = read(arguments)?;
-            Ok(Invocation { options: cli.options, task: cli.task })
+            Ok(Invocation {
+                options: cli.options,
+                task: cli.task,
+            })
         }
     }
 }
 
-/// As `Parser::try_parse_from`, but `bin_name` is not replaced by the file's name: people type `kubectl serin`.
+/// As `Parser::try_parse_from`, but `bin_name` is not replaced by the file's name: people type
+/// `kubectl serin`.
 fn read<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<T, clap::Error> {
     let mut command = T::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
@@ -416,28 +456,50 @@ mod tests {
 
     #[test]
     fn the_name_decides_what_it_does() {
-        assert!(matches!(parsed("kubectl-abort checkout").unwrap().task, Task::Abort(_)));
-        assert!(matches!(parsed("kubectl-serin abort checkout").unwrap().task, Task::Abort(_)));
-        assert_eq!(promote("kubectl-promote checkout").verb, CommandVerb::Promote);
-        assert_eq!(promote("kubectl-serin promote checkout --full").verb, CommandVerb::PromoteFull);
+        assert!(matches!(
+            parsed("kubectl-abort checkout").unwrap().task,
+            Task::Abort(_)
+        ));
+        assert!(matches!(
+            parsed("kubectl-serin abort checkout").unwrap().task,
+            Task::Abort(_)
+        ));
+        assert_eq!(
+            promote("kubectl-promote checkout").verb,
+            CommandVerb::Promote
+        );
+        assert_eq!(
+            promote("kubectl-serin promote checkout --full").verb,
+            CommandVerb::PromoteFull
+        );
     }
 
     #[test]
     fn flags_stand_before_or_after_the_verb() {
-        for line in ["kubectl-serin -n shop abort checkout", "kubectl-serin abort checkout --namespace shop"] {
-            assert_eq!(parsed(line).unwrap().options.namespace.as_deref(), Some("shop"));
+        for line in [
+            "kubectl-serin -n shop abort checkout",
+            "kubectl-serin abort checkout --namespace shop",
+        ] {
+            assert_eq!(
+                parsed(line).unwrap().options.namespace.as_deref(),
+                Some("shop")
+            );
         }
     }
 
     #[test]
     fn a_step_is_counted_from_one_as_it_is_shown() {
-        assert_eq!(promote("kubectl-promote checkout --step 3").step_index, Some(2));
+        assert_eq!(
+            promote("kubectl-promote checkout --step 3").step_index,
+            Some(2)
+        );
         assert!(parsed("kubectl-promote checkout --step 0").is_err());
     }
 
     #[test]
     fn a_negative_number_is_refused_by_the_name_of_its_option() {
-        let simulate = "kubectl-serin simulate -f r.yaml --rps 100 --error-rate 0% --canary-error-rate 1%";
+        let simulate =
+            "kubectl-serin simulate -f r.yaml --rps 100 --error-rate 0% --canary-error-rate 1%";
         let replay = "kubectl-serin replay -f r.yaml --prometheus http://localhost:9090 --from -1h";
         for (line, option) in [
             (simulate.replace("100", "-1"), "--rps"),
@@ -449,7 +511,10 @@ mod tests {
             (format!("{replay} --quiet -1m"), "--quiet"),
         ] {
             let error = parsed(&line).unwrap_err().to_string();
-            assert!(error.contains("invalid value '-") && error.contains(option), "{line}: {error}");
+            assert!(
+                error.contains("invalid value '-") && error.contains(option),
+                "{line}: {error}"
+            );
         }
     }
 
@@ -462,7 +527,10 @@ mod tests {
 
     #[test]
     fn a_timeout_has_a_unit() {
-        assert_eq!(promote("kubectl-promote checkout --timeout 1m30s").timeout, Some(Duration::from_secs(90)));
+        assert_eq!(
+            promote("kubectl-promote checkout --timeout 1m30s").timeout,
+            Some(Duration::from_secs(90))
+        );
         assert_eq!(promote("kubectl-promote checkout --no-wait").timeout, None);
         assert!(parsed("kubectl-promote checkout --timeout 30").is_err());
         assert!(parsed("kubectl-promote checkout --timeout -5s").is_err());

@@ -22,17 +22,33 @@ use crate::{evaluate, explain, list, picture, replay, report, simulate, watch};
 pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failure> {
     if let Task::Evaluate(args) = &invocation.task {
         let mut out = AutoStream::new(io::stdout(), colour);
-        evaluate::run(args, io::stdin().lock(), &mut out, &mut AutoStream::new(io::stderr(), colour))?;
+        evaluate::run(
+            args,
+            io::stdin().lock(),
+            &mut out,
+            &mut AutoStream::new(io::stderr(), colour),
+        )?;
         return Ok(Exit::Done);
     }
     if let Task::Simulate(args) = &invocation.task {
         let mut out = AutoStream::new(io::stdout(), colour);
-        simulate::simulate(args, &Look::now(), &mut out, &mut AutoStream::new(io::stderr(), colour))?;
+        simulate::simulate(
+            args,
+            &Look::now(),
+            &mut out,
+            &mut AutoStream::new(io::stderr(), colour),
+        )?;
         return Ok(Exit::Done);
     }
     // Two TLS providers in one program panic at run time, and none does too: ours is the one.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        return Err(Failure::new(Exit::Usage, "a TLS provider was installed before ours"));
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a TLS provider was installed before ours",
+        ));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -41,7 +57,11 @@ pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failu
     runtime.block_on(async {
         if let Task::Replay(args) = &invocation.task {
             let mut out = AutoStream::new(io::stdout(), colour);
-            let connection = if args.file.is_some() { None } else { Some(connect(&invocation.options).await?) };
+            let connection = if args.file.is_some() {
+                None
+            } else {
+                Some(connect(&invocation.options).await?)
+            };
             let namespace = invocation.options.namespace.as_deref();
             replay::run(args, namespace, connection.as_ref(), &Look::now(), &mut out).await?;
             return Ok(Exit::Done);
@@ -99,14 +119,22 @@ fn wish(task: &Task) -> Option<Wish> {
     }
 }
 
-async fn status(connection: &Connection, args: &StatusArgs, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+async fn status(
+    connection: &Connection,
+    args: &StatusArgs,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let picture = picture::read(connection, &args.name).await?;
     let look = Look::now();
     let report = report::report(&picture, look.now);
     let text = match args.output {
         None => render(&report, &look),
-        Some(Format::Json) => serde_json::to_string_pretty(&report).map_err(|error| unprintable(&error))? + "\n",
-        Some(Format::Yaml) => serde_saphyr::to_string(&report).map_err(|error| unprintable(&error))?,
+        Some(Format::Json) => {
+            serde_json::to_string_pretty(&report).map_err(|error| unprintable(&error))? + "\n"
+        }
+        Some(Format::Yaml) => {
+            serde_saphyr::to_string(&report).map_err(|error| unprintable(&error))?
+        }
     };
     out.write_all(text.as_bytes())?;
     Ok(())
@@ -123,7 +151,9 @@ fn ask_on_terminal(question: &str) -> Option<bool> {
     }
     let mut answer = String::new();
     let mut terminal = io::stderr().lock();
-    write!(terminal, "{question} [y/N] ").and_then(|()| terminal.flush()).ok()?;
+    write!(terminal, "{question} [y/N] ")
+        .and_then(|()| terminal.flush())
+        .ok()?;
     io::stdin().lock().read_line(&mut answer).ok()?;
     Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

@@ -13,7 +13,8 @@ use crate::paint;
 pub enum Exit {
     /// 0: it was done, or shown; with `--until-done`: the release ended healthy.
     Done,
-    /// 1: it was refused, by the API server or by the controller; with `--until-done`: the release was aborted.
+    /// 1: it was refused, by the API server or by the controller; with `--until-done`: the release
+    /// was aborted.
     Refused,
     /// 2: the arguments or the input are wrong, or they name something that does not exist.
     Usage,
@@ -56,7 +57,11 @@ pub struct Failure {
 impl Failure {
     /// A failure without a hint.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hints: Vec::new() }
+        Self {
+            exit,
+            message: message.into(),
+            hints: Vec::new(),
+        }
     }
 
     /// The same with one more hint.
@@ -70,16 +75,23 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        self.hints.iter().try_for_each(|hint| write!(f, "\n  {hint}"))
+        self.hints
+            .iter()
+            .try_for_each(|hint| write!(f, "\n  {hint}"))
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// A reader that has gone away (`kubectl serin list | head -1`) is not a failure; any other trouble with output is.
+/// A reader that has gone away (`kubectl serin list | head -1`) is not a failure; any other trouble
+/// with output is.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let exit = if error.kind() == io::ErrorKind::BrokenPipe { Exit::Done } else { Exit::Usage };
+        let exit = if error.kind() == io::ErrorKind::BrokenPipe {
+            Exit::Done
+        } else {
+            Exit::Usage
+        };
         Self::new(exit, format!("cannot write the output: {error}"))
     }
 }
@@ -98,7 +110,11 @@ pub fn told(failure: &Failure, colour: ColorChoice) -> Exit {
 pub fn after_usage(usage: &clap::Error) -> ExitCode {
     // Where the stream is closed nobody can be told; the exit code still says it.
     let _ = usage.print();
-    if usage.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+    if usage.use_stderr() {
+        Exit::Usage.into()
+    } else {
+        Exit::Done.into()
+    }
 }
 
 #[cfg(test)]
@@ -107,13 +123,21 @@ mod tests {
 
     #[test]
     fn a_broken_pipe_is_success() {
-        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit, Exit::Done);
-        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::StorageFull)).exit, Exit::Usage);
+        assert_eq!(
+            Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit,
+            Exit::Done
+        );
+        assert_eq!(
+            Failure::from(io::Error::from(io::ErrorKind::StorageFull)).exit,
+            Exit::Usage
+        );
     }
 
     #[test]
     fn hints_follow_the_message_on_lines_of_their_own() {
-        let failure = Failure::new(Exit::Refused, "no").hint("ask").hint("ask again");
+        let failure = Failure::new(Exit::Refused, "no")
+            .hint("ask")
+            .hint("ask again");
         assert_eq!(failure.to_string(), "no\n  ask\n  ask again");
     }
 }

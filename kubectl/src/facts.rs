@@ -1,5 +1,5 @@
-//! The few facts that commands and one-line displays need, read leniently from the object as it is: a plugin that is
-//! older or newer than the controller must still be able to abort.
+//! The few facts that commands and one-line displays need, read leniently from the object as it is:
+//! a plugin that is older or newer than the controller must still be able to abort.
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
@@ -58,7 +58,10 @@ impl Facts {
             stable: text(&status["stableRevision"]),
             current: text(&status["currentRevision"]),
             step_index: status["step"]["index"].as_i64(),
-            step_count: status.pointer("/plan/spec/strategy/canary/pace/steps").and_then(Value::as_array).map(Vec::len),
+            step_count: status
+                .pointer("/plan/spec/strategy/canary/pace/steps")
+                .and_then(Value::as_array)
+                .map(Vec::len),
             asked: status["weights"]["asked"].as_f64(),
             verified: status["weights"]["verified"].as_f64(),
             aborted: text(&status["abort"]["revision"]),
@@ -69,7 +72,8 @@ impl Facts {
 
     /// Whether the controller has taken in the newest spec.
     pub fn is_up_to_date(&self) -> bool {
-        self.observed_generation.is_some_and(|observed| observed >= self.generation)
+        self.observed_generation
+            .is_some_and(|observed| observed >= self.generation)
     }
 
     /// The step at hand as people count, for example `3/6`; nothing outside of steps.
@@ -83,7 +87,14 @@ impl Facts {
     pub fn weight(&self) -> Option<String> {
         let asked = self.asked?;
         let confirmed = !self.routed || self.verified.is_some_and(|verified| same(verified, asked));
-        Some(format!("{asked} %{}", if confirmed { "" } else { " (not yet confirmed)" }))
+        Some(format!(
+            "{asked} %{}",
+            if confirmed {
+                ""
+            } else {
+                " (not yet confirmed)"
+            }
+        ))
     }
 
     /// Whether no traffic reaches the canary any more, as far as anybody can tell.
@@ -106,7 +117,11 @@ impl Facts {
 
     /// Where it stands on one line, without the time.
     pub fn line(&self) -> String {
-        let mut parts = vec![self.phase.clone().unwrap_or_else(|| "not yet seen by the controller".into())];
+        let mut parts = vec![
+            self.phase
+                .clone()
+                .unwrap_or_else(|| "not yet seen by the controller".into()),
+        ];
         parts.extend(self.step().map(|step| format!("step {step}")));
         parts.extend(self.weight().map(|weight| format!("canary {weight}")));
         parts.extend(self.evidence.clone());
@@ -125,7 +140,11 @@ mod tests {
     use super::*;
 
     fn rollout(status: &Value, routed: bool) -> DynamicObject {
-        let routing = if routed { serde_json::json!({"gatewayAPI": {"httpRoute": "r"}}) } else { Value::Null };
+        let routing = if routed {
+            serde_json::json!({"gatewayAPI": {"httpRoute": "r"}})
+        } else {
+            Value::Null
+        };
         serde_json::from_value(serde_json::json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",
             "metadata": {"name": "checkout", "namespace": "shop", "generation": 2},
@@ -145,7 +164,11 @@ mod tests {
     #[test]
     fn the_end_of_an_older_generation_is_not_the_end() {
         let healthy = |observed: i64| {
-            Facts::of(&rollout(&serde_json::json!({"phase": "Healthy", "observedGeneration": observed}), true)).ended()
+            Facts::of(&rollout(
+                &serde_json::json!({"phase": "Healthy", "observedGeneration": observed}),
+                true,
+            ))
+            .ended()
         };
         assert_eq!(healthy(1), None);
         assert_eq!(healthy(2), Some(true));
@@ -157,8 +180,14 @@ mod tests {
             Facts::of(&rollout(&serde_json::json!({"weights": weights}), routed)).canary_is_off()
         };
         assert!(!off(serde_json::json!({"asked": 0.0}), true));
-        assert!(!off(serde_json::json!({"asked": 20.0, "verified": 0.0}), true));
-        assert!(off(serde_json::json!({"asked": 0.0, "verified": 0.0}), true));
+        assert!(!off(
+            serde_json::json!({"asked": 20.0, "verified": 0.0}),
+            true
+        ));
+        assert!(off(
+            serde_json::json!({"asked": 0.0, "verified": 0.0}),
+            true
+        ));
         assert!(off(serde_json::json!({"asked": 0.0}), false));
     }
 
@@ -166,7 +195,11 @@ mod tests {
     fn steps_are_counted_from_one_and_end_at_the_last() {
         let at = |index: i64| {
             let plan = serde_json::json!({"spec": {"strategy": {"canary": {"pace": {"steps": [1, 2, 3]}}}}});
-            Facts::of(&rollout(&serde_json::json!({"plan": plan, "step": {"index": index}}), true)).step()
+            Facts::of(&rollout(
+                &serde_json::json!({"plan": plan, "step": {"index": index}}),
+                true,
+            ))
+            .step()
         };
         assert_eq!(at(0).as_deref(), Some("1/3"));
         assert_eq!(at(3).as_deref(), Some("3/3"));

@@ -1,11 +1,12 @@
 //! The kubectl plugin of Serin: see what a release does and why, and ask for what people decide.
 //!
-//! One program by three names: `kubectl-serin`, and `kubectl-promote` and `kubectl-abort`, so that `kubectl promote
-//! NAME` and `kubectl abort NAME` work. It reads objects and creates RolloutCommands, nothing else: what happens is
-//! decided by the controller, who may ask for it by the API server.
+//! One program by three names: `kubectl-serin`, and `kubectl-promote` and `kubectl-abort`, so that
+//! `kubectl promote NAME` and `kubectl abort NAME` work. It reads objects and creates
+//! RolloutCommands, nothing else: what happens is decided by the controller, who may ask for it by
+//! the API server.
 //!
-//! What is shown is made in two pure steps: [`report::report`] turns the objects that were read into a
-//! [`report::Report`], [`view::render`] turns that into text.
+//! What is shown is made in two pure steps: [`report::report`] turns the objects that were read
+//! into a [`report::Report`], [`view::render`] turns that into text.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -43,13 +44,21 @@ pub use dispatch::run;
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = arguments.first().map_or_else(String::new, |first| {
-        Path::new(first).file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        Path::new(first)
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     });
     let invocation = match cli::parse(&name, arguments) {
         Ok(invocation) => invocation,
         Err(usage) => return exit::after_usage(&usage),
     };
-    let colour = if invocation.options.no_color { anstream::ColorChoice::Never } else { anstream::ColorChoice::Auto };
+    let colour = if invocation.options.no_color {
+        anstream::ColorChoice::Never
+    } else {
+        anstream::ColorChoice::Auto
+    };
     match dispatch::start(&invocation, colour) {
         Ok(exit) => exit.into(),
         Err(failure) => exit::told(&failure, colour).into(),

@@ -45,8 +45,11 @@ pub async fn list(
         }
     }
     if found.is_empty() {
-        let place =
-            if args.all_namespaces { "any namespace".into() } else { format!("namespace {}", connection.namespace) };
+        let place = if args.all_namespaces {
+            "any namespace".into()
+        } else {
+            format!("namespace {}", connection.namespace)
+        };
         writeln!(out, "No Rollouts in {place}.")?;
         return Ok(());
     }
@@ -56,12 +59,27 @@ pub async fn list(
 
 /// The table: columns as wide as they need to be, the message last.
 fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> String {
-    let head = ["NAMESPACE", "NAME", "PHASE", "STEP", "CANARY", "REVISION", "AGE", "MESSAGE"].map(ToOwned::to_owned);
+    let head = [
+        "NAMESPACE",
+        "NAME",
+        "PHASE",
+        "STEP",
+        "CANARY",
+        "REVISION",
+        "AGE",
+        "MESSAGE",
+    ]
+    .map(ToOwned::to_owned);
     let mut rows = vec![head];
     rows.extend(rollouts.iter().map(|rollout| row(rollout, now)));
     let first = usize::from(!all_namespaces);
     let last = 7;
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..last).map(width).collect();
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
@@ -83,14 +101,19 @@ fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> St
 fn row(rollout: &DynamicObject, now: Timestamp) -> [String; 8] {
     let facts = Facts::of(rollout);
     let none = || "-".to_owned();
-    let age = rollout.creation_timestamp().map(|created| duration(now.duration_since(created.0).unsigned_abs()));
+    let age = rollout
+        .creation_timestamp()
+        .map(|created| duration(now.duration_since(created.0).unsigned_abs()));
     let releasing = facts.current != facts.stable;
     [
         facts.namespace.clone(),
         facts.name.clone(),
         facts.phase.clone().unwrap_or_else(|| "Unknown".to_owned()),
         facts.step().unwrap_or_else(none),
-        facts.asked.filter(|_| releasing).map_or_else(none, |asked| format!("{asked} %")),
+        facts
+            .asked
+            .filter(|_| releasing)
+            .map_or_else(none, |asked| format!("{asked} %")),
         facts.current.clone().unwrap_or_else(none),
         age.unwrap_or_else(none),
         facts.message.unwrap_or_default(),

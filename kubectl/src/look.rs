@@ -23,7 +23,11 @@ pub struct Look {
 impl Look {
     /// The eye of whoever has started the program.
     pub fn now() -> Self {
-        let columns = if io::stdout().is_terminal() { crossterm::terminal::size().ok() } else { None };
+        let columns = if io::stdout().is_terminal() {
+            crossterm::terminal::size().ok()
+        } else {
+            None
+        };
         Self {
             now: Timestamp::now(),
             zone: TimeZone::system(),
@@ -38,9 +42,16 @@ impl Look {
 
     /// The time of day there, with the date where it is not today.
     pub fn clock(&self, then: Timestamp) -> String {
-        let (then, now) = (then.to_zoned(self.zone.clone()), self.now.to_zoned(self.zone.clone()));
+        let (then, now) = (
+            then.to_zoned(self.zone.clone()),
+            self.now.to_zoned(self.zone.clone()),
+        );
         let then = then.round(Unit::Second).unwrap_or(then);
-        let format = if then.date() == now.date() { "%H:%M:%S %Z" } else { "%Y-%m-%d %H:%M:%S %Z" };
+        let format = if then.date() == now.date() {
+            "%H:%M:%S %Z"
+        } else {
+            "%Y-%m-%d %H:%M:%S %Z"
+        };
         then.strftime(format).to_string()
     }
 }
@@ -49,11 +60,23 @@ impl Look {
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    let parts = [(days, "d"), (hours, "h"), (minutes, "m"), (seconds % 60, "s")];
+    let parts = [
+        (days, "d"),
+        (hours, "h"),
+        (minutes, "m"),
+        (seconds % 60, "s"),
+    ];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
-    let two = parts[first..].iter().take(2).filter(|(count, _)| *count > 0);
+    let two = parts[first..]
+        .iter()
+        .take(2)
+        .filter(|(count, _)| *count > 0);
     let text: Vec<String> = two.map(|(count, unit)| format!("{count}{unit}")).collect();
-    if text.is_empty() { "0s".to_owned() } else { text.join(" ") }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text.join(" ")
+    }
 }
 
 #[cfg(test)]
@@ -62,7 +85,14 @@ mod tests {
 
     #[test]
     fn a_duration_has_at_most_two_units() {
-        let cases = [(0, "0s"), (59, "59s"), (130, "2m 10s"), (3_600, "1h"), (90_061, "1d 1h"), (86_460, "1d")];
+        let cases = [
+            (0, "0s"),
+            (59, "59s"),
+            (130, "2m 10s"),
+            (3_600, "1h"),
+            (90_061, "1d 1h"),
+            (86_460, "1d"),
+        ];
         for (seconds, text) in cases {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }

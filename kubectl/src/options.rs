@@ -14,7 +14,8 @@ pub struct GlobalOptions {
     /// The kubeconfig context to use
     #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// The kubeconfig file to use [default: $KUBECONFIG, then ~/.kube/config, then the pod's own account]
+    /// The kubeconfig file to use [default: $KUBECONFIG, then ~/.kube/config, then the pod's own
+    /// account]
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The user to impersonate

@@ -12,9 +12,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// An empty page. Narrower than 40 columns nothing can be laid out, so such a terminal wraps by itself.
+    /// An empty page. Narrower than 40 columns nothing can be laid out, so such a terminal wraps by
+    /// itself.
     pub fn new(width: usize) -> Self {
-        Self { width: width.max(40), text: String::new() }
+        Self {
+            width: width.max(40),
+            text: String::new(),
+        }
     }
 
     /// The page as text.
@@ -44,8 +48,14 @@ impl Page {
     /// Text behind a prefix, wrapped; further lines stand behind `rest`, which is as wide.
     ///
     /// The prefixes are painted already; `columns` is their width.
-    pub fn wrapped(&mut self, (first, rest, columns): (&str, &str, usize), text: &str, paint: Paint) {
-        let options = textwrap::Options::new(self.width.saturating_sub(columns).max(20)).break_words(false);
+    pub fn wrapped(
+        &mut self,
+        (first, rest, columns): (&str, &str, usize),
+        text: &str,
+        paint: Paint,
+    ) {
+        let options =
+            textwrap::Options::new(self.width.saturating_sub(columns).max(20)).break_words(false);
         for (index, line) in textwrap::wrap(text, options).iter().enumerate() {
             let prefix = if index == 0 { first } else { rest };
             self.line(&format!("{prefix}{}", paint(line)));
@@ -55,7 +65,11 @@ impl Page {
     /// A label and its text, wrapped beside the label.
     pub fn field(&mut self, label: &str, text: &str, paint: Paint) {
         const LABEL: usize = 11;
-        let first = format!("{}{}", paint::dim(label), " ".repeat(LABEL.saturating_sub(label.len())));
+        let first = format!(
+            "{}{}",
+            paint::dim(label),
+            " ".repeat(LABEL.saturating_sub(label.len()))
+        );
         self.wrapped((&first, &" ".repeat(LABEL), LABEL), text, paint);
     }
 }

@@ -1,4 +1,5 @@
-//! Colours by meaning. Text is always painted; where colours are not wanted, the output stream takes them out.
+//! Colours by meaning. Text is always painted; where colours are not wanted, the output stream
+//! takes them out.
 
 use owo_colors::OwoColorize;
 

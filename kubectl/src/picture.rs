@@ -41,7 +41,10 @@ pub struct RoutePicture {
 
 /// The Rollout kind, untyped: an object that a newer controller wrote must still be readable.
 pub fn rollout_resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", "Rollout"), "rollouts")
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk(GROUP, "v1alpha1", "Rollout"),
+        "rollouts",
+    )
 }
 
 /// The versions of HTTPRoute that a cluster may serve, the preferred one first.
@@ -54,18 +57,35 @@ fn http_route_resource(version: &str) -> ApiResource {
 }
 
 /// The routes of a namespace, in the version in which this one was read.
-pub fn routes_like(client: Client, namespace: &str, read: &Seen<DynamicObject>) -> Api<DynamicObject> {
+pub fn routes_like(
+    client: Client,
+    namespace: &str,
+    read: &Seen<DynamicObject>,
+) -> Api<DynamicObject> {
     let types = read.as_ref().ok().and_then(|route| route.types.as_ref());
-    let version = types.and_then(|types| types.api_version.rsplit('/').next()).unwrap_or(HTTP_ROUTE_VERSIONS[0]);
+    let version = types
+        .and_then(|types| types.api_version.rsplit('/').next())
+        .unwrap_or(HTTP_ROUTE_VERSIONS[0]);
     Api::namespaced_with(client, namespace, &http_route_resource(version))
 }
 
 /// Reads a route in the first version that the cluster serves.
-async fn read_route(client: &Client, namespace: &str, name: &str) -> Result<DynamicObject, kube::Error> {
-    let [preferred, older] = HTTP_ROUTE_VERSIONS
-        .map(|version| Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &http_route_resource(version)));
+async fn read_route(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<DynamicObject, kube::Error> {
+    let [preferred, older] = HTTP_ROUTE_VERSIONS.map(|version| {
+        Api::<DynamicObject>::namespaced_with(
+            client.clone(),
+            namespace,
+            &http_route_resource(version),
+        )
+    });
     match preferred.get(name).await {
-        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => older.get(name).await,
+        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {
+            older.get(name).await
+        }
         answer => answer,
     }
 }
@@ -83,7 +103,11 @@ pub fn belongs_to(name: &str) -> String {
 /// The names of the HTTPRoutes that a Rollout's spec speaks of, each once.
 pub fn route_names(rollout: &DynamicObject) -> Vec<String> {
     let gateway = &rollout.data["spec"]["strategy"]["canary"]["trafficRouting"]["gatewayAPI"];
-    let several = gateway["httpRoutes"].as_array().into_iter().flatten().map(|route| &route["name"]);
+    let several = gateway["httpRoutes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|route| &route["name"]);
     let mut names: Vec<String> = std::iter::once(&gateway["httpRoute"])
         .chain(several)
         .filter_map(Value::as_str)
@@ -97,7 +121,8 @@ pub fn route_names(rollout: &DynamicObject) -> Vec<String> {
 /// Reads a Rollout.
 ///
 /// # Errors
-/// There is none of that name (with the names that were perhaps meant), or the API server could not be asked.
+/// There is none of that name (with the names that were perhaps meant), or the API server could not
+/// be asked.
 pub async fn read_rollout(connection: &Connection, name: &str) -> Result<DynamicObject, Failure> {
     let api = rollouts(connection.client.clone(), &connection.namespace);
     match try_ask(api.get(name)).await {
@@ -110,7 +135,8 @@ pub async fn read_rollout(connection: &Connection, name: &str) -> Result<Dynamic
     }
 }
 
-/// Reads a Rollout and all that belongs to it. What may not be read is told as such and hides nothing else.
+/// Reads a Rollout and all that belongs to it. What may not be read is told as such and hides
+/// nothing else.
 ///
 /// # Errors
 /// The Rollout itself could not be read.
@@ -124,12 +150,20 @@ pub async fn read(connection: &Connection, name: &str) -> Result<Picture, Failur
     let (replica_sets, pods, route_objects) = futures::join!(
         seen(replica_sets.list(&mine)),
         seen(pods.list(&mine)),
-        futures::future::join_all(names.iter().map(|name| seen(read_route(client, namespace, name)))),
+        futures::future::join_all(
+            names
+                .iter()
+                .map(|name| seen(read_route(client, namespace, name)))
+        ),
     );
     let routes = names
         .into_iter()
         .zip(route_objects)
-        .map(|(name, object)| RoutePicture { kind: "HTTPRoute", name, object })
+        .map(|(name, object)| RoutePicture {
+            kind: "HTTPRoute",
+            name,
+            object,
+        })
         .collect();
     Ok(Picture {
         rollout,
@@ -160,9 +194,21 @@ pub fn unread(error: &kube::Error) -> String {
 /// The failure where there is no Rollout of that name, with what was perhaps meant.
 async fn no_such_rollout(connection: &Connection, name: &str) -> Failure {
     let Connection { client, namespace } = connection;
-    let mut failure = Failure::new(Exit::Usage, format!("there is no Rollout {name} in namespace {namespace}"));
-    let here = ask("list Rollouts", rollouts(client.clone(), namespace).list_metadata(&ListParams::default())).await;
-    let names: Vec<String> = here.map(names_of).unwrap_or_default().into_iter().map(|(_, name)| name).collect();
+    let mut failure = Failure::new(
+        Exit::Usage,
+        format!("there is no Rollout {name} in namespace {namespace}"),
+    );
+    let here = ask(
+        "list Rollouts",
+        rollouts(client.clone(), namespace).list_metadata(&ListParams::default()),
+    )
+    .await;
+    let names: Vec<String> = here
+        .map(names_of)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(_, name)| name)
+        .collect();
     let near = near_names(name, &names);
     if !near.is_empty() {
         failure = failure.hint(format!("Did you mean {}?", near.join(" or ")));
@@ -172,16 +218,25 @@ async fn no_such_rollout(connection: &Connection, name: &str) -> Failure {
     // Whoever may not list other namespaces gets no hint about them.
     if let Ok(elsewhere) = ask("list Rollouts", everywhere.list_metadata(&same_name)).await {
         for (namespace, _) in names_of(elsewhere).iter().take(3) {
-            failure = failure.hint(format!("There is one in namespace {namespace}: add -n {namespace}"));
+            failure = failure.hint(format!(
+                "There is one in namespace {namespace}: add -n {namespace}"
+            ));
         }
     }
     failure
 }
 
-fn names_of(list: kube::core::ObjectList<kube::core::PartialObjectMeta<DynamicObject>>) -> Vec<(String, String)> {
+fn names_of(
+    list: kube::core::ObjectList<kube::core::PartialObjectMeta<DynamicObject>>,
+) -> Vec<(String, String)> {
     list.items
         .into_iter()
-        .map(|item| (item.metadata.namespace.unwrap_or_default(), item.metadata.name.unwrap_or_default()))
+        .map(|item| {
+            (
+                item.metadata.namespace.unwrap_or_default(),
+                item.metadata.name.unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
@@ -191,12 +246,18 @@ fn near_names(typed: &str, names: &[String]) -> Vec<String> {
         .iter()
         .map(|name| {
             let contained = name.contains(typed) || typed.contains(name.as_str());
-            (strsim::jaro_winkler(typed, name).max(if contained { 0.9 } else { 0.0 }), name)
+            (
+                strsim::jaro_winkler(typed, name).max(if contained { 0.9 } else { 0.0 }),
+                name,
+            )
         })
         .filter(|(likeness, _)| *likeness >= 0.8)
         .collect();
     near.sort_by(|left, right| right.0.total_cmp(&left.0).then_with(|| left.1.cmp(right.1)));
-    near.into_iter().take(3).map(|(_, name)| name.clone()).collect()
+    near.into_iter()
+        .take(3)
+        .map(|(_, name)| name.clone())
+        .collect()
 }
 
 #[cfg(test)]
@@ -210,7 +271,10 @@ mod tests {
     #[test]
     fn near_names_are_suggested_and_strangers_are_not() {
         let there = names(&["checkout", "checkout-eu", "payments"]);
-        assert_eq!(near_names("chekcout", &there), names(&["checkout", "checkout-eu"]));
+        assert_eq!(
+            near_names("chekcout", &there),
+            names(&["checkout", "checkout-eu"])
+        );
         assert_eq!(near_names("eu", &there), names(&["checkout-eu"]));
         assert!(near_names("zzz", &there).is_empty());
     }

@@ -38,7 +38,9 @@ impl FromStr for Moment {
         }
         if let Some(before) = text.strip_prefix('-') {
             let before = parse_duration(before).map_err(|error| error.to_string())?;
-            return Ok(Self::Before(i64::try_from(before.as_millis()).unwrap_or(i64::MAX)));
+            return Ok(Self::Before(
+                i64::try_from(before.as_millis()).unwrap_or(i64::MAX),
+            ));
         }
         text.parse().map(Self::At).map_err(|_| {
             "write a time as in 2026-03-01T10:00:00Z or 2026-03-01T12:00:00+02:00, or one before now as in -2h, or now".to_owned()
@@ -59,12 +61,17 @@ impl FromStr for StepWeight {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let why = || "write a time since the first request and a percentage, as in 0s=5 or 10m=20".to_owned();
+        let why = || {
+            "write a time since the first request and a percentage, as in 0s=5 or 10m=20".to_owned()
+        };
         let (after, weight) = text.split_once('=').ok_or_else(why)?;
         let after = parse_duration(after).map_err(|error| error.to_string())?;
         let percent: f64 = weight.trim_end_matches('%').parse().map_err(|_| why())?;
         let weight = Weight::try_from(percent).map_err(|error| error.to_string())?;
-        Ok(Self { after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX), weight })
+        Ok(Self {
+            after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+            weight,
+        })
     }
 }
 
@@ -83,14 +90,18 @@ impl FromStr for ErrorRate {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(digits) = text.strip_suffix('%') else {
-            return Err("it has no unit; write a percentage of requests, for example 0.05%".to_owned());
+            return Err(
+                "it has no unit; write a percentage of requests, for example 0.05%".to_owned(),
+            );
         };
-        let percent: f64 = digits
-            .trim()
-            .parse()
-            .map_err(|_| "it is not a number and a percent sign; write for example 0.05%".to_owned())?;
+        let percent: f64 = digits.trim().parse().map_err(|_| {
+            "it is not a number and a percent sign; write for example 0.05%".to_owned()
+        })?;
         if !(0.0..100.0).contains(&percent) {
-            return Err("a rate of errors is at least 0% and under 100%; write for example 0.05%".to_owned());
+            return Err(
+                "a rate of errors is at least 0% and under 100%; write for example 0.05%"
+                    .to_owned(),
+            );
         }
         Ok(Self(percent / 100.0))
     }
@@ -98,7 +109,9 @@ impl FromStr for ErrorRate {
 
 /// A span of time, for example 1m30s.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
     Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
 }
 
@@ -106,36 +119,55 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn requests_per_second(text: &str) -> Result<f64, String> {
     // A request in a quarter of an hour: of less nothing can be said in any release's time.
     const BOUNDS: RangeInclusive<f64> = 0.001..=1e7;
-    let rate: f64 = text.parse().map_err(|_| "it is not a number; write for example 120".to_owned())?;
+    let rate: f64 = text
+        .parse()
+        .map_err(|_| "it is not a number; write for example 120".to_owned())?;
     if BOUNDS.contains(&rate) {
         return Ok(rate);
     }
     let (least, most) = (BOUNDS.start(), BOUNDS.end());
-    Err(format!("it must be from {least} to {most}: without requests nothing can be judged; write for example 120"))
+    Err(format!(
+        "it must be from {least} to {most}: without requests nothing can be judged; write for example 120"
+    ))
 }
 
 /// The seed of a simulation.
 pub(crate) fn seed(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("it is not a whole number from 0 to {}; write for example 1", u64::MAX))
+    text.parse().map_err(|_| {
+        format!(
+            "it is not a whole number from 0 to {}; write for example 1",
+            u64::MAX
+        )
+    })
 }
 
 /// The address of a Prometheus.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let uri: Option<Uri> = text.parse().ok();
     let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
-    let Some(authority) = uri.as_ref().and_then(Uri::authority).filter(|authority| !authority.host().is_empty()) else {
+    let Some(authority) = uri
+        .as_ref()
+        .and_then(Uri::authority)
+        .filter(|authority| !authority.host().is_empty())
+    else {
         return Err("it is not an address; write for example http://localhost:9090".to_owned());
     };
     if authority.as_str().contains('@') {
         let fix = "leave them out; a token goes into a file, --bearer-token-file";
-        return Err(format!("it holds a name or password, which would be shown wherever it was asked; {fix}"));
+        return Err(format!(
+            "it holds a name or password, which would be shown wherever it was asked; {fix}"
+        ));
     }
     // What stands behind the host is a colon and a port, or nothing.
-    let behind_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    let behind_host = authority
+        .as_str()
+        .strip_prefix(authority.host())
+        .unwrap_or_default();
     match authority.port_u16() {
-        None if !behind_host.is_empty() => {
-            Err(format!("its port {:?} is not one; write a number up to 65535", behind_host.trim_start_matches(':')))
-        }
+        None if !behind_host.is_empty() => Err(format!(
+            "its port {:?} is not one; write a number up to 65535",
+            behind_host.trim_start_matches(':')
+        )),
         _ => Ok(text.to_owned()),
     }
 }
@@ -147,10 +179,16 @@ mod tests {
     #[test]
     fn a_time_is_by_the_clock_or_before_now() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
-        let at = |text: &str| text.parse::<Moment>().map(|moment| moment.milliseconds(now));
+        let at = |text: &str| {
+            text.parse::<Moment>()
+                .map(|moment| moment.milliseconds(now))
+        };
         assert_eq!(at("now"), Ok(now.as_millisecond()));
         assert_eq!(at("-2h"), Ok(now.as_millisecond() - 7_200_000));
-        assert_eq!(at("2026-03-01T13:00:00+02:00"), Ok(now.as_millisecond() - 3_600_000));
+        assert_eq!(
+            at("2026-03-01T13:00:00+02:00"),
+            Ok(now.as_millisecond() - 3_600_000)
+        );
         for wrong in ["yesterday", "2h", "-2", "12:00"] {
             assert!(at(wrong).is_err(), "{wrong}");
         }
@@ -160,7 +198,10 @@ mod tests {
     fn a_weight_holds_from_a_time_on() {
         let step: StepWeight = "10m=20%".parse().unwrap();
         assert_eq!((step.after_ms, step.weight), (600_000, Weight::percent(20)));
-        assert_eq!("0s=0.5".parse::<StepWeight>().unwrap().weight, Weight::from_thousandths(500));
+        assert_eq!(
+            "0s=0.5".parse::<StepWeight>().unwrap().weight,
+            Weight::from_thousandths(500)
+        );
         for wrong in ["20", "10m", "10m=200", "soon=5", "10m=x"] {
             assert!(wrong.parse::<StepWeight>().is_err(), "{wrong}");
         }
@@ -168,9 +209,12 @@ mod tests {
 
     #[test]
     fn an_address_is_one_that_can_be_asked_and_shown() {
-        for right in
-            ["http://localhost:9090", "https://prometheus.example/path", "http://[::1]:9090", "http://10.0.0.1"]
-        {
+        for right in [
+            "http://localhost:9090",
+            "https://prometheus.example/path",
+            "http://[::1]:9090",
+            "http://10.0.0.1",
+        ] {
             assert_eq!(address(right).as_deref(), Ok(right));
         }
         for (wrong, why) in [
@@ -184,7 +228,10 @@ mod tests {
             ("http://ann:secret@localhost:9090", "--bearer-token-file"),
         ] {
             let error = address(wrong).unwrap_err();
-            assert!(error.contains(why) && !error.contains("secret"), "{wrong}: {error}");
+            assert!(
+                error.contains(why) && !error.contains("secret"),
+                "{wrong}: {error}"
+            );
         }
     }
 
@@ -201,9 +248,12 @@ mod tests {
     fn an_error_rate_has_a_unit_and_is_one() {
         assert_eq!("0.05%".parse(), Ok(ErrorRate(0.0005)));
         assert_eq!("0%".parse(), Ok(ErrorRate(0.0)));
-        for (wrong, why) in
-            [("0.05", "no unit"), ("100%", "under 100%"), ("-1%", "at least 0%"), ("x%", "not a number")]
-        {
+        for (wrong, why) in [
+            ("0.05", "no unit"),
+            ("100%", "under 100%"),
+            ("-1%", "at least 0%"),
+            ("x%", "not a number"),
+        ] {
             let error = wrong.parse::<ErrorRate>().unwrap_err();
             assert!(error.contains(why), "{error}");
         }

@@ -15,7 +15,8 @@ pub struct Wish {
     pub reason: Option<String>,
     /// The revision that it is meant for; none: the current one.
     pub revision: Option<String>,
-    /// The index of the step that it is meant for, from 0; none: the step at hand, where it matters.
+    /// The index of the step that it is meant for, from 0; none: the step at hand, where it
+    /// matters.
     pub step_index: Option<i32>,
     /// How long to wait for the outcome; none: not at all.
     pub timeout: Option<Duration>,

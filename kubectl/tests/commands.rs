@@ -1,6 +1,10 @@
-//! Commands from the arguments to the outcome, against the API server in memory, with a door that knows who may do what.
+//! Commands from the arguments to the outcome, against the API server in memory, with a door that
+//! knows who may do what.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail there")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall fail there"
+)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,8 +20,17 @@ use serin_kubectl::connect::Connection;
 use serin_kubectl::exit::{Exit, Failure};
 use serin_sim::World;
 
-const EVERY_VERB: [&str; 9] =
-    ["create", "promote", "promoteFull", "abort", "retry", "pause", "resume", "skipStep", "override"];
+const EVERY_VERB: [&str; 9] = [
+    "create",
+    "promote",
+    "promoteFull",
+    "abort",
+    "retry",
+    "pause",
+    "resume",
+    "skipStep",
+    "override",
+];
 
 /// A cluster in memory and a user of it.
 struct Scene {
@@ -31,17 +44,26 @@ impl Scene {
     fn new() -> Self {
         let world = World::new(7);
         world.apply_object(rollout("checkout", "shop")).unwrap();
-        let scene = Self { world, user: "ann", may: EVERY_VERB.into() };
+        let scene = Self {
+            world,
+            user: "ann",
+            may: EVERY_VERB.into(),
+        };
         scene.set_status(at_20_percent());
         scene
     }
 
     fn who_may_only(verbs: &[&'static str]) -> Self {
-        Self { may: verbs.iter().copied().collect(), ..Self::new() }
+        Self {
+            may: verbs.iter().copied().collect(),
+            ..Self::new()
+        }
     }
 
     fn set_status(&self, status: Value) {
-        self.world.edit::<Rollout>("shop", "checkout", |rollout| rollout["status"] = status).unwrap();
+        self.world
+            .edit::<Rollout>("shop", "checkout", |rollout| rollout["status"] = status)
+            .unwrap();
     }
 
     /// Runs a command line and gives its exit code, what it printed and why it failed.
@@ -53,8 +75,15 @@ impl Scene {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let name = line.split(' ').next().unwrap();
         let invocation = serin_kubectl::cli::parse(name, arguments).unwrap();
-        let namespace = invocation.options.namespace.clone().unwrap_or_else(|| "shop".into());
-        let connection = Connection { client: self.door(), namespace };
+        let namespace = invocation
+            .options
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "shop".into());
+        let connection = Connection {
+            client: self.door(),
+            namespace,
+        };
         let mut out = Vec::new();
         let ended = serin_kubectl::run(&connection, &invocation.task, &|_| answer, &mut out).await;
         let text = anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string();
@@ -64,7 +93,8 @@ impl Scene {
         }
     }
 
-    /// A client for which the API server knows who it is and asks the admission policy before it takes a command.
+    /// A client for which the API server knows who it is and asks the admission policy before it
+    /// takes a command.
     fn door(&self) -> Client {
         let inner = self.world.client_of("kubectl");
         let (user, may) = (self.user, self.may.clone());
@@ -79,15 +109,24 @@ impl Scene {
         self.world.objects()
     }
 
-    /// Acts as the controller does, once: takes the first command and lets the Rollout's status be what it then is.
+    /// Acts as the controller does, once: takes the first command and lets the Rollout's status be
+    /// what it then is.
     async fn controller(&self, outcome: &str, message: &str, status: Option<Value>) {
-        self.world.until(|world| !world.objects::<RolloutCommand>().is_empty(), Duration::from_secs(10)).await.unwrap();
+        self.world
+            .until(
+                |world| !world.objects::<RolloutCommand>().is_empty(),
+                Duration::from_secs(10),
+            )
+            .await
+            .unwrap();
         let name = self.commands()[0].metadata.name.clone().unwrap();
         if let Some(status) = status {
             self.set_status(status);
         }
         let done = json!({"outcome": outcome, "message": message, "at": "2026-03-01T12:00:00Z"});
-        self.world.edit::<RolloutCommand>("shop", &name, |command| command["status"] = done).unwrap();
+        self.world
+            .edit::<RolloutCommand>("shop", &name, |command| command["status"] = done)
+            .unwrap();
     }
 }
 
@@ -102,20 +141,31 @@ async fn answer(
     let sent: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let path = parts.uri.path().to_owned();
     let json = |code: u16, value: Value| {
-        Ok(Response::builder().status(code).body(Body::from(serde_json::to_vec(&value).unwrap())).unwrap())
+        Ok(Response::builder()
+            .status(code)
+            .body(Body::from(serde_json::to_vec(&value).unwrap()))
+            .unwrap())
     };
     if path.ends_with("/selfsubjectreviews") {
         return json(201, json!({"status": {"userInfo": {"username": user}}}));
     }
     if path.ends_with("/selfsubjectaccessreviews") {
         let verb = sent["spec"]["resourceAttributes"]["verb"].as_str().unwrap();
-        return json(201, json!({"spec": {}, "status": {"allowed": may.contains(verb)}}));
+        return json(
+            201,
+            json!({"spec": {}, "status": {"allowed": may.contains(verb)}}),
+        );
     }
     if parts.method == "POST" && path.ends_with("/rolloutcommands") {
         if !may.contains("create") {
-            return json(403, forbidden("rolloutcommands.serin.dev is forbidden: User cannot create"));
+            return json(
+                403,
+                forbidden("rolloutcommands.serin.dev is forbidden: User cannot create"),
+            );
         }
-        if !may.contains(sent["spec"]["verb"].as_str().unwrap()) || sent["spec"]["requestedBy"] != user {
+        if !may.contains(sent["spec"]["verb"].as_str().unwrap())
+            || sent["spec"]["requestedBy"] != user
+        {
             return json(
                 422,
                 json!({"kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message":
@@ -158,7 +208,8 @@ fn at_20_percent() -> Value {
 
 fn aborted(verified: Option<f64>) -> Value {
     let mut status = status("Degraded", "Aborted", None, 0.0, verified);
-    status["abort"] = json!({"revision": "v2", "at": "2026-03-01T12:00:00Z", "cause": "Command", "message": "m"});
+    status["abort"] =
+        json!({"revision": "v2", "at": "2026-03-01T12:00:00Z", "cause": "Command", "message": "m"});
     status
 }
 
@@ -168,7 +219,11 @@ async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
     let after = status("Progressing", "Stepping", Some(2), 50.0, None);
     let (ran, ()) = tokio::join!(
         scene.run("kubectl-promote checkout --reason release-day"),
-        scene.controller("Done", "the pause is over: going on with step 3 of 4", Some(after)),
+        scene.controller(
+            "Done",
+            "the pause is over: going on with step 3 of 4",
+            Some(after)
+        ),
     );
     assert_eq!(ran.0, Exit::Done, "{ran:?}");
     assert_eq!(
@@ -177,7 +232,14 @@ async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
          Revision v2 was at step 2/4 with 20 % of the traffic, now at step 3/4 with 50 % (not yet confirmed) (Progressing).\n"
     );
     let command = &scene.commands()[0];
-    assert!(command.metadata.name.as_deref().unwrap().starts_with("checkout-promote-"));
+    assert!(
+        command
+            .metadata
+            .name
+            .as_deref()
+            .unwrap()
+            .starts_with("checkout-promote-")
+    );
     assert_eq!(
         serde_json::to_value(&command.spec).unwrap(),
         json!({
@@ -191,36 +253,60 @@ async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
 async fn abort_waits_until_the_router_confirms() {
     let scene = Scene::new();
     let controller = async {
-        scene.controller("Done", "revision v2 is given up", Some(aborted(None))).await;
+        scene
+            .controller("Done", "revision v2 is given up", Some(aborted(None)))
+            .await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         scene.set_status(aborted(Some(0.0)));
     };
     let started = tokio::time::Instant::now();
     let (ran, ()) = tokio::join!(scene.run("kubectl-abort checkout"), controller);
     assert_eq!(ran.0, Exit::Done, "{ran:?}");
-    assert!(started.elapsed() >= Duration::from_secs(3), "it did not wait for the router");
-    assert!(ran.1.contains("stable v1 has all traffic, as the router confirms"), "{}", ran.1);
+    assert!(
+        started.elapsed() >= Duration::from_secs(3),
+        "it did not wait for the router"
+    );
+    assert!(
+        ran.1
+            .contains("stable v1 has all traffic, as the router confirms"),
+        "{}",
+        ran.1
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_abort_that_no_router_confirms_says_so() {
     let scene = Scene::new();
-    let (ran, ()) =
-        tokio::join!(scene.run("kubectl-abort checkout"), scene.controller("Done", "given up", Some(aborted(None))));
+    let (ran, ()) = tokio::join!(
+        scene.run("kubectl-abort checkout"),
+        scene.controller("Done", "given up", Some(aborted(None)))
+    );
     assert_eq!(ran.0, Exit::Done, "{ran:?}");
-    assert!(ran.1.contains("the router has not confirmed it yet"), "{}", ran.1);
+    assert!(
+        ran.1.contains("the router has not confirmed it yet"),
+        "{}",
+        ran.1
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_controller_refuses_is_told_with_its_reason() {
     let scene = Scene::new();
     let refusal = "made for revision v1, but the current revision is v2";
-    let (ran, ()) =
-        tokio::join!(scene.run("kubectl-promote checkout --revision v1"), scene.controller("Refused", refusal, None));
+    let (ran, ()) = tokio::join!(
+        scene.run("kubectl-promote checkout --revision v1"),
+        scene.controller("Refused", refusal, None)
+    );
     assert_eq!(ran.0, Exit::Refused);
-    assert_eq!(ran.2.unwrap().message, format!("promote of checkout was refused: {refusal}"));
+    assert_eq!(
+        ran.2.unwrap().message,
+        format!("promote of checkout was refused: {refusal}")
+    );
     // The step at hand belongs to v2: nothing is assumed about v1's.
-    assert_eq!(serde_json::to_value(&scene.commands()[0].spec.expect).unwrap(), json!({"revision": "v1"}));
+    assert_eq!(
+        serde_json::to_value(&scene.commands()[0].spec.expect).unwrap(),
+        json!({"revision": "v1"})
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +335,10 @@ async fn a_command_that_nobody_acts_on_times_out_and_stands() {
     assert!(started.elapsed() >= Duration::from_secs(5));
     let text = failure.unwrap().to_string();
     let name = scene.commands()[0].metadata.name.clone().unwrap();
-    assert!(text.contains(&format!("kubectl -n shop delete rolloutcommand {name}")), "{text}");
+    assert!(
+        text.contains(&format!("kubectl -n shop delete rolloutcommand {name}")),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,13 +346,20 @@ async fn a_command_that_was_cleared_away_has_its_outcome_in_the_rollout() {
     let scene = Scene::new();
     let controller = async {
         let world = &scene.world;
-        world.until(|world| !world.objects::<RolloutCommand>().is_empty(), Duration::from_secs(10)).await.unwrap();
+        world
+            .until(
+                |world| !world.objects::<RolloutCommand>().is_empty(),
+                Duration::from_secs(10),
+            )
+            .await
+            .unwrap();
         let command = scene.commands().remove(0);
         let mut status = status("Progressing", "Stepping", Some(2), 50.0, None);
-        status["commands"] =
-            json!([{"uid": command.metadata.uid, "outcome": {"result": "Refused", "message": "too late"}}]);
+        status["commands"] = json!([{"uid": command.metadata.uid, "outcome": {"result": "Refused", "message": "too late"}}]);
         scene.set_status(status);
-        world.delete::<RolloutCommand>("shop", command.metadata.name.as_deref().unwrap()).unwrap();
+        world
+            .delete::<RolloutCommand>("shop", command.metadata.name.as_deref().unwrap())
+            .unwrap();
     };
     let (ran, ()) = tokio::join!(scene.run("kubectl-promote checkout"), controller);
     assert_eq!(ran.0, Exit::Refused, "{ran:?}");
@@ -276,21 +372,32 @@ async fn a_broken_connection_while_it_waits_is_taken_up_again() {
     let controller = async {
         scene
             .world
-            .until(|world| !world.objects::<RolloutCommand>().is_empty(), Duration::from_secs(10))
+            .until(
+                |world| !world.objects::<RolloutCommand>().is_empty(),
+                Duration::from_secs(10),
+            )
             .await
             .unwrap();
         scene.world.api_away_for(Duration::from_secs(4));
         tokio::time::sleep(Duration::from_secs(6)).await;
-        scene.controller("Done", "given up", Some(aborted(Some(0.0)))).await;
+        scene
+            .controller("Done", "given up", Some(aborted(Some(0.0))))
+            .await;
     };
-    let (ran, ()) = tokio::join!(scene.run("kubectl-abort checkout --timeout 60s"), controller);
+    let (ran, ()) = tokio::join!(
+        scene.run("kubectl-abort checkout --timeout 60s"),
+        controller
+    );
     assert_eq!(ran.0, Exit::Done, "{ran:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_does_not_exist_suggests_near_ones_and_other_namespaces() {
     let scene = Scene::new();
-    scene.world.apply_object(rollout("chekout", "other")).unwrap();
+    scene
+        .world
+        .apply_object(rollout("chekout", "other"))
+        .unwrap();
     let (exit, _, failure) = scene.run("kubectl-abort chekout").await;
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
@@ -303,12 +410,19 @@ async fn a_name_that_does_not_exist_suggests_near_ones_and_other_namespaces() {
 #[tokio::test(start_paused = true)]
 async fn a_full_promotion_that_is_not_confirmed_asks_for_nothing() {
     let scene = Scene::new();
-    let (exit, ..) = scene.run_asked("kubectl-promote checkout --full", Some(false)).await;
+    let (exit, ..) = scene
+        .run_asked("kubectl-promote checkout --full", Some(false))
+        .await;
     assert_eq!(exit, Exit::Refused);
     assert!(scene.commands().is_empty());
-    let (exit, out, _) = scene.run_asked("kubectl-promote checkout --full --no-wait", Some(true)).await;
+    let (exit, out, _) = scene
+        .run_asked("kubectl-promote checkout --full --no-wait", Some(true))
+        .await;
     assert_eq!(exit, Exit::Done);
-    assert!(out.starts_with("rolloutcommand.serin.dev/checkout-promote-full-"), "{out}");
+    assert!(
+        out.starts_with("rolloutcommand.serin.dev/checkout-promote-full-"),
+        "{out}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -316,7 +430,9 @@ async fn a_rollout_whose_spec_this_plugin_cannot_read_can_be_aborted() {
     let scene = Scene::new();
     scene
         .world
-        .edit::<Rollout>("shop", "checkout", |rollout| rollout["spec"]["strategy"] = json!({"ofTheFuture": {}}))
+        .edit::<Rollout>("shop", "checkout", |rollout| {
+            rollout["spec"]["strategy"] = json!({"ofTheFuture": {}})
+        })
         .unwrap();
     let (ran, ()) = tokio::join!(
         scene.run("kubectl-abort checkout"),
@@ -331,11 +447,20 @@ async fn status_and_list_show_what_there_is() {
     let (exit, out, _) = scene.run("kubectl-serin status checkout").await;
     assert_eq!(exit, Exit::Done);
     assert!(out.contains("Paused · Stepping · step 2/4"), "{out}");
-    assert!(out.contains("httproutes.gateway.networking.k8s.io"), "the missing route is told: {out}");
+    assert!(
+        out.contains("httproutes.gateway.networking.k8s.io"),
+        "the missing route is told: {out}"
+    );
     let (_, yaml, _) = scene.run("kubectl-serin status checkout -o yaml").await;
     assert!(yaml.contains("currentRevision: v2"), "{yaml}");
     let (_, list, _) = scene.run("kubectl-serin list -A").await;
-    assert!(list.lines().nth(1).unwrap().starts_with("shop       checkout  Paused  2/4   20 %    v2"), "{list}");
+    assert!(
+        list.lines()
+            .nth(1)
+            .unwrap()
+            .starts_with("shop       checkout  Paused  2/4   20 %    v2"),
+        "{list}"
+    );
     let (_, none, _) = scene.run("kubectl-serin list -n empty").await;
     assert_eq!(none, "No Rollouts in namespace empty.\n");
 }
@@ -343,16 +468,24 @@ async fn status_and_list_show_what_there_is() {
 #[tokio::test(start_paused = true)]
 async fn an_override_takes_a_reason_and_a_right_of_its_own() {
     let arguments = ["kubectl-serin", "override", "checkout"].map(OsString::from);
-    assert!(serin_kubectl::cli::parse("kubectl-serin", arguments.to_vec()).is_err(), "it is asked for with a reason");
+    assert!(
+        serin_kubectl::cli::parse("kubectl-serin", arguments.to_vec()).is_err(),
+        "it is asked for with a reason"
+    );
     let scene = Scene::who_may_only(&["create", "promote"]);
-    let (exit, _, failure) = scene.run("kubectl-serin override checkout --reason incident").await;
+    let (exit, _, failure) = scene
+        .run("kubectl-serin override checkout --reason incident")
+        .await;
     assert_eq!(exit, Exit::Refused);
     assert!(failure.unwrap().to_string().contains("override"));
     let scene = Scene::new();
     let asking = scene.run("kubectl-serin override checkout --reason incident --no-wait");
     assert_eq!(asking.await.0, Exit::Done);
     let command = scene.commands().remove(0);
-    assert_eq!(serde_json::to_value(&command.spec).unwrap()["verb"], "override");
+    assert_eq!(
+        serde_json::to_value(&command.spec).unwrap()["verb"],
+        "override"
+    );
     assert_eq!(command.spec.reason.as_deref(), Some("incident"));
     assert_eq!(command.spec.expect.unwrap().revision.as_deref(), Some("v2"));
 }

@@ -23,13 +23,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch a real cluster ship three releases under load: one stable, one rolled back, one promoted.
+    /// Watch a real cluster ship three releases under load: one stable, one rolled back, one
+    /// promoted.
     Demo(DemoArguments),
     /// Run all checks: format, lints, tests, the cases on a real cluster, the demo.
     Test(TestArguments),
-    /// Count promotions, rollbacks and aborts under load by the dozen, and tell the times they took.
+    /// Count promotions, rollbacks and aborts under load by the dozen, and tell the times they
+    /// took.
     Soak(SoakArguments),
-    /// Judge good releases and such that fail ten times as often, and tell how each ended and what it spent.
+    /// Judge good releases and such that fail ten times as often, and tell how each ended and what
+    /// it spent.
     Verdicts(VerdictsArguments),
     /// The local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
@@ -37,7 +40,8 @@ enum Command {
     /// Measure, and write the figures into docs/.
     #[command(subcommand)]
     Bench(BenchCommand),
-    /// Writes what is generated from the types: the CustomResourceDefinitions, also those of the chart.
+    /// Writes what is generated from the types: the CustomResourceDefinitions, also those of the
+    /// chart.
     Codegen {
         /// Only compare, and fail where a file is out of date.
         #[arg(long)]

@@ -1,4 +1,5 @@
-//! A sequence of checks: each with a heading, its output passed through, its time, and all of their results at the end.
+//! A sequence of checks: each with a heading, its output passed through, its time, and all of their
+//! results at the end.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use serin_e2e::interrupt::Interrupts;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// How long a check may take to clean up once it is interrupted; the demo has a namespace to remove.
+/// How long a check may take to clean up once it is interrupted; the demo has a namespace to
+/// remove.
 const CLEAN_UP: Duration = Duration::from_secs(150);
 
 /// What a check counts for.
@@ -40,10 +42,16 @@ impl Outcome {
     /// One check; tells on standard error what it failed with.
     pub(crate) fn of(result: Result<()>) -> Self {
         match result {
-            Ok(()) => Self::Checked { passed: 1, failed: 0 },
+            Ok(()) => Self::Checked {
+                passed: 1,
+                failed: 0,
+            },
             Err(error) => {
                 eprintln!("error: {error:#}");
-                Self::Checked { passed: 0, failed: 1 }
+                Self::Checked {
+                    passed: 0,
+                    failed: 1,
+                }
             }
         }
     }
@@ -64,7 +72,8 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// Begins; from here on Ctrl-C ends the check at hand, skips all others and leaves time to clean up.
+    /// Begins; from here on Ctrl-C ends the check at hand, skips all others and leaves time to
+    /// clean up.
     pub(crate) fn new(checkout: &Path) -> Result<Self> {
         Ok(Self {
             checkout: checkout.to_owned(),
@@ -88,7 +97,10 @@ impl Suite {
     }
 
     /// Does something in this process, unless it is interrupted meanwhile.
-    pub(crate) async fn unless_interrupted<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn unless_interrupted<T>(
+        &mut self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         if self.interrupted {
             bail!("interrupted");
         }
@@ -101,14 +113,19 @@ impl Suite {
         }
     }
 
-    /// Runs a program as a check. Whatever becomes of it is on record, and the next check may follow.
+    /// Runs a program as a check. Whatever becomes of it is on record, and the next check may
+    /// follow.
     pub(crate) async fn run(&mut self, name: &str, mut command: Command, counting: Counting) {
         if self.interrupted {
             return;
         }
         heading(name);
         let began = Instant::now();
-        command.current_dir(&self.checkout).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+            .current_dir(&self.checkout)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         // A group of its own: on Ctrl-C it is told once, by this process.
         command.process_group(0);
         let outcome = match self.watch(&mut command, counting).await {
@@ -121,7 +138,9 @@ impl Suite {
     /// Passes the output on, and counts what it tells.
     async fn watch(&mut self, command: &mut Command, counting: Counting) -> Result<(bool, Tally)> {
         let program = command.as_std().get_program().to_owned();
-        let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("{} does not start", program.display()))?;
         let output = child.stdout.take().context("no output")?;
         let reading = read(output, counting == Counting::Silent);
         tokio::pin!(reading);
@@ -158,7 +177,10 @@ impl Suite {
 /// Asks a check's whole process group to end, and waits until it has cleaned up.
 async fn interrupt(child: &mut Child) -> Result<()> {
     let Some(id) = child.id() else { return Ok(()) };
-    Command::new("kill").args(["-INT", "--", &format!("-{id}")]).status().await?;
+    Command::new("kill")
+        .args(["-INT", "--", &format!("-{id}")])
+        .status()
+        .await?;
     if tokio::time::timeout(CLEAN_UP, child.wait()).await.is_err() {
         child.kill().await?;
     }
@@ -188,12 +210,19 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`; other lines count nothing.
+    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`; other lines
+    /// count nothing.
     fn read(&mut self, line: &str) {
-        let Some((_, counts)) = line.split_once("test result: ") else { return };
+        let Some((_, counts)) = line.split_once("test result: ") else {
+            return;
+        };
         let of = |word: &str| {
             let before = counts.split_once(word).map_or("", |(before, _)| before);
-            before.split_whitespace().next_back().and_then(|number| number.parse().ok()).unwrap_or(0)
+            before
+                .split_whitespace()
+                .next_back()
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0)
         };
         self.passed += of(" passed");
         self.failed += of(" failed");
@@ -203,14 +232,18 @@ impl Tally {
 fn judged(status_is_good: bool, tally: Tally, counting: Counting) -> Outcome {
     let Tally { passed, failed } = tally;
     match counting {
-        Counting::Whole | Counting::Silent => {
-            Outcome::Checked { passed: u64::from(status_is_good), failed: u64::from(!status_is_good) }
-        }
+        Counting::Whole | Counting::Silent => Outcome::Checked {
+            passed: u64::from(status_is_good),
+            failed: u64::from(!status_is_good),
+        },
         Counting::Tests | Counting::SomeTests => {
             // It may also fail without a failed test: it does not compile, or is killed.
             let ran_nothing = counting == Counting::Tests && passed + failed == 0;
             let failed_otherwise = failed == 0 && (!status_is_good || ran_nothing);
-            Outcome::Checked { passed, failed: failed + u64::from(failed_otherwise) }
+            Outcome::Checked {
+                passed,
+                failed: failed + u64::from(failed_otherwise),
+            }
         }
     }
 }
@@ -232,7 +265,11 @@ fn told(outcome: &Outcome) -> String {
 
 fn seconds(time: Duration) -> String {
     let whole = time.as_secs();
-    if whole < 60 { format!("{:.1} s", time.as_secs_f64()) } else { format!("{} min {} s", whole / 60, whole % 60) }
+    if whole < 60 {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{} min {} s", whole / 60, whole % 60)
+    }
 }
 
 #[cfg(test)]
@@ -255,35 +292,94 @@ mod tests {
             "test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "\u{1b}[0mtest result: \u{1b}[31mFAILED\u{1b}[0m. 3 passed; 1 failed; 0 ignored; 0 measured",
         ];
-        assert_eq!(tally(&lines), Tally { passed: 15, failed: 1 });
+        assert_eq!(
+            tally(&lines),
+            Tally {
+                passed: 15,
+                failed: 1
+            }
+        );
     }
 
     #[test]
     fn a_failure_without_a_failed_test_counts() {
         let checked = |passed, failed| Outcome::Checked { passed, failed };
-        let some = Tally { passed: 3, failed: 0 };
+        let some = Tally {
+            passed: 3,
+            failed: 0,
+        };
         assert_eq!(judged(true, some, Counting::Tests), checked(3, 0));
-        assert_eq!(judged(false, some, Counting::Tests), checked(3, 1), "killed, or another does not compile");
-        assert_eq!(judged(false, Tally { passed: 3, failed: 2 }, Counting::Tests), checked(3, 2));
-        assert_eq!(judged(true, Tally::default(), Counting::Tests), checked(0, 1), "nothing was tested");
-        assert_eq!(judged(true, Tally::default(), Counting::SomeTests), checked(0, 0), "nothing has that name");
-        assert_eq!(judged(false, Tally::default(), Counting::Whole), checked(0, 1));
+        assert_eq!(
+            judged(false, some, Counting::Tests),
+            checked(3, 1),
+            "killed, or another does not compile"
+        );
+        assert_eq!(
+            judged(
+                false,
+                Tally {
+                    passed: 3,
+                    failed: 2
+                },
+                Counting::Tests
+            ),
+            checked(3, 2)
+        );
+        assert_eq!(
+            judged(true, Tally::default(), Counting::Tests),
+            checked(0, 1),
+            "nothing was tested"
+        );
+        assert_eq!(
+            judged(true, Tally::default(), Counting::SomeTests),
+            checked(0, 0),
+            "nothing has that name"
+        );
+        assert_eq!(
+            judged(false, Tally::default(), Counting::Whole),
+            checked(0, 1)
+        );
     }
 
     #[test]
     fn what_is_skipped_counts_neither_way() {
-        let outcomes = [Outcome::Checked { passed: 4, failed: 1 }, Outcome::Skipped("no tool".into())];
+        let outcomes = [
+            Outcome::Checked {
+                passed: 4,
+                failed: 1,
+            },
+            Outcome::Skipped("no tool".into()),
+        ];
         assert_eq!(total(outcomes.iter()), (4, 1));
     }
 
     #[tokio::test]
     async fn a_later_check_runs_whatever_fails_before() {
         let mut suite = Suite::new(Path::new(".")).unwrap();
-        suite.run("missing", Command::new("/no/such/program"), Counting::Whole).await;
-        suite.run("bad", Command::new("false"), Counting::Whole).await;
-        suite.run("good", Command::new("true"), Counting::Whole).await;
-        let outcomes: Vec<_> = suite.results.iter().map(|(_, outcome, _)| outcome.clone()).collect();
-        let (bad, good) = (Outcome::Checked { passed: 0, failed: 1 }, Outcome::Checked { passed: 1, failed: 0 });
+        suite
+            .run("missing", Command::new("/no/such/program"), Counting::Whole)
+            .await;
+        suite
+            .run("bad", Command::new("false"), Counting::Whole)
+            .await;
+        suite
+            .run("good", Command::new("true"), Counting::Whole)
+            .await;
+        let outcomes: Vec<_> = suite
+            .results
+            .iter()
+            .map(|(_, outcome, _)| outcome.clone())
+            .collect();
+        let (bad, good) = (
+            Outcome::Checked {
+                passed: 0,
+                failed: 1,
+            },
+            Outcome::Checked {
+                passed: 1,
+                failed: 0,
+            },
+        );
         assert_eq!(outcomes, [bad.clone(), bad, good]);
         assert!(!suite.close());
     }

@@ -6,7 +6,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use serin_analysis::evidence::{Bets, Evidence, TickContext};
 use serin_analysis::{Counts, EvidenceConfig, Tick};
 
-const CONTEXT: TickContext = TickContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
+const CONTEXT: TickContext = TickContext {
+    warm_up_ends_ms: 0,
+    weight_changed_at_ms: 0,
+};
 
 fn tick(index: i64) -> Tick {
     let errors = if index % 13 == 0 { 1.0 } else { 0.0 };
@@ -27,11 +30,20 @@ fn evaluate(criterion: &mut Criterion) {
         bencher.iter(|| {
             evidence.add(&bets, black_box(&tick(index)), &CONTEXT);
             index += 1;
-            (evidence.ln_e(&bets), evidence.ln_e_cure(&bets), evidence.ln_m_good(&bets, 5e-4))
+            (
+                evidence.ln_e(&bets),
+                evidence.ln_e_cure(&bets),
+                evidence.ln_m_good(&bets, 5e-4),
+            )
         });
     });
     criterion.bench_function("bounds", |bencher| {
-        bencher.iter(|| (black_box(&evidence).upper(&bets, 0.05), black_box(&evidence).lower(&bets, 0.01)));
+        bencher.iter(|| {
+            (
+                black_box(&evidence).upper(&bets, 0.05),
+                black_box(&evidence).lower(&bets, 0.01),
+            )
+        });
     });
 }
 

@@ -5,9 +5,10 @@ use crate::counts::Counts;
 /// The log e-value of one tick for one bet, as a line over the tolerance `delta`:
 /// `l(delta) = at_zero - delta * slope`.
 ///
-/// For every bet here `E[exp(l(delta))] <= exp(slope * (p_c - rho0 * p_s - delta))`. A positive slope bets that
-/// the canary is worse, and makes `exp(l)` an e-value for `p_c <= rho0 * p_s + delta`; a negative one bets that it is not,
-/// and makes it an e-value for `p_c >= rho0 * p_s + delta`.
+/// For every bet here `E[exp(l(delta))] <= exp(slope * (p_c - rho0 * p_s - delta))`. A positive
+/// slope bets that the canary is worse, and makes `exp(l)` an e-value for `p_c <= rho0 * p_s +
+/// delta`; a negative one bets that it is not, and makes it an e-value for `p_c >= rho0 * p_s +
+/// delta`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BetLine {
     /// The log e-value at no tolerance (`A_j` sums these).
@@ -22,28 +23,41 @@ impl BetLine {
         self.at_zero - delta * self.slope
     }
 
-    /// The line divided by the overdispersion `k >= 1`. By Jensen's inequality a tempered e-value stays an e-value.
+    /// The line divided by the overdispersion `k >= 1`. By Jensen's inequality a tempered e-value
+    /// stays an e-value.
     #[must_use]
     pub fn tempered(self, k: f64) -> Self {
-        Self { at_zero: self.at_zero / k, slope: self.slope / k }
+        Self {
+            at_zero: self.at_zero / k,
+            slope: self.slope / k,
+        }
     }
 }
 
 /// The Poisson-form bet that the canary's error rate is `rho` times `rho0` times stable's.
 ///
-/// `m = rho0 n_c`, `w = m / (m + n_s)`, `D = 1 + w (rho - 1)`, `r = rho / D`:
-/// `l(delta) = e_c ln r - e_s ln D - n_c (r - 1) delta`. Valid for Bernoulli trials too, by `1 + x <= e^x`
-/// alone; no asymptotics, and `p_s` may vary in time. Source: the block e-variables of Turner, Ly and Grünwald (JSPI 230, 2024)
-/// in the counting form of Lindon and Malek (`NeurIPS` 2022).
+/// `m = rho0 n_c`, `w = m / (m + n_s)`, `D = 1 + w (rho - 1)`, `r = rho / D`: `l(delta) = e_c ln r
+/// - e_s ln D - n_c (r - 1) delta`. Valid for Bernoulli trials too, by `1 + x <= e^x` alone; no
+/// asymptotics, and `p_s` may vary in time. Source: the block e-variables of Turner, Ly and
+/// Grünwald (JSPI 230, 2024) in the counting form of Lindon and Malek (`NeurIPS` 2022).
 pub fn poisson(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
     let weighted = rho0 * counts.canary_requests;
     if weighted <= 0.0 {
         return BetLine::default();
     }
     let share = weighted / (weighted + counts.stable_requests);
-    let ln_d = if counts.canary_errors + counts.stable_errors > 0.0 { (share * (rho - 1.0)).ln_1p() } else { 0.0 };
-    let ln_r = if counts.canary_errors > 0.0 { rho.ln() - ln_d } else { 0.0 };
-    // r - 1 = (1 - w)(rho - 1) / D, without the cancellation; 1 - w from the stable side for the same reason.
+    let ln_d = if counts.canary_errors + counts.stable_errors > 0.0 {
+        (share * (rho - 1.0)).ln_1p()
+    } else {
+        0.0
+    };
+    let ln_r = if counts.canary_errors > 0.0 {
+        rho.ln() - ln_d
+    } else {
+        0.0
+    };
+    // r - 1 = (1 - w)(rho - 1) / D, without the cancellation; 1 - w from the stable side for the
+    // same reason.
     let rest = counts.stable_requests / (weighted + counts.stable_requests);
     let r_minus_1 = rest * (rho - 1.0) / (1.0 + share * (rho - 1.0));
     BetLine {
@@ -64,7 +78,12 @@ mod tests {
         nine_digits(line.slope / 150.0 + 1.0, 3.571_428_57);
         nine_digits(line.at(0.0), 3.482_424_79);
         // 1/D, seen through one stable error and nothing else.
-        nine_digits(poisson(&Counts::new(150.0, 0.0, 1350.0, 1.0), 5.0, 1.0).at_zero.exp(), 0.714_285_714);
+        nine_digits(
+            poisson(&Counts::new(150.0, 0.0, 1350.0, 1.0), 5.0, 1.0)
+                .at_zero
+                .exp(),
+            0.714_285_714,
+        );
     }
 
     #[test]
@@ -77,15 +96,27 @@ mod tests {
     #[test]
     fn an_arm_without_requests_says_nothing() {
         assert_eq!(poisson(&Counts::default(), 5.0, 1.1), BetLine::default());
-        assert_eq!(poisson(&Counts::new(0.0, 0.0, 500.0, 3.0), 5.0, 1.1), BetLine::default());
+        assert_eq!(
+            poisson(&Counts::new(0.0, 0.0, 500.0, 3.0), 5.0, 1.1),
+            BetLine::default()
+        );
     }
 
     /// `ln E[exp(l(delta))]` over binomial errors, in closed form.
-    fn ln_expectation(n_c: f64, n_s: f64, p_c: f64, p_s: f64, rho: f64, rho0: f64, delta: f64) -> f64 {
+    fn ln_expectation(
+        n_c: f64,
+        n_s: f64,
+        p_c: f64,
+        p_s: f64,
+        rho: f64,
+        rho0: f64,
+        delta: f64,
+    ) -> f64 {
         let line = poisson(&Counts::new(n_c, 0.0, n_s, 0.0), rho, rho0);
         let canary = poisson(&Counts::new(n_c, 1.0, n_s, 0.0), rho, rho0).at_zero;
         let stable = poisson(&Counts::new(n_c, 0.0, n_s, 1.0), rho, rho0).at_zero;
-        n_c * (p_c * canary.exp_m1()).ln_1p() + n_s * (p_s * stable.exp_m1()).ln_1p() - line.slope * delta
+        n_c * (p_c * canary.exp_m1()).ln_1p() + n_s * (p_s * stable.exp_m1()).ln_1p()
+            - line.slope * delta
     }
 
     proptest! {

@@ -18,10 +18,14 @@ pub struct ServiceBudget {
 }
 
 impl ServiceBudget {
-    /// From the fraction that may fail, the requests of the objective's period, and the bad ones among them.
+    /// From the fraction that may fail, the requests of the objective's period, and the bad ones
+    /// among them.
     pub fn new(budget_fraction: f64, period_requests: f64, period_bad: f64) -> Self {
         let total = budget_fraction * period_requests;
-        Self { total, remaining: total - period_bad }
+        Self {
+            total,
+            remaining: total - period_bad,
+        }
     }
 
     /// `A = min(share of B, of_remaining of max(B_rem, 0))`: what one rollout may spend, in errors.
@@ -65,22 +69,32 @@ pub struct AllotmentShare {
 
 impl Default for AllotmentShare {
     fn default() -> Self {
-        Self { of_total: 0.02, of_remaining: 0.2 }
+        Self {
+            of_total: 0.02,
+            of_remaining: 0.2,
+        }
     }
 }
 
-/// No test at `alpha` = 1 % can finish inside an allotment of fewer errors than this: said at admission.
+/// No test at `alpha` = 1 % can finish inside an allotment of fewer errors than this: said at
+/// admission.
 pub const LEAST_USEFUL_ALLOTMENT: f64 = 10.0;
 
-/// `burn rate = (bad / requests) / b`: 1 spends the budget exactly over its period; 0 without requests.
+/// `burn rate = (bad / requests) / b`: 1 spends the budget exactly over its period; 0 without
+/// requests.
 pub fn burn_rate(bad: f64, requests: f64, budget_fraction: f64) -> f64 {
-    if requests > 0.0 { bad / requests / budget_fraction } else { 0.0 }
+    if requests > 0.0 {
+        bad / requests / budget_fraction
+    } else {
+        0.0
+    }
 }
 
-/// What the canary has spent beyond what stable would have: `X = sum over blocks of (E_c - N_c E_s / N_s)`.
+/// What the canary has spent beyond what stable would have: `X = sum over blocks of (E_c - N_c E_s
+/// / N_s)`.
 ///
-/// A block is at most five minutes at one weight, so that neither the drift of the day nor a change of the
-/// weight (Simpson's paradox) is charged to the canary.
+/// A block is at most five minutes at one weight, so that neither the drift of the day nor a change
+/// of the weight (Simpson's paradox) is charged to the canary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SpentBudget {
@@ -90,11 +104,12 @@ pub struct SpentBudget {
 }
 
 impl SpentBudget {
-    /// Charges one tick. `weight_changed_at_ms` is the last change of the weight; `usual_rate` is stable's error rate where the
-    /// block has no stable requests to compare with.
+    /// Charges one tick. `weight_changed_at_ms` is the last change of the weight; `usual_rate` is
+    /// stable's error rate where the block has no stable requests to compare with.
     pub fn charge(&mut self, tick: &Tick, weight_changed_at_ms: i64, usual_rate: f64) {
         let outlived = tick.at_ms.saturating_sub(self.opened_ms) > LONGEST_BLOCK_MS;
-        let reweighted = self.opened_ms < weight_changed_at_ms && weight_changed_at_ms <= tick.at_ms;
+        let reweighted =
+            self.opened_ms < weight_changed_at_ms && weight_changed_at_ms <= tick.at_ms;
         if self.block == Counts::default() {
             self.opened_ms = tick.started_ms;
         } else if outlived || reweighted {
@@ -144,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_budget_is_tight_where_what_remains_is_the_limit_and_spent_where_nothing_does() {
-        let state = |bad: f64| ServiceBudget::new(0.001, 1e6, bad).state(&AllotmentShare::default());
+        let state =
+            |bad: f64| ServiceBudget::new(0.001, 1e6, bad).state(&AllotmentShare::default());
         assert_eq!([0.0, 900.0].map(state), [BudgetState::Healthy; 2]);
         assert_eq!([901.0, 999.0].map(state), [BudgetState::Tight; 2]);
         assert_eq!([1000.0, 5000.0].map(state), [BudgetState::Spent; 2]);
@@ -152,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_block_ends_with_its_weight_and_after_five_minutes() {
-        // A busy hour at 1 % of weight, then a quiet one at 50 %: in one block stable's busy hour would hide nothing.
+        // A busy hour at 1 % of weight, then a quiet one at 50 %: in one block stable's busy hour
+        // would hide nothing.
         let mut spent = SpentBudget::default();
         spent.charge(&tick(0, 60, (100.0, 1.0, 9900.0, 99.0)), 0, 0.0);
         spent.charge(&tick(60, 120, (5000.0, 5.0, 5000.0, 5.0)), 60_000, 0.0);

@@ -1,4 +1,5 @@
-//! Always-valid bounds on the canary's excess, from mixtures of bets that are linear in the tolerance.
+//! Always-valid bounds on the canary's excess, from mixtures of bets that are linear in the
+//! tolerance.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +12,15 @@ const WIDEST: f64 = 1.0;
 /// Newton's method needs about four steps; this many end it whatever the input.
 const MAX_STEPS: usize = 200;
 
-/// How close to its target a logarithm need be, relative to it: the rounding of the sums is of this size.
+/// How close to its target a logarithm need be, relative to it: the rounding of the sums is of this
+/// size.
 const CLOSE_ENOUGH: f64 = 1e-14;
 
-/// The two sums a bet keeps, `A_j` and `B_j`: `ln M(delta) = logsumexp_j(ln pi_j + A_j - delta B_j)`.
+/// The two sums a bet keeps, `A_j` and `B_j`: `ln M(delta) = logsumexp_j(ln pi_j + A_j - delta
+/// B_j)`.
 ///
-/// As each `M(delta)` is a test supermartingale for its `delta`, the `delta` that are not refuted make a confidence sequence
-/// (Howard, Ramdas et al., time-uniform bounds).
+/// As each `M(delta)` is a test supermartingale for its `delta`, the `delta` that are not refuted
+/// make a confidence sequence (Howard, Ramdas et al., time-uniform bounds).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinearMixture {
@@ -30,7 +33,10 @@ pub struct LinearMixture {
 impl LinearMixture {
     /// No evidence yet, for this many bets.
     pub fn new(bets: usize) -> Self {
-        Self { at_zero: vec![0.0; bets], slopes: vec![0.0; bets] }
+        Self {
+            at_zero: vec![0.0; bets],
+            slopes: vec![0.0; bets],
+        }
     }
 
     /// How many bets.
@@ -56,9 +62,15 @@ impl LinearMixture {
         }
     }
 
-    fn exponents<'a>(&'a self, ln_weights: &'a [f64], delta: f64) -> impl Iterator<Item = f64> + Clone + 'a {
+    fn exponents<'a>(
+        &'a self,
+        ln_weights: &'a [f64],
+        delta: f64,
+    ) -> impl Iterator<Item = f64> + Clone + 'a {
         let lines = self.at_zero.iter().zip(&self.slopes);
-        lines.zip(ln_weights).map(move |((a, b), ln_weight)| ln_weight + a - delta * b)
+        lines
+            .zip(ln_weights)
+            .map(move |((a, b), ln_weight)| ln_weight + a - delta * b)
     }
 
     /// `ln M(delta)`.
@@ -66,21 +78,24 @@ impl LinearMixture {
         log_sum_exp(self.exponents(ln_weights, delta))
     }
 
-    /// `U = inf {delta : ln M(delta) >= target}` for bets with slopes of at most 0; 1 while nothing is refuted.
+    /// `U = inf {delta : ln M(delta) >= target}` for bets with slopes of at most 0; 1 while nothing
+    /// is refuted.
     pub fn upper(&self, ln_weights: &[f64], target: f64) -> f64 {
         self.furthest(ln_weights, target, 1.0)
     }
 
-    /// `L = sup {delta : ln M(delta) >= target}` for bets with slopes of at least 0; -1 while nothing is refuted.
+    /// `L = sup {delta : ln M(delta) >= target}` for bets with slopes of at least 0; -1 while
+    /// nothing is refuted.
     pub fn lower(&self, ln_weights: &[f64], target: f64) -> f64 {
         -self.furthest(ln_weights, target, -1.0)
     }
 
     /// The least `y` in [-1, 1] with `f(y) = ln M(side * y) >= target`, where `f` rises.
     ///
-    /// `f` is convex, as a logarithm of a sum of exponentials of lines: from the right Newton's method falls monotonically onto the
-    /// root and never past it, and reaches what bisection would. As `f` is above each of its lines, it has reached the target
-    /// where the first of them has: that is where to start from.
+    /// `f` is convex, as a logarithm of a sum of exponentials of lines: from the right Newton's
+    /// method falls monotonically onto the root and never past it, and reaches what bisection
+    /// would. As `f` is above each of its lines, it has reached the target where the first of them
+    /// has: that is where to start from.
     fn furthest(&self, ln_weights: &[f64], target: f64, side: f64) -> f64 {
         let mut y = WIDEST;
         for ((a, b), ln_weight) in self.at_zero.iter().zip(&self.slopes).zip(ln_weights) {
@@ -116,7 +131,9 @@ impl LinearMixture {
 
     /// `ln M(delta)` and its derivative, the mean of `-B_j` under the posterior weights.
     fn value_and_derivative(&self, ln_weights: &[f64], delta: f64) -> (f64, f64) {
-        let highest = self.exponents(ln_weights, delta).fold(f64::NEG_INFINITY, f64::max);
+        let highest = self
+            .exponents(ln_weights, delta)
+            .fold(f64::NEG_INFINITY, f64::max);
         if highest == f64::NEG_INFINITY {
             return (highest, 0.0);
         }
@@ -145,7 +162,10 @@ mod tests {
         for counts in ticks {
             mixture.add(grid.rho.iter().map(|rho| poisson(counts, *rho, 1.0)));
         }
-        (mixture, grid.weights.iter().map(|weight| weight.ln()).collect())
+        (
+            mixture,
+            grid.weights.iter().map(|weight| weight.ln()).collect(),
+        )
     }
 
     #[test]
@@ -155,8 +175,14 @@ mod tests {
         nine_digits(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
         nine_digits(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
         nine_digits(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
-        nine_digits(counts.canary_errors - counts.expected_canary_errors().unwrap(), 22.444_444_4);
-        nine_digits(mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0, 9.310_899_76);
+        nine_digits(
+            counts.canary_errors - counts.expected_canary_errors().unwrap(),
+            22.444_444_4,
+        );
+        nine_digits(
+            mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0,
+            9.310_899_76,
+        );
     }
 
     #[test]
@@ -174,15 +200,26 @@ mod tests {
         }
         for _ in 0..200 {
             let middle = f64::midpoint(low, high);
-            if mixture.ln_value(ln_weights, side * middle) >= target { high = middle } else { low = middle }
+            if mixture.ln_value(ln_weights, side * middle) >= target {
+                high = middle
+            } else {
+                low = middle
+            }
         }
         side * high
     }
 
     fn ticks() -> impl Strategy<Value = Vec<Counts>> {
-        let tick = (1_u32..5000, 0.0_f64..0.05, 1_u32..50_000, 0.0_f64..0.05).prop_map(|(n_c, p_c, n_s, p_s)| {
-            Counts::new(n_c.into(), (p_c * f64::from(n_c)).floor(), n_s.into(), (p_s * f64::from(n_s)).floor())
-        });
+        let tick = (1_u32..5000, 0.0_f64..0.05, 1_u32..50_000, 0.0_f64..0.05).prop_map(
+            |(n_c, p_c, n_s, p_s)| {
+                Counts::new(
+                    n_c.into(),
+                    (p_c * f64::from(n_c)).floor(),
+                    n_s.into(),
+                    (p_s * f64::from(n_s)).floor(),
+                )
+            },
+        );
         prop::collection::vec(tick, 1..20)
     }
 

@@ -16,7 +16,10 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(crate) fn new(field: &'static str, message: impl Into<String>) -> Self {
-        Self { field, message: message.into() }
+        Self {
+            field,
+            message: message.into(),
+        }
     }
 }
 
@@ -24,7 +27,8 @@ impl ConfigError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
-    /// How many times worse each bet says that the canary is (odds ratios in the Bernoulli form); each above 1.
+    /// How many times worse each bet says that the canary is (odds ratios in the Bernoulli form);
+    /// each above 1.
     pub rho: Vec<f64>,
     /// The share of each bet; they sum to 1.
     pub weights: Vec<f64>,
@@ -34,18 +38,25 @@ pub struct Grid {
 const RATIOS: [f64; 8] = [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
 
 impl Default for Grid {
-    /// What a release is judged by: no effect from 2 to 100 times costs more than 1.3 of what a test that knows it would need
-    /// (simulated; docs/adr/0011).
+    /// What a release is judged by: no effect from 2 to 100 times costs more than 1.3 of what a
+    /// test that knows it would need (simulated; docs/adr/0011).
     fn default() -> Self {
-        Self { rho: RATIOS.to_vec(), weights: vec![0.12, 0.16, 0.18, 0.15, 0.13, 0.12, 0.09, 0.05] }
+        Self {
+            rho: RATIOS.to_vec(),
+            weights: vec![0.12, 0.16, 0.18, 0.15, 0.13, 0.12, 0.09, 0.05],
+        }
     }
 }
 
 impl Grid {
-    /// The shares that the line-oriented interface was published with, which stay so that its results repeat: somewhat sooner than
-    /// [`Grid::default`] at twice the errors, later from ten times on.
+    /// The shares that the line-oriented interface was published with, which stay so that its
+    /// results repeat: somewhat sooner than [`Grid::default`] at twice the errors, later from ten
+    /// times on.
     pub fn published() -> Self {
-        Self { rho: RATIOS.to_vec(), weights: vec![0.15, 0.20, 0.20, 0.15, 0.12, 0.08, 0.05, 0.05] }
+        Self {
+            rho: RATIOS.to_vec(),
+            weights: vec![0.15, 0.20, 0.20, 0.15, 0.12, 0.08, 0.05, 0.05],
+        }
     }
 
     /// The odds ratios of the Bernoulli form, of equal weight.
@@ -56,7 +67,8 @@ impl Grid {
     }
 }
 
-/// Which likelihood the bets are made of. Both are valid at every error rate; they differ in how sharp they are.
+/// Which likelihood the bets are made of. Both are valid at every error rate; they differ in how
+/// sharp they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Form {
@@ -100,7 +112,8 @@ pub enum Restarts {
 pub struct EvidenceConfig {
     /// `b = 1 - objective`: the fraction of requests that may fail.
     pub budget_fraction: f64,
-    /// The relative tolerance: a canary that fails up to this many times as often as stable is good.
+    /// The relative tolerance: a canary that fails up to this many times as often as stable is
+    /// good.
     pub rho0: f64,
     /// The additive tolerance on top of it, a fraction of requests.
     pub delta0: f64,
@@ -151,13 +164,16 @@ impl EvidenceConfig {
             rollback: Grid::default(),
             promotion: promotion::RATIOS.to_vec(),
             plug_in: None,
-            restarts: Restarts::EveryMinute { longest_seconds: 3600.0 },
+            restarts: Restarts::EveryMinute {
+                longest_seconds: 3600.0,
+            },
             warm_up_seconds: 60.0,
             warm_up_delta: 0.05,
         }
     }
 
-    /// The same, knowing how often stable failed before this rollout: the plug-in bet, and above 5 % the Bernoulli form.
+    /// The same, knowing how often stable failed before this rollout: the plug-in bet, and above 5
+    /// % the Bernoulli form.
     #[must_use]
     pub fn with_history(mut self, stable_rate: f64) -> Self {
         self.plug_in = Some(stable_rate);
@@ -173,7 +189,12 @@ impl EvidenceConfig {
     /// # Errors
     /// The first field that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        within("budgetFraction", self.budget_fraction, f64::MIN_POSITIVE, 1.0)?;
+        within(
+            "budgetFraction",
+            self.budget_fraction,
+            f64::MIN_POSITIVE,
+            1.0,
+        )?;
         within("rho0", self.rho0, 1.0, 1e6)?;
         within("delta0", self.delta0, 0.0, 1.0)?;
         within("delta1", self.delta1, f64::MIN_POSITIVE, 1.0)?;
@@ -197,15 +218,24 @@ impl EvidenceConfig {
 
     fn validate_bets(&self) -> Result<(), ConfigError> {
         let Grid { rho, weights } = &self.rollback;
-        if rho.is_empty() || rho.len() > MOST_BETS || rho.iter().any(|rho| !(*rho > 1.0 && *rho <= 1e9)) {
-            return Err(ConfigError::new("rollback.rho", format!("from 1 to {MOST_BETS} ratios, each above 1")));
+        if rho.is_empty()
+            || rho.len() > MOST_BETS
+            || rho.iter().any(|rho| !(*rho > 1.0 && *rho <= 1e9))
+        {
+            return Err(ConfigError::new(
+                "rollback.rho",
+                format!("from 1 to {MOST_BETS} ratios, each above 1"),
+            ));
         }
         let sum: f64 = weights.iter().sum();
         if weights.len() != rho.len()
             || weights.iter().any(|weight| !(0.0..=1.0).contains(weight))
             || (sum - 1.0).abs() > 1e-9
         {
-            return Err(ConfigError::new("rollback.weights", "one share for each rho, from 0 to 1, which sum to 1"));
+            return Err(ConfigError::new(
+                "rollback.weights",
+                "one share for each rho, from 0 to 1, which sum to 1",
+            ));
         }
         if self.promotion.is_empty()
             || self.promotion.len() > MOST_BETS
@@ -221,13 +251,24 @@ impl EvidenceConfig {
 
     fn validate_restarts(&self) -> Result<(), ConfigError> {
         match &self.restarts {
-            Restarts::EveryMinute { longest_seconds } => within("longestSeconds", *longest_seconds, 1.0, 1e9),
+            Restarts::EveryMinute { longest_seconds } => {
+                within("longestSeconds", *longest_seconds, 1.0, 1e9)
+            }
             Restarts::AtTicks(shares) => {
-                if shares.iter().any(|(tick, share)| *tick == 0 || !(0.0..=1.0).contains(share)) {
-                    return Err(ConfigError::new("restarts", "pairs of a tick from 1 and a share from 0 to 1"));
+                if shares
+                    .iter()
+                    .any(|(tick, share)| *tick == 0 || !(0.0..=1.0).contains(share))
+                {
+                    return Err(ConfigError::new(
+                        "restarts",
+                        "pairs of a tick from 1 and a share from 0 to 1",
+                    ));
                 }
                 if shares.iter().map(|(_, share)| share).sum::<f64>() > 1.0 + 1e-9 {
-                    return Err(ConfigError::new("restarts", "the shares sum to more than 1"));
+                    return Err(ConfigError::new(
+                        "restarts",
+                        "the shares sum to more than 1",
+                    ));
                 }
                 Ok(())
             }
@@ -238,12 +279,24 @@ impl EvidenceConfig {
 /// More bets than this make the state too large for a status, and the mixture no better.
 const MOST_BETS: usize = 32;
 
-pub(crate) fn within(field: &'static str, value: f64, low: f64, high: f64) -> Result<(), ConfigError> {
+pub(crate) fn within(
+    field: &'static str,
+    value: f64,
+    low: f64,
+    high: f64,
+) -> Result<(), ConfigError> {
     if (low..=high).contains(&value) {
         return Ok(());
     }
-    let low = if low.to_bits() == f64::MIN_POSITIVE.to_bits() { "above 0".to_owned() } else { format!("from {low}") };
-    Err(ConfigError::new(field, format!("must be {low} to {high}, not {value}")))
+    let low = if low.to_bits() == f64::MIN_POSITIVE.to_bits() {
+        "above 0".to_owned()
+    } else {
+        format!("from {low}")
+    };
+    Err(ConfigError::new(
+        field,
+        format!("must be {low} to {high}, not {value}"),
+    ))
 }
 
 #[cfg(test)]
@@ -253,15 +306,26 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(EvidenceConfig::default().validate(), Ok(()));
-        assert_eq!(EvidenceConfig::for_budget_fraction(0.2).with_history(0.15).validate(), Ok(()));
+        assert_eq!(
+            EvidenceConfig::for_budget_fraction(0.2)
+                .with_history(0.15)
+                .validate(),
+            Ok(())
+        );
         assert!((EvidenceConfig::default().delta0 - 5e-5).abs() < 1e-18);
         assert!((EvidenceConfig::default().delta1 - 5e-4).abs() < 1e-18);
     }
 
     #[test]
     fn a_high_error_rate_takes_the_bernoulli_form() {
-        assert_eq!(EvidenceConfig::default().with_history(0.01).form, Form::Poisson);
-        assert_eq!(EvidenceConfig::default().with_history(0.2).form, Form::Bernoulli { stable_rate: 0.2 });
+        assert_eq!(
+            EvidenceConfig::default().with_history(0.01).form,
+            Form::Poisson
+        );
+        assert_eq!(
+            EvidenceConfig::default().with_history(0.2).form,
+            Form::Bernoulli { stable_rate: 0.2 }
+        );
     }
 
     #[test]
@@ -276,12 +340,29 @@ mod tests {
         assert_eq!(field(|config| config.delta0 = f64::NAN), "delta0");
         assert_eq!(field(|config| config.temper = Temper::Fixed(0.5)), "k");
         assert_eq!(field(|config| config.clip = Some(0.0)), "clip");
-        assert_eq!(field(|config| config.plug_in = Some(1.5)), "promotion.plugin");
+        assert_eq!(
+            field(|config| config.plug_in = Some(1.5)),
+            "promotion.plugin"
+        );
         assert_eq!(field(|config| config.rollback.rho[0] = 1.0), "rollback.rho");
-        assert_eq!(field(|config| config.rollback.weights[0] = 0.5), "rollback.weights");
+        assert_eq!(
+            field(|config| config.rollback.weights[0] = 0.5),
+            "rollback.weights"
+        );
         assert_eq!(field(|config| config.promotion.clear()), "promotion.rho");
-        assert_eq!(field(|config| config.restarts = Restarts::AtTicks(vec![(0, 0.5)])), "restarts");
-        assert_eq!(field(|config| config.restarts = Restarts::AtTicks(vec![(1, 0.7), (2, 0.7)])), "restarts");
-        assert_eq!(field(|config| config.restarts = Restarts::EveryMinute { longest_seconds: 0.0 }), "longestSeconds");
+        assert_eq!(
+            field(|config| config.restarts = Restarts::AtTicks(vec![(0, 0.5)])),
+            "restarts"
+        );
+        assert_eq!(
+            field(|config| config.restarts = Restarts::AtTicks(vec![(1, 0.7), (2, 0.7)])),
+            "restarts"
+        );
+        assert_eq!(
+            field(|config| config.restarts = Restarts::EveryMinute {
+                longest_seconds: 0.0
+            }),
+            "longestSeconds"
+        );
     }
 }

@@ -21,14 +21,29 @@ pub struct Counts {
 
 impl Counts {
     /// Counts from the tuple `(n_c, e_c, n_s, e_s)`.
-    pub const fn new(canary_requests: f64, canary_errors: f64, stable_requests: f64, stable_errors: f64) -> Self {
-        Self { canary_requests, canary_errors, stable_requests, stable_errors }
+    pub const fn new(
+        canary_requests: f64,
+        canary_errors: f64,
+        stable_requests: f64,
+        stable_errors: f64,
+    ) -> Self {
+        Self {
+            canary_requests,
+            canary_errors,
+            stable_requests,
+            stable_errors,
+        }
     }
 
     /// The same counts with the arms exchanged, which asks whether stable is the worse one.
     #[must_use]
     pub const fn exchanged(self) -> Self {
-        Self::new(self.stable_requests, self.stable_errors, self.canary_requests, self.canary_errors)
+        Self::new(
+            self.stable_requests,
+            self.stable_errors,
+            self.canary_requests,
+            self.canary_errors,
+        )
     }
 
     /// Adds other counts to these.

@@ -9,9 +9,10 @@ use crate::numeric::{ln_add_exp, log_sum_exp};
 /// A mixture of test martingales with money kept back for restarts:
 /// `M_j <- (M_j + omega_t) exp(min(l_j, clip))`, `E_t = cash + sum_j pi_j M_j`.
 ///
-/// Each `M_j` is a nonnegative supermartingale plus what is put in, and what is put in leaves the cash: `E_t` starts at 1 and is a
-/// supermartingale, so by Ville's inequality it ever passes `1/alpha` with probability at most `alpha`. Restarts keep old good
-/// behaviour from hiding a late regression (Shin, Ramdas, Rinaldo, e-detectors).
+/// Each `M_j` is a nonnegative supermartingale plus what is put in, and what is put in leaves the
+/// cash: `E_t` starts at 1 and is a supermartingale, so by Ville's inequality it ever passes
+/// `1/alpha` with probability at most `alpha`. Restarts keep old good behaviour from hiding a late
+/// regression (Shin, Ramdas, Rinaldo, e-detectors).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mixture {
@@ -25,7 +26,10 @@ pub struct Mixture {
 impl Mixture {
     /// All in cash, for this many bets.
     pub fn new(bets: usize) -> Self {
-        Self { ln_values: vec![f64::NEG_INFINITY; bets], cash: 1.0 }
+        Self {
+            ln_values: vec![f64::NEG_INFINITY; bets],
+            cash: 1.0,
+        }
     }
 
     /// How many bets.
@@ -55,7 +59,8 @@ impl Mixture {
         }
     }
 
-    /// Multiplies one tick's log e-values in, each clipped from above so that one scrape alone never decides.
+    /// Multiplies one tick's log e-values in, each clipped from above so that one scrape alone
+    /// never decides.
     pub fn multiply(&mut self, ln_e_values: impl Iterator<Item = f64>, clip: f64) {
         for (value, increment) in self.ln_values.iter_mut().zip(ln_e_values) {
             *value += increment.min(clip);
@@ -64,7 +69,11 @@ impl Mixture {
 
     /// `ln E_t` under the mixture's log weights.
     pub fn ln_value(&self, ln_weights: &[f64]) -> f64 {
-        let bets = self.ln_values.iter().zip(ln_weights).map(|(value, ln_weight)| value + ln_weight);
+        let bets = self
+            .ln_values
+            .iter()
+            .zip(ln_weights)
+            .map(|(value, ln_weight)| value + ln_weight);
         log_sum_exp(bets.chain(std::iter::once(self.cash.max(0.0).ln())))
     }
 }
@@ -88,7 +97,8 @@ const OVER_RESTARTS: f64 = 0.4;
 const RESTART_EVERY_SECONDS: f64 = 60.0;
 
 impl Funding {
-    /// What to put at stake at this tick, the `index`-th from 1, which starts `elapsed_seconds` into the rollout.
+    /// What to put at stake at this tick, the `index`-th from 1, which starts `elapsed_seconds`
+    /// into the rollout.
     pub fn due(
         &mut self,
         restarts: &Restarts,
@@ -98,7 +108,11 @@ impl Funding {
         warm_up_seconds: f64,
     ) -> f64 {
         match restarts {
-            Restarts::AtTicks(shares) => shares.iter().filter(|(tick, _)| *tick == index).map(|(_, share)| share).sum(),
+            Restarts::AtTicks(shares) => shares
+                .iter()
+                .filter(|(tick, _)| *tick == index)
+                .map(|(_, share)| share)
+                .sum(),
             Restarts::EveryMinute { longest_seconds } => {
                 let count = ((longest_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS)
                     .floor()
@@ -110,10 +124,16 @@ impl Funding {
                 }
                 if !self.warmed_up && !warm {
                     self.warmed_up = true;
-                    omega += if count >= 1.0 { AFTER_WARM_UP } else { AFTER_WARM_UP + OVER_RESTARTS };
+                    omega += if count >= 1.0 {
+                        AFTER_WARM_UP
+                    } else {
+                        AFTER_WARM_UP + OVER_RESTARTS
+                    };
                 }
                 if self.warmed_up && count >= 1.0 {
-                    let due = ((elapsed_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS).floor().clamp(0.0, count);
+                    let due = ((elapsed_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS)
+                        .floor()
+                        .clamp(0.0, count);
                     let paid = f64::from(self.restarts_paid);
                     if due > paid {
                         omega += (due - paid) * (OVER_RESTARTS / count);
@@ -135,7 +155,10 @@ impl Funding {
 
 /// Seconds from the rollout's beginning to the start of a tick; never negative.
 pub(crate) fn elapsed_seconds(began_ms: i64, tick: &Tick) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a span of milliseconds is far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a span of milliseconds is far below 2^53"
+    )]
     let elapsed_ms = tick.started_ms.saturating_sub(began_ms).max(0) as f64;
     elapsed_ms / 1000.0
 }
@@ -159,7 +182,14 @@ mod tests {
             (305, 6, 1195, 1),
             (298, 9, 1202, 0),
         ];
-        let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
+        let ln_e = [
+            -0.222_401_426,
+            0.361_508_127,
+            0.090_734_886_2,
+            1.481_768_57,
+            5.740_377_37,
+            10.338_027_5,
+        ];
         let cash = [0.4, 0.4, 0.3, 0.3, 0.2, 0.2];
         let restarts = Restarts::AtTicks(vec![(1, 0.6), (3, 0.1), (5, 0.1)]);
         let grid = Grid::published();
@@ -169,7 +199,12 @@ mod tests {
         for (index, (n_c, e_c, n_s, e_s)) in ticks.into_iter().enumerate() {
             mixture.fund(funding.due(&restarts, index as u64 + 1, 0.0, false, 0.0));
             let counts = Counts::new(n_c.into(), e_c.into(), n_s.into(), e_s.into());
-            mixture.multiply(grid.rho.iter().map(|rho| poisson(&counts, *rho, 1.1).at(5e-5)), 100_f64.ln());
+            mixture.multiply(
+                grid.rho
+                    .iter()
+                    .map(|rho| poisson(&counts, *rho, 1.1).at(5e-5)),
+                100_f64.ln(),
+            );
             let actual = mixture.ln_value(&ln_weights);
             nine_digits(actual, ln_e[index]);
             assert!((mixture.cash() - cash[index]).abs() < 1e-12);
@@ -179,12 +214,20 @@ mod tests {
 
     #[test]
     fn the_schedule_pays_out_everything_once() {
-        let restarts = Restarts::EveryMinute { longest_seconds: 3600.0 };
+        let restarts = Restarts::EveryMinute {
+            longest_seconds: 3600.0,
+        };
         let mut funding = Funding::default();
         let shares: Vec<f64> = (0..400_u32)
             .map(|tick| {
                 let elapsed = f64::from(tick) * 15.0;
-                funding.due(&restarts, u64::from(tick) + 1, elapsed, elapsed < 60.0, 60.0)
+                funding.due(
+                    &restarts,
+                    u64::from(tick) + 1,
+                    elapsed,
+                    elapsed < 60.0,
+                    60.0,
+                )
             })
             .collect();
         assert_eq!(shares[0], 0.1);
@@ -196,7 +239,9 @@ mod tests {
 
     #[test]
     fn without_a_warm_up_most_is_at_stake_from_the_start() {
-        let restarts = Restarts::EveryMinute { longest_seconds: 3600.0 };
+        let restarts = Restarts::EveryMinute {
+            longest_seconds: 3600.0,
+        };
         assert_eq!(Funding::default().due(&restarts, 1, 0.0, false, 0.0), 0.6);
     }
 
@@ -209,12 +254,15 @@ mod tests {
     }
 
     fn binomial(n: u32, k: u32, p: f64) -> f64 {
-        let ways: f64 = (0..k).map(|i| f64::from(n - i) / f64::from(i + 1)).product();
+        let ways: f64 = (0..k)
+            .map(|i| f64::from(n - i) / f64::from(i + 1))
+            .product();
         ways * p.powf(f64::from(k)) * (1.0 - p).powf(f64::from(n - k))
     }
 
     proptest! {
-        /// What Ville's inequality needs: whatever has happened so far, the next tick does not raise the process on the average.
+        /// What Ville's inequality needs: whatever has happened so far, the next tick does not
+        /// raise the process on the average.
         #[test]
         fn no_tick_on_the_null_raises_the_expectation(
             ln_values in prop::collection::vec(-20.0_f64..5.0, 8), cash in 0.0_f64..=1.0, omega in 0.0_f64..=1.0,

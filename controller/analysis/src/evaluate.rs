@@ -1,4 +1,5 @@
-//! The rule for anybody's counters: one tick in, one line out. The engine of `kubectl serin evaluate`, without its IO.
+//! The rule for anybody's counters: one tick in, one line out. The engine of `kubectl serin
+//! evaluate`, without its IO.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +7,9 @@ use crate::config::{ConfigError, EvidenceConfig, Grid, Restarts, Temper, within}
 use crate::counts::{Counts, PodCounts, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
 use crate::explain;
-use crate::judge::{Context, Forward, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence, RollBackCause, Verdict};
+use crate::judge::{
+    Context, Forward, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence, RollBackCause, Verdict,
+};
 
 /// The configuration as a user writes it; all optional, unknown keys refused.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -108,7 +111,10 @@ impl Config {
             rollback: self.rollback.clone().unwrap_or_else(Grid::published),
             promotion: promotion.rho.unwrap_or(defaults.promotion),
             plug_in: promotion.plugin,
-            restarts: self.restarts.clone().map_or(defaults.restarts, Restarts::AtTicks),
+            restarts: self
+                .restarts
+                .clone()
+                .map_or(defaults.restarts, Restarts::AtTicks),
             warm_up_seconds: self.warm_up_seconds.unwrap_or(defaults.warm_up_seconds),
             warm_up_delta: self.warm_up_delta.unwrap_or(defaults.warm_up_delta),
             ..EvidenceConfig::for_budget_fraction(defaults.budget_fraction)
@@ -126,7 +132,8 @@ pub struct TickLine {
     pub canary: ArmLine,
     /// What stable answered.
     pub stable: StableLine,
-    /// The canary's weight from 0 to 1, where it is known: a change of it ends a block of the budget.
+    /// The canary's weight from 0 to 1, where it is known: a change of it ends a block of the
+    /// budget.
     #[serde(default)]
     pub weight: Option<f64>,
 }
@@ -179,7 +186,10 @@ impl TickLine {
         if !(0.0..=LATEST_SECONDS).contains(&self.t) {
             return refuse(
                 "t",
-                format!("must be seconds since the beginning, from 0 to {LATEST_SECONDS:e}, not {}", self.t),
+                format!(
+                    "must be seconds since the beginning, from 0 to {LATEST_SECONDS:e}, not {}",
+                    self.t
+                ),
             );
         }
         if let Some(weight) = self.weight.filter(|weight| !(0.0..=1.0).contains(weight)) {
@@ -194,18 +204,36 @@ impl TickLine {
         ];
         for (field, value) in fields {
             if !is_count(value) {
-                return refuse(field, format!("must be a whole number from 0 to 2^53, not {value}"));
+                return refuse(
+                    field,
+                    format!("must be a whole number from 0 to 2^53, not {value}"),
+                );
             }
         }
         if self.canary.errors > self.canary.requests {
-            return refuse("canary.errors", format!("{} of {} requests", self.canary.errors, self.canary.requests));
+            return refuse(
+                "canary.errors",
+                format!(
+                    "{} of {} requests",
+                    self.canary.errors, self.canary.requests
+                ),
+            );
         }
         if self.stable.errors > self.stable.requests {
-            return refuse("stable.errors", format!("{} of {} requests", self.stable.errors, self.stable.requests));
+            return refuse(
+                "stable.errors",
+                format!(
+                    "{} of {} requests",
+                    self.stable.errors, self.stable.requests
+                ),
+            );
         }
         for pod in &self.stable.pods {
             if !(is_count(pod.requests) && is_count(pod.errors) && pod.errors <= pod.requests) {
-                return refuse("stable.pods", "must be whole numbers, and no more errors than requests".to_owned());
+                return refuse(
+                    "stable.pods",
+                    "must be whole numbers, and no more errors than requests".to_owned(),
+                );
             }
         }
         Ok(())
@@ -239,7 +267,8 @@ pub struct Line {
     pub why: String,
 }
 
-/// What the rule says to do. A rollout acts on the first `rollBack` or `promote`; the lines after it tell what would have been.
+/// What the rule says to do. A rollout acts on the first `rollBack` or `promote`; the lines after
+/// it tell what would have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LineVerdict {
@@ -305,18 +334,34 @@ impl Engine {
     /// The first field that is not a count.
     pub fn tick(&mut self, line: &TickLine) -> Result<Line, TickError> {
         line.validate()?;
-        #[expect(clippy::cast_possible_truncation, reason = "validated to be within 1e15 ms")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "validated to be within 1e15 ms"
+        )]
         let at_ms = (line.t * 1000.0).round() as i64;
         let started_ms = self.at_ms.unwrap_or(0);
-        let counts = Counts::new(line.canary.requests, line.canary.errors, line.stable.requests, line.stable.errors);
+        let counts = Counts::new(
+            line.canary.requests,
+            line.canary.errors,
+            line.stable.requests,
+            line.stable.errors,
+        );
         if self.at_ms.is_none_or(|last_ms| at_ms > last_ms) {
             if line.weight.is_some() && line.weight != self.weight {
                 self.weight = line.weight;
                 self.weight_changed_at_ms = started_ms;
             }
             let warm_up_ends_ms = milliseconds(self.bets.config().warm_up_seconds);
-            let context = TickContext { warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
-            let tick = Tick { started_ms, at_ms, counts, stable_pods: line.stable.pods.clone() };
+            let context = TickContext {
+                warm_up_ends_ms,
+                weight_changed_at_ms: self.weight_changed_at_ms,
+            };
+            let tick = Tick {
+                started_ms,
+                at_ms,
+                counts,
+                stable_pods: line.stable.pods.clone(),
+            };
             self.evidence.add(&self.bets, &tick, &context);
             self.at_ms = Some(at_ms);
             if counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
@@ -336,8 +381,11 @@ impl Engine {
         let at_ms = self.at_ms.unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "validated to be within 1e15 ms")]
         let elapsed_seconds = at_ms as f64 / 1000.0;
-        let requests_per_second =
-            if elapsed_seconds > 0.0 { self.evidence.totals.requests() / elapsed_seconds } else { 0.0 };
+        let requests_per_second = if elapsed_seconds > 0.0 {
+            self.evidence.totals.requests() / elapsed_seconds
+        } else {
+            0.0
+        };
         let context = Context {
             now_ms: at_ms,
             weight,
@@ -373,14 +421,27 @@ impl Engine {
             next_weight: weight,
             objectives: vec![told],
         };
-        Line { why: explain::because(&judgement, &self.judge, &context).join(" "), ..line }
+        Line {
+            why: explain::because(&judgement, &self.judge, &context).join(" "),
+            ..line
+        }
     }
 
     fn verdict(&self, told: &ObjectiveEvidence, counts: &Counts) -> Verdict {
-        let JudgeConfig { alpha, beta, calm_below, breach_from, .. } = self.judge;
+        let JudgeConfig {
+            alpha,
+            beta,
+            calm_below,
+            breach_from,
+            ..
+        } = self.judge;
         if told.ln_e >= -alpha.ln() {
             Verdict::RollBack(RollBackCause::Evidence)
-        } else if told.ln_e >= breach_from.ln() && self.allotment.is_some_and(|allotment| told.spent >= allotment) {
+        } else if told.ln_e >= breach_from.ln()
+            && self
+                .allotment
+                .is_some_and(|allotment| told.spent >= allotment)
+        {
             Verdict::RollBack(RollBackCause::Budget)
         } else if counts.canary_requests <= 0.0 {
             Verdict::Hold(HoldReason::NoTraffic)
@@ -395,12 +456,19 @@ impl Engine {
 
     fn told(&self, weight: f64) -> ObjectiveEvidence {
         let told = ObjectiveEvidence::of("Stable", &self.bets, &self.evidence, &self.judge, weight);
-        ObjectiveEvidence { allotment: self.allotment, fresh: true, ..told }
+        ObjectiveEvidence {
+            allotment: self.allotment,
+            fresh: true,
+            ..told
+        }
     }
 }
 
 fn milliseconds(seconds: f64) -> i64 {
-    #[expect(clippy::cast_possible_truncation, reason = "configured seconds are at most 1e9")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "configured seconds are at most 1e9"
+    )]
     {
         (seconds * 1000.0).round() as i64
     }

@@ -27,13 +27,26 @@ impl Bets {
     /// The first field that is out of its range.
     pub fn new(config: EvidenceConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let rollback_ln_weights = config.rollback.weights.iter().map(|weight| weight.ln()).collect();
+        let rollback_ln_weights = config
+            .rollback
+            .weights
+            .iter()
+            .map(|weight| weight.ln())
+            .collect();
         #[expect(clippy::cast_precision_loss, reason = "at most 32 bets")]
         let bets = config.promotion.len() as f64;
-        let shared = if config.plug_in.is_some() { 1.0 - PLUG_IN_WEIGHT } else { 1.0 };
+        let shared = if config.plug_in.is_some() {
+            1.0 - PLUG_IN_WEIGHT
+        } else {
+            1.0
+        };
         let mut promotion_ln_weights = vec![(shared / bets).ln(); config.promotion.len()];
         promotion_ln_weights.extend(config.plug_in.map(|_| PLUG_IN_WEIGHT.ln()));
-        Ok(Self { config, rollback_ln_weights, promotion_ln_weights })
+        Ok(Self {
+            config,
+            rollback_ln_weights,
+            promotion_ln_weights,
+        })
     }
 
     /// The configuration.
@@ -77,13 +90,15 @@ impl Bets {
 /// What the caller knows of a tick beside its counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TickContext {
-    /// A tick that starts before this is given the tolerance of the warm-up, and does not count for promotion.
+    /// A tick that starts before this is given the tolerance of the warm-up, and does not count for
+    /// promotion.
     pub warm_up_ends_ms: i64,
     /// When the weight last changed.
     pub weight_changed_at_ms: i64,
 }
 
-/// The evidence on one objective: serialisable, of fixed size (about 1.5 KB as JSON), exact across restarts.
+/// The evidence on one objective: serialisable, of fixed size (about 1.5 KB as JSON), exact across
+/// restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Evidence {
@@ -125,15 +140,17 @@ impl Evidence {
         }
     }
 
-    /// Takes in how the stable pods' errors clustered before the rollout: ticks in order, canary or not. Without this the temper starts at 1
-    /// and the first clusters of a rollout are taken for evidence.
+    /// Takes in how the stable pods' errors clustered before the rollout: ticks in order, canary or
+    /// not. Without this the temper starts at 1 and the first clusters of a rollout are taken for
+    /// evidence.
     pub fn learn_dispersion(&mut self, history: &[Tick]) {
         for tick in history {
             self.dispersion.add(&tick.stable_pods);
         }
     }
 
-    /// Whether this evidence was gathered with as many bets as these: otherwise it is of another configuration.
+    /// Whether this evidence was gathered with as many bets as these: otherwise it is of another
+    /// configuration.
     pub fn fits(&self, bets: &Bets) -> bool {
         let rollback = bets.rollback_ln_weights.len();
         self.rollback.len() == rollback
@@ -151,28 +168,47 @@ impl Evidence {
         self.ticks += 1;
         let warm = tick.started_ms < context.warm_up_ends_ms;
         let elapsed = elapsed_seconds(self.began_ms, tick);
-        let omega = self.funding.due(&config.restarts, self.ticks, elapsed, warm, config.warm_up_seconds);
+        let omega = self.funding.due(
+            &config.restarts,
+            self.ticks,
+            elapsed,
+            warm,
+            config.warm_up_seconds,
+        );
         self.rollback.fund(omega);
         self.cure.fund(omega);
-        // Of the ticks before this one only: a temper that looks at its own tick would not keep the theorem.
+        // Of the ticks before this one only: a temper that looks at its own tick would not keep the
+        // theorem.
         let k = self.k(config);
         if counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
             let clip = config.clip.unwrap_or(f64::INFINITY);
-            let delta = if warm { config.delta0.max(config.warm_up_delta) } else { config.delta0 };
-            let rollback = bets.worse(counts, config.rho0).map(|line| line.tempered(k).at(delta));
+            let delta = if warm {
+                config.delta0.max(config.warm_up_delta)
+            } else {
+                config.delta0
+            };
+            let rollback = bets
+                .worse(counts, config.rho0)
+                .map(|line| line.tempered(k).at(delta));
             self.rollback.multiply(rollback, clip);
-            // Young pods are the canary's: that they may fail more needs no tolerance when asking whether they fail less.
+            // Young pods are the canary's: that they may fail more needs no tolerance when asking
+            // whether they fail less.
             let exchanged = counts.exchanged();
-            let other_way = bets.worse(&exchanged, config.rho0).map(|line| line.tempered(k).at(config.delta0));
+            let other_way = bets
+                .worse(&exchanged, config.rho0)
+                .map(|line| line.tempered(k).at(config.delta0));
             self.cure.multiply(other_way, clip);
-            self.worse.add(bets.worse(counts, 1.0).map(|line| line.tempered(k)));
+            self.worse
+                .add(bets.worse(counts, 1.0).map(|line| line.tempered(k)));
             if !warm {
-                self.better.add(bets.better(counts).map(|line| line.tempered(k)));
+                self.better
+                    .add(bets.better(counts).map(|line| line.tempered(k)));
             }
         }
         self.dispersion.add(&tick.stable_pods);
         let usual_rate = self.usual_rate(config);
-        self.spent.charge(tick, context.weight_changed_at_ms, usual_rate);
+        self.spent
+            .charge(tick, context.weight_changed_at_ms, usual_rate);
         self.totals.add(counts);
         if self.at_weight_since_ms < context.weight_changed_at_ms {
             self.at_weight = Counts::default();
@@ -185,7 +221,10 @@ impl Evidence {
 
     /// The error rate that stable usually has: of history, else of this rollout so far, else none.
     pub fn usual_rate(&self, config: &EvidenceConfig) -> f64 {
-        config.plug_in.or_else(|| self.totals.stable_rate()).unwrap_or(0.0)
+        config
+            .plug_in
+            .or_else(|| self.totals.stable_rate())
+            .unwrap_or(0.0)
     }
 
     /// The temper that the next tick is divided by.
@@ -206,7 +245,8 @@ impl Evidence {
         self.rollback.ln_value(&bets.rollback_ln_weights)
     }
 
-    /// `ln E_t` with the arms exchanged: the evidence that stable is worse, and this release the cure.
+    /// `ln E_t` with the arms exchanged: the evidence that stable is worse, and this release the
+    /// cure.
     pub fn ln_e_cure(&self, bets: &Bets) -> f64 {
         self.cure.ln_value(&bets.rollback_ln_weights)
     }
@@ -221,22 +261,26 @@ impl Evidence {
         self.better.ln_value(&bets.promotion_ln_weights, delta)
     }
 
-    /// `U`: since the warm-up the canary's excess is below this, but for this chance of being wrong; 1 while nothing is known.
+    /// `U`: since the warm-up the canary's excess is below this, but for this chance of being
+    /// wrong; 1 while nothing is known.
     pub fn upper(&self, bets: &Bets, chance: f64) -> f64 {
         self.better.upper(&bets.promotion_ln_weights, -chance.ln())
     }
 
-    /// `L`: over the whole rollout the canary's excess is above this, but for this chance of being wrong; -1 while nothing is known.
+    /// `L`: over the whole rollout the canary's excess is above this, but for this chance of being
+    /// wrong; -1 while nothing is known.
     pub fn lower(&self, bets: &Bets, chance: f64) -> f64 {
         self.worse.lower(&bets.rollback_ln_weights, -chance.ln())
     }
 
-    /// `X`: the errors spent beyond what stable would have made; negative where the canary fails less.
+    /// `X`: the errors spent beyond what stable would have made; negative where the canary fails
+    /// less.
     pub fn excess_errors(&self, config: &EvidenceConfig) -> f64 {
         self.spent.excess_errors(self.usual_rate(config))
     }
 
-    /// The estimate of `p_c - p_s`, block by block so that drift cancels; nothing before both arms had requests.
+    /// The estimate of `p_c - p_s`, block by block so that drift cancels; nothing before both arms
+    /// had requests.
     pub fn excess(&self, config: &EvidenceConfig) -> Option<f64> {
         let both = self.totals.canary_requests > 0.0 && self.totals.stable_requests > 0.0;
         both.then(|| self.excess_errors(config) / self.totals.canary_requests)
@@ -248,12 +292,24 @@ mod tests {
     use super::*;
 
     fn tick(index: i64, counts: Counts) -> Tick {
-        Tick { started_ms: index * 15_000, at_ms: (index + 1) * 15_000, counts, stable_pods: vec![] }
+        Tick {
+            started_ms: index * 15_000,
+            at_ms: (index + 1) * 15_000,
+            counts,
+            stable_pods: vec![],
+        }
     }
 
-    const NO_WARM_UP: TickContext = TickContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
+    const NO_WARM_UP: TickContext = TickContext {
+        warm_up_ends_ms: 0,
+        weight_changed_at_ms: 0,
+    };
 
-    fn run(bets: &Bets, context: &TickContext, ticks: impl IntoIterator<Item = Counts>) -> Evidence {
+    fn run(
+        bets: &Bets,
+        context: &TickContext,
+        ticks: impl IntoIterator<Item = Counts>,
+    ) -> Evidence {
         let mut evidence = Evidence::new(bets, 0);
         for (index, counts) in ticks.into_iter().enumerate() {
             evidence.add(bets, &tick(i64::try_from(index).unwrap(), counts), context);
@@ -276,12 +332,26 @@ mod tests {
     #[test]
     fn the_warm_up_is_tolerance_and_not_blindness() {
         let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let warm = TickContext { warm_up_ends_ms: 60_000, weight_changed_at_ms: 0 };
+        let warm = TickContext {
+            warm_up_ends_ms: 60_000,
+            weight_changed_at_ms: 0,
+        };
         let spike = run(&bets, &warm, [Counts::new(150.0, 5.0, 1350.0, 1.0); 4]);
-        assert!(spike.ln_e(&bets) < 1.0, "a spike of 3 % is tolerated: {}", spike.ln_e(&bets));
+        assert!(
+            spike.ln_e(&bets) < 1.0,
+            "a spike of 3 % is tolerated: {}",
+            spike.ln_e(&bets)
+        );
         let broken = run(&bets, &warm, [Counts::new(150.0, 75.0, 1350.0, 1.0); 2]);
-        assert!(broken.ln_e(&bets) > 100_f64.ln(), "half of the requests failing is not: {}", broken.ln_e(&bets));
-        assert!(spike.excess_errors(bets.config()) > 19.0, "what the warm-up spends is charged");
+        assert!(
+            broken.ln_e(&bets) > 100_f64.ln(),
+            "half of the requests failing is not: {}",
+            broken.ln_e(&bets)
+        );
+        assert!(
+            spike.excess_errors(bets.config()) > 19.0,
+            "what the warm-up spends is charged"
+        );
         assert_eq!(spike.upper(&bets, 0.05), 1.0, "and it promotes nothing");
     }
 
@@ -289,8 +359,11 @@ mod tests {
     fn the_state_is_small_and_survives_json_exactly() {
         let config = EvidenceConfig::default().with_history(5e-4);
         let bets = Bets::new(config).unwrap();
-        let evidence =
-            run(&bets, &NO_WARM_UP, (0..500).map(|i| Counts::new(151.0, f64::from(i % 3), 1349.0, f64::from(i % 2))));
+        let evidence = run(
+            &bets,
+            &NO_WARM_UP,
+            (0..500).map(|i| Counts::new(151.0, f64::from(i % 3), 1349.0, f64::from(i % 2))),
+        );
         let json = serde_json::to_string(&evidence).unwrap();
         assert!(json.len() < 2048, "{} bytes", json.len());
         assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
@@ -304,9 +377,16 @@ mod tests {
         let mut evidence = Evidence::new(&bets, 0);
         let counts = Counts::new(5.0, 0.0, 95.0, 0.0);
         evidence.add(&bets, &tick(0, counts), &NO_WARM_UP);
-        let changed = TickContext { weight_changed_at_ms: 20_000, ..NO_WARM_UP };
+        let changed = TickContext {
+            weight_changed_at_ms: 20_000,
+            ..NO_WARM_UP
+        };
         evidence.add(&bets, &tick(1, counts), &changed);
-        assert_eq!(evidence.at_weight, Counts::default(), "the tick in which the weight changed is of neither");
+        assert_eq!(
+            evidence.at_weight,
+            Counts::default(),
+            "the tick in which the weight changed is of neither"
+        );
         evidence.add(&bets, &tick(2, counts), &changed);
         assert_eq!(evidence.at_weight, counts);
     }
@@ -316,10 +396,19 @@ mod tests {
         let bets = Bets::new(EvidenceConfig::default()).unwrap();
         let mut evidence = Evidence::new(&bets, 0);
         let pods = vec![
-            crate::counts::PodCounts { requests: 500.0, errors: 9.0 },
-            crate::counts::PodCounts { requests: 500.0, errors: 0.0 },
+            crate::counts::PodCounts {
+                requests: 500.0,
+                errors: 9.0,
+            },
+            crate::counts::PodCounts {
+                requests: 500.0,
+                errors: 0.0,
+            },
         ];
-        let clustered = Tick { stable_pods: pods, ..tick(0, Counts::new(150.0, 9.0, 1000.0, 9.0)) };
+        let clustered = Tick {
+            stable_pods: pods,
+            ..tick(0, Counts::new(150.0, 9.0, 1000.0, 9.0))
+        };
         evidence.add(&bets, &clustered, &NO_WARM_UP);
         let untempered = run(&bets, &NO_WARM_UP, [clustered.counts]);
         assert_eq!(evidence.ln_e(&bets), untempered.ln_e(&bets));

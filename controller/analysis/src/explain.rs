@@ -1,19 +1,28 @@
 //! What an operator reads: counts first, the comparison second, the guarantee last.
 //!
-//! Never a sentence that sounds like "99 % sure that it is bad": what is bounded is how often a good release is rolled back.
+//! Never a sentence that sounds like "99 % sure that it is bad": what is bounded is how often a
+//! good release is rolled back.
 
 use crate::latency::{EdgeEvidence, GUARD_SHARE, GuardEvidence};
 use crate::verdict::{
-    Context, Forward, FreezeReason, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence, RollBackCause, Verdict,
+    Context, Forward, FreezeReason, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence,
+    RollBackCause, Verdict,
 };
 
 /// A number with thousands separators; below 100 up to one decimal, where it has one.
 pub fn thousands(value: f64) -> String {
-    let text =
-        if value.abs() < 100.0 && value.fract().abs() > 1e-9 { format!("{value:.1}") } else { format!("{value:.0}") };
+    let text = if value.abs() < 100.0 && value.fract().abs() > 1e-9 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    };
     let text = text.strip_suffix(".0").map(str::to_owned).unwrap_or(text);
-    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
-    let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
+    let (sign, digits) = text
+        .strip_prefix('-')
+        .map_or(("", text.as_str()), |digits| ("-", digits));
+    let (whole, fraction) = digits
+        .split_once('.')
+        .map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
     let mut grouped = String::from(sign);
     for (index, digit) in whole.chars().enumerate() {
         if index > 0 && (whole.len() - index).is_multiple_of(3) {
@@ -33,7 +42,8 @@ pub fn percent(fraction: f64) -> String {
     format!("{} %", significant(fraction * 100.0))
 }
 
-/// A part of a whole in percent: to a tenth of a percent, and below that with two significant digits, so that little is not told as nothing.
+/// A part of a whole in percent: to a tenth of a percent, and below that with two significant
+/// digits, so that little is not told as nothing.
 pub fn share(fraction: f64) -> String {
     const LEAST: f64 = 1e-4;
     let percent = fraction * 100.0;
@@ -50,12 +60,15 @@ pub fn share(fraction: f64) -> String {
         } else {
             3
         };
-        format!("{percent:.decimals$}").trim_end_matches('0').to_owned()
+        format!("{percent:.decimals$}")
+            .trim_end_matches('0')
+            .to_owned()
     };
     format!("{text} %")
 }
 
-/// Up to three significant digits below 100 and all digits above, or five where it is close to 100, as objectives are.
+/// Up to three significant digits below 100 and all digits above, or five where it is close to 100,
+/// as objectives are.
 fn significant(value: f64) -> String {
     const NOTHING: f64 = 1e-9;
     let size = value.abs();
@@ -69,12 +82,20 @@ fn significant(value: f64) -> String {
         4
     };
     let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 /// Requests a second; few of them with the digits that tell them from none.
 pub fn rate(requests_per_second: f64) -> String {
-    if requests_per_second < 1.0 { significant(requests_per_second) } else { thousands(requests_per_second) }
+    if requests_per_second < 1.0 {
+        significant(requests_per_second)
+    } else {
+        thousands(requests_per_second)
+    }
 }
 
 /// A duration as people say it: `40 s`, `6 min`, `2.5 h`, `9.2 days`.
@@ -98,7 +119,9 @@ pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
     let counts = &evidence.counts;
     let expected = counts
         .expected_canary_errors()
-        .map_or_else(String::new, |expected| format!(" (about {} expected)", thousands(expected)));
+        .map_or_else(String::new, |expected| {
+            format!(" (about {} expected)", thousands(expected))
+        });
     format!(
         "the canary failed {} of {} requests; stable failed {} of {}{expected}.",
         thousands(counts.canary_errors),
@@ -112,7 +135,11 @@ pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
 pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
     let allotment = evidence.allotment.filter(|allotment| *allotment > 0.0)?;
     // Few are told with a tenth: they are what stands behind a small share.
-    let spent = if evidence.spent < 10.0 { (evidence.spent * 10.0).round() / 10.0 } else { evidence.spent.round() };
+    let spent = if evidence.spent < 10.0 {
+        (evidence.spent * 10.0).round() / 10.0
+    } else {
+        evidence.spent.round()
+    };
     Some(format!(
         "This rollout has used {} of its {} allotted errors ({}).",
         thousands(spent),
@@ -121,7 +148,8 @@ pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
     ))
 }
 
-/// "Undecided: worst case still +1.5x budget burn, limit 0.5x. About 38,000 more requests (6 min at 100 rps)."
+/// "Undecided: worst case still +1.5x budget burn, limit 0.5x. About 38,000 more requests (6 min at
+/// 100 rps)."
 pub fn undecided_sentence(evidence: &ObjectiveEvidence, requests_per_second: f64) -> String {
     let burn = |excess: f64| significant((excess / evidence.budget_fraction * 10.0).round() / 10.0);
     let worst = if evidence.upper >= 1.0 {
@@ -133,15 +161,28 @@ pub fn undecided_sentence(evidence: &ObjectiveEvidence, requests_per_second: f64
             burn(evidence.upper)
         )
     };
-    let needed = evidence.needed_requests.filter(|needed| *needed > 0.0).map_or_else(String::new, |needed| {
-        let time = if requests_per_second > 0.0 {
-            format!(" ({} at {} rps)", duration(needed / requests_per_second), thousands(requests_per_second.round()))
-        } else {
-            String::new()
-        };
-        format!(" About {} more requests{time}.", thousands(two_digits(needed)))
-    });
-    format!("Undecided: {worst}, limit {}x.{needed}", burn(evidence.margin))
+    let needed = evidence
+        .needed_requests
+        .filter(|needed| *needed > 0.0)
+        .map_or_else(String::new, |needed| {
+            let time = if requests_per_second > 0.0 {
+                format!(
+                    " ({} at {} rps)",
+                    duration(needed / requests_per_second),
+                    thousands(requests_per_second.round())
+                )
+            } else {
+                String::new()
+            };
+            format!(
+                " About {} more requests{time}.",
+                thousands(two_digits(needed))
+            )
+        });
+    format!(
+        "Undecided: {worst}, limit {}x.{needed}",
+        burn(evidence.margin)
+    )
 }
 
 /// `E = 311 (rolls back at 100)`, the bounds and the tolerances: for those who ask.
@@ -151,7 +192,9 @@ pub fn details(evidence: &ObjectiveEvidence, alpha: f64) -> String {
         evidence.name,
         e_value(evidence.ln_e),
         thousands((1.0 / alpha).round()),
-        evidence.excess.map_or_else(|| "unknown".to_owned(), percent),
+        evidence
+            .excess
+            .map_or_else(|| "unknown".to_owned(), percent),
         percent(evidence.lower),
         percent(evidence.upper),
         percent(evidence.margin),
@@ -159,7 +202,8 @@ pub fn details(evidence: &ObjectiveEvidence, alpha: f64) -> String {
     )
 }
 
-/// An e-value for people, from its logarithm; what is beyond a million million is told as a power of ten.
+/// An e-value for people, from its logarithm; what is beyond a million million is told as a power
+/// of ten.
 pub fn e_value(ln_e: f64) -> String {
     const HUGE: f64 = 27.6;
     if ln_e > HUGE {
@@ -179,7 +223,11 @@ fn two_digits(value: f64) -> f64 {
 }
 
 /// The sentences for a verdict, the most important one first.
-pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Context) -> Vec<String> {
+pub(crate) fn because(
+    judgement: &Judgement,
+    config: &JudgeConfig,
+    context: &Context,
+) -> Vec<String> {
     let mut sentences = match judgement.verdict {
         Verdict::RollBack(cause) => rolled_back(judgement, cause, config, context),
         Verdict::Hold(reason) => {
@@ -202,20 +250,28 @@ pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Con
                 judgement,
                 reason,
                 context,
-                &format!("Stepping down from {} to {}.", percent(context.weight), percent(next)),
+                &format!(
+                    "Stepping down from {} to {}.",
+                    percent(context.weight),
+                    percent(next)
+                ),
             )]
         }
         Verdict::Freeze(reason) => vec![frozen(judgement, reason, context)],
         Verdict::GoOnCure(forward) => {
-            let mut sentences =
-                vec!["Stable is demonstrably the worse one: this release is the cure, and goes on.".to_owned()];
+            let mut sentences = vec![
+                "Stable is demonstrably the worse one: this release is the cure, and goes on."
+                    .to_owned(),
+            ];
             sentences.extend(went_forward(judgement, forward, config, context));
             sentences
         }
         Verdict::Forward(forward) => went_forward(judgement, forward, config, context),
         Verdict::Inconclusive => {
-            let mut sentences =
-                vec![format!("Inconclusive after {}: a person must decide.", duration(context.elapsed_seconds))];
+            let mut sentences = vec![format!(
+                "Inconclusive after {}: a person must decide.",
+                duration(context.elapsed_seconds)
+            )];
             sentences.extend(went_forward(judgement, Forward::Continue, config, context));
             sentences
         }
@@ -223,7 +279,11 @@ pub(crate) fn because(judgement: &Judgement, config: &JudgeConfig, context: &Con
     for evidence in &judgement.objectives {
         let told = matches!(
             judgement.verdict,
-            Verdict::RollBack(RollBackCause::Budget) | Verdict::StepDown { reason: HoldReason::BudgetLeft, .. }
+            Verdict::RollBack(RollBackCause::Budget)
+                | Verdict::StepDown {
+                    reason: HoldReason::BudgetLeft,
+                    ..
+                }
         );
         if !told {
             sentences.extend(budget_sentence(evidence));
@@ -248,11 +308,17 @@ pub fn edge(seconds: f64) -> String {
     }
 }
 
-/// "240 of 3,000 requests of the canary took longer than 300 ms; of stable's 900 of 27,000 (about 100 expected)."
+/// "240 of 3,000 requests of the canary took longer than 300 ms; of stable's 900 of 27,000 (about
+/// 100 expected)."
 pub fn slower_sentence(EdgeEvidence { seconds, counts }: &EdgeEvidence) -> String {
-    let expected = counts.expected_canary_errors().map_or_else(String::new, |expected| {
-        format!(" (about {} expected)", thousands((expected * 10.0).round() / 10.0))
-    });
+    let expected = counts
+        .expected_canary_errors()
+        .map_or_else(String::new, |expected| {
+            format!(
+                " (about {} expected)",
+                thousands((expected * 10.0).round() / 10.0)
+            )
+        });
     format!(
         "{} of {} requests of the canary took longer than {}; of stable's {} of {}{expected}.",
         thousands(counts.canary_errors),
@@ -274,30 +340,57 @@ fn slower(judgement: &Judgement) -> Option<(&ObjectiveEvidence, &GuardEvidence, 
 
 /// The objective with the strongest evidence against the canary.
 fn worst(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
-    judgement.objectives.iter().max_by(|one, other| one.ln_e.total_cmp(&other.ln_e))
+    judgement
+        .objectives
+        .iter()
+        .max_by(|one, other| one.ln_e.total_cmp(&other.ln_e))
 }
 
 /// The objective that is furthest from promotion.
 fn slowest(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
-    judgement.objectives.iter().min_by(|one, other| one.ln_m_good.total_cmp(&other.ln_m_good))
+    judgement
+        .objectives
+        .iter()
+        .min_by(|one, other| one.ln_m_good.total_cmp(&other.ln_m_good))
 }
 
-fn rolled_back(judgement: &Judgement, cause: RollBackCause, config: &JudgeConfig, context: &Context) -> Vec<String> {
-    let Some(evidence) = worst(judgement) else { return Vec::new() };
+fn rolled_back(
+    judgement: &Judgement,
+    cause: RollBackCause,
+    config: &JudgeConfig,
+    context: &Context,
+) -> Vec<String> {
+    let Some(evidence) = worst(judgement) else {
+        return Vec::new();
+    };
     // By then the traffic may have been taken off pods that are gone.
-    let at = if context.weight > 0.0 { format!(" at {}", percent(context.weight)) } else { String::new() };
+    let at = if context.weight > 0.0 {
+        format!(" at {}", percent(context.weight))
+    } else {
+        String::new()
+    };
     // What has the larger part in the mean is what is told.
-    let is_more = |guard: &GuardEvidence| guard.rolls_back && guard.ln_e + GUARD_SHARE.ln() > evidence.ln_e;
+    let is_more =
+        |guard: &GuardEvidence| guard.rolls_back && guard.ln_e + GUARD_SHARE.ln() > evidence.ln_e;
     let by_guard = slower(judgement).filter(|(_, guard, _)| is_more(guard));
-    let counts = by_guard.map_or_else(|| counts_sentence(evidence), |(_, _, edge)| slower_sentence(edge));
+    let counts = by_guard.map_or_else(
+        || counts_sentence(evidence),
+        |(_, _, edge)| slower_sentence(edge),
+    );
     let mut sentences = vec![format!("Rolled back{at}: {counts}")];
     if by_guard.is_none() && evidence.lower > 0.0 {
-        sentences.push(format!("The canary adds at least {} points of errors.", significant(evidence.lower * 100.0)));
+        sentences.push(format!(
+            "The canary adds at least {} points of errors.",
+            significant(evidence.lower * 100.0)
+        ));
     }
     let one_in = |threshold: f64| format!("at most 1 time in {}", thousands(threshold.round()));
     match cause {
         RollBackCause::Evidence => {
-            sentences.push(format!("Evidence this strong rolls back a good release {}.", one_in(1.0 / config.alpha)));
+            sentences.push(format!(
+                "Evidence this strong rolls back a good release {}.",
+                one_in(1.0 / config.alpha)
+            ));
         }
         RollBackCause::Budget => {
             sentences.extend(judgement.objectives.iter().filter_map(budget_sentence));
@@ -317,10 +410,18 @@ fn rolled_back(judgement: &Judgement, cause: RollBackCause, config: &JudgeConfig
 }
 
 fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str) -> String {
-    let of = judgement.objectives.iter().find(|of| of.hold.is_some_and(|(holds, _)| holds == reason));
+    let of = judgement
+        .objectives
+        .iter()
+        .find(|of| of.hold.is_some_and(|(holds, _)| holds == reason));
     let name = of.map_or("", |of| of.name.as_str());
-    let since_ms = of.and_then(|of| of.hold).map_or(context.now_ms, |(_, since_ms)| since_ms);
-    #[expect(clippy::cast_precision_loss, reason = "a span of milliseconds is far below 2^53")]
+    let since_ms = of
+        .and_then(|of| of.hold)
+        .map_or(context.now_ms, |(_, since_ms)| since_ms);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a span of milliseconds is far below 2^53"
+    )]
     let lasted = duration(context.now_ms.saturating_sub(since_ms).max(0) as f64 / 1000.0);
     let happened = match reason {
         HoldReason::Unreachable => format!("The metrics of {name} could not be read for {lasted}."),
@@ -329,13 +430,22 @@ fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str
         HoldReason::NoData => format!("{name} has had no data for {lasted}."),
         HoldReason::Stale => format!("The last sample of {name} is {lasted} old."),
         HoldReason::NoTraffic => format!("No requests reached the canary for {lasted}."),
-        HoldReason::Slower => format!("The canary is slower than stable by the latency guard of {name}."),
+        HoldReason::Slower => {
+            format!("The canary is slower than stable by the latency guard of {name}.")
+        }
         HoldReason::NothingToCompare => format!(
             "The latency guard of {name} has had no bucket that canary and stable both have for {lasted}: their histograms differ, or are not there."
         ),
         HoldReason::BudgetLeft => {
-            let spent = judgement.objectives.iter().filter_map(budget_sentence).collect::<Vec<_>>().join(" ");
-            return format!("{spent} The worst case at this weight no longer fits what is left. {what}");
+            let spent = judgement
+                .objectives
+                .iter()
+                .filter_map(budget_sentence)
+                .collect::<Vec<_>>()
+                .join(" ");
+            return format!(
+                "{spent} The worst case at this weight no longer fits what is left. {what}"
+            );
         }
         HoldReason::UnverifiedSelector => {
             format!(
@@ -350,7 +460,11 @@ fn frozen(judgement: &Judgement, reason: FreezeReason, context: &Context) -> Str
     match reason {
         FreezeReason::ServiceGuard => {
             let rate = context.guard.map_or_else(String::new, |guard| {
-                format!(" ({}x over {})", significant(guard.long_rate), duration(guard.pair.long_seconds.into()))
+                format!(
+                    " ({}x over {})",
+                    significant(guard.long_rate),
+                    duration(guard.pair.long_seconds.into())
+                )
             });
             // What can be said of the canary is what was not found, no more.
             let alike = if judgement.ln_e < 5_f64.ln() {
@@ -361,16 +475,28 @@ fn frozen(judgement: &Judgement, reason: FreezeReason, context: &Context) -> Str
             format!("The service is burning its error budget{rate}, {alike}")
         }
         FreezeReason::BudgetSpent => {
-            "No error budget is left for a rollout: frozen until it recovers or a person lifts it.".to_owned()
+            "No error budget is left for a rollout: frozen until it recovers or a person lifts it."
+                .to_owned()
         }
     }
 }
 
-fn went_forward(judgement: &Judgement, forward: Forward, config: &JudgeConfig, context: &Context) -> Vec<String> {
-    let Some(evidence) = slowest(judgement) else { return Vec::new() };
+fn went_forward(
+    judgement: &Judgement,
+    forward: Forward,
+    config: &JudgeConfig,
+    context: &Context,
+) -> Vec<String> {
+    let Some(evidence) = slowest(judgement) else {
+        return Vec::new();
+    };
     match forward {
         Forward::Promote => vec![
-            format!("Promoted at {}: {}", percent(context.weight), counts_sentence(evidence)),
+            format!(
+                "Promoted at {}: {}",
+                percent(context.weight),
+                counts_sentence(evidence)
+            ),
             format!(
                 "The canary adds less than {} points of errors. A release that adds as much is promoted at most 1 time in {}.",
                 significant(evidence.margin * 100.0),
@@ -378,7 +504,12 @@ fn went_forward(judgement: &Judgement, forward: Forward, config: &JudgeConfig, c
             ),
         ],
         Forward::Step { next } => {
-            vec![format!("From {} to {}: {}", percent(context.weight), percent(next), counts_sentence(evidence))]
+            vec![format!(
+                "From {} to {}: {}",
+                percent(context.weight),
+                percent(next),
+                counts_sentence(evidence)
+            )]
         }
         Forward::Continue => {
             let proven = evidence.needed_requests == Some(0.0);
@@ -414,12 +545,23 @@ mod tests {
         assert_eq!(percent(0.005), "0.5 %");
         assert_eq!(percent(1.0), "100 %");
         assert_eq!(significant(0.310_363), "0.31");
-        let shares = [(37.0 / 5184.0, "0.7 %"), (0.000_431, "0.043 %"), (0.000_999_9, "0.1 %"), (0.000_04, "0.004 %")];
+        let shares = [
+            (37.0 / 5184.0, "0.7 %"),
+            (0.000_431, "0.043 %"),
+            (0.000_999_9, "0.1 %"),
+            (0.000_04, "0.004 %"),
+        ];
         for (fraction, text) in shares {
             assert_eq!(share(fraction), text);
         }
-        assert_eq!([0.0, 1e-9, 1.234, 0.000_001_2].map(share), ["0 %", "under 0.0001 %", "123.4 %", "0.00012 %"]);
-        assert_eq!([0.02, 0.8, 1.0, 120.4, 12_000.0].map(rate), ["0.02", "0.8", "1", "120", "12,000"]);
+        assert_eq!(
+            [0.0, 1e-9, 1.234, 0.000_001_2].map(share),
+            ["0 %", "under 0.0001 %", "123.4 %", "0.00012 %"]
+        );
+        assert_eq!(
+            [0.02, 0.8, 1.0, 120.4, 12_000.0].map(rate),
+            ["0.02", "0.8", "1", "120", "12,000"]
+        );
         assert_eq!(duration(40.0), "40 s");
         assert_eq!(duration(380.0), "6 min");
         assert_eq!(duration(9000.0), "2.5 h");

@@ -3,7 +3,10 @@
 /// Fails unless the value rounds to the expected one at its ninth significant digit.
 pub(crate) fn nine_digits(actual: f64, expected: f64) {
     let unit = 10_f64.powf(expected.abs().log10().floor() - 8.0);
-    assert!((actual - expected).abs() <= 0.500_001 * unit, "{actual} is not {expected} to nine digits");
+    assert!(
+        (actual - expected).abs() <= 0.500_001 * unit,
+        "{actual} is not {expected} to nine digits"
+    );
 }
 
 #[test]

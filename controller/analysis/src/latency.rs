@@ -1,11 +1,14 @@
 //! Latency objectives: the bad event is "slower than the threshold".
 //!
-//! Of a histogram the bucket that ends at the threshold counts the good requests ([`crate::Kind::Good`]) and `_count` all of them
-//! ([`crate::Kind::Total`]), under one series name; bad are the others.
+//! Of a histogram the bucket that ends at the threshold counts the good requests
+//! ([`crate::Kind::Good`]) and `_count` all of them ([`crate::Kind::Total`]), under one series
+//! name; bad are the others.
 
 mod guard;
 
-pub use guard::{EdgeEvidence, EdgeState, GUARD_SHARE, GuardEvidence, GuardState, LatencyGuard, MOST_EDGES};
+pub use guard::{
+    EdgeEvidence, EdgeState, GUARD_SHARE, GuardEvidence, GuardState, LatencyGuard, MOST_EDGES,
+};
 
 /// The threshold is not an edge of a bucket, so that nothing counts what is slower than it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -30,17 +33,24 @@ fn choices(below: Option<&f64>, above: Option<&f64>) -> String {
 /// How close an edge must be to the threshold: labels are decimal texts of doubles.
 const SAME_EDGE: f64 = 1e-9;
 
-/// The edge of a classic histogram that is the threshold. `edges` are the values of the label `le`, in seconds.
+/// The edge of a classic histogram that is the threshold. `edges` are the values of the label `le`,
+/// in seconds.
 ///
 /// # Errors
 /// [`NoSuchEdge`] with the closest edges, where the threshold is between two of them.
 pub fn edge_at(edges: &[f64], threshold: f64) -> Result<f64, NoSuchEdge> {
     let finite = || edges.iter().copied().filter(|edge| edge.is_finite());
-    finite().find(|edge| (edge - threshold).abs() <= SAME_EDGE * threshold.abs()).ok_or_else(|| NoSuchEdge {
-        threshold,
-        below: finite().filter(|edge| *edge < threshold).max_by(f64::total_cmp),
-        above: finite().filter(|edge| *edge > threshold).min_by(f64::total_cmp),
-    })
+    finite()
+        .find(|edge| (edge - threshold).abs() <= SAME_EDGE * threshold.abs())
+        .ok_or_else(|| NoSuchEdge {
+            threshold,
+            below: finite()
+                .filter(|edge| *edge < threshold)
+                .max_by(f64::total_cmp),
+            above: finite()
+                .filter(|edge| *edge > threshold)
+                .min_by(f64::total_cmp),
+        })
 }
 
 #[cfg(test)]
@@ -51,8 +61,14 @@ mod tests {
     fn a_threshold_between_two_edges_is_refused_with_both() {
         let edges = [0.1, 0.25, 0.5, f64::INFINITY];
         assert_eq!(edge_at(&edges, 0.25), Ok(0.25));
-        assert_eq!(edge_at(&edges, 0.3).unwrap_err().to_string(), "no bucket ends at 0.3 s: choose 0.25 or 0.5");
-        assert_eq!(edge_at(&edges, 2.0).unwrap_err().to_string(), "no bucket ends at 2 s: choose 0.5");
+        assert_eq!(
+            edge_at(&edges, 0.3).unwrap_err().to_string(),
+            "no bucket ends at 0.3 s: choose 0.25 or 0.5"
+        );
+        assert_eq!(
+            edge_at(&edges, 2.0).unwrap_err().to_string(),
+            "no bucket ends at 2 s: choose 0.5"
+        );
         assert_eq!(
             edge_at(&[], 2.0).unwrap_err().to_string(),
             "no bucket ends at 2 s: choose another metric: it has no buckets"

@@ -9,16 +9,20 @@
 //!    the error budget spent ([`budget`]).
 //! 3. [`judge`] reads the decision table, [`explain`] tells the verdict in counts.
 //!
-//! Nothing in here has a clock, does IO or draws a random number, so that replaying the same samples
-//! always gives the same verdict, and everything that must survive a restart is in one small
-//! serialisable value, [`ObjectiveState`].
+//! Nothing in here has a clock, does IO or draws a random number, so that replaying the same
+//! samples always gives the same verdict, and everything that must survive a restart is in one
+//! small serialisable value, [`ObjectiveState`].
 //!
 //! What is a theorem here: with counts that are independent Bernoulli (or Poisson) trials given the
-//! past, the rollback process is a supermartingale under the null hypothesis, so by Ville's inequality
-//! a good release is rolled back by it with probability at most `alpha`, however often one looks. What is a
-//! heuristic: the overdispersion factor `k` estimated from data, where the trials are not independent.
+//! past, the rollback process is a supermartingale under the null hypothesis, so by Ville's
+//! inequality a good release is rolled back by it with probability at most `alpha`, however often
+//! one looks. What is a heuristic: the overdispersion factor `k` estimated from data, where the
+//! trials are not independent.
 
-#![cfg_attr(test, expect(clippy::float_cmp, reason = "tests compare doubles that must be exact"))]
+#![cfg_attr(
+    test,
+    expect(clippy::float_cmp, reason = "tests compare doubles that must be exact")
+)]
 
 pub mod bernoulli;
 pub mod bet;

@@ -19,9 +19,11 @@ pub struct ObjectiveConfig {
     pub evidence: EvidenceConfig,
     /// How samples become rounds.
     pub counters: CounterConfig,
-    /// An arm whose last sample is older than this is stale; one without a request for this long has no traffic.
+    /// An arm whose last sample is older than this is stale; one without a request for this long
+    /// has no traffic.
     pub stale_after_ms: i64,
-    /// How long after its timestamp a sample is taken to be visible, where there are several sources.
+    /// How long after its timestamp a sample is taken to be visible, where there are several
+    /// sources.
     pub settle_ms: i64,
     /// Whether it is known, from history or by a person's word, that the error selector is right.
     pub selector_verified: bool,
@@ -49,9 +51,14 @@ impl ObjectiveConfig {
             name: name.into(),
             weight: 1.0,
             evidence: EvidenceConfig::for_budget_fraction(1.0 - target),
-            counters: CounterConfig { scrape_interval_ms, ..CounterConfig::default() },
+            counters: CounterConfig {
+                scrape_interval_ms,
+                ..CounterConfig::default()
+            },
             // Three scrapes missed, of samples that are shown as late as can be.
-            stale_after_ms: scrape_interval_ms.saturating_mul(3).saturating_add(settle_ms),
+            stale_after_ms: scrape_interval_ms
+                .saturating_mul(3)
+                .saturating_add(settle_ms),
             settle_ms,
             selector_verified: false,
         }
@@ -65,7 +72,8 @@ impl Default for ObjectiveConfig {
     }
 }
 
-/// All that must survive a restart: serialisable, below 2 KB of JSON, bounded however long the rollout and however many the pods.
+/// All that must survive a restart: serialisable, below 2 KB of JSON, bounded however long the
+/// rollout and however many the pods.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectiveState {
@@ -88,7 +96,8 @@ pub struct ObjectiveState {
 /// What the caller knows beside the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoundContext {
-    /// When the canary's pods are no longer young: a minute after they began, unless configured otherwise.
+    /// When the canary's pods are no longer young: a minute after they began, unless configured
+    /// otherwise.
     pub warm_up_ends_ms: i64,
     /// When the weight last changed.
     pub weight_changed_at_ms: i64,
@@ -129,7 +138,10 @@ impl Objective {
     ///
     /// # Errors
     /// The first field of the configuration that is out of its range.
-    pub fn begin(config: ObjectiveConfig, began_ms: i64) -> Result<(Self, ObjectiveState), ConfigError> {
+    pub fn begin(
+        config: ObjectiveConfig,
+        began_ms: i64,
+    ) -> Result<(Self, ObjectiveState), ConfigError> {
         validate(&config)?;
         let bets = Bets::new(config.evidence.clone())?;
         let state = ObjectiveState {
@@ -142,7 +154,14 @@ impl Objective {
             not_a_number_at_ms: None,
         };
         let counters = Counters::resume(config.counters, began_ms, began_ms);
-        Ok((Self { config, bets, counters }, state))
+        Ok((
+            Self {
+                config,
+                bets,
+                counters,
+            },
+            state,
+        ))
     }
 
     /// Goes on where the state ends. The next feed needs the samples since [`Self::read_from_ms`].
@@ -155,8 +174,13 @@ impl Objective {
         if !state.evidence.fits(&bets) {
             return Err(ResumeError::OtherBets);
         }
-        let counters = Counters::resume(config.counters, state.evidence.began_ms, state.round_at_ms);
-        Ok(Self { config, bets, counters })
+        let counters =
+            Counters::resume(config.counters, state.evidence.began_ms, state.round_at_ms);
+        Ok(Self {
+            config,
+            bets,
+            counters,
+        })
     }
 
     /// The configuration.
@@ -174,12 +198,14 @@ impl Objective {
         self.counters.read_from_ms()
     }
 
-    /// Up to when samples are taken to be visible: [`Feed::settled_ms`] for a clock that shows `now_ms`.
+    /// Up to when samples are taken to be visible: [`Feed::settled_ms`] for a clock that shows
+    /// `now_ms`.
     pub fn settled_ms(&self, now_ms: i64) -> i64 {
         now_ms.saturating_sub(self.config.settle_ms)
     }
 
-    /// Uses another scrape interval from the next observation on, and the limits that follow from it. The evidence so far stays.
+    /// Uses another scrape interval from the next observation on, and the limits that follow from
+    /// it. The evidence so far stays.
     pub fn set_timing(&mut self, timing: Timing) {
         self.config.counters = timing.counters;
         self.config.settle_ms = timing.settle_ms;
@@ -187,17 +213,27 @@ impl Objective {
         self.counters.set_config(timing.counters);
     }
 
-    /// Allows for samples that are seen so much later, in milliseconds: an arm is stale, or without traffic, so much later too.
+    /// Allows for samples that are seen so much later, in milliseconds: an arm is stale, or without
+    /// traffic, so much later too.
     pub fn allow_for_delay(&mut self, delay_ms: i64) {
         self.config.stale_after_ms = self.config.stale_after_ms.saturating_add(delay_ms);
     }
 
-    /// Learns from the hours before the rollout how stable's errors cluster, once, before the first observation. `history` holds the samples
-    /// after `from_ms`. Without this, the first clusters of a rollout are taken for evidence.
+    /// Learns from the hours before the rollout how stable's errors cluster, once, before the first
+    /// observation. `history` holds the samples after `from_ms`. Without this, the first clusters
+    /// of a rollout are taken for evidence.
     ///
-    /// Returns what stable counted: its error rate is what [`crate::EvidenceConfig::with_history`] takes.
-    pub fn learn(config: CounterConfig, state: &mut ObjectiveState, history: &Feed<'_>, from_ms: i64) -> Counts {
-        let ticks = Counters::resume(config, from_ms, from_ms).feed(history).ticks;
+    /// Returns what stable counted: its error rate is what [`crate::EvidenceConfig::with_history`]
+    /// takes.
+    pub fn learn(
+        config: CounterConfig,
+        state: &mut ObjectiveState,
+        history: &Feed<'_>,
+        from_ms: i64,
+    ) -> Counts {
+        let ticks = Counters::resume(config, from_ms, from_ms)
+            .feed(history)
+            .ticks;
         state.evidence.learn_dispersion(&ticks);
         let mut counts = Counts::default();
         for tick in &ticks {
@@ -206,15 +242,22 @@ impl Objective {
         counts
     }
 
-    /// Takes samples in; `state` is then what to persist. Feeding the same samples again changes nothing.
-    pub fn observe(&mut self, state: &mut ObjectiveState, feed: &Feed<'_>, context: &RoundContext) -> RoundReport {
+    /// Takes samples in; `state` is then what to persist. Feeding the same samples again changes
+    /// nothing.
+    pub fn observe(
+        &mut self,
+        state: &mut ObjectiveState,
+        feed: &Feed<'_>,
+        context: &RoundContext,
+    ) -> RoundReport {
         let rounds = self.counters.feed(feed);
         let round_at_ms = self.counters.round_at_ms();
         self.take(state, rounds, round_at_ms, context)
     }
 
-    /// Takes in rounds that were not made of single series: those that began when the last one had closed, or later. What is between
-    /// the two is lost, of requests and errors alike; nothing counts twice.
+    /// Takes in rounds that were not made of single series: those that began when the last one had
+    /// closed, or later. What is between the two is lost, of requests and errors alike; nothing
+    /// counts twice.
     pub fn observe_rounds(
         &mut self,
         state: &mut ObjectiveState,
@@ -242,22 +285,41 @@ impl Objective {
         state.round_at_ms = round_at_ms;
         state.canary_at_ms = state.canary_at_ms.max(rounds.canary_at_ms);
         state.stable_at_ms = state.stable_at_ms.max(rounds.stable_at_ms);
-        state.canary_requests_at_ms = state.canary_requests_at_ms.max(rounds.canary_requests_at_ms);
+        state.canary_requests_at_ms = state
+            .canary_requests_at_ms
+            .max(rounds.canary_requests_at_ms);
         state.selector_verified |= rounds.selector_matched_stable;
         state.not_a_number_at_ms = state.not_a_number_at_ms.max(rounds.not_a_number_at_ms);
-        RoundReport { ticks: rounds.ticks, from_the_future: rounds.from_the_future, inconsistent: rounds.inconsistent }
+        RoundReport {
+            ticks: rounds.ticks,
+            from_the_future: rounds.from_the_future,
+            inconsistent: rounds.inconsistent,
+        }
     }
 }
 
 fn validate(config: &ObjectiveConfig) -> Result<(), ConfigError> {
     within("weight", config.weight, f64::MIN_POSITIVE, 1e9)?;
     let positive = |field, value: i64| {
-        if value > 0 { Ok(()) } else { Err(ConfigError::new(field, format!("must be above 0, not {value}"))) }
+        if value > 0 {
+            Ok(())
+        } else {
+            Err(ConfigError::new(
+                field,
+                format!("must be above 0, not {value}"),
+            ))
+        }
     };
-    positive("counters.scrapeIntervalMs", config.counters.scrape_interval_ms)?;
+    positive(
+        "counters.scrapeIntervalMs",
+        config.counters.scrape_interval_ms,
+    )?;
     positive("staleAfterMs", config.stale_after_ms)?;
     if config.counters.forget_ms <= config.counters.scrape_interval_ms.saturating_mul(2) {
-        return Err(ConfigError::new("counters.forgetMs", "must be more than two scrape intervals"));
+        return Err(ConfigError::new(
+            "counters.forgetMs",
+            "must be more than two scrape intervals",
+        ));
     }
     Ok(())
 }
@@ -270,7 +332,10 @@ mod tests {
     use crate::counters::{Arm, Kind, Sample};
     use proptest::prelude::*;
 
-    const CONTEXT: RoundContext = RoundContext { warm_up_ends_ms: 60_000, weight_changed_at_ms: 90_000 };
+    const CONTEXT: RoundContext = RoundContext {
+        warm_up_ends_ms: 60_000,
+        weight_changed_at_ms: 90_000,
+    };
 
     /// Three pods, one of them the canary's, that serve and fail as the numbers say.
     fn samples(steps: &[(u16, u8)]) -> Vec<(usize, Kind, i64, f64)> {
@@ -310,7 +375,16 @@ mod tests {
                 value: *value,
             })
             .collect();
-        objective.observe(state, &Feed { samples: &samples, births: &births, settled_ms, now_ms }, &CONTEXT);
+        objective.observe(
+            state,
+            &Feed {
+                samples: &samples,
+                births: &births,
+                settled_ms,
+                now_ms,
+            },
+            &CONTEXT,
+        );
     }
 
     proptest! {
@@ -341,18 +415,25 @@ mod tests {
 
     #[test]
     fn rounds_that_began_before_the_last_one_closed_count_nothing() {
-        let (mut objective, mut state) = Objective::begin(ObjectiveConfig::default(), 20_000).unwrap();
+        let (mut objective, mut state) =
+            Objective::begin(ObjectiveConfig::default(), 20_000).unwrap();
         let tick = |at_ms: i64| Tick {
             started_ms: at_ms - 15_000,
             at_ms,
             counts: Counts::new(10.0, 0.0, 90.0, 0.0),
             stable_pods: Vec::new(),
         };
-        let rounds = || Rounds { ticks: vec![tick(30_000), tick(45_000), tick(60_000)], ..Rounds::default() };
+        let rounds = || Rounds {
+            ticks: vec![tick(30_000), tick(45_000), tick(60_000)],
+            ..Rounds::default()
+        };
         let report = objective.observe_rounds(&mut state, rounds(), &CONTEXT);
         // The first one began at 15 s: what was counted until 20 s may be in the evidence already.
         assert_eq!(report.ticks, [tick(45_000), tick(60_000)]);
-        assert_eq!((state.round_at_ms, state.evidence.totals.canary_requests), (60_000, 20.0));
+        assert_eq!(
+            (state.round_at_ms, state.evidence.totals.canary_requests),
+            (60_000, 20.0)
+        );
         let before = state.clone();
         objective.observe_rounds(&mut state, rounds(), &CONTEXT);
         assert_eq!(state, before, "the same again changes nothing");
@@ -366,17 +447,40 @@ mod tests {
             let at_ms = i64::from(scrape) * 15_000 - 200_000;
             // Of two pods one makes four errors in every other scrape.
             for (source, errors) in [("a", f64::from(scrape / 2) * 4.0), ("b", 0.0)] {
-                let sample = Sample { source, series: "s", arm: Arm::Stable, kind: Kind::Total, at_ms, value: 0.0 };
-                samples.push(Sample { value: f64::from(scrape) * 100.0, ..sample });
-                samples.push(Sample { kind: Kind::Errors, value: errors, ..sample });
+                let sample = Sample {
+                    source,
+                    series: "s",
+                    arm: Arm::Stable,
+                    kind: Kind::Total,
+                    at_ms,
+                    value: 0.0,
+                };
+                samples.push(Sample {
+                    value: f64::from(scrape) * 100.0,
+                    ..sample
+                });
+                samples.push(Sample {
+                    kind: Kind::Errors,
+                    value: errors,
+                    ..sample
+                });
             }
         }
         let births = BTreeMap::new();
-        let history = Feed { samples: &samples, births: &births, settled_ms: 0, now_ms: 0 };
+        let history = Feed {
+            samples: &samples,
+            births: &births,
+            settled_ms: 0,
+            now_ms: 0,
+        };
         let counts = Objective::learn(CounterConfig::default(), &mut state, &history, -300_000);
         assert_eq!(counts, Counts::new(0.0, 0.0, 1800.0, 16.0));
         assert_eq!(state.evidence.phi(), Some(4.0));
-        assert_eq!((state.evidence.ticks, state.round_at_ms), (0, 0), "nothing of it is evidence");
+        assert_eq!(
+            (state.evidence.ticks, state.round_at_ms),
+            (0, 0),
+            "nothing of it is evidence"
+        );
     }
 
     #[test]
@@ -384,16 +488,25 @@ mod tests {
         let (_, state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
         let mut config = ObjectiveConfig::default();
         config.evidence = config.evidence.with_history(1e-3);
-        assert_eq!(Objective::resume(config, &state).unwrap_err(), ResumeError::OtherBets);
+        assert_eq!(
+            Objective::resume(config, &state).unwrap_err(),
+            ResumeError::OtherBets
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_refused() {
         let mut config = ObjectiveConfig::default();
         config.counters.scrape_interval_ms = 0;
-        assert_eq!(Objective::begin(config, 0).unwrap_err().field, "counters.scrapeIntervalMs");
+        assert_eq!(
+            Objective::begin(config, 0).unwrap_err().field,
+            "counters.scrapeIntervalMs"
+        );
         let mut config = ObjectiveConfig::default();
         config.counters.forget_ms = 20_000;
-        assert_eq!(Objective::begin(config, 0).unwrap_err().field, "counters.forgetMs");
+        assert_eq!(
+            Objective::begin(config, 0).unwrap_err().field,
+            "counters.forgetMs"
+        );
     }
 }

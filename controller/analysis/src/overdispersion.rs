@@ -1,4 +1,5 @@
-//! Overdispersion of the stable pods: how much more their errors cluster than independent ones would.
+//! Overdispersion of the stable pods: how much more their errors cluster than independent ones
+//! would.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +7,9 @@ use crate::counts::PodCounts;
 
 /// Running sums of `phi = sum_t E_t X2_t / sum_t (P_t - 1) E_t`.
 ///
-/// `X2_t` is Pearson's statistic of the tick's errors over the pods. A heuristic: where trials are independent, a
-/// temper `k >= 1` taken from earlier ticks only keeps the theorem (Jensen's inequality); where they are not, it is simulation that supports it.
+/// `X2_t` is Pearson's statistic of the tick's errors over the pods. A heuristic: where trials are
+/// independent, a temper `k >= 1` taken from earlier ticks only keeps the theorem (Jensen's
+/// inequality); where they are not, it is simulation that supports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Overdispersion {
@@ -31,7 +33,10 @@ impl Overdispersion {
                 (pod.errors - expected).powi(2) / expected
             })
             .sum();
-        #[expect(clippy::cast_precision_loss, reason = "a count of pods is far below 2^53")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a count of pods is far below 2^53"
+        )]
         let degrees = (count - 1) as f64;
         if chi_squared.is_finite() {
             self.numerator += errors * chi_squared;
@@ -58,8 +63,16 @@ mod tests {
     #[test]
     fn golden_g10_overdispersion() {
         let mut phi = Overdispersion::default();
-        for tick in [[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 4.0], [1.0, 1.0, 1.0]] {
-            phi.add(&tick.map(|errors| PodCounts { requests: 100.0, errors }));
+        for tick in [
+            [3.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0],
+            [0.0, 0.0, 4.0],
+            [1.0, 1.0, 1.0],
+        ] {
+            phi.add(&tick.map(|errors| PodCounts {
+                requests: 100.0,
+                errors,
+            }));
         }
         nine_digits(phi.phi().unwrap(), 2.363_636_36);
     }
@@ -67,9 +80,23 @@ mod tests {
     #[test]
     fn one_pod_or_no_error_says_nothing() {
         let mut phi = Overdispersion::default();
-        phi.add(&[PodCounts { requests: 100.0, errors: 7.0 }]);
-        phi.add(&[PodCounts { requests: 100.0, errors: 0.0 }; 3]);
-        phi.add(&[PodCounts { requests: 100.0, errors: 7.0 }, PodCounts::default()]);
+        phi.add(&[PodCounts {
+            requests: 100.0,
+            errors: 7.0,
+        }]);
+        phi.add(
+            &[PodCounts {
+                requests: 100.0,
+                errors: 0.0,
+            }; 3],
+        );
+        phi.add(&[
+            PodCounts {
+                requests: 100.0,
+                errors: 7.0,
+            },
+            PodCounts::default(),
+        ]);
         assert_eq!(phi.phi(), None);
         assert_eq!(phi.k(), 1.0);
     }
@@ -77,7 +104,12 @@ mod tests {
     #[test]
     fn pods_that_fail_alike_do_not_temper() {
         let mut phi = Overdispersion::default();
-        phi.add(&[PodCounts { requests: 100.0, errors: 2.0 }; 4]);
+        phi.add(
+            &[PodCounts {
+                requests: 100.0,
+                errors: 2.0,
+            }; 4],
+        );
         assert_eq!(phi.k(), 1.0);
     }
 }

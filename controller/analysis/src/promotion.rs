@@ -11,8 +11,9 @@ pub const PLUG_IN_WEIGHT: f64 = 0.5;
 
 /// The bet that is the best one at error rate `p`, canary share `w` and margin `delta1`.
 ///
-/// It is the log-optimal bet of "both arms fail at rate `p`" against the nearest point with an excess of `delta1`
-/// (the reverse information projection of Turner, Ly and Grünwald, in its Poisson limit). That it is valid does not depend on `p`.
+/// It is the log-optimal bet of "both arms fail at rate `p`" against the nearest point with an
+/// excess of `delta1` (the reverse information projection of Turner, Ly and Grünwald, in its
+/// Poisson limit). That it is valid does not depend on `p`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlugIn {
     /// Stable's rate at the nearest point of the null.
@@ -44,15 +45,33 @@ impl PlugIn {
         let q_c = q_s + delta1;
         let r = p / q_c;
         let r_s = (1.0 - w * r) / (1.0 - w);
-        let divergence = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() - (p - q) } else { q };
+        let divergence = |p: f64, q: f64| {
+            if p > 0.0 {
+                p * (p / q).ln() - (p - q)
+            } else {
+                q
+            }
+        };
         let information = w * divergence(p, q_c) + (1.0 - w) * divergence(p, q_s);
-        Some(Self { q_s, q_c, r, r_s, information })
+        Some(Self {
+            q_s,
+            q_c,
+            r,
+            r_s,
+            information,
+        })
     }
 
-    /// The bet's line for one tick. A canary error at `p = 0` was impossible under the bet: it loses all of it.
+    /// The bet's line for one tick. A canary error at `p = 0` was impossible under the bet: it
+    /// loses all of it.
     pub fn line(&self, counts: &Counts) -> BetLine {
-        let term =
-            |errors: f64, factor: f64| if errors > 0.0 { errors * factor.max(f64::MIN_POSITIVE).ln() } else { 0.0 };
+        let term = |errors: f64, factor: f64| {
+            if errors > 0.0 {
+                errors * factor.max(f64::MIN_POSITIVE).ln()
+            } else {
+                0.0
+            }
+        };
         BetLine {
             at_zero: term(counts.canary_errors, self.r) + term(counts.stable_errors, self.r_s),
             slope: counts.canary_requests * (self.r - 1.0),
@@ -84,8 +103,15 @@ mod tests {
     }
 
     fn mixture(counts: &Counts, plug_in: Option<PlugIn>) -> (LinearMixture, Vec<f64>) {
-        let lines = RATIOS.iter().map(|rho| poisson(counts, *rho, 1.0)).chain(plug_in.map(|bet| bet.line(counts)));
-        let shared = if plug_in.is_some() { 1.0 - PLUG_IN_WEIGHT } else { 1.0 };
+        let lines = RATIOS
+            .iter()
+            .map(|rho| poisson(counts, *rho, 1.0))
+            .chain(plug_in.map(|bet| bet.line(counts)));
+        let shared = if plug_in.is_some() {
+            1.0 - PLUG_IN_WEIGHT
+        } else {
+            1.0
+        };
         let mut ln_weights = vec![(shared / 7.0).ln(); 7];
         ln_weights.extend(plug_in.map(|_| PLUG_IN_WEIGHT.ln()));
         let mut mixture = LinearMixture::new(ln_weights.len());
@@ -133,7 +159,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever rate `p` the bet was made for: that is why history may be wrong and the promise holds.
+        /// Whatever rate `p` the bet was made for: that is why history may be wrong and the promise
+        /// holds.
         #[test]
         fn the_plug_in_bet_expects_at_most_one_at_and_above_its_margin(
             n_c in 1_u32..20_000, n_s in 1_u32..200_000, p in 0.0_f64..0.5, delta1 in 1e-5_f64..0.1,

@@ -16,14 +16,22 @@ pub struct StepConfig {
     pub first_weight: f64,
     /// `w_max`: the last weight before promotion.
     pub max_weight: f64,
-    /// The part of the allotment that steps leave alone. Errors come by chance: a rollout that is led up to the very end of its allotment
-    /// passes it in half of all cases, one that is led up to nine tenths hardly ever (simulated: twice stable's errors, 50 allotted).
+    /// The part of the allotment that steps leave alone. Errors come by chance: a rollout that is
+    /// led up to the very end of its allotment passes it in half of all cases, one that is led up
+    /// to nine tenths hardly ever (simulated: twice stable's errors, 50 allotted).
     pub reserve: f64,
 }
 
 impl Default for StepConfig {
     fn default() -> Self {
-        Self { kappa: 0.5, tau_seconds: 60.0, growth: 4.0, first_weight: 0.05, max_weight: 0.5, reserve: 0.1 }
+        Self {
+            kappa: 0.5,
+            tau_seconds: 60.0,
+            growth: 4.0,
+            first_weight: 0.05,
+            max_weight: 0.5,
+            reserve: 0.1,
+        }
     }
 }
 
@@ -31,9 +39,14 @@ impl Default for StepConfig {
 pub const LEAST_GROWTH: f64 = 1.2;
 
 impl StepConfig {
-    /// `kappa (A - max(X, 0)) / (excess R tau)`: the weight at which an excess of `worst_excess`, served for `tau`, spends
-    /// `kappa` of the budget left. Not capped; 0 where nothing is left.
-    pub fn budget_weight(&self, budget_left: f64, worst_excess: f64, requests_per_second: f64) -> f64 {
+    /// `kappa (A - max(X, 0)) / (excess R tau)`: the weight at which an excess of `worst_excess`,
+    /// served for `tau`, spends `kappa` of the budget left. Not capped; 0 where nothing is left.
+    pub fn budget_weight(
+        &self,
+        budget_left: f64,
+        worst_excess: f64,
+        requests_per_second: f64,
+    ) -> f64 {
         let errors = worst_excess * requests_per_second * self.tau_seconds;
         if budget_left <= 0.0 {
             0.0
@@ -45,9 +58,12 @@ impl StepConfig {
         }
     }
 
-    /// The first weight: nothing is known, so every request may fail (`U = 1`), and nothing is spent.
+    /// The first weight: nothing is known, so every request may fail (`U = 1`), and nothing is
+    /// spent.
     pub fn first(&self, allotment: Option<f64>, requests_per_second: f64) -> f64 {
-        let fits = allotment.map_or(f64::INFINITY, |left| self.budget_weight(left, 1.0, requests_per_second));
+        let fits = allotment.map_or(f64::INFINITY, |left| {
+            self.budget_weight(left, 1.0, requests_per_second)
+        });
         fits.min(self.first_weight).min(self.max_weight)
     }
 
@@ -56,7 +72,8 @@ impl StepConfig {
         (1.0 - self.reserve) * allotment - spent
     }
 
-    /// The next weight from `weight`, for an excess of at most `upper`, but reckoned with at least `delta1`.
+    /// The next weight from `weight`, for an excess of at most `upper`, but reckoned with at least
+    /// `delta1`.
     pub fn next(
         &self,
         weight: f64,
@@ -66,7 +83,9 @@ impl StepConfig {
         requests_per_second: f64,
     ) -> f64 {
         let worst = upper.max(delta1);
-        let fits = budget_left.map_or(f64::INFINITY, |left| self.budget_weight(left, worst, requests_per_second));
+        let fits = budget_left.map_or(f64::INFINITY, |left| {
+            self.budget_weight(left, worst, requests_per_second)
+        });
         fits.min(self.growth * weight).min(self.max_weight)
     }
 }
@@ -82,8 +101,14 @@ mod tests {
         assert!((steps.first(Some(5184.0), 100.0) - 0.05).abs() < 1e-12);
         let uncapped = steps.budget_weight(5184.0 - 37.0, 0.004, 100.0);
         nine_digits(uncapped, 107.229_167);
-        assert_eq!(steps.next(0.05, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.2);
-        assert_eq!(steps.next(0.2, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0), 0.5);
+        assert_eq!(
+            steps.next(0.05, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0),
+            0.2
+        );
+        assert_eq!(
+            steps.next(0.2, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0),
+            0.5
+        );
     }
 
     #[test]
@@ -96,6 +121,9 @@ mod tests {
 
     #[test]
     fn without_a_known_budget_the_growth_is_the_limit() {
-        assert_eq!(StepConfig::default().next(0.05, None, 1.0, 5e-4, 100.0), 0.2);
+        assert_eq!(
+            StepConfig::default().next(0.05, None, 1.0, 5e-4, 100.0),
+            0.2
+        );
     }
 }

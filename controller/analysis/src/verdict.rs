@@ -1,4 +1,5 @@
-//! What is decided by, and what a decision says: the words that the judge and those who explain it share.
+//! What is decided by, and what a decision says: the words that the judge and those who explain it
+//! share.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,8 @@ pub struct JudgeConfig {
     pub beta: f64,
     /// Promotion and steps need `E` below this.
     pub calm_below: f64,
-    /// A spent allotment rolls back from this `E` on. Theory bounds a good release's chance of it by its inverse only.
+    /// A spent allotment rolls back from this `E` on. Theory bounds a good release's chance of it
+    /// by its inverse only.
     pub breach_from: f64,
     /// How weights grow.
     pub steps: StepConfig,

@@ -1,4 +1,5 @@
-//! Without a router the split is approximated by replica counts, within maxSurge and maxUnavailable.
+//! Without a router the split is approximated by replica counts, within maxSurge and
+//! maxUnavailable.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,9 @@ fn goal_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, u32> {
         counts.insert(revision.clone(), stable);
     }
     match (state.stage, &state.current_revision) {
-        (Stage::Stepping | Stage::Promoting, Some(revision)) => counts.insert(revision.clone(), canary),
+        (Stage::Stepping | Stage::Promoting, Some(revision)) => {
+            counts.insert(revision.clone(), canary)
+        }
         (Stage::FirstDeploy, Some(revision)) => counts.insert(revision.clone(), replicas),
         (Stage::Aborted | Stage::Stable, _) | (_, None) => None,
     };
@@ -28,14 +31,19 @@ fn goal_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, u32> {
 pub(crate) fn reached(look: &Look<'_>, state: &State) -> bool {
     let goals = goal_counts(look, state);
     let sets = &look.seen.replica_sets;
-    let kept = goals.iter().all(|(revision, goal)| match sets.get(revision) {
-        Some(set) => set.desired == *goal && set.available >= *goal,
-        None => *goal == 0,
-    });
-    kept && sets.iter().all(|(revision, set)| goals.contains_key(revision) || set.desired == 0)
+    let kept = goals
+        .iter()
+        .all(|(revision, goal)| match sets.get(revision) {
+            Some(set) => set.desired == *goal && set.available >= *goal,
+            None => *goal == 0,
+        });
+    kept && sets
+        .iter()
+        .all(|(revision, set)| goals.contains_key(revision) || set.desired == 0)
 }
 
-/// The pods that are where they shall be, less those that shall go: rises to the number of all pods as the split is reached.
+/// The pods that are where they shall be, less those that shall go: rises to the number of all pods
+/// as the split is reached.
 pub(crate) fn in_place(look: &Look<'_>, state: &State) -> i64 {
     let goals = goal_counts(look, state);
     let each = look.seen.replica_sets.iter().map(|(revision, set)| {
@@ -56,16 +64,24 @@ pub(crate) fn next_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, 
         missing => missing,
     };
     let total: u32 = sets.values().map(|set| set.desired.max(set.current)).sum();
-    let serving: u32 = sets.values().map(|set| set.available.min(set.desired)).sum();
+    let serving: u32 = sets
+        .values()
+        .map(|set| set.available.min(set.desired))
+        .sum();
     let mut spare = serving.saturating_sub(replicas.saturating_sub(allowed_missing));
     let mut room = (replicas + surge).saturating_sub(total);
 
-    let mut counts: BTreeMap<_, _> = sets.iter().map(|(revision, set)| (revision.clone(), set.desired)).collect();
+    let mut counts: BTreeMap<_, _> = sets
+        .iter()
+        .map(|(revision, set)| (revision.clone(), set.desired))
+        .collect();
     // Left-over revisions give up their pods first.
     let mut order: Vec<_> = sets.iter().collect();
     order.sort_by_key(|(revision, _)| goals.contains_key(*revision));
     for (revision, set) in order {
-        let surplus = set.desired.saturating_sub(goals.get(revision).copied().unwrap_or(0));
+        let surplus = set
+            .desired
+            .saturating_sub(goals.get(revision).copied().unwrap_or(0));
         let idle = set.desired.saturating_sub(set.available);
         let cut = surplus.min(idle + spare);
         spare -= cut.saturating_sub(idle);
@@ -73,8 +89,13 @@ pub(crate) fn next_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, 
     }
     for (revision, goal) in stable_first(&goals, state) {
         let now = sets.get(revision).map_or(0, |set| set.desired);
-        let is_canary = state.stage == Stage::Stepping && state.current_revision.as_ref() == Some(revision);
-        let goal = if is_canary { growth::limited(look, state, goal, now) } else { goal };
+        let is_canary =
+            state.stage == Stage::Stepping && state.current_revision.as_ref() == Some(revision);
+        let goal = if is_canary {
+            growth::limited(look, state, goal, now)
+        } else {
+            goal
+        };
         if now < goal {
             let more = (goal - now).min(room);
             room -= more;
@@ -85,7 +106,10 @@ pub(crate) fn next_counts(look: &Look<'_>, state: &State) -> BTreeMap<Revision, 
 }
 
 fn stable_first<'a>(goals: &'a BTreeMap<Revision, u32>, state: &State) -> Vec<(&'a Revision, u32)> {
-    let mut goals: Vec<_> = goals.iter().map(|(revision, goal)| (revision, *goal)).collect();
+    let mut goals: Vec<_> = goals
+        .iter()
+        .map(|(revision, goal)| (revision, *goal))
+        .collect();
     goals.sort_by_key(|(revision, _)| state.stable_revision.as_ref() != Some(*revision));
     goals
 }

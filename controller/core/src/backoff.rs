@@ -7,8 +7,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// The wait after so many failures in a row: doubling from 200 ms, 30 s at most.
 ///
-/// `jitter` (0.0 to 1.0, from the shell) spreads retries over the upper half of the wait, so that many objects that
-/// failed together do not come back together.
+/// `jitter` (0.0 to 1.0, from the shell) spreads retries over the upper half of the wait, so that
+/// many objects that failed together do not come back together.
 pub fn retry_after(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let full = FIRST.saturating_mul(1 << doublings).min(LONGEST);

@@ -1,4 +1,5 @@
-//! Stepping down: less traffic for a canary whose metrics have been missing for too long, or that has too little left to spend.
+//! Stepping down: less traffic for a canary whose metrics have been missing for too long, or that
+//! has too little left to spend.
 
 use crate::draft::{Draft, Look};
 use crate::observed::Judgement;
@@ -14,9 +15,15 @@ pub(crate) fn note(look: &Look<'_>, draft: &mut Draft) {
         return;
     }
     match &look.seen.judgement {
-        Judgement::Hold { message, lower_to: Some(lower), .. } => step_down(look, draft, *lower, message),
+        Judgement::Hold {
+            message,
+            lower_to: Some(lower),
+            ..
+        } => step_down(look, draft, *lower, message),
         // Fresh data that asks for nothing less.
-        Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::NotConfigured => restore(look, draft),
+        Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::NotConfigured => {
+            restore(look, draft)
+        }
         Judgement::Hold { .. } | Judgement::Frozen { .. } | Judgement::RollBack { .. } => {}
     }
 }
@@ -35,15 +42,26 @@ fn step_down(look: &Look<'_>, draft: &mut Draft, lower: Weight, message: &str) {
     draft.start_waiting(look.now);
 }
 
-/// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step is complete.
+/// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step
+/// is complete.
 fn restore(look: &Look<'_>, draft: &mut Draft) {
     // While a person holds the release no traffic is added to it.
-    let Some(cap) = draft.state.weights.cap.filter(|_| !waiting::is_held_by_person(look, &draft.state)) else { return };
+    let Some(cap) = draft
+        .state
+        .weights
+        .cap
+        .filter(|_| !waiting::is_held_by_person(look, &draft.state))
+    else {
+        return;
+    };
     let planned = goal::planned(look, &draft.state);
     if cap < planned {
         draft.state.weights.cap = Some(planned);
         draft.start_waiting(look.now);
-        draft.normal("WeightRestored", format!("the metrics are fresh again: back to {planned}"));
+        draft.normal(
+            "WeightRestored",
+            format!("the metrics are fresh again: back to {planned}"),
+        );
     } else if waiting::shifted(look, &draft.state, planned) == Wait::Done {
         draft.state.weights.cap = None;
     }

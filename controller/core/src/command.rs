@@ -41,7 +41,8 @@ pub enum Verb {
     Resume,
     /// Go on from the step at hand, whatever it waits for.
     SkipStep,
-    /// Let this revision go on although the service has no errors to spend; what the evidence says stands.
+    /// Let this revision go on although the service has no errors to spend; what the evidence says
+    /// stands.
     Override,
 }
 
@@ -83,11 +84,17 @@ pub enum OutcomeResult {
 impl Outcome {
     /// It was carried out.
     pub fn done(message: impl Into<String>) -> Self {
-        Self { result: OutcomeResult::Done, message: message.into() }
+        Self {
+            result: OutcomeResult::Done,
+            message: message.into(),
+        }
     }
 
     /// It was not carried out.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { result: OutcomeResult::Refused, message: message.into() }
+        Self {
+            result: OutcomeResult::Refused,
+            message: message.into(),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The decision, read from top to bottom: abort first, then take in what is asked, then advance, then say what must be true.
+//! The decision, read from top to bottom: abort first, then take in what is asked, then advance,
+//! then say what must be true.
 
 use jiff::Timestamp;
 
@@ -6,15 +7,22 @@ use crate::draft::{Draft, Look};
 use crate::effect::{Decision, Effect};
 use crate::observed::Observed;
 use crate::plan::Plan;
-use crate::{abort, cap, commands, growth, progress, release, replicas, route, scale, services, steps, timers, words};
+use crate::{
+    abort, cap, commands, growth, progress, release, replicas, route, scale, services, steps,
+    timers, words,
+};
 
 /// Decides what comes next for one Rollout.
 ///
-/// `plan` is the spec as validated, or the plan in force while the spec cannot be used (`seen.spec_problem`). The answer
-/// depends on nothing but the arguments; carried out and observed again, it converges.
+/// `plan` is the spec as validated, or the plan in force while the spec cannot be used
+/// (`seen.spec_problem`). The answer depends on nothing but the arguments; carried out and observed
+/// again, it converges.
 pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
     let look = Look { plan, seen, now };
-    let mut draft = Draft { state: seen.state.clone(), because: Vec::new() };
+    let mut draft = Draft {
+        state: seen.state.clone(),
+        because: Vec::new(),
+    };
 
     // Nothing that can fail or wait comes before this.
     abort::on_breach(&look, &mut draft);
@@ -40,11 +48,20 @@ pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
     let mut effects = route::effects(&look, &draft.state);
     effects.extend(services::effects(&look, &draft.state));
     effects.extend(scale::effects(&look, &draft.state));
-    effects.extend(outcomes.into_iter().map(|(command, outcome)| Effect::FinishCommand {
-        name: command.name.clone(),
-        uid: command.uid.clone(),
-        outcome,
-    }));
+    effects.extend(
+        outcomes
+            .into_iter()
+            .map(|(command, outcome)| Effect::FinishCommand {
+                name: command.name.clone(),
+                uid: command.uid.clone(),
+                outcome,
+            }),
+    );
     let wake_at = timers::next(&look, &draft.state);
-    Decision { state: draft.state, effects, wake_at, because: draft.because }
+    Decision {
+        state: draft.state,
+        effects,
+        wake_at,
+        because: draft.because,
+    }
 }

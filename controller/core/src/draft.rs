@@ -25,17 +25,29 @@ pub(crate) struct Draft {
 impl Draft {
     /// A reason that goes to the log alone: each Event is a write to the API server.
     pub fn detail(&mut self, code: &'static str, message: impl Into<String>) {
-        self.because.push(Reason { code, message: message.into(), level: Level::Detail });
+        self.because.push(Reason {
+            code,
+            message: message.into(),
+            level: Level::Detail,
+        });
     }
 
     /// A reason that becomes a Normal Event.
     pub fn normal(&mut self, code: &'static str, message: impl Into<String>) {
-        self.because.push(Reason { code, message: message.into(), level: Level::Normal });
+        self.because.push(Reason {
+            code,
+            message: message.into(),
+            level: Level::Normal,
+        });
     }
 
     /// A reason that becomes a Warning Event.
     pub fn warning(&mut self, code: &'static str, message: impl Into<String>) {
-        self.because.push(Reason { code, message: message.into(), level: Level::Warning });
+        self.because.push(Reason {
+            code,
+            message: message.into(),
+            level: Level::Warning,
+        });
     }
 
     /// Enters a stage: deadlines count from now, and what was waited for before is void.
@@ -64,15 +76,28 @@ impl Draft {
 
     /// The current revision is the one that production stands on.
     pub fn become_stable(&mut self, now: Timestamp, how: &str) {
-        let Some(revision) = self.state.current_revision.clone() else { return };
+        let Some(revision) = self.state.current_revision.clone() else {
+            return;
+        };
         self.record(revision.clone(), ReleaseResult::Promoted, now, how);
         self.state.stable_revision = Some(revision);
         self.enter(Stage::Stable, now);
     }
 
     /// Records how a release ended.
-    pub fn record(&mut self, revision: Revision, result: ReleaseResult, at: Timestamp, message: impl Into<String>) {
-        self.state.history.push(Release { revision, result, at, message: message.into() });
+    pub fn record(
+        &mut self,
+        revision: Revision,
+        result: ReleaseResult,
+        at: Timestamp,
+        message: impl Into<String>,
+    ) {
+        self.state.history.push(Release {
+            revision,
+            result,
+            at,
+            message: message.into(),
+        });
         let extra = self.state.history.len().saturating_sub(HISTORY_LIMIT);
         self.state.history.drain(..extra);
     }

@@ -1,4 +1,5 @@
-//! What the release asks for at this stage and step: the canary's share of the traffic, and the pods for it.
+//! What the release asks for at this stage and step: the canary's share of the traffic, and the
+//! pods for it.
 
 use crate::draft::Look;
 use crate::plan::{Canary, CanaryScale, Pace};
@@ -33,7 +34,9 @@ pub(crate) fn cut(state: &State, weight: Weight) -> Weight {
 pub(crate) fn canary_pods(look: &Look<'_>, state: &State, share: Weight) -> u32 {
     let replicas = look.plan.replicas;
     let scale = match (&look.plan.canary().pace, state.step) {
-        (Pace::Steps(steps), Some(step)) if state.stage == Stage::Stepping => Canary::scale_at(steps, step.index),
+        (Pace::Steps(steps), Some(step)) if state.stage == Stage::Stepping => {
+            Canary::scale_at(steps, step.index)
+        }
         _ => CanaryScale::MatchTrafficWeight,
     };
     match scale {
@@ -43,8 +46,8 @@ pub(crate) fn canary_pods(look: &Look<'_>, state: &State, share: Weight) -> u32 
     }
 }
 
-/// The canary pods that this share of traffic needs, or fewer if it was verified with fewer: raised `replicas` make
-/// nothing incomplete that was complete.
+/// The canary pods that this share of traffic needs, or fewer if it was verified with fewer: raised
+/// `replicas` make nothing incomplete that was complete.
 pub(crate) fn carrying_pods(look: &Look<'_>, state: &State, share: Weight) -> u32 {
     let needed = canary_pods(look, state, share);
     let sufficed = state.weights.pods.filter(|_| share == state.weights.asked);
@@ -58,7 +61,9 @@ pub(crate) fn stable_pods(look: &Look<'_>, state: &State) -> u32 {
         return split_counts(replicas, share, canary.max_surge.rounded_up(replicas)).1;
     }
     // All of it has to be there before a superseded canary can lose its traffic.
-    if !canary.dynamic_stable_scale || router::superseded_gets_traffic(look, state.current_revision.as_ref()) {
+    if !canary.dynamic_stable_scale
+        || router::superseded_gets_traffic(look, state.current_revision.as_ref())
+    {
         return replicas;
     }
     share.rest().pods_of(replicas).max(replicas.min(1))
@@ -66,7 +71,8 @@ pub(crate) fn stable_pods(look: &Look<'_>, state: &State) -> u32 {
 
 /// The counts of canary and stable pods that come closest to the canary's share.
 ///
-/// At least one of each side from two replicas up; a single replica needs room for a second pod to be split at all.
+/// At least one of each side from two replicas up; a single replica needs room for a second pod to
+/// be split at all.
 pub(crate) fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u32) {
     if share.is_zero() || replicas == 0 {
         return (0, replicas);
@@ -80,7 +86,11 @@ pub(crate) fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u3
     let thousandths = u64::from(replicas) * u64::from(share.thousandths());
     let full = u64::from(Weight::FULL.thousandths());
     let nearest = u32::try_from((thousandths + full / 2) / full).unwrap_or(replicas);
-    let canary = if replicas == 1 { nearest } else { nearest.clamp(1, replicas - 1) };
+    let canary = if replicas == 1 {
+        nearest
+    } else {
+        nearest.clamp(1, replicas - 1)
+    };
     (canary, replicas - canary)
 }
 

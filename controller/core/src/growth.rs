@@ -1,17 +1,22 @@
-//! Growth during a release: where `replicas` is raised, the canary grows no faster than the stable revision does.
+//! Growth during a release: where `replicas` is raised, the canary grows no faster than the stable
+//! revision does.
 //!
-//! Otherwise a canary whose pods start first would be all that serves for a moment, above all after a scale to zero.
+//! Otherwise a canary whose pods start first would be all that serves for a moment, above all after
+//! a scale to zero.
 
 use crate::draft::{Draft, Look};
 use crate::goal;
 use crate::state::State;
 use crate::units::after;
 
-/// Ends the growth once the stable revision has its pods. A stable revision that never gets them holds the canary up to
-/// the progress deadline only, so that a broken one can still be replaced.
+/// Ends the growth once the stable revision has its pods. A stable revision that never gets them
+/// holds the canary up to the progress deadline only, so that a broken one can still be replaced.
 pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
-    let Some(since) = draft.state.growing_since else { return };
-    let has_its_pods = stable_available(look, &draft.state) >= goal::stable_pods(look, &draft.state);
+    let Some(since) = draft.state.growing_since else {
+        return;
+    };
+    let has_its_pods =
+        stable_available(look, &draft.state) >= goal::stable_pods(look, &draft.state);
     if has_its_pods || after(since, look.plan.progress_deadline) <= look.now {
         draft.state.growing_since = None;
     }
@@ -29,6 +34,9 @@ pub(crate) fn limited(look: &Look<'_>, state: &State, wanted: u32, now: u32) -> 
 }
 
 fn stable_available(look: &Look<'_>, state: &State) -> u32 {
-    let set = state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let set = state
+        .stable_revision
+        .as_ref()
+        .and_then(|revision| look.seen.replica_sets.get(revision));
     set.map_or(0, |set| set.available)
 }

@@ -1,15 +1,19 @@
-//! Leader election as a pure rule: who may hold the Lease, and since when a silent holder counts as gone.
+//! Leader election as a pure rule: who may hold the Lease, and since when a silent holder counts as
+//! gone.
 
 use std::time::Duration;
 
-/// The timing of an election. All times are measured on the local monotonic clock, never compared across machines.
+/// The timing of an election. All times are measured on the local monotonic clock, never compared
+/// across machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How long a record must have stayed unchanged, as seen here, before its holder counts as gone.
+    /// How long a record must have stayed unchanged, as seen here, before its holder counts as
+    /// gone.
     pub lease: Duration,
     /// How often the holder renews.
     pub renew_every: Duration,
-    /// How long after its last successful renewal a holder stops acting by itself; less than `lease`.
+    /// How long after its last successful renewal a holder stops acting by itself; less than
+    /// `lease`.
     pub fence_after: Duration,
 }
 
@@ -49,11 +53,17 @@ pub fn next_move(me: &str, record: &Record, timing: &Timing) -> Move {
         Some(holder) if holder == me => Move::Renew,
         None | Some("") => Move::Acquire,
         Some(_) if record.unchanged_for >= timing.lease => Move::Acquire,
-        Some(_) => Move::Wait(timing.lease.saturating_sub(record.unchanged_for).min(timing.renew_every)),
+        Some(_) => Move::Wait(
+            timing
+                .lease
+                .saturating_sub(record.unchanged_for)
+                .min(timing.renew_every),
+        ),
     }
 }
 
-/// Whether a holder may still act: it must have renewed recently enough that nobody else can have taken over.
+/// Whether a holder may still act: it must have renewed recently enough that nobody else can have
+/// taken over.
 pub fn may_act(since_last_renewal: Duration, timing: &Timing) -> bool {
     since_last_renewal < timing.fence_after
 }
@@ -63,16 +73,31 @@ mod tests {
     use super::*;
 
     fn held_by(holder: &str, unchanged_for: Duration) -> Record {
-        Record { holder: Some(holder.into()), unchanged_for }
+        Record {
+            holder: Some(holder.into()),
+            unchanged_for,
+        }
     }
 
     #[test]
     fn a_silent_holder_is_replaced_only_after_the_lease() {
         let timing = Timing::default();
-        assert_eq!(next_move("b", &held_by("a", Duration::from_secs(3)), &timing), Move::Wait(Duration::from_secs(1)));
-        assert_eq!(next_move("b", &held_by("a", Duration::from_secs(4)), &timing), Move::Acquire);
-        assert_eq!(next_move("b", &held_by("", Duration::ZERO), &timing), Move::Acquire);
-        assert_eq!(next_move("a", &held_by("a", Duration::from_secs(9)), &timing), Move::Renew);
+        assert_eq!(
+            next_move("b", &held_by("a", Duration::from_secs(3)), &timing),
+            Move::Wait(Duration::from_secs(1))
+        );
+        assert_eq!(
+            next_move("b", &held_by("a", Duration::from_secs(4)), &timing),
+            Move::Acquire
+        );
+        assert_eq!(
+            next_move("b", &held_by("", Duration::ZERO), &timing),
+            Move::Acquire
+        );
+        assert_eq!(
+            next_move("a", &held_by("a", Duration::from_secs(9)), &timing),
+            Move::Renew
+        );
     }
 
     #[test]

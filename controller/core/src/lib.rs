@@ -1,8 +1,9 @@
 //! The pure planner of Serin.
 //!
-//! [`decide()`] takes the plan (what the user asked for, validated), what was observed (including the position
-//! persisted in status) and the time, and answers with the new position, the desired states to make true, when to
-//! look again, and why. It has no clock, no randomness and no IO, so that every behaviour is a plain test.
+//! [`decide()`] takes the plan (what the user asked for, validated), what was observed (including
+//! the position persisted in status) and the time, and answers with the new position, the desired
+//! states to make true, when to look again, and why. It has no clock, no randomness and no IO, so
+//! that every behaviour is a plain test.
 
 pub mod backoff;
 pub mod command;

@@ -48,18 +48,20 @@ pub enum ReplicasSource {
     /// Somebody wrote the value: a manifest, an edit, or a client that cannot be told from one.
     #[default]
     Declared,
-    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the field out.
+    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the
+    /// field out.
     Default,
-    /// The field has the default and no owner: the manifest leaves it out, and either the API server filled it in or an
-    /// autoscaler scaled to 1, which the API server does not record for a field without an owner.
+    /// The field has the default and no owner: the manifest leaves it out, and either the API
+    /// server filled it in or an autoscaler scaled to 1, which the API server does not record for a
+    /// field without an owner.
     Unowned,
     /// An autoscaler or `kubectl scale` wrote it through the `scale` subresource.
     Scaled,
 }
 
 impl ReplicasSource {
-    /// Resolves `Unowned` by what was observed before: only an autoscaler changes a value without an owner, so after
-    /// `Scaled` it is an autoscaler's 1, and otherwise the API server's default.
+    /// Resolves `Unowned` by what was observed before: only an autoscaler changes a value without
+    /// an owner, so after `Scaled` it is an autoscaler's 1, and otherwise the API server's default.
     #[must_use]
     pub const fn resolved(self, was_scaled: bool) -> Self {
         match self {
@@ -83,8 +85,8 @@ pub struct ReplicaSetSeen {
     pub available: u32,
     /// Container restarts of its pods, together, since the release began.
     pub restarts: u32,
-    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`; one that has not restarted
-    /// since the release began is not in a crash loop of this release.
+    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`; one that
+    /// has not restarted since the release began is not in a crash loop of this release.
     pub crash: Option<String>,
     /// When the object was created.
     pub created_at: Timestamp,
@@ -132,8 +134,8 @@ pub enum Programmed {
 pub enum Judgement {
     /// No analysis is configured.
     NotConfigured,
-    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to spend: never a success. `cause` is one
-    /// CamelCase word.
+    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to
+    /// spend: never a success. `cause` is one CamelCase word.
     Hold {
         /// The kind of trouble, as a condition's reason.
         cause: String,
@@ -142,8 +144,8 @@ pub enum Judgement {
         /// The weight to go down to, where it has lasted too long for the one at hand.
         lower_to: Option<Weight>,
     },
-    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it has recovered or a person lifts
-    /// the freeze. `cause` is one CamelCase word.
+    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it
+    /// has recovered or a person lifts the freeze. `cause` is one CamelCase word.
     Frozen {
         /// `BudgetSpent` or `ServiceBurning`, as a condition's reason.
         cause: String,
@@ -184,7 +186,8 @@ pub enum Judgement {
 pub struct Proven {
     /// The canary's share at which this was found.
     pub weight: Weight,
-    /// The objectives whose evidence suffices, and the checks that have succeeded since the weight last changed.
+    /// The objectives whose evidence suffices, and the checks that have succeeded since the weight
+    /// last changed.
     pub answers: Questions,
 }
 
@@ -192,7 +195,9 @@ impl Judgement {
     /// What suffices at this weight; nothing where there is no fresh data of it.
     pub fn proven_at(&self, weight: Weight) -> Option<&Questions> {
         match self {
-            Self::Undecided { proven, .. } | Self::Sound { proven, .. } if proven.weight == weight => {
+            Self::Undecided { proven, .. } | Self::Sound { proven, .. }
+                if proven.weight == weight =>
+            {
                 Some(&proven.answers)
             }
             _ => None,

@@ -9,8 +9,8 @@ use crate::units::Weight;
 
 /// A validated Rollout spec, with every default filled in, apart from the pod template.
 ///
-/// It is stored in status as the plan in force, so that an abort, a drain or a restart of the controller
-/// works on what was agreed even when the spec has become invalid since.
+/// It is stored in status as the plan in force, so that an abort, a drain or a restart of the
+/// controller works on what was agreed even when the spec has become invalid since.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
@@ -76,7 +76,8 @@ impl Amount {
         match self {
             Self::Pods(pods) => pods,
             Self::Percent(percent) => {
-                u32::try_from((u64::from(replicas) * u64::from(percent)).div_ceil(100)).unwrap_or(u32::MAX)
+                u32::try_from((u64::from(replicas) * u64::from(percent)).div_ceil(100))
+                    .unwrap_or(u32::MAX)
             }
         }
     }
@@ -85,7 +86,9 @@ impl Amount {
     pub fn rounded_down(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
-            Self::Percent(percent) => u32::try_from(u64::from(replicas) * u64::from(percent) / 100).unwrap_or(u32::MAX),
+            Self::Percent(percent) => {
+                u32::try_from(u64::from(replicas) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+            }
         }
     }
 }
@@ -102,7 +105,8 @@ pub struct Routing {
     pub routes: Vec<RouteRef>,
     /// How long the router needs to act on what its object says, from when it reports it.
     pub settle: Duration,
-    /// How long a router that reports nothing is waited for before its object is taken for its word.
+    /// How long a router that reports nothing is waited for before its object is taken for its
+    /// word.
     pub unverified_after: Duration,
 }
 
@@ -178,8 +182,14 @@ pub struct Questions {
 impl Questions {
     /// Those that are not answered, in words; nothing: all are.
     pub fn open(&self, proven: &Self) -> Option<String> {
-        let objectives = self.objectives.difference(&proven.objectives).map(|name| format!("objective {name}"));
-        let checks = self.checks.difference(&proven.checks).map(|name| format!("check {name}"));
+        let objectives = self
+            .objectives
+            .difference(&proven.objectives)
+            .map(|name| format!("objective {name}"));
+        let checks = self
+            .checks
+            .difference(&proven.checks)
+            .map(|name| format!("check {name}"));
         let open: Vec<String> = objectives.chain(checks).collect();
         (!open.is_empty()).then(|| open.join(", "))
     }
@@ -203,7 +213,8 @@ pub enum CanaryScale {
 pub struct Analysis {
     /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
     pub longest: Duration,
-    /// How long fresh data must have been seen before a release is promoted: while its pods are young, tolerance is high.
+    /// How long fresh data must have been seen before a release is promoted: while its pods are
+    /// young, tolerance is high.
     #[serde(default = "usual_warm_up", skip_serializing_if = "is_usual_warm_up")]
     pub warm_up: Duration,
     /// The checks that must have succeeded at the last weight before a release is promoted.
@@ -214,7 +225,8 @@ pub struct Analysis {
     pub watch: Option<WatchPlan>,
 }
 
-/// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach is an abort as any other.
+/// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach
+/// is an abort as any other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WatchPlan {

@@ -14,12 +14,17 @@ pub(crate) fn take_in(look: &Look<'_>, draft: &mut Draft) {
         return;
     }
     take_in_plan(look, draft);
-    let Some(target) = look.seen.target.clone() else { return };
+    let Some(target) = look.seen.target.clone() else {
+        return;
+    };
     if draft.state.current_revision.as_ref() == Some(&target) {
         return;
     }
     if draft.state.stable_revision.is_none() {
-        draft.normal("FirstDeploy", format!("revision {target} is the first: it becomes stable when it is available"));
+        draft.normal(
+            "FirstDeploy",
+            format!("revision {target} is the first: it becomes stable when it is available"),
+        );
         draft.state.current_revision = Some(target);
         draft.enter(Stage::FirstDeploy, look.now);
         return;
@@ -37,10 +42,20 @@ pub(crate) fn take_in(look: &Look<'_>, draft: &mut Draft) {
 
 /// Ends the release under way, where there is one, in favour of `target`.
 fn leave_current(look: &Look<'_>, draft: &mut Draft, target: &Revision) {
-    let Some(current) = draft.state.current_revision.clone().filter(|_| releasing(&draft.state)) else { return };
+    let Some(current) = draft
+        .state
+        .current_revision
+        .clone()
+        .filter(|_| releasing(&draft.state))
+    else {
+        return;
+    };
     if draft.state.stable_revision.as_ref() == Some(target) {
         let message = format!("reverted to the stable revision {target}");
-        draft.warning("RolledBack", format!("revision {current} is given up: {message}"));
+        draft.warning(
+            "RolledBack",
+            format!("revision {current} is given up: {message}"),
+        );
         draft.record(current, ReleaseResult::Aborted, look.now, message);
     } else {
         let message = format!("superseded by revision {target}");
@@ -63,7 +78,10 @@ pub(crate) fn begin(look: &Look<'_>, draft: &mut Draft, target: Revision) {
     match shortcut(look, &draft.state, &target) {
         Some(Shortcut::WithoutTraffic) => {
             let message = "no replicas: promoted without traffic and without analysis";
-            draft.warning("PromotedWithoutTraffic", format!("revision {target}: {message}"));
+            draft.warning(
+                "PromotedWithoutTraffic",
+                format!("revision {target}: {message}"),
+            );
             draft.become_stable(look.now, message);
         }
         Some(Shortcut::RollbackWindow) => {
@@ -72,8 +90,14 @@ pub(crate) fn begin(look: &Look<'_>, draft: &mut Draft, target: Revision) {
             draft.enter(Stage::Promoting, look.now);
         }
         None => {
-            draft.normal("ReleaseStarted", format!("revision {target}: the canary is being made"));
-            draft.state.step = Some(StepPosition { index: 0, started_at: look.now });
+            draft.normal(
+                "ReleaseStarted",
+                format!("revision {target}: the canary is being made"),
+            );
+            draft.state.step = Some(StepPosition {
+                index: 0,
+                started_at: look.now,
+            });
             if let Pace::Evidence(pace) = pace(look.plan) {
                 draft.state.weights.asked = pace.first_weight;
             }
@@ -89,7 +113,8 @@ enum Shortcut {
     RollbackWindow,
 }
 
-/// Whether the release of `target` skips the steps. Nothing that is held does, nor a revision that was aborted last time.
+/// Whether the release of `target` skips the steps. Nothing that is held does, nor a revision that
+/// was aborted last time.
 fn shortcut(look: &Look<'_>, state: &State, target: &Revision) -> Option<Shortcut> {
     let last = last_verdict(state, target);
     if look.plan.paused || last == Some(ReleaseResult::Aborted) {
@@ -103,13 +128,21 @@ fn shortcut(look: &Look<'_>, state: &State, target: &Revision) -> Option<Shortcu
     (was_promoted && in_rollback_window(look, target)).then_some(Shortcut::RollbackWindow)
 }
 
-/// How the last release of this revision that was decided ended; one that was superseded was not decided.
+/// How the last release of this revision that was decided ended; one that was superseded was not
+/// decided.
 fn last_verdict(state: &State, revision: &Revision) -> Option<ReleaseResult> {
-    let of_revision = state.history.iter().rev().filter(|release| release.revision == *revision);
-    of_revision.map(|release| release.result).find(|result| *result != ReleaseResult::Superseded)
+    let of_revision = state
+        .history
+        .iter()
+        .rev()
+        .filter(|release| release.revision == *revision);
+    of_revision
+        .map(|release| release.result)
+        .find(|result| *result != ReleaseResult::Superseded)
 }
 
-/// Whether `target` is one of the newest revisions before the current one, by the age of their ReplicaSets.
+/// Whether `target` is one of the newest revisions before the current one, by the age of their
+/// ReplicaSets.
 fn in_rollback_window(look: &Look<'_>, target: &Revision) -> bool {
     let mut newest: Vec<_> = look.seen.replica_sets.iter().collect();
     newest.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
@@ -117,17 +150,26 @@ fn in_rollback_window(look: &Look<'_>, target: &Revision) -> bool {
         .iter()
         .map(|(revision, _)| *revision)
         .filter(|revision| Some(*revision) != look.seen.state.current_revision.as_ref());
-    earlier.take(look.plan.rollback_window).any(|revision| revision == target)
+    earlier
+        .take(look.plan.rollback_window)
+        .any(|revision| revision == target)
 }
 
 /// Takes in an edited plan: new steps start anew from a weight that is no higher than today's.
 fn take_in_plan(look: &Look<'_>, draft: &mut Draft) {
-    let Some(hash) = look.seen.plan_hash.clone() else { return };
+    let Some(hash) = look.seen.plan_hash.clone() else {
+        return;
+    };
     let before = draft.state.plan.take();
-    let changed_pace = before.as_ref().is_some_and(|before| pace(&before.spec) != pace(look.plan));
+    let changed_pace = before
+        .as_ref()
+        .is_some_and(|before| pace(&before.spec) != pace(look.plan));
     draft.state.plan = Some(match &before {
         Some(before) if before.hash == hash => before.clone(),
-        _ => PlanInForce { hash, spec: look.plan.clone() },
+        _ => PlanInForce {
+            hash,
+            spec: look.plan.clone(),
+        },
     });
     if let Some(before) = &before {
         note_transitions(look, draft, &before.spec);
@@ -135,15 +177,28 @@ fn take_in_plan(look: &Look<'_>, draft: &mut Draft) {
     if !changed_pace || draft.state.stage != Stage::Stepping {
         return;
     }
-    draft.normal("StepsEdited", "the steps were edited on the way: they start anew");
+    draft.normal(
+        "StepsEdited",
+        "the steps were edited on the way: they start anew",
+    );
     // A person's hold is not undone by an edit.
-    let held = draft.state.pause.take().filter(|pause| pause.reason == PauseReason::Command);
+    let held = draft
+        .state
+        .pause
+        .take()
+        .filter(|pause| pause.reason == PauseReason::Command);
     draft.enter(Stage::Stepping, look.now);
     draft.state.pause = held;
-    draft.state.step = Some(StepPosition { index: 0, started_at: look.now });
+    draft.state.step = Some(StepPosition {
+        index: 0,
+        started_at: look.now,
+    });
     match pace(look.plan) {
-        // Traffic must not jump up because of an edit: higher than today's is reached from zero, as any release is.
-        Pace::Steps(steps) => draft.state.restarting = Canary::weight_at(steps, 0) > draft.state.weights.asked,
+        // Traffic must not jump up because of an edit: higher than today's is reached from zero, as
+        // any release is.
+        Pace::Steps(steps) => {
+            draft.state.restarting = Canary::weight_at(steps, 0) > draft.state.weights.asked
+        }
         Pace::Evidence(pace) => {
             draft.state.weights.asked = draft.state.weights.asked.min(pace.first_weight);
         }
@@ -161,7 +216,10 @@ fn note_transitions(look: &Look<'_>, draft: &mut Draft, before: &Plan) {
         draft.start_waiting(look.now);
     }
     if has_pods_again && let Some(watch) = draft.state.watch_under_way() {
-        draft.state.watch = Some(Watch { since: look.now, ..watch });
+        draft.state.watch = Some(Watch {
+            since: look.now,
+            ..watch
+        });
     }
     if draft.state.stage == Stage::Stepping && look.plan.replicas > before.replicas {
         draft.state.growing_since = Some(look.now);

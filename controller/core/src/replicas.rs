@@ -1,9 +1,10 @@
 //! How many pods a Rollout shall have where its manifest does not say so.
 //!
-//! The API server fills in 1, so that the scale subresource can be read and an autoscaler can begin. But a manifest from
-//! which the field is *removed*, usually to hand it over to an autoscaler, gets the same 1, and a fleet must not shrink
-//! for that. So the number of pods that was in force is kept until an autoscaler or a person sets another one. An
-//! autoscaler that begins at 1 raises step by step; until it is as high, or has had its time, the higher number stays.
+//! The API server fills in 1, so that the scale subresource can be read and an autoscaler can
+//! begin. But a manifest from which the field is *removed*, usually to hand it over to an
+//! autoscaler, gets the same 1, and a fleet must not shrink for that. So the number of pods that
+//! was in force is kept until an autoscaler or a person sets another one. An autoscaler that begins
+//! at 1 raises step by step; until it is as high, or has had its time, the higher number stays.
 
 use std::time::Duration;
 
@@ -14,18 +15,21 @@ use crate::observed::ReplicasSource;
 use crate::state::{ReplicasKept, State};
 use crate::units::after;
 
-/// How long an autoscaler that has begun may be below the number that is kept: a HorizontalPodAutoscaler's own
-/// stabilization window, in which it does not scale down either.
+/// How long an autoscaler that has begun may be below the number that is kept: a
+/// HorizontalPodAutoscaler's own stabilization window, in which it does not scale down either.
 const TAKEOVER: Duration = Duration::from_secs(300);
 
-/// The number of pods that counts, given `spec.replicas` as stored, who set it, and the position so far.
+/// The number of pods that counts, given `spec.replicas` as stored, who set it, and the position so
+/// far.
 pub fn effective(spec_replicas: u32, source: ReplicasSource, state: &State, now: Timestamp) -> u32 {
     let source = source.resolved(state.replicas_scaled);
     let in_force = state.plan.as_ref().map_or(0, |plan| plan.spec.replicas);
     match (source, state.replicas_kept) {
         (ReplicasSource::Declared, _) | (ReplicasSource::Scaled, None) => spec_replicas,
         (ReplicasSource::Default | ReplicasSource::Unowned, None) => spec_replicas.max(in_force),
-        (ReplicasSource::Scaled, Some(kept)) if kept.until.is_some_and(|until| until <= now) => spec_replicas,
+        (ReplicasSource::Scaled, Some(kept)) if kept.until.is_some_and(|until| until <= now) => {
+            spec_replicas
+        }
         (_, Some(kept)) => spec_replicas.max(kept.count),
     }
 }
@@ -38,15 +42,25 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
     }
     let (count, spec_replicas) = (look.plan.replicas, look.seen.spec_replicas);
     let before = draft.state.replicas_kept;
-    let source = look.seen.replicas_source.resolved(draft.state.replicas_scaled);
+    let source = look
+        .seen
+        .replicas_source
+        .resolved(draft.state.replicas_scaled);
     draft.state.replicas_scaled = source == ReplicasSource::Scaled;
     draft.state.replicas_kept = match source {
         _ if count <= spec_replicas => None,
         ReplicasSource::Declared => None,
-        ReplicasSource::Default | ReplicasSource::Unowned => Some(ReplicasKept { count, until: None }),
+        ReplicasSource::Default | ReplicasSource::Unowned => {
+            Some(ReplicasKept { count, until: None })
+        }
         ReplicasSource::Scaled => {
-            let until = before.and_then(|kept| kept.until).unwrap_or_else(|| after(look.now, TAKEOVER));
-            Some(ReplicasKept { count, until: Some(until) })
+            let until = before
+                .and_then(|kept| kept.until)
+                .unwrap_or_else(|| after(look.now, TAKEOVER));
+            Some(ReplicasKept {
+                count,
+                until: Some(until),
+            })
         }
     };
     if before.is_none() && draft.state.replicas_kept.is_some() {

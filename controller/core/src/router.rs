@@ -21,35 +21,52 @@ pub(crate) fn in_effect(look: &Look<'_>) -> Option<Weight> {
     let routing = look.plan.routing()?;
     let first = look.seen.routes.first()?.canary_weight.clone().ok()?;
     let settled = look.seen.routes.iter().all(|route| {
-        route.canary_weight == Ok(first) && effective_from(routing, route).is_some_and(|from| from <= look.now)
+        route.canary_weight == Ok(first)
+            && effective_from(routing, route).is_some_and(|from| from <= look.now)
     });
     settled.then_some(first)
 }
 
-/// The share that every route is known to give this revision. A canary Service that still picks a superseded revision
-/// gives it none, whatever the routes say.
+/// The share that every route is known to give this revision. A canary Service that still picks a
+/// superseded revision gives it none, whatever the routes say.
 pub(crate) fn in_effect_for(look: &Look<'_>, revision: Option<&Revision>) -> Option<Weight> {
-    let is_picked = look.seen.canary_service.as_ref().is_some_and(|service| service.selects.as_ref() == revision);
+    let is_picked = look
+        .seen
+        .canary_service
+        .as_ref()
+        .is_some_and(|service| service.selects.as_ref() == revision);
     in_effect(look).filter(|share| share.is_zero() || is_picked)
 }
 
 /// Whether a superseded revision is behind the canary Service and may still get requests.
 pub(crate) fn superseded_gets_traffic(look: &Look<'_>, current: Option<&Revision>) -> bool {
-    let picked = look.seen.canary_service.as_ref().and_then(|service| service.selects.as_ref());
+    let picked = look
+        .seen
+        .canary_service
+        .as_ref()
+        .and_then(|service| service.selects.as_ref());
     picked.is_some() && picked != current && !canary_unreachable(look)
 }
 
 /// The highest share that any route's object gives the canary.
 pub(crate) fn written(look: &Look<'_>) -> Weight {
-    let weights = look.seen.routes.iter().filter_map(|route| route.canary_weight.clone().ok());
+    let weights = look
+        .seen
+        .routes
+        .iter()
+        .filter_map(|route| route.canary_weight.clone().ok());
     weights.max().unwrap_or(Weight::ZERO)
 }
 
-/// Why a route cannot be read: it does not exist, is not understood, or its kind is not served. `None` if all are readable.
+/// Why a route cannot be read: it does not exist, is not understood, or its kind is not served.
+/// `None` if all are readable.
 pub(crate) fn unreadable(look: &Look<'_>) -> Option<String> {
     look.plan.routing()?;
     let problem = |route: &RouteSeen| route.canary_weight.as_ref().err().cloned();
-    look.seen.routes.iter().find_map(|route| Some(format!("route {}: {}", route.route.name, problem(route)?)))
+    look.seen
+        .routes
+        .iter()
+        .find_map(|route| Some(format!("route {}: {}", route.route.name, problem(route)?)))
 }
 
 /// Whether no request can reach the canary Service any more.
@@ -62,7 +79,9 @@ pub(crate) fn waiting_for(look: &Look<'_>) -> String {
     for route in &look.seen.routes {
         match (&route.canary_weight, &route.programmed) {
             (Err(problem), _) => return format!("route {}: {problem}", route.route.name),
-            (Ok(_), Programmed::Pending(why)) => return format!("route {}: {why}", route.route.name),
+            (Ok(_), Programmed::Pending(why)) => {
+                return format!("route {}: {why}", route.route.name);
+            }
             (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
         }
     }

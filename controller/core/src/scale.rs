@@ -1,4 +1,5 @@
-//! How many pods each revision has: enough for the traffic that may reach it, and none taken away before that.
+//! How many pods each revision has: enough for the traffic that may reach it, and none taken away
+//! before that.
 
 use crate::draft::{Draft, Look};
 use crate::effect::Effect;
@@ -13,21 +14,35 @@ fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 
     let goal = goal::share(look, state);
     let is_current = state.current_revision.as_ref() == Some(revision);
     // Nothing shrinks before the router is seen to send it less.
-    let settled = |need: u32| if router::in_effect(look) == Some(goal) { need } else { need.max(now) };
+    let settled = |need: u32| {
+        if router::in_effect(look) == Some(goal) {
+            need
+        } else {
+            need.max(now)
+        }
+    };
     let is_stable = state.stable_revision.as_ref() == Some(revision);
     match state.stage {
         // What is scaled to zero has no traffic that would have to go first.
         _ if replicas == 0 && is_kept(state, revision) => 0,
         Stage::FirstDeploy | Stage::Promoting if is_current => replicas,
-        Stage::Stepping if is_current => {
-            growth::limited(look, state, settled(goal::canary_pods(look, state, goal)), now)
-        }
-        Stage::Stepping | Stage::Promoting if is_stable && look.plan.canary().dynamic_stable_scale => {
+        Stage::Stepping if is_current => growth::limited(
+            look,
+            state,
+            settled(goal::canary_pods(look, state, goal)),
+            now,
+        ),
+        Stage::Stepping | Stage::Promoting
+            if is_stable && look.plan.canary().dynamic_stable_scale =>
+        {
             settled(goal::stable_pods(look, state))
         }
         _ if is_stable => replicas,
         _ => {
-            let drained = state.draining.iter().any(|drain| drain.revision == *revision && drain.until <= look.now);
+            let drained = state
+                .draining
+                .iter()
+                .any(|drain| drain.revision == *revision && drain.until <= look.now);
             if drained { 0 } else { now }
         }
     }
@@ -36,19 +51,22 @@ fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 
 /// Whether pods of this revision serve by design, rather than being left over.
 fn is_kept(state: &State, revision: &Revision) -> bool {
     let is_current = state.current_revision.as_ref() == Some(revision);
-    state.stable_revision.as_ref() == Some(revision) || (is_current && state.stage != Stage::Aborted)
+    state.stable_revision.as_ref() == Some(revision)
+        || (is_current && state.stage != Stage::Aborted)
 }
 
 /// Whether a request may still reach this revision's pods.
 fn is_reachable(look: &Look<'_>, revision: &Revision) -> bool {
     selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision) && !router::canary_unreachable(look))
+        || (selects(look.seen.canary_service.as_ref(), revision)
+            && !router::canary_unreachable(look))
 }
 
 /// Whether the objects send requests to this revision's pods.
 fn is_given_traffic(look: &Look<'_>, revision: &Revision) -> bool {
     selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision) && !router::written(look).is_zero())
+        || (selects(look.seen.canary_service.as_ref(), revision)
+            && !router::written(look).is_zero())
 }
 
 fn selects(service: Option<&ServiceSeen>, revision: &Revision) -> bool {
@@ -58,18 +76,33 @@ fn selects(service: Option<&ServiceSeen>, revision: &Revision) -> bool {
 /// Notes from when revisions that are left over drain: only once no request can reach them.
 pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
     let state = &mut draft.state;
-    let kept: Vec<_> = look.seen.replica_sets.keys().filter(|revision| is_kept(state, revision)).cloned().collect();
-    // What has once been seen to be unreachable stays so until traffic is given back to it: a restarted controller,
-    // which has yet to see the router's part again, must not start the delay anew.
-    state.draining.retain(|drain| !kept.contains(&drain.revision) && !is_given_traffic(look, &drain.revision));
+    let kept: Vec<_> = look
+        .seen
+        .replica_sets
+        .keys()
+        .filter(|revision| is_kept(state, revision))
+        .cloned()
+        .collect();
+    // What has once been seen to be unreachable stays so until traffic is given back to it: a
+    // restarted controller, which has yet to see the router's part again, must not start the delay
+    // anew.
+    state.draining.retain(|drain| {
+        !kept.contains(&drain.revision) && !is_given_traffic(look, &drain.revision)
+    });
     if look.plan.routing().is_none() {
         return;
     }
     for (revision, set) in &look.seen.replica_sets {
-        let noted = state.draining.iter().any(|drain| drain.revision == *revision);
+        let noted = state
+            .draining
+            .iter()
+            .any(|drain| drain.revision == *revision);
         if set.desired > 0 && !noted && !kept.contains(revision) && !is_reachable(look, revision) {
             let until = after(look.now, drain_delay(look, state, revision));
-            state.draining.push(Drain { revision: revision.clone(), until });
+            state.draining.push(Drain {
+                revision: revision.clone(),
+                until,
+            });
         }
     }
 }
@@ -77,13 +110,22 @@ pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
 /// Drops what has been noted of revisions that have no pods any more.
 pub(crate) fn forget_drained(look: &Look<'_>, draft: &mut Draft) {
     let sets = &look.seen.replica_sets;
-    draft.state.draining.retain(|drain| sets.get(&drain.revision).is_some_and(|set| set.desired > 0));
+    draft
+        .state
+        .draining
+        .retain(|drain| sets.get(&drain.revision).is_some_and(|set| set.desired > 0));
 }
 
 fn drain_delay(look: &Look<'_>, state: &State, revision: &Revision) -> std::time::Duration {
-    let last = state.history.iter().rev().find(|release| release.revision == *revision);
+    let last = state
+        .history
+        .iter()
+        .rev()
+        .find(|release| release.revision == *revision);
     match last.map(|release| release.result) {
-        Some(ReleaseResult::Aborted | ReleaseResult::Superseded) => look.plan.canary().abort_scale_down_delay,
+        Some(ReleaseResult::Aborted | ReleaseResult::Superseded) => {
+            look.plan.canary().abort_scale_down_delay
+        }
         Some(ReleaseResult::Promoted) | None => look.plan.canary().scale_down_delay,
     }
 }
@@ -94,8 +136,9 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
     let mut effects = Vec::new();
     let counts = match look.plan.routing() {
         Some(_) => {
-            let each =
-                sets.iter().map(|(revision, set)| (revision.clone(), wanted(look, state, revision, set.desired)));
+            let each = sets.iter().map(|(revision, set)| {
+                (revision.clone(), wanted(look, state, revision, set.desired))
+            });
             each.collect()
         }
         None => approximate::next_counts(look, state),
@@ -110,18 +153,24 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
     for (revision, set) in sets {
         let replicas = counts.get(revision).copied().unwrap_or(set.desired);
         if replicas != set.desired {
-            effects.push(Effect::Scale { revision: revision.clone(), name: set.name.clone(), replicas });
+            effects.push(Effect::Scale {
+                revision: revision.clone(),
+                name: set.name.clone(),
+                replicas,
+            });
         }
     }
     effects.extend(beyond_history(look, state));
     effects
 }
 
-/// The revision whose ReplicaSet must be made: only the spec's own, since nobody has another's template.
+/// The revision whose ReplicaSet must be made: only the spec's own, since nobody has another's
+/// template.
 fn missing(look: &Look<'_>, state: &State) -> Option<Revision> {
     let revision = state.current_revision.clone()?;
     let is_asked = look.seen.target.as_ref() == Some(&revision) && look.seen.spec_problem.is_none();
-    (is_asked && is_kept(state, &revision) && !look.seen.replica_sets.contains_key(&revision)).then_some(revision)
+    (is_asked && is_kept(state, &revision) && !look.seen.replica_sets.contains_key(&revision))
+        .then_some(revision)
 }
 
 /// Old, empty ReplicaSets beyond the history limit, while nothing is under way.
@@ -129,12 +178,21 @@ fn beyond_history(look: &Look<'_>, state: &State) -> Vec<Effect> {
     if state.stage != Stage::Stable {
         return Vec::new();
     }
-    let is_old =
-        |revision: &Revision, set: &ReplicaSetSeen| set.desired == 0 && set.current == 0 && !is_kept(state, revision);
-    let mut old: Vec<_> = look.seen.replica_sets.iter().filter(|(revision, set)| is_old(revision, set)).collect();
+    let is_old = |revision: &Revision, set: &ReplicaSetSeen| {
+        set.desired == 0 && set.current == 0 && !is_kept(state, revision)
+    };
+    let mut old: Vec<_> = look
+        .seen
+        .replica_sets
+        .iter()
+        .filter(|(revision, set)| is_old(revision, set))
+        .collect();
     old.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
     let extra = old.into_iter().skip(look.plan.revision_history_limit);
     extra
-        .map(|(revision, set)| Effect::DeleteReplicaSet { revision: revision.clone(), name: set.name.clone() })
+        .map(|(revision, set)| Effect::DeleteReplicaSet {
+            revision: revision.clone(),
+            name: set.name.clone(),
+        })
         .collect()
 }

@@ -1,4 +1,5 @@
-//! The position in a release: what is persisted in status, and all that a restarted controller needs.
+//! The position in a release: what is persisted in status, and all that a restarted controller
+//! needs.
 //!
 //! Its JSON form is a part of the Rollout's `status`, field by field under the same names.
 
@@ -38,14 +39,16 @@ pub struct State {
     /// Since when it has been in this stage or step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Timestamp>,
-    /// When the release under way began, at its first step or at a retry: what happened before does not count against it.
+    /// When the release under way began, at its first step or at a retry: what happened before does
+    /// not count against it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_started_at: Option<Timestamp>,
-    /// The last progress toward what the release waits for. The progress deadline counts from there.
+    /// The last progress toward what the release waits for. The progress deadline counts from
+    /// there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Since when `replicas` is higher than before during this release. Until the stable revision has its new pods, the
-    /// canary grows no faster than they do.
+    /// Since when `replicas` is higher than before during this release. Until the stable revision
+    /// has its new pods, the canary grows no faster than they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing_since: Option<Timestamp>,
     /// Whether an autoscaler or `kubectl scale` set `spec.replicas` last.
@@ -54,7 +57,8 @@ pub struct State {
     /// The number of pods that is kept because `spec.replicas` was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas_kept: Option<ReplicasKept>,
-    /// The step at hand; where evidence sets the pace, the weights asked for so far, since the release began.
+    /// The step at hand; where evidence sets the pace, the weights asked for so far, since the
+    /// release began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
     /// Whether the steps start anew from no traffic, because they were edited on the way.
@@ -88,7 +92,8 @@ pub struct State {
 impl State {
     /// The watch at hand.
     pub(crate) fn watch_under_way(&self) -> Option<Watch> {
-        self.watch.filter(|watch| self.stage == Stage::Promoting && watch.ended_at.is_none())
+        self.watch
+            .filter(|watch| self.stage == Stage::Promoting && watch.ended_at.is_none())
     }
 
     /// Whether there was a watch that is over.
@@ -153,7 +158,8 @@ pub struct StepPosition {
 pub struct Progress {
     /// When the last progress was made.
     pub at: Timestamp,
-    /// The most that was reached so far: pods in place, plus one for each part of the router and the Services.
+    /// The most that was reached so far: pods in place, plus one for each part of the router and
+    /// the Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<i64>,
     /// Since when nothing is missing; `None` while something is.
@@ -164,7 +170,11 @@ pub struct Progress {
 impl Progress {
     /// The start of something new to wait for.
     pub(crate) fn start(now: Timestamp) -> Self {
-        Self { at: now, reached: None, complete_since: None }
+        Self {
+            at: now,
+            reached: None,
+            complete_since: None,
+        }
     }
 }
 
@@ -174,7 +184,8 @@ impl Progress {
 pub struct ReplicasKept {
     /// The number of pods.
     pub count: u32,
-    /// Until when an autoscaler that has begun to set `replicas` may still be below it; `None` until one begins.
+    /// Until when an autoscaler that has begun to set `replicas` may still be below it; `None`
+    /// until one begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -191,10 +202,12 @@ pub struct Weights {
     /// Since when it has been asked for or, once verified, in effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// With how many available canary pods it was verified: as many suffice for it, also where `replicas` grows.
+    /// With how many available canary pods it was verified: as many suffice for it, also where
+    /// `replicas` grows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<u32>,
-    /// The most that the canary gets though its step asks for more, since its metrics have asked for less.
+    /// The most that the canary gets though its step asks for more, since its metrics have asked
+    /// for less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cap: Option<Weight>,
 }
@@ -251,7 +264,8 @@ pub struct Watch {
     pub ended_at: Option<Timestamp>,
 }
 
-/// A person's word that a revision may go on although the service has no errors to spend. It lifts no evidence.
+/// A person's word that a revision may go on although the service has no errors to spend. It lifts
+/// no evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FreezeOverride {

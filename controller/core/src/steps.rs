@@ -31,7 +31,10 @@ pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
 pub(crate) fn begin_step(look: &Look<'_>, draft: &mut Draft, index: usize) {
     draft.state.pause = None;
     draft.start_waiting(look.now);
-    draft.state.step = Some(StepPosition { index, started_at: look.now });
+    draft.state.step = Some(StepPosition {
+        index,
+        started_at: look.now,
+    });
 }
 
 /// What the release waits for.
@@ -44,7 +47,9 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
             _ => Wait::Progress(router::waiting_for(look)),
         },
         Stage::Stepping => match (&look.plan.canary().pace, state.step) {
-            (Pace::Steps(steps), Some(step)) => of_step(look, state, steps.get(step.index), step.started_at),
+            (Pace::Steps(steps), Some(step)) => {
+                of_step(look, state, steps.get(step.index), step.started_at)
+            }
             _ => by_evidence(look, state),
         },
         Stage::Promoting => promotion::wait(look, state),
@@ -56,29 +61,41 @@ pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
 fn of_step(look: &Look<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
     let own = match step {
         Some(Step::SetWeight(weight)) => waiting::shifted(look, state, goal::cut(state, *weight)),
-        Some(Step::SetCanaryScale(_)) => {
-            waiting::available(look, state, goal::canary_pods(look, state, goal::share(look, state)))
-        }
+        Some(Step::SetCanaryScale(_)) => waiting::available(
+            look,
+            state,
+            goal::canary_pods(look, state, goal::share(look, state)),
+        ),
         Some(Step::Pause(Some(duration))) => waiting::until(look, after(started_at, *duration)),
         Some(Step::Pause(None)) => Wait::Person,
         Some(Step::Analysis(duration)) => return analysed(look, started_at, *duration),
         Some(Step::Prove(questions)) => waiting::answered(look, state, questions),
         None => ready_to_promote(look, state),
     };
-    // Missing data is never a success: no step ends in its favour, nor before what it took away is given back.
-    // Nor does one end while nobody knows what the routes say.
-    match (own, held(look, state).or_else(|| router::unreadable(look).map(Wait::Progress))) {
+    // Missing data is never a success: no step ends in its favour, nor before what it took away is
+    // given back. Nor does one end while nobody knows what the routes say.
+    match (
+        own,
+        held(look, state).or_else(|| router::unreadable(look).map(Wait::Progress)),
+    ) {
         (Wait::Done, Some(hold)) => hold,
-        (Wait::Done, None) if state.weights.cap.is_some() => waiting::shifted(look, state, goal::share(look, state)),
+        (Wait::Done, None) if state.weights.cap.is_some() => {
+            waiting::shifted(look, state, goal::share(look, state))
+        }
         (own, _) => own,
     }
 }
 
-/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not suffice to promote, and every check
-/// must have succeeded at this weight.
+/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not
+/// suffice to promote, and every check must have succeeded at this weight.
 fn ready_to_promote(look: &Look<'_>, state: &State) -> Wait {
-    let Some(analysis) = look.plan.canary().analysis.as_ref() else { return Wait::Done };
-    let checks = Questions { checks: analysis.checks.clone(), ..Questions::default() };
+    let Some(analysis) = look.plan.canary().analysis.as_ref() else {
+        return Wait::Done;
+    };
+    let checks = Questions {
+        checks: analysis.checks.clone(),
+        ..Questions::default()
+    };
     if let open @ Wait::Evidence(_) = waiting::answered(look, state, &checks) {
         return open;
     }
@@ -105,9 +122,10 @@ fn held(look: &Look<'_>, state: &State) -> Option<Wait> {
 
 fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) -> Wait {
     match (&look.seen.judgement, duration) {
-        (Judgement::Sound { fresh_since, .. } | Judgement::Undecided { fresh_since, .. }, Some(duration)) => {
-            waiting::until(look, after(started_at.max(*fresh_since), duration))
-        }
+        (
+            Judgement::Sound { fresh_since, .. } | Judgement::Undecided { fresh_since, .. },
+            Some(duration),
+        ) => waiting::until(look, after(started_at.max(*fresh_since), duration)),
         (Judgement::Sound { .. }, None) => Wait::Done,
         (
             Judgement::Undecided { message, .. }
@@ -120,7 +138,8 @@ fn analysed(look: &Look<'_>, started_at: Timestamp, duration: Option<Duration>) 
     }
 }
 
-/// Where evidence sets the pace: the weight asked for is in effect, and then the evidence says what comes next.
+/// Where evidence sets the pace: the weight asked for is in effect, and then the evidence says what
+/// comes next.
 fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
     let asked = state.weights.asked;
     match waiting::shifted(look, state, asked) {
@@ -129,7 +148,10 @@ fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
     }
     match &look.seen.judgement {
         Judgement::Sound { .. } => Wait::Done,
-        Judgement::Undecided { next_weight: Some(next), .. } if *next > asked => Wait::Raise(*next),
+        Judgement::Undecided {
+            next_weight: Some(next),
+            ..
+        } if *next > asked => Wait::Raise(*next),
         Judgement::Undecided { message, .. }
         | Judgement::Hold { message, .. }
         | Judgement::Frozen { message, .. }
@@ -139,9 +161,14 @@ fn by_evidence(look: &Look<'_>, state: &State) -> Wait {
 }
 
 fn first_deploy(look: &Look<'_>, draft: &mut Draft) {
-    let Some(revision) = draft.state.current_revision.clone() else { return };
+    let Some(revision) = draft.state.current_revision.clone() else {
+        return;
+    };
     if wait(look, &draft.state) == Wait::Done {
-        draft.normal("FirstDeployed", format!("revision {revision} is available and stable"));
+        draft.normal(
+            "FirstDeployed",
+            format!("revision {revision} is available and stable"),
+        );
         draft.become_stable(look.now, "first deploy");
     }
 }
@@ -165,7 +192,10 @@ fn step_on(look: &Look<'_>, draft: &mut Draft) {
                 draft.normal("WeightRaised", format!("the evidence permits {weight}"));
                 draft.state.weights.asked = weight;
                 draft.start_waiting(look.now);
-                draft.state.step = draft.state.step.map(|step| StepPosition { index: next, ..step });
+                draft.state.step = draft.state.step.map(|step| StepPosition {
+                    index: next,
+                    ..step
+                });
                 return;
             }
             waiting => return note_pause(look, draft, &waiting),
@@ -179,7 +209,10 @@ fn leave_step(look: &Look<'_>, draft: &mut Draft) {
     match steps.get(index) {
         Some(step) => {
             let (number, total) = (index + 1, steps.len());
-            draft.detail("StepCompleted", format!("step {number} of {total} is complete: {}", name(step)));
+            draft.detail(
+                "StepCompleted",
+                format!("step {number} of {total} is complete: {}", name(step)),
+            );
             begin_step(look, draft, index + 1);
         }
         None => draft.enter(Stage::Promoting, look.now),
@@ -197,16 +230,30 @@ pub(crate) fn name(step: &Step) -> String {
     }
 }
 
-/// Notes what a person would have to know: that a pause holds it, or that the analysis came to no end.
+/// Notes what a person would have to know: that a pause holds it, or that the analysis came to no
+/// end.
 fn note_pause(look: &Look<'_>, draft: &mut Draft, waiting: &Wait) {
     let started_at = draft.state.step.map_or(look.now, |step| step.started_at);
-    let pause = |until| Pause { reason: PauseReason::Step, since: started_at, until };
+    let pause = |until| Pause {
+        reason: PauseReason::Step,
+        since: started_at,
+        until,
+    };
     draft.state.pause = match waiting {
-        Wait::Until(at) if matches!(current(look.plan, &draft.state), Some(Step::Pause(_))) => Some(pause(Some(*at))),
+        Wait::Until(at) if matches!(current(look.plan, &draft.state), Some(Step::Pause(_))) => {
+            Some(pause(Some(*at)))
+        }
         Wait::Person => Some(pause(None)),
         Wait::Evidence(message) if longest_passed(look, started_at) => {
-            draft.warning("Inconclusive", format!("undecided for the longest duration: {message}"));
-            Some(Pause { reason: PauseReason::Inconclusive, since: look.now, until: None })
+            draft.warning(
+                "Inconclusive",
+                format!("undecided for the longest duration: {message}"),
+            );
+            Some(Pause {
+                reason: PauseReason::Inconclusive,
+                since: look.now,
+                until: None,
+            })
         }
         _ => None,
     };

@@ -26,7 +26,11 @@ impl Weight {
 
     /// From thousandths of a percent; what exceeds 100 % is cut to 100 %.
     pub const fn from_thousandths(thousandths_of_percent: u32) -> Self {
-        if thousandths_of_percent > Self::FULL.0 { Self::FULL } else { Self(thousandths_of_percent) }
+        if thousandths_of_percent > Self::FULL.0 {
+            Self::FULL
+        } else {
+            Self(thousandths_of_percent)
+        }
     }
 
     /// From whole percents; what exceeds 100 % is cut to 100 %.
@@ -55,7 +59,8 @@ impl Weight {
         self.0 == 0
     }
 
-    /// The fewest pods out of `replicas` that carry this share: rounded up, so at least 1 for any traffic at all.
+    /// The fewest pods out of `replicas` that carry this share: rounded up, so at least 1 for any
+    /// traffic at all.
     pub fn pods_of(self, replicas: u32) -> u32 {
         let pods = (u64::from(replicas) * u64::from(self.0)).div_ceil(u64::from(Self::FULL.0));
         let floor = u32::from(self.0 > 0 && replicas > 0);
@@ -82,7 +87,9 @@ impl TryFrom<f64> for Weight {
     fn try_from(percent: f64) -> Result<Self, NotAWeight> {
         let thousandths = percent * 1_000.0;
         let rounded = thousandths.round();
-        if !(0.0..=f64::from(Self::FULL.0)).contains(&rounded) || (thousandths - rounded).abs() > 1e-6 {
+        if !(0.0..=f64::from(Self::FULL.0)).contains(&rounded)
+            || (thousandths - rounded).abs() > 1e-6
+        {
             return Err(NotAWeight(percent));
         }
         #[expect(

@@ -23,14 +23,19 @@ pub(crate) enum Wait {
     Evidence(String),
     /// The evidence permits a higher weight.
     Raise(Weight),
-    /// Somebody to raise `replicas` from 0: there are no pods to move traffic to, and the position is kept.
+    /// Somebody to raise `replicas` from 0: there are no pods to move traffic to, and the position
+    /// is kept.
     Replicas,
 }
 
 /// What is asked suffices at the weight at hand.
 pub(crate) fn answered(look: &Look<'_>, state: &State, asked: &Questions) -> Wait {
     let nothing = Questions::default();
-    let proven = look.seen.judgement.proven_at(goal::share(look, state)).unwrap_or(&nothing);
+    let proven = look
+        .seen
+        .judgement
+        .proven_at(goal::share(look, state))
+        .unwrap_or(&nothing);
     match asked.open(proven) {
         None => Wait::Done,
         Some(open) => Wait::Evidence(format!("waiting for {open}")),
@@ -39,14 +44,22 @@ pub(crate) fn answered(look: &Look<'_>, state: &State, asked: &Questions) -> Wai
 
 /// A moment has passed.
 pub(crate) fn until(look: &Look<'_>, at: Timestamp) -> Wait {
-    if at <= look.now { Wait::Done } else { Wait::Until(at) }
+    if at <= look.now {
+        Wait::Done
+    } else {
+        Wait::Until(at)
+    }
 }
 
 /// The traffic has been seen to be split so, and the canary has the pods for it.
 pub(crate) fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
     if look.plan.routing().is_none() {
         let reached = approximate::reached(look, state);
-        return if reached { Wait::Done } else { Wait::Progress("waiting for pods".to_owned()) };
+        return if reached {
+            Wait::Done
+        } else {
+            Wait::Progress("waiting for pods".to_owned())
+        };
     }
     match available(look, state, goal::carrying_pods(look, state, weight)) {
         Wait::Done => {}
@@ -60,22 +73,37 @@ pub(crate) fn shifted(look: &Look<'_>, state: &State, weight: Weight) -> Wait {
 
 /// So many pods of the new revision are available.
 pub(crate) fn available(look: &Look<'_>, state: &State, needed: u32) -> Wait {
-    let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let set = state
+        .current_revision
+        .as_ref()
+        .and_then(|revision| look.seen.replica_sets.get(revision));
     let (available, desired) = set.map_or((0, 0), |set| (set.available, set.desired));
     if set.is_some() && available >= needed && desired >= needed {
         return Wait::Done;
     }
-    let why = set.and_then(|set| set.crash.as_deref()).map(|why| format!(" ({why})")).unwrap_or_default();
-    Wait::Progress(format!("waiting for {needed} available pods of the new revision{why}"))
+    let why = set
+        .and_then(|set| set.crash.as_deref())
+        .map(|why| format!(" ({why})"))
+        .unwrap_or_default();
+    Wait::Progress(format!(
+        "waiting for {needed} available pods of the new revision{why}"
+    ))
 }
 
 /// The available pods of the new revision.
 pub(crate) fn available_pods(look: &Look<'_>, state: &State) -> u32 {
-    let set = state.current_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let set = state
+        .current_revision
+        .as_ref()
+        .and_then(|revision| look.seen.replica_sets.get(revision));
     set.map_or(0, |set| set.available)
 }
 
 /// Whether nothing advances until a person says so.
 pub(crate) fn is_held_by_person(look: &Look<'_>, state: &State) -> bool {
-    look.plan.paused || state.pause.as_ref().is_some_and(|pause| pause.reason != PauseReason::Step)
+    look.plan.paused
+        || state
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.reason != PauseReason::Step)
 }

@@ -20,8 +20,15 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
         Stage::FirstDeploy => first_deploy(look, state),
         Stage::Stepping => stepping(look, state),
         Stage::Promoting => {
-            let what = if state.watch_under_way().is_some() { "watched at 100 %" } else { "going to 100 %" };
-            (Phase::Progressing, with_wait(what, &steps::wait(look, state)))
+            let what = if state.watch_under_way().is_some() {
+                "watched at 100 %"
+            } else {
+                "going to 100 %"
+            };
+            (
+                Phase::Progressing,
+                with_wait(what, &steps::wait(look, state)),
+            )
         }
         Stage::Aborted => aborted(state),
         Stage::Stable => stable(look, state),
@@ -34,13 +41,20 @@ fn of(look: &Look<'_>, state: &State) -> (Phase, String) {
     };
     let message = match &state.freeze_override {
         Some(lifted) if matches!(state.stage, Stage::Stepping | Stage::Promoting) => {
-            let by = lifted.by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+            let by = lifted
+                .by
+                .as_deref()
+                .map(|by| format!(" by {by}"))
+                .unwrap_or_default();
             format!("{message}; the freeze was lifted{by}: {}", lifted.reason)
         }
         _ => message,
     };
     match &look.seen.spec_problem {
-        Some(problem) => (Phase::Degraded, format!("the spec cannot be used: {problem}; meanwhile: {message}")),
+        Some(problem) => (
+            Phase::Degraded,
+            format!("the spec cannot be used: {problem}; meanwhile: {message}"),
+        ),
         None => (phase, message),
     }
 }
@@ -49,7 +63,10 @@ fn first_deploy(look: &Look<'_>, state: &State) -> (Phase, String) {
     let waiting = with_wait("first deploy", &steps::wait(look, state));
     let overdue = progress::overdue_at(look, state).is_some_and(|at| at <= look.now);
     if overdue {
-        return (Phase::Degraded, format!("{waiting}: longer than the progress deadline"));
+        return (
+            Phase::Degraded,
+            format!("{waiting}: longer than the progress deadline"),
+        );
     }
     (Phase::Progressing, waiting)
 }
@@ -62,18 +79,30 @@ fn stepping(look: &Look<'_>, state: &State) -> (Phase, String) {
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.asked),
     };
-    if let Some(cap) = state.weights.cap.filter(|cap| *cap < goal::planned(look, state)) {
+    if let Some(cap) = state
+        .weights
+        .cap
+        .filter(|cap| *cap < goal::planned(look, state))
+    {
         at = format!("{at}, cut to {cap}");
     }
     if look.plan.paused {
         return (Phase::Paused, format!("{at}: spec.paused is true"));
     }
     let wait = steps::wait(look, state);
-    match state.pause.as_ref().map(|pause| (pause.reason, pause.until)) {
-        Some((PauseReason::Command, _)) => (Phase::Paused, format!("{at}: paused by a command, until resume")),
-        Some((PauseReason::Inconclusive, _)) => {
-            (Phase::Paused, format!("{at}: the analysis is inconclusive; promote or abort"))
-        }
+    match state
+        .pause
+        .as_ref()
+        .map(|pause| (pause.reason, pause.until))
+    {
+        Some((PauseReason::Command, _)) => (
+            Phase::Paused,
+            format!("{at}: paused by a command, until resume"),
+        ),
+        Some((PauseReason::Inconclusive, _)) => (
+            Phase::Paused,
+            format!("{at}: the analysis is inconclusive; promote or abort"),
+        ),
         Some((PauseReason::Step, Some(until))) => (Phase::Paused, format!("{at}: until {until}")),
         Some((PauseReason::Step, None)) => (Phase::Paused, format!("{at}: until promoted")),
         None => (Phase::Progressing, with_wait(&at, &wait)),
@@ -90,9 +119,20 @@ fn with_wait(at: &str, wait: &Wait) -> String {
 
 fn aborted(state: &State) -> (Phase, String) {
     // Evidence speaks in whole sentences, other causes do not.
-    let why = state.abort.as_ref().map_or("given up", |abort| abort.message.trim_end_matches('.'));
-    let wanted = state.current_revision.as_ref().map(ToString::to_string).unwrap_or_default();
-    let stable = state.stable_revision.as_ref().map(ToString::to_string).unwrap_or_default();
+    let why = state
+        .abort
+        .as_ref()
+        .map_or("given up", |abort| abort.message.trim_end_matches('.'));
+    let wanted = state
+        .current_revision
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let stable = state
+        .stable_revision
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let message = format!(
         "{why}. Stable {stable} serves; the spec still asks for {wanted}, which was given up: declare another revision, or retry"
     );
@@ -100,15 +140,22 @@ fn aborted(state: &State) -> (Phase, String) {
 }
 
 fn stable(look: &Look<'_>, state: &State) -> (Phase, String) {
-    let set = state.stable_revision.as_ref().and_then(|revision| look.seen.replica_sets.get(revision));
+    let set = state
+        .stable_revision
+        .as_ref()
+        .and_then(|revision| look.seen.replica_sets.get(revision));
     let available = set.map_or(0, |set| set.available);
     let complete = available >= look.plan.replicas;
     let route_free = look.plan.routing().is_none() || router::in_effect(look) == Some(Weight::ZERO);
     if available == 0 && look.plan.replicas > 0 {
-        return (Phase::Degraded, "no pod of the stable revision is available".to_owned());
+        return (
+            Phase::Degraded,
+            "no pod of the stable revision is available".to_owned(),
+        );
     }
     // Pods that come and go do not undo what was completed; the Available condition tells of them.
-    let was_healthy = look.seen.state.phase == Phase::Healthy && look.seen.state.stage == Stage::Stable;
+    let was_healthy =
+        look.seen.state.phase == Phase::Healthy && look.seen.state.stage == Stage::Stable;
     if was_healthy || (complete && route_free) {
         return (Phase::Healthy, "the revision is stable".to_owned());
     }
@@ -117,5 +164,8 @@ fn stable(look: &Look<'_>, state: &State) -> (Phase, String) {
         None if complete => "the route is on its way back to stable".to_owned(),
         None => "waiting for pods".to_owned(),
     };
-    (Phase::Progressing, format!("the revision is stable; {what}"))
+    (
+        Phase::Progressing,
+        format!("the revision is stable; {what}"),
+    )
 }

@@ -7,7 +7,9 @@ use serin_core::observed::Judgement;
 use serin_core::plan::{CanaryScale, Step};
 use serin_core::state::{Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
-use world::{Pods, World, analysed, edit, hold, plan, rev, secs, undecided, unrouted, wait, weight};
+use world::{
+    Pods, World, analysed, edit, hold, plan, rev, secs, undecided, unrouted, wait, weight,
+};
 
 #[test]
 fn first_deploy_is_stable_without_steps_once_available() {
@@ -16,9 +18,15 @@ fn first_deploy_is_stable_without_steps_once_available() {
     assert_eq!(world.state.stage, Stage::FirstDeploy);
     assert_eq!(world.state.stable_revision, None);
     world.run_for(secs(10));
-    assert_eq!((world.state.stage, world.state.phase), (Stage::Stable, Phase::Healthy));
+    assert_eq!(
+        (world.state.stage, world.state.phase),
+        (Stage::Stable, Phase::Healthy)
+    );
     assert_eq!(world.desired("v1"), 3);
-    assert!(world.shares.is_empty(), "the first deploy leaves the route alone");
+    assert!(
+        world.shares.is_empty(),
+        "the first deploy leaves the route alone"
+    );
 }
 
 #[test]
@@ -33,18 +41,31 @@ fn broken_first_revision_is_fixed_forward() {
     world.release("v3");
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v3")));
-    assert_eq!((world.desired("v1"), world.desired("v2"), world.desired("v3")), (0, 0, 2));
+    assert_eq!(
+        (
+            world.desired("v1"),
+            world.desired("v2"),
+            world.desired("v3")
+        ),
+        (0, 0, 2)
+    );
 }
 
 #[test]
 fn a_good_release_goes_through_its_steps_and_is_promoted() {
     let mut world = World::stable(plan(4, vec![weight(25), wait(60), weight(50), wait(60)]));
     world.release("v2");
-    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    world.run_until("at 25 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(25))
+    });
     assert_eq!(world.desired("v2"), 1);
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 2));
-    world.run_until("promoted", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("promoted", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.run_for(secs(20));
     assert_eq!(world.state.phase, Phase::Healthy);
     assert_eq!(world.share(), Weight::ZERO, "the route is as it was");
@@ -59,13 +80,23 @@ fn a_good_release_goes_through_its_steps_and_is_promoted() {
 
 #[test]
 fn writes_are_spent_with_care() {
-    let mut world = World::stable(edit(unrouted(1, vec![weight(20), wait(5), weight(50), wait(5)], 1, 0), |_| {}));
+    let mut world = World::stable(edit(
+        unrouted(1, vec![weight(20), wait(5), weight(50), wait(5)], 1, 0),
+        |_| {},
+    ));
     world.release("v2");
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.run_for(secs(120));
     let events = world.events.len();
     let writes = world.status_writes + world.set_writes + events;
-    assert!(writes <= 14, "{} status, {} ReplicaSets, {events} Events", world.status_writes, world.set_writes);
+    assert!(
+        writes <= 14,
+        "{} status, {} ReplicaSets, {events} Events",
+        world.status_writes,
+        world.set_writes
+    );
 }
 
 #[test]
@@ -73,12 +104,24 @@ fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     let mut world = World::stable(analysed(plan(4, vec![weight(25), wait(600)])));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
-    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "the canary failed 24 of 3,000.".into() };
+    world.run_until("at 25 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(25))
+    });
+    world.report = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "the canary failed 24 of 3,000.".into(),
+    };
     world.settle();
     assert_eq!(world.share(), Weight::ZERO, "within the same reconcile");
     assert_eq!(world.state.phase, Phase::Degraded);
-    assert!(world.state.message.contains("24 of 3,000. Stable v1 serves"), "{}", world.state.message);
+    assert!(
+        world
+            .state
+            .message
+            .contains("24 of 3,000. Stable v1 serves"),
+        "{}",
+        world.state.message
+    );
     assert_eq!(world.events_of("RolledBack").len(), 1);
     assert_eq!(world.desired("v2"), 1);
     world.run_for(secs(60));
@@ -94,21 +137,39 @@ fn never_ready_times_out_and_gets_no_request() {
     world.run_for(secs(599));
     assert_eq!(world.state.stage, Stage::Stepping);
     world.run_for(secs(60));
-    assert_eq!(world.state.abort.as_ref().map(|abort| abort.cause.as_str()), Some("ProgressDeadline"));
-    assert!(world.shares.is_empty(), "it never got a request: {:?}", world.shares);
+    assert_eq!(
+        world.state.abort.as_ref().map(|abort| abort.cause.as_str()),
+        Some("ProgressDeadline")
+    );
+    assert!(
+        world.shares.is_empty(),
+        "it never got a request: {:?}",
+        world.shares
+    );
     assert_eq!(world.desired("v2"), 0);
 }
 
-// argo-rollouts #4642: a `setCanaryScale` after a `setWeight` sent everything to stable for a moment.
+// argo-rollouts #4642: a `setCanaryScale` after a `setWeight` sent everything to stable for a
+// moment.
 #[test]
 fn a_canary_scale_after_a_weight_keeps_the_split() {
     let scale = |percent| Step::SetCanaryScale(CanaryScale::Weight(Weight::percent(percent)));
-    let steps = vec![scale(50), weight(50), wait(5), scale(100), Step::Pause(None)];
+    let steps = vec![
+        scale(50),
+        weight(50),
+        wait(5),
+        scale(100),
+        Step::Pause(None),
+    ];
     let mut world = World::stable(plan(4, steps));
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     assert_eq!(world.desired("v2"), 2);
-    world.run_until("at the pause", |world| world.state.step.is_some_and(|step| step.index == 4));
+    world.run_until("at the pause", |world| {
+        world.state.step.is_some_and(|step| step.index == 4)
+    });
     world.run_for(secs(30));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 4));
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
@@ -121,10 +182,15 @@ fn a_canary_scale_after_a_weight_keeps_the_split() {
 fn a_crash_loop_aborts_through_the_pods_alone() {
     let mut world = World::stable(plan(5, vec![weight(20), wait(600)]));
     world.release("v2");
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.run_until("at 20 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(20))
+    });
     world.pods.insert(rev("v2"), Pods::CrashLoop);
     world.settle();
-    assert_eq!(world.state.abort.as_ref().map(|abort| abort.cause.as_str()), Some("PodCrash"));
+    assert_eq!(
+        world.state.abort.as_ref().map(|abort| abort.cause.as_str()),
+        Some("PodCrash")
+    );
     assert_eq!(world.share(), Weight::ZERO);
 }
 
@@ -132,19 +198,30 @@ fn a_crash_loop_aborts_through_the_pods_alone() {
 fn v3_in_the_middle_of_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(600)]));
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     world.release("v3");
     world.settle();
     assert_eq!(world.share(), Weight::ZERO);
-    assert_eq!(world.canary_service, Some(rev("v2")), "its Service follows once it has no traffic");
+    assert_eq!(
+        world.canary_service,
+        Some(rev("v2")),
+        "its Service follows once it has no traffic"
+    );
     assert_eq!(world.desired("v2"), 2, "and its pods after that");
     assert_eq!(world.state.step.map(|step| step.index), Some(0));
     assert_eq!(world.state.stable_revision, Some(rev("v1")));
-    world.run_until("v3 at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("v3 at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     assert_eq!(world.canary_service, Some(rev("v3")));
     world.run_for(secs(60));
     assert_eq!(world.desired("v2"), 0);
-    assert_eq!(world.state.history.last().map(|release| release.result), Some(ReleaseResult::Superseded));
+    assert_eq!(
+        world.state.history.last().map(|release| release.result),
+        Some(ReleaseResult::Superseded)
+    );
     world.assert_nothing_lost();
 }
 
@@ -153,11 +230,16 @@ fn git_revert_to_stable_aborts_at_once_without_analysis() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(600)])));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     world.report = hold("Unreachable");
     world.release("v1");
     world.settle();
-    assert_eq!((world.state.stage, world.share()), (Stage::Stable, Weight::ZERO));
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stable, Weight::ZERO)
+    );
     world.run_for(secs(60));
     assert_eq!(world.state.phase, Phase::Healthy);
     assert_eq!(world.desired("v2"), 0);
@@ -172,17 +254,28 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
     for version in ["v2", "v3"] {
         world.release(version);
         world.run_until("paused", |world| world.state.pause.is_some());
-        assert_eq!(world.command(version, Verb::Promote).result, OutcomeResult::Done);
-        world.run_until("stable", |world| world.state.stable_revision == Some(rev(version)));
+        assert_eq!(
+            world.command(version, Verb::Promote).result,
+            OutcomeResult::Done
+        );
+        world.run_until("stable", |world| {
+            world.state.stable_revision == Some(rev(version))
+        });
         world.run_for(secs(60));
     }
     world.release("v1");
     world.run_for(secs(60));
-    assert_eq!(world.state.stage, Stage::Stepping, "two back is outside of a window of one");
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "two back is outside of a window of one"
+    );
     world.release("v3");
     world.run_for(secs(60));
     world.release("v2");
-    world.run_until("v2 again", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("v2 again", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.assert_nothing_lost();
 }
 
@@ -190,7 +283,9 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
 fn edited_steps_restart_from_a_weight_that_is_no_higher() {
     let mut world = World::stable(plan(10, vec![weight(20), wait(600)]));
     world.release("v2");
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.run_until("at 20 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(20))
+    });
     world.shares.clear();
     world.plan = plan(10, vec![weight(10), wait(600)]);
     world.run_for(secs(30));
@@ -199,7 +294,11 @@ fn edited_steps_restart_from_a_weight_that_is_no_higher() {
     world.run_for(secs(60));
     assert_eq!(world.state.weights.verified, Some(Weight::percent(80)));
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
-    assert_eq!(shares, [10, 0, 80].map(Weight::percent), "higher is reached from zero");
+    assert_eq!(
+        shares,
+        [10, 0, 80].map(Weight::percent),
+        "higher is reached from zero"
+    );
     world.assert_nothing_lost();
 }
 
@@ -221,9 +320,16 @@ fn scaling_while_paused_keeps_the_traffic_and_the_step() {
     world.plan = plan(12, vec![weight(25), Step::Pause(None)]);
     world.run_for(secs(30));
     assert_eq!((world.desired("v1"), world.desired("v2")), (12, 3));
-    assert_eq!((world.state.step, world.share()), (step, Weight::percent(25)));
+    assert_eq!(
+        (world.state.step, world.share()),
+        (step, Weight::percent(25))
+    );
     let lowest = world.shares.iter().map(|(_, share, _)| *share).min();
-    assert_eq!(lowest, Some(Weight::percent(25)), "a scale change takes no traffic from the canary");
+    assert_eq!(
+        lowest,
+        Some(Weight::percent(25)),
+        "a scale change takes no traffic from the canary"
+    );
     world.assert_nothing_lost();
 }
 
@@ -232,14 +338,22 @@ fn without_a_router_weights_are_approximated_within_surge_and_availability() {
     let mut world = World::stable(unrouted(10, vec![weight(30), Step::Pause(None)], 0, 5));
     world.release("v2");
     world.reconcile();
-    assert_eq!((world.desired("v2"), world.desired("v1")), (0, 7), "3/7 is reached through 0/7");
+    assert_eq!(
+        (world.desired("v2"), world.desired("v1")),
+        (0, 7),
+        "3/7 is reached through 0/7"
+    );
     world.run_until("paused", |world| world.state.pause.is_some());
     assert_eq!((world.desired("v2"), world.desired("v1")), (3, 7));
 
     let mut world = World::stable(unrouted(10, vec![weight(30), Step::Pause(None)], 3, 0));
     world.release("v2");
     world.settle();
-    assert_eq!((world.desired("v2"), world.desired("v1")), (3, 10), "3/10 on the way");
+    assert_eq!(
+        (world.desired("v2"), world.desired("v1")),
+        (3, 10),
+        "3/10 on the way"
+    );
     world.run_until("paused", |world| world.state.pause.is_some());
     assert_eq!((world.desired("v2"), world.desired("v1")), (3, 7));
 
@@ -258,29 +372,53 @@ fn zero_replicas_is_an_explicit_state() {
     world.release("v2");
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
-    assert!(world.events_of("PromotedWithoutTraffic").iter().any(|event| event.contains("without analysis")));
+    assert!(
+        world
+            .events_of("PromotedWithoutTraffic")
+            .iter()
+            .any(|event| event.contains("without analysis"))
+    );
 }
 
 #[test]
 fn descending_steps_lower_the_weight_before_the_canary_shrinks() {
-    let mut world = World::stable(plan(10, vec![weight(50), wait(10), weight(20), Step::Pause(None)]));
+    let mut world = World::stable(plan(
+        10,
+        vec![weight(50), wait(10), weight(20), Step::Pause(None)],
+    ));
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
-    world.run_until("asked for 20 %", |world| world.share() == Weight::percent(20));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
+    world.run_until("asked for 20 %", |world| {
+        world.share() == Weight::percent(20)
+    });
     assert_eq!(world.desired("v2"), 5);
-    world.run_until("paused", |world| world.state.pause.as_ref().is_some_and(|pause| pause.until.is_none()));
+    world.run_until("paused", |world| {
+        world
+            .state
+            .pause
+            .as_ref()
+            .is_some_and(|pause| pause.until.is_none())
+    });
     assert_eq!(world.desired("v2"), 2);
 }
 
 #[test]
 fn stable_that_shrank_grows_back_before_traffic_returns_to_it() {
-    let wanted = edit(plan(10, vec![weight(60), wait(600)]), |canary| canary.dynamic_stable_scale = true);
+    let wanted = edit(plan(10, vec![weight(60), wait(600)]), |canary| {
+        canary.dynamic_stable_scale = true
+    });
     let mut world = World::stable(wanted);
     world.release("v2");
     world.run_until("stable has shrunk", |world| world.desired("v1") == 4);
     assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
     assert_eq!(world.desired("v1"), 10, "stable scales up at once");
-    assert_eq!(world.share(), Weight::percent(60), "four of ten pods carry forty percent");
+    assert_eq!(
+        world.share(),
+        Weight::percent(60),
+        "four of ten pods carry forty percent"
+    );
     world.run_for(secs(10));
     assert_eq!(world.share(), Weight::ZERO);
     world.assert_nothing_lost();
@@ -292,7 +430,10 @@ fn canary_scale_apart_from_weight() {
     let mut world = World::stable(plan(10, vec![scale, weight(10), Step::Pause(None)]));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
-    assert_eq!((world.desired("v2"), world.share()), (3, Weight::percent(10)));
+    assert_eq!(
+        (world.desired("v2"), world.share()),
+        (3, Weight::percent(10))
+    );
 }
 
 #[test]
@@ -326,11 +467,17 @@ fn old_replica_sets_are_kept_up_to_the_history_limit() {
     let mut world = World::stable(plan(1, vec![weight(50)]));
     for version in ["v2", "v3", "v4", "v5", "v6", "v7"] {
         world.release(version);
-        world.run_until("stable", |world| world.state.stable_revision == Some(rev(version)));
+        world.run_until("stable", |world| {
+            world.state.stable_revision == Some(rev(version))
+        });
         world.run_for(secs(60));
     }
     let left: Vec<_> = world.sets.keys().map(ToString::to_string).collect();
-    assert_eq!(left, ["v4", "v5", "v6", "v7"], "three old ones and the stable one");
+    assert_eq!(
+        left,
+        ["v4", "v5", "v6", "v7"],
+        "three old ones and the stable one"
+    );
     world.assert_nothing_lost();
 }
 
@@ -342,5 +489,10 @@ fn a_controller_that_was_away_does_not_find_a_release_overdue_at_its_first_look(
     world.now = world.now.checked_add(secs(3_600)).unwrap();
     world.restart();
     world.run_for(secs(60));
-    assert_eq!(world.state.stable_revision, Some(rev("v2")), "{}", world.state.message);
+    assert_eq!(
+        world.state.stable_revision,
+        Some(rev("v2")),
+        "{}",
+        world.state.message
+    );
 }

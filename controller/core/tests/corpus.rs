@@ -1,8 +1,8 @@
 //! Recorded decisions over random histories: a change of structure must reproduce them, a change of
 //! behavior must explain every difference.
 //!
-//! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` one digest for each of
-//! many more. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.
+//! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` one digest for each
+//! of many more. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.
 
 mod world;
 
@@ -15,8 +15,8 @@ use serin_core::plan::{Analysis, CanaryScale, EvidencePace, Pace, Plan, Step, Wa
 use serin_core::state::{PauseReason, Stage, State};
 use serin_core::units::Weight;
 use world::{
-    Pods, World, analysed, edit, frozen, hold, lower, plan, rev, roll_back, secs, sound, undecided, unrouted, wait,
-    weight,
+    Pods, World, analysed, edit, frozen, hold, lower, plan, rev, roll_back, secs, sound, undecided,
+    unrouted, wait, weight,
 };
 
 const SEEDS: u64 = 600;
@@ -76,15 +76,19 @@ fn random_plan(random: &mut Random) -> Plan {
     let routed = !random.chance(4);
     let mut chosen = if routed {
         let dynamic = random.chance(2);
-        edit(plan(replicas, steps), |canary| canary.dynamic_stable_scale = dynamic)
+        edit(plan(replicas, steps), |canary| {
+            canary.dynamic_stable_scale = dynamic
+        })
     } else {
         let surge = random.below(3);
         unrouted(replicas, steps, surge, random.below(3))
     };
     if random.chance(4) {
         chosen = edit(chosen, |canary| {
-            canary.pace =
-                Pace::Evidence(EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) });
+            canary.pace = Pace::Evidence(EvidencePace {
+                first_weight: Weight::percent(5),
+                max_weight: Weight::percent(50),
+            });
         });
     }
     chosen.rollback_window = random.below(3) as usize;
@@ -94,9 +98,16 @@ fn random_plan(random: &mut Random) -> Plan {
         if random.chance(2) {
             let checks = world::requirements(&[], &["bake"]).checks;
             chosen = edit(chosen, |canary| {
-                let watch = Some(WatchPlan { duration: secs(40), checks });
+                let watch = Some(WatchPlan {
+                    duration: secs(40),
+                    checks,
+                });
                 let before = canary.analysis.take();
-                canary.analysis = before.map(|analysis| Analysis { watch, longest: secs(300), ..analysis });
+                canary.analysis = before.map(|analysis| Analysis {
+                    watch,
+                    longest: secs(300),
+                    ..analysis
+                });
             });
         }
     }
@@ -129,7 +140,9 @@ fn happen(world: &mut World, random: &mut Random, number: usize) {
         10 => world.plan.paused = !world.plan.paused,
         11 => {
             let steps = random_steps(random);
-            world.plan = edit(world.plan.clone(), |canary| canary.pace = Pace::Steps(steps));
+            world.plan = edit(world.plan.clone(), |canary| {
+                canary.pace = Pace::Steps(steps)
+            });
         }
         12 => {
             let pods = [Pods::CrashLoop, Pods::NeverReady, Pods::Good][random.below(3) as usize];
@@ -146,7 +159,13 @@ fn happen(world: &mut World, random: &mut Random, number: usize) {
         18 => world.report = hold("Stale"),
         19 => world.report = lower(Weight::percent(random.below(40))),
         20 => world.report = frozen("no errors left to spend"),
-        21 => world.report = sound(world, 50, world::requirements(&["errors"], &["smoke", "bake"])),
+        21 => {
+            world.report = sound(
+                world,
+                50,
+                world::requirements(&["errors"], &["smoke", "bake"]),
+            )
+        }
         22 | 23 => world.report = undecided(world),
         24 => world.spec_problem = random.chance(2).then(|| "spec: broken".to_owned()),
         25 => {
@@ -154,7 +173,9 @@ fn happen(world: &mut World, random: &mut Random, number: usize) {
             world.restart();
         }
         26 => {
-            world.restarts.insert(rev(random.version()), random.below(4));
+            world
+                .restarts
+                .insert(rev(random.version()), random.below(4));
         }
         _ => {}
     }
@@ -189,16 +210,43 @@ fn history(seed: u64) -> String {
 /// A decision in words of its own, so that it can be compared across renames.
 fn describe(decision: &Decision) -> String {
     let state = &decision.state;
-    let mut words = vec![stage_name(state.stage).to_owned(), format!("{:?}", state.phase)];
-    words.extend(state.step.map(|step| format!("step={}@{}", step.index, step.started_at)));
+    let mut words = vec![
+        stage_name(state.stage).to_owned(),
+        format!("{:?}", state.phase),
+    ];
+    words.extend(
+        state
+            .step
+            .map(|step| format!("step={}@{}", step.index, step.started_at)),
+    );
     words.push(format!("weight={}", state.weights.asked));
-    words.extend(state.weights.verified.map(|verified| format!("verified={verified}")));
+    words.extend(
+        state
+            .weights
+            .verified
+            .map(|verified| format!("verified={verified}")),
+    );
     words.extend(state.weights.cap.map(|cap| format!("cap={cap}")));
-    words.extend(state.stable_revision.as_ref().map(|revision| format!("stable={revision}")));
-    words.extend(state.current_revision.as_ref().map(|revision| format!("current={revision}")));
+    words.extend(
+        state
+            .stable_revision
+            .as_ref()
+            .map(|revision| format!("stable={revision}")),
+    );
+    words.extend(
+        state
+            .current_revision
+            .as_ref()
+            .map(|revision| format!("current={revision}")),
+    );
     words.extend(position_details(state));
     words.extend(decision.effects.iter().map(describe_effect));
-    words.extend(decision.because.iter().map(|reason| format!("reason={}", reason.code)));
+    words.extend(
+        decision
+            .because
+            .iter()
+            .map(|reason| format!("reason={}", reason.code)),
+    );
     words.extend(decision.wake_at.map(|at| format!("wake={at}")));
     words.join(" ")
 }
@@ -213,14 +261,29 @@ fn position_details(state: &State) -> Vec<String> {
         };
         format!("pause={reason}/{:?}", pause.until)
     }));
-    words.extend(state.abort.as_ref().map(|abort| format!("abort={}/{}", abort.revision, abort.cause)));
-    words.extend(state.watch.map(|bake| format!("bake={}/{:?}", bake.since, bake.ended_at)));
     words.extend(
         state
-            .progress
-            .map(|progress| format!("progress={}/{:?}/{:?}", progress.at, progress.reached, progress.complete_since)),
+            .abort
+            .as_ref()
+            .map(|abort| format!("abort={}/{}", abort.revision, abort.cause)),
     );
-    words.extend(state.draining.iter().map(|drain| format!("drain={}@{}", drain.revision, drain.until)));
+    words.extend(
+        state
+            .watch
+            .map(|bake| format!("bake={}/{:?}", bake.since, bake.ended_at)),
+    );
+    words.extend(state.progress.map(|progress| {
+        format!(
+            "progress={}/{:?}/{:?}",
+            progress.at, progress.reached, progress.complete_since
+        )
+    }));
+    words.extend(
+        state
+            .draining
+            .iter()
+            .map(|drain| format!("drain={}@{}", drain.revision, drain.until)),
+    );
     if state.restarting {
         words.push("restarting".to_owned());
     }
@@ -245,16 +308,24 @@ fn describe_effect(effect: &Effect) -> String {
     match effect {
         Effect::SetWeight { canary, .. } => format!("set-weight({canary})"),
         Effect::BindService { side, revision, .. } => format!("bind({side:?}, {revision})"),
-        Effect::CreateReplicaSet { revision, replicas } => format!("create({revision}, {replicas})"),
-        Effect::Scale { revision, replicas, .. } => format!("scale({revision}, {replicas})"),
+        Effect::CreateReplicaSet { revision, replicas } => {
+            format!("create({revision}, {replicas})")
+        }
+        Effect::Scale {
+            revision, replicas, ..
+        } => format!("scale({revision}, {replicas})"),
         Effect::DeleteReplicaSet { revision, .. } => format!("delete({revision})"),
-        Effect::FinishCommand { uid, outcome, .. } => format!("finish({uid}, {:?})", outcome.result),
+        Effect::FinishCommand { uid, outcome, .. } => {
+            format!("finish({uid}, {:?})", outcome.result)
+        }
     }
 }
 
 /// FNV-1a, 64 bits.
 fn digest(text: &str) -> u64 {
-    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
 }
 
 #[test]
@@ -280,7 +351,16 @@ fn decisions_over_recorded_histories_are_reproduced() {
     }
     assert_eq!(recorded.lines().count(), full.lines().count());
     let recorded = std::fs::read_to_string(folder.join("digests.txt")).unwrap();
-    let differing: Vec<_> = recorded.lines().zip(digests.lines()).filter(|(before, now)| before != now).collect();
-    assert!(differing.is_empty(), "{} of {SEEDS} histories differ, the first: {:?}", differing.len(), differing[0]);
+    let differing: Vec<_> = recorded
+        .lines()
+        .zip(digests.lines())
+        .filter(|(before, now)| before != now)
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{} of {SEEDS} histories differ, the first: {:?}",
+        differing.len(),
+        differing[0]
+    );
     assert_eq!(recorded.lines().count(), digests.lines().count());
 }

@@ -1,4 +1,5 @@
-//! The twelve rules that hold at every moment, each by its name, most of them over random histories.
+//! The twelve rules that hold at every moment, each by its name, most of them over random
+//! histories.
 
 mod world;
 
@@ -60,11 +61,16 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn steps_of(weights: &[u32]) -> Vec<Step> {
-    weights.iter().flat_map(|percent| [weight(*percent), wait(5)]).collect()
+    weights
+        .iter()
+        .flat_map(|percent| [weight(*percent), wait(5)])
+        .collect()
 }
 
 fn start(dynamic: bool) -> World {
-    let wanted = analysed(edit(plan(4, steps_of(&[20, 60])), |canary| canary.dynamic_stable_scale = dynamic));
+    let wanted = analysed(edit(plan(4, steps_of(&[20, 60])), |canary| {
+        canary.dynamic_stable_scale = dynamic
+    }));
     let mut world = World::stable(wanted);
     fresh(&mut world);
     world
@@ -72,8 +78,12 @@ fn start(dynamic: bool) -> World {
 
 fn fresh(world: &mut World) {
     let message = "undecided".to_owned();
-    world.report =
-        Judgement::Undecided { message, fresh_since: world.now, next_weight: None, proven: Proven::default() };
+    world.report = Judgement::Undecided {
+        message,
+        fresh_since: world.now,
+        next_weight: None,
+        proven: Proven::default(),
+    };
 }
 
 fn happen(world: &mut World, number: usize, happening: &Happening) {
@@ -106,26 +116,45 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         Happening::Recover(version) => {
             world.pods.remove(&rev(version));
         }
-        // A route that sends requests to pods that are not there loses them before anyone can put it back.
-        Happening::Drift(percent) if world.available_behind_canary() => world.route = Ok(Weight::percent(*percent)),
+        // A route that sends requests to pods that are not there loses them before anyone can put
+        // it back.
+        Happening::Drift(percent) if world.available_behind_canary() => {
+            world.route = Ok(Weight::percent(*percent))
+        }
         Happening::Crash(_) | Happening::Drift(_) => {}
         Happening::Breach => {
-            world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+            world.report = Judgement::RollBack {
+                cause: "Evidence".into(),
+                message: "breach".into(),
+            };
             world.settle();
             fresh(world);
         }
         Happening::Hold => {
-            world.report = Judgement::Hold { cause: "Stale".into(), message: "no fresh data".into(), lower_to: None };
+            world.report = Judgement::Hold {
+                cause: "Stale".into(),
+                message: "no fresh data".into(),
+                lower_to: None,
+            };
         }
         Happening::StepDown(percent) => {
             let lower_to = Some(Weight::percent(*percent));
-            world.report = Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to };
+            world.report = Judgement::Hold {
+                cause: "NoTraffic".into(),
+                message: "no requests".into(),
+                lower_to,
+            };
         }
         Happening::Freeze => {
-            world.report = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
+            world.report = Judgement::Frozen {
+                cause: "BudgetSpent".into(),
+                message: "nothing to spend".into(),
+            };
         }
         Happening::Fresh => fresh(world),
-        Happening::InvalidSpec(invalid) => world.spec_problem = invalid.then(|| "spec: broken".to_owned()),
+        Happening::InvalidSpec(invalid) => {
+            world.spec_problem = invalid.then(|| "spec: broken".to_owned())
+        }
         Happening::Kill(writes) => {
             world.reconcile_cut_after(*writes);
             world.restart();
@@ -142,20 +171,35 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     if decision.state.stage == Stage::Stepping {
         let index = decision.state.step.map_or(0, |step| step.index);
         let planned = Canary::weight_at(world.plan.steps(), index);
-        prop_assert!(asked <= planned, "{asked} is asked for where the step asks for {planned}");
-        prop_assert!(cap.is_none_or(|cap| asked <= cap), "{asked} is asked for over a cap of {cap:?}");
-        let same =
-            seen.state.stage == Stage::Stepping && seen.state.current_revision == decision.state.current_revision;
-        if let Judgement::Hold { lower_to: Some(lower), .. } = &seen.judgement
+        prop_assert!(
+            asked <= planned,
+            "{asked} is asked for where the step asks for {planned}"
+        );
+        prop_assert!(
+            cap.is_none_or(|cap| asked <= cap),
+            "{asked} is asked for over a cap of {cap:?}"
+        );
+        let same = seen.state.stage == Stage::Stepping
+            && seen.state.current_revision == decision.state.current_revision;
+        if let Judgement::Hold {
+            lower_to: Some(lower),
+            ..
+        } = &seen.judgement
             && same
         {
-            prop_assert!(asked <= *lower, "{asked} is asked for where the metrics ask for {lower}");
+            prop_assert!(
+                asked <= *lower,
+                "{asked} is asked for where the metrics ask for {lower}"
+            );
         }
     } else {
         prop_assert_eq!(cap, None);
     }
     for effect in &decision.effects {
-        if let Effect::Scale { revision, replicas, .. } = effect {
+        if let Effect::Scale {
+            revision, replicas, ..
+        } = effect
+        {
             let selected = world.stable_service.as_ref() == Some(revision)
                 || (world.canary_service.as_ref() == Some(revision) && !world.share().is_zero());
             prop_assert!(
@@ -172,7 +216,10 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
             );
             if !canary.is_zero() {
                 let selected = world.canary_service.clone();
-                prop_assert!(selected.is_some_and(|revision| world.available(&revision) > 0), "a share without pods");
+                prop_assert!(
+                    selected.is_some_and(|revision| world.available(&revision) > 0),
+                    "a share without pods"
+                );
             }
         }
     }
@@ -190,7 +237,11 @@ fn run(happenings: &[Happening], dynamic: bool) -> Result<World, TestCaseError> 
         if crash || world.pods.values().any(|pods| *pods != Pods::Good) {
             world.forgive();
         }
-        prop_assert!(world.lost.is_empty(), "after {happening:?}: {:#?}", world.lost);
+        prop_assert!(
+            world.lost.is_empty(),
+            "after {happening:?}: {:#?}",
+            world.lost
+        );
     }
     Ok(world)
 }
@@ -198,8 +249,9 @@ fn run(happenings: &[Happening], dynamic: bool) -> Result<World, TestCaseError> 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
-    /// Rules 2, 3, 4, 6, 7 and 12 over random histories: no request is sent to a side without pods, nothing shrinks
-    /// under traffic, an abort never raises the share, whatever happens and wherever the controller is killed.
+    /// Rules 2, 3, 4, 6, 7 and 12 over random histories: no request is sent to a side without pods,
+    /// nothing shrinks under traffic, an abort never raises the share, whatever happens and
+    /// wherever the controller is killed.
     #[test]
     fn invariants_hold_over_random_histories(
         happenings in prop::collection::vec(happening(), 1..40), dynamic in any::<bool>()
@@ -207,7 +259,8 @@ proptest! {
         run(&happenings, dynamic)?;
     }
 
-    /// After everything has become quiet and good, the Rollout comes to rest where its spec wants it, or says why not.
+    /// After everything has become quiet and good, the Rollout comes to rest where its spec wants
+    /// it, or says why not.
     #[test]
     fn every_history_comes_to_rest(happenings in prop::collection::vec(happening(), 1..30), dynamic in any::<bool>()) {
         let mut world = run(&happenings, dynamic)?;
@@ -244,18 +297,34 @@ fn invariant_01_abort_comes_first_before_validation_scaling_and_analysis() {
     let mut world = World::stable(analysed(plan(4, steps_of(&[50]))));
     fresh(&mut world);
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     world.spec_problem = Some("spec.strategy: broken".into());
     world.target = None;
-    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.report = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "breach".into(),
+    };
     let decision = world.reconcile();
     assert!(decision.state.abort.is_some(), "the reason is recorded");
-    assert!(matches!(decision.effects.first(), Some(Effect::SetWeight { canary: Weight::ZERO, .. })), "{decision:?}");
+    assert!(
+        matches!(
+            decision.effects.first(),
+            Some(Effect::SetWeight {
+                canary: Weight::ZERO,
+                ..
+            })
+        ),
+        "{decision:?}"
+    );
 }
 
 #[test]
 fn invariant_02_abort_never_waits_for_stable_to_be_complete() {
-    let wanted = edit(plan(10, vec![weight(80), wait(600)]), |canary| canary.dynamic_stable_scale = true);
+    let wanted = edit(plan(10, vec![weight(80), wait(600)]), |canary| {
+        canary.dynamic_stable_scale = true
+    });
     let mut world = World::stable(wanted);
     world.release("v2");
     world.run_until("stable has shrunk", |world| world.desired("v1") == 2);
@@ -264,7 +333,11 @@ fn invariant_02_abort_never_waits_for_stable_to_be_complete() {
     set.desired = 5;
     set.ready_at.resize(5, world.now);
     world.command("1", Verb::Abort);
-    assert_eq!(world.share(), Weight::percent(50), "half of the pods carry half of the traffic");
+    assert_eq!(
+        world.share(),
+        Weight::percent(50),
+        "half of the pods carry half of the traffic"
+    );
     assert_eq!(world.desired("v1"), 10);
 }
 
@@ -272,11 +345,17 @@ fn invariant_02_abort_never_waits_for_stable_to_be_complete() {
 fn invariant_03_no_side_gets_more_traffic_than_it_has_available_pods_for() {
     let mut world = World::stable(plan(10, vec![weight(40), wait(600)]));
     world.release("v2");
-    world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+    world.run_until("at 40 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(40))
+    });
     let set = world.sets.get_mut(&rev("v2")).unwrap();
     set.ready_at[0] = world.now.checked_add(secs(100)).unwrap();
     world.settle();
-    assert_eq!(world.share(), Weight::percent(30), "three of four canary pods carry three quarters of 40 %");
+    assert_eq!(
+        world.share(),
+        Weight::percent(30),
+        "three of four canary pods carry three quarters of 40 %"
+    );
     world.run_for(secs(110));
     assert_eq!(world.share(), Weight::percent(40));
 }
@@ -285,15 +364,30 @@ fn invariant_03_no_side_gets_more_traffic_than_it_has_available_pods_for() {
 fn invariant_04_nothing_is_scaled_down_while_traffic_may_still_reach_it() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(600)]));
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     world.command("1", Verb::Abort);
-    assert_eq!(world.state.draining, [], "the router has not been seen to act yet");
+    assert_eq!(
+        world.state.draining,
+        [],
+        "the router has not been seen to act yet"
+    );
     world.run_for(secs(3));
-    let until = world.state.draining.first().map(|drain| drain.until).expect("a persisted drain");
+    let until = world
+        .state
+        .draining
+        .first()
+        .map(|drain| drain.until)
+        .expect("a persisted drain");
     world.restart();
     world.run_for(secs(20));
     assert_eq!(world.desired("v2"), 2);
-    assert_eq!(world.state.draining.first().map(|drain| drain.until), Some(until), "a restart does not move it");
+    assert_eq!(
+        world.state.draining.first().map(|drain| drain.until),
+        Some(until),
+        "a restart does not move it"
+    );
     world.run_for(secs(15));
     assert_eq!(world.desired("v2"), 0);
 }
@@ -303,7 +397,11 @@ fn invariant_05_a_step_is_complete_only_when_its_effect_has_been_observed() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(600)]));
     world.release("v2");
     world.run_until("written", |world| world.share() == Weight::percent(50));
-    assert_eq!(world.state.step.map(|step| step.index), Some(0), "written is not observed");
+    assert_eq!(
+        world.state.step.map(|step| step.index),
+        Some(0),
+        "written is not observed"
+    );
     assert_eq!(world.state.weights.verified, None);
     world.run_for(secs(3));
     assert_eq!(world.state.step.map(|step| step.index), Some(1));
@@ -311,7 +409,8 @@ fn invariant_05_a_step_is_complete_only_when_its_effect_has_been_observed() {
 
 #[test]
 fn invariant_06_everything_comes_from_one_pure_function() {
-    // `World::reconcile` asserts at every step of every test that the decision is the same when it is asked twice.
+    // `World::reconcile` asserts at every step of every test that the decision is the same when it
+    // is asked twice.
     let mut world = World::stable(plan(4, vec![weight(50), wait(10)]));
     world.release("v2");
     let decision = world.reconcile();
@@ -327,7 +426,10 @@ fn invariant_07_nothing_is_inferred_from_a_live_route() {
     world.route = Ok(Weight::percent(60));
     world.restart();
     world.settle();
-    assert_eq!((world.share(), world.state.step), (Weight::percent(20), step));
+    assert_eq!(
+        (world.share(), world.state.step),
+        (Weight::percent(20), step)
+    );
 }
 
 #[test]
@@ -337,29 +439,50 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
     world.run_until("paused", |world| world.state.pause.is_some());
     world.release("v3");
     let outcome = world.command_for("1", Verb::Promote, Some("v2"), Some(1));
-    // The command is taken in before the new revision, for which it was not made: it must not move v3.
+    // The command is taken in before the new revision, for which it was not made: it must not move
+    // v3.
     world.run_for(secs(5));
     assert_eq!(world.state.current_revision, Some(rev("v3")));
-    assert_eq!(world.state.step.map(|step| step.index), Some(0), "{outcome:?}");
+    assert_eq!(
+        world.state.step.map(|step| step.index),
+        Some(0),
+        "{outcome:?}"
+    );
     let late = world.command_for("2", Verb::Promote, Some("v2"), Some(1));
     assert_eq!(late.result, OutcomeResult::Refused);
 }
 
 #[test]
 fn invariant_10_missing_metrics_never_promote() {
-    for cause in ["NoData", "Stale", "NotANumber", "Unreachable", "Partial", "UnverifiedSelector"] {
+    for cause in [
+        "NoData",
+        "Stale",
+        "NotANumber",
+        "Unreachable",
+        "Partial",
+        "UnverifiedSelector",
+    ] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.report = Judgement::Hold { cause: cause.into(), message: format!("told apart: {cause}"), lower_to: None };
+        world.report = Judgement::Hold {
+            cause: cause.into(),
+            message: format!("told apart: {cause}"),
+            lower_to: None,
+        };
         world.release("v2");
         world.run_for(secs(3_000));
         assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");
-        assert!(world.state.message.contains(cause), "{}", world.state.message);
+        assert!(
+            world.state.message.contains(cause),
+            "{}",
+            world.state.message
+        );
     }
 }
 
 #[test]
 fn invariant_12_the_controller_can_be_killed_between_any_two_writes() {
-    // Whatever the release does in a run without a kill, it does with a kill after every number of writes.
+    // Whatever the release does in a run without a kill, it does with a kill after every number of
+    // writes.
     let end = |kill_every: usize| {
         let mut world = World::stable(plan(4, vec![weight(25), wait(20), weight(50), wait(20)]));
         world.release("v2");
@@ -370,7 +493,12 @@ fn invariant_12_the_controller_can_be_killed_between_any_two_writes() {
         }
         world.assert_nothing_lost();
         let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
-        (world.state.stable_revision.clone(), world.desired("v1"), world.desired("v2"), shares)
+        (
+            world.state.stable_revision.clone(),
+            world.desired("v1"),
+            world.desired("v2"),
+            shares,
+        )
     };
     let without = end(usize::MAX);
     assert_eq!(without.0, Some(rev("v2")));

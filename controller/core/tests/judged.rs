@@ -1,4 +1,5 @@
-//! What the metrics say, case by case, against the planner in a small world: freezes, steps down, checks, the watch after promotion.
+//! What the metrics say, case by case, against the planner in a small world: freezes, steps down,
+//! checks, the watch after promotion.
 
 mod world;
 
@@ -10,15 +11,23 @@ use serin_core::units::Weight;
 use world::{World, analysed, edit, hold, plan, rev, secs, undecided, wait, weight};
 
 fn frozen() -> Judgement {
-    Judgement::Frozen { cause: "BudgetSpent".into(), message: "no error budget is left".into() }
+    Judgement::Frozen {
+        cause: "BudgetSpent".into(),
+        message: "no error budget is left".into(),
+    }
 }
 
 /// A release at 25 % that is frozen there.
 fn frozen_at_25() -> World {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None), weight(50), wait(5)])));
+    let mut world = World::stable(analysed(plan(
+        4,
+        vec![weight(25), Step::Pause(None), weight(50), wait(5)],
+    )));
     world.report = frozen();
     world.release("v2");
-    world.run_until("at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    world.run_until("at 25 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(25))
+    });
     world.run_for(secs(30));
     world
 }
@@ -26,8 +35,17 @@ fn frozen_at_25() -> World {
 #[test]
 fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
     let mut world = frozen_at_25();
-    for (uid, verb) in [("1", Verb::Promote), ("2", Verb::SkipStep), ("3", Verb::PromoteFull)] {
-        assert!(world.refused(uid, verb).contains("frozen, which `override` can lift: no error budget"), "{verb:?}");
+    for (uid, verb) in [
+        ("1", Verb::Promote),
+        ("2", Verb::SkipStep),
+        ("3", Verb::PromoteFull),
+    ] {
+        assert!(
+            world
+                .refused(uid, verb)
+                .contains("frozen, which `override` can lift: no error budget"),
+            "{verb:?}"
+        );
     }
     assert_eq!(world.state.weights.asked, Weight::percent(25));
     let mut wordless = serin_core::command::Command {
@@ -41,46 +59,84 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
     };
     world.commands.push(wordless.clone());
     world.settle();
-    assert_eq!(world.outcomes.last().unwrap().1.result, OutcomeResult::Refused);
+    assert_eq!(
+        world.outcomes.last().unwrap().1.result,
+        OutcomeResult::Refused
+    );
     (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
     world.commands.push(wordless);
     world.settle();
     let lifted = world.state.freeze_override.clone().unwrap();
-    assert_eq!((lifted.by.as_deref(), lifted.reason.as_str()), (Some("ada"), "the fix of an incident"));
+    assert_eq!(
+        (lifted.by.as_deref(), lifted.reason.as_str()),
+        (Some("ada"), "the fix of an incident")
+    );
     assert_eq!(world.events_of("FreezeLifted").len(), 1);
     assert!(
-        world.state.message.contains("the freeze was lifted by ada: the fix of an incident"),
+        world
+            .state
+            .message
+            .contains("the freeze was lifted by ada: the fix of an incident"),
         "{}",
         world.state.message
     );
     world.report = undecided(&world);
     world.settle();
-    assert_eq!(world.command("6", Verb::Promote).result, OutcomeResult::Done);
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    assert_eq!(
+        world.command("6", Verb::Promote).result,
+        OutcomeResult::Done
+    );
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
 }
 
 #[test]
 fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
     let mut world = frozen_at_25();
-    assert_eq!(world.command("1", Verb::Override).result, OutcomeResult::Done);
+    assert_eq!(
+        world.command("1", Verb::Override).result,
+        OutcomeResult::Done
+    );
     world.release("v3");
     world.settle();
-    assert_eq!(world.state.freeze_override, None, "a new revision is another question");
-    world.run_until("v3 at 25 %", |world| world.state.weights.verified == Some(Weight::percent(25)));
+    assert_eq!(
+        world.state.freeze_override, None,
+        "a new revision is another question"
+    );
+    world.run_until("v3 at 25 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(25))
+    });
     assert!(world.refused("2", Verb::SkipStep).contains("frozen"));
-    assert_eq!(world.command("3", Verb::Override).result, OutcomeResult::Done);
-    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    assert_eq!(
+        world.command("3", Verb::Override).result,
+        OutcomeResult::Done
+    );
+    world.report = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "breach".into(),
+    };
     world.settle();
-    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Aborted, Weight::ZERO)
+    );
     world.report = frozen();
     assert_eq!(world.command("4", Verb::Retry).result, OutcomeResult::Done);
-    assert_eq!(world.state.freeze_override, None, "nor is a second attempt the same release");
+    assert_eq!(
+        world.state.freeze_override, None,
+        "nor is a second attempt the same release"
+    );
 }
 
 #[test]
 fn what_is_not_frozen_cannot_be_lifted() {
     let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None)])));
-    assert!(world.refused("1", Verb::Override).contains("no release is under way"));
+    assert!(
+        world
+            .refused("1", Verb::Override)
+            .contains("no release is under way")
+    );
     world.report = undecided(&world);
     world.release("v2");
     world.run_for(secs(30));
@@ -89,30 +145,51 @@ fn what_is_not_frozen_cannot_be_lifted() {
 
 fn step_down(percent: u32) -> Judgement {
     let lower_to = Some(Weight::percent(percent));
-    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests reached the canary".into(), lower_to }
+    Judgement::Hold {
+        cause: "NoTraffic".into(),
+        message: "no requests reached the canary".into(),
+        lower_to,
+    }
 }
 
 #[test]
 fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than_its_step() {
-    let mut world = World::stable(analysed(plan(10, vec![weight(40), wait(5), weight(60), wait(5)])));
+    let mut world = World::stable(analysed(plan(
+        10,
+        vec![weight(40), wait(5), weight(60), wait(5)],
+    )));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+    world.run_until("at 40 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(40))
+    });
     world.report = step_down(10);
     world.run_for(secs(30));
-    assert_eq!((world.share(), world.desired("v2")), (Weight::percent(10), 1));
+    assert_eq!(
+        (world.share(), world.desired("v2")),
+        (Weight::percent(10), 1)
+    );
     assert_eq!(world.state.weights.cap, Some(Weight::percent(10)));
-    assert_eq!(world.events_of("SteppedDown"), ["no requests reached the canary"]);
+    assert_eq!(
+        world.events_of("SteppedDown"),
+        ["no requests reached the canary"]
+    );
     world.report = hold("NoTraffic");
-    // Longer than the progress deadline: what waits for data does not run into it, nor does the way back.
+    // Longer than the progress deadline: what waits for data does not run into it, nor does the way
+    // back.
     world.run_for(secs(700));
-    assert_eq!((world.share(), world.state.stage), (Weight::percent(10), Stage::Stepping));
+    assert_eq!(
+        (world.share(), world.state.stage),
+        (Weight::percent(10), Stage::Stepping)
+    );
     world.report = step_down(2);
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(2));
     world.restart();
     world.report = undecided(&world);
-    world.run_until("at 60 %", |world| world.state.weights.verified == Some(Weight::percent(60)));
+    world.run_until("at 60 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(60))
+    });
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
     assert_eq!(shares, [40, 10, 2, 40, 60].map(Weight::percent));
     assert_eq!(world.state.weights.cap, None);
@@ -124,33 +201,63 @@ fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
     world.report = step_down(0);
     world.run_for(secs(3_000));
-    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
+    assert_eq!(
+        (world.share(), world.state.stage),
+        (Weight::ZERO, Stage::Stepping),
+        "{}",
+        world.state.message
+    );
     world.run_for(secs(1_000));
-    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
+    assert_eq!(
+        world.state.pause.as_ref().map(|pause| pause.reason),
+        Some(PauseReason::Inconclusive)
+    );
     world.report = undecided(&world);
     world.run_for(secs(60));
-    assert_eq!(world.share(), Weight::ZERO, "while a person is asked no traffic is added");
+    assert_eq!(
+        world.share(),
+        Weight::ZERO,
+        "while a person is asked no traffic is added"
+    );
     world.assert_nothing_lost();
 }
 
 #[test]
 fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
-    let pace = EvidencePace { first_weight: Weight::percent(20), max_weight: Weight::percent(50) };
-    let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace)));
+    let pace = EvidencePace {
+        first_weight: Weight::percent(20),
+        max_weight: Weight::percent(50),
+    };
+    let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| {
+        canary.pace = Pace::Evidence(pace)
+    }));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.run_until("at 20 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(20))
+    });
     world.report = step_down(5);
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(5));
     world.report = undecided(&world);
     world.run_for(secs(60));
-    assert_eq!(world.share(), Weight::percent(5), "fresh data alone raises nothing");
+    assert_eq!(
+        world.share(),
+        Weight::percent(5),
+        "fresh data alone raises nothing"
+    );
     let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
-    world.report = Judgement::Undecided { message, fresh_since: world.now, next_weight, proven: Proven::default() };
+    world.report = Judgement::Undecided {
+        message,
+        fresh_since: world.now,
+        next_weight,
+        proven: Proven::default(),
+    };
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(20));
     world.assert_nothing_lost();
@@ -159,97 +266,183 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
 /// The weight is more than the budget left bears.
 fn budget_left_for(percent: u32) -> Judgement {
     let lower_to = Some(Weight::percent(percent));
-    Judgement::Hold { cause: "BudgetLeft".into(), message: "this rollout has used 95 of 100".into(), lower_to }
+    Judgement::Hold {
+        cause: "BudgetLeft".into(),
+        message: "this rollout has used 95 of 100".into(),
+        lower_to,
+    }
 }
 
 #[test]
 fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_none() {
-    let pace = EvidencePace { first_weight: Weight::percent(40), max_weight: Weight::percent(50) };
+    let pace = EvidencePace {
+        first_weight: Weight::percent(40),
+        max_weight: Weight::percent(50),
+    };
     let by_steps = analysed(plan(10, vec![weight(40), Step::Pause(None)]));
-    let by_evidence = edit(analysed(plan(10, vec![])), |canary| canary.pace = Pace::Evidence(pace));
-    for (plan, told) in [(by_steps, "(pause), cut to 0 %"), (by_evidence, "95 of 100")] {
+    let by_evidence = edit(analysed(plan(10, vec![])), |canary| {
+        canary.pace = Pace::Evidence(pace)
+    });
+    for (plan, told) in [
+        (by_steps, "(pause), cut to 0 %"),
+        (by_evidence, "95 of 100"),
+    ] {
         let mut world = World::stable(plan);
         world.report = undecided(&world);
         world.release("v2");
-        world.run_until("at 40 %", |world| world.state.weights.verified == Some(Weight::percent(40)));
+        world.run_until("at 40 %", |world| {
+            world.state.weights.verified == Some(Weight::percent(40))
+        });
         world.report = budget_left_for(15);
         world.run_for(secs(30));
-        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
-        // What fits already is not lowered again, and nothing is raised while the budget holds the release.
+        assert_eq!(
+            (world.share(), world.events_of("SteppedDown").len()),
+            (Weight::percent(15), 1)
+        );
+        // What fits already is not lowered again, and nothing is raised while the budget holds the
+        // release.
         world.report = budget_left_for(30);
         world.run_for(secs(30));
-        assert_eq!((world.share(), world.events_of("SteppedDown").len()), (Weight::percent(15), 1));
+        assert_eq!(
+            (world.share(), world.events_of("SteppedDown").len()),
+            (Weight::percent(15), 1)
+        );
         world.report = budget_left_for(0);
         world.run_for(secs(30));
         world.restart();
         world.run_for(secs(600));
-        assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Stepping), "{}", world.state.message);
-        assert!(world.state.message.contains(told), "{}", world.state.message);
+        assert_eq!(
+            (world.share(), world.state.stage),
+            (Weight::ZERO, Stage::Stepping),
+            "{}",
+            world.state.message
+        );
+        assert!(
+            world.state.message.contains(told),
+            "{}",
+            world.state.message
+        );
         world.assert_nothing_lost();
     }
 }
 
 fn questions(objectives: &[&str], checks: &[&str]) -> Questions {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Questions { objectives: names(objectives), checks: names(checks) }
+    Questions {
+        objectives: names(objectives),
+        checks: names(checks),
+    }
 }
 
 /// Undecided, but for what suffices at this weight.
 fn proven(world: &World, percent: u32, answers: Questions) -> Judgement {
-    let proven = Proven { weight: Weight::percent(percent), answers };
-    Judgement::Undecided { message: "undecided".into(), fresh_since: world.now, next_weight: None, proven }
+    let proven = Proven {
+        weight: Weight::percent(percent),
+        answers,
+    };
+    Judgement::Undecided {
+        message: "undecided".into(),
+        fresh_since: world.now,
+        next_weight: None,
+        proven,
+    }
 }
 
 fn with_checks(plan: Plan, checks: &[&str]) -> Plan {
     edit(analysed(plan), |canary| {
-        canary.analysis =
-            canary.analysis.take().map(|analysis| Analysis { checks: questions(&[], checks).checks, ..analysis });
+        canary.analysis = canary.analysis.take().map(|analysis| Analysis {
+            checks: questions(&[], checks).checks,
+            ..analysis
+        });
     })
 }
 
 fn watched(plan: Plan, seconds: u64, checks: &[&str]) -> Plan {
     edit(analysed(plan), |canary| {
-        let watch = Some(WatchPlan { duration: secs(seconds), checks: questions(&[], checks).checks });
-        canary.analysis = canary.analysis.take().map(|analysis| Analysis { watch, ..analysis });
+        let watch = Some(WatchPlan {
+            duration: secs(seconds),
+            checks: questions(&[], checks).checks,
+        });
+        canary.analysis = canary
+            .analysis
+            .take()
+            .map(|analysis| Analysis { watch, ..analysis });
     })
 }
 
 #[test]
 fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() {
-    let mut world = World::stable(with_checks(plan(4, vec![weight(25), wait(5), weight(50), wait(5)]), &["errors"]));
+    let mut world = World::stable(with_checks(
+        plan(4, vec![weight(25), wait(5), weight(50), wait(5)]),
+        &["errors"],
+    ));
     world.report = proven(&world, 25, questions(&[], &["errors"]));
     world.release("v2");
     world.run_for(secs(120));
-    assert_eq!(world.share(), Weight::percent(50), "steps are not held by it");
-    assert!(world.state.message.contains("waiting for check errors"), "{}", world.state.message);
+    assert_eq!(
+        world.share(),
+        Weight::percent(50),
+        "steps are not held by it"
+    );
+    assert!(
+        world.state.message.contains("waiting for check errors"),
+        "{}",
+        world.state.message
+    );
     world.report = proven(&world, 50, questions(&[], &[]));
     world.run_for(secs(700));
-    assert_eq!(world.state.stage, Stage::Stepping, "it runs into no progress deadline");
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "it runs into no progress deadline"
+    );
     world.report = proven(&world, 50, questions(&[], &["errors"]));
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
 }
 
 #[test]
 fn a_step_waits_for_what_it_names_and_for_nothing_else() {
     let step = Step::Prove(questions(&["availability"], &["errors"]));
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), step, weight(50), Step::Pause(None)])));
+    let mut world = World::stable(analysed(plan(
+        4,
+        vec![weight(25), step, weight(50), Step::Pause(None)],
+    )));
     world.report = proven(&world, 25, questions(&["latency"], &["errors"]));
     world.release("v2");
     world.run_for(secs(60));
     assert_eq!(world.state.step.map(|step| step.index), Some(1));
-    assert!(world.state.message.contains("waiting for objective availability"), "{}", world.state.message);
+    assert!(
+        world
+            .state
+            .message
+            .contains("waiting for objective availability"),
+        "{}",
+        world.state.message
+    );
     world.report = hold("Stale");
     world.run_for(secs(60));
     world.report = proven(&world, 20, questions(&["availability"], &["errors"]));
     world.run_for(secs(60));
-    assert_eq!(world.state.step.map(|step| step.index), Some(1), "an answer at another weight is none");
+    assert_eq!(
+        world.state.step.map(|step| step.index),
+        Some(1),
+        "an answer at another weight is none"
+    );
     world.report = proven(&world, 25, questions(&["availability"], &["errors"]));
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(Weight::percent(50)));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(50))
+    });
 }
 
 #[test]
 fn a_promoted_release_is_watched_before_it_becomes_stable() {
-    let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 700, &["errors"]));
+    let mut world = World::stable(watched(
+        plan(4, vec![weight(50), wait(5)]),
+        700,
+        &["errors"],
+    ));
     world.report = undecided(&world);
     world.release("v2");
     world.run_until("all traffic", |world| world.state.watch.is_some());
@@ -260,17 +453,34 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
     world.restart();
     world.run_for(secs(5));
     assert_eq!(world.state.watch.unwrap().since, since);
-    assert_eq!((world.stable_service.clone(), world.desired("v1")), (Some(rev("v1")), 4), "the way back stays open");
+    assert_eq!(
+        (world.stable_service.clone(), world.desired("v1")),
+        (Some(rev("v1")), 4),
+        "the way back stays open"
+    );
     world.report = hold("Stale");
     world.run_for(secs(60));
-    assert_eq!(world.state.stage, Stage::Promoting, "missing data ends no watch");
+    assert_eq!(
+        world.state.stage,
+        Stage::Promoting,
+        "missing data ends no watch"
+    );
     world.report = undecided(&world);
     world.run_for(secs(60));
-    assert!(world.state.message.contains("check errors"), "{}", world.state.message);
+    assert!(
+        world.state.message.contains("check errors"),
+        "{}",
+        world.state.message
+    );
     world.report = proven(&world, 100, questions(&[], &["errors"]));
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.run_for(secs(60));
-    assert_eq!((world.stable_service.clone(), world.desired("v1")), (Some(rev("v2")), 0));
+    assert_eq!(
+        (world.stable_service.clone(), world.desired("v1")),
+        (Some(rev("v2")), 0)
+    );
     world.assert_nothing_lost();
 }
 
@@ -281,9 +491,16 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
     world.release("v2");
     world.run_until("all traffic", |world| world.state.watch.is_some());
     world.run_for(secs(300));
-    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    world.report = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "breach".into(),
+    };
     world.settle();
-    assert_eq!((world.share(), world.state.stage), (Weight::ZERO, Stage::Aborted), "in the same look");
+    assert_eq!(
+        (world.share(), world.state.stage),
+        (Weight::ZERO, Stage::Aborted),
+        "in the same look"
+    );
     assert_eq!(world.state.watch, None);
     world.run_for(secs(60));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 0));
@@ -293,7 +510,11 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
 #[test]
 fn a_person_can_end_the_watch_or_the_release_in_it() {
     for (verb, stable) in [(Verb::Promote, "v2"), (Verb::Abort, "v1")] {
-        let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 600, &["errors"]));
+        let mut world = World::stable(watched(
+            plan(4, vec![weight(50), wait(5)]),
+            600,
+            &["errors"],
+        ));
         world.report = undecided(&world);
         world.release("v2");
         world.run_until("all traffic", |world| world.state.watch.is_some());
@@ -306,12 +527,24 @@ fn a_person_can_end_the_watch_or_the_release_in_it() {
 
 #[test]
 fn missing_metrics_hold_and_resume_by_themselves() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), wait(60), weight(50), wait(60)])));
+    let mut world = World::stable(analysed(plan(
+        4,
+        vec![weight(25), wait(60), weight(50), wait(60)],
+    )));
     world.report = hold("Unreachable");
     world.release("v2");
     world.run_for(secs(600));
-    assert_eq!(world.state.step.map(|step| step.index), Some(0), "{}", world.state.message);
-    assert!(world.state.message.contains("Unreachable"), "{}", world.state.message);
+    assert_eq!(
+        world.state.step.map(|step| step.index),
+        Some(0),
+        "{}",
+        world.state.message
+    );
+    assert!(
+        world.state.message.contains("Unreachable"),
+        "{}",
+        world.state.message
+    );
     world.report = undecided(&world);
     world.run_for(secs(200));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
@@ -322,45 +555,83 @@ fn missing_metrics_for_the_longest_duration_are_inconclusive_and_a_person_decide
     let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(None)])));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.run_until("the analysis step", |world| {
+        world.state.step.is_some_and(|step| step.index == 1)
+    });
     world.run_for(secs(3700));
-    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Inconclusive));
+    assert_eq!(
+        world.state.pause.as_ref().map(|pause| pause.reason),
+        Some(PauseReason::Inconclusive)
+    );
     assert_eq!(world.events_of("Inconclusive").len(), 1);
-    assert_eq!(world.command("1", Verb::Promote).result, OutcomeResult::Done);
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    assert_eq!(
+        world.command("1", Verb::Promote).result,
+        OutcomeResult::Done
+    );
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
 }
 
 #[test]
 fn an_analysis_step_needs_fresh_data_for_its_duration() {
-    let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(Some(secs(300)))])));
+    let mut world = World::stable(analysed(plan(
+        4,
+        vec![weight(25), Step::Analysis(Some(secs(300)))],
+    )));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("the analysis step", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.run_until("the analysis step", |world| {
+        world.state.step.is_some_and(|step| step.index == 1)
+    });
     world.run_for(secs(200));
     world.report = hold("Stale");
     world.run_for(secs(200));
     assert_eq!(world.state.stage, Stage::Stepping, "a hold does not count");
     world.report = undecided(&world);
     world.run_for(secs(200));
-    assert_eq!(world.state.stage, Stage::Stepping, "the duration is counted anew");
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "the duration is counted anew"
+    );
     world.run_for(secs(200));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
 }
 
 #[test]
 fn evidence_sets_the_pace_where_no_steps_are_written() {
-    let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
-    let mut world = World::stable(analysed(edit(plan(20, vec![]), |canary| canary.pace = Pace::Evidence(pace))));
+    let pace = EvidencePace {
+        first_weight: Weight::percent(5),
+        max_weight: Weight::percent(50),
+    };
+    let mut world = World::stable(analysed(edit(plan(20, vec![]), |canary| {
+        canary.pace = Pace::Evidence(pace)
+    })));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 5 %", |world| world.state.weights.verified == Some(Weight::percent(5)));
+    world.run_until("at 5 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(5))
+    });
     let next_weight = Some(Weight::percent(20));
-    world.report =
-        Judgement::Undecided { message: "more".into(), fresh_since: world.now, next_weight, proven: Proven::default() };
-    world.run_until("at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    world.report = Judgement::Undecided {
+        message: "more".into(),
+        fresh_since: world.now,
+        next_weight,
+        proven: Proven::default(),
+    };
+    world.run_until("at 20 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(20))
+    });
     assert_eq!(world.desired("v2"), 4);
-    world.report = Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven: Proven::default() };
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.report = Judgement::Sound {
+        message: "sound".into(),
+        fresh_since: world.now,
+        proven: Proven::default(),
+    };
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.assert_nothing_lost();
 }
 
@@ -369,10 +640,15 @@ fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50)])));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("all steps are complete", |world| world.state.step.is_some_and(|step| step.index == 1));
+    world.run_until("all steps are complete", |world| {
+        world.state.step.is_some_and(|step| step.index == 1)
+    });
     world.report = undecided(&world);
     world.run_for(secs(9));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(50)));
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stepping, Weight::percent(50))
+    );
     world.run_for(secs(2));
     assert_eq!(world.state.stage, Stage::Promoting);
 }

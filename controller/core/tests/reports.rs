@@ -1,4 +1,5 @@
-//! What users of other controllers reported, against the planner in a small world. Each test names its source.
+//! What users of other controllers reported, against the planner in a small world. Each test names
+//! its source.
 
 mod world;
 
@@ -15,13 +16,20 @@ const HALF: Weight = Weight::percent(50);
 
 /// At 50 % by evidence that decides nothing, with a progress deadline of 20 s.
 fn paced(replicas: u32) -> World {
-    let pace = EvidencePace { first_weight: HALF, max_weight: HALF };
-    let mut wanted = edit(analysed(plan(replicas, vec![])), |canary| canary.pace = Pace::Evidence(pace));
+    let pace = EvidencePace {
+        first_weight: HALF,
+        max_weight: HALF,
+    };
+    let mut wanted = edit(analysed(plan(replicas, vec![])), |canary| {
+        canary.pace = Pace::Evidence(pace)
+    });
     wanted.progress_deadline = secs(20);
     let mut world = World::stable(wanted);
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("at 50 %", |world| world.state.weights.verified == Some(HALF));
+    world.run_until("at 50 %", |world| {
+        world.state.weights.verified == Some(HALF)
+    });
     world.run_for(secs(40));
     world.shares.clear();
     world
@@ -38,15 +46,29 @@ fn raised_replicas_are_no_reason_to_be_overdue() {
     for replicas in [8, 12, 40] {
         world.plan.replicas = replicas;
         world.run_for(secs(25));
-        assert_eq!((world.state.stage, abort_cause(&world)), (Stage::Stepping, None), "{}", world.state.message);
+        assert_eq!(
+            (world.state.stage, abort_cause(&world)),
+            (Stage::Stepping, None),
+            "{}",
+            world.state.message
+        );
     }
     assert_eq!(world.desired("v2"), 20);
-    assert!(world.shares.is_empty(), "the verified pods carry the traffic on: {:?}", world.shares);
+    assert!(
+        world.shares.is_empty(),
+        "the verified pods carry the traffic on: {:?}",
+        world.shares
+    );
     // Pods that never come hold nothing up that was reached without them.
     world.pod_start.insert(rev("v2"), secs(100_000));
     world.plan.replicas = 80;
     world.run_for(secs(300));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, HALF), "{}", world.state.message);
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stepping, HALF),
+        "{}",
+        world.state.message
+    );
     world.assert_nothing_lost();
 }
 
@@ -56,13 +78,19 @@ fn a_pod_that_is_replaced_after_a_long_quiet_time_is_not_overdue() {
     let mut world = paced(4);
     world.replace_pod("v2");
     world.settle();
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(25)), "{}", world.state.message);
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stepping, Weight::percent(25)),
+        "{}",
+        world.state.message
+    );
     world.run_for(secs(10));
     assert_eq!((world.state.stage, world.share()), (Stage::Stepping, HALF));
     world.assert_nothing_lost();
 }
 
-// The same fault in a stepped release: the step has been complete for an hour when the controller restarts and a pod goes.
+// The same fault in a stepped release: the step has been complete for an hour when the controller
+// restarts and a pod goes.
 #[test]
 fn a_disturbance_after_a_restart_of_the_controller_is_not_overdue() {
     let mut world = paced(4);
@@ -71,10 +99,16 @@ fn a_disturbance_after_a_restart_of_the_controller_is_not_overdue() {
     world.run_for(secs(60));
     world.replace_pod("v2");
     world.run_for(secs(60));
-    assert_eq!(world.state.stage, Stage::Stepping, "{}", world.state.message);
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "{}",
+        world.state.message
+    );
 }
 
-// gatewayapi plugin PR #164: somebody edits the route, so that its newest generation is not confirmed for a moment.
+// gatewayapi plugin PR #164: somebody edits the route, so that its newest generation is not
+// confirmed for a moment.
 #[test]
 fn a_route_that_is_confirmed_again_is_not_overdue() {
     let mut world = paced(4);
@@ -82,10 +116,20 @@ fn a_route_that_is_confirmed_again_is_not_overdue() {
     world.run_for(secs(5));
     world.unconfirmed = false;
     world.run_for(secs(30));
-    assert_eq!(world.state.stage, Stage::Stepping, "{}", world.state.message);
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "{}",
+        world.state.message
+    );
     world.route = Ok(Weight::percent(10));
     world.run_for(secs(30));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, HALF), "put back: {}", world.state.message);
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stepping, HALF),
+        "put back: {}",
+        world.state.message
+    );
     assert_eq!(world.events_of("RouteDrift").len(), 1);
 }
 
@@ -108,7 +152,9 @@ fn progress_renews_the_deadline() {
     let mut world = World::stable(wanted);
     world.stagger = secs(15);
     world.release("v2");
-    world.run_until("promoted", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("promoted", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.assert_nothing_lost();
 }
 
@@ -116,13 +162,19 @@ fn progress_renews_the_deadline() {
 fn a_promotion_that_advances_all_the_time_may_take_longer_than_the_deadline() {
     for routed in [true, false] {
         let steps = vec![weight(25), wait(5)];
-        let mut wanted = if routed { plan(8, steps) } else { unrouted(8, steps, 1, 0) };
+        let mut wanted = if routed {
+            plan(8, steps)
+        } else {
+            unrouted(8, steps, 1, 0)
+        };
         wanted.progress_deadline = secs(20);
         let mut world = World::stable(wanted);
         world.stagger = secs(15);
         world.pod_start.insert(rev("v2"), secs(15));
         world.release("v2");
-        world.run_until("promoted", |world| world.state.stable_revision == Some(rev("v2")));
+        world.run_until("promoted", |world| {
+            world.state.stable_revision == Some(rev("v2"))
+        });
         world.assert_nothing_lost();
     }
 }
@@ -144,7 +196,12 @@ fn flapping_pods_renew_no_deadline() {
             break;
         }
     }
-    assert_eq!(abort_cause(&world), Some("ProgressDeadline"), "{}", world.state.message);
+    assert_eq!(
+        abort_cause(&world),
+        Some("ProgressDeadline"),
+        "{}",
+        world.state.message
+    );
     let took = world.now.duration_since(began).as_secs();
     assert!((60..140).contains(&took), "{took} s");
 }
@@ -158,7 +215,12 @@ fn what_was_reached_and_flaps_ever_since_is_overdue_in_the_end() {
         world.pods.remove(&rev("v2"));
         world.run_for(secs(3));
     }
-    assert_eq!(abort_cause(&world), Some("ProgressDeadline"), "{}", world.state.message);
+    assert_eq!(
+        abort_cause(&world),
+        Some("ProgressDeadline"),
+        "{}",
+        world.state.message
+    );
 }
 
 #[test]
@@ -174,7 +236,9 @@ fn a_hold_by_a_person_does_not_run_into_the_deadline() {
     world.plan.paused = false;
     world.run_for(secs(10));
     assert_eq!(abort_cause(&world), None, "{}", world.state.message);
-    world.run_until("promoted", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("promoted", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
 }
 
 #[test]
@@ -185,7 +249,12 @@ fn the_first_deploy_is_overdue_only_without_progress() {
     world.stagger = secs(15);
     for _ in 0..40 {
         world.run_for(secs(1));
-        assert_ne!(world.state.phase, Phase::Degraded, "{}", world.state.message);
+        assert_ne!(
+            world.state.phase,
+            Phase::Degraded,
+            "{}",
+            world.state.message
+        );
     }
 }
 
@@ -202,7 +271,9 @@ fn promote(world: &mut World, version: &str) {
     world.settle();
     world.run_until("paused", |world| world.state.pause.is_some());
     world.command(&format!("promote-{version}"), Verb::PromoteFull);
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev(version)));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev(version))
+    });
     world.run_for(secs(60));
 }
 
@@ -210,7 +281,12 @@ fn assert_runs_its_steps(world: &mut World, version: &str) {
     world.report = undecided(world);
     world.release(version);
     world.run_for(secs(60));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, Weight::percent(20)), "{}", world.state.message);
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Stepping, Weight::percent(20)),
+        "{}",
+        world.state.message
+    );
     assert!(world.events_of("RollbackWindow").is_empty());
 }
 
@@ -222,7 +298,10 @@ fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
         world.report = undecided(&world);
         world.release("v2");
         world.run_until("paused", |world| world.state.pause.is_some());
-        world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+        world.report = Judgement::RollBack {
+            cause: "Evidence".into(),
+            message: "breach".into(),
+        };
         world.settle();
         if fix_forward {
             promote(&mut world, "v3");
@@ -252,8 +331,15 @@ fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
     world.report = undecided(&world);
     world.release("v1");
     world.settle();
-    assert_eq!(world.state.stage, Stage::Promoting, "promoted before: without steps");
-    world.report = Judgement::RollBack { cause: "Evidence".into(), message: "breach".into() };
+    assert_eq!(
+        world.state.stage,
+        Stage::Promoting,
+        "promoted before: without steps"
+    );
+    world.report = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "breach".into(),
+    };
     world.settle();
     world.release("v2");
     world.run_for(secs(60));
@@ -268,14 +354,21 @@ fn a_return_inside_the_rollback_window_waits_while_a_person_holds() {
     world.plan.paused = true;
     world.release("v1");
     world.run_for(secs(60));
-    assert_eq!((world.state.stage, world.state.step.map(|step| step.index)), (Stage::Stepping, Some(0)));
+    assert_eq!(
+        (world.state.stage, world.state.step.map(|step| step.index)),
+        (Stage::Stepping, Some(0))
+    );
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
 }
 
 /// v2 paused at 20 % for an incident, in the way that `hold` does it.
 fn held(routed: bool, hold: impl FnOnce(&mut World)) -> World {
     let steps = vec![weight(20), Step::Pause(None), weight(60), wait(5)];
-    let wanted = analysed(if routed { plan(3, steps) } else { unrouted(3, steps, 1, 0) });
+    let wanted = analysed(if routed {
+        plan(3, steps)
+    } else {
+        unrouted(3, steps, 1, 0)
+    });
     let mut world = World::stable(wanted);
     world.report = undecided(&world);
     world.release("v2");
@@ -289,7 +382,10 @@ fn scale_to_zero_and_back(world: &mut World) {
     let replicas = world.plan.replicas;
     world.plan.replicas = 0;
     world.run_for(secs(3_700));
-    let left: u32 = ["v1", "v2"].iter().map(|version| world.desired(version)).sum();
+    let left: u32 = ["v1", "v2"]
+        .iter()
+        .map(|version| world.desired(version))
+        .sum();
     assert_eq!(left, 0, "{}", world.state.message);
     world.restart();
     world.plan.replicas = replicas;
@@ -297,20 +393,29 @@ fn scale_to_zero_and_back(world: &mut World) {
     world.shares.clear();
 }
 
-// argo-rollouts #3686, PR #4950: at night the replicas go to 0 and in the morning the canary is stable.
+// argo-rollouts #3686, PR #4950: at night the replicas go to 0 and in the morning the canary is
+// stable.
 #[test]
 fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
     type Hold = fn(&mut World);
     let holds: [(&str, Hold); 5] = [
         ("a pause step", |_| {}),
         ("the pause command", |world| {
-            assert_eq!(world.command("p", Verb::Pause).message, "nothing advances until `resume`");
+            assert_eq!(
+                world.command("p", Verb::Pause).message,
+                "nothing advances until `resume`"
+            );
         }),
         ("spec.paused", |world| world.plan.paused = true),
         ("a freeze", |world| {
-            world.report = Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() };
+            world.report = Judgement::Frozen {
+                cause: "BudgetSpent".into(),
+                message: "nothing to spend".into(),
+            };
         }),
-        ("a spec problem", |world| world.spec_problem = Some("spec.strategy: broken".into())),
+        ("a spec problem", |world| {
+            world.spec_problem = Some("spec.strategy: broken".into())
+        }),
     ];
     for routed in [true, false] {
         for (name, hold) in holds {
@@ -318,7 +423,11 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
             let (step, stable) = (world.state.step, world.state.stable_revision.clone());
             let by_person = world.state.pause.as_ref().map(|pause| pause.reason);
             scale_to_zero_and_back(&mut world);
-            assert!(world.state.message.contains("scaled to 0") || name != "a pause step", "{}", world.state.message);
+            assert!(
+                world.state.message.contains("scaled to 0") || name != "a pause step",
+                "{}",
+                world.state.message
+            );
             world.run_for(secs(10));
             // Until the first pods are there nobody could have served.
             world.forgive();
@@ -330,13 +439,24 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
                 world.state.message
             );
             assert_eq!(world.state.stable_revision, stable, "{name}");
-            assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), by_person, "{name}");
+            assert_eq!(
+                world.state.pause.as_ref().map(|pause| pause.reason),
+                by_person,
+                "{name}"
+            );
             if routed {
-                assert_eq!((world.desired("v1"), world.share()), (3, Weight::percent(20)), "{name}");
+                assert_eq!(
+                    (world.desired("v1"), world.share()),
+                    (3, Weight::percent(20)),
+                    "{name}"
+                );
             } else {
                 assert_eq!((world.desired("v1"), world.desired("v2")), (2, 1), "{name}");
             }
-            assert!(world.events_of("PromotedWithoutTraffic").is_empty(), "{name}");
+            assert!(
+                world.events_of("PromotedWithoutTraffic").is_empty(),
+                "{name}"
+            );
             world.assert_nothing_lost();
         }
     }
@@ -350,27 +470,49 @@ fn scaling_to_zero_and_back_gives_the_canary_no_more_than_its_share_on_the_way()
     world.pod_start.insert(rev("v1"), secs(30));
     for _ in 0..120 {
         world.run_for(Duration::from_millis(500));
-        assert!(world.share() <= Weight::percent(20), "{} of the traffic to the canary", world.share());
-        assert!(world.available(&rev("v1")) > 0 || world.available(&rev("v2")) == 0, "only the canary serves");
+        assert!(
+            world.share() <= Weight::percent(20),
+            "{} of the traffic to the canary",
+            world.share()
+        );
+        assert!(
+            world.available(&rev("v1")) > 0 || world.available(&rev("v2")) == 0,
+            "only the canary serves"
+        );
     }
     assert_eq!(world.share(), Weight::percent(20));
 }
 
 #[test]
 fn scaling_to_zero_in_a_promotion_keeps_it_there() {
-    let mut world = World::stable(edit(analysed(plan(3, vec![weight(50), wait(5)])), |canary| {
-        let watch = WatchPlan { duration: secs(600), checks: std::collections::BTreeSet::new() };
-        canary.analysis.as_mut().unwrap().watch = Some(watch);
-    }));
+    let mut world = World::stable(edit(
+        analysed(plan(3, vec![weight(50), wait(5)])),
+        |canary| {
+            let watch = WatchPlan {
+                duration: secs(600),
+                checks: std::collections::BTreeSet::new(),
+            };
+            canary.analysis.as_mut().unwrap().watch = Some(watch);
+        },
+    ));
     world.report = undecided(&world);
     world.release("v2");
     world.run_until("all traffic", |world| world.state.watch.is_some());
     scale_to_zero_and_back(&mut world);
     world.run_for(secs(60));
-    assert_eq!((world.state.stage, world.state.stable_revision.clone()), (Stage::Promoting, Some(rev("v1"))));
-    assert!(world.state.watch.is_some(), "still watched: {}", world.state.message);
+    assert_eq!(
+        (world.state.stage, world.state.stable_revision.clone()),
+        (Stage::Promoting, Some(rev("v1")))
+    );
+    assert!(
+        world.state.watch.is_some(),
+        "still watched: {}",
+        world.state.message
+    );
     world.report = undecided(&world);
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
 }
 
 #[test]
@@ -380,14 +522,22 @@ fn an_aborted_release_that_is_scaled_to_zero_and_back_stays_aborted() {
     });
     scale_to_zero_and_back(&mut world);
     world.run_for(secs(60));
-    assert_eq!((world.state.stage, world.share()), (Stage::Aborted, Weight::ZERO));
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Aborted, Weight::ZERO)
+    );
     assert_eq!((world.desired("v1"), world.desired("v2")), (3, 0));
     // Nor is it promoted for want of traffic, by a retry or by Git.
     world.plan.replicas = 0;
     world.run_for(secs(30));
     world.command("r", Verb::Retry);
     world.run_for(secs(30));
-    assert_eq!(world.state.stable_revision, Some(rev("v1")), "{}", world.state.message);
+    assert_eq!(
+        world.state.stable_revision,
+        Some(rev("v1")),
+        "{}",
+        world.state.message
+    );
 }
 
 #[test]
@@ -398,7 +548,12 @@ fn a_release_that_arrives_at_zero_while_it_is_held_is_not_promoted() {
     world.run_for(secs(30));
     world.release("v2");
     world.run_for(secs(60));
-    assert_eq!(world.state.stable_revision, Some(rev("v1")), "{}", world.state.message);
+    assert_eq!(
+        world.state.stable_revision,
+        Some(rev("v1")),
+        "{}",
+        world.state.message
+    );
 }
 
 #[test]
@@ -409,21 +564,33 @@ fn a_pause_by_command_outlives_edited_steps() {
     let replicas = world.plan.replicas;
     world.plan = analysed(plan(replicas, vec![weight(10), wait(1), weight(100)]));
     world.run_for(secs(120));
-    assert_eq!(world.state.pause.as_ref().map(|pause| pause.reason), Some(PauseReason::Command));
+    assert_eq!(
+        world.state.pause.as_ref().map(|pause| pause.reason),
+        Some(PauseReason::Command)
+    );
     assert!(world.share() <= Weight::percent(20), "{}", world.share());
     assert_eq!(world.state.stable_revision, Some(rev("v1")));
 }
 
-/// The highest share of the available pods that the canary has had while `replicas` went from one number to another.
+/// The highest share of the available pods that the canary has had while `replicas` went from one
+/// number to another.
 fn highest_canary_share(mut world: World, replicas: u32) -> f64 {
     world.plan.replicas = replicas;
     let mut highest = 0.0_f64;
     for _ in 0..400 {
         world.run_for(Duration::from_millis(250));
-        let (canary, stable) = (f64::from(world.available(&rev("v2"))), f64::from(world.available(&rev("v1"))));
+        let (canary, stable) = (
+            f64::from(world.available(&rev("v2"))),
+            f64::from(world.available(&rev("v1"))),
+        );
         highest = highest.max(canary / (canary + stable));
     }
-    assert_eq!(world.state.stage, Stage::Stepping, "{}", world.state.message);
+    assert_eq!(
+        world.state.stage,
+        Stage::Stepping,
+        "{}",
+        world.state.message
+    );
     world.assert_nothing_lost();
     highest
 }
@@ -443,11 +610,19 @@ fn both_sides_grow_and_shrink_in_the_proportion_of_the_traffic() {
     let steps = || vec![weight(30), Step::Pause(None)];
     for (from, to) in [(10, 20), (10, 40), (40, 10), (20, 10), (10, 0)] {
         for surge in [(3, 0), (0, 5), (25, 25)] {
-            let share = highest_canary_share(at_30_percent(unrouted(10, steps(), surge.0, surge.1), from), to);
-            assert!(share.is_nan() || share <= 0.345, "{from} -> {to} with {surge:?}: {share}");
+            let share = highest_canary_share(
+                at_30_percent(unrouted(10, steps(), surge.0, surge.1), from),
+                to,
+            );
+            assert!(
+                share.is_nan() || share <= 0.345,
+                "{from} -> {to} with {surge:?}: {share}"
+            );
         }
         for dynamic in [false, true] {
-            let wanted = edit(plan(10, steps()), |canary| canary.dynamic_stable_scale = dynamic);
+            let wanted = edit(plan(10, steps()), |canary| {
+                canary.dynamic_stable_scale = dynamic
+            });
             let share = highest_canary_share(at_30_percent(wanted, from), to);
             assert!(share <= 0.345, "{from} -> {to}, dynamic {dynamic}: {share}");
         }
@@ -489,7 +664,12 @@ fn a_retry_begins_its_own_count_of_what_happens() {
     assert_eq!(world.state.release_started_at, None);
     world.run_for(secs(10));
     world.command("r", Verb::Retry);
-    assert!(world.state.release_started_at.is_some_and(|second| second > first));
+    assert!(
+        world
+            .state
+            .release_started_at
+            .is_some_and(|second| second > first)
+    );
 }
 
 // traefik #9158: a route that lists a canary Service which is not there yet.
@@ -502,13 +682,20 @@ fn the_canary_service_exists_from_the_first_deploy_on() {
     assert_eq!(world.state.phase, Phase::Healthy);
     world.canary_service = None;
     world.run_for(secs(5));
-    assert_eq!(world.canary_service, Some(rev("v1")), "made again where somebody deletes it");
+    assert_eq!(
+        world.canary_service,
+        Some(rev("v1")),
+        "made again where somebody deletes it"
+    );
     world.release("v2");
-    world.run_until("stable", |world| world.state.stable_revision == Some(rev("v2")));
+    world.run_until("stable", |world| {
+        world.state.stable_revision == Some(rev("v2"))
+    });
     world.assert_nothing_lost();
 }
 
-// argo-rollouts #3689, #119: the field is removed for an autoscaler's sake, and the API server fills in 1.
+// argo-rollouts #3689, #119: the field is removed for an autoscaler's sake, and the API server
+// fills in 1.
 #[test]
 fn removing_replicas_does_not_shrink_a_fleet() {
     let mut world = World::stable(plan(10, vec![weight(50), wait(5)]));
@@ -517,7 +704,12 @@ fn removing_replicas_does_not_shrink_a_fleet() {
     world.restart();
     world.run_for(secs(600));
     assert_eq!(world.desired("v1"), 10);
-    assert_eq!(world.events_of("ReplicasKept").len(), 1, "{:?}", world.events);
+    assert_eq!(
+        world.events_of("ReplicasKept").len(),
+        1,
+        "{:?}",
+        world.events
+    );
     // An autoscaler begins at the 1 that it reads and raises step by step.
     for replicas in [4, 8] {
         (world.plan.replicas, world.replicas_source) = (replicas, ReplicasSource::Scaled);
@@ -552,19 +744,26 @@ fn replicas_that_are_declared_count_at_once() {
     assert_eq!(world.desired("v1"), 1);
 }
 
-// Found beside argo-rollouts #1838: what a superseded revision still has is not the new one's, and it loses it even where
-// the stable revision first has to grow for that.
+// Found beside argo-rollouts #1838: what a superseded revision still has is not the new one's, and
+// it loses it even where the stable revision first has to grow for that.
 #[test]
 fn a_superseded_canary_loses_its_traffic_where_stable_had_shrunk() {
-    let wanted = edit(plan(5, vec![weight(20), Step::Pause(None)]), |canary| canary.dynamic_stable_scale = true);
+    let wanted = edit(plan(5, vec![weight(20), Step::Pause(None)]), |canary| {
+        canary.dynamic_stable_scale = true
+    });
     let mut world = World::stable(wanted);
     world.release("v2");
     world.run_until("stable has shrunk", |world| world.desired("v1") == 4);
     world.release("v3");
     world.settle();
     assert_eq!(world.desired("v1"), 5);
-    assert_eq!(world.state.weights.verified, None, "the share of v2 is not the share of v3");
-    world.run_until("v3 at 20 %", |world| world.state.weights.verified == Some(Weight::percent(20)));
+    assert_eq!(
+        world.state.weights.verified, None,
+        "the share of v2 is not the share of v3"
+    );
+    world.run_until("v3 at 20 %", |world| {
+        world.state.weights.verified == Some(Weight::percent(20))
+    });
     assert_eq!(world.canary_service, Some(rev("v3")));
     world.assert_nothing_lost();
 }

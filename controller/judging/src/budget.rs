@@ -1,4 +1,5 @@
-//! The service's error budget as it is told, before a release and during it, and whether the traffic that was seen suffices to judge one.
+//! The service's error budget as it is told, before a release and during it, and whether the
+//! traffic that was seen suffices to judge one.
 
 use jiff::Timestamp;
 use serin_analysis::budget::BudgetState;
@@ -25,7 +26,9 @@ pub fn told(
     let budget = service.budget(1.0 - spec.objective / 100.0)?;
     let allotment = budget.allotment(&settings.share);
     let state = budget.state(&settings.share);
-    let period = service.window_seconds().map_or_else(String::new, |seconds| format!(" in {}", duration(seconds)));
+    let period = service
+        .window_seconds()
+        .map_or_else(String::new, |seconds| format!(" in {}", duration(seconds)));
     let total = thousands(budget.total.round());
     let remains = format!(
         "{} of the error budget remain, {} of {total} errors{period}",
@@ -33,9 +36,15 @@ pub fn told(
         thousands(budget.remaining.round()),
     );
     let message = match state {
-        BudgetState::Healthy => format!("{remains}. A release may spend {}.", thousands(allotment.round())),
+        BudgetState::Healthy => format!(
+            "{remains}. A release may spend {}.",
+            thousands(allotment.round())
+        ),
         BudgetState::Tight => {
-            format!("{remains}. A release may spend {}, less than usual.", thousands(allotment.round()))
+            format!(
+                "{remains}. A release may spend {}, less than usual.",
+                thousands(allotment.round())
+            )
         }
         BudgetState::Spent => format!(
             "The error budget is spent: {} errors were made where {total} are allowed{period}. Releases are frozen until it recovers.",
@@ -54,7 +63,8 @@ pub fn told(
     })
 }
 
-/// Why a release can hardly be judged with the traffic that was seen, in sentences that name the objective.
+/// Why a release can hardly be judged with the traffic that was seen, in sentences that name the
+/// objective.
 fn infeasible(
     spec: &ObjectiveSpec,
     service: &Service,
@@ -63,12 +73,16 @@ fn infeasible(
     allotment: f64,
 ) -> Option<String> {
     let requests_per_second = service.known_requests_per_second()?;
-    let evidence = settings.objective(spec, service.usual_rate(), true).evidence;
+    let evidence = settings
+        .objective(spec, service.usual_rate(), true)
+        .evidence;
     let budget_fraction = evidence.budget_fraction;
     let question = |share: f64| Question {
         target: spec.objective / 100.0,
         margin_of_budget: evidence.delta1 / budget_fraction,
-        stable_rate: service.usual_rate().unwrap_or(USUAL_PART_OF_BUDGET * budget_fraction),
+        stable_rate: service
+            .usual_rate()
+            .unwrap_or(USUAL_PART_OF_BUDGET * budget_fraction),
         requests_per_second,
         max_weight: share,
         beta: settings.judge.beta,
@@ -77,7 +91,9 @@ fn infeasible(
         allotment: Some(allotment).filter(|allotment| *allotment > 0.0),
     };
     // With all of the traffic there is nobody beside it to compare with, whatever the time.
-    let judged_at = proven_at.filter(|weight| *weight < Weight::FULL).map(|weight| weight.as_percent() / 100.0);
+    let judged_at = proven_at
+        .filter(|weight| *weight < Weight::FULL)
+        .map(|weight| weight.as_percent() / 100.0);
     let too_slow = judged_at.and_then(|share| question(share).too_slow());
     let too_small = question(settings.judge.steps.max_weight).too_small();
     let sentences: Vec<String> = too_slow.into_iter().chain(too_small).collect();
@@ -92,7 +108,10 @@ mod tests {
     use crate::prometheus::Server;
 
     fn objective() -> ObjectiveSpec {
-        serde_json::from_value(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"})).unwrap()
+        serde_json::from_value(
+            json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}),
+        )
+        .unwrap()
     }
 
     fn settings() -> Settings {
@@ -102,15 +121,21 @@ mod tests {
 
     fn told_of(requests_per_second: f64, bad: f64, proven_at: Option<Weight>) -> BudgetStatus {
         let service = Service::of_month(requests_per_second, bad);
-        told(&objective(), &service, &settings(), proven_at, Timestamp::UNIX_EPOCH).unwrap()
+        told(
+            &objective(),
+            &service,
+            &settings(),
+            proven_at,
+            Timestamp::UNIX_EPOCH,
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_budget_is_told_in_counts() {
         let healthy = told_of(100.0, 100_000.0, None);
         assert_eq!(healthy.state, "Healthy");
-        let sentence =
-            "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A release may spend 5,184.";
+        let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A release may spend 5,184.";
         assert_eq!(healthy.message.as_deref(), Some(sentence));
         let tight = told_of(100.0, 259_000.0, None);
         assert_eq!(tight.state, "Tight");
@@ -119,7 +144,10 @@ mod tests {
         let spent = told_of(100.0, 300_000.0, None);
         assert_eq!((spent.state.as_str(), spent.allotment), ("Spent", 0.0));
         assert!(
-            spent.message.unwrap().starts_with("The error budget is spent: 300,000 errors were made where 259,200")
+            spent
+                .message
+                .unwrap()
+                .starts_with("The error budget is spent: 300,000 errors were made where 259,200")
         );
     }
 
@@ -128,10 +156,23 @@ mod tests {
         let at_half = Some(Weight::percent(50));
         assert_eq!(told_of(100.0, 100_000.0, at_half).infeasible, None);
         let slow = told_of(2.0, 2_000.0, at_half).infeasible.unwrap();
-        assert!(slow.starts_with("Objective availability: At 2 requests/s this objective needs "), "{slow}");
-        assert!(slow.ends_with("; choose 99.5 % or a longer duration."), "{slow}");
-        assert_eq!(told_of(2.0, 2_000.0, None).infeasible, None, "no step waits for the evidence");
+        assert!(
+            slow.starts_with("Objective availability: At 2 requests/s this objective needs "),
+            "{slow}"
+        );
+        assert!(
+            slow.ends_with("; choose 99.5 % or a longer duration."),
+            "{slow}"
+        );
+        assert_eq!(
+            told_of(2.0, 2_000.0, None).infeasible,
+            None,
+            "no step waits for the evidence"
+        );
         let few = told_of(0.1, 100.0, None).infeasible.unwrap();
-        assert!(few.contains("A rollout may spend 5 errors of the budget"), "{few}");
+        assert!(
+            few.contains("A rollout may spend 5 errors of the budget"),
+            "{few}"
+        );
     }
 }

@@ -17,9 +17,11 @@ use crate::request::{JudgeRequest, Phase};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    /// From when its requests count, a scrape before it was first seen to have traffic, in milliseconds since the epoch.
+    /// From when its requests count, a scrape before it was first seen to have traffic, in
+    /// milliseconds since the epoch.
     pub began_ms: i64,
-    /// When the canary was first seen to have traffic, in milliseconds since the epoch; absent in checkpoints of earlier versions.
+    /// When the canary was first seen to have traffic, in milliseconds since the epoch; absent in
+    /// checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_since_ms: Option<i64>,
     /// Until when its pods count as young.
@@ -34,8 +36,9 @@ pub struct Checkpoint {
     /// That it is to be rolled back, once that is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
-    /// When the last release before this one ended, in seconds since the epoch; 0 if there was none. It identifies the attempt.
-    /// Absent in checkpoints of versions that did not tell attempts apart.
+    /// When the last release before this one ended, in seconds since the epoch; 0 if there was
+    /// none. It identifies the attempt. Absent in checkpoints of versions that did not tell
+    /// attempts apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_ended_second: Option<i64>,
     /// Whether the service burned its budget when the release began, and has done so since.
@@ -77,7 +80,8 @@ pub struct ObjectiveCheckpoint {
     /// Whether Prometheus adds its series up, since they are too many to be read one by one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub summed: bool,
-    /// The scrape interval that was learned, in milliseconds, if it differs from the configured one.
+    /// The scrape interval that was learned, in milliseconds, if it differs from the configured
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_interval_ms: Option<i64>,
     /// The evidence of its latency guard.
@@ -85,26 +89,36 @@ pub struct ObjectiveCheckpoint {
     pub guard: Option<GuardState>,
 }
 
-/// As a checkpoint has it. Whole seconds, because a timestamp that was read back from a status has no more.
+/// As a checkpoint has it. Whole seconds, because a timestamp that was read back from a status has
+/// no more.
 pub(crate) fn previous_ended_second(at: Option<Timestamp>) -> i64 {
     at.map_or(0, Timestamp::as_second)
 }
 
 impl Checkpoint {
-    /// The checkpoint in a status, if it is of the attempt that the request is about and can be read.
+    /// The checkpoint in a status, if it is of the attempt that the request is about and can be
+    /// read.
     pub fn of(status: Option<&AnalysisStatus>, request: &JudgeRequest) -> Option<Self> {
         let status = status.filter(|status| status.revision == request.revision.as_str())?;
         let checkpoint: Self = serde_json::from_value(status.checkpoint.clone())
             .inspect_err(|error| tracing::warn!(%error, "the stored evidence cannot be read and is gathered anew"))
             .ok()?;
         let expected = previous_ended_second(request.previous_ended_at);
-        Some(checkpoint).filter(|checkpoint| checkpoint.previous_ended_second.is_none_or(|second| second == expected))
+        Some(checkpoint).filter(|checkpoint| {
+            checkpoint
+                .previous_ended_second
+                .is_none_or(|second| second == expected)
+        })
     }
 
     /// For the status.
     pub fn into_status(self, revision: &Revision) -> Option<AnalysisStatus> {
         let started_at = Timestamp::from_millisecond(self.began_ms).ok()?;
         let checkpoint = serde_json::to_value(self).ok()?;
-        Some(AnalysisStatus { revision: revision.as_str().to_owned(), started_at, checkpoint })
+        Some(AnalysisStatus {
+            revision: revision.as_str().to_owned(),
+            started_at,
+            checkpoint,
+        })
     }
 }

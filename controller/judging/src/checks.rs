@@ -1,4 +1,5 @@
-//! Checks: what each has answered so far, and what that means for the release. Pure: asking is somebody else's.
+//! Checks: what each has answered so far, and what that means for the release. Pure: asking is
+//! somebody else's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -121,9 +122,16 @@ impl Checks {
     ///
     /// # Errors
     /// The field that cannot be used.
-    pub(crate) fn new(request: &JudgeRequest, mut stored: BTreeMap<String, CheckState>) -> Result<Self, Trouble> {
+    pub(crate) fn new(
+        request: &JudgeRequest,
+        mut stored: BTreeMap<String, CheckState>,
+    ) -> Result<Self, Trouble> {
         let built_in = built_in_args(request);
-        let checks = request.analysis.checks.iter().map(|spec| Check::new(spec, &built_in, stored.remove(&spec.name)));
+        let checks = request
+            .analysis
+            .checks
+            .iter()
+            .map(|spec| Check::new(spec, &built_in, stored.remove(&spec.name)));
         checks.collect::<Result<Vec<_>, _>>().map(Self)
     }
 
@@ -134,7 +142,10 @@ impl Checks {
 
     /// What is to be persisted.
     pub(crate) fn states(&self) -> BTreeMap<String, CheckState> {
-        self.0.iter().map(|check| (check.name.clone(), check.state.clone())).collect()
+        self.0
+            .iter()
+            .map(|check| (check.name.clone(), check.state.clone()))
+            .collect()
     }
 
     /// Takes in what an asking at `asked_ms` has found.
@@ -157,16 +168,33 @@ impl Checks {
 
     /// When the next check begins that is held by its initial delay or the warm-up.
     pub(crate) fn next_begins_ms(&self, at: &Position) -> Option<i64> {
-        let waiting = self.0.iter().filter(|check| check.is_due(at) && !check.has_begun(at));
+        let waiting = self
+            .0
+            .iter()
+            .filter(|check| check.is_due(at) && !check.has_begun(at));
         waiting.map(|check| check.begins_ms(at)).min()
     }
 
-    /// Why the release is to be rolled back: the first check that has failed more often than it may.
+    /// Why the release is to be rolled back: the first check that has failed more often than it
+    /// may.
     pub(crate) fn breach(&self) -> Option<String> {
-        let check = self.0.iter().find(|check| check.decides && check.state.failures > check.failure_limit)?;
-        let Check { name, condition_text, failure_limit, state, .. } = check;
+        let check = self
+            .0
+            .iter()
+            .find(|check| check.decides && check.state.failures > check.failure_limit)?;
+        let Check {
+            name,
+            condition_text,
+            failure_limit,
+            state,
+            ..
+        } = check;
         let found = &state.found;
-        let failed = if state.failures == 1 { "once".to_owned() } else { format!("{} times", state.failures) };
+        let failed = if state.failures == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times", state.failures)
+        };
         let tolerated = match failure_limit {
             0 => "no failure is tolerated".to_owned(),
             1 => "1 failure is tolerated".to_owned(),
@@ -179,30 +207,42 @@ impl Checks {
 
     /// Why the release holds: a check that has found nothing to decide by, or cannot be asked.
     pub(crate) fn hold(&self, at: &Position) -> Option<Trouble> {
-        let mut asked = self.0.iter().filter(|check| check.decides && check.is_asked(at));
+        let mut asked = self
+            .0
+            .iter()
+            .filter(|check| check.decides && check.is_asked(at));
         asked.find_map(|check| check.trouble(at))
     }
 
     /// The checks that have succeeded at this position.
     pub(crate) fn succeeded(&self, at: &Position) -> BTreeSet<String> {
-        let succeeded = self.0.iter().filter(|check| check.decides && check.has_succeeded(at));
+        let succeeded = self
+            .0
+            .iter()
+            .filter(|check| check.decides && check.has_succeeded(at));
         succeeded.map(|check| check.name.clone()).collect()
     }
 
     /// The checks that this position still waits for, in words.
     pub(crate) fn pending(&self, at: &Position) -> Option<String> {
-        let pending = self.0.iter().filter(|check| check.decides && check.is_due(at) && !check.has_succeeded(at));
+        let pending = self
+            .0
+            .iter()
+            .filter(|check| check.decides && check.is_due(at) && !check.has_succeeded(at));
         let name = |check: &Check| match check.waiting_to_begin(at) {
             Some(begins) => format!("{} (begins {begins})", check.name),
             None => check.name.clone(),
         };
         let names: Vec<String> = pending.map(name).collect();
-        (!names.is_empty()).then(|| format!("Not yet succeeded at this weight: {}.", names.join(", ")))
+        (!names.is_empty())
+            .then(|| format!("Not yet succeeded at this weight: {}.", names.join(", ")))
     }
 
     /// Whether any check is to be asked before promotion alone.
     pub(crate) fn ask_before_promotion(&self) -> bool {
-        self.0.iter().any(|check| check.decides && check.during == CheckTime::BeforePromotion)
+        self.0
+            .iter()
+            .any(|check| check.decides && check.during == CheckTime::BeforePromotion)
     }
 
     /// For the status.
@@ -226,18 +266,40 @@ fn built_in_args(request: &JudgeRequest) -> BTreeMap<String, String> {
 }
 
 impl Check {
-    fn new(spec: &CheckSpec, built_in: &BTreeMap<String, String>, stored: Option<CheckState>) -> Result<Self, Trouble> {
-        let invalid =
-            |field: &str, why: String| Trouble::spec(format!("spec.analysis.checks[{}].{field}: {why}", spec.name));
-        let mut args: BTreeMap<&str, &str> =
-            built_in.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        args.extend(spec.args.iter().map(|arg| (arg.name.as_str(), arg.value.as_str())));
+    fn new(
+        spec: &CheckSpec,
+        built_in: &BTreeMap<String, String>,
+        stored: Option<CheckState>,
+    ) -> Result<Self, Trouble> {
+        let invalid = |field: &str, why: String| {
+            Trouble::spec(format!(
+                "spec.analysis.checks[{}].{field}: {why}",
+                spec.name
+            ))
+        };
+        let mut args: BTreeMap<&str, &str> = built_in
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        args.extend(
+            spec.args
+                .iter()
+                .map(|arg| (arg.name.as_str(), arg.value.as_str())),
+        );
         let query = query(&spec.query, &args).map_err(|why| invalid("query", why))?;
-        let condition = Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
-        let interval = spec.interval.as_deref().map_or(Ok(INTERVAL), parse_duration);
+        let condition =
+            Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
+        let interval = spec
+            .interval
+            .as_deref()
+            .map_or(Ok(INTERVAL), parse_duration);
         let interval = interval.map_err(|error| invalid("interval", error.to_string()))?;
-        let initial_delay = spec.initial_delay.as_deref().map_or(Ok(Duration::ZERO), parse_duration);
-        let initial_delay = initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
+        let initial_delay = spec
+            .initial_delay
+            .as_deref()
+            .map_or(Ok(Duration::ZERO), parse_duration);
+        let initial_delay =
+            initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
         let fingerprint = fingerprint_of(&format!("{query}|{}|{:?}", spec.condition, spec.during));
         let state = stored.filter(|stored| stored.fingerprint == fingerprint);
         Ok(Self {
@@ -250,7 +312,10 @@ impl Check {
             failure_limit: u32::try_from(spec.failure_limit.unwrap_or(0)).unwrap_or(0),
             condition,
             condition_text: spec.condition.clone(),
-            state: state.unwrap_or(CheckState { fingerprint, ..CheckState::default() }),
+            state: state.unwrap_or(CheckState {
+                fingerprint,
+                ..CheckState::default()
+            }),
             failing: None,
         })
     }
@@ -264,14 +329,18 @@ impl Check {
         at.now_ms >= self.begins_ms(at)
     }
 
-    /// When it is first queried: `initialDelay` after it became due for the first time in this attempt, and not before the warm-up
-    /// of the canary's first pods ends.
+    /// When it is first queried: `initialDelay` after it became due for the first time in this
+    /// attempt, and not before the warm-up of the canary's first pods ends.
     fn begins_ms(&self, at: &Position) -> i64 {
         let due_ms = match self.during {
             CheckTime::Release => at.traffic_since_ms,
-            CheckTime::BeforePromotion | CheckTime::AfterPromotion => at.phase_since_ms.max(at.traffic_since_ms),
+            CheckTime::BeforePromotion | CheckTime::AfterPromotion => {
+                at.phase_since_ms.max(at.traffic_since_ms)
+            }
         };
-        due_ms.saturating_add(millis(self.initial_delay)).max(at.warm_up_ends_ms)
+        due_ms
+            .saturating_add(millis(self.initial_delay))
+            .max(at.warm_up_ends_ms)
     }
 
     /// When and why it begins later, if it is due and has not begun.
@@ -281,8 +350,13 @@ impl Check {
         }
         let begins_ms = self.begins_ms(at);
         // Rounded up, so that it has begun at the time that is shown.
-        let begins_at = Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
-        let field = if begins_ms > at.warm_up_ends_ms { "initialDelay" } else { "warmUp" };
+        let begins_at =
+            Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
+        let field = if begins_ms > at.warm_up_ends_ms {
+            "initialDelay"
+        } else {
+            "warmUp"
+        };
         Some(format!("at {begins_at}, by {field}"))
     }
 
@@ -297,26 +371,34 @@ impl Check {
     }
 
     fn observe(&mut self, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, at: &Position) {
-        // Polls are shared: the query may have been sent before this attempt, or before the check began.
+        // Polls are shared: the query may have been sent before this attempt, or before the check
+        // began.
         if asked_ms < self.begins_ms(at) {
             return;
         }
         let answers = match found {
             Ok(answers) => answers,
             Err(error) => {
-                let since_ms = self.failing.as_ref().map_or(asked_ms, |(since_ms, _)| *since_ms);
+                let since_ms = self
+                    .failing
+                    .as_ref()
+                    .map_or(asked_ms, |(since_ms, _)| *since_ms);
                 self.failing = Some((since_ms, error.clone()));
                 return;
             }
         };
         self.failing = None;
-        // A controller that has restarted asks at once: that is not one more failure of the same moment.
+        // A controller that has restarted asks at once: that is not one more failure of the same
+        // moment.
         let is_early = |at_ms: i64| asked_ms < at_ms.saturating_add(millis(self.interval) / 2);
         if self.state.at_ms.is_some_and(is_early) {
             return;
         }
         let series = answers.iter().flatten();
-        let values: Vec<f64> = series.filter_map(|series| series.samples.last()).map(|(_, value)| *value).collect();
+        let values: Vec<f64> = series
+            .filter_map(|series| series.samples.last())
+            .map(|(_, value)| *value)
+            .collect();
         let (result, why) = self.result(&values);
         let is_excused = result == CheckResult::Failed && at.pods_are_young;
         let counts = result == CheckResult::Failed && !is_excused;
@@ -325,7 +407,9 @@ impl Check {
         self.state.result = Some(result);
         self.state.found = why.unwrap_or_else(|| in_words(&values));
         if is_excused {
-            self.state.found.push_str(" (no failure: most canary pods are younger than warmUp)");
+            self.state
+                .found
+                .push_str(" (no failure: most canary pods are younger than warmUp)");
         }
     }
 
@@ -339,15 +423,21 @@ impl Check {
         match self.condition.holds(values) {
             Ok(true) => (CheckResult::Succeeded, None),
             Ok(false) => (CheckResult::Failed, None),
-            Err(why) => (CheckResult::Unreadable, Some(format!("{} ({why})", in_words(values)))),
+            Err(why) => (
+                CheckResult::Unreadable,
+                Some(format!("{} ({why})", in_words(values))),
+            ),
         }
     }
 
-    /// Whether it was asked since the weight last changed, and since it is asked at all, and its condition held.
+    /// Whether it was asked since the weight last changed, and since it is asked at all, and its
+    /// condition held.
     fn has_succeeded(&self, at: &Position) -> bool {
         let since_ms = match self.during {
             CheckTime::Release => at.weight_changed_at_ms,
-            CheckTime::BeforePromotion | CheckTime::AfterPromotion => at.weight_changed_at_ms.max(at.phase_since_ms),
+            CheckTime::BeforePromotion | CheckTime::AfterPromotion => {
+                at.weight_changed_at_ms.max(at.phase_since_ms)
+            }
         };
         let is_of_here = self.state.at_ms.is_some_and(|at_ms| at_ms >= since_ms);
         self.is_asked(at) && is_of_here && self.state.result == Some(CheckResult::Succeeded)
@@ -358,18 +448,35 @@ impl Check {
             && (!error.concerns_server() || at.now_ms.saturating_sub(*since_ms) >= at.grace_ms)
         {
             let message = error.told(&format!("Check {} cannot be asked", self.name));
-            return Some(Trouble { cause: error.kind(), message });
+            return Some(Trouble {
+                cause: error.kind(),
+                message,
+            });
         }
         let cause = self.state.result.and_then(CheckResult::holds)?;
-        let message = format!("Check {} found {}. This is not success.", self.name, self.state.found);
+        let message = format!(
+            "Check {} found {}. This is not success.",
+            self.name, self.state.found
+        );
         Some(Trouble { cause, message })
     }
 
     fn told(&self, at: &Position) -> CheckStatus {
-        let CheckState { failures, at_ms, result, found, .. } = &self.state;
+        let CheckState {
+            failures,
+            at_ms,
+            result,
+            found,
+            ..
+        } = &self.state;
         let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
-        let trouble = self.failing.as_ref().map(|(_, error)| format!("Cannot be asked. {error}."));
-        let begins = self.waiting_to_begin(at).map(|begins| format!("Begins {begins}."));
+        let trouble = self
+            .failing
+            .as_ref()
+            .map(|(_, error)| format!("Cannot be asked. {error}."));
+        let begins = self
+            .waiting_to_begin(at)
+            .map(|begins| format!("Begins {begins}."));
         let waits = || match self.during {
             CheckTime::Release => "Not yet asked.",
             CheckTime::BeforePromotion => "It is asked before promotion.",
@@ -383,7 +490,11 @@ impl Check {
             failure_limit: signed(self.failure_limit),
             dry_run: !self.decides,
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
-            message: trouble.filter(|_| self.is_asked(at)).or(begins).or(found).or_else(|| Some(waits().to_owned())),
+            message: trouble
+                .filter(|_| self.is_asked(at))
+                .or(begins)
+                .or(found)
+                .or_else(|| Some(waits().to_owned())),
         }
     }
 }
@@ -401,37 +512,73 @@ fn in_words(values: &[f64]) -> String {
 /// A number to six digits; very large and very small ones with an exponent.
 fn rounded(value: f64) -> String {
     let scientific = format!("{value:.5e}");
-    let Some(value) = scientific.parse::<f64>().ok().filter(|value| value.is_finite()) else { return scientific };
+    let Some(value) = scientific
+        .parse::<f64>()
+        .ok()
+        .filter(|value| value.is_finite())
+    else {
+        return scientific;
+    };
     let is_plain = value == 0.0 || (1e-4..1e15).contains(&value.abs());
-    if is_plain { value.to_string() } else { format!("{value:e}") }
+    if is_plain {
+        value.to_string()
+    } else {
+        format!("{value:e}")
+    }
 }
 
-/// What the checks make of what the objectives say: they can roll back, hold, and keep a sound release from going on; they never
-/// make one sound.
+/// What the checks make of what the objectives say: they can roll back, hold, and keep a sound
+/// release from going on; they never make one sound.
 pub(crate) fn weigh(judgement: Judgement, checks: &Checks, at: &Position) -> Judgement {
     if matches!(judgement, Judgement::RollBack { .. }) {
         return judgement;
     }
     if let Some(message) = checks.breach() {
-        return Judgement::RollBack { cause: "Check".to_owned(), message };
+        return Judgement::RollBack {
+            cause: "Check".to_owned(),
+            message,
+        };
     }
     let (is_sound, message, fresh_since, next_weight, mut proven) = match judgement {
-        Judgement::Undecided { message, fresh_since, next_weight, proven } => {
-            (false, message, fresh_since, next_weight, proven)
-        }
-        Judgement::Sound { message, fresh_since, proven } => (true, message, fresh_since, None, proven),
+        Judgement::Undecided {
+            message,
+            fresh_since,
+            next_weight,
+            proven,
+        } => (false, message, fresh_since, next_weight, proven),
+        Judgement::Sound {
+            message,
+            fresh_since,
+            proven,
+        } => (true, message, fresh_since, None, proven),
         other => return other,
     };
     if let Some(Trouble { cause, message }) = checks.hold(at) {
-        return Judgement::Hold { cause: cause.to_owned(), message, lower_to: None };
+        return Judgement::Hold {
+            cause: cause.to_owned(),
+            message,
+            lower_to: None,
+        };
     }
     proven.answers.checks = checks.succeeded(at);
     match checks.pending(at) {
-        None if is_sound => Judgement::Sound { message, fresh_since, proven },
-        None => Judgement::Undecided { message, fresh_since, next_weight, proven },
-        Some(pending) => {
-            Judgement::Undecided { message: format!("{message} {pending}"), fresh_since, next_weight: None, proven }
-        }
+        None if is_sound => Judgement::Sound {
+            message,
+            fresh_since,
+            proven,
+        },
+        None => Judgement::Undecided {
+            message,
+            fresh_since,
+            next_weight,
+            proven,
+        },
+        Some(pending) => Judgement::Undecided {
+            message: format!("{message} {pending}"),
+            fresh_since,
+            next_weight: None,
+            proven,
+        },
     }
 }
 

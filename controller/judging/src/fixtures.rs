@@ -16,12 +16,21 @@ pub fn split_rule(namespace: &str, route: &str, service: &str) -> RouteRule {
         route: route.to_owned(),
         index: Some(0),
         name: None,
-        parents: vec![RouteParent { is_listener_set: false, namespace: "infra".to_owned(), name: "public".to_owned() }],
-        backends: vec![RouteBackend { namespace, service, port: Some(80) }],
+        parents: vec![RouteParent {
+            is_listener_set: false,
+            namespace: "infra".to_owned(),
+            name: "public".to_owned(),
+        }],
+        backends: vec![RouteBackend {
+            namespace,
+            service,
+            port: Some(80),
+        }],
     }
 }
 
-/// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters, scraped once a second.
+/// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters, scraped once a
+/// second.
 pub fn request() -> JudgeRequest {
     let objective = ObjectiveSpec {
         name: "availability".to_owned(),
@@ -32,7 +41,10 @@ pub fn request() -> JudgeRequest {
         latency: None,
     };
     let analysis = AnalysisSpec {
-        prometheus: Some(PrometheusSpec { scrape_interval: Some("1s".to_owned()), ..PrometheusSpec::default() }),
+        prometheus: Some(PrometheusSpec {
+            scrape_interval: Some("1s".to_owned()),
+            ..PrometheusSpec::default()
+        }),
         objectives: vec![objective],
         checks: Vec::new(),
         watch_after_promotion: None,
@@ -43,13 +55,19 @@ pub fn request() -> JudgeRequest {
         longest: None,
     };
     JudgeRequest {
-        rollout: RolloutName { namespace: "shop".to_owned(), name: "checkout".to_owned() },
+        rollout: RolloutName {
+            namespace: "shop".to_owned(),
+            name: "checkout".to_owned(),
+        },
         uid: "1".to_owned(),
         revision: Revision::new("bbb"),
         analysis,
         stable_service: Some("checkout".to_owned()),
         canary_service: Some("checkout-canary".to_owned()),
-        rules: RouteRules { split: vec![split_rule("shop", "checkout", "checkout")], others: Vec::new() },
+        rules: RouteRules {
+            split: vec![split_rule("shop", "checkout", "checkout")],
+            others: Vec::new(),
+        },
         stable_replica_set: Some("checkout-aaa".to_owned()),
         canary_replica_set: "checkout-bbb".to_owned(),
         pod_sides: BTreeMap::new(),

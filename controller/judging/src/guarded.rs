@@ -1,4 +1,5 @@
-//! The latency guard of an objective: every bucket of its histogram, compared as the threshold's is.
+//! The latency guard of an objective: every bucket of its histogram, compared as the threshold's
+//! is.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +43,13 @@ impl Guarded {
     ) -> Option<Self> {
         let action = spec.latency.as_ref()?.guard?;
         let state = stored.filter(GuardState::fits).unwrap_or_default();
-        let guard = LatencyGuard::resume(config.evidence.clone(), config.counters, began_ms, &state);
-        Some(Self { state, guard, action })
+        let guard =
+            LatencyGuard::resume(config.evidence.clone(), config.counters, began_ms, &state);
+        Some(Self {
+            state,
+            guard,
+            action,
+        })
     }
 
     /// Takes in the answers to the queries of all requests and of all buckets.
@@ -57,10 +63,17 @@ impl Guarded {
     ) {
         let edges = self.edges(counters, answers[1], before);
         for (index, reading) in
-            Reading::of_edges(counters, answers, &edges, pods_created_at, began_ms).iter().enumerate()
+            Reading::of_edges(counters, answers, &edges, pods_created_at, began_ms)
+                .iter()
+                .enumerate()
         {
             let samples = reading.samples();
-            let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
+            let feed = Feed {
+                samples: &samples,
+                births: &reading.births,
+                settled_ms,
+                now_ms,
+            };
             self.guard.observe(&mut self.state, index, &feed, context);
         }
     }
@@ -74,16 +87,23 @@ impl Guarded {
         (before, context): (Before, &RoundContext),
     ) {
         let edges = self.edges(counters, answers[1], before);
-        for (index, rounds) in sums.rounds_of_edges(counters, answers, &edges).into_iter().enumerate() {
-            self.guard.observe_rounds(&mut self.state, index, rounds, context);
+        for (index, rounds) in sums
+            .rounds_of_edges(counters, answers, &edges)
+            .into_iter()
+            .enumerate()
+        {
+            self.guard
+                .observe_rounds(&mut self.state, index, rounds, context);
         }
     }
 
-    /// The edges that are compared, in seconds: from the first answer on that has any on both sides.
+    /// The edges that are compared, in seconds: from the first answer on that has any on both
+    /// sides.
     fn edges(&mut self, counters: &Counters, buckets: &Answer, before: Before) -> Vec<f64> {
         if self.state.edges.is_empty() {
             let edges = common_edges(counters, known_buckets(buckets));
-            self.guard.compare(&mut self.state, &edges, before.round_at_ms, before.k);
+            self.guard
+                .compare(&mut self.state, &edges, before.round_at_ms, before.k);
         }
         self.state.edges.iter().map(|edge| edge.seconds).collect()
     }
@@ -95,7 +115,10 @@ impl Guarded {
 
     /// For the judge.
     pub(crate) fn view(&self) -> GuardView<'_> {
-        GuardView { state: &self.state, rolls_back: self.action == GuardAction::RollBack }
+        GuardView {
+            state: &self.state,
+            rolls_back: self.action == GuardAction::RollBack,
+        }
     }
 }
 
@@ -116,29 +139,55 @@ mod tests {
     }
 
     fn series(pod: &str, le: Option<&str>, samples: &[(i64, f64)]) -> Series {
-        let name = if le.is_some() { "duration_milliseconds_bucket" } else { "duration_milliseconds_count" };
-        let labels = [("__name__", Some(name)), ("pod", Some(pod)), ("instance", Some(pod)), ("le", le)];
-        let labels = labels.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
-        Series { labels: labels.collect(), samples: samples.to_vec() }
+        let name = if le.is_some() {
+            "duration_milliseconds_bucket"
+        } else {
+            "duration_milliseconds_count"
+        };
+        let labels = [
+            ("__name__", Some(name)),
+            ("pod", Some(pod)),
+            ("instance", Some(pod)),
+            ("le", le),
+        ];
+        let labels = labels
+            .iter()
+            .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+        Series {
+            labels: labels.collect(),
+            samples: samples.to_vec(),
+        }
     }
 
     const CANARY: &str = "checkout-bbb-11111";
     const STABLE: &str = "checkout-aaa-11111";
 
-    /// Of 100 requests a second at the canary and 300 at stable, 40 % of the canary's and 10 % of stable's took longer than 100 ms.
+    /// Of 100 requests a second at the canary and 300 at stable, 40 % of the canary's and 10 % of
+    /// stable's took longer than 100 ms.
     fn answers(scrapes: u32, edges_of_canary: &[&str]) -> [Answer; 2] {
         let of = |pod: &str, le: Option<&str>, rate: f64| {
-            let samples: Vec<_> =
-                (0..scrapes).map(|scrape| (i64::from(scrape) * 1_000, f64::from(scrape) * rate)).collect();
+            let samples: Vec<_> = (0..scrapes)
+                .map(|scrape| (i64::from(scrape) * 1_000, f64::from(scrape) * rate))
+                .collect();
             series(pod, le, &samples)
         };
         let total = vec![of(CANARY, None, 100.0), of(STABLE, None, 300.0)];
         let mut buckets: Vec<Series> = edges_of_canary
             .iter()
-            .map(|le| of(CANARY, Some(le), if le.parse() == Ok(100.0) { 60.0 } else { 100.0 }))
+            .map(|le| {
+                of(
+                    CANARY,
+                    Some(le),
+                    if le.parse() == Ok(100.0) { 60.0 } else { 100.0 },
+                )
+            })
             .collect();
         for le in ["100", "1000.0", "+Inf"] {
-            buckets.push(of(STABLE, Some(le), if le == "100" { 270.0 } else { 300.0 }));
+            buckets.push(of(
+                STABLE,
+                Some(le),
+                if le == "100" { 270.0 } else { 300.0 },
+            ));
         }
         [total, buckets]
     }
@@ -148,30 +197,60 @@ mod tests {
         let config = ObjectiveConfig::new("latency", 0.99, 1_000);
         let mut guarded = Guarded::new(&objective(), &config, 0, None).unwrap();
         let [total, buckets] = answers(scrapes, edges_of_canary);
-        let context = RoundContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
-        let before = Before { round_at_ms: 0, k: 1.0 };
+        let context = RoundContext {
+            warm_up_ends_ms: 0,
+            weight_changed_at_ms: 0,
+        };
+        let before = Before {
+            round_at_ms: 0,
+            k: 1.0,
+        };
         let births = BTreeMap::new();
-        guarded.observe(&counters, [&total, &buckets], (&births, 0), (i64::MAX, 100_000), (before, &context));
+        guarded.observe(
+            &counters,
+            [&total, &buckets],
+            (&births, 0),
+            (i64::MAX, 100_000),
+            (before, &context),
+        );
         guarded
     }
 
     #[test]
     fn edges_are_compared_in_seconds_by_the_counts_of_single_series() {
         let guarded = observed(30, &["100.0", "100", "1000", "5000", "+Inf"]);
-        let edges: Vec<f64> = guarded.state.edges.iter().map(|edge| edge.seconds).collect();
+        let edges: Vec<f64> = guarded
+            .state
+            .edges
+            .iter()
+            .map(|edge| edge.seconds)
+            .collect();
         assert_eq!(edges, [0.1, 1.0], "5 s is an edge of the canary alone");
         let evidence = guarded.view().state.evidence(false);
         let worst = evidence.worst.unwrap();
-        assert!((worst.seconds - 0.1).abs() < 1e-12 && evidence.ln_e > 100_f64.ln(), "{evidence:?}");
-        assert_eq!(worst.counts, serin_analysis::Counts::new(2_900.0, 1_160.0, 8_700.0, 870.0));
+        assert!(
+            (worst.seconds - 0.1).abs() < 1e-12 && evidence.ln_e > 100_f64.ln(),
+            "{evidence:?}"
+        );
+        assert_eq!(
+            worst.counts,
+            serin_analysis::Counts::new(2_900.0, 1_160.0, 8_700.0, 870.0)
+        );
         assert_eq!(guarded.state.compared_at_ms, Some(29_000));
     }
 
     #[test]
     fn histograms_without_a_common_edge_are_not_compared() {
         let guarded = observed(30, &["250", "+Inf"]);
-        assert_eq!((guarded.state.edges.len(), guarded.state.compared_at_ms), (0, None));
-        assert_eq!(observed(30, &[]).state.edges.len(), 0, "nor one that the canary does not have");
+        assert_eq!(
+            (guarded.state.edges.len(), guarded.state.compared_at_ms),
+            (0, None)
+        );
+        assert_eq!(
+            observed(30, &[]).state.edges.len(),
+            0,
+            "nor one that the canary does not have"
+        );
     }
 
     #[test]
@@ -179,10 +258,22 @@ mod tests {
         let mut guarded = observed(10, &["100", "1000"]);
         let counters = Counters::new(&objective(), &request()).unwrap();
         let [total, buckets] = answers(30, &["1000"]);
-        let context = RoundContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
-        let before = Before { round_at_ms: 9_000, k: 1.0 };
+        let context = RoundContext {
+            warm_up_ends_ms: 0,
+            weight_changed_at_ms: 0,
+        };
+        let before = Before {
+            round_at_ms: 9_000,
+            k: 1.0,
+        };
         let births = BTreeMap::new();
-        guarded.observe(&counters, [&total, &buckets], (&births, 0), (i64::MAX, 100_000), (before, &context));
+        guarded.observe(
+            &counters,
+            [&total, &buckets],
+            (&births, 0),
+            (i64::MAX, 100_000),
+            (before, &context),
+        );
         let [gone, kept] = [0, 1].map(|index| guarded.state.edges[index].totals.canary_requests);
         assert_eq!((gone, kept), (900.0, 2_900.0));
     }

@@ -45,16 +45,24 @@ impl Histogram {
         written: &str,
         threshold: Duration,
     ) -> Result<Self, String> {
-        let unit = UNITS.into_iter().find(|(suffix, _, _)| base.ends_with(suffix));
+        let unit = UNITS
+            .into_iter()
+            .find(|(suffix, _, _)| base.ends_with(suffix));
         let Some((_, seconds, unit)) = unit else {
             return Err(format!(
                 "{base} does not say its unit: use a histogram whose name ends in _seconds or _milliseconds"
             ));
         };
         // Whole microseconds first: 300 ms are 0.3 s, not the nearest product of doubles.
-        #[expect(clippy::cast_precision_loss, reason = "an hour in microseconds is far below 2^53")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an hour in microseconds is far below 2^53"
+        )]
         let threshold = threshold.as_micros() as f64 / (1e6 * seconds).round();
-        let native = VectorSelector { name: Some(base.to_owned()), ..buckets.clone() };
+        let native = VectorSelector {
+            name: Some(base.to_owned()),
+            ..buckets.clone()
+        };
         Ok(Self {
             buckets: buckets.to_string(),
             native: native.to_string(),
@@ -78,13 +86,19 @@ impl Histogram {
 
     /// Whether a bucket with this label ends at the threshold.
     pub(crate) fn is_edge(&self, label: &str) -> bool {
-        label.parse().is_ok_and(|edge| edge_at(&[edge], self.threshold).is_ok())
+        label
+            .parse()
+            .is_ok_and(|edge| edge_at(&[edge], self.threshold).is_ok())
     }
 
     /// A regular expression of what exporters write for the threshold's edge: `0.3`, `1` or `1.0`.
     pub(crate) fn edge(&self) -> String {
         let text = self.threshold.to_string();
-        let zeros = if text.contains('.') { "0*" } else { "(?:[.]0+)?" };
+        let zeros = if text.contains('.') {
+            "0*"
+        } else {
+            "(?:[.]0+)?"
+        };
         format!("{}{zeros}", regex::escape(&text))
     }
 
@@ -93,9 +107,15 @@ impl Histogram {
     /// # Errors
     /// What to choose instead.
     pub fn check(&self, edges: &[f64]) -> Result<(), String> {
-        let Err(NoSuchEdge { below, above, .. }) = edge_at(edges, self.threshold) else { return Ok(()) };
+        let Err(NoSuchEdge { below, above, .. }) = edge_at(edges, self.threshold) else {
+            return Ok(());
+        };
         let told = |edge: f64| format!("{edge}{}", self.unit);
-        let mut finite: Vec<f64> = edges.iter().copied().filter(|edge| edge.is_finite()).collect();
+        let mut finite: Vec<f64> = edges
+            .iter()
+            .copied()
+            .filter(|edge| edge.is_finite())
+            .collect();
         finite.sort_by(f64::total_cmp);
         let choices: Vec<_> = [below, above].into_iter().flatten().map(told).collect();
         let fix = if choices.is_empty() {
@@ -106,9 +126,15 @@ impl Histogram {
         let all = if finite.len() > MOST_TOLD {
             String::new()
         } else {
-            format!(" (its buckets end at {})", finite.into_iter().map(told).collect::<Vec<_>>().join(", "))
+            format!(
+                " (its buckets end at {})",
+                finite.into_iter().map(told).collect::<Vec<_>>().join(", ")
+            )
         };
-        Err(format!("no bucket ends at {}, so that nothing counts what is slower: {fix}{all}", self.written))
+        Err(format!(
+            "no bucket ends at {}, so that nothing counts what is slower: {fix}{all}",
+            self.written
+        ))
     }
 }
 
@@ -117,7 +143,10 @@ impl Histogram {
 /// # Errors
 /// That it is no such selector.
 pub(crate) fn buckets_of(count: &VectorSelector) -> Result<(String, VectorSelector), String> {
-    let base = count.name.as_deref().and_then(|name| name.strip_suffix("_count"));
+    let base = count
+        .name
+        .as_deref()
+        .and_then(|name| name.strip_suffix("_count"));
     let Some(base) = base else {
         return Err("with latency, total is the count of a histogram, for example http_server_request_duration_seconds_count{namespace=\"shop\"}".to_owned());
     };
@@ -126,18 +155,25 @@ pub(crate) fn buckets_of(count: &VectorSelector) -> Result<(String, VectorSelect
     Ok((base.to_owned(), buckets))
 }
 
-/// The selector, of the native histogram with the same labels as well. Which of the two there is, or both, is the scrape's affair: they count the same.
+/// The selector, of the native histogram with the same labels as well. Which of the two there is,
+/// or both, is the scrape's affair: they count the same.
 pub(crate) fn or_native(base: &str, mut classic: VectorSelector) -> Result<VectorSelector, String> {
     let pattern = format!("{}|{base}", classic.name.take().unwrap_or_default());
     let regex = regex::Regex::new(&pattern).map_err(|error| error.to_string())?;
-    classic.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), NAME_LABEL, &pattern));
+    classic
+        .matchers
+        .matchers
+        .push(Matcher::new(MatchOp::Re(regex), NAME_LABEL, &pattern));
     Ok(classic)
 }
 
 /// The selector, of the buckets that end at an edge only.
 pub(crate) fn at_edge(mut buckets: VectorSelector, edge: &str) -> Result<VectorSelector, String> {
     let regex = regex::Regex::new(edge).map_err(|error| error.to_string())?;
-    buckets.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), EDGE_LABEL, edge));
+    buckets
+        .matchers
+        .matchers
+        .push(Matcher::new(MatchOp::Re(regex), EDGE_LABEL, edge));
     Ok(buckets)
 }
 
@@ -146,34 +182,64 @@ mod tests {
     use super::*;
 
     fn histogram(base: &str, threshold_ms: u64) -> Histogram {
-        Histogram::new(base, &VectorSelector::default(), "as written", Duration::from_millis(threshold_ms)).unwrap()
+        Histogram::new(
+            base,
+            &VectorSelector::default(),
+            "as written",
+            Duration::from_millis(threshold_ms),
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_threshold_is_told_in_the_unit_of_its_histogram() {
         assert_eq!(histogram("request_duration_seconds", 300).edge(), "0\\.30*");
-        assert_eq!(histogram("request_duration_seconds", 1_000).edge(), "1(?:[.]0+)?");
-        assert_eq!(histogram("request_duration_milliseconds", 250).edge(), "250(?:[.]0+)?");
-        assert_eq!(histogram("request_duration_seconds", 25).edge(), "0\\.0250*");
+        assert_eq!(
+            histogram("request_duration_seconds", 1_000).edge(),
+            "1(?:[.]0+)?"
+        );
+        assert_eq!(
+            histogram("request_duration_milliseconds", 250).edge(),
+            "250(?:[.]0+)?"
+        );
+        assert_eq!(
+            histogram("request_duration_seconds", 25).edge(),
+            "0\\.0250*"
+        );
         assert!(
-            Histogram::new("request_time", &VectorSelector::default(), "1s", Duration::from_secs(1))
-                .unwrap_err()
-                .contains("unit")
+            Histogram::new(
+                "request_time",
+                &VectorSelector::default(),
+                "1s",
+                Duration::from_secs(1)
+            )
+            .unwrap_err()
+            .contains("unit")
         );
     }
 
     #[test]
     fn a_threshold_between_two_edges_is_told_with_the_edges_that_exist() {
         let edges = [1.2, 0.1, 5.0, 0.3, f64::INFINITY];
-        assert_eq!(histogram("request_duration_seconds", 300).check(&edges), Ok(()));
         assert_eq!(
-            histogram("request_duration_seconds", 500).check(&edges).unwrap_err(),
+            histogram("request_duration_seconds", 300).check(&edges),
+            Ok(())
+        );
+        assert_eq!(
+            histogram("request_duration_seconds", 500)
+                .check(&edges)
+                .unwrap_err(),
             "no bucket ends at as written, so that nothing counts what is slower: use 0.3s or 1.2s (its buckets end at 0.1s, 0.3s, 1.2s, 5s)"
         );
-        assert_eq!(histogram("request_duration_milliseconds", 250).check(&[100.0, 250.0]), Ok(()));
+        assert_eq!(
+            histogram("request_duration_milliseconds", 250).check(&[100.0, 250.0]),
+            Ok(())
+        );
         let powers: Vec<f64> = (-10..=14).map(|power| 2_f64.powi(power)).collect();
         assert_eq!(
-            histogram("request_duration_seconds", 300).check(&powers).unwrap_err(),
+            histogram("request_duration_seconds", 300)
+                .check(&powers)
+                .unwrap_err(),
             "no bucket ends at as written, so that nothing counts what is slower: use 0.25s or 0.5s"
         );
     }

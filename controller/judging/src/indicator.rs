@@ -1,7 +1,9 @@
-//! The built-in indicators: which counters a router, a mesh or the pods themselves keep, and how a series tells canary from stable.
+//! The built-in indicators: which counters a router, a mesh or the pods themselves keep, and how a
+//! series tells canary from stable.
 //!
-//! Each is tested on exposition text as its exporter writes it (`tests/fixtures`). One that cannot tell the two sides apart is refused, with
-//! what to write instead: a guess would judge the wrong pods.
+//! Each is tested on exposition text as its exporter writes it (`tests/fixtures`). One that cannot
+//! tell the two sides apart is refused, with what to write instead: a guess would judge the wrong
+//! pods.
 
 use serin_crds::analysis::Indicator;
 
@@ -29,11 +31,13 @@ pub(crate) struct BuiltIn {
     pub(crate) canary: String,
     /// Its values on the stable side.
     pub(crate) stable: String,
-    /// Its values that can be of the Rollout or of somebody else: a regular expression, and what a person reads.
+    /// Its values that can be of the Rollout or of somebody else: a regular expression, and what a
+    /// person reads.
     pub(crate) unclear: Option<(String, String)>,
     /// Whether it names pods.
     pub(crate) by_pod: bool,
-    /// The labels that name the pod of the process that counts, if the scrape adds them: its namespace and its name.
+    /// The labels that name the pod of the process that counts, if the scrape adds them: its
+    /// namespace and its name.
     pub(crate) exporter: Option<[&'static str; 2]>,
 }
 
@@ -42,12 +46,16 @@ const NO_ENVOY_GATEWAY: &str = "Envoy Gateway counts all backends of a rule as o
      counters of your own (docs/indicators.md has those for Envoy)";
 
 impl BuiltIn {
-    /// The counters of this indicator, once for each way in which Prometheus can have renamed their labels: a label that the scrape
-    /// adds as well becomes `exported_...`, unless the scrape honors the labels of its target.
+    /// The counters of this indicator, once for each way in which Prometheus can have renamed their
+    /// labels: a label that the scrape adds as well becomes `exported_...`, unless the scrape
+    /// honors the labels of its target.
     ///
     /// # Errors
     /// What the Rollout lacks for it, with the fix.
-    pub(crate) fn layouts(indicator: Indicator, request: &JudgeRequest) -> Result<Vec<Self>, String> {
+    pub(crate) fn layouts(
+        indicator: Indicator,
+        request: &JudgeRequest,
+    ) -> Result<Vec<Self>, String> {
         if indicator == Indicator::EnvoyGateway {
             return Err(NO_ENVOY_GATEWAY.to_owned());
         }
@@ -62,7 +70,9 @@ impl BuiltIn {
             Indicator::Traefik => traefik(request, canary, stable),
             Indicator::Istio => istio(request, canary, stable).map(|only| vec![only]),
             Indicator::Linkerd => linkerd(request, canary, stable).map(|only| vec![only]),
-            Indicator::Nginx => Ok(NGINX_LABELS.map(|labels| nginx(request, canary, stable, labels)).into()),
+            Indicator::Nginx => Ok(NGINX_LABELS
+                .map(|labels| nginx(request, canary, stable, labels))
+                .into()),
             Indicator::Pod | Indicator::EnvoyGateway => Ok(Vec::new()),
         }
     }
@@ -109,8 +119,10 @@ fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<Bui
     let of_layout = |label: &'static str| {
         let both = either(&canary, &stable);
         let service = matcher(label, &both);
-        let sides =
-            unclear.as_ref().map_or_else(|| service.clone(), |(unclear, _)| matcher(label, &either(&both, unclear)));
+        let sides = unclear.as_ref().map_or_else(
+            || service.clone(),
+            |(unclear, _)| matcher(label, &either(&both, unclear)),
+        );
         BuiltIn {
             requests: "traefik_service_requests_total",
             service,
@@ -128,24 +140,37 @@ fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<Bui
     Ok(["service", "exported_service"].map(of_layout).into())
 }
 
-/// Matches a label of the exporter's own: where it was renamed, the label without the prefix is the target's.
+/// Matches a label of the exporter's own: where it was renamed, the label without the prefix is the
+/// target's.
 fn matcher(label: &str, pattern: &str) -> String {
-    let not_renamed = if label.starts_with("exported_") { String::new() } else { format!(",exported_{label}=\"\"") };
+    let not_renamed = if label.starts_with("exported_") {
+        String::new()
+    } else {
+        format!(",exported_{label}=\"\"")
+    };
     format!("{label}=~{}{not_renamed}", quoted(pattern))
 }
 
-/// Refuses an indicator that counts by Service alone, if another rule sends requests to one of the two Services.
-fn alone(indicator: Indicator, request: &JudgeRequest, is_told: impl Fn(&RouteRule) -> bool) -> Result<(), String> {
+/// Refuses an indicator that counts by Service alone, if another rule sends requests to one of the
+/// two Services.
+fn alone(
+    indicator: Indicator,
+    request: &JudgeRequest,
+    is_told: impl Fn(&RouteRule) -> bool,
+) -> Result<(), String> {
     let namespace = &request.rollout.namespace;
     let reaches = |rule: &&RouteRule| {
         let of_sides = |backend: &RouteBackend| {
             let service = Some(&backend.service);
             backend.namespace == *namespace
-                && (service == request.canary_service.as_ref() || service == request.stable_service.as_ref())
+                && (service == request.canary_service.as_ref()
+                    || service == request.stable_service.as_ref())
         };
         rule.backends.iter().any(of_sides) && !is_told(rule)
     };
-    let Some(other) = request.rules.others.iter().find(reaches) else { return Ok(()) };
+    let Some(other) = request.rules.others.iter().find(reaches) else {
+        return Ok(());
+    };
     Err(format!(
         "{} sends requests to the same Service without being split, and the {} indicator counts them alike: name that rule in \
          strategy.canary.trafficRouting, give it a Service of its own, or write counters that tell the two apart",
@@ -154,8 +179,9 @@ fn alone(indicator: Indicator, request: &JudgeRequest, is_told: impl Fn(&RouteRu
     ))
 }
 
-/// Istio's standard metrics as the calling side's proxies tell them: gateways and sidecars alike name the Service that they chose, and
-/// count the requests that never reached a pod. What the pods' own proxies tell names no Service that is sure.
+/// Istio's standard metrics as the calling side's proxies tell them: gateways and sidecars alike
+/// name the Service that they chose, and count the requests that never reached a pod. What the
+/// pods' own proxies tell names no Service that is sure.
 fn istio(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, String> {
     alone(Indicator::Istio, request, |_| false)?;
     let [canary, stable] = [canary, stable].map(regex::escape);
@@ -179,16 +205,21 @@ fn istio(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, 
     })
 }
 
-/// Linkerd's outbound metrics, by the backend of an HTTPRoute that the calling side's proxies chose. A request without an answer
-/// has no status, and is a bad one. They name the route, and not its rule.
+/// Linkerd's outbound metrics, by the backend of an HTTPRoute that the calling side's proxies
+/// chose. A request without an answer has no status, and is a bad one. They name the route, and not
+/// its rule.
 fn linkerd(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, String> {
     let namespace = &request.rollout.namespace;
     let split = &request.rules.split;
-    let is_other_route =
-        |rule: &RouteRule| rule.namespace != *namespace || split.iter().all(|split| split.route != rule.route);
+    let is_other_route = |rule: &RouteRule| {
+        rule.namespace != *namespace || split.iter().all(|split| split.route != rule.route)
+    };
     alone(Indicator::Linkerd, request, is_other_route)?;
     let [canary, stable] = [canary, stable].map(regex::escape);
-    let mut routes: Vec<String> = split.iter().map(|rule| regex::escape(&rule.route)).collect();
+    let mut routes: Vec<String> = split
+        .iter()
+        .map(|rule| regex::escape(&rule.route))
+        .collect();
     routes.sort();
     routes.dedup();
     let both = format!(
@@ -220,16 +251,24 @@ const NGINX_LABELS: [[&str; 2]; 4] = [
     ["namespace", "exported_service"],
 ];
 
-/// ingress-nginx counts by the Service of the main Ingress, and names the canary's upstream, `<ns>-<service>-<port>`, where it served.
+/// ingress-nginx counts by the Service of the main Ingress, and names the canary's upstream,
+/// `<ns>-<service>-<port>`, where it served.
 fn nginx(request: &JudgeRequest, canary: &str, stable: &str, labels: [&'static str; 2]) -> BuiltIn {
     let namespace = &request.rollout.namespace;
     let upstream = regex::escape(&format!("{namespace}-{canary}"));
     // A dash more can be in the Service's name or in the port's.
-    let (canary, unclear) = (format!("{upstream}-[a-z0-9]+"), format!("{upstream}-[a-z0-9]+-[-a-z0-9]+"));
+    let (canary, unclear) = (
+        format!("{upstream}-[a-z0-9]+"),
+        format!("{upstream}-[a-z0-9]+-[-a-z0-9]+"),
+    );
     let matchers = |pattern: &str| {
         let of = |label, value| matcher(label, &regex::escape(value));
         let pattern = quoted(&format!("(?:{pattern})?"));
-        format!("{},{},canary=~{pattern}", of(labels[0], namespace), of(labels[1], stable))
+        format!(
+            "{},{},canary=~{pattern}",
+            of(labels[0], namespace),
+            of(labels[1], stable)
+        )
     };
     let why = format!(
         "ingress-nginx joins a Service and its port by a dash, so that {namespace}-{} with another dash can be another Service: write \
@@ -252,9 +291,13 @@ fn nginx(request: &JudgeRequest, canary: &str, stable: &str, labels: [&'static s
     }
 }
 
-/// The pods' own histogram by OpenTelemetry's semantic conventions for HTTP servers, with the labels `namespace` and `pod` of the usual scrape
-/// configuration. Series without a status are left out: with them, a service that names its statuses otherwise would seem never to fail.
-fn pod(request: &JudgeRequest, [namespace_label, label]: [&'static str; 2]) -> Result<BuiltIn, String> {
+/// The pods' own histogram by OpenTelemetry's semantic conventions for HTTP servers, with the
+/// labels `namespace` and `pod` of the usual scrape configuration. Series without a status are left
+/// out: with them, a service that names its statuses otherwise would seem never to fail.
+fn pod(
+    request: &JudgeRequest,
+    [namespace_label, label]: [&'static str; 2],
+) -> Result<BuiltIn, String> {
     let Some(stable) = &request.stable_replica_set else {
         return Err("there is no stable revision to compare with".to_owned());
     };
@@ -262,7 +305,10 @@ fn pod(request: &JudgeRequest, [namespace_label, label]: [&'static str; 2]) -> R
     let all = pods_of_all_revisions(&request.rollout.name);
     let matchers = |pods: &str| {
         let namespace = quoted(&request.rollout.namespace);
-        format!("{namespace_label}={namespace},{label}=~{},http_response_status_code!=\"\"", quoted(pods))
+        format!(
+            "{namespace_label}={namespace},{label}=~{},http_response_status_code!=\"\"",
+            quoted(pods)
+        )
     };
     Ok(BuiltIn {
         requests: "http_server_request_duration_seconds_count",

@@ -109,7 +109,11 @@ impl Prepared {
                 );
                 return Err(Trouble::spec(message));
             }
-            Ok(Self { spec: spec.clone(), counters: Counters::new(spec, request)?, service: Service::default() })
+            Ok(Self {
+                spec: spec.clone(),
+                counters: Counters::new(spec, request)?,
+                service: Service::default(),
+            })
         };
         request.analysis.objectives.iter().map(prepare).collect()
     }
@@ -126,7 +130,9 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
             None => histograms += 1,
         }
     }
-    let of_all = edges.into_iter().filter(|(_, series)| histograms > 0 && *series >= histograms);
+    let of_all = edges
+        .into_iter()
+        .filter(|(_, series)| histograms > 0 && *series >= histograms);
     of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
 }
 
@@ -168,7 +174,11 @@ impl Judged {
         let mut prepared = prepared;
         prepared.counters.choose_layout(&prepared.service.layouts);
         if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
-            let config = settings.objective(&prepared.spec, stored.usual_rate, prepared.counters.verified);
+            let config = settings.objective(
+                &prepared.spec,
+                stored.usual_rate,
+                prepared.counters.verified,
+            );
             match Objective::resume(config, &stored.state) {
                 Ok(objective) => return Ok(Self::resume(settings, prepared, objective, stored)),
                 Err(error) => {
@@ -176,14 +186,23 @@ impl Judged {
                 }
             }
         }
-        let Prepared { spec, counters, service } = prepared;
+        let Prepared {
+            spec,
+            counters,
+            service,
+        } = prepared;
         let usual_rate = service.usual_rate();
         let verified = counters.verified || service.errors_seen;
         let config = settings.objective(&spec, usual_rate, verified);
         // A question that is new in mid-release is answered from now on.
-        let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS { now_ms } else { began_ms };
-        let (objective, state) = Objective::begin(config, began_ms)
-            .map_err(|error| Trouble::spec(format!("spec.analysis.objectives[{}]: {error}", spec.name)))?;
+        let began_ms = if now_ms.saturating_sub(began_ms) > LATE_MS {
+            now_ms
+        } else {
+            began_ms
+        };
+        let (objective, state) = Objective::begin(config, began_ms).map_err(|error| {
+            Trouble::spec(format!("spec.analysis.objectives[{}]: {error}", spec.name))
+        })?;
         Ok(Self {
             guard: Guarded::new(&spec, objective.config(), began_ms, None),
             may_learn: can_learn(&counters, &state),
@@ -205,9 +224,26 @@ impl Judged {
         })
     }
 
-    fn resume(settings: &Settings, prepared: Prepared, objective: Objective, stored: ObjectiveCheckpoint) -> Self {
-        let Prepared { spec, counters, service } = prepared;
-        let ObjectiveCheckpoint { fingerprint, usual_rate, state, watch, summed, scrape_interval_ms, guard } = stored;
+    fn resume(
+        settings: &Settings,
+        prepared: Prepared,
+        objective: Objective,
+        stored: ObjectiveCheckpoint,
+    ) -> Self {
+        let Prepared {
+            spec,
+            counters,
+            service,
+        } = prepared;
+        let ObjectiveCheckpoint {
+            fingerprint,
+            usual_rate,
+            state,
+            watch,
+            summed,
+            scrape_interval_ms,
+            guard,
+        } = stored;
         let mut judged = Self {
             guard: Guarded::new(&spec, objective.config(), state.evidence.began_ms, guard),
             may_learn: can_learn(&counters, &state),
@@ -257,7 +293,11 @@ impl Judged {
     }
 
     /// Learns the scrape interval from an answer, before its samples become rounds.
-    fn learn_scrape_interval<'a>(&mut self, scrapes: impl Iterator<Item = (&'a str, i64)>, now_ms: i64) {
+    fn learn_scrape_interval<'a>(
+        &mut self,
+        scrapes: impl Iterator<Item = (&'a str, i64)>,
+        now_ms: i64,
+    ) {
         if self.scrapes.observe(scrapes, now_ms) {
             self.apply_scrape_interval();
         }
@@ -274,7 +314,8 @@ impl Judged {
         }
     }
 
-    /// From now on Prometheus adds the series up; false where it does so already, and what it answers is too large all the same.
+    /// From now on Prometheus adds the series up; false where it does so already, and what it
+    /// answers is too large all the same.
     pub(crate) fn sum_up(&mut self) -> bool {
         if self.sums.is_some() {
             return false;
@@ -293,13 +334,29 @@ impl Judged {
             let queries = sums.queries(&self.counters, sums.poll_ms());
             let open = duration(sums.delay_ms()) + scrapes;
             let period = scrapes.max(poll_period(scrapes));
-            return Polled { queries, period, range, open, is_summed: true };
+            return Polled {
+                queries,
+                period,
+                range,
+                open,
+                is_summed: true,
+            };
         }
         // Whole seconds, so that equal settings ask the equal question.
         let range = (scrapes * POLL_SCRAPES).max(POLL_RANGE);
         let range = Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0));
-        let queries = self.counters.selectors().map(|selector| format!("{selector}[{}s]", range.as_secs())).collect();
-        Polled { queries, period: poll_period(scrapes), range, open: scrapes * 2, is_summed: false }
+        let queries = self
+            .counters
+            .selectors()
+            .map(|selector| format!("{selector}[{}s]", range.as_secs()))
+            .collect();
+        Polled {
+            queries,
+            period: poll_period(scrapes),
+            range,
+            open: scrapes * 2,
+            is_summed: false,
+        }
     }
 
     /// What people should know of how it is read.
@@ -310,7 +367,10 @@ impl Judged {
                 "Its series are too many to be read one by one: Prometheus adds up what each scrape target counted, which is known up to {late} s later."
             )
         });
-        let sentences: Vec<String> = summed.into_iter().chain(self.scrape_interval_mismatch()).collect();
+        let sentences: Vec<String> = summed
+            .into_iter()
+            .chain(self.scrape_interval_mismatch())
+            .collect();
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 
@@ -322,18 +382,25 @@ impl Judged {
     /// Takes in the samples of single series.
     pub(crate) fn observe(
         &mut self,
-        Samples { total, second, buckets }: Samples<'_>,
+        Samples {
+            total,
+            second,
+            buckets,
+        }: Samples<'_>,
         births: (&BTreeMap<String, Timestamp>, i64),
         (settled_ms, now_ms): (i64, i64),
         context: &RoundContext,
     ) {
         self.native_edges = native_edges(second);
         self.failing = None;
-        // Of some series the requests within could be counted, of others not: what is left would be the fast ones.
+        // Of some series the requests within could be counted, of others not: what is left would be
+        // the fast ones.
         if self.no_such_edge().is_some() {
             return;
         }
-        let Some([total, second, buckets]) = self.counted([total, second, buckets]) else { return };
+        let Some([total, second, buckets]) = self.counted([total, second, buckets]) else {
+            return;
+        };
         let (total, second, buckets): (&Answer, &Answer, &Answer) = (&total, &second, &buckets);
         let (pods_created_at, began_ms) = births;
         let known = self.targets.without_changed(pods_created_at);
@@ -341,11 +408,25 @@ impl Judged {
         let births = (pods_created_at, began_ms);
         let reading = Reading::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
-        self.learn_scrape_interval(samples.iter().map(|sample| (sample.source, sample.at_ms)), now_ms);
-        let feed = Feed { samples: &samples, births: &reading.births, settled_ms, now_ms };
+        self.learn_scrape_interval(
+            samples.iter().map(|sample| (sample.source, sample.at_ms)),
+            now_ms,
+        );
+        let feed = Feed {
+            samples: &samples,
+            births: &reading.births,
+            settled_ms,
+            now_ms,
+        };
         let before = self.before();
         if let Some(guard) = &mut self.guard {
-            guard.observe(&self.counters, [total, buckets], births, (settled_ms, now_ms), (before, context));
+            guard.observe(
+                &self.counters,
+                [total, buckets],
+                births,
+                (settled_ms, now_ms),
+                (before, context),
+            );
         }
         let report = self.objective.observe(&mut self.state, &feed, context);
         self.note(&report);
@@ -357,26 +438,46 @@ impl Judged {
         if self.no_such_edge().is_some() {
             return;
         }
-        let (Some(sums), [total, second, scraped, buckets @ ..]) = (self.sums, answers) else { return };
+        let (Some(sums), [total, second, scraped, buckets @ ..]) = (self.sums, answers) else {
+            return;
+        };
         let all_buckets = buckets.first().unwrap_or(NOTHING);
-        let Some([total, second, scraped, all_buckets]) = self.counted([total, second, scraped, all_buckets]) else {
+        let Some([total, second, scraped, all_buckets]) =
+            self.counted([total, second, scraped, all_buckets])
+        else {
             return;
         };
         let (total, second, scraped): (&Answer, &Answer, &Answer) = (&total, &second, &scraped);
         let before = self.before();
         if let (Some(guard), [_]) = (&mut self.guard, buckets) {
-            guard.observe_sums(&self.counters, sums, [total, &all_buckets], (before, context));
+            guard.observe_sums(
+                &self.counters,
+                sums,
+                [total, &all_buckets],
+                (before, context),
+            );
         }
         let rounds = sums.rounds(&self.counters, [total, second, scraped]);
-        let report = self.objective.observe_rounds(&mut self.state, rounds, context);
+        let report = self
+            .objective
+            .observe_rounds(&mut self.state, rounds, context);
         self.note(&report);
         // Last, since these answers are on the grid that they were asked for.
         let times = Sums::scrapes(&self.counters, scraped);
-        self.learn_scrape_interval(times.iter().map(|(target, at_ms)| (target.as_str(), *at_ms)), now_ms);
+        self.learn_scrape_interval(
+            times
+                .iter()
+                .map(|(target, at_ms)| (target.as_str(), *at_ms)),
+            now_ms,
+        );
     }
 
-    /// The answers, of which each process's series are there once; nothing if some of them cannot be assigned.
-    fn counted<'a, const N: usize>(&mut self, answers: [&'a Answer; N]) -> Option<[Cow<'a, Answer>; N]> {
+    /// The answers, of which each process's series are there once; nothing if some of them cannot
+    /// be assigned.
+    fn counted<'a, const N: usize>(
+        &mut self,
+        answers: [&'a Answer; N],
+    ) -> Option<[Cow<'a, Answer>; N]> {
         let counted = self.targets.select(&self.counters, answers);
         self.unclear = counted.as_ref().err().cloned();
         counted.ok()
@@ -392,23 +493,33 @@ impl Judged {
 
     fn before(&self) -> Before {
         let k = self.state.evidence.k(&self.objective.config().evidence);
-        Before { round_at_ms: self.state.round_at_ms, k }
+        Before {
+            round_at_ms: self.state.round_at_ms,
+            k,
+        }
     }
 
     fn note(&mut self, report: &RoundReport) {
         if let Some(watch) = &mut self.watch {
-            report.ticks.iter().for_each(|tick| watch.add(&self.objective.config().evidence, tick));
+            report
+                .ticks
+                .iter()
+                .for_each(|tick| watch.add(&self.objective.config().evidence, tick));
         }
         if report.from_the_future > 0 {
             tracing::debug!(objective = %self.spec.name, samples = report.from_the_future, "samples from the future are left out");
         }
     }
 
-    /// That nothing counts what is slower than the threshold, once it is known which buckets there are.
+    /// That nothing counts what is slower than the threshold, once it is known which buckets there
+    /// are.
     fn no_such_edge(&self) -> Option<Trouble> {
         let histogram = self.counters.histogram.as_ref()?;
         let edges = [self.service.edges.as_slice(), &self.native_edges].concat();
-        let message = histogram.check(&edges).err().filter(|_| !edges.is_empty())?;
+        let message = histogram
+            .check(&edges)
+            .err()
+            .filter(|_| !edges.is_empty())?;
         Some(Trouble::no_such_edge(&self.spec.name, &message))
     }
 
@@ -423,18 +534,25 @@ impl Judged {
         if let (Some(_), QueryError::TooLarge(size)) = (self.sums, &failing.error) {
             return Some(Trouble::too_large(&self.spec.name, size));
         }
-        let is_told = !failing.error.concerns_server() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
+        let is_told =
+            !failing.error.concerns_server() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
         is_told.then(|| Trouble::of_query(&self.spec.name, &failing.error))
     }
 
     pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
         if self.no_such_edge().is_some() || self.unclear.is_some() {
-            return Availability::Unreachable { since_ms: self.state.evidence.began_ms };
+            return Availability::Unreachable {
+                since_ms: self.state.evidence.began_ms,
+            };
         }
         match &self.failing {
             Some(failing) if self.trouble(grace_ms, now_ms).is_some() => match failing.error {
-                QueryError::Partial(_) => Availability::Partial { since_ms: failing.since_ms },
-                _ => Availability::Unreachable { since_ms: failing.since_ms },
+                QueryError::Partial(_) => Availability::Partial {
+                    since_ms: failing.since_ms,
+                },
+                _ => Availability::Unreachable {
+                    since_ms: failing.since_ms,
+                },
             },
             _ => Availability::Ok,
         }
@@ -443,7 +561,9 @@ impl Judged {
     /// What this release may spend of the objective's budget, in errors, where that is known.
     pub(crate) fn allotment(&self, settings: &Settings) -> Option<f64> {
         let budget_fraction = self.objective.config().evidence.budget_fraction;
-        self.service.budget(budget_fraction).map(|budget| budget.allotment(&settings.share))
+        self.service
+            .budget(budget_fraction)
+            .map(|budget| budget.allotment(&settings.share))
     }
 }
 
@@ -456,16 +576,36 @@ mod tests {
     fn an_edge_is_one_where_all_native_histograms_have_it() {
         let series = |pod: &str, le: Option<&str>| {
             let labels = [("pod", Some(pod)), ("le", le)];
-            let labels = labels.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
-            Series { labels: labels.collect(), samples: vec![(0, 1.0)] }
+            let labels = labels
+                .iter()
+                .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+            Series {
+                labels: labels.collect(),
+                samples: vec![(0, 1.0)],
+            }
         };
         let classic = || vec![series("a", Some("0.3")), series("b", Some("0.3"))];
-        assert!(native_edges(&classic()).is_empty(), "of a classic one only the threshold's bucket is read");
-        let mut native =
-            vec![series("a", None), series("a", Some("0.25")), series("a", Some("0.5")), series("b", None)];
+        assert!(
+            native_edges(&classic()).is_empty(),
+            "of a classic one only the threshold's bucket is read"
+        );
+        let mut native = vec![
+            series("a", None),
+            series("a", Some("0.25")),
+            series("a", Some("0.5")),
+            series("b", None),
+        ];
         native.push(series("b", Some("0.25")));
-        assert_eq!(native_edges(&native), [0.25], "0.5 is inside of a bucket of b");
+        assert_eq!(
+            native_edges(&native),
+            [0.25],
+            "0.5 is inside of a bucket of b"
+        );
         native.extend(classic());
-        assert_eq!(native_edges(&native), [0.25, 0.3], "both forms are there, and 0.3 is counted by the classic one");
+        assert_eq!(
+            native_edges(&native),
+            [0.25, 0.3],
+            "both forms are there, and 0.3 is counted by the classic one"
+        );
     }
 }

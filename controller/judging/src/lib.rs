@@ -1,11 +1,14 @@
 //! From what Prometheus has counted to what a planner, a status and people read.
 //!
-//! The way of an objective through this crate: [`selector`] says which series are read and which side each counts for,
-//! [`prometheus`] asks for them ([`access`]: with which headers and certificates), [`reading`] turns the answers into samples, [`release`] hands those to the statistics of
-//! `serin_analysis` and keeps their state, [`telling`] says what came out. Whatever asks at its own pace stands outside: the
-//! controller polls for the releases under way, [`replay`] reads the past.
+//! The way of an objective through this crate: [`selector`] says which series are read and which
+//! side each counts for, [`prometheus`] asks for them ([`access`]: with which headers and
+//! certificates), [`reading`] turns the answers into samples, [`release`] hands those to the
+//! statistics of `serin_analysis` and keeps their state, [`telling`] says what came out. Whatever
+//! asks at its own pace stands outside: the controller polls for the releases under way, [`replay`]
+//! reads the past.
 //!
-//! Only [`prometheus`], [`history`], [`service`] and [`replay`] do IO; nothing here knows Kubernetes' API.
+//! Only [`prometheus`], [`history`], [`service`] and [`replay`] do IO; nothing here knows
+//! Kubernetes' API.
 
 pub mod access;
 pub mod budget;

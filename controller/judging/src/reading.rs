@@ -28,7 +28,11 @@ impl<'a> Samples<'a> {
     /// Takes the answers in the order in which they are asked for; nothing where they are too few.
     pub(crate) fn of(answers: &'a [Answer]) -> Option<Self> {
         let (total, second) = (answers.first()?, answers.get(1)?);
-        Some(Self { total, second, buckets: answers.get(2).unwrap_or(NOTHING) })
+        Some(Self {
+            total,
+            second,
+            buckets: answers.get(2).unwrap_or(NOTHING),
+        })
     }
 }
 
@@ -51,10 +55,11 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads the answers to the two queries of an objective: all requests, and the bad ones or, of a histogram, the good ones. Series of neither side are left out.
+    /// Reads the answers to the two queries of an objective: all requests, and the bad ones or, of
+    /// a histogram, the good ones. Series of neither side are left out.
     ///
-    /// The canary's pods exist for this release only, so that all of their requests belong to it: those that were created
-    /// before `began_ms`, when traffic was first seen, count as born then.
+    /// The canary's pods exist for this release only, so that all of their requests belong to it:
+    /// those that were created before `began_ms`, when traffic was first seen, count as born then.
     pub fn new(
         counters: &Counters,
         total: &'a Answer,
@@ -64,7 +69,10 @@ impl<'a> Reading<'a> {
     ) -> Self {
         let mut reading = Self::default();
         for (kind, answer) in [(Kind::Total, total), (counters.kind(), errors)] {
-            for series in answer.iter().filter(|series| counters.takes(kind, &series.labels)) {
+            for series in answer
+                .iter()
+                .filter(|series| counters.takes(kind, &series.labels))
+            {
                 reading.add(counters, kind, series, pods_created_at, began_ms);
             }
         }
@@ -74,8 +82,8 @@ impl<'a> Reading<'a> {
         reading
     }
 
-    /// Reads the answers to the queries of all requests and of all buckets: for each of these edges, in seconds, the requests within it as the
-    /// good ones.
+    /// Reads the answers to the queries of all requests and of all buckets: for each of these
+    /// edges, in seconds, the requests within it as the good ones.
     pub(crate) fn of_edges(
         counters: &Counters,
         [total, buckets]: [&'a Answer; 2],
@@ -84,13 +92,20 @@ impl<'a> Reading<'a> {
         began_ms: i64,
     ) -> Vec<Self> {
         let mut of_total = Self::default();
-        for series in total.iter().filter(|series| counters.takes(Kind::Total, &series.labels)) {
+        for series in total
+            .iter()
+            .filter(|series| counters.takes(Kind::Total, &series.labels))
+        {
             of_total.add(counters, Kind::Total, series, pods_created_at, began_ms);
         }
         let mut readings = vec![of_total; edges.len()];
         for series in buckets {
             let edge = edge_of(counters, &series.labels);
-            let index = edge.and_then(|edge| edges.iter().position(|known| edge_at(&[edge], *known).is_ok()));
+            let index = edge.and_then(|edge| {
+                edges
+                    .iter()
+                    .position(|known| edge_at(&[edge], *known).is_ok())
+            });
             if let Some(reading) = index.and_then(|index| readings.get_mut(index)) {
                 reading.add(counters, Kind::Good, series, pods_created_at, began_ms);
             }
@@ -107,16 +122,32 @@ impl<'a> Reading<'a> {
         pods_created_at: &BTreeMap<String, Timestamp>,
         began_ms: i64,
     ) {
-        let Some(arm) = counters.arm(labels) else { return };
+        let Some(arm) = counters.arm(labels) else {
+            return;
+        };
         let source = source_of(labels, counters.pod(labels));
-        let born = counters.pod(labels).and_then(|pod| pods_created_at.get(pod));
-        let earliest_ms = if arm == Arm::Canary { began_ms } else { i64::MIN };
-        self.births.extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
+        let born = counters
+            .pod(labels)
+            .and_then(|pod| pods_created_at.get(pod));
+        let earliest_ms = if arm == Arm::Canary {
+            began_ms
+        } else {
+            i64::MIN
+        };
+        self.births
+            .extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
         let series = series_of(labels, counters.kind());
-        self.series.push(Named { source, series, arm, kind, samples });
+        self.series.push(Named {
+            source,
+            series,
+            arm,
+            kind,
+            samples,
+        });
     }
 
-    /// Of requests without the bucket that they are held against nothing is known: counted as they are, all of them would have been fast.
+    /// Of requests without the bucket that they are held against nothing is known: counted as they
+    /// are, all of them would have been fast.
     fn leave_out_unmeasured(&mut self) {
         let measured: BTreeSet<(String, String)> = self
             .series
@@ -124,7 +155,8 @@ impl<'a> Reading<'a> {
             .filter(|named| named.kind == Kind::Good)
             .map(|named| (named.source.clone(), named.series.clone()))
             .collect();
-        self.series.retain(|named| measured.contains(&(named.source.clone(), named.series.clone())));
+        self.series
+            .retain(|named| measured.contains(&(named.source.clone(), named.series.clone())));
     }
 
     /// All samples.
@@ -149,7 +181,10 @@ impl<'a> Reading<'a> {
 
 /// Where a bucket ends, in seconds.
 fn edge_of(counters: &Counters, labels: &Labels) -> Option<f64> {
-    counters.histogram.as_ref()?.seconds(labels.get(EDGE_LABEL)?)
+    counters
+        .histogram
+        .as_ref()?
+        .seconds(labels.get(EDGE_LABEL)?)
 }
 
 /// Whether a series is of the bucket that ends there, in seconds.
@@ -157,17 +192,29 @@ pub(crate) fn is_edge(counters: &Counters, labels: &Labels, seconds: f64) -> boo
     edge_of(counters, labels).is_some_and(|edge| edge_at(&[edge], seconds).is_ok())
 }
 
-/// The edges that all series of a histogram have, on both sides, in seconds and in rising order; none while one side has no series.
-pub(crate) fn common_edges<'a>(counters: &Counters, buckets: impl Iterator<Item = &'a Labels>) -> Vec<f64> {
+/// The edges that all series of a histogram have, on both sides, in seconds and in rising order;
+/// none while one side has no series.
+pub(crate) fn common_edges<'a>(
+    counters: &Counters,
+    buckets: impl Iterator<Item = &'a Labels>,
+) -> Vec<f64> {
     let mut edges: BTreeMap<(Arm, String, String), Vec<f64>> = BTreeMap::new();
     for labels in buckets {
         if let (Some(arm), Some(edge)) = (counters.arm(labels), edge_of(counters, labels)) {
-            let of = (arm, source_of(labels, counters.pod(labels)), series_of(labels, counters.kind()));
+            let of = (
+                arm,
+                source_of(labels, counters.pod(labels)),
+                series_of(labels, counters.kind()),
+            );
             edges.entry(of).or_default().push(edge);
         }
     }
     let has = |arm: Arm| edges.keys().any(|(of, _, _)| *of == arm);
-    let Some(first) = edges.values().next().filter(|_| has(Arm::Canary) && has(Arm::Stable)) else {
+    let Some(first) = edges
+        .values()
+        .next()
+        .filter(|_| has(Arm::Canary) && has(Arm::Stable))
+    else {
         return Vec::new();
     };
     let is_common = |edge: &&f64| edges.values().all(|all| edge_at(all, **edge).is_ok());
@@ -180,7 +227,12 @@ pub(crate) fn common_edges<'a>(counters: &Counters, buckets: impl Iterator<Item 
 /// The scrape target of a series: all series of one of its scrapes have the same time.
 pub(crate) fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
-    let mut source = format!("{}|{}|{}", label("job"), label("instance"), pod.unwrap_or_default());
+    let mut source = format!(
+        "{}|{}|{}",
+        label("job"),
+        label("instance"),
+        pod.unwrap_or_default()
+    );
     for (_, value) in labels.iter().filter(|(label, _)| is_of_prometheus(label)) {
         source.push('|');
         source.push_str(value);
@@ -188,10 +240,12 @@ pub(crate) fn source_of(labels: &Labels, pod: Option<&str>) -> String {
     source
 }
 
-/// What tells a series from the others of its source. The count of a histogram and its bucket are one.
+/// What tells a series from the others of its source. The count of a histogram and its bucket are
+/// one.
 fn series_of(labels: &Labels, kind_of_second: Kind) -> String {
     let mut name = String::new();
-    let is_told = |label: &str| kind_of_second != Kind::Good || !["__name__", EDGE_LABEL].contains(&label);
+    let is_told =
+        |label: &str| kind_of_second != Kind::Good || !["__name__", EDGE_LABEL].contains(&label);
     for (label, value) in labels.iter().filter(|(label, _)| is_told(label)) {
         name.push_str(label);
         name.push('=');
@@ -207,17 +261,26 @@ mod tests {
     use crate::fixtures::request;
 
     fn series(pod: &str, code: &str, samples: &[(i64, f64)]) -> Series {
-        let labels = [("instance", "10.0.0.1:8080"), ("job", "pods"), ("pod", pod), ("code", code)];
+        let labels = [
+            ("instance", "10.0.0.1:8080"),
+            ("job", "pods"),
+            ("pod", pod),
+            ("code", code),
+        ];
         Series {
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             samples: samples.to_vec(),
         }
     }
 
     #[test]
     fn series_of_neither_side_are_left_out_and_pods_have_births() {
-        let objective = serde_json::from_value(serde_json::json!({"name": "availability", "objective": 99.9,
-            "counters": {"total": "requests_total", "errors": "errors_total"}}))
+        let objective = serde_json::from_value(
+            serde_json::json!({"name": "availability", "objective": 99.9,
+            "counters": {"total": "requests_total", "errors": "errors_total"}}),
+        )
         .unwrap();
         let counters = Counters::new(&objective, &request()).unwrap();
         let total = vec![
@@ -226,25 +289,46 @@ mod tests {
             series("cart-aaa-11111", "200", &[(9_000, 9.0)]),
         ];
         let errors = vec![series("checkout-bbb-11111", "500", &[(2_000, 1.0)])];
-        let created = BTreeMap::from([("checkout-bbb-11111".to_owned(), Timestamp::from_millisecond(500).unwrap())]);
+        let created = BTreeMap::from([(
+            "checkout-bbb-11111".to_owned(),
+            Timestamp::from_millisecond(500).unwrap(),
+        )]);
         let reading = Reading::new(&counters, &total, &errors, &created, 400);
         let samples = reading.samples();
         assert_eq!(samples.len(), 4);
-        assert_eq!(samples.iter().filter(|sample| sample.arm == Arm::Canary).count(), 3);
-        assert_eq!(samples.iter().filter(|sample| sample.kind == Kind::Errors).count(), 1);
-        assert_eq!(reading.births, BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)]));
+        assert_eq!(
+            samples
+                .iter()
+                .filter(|sample| sample.arm == Arm::Canary)
+                .count(),
+            3
+        );
+        assert_eq!(
+            samples
+                .iter()
+                .filter(|sample| sample.kind == Kind::Errors)
+                .count(),
+            1
+        );
+        assert_eq!(
+            reading.births,
+            BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)])
+        );
     }
 
     #[test]
     fn of_a_histogram_in_both_forms_each_request_counts_once() {
-        let objective = serde_json::from_value(serde_json::json!({"name": "latency", "objective": 99,
+        let objective =
+            serde_json::from_value(serde_json::json!({"name": "latency", "objective": 99,
             "counters": {"total": "duration_seconds_count"}, "latency": {"threshold": "250ms"}}))
-        .unwrap();
+            .unwrap();
         let counters = Counters::new(&objective, &request()).unwrap();
         let series = |name: &str, le: Option<&str>, value: f64| {
             let mut series = series("checkout-bbb-11111", "200", &[(1_000, value)]);
             series.labels.insert("__name__".to_owned(), name.to_owned());
-            series.labels.extend(le.map(|le| ("le".to_owned(), le.to_owned())));
+            series
+                .labels
+                .extend(le.map(|le| ("le".to_owned(), le.to_owned())));
             series
         };
         // A native histogram comes with all of its edges, whatever was asked.
@@ -259,9 +343,29 @@ mod tests {
         total.push(series("duration_seconds_count", None, 9.0));
         good.push(series("duration_seconds_bucket", Some("0.250"), 7.0));
         let reading = Reading::new(&counters, &total, &good, &BTreeMap::new(), 0);
-        let seen: Vec<_> = reading.samples().iter().map(|sample| (sample.kind, sample.value)).collect();
-        assert_eq!(seen, [(Kind::Total, 9.0), (Kind::Total, 9.0), (Kind::Good, 7.0), (Kind::Good, 7.0)]);
-        let names: BTreeSet<_> = reading.samples().iter().map(|sample| sample.series.to_owned()).collect();
-        assert_eq!(names.len(), 1, "they are one series: of duplicates one is taken");
+        let seen: Vec<_> = reading
+            .samples()
+            .iter()
+            .map(|sample| (sample.kind, sample.value))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Kind::Total, 9.0),
+                (Kind::Total, 9.0),
+                (Kind::Good, 7.0),
+                (Kind::Good, 7.0)
+            ]
+        );
+        let names: BTreeSet<_> = reading
+            .samples()
+            .iter()
+            .map(|sample| sample.series.to_owned())
+            .collect();
+        assert_eq!(
+            names.len(),
+            1,
+            "they are one series: of duplicates one is taken"
+        );
     }
 }

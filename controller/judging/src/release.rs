@@ -19,8 +19,8 @@ use crate::service::Service;
 use crate::settings::{Settings, millis};
 use crate::targets::Targets;
 
-/// For how long a server in trouble may be silent before that is told: two scrapes, within bounds. Until then the data in hand
-/// is as fresh as it would be anyway.
+/// For how long a server in trouble may be silent before that is told: two scrapes, within bounds.
+/// Until then the data in hand is as fresh as it would be anyway.
 const GRACE_BOUNDS_MS: (i64, i64) = (2_000, 30_000);
 
 /// One release under judgement.
@@ -51,12 +51,14 @@ pub struct Release {
     /// Whether a person has lifted the freeze.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
-    /// When each pod was created. A canary pod of an earlier attempt is left out: what it counted before is not of this one.
+    /// When each pod was created. A canary pod of an earlier attempt is left out: what it counted
+    /// before is not of this one.
     pods_created_at: BTreeMap<String, Timestamp>,
     /// When each canary pod was created, in milliseconds since the epoch, whatever the attempt.
     canary_created_ms: Vec<i64>,
     previous_ended_at: Option<Timestamp>,
-    /// Whether the service burned its budget when the release began, and has done so since; `None` until that could be read.
+    /// Whether the service burned its budget when the release began, and has done so since; `None`
+    /// until that could be read.
     pub(crate) burned_before: Option<bool>,
 }
 
@@ -86,7 +88,9 @@ impl Release {
         let mut objectives = Vec::with_capacity(prepared.len());
         for prepared in prepared {
             let stored = stored.remove(&prepared.spec.name);
-            objectives.push(Judged::begin(&settings, prepared, stored, began_ms, now_ms)?);
+            objectives.push(Judged::begin(
+                &settings, prepared, stored, began_ms, now_ms,
+            )?);
         }
         let checks = Checks::new(request, checkpoint.checks)?;
         let phase = checkpoint.phase.unwrap_or((request.phase, now_ms));
@@ -137,8 +141,13 @@ impl Release {
             let is_earlier = |ended_at: Timestamp| created_at.as_second() < ended_at.as_second();
             !(request.is_canary_pod(pod) && request.previous_ended_at.is_some_and(is_earlier))
         };
-        let of_attempt = request.pods_created_at.iter().filter(|(pod, created_at)| is_of_attempt(pod, created_at));
-        self.pods_created_at = of_attempt.map(|(pod, created_at)| (pod.clone(), *created_at)).collect();
+        let of_attempt = request
+            .pods_created_at
+            .iter()
+            .filter(|(pod, created_at)| is_of_attempt(pod, created_at));
+        self.pods_created_at = of_attempt
+            .map(|(pod, created_at)| (pod.clone(), *created_at))
+            .collect();
     }
 
     pub(crate) fn enter(&mut self, phase: Phase, now_ms: i64) {
@@ -148,7 +157,13 @@ impl Release {
                 .then(|| {
                     let (bets, evidence) = (judged.objective.bets(), &judged.state.evidence);
                     let usual_rate = judged.usual_rate.or_else(|| judged.service.usual_rate());
-                    Watch::begin(bets, evidence, usual_rate, now_ms, self.settings.watch.as_secs_f64())
+                    Watch::begin(
+                        bets,
+                        evidence,
+                        usual_rate,
+                        now_ms,
+                        self.settings.watch.as_secs_f64(),
+                    )
                 })
                 .flatten();
         }
@@ -169,8 +184,8 @@ impl Release {
         }
     }
 
-    /// Whether at least half of the canary's pods are younger than the warm-up, as after a scale-up. The replacement of one pod
-    /// among many changes nothing.
+    /// Whether at least half of the canary's pods are younger than the warm-up, as after a
+    /// scale-up. The replacement of one pod among many changes nothing.
     fn pods_are_young(&self, now_ms: i64) -> bool {
         let warm_up_ms = millis(self.settings.warm_up);
         let is_young = |created_ms: &&i64| now_ms < created_ms.saturating_add(warm_up_ms);
@@ -178,7 +193,8 @@ impl Release {
         young > 0 && young.saturating_mul(2) >= self.canary_created_ms.len()
     }
 
-    /// When the next check begins that waits for its initial delay or the warm-up, in milliseconds since the epoch.
+    /// When the next check begins that waits for its initial delay or the warm-up, in milliseconds
+    /// since the epoch.
     pub fn next_check_begins_ms(&self, now_ms: i64) -> Option<i64> {
         self.checks.next_begins_ms(&self.position(now_ms))
     }
@@ -189,19 +205,31 @@ impl Release {
     }
 
     /// Takes in what a check that was asked at `asked_ms` has found.
-    pub fn observe_check(&mut self, check: usize, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, now_ms: i64) {
+    pub fn observe_check(
+        &mut self,
+        check: usize,
+        found: &Result<Vec<Answer>, QueryError>,
+        asked_ms: i64,
+        now_ms: i64,
+    ) {
         let position = self.position(now_ms);
         self.checks.observe(check, found, asked_ms, &position);
     }
 
-    /// Whether an objective has gathered nothing yet and could learn from before the release how stable's errors cluster.
+    /// Whether an objective has gathered nothing yet and could learn from before the release how
+    /// stable's errors cluster.
     pub(crate) fn may_learn(&self, index: usize) -> bool {
-        self.objectives.get(index).is_some_and(|judged| judged.may_learn)
+        self.objectives
+            .get(index)
+            .is_some_and(|judged| judged.may_learn)
     }
 
-    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until the release began.
+    /// Learns how stable's errors cluster from the answers about the time from `from_ms` on until
+    /// the release began.
     pub(crate) fn learn(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
-        let Some(judged) = self.objectives.get_mut(index) else { return };
+        let Some(judged) = self.objectives.get_mut(index) else {
+            return;
+        };
         judged.may_learn = false;
         if let Some(sums) = judged.sums() {
             if let [total, second, scraped, ..] = answers {
@@ -210,18 +238,34 @@ impl Release {
             }
             return;
         }
-        let Some(Samples { total, second, .. }) = Samples::of(answers) else { return };
+        let Some(Samples { total, second, .. }) = Samples::of(answers) else {
+            return;
+        };
         // What cannot be assigned before the release cannot be in it either, and is named then.
-        let Ok([total, second]) = Targets::default().select(&judged.counters, [total, second]) else { return };
-        let reading = Reading::new(&judged.counters, &total, &second, &self.pods_created_at, self.began_ms);
+        let Ok([total, second]) = Targets::default().select(&judged.counters, [total, second])
+        else {
+            return;
+        };
+        let reading = Reading::new(
+            &judged.counters,
+            &total,
+            &second,
+            &self.pods_created_at,
+            self.began_ms,
+        );
         let samples = reading.samples();
-        let history =
-            Feed { samples: &samples, births: &reading.births, settled_ms: self.began_ms, now_ms: self.began_ms };
+        let history = Feed {
+            samples: &samples,
+            births: &reading.births,
+            settled_ms: self.began_ms,
+            now_ms: self.began_ms,
+        };
         let config = judged.objective.config().counters;
         Objective::learn(config, &mut judged.state, &history, from_ms);
     }
 
-    /// Takes in the samples of an objective's single series. All samples up to `settled_ms` are in them, or were before.
+    /// Takes in the samples of an objective's single series. All samples up to `settled_ms` are in
+    /// them, or were before.
     pub fn observe(&mut self, index: usize, samples: Samples<'_>, settled_ms: i64, now_ms: i64) {
         let context = self.round_context();
         let births = (&self.pods_created_at, self.began_ms);
@@ -235,8 +279,15 @@ impl Release {
         self.objectives.get(index).map(Judged::polled)
     }
 
-    /// Takes in the answers to what was polled of an objective; those to another question than it asks by now are left out.
-    pub fn observe_polled(&mut self, index: usize, polled: &Polled, answers: &[Answer], now_ms: i64) {
+    /// Takes in the answers to what was polled of an objective; those to another question than it
+    /// asks by now are left out.
+    pub fn observe_polled(
+        &mut self,
+        index: usize,
+        polled: &Polled,
+        answers: &[Answer],
+        now_ms: i64,
+    ) {
         if self.polled(index).as_ref() != Some(polled) {
             return;
         }
@@ -249,7 +300,9 @@ impl Release {
     }
 
     pub(crate) fn is_summed(&self, index: usize) -> bool {
-        self.objectives.get(index).is_some_and(|judged| judged.sums().is_some())
+        self.objectives
+            .get(index)
+            .is_some_and(|judged| judged.sums().is_some())
     }
 
     /// Takes in the answers to an objective's queries of sums.
@@ -261,35 +314,49 @@ impl Release {
     }
 
     const fn round_context(&self) -> RoundContext {
-        RoundContext { warm_up_ends_ms: self.warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms }
+        RoundContext {
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+        }
     }
 
-    /// An answer was too large: from now on, and until the release is over, Prometheus adds this objective's series up; false where it
-    /// does so already. What was counted stays, and nothing of it counts again.
+    /// An answer was too large: from now on, and until the release is over, Prometheus adds this
+    /// objective's series up; false where it does so already. What was counted stays, and nothing
+    /// of it counts again.
     pub fn sum_up(&mut self, index: usize) -> bool {
         self.objectives.get_mut(index).is_some_and(Judged::sum_up)
     }
 
-    /// Up to when samples count as visible, where the newest of an answer and the clock say what time it is.
+    /// Up to when samples count as visible, where the newest of an answer and the clock say what
+    /// time it is.
     pub fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
         let present_ms = newest_ms(total).map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
-        self.objectives.get(index).map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
+        self.objectives
+            .get(index)
+            .map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
     }
 
-    /// An objective's metrics could not be read; `since_ms` is when the first failing request was sent.
+    /// An objective's metrics could not be read; `since_ms` is when the first failing request was
+    /// sent.
     pub fn fail(&mut self, index: usize, error: QueryError, since_ms: i64) {
         if let Some(judged) = self.objectives.get_mut(index) {
-            let since_ms = judged.failing.as_ref().map_or(since_ms, |failing| failing.since_ms);
+            let since_ms = judged
+                .failing
+                .as_ref()
+                .map_or(since_ms, |failing| failing.since_ms);
             judged.failing = Some(Failing { since_ms, error });
         }
     }
 
-    /// From when (exclusive) the next answer of an objective must have all samples, in milliseconds since the epoch.
+    /// From when (exclusive) the next answer of an objective must have all samples, in milliseconds
+    /// since the epoch.
     pub fn read_from_ms(&self, index: usize) -> i64 {
-        self.objectives.get(index).map_or(self.began_ms, |judged| match judged.sums() {
-            Some(_) => judged.state.round_at_ms,
-            None => judged.objective.read_from_ms(),
-        })
+        self.objectives
+            .get(index)
+            .map_or(self.began_ms, |judged| match judged.sums() {
+                Some(_) => judged.state.round_at_ms,
+                None => judged.objective.read_from_ms(),
+            })
     }
 
     /// Takes in what is known of the service as a whole.
@@ -300,20 +367,30 @@ impl Release {
         self.note_burning_before();
     }
 
-    /// Notes once, as soon as it can be read, whether the service burned its budget when the release began.
+    /// Notes once, as soon as it can be read, whether the service burned its budget when the
+    /// release began.
     pub(crate) fn note_burning_before(&mut self) {
-        if self.burned_before.is_none() && self.objectives.iter().any(|judged| judged.service.knows_burning()) {
+        if self.burned_before.is_none()
+            && self
+                .objectives
+                .iter()
+                .any(|judged| judged.service.knows_burning())
+        {
             self.burned_before = Some(self.burning().is_some());
         }
     }
 
     /// The trouble of the first objective whose metrics cannot be read for long enough to be told.
     pub(crate) fn trouble(&self, now_ms: i64) -> Option<Trouble> {
-        self.objectives.iter().find_map(|judged| judged.trouble(self.grace_ms(), now_ms))
+        self.objectives
+            .iter()
+            .find_map(|judged| judged.trouble(self.grace_ms(), now_ms))
     }
 
     pub(crate) fn grace_ms(&self) -> i64 {
-        self.scrape_interval_ms().saturating_mul(2).clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+        self.scrape_interval_ms()
+            .saturating_mul(2)
+            .clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
     }
 
     /// The slowest scrape interval of all objectives; without an objective the configured one.
@@ -335,17 +412,26 @@ impl Release {
             burned_before: self.burned_before,
             phase: (self.phase.0 != Phase::Release).then_some(self.phase),
             checks: self.checks.states(),
-            objectives: self.objectives.iter().map(|judged| (judged.spec.name.clone(), judged.checkpoint())).collect(),
+            objectives: self
+                .objectives
+                .iter()
+                .map(|judged| (judged.spec.name.clone(), judged.checkpoint()))
+                .collect(),
         }
     }
 }
 
 /// The position at which a release begins to get traffic.
 fn fresh(settings: &Settings, request: &JudgeRequest, now_ms: i64) -> Checkpoint {
-    // A little earlier, so that the requests before the weight was seen are not lost; rounds without canary requests change nothing.
+    // A little earlier, so that the requests before the weight was seen are not lost; rounds
+    // without canary requests change nothing.
     let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
     // The newest pod counts: an older one may be what an earlier attempt has left.
-    let created_ms = request.canary_created_ms().max().unwrap_or(began_ms).min(now_ms);
+    let created_ms = request
+        .canary_created_ms()
+        .max()
+        .unwrap_or(began_ms)
+        .min(now_ms);
     Checkpoint {
         began_ms,
         traffic_since_ms: Some(now_ms),

@@ -40,7 +40,8 @@ pub enum Phase {
     AfterPromotion,
 }
 
-/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs nothing where nothing has changed.
+/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs
+/// nothing where nothing has changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JudgeRequest {
     /// The Rollout, told when its judgement has changed.
@@ -55,35 +56,41 @@ pub struct JudgeRequest {
     pub stable_service: Option<String>,
     /// The Service of the canary side, where there is one.
     pub canary_service: Option<String>,
-    /// The rules of HTTPRoutes that send requests to the two Services, or whose names look like that in metrics.
+    /// The rules of HTTPRoutes that send requests to the two Services, or whose names look like
+    /// that in metrics.
     pub rules: RouteRules,
     /// The name of the stable revision's ReplicaSet.
     pub stable_replica_set: Option<String>,
     /// The name of the canary revision's ReplicaSet.
     pub canary_replica_set: String,
-    /// The side of each pod that is known by its owner. It decides if the ReplicaSet's name is too long to be in its pods' names.
+    /// The side of each pod that is known by its owner. It decides if the ReplicaSet's name is too
+    /// long to be in its pods' names.
     pub pod_sides: BTreeMap<String, Arm>,
-    /// When each pod of either side was created, by name. A pod that is not listed counts from its second scrape on.
+    /// When each pod of either side was created, by name. A pod that is not listed counts from its
+    /// second scrape on.
     pub pods_created_at: BTreeMap<String, Timestamp>,
     /// The canary's share in effect; zero: nothing is judged.
     pub weight: Weight,
     /// The bounds of the pace where evidence sets it; nothing where steps do.
     pub pace: Option<EvidencePace>,
-    /// The canary's share at which the evidence must suffice before it goes on; nothing where no step waits for that.
+    /// The canary's share at which the evidence must suffice before it goes on; nothing where no
+    /// step waits for that.
     pub proven_at: Option<Weight>,
     /// How far it has come.
     pub phase: Phase,
     /// Whether a person has lifted the freeze for this revision.
     pub freeze_lifted: bool,
-    /// When the last release before this one ended, if there was one, be it of the same revision. It identifies the attempt: a retry
-    /// has a later one. Nothing that an earlier attempt has counted is held against this one.
+    /// When the last release before this one ended, if there was one, be it of the same revision.
+    /// It identifies the attempt: a retry has a later one. Nothing that an earlier attempt has
+    /// counted is held against this one.
     pub previous_ended_at: Option<Timestamp>,
     /// The position from which to go on, as the status has it.
     pub resume_from: Option<AnalysisStatus>,
 }
 
 impl JudgeRequest {
-    /// Whether this is a pod of the canary's ReplicaSet: by its owner if that is known, else by its name.
+    /// Whether this is a pod of the canary's ReplicaSet: by its owner if that is known, else by its
+    /// name.
     pub(crate) fn is_canary_pod(&self, pod: &str) -> bool {
         match self.pod_sides.get(pod) {
             Some(side) => *side == Arm::Canary,
@@ -93,7 +100,10 @@ impl JudgeRequest {
 
     /// When the canary's pods were created, in milliseconds since the epoch.
     pub(crate) fn canary_created_ms(&self) -> impl Iterator<Item = i64> {
-        let pods = self.pods_created_at.iter().filter(|(pod, _)| self.is_canary_pod(pod));
+        let pods = self
+            .pods_created_at
+            .iter()
+            .filter(|(pod, _)| self.is_canary_pod(pod));
         pods.map(|(_, created_at)| created_at.as_millisecond())
     }
 
@@ -127,7 +137,12 @@ impl Look {
     /// Nothing is known yet.
     pub fn undecided(message: &str, now: Timestamp) -> Self {
         let proven = Proven::default();
-        Self::of(Judgement::Undecided { message: message.to_owned(), fresh_since: now, next_weight: None, proven })
+        Self::of(Judgement::Undecided {
+            message: message.to_owned(),
+            fresh_since: now,
+            next_weight: None,
+            proven,
+        })
     }
 
     /// A judgement without evidence.

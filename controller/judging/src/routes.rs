@@ -1,7 +1,8 @@
 //! The rules of HTTPRoutes that send requests to a Rollout's two Services.
 //!
-//! A router's counters name the backend and, at best, the route. Which of them count for a Rollout depends on all routes of the
-//! cluster: another rule can reach the same Service, and names that are joined by dashes can be equal.
+//! A router's counters name the backend and, at best, the route. Which of them count for a Rollout
+//! depends on all routes of the cluster: another rule can reach the same Service, and names that
+//! are joined by dashes can be equal.
 
 use serde_json::Value;
 use serin_core::plan::{RouteRef, Routing};
@@ -52,17 +53,25 @@ pub struct RouteRule {
 pub struct RouteRules {
     /// The rules that the Rollout splits.
     pub split: Vec<RouteRule>,
-    /// All other rules of the cluster with a backend whose name, joined by dashes, is that of one of the two Services.
+    /// All other rules of the cluster with a backend whose name, joined by dashes, is that of one
+    /// of the two Services.
     pub others: Vec<RouteRule>,
 }
 
 impl RouteRules {
     /// Reads the rules that matter to a Rollout from the HTTPRoutes of a cluster.
-    pub fn of<'a>(routes: impl IntoIterator<Item = &'a Value>, namespace: &str, routing: &Routing) -> Self {
-        let names = [&routing.stable_service, &routing.canary_service].map(|service| joined(&[namespace, service]));
+    pub fn of<'a>(
+        routes: impl IntoIterator<Item = &'a Value>,
+        namespace: &str,
+        routing: &Routing,
+    ) -> Self {
+        let names = [&routing.stable_service, &routing.canary_service]
+            .map(|service| joined(&[namespace, service]));
         let mut rules = Self::default();
         for rule in routes.into_iter().flat_map(rules_of) {
-            let concerns = |backend: &RouteBackend| names.contains(&joined(&[&backend.namespace, &backend.service]));
+            let concerns = |backend: &RouteBackend| {
+                names.contains(&joined(&[&backend.namespace, &backend.service]))
+            };
             if is_split(&rule, namespace, routing) {
                 rules.split.push(rule);
             } else if rule.backends.iter().any(concerns) {
@@ -84,7 +93,10 @@ impl RouteRules {
             parents: Vec::new(),
             backends: Vec::new(),
         };
-        Self { split: routing.routes.iter().map(rule).collect(), others: Vec::new() }
+        Self {
+            split: routing.routes.iter().map(rule).collect(),
+            others: Vec::new(),
+        }
     }
 }
 
@@ -100,10 +112,13 @@ impl RouteRule {
     }
 }
 
-/// The Services behind a route, as their joined names: a cheap test for whether [`RouteRules::of`] needs the route at all.
+/// The Services behind a route, as their joined names: a cheap test for whether [`RouteRules::of`]
+/// needs the route at all.
 pub fn backend_names(route: &Value) -> Vec<String> {
     let backends = rules_of(route).into_iter().flat_map(|rule| rule.backends);
-    let mut names: Vec<String> = backends.map(|backend| joined(&[&backend.namespace, &backend.service])).collect();
+    let mut names: Vec<String> = backends
+        .map(|backend| joined(&[&backend.namespace, &backend.service]))
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -115,29 +130,46 @@ pub fn service_names(namespace: &str, routing: &Routing) -> [String; 2] {
 }
 
 fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {
-    let is_named = |route: &RouteRef| route.name == rule.route && (route.rule.is_none() || route.rule == rule.name);
-    let is_stable =
-        |backend: &RouteBackend| backend.namespace == rule.namespace && backend.service == routing.stable_service;
-    rule.namespace == namespace && routing.routes.iter().any(is_named) && rule.backends.iter().any(is_stable)
+    let is_named = |route: &RouteRef| {
+        route.name == rule.route && (route.rule.is_none() || route.rule == rule.name)
+    };
+    let is_stable = |backend: &RouteBackend| {
+        backend.namespace == rule.namespace && backend.service == routing.stable_service
+    };
+    rule.namespace == namespace
+        && routing.routes.iter().any(is_named)
+        && rule.backends.iter().any(is_stable)
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
-    object.get(field).and_then(Value::as_str).filter(|text| !text.is_empty())
+    object
+        .get(field)
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
 }
 
 fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 fn rules_of(route: &Value) -> Vec<RouteRule> {
-    let of_route = |field: &str| route.get("metadata").and_then(|metadata| text(metadata, field)).unwrap_or_default();
+    let of_route = |field: &str| {
+        route
+            .get("metadata")
+            .and_then(|metadata| text(metadata, field))
+            .unwrap_or_default()
+    };
     let (namespace, name) = (of_route("namespace"), of_route("name"));
     let parent = |parent: &Value| RouteParent {
         is_listener_set: text(parent, "kind") == Some("ListenerSet"),
         namespace: text(parent, "namespace").unwrap_or(namespace).to_owned(),
         name: text(parent, "name").unwrap_or_default().to_owned(),
     };
-    let mut parents: Vec<RouteParent> = list(route, "/spec/parentRefs").iter().map(parent).collect();
+    let mut parents: Vec<RouteParent> =
+        list(route, "/spec/parentRefs").iter().map(parent).collect();
     parents.sort();
     parents.dedup();
     let backend = |backend: &Value| RouteBackend {
@@ -153,7 +185,11 @@ fn rules_of(route: &Value) -> Vec<RouteRule> {
         parents: parents.clone(),
         backends: list(rule, "/backendRefs").iter().map(backend).collect(),
     };
-    list(route, "/spec/rules").iter().enumerate().map(rule).collect()
+    list(route, "/spec/rules")
+        .iter()
+        .enumerate()
+        .map(rule)
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,7 +206,11 @@ mod tests {
         Routing {
             stable_service: "shop".to_owned(),
             canary_service: "shop-canary".to_owned(),
-            routes: vec![RouteRef { kind: RouteKind::HttpRoute, name: "shop".to_owned(), rule }],
+            routes: vec![RouteRef {
+                kind: RouteKind::HttpRoute,
+                name: "shop".to_owned(),
+                rule,
+            }],
             settle: Duration::ZERO,
             unverified_after: Duration::ZERO,
         }
@@ -188,16 +228,41 @@ mod tests {
             {"name": "api", "backendRefs": [{"name": "shop", "port": 80}, {"name": "shop-canary", "port": 80}]}]);
         let shop = route("web", "shop", &rules);
         let found = RouteRules::of([&shop], "web", &routing(Some("api")));
-        assert_eq!(found.split.iter().map(|rule| rule.index).collect::<Vec<_>>(), [Some(1)]);
-        assert_eq!(found.others.iter().map(RouteRule::title).collect::<Vec<_>>(), ["rule probe of HTTPRoute web/shop"]);
-        assert_eq!(RouteRules::of([&shop], "web", &routing(None)).split.len(), 2);
+        assert_eq!(
+            found
+                .split
+                .iter()
+                .map(|rule| rule.index)
+                .collect::<Vec<_>>(),
+            [Some(1)]
+        );
+        assert_eq!(
+            found
+                .others
+                .iter()
+                .map(RouteRule::title)
+                .collect::<Vec<_>>(),
+            ["rule probe of HTTPRoute web/shop"]
+        );
+        assert_eq!(
+            RouteRules::of([&shop], "web", &routing(None)).split.len(),
+            2
+        );
     }
 
     #[test]
     fn a_backend_whose_joined_name_is_the_same_is_another_rule_that_matters() {
         // traefik #10139: namespace and Service joined by a dash.
-        let other = route("web-shop", "x", &json!([{"backendRefs": [{"name": "canary", "port": 80}]}]));
-        let unrelated = route("web-shop", "y", &json!([{"backendRefs": [{"name": "cart", "port": 80}]}]));
+        let other = route(
+            "web-shop",
+            "x",
+            &json!([{"backendRefs": [{"name": "canary", "port": 80}]}]),
+        );
+        let unrelated = route(
+            "web-shop",
+            "y",
+            &json!([{"backendRefs": [{"name": "cart", "port": 80}]}]),
+        );
         let found = RouteRules::of([&other, &unrelated], "web", &routing(None));
         assert_eq!((found.split.len(), found.others.len()), (0, 1));
         assert_eq!(backend_names(&other), ["web-shop-canary"]);

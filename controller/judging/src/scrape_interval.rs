@@ -1,10 +1,12 @@
 //! The scrape interval, learned from the timestamps of the samples.
 //!
-//! Each scrape target is followed on its own: a gateway may be scraped every second and pods every minute. The interval of an
-//! objective is that of its slowest target, because its rounds and its staleness must wait for that one.
+//! Each scrape target is followed on its own: a gateway may be scraped every second and pods every
+//! minute. The interval of an objective is that of its slowest target, because its rounds and its
+//! staleness must wait for that one.
 //!
-//! Of each target the median of its latest spacings counts, so that missed scrapes and jitter change nothing. A spacing beyond
-//! [`LONGEST_MS`] is a gap and says nothing: a target that stops delivering keeps the interval it had, and becomes stale by it.
+//! Of each target the median of its latest spacings counts, so that missed scrapes and jitter
+//! change nothing. A spacing beyond [`LONGEST_MS`] is a gap and says nothing: a target that stops
+//! delivering keeps the interval it had, and becomes stale by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +17,8 @@ use serin_crds::text::format_duration;
 pub const LONGEST_MS: i64 = 300_000;
 /// Samples closer together than this are not two scrapes of one target.
 const SHORTEST_MS: i64 = 100;
-/// Prometheus' own default. Once samples arrive, staleness assumes at least this until their spacing is known.
+/// Prometheus' own default. Once samples arrive, staleness assumes at least this until their
+/// spacing is known.
 const PROMETHEUS_DEFAULT_MS: i64 = 60_000;
 /// Number of spacings remembered per target, and the number needed to learn from it.
 const SPACINGS: usize = 8;
@@ -71,7 +74,11 @@ pub(crate) struct ScrapeInterval {
 impl ScrapeInterval {
     /// Starts from the configured interval, or from what an earlier process has learned.
     pub(crate) fn new(configured_ms: i64, learned_ms: Option<i64>) -> Self {
-        let mut interval = Self { configured_ms, learned_ms: None, targets: BTreeMap::new() };
+        let mut interval = Self {
+            configured_ms,
+            learned_ms: None,
+            targets: BTreeMap::new(),
+        };
         interval.learned_ms = learned_ms.map(|ms| ms.clamp(SHORTEST_MS, interval.longest_ms()));
         interval
     }
@@ -80,9 +87,13 @@ impl ScrapeInterval {
         LONGEST_MS.max(self.configured_ms)
     }
 
-    /// Records the scrapes in an answer: target and timestamp, in any order and with repetitions. Returns whether the interval or
-    /// the staleness limit that follows from it has changed.
-    pub(crate) fn observe<'a>(&mut self, scrapes: impl Iterator<Item = (&'a str, i64)>, now_ms: i64) -> bool {
+    /// Records the scrapes in an answer: target and timestamp, in any order and with repetitions.
+    /// Returns whether the interval or the staleness limit that follows from it has changed.
+    pub(crate) fn observe<'a>(
+        &mut self,
+        scrapes: impl Iterator<Item = (&'a str, i64)>,
+        now_ms: i64,
+    ) -> bool {
         let before = (self.interval_ms(), self.patient_ms());
         let mut by_target: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
         let latest_ms = now_ms.saturating_add(CLOCK_SKEW_MS);
@@ -95,12 +106,20 @@ impl ScrapeInterval {
         let longest_ms = self.longest_ms();
         for (target, mut times) in by_target {
             times.sort_unstable();
-            let Some(first_ms) = times.first().copied() else { continue };
+            let Some(first_ms) = times.first().copied() else {
+                continue;
+            };
             if !self.targets.contains_key(target) {
                 if self.targets.len() >= TARGETS {
                     continue;
                 }
-                self.targets.insert(target.to_owned(), Target { last_ms: first_ms, spacings: VecDeque::new() });
+                self.targets.insert(
+                    target.to_owned(),
+                    Target {
+                        last_ms: first_ms,
+                        spacings: VecDeque::new(),
+                    },
+                );
             }
             if let Some(known) = self.targets.get_mut(target) {
                 for at_ms in times {
@@ -113,20 +132,32 @@ impl ScrapeInterval {
         before != (self.interval_ms(), self.patient_ms())
     }
 
-    /// A target that is gone must not hold the others up for long. If all are gone, the newest one stays.
+    /// A target that is gone must not hold the others up for long. If all are gone, the newest one
+    /// stays.
     fn forget_removed_targets(&mut self) {
-        let newest_ms = self.targets.values().map(|target| target.last_ms).max().unwrap_or(i64::MIN);
-        let oldest_ms = newest_ms.saturating_sub(self.longest_ms().max(self.interval_ms().saturating_mul(4)));
+        let newest_ms = self
+            .targets
+            .values()
+            .map(|target| target.last_ms)
+            .max()
+            .unwrap_or(i64::MIN);
+        let oldest_ms =
+            newest_ms.saturating_sub(self.longest_ms().max(self.interval_ms().saturating_mul(4)));
         self.targets.retain(|_, target| target.last_ms >= oldest_ms);
     }
 
     fn learn(&mut self) {
-        let Some(observed_ms) = self.targets.values().filter_map(Target::interval_ms).max() else { return };
-        let is_near = |known_ms: i64| observed_ms.abs_diff(known_ms).saturating_mul(5) <= known_ms.unsigned_abs();
+        let Some(observed_ms) = self.targets.values().filter_map(Target::interval_ms).max() else {
+            return;
+        };
+        let is_near = |known_ms: i64| {
+            observed_ms.abs_diff(known_ms).saturating_mul(5) <= known_ms.unsigned_abs()
+        };
         if is_near(self.configured_ms) {
             self.learned_ms = Some(self.configured_ms);
         } else if !self.learned_ms.is_some_and(is_near) {
-            // Rounded, so that Rollouts whose targets are scraped equally often share their queries.
+            // Rounded, so that Rollouts whose targets are scraped equally often share their
+            // queries.
             let unit_ms = if observed_ms >= 5_000 { 1_000 } else { 100 };
             let rounded_ms = (observed_ms + unit_ms / 2) / unit_ms * unit_ms;
             self.learned_ms = Some(rounded_ms.clamp(SHORTEST_MS, self.longest_ms()));
@@ -138,8 +169,9 @@ impl ScrapeInterval {
         self.learned_ms.unwrap_or(self.configured_ms)
     }
 
-    /// The interval that staleness is measured by. Between the first sample and the time when the spacing is known, it is at least
-    /// Prometheus' default: one scrape a minute must not look stale before the second and third have arrived.
+    /// The interval that staleness is measured by. Between the first sample and the time when the
+    /// spacing is known, it is at least Prometheus' default: one scrape a minute must not look
+    /// stale before the second and third have arrived.
     pub(crate) fn patient_ms(&self) -> i64 {
         match self.learned_ms {
             Some(learned_ms) => learned_ms,
@@ -148,15 +180,21 @@ impl ScrapeInterval {
         }
     }
 
-    /// What the next process starts from; `None` while nothing but the configured interval is known.
+    /// What the next process starts from; `None` while nothing but the configured interval is
+    /// known.
     pub(crate) fn to_store(&self) -> Option<i64> {
-        self.learned_ms.filter(|learned_ms| *learned_ms != self.configured_ms)
+        self.learned_ms
+            .filter(|learned_ms| *learned_ms != self.configured_ms)
     }
 
     /// How the samples differ from the spec, as a sentence.
     pub(crate) fn mismatch(&self, is_configured: bool) -> Option<String> {
         let learned_ms = self.to_store()?;
-        let verb = if is_configured { "says" } else { "is not set and defaults to" };
+        let verb = if is_configured {
+            "says"
+        } else {
+            "is not set and defaults to"
+        };
         Some(format!(
             "Samples arrive every {}; spec.analysis.prometheus.scrapeInterval {verb} {}.",
             seconds(learned_ms),
@@ -168,7 +206,11 @@ impl ScrapeInterval {
 /// `60 s`, `0.5 s`.
 fn seconds(milliseconds: i64) -> String {
     let duration = Duration::from_millis(milliseconds.unsigned_abs());
-    if duration < Duration::from_hours(1) { format!("{} s", duration.as_secs_f64()) } else { format_duration(duration) }
+    if duration < Duration::from_hours(1) {
+        format!("{} s", duration.as_secs_f64())
+    } else {
+        format_duration(duration)
+    }
 }
 
 #[cfg(test)]
@@ -203,19 +245,36 @@ mod tests {
         let fast = learned(60_000, &every(5_000, 4));
         assert_eq!((fast.interval_ms(), fast.patient_ms()), (5_000, 5_000));
         let equal = learned(15_000, &every(15_003, 4));
-        assert_eq!((equal.interval_ms(), equal.mismatch(true), equal.to_store()), (15_000, None, None));
+        assert_eq!(
+            (equal.interval_ms(), equal.mismatch(true), equal.to_store()),
+            (15_000, None, None)
+        );
     }
 
     #[test]
     fn until_the_spacing_is_known_staleness_is_patient() {
         let mut interval = ScrapeInterval::new(15_000, None);
-        assert_eq!((interval.interval_ms(), interval.patient_ms()), (15_000, 15_000), "nothing has arrived");
+        assert_eq!(
+            (interval.interval_ms(), interval.patient_ms()),
+            (15_000, 15_000),
+            "nothing has arrived"
+        );
         assert!(observe(&mut interval, "pod", &[0]));
-        assert_eq!((interval.interval_ms(), interval.patient_ms()), (15_000, 60_000));
-        assert!(!observe(&mut interval, "pod", &[0, 60_000]), "one spacing may be a missed scrape");
+        assert_eq!(
+            (interval.interval_ms(), interval.patient_ms()),
+            (15_000, 60_000)
+        );
+        assert!(
+            !observe(&mut interval, "pod", &[0, 60_000]),
+            "one spacing may be a missed scrape"
+        );
         assert!(observe(&mut interval, "pod", &[60_000, 120_000]));
         assert_eq!(interval.interval_ms(), 60_000);
-        assert_eq!(ScrapeInterval::new(15_000, interval.to_store()).interval_ms(), 60_000, "it survives a restart");
+        assert_eq!(
+            ScrapeInterval::new(15_000, interval.to_store()).interval_ms(),
+            60_000,
+            "it survives a restart"
+        );
     }
 
     #[test]
@@ -223,9 +282,15 @@ mod tests {
         let missed = learned(1_000, &[0, 15_010, 29_990, 60_000, 75_020, 90_000, 120_000]);
         assert_eq!(missed.interval_ms(), 15_000);
         let mut interval = learned(15_000, &every(15_000, 10));
-        assert!(!observe(&mut interval, "pod", &[425_000, 9_000_000]), "a gap is no interval");
+        assert!(
+            !observe(&mut interval, "pod", &[425_000, 9_000_000]),
+            "a gap is no interval"
+        );
         assert_eq!(interval.interval_ms(), 15_000);
-        assert!(!observe(&mut interval, "pod", &[]), "silence is no interval");
+        assert!(
+            !observe(&mut interval, "pod", &[]),
+            "silence is no interval"
+        );
     }
 
     #[test]
@@ -241,7 +306,10 @@ mod tests {
     #[test]
     fn hostile_timestamps_are_bounded() {
         let future = learned(15_000, &[NOW_MS + 400_000, i64::MAX, i64::MAX - 5]);
-        assert_eq!((future.interval_ms(), future.patient_ms()), (15_000, 15_000));
+        assert_eq!(
+            (future.interval_ms(), future.patient_ms()),
+            (15_000, 15_000)
+        );
         let past = learned(15_000, &[i64::MIN, -1, 0, 300_001, 700_000]);
         assert_eq!(past.interval_ms(), 15_000);
         let dense = learned(15_000, &(0..5_000).collect::<Vec<_>>());
@@ -253,9 +321,19 @@ mod tests {
             observe(&mut many, &format!("pod-{target}"), &every(60_000, 20));
         }
         assert_eq!(many.targets.len(), TARGETS);
-        assert!(many.targets.values().all(|target| target.spacings.len() <= SPACINGS));
-        assert_eq!(ScrapeInterval::new(15_000, Some(i64::MAX)).interval_ms(), LONGEST_MS);
-        assert_eq!(ScrapeInterval::new(600_000, Some(0)).interval_ms(), SHORTEST_MS);
+        assert!(
+            many.targets
+                .values()
+                .all(|target| target.spacings.len() <= SPACINGS)
+        );
+        assert_eq!(
+            ScrapeInterval::new(15_000, Some(i64::MAX)).interval_ms(),
+            LONGEST_MS
+        );
+        assert_eq!(
+            ScrapeInterval::new(600_000, Some(0)).interval_ms(),
+            SHORTEST_MS
+        );
     }
 
     #[test]

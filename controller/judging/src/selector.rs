@@ -26,23 +26,34 @@ pub struct Trouble {
 
 impl Trouble {
     pub(crate) fn spec(message: String) -> Self {
-        Self { cause: "InvalidSpec", message }
+        Self {
+            cause: "InvalidSpec",
+            message,
+        }
     }
 
     /// There is no Prometheus to ask.
     pub fn no_address() -> Self {
-        let message =
-            "No Prometheus is known: write spec.analysis.prometheus.address, or give the controller a default.";
-        Self { cause: "NotConfigured", message: message.to_owned() }
+        let message = "No Prometheus is known: write spec.analysis.prometheus.address, or give the controller a default.";
+        Self {
+            cause: "NotConfigured",
+            message: message.to_owned(),
+        }
     }
 
     fn query(objective: &str, field: &str, message: impl std::fmt::Display) -> Self {
-        Self { cause: "InvalidQuery", message: format!("spec.analysis.objectives[{objective}].{field}: {message}") }
+        Self {
+            cause: "InvalidQuery",
+            message: format!("spec.analysis.objectives[{objective}].{field}: {message}"),
+        }
     }
 
     pub(crate) fn no_such_edge(objective: &str, message: &str) -> Self {
         let message = format!("spec.analysis.objectives[{objective}].latency.threshold: {message}");
-        Self { cause: "NoSuchBucket", message }
+        Self {
+            cause: "NoSuchBucket",
+            message,
+        }
     }
 
     pub(crate) fn too_large(objective: &str, size: &str) -> Self {
@@ -50,16 +61,26 @@ impl Trouble {
             "The metrics of {objective} cannot be read. Even added up by scrape target the answer is too large: {size}. Count at the \
              gateway or in the mesh, where fewer targets count for all pods, or narrow the selector."
         );
-        Self { cause: "TooLarge", message }
+        Self {
+            cause: "TooLarge",
+            message,
+        }
     }
 
     pub(crate) fn unclear(objective: &str, why: &str) -> Self {
-        let message = format!("The metrics of {objective} cannot be assigned to canary and stable: {why}.");
-        Self { cause: "AmbiguousSeries", message }
+        let message =
+            format!("The metrics of {objective} cannot be assigned to canary and stable: {why}.");
+        Self {
+            cause: "AmbiguousSeries",
+            message,
+        }
     }
 
     pub(crate) fn of_query(objective: &str, error: &QueryError) -> Self {
-        Self { cause: error.kind(), message: error.told(&format!("The metrics of {objective} cannot be read")) }
+        Self {
+            cause: error.kind(),
+            message: error.told(&format!("The metrics of {objective} cannot be read")),
+        }
     }
 }
 
@@ -74,8 +95,9 @@ pub struct Counters {
     pub total_of_sides: String,
     /// The bad ones of the two sides only; with a latency objective those that were fast enough.
     pub errors_of_sides: String,
-    /// The same two where Prometheus is to add their series up: of a histogram the classic form alone, since the native one is a single
-    /// series. The third are all of its buckets, where a latency guard compares them.
+    /// The same two where Prometheus is to add their series up: of a histogram the classic form
+    /// alone, since the native one is a single series. The third are all of its buckets, where a
+    /// latency guard compares them.
     pub(crate) summable: [String; 2],
     pub(crate) summable_buckets: Option<String>,
     /// Whether the selector of errors is known to be right, because it is built in.
@@ -87,7 +109,8 @@ pub struct Counters {
     sides: Sides,
     /// Which labels come from the scrape.
     pub(crate) exporter: Exporter,
-    /// The same counters, once for each way in which Prometheus can have renamed their labels; empty if there is only one.
+    /// The same counters, once for each way in which Prometheus can have renamed their labels;
+    /// empty if there is only one.
     layouts: Vec<Self>,
     /// The one of them in use.
     layout: usize,
@@ -109,9 +132,11 @@ struct Sides {
 /// Which labels of a series come from the scrape, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exporter {
-    /// The labels with the namespace and the name of the pod that counts, where each pod is one process.
+    /// The labels with the namespace and the name of the pod that counts, where each pod is one
+    /// process.
     pub(crate) pod: Option<[&'static str; 2]>,
-    /// Whether the exporter's own labels are known, so that the usual labels of a scrape target are none of them.
+    /// Whether the exporter's own labels are known, so that the usual labels of a scrape target are
+    /// none of them.
     pub(crate) is_known: bool,
 }
 
@@ -134,20 +159,51 @@ impl Counters {
         }
     }
 
-    fn built_in(indicator: Indicator, objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+    fn built_in(
+        indicator: Indicator,
+        objective: &ObjectiveSpec,
+        request: &JudgeRequest,
+    ) -> Result<Self, Trouble> {
         let trouble = |message: String| Trouble::query(&objective.name, "indicator", message);
         let layouts = BuiltIn::layouts(indicator, request).map_err(trouble)?;
-        let layouts = layouts.into_iter().map(|layout| Self::of_layout(layout, objective, request));
+        let layouts = layouts
+            .into_iter()
+            .map(|layout| Self::of_layout(layout, objective, request));
         let layouts = layouts.collect::<Result<Vec<_>, _>>()?;
-        let first = layouts.first().cloned().ok_or_else(|| trouble("it has no counters".to_owned()))?;
-        Ok(if layouts.len() > 1 { Self { layouts, ..first } } else { first })
+        let first = layouts
+            .first()
+            .cloned()
+            .ok_or_else(|| trouble("it has no counters".to_owned()))?;
+        Ok(if layouts.len() > 1 {
+            Self { layouts, ..first }
+        } else {
+            first
+        })
     }
 
-    fn of_layout(layout: BuiltIn, objective: &ObjectiveSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
+    fn of_layout(
+        layout: BuiltIn,
+        objective: &ObjectiveSpec,
+        request: &JudgeRequest,
+    ) -> Result<Self, Trouble> {
         let trouble = |message: String| Trouble::query(&objective.name, "indicator", message);
-        let BuiltIn { requests, service, sides, bad, durations, label, canary, stable, unclear, by_pod, exporter } =
-            layout;
-        let unclear = unclear.map(|(pattern, why)| Ok((whole(&pattern)?, why))).transpose().map_err(trouble)?;
+        let BuiltIn {
+            requests,
+            service,
+            sides,
+            bad,
+            durations,
+            label,
+            canary,
+            stable,
+            unclear,
+            by_pod,
+            exporter,
+        } = layout;
+        let unclear = unclear
+            .map(|(pattern, why)| Ok((whole(&pattern)?, why)))
+            .transpose()
+            .map_err(trouble)?;
         let arms = Sides {
             label: label.to_owned(),
             canary: whole(&canary).map_err(trouble)?,
@@ -156,13 +212,23 @@ impl Counters {
             pods: pods_by_owner(by_pod, request),
             unclear,
         };
-        let exporter = Exporter { pod: exporter, is_known: true };
+        let exporter = Exporter {
+            pod: exporter,
+            is_known: true,
+        };
         if let Some(latency) = &objective.latency {
-            let count = |matchers: &str| selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble);
-            return Ok(Self { exporter, ..Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms)? });
+            let count = |matchers: &str| {
+                selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble)
+            };
+            return Ok(Self {
+                exporter,
+                ..Self::timed(objective, latency, &count(&service)?, &count(&sides)?, arms)?
+            });
         }
-        let [total_of_sides, errors_of_sides] =
-            [format!("{requests}{{{sides}}}"), format!("{requests}{{{sides},{bad}}}")];
+        let [total_of_sides, errors_of_sides] = [
+            format!("{requests}{{{sides}}}"),
+            format!("{requests}{{{sides},{bad}}}"),
+        ];
         Ok(Self {
             total: format!("{requests}{{{service}}}"),
             errors: format!("{requests}{{{service},{bad}}}"),
@@ -180,7 +246,8 @@ impl Counters {
         })
     }
 
-    /// The counters of a latency objective, from the count of its histogram. Its bucket is what may be missing, so that it is not known to be right.
+    /// The counters of a latency objective, from the count of its histogram. Its bucket is what may
+    /// be missing, so that it is not known to be right.
     fn timed(
         objective: &ObjectiveSpec,
         latency: &LatencySpec,
@@ -193,18 +260,33 @@ impl Counters {
             .map_err(|error| trouble(format!("threshold {:?}: {error}", latency.threshold)))?;
         let (base, buckets) = buckets_of(total).map_err(trouble)?;
         let (_, buckets_of_sides) = buckets_of(total_of_sides).map_err(trouble)?;
-        let histogram = Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
+        let histogram =
+            Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
         let edge = histogram.edge();
-        let of_both_forms = |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
-        let classic = at_edge(buckets_of_sides.clone(), &edge).and_then(|selector| checked(&selector));
-        let summable = [checked(total_of_sides).map_err(trouble)?, classic.map_err(trouble)?];
-        let summable_buckets = latency.guard.map(|_| checked(&buckets_of_sides)).transpose().map_err(trouble)?;
-        let all = latency.guard.map(|_| or_native(&base, buckets_of_sides.clone()).and_then(|all| checked(&all)));
+        let of_both_forms =
+            |selector| or_native(&base, selector).and_then(|selector| checked(&selector));
+        let classic =
+            at_edge(buckets_of_sides.clone(), &edge).and_then(|selector| checked(&selector));
+        let summable = [
+            checked(total_of_sides).map_err(trouble)?,
+            classic.map_err(trouble)?,
+        ];
+        let summable_buckets = latency
+            .guard
+            .map(|_| checked(&buckets_of_sides))
+            .transpose()
+            .map_err(trouble)?;
+        let all = latency
+            .guard
+            .map(|_| or_native(&base, buckets_of_sides.clone()).and_then(|all| checked(&all)));
         // A native histogram has no edge among its labels.
-        let good_of_sides = at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
+        let good_of_sides =
+            at_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
             total: checked(total).map_err(trouble)?,
-            errors: at_edge(buckets, &edge).and_then(|selector| checked(&selector)).map_err(trouble)?,
+            errors: at_edge(buckets, &edge)
+                .and_then(|selector| checked(&selector))
+                .map_err(trouble)?,
             total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
             errors_of_sides: good_of_sides.map_err(trouble)?,
             summable,
@@ -219,11 +301,16 @@ impl Counters {
         })
     }
 
-    fn written(objective: &ObjectiveSpec, counters: &CountersSpec, request: &JudgeRequest) -> Result<Self, Trouble> {
-        let trouble =
-            |field: &str, message: String| Trouble::query(&objective.name, &format!("counters.{field}"), message);
-        let (label, canary, stable, by_pod) =
-            sides_of(counters.arms.as_ref(), request).map_err(|message| trouble("arms", message))?;
+    fn written(
+        objective: &ObjectiveSpec,
+        counters: &CountersSpec,
+        request: &JudgeRequest,
+    ) -> Result<Self, Trouble> {
+        let trouble = |field: &str, message: String| {
+            Trouble::query(&objective.name, &format!("counters.{field}"), message)
+        };
+        let (label, canary, stable, by_pod) = sides_of(counters.arms.as_ref(), request)
+            .map_err(|message| trouble("arms", message))?;
         let sides = Sides {
             canary: whole(&canary).map_err(|error| trouble("arms.canary", error))?,
             stable: whole(&stable).map_err(|error| trouble("arms.stable", error))?,
@@ -234,21 +321,31 @@ impl Counters {
         };
         let both = either(&canary, &stable);
         let total = selector(&counters.total).map_err(|error| trouble("total", error))?;
-        let narrowed =
-            |selector: &VectorSelector| narrow(selector, &sides.label, &both).map_err(|error| trouble("arms", error));
+        let narrowed = |selector: &VectorSelector| {
+            narrow(selector, &sides.label, &both).map_err(|error| trouble("arms", error))
+        };
         let errors = match (&counters.errors, &objective.latency) {
             (Some(errors), None) => selector(errors).map_err(|error| trouble("errors", error))?,
             (None, Some(latency)) => {
                 let total_of_sides = narrowed(&total)?;
                 return Self::timed(objective, latency, &total, &total_of_sides, sides);
             }
-            (None, None) => return Err(trouble("errors", "write the selector of the bad ones, or latency".to_owned())),
+            (None, None) => {
+                return Err(trouble(
+                    "errors",
+                    "write the selector of the bad ones, or latency".to_owned(),
+                ));
+            }
             (Some(_), Some(_)) => {
-                return Err(trouble("errors", "latency says which are bad: keep one of the two".to_owned()));
+                return Err(trouble(
+                    "errors",
+                    "latency says which are bad: keep one of the two".to_owned(),
+                ));
             }
         };
         let total_of_sides = checked(&narrowed(&total)?).map_err(|error| trouble("arms", error))?;
-        let errors_of_sides = checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?;
+        let errors_of_sides =
+            checked(&narrowed(&errors)?).map_err(|error| trouble("arms", error))?;
         Ok(Self {
             summable: [total_of_sides.clone(), errors_of_sides.clone()],
             summable_buckets: None,
@@ -266,18 +363,25 @@ impl Counters {
         })
     }
 
-    /// The selectors of the two sides' single series: of all requests, of the bad or the good ones, and where a guard needs them of all
-    /// buckets.
+    /// The selectors of the two sides' single series: of all requests, of the bad or the good ones,
+    /// and where a guard needs them of all buckets.
     pub(crate) fn selectors(&self) -> impl Iterator<Item = &String> {
-        [&self.total_of_sides, &self.errors_of_sides].into_iter().chain(&self.buckets)
+        [&self.total_of_sides, &self.errors_of_sides]
+            .into_iter()
+            .chain(&self.buckets)
     }
 
     /// What the second selector counts.
     pub fn kind(&self) -> Kind {
-        if self.histogram.is_some() { Kind::Good } else { Kind::Errors }
+        if self.histogram.is_some() {
+            Kind::Good
+        } else {
+            Kind::Errors
+        }
     }
 
-    /// Whether a series is one of those that are counted as this kind. A histogram's answers may have more: all of its edges, where it is a native one.
+    /// Whether a series is one of those that are counted as this kind. A histogram's answers may
+    /// have more: all of its edges, where it is a native one.
     pub(crate) fn takes(&self, kind: Kind, labels: &Labels) -> bool {
         let edge = labels.get(EDGE_LABEL);
         match &self.histogram {
@@ -294,7 +398,10 @@ impl Counters {
         if let Some(pods) = &self.sides.pods {
             return pods.get(value).copied();
         }
-        match (self.sides.canary.is_match(value), self.sides.stable.is_match(value)) {
+        match (
+            self.sides.canary.is_match(value),
+            self.sides.stable.is_match(value),
+        ) {
             (true, false) => Some(Arm::Canary),
             (false, true) => Some(Arm::Stable),
             _ => None,
@@ -303,7 +410,9 @@ impl Counters {
 
     /// The pod that a series counts for, where the sides are told by pod.
     pub fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
-        let value = labels.get(&self.sides.label).filter(|_| self.sides.by_pod)?;
+        let value = labels
+            .get(&self.sides.label)
+            .filter(|_| self.sides.by_pod)?;
         Some(value)
     }
 
@@ -316,7 +425,9 @@ impl Counters {
 
     /// Remembers which pods are on which side.
     pub(crate) fn note_pods(&mut self, sides: &BTreeMap<String, Arm>) {
-        let Some(pods) = &mut self.sides.pods else { return };
+        let Some(pods) = &mut self.sides.pods else {
+            return;
+        };
         for (pod, arm) in sides {
             if pods.len() < MOST_PODS || pods.contains_key(pod) {
                 pods.insert(pod.clone(), *arm);
@@ -326,16 +437,23 @@ impl Counters {
 
     /// The counters, once for each way in which Prometheus can have renamed their labels.
     pub fn layouts(&self) -> impl Iterator<Item = &Self> {
-        std::iter::once(self).filter(|this| this.layouts.is_empty()).chain(&self.layouts)
+        std::iter::once(self)
+            .filter(|this| this.layouts.is_empty())
+            .chain(&self.layouts)
     }
 
-    /// Reads the labels as they are found. What is in use stays, as long as it is there: two scrapes can rename them differently.
+    /// Reads the labels as they are found. What is in use stays, as long as it is there: two
+    /// scrapes can rename them differently.
     pub(crate) fn choose_layout(&mut self, found: &[bool]) {
         if found.get(self.layout).copied().unwrap_or(false) {
             return;
         }
-        let Some(index) = found.iter().position(|found| *found) else { return };
-        let Some(mut chosen) = self.layouts.get(index).cloned() else { return };
+        let Some(index) = found.iter().position(|found| *found) else {
+            return;
+        };
+        let Some(mut chosen) = self.layouts.get(index).cloned() else {
+            return;
+        };
         chosen.sides.pods = self.sides.pods.take();
         chosen.layouts = std::mem::take(&mut self.layouts);
         chosen.layout = index;
@@ -344,15 +462,30 @@ impl Counters {
 
     /// The labels that tell the scrape targets apart, and with them those that tell the sides.
     pub(crate) fn labels_of_source(&self) -> (Vec<&str>, Vec<&str>) {
-        let mut source = vec!["cluster", "instance", "job", "prometheus", "prometheus_replica", "replica"];
+        let mut source = vec![
+            "cluster",
+            "instance",
+            "job",
+            "prometheus",
+            "prometheus_replica",
+            "replica",
+        ];
         source.extend(self.exporter.pod.into_iter().flatten());
         source.retain(|label| *label != self.sides.label);
         let mut sides = source.clone();
         sides.push(&self.sides.label);
-        (if self.sides.by_pod { sides.clone() } else { source }, sides)
+        (
+            if self.sides.by_pod {
+                sides.clone()
+            } else {
+                source
+            },
+            sides,
+        )
     }
 
-    /// The increase of each series of a selector, once for all scrapes of one process as far as their usual labels tell.
+    /// The increase of each series of a selector, once for all scrapes of one process as far as
+    /// their usual labels tell.
     pub(crate) fn increase_once(&self, selector: &str, seconds: u64) -> String {
         let mut scrape = vec!["job", "prometheus", "prometheus_replica", "replica"];
         if self.exporter.is_known {
@@ -364,7 +497,10 @@ impl Counters {
         if self.exporter.pod == Some(["namespace", "pod"]) {
             scrape.extend(["namespace", "pod"]);
         }
-        format!("max without ({}) (increase({selector}[{seconds}s]))", scrape.join(", "))
+        format!(
+            "max without ({}) (increase({selector}[{seconds}s]))",
+            scrape.join(", ")
+        )
     }
 
     /// Whether the label `service` names what was scraped, and is not one of the exporter's own.
@@ -378,19 +514,36 @@ impl Counters {
     }
 }
 
-/// The known pods by their owner, if that is needed: of a ReplicaSet with a long name only the beginning is in its pods' names.
+/// The known pods by their owner, if that is needed: of a ReplicaSet with a long name only the
+/// beginning is in its pods' names.
 fn pods_by_owner(by_pod: bool, request: &JudgeRequest) -> Option<BTreeMap<String, Arm>> {
-    let sets = [Some(&request.canary_replica_set), request.stable_replica_set.as_ref()];
+    let sets = [
+        Some(&request.canary_replica_set),
+        request.stable_replica_set.as_ref(),
+    ];
     let is_cut = sets.into_iter().flatten().any(|set| pod_name_base(set).1);
     (by_pod && is_cut).then(|| request.pod_sides.clone())
 }
 
 /// The label that tells the sides, the canary's values and stable's, and whether it names pods.
-fn sides_of(arms: Option<&ArmsSpec>, request: &JudgeRequest) -> Result<(String, String, String, bool), String> {
+fn sides_of(
+    arms: Option<&ArmsSpec>,
+    request: &JudgeRequest,
+) -> Result<(String, String, String, bool), String> {
     let pod_label = match arms {
         None => None,
-        Some(ArmsSpec { pod_label, label: None, canary: None, stable: None }) => pod_label.clone(),
-        Some(ArmsSpec { pod_label: None, label: Some(label), canary: Some(canary), stable: Some(stable) }) => {
+        Some(ArmsSpec {
+            pod_label,
+            label: None,
+            canary: None,
+            stable: None,
+        }) => pod_label.clone(),
+        Some(ArmsSpec {
+            pod_label: None,
+            label: Some(label),
+            canary: Some(canary),
+            stable: Some(stable),
+        }) => {
             return Ok((label.clone(), canary.clone(), stable.clone(), false));
         }
         Some(_) => return Err("write either podLabel, or label with canary and stable".to_owned()),
@@ -399,7 +552,12 @@ fn sides_of(arms: Option<&ArmsSpec>, request: &JudgeRequest) -> Result<(String, 
         return Err("there is no stable revision to compare with".to_owned());
     };
     let label = pod_label.unwrap_or_else(|| "pod".to_owned());
-    Ok((label, pods_of(&request.canary_replica_set), pods_of(stable), true))
+    Ok((
+        label,
+        pods_of(&request.canary_replica_set),
+        pods_of(stable),
+        true,
+    ))
 }
 
 /// A regular expression that matches all of a text, as PromQL's do.
@@ -409,7 +567,8 @@ fn whole(pattern: &str) -> Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
 }
 
-/// A plain series selector: no rate, no range, no offset, because the raw samples of a time of our own choice are read.
+/// A plain series selector: no rate, no range, no offset, because the raw samples of a time of our
+/// own choice are read.
 fn selector(text: &str) -> Result<VectorSelector, String> {
     let selector = match parser::parse(text) {
         Ok(Expr::VectorSelector(selector)) => selector,
@@ -419,11 +578,17 @@ fn selector(text: &str) -> Result<VectorSelector, String> {
         Ok(Expr::Call(_) | Expr::Aggregate(_)) => {
             return Err("write the counter itself, without rate(), increase() or sum()".to_owned());
         }
-        Ok(_) => return Err("write a series selector such as http_requests_total{job=\"shop\"}".to_owned()),
+        Ok(_) => {
+            return Err(
+                "write a series selector such as http_requests_total{job=\"shop\"}".to_owned(),
+            );
+        }
         Err(error) => return Err(format!("not PromQL: {error}")),
     };
     if selector.offset.is_some() || selector.at.is_some() {
-        return Err("leave out offset and @: the counter is read at times of the judge's choice".to_owned());
+        return Err(
+            "leave out offset and @: the counter is read at times of the judge's choice".to_owned(),
+        );
     }
     if !selector.matchers.or_matchers.is_empty() {
         return Err(
@@ -437,11 +602,15 @@ fn selector(text: &str) -> Result<VectorSelector, String> {
 fn narrow(selector: &VectorSelector, label: &str, pattern: &str) -> Result<VectorSelector, String> {
     let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
     let mut narrowed = selector.clone();
-    narrowed.matchers.matchers.push(Matcher::new(MatchOp::Re(regex), label, pattern));
+    narrowed
+        .matchers
+        .matchers
+        .push(Matcher::new(MatchOp::Re(regex), label, pattern));
     Ok(narrowed)
 }
 
-/// A selector as it is sent. What was put together is parsed again, so that no quoting mistake of ours reaches the server.
+/// A selector as it is sent. What was put together is parsed again, so that no quoting mistake of
+/// ours reaches the server.
 fn checked(selector: &VectorSelector) -> Result<String, String> {
     let text = selector.to_string();
     parser::parse(&text).map_err(|error| format!("{text}: {error}"))?;
@@ -461,7 +630,9 @@ mod tests {
     }
 
     fn written(total: &str, errors: &str) -> Result<Counters, Trouble> {
-        counters(json!({"name": "availability", "objective": 99.9, "counters": {"total": total, "errors": errors}}))
+        counters(
+            json!({"name": "availability", "objective": 99.9, "counters": {"total": total, "errors": errors}}),
+        )
     }
 
     fn labels(label: &str, value: &str) -> Labels {
@@ -470,12 +641,24 @@ mod tests {
 
     #[test]
     fn traefik_tells_the_two_services_apart_in_every_form() {
-        let counters = counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"})).unwrap();
-        let prefix = "httproute-shop-checkout-gw-infra-public-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
+        let counters =
+            counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}))
+                .unwrap();
+        let prefix =
+            "httproute-shop-checkout-gw-infra-public-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
         let arm = |service: &str| counters.arm(&labels("service", service));
-        assert_eq!(arm(&format!("{prefix}checkout-canary-1@kubernetesgateway")), Some(Arm::Canary));
-        assert_eq!(arm(&format!("{prefix}checkout-0@kubernetesgateway")), Some(Arm::Stable));
-        assert_eq!(arm("shop-checkout-canary-80@kubernetesgateway"), Some(Arm::Canary));
+        assert_eq!(
+            arm(&format!("{prefix}checkout-canary-1@kubernetesgateway")),
+            Some(Arm::Canary)
+        );
+        assert_eq!(
+            arm(&format!("{prefix}checkout-0@kubernetesgateway")),
+            Some(Arm::Stable)
+        );
+        assert_eq!(
+            arm("shop-checkout-canary-80@kubernetesgateway"),
+            Some(Arm::Canary)
+        );
         assert_eq!(arm("shop-checkout-80@kubernetesgateway"), Some(Arm::Stable));
         assert_eq!(arm("shop-checkout-other-80@kubernetesgateway"), None);
         assert_eq!(arm("othershop-checkout-80@kubernetesgateway"), None);
@@ -484,23 +667,36 @@ mod tests {
             None,
             "another rule"
         );
-        assert_eq!(arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("infra", "other")), None);
+        assert_eq!(
+            arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("infra", "other")),
+            None
+        );
         assert_eq!(arm("shop-checkout-80@kubernetescrd"), None);
         assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
-        assert!(parser::parse(&counters.errors).is_ok(), "{}", counters.errors);
+        assert!(
+            parser::parse(&counters.errors).is_ok(),
+            "{}",
+            counters.errors
+        );
         assert!(counters.verified);
     }
 
     #[test]
     fn pods_are_told_apart_by_their_replica_set() {
-        let counters =
-            written("http_requests_total{namespace=\"shop\"}", "http_requests_total{code=~\"5..\"}").unwrap();
+        let counters = written(
+            "http_requests_total{namespace=\"shop\"}",
+            "http_requests_total{code=~\"5..\"}",
+        )
+        .unwrap();
         let arm = |pod: &str| counters.arm(&labels("pod", pod));
         assert_eq!(arm("checkout-bbb-x7k2p"), Some(Arm::Canary));
         assert_eq!(arm("checkout-aaa-x7k2p"), Some(Arm::Stable));
         assert_eq!(arm("checkout-aaa"), None);
         assert_eq!(arm("my-checkout-aaa-x7k2p"), None);
-        assert_eq!(counters.pod(&labels("pod", "checkout-bbb-x7k2p")), Some("checkout-bbb-x7k2p"));
+        assert_eq!(
+            counters.pod(&labels("pod", "checkout-bbb-x7k2p")),
+            Some("checkout-bbb-x7k2p")
+        );
         assert_eq!(counters.total, "http_requests_total{namespace=\"shop\"}");
         assert_eq!(
             counters.total_of_sides,
@@ -510,21 +706,31 @@ mod tests {
 
     #[test]
     fn a_label_can_tell_the_sides() {
-        let counters = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+        let counters = counters(
+            json!({"name": "availability", "objective": 99.9, "counters": {
             "total": "requests_total", "errors": "errors_total",
-            "arms": {"label": "version", "canary": "v2.*", "stable": "v1.*"}}}))
+            "arms": {"label": "version", "canary": "v2.*", "stable": "v1.*"}}}),
+        )
         .unwrap();
-        assert_eq!(counters.arm(&labels("version", "v2-abc")), Some(Arm::Canary));
-        assert_eq!(counters.arm(&labels("version", "v1-abc")), Some(Arm::Stable));
+        assert_eq!(
+            counters.arm(&labels("version", "v2-abc")),
+            Some(Arm::Canary)
+        );
+        assert_eq!(
+            counters.arm(&labels("version", "v1-abc")),
+            Some(Arm::Stable)
+        );
         assert_eq!(counters.arm(&labels("version", "xv1")), None);
         assert_eq!(counters.pod(&labels("version", "v2-abc")), None);
     }
 
     #[test]
     fn a_series_of_both_sides_counts_for_neither() {
-        let counters = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+        let counters = counters(
+            json!({"name": "availability", "objective": 99.9, "counters": {
             "total": "requests_total", "errors": "errors_total",
-            "arms": {"label": "version", "canary": "v.*", "stable": "v1.*"}}}))
+            "arms": {"label": "version", "canary": "v.*", "stable": "v1.*"}}}),
+        )
         .unwrap();
         assert_eq!(counters.arm(&labels("version", "v1-abc")), None);
     }
@@ -535,7 +741,9 @@ mod tests {
             let trouble = written(total, "errors_total").unwrap_err();
             assert_eq!(trouble.cause, "InvalidQuery");
             assert!(
-                trouble.message.starts_with("spec.analysis.objectives[availability].counters.total: "),
+                trouble
+                    .message
+                    .starts_with("spec.analysis.objectives[availability].counters.total: "),
                 "{}",
                 trouble.message
             );
@@ -551,10 +759,16 @@ mod tests {
 
     #[test]
     fn a_regular_expression_that_is_none_is_refused() {
-        let trouble = counters(json!({"name": "availability", "objective": 99.9, "counters": {
+        let trouble = counters(
+            json!({"name": "availability", "objective": 99.9, "counters": {
             "total": "requests_total", "errors": "errors_total",
-            "arms": {"label": "version", "canary": "v2)|(", "stable": "v1"}}}))
+            "arms": {"label": "version", "canary": "v2)|(", "stable": "v1"}}}),
+        )
         .unwrap_err();
-        assert!(trouble.message.contains("counters.arms.canary"), "{}", trouble.message);
+        assert!(
+            trouble.message.contains("counters.arms.canary"),
+            "{}",
+            trouble.message
+        );
     }
 }

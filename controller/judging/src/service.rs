@@ -1,11 +1,11 @@
 //! The service as a whole, every version together: its error budget and how fast it burns.
 //!
-//! Sizes, not evidence: here Prometheus' own `increase()` will do. It is read seldom and apart from the evidence, so
-//! that a query over a month of data delays no judgement.
+//! Sizes, not evidence: here Prometheus' own `increase()` will do. It is read seldom and apart from
+//! the evidence, so that a query over a month of data delays no judgement.
 //!
-//! A service that is younger than the period (or a Prometheus that remembers less of it) is taken to go on as it has begun: its
-//! requests are projected onto the whole window, its bad ones are counted as they are. Otherwise every new service would
-//! have no budget to release anything with.
+//! A service that is younger than the period (or a Prometheus that remembers less of it) is taken
+//! to go on as it has begun: its requests are projected onto the whole window, its bad ones are
+//! counted as they are. Otherwise every new service would have no budget to release anything with.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub struct Cadence {
     guard: Duration,
     /// A service without a budget yet, because it has just begun, is not left without one for long.
     unknown: Duration,
-    /// Whether such questions are asked one after the other, so that they delay nobody who releases.
+    /// Whether such questions are asked one after the other, so that they delay nobody who
+    /// releases.
     in_turn: bool,
 }
 
@@ -65,7 +66,8 @@ pub struct Service {
     pub requests_per_second: f64,
     /// Whether the selector of errors has matched anything in the objective's period.
     pub errors_seen: bool,
-    /// Where the buckets of a latency objective's histogram end, in its unit; none while that is not known.
+    /// Where the buckets of a latency objective's histogram end, in its unit; none while that is
+    /// not known.
     pub edges: Vec<f64>,
     /// Which of [`Counters::layouts`] have series.
     pub(crate) layouts: Vec<bool>,
@@ -85,7 +87,11 @@ impl Service {
     pub fn budget(&self, budget_fraction: f64) -> Option<ServiceBudget> {
         // Of a service without requests nothing says what its budget is.
         let period = self.budget.filter(|period| period.requests > 0.0)?;
-        let requests = projected(period.requests, period.window_seconds, period.covered_seconds);
+        let requests = projected(
+            period.requests,
+            period.window_seconds,
+            period.covered_seconds,
+        );
         Some(ServiceBudget::new(budget_fraction, requests, period.bad))
     }
 
@@ -104,9 +110,12 @@ impl Service {
         self.windows.map(|_| self.requests_per_second)
     }
 
-    /// How often the service failed before; half an error is added, so that a service that never failed is not taken never to.
+    /// How often the service failed before; half an error is added, so that a service that never
+    /// failed is not taken never to.
     pub fn usual_rate(&self) -> Option<f64> {
-        let period = self.budget.filter(|period| period.requests >= LEAST_HISTORY)?;
+        let period = self
+            .budget
+            .filter(|period| period.requests >= LEAST_HISTORY)?;
         Some(((period.bad + 0.5) / (period.requests + 1.0)).min(0.99))
     }
 
@@ -140,41 +149,68 @@ impl Questions {
     /// What to ask of these counters over the objective's period.
     pub fn new(counters: &Counters, window: Duration) -> Self {
         let window_seconds = window.as_secs().max(60);
-        // What Prometheus has renamed is there under other labels: the first layout that is there is the answer.
+        // What Prometheus has renamed is there under other labels: the first layout that is there
+        // is the answer.
         let of_any = |expression: &dyn Fn(&Counters) -> String| {
             let all: Vec<String> = counters.layouts().map(expression).collect();
-            if all.len() > 1 { format!("({})", all.join(" or ")) } else { all.concat() }
+            if all.len() > 1 {
+                format!("({})", all.join(" or "))
+            } else {
+                all.concat()
+            }
         };
         let requests = |seconds: u64| of_any(&|counters| requests_of(counters, seconds));
         let bad = |seconds: u64| of_any(&|counters| bad_of(counters, seconds));
-        let present = |selector: &str| format!("count(present_over_time({selector}[{window_seconds}s]))");
-        let seen =
-            of_any(&|counters| or_native(counters, present(&counters.errors), &|histogram| present(&histogram.native)));
+        let present =
+            |selector: &str| format!("count(present_over_time({selector}[{window_seconds}s]))");
+        let seen = of_any(&|counters| {
+            or_native(counters, present(&counters.errors), &|histogram| {
+                present(&histogram.native)
+            })
+        });
         let mut budget = vec![
             named("total", &requests(window_seconds)),
             named("errors", &bad(window_seconds)),
             named("seen", &seen),
         ];
         if counters.histogram.is_some() {
-            let buckets = |counters: &Counters| counters.histogram.as_ref().map(|histogram| histogram.buckets.clone());
-            let count =
-                |counters: &Counters| format!("count by ({EDGE_LABEL}) ({})", buckets(counters).unwrap_or_default());
+            let buckets = |counters: &Counters| {
+                counters
+                    .histogram
+                    .as_ref()
+                    .map(|histogram| histogram.buckets.clone())
+            };
+            let count = |counters: &Counters| {
+                format!(
+                    "count by ({EDGE_LABEL}) ({})",
+                    buckets(counters).unwrap_or_default()
+                )
+            };
             budget.push(named(EDGE, &of_any(&count)));
         }
         if counters.layouts().count() > 1 {
             let series = |(index, layout): (usize, &Counters)| {
-                named(&format!("{LAYOUT}{index}"), &format!("count({})", layout.total_of_sides))
+                named(
+                    &format!("{LAYOUT}{index}"),
+                    &format!("count({})", layout.total_of_sides),
+                )
             };
             budget.extend(counters.layouts().enumerate().map(series));
         }
-        // How far back the record goes, in three grains: sixtieths of the period, of that, and of that.
+        // How far back the record goes, in three grains: sixtieths of the period, of that, and of
+        // that.
         let mut range_seconds = window_seconds;
         for grain in 0..3 {
             let step_seconds = (range_seconds / 60).max(1);
-            let oldest =
-                |selector: &str| format!("min(min_over_time(timestamp({selector})[{range_seconds}s:{step_seconds}s]))");
+            let oldest = |selector: &str| {
+                format!(
+                    "min(min_over_time(timestamp({selector})[{range_seconds}s:{step_seconds}s]))"
+                )
+            };
             let oldest = of_any(&|counters| {
-                or_native(counters, oldest(&counters.total), &|histogram| oldest(&histogram.native))
+                or_native(counters, oldest(&counters.total), &|histogram| {
+                    oldest(&histogram.native)
+                })
             });
             budget.push(named(&format!("age{grain}"), &format!("time() - {oldest}")));
             range_seconds = step_seconds;
@@ -182,12 +218,15 @@ impl Questions {
                 break;
             }
         }
-        let guard = WINDOW_PAIRS.iter().flat_map(|pair| [pair.long_seconds, pair.short_seconds]).flat_map(|seconds| {
-            [
-                named(&format!("total{seconds}"), &requests(seconds.into())),
-                named(&format!("errors{seconds}"), &bad(seconds.into())),
-            ]
-        });
+        let guard = WINDOW_PAIRS
+            .iter()
+            .flat_map(|pair| [pair.long_seconds, pair.short_seconds])
+            .flat_map(|seconds| {
+                [
+                    named(&format!("total{seconds}"), &requests(seconds.into())),
+                    named(&format!("errors{seconds}"), &bad(seconds.into())),
+                ]
+            });
         let grain_seconds = range_seconds;
         Self {
             window_seconds,
@@ -198,8 +237,13 @@ impl Questions {
     }
 }
 
-/// Of a histogram there may be the classic form, the native one or both: the first that is there is the answer.
-fn or_native(counters: &Counters, classic: String, native: &dyn Fn(&Histogram) -> String) -> String {
+/// Of a histogram there may be the classic form, the native one or both: the first that is there is
+/// the answer.
+fn or_native(
+    counters: &Counters,
+    classic: String,
+    native: &dyn Fn(&Histogram) -> String,
+) -> String {
     match &counters.histogram {
         Some(histogram) => format!("({classic} or {})", native(histogram)),
         None => classic,
@@ -211,8 +255,13 @@ fn native_increase(histogram: &Histogram, seconds: u64) -> String {
 }
 
 fn requests_of(counters: &Counters, seconds: u64) -> String {
-    let native = |histogram: &Histogram| format!("histogram_count({})", native_increase(histogram, seconds));
-    or_native(counters, format!("sum({})", counters.increase_once(&counters.total, seconds)), &native)
+    let native =
+        |histogram: &Histogram| format!("histogram_count({})", native_increase(histogram, seconds));
+    or_native(
+        counters,
+        format!("sum({})", counters.increase_once(&counters.total, seconds)),
+        &native,
+    )
 }
 
 fn bad_of(counters: &Counters, seconds: u64) -> String {
@@ -224,7 +273,11 @@ fn bad_of(counters: &Counters, seconds: u64) -> String {
     };
     // Both are extrapolated, so that their difference may be a little below nothing.
     let slow = || format!("clamp_min({total} - {second}, 0)");
-    let classic = if counters.histogram.is_some() { slow() } else { second.clone() };
+    let classic = if counters.histogram.is_some() {
+        slow()
+    } else {
+        second.clone()
+    };
     or_native(counters, classic, &native)
 }
 
@@ -234,24 +287,41 @@ fn named(name: &str, expression: &str) -> String {
 
 /// A number of a composed answer, by its name; not a number counts as absent.
 fn number(answer: &Answer, name: &str) -> Option<f64> {
-    let series = answer.iter().find(|series| series.labels.get(LABEL).is_some_and(|label| label == name))?;
-    series.samples.last().map(|(_, value)| *value).filter(|value| value.is_finite())
+    let series = answer
+        .iter()
+        .find(|series| series.labels.get(LABEL).is_some_and(|label| label == name))?;
+    series
+        .samples
+        .last()
+        .map(|(_, value)| *value)
+        .filter(|value| value.is_finite())
 }
 
 /// Where the buckets end, in an answer that tells it.
 fn edges(answer: &Answer) -> Vec<f64> {
-    let told = answer.iter().filter(|series| series.labels.get(LABEL).is_some_and(|label| label == EDGE));
-    told.filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok()).collect()
+    let told = answer
+        .iter()
+        .filter(|series| series.labels.get(LABEL).is_some_and(|label| label == EDGE));
+    told.filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok())
+        .collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a window is far below 2^53 seconds")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a window is far below 2^53 seconds"
+)]
 fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
     let ages = (0..3).filter_map(|grain| number(answer, &format!("age{grain}")));
-    // Younger than the finest grain: taken to be as old, which makes the budget smaller, never larger.
-    let covered_seconds = ages.reduce(f64::max).unwrap_or(questions.grain_seconds as f64);
+    // Younger than the finest grain: taken to be as old, which makes the budget smaller, never
+    // larger.
+    let covered_seconds = ages
+        .reduce(f64::max)
+        .unwrap_or(questions.grain_seconds as f64);
     service.errors_seen |= number(answer, "seen").is_some_and(|count| count > 0.0);
     service.edges = edges(answer);
-    service.layouts = (0..).map_while(|index| is_layout(questions, answer, index)).collect();
+    service.layouts = (0..)
+        .map_while(|index| is_layout(questions, answer, index))
+        .collect();
     if let Some(requests) = number(answer, "total") {
         service.budget = Some(Period {
             window_seconds: questions.window_seconds as f64,
@@ -265,7 +335,10 @@ fn take_budget(service: &mut Service, questions: &Questions, answer: &Answer) {
 /// Whether a layout has series; nothing after the last one.
 fn is_layout(questions: &Questions, answer: &Answer, index: usize) -> Option<bool> {
     let name = format!("{LAYOUT}{index}");
-    questions.budget.contains(&format!("\"{name}\"")).then(|| number(answer, &name).is_some_and(|count| count > 0.0))
+    questions
+        .budget
+        .contains(&format!("\"{name}\""))
+        .then(|| number(answer, &name).is_some_and(|count| count > 0.0))
 }
 
 fn take_guard(service: &mut Service, answer: &Answer) {
@@ -274,9 +347,15 @@ fn take_guard(service: &mut Service, answer: &Answer) {
         bad: number(answer, &format!("errors{seconds}")).unwrap_or(0.0),
     };
     let windows = WINDOW_PAIRS.map(|pair| (counts(pair.long_seconds), counts(pair.short_seconds)));
-    let rates = windows.iter().zip(WINDOW_PAIRS).flat_map(|((long, short), pair)| {
-        [long.requests / f64::from(pair.long_seconds), short.requests / f64::from(pair.short_seconds)]
-    });
+    let rates = windows
+        .iter()
+        .zip(WINDOW_PAIRS)
+        .flat_map(|((long, short), pair)| {
+            [
+                long.requests / f64::from(pair.long_seconds),
+                short.requests / f64::from(pair.short_seconds),
+            ]
+        });
     service.requests_per_second = rates.fold(0.0, f64::max);
     service.windows = Some(windows);
 }
@@ -291,16 +370,29 @@ pub async fn follow(
 ) {
     let mut budget_at = Instant::now();
     loop {
-        let turn = if cadence.in_turn { Some(poller.turn(&server).await) } else { None };
+        let turn = if cadence.in_turn {
+            Some(poller.turn(&server).await)
+        } else {
+            None
+        };
         let now = Instant::now();
         if now >= budget_at {
             let answer = poller.ask_once(&server, &questions.budget, None).await;
-            note(&answer, "budget", |answer| sender.send_modify(|service| take_budget(service, &questions, answer)));
+            note(&answer, "budget", |answer| {
+                sender.send_modify(|service| take_budget(service, &questions, answer))
+            });
             let is_known = answer.is_ok() && sender.borrow().budget.is_some();
-            budget_at = now + if is_known { cadence.budget } else { cadence.unknown };
+            budget_at = now
+                + if is_known {
+                    cadence.budget
+                } else {
+                    cadence.unknown
+                };
         }
         let answer = poller.ask_once(&server, &questions.guard, None).await;
-        note(&answer, "burn rate", |answer| sender.send_modify(|service| take_guard(service, answer)));
+        note(&answer, "burn rate", |answer| {
+            sender.send_modify(|service| take_guard(service, answer))
+        });
         drop(turn);
         tokio::select! {
             () = sleep_until(budget_at.min(now + cadence.guard)) => {}
@@ -309,8 +401,8 @@ pub async fn follow(
     }
 }
 
-/// What was known of a service at a moment of the past, in milliseconds since the epoch; without the budget where `knows_budget` says that
-/// what `before` knows of it is new enough.
+/// What was known of a service at a moment of the past, in milliseconds since the epoch; without
+/// the budget where `knows_budget` says that what `before` knows of it is new enough.
 ///
 /// # Errors
 /// What went wrong, named; what was known before stands.
@@ -324,9 +416,20 @@ pub async fn at(
 ) -> Result<Service, QueryError> {
     let mut service = before.clone();
     if !knows_budget {
-        take_budget(&mut service, questions, &poller.ask_once(server, &questions.budget, Some(at_ms)).await?);
+        take_budget(
+            &mut service,
+            questions,
+            &poller
+                .ask_once(server, &questions.budget, Some(at_ms))
+                .await?,
+        );
     }
-    take_guard(&mut service, &poller.ask_once(server, &questions.guard, Some(at_ms)).await?);
+    take_guard(
+        &mut service,
+        &poller
+            .ask_once(server, &questions.guard, Some(at_ms))
+            .await?,
+    );
     Ok(service)
 }
 
@@ -344,15 +447,34 @@ impl Service {
     pub(crate) fn of_month(requests_per_second: f64, bad: f64) -> Self {
         const MONTH_SECONDS: f64 = 2_592_000.0;
         let requests = requests_per_second * MONTH_SECONDS;
-        let period = Period { window_seconds: MONTH_SECONDS, covered_seconds: MONTH_SECONDS, requests, bad };
-        let nothing = WindowCounts { requests: 0.0, bad: 0.0 };
-        Self { budget: Some(period), windows: Some([(nothing, nothing); 3]), requests_per_second, ..Self::default() }
+        let period = Period {
+            window_seconds: MONTH_SECONDS,
+            covered_seconds: MONTH_SECONDS,
+            requests,
+            bad,
+        };
+        let nothing = WindowCounts {
+            requests: 0.0,
+            bad: 0.0,
+        };
+        Self {
+            budget: Some(period),
+            windows: Some([(nothing, nothing); 3]),
+            requests_per_second,
+            ..Self::default()
+        }
     }
 
     /// A month of which the last hours burn all pairs of windows.
     pub(crate) fn that_burns() -> Self {
-        let counts = WindowCounts { requests: 1_000.0, bad: 200.0 };
-        Self { windows: Some([(counts, counts); 3]), ..Self::of_month(10.0, 20.0) }
+        let counts = WindowCounts {
+            requests: 1_000.0,
+            bad: 200.0,
+        };
+        Self {
+            windows: Some([(counts, counts); 3]),
+            ..Self::of_month(10.0, 20.0)
+        }
     }
 }
 
@@ -369,7 +491,10 @@ mod tests {
             serde_json::json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}),
         )
         .unwrap();
-        Questions::new(&Counters::new(&objective, &request()).unwrap(), Duration::from_secs(2_592_000))
+        Questions::new(
+            &Counters::new(&objective, &request()).unwrap(),
+            Duration::from_secs(2_592_000),
+        )
     }
 
     fn answer(numbers: &[(&str, f64)]) -> Answer {
@@ -387,9 +512,21 @@ mod tests {
     #[test]
     fn the_questions_are_promql() {
         let questions = questions();
-        assert!(promql_parser::parser::parse(&questions.budget).is_ok(), "{}", questions.budget);
-        assert!(promql_parser::parser::parse(&questions.guard).is_ok(), "{}", questions.guard);
-        assert!(questions.budget.contains("[43200s:720s]"), "{}", questions.budget);
+        assert!(
+            promql_parser::parser::parse(&questions.budget).is_ok(),
+            "{}",
+            questions.budget
+        );
+        assert!(
+            promql_parser::parser::parse(&questions.guard).is_ok(),
+            "{}",
+            questions.guard
+        );
+        assert!(
+            questions.budget.contains("[43200s:720s]"),
+            "{}",
+            questions.budget
+        );
     }
 
     #[test]
@@ -398,10 +535,16 @@ mod tests {
             "name": "latency", "objective": 99, "indicator": "traefik", "latency": {"threshold": "300ms"}
         }))
         .unwrap();
-        let questions = Questions::new(&Counters::new(&objective, &request()).unwrap(), Duration::from_secs(3_600));
+        let questions = Questions::new(
+            &Counters::new(&objective, &request()).unwrap(),
+            Duration::from_secs(3_600),
+        );
         for question in [&questions.budget, &questions.guard] {
             assert!(promql_parser::parser::parse(question).is_ok(), "{question}");
-            assert!(question.contains("(increase(traefik_service_request_duration_seconds_count{"), "{question}");
+            assert!(
+                question.contains("(increase(traefik_service_request_duration_seconds_count{"),
+                "{question}"
+            );
             assert!(
                 question.contains(
                     "(1 - histogram_fraction(-Inf, 0.3, sum(increase(traefik_service_request_duration_seconds{"
@@ -410,11 +553,17 @@ mod tests {
             );
         }
         let edge = |le: &str| Series {
-            labels: [(LABEL, EDGE), (EDGE_LABEL, le)].map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            labels: [(LABEL, EDGE), (EDGE_LABEL, le)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             samples: vec![(0, 3.0)],
         };
         let mut service = Service::default();
-        take_budget(&mut service, &questions, &vec![edge("0.1"), edge("1.2"), edge("+Inf")]);
+        take_budget(
+            &mut service,
+            &questions,
+            &vec![edge("0.1"), edge("1.2"), edge("+Inf")],
+        );
         assert_eq!(service.edges, [0.1, 1.2, f64::INFINITY]);
     }
 
@@ -425,7 +574,12 @@ mod tests {
         take_budget(
             &mut service,
             &questions(),
-            &answer(&[("total", 259_200_000.0), ("errors", 120_000.0), ("age0", month), ("age1", 43_000.0)]),
+            &answer(&[
+                ("total", 259_200_000.0),
+                ("errors", 120_000.0),
+                ("age0", month),
+                ("age1", 43_000.0),
+            ]),
         );
         let budget = service.budget(0.001).unwrap();
         assert!(near(budget.allotment(&AllotmentShare::default()), 5_184.0));
@@ -438,7 +592,12 @@ mod tests {
         take_budget(
             &mut service,
             &questions(),
-            &answer(&[("total", 30_000.0), ("errors", 15.0), ("age2", 100.0), ("seen", 1.0)]),
+            &answer(&[
+                ("total", 30_000.0),
+                ("errors", 15.0),
+                ("age2", 100.0),
+                ("seen", 1.0),
+            ]),
         );
         let budget = service.budget(0.001).unwrap();
         assert!(near(budget.total, 777_600.0));
@@ -450,9 +609,16 @@ mod tests {
     #[test]
     fn a_service_too_young_for_an_age_has_a_budget_all_the_same() {
         let mut service = Service::default();
-        take_budget(&mut service, &questions(), &answer(&[("total", 3_000.0), ("errors", 3.0)]));
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 3_000.0), ("errors", 3.0)]),
+        );
         // 12 s, the finest grain of a month, are on record at most.
-        assert!(near(service.budget(0.001).unwrap().total, 3_000.0 / 12.0 * 2_592_000.0 * 0.001));
+        assert!(near(
+            service.budget(0.001).unwrap().total,
+            3_000.0 / 12.0 * 2_592_000.0 * 0.001
+        ));
     }
 
     #[test]
@@ -460,7 +626,11 @@ mod tests {
         let mut service = Service::default();
         take_budget(&mut service, &questions(), &answer(&[]));
         assert_eq!(service.budget(0.001), None);
-        take_budget(&mut service, &questions(), &answer(&[("total", 100.0), ("age0", f64::NAN), ("age1", 10.0)]));
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 100.0), ("age0", f64::NAN), ("age1", 10.0)]),
+        );
         assert!(near(service.budget(0.001).unwrap().remaining, 25_920.0));
         assert_eq!(service.usual_rate(), None);
     }
@@ -484,11 +654,23 @@ mod tests {
         ]);
         take_guard(&mut service, &guard);
         assert!(near(service.requests_per_second, 250.0));
-        assert_eq!(service.burning(0.001), None, "nothing is said before the record's age is known");
-        take_budget(&mut service, &questions(), &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 100.0)]));
+        assert_eq!(
+            service.burning(0.001),
+            None,
+            "nothing is said before the record's age is known"
+        );
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 100.0)]),
+        );
         // 30 times the budget in 100 s: of an hour's budget that is less than one.
         assert_eq!(service.burning(0.001), None);
-        take_budget(&mut service, &questions(), &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 7_200.0)]));
+        take_budget(
+            &mut service,
+            &questions(),
+            &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 7_200.0)]),
+        );
         assert_eq!(service.burning(0.001).unwrap().pair, WINDOW_PAIRS[0]);
     }
 }

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serin_analysis::explain;
 use serin_analysis::guard::Burning;
 use serin_analysis::judge::{
-    Context, Forward, FreezeReason, HoldReason, JudgeConfig, ObjectiveEvidence, RollBackCause, Verdict, View, judge,
+    Context, Forward, FreezeReason, HoldReason, JudgeConfig, ObjectiveEvidence, RollBackCause,
+    Verdict, View, judge,
 };
 use serin_analysis::latency::GuardEvidence;
 use serin_core::observed::{Judgement, Proven};
@@ -28,7 +29,8 @@ const LATENCY_GUARD: &str = "LatencyGuard";
 /// The causes of holds that no data is missing for.
 pub const NO_DATA_IS_MISSING: [&str; 2] = [BUDGET_LEFT, LATENCY_GUARD];
 
-/// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the digits.
+/// The largest e-value that is written down: JSON has no infinity, and beyond this nobody reads the
+/// digits.
 const HIGHEST_E: f64 = 1e15;
 
 /// What a look says at heart: whoever waits is told when this changes, not at every count.
@@ -41,7 +43,8 @@ pub struct Kind {
     /// Whether it asks for another weight.
     steps: bool,
     proven: Option<Proven>,
-    /// By objective: the state of the budget, and whether it can be judged with the traffic at hand.
+    /// By objective: the state of the budget, and whether it can be judged with the traffic at
+    /// hand.
     budgets: Vec<(String, String, bool)>,
     has_samples_at_weight: bool,
     /// What is out of the ordinary in how each objective is read.
@@ -53,13 +56,25 @@ impl Kind {
     pub fn of(look: &Look) -> Self {
         let (judgement, cause, steps, proven) = match &look.judgement {
             Judgement::NotConfigured => ("NotConfigured", "", false, None),
-            Judgement::Hold { cause, lower_to, .. } => ("Hold", cause.as_str(), lower_to.is_some(), None),
+            Judgement::Hold {
+                cause, lower_to, ..
+            } => ("Hold", cause.as_str(), lower_to.is_some(), None),
             Judgement::Frozen { cause, .. } => ("Frozen", cause.as_str(), false, None),
-            Judgement::Undecided { next_weight, proven, .. } => ("Undecided", "", next_weight.is_some(), Some(proven)),
+            Judgement::Undecided {
+                next_weight,
+                proven,
+                ..
+            } => ("Undecided", "", next_weight.is_some(), Some(proven)),
             Judgement::Sound { proven, .. } => ("Sound", "", false, Some(proven)),
             Judgement::RollBack { cause, .. } => ("RollBack", cause.as_str(), false, None),
         };
-        let budget = |of: &BudgetStatus| (of.objective.clone(), of.state.clone(), of.infeasible.is_some());
+        let budget = |of: &BudgetStatus| {
+            (
+                of.objective.clone(),
+                of.state.clone(),
+                of.infeasible.is_some(),
+            )
+        };
         let budgets = look.budgets.iter().map(budget).collect();
         Self {
             judgement,
@@ -68,14 +83,22 @@ impl Kind {
             proven: proven.cloned(),
             budgets,
             has_samples_at_weight: look.has_samples_at_weight,
-            readings: look.evidence.iter().map(|evidence| evidence.reading.clone()).collect(),
+            readings: look
+                .evidence
+                .iter()
+                .map(|evidence| evidence.reading.clone())
+                .collect(),
         }
     }
 }
 
 /// Nothing can be judged, and why.
 pub fn held(trouble: Trouble) -> Judgement {
-    Judgement::Hold { cause: trouble.cause.to_owned(), message: trouble.message, lower_to: None }
+    Judgement::Hold {
+        cause: trouble.cause.to_owned(),
+        message: trouble.message,
+        lower_to: None,
+    }
 }
 
 fn timestamp(at_ms: i64) -> Timestamp {
@@ -98,21 +121,34 @@ impl Release {
         let position = self.position(now_ms);
         judgement = weigh(judgement, &self.checks, &position);
         if let Judgement::RollBack { cause, message } = &judgement {
-            self.decided.get_or_insert_with(|| Decided { cause: cause.clone(), message: message.clone() });
+            self.decided.get_or_insert_with(|| Decided {
+                cause: cause.clone(),
+                message: message.clone(),
+            });
         }
         // Evidence that has once sufficed stands: the bound is on ever passing the threshold.
         if let Some(Decided { cause, message }) = self.decided.clone() {
             judgement = Judgement::RollBack { cause, message };
         }
-        let evidence = told.objectives.iter().zip(&self.objectives).map(|(of, judged)| {
-            let mut status = evidence_status(of, &config, self.requests_per_second());
-            status.reading = judged.told_of_reading();
-            status
-        });
+        let evidence = told
+            .objectives
+            .iter()
+            .zip(&self.objectives)
+            .map(|(of, judged)| {
+                let mut status = evidence_status(of, &config, self.requests_per_second());
+                status.reading = judged.told_of_reading();
+                status
+            });
         let evidence = evidence.collect();
         let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
         let budgets = self.objectives.iter().filter_map(|judged| {
-            budget::told(&judged.spec, &judged.service, &self.settings, self.proven_at, timestamp(now_ms))
+            budget::told(
+                &judged.spec,
+                &judged.service,
+                &self.settings,
+                self.proven_at,
+                timestamp(now_ms),
+            )
         });
         Look {
             judgement,
@@ -125,7 +161,8 @@ impl Release {
         }
     }
 
-    /// Where steps set the pace, the weight at hand is as good as the last one: whether it is time to promote is the steps' to say.
+    /// Where steps set the pace, the weight at hand is as good as the last one: whether it is time
+    /// to promote is the steps' to say.
     fn judge_config(&self) -> JudgeConfig {
         let mut config = self.settings.judge;
         let promoting = matches!(self.phase.0, Phase::Promoting | Phase::AfterPromotion);
@@ -135,8 +172,9 @@ impl Release {
         }
         if (self.by_steps || promoting) && !self.weight.is_zero() {
             config.steps.max_weight = self.weight.as_percent() / 100.0;
-            // How far a step goes is written; what is asked is only whether anything is left to spend. Off the traffic nothing more is
-            // learnt, so that it goes there no sooner than a suspect release would be rolled back.
+            // How far a step goes is written; what is asked is only whether anything is left to
+            // spend. Off the traffic nothing more is learnt, so that it goes there no sooner than a
+            // suspect release would be rolled back.
             config.steps.kappa = f64::INFINITY;
             config.steps.reserve = 0.0;
         }
@@ -157,7 +195,10 @@ impl Release {
             })
             .collect();
         let guard = self.burning();
-        #[expect(clippy::cast_precision_loss, reason = "the length of a release is far below 2^53 milliseconds")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the length of a release is far below 2^53 milliseconds"
+        )]
         let elapsed_seconds = now_ms.saturating_sub(self.began_ms) as f64 / 1_000.0;
         let context = Context {
             now_ms,
@@ -171,43 +212,80 @@ impl Release {
         if self.burned_before != Some(true) {
             return judge(config, &views, &context);
         }
-        // What burns since before the release freezes it, and does not lower the evidence that a rollback needs.
-        let own = judge(config, &views, &Context { guard: None, ..context });
+        // What burns since before the release freezes it, and does not lower the evidence that a
+        // rollback needs.
+        let own = judge(
+            config,
+            &views,
+            &Context {
+                guard: None,
+                ..context
+            },
+        );
         if matches!(own.verdict, Verdict::RollBack(_)) {
             return own;
         }
-        judge(&JudgeConfig { breach_from: 1.0 / config.alpha, ..*config }, &views, &context)
+        judge(
+            &JudgeConfig {
+                breach_from: 1.0 / config.alpha,
+                ..*config
+            },
+            &views,
+            &context,
+        )
     }
 
-    /// From here on the burning is this release's: the service has been seen without it, or the window that says that it still goes on
-    /// holds nothing from before.
+    /// From here on the burning is this release's: the service has been seen without it, or the
+    /// window that says that it still goes on holds nothing from before.
     fn note_end_of_earlier_burning(&mut self, now_ms: i64) {
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
-        let is_earlier = |burning: &Burning| elapsed_ms < i64::from(burning.pair.short_seconds).saturating_mul(1_000);
-        if self.burned_before == Some(true) && self.burning().as_ref().is_none_or(|burning| !is_earlier(burning)) {
+        let is_earlier = |burning: &Burning| {
+            elapsed_ms < i64::from(burning.pair.short_seconds).saturating_mul(1_000)
+        };
+        if self.burned_before == Some(true)
+            && self
+                .burning()
+                .as_ref()
+                .is_none_or(|burning| !is_earlier(burning))
+        {
             self.burned_before = Some(false);
         }
     }
 
-    /// Whether every objective has samples of the canary at the weight in effect. At 60 s between scrapes, a step of 10 s would
-    /// otherwise end on samples of the weight before.
+    /// Whether every objective has samples of the canary at the weight in effect. At 60 s between
+    /// scrapes, a step of 10 s would otherwise end on samples of the weight before.
     fn has_samples_at_weight(&self) -> bool {
         let since_ms = self.weight_changed_at_ms;
-        self.objectives.iter().all(|judged| judged.state.canary_requests_at_ms.is_some_and(|at_ms| at_ms >= since_ms))
+        self.objectives.iter().all(|judged| {
+            judged
+                .state
+                .canary_requests_at_ms
+                .is_some_and(|at_ms| at_ms >= since_ms)
+        })
     }
 
     /// The first objective's pair of windows that burns too fast, if one does.
     pub(crate) fn burning(&self) -> Option<Burning> {
-        let of = |judged: &Judged| judged.service.burning(judged.objective.config().evidence.budget_fraction);
+        let of = |judged: &Judged| {
+            judged
+                .service
+                .burning(judged.objective.config().evidence.budget_fraction)
+        };
         self.objectives.iter().find_map(of)
     }
 
     fn requests_per_second(&self) -> f64 {
-        self.objectives.iter().map(|judged| judged.service.requests_per_second).fold(0.0, f64::max)
+        self.objectives
+            .iter()
+            .map(|judged| judged.service.requests_per_second)
+            .fold(0.0, f64::max)
     }
 
     fn note_freshness(&mut self, told: &serin_analysis::Judgement, now_ms: i64) {
-        let is_fresh = told.objectives.iter().all(|of| of.fresh && of.hold.is_none());
+        let is_fresh = told
+            .objectives
+            .iter()
+            .all(|of| of.fresh && of.hold.is_none());
         self.fresh_since_ms = is_fresh.then(|| self.fresh_since_ms.unwrap_or(now_ms));
     }
 
@@ -222,72 +300,147 @@ impl Release {
             return breach;
         }
         match told.verdict {
-            Verdict::RollBack(cause) => Judgement::RollBack { cause: roll_back_cause(cause).to_owned(), message },
+            Verdict::RollBack(cause) => Judgement::RollBack {
+                cause: roll_back_cause(cause).to_owned(),
+                message,
+            },
             _ if self.weight.is_zero() && self.is_spent(told) => {
-                let spent: Vec<_> = told.objectives.iter().filter_map(explain::budget_sentence).collect();
-                let message = format!("{} The canary gets no more traffic until a person decides.", spent.join(" "));
+                let spent: Vec<_> = told
+                    .objectives
+                    .iter()
+                    .filter_map(explain::budget_sentence)
+                    .collect();
+                let message = format!(
+                    "{} The canary gets no more traffic until a person decides.",
+                    spent.join(" ")
+                );
                 self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
             }
             _ if self.weight.is_zero() => {
-                let message = "No traffic is routed to the canary, so there is nothing to judge.".to_owned();
-                Judgement::Undecided { message, fresh_since, next_weight: None, proven: proven() }
+                let message =
+                    "No traffic is routed to the canary, so there is nothing to judge.".to_owned();
+                Judgement::Undecided {
+                    message,
+                    fresh_since,
+                    next_weight: None,
+                    proven: proven(),
+                }
             }
             // Nothing but checks is asked, and they are weighed apart.
             _ if self.objectives.is_empty() => {
                 let message = "No objective is to be judged, only checks.".to_owned();
-                Judgement::Sound { message, fresh_since, proven: proven() }
+                Judgement::Sound {
+                    message,
+                    fresh_since,
+                    proven: proven(),
+                }
             }
             Verdict::Hold(reason) => self.hold(reason, message, None, now_ms),
-            Verdict::StepDown { next, reason } => self.hold(reason, message, lowered(next, reason), now_ms),
-            Verdict::Freeze(reason) => Judgement::Frozen { cause: freeze_cause(reason).to_owned(), message },
+            Verdict::StepDown { next, reason } => {
+                self.hold(reason, message, lowered(next, reason), now_ms)
+            }
+            Verdict::Freeze(reason) => Judgement::Frozen {
+                cause: freeze_cause(reason).to_owned(),
+                message,
+            },
             Verdict::Forward(Forward::Promote) | Verdict::GoOnCure(Forward::Promote) => {
-                Judgement::Sound { message, fresh_since, proven: proven() }
+                Judgement::Sound {
+                    message,
+                    fresh_since,
+                    proven: proven(),
+                }
             }
-            Verdict::Forward(Forward::Step { next }) | Verdict::GoOnCure(Forward::Step { next }) => {
-                Judgement::Undecided { message, fresh_since, next_weight: Some(weight(next)), proven: proven() }
-            }
-            Verdict::Forward(Forward::Continue) | Verdict::GoOnCure(Forward::Continue) | Verdict::Inconclusive => {
-                Judgement::Undecided { message, fresh_since, next_weight: None, proven: proven() }
-            }
+            Verdict::Forward(Forward::Step { next })
+            | Verdict::GoOnCure(Forward::Step { next }) => Judgement::Undecided {
+                message,
+                fresh_since,
+                next_weight: Some(weight(next)),
+                proven: proven(),
+            },
+            Verdict::Forward(Forward::Continue)
+            | Verdict::GoOnCure(Forward::Continue)
+            | Verdict::Inconclusive => Judgement::Undecided {
+                message,
+                fresh_since,
+                next_weight: None,
+                proven: proven(),
+            },
         }
     }
 }
 
 impl Release {
-    fn hold(&self, reason: HoldReason, message: String, lower_to: Option<Weight>, now_ms: i64) -> Judgement {
+    fn hold(
+        &self,
+        reason: HoldReason,
+        message: String,
+        lower_to: Option<Weight>,
+        now_ms: i64,
+    ) -> Judgement {
         let cause = hold_cause(reason).to_owned();
         match reason {
             // What the provider itself says is wrong says more than that something is.
             HoldReason::Unreachable | HoldReason::PartialData => match self.trouble(now_ms) {
-                Some(Trouble { cause, message }) => Judgement::Hold { cause: cause.to_owned(), message, lower_to },
-                None => Judgement::Hold { cause, message, lower_to },
+                Some(Trouble { cause, message }) => Judgement::Hold {
+                    cause: cause.to_owned(),
+                    message,
+                    lower_to,
+                },
+                None => Judgement::Hold {
+                    cause,
+                    message,
+                    lower_to,
+                },
             },
-            _ => Judgement::Hold { cause, message, lower_to },
+            _ => Judgement::Hold {
+                cause,
+                message,
+                lower_to,
+            },
         }
     }
 
     /// What suffices by itself at the weight at hand.
     fn proven(&self, told: &serin_analysis::Judgement) -> Proven {
-        let suffices =
-            |of: &&ObjectiveEvidence| of.fresh && of.hold.is_none() && of.ln_m_good >= -self.settings.judge.beta.ln();
-        let objectives = told.objectives.iter().filter(suffices).map(|of| of.name.clone()).collect();
-        Proven { weight: self.weight, answers: PlanQuestions { objectives, ..PlanQuestions::default() } }
+        let suffices = |of: &&ObjectiveEvidence| {
+            of.fresh && of.hold.is_none() && of.ln_m_good >= -self.settings.judge.beta.ln()
+        };
+        let objectives = told
+            .objectives
+            .iter()
+            .filter(suffices)
+            .map(|of| of.name.clone())
+            .collect();
+        Proven {
+            weight: self.weight,
+            answers: PlanQuestions {
+                objectives,
+                ..PlanQuestions::default()
+            },
+        }
     }
 
-    /// Whether nothing is left of what this release may spend, so that traffic which was taken from it must not come back.
+    /// Whether nothing is left of what this release may spend, so that traffic which was taken from
+    /// it must not come back.
     fn is_spent(&self, told: &serin_analysis::Judgement) -> bool {
         let steps = self.settings.judge.steps;
         // Led by steps it is taken off once all is spent, led by evidence a little sooner.
         let left = |allotment: f64, spent: f64| {
-            if self.by_steps { allotment - spent } else { steps.budget_left(allotment, spent) }
+            if self.by_steps {
+                allotment - spent
+            } else {
+                steps.budget_left(allotment, spent)
+            }
         };
-        told.objectives
-            .iter()
-            .any(|of| of.allotment.is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0))
+        told.objectives.iter().any(|of| {
+            of.allotment
+                .is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0)
+        })
     }
 }
 
-/// Less than this, as a fraction of the traffic, is no step down from no data: it would only hide that there is none.
+/// Less than this, as a fraction of the traffic, is no step down from no data: it would only hide
+/// that there is none.
 const LEAST_STEP_DOWN: f64 = 0.001;
 
 /// The weight to go down to.
@@ -298,7 +451,11 @@ fn lowered(next: f64, reason: HoldReason) -> Option<Weight> {
 /// A fraction as a weight: rounded down, since more than the budget bears is never asked for.
 fn weight(fraction: f64) -> Weight {
     let thousandths = (fraction.clamp(0.0, 1.0) * 100_000.0).floor();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100,000, as just clamped")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to 100,000, as just clamped"
+    )]
     Weight::from_thousandths(thousandths as u32)
 }
 
@@ -336,7 +493,11 @@ fn e_value(ln_e: f64) -> f64 {
     ln_e.exp().min(HIGHEST_E)
 }
 
-fn evidence_status(of: &ObjectiveEvidence, config: &JudgeConfig, requests_per_second: f64) -> EvidenceStatus {
+fn evidence_status(
+    of: &ObjectiveEvidence,
+    config: &JudgeConfig,
+    requests_per_second: f64,
+) -> EvidenceStatus {
     let counts = &of.counts;
     let mut message = if of.hold.is_none() && counts.requests() > 0.0 {
         explain::undecided_sentence(of, requests_per_second)
@@ -349,8 +510,14 @@ fn evidence_status(of: &ObjectiveEvidence, config: &JudgeConfig, requests_per_se
     }
     EvidenceStatus {
         objective: of.name.clone(),
-        canary: CountsStatus { requests: counts.canary_requests, errors: counts.canary_errors },
-        stable: CountsStatus { requests: counts.stable_requests, errors: counts.stable_errors },
+        canary: CountsStatus {
+            requests: counts.canary_requests,
+            errors: counts.canary_errors,
+        },
+        stable: CountsStatus {
+            requests: counts.stable_requests,
+            errors: counts.stable_errors,
+        },
         excess: of.excess,
         lower: Some(of.lower),
         upper: Some(of.upper),
@@ -372,25 +539,44 @@ fn guard_status(guard: &GuardEvidence, config: &JudgeConfig) -> LatencyGuardStat
         action: if guard.rolls_back { "RollBack" } else { "Hold" }.to_owned(),
         edges: i32::try_from(guard.edges).unwrap_or(i32::MAX),
         edge: guard.worst.map(|worst| explain::edge(worst.seconds)),
-        canary: CountsStatus { requests: counts.canary_requests, errors: counts.canary_errors },
-        stable: CountsStatus { requests: counts.stable_requests, errors: counts.stable_errors },
-        message: guard.worst.as_ref().map(|worst| capitalised(&explain::slower_sentence(worst))),
+        canary: CountsStatus {
+            requests: counts.canary_requests,
+            errors: counts.canary_errors,
+        },
+        stable: CountsStatus {
+            requests: counts.stable_requests,
+            errors: counts.stable_errors,
+        },
+        message: guard
+            .worst
+            .as_ref()
+            .map(|worst| capitalised(&explain::slower_sentence(worst))),
     }
 }
 
 fn capitalised(sentence: &str) -> String {
     let mut characters = sentence.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+    characters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(characters).collect()
+    })
 }
 
-/// `budget 0.7 % · E 3.1/100`, of the objective that has used most of its allotment and of all evidence together.
+/// `budget 0.7 % · E 3.1/100`, of the objective that has used most of its allotment and of all
+/// evidence together.
 fn summary(told: &serin_analysis::Judgement, config: &JudgeConfig) -> String {
-    let used = told
-        .objectives
-        .iter()
-        .filter_map(|of| of.allotment.filter(|allotment| *allotment > 0.0).map(|allotment| of.spent / allotment));
-    let used = used.fold(None, |most: Option<f64>, part| Some(most.map_or(part, |most| most.max(part))));
-    let evidence = format!("E {}/{}", explain::e_value(told.ln_e), explain::thousands((1.0 / config.alpha).round()));
+    let used = told.objectives.iter().filter_map(|of| {
+        of.allotment
+            .filter(|allotment| *allotment > 0.0)
+            .map(|allotment| of.spent / allotment)
+    });
+    let used = used.fold(None, |most: Option<f64>, part| {
+        Some(most.map_or(part, |most| most.max(part)))
+    });
+    let evidence = format!(
+        "E {}/{}",
+        explain::e_value(told.ln_e),
+        explain::thousands((1.0 / config.alpha).round())
+    );
     match used {
         Some(part) => format!("budget {} · {evidence}", explain::share(part)),
         None => evidence,

@@ -1,13 +1,15 @@
 //! The names that Traefik gives the backends of the Gateway API in its metrics.
 //!
-//! Since 3.7 a name is
-//! `httproute-<ns>-<route>-gw-<gateway's ns>-<gateway>-ep-<entry point>-<rule>-<hash>-svc-<ns>-<service>-<backend>@kubernetesgateway`
-//! (pkg/provider/kubernetes/gateway of traefik/traefik: makeRouterName, loadHTTPService; seen with 3.7.15). `ls` stands for `gw` where the
-//! route is attached to a ListenerSet, and its first releases wrote no hash. Before, it was `<ns>-<service>-<port>@kubernetesgateway`.
+//! Since 3.7 a name is `httproute-<ns>-<route>-gw-<gateway's ns>-<gateway>-ep-<entry
+//! point>-<rule>-<hash>-svc-<ns>-<service>-<backend>@kubernetesgateway`
+//! (pkg/provider/kubernetes/gateway of traefik/traefik: makeRouterName, loadHTTPService; seen with
+//! 3.7.15). `ls` stands for `gw` where the route is attached to a ListenerSet, and its first
+//! releases wrote no hash. Before, it was `<ns>-<service>-<port>@kubernetesgateway`.
 //!
-//! All names in it are joined by dashes (traefik #10105, #10139), and tenants choose most of them. So nothing but the entry point is
-//! left open, which whoever runs Traefik names, and it has at most three words: a longer one could hide the names of another route. What another route of the cluster
-//! can have caused as well is unclear, and counts for neither side.
+//! All names in it are joined by dashes (traefik #10105, #10139), and tenants choose most of them.
+//! So nothing but the entry point is left open, which whoever runs Traefik names, and it has at
+//! most three words: a longer one could hide the names of another route. What another route of the
+//! cluster can have caused as well is unclear, and counts for neither side.
 
 use crate::matcher::joined;
 use crate::request::JudgeRequest;
@@ -32,10 +34,19 @@ pub(crate) struct Names {
 
 pub(crate) fn names_of(request: &JudgeRequest, service: &str) -> Names {
     let namespace = &request.rollout.namespace;
-    let mut names =
-        Names { service: joined(&[namespace, service]), certain: Vec::new(), unclear: Vec::new(), why: None };
-    let is_written_so = |backend: &RouteBackend| joined(&[&backend.namespace, &backend.service]) == names.service;
-    let others = request.rules.others.iter().filter(|rule| rule.backends.iter().any(is_written_so));
+    let mut names = Names {
+        service: joined(&[namespace, service]),
+        certain: Vec::new(),
+        unclear: Vec::new(),
+        why: None,
+    };
+    let is_written_so =
+        |backend: &RouteBackend| joined(&[&backend.namespace, &backend.service]) == names.service;
+    let others = request
+        .rules
+        .others
+        .iter()
+        .filter(|rule| rule.backends.iter().any(is_written_so));
     let others: Vec<&RouteRule> = others.collect();
     let written = written(namespace, service);
     for rule in &request.rules.split {
@@ -74,7 +85,10 @@ pub(crate) fn names_of(request: &JudgeRequest, service: &str) -> Names {
 
 /// A Service as the releases of Traefik write it, with or without its double dashes.
 fn written(namespace: &str, service: &str) -> String {
-    let (joined, plain) = (joined(&[namespace, service]), format!("{namespace}-{service}"));
+    let (joined, plain) = (
+        joined(&[namespace, service]),
+        format!("{namespace}-{service}"),
+    );
     if joined == plain {
         regex::escape(&joined)
     } else {
@@ -85,30 +99,52 @@ fn written(namespace: &str, service: &str) -> String {
 /// What the name of a rule begins with, up to the entry point.
 fn beginning(rule: &RouteRule, parent: &RouteParent) -> String {
     let kind = if parent.is_listener_set { "ls" } else { "gw" };
-    joined(&["httproute", &rule.namespace, &rule.route, kind, &parent.namespace, &parent.name, "ep"])
+    joined(&[
+        "httproute",
+        &rule.namespace,
+        &rule.route,
+        kind,
+        &parent.namespace,
+        &parent.name,
+        "ep",
+    ])
 }
 
 fn name_since_3_7(rule: &RouteRule, service: &str) -> String {
-    let beginnings: Vec<String> = rule.parents.iter().map(|parent| regex::escape(&beginning(rule, parent))).collect();
+    let beginnings: Vec<String> = rule
+        .parents
+        .iter()
+        .map(|parent| regex::escape(&beginning(rule, parent)))
+        .collect();
     let beginning = if beginnings.is_empty() {
         let route = regex::escape(&joined(&["httproute", &rule.namespace, &rule.route]));
         format!("{route}-(?:gw|ls)-{WORDS}-ep")
     } else {
         format!("(?:{})", beginnings.join("|"))
     };
-    let index = rule.index.map_or_else(|| "[0-9]+".to_owned(), |index| index.to_string());
+    let index = rule
+        .index
+        .map_or_else(|| "[0-9]+".to_owned(), |index| index.to_string());
     format!("{beginning}-{ENTRY_POINT}-{index}-{HASH}svc-{service}-[0-9]+@kubernetesgateway")
 }
 
-/// Whether two rules of different routes, to Services that are written alike, can have the same name.
+/// Whether two rules of different routes, to Services that are written alike, can have the same
+/// name.
 fn collide(rule: &RouteRule, other: &RouteRule) -> bool {
     let is_same_route = (&rule.namespace, &rule.route) == (&other.namespace, &other.route);
     if is_same_route || (rule.index.is_some() && rule.index != other.index) {
         return false;
     }
     let of = |rule: &RouteRule| -> Vec<String> {
-        rule.parents.iter().map(|parent| format!("{}-", beginning(rule, parent))).collect()
+        rule.parents
+            .iter()
+            .map(|parent| format!("{}-", beginning(rule, parent)))
+            .collect()
     };
     let others = of(other);
-    of(rule).iter().any(|one| others.iter().any(|other| one.starts_with(other.as_str()) || other.starts_with(one)))
+    of(rule).iter().any(|one| {
+        others
+            .iter()
+            .any(|other| one.starts_with(other.as_str()) || other.starts_with(one))
+    })
 }

@@ -1,4 +1,5 @@
-//! The watch after promotion, as it is told: the canary alone, against the rate that stable had during its release.
+//! The watch after promotion, as it is told: the canary alone, against the rate that stable had
+//! during its release.
 
 use serin_analysis::explain::{self, percent, thousands};
 use serin_analysis::judge::ln_mean;
@@ -7,35 +8,56 @@ use serin_core::observed::Judgement;
 use crate::release::Release;
 
 impl Release {
-    /// Why the release is rolled back in the watch: by the evidence against the canary alone, and from a tenth of it on where its allotment
-    /// is spent or the service burns. A heuristic: see [`serin_analysis::watch`].
+    /// Why the release is rolled back in the watch: by the evidence against the canary alone, and
+    /// from a tenth of it on where its allotment is spent or the service burns. A heuristic: see
+    /// [`serin_analysis::watch`].
     pub(crate) fn breach_in_watch(&self, told: &serin_analysis::Judgement) -> Option<Judgement> {
         let config = &self.settings.judge;
-        let watched = self.objectives.iter().filter_map(|judged| Some((judged, judged.watch.as_ref()?)));
+        let watched = self
+            .objectives
+            .iter()
+            .filter_map(|judged| Some((judged, judged.watch.as_ref()?)));
         let ln_e: Vec<(f64, f64)> = watched
             .clone()
-            .map(|(judged, watch)| (watch.ln_e(judged.objective.bets()), judged.objective.config().weight))
+            .map(|(judged, watch)| {
+                (
+                    watch.ln_e(judged.objective.bets()),
+                    judged.objective.config().weight,
+                )
+            })
             .collect();
         if ln_e.is_empty() {
             return None;
         }
         let ln_e = ln_mean(&ln_e);
-        let is_spent = told.objectives.iter().any(|of| of.allotment.is_some_and(|allotment| of.spent >= allotment));
+        let is_spent = told
+            .objectives
+            .iter()
+            .any(|of| of.allotment.is_some_and(|allotment| of.spent >= allotment));
         let (cause, threshold, why) = if ln_e >= -config.alpha.ln() {
             ("Evidence", 1.0 / config.alpha, "")
         } else if ln_e < config.breach_from.ln() {
             return None;
         } else if is_spent {
-            ("ErrorBudget", config.breach_from, "The allotment is spent. ")
+            (
+                "ErrorBudget",
+                config.breach_from,
+                "The allotment is spent. ",
+            )
         } else if self.burning().is_some() && self.burned_before != Some(true) {
-            ("ServiceBurning", config.breach_from, "The service burns its error budget. ")
+            (
+                "ServiceBurning",
+                config.breach_from,
+                "The service burns its error budget. ",
+            )
         } else {
             return None;
         };
         let worst = watched.max_by(|one, other| {
-            let ln_e = |(judged, watch): &(&crate::judged::Judged, &serin_analysis::watch::Watch)| {
-                watch.ln_e(judged.objective.bets())
-            };
+            let ln_e =
+                |(judged, watch): &(&crate::judged::Judged, &serin_analysis::watch::Watch)| {
+                    watch.ln_e(judged.objective.bets())
+                };
             ln_e(one).total_cmp(&ln_e(other))
         });
         let (_, watch) = worst?;
@@ -50,6 +72,9 @@ impl Release {
             explain::e_value(ln_e),
             thousands(threshold.round()),
         );
-        Some(Judgement::RollBack { cause: cause.to_owned(), message })
+        Some(Judgement::RollBack {
+            cause: cause.to_owned(),
+            message,
+        })
     }
 }

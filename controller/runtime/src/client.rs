@@ -31,5 +31,7 @@ pub async fn infer() -> Result<Client, ClientError> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // Retries are the reconcile's own: the client's would hold one reconcile for minutes.
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT)).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))
+        .build())
 }

@@ -24,9 +24,14 @@ pub struct Config {
     /// The Prometheus of Rollouts that name none, for example http://prometheus.monitoring:9090
     #[arg(long, env = "SERIN_PROMETHEUS_ADDRESS")]
     pub prometheus_address: Option<String>,
-    /// A directory of headers for that Prometheus: each file's name is a header's, for example Authorization, and its content the
-    /// value, as a mounted Secret has it; read again while it is in use
-    #[arg(long, env = "SERIN_PROMETHEUS_HEADERS_DIR", requires = "prometheus_address")]
+    /// A directory of headers for that Prometheus: each file's name is a header's, for example
+    /// Authorization, and its content the value, as a mounted Secret has it; read again while it is
+    /// in use
+    #[arg(
+        long,
+        env = "SERIN_PROMETHEUS_HEADERS_DIR",
+        requires = "prometheus_address"
+    )]
     pub prometheus_headers_dir: Option<PathBuf>,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env = "SERIN_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
@@ -49,7 +54,8 @@ pub struct Config {
     /// How log lines are written
     #[arg(long, env = "SERIN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of RUST_LOG; what the API client has to say is told by those who use it
+    /// What is logged, in the syntax of RUST_LOG; what the API client has to say is told by those
+    /// who use it
     #[arg(long, env = "SERIN_LOG", default_value = "info,kube_client=off")]
     pub log_filter: String,
     /// How many Rollouts are reconciled at once
@@ -63,8 +69,9 @@ pub struct Config {
 /// What the program does besides running the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Restore the routes and Services that Rollouts have changed, remove the finalizers of the Rollouts, and exit. To be run
-    /// after the controller has been deleted; waits until nobody holds its Lease. Rollouts and pods stay
+    /// Restore the routes and Services that Rollouts have changed, remove the finalizers of the
+    /// Rollouts, and exit. To be run after the controller has been deleted; waits until nobody
+    /// holds its Lease. Rollouts and pods stay
     ReleaseFinalizers,
 }
 
@@ -90,20 +97,32 @@ impl Config {
     /// The Prometheus of Rollouts that name none.
     pub fn default_server(&self) -> Option<DefaultServer> {
         let address = self.prometheus_address.clone()?;
-        Some(DefaultServer { address, headers_dir: self.prometheus_headers_dir.clone() })
+        Some(DefaultServer {
+            address,
+            headers_dir: self.prometheus_headers_dir.clone(),
+        })
     }
 
-    /// The election's timing: a leader that cannot renew stops well before anybody else may take over.
+    /// The election's timing: a leader that cannot renew stops well before anybody else may take
+    /// over.
     pub fn timing(&self) -> Timing {
         let lease = self.lease_duration;
-        Timing { lease, renew_every: lease / 4, fence_after: lease * 5 / 8 }
+        Timing {
+            lease,
+            renew_every: lease / 4,
+            fence_after: lease * 5 / 8,
+        }
     }
 }
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let bounds = Duration::from_secs(2)..=Duration::from_secs(600);
-    if bounds.contains(&duration) { Ok(duration) } else { Err("use 2s to 10m".to_owned()) }
+    if bounds.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("use 2s to 10m".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +145,12 @@ mod tests {
     #[test]
     fn the_controller_runs_unless_a_command_is_given() {
         assert_eq!(parse(&["--namespace", "shop"]).unwrap().command, None);
-        let config = parse(&["--lease-name=serin", "--leader-elect=true", "release-finalizers"]).unwrap();
+        let config = parse(&[
+            "--lease-name=serin",
+            "--leader-elect=true",
+            "release-finalizers",
+        ])
+        .unwrap();
         assert_eq!(config.command, Some(Command::ReleaseFinalizers));
         assert!(parse(&["release"]).is_err());
     }
@@ -134,7 +158,10 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused() {
         assert!(parse(&["--concurrency", "0"]).is_err());
-        assert!(parse(&["--prometheus-headers-dir", "/headers"]).is_err(), "headers are of a Prometheus");
+        assert!(
+            parse(&["--prometheus-headers-dir", "/headers"]).is_err(),
+            "headers are of a Prometheus"
+        );
         assert!(parse(&["--lease-duration", "1s"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());
     }

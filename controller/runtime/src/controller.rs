@@ -25,7 +25,8 @@ use crate::reconcile::{Context, reconcile};
 use crate::telemetry::Metrics;
 use crate::world::{Key, RolloutObject, Trigger, Watches, World};
 
-/// How many triggers may wait to be taken into the queue; the queue itself holds each Rollout at most once.
+/// How many triggers may wait to be taken into the queue; the queue itself holds each Rollout at
+/// most once.
 const TRIGGERS: usize = 256;
 
 /// What a controller is made of.
@@ -69,7 +70,11 @@ impl Controller {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         let (world, rollouts) = World::new();
-        let events = Events::new(parts.client.clone(), parts.instance, Arc::clone(&parts.metrics));
+        let events = Events::new(
+            parts.client.clone(),
+            parts.instance,
+            Arc::clone(&parts.metrics),
+        );
         let context = Context {
             client: parts.client,
             world,
@@ -99,7 +104,11 @@ impl Controller {
     ///
     /// # Errors
     /// Where a part has ended by itself: the process is of no use any more.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static, grace: Duration) -> Result<(), PartEnded> {
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+        grace: Duration,
+    ) -> Result<(), PartEnded> {
         let (triggers, queue) = mpsc::channel(TRIGGERS);
         let mut tasks = JoinSet::new();
         let context = self.context;
@@ -110,13 +119,21 @@ impl Controller {
             triggers: triggers.clone(),
         };
         let forgetting = Arc::clone(&context);
-        watches.spawn(&mut tasks, self.rollouts, move |key, uid| forgetting.forget(key, uid));
-        tasks.spawn(take_turns(Arc::clone(&context), triggers.clone(), self.ready));
+        watches.spawn(&mut tasks, self.rollouts, move |key, uid| {
+            forgetting.forget(key, uid)
+        });
+        tasks.spawn(take_turns(
+            Arc::clone(&context),
+            triggers.clone(),
+            self.ready,
+        ));
         tasks.spawn(pass_on(self.judged, triggers));
         tasks.spawn(sweep(Arc::clone(&context)));
 
         let (stopping, stopped) = watch::channel(false);
-        let queue = queue.take_until(is_set(stopped.clone())).map(Ok::<_, std::convert::Infallible>);
+        let queue = queue
+            .take_until(is_set(stopped.clone()))
+            .map(Ok::<_, std::convert::Infallible>);
         let settings = ApplierConfig::default().concurrency(self.concurrency);
         let store = context.world.rollouts.clone();
         let shared = Arc::clone(&context);
@@ -141,7 +158,9 @@ impl Controller {
         tracing::info!(grace = ?grace, "stopping: reconciles under way end");
         stopping.send_replace(true);
         if context.world.awaited().is_empty() && timeout(grace, reconciles).await.is_err() {
-            tracing::warn!("some reconciles did not end in time; the next leader goes on from the status");
+            tracing::warn!(
+                "some reconciles did not end in time; the next leader goes on from the status"
+            );
         }
         tasks.shutdown().await;
         Ok(())
@@ -153,11 +172,19 @@ async fn is_set(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-/// Looks at every Rollout once when everything has been listed and whenever this process begins to lead.
-async fn take_turns(context: Arc<Context>, mut triggers: mpsc::Sender<Trigger>, ready: watch::Sender<bool>) {
+/// Looks at every Rollout once when everything has been listed and whenever this process begins to
+/// lead.
+async fn take_turns(
+    context: Arc<Context>,
+    mut triggers: mpsc::Sender<Trigger>,
+    ready: watch::Sender<bool>,
+) {
     context.world.synced().await;
     ready.send_replace(true);
-    tracing::info!(rollouts = context.world.rollouts.len(), "everything has been listed");
+    tracing::info!(
+        rollouts = context.world.rollouts.len(),
+        "everything has been listed"
+    );
     let mut changes = context.leadership.changes();
     loop {
         let leads = *changes.borrow_and_update();
@@ -191,10 +218,19 @@ async fn sweep(context: Arc<Context>) {
     loop {
         ticks.tick().await;
         context.metrics.set_rollouts(context.world.rollouts.len());
-        context.metrics.set_quarantined(context.memories.set_aside());
+        context
+            .metrics
+            .set_quarantined(context.memories.set_aside());
         if context.leadership.is_leader() {
             let (client, world) = (&context.client, &context.world);
-            command::sweep(client, world, &context.leadership, &context.metrics, context.clock.now()).await;
+            command::sweep(
+                client,
+                world,
+                &context.leadership,
+                &context.metrics,
+                context.clock.now(),
+            )
+            .await;
         }
     }
 }

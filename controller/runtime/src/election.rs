@@ -1,9 +1,10 @@
 //! Leader election over a `coordination.k8s.io/v1` Lease.
 //!
-//! The rule is [`serin_core::lease`]; this is its IO. Every write is a compare-and-swap by resourceVersion, so two
-//! candidates can never both take the Lease. Expiry is measured on this process' monotonic clock from when it saw the
-//! record change, never by comparing clocks across machines. A holder that cannot renew stops acting by itself
-//! ([`Leadership::is_leader`]) before anybody else may take over, counted from before its last successful renewal was sent.
+//! The rule is [`serin_core::lease`]; this is its IO. Every write is a compare-and-swap by
+//! resourceVersion, so two candidates can never both take the Lease. Expiry is measured on this
+//! process' monotonic clock from when it saw the record change, never by comparing clocks across
+//! machines. A holder that cannot renew stops acting by itself ([`Leadership::is_leader`]) before
+//! anybody else may take over, counted from before its last successful renewal was sent.
 //!
 //! Cost: one write a renewal by the holder, without a read before it; reads only by the standbys.
 
@@ -36,10 +37,9 @@ pub struct Leadership {
 
 #[derive(Clone, Debug)]
 enum Fence {
-    /// There is no election: the only process. The sender keeps the channel open for whoever waits for a change.
-    Always {
-        _open: Arc<watch::Sender<bool>>,
-    },
+    /// There is no election: the only process. The sender keeps the channel open for whoever waits
+    /// for a change.
+    Always { _open: Arc<watch::Sender<bool>> },
     #[cfg(test)]
     Scripted,
     Elected {
@@ -52,17 +52,29 @@ impl Leadership {
     /// The leadership of a process that runs alone, without an election.
     pub fn always() -> Self {
         let (sender, changes) = watch::channel(true);
-        Self { fence: Fence::Always { _open: Arc::new(sender) }, changes }
+        Self {
+            fence: Fence::Always {
+                _open: Arc::new(sender),
+            },
+            changes,
+        }
     }
 
     /// A leadership that a test gives and takes.
     #[cfg(test)]
     pub(crate) fn scripted(leads: bool) -> (watch::Sender<bool>, Self) {
         let (sender, changes) = watch::channel(leads);
-        (sender, Self { fence: Fence::Scripted, changes })
+        (
+            sender,
+            Self {
+                fence: Fence::Scripted,
+                changes,
+            },
+        )
     }
 
-    /// Whether this process may act right now. Turns false by the clock alone when renewals fail; ask before every effect.
+    /// Whether this process may act right now. Turns false by the clock alone when renewals fail;
+    /// ask before every effect.
     pub fn is_leader(&self) -> bool {
         match &self.fence {
             Fence::Always { .. } => true,
@@ -113,13 +125,15 @@ pub struct Candidate {
     pub namespace: String,
     /// The Lease's name.
     pub lease: String,
-    /// What this process calls itself, unique among all candidates and over restarts: see [`identity`].
+    /// What this process calls itself, unique among all candidates and over restarts: see
+    /// [`identity`].
     pub identity: String,
     /// The timing; all candidates of one election must have the same.
     pub timing: Timing,
 }
 
-/// A name for this process: the pod's and a random suffix, so that a restarted container is a new candidate.
+/// A name for this process: the pod's and a random suffix, so that a restarted container is a new
+/// candidate.
 pub fn identity(pod_name: &str) -> String {
     // The standard library seeds its hashers from the operating system's randomness.
     format!("{pod_name}_{:016x}", RandomState::new().hash_one(pod_name))
@@ -130,7 +144,10 @@ impl Election {
     pub fn start(client: Client, candidate: Candidate, metrics: Arc<Metrics>) -> Self {
         let renewed_at = Arc::new(Mutex::new(None));
         let (announce, changes) = watch::channel(false);
-        let fence = Fence::Elected { renewed_at: renewed_at.clone(), timing: candidate.timing };
+        let fence = Fence::Elected {
+            renewed_at: renewed_at.clone(),
+            timing: candidate.timing,
+        };
         let runner = Runner {
             api: Api::namespaced(client, &candidate.namespace),
             candidate,
@@ -141,7 +158,11 @@ impl Election {
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(runner.run(stopped));
-        Self { leadership: Leadership { fence, changes }, stop, task }
+        Self {
+            leadership: Leadership { fence, changes },
+            stop,
+            task,
+        }
     }
 
     /// Whether this process may act.
@@ -234,31 +255,55 @@ impl Runner {
     fn next_move(&self) -> Option<Move> {
         let known = self.lease.as_ref()?;
         let record = Record {
-            holder: known.lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()),
+            holder: known
+                .lease
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.holder_identity.clone()),
             unchanged_for: known.since.elapsed(),
         };
-        Some(next_move(&self.candidate.identity, &record, &self.candidate.timing))
+        Some(next_move(
+            &self.candidate.identity,
+            &record,
+            &self.candidate.timing,
+        ))
     }
 
     fn leads(&self) -> bool {
-        let renewed_at = *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed_at = *self
+            .renewed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), &self.candidate.timing))
     }
 
     fn until_fenced(&self) -> Duration {
-        let renewed_at = *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = renewed_at.map(|at| self.candidate.timing.fence_after.saturating_sub(at.elapsed()));
+        let renewed_at = *self
+            .renewed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let left = renewed_at.map(|at| {
+            self.candidate
+                .timing
+                .fence_after
+                .saturating_sub(at.elapsed())
+        });
         left.filter(|left| !left.is_zero()).unwrap_or(Duration::MAX)
     }
 
     fn set_renewed(&self, at: Option<Instant>) {
-        *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *self
+            .renewed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// Tells whoever follows, where the leadership has changed.
     fn tell(&self) {
         let leads = self.leads();
-        let changed = self.announce.send_if_modified(|told| std::mem::replace(told, leads) != leads);
+        let changed = self
+            .announce
+            .send_if_modified(|told| std::mem::replace(told, leads) != leads);
         if changed {
             self.metrics.set_leader(leads);
             tracing::info!(lease = %self.candidate.lease, identity = %self.candidate.identity, leads, "leadership changed");
@@ -266,7 +311,11 @@ impl Runner {
     }
 
     async fn look(&mut self) -> Result<(), Failure> {
-        if self.read().await? { Ok(()) } else { self.create().await }
+        if self.read().await? {
+            Ok(())
+        } else {
+            self.create().await
+        }
     }
 
     /// Reads the record; false where there is none.
@@ -282,31 +331,48 @@ impl Runner {
 
     /// Takes in a record that was read; the clock of its age starts anew where it has changed.
     fn learn(&mut self, lease: Lease) {
-        let unchanged =
-            self.lease.as_ref().is_some_and(|known| known.lease.resource_version() == lease.resource_version());
+        let unchanged = self
+            .lease
+            .as_ref()
+            .is_some_and(|known| known.lease.resource_version() == lease.resource_version());
         if unchanged {
             return;
         }
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_deref());
         if holder != Some(self.candidate.identity.as_str()) {
             self.set_renewed(None);
         }
-        self.lease = Some(Known { lease, since: Instant::now() });
+        self.lease = Some(Known {
+            lease,
+            since: Instant::now(),
+        });
     }
 
     async fn create(&mut self) -> Result<(), Failure> {
         let lease = Lease {
-            metadata: ObjectMeta { name: Some(self.candidate.lease.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.candidate.lease.clone()),
+                ..ObjectMeta::default()
+            },
             spec: Some(self.spec(Change::Acquire, &LeaseSpec::default())),
         };
         let sent_at = Instant::now();
         self.metrics.api_write("Lease", "create");
-        let written = within(self.candidate.timing.renew_every, self.api.create(&params(), &lease)).await;
+        let written = within(
+            self.candidate.timing.renew_every,
+            self.api.create(&params(), &lease),
+        )
+        .await;
         self.wrote(written, Some(sent_at))
     }
 
     async fn write(&mut self, change: Change) -> Result<(), Failure> {
-        let Some(known) = &self.lease else { return Ok(()) };
+        let Some(known) = &self.lease else {
+            return Ok(());
+        };
         let mut lease = known.lease.clone();
         lease.spec = Some(self.spec(change, &known.lease.spec.clone().unwrap_or_default()));
         let sent_at = Instant::now();
@@ -314,21 +380,36 @@ impl Runner {
         let params = params();
         let request = self.api.replace(&self.candidate.lease, &params, &lease);
         let written = within(self.candidate.timing.renew_every, request).await;
-        self.wrote(written, (!matches!(change, Change::Release)).then_some(sent_at))
+        self.wrote(
+            written,
+            (!matches!(change, Change::Release)).then_some(sent_at),
+        )
     }
 
-    /// Takes in the answer to a write; one that lost the race means only that the record must be read again.
-    fn wrote(&mut self, written: Result<Lease, Failure>, renewed_at: Option<Instant>) -> Result<(), Failure> {
+    /// Takes in the answer to a write; one that lost the race means only that the record must be
+    /// read again.
+    fn wrote(
+        &mut self,
+        written: Result<Lease, Failure>,
+        renewed_at: Option<Instant>,
+    ) -> Result<(), Failure> {
         match written {
             Ok(lease) => {
                 self.set_renewed(renewed_at);
-                self.lease = Some(Known { lease, since: Instant::now() });
+                self.lease = Some(Known {
+                    lease,
+                    since: Instant::now(),
+                });
                 Ok(())
             }
             Err(failure) => {
                 // What is stored now is not known: a write that timed out may have arrived.
                 self.lease = None;
-                if matches!(failure.code(), Some(404 | 409)) { Ok(()) } else { Err(failure) }
+                if matches!(failure.code(), Some(404 | 409)) {
+                    Ok(())
+                } else {
+                    Err(failure)
+                }
             }
         }
     }
@@ -336,7 +417,10 @@ impl Runner {
     fn spec(&self, change: Change, before: &LeaseSpec) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let seconds = self.candidate.timing.lease.as_secs_f64().ceil();
-        #[expect(clippy::cast_possible_truncation, reason = "a lease of more than 68 years is cut")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a lease of more than 68 years is cut"
+        )]
         let mut spec = LeaseSpec {
             holder_identity: Some(self.candidate.identity.clone()),
             lease_duration_seconds: Some(seconds as i32),
@@ -347,7 +431,11 @@ impl Runner {
             Change::Renew => {}
             Change::Acquire => {
                 spec.acquire_time = Some(now);
-                spec.lease_transitions = Some(before.lease_transitions.map_or(0, |count| count.saturating_add(1)));
+                spec.lease_transitions = Some(
+                    before
+                        .lease_transitions
+                        .map_or(0, |count| count.saturating_add(1)),
+                );
             }
             Change::Release => spec.holder_identity = Some(String::new()),
         }
@@ -364,11 +452,14 @@ impl Runner {
         }
         match self.release().await {
             Ok(()) => tracing::info!(lease = %self.candidate.lease, "the Lease is released"),
-            Err(failure) => tracing::warn!(error = %failure, "the Lease could not be released; it expires by itself"),
+            Err(failure) => {
+                tracing::warn!(error = %failure, "the Lease could not be released; it expires by itself")
+            }
         }
     }
 
-    /// Writes the release; once more where a renewal was under way when the stop came, so that the record has moved on.
+    /// Writes the release; once more where a renewal was under way when the stop came, so that the
+    /// record has moved on.
     async fn release(&mut self) -> Result<(), Failure> {
         for _ in 0..2 {
             if self.lease.is_none() {
@@ -391,10 +482,16 @@ enum Change {
 }
 
 fn params() -> PostParams {
-    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
 }
 
-async fn within<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Failure> {
     match timeout(limit, request).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::Timeout(limit)),

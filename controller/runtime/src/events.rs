@@ -53,14 +53,22 @@ pub struct Events {
 impl Events {
     /// Writes to this API server, as `instance`.
     pub fn new(client: Client, instance: String, metrics: Arc<Metrics>) -> Self {
-        let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(instance) };
-        Self { recorder: Recorder::new(client, reporter), metrics }
+        let reporter = Reporter {
+            controller: REPORTER.to_owned(),
+            instance: Some(instance),
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+            metrics,
+        }
     }
 
-    /// Tells the reasons of one decision that matter to people, in one Event: each Event is a write.
+    /// Tells the reasons of one decision that matter to people, in one Event: each Event is a
+    /// write.
     ///
-    /// `position` (for example the revision and step) keeps the Events of different moments apart, which the API would
-    /// otherwise count as repetitions. `moved` says that the position has changed with it.
+    /// `position` (for example the revision and step) keeps the Events of different moments apart,
+    /// which the API would otherwise count as repetitions. `moved` says that the position has
+    /// changed with it.
     ///
     /// A failure is logged and nothing more: an Event is never worth holding a release for.
     pub async fn tell(
@@ -71,28 +79,49 @@ impl Events {
         moved: bool,
         told: &mut Told,
     ) {
-        let Some((event, what)) = compose(because, position) else { return };
+        let Some((event, what)) = compose(because, position) else {
+            return;
+        };
         if !told.is_news(&what) && !moved {
             return;
         }
         self.metrics.api_write("Event", "create");
-        match timeout(TIMEOUT, self.recorder.publish(&event, &rollout.object_ref(&()))).await {
+        match timeout(
+            TIMEOUT,
+            self.recorder.publish(&event, &rollout.object_ref(&())),
+        )
+        .await
+        {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, reason = %event.reason, "an Event could not be written"),
-            Err(_) => tracing::warn!(reason = %event.reason, "an Event could not be written in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, reason = %event.reason, "an Event could not be written")
+            }
+            Err(_) => {
+                tracing::warn!(reason = %event.reason, "an Event could not be written in time")
+            }
         }
     }
 }
 
 fn compose(because: &[Reason], position: &str) -> Option<(Event, String)> {
-    let mut telling: Vec<&Reason> = because.iter().filter(|reason| reason.level > Level::Detail).collect();
+    let mut telling: Vec<&Reason> = because
+        .iter()
+        .filter(|reason| reason.level > Level::Detail)
+        .collect();
     let first = *telling.iter().max_by_key(|reason| reason.level)?;
     // The heaviest gives the Event its reason; the others are told beside it.
     telling.sort_by_key(|reason| *reason != first);
-    let notes: Vec<&str> = telling.iter().map(|reason| reason.message.as_str()).collect();
+    let notes: Vec<&str> = telling
+        .iter()
+        .map(|reason| reason.message.as_str())
+        .collect();
     let note = cut(notes.join("; "), NOTE_LIMIT);
     let event = Event {
-        type_: if first.level == Level::Warning { EventType::Warning } else { EventType::Normal },
+        type_: if first.level == Level::Warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
         reason: first.code.to_owned(),
         note: Some(note.clone()),
         action: cut(position.to_owned(), ACTION_LIMIT),
@@ -102,7 +131,10 @@ fn compose(because: &[Reason], position: &str) -> Option<(Event, String)> {
 }
 
 fn cut(mut text: String, limit: usize) -> String {
-    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=limit.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     text.truncate(end);
     text
 }
@@ -112,7 +144,11 @@ mod tests {
     use super::*;
 
     fn reason(code: &'static str, level: Level) -> Reason {
-        Reason { code, message: format!("{code} happened"), level }
+        Reason {
+            code,
+            message: format!("{code} happened"),
+            level,
+        }
     }
 
     #[test]
@@ -125,7 +161,10 @@ mod tests {
         let (event, _) = compose(&because, "abc step 2").unwrap();
         assert_eq!(event.reason, "RolledBack");
         assert_eq!(event.type_, EventType::Warning);
-        assert_eq!(event.note.as_deref(), Some("RolledBack happened; WeightRaised happened"));
+        assert_eq!(
+            event.note.as_deref(),
+            Some("RolledBack happened; WeightRaised happened")
+        );
         assert!(compose(&because[..1], "abc").is_none());
     }
 

@@ -24,8 +24,8 @@ struct Shared {
 
 /// The endpoints.
 ///
-/// `/healthz` answers while the process can answer at all. `/readyz` answers 200 once `ready` says that the caches are
-/// synced; a standby is ready too, because it can take over at any moment.
+/// `/healthz` answers while the process can answer at all. `/readyz` answers 200 once `ready` says
+/// that the caches are synced; a standby is ready too, because it can take over at any moment.
 pub fn router(metrics: Arc<Metrics>, ready: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/metrics", get(serve_metrics))
@@ -45,7 +45,9 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 async fn serve_metrics(State(shared): State<Shared>) -> Response {
@@ -59,7 +61,10 @@ async fn serve_ready(State(shared): State<Shared>) -> (StatusCode, &'static str)
     if *shared.ready.borrow() {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not synced yet\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the caches are not synced yet\n",
+        )
     }
 }
 
@@ -84,7 +89,10 @@ mod tests {
         let (set_ready, ready) = watch::channel(false);
         let router = router(Arc::new(Metrics::new()), ready);
         assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);
-        assert_eq!(ask(&router, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(&router, "/readyz").await.0,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
         set_ready.send(true).unwrap();
         assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK);
     }

@@ -1,4 +1,5 @@
-//! The seam between reconciling and judging: a reconcile says what to judge and reads the latest judgement, and never waits.
+//! The seam between reconciling and judging: a reconcile says what to judge and reads the latest
+//! judgement, and never waits.
 
 use serin_core::units::Revision;
 use serin_judging::{JudgeRequest, Look};

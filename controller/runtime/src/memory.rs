@@ -1,4 +1,5 @@
-//! What this process remembers of each Rollout between reconciles: nothing that a restarted one would miss.
+//! What this process remembers of each Rollout between reconciles: nothing that a restarted one
+//! would miss.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,7 +86,8 @@ impl Memory {
         stable_for.saturating_sub(since.elapsed())
     }
 
-    /// How long it is until the status may be written again for no other reason than fresh evidence.
+    /// How long it is until the status may be written again for no other reason than fresh
+    /// evidence.
     pub fn evidence_due_in(&mut self, every: Duration) -> Duration {
         every.saturating_sub(self.written_at.get_or_insert_with(Instant::now).elapsed())
     }
@@ -93,44 +95,76 @@ impl Memory {
     /// Remembers how the effects of one reconcile went: those that failed, by name, and why.
     pub fn note_troubles(&mut self, failed: BTreeMap<String, String>) {
         let before = std::mem::take(&mut self.troubles);
-        let count = |name: &String| before.get(name).map_or(0, |(count, _)| *count).saturating_add(1);
-        self.troubles = failed.into_iter().map(|(name, why)| (name.clone(), (count(&name), why))).collect();
+        let count = |name: &String| {
+            before
+                .get(name)
+                .map_or(0, |(count, _)| *count)
+                .saturating_add(1)
+        };
+        self.troubles = failed
+            .into_iter()
+            .map(|(name, why)| (name.clone(), (count(&name), why)))
+            .collect();
     }
 
     /// What keeps failing, in a sentence.
     pub fn trouble(&self) -> Option<String> {
-        let lasting = self.troubles.iter().filter(|(_, (count, _))| *count >= TROUBLE_AFTER);
-        let told: Vec<String> = lasting.map(|(name, (_, why))| format!("{name}: {why}")).collect();
+        let lasting = self
+            .troubles
+            .iter()
+            .filter(|(_, (count, _))| *count >= TROUBLE_AFTER);
+        let told: Vec<String> = lasting
+            .map(|(name, (_, why))| format!("{name}: {why}"))
+            .collect();
         (!told.is_empty()).then(|| told.join("; "))
     }
 
     /// How often in a row something has failed.
     pub fn troubled_for(&self) -> u32 {
-        self.troubles.values().map(|(count, _)| *count).max().unwrap_or(0)
+        self.troubles
+            .values()
+            .map(|(count, _)| *count)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Whether a Service of this name was looked for in vain a moment ago.
     pub fn is_absent(&self, service: &str) -> bool {
-        self.absent_services.get(service).is_some_and(|since| since.elapsed() < ABSENT_FOR)
+        self.absent_services
+            .get(service)
+            .is_some_and(|since| since.elapsed() < ABSENT_FOR)
     }
 
     /// Remembers that there is no Service of this name.
     pub fn note_absent(&mut self, service: &str) {
-        self.absent_services.insert(service.to_owned(), Instant::now());
+        self.absent_services
+            .insert(service.to_owned(), Instant::now());
     }
 
     /// Sets the Rollout aside, longer with every failure in a row.
     pub fn set_aside(&mut self, generation: i64, jitter: f64) {
-        let failures = self.quarantine.map_or(0, |before| before.failures).saturating_add(1);
-        *self = Self { judging: self.judging, ..Self::default() };
+        let failures = self
+            .quarantine
+            .map_or(0, |before| before.failures)
+            .saturating_add(1);
+        *self = Self {
+            judging: self.judging,
+            ..Self::default()
+        };
         // Starts where the ordinary backoff is already slow.
         let wait = retry_after(failures.saturating_add(4), jitter);
-        self.quarantine = Some(Quarantine { generation, failures, until: Instant::now() + wait });
+        self.quarantine = Some(Quarantine {
+            generation,
+            failures,
+            until: Instant::now() + wait,
+        });
     }
 
     /// How long the Rollout stays set aside; none: it is not.
     pub fn set_aside_for(&self, generation: i64) -> Option<Duration> {
-        let quarantine = self.quarantine.filter(|quarantine| quarantine.generation == generation)?;
+        let quarantine = self
+            .quarantine
+            .filter(|quarantine| quarantine.generation == generation)?;
         let left = quarantine.until.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
@@ -149,14 +183,23 @@ impl Memories {
 
     /// Forgets one Rollout.
     pub fn forget(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
     }
 
     /// How many Rollouts are set aside.
     pub fn set_aside(&self) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is being reconciled right now is not.
-        all.values().filter(|memory| memory.try_lock().is_ok_and(|memory| memory.quarantine.is_some())).count()
+        all.values()
+            .filter(|memory| {
+                memory
+                    .try_lock()
+                    .is_ok_and(|memory| memory.quarantine.is_some())
+            })
+            .count()
     }
 
     /// Forgets all of them, and answers which they were.

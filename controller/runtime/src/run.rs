@@ -69,7 +69,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, namespace = config.namespace.as_deref().unwrap_or("(all)"), "starting");
     let election = candidate(&config, &client, &instance)
         .map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
-    let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
+    let leadership = election
+        .as_ref()
+        .map_or_else(Leadership::always, Election::leadership);
     let (judges, triggers) = Judges::new(bench(&config, &client, &metrics)?, leadership.clone());
     let controller = Controller::new(Parts {
         client,
@@ -79,14 +81,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         leadership,
         metrics: Arc::clone(&metrics),
         judge: Arc::new(judges),
-        judged: triggers.map(|rollout| Key::new(rollout.namespace, rollout.name)).boxed(),
+        judged: triggers
+            .map(|rollout| Key::new(rollout.namespace, rollout.name))
+            .boxed(),
         instance,
     });
     let endpoints = http::router(metrics, controller.ready());
     let serving = http::serve(config.metrics_address, endpoints, until_set(stop.clone()));
     let failed_serving = async {
         match serving.await {
-            Err(error) => RunError::System { what: "serving the endpoints", error },
+            Err(error) => RunError::System {
+                what: "serving the endpoints",
+                error,
+            },
             // It has ended because everything does.
             Ok(()) => std::future::pending().await,
         }
@@ -105,7 +112,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 /// How this process takes part in the election; `None` if it runs alone.
 fn candidate(config: &Config, client: &Client, instance: &str) -> Option<Candidate> {
     config.leader_elect.then(|| Candidate {
-        namespace: config.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),
+        namespace: config
+            .lease_namespace
+            .clone()
+            .unwrap_or_else(|| client.default_namespace().to_owned()),
         lease: config.lease_name.clone(),
         identity: instance.to_owned(),
         timing: config.timing(),
@@ -116,7 +126,8 @@ async fn release_finalizers(config: &Config) -> Result<(), RunError> {
     let client = client::infer().await?;
     let candidate = candidate(config, &client, &identity(&config.pod_name));
     let namespace = config.namespace.as_deref();
-    let count = uninstall::release_finalizers(&client, namespace, candidate, &Clock::wall()).await?;
+    let count =
+        uninstall::release_finalizers(&client, namespace, candidate, &Clock::wall()).await?;
     tracing::info!(rollouts = count, "no Rollout holds the finalizer any more");
     Ok(())
 }
@@ -127,7 +138,11 @@ fn bench(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Result<Ben
     let noted = Arc::new(move |took, error| counted.queried(took, error));
     Ok(Bench {
         poller: Poller::new(http, Limits::default(), noted),
-        servers: Servers::new(client.clone(), config.default_server(), Rereading::default()),
+        servers: Servers::new(
+            client.clone(),
+            config.default_server(),
+            Rereading::default(),
+        ),
         metrics: Arc::clone(metrics),
         clock: Clock::wall(),
     })
@@ -136,8 +151,10 @@ fn bench(config: &Config, client: &Client, metrics: &Arc<Metrics>) -> Result<Ben
 /// Turns true with the first SIGTERM or SIGINT.
 fn stop_signal() -> Result<watch::Receiver<bool>, RunError> {
     let (stopping, stop) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::system("listening for SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::system("listening for SIGINT"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(RunError::system("listening for SIGTERM"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(RunError::system("listening for SIGINT"))?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -1,8 +1,8 @@
 //! Logs, spans and the metrics of the controller itself.
 //!
-//! Metric names follow the Prometheus conventions: the prefix `serin_`, base units, `_total` for counters. Every label
-//! has a small, fixed set of values; no label ever carries an object's name, so that a fleet of a thousand
-//! Rollouts costs as many series as one.
+//! Metric names follow the Prometheus conventions: the prefix `serin_`, base units, `_total` for
+//! counters. Every label has a small, fixed set of values; no label ever carries an object's name,
+//! so that a fleet of a thousand Rollouts costs as many series as one.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -43,15 +43,26 @@ pub enum LogError {
     Installed(String),
 }
 
-/// Sends logs to stderr from now on, filtered by `filter` (the syntax of `RUST_LOG`, for example `info,serin_runtime=debug`).
+/// Sends logs to stderr from now on, filtered by `filter` (the syntax of `RUST_LOG`, for example
+/// `info,serin_runtime=debug`).
 ///
 /// # Errors
 /// Where the filter cannot be read, or logging was set up before.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init(),
         LogFormat::Human => builder.with_target(false).try_init(),
     }
     .map_err(|error| LogError::Installed(error.to_string()))
@@ -171,9 +182,13 @@ impl Metrics {
         metrics
     }
 
-    /// The registry is only ever appended to or read, so that a panic elsewhere cannot leave it half written.
+    /// The registry is only ever appended to or read, so that a panic elsewhere cannot leave it
+    /// half written.
     fn with_registry<R>(&self, act: impl FnOnce(&mut Registry) -> R) -> R {
-        let mut registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         act(&mut registry)
     }
 
@@ -181,20 +196,46 @@ impl Metrics {
         registry.register(
             "build",
             "The running version",
-            Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") }),
+            Info::new(BuildLabels {
+                version: env!("CARGO_PKG_VERSION"),
+            }),
         );
-        registry.register("reconciles", "Reconciles by how they ended", self.reconciles.clone());
-        registry.register("reconcile_duration_seconds", "How long one reconcile takes", self.reconcile_seconds.clone());
-        registry.register("api_writes", "Writes to the API server by kind and verb", self.api_writes.clone());
-        registry.register("effect_failures", "Effects that could not be carried out", self.effect_failures.clone());
-        registry.register("weight_changes", "Traffic weights written to routes", self.weight_changes.clone());
+        registry.register(
+            "reconciles",
+            "Reconciles by how they ended",
+            self.reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "How long one reconcile takes",
+            self.reconcile_seconds.clone(),
+        );
+        registry.register(
+            "api_writes",
+            "Writes to the API server by kind and verb",
+            self.api_writes.clone(),
+        );
+        registry.register(
+            "effect_failures",
+            "Effects that could not be carried out",
+            self.effect_failures.clone(),
+        );
+        registry.register(
+            "weight_changes",
+            "Traffic weights written to routes",
+            self.weight_changes.clone(),
+        );
         registry.register(
             "quarantined",
             "Rollouts set aside because their reconcile panics or they cannot be read",
             self.quarantined.clone(),
         );
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
-        registry.register("leader", "1 where this process holds the Lease", self.leader.clone());
+        registry.register(
+            "leader",
+            "1 where this process holds the Lease",
+            self.leader.clone(),
+        );
     }
 
     fn register_judging(&self, registry: &mut Registry) {
@@ -203,7 +244,11 @@ impl Metrics {
             "Changes of what the metrics say of a release, by judgement and cause",
             self.judgements.clone(),
         );
-        registry.register("judging", "Releases that are being judged", self.judging.clone());
+        registry.register(
+            "judging",
+            "Releases that are being judged",
+            self.judging.clone(),
+        );
         registry.register(
             "evidence_age_seconds",
             "From the scrape of the newest sample to its being judged, of the release judged last",
@@ -233,23 +278,33 @@ impl Metrics {
 
     /// One reconcile ended.
     pub fn reconciled(&self, result: ReconcileResult, took: Duration) {
-        self.reconciles.get_or_create(&ResultLabel { result: result.as_str() }).inc();
+        self.reconciles
+            .get_or_create(&ResultLabel {
+                result: result.as_str(),
+            })
+            .inc();
         self.reconcile_seconds.observe(took.as_secs_f64());
     }
 
     /// One write to the API server, for example kind `HTTPRoute` and verb `patch`.
     pub fn api_write(&self, kind: &'static str, verb: &'static str) {
-        self.api_writes.get_or_create(&WriteLabels { kind, verb }).inc();
+        self.api_writes
+            .get_or_create(&WriteLabels { kind, verb })
+            .inc();
     }
 
     /// The writes of one kind and verb so far.
     pub fn api_writes(&self, kind: &'static str, verb: &'static str) -> u64 {
-        self.api_writes.get_or_create(&WriteLabels { kind, verb }).get()
+        self.api_writes
+            .get_or_create(&WriteLabels { kind, verb })
+            .get()
     }
 
     /// An effect could not be carried out; `effect` is its kind, for example `SetWeight`.
     pub fn effect_failed(&self, effect: &'static str) {
-        self.effect_failures.get_or_create(&EffectLabel { effect }).inc();
+        self.effect_failures
+            .get_or_create(&EffectLabel { effect })
+            .inc();
     }
 
     /// A traffic weight was written to a route.
@@ -259,7 +314,8 @@ impl Metrics {
 
     /// So many Rollouts are set aside.
     pub fn set_quarantined(&self, count: usize) {
-        self.quarantined.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.quarantined
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// So many Rollouts are in the cache.
@@ -272,9 +328,15 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// What the metrics say of a release has changed to this; `cause` is one CamelCase word or empty.
+    /// What the metrics say of a release has changed to this; `cause` is one CamelCase word or
+    /// empty.
     pub fn judged(&self, judgement: &'static str, cause: &str) {
-        self.judgements.get_or_create(&JudgementLabels { judgement, cause: cause.to_owned() }).inc();
+        self.judgements
+            .get_or_create(&JudgementLabels {
+                judgement,
+                cause: cause.to_owned(),
+            })
+            .inc();
     }
 
     /// So many releases are being judged.
@@ -316,7 +378,11 @@ mod tests {
             "serin_judgements_total{judgement=\"Hold\",cause=\"NoData\"} 1",
             "serin_prometheus_query_errors_total{error=\"Timeout\"} 1",
             "serin_leader 1",
-            concat!("serin_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!(
+                "serin_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
         ] {
             assert!(page.contains(line), "{line} is missing from:\n{page}");
         }

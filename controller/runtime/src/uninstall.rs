@@ -1,8 +1,10 @@
-//! `serin-controller release-finalizers`: what is left to do when the controller goes and Rollouts stay.
+//! `serin-controller release-finalizers`: what is left to do when the controller goes and Rollouts
+//! stay.
 //!
-//! A Rollout that has changed a route or a user's Service holds a finalizer. Without a controller nobody would remove it, and
-//! neither the Rollout nor its namespace could be deleted. This gives back what was changed, as a deletion does, and removes
-//! the finalizer. The Rollouts and their pods stay.
+//! A Rollout that has changed a route or a user's Service holds a finalizer. Without a controller
+//! nobody would remove it, and neither the Rollout nor its namespace could be deleted. This gives
+//! back what was changed, as a deletion does, and removes the finalizer. The Rollouts and their
+//! pods stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,8 @@ pub enum UninstallError {
     },
 }
 
-/// Releases the finalizers of all Rollouts, or of those of one namespace, once no controller leads. Returns how many.
+/// Releases the finalizers of all Rollouts, or of those of one namespace, once no controller leads.
+/// Returns how many.
 ///
 /// # Errors
 /// A controller is still running, or the API server refuses.
@@ -62,12 +65,16 @@ pub async fn release_finalizers(
     clock: &Clock,
 ) -> Result<usize, UninstallError> {
     let metrics = Arc::new(Metrics::new());
-    let election = candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
-    let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
+    let election =
+        candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
+    let leadership = election
+        .as_ref()
+        .map_or_else(Leadership::always, Election::leadership);
     let mut changes = leadership.changes();
     // What is waited for is a lock on the channel, which must be gone before the election goes on.
-    let leads =
-        timeout(CONTROLLER_STOPS_WITHIN, changes.wait_for(|leads| *leads)).await.is_ok_and(|leads| leads.is_ok());
+    let leads = timeout(CONTROLLER_STOPS_WITHIN, changes.wait_for(|leads| *leads))
+        .await
+        .is_ok_and(|leads| leads.is_ok());
     let result = if leads {
         release_all(client, namespace, &leadership, &metrics, clock).await
     } else {
@@ -88,13 +95,17 @@ async fn release_all(
 ) -> Result<usize, UninstallError> {
     let (mut all, mut failed) = (0, 0);
     let mut params = ListParams::default().limit(PAGE);
-    let api: Api<DeserializeGuard<RolloutObject>> =
-        namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace));
+    let api: Api<DeserializeGuard<RolloutObject>> = namespace.map_or_else(
+        || Api::all(client.clone()),
+        |namespace| Api::namespaced(client.clone(), namespace),
+    );
     loop {
         let page = match api.list(&params).await {
             Ok(page) => page,
             // Without the CustomResourceDefinition there are no Rollouts.
-            Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => return Ok(all),
+            Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {
+                return Ok(all);
+            }
             Err(error) => return Err(UninstallError::List(error)),
         };
         for DeserializeGuard(rollout) in page.items {
@@ -129,13 +140,28 @@ async fn release(
     metrics: &Metrics,
     clock: &Clock,
 ) -> Result<bool, String> {
-    let world = read(client, rollout).await.map_err(|error| error.to_string())?;
-    // In the middle of a release a Service that selects pods of any revision would send requests to the canary.
+    let world = read(client, rollout)
+        .await
+        .map_err(|error| error.to_string())?;
+    // In the middle of a release a Service that selects pods of any revision would send requests to
+    // the canary.
     let is_releasing = rollout.status.as_ref().is_ok_and(|status| {
-        status.state().is_ok_and(|state| matches!(state.stage, Stage::Stepping | Stage::Promoting | Stage::Aborted))
+        status.state().is_ok_and(|state| {
+            matches!(
+                state.stage,
+                Stage::Stepping | Stage::Promoting | Stage::Aborted
+            )
+        })
     });
     let keeps_selectors = is_releasing && rollout.metadata.deletion_timestamp.is_none();
-    let give_back = GiveBack { client, world: &world, leadership, metrics, now: clock.now(), keeps_selectors };
+    let give_back = GiveBack {
+        client,
+        world: &world,
+        leadership,
+        metrics,
+        now: clock.now(),
+        keeps_selectors,
+    };
     release_finalizer(&give_back, rollout).await
 }
 
@@ -144,7 +170,11 @@ async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<Worl
     let (world, _) = World::new();
     let Key { namespace, name } = rollout.key();
     let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
-    for service in services.list(&ListParams::default().labels(&format!("{ROLLOUT_LABEL}={name}"))).await?.items {
+    for service in services
+        .list(&ListParams::default().labels(&format!("{ROLLOUT_LABEL}={name}")))
+        .await?
+        .items
+    {
         world.services.put(ServiceFact::from(service));
     }
     match world.route_kind.kind().discover(client).await {
@@ -153,9 +183,15 @@ async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<Worl
         Discovery::Forbidden | Discovery::Failed(_) => {}
     }
     // Without the kind there are no routes to give back.
-    let Ok(resource) = world.route_kind.resource() else { return Ok(world) };
+    let Ok(resource) = world.route_kind.resource() else {
+        return Ok(world);
+    };
     let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-    let originals = rollout.status.as_ref().map(|status| status.original_routes.clone()).unwrap_or_default();
+    let originals = rollout
+        .status
+        .as_ref()
+        .map(|status| status.original_routes.clone())
+        .unwrap_or_default();
     for original in originals {
         match routes.get_opt(&original.name).await {
             Ok(Some(route)) => drop(world.routes.put(RouteFact::from(route))),

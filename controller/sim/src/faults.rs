@@ -41,8 +41,9 @@ pub(crate) enum Outcome {
 }
 
 impl Fault {
-    /// Requests with this verb (as in RBAC: get, list, watch, create, update, patch, delete) on this plural
-    /// (`httproutes`); `*` is any. Without more, the first such request is refused with 500.
+    /// Requests with this verb (as in RBAC: get, list, watch, create, update, patch, delete) on
+    /// this plural (`httproutes`); `*` is any. Without more, the first such request is refused with
+    /// 500.
     pub fn on(verb: &str, plural: &str) -> Self {
         Self {
             verb: verb.into(),
@@ -59,31 +60,46 @@ impl Fault {
     /// Only requests about the object of this name.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
-        Self { name: Some(name.into()), ..self }
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
     }
 
     /// Only requests to this subresource, for example `status`.
     #[must_use]
     pub fn subresource(self, subresource: &str) -> Self {
-        Self { subresource: Some(subresource.into()), ..self }
+        Self {
+            subresource: Some(subresource.into()),
+            ..self
+        }
     }
 
     /// Only requests of this client.
     #[must_use]
     pub fn by(self, who: &str) -> Self {
-        Self { who: Some(who.into()), ..self }
+        Self {
+            who: Some(who.into()),
+            ..self
+        }
     }
 
     /// Lets so many such requests pass first.
     #[must_use]
     pub fn after(self, requests: usize) -> Self {
-        Self { skip: requests, ..self }
+        Self {
+            skip: requests,
+            ..self
+        }
     }
 
     /// So many requests go wrong; one where this is not said.
     #[must_use]
     pub fn times(self, requests: usize) -> Self {
-        Self { times: requests, ..self }
+        Self {
+            times: requests,
+            ..self
+        }
     }
 
     /// Every such request goes wrong.
@@ -95,37 +111,56 @@ impl Fault {
     /// It is refused with this code, and nothing happens.
     #[must_use]
     pub fn status(self, code: u16) -> Self {
-        Self { outcome: Outcome::Status(code), ..self }
+        Self {
+            outcome: Outcome::Status(code),
+            ..self
+        }
     }
 
     /// It never arrives and is never answered.
     #[must_use]
     pub fn hangs(self) -> Self {
-        Self { outcome: Outcome::Hangs, ..self }
+        Self {
+            outcome: Outcome::Hangs,
+            ..self
+        }
     }
 
     /// It is carried out, but the answer is never heard.
     #[must_use]
     pub fn loses_answer(self) -> Self {
-        Self { outcome: Outcome::LosesAnswer, ..self }
+        Self {
+            outcome: Outcome::LosesAnswer,
+            ..self
+        }
     }
 
     /// The connection is refused.
     #[must_use]
     pub fn refused(self) -> Self {
-        Self { outcome: Outcome::Refused, ..self }
+        Self {
+            outcome: Outcome::Refused,
+            ..self
+        }
     }
 
     /// It arrives so much later.
     #[must_use]
     pub fn delayed(self, by: Duration) -> Self {
-        Self { outcome: Outcome::Delayed(by), ..self }
+        Self {
+            outcome: Outcome::Delayed(by),
+            ..self
+        }
     }
 
     fn concerns(&self, call: &Call, who: &str) -> bool {
-        let Some((target, verb)) = call.target.as_ref().zip(call.verb()) else { return false };
+        let Some((target, verb)) = call.target.as_ref().zip(call.verb()) else {
+            return false;
+        };
         let is = |pattern: &str, value: &str| pattern == "*" || pattern == value;
-        let maybe = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
+        let maybe = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == value
+        };
         is(&self.verb, verb)
             && is(&self.plural, &target.plural)
             && maybe(&self.name, target.name.as_deref())
@@ -133,7 +168,8 @@ impl Fault {
             && maybe(&self.who, Some(who))
     }
 
-    /// What goes wrong with a request, by the first plan that concerns it; each plan counts the requests it concerns.
+    /// What goes wrong with a request, by the first plan that concerns it; each plan counts the
+    /// requests it concerns.
     pub(crate) fn strike(plans: &mut [Self], call: &Call, who: &str) -> Option<Outcome> {
         let mut struck = None;
         for plan in plans.iter_mut().filter(|plan| plan.concerns(call, who)) {

@@ -59,12 +59,17 @@ impl Shared {
             dead: HashSet::new(),
             network: SmallRng::seed_from_u64(seed ^ 0x006e_6574),
         };
-        Self { state: Mutex::new(state), changed, started: Instant::now() }
+        Self {
+            state: Mutex::new(state),
+            changed,
+            started: Instant::now(),
+        }
     }
 
     /// The state, for a moment: never held over an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that failed while it held the state shall not hide its message behind a second one.
+        // A test that failed while it held the state shall not hide its message behind a second
+        // one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,7 +101,11 @@ impl State {
     }
 
     fn between(&mut self, low: Duration, high: Duration) -> Duration {
-        if low >= high { low } else { self.network.random_range(low..high) }
+        if low >= high {
+            low
+        } else {
+            self.network.random_range(low..high)
+        }
     }
 
     pub(crate) fn is_away(&self) -> bool {

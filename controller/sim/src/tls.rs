@@ -46,7 +46,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem })
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        })
     }
 
     /// Its own certificate, as PEM.
@@ -61,32 +64,51 @@ impl Authority {
     pub fn certify(&self) -> io::Result<Certified> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
-        params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
-        let certificate = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?.pem();
-        Ok(Certified { certificate, key: key.serialize_pem() })
+        params
+            .subject_alt_names
+            .push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .map_err(io::Error::other)?
+            .pem();
+        Ok(Certified {
+            certificate,
+            key: key.serialize_pem(),
+        })
     }
 
-    /// A socket on a free port of 127.0.0.1; where it is `mutual`, clients show a certificate of the same authority.
+    /// A socket on a free port of 127.0.0.1; where it is `mutual`, clients show a certificate of
+    /// the same authority.
     ///
     /// # Errors
     /// The socket or its certificate could not be made.
     pub async fn listen(&self, mutual: bool) -> io::Result<TlsListener> {
         let Certified { certificate, key } = self.certify()?;
-        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
+        let certificate =
+            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(io::Error::other)?;
         let config = ServerConfig::builder();
         let config = if mutual {
             let mut roots = RootCertStore::empty();
-            let root = CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(io::Error::other)?;
+            let root =
+                CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(io::Error::other)?;
             roots.add(root).map_err(io::Error::other)?;
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(io::Error::other)?;
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                .build()
+                .map_err(io::Error::other)?;
             config.with_client_cert_verifier(verifier)
         } else {
             config.with_no_client_auth()
         };
-        let config = config.with_single_cert(vec![certificate], key).map_err(io::Error::other)?;
+        let config = config
+            .with_single_cert(vec![certificate], key)
+            .map_err(io::Error::other)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        Ok(TlsListener { listener, acceptor: TlsAcceptor::from(Arc::new(config)), accepted: Arc::default() })
+        Ok(TlsListener {
+            listener,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            accepted: Arc::default(),
+        })
     }
 }
 
@@ -111,7 +133,9 @@ impl axum::serve::Listener for TlsListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let Ok((stream, from)) = self.listener.accept().await else { continue };
+            let Ok((stream, from)) = self.listener.accept().await else {
+                continue;
+            };
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 self.accepted.fetch_add(1, Ordering::Relaxed);
                 return (stream, from);

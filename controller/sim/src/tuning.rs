@@ -59,8 +59,8 @@ impl Default for Tuning {
 
 /// What becomes of a pod.
 ///
-/// The image decides where no rule of [`crate::World::fate`] does: one with `never-ready` in its name never gets
-/// ready, one with `crash` crashes one second after each start.
+/// The image decides where no rule of [`crate::World::fate`] does: one with `never-ready` in its
+/// name never gets ready, one with `crash` crashes one second after each start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It gets ready so long after its start, and stays so.

@@ -7,10 +7,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::shared::Shared;
 
-/// Lets the actors act at every change and whenever one of them asks for it, for as long as the world lives.
+/// Lets the actors act at every change and whenever one of them asks for it, for as long as the
+/// world lives.
 pub(crate) async fn run(world: Weak<Shared>, mut changed: Receiver<u64>) {
     loop {
-        let Some(shared) = world.upgrade() else { return };
+        let Some(shared) = world.upgrade() else {
+            return;
+        };
         changed.borrow_and_update();
         let next = turn(&shared);
         drop(shared);
@@ -33,7 +36,9 @@ fn turn(shared: &Shared) -> Option<Instant> {
     let mut state = shared.lock();
     let state = &mut *state;
     let before = state.store.version();
-    let next = state.actors.act_until_quiet(&mut state.store, &state.tuning, wall);
+    let next = state
+        .actors
+        .act_until_quiet(&mut state.store, &state.tuning, wall);
     let version = state.store.version();
     if version != before {
         // Not `announce`, which takes the lock that is held here.

@@ -16,14 +16,15 @@ use crate::shared::Shared;
 use crate::tuning::{Fate, Tuning};
 use crate::turns;
 
-/// How often [`World::until`] looks again though nothing has changed in the store: what it waits for may be elsewhere.
+/// How often [`World::until`] looks again though nothing has changed in the store: what it waits
+/// for may be elsewhere.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A cluster in memory, for one test.
 ///
-/// Cheap to clone; all clones are one world. It lives on tokio's clock: under `#[tokio::test(start_paused = true)]` an
-/// hour in it takes milliseconds, and what happens depends on the seed alone, as far as the tasks that use it are
-/// deterministic themselves.
+/// Cheap to clone; all clones are one world. It lives on tokio's clock: under
+/// `#[tokio::test(start_paused = true)]` an hour in it takes milliseconds, and what happens depends
+/// on the seed alone, as far as the tasks that use it are deterministic themselves.
 #[derive(Clone)]
 pub struct World {
     shared: Arc<Shared>,
@@ -57,7 +58,10 @@ impl World {
     /// An empty cluster with its controllers at work. Call it within a tokio runtime.
     pub fn new(seed: u64) -> Self {
         let shared = Arc::new(Shared::new(seed));
-        tokio::spawn(turns::run(Arc::downgrade(&shared), shared.changed.subscribe()));
+        tokio::spawn(turns::run(
+            Arc::downgrade(&shared),
+            shared.changed.subscribe(),
+        ));
         Self { shared }
     }
 
@@ -68,7 +72,13 @@ impl World {
 
     /// A client that the log and the fault plans know by this name: one for each process of a test.
     pub fn client_of(&self, who: &str) -> Client {
-        Client::new(Server { shared: Arc::clone(&self.shared), who: who.into() }, "default")
+        Client::new(
+            Server {
+                shared: Arc::clone(&self.shared),
+                who: who.into(),
+            },
+            "default",
+        )
     }
 
     /// The world's wall clock; it goes as tokio's clock does.
@@ -76,15 +86,20 @@ impl World {
         self.shared.now()
     }
 
-    /// Applies YAML (one document or several) or JSON as Git would: what is written replaces everything but metadata that
-    /// is not written and the status. Returns the objects as they are stored.
+    /// Applies YAML (one document or several) or JSON as Git would: what is written replaces
+    /// everything but metadata that is not written and the status. Returns the objects as they are
+    /// stored.
     ///
     /// # Errors
     /// It cannot be read, or the API server refuses it.
     pub fn apply(&self, text: &str) -> Result<Vec<Value>, Refusal> {
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(text).map_err(|problem| Refusal::Unreadable(problem.to_string()))?;
-        documents.into_iter().filter(|document| !document.is_null()).map(|object| self.apply_object(object)).collect()
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text)
+            .map_err(|problem| Refusal::Unreadable(problem.to_string()))?;
+        documents
+            .into_iter()
+            .filter(|document| !document.is_null())
+            .map(|object| self.apply_object(object))
+            .collect()
     }
 
     /// As [`World::apply`], for one object.
@@ -100,7 +115,11 @@ impl World {
             namespace => namespace.to_owned(),
         };
         let key = Key::new(&kind, &namespace, field(&object, "name"));
-        state.store.writer = Writer { manager: "gitops".into(), applies: true, ..Writer::default() };
+        state.store.writer = Writer {
+            manager: "gitops".into(),
+            applies: true,
+            ..Writer::default()
+        };
         state.store.applied_configuration = Some(object.clone());
         let stored = match state.store.get(&key).cloned() {
             None => state.store.create(&kind, &namespace, object, now, false)?,
@@ -120,23 +139,37 @@ impl World {
     ///
     /// # Errors
     /// There is no such object, or the API server refuses the change.
-    pub fn edit<K>(&self, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) -> Result<(), Refusal>
+    pub fn edit<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<(), Refusal>
     where
         K: Resource<DynamicType = ()>,
     {
         let kind = self.kind_of::<K>()?;
         let key = Key::new(&kind, namespace, name);
         let mut state = self.shared.lock();
-        let current = state.store.get(&key).cloned().ok_or_else(|| Failure::not_found(&kind, name))?;
+        let current = state
+            .store
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| Failure::not_found(&kind, name))?;
         let mut object = Value::clone(&current);
         change(&mut object);
-        state.store.writer = Writer { manager: "kubectl-edit".into(), ..Writer::default() };
+        state.store.writer = Writer {
+            manager: "kubectl-edit".into(),
+            ..Writer::default()
+        };
         let status = object["status"].clone();
         let updated = state.store.update(&kind, &key, object, Part::Main, false)?;
         if kind.status && status != updated["status"] {
             let mut with_status = Value::clone(&updated);
             with_status["status"] = status;
-            state.store.update(&kind, &key, with_status, Part::Status, false)?;
+            state
+                .store
+                .update(&kind, &key, with_status, Part::Status, false)?;
         }
         drop(state);
         self.shared.announce();
@@ -147,11 +180,18 @@ impl World {
     ///
     /// # Errors
     /// There is no such object.
-    pub fn delete<K: Resource<DynamicType = ()>>(&self, namespace: &str, name: &str) -> Result<(), Refusal> {
+    pub fn delete<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Refusal> {
         let kind = self.kind_of::<K>()?;
         let key = Key::new(&kind, namespace, name);
         let now = self.now();
-        self.shared.lock().store.delete(&kind, &key, &DeleteOptions::default(), now)?;
+        self.shared
+            .lock()
+            .store
+            .delete(&kind, &key, &DeleteOptions::default(), now)?;
         self.shared.announce();
         Ok(())
     }
@@ -164,9 +204,15 @@ impl World {
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
-        let Ok(kind) = self.kind_of::<K>() else { return Vec::new() };
+        let Ok(kind) = self.kind_of::<K>() else {
+            return Vec::new();
+        };
         let state = self.shared.lock();
-        state.store.list(&kind.resource(), None).map(|(_, object)| typed(object)).collect()
+        state
+            .store
+            .list(&kind.resource(), None)
+            .map(|(_, object)| typed(object))
+            .collect()
     }
 
     /// One object.
@@ -179,25 +225,43 @@ impl World {
     {
         let kind = self.kind_of::<K>().ok()?;
         let state = self.shared.lock();
-        state.store.get(&Key::new(&kind, namespace, name)).map(|object| typed(object))
+        state
+            .store
+            .get(&Key::new(&kind, namespace, name))
+            .map(|object| typed(object))
     }
 
     /// One object as JSON, by the plural of its kind (`httproutes`, `rollouts`).
     pub fn get_json(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         let state = self.shared.lock();
-        let kind = state.store.kinds.iter().find(|kind| kind.plural == plural)?;
-        state.store.get(&Key::new(kind, namespace, name)).map(|object| Value::clone(object))
+        let kind = state
+            .store
+            .kinds
+            .iter()
+            .find(|kind| kind.plural == plural)?;
+        state
+            .store
+            .get(&Key::new(kind, namespace, name))
+            .map(|object| Value::clone(object))
     }
 
     fn kind_of<K: Resource<DynamicType = ()>>(&self) -> Result<Kind, Refusal> {
         let state = self.shared.lock();
         let (group, version, plural) = (K::group(&()), K::version(&()), K::plural(&()));
-        let unknown = || Refusal::UnknownKind { kind: K::kind(&()).into(), api_version: K::api_version(&()).into() };
-        state.store.kind(&group, &version, &plural).cloned().ok_or_else(unknown)
+        let unknown = || Refusal::UnknownKind {
+            kind: K::kind(&()).into(),
+            api_version: K::api_version(&()).into(),
+        };
+        state
+            .store
+            .kind(&group, &version, &plural)
+            .cloned()
+            .ok_or_else(unknown)
     }
 
-    /// Changes which versions of a custom kind are served (by its plural, for example `httproutes`), as a change of its
-    /// CustomResourceDefinition does. Objects stay while one is left; without any, the kind and its objects are gone.
+    /// Changes which versions of a custom kind are served (by its plural, for example
+    /// `httproutes`), as a change of its CustomResourceDefinition does. Objects stay while one is
+    /// left; without any, the kind and its objects are gone.
     pub fn serve(&self, plural: &str, versions: &[&str]) {
         self.shared.lock().store.serve(plural, versions);
         self.shared.announce();
@@ -210,7 +274,13 @@ impl World {
 
     /// The requests that asked for something to be stored, whether or not they were granted.
     pub fn writes(&self) -> Vec<RequestSeen> {
-        self.shared.lock().requests.iter().filter(|request| request.is_write()).cloned().collect()
+        self.shared
+            .lock()
+            .requests
+            .iter()
+            .filter(|request| request.is_write())
+            .cloned()
+            .collect()
     }
 
     /// Forgets the log of requests.
@@ -224,7 +294,8 @@ impl World {
         self.shared.announce();
     }
 
-    /// Decides what becomes of the pods with these labels (a label selector), from now on; the newest rule counts.
+    /// Decides what becomes of the pods with these labels (a label selector), from now on; the
+    /// newest rule counts.
     ///
     /// # Errors
     /// The selector cannot be read.
@@ -257,13 +328,15 @@ impl World {
         self.shared.announce();
     }
 
-    /// Forgets the past, as etcd's compaction does: a watch that starts from before now is told 410.
+    /// Forgets the past, as etcd's compaction does: a watch that starts from before now is told
+    /// 410.
     pub fn compact(&self) {
         self.shared.lock().store.compact();
     }
 
-    /// Lets a client die with the n-th write from now on: it is carried out, but the client never hears of it, nor of
-    /// anything else from then on. The test then ends the client's tasks and starts another.
+    /// Lets a client die with the n-th write from now on: it is carried out, but the client never
+    /// hears of it, nor of anything else from then on. The test then ends the client's tasks and
+    /// starts another.
     pub fn dies_after_writes(&self, who: &str, writes: usize) {
         self.shared.lock().writes_left.insert(who.into(), writes);
     }
@@ -279,11 +352,16 @@ impl World {
         self.shared.lock().dead.contains(who)
     }
 
-    /// Waits until the condition holds; at most so long by tokio's clock, which passes in no time where it is paused.
+    /// Waits until the condition holds; at most so long by tokio's clock, which passes in no time
+    /// where it is paused.
     ///
     /// # Errors
     /// It did not happen in time.
-    pub async fn until(&self, condition: impl Fn(&Self) -> bool, within: Duration) -> Result<(), Overdue> {
+    pub async fn until(
+        &self,
+        condition: impl Fn(&Self) -> bool,
+        within: Duration,
+    ) -> Result<(), Overdue> {
         let mut changed = self.shared.changed.subscribe();
         let wait = async {
             while !condition(self) {
@@ -298,7 +376,11 @@ impl World {
     ///
     /// # Errors
     /// How long it did hold.
-    pub async fn holds(&self, condition: impl Fn(&Self) -> bool, during: Duration) -> Result<(), Overdue> {
+    pub async fn holds(
+        &self,
+        condition: impl Fn(&Self) -> bool,
+        during: Duration,
+    ) -> Result<(), Overdue> {
         let started = Instant::now();
         match self.until(|world| !condition(world), during).await {
             Err(Overdue(_)) => Ok(()),
@@ -314,11 +396,17 @@ impl World {
 
 fn known_kind(store: &crate::api::Store, object: &Value) -> Result<Kind, Refusal> {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
-    let unknown = || Refusal::UnknownKind { kind: text("kind"), api_version: text("apiVersion") };
+    let unknown = || Refusal::UnknownKind {
+        kind: text("kind"),
+        api_version: text("apiVersion"),
+    };
     store.kind_of(object).cloned().ok_or_else(unknown)
 }
 
-#[expect(clippy::panic, reason = "an object that is not of its kind is a mistake in the test that stored it")]
+#[expect(
+    clippy::panic,
+    reason = "an object that is not of its kind is a mistake in the test that stored it"
+)]
 fn typed<K: DeserializeOwned>(object: &Value) -> K {
     K::deserialize(object).unwrap_or_else(|problem| panic!("{problem} in {object}"))
 }

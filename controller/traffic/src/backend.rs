@@ -49,7 +49,11 @@ impl<'a> Rule<'a> {
         };
         let read = |(place, object)| -> Result<Backend<'a>, RouteProblem> {
             let seen = read_backend(object, route, &format!("{at}/{place}"))?;
-            Ok(Backend { index: place, object, seen })
+            Ok(Backend {
+                index: place,
+                object,
+                seen,
+            })
         };
         let backends = references.iter().enumerate().map(read);
         Ok(Self {
@@ -68,7 +72,11 @@ impl<'a> Rule<'a> {
     }
 
     /// The backend that is this Service of the route's own namespace.
-    pub(crate) fn service(&self, service: &str, route: &RouteName) -> Result<Option<&Backend<'a>>, RouteProblem> {
+    pub(crate) fn service(
+        &self,
+        service: &str,
+        route: &RouteName,
+    ) -> Result<Option<&Backend<'a>>, RouteProblem> {
         let mut found = self.backends.iter().filter(|b| b.seen.is_service(service));
         let first = found.next();
         if found.next().is_some() {
@@ -91,21 +99,30 @@ impl<'a> Rule<'a> {
     }
 }
 
-fn read_backend(object: &Value, route: &RouteName, at: &str) -> Result<OriginalBackend, RouteProblem> {
+fn read_backend(
+    object: &Value,
+    route: &RouteName,
+    at: &str,
+) -> Result<OriginalBackend, RouteProblem> {
     let text = |field: &str| object.get(field).and_then(Value::as_str);
     let Some(name) = text("name") else {
         return Err(malformed(route, format!("{at}/name"), "a text"));
     };
     let weight = match object.get("weight") {
         None | Some(Value::Null) => None,
-        Some(value) => Some(
-            value
-                .as_u64()
-                .filter(|w| *w <= MAX_WEIGHT)
-                .ok_or_else(|| malformed(route, format!("{at}/weight"), "a whole number from 0 to 1000000"))?,
-        ),
+        Some(value) => Some(value.as_u64().filter(|w| *w <= MAX_WEIGHT).ok_or_else(|| {
+            malformed(
+                route,
+                format!("{at}/weight"),
+                "a whole number from 0 to 1000000",
+            )
+        })?),
     };
-    let unless = |field: &str, default: &str| text(field).filter(|v| !v.is_empty() && *v != default).map(Into::into);
+    let unless = |field: &str, default: &str| {
+        text(field)
+            .filter(|v| !v.is_empty() && *v != default)
+            .map(Into::into)
+    };
     Ok(OriginalBackend {
         group: unless("group", ""),
         kind: unless("kind", "Service"),
@@ -117,5 +134,9 @@ fn read_backend(object: &Value, route: &RouteName, at: &str) -> Result<OriginalB
 }
 
 pub(crate) fn malformed(route: &RouteName, at: String, expected: &'static str) -> RouteProblem {
-    RouteProblem::Malformed { route: route.clone(), at, expected }
+    RouteProblem::Malformed {
+        route: route.clone(),
+        at,
+        expected,
+    }
 }

@@ -1,7 +1,9 @@
 //! Gateway API HTTPRoute: a split is two `backendRefs` of one rule.
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation};
+use json_patch::{
+    AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation,
+};
 use serde_json::Value;
 use serin_core::units::Weight;
 
@@ -22,8 +24,9 @@ pub(crate) fn canary_weight(
     let name = name_of(route);
     let mut shares = Vec::new();
     for rule in selected(route, &name, rule, stable)? {
-        let weight =
-            |service| -> Result<u64, RouteProblem> { Ok(rule.service(service, &name)?.map_or(0, Backend::weight)) };
+        let weight = |service| -> Result<u64, RouteProblem> {
+            Ok(rule.service(service, &name)?.map_or(0, Backend::weight))
+        };
         let (stable, canary) = (weight(stable)?, weight(canary)?);
         // A rule that gives nothing to either side says nothing about the split.
         if stable + canary > 0 {
@@ -36,7 +39,10 @@ pub(crate) fn canary_weight(
     }
     Err(RouteProblem::RulesDisagree {
         route: name,
-        shares: shares.iter().map(|(rule, share)| format!("{rule}: {share}")).collect(),
+        shares: shares
+            .iter()
+            .map(|(rule, share)| format!("{rule}: {share}"))
+            .collect(),
     })
 }
 
@@ -50,11 +56,14 @@ pub(crate) fn set_weight(
     let name = name_of(route);
     let mut changes = Changes::default();
     let rules = selected(route, &name, rule, services.0)?;
-    let hands: Vec<Hand<'_, '_>> =
-        rules.iter().map(|rule| Hand::of(rule, &name, services, original)).collect::<Result<_, _>>()?;
+    let hands: Vec<Hand<'_, '_>> = rules
+        .iter()
+        .map(|rule| Hand::of(rule, &name, services, original))
+        .collect::<Result<_, _>>()?;
     let any_traffic = !hands.iter().all(Hand::is_unused);
     for hand in hands {
-        // The user has taken the traffic of this rule off the Rollout; that of the others is divided.
+        // The user has taken the traffic of this rule off the Rollout; that of the others is
+        // divided.
         if any_traffic && hand.is_unused() {
             continue;
         }
@@ -77,12 +86,21 @@ pub(crate) fn refreshed(
     let rules = selected(route, &name, rule, stable)?;
     let refresh = |rule: &Rule<'_>| {
         let base = Hand::of(rule, &name, (stable, canary), known)?.base;
-        Ok(OriginalRule { index: rule.index, ..base })
+        Ok(OriginalRule {
+            index: rule.index,
+            ..base
+        })
     };
-    Ok(Original { rules: rules.iter().map(refresh).collect::<Result<_, _>>()? })
+    Ok(Original {
+        rules: rules.iter().map(refresh).collect::<Result<_, _>>()?,
+    })
 }
 
-pub(crate) fn restore(route: &Value, original: &Original, services: Services<'_>) -> Result<Patch, RouteProblem> {
+pub(crate) fn restore(
+    route: &Value,
+    original: &Original,
+    services: Services<'_>,
+) -> Result<Patch, RouteProblem> {
     let name = name_of(route);
     let mut changes = Changes::default();
     for rule in Rule::all(route, &name)? {
@@ -120,7 +138,12 @@ fn selected<'a>(
         if candidate.service(stable, name)?.is_some() {
             chosen.push(candidate);
         } else {
-            others.extend(candidate.backends.iter().map(|b| format!("`{}`", b.seen.name)));
+            others.extend(
+                candidate
+                    .backends
+                    .iter()
+                    .map(|b| format!("`{}`", b.seen.name)),
+            );
         }
     }
     if chosen.is_empty() {
@@ -161,11 +184,16 @@ impl<'r, 'a> Hand<'r, 'a> {
                 route: route.clone(),
                 place: rule.title(),
                 stable: stable.into(),
-                backends: rule.backends.iter().map(|b| format!("`{}`", b.seen.name)).collect(),
+                backends: rule
+                    .backends
+                    .iter()
+                    .map(|b| format!("`{}`", b.seen.name))
+                    .collect(),
             });
         };
         let canary_now = rule.service(canary, route)?;
-        // Without a canary the rule is as its user wrote it; with one, only what was remembered tells.
+        // Without a canary the rule is as its user wrote it; with one, only what was remembered
+        // tells.
         let remembered = original
             .and_then(|original| original.rule(rule.index, rule.name))
             .filter(|known| canary_now.is_some() && known.service(stable).is_some());
@@ -174,7 +202,10 @@ impl<'r, 'a> Hand<'r, 'a> {
             rule,
             services,
             stable: stable_now,
-            stable_base: base.service(stable).cloned().unwrap_or_else(|| stable_now.seen.clone()),
+            stable_base: base
+                .service(stable)
+                .cloned()
+                .unwrap_or_else(|| stable_now.seen.clone()),
             canary: canary_now,
             canary_base: base.service(canary).cloned(),
             base,
@@ -188,27 +219,45 @@ impl<'r, 'a> Hand<'r, 'a> {
     }
 
     /// Divides stable's original share.
-    fn divide(&self, changes: &mut Changes, route: &RouteName, weight: Weight) -> Result<(), RouteProblem> {
+    fn divide(
+        &self,
+        changes: &mut Changes,
+        route: &RouteName,
+        weight: Weight,
+    ) -> Result<(), RouteProblem> {
         let whole = self.stable_base.weight_in_force();
         if whole == 0 {
             return Err(self.no_traffic(route));
         }
-        let others = self.others().map(|(_, base)| base.map_or(0, OriginalBackend::weight_in_force));
+        let others = self
+            .others()
+            .map(|(_, base)| base.map_or(0, OriginalBackend::weight_in_force));
         let largest_other = others.filter(|weight| *weight > 0).max();
-        let Split { stable, canary, factor } =
-            split(whole, largest_other, weight).ok_or_else(|| RouteProblem::TooFine {
-                route: route.clone(),
-                rule: self.rule.title(),
-                stable: self.services.0.into(),
-                weight,
-            })?;
+        let Split {
+            stable,
+            canary,
+            factor,
+        } = split(whole, largest_other, weight).ok_or_else(|| RouteProblem::TooFine {
+            route: route.clone(),
+            rule: self.rule.title(),
+            stable: self.services.0.into(),
+            weight,
+        })?;
         changes.weight(self.rule, self.stable, Some(stable));
         for (backend, base) in self.others() {
             if let Some(base) = base
                 && (factor > 1 || self.others_are_scaled())
             {
                 let scaled = base.weight_in_force() * factor;
-                changes.weight(self.rule, backend, if factor > 1 { Some(scaled) } else { base.weight });
+                changes.weight(
+                    self.rule,
+                    backend,
+                    if factor > 1 {
+                        Some(scaled)
+                    } else {
+                        base.weight
+                    },
+                );
             }
         }
         match (self.canary, &self.canary_base) {
@@ -219,9 +268,14 @@ impl<'r, 'a> Hand<'r, 'a> {
         Ok(())
     }
 
-    /// Puts the weights back as the user wrote them; a canary that the user wrote gets `canary_weight`, or without one
-    /// its own.
-    fn reset(&self, changes: &mut Changes, route: &RouteName, canary_weight: Option<u64>) -> Result<(), RouteProblem> {
+    /// Puts the weights back as the user wrote them; a canary that the user wrote gets
+    /// `canary_weight`, or without one its own.
+    fn reset(
+        &self,
+        changes: &mut Changes,
+        route: &RouteName,
+        canary_weight: Option<u64>,
+    ) -> Result<(), RouteProblem> {
         let Some(canary) = self.canary else {
             return Ok(());
         };
@@ -244,8 +298,9 @@ impl<'r, 'a> Hand<'r, 'a> {
         Ok(())
     }
 
-    /// Whether the two sum to something else than stable's own weight, so that the others' weights were multiplied too.
-    /// Where they were not, they are their user's at every moment and are not touched.
+    /// Whether the two sum to something else than stable's own weight, so that the others' weights
+    /// were multiplied too. Where they were not, they are their user's at every moment and are not
+    /// touched.
     fn others_are_scaled(&self) -> bool {
         let both = self.stable.weight() + self.canary.map_or(0, Backend::weight);
         both != self.stable_base.weight_in_force()
@@ -253,7 +308,8 @@ impl<'r, 'a> Hand<'r, 'a> {
 
     /// The rule's other backends, each with what it was.
     fn others(&self) -> impl Iterator<Item = (&'r Backend<'a>, Option<&OriginalBackend>)> {
-        let seen: Vec<OriginalBackend> = self.rule.backends.iter().map(|b| b.seen.clone()).collect();
+        let seen: Vec<OriginalBackend> =
+            self.rule.backends.iter().map(|b| b.seen.clone()).collect();
         self.rule.backends.iter().filter_map(move |backend| {
             let (stable, canary) = self.services;
             let ours = backend.seen.is_service(stable) || backend.seen.is_service(canary);
@@ -261,7 +317,8 @@ impl<'r, 'a> Hand<'r, 'a> {
         })
     }
 
-    /// The stable backend as it stands (port, filters and what else it has), under the canary's name.
+    /// The stable backend as it stands (port, filters and what else it has), under the canary's
+    /// name.
     fn canary_like_stable(&self, weight: u64) -> Value {
         let mut copy = self.stable.object.clone();
         copy["name"] = self.services.1.into();
@@ -278,8 +335,8 @@ impl<'r, 'a> Hand<'r, 'a> {
     }
 }
 
-/// A patch in the making: what is expected of the object, what changes in place, and what goes (last, so that no index
-/// moves under another operation).
+/// A patch in the making: what is expected of the object, what changes in place, and what goes
+/// (last, so that no index moves under another operation).
 #[derive(Default)]
 struct Changes {
     tests: Vec<PatchOperation>,
@@ -298,8 +355,14 @@ impl Changes {
         let written = backend.object.get("weight").is_some();
         self.edits.push(match weight {
             None => PatchOperation::Remove(RemoveOperation { path }),
-            Some(w) if written => PatchOperation::Replace(ReplaceOperation { path, value: w.into() }),
-            Some(w) => PatchOperation::Add(AddOperation { path, value: w.into() }),
+            Some(w) if written => PatchOperation::Replace(ReplaceOperation {
+                path,
+                value: w.into(),
+            }),
+            Some(w) => PatchOperation::Add(AddOperation {
+                path,
+                value: w.into(),
+            }),
         });
     }
 
@@ -309,19 +372,23 @@ impl Changes {
         }
         self.expect(rule, backend);
         let path = backend_path(rule, backend);
-        self.edits.push(PatchOperation::Replace(ReplaceOperation { path, value }));
+        self.edits
+            .push(PatchOperation::Replace(ReplaceOperation { path, value }));
     }
 
     fn append(&mut self, rule: &Rule<'_>, beside: &Backend<'_>, value: Value) {
         self.expect(rule, beside);
-        let path = PointerBuf::from_tokens(["spec", "rules", &rule.index.to_string(), "backendRefs", "-"]);
-        self.edits.push(PatchOperation::Add(AddOperation { path, value }));
+        let path =
+            PointerBuf::from_tokens(["spec", "rules", &rule.index.to_string(), "backendRefs", "-"]);
+        self.edits
+            .push(PatchOperation::Add(AddOperation { path, value }));
     }
 
     fn remove(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
         self.expect(rule, backend);
         let path = backend_path(rule, backend);
-        self.removals.push(PatchOperation::Remove(RemoveOperation { path }));
+        self.removals
+            .push(PatchOperation::Remove(RemoveOperation { path }));
     }
 
     /// The backend at this place is still the one that was read.
@@ -339,15 +406,24 @@ impl Changes {
         if self.edits.is_empty() && self.removals.is_empty() {
             return Ok(Patch(Vec::new()));
         }
-        let version = route.pointer("/metadata/resourceVersion").filter(|v| v.is_string());
+        let version = route
+            .pointer("/metadata/resourceVersion")
+            .filter(|v| v.is_string());
         let Some(version) = version else {
-            return Err(malformed(name, "/metadata/resourceVersion".into(), "a text"));
+            return Err(malformed(
+                name,
+                "/metadata/resourceVersion".into(),
+                "a text",
+            ));
         };
         let unchanged = PatchOperation::Test(TestOperation {
             path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
             value: version.clone(),
         });
-        let operations = std::iter::once(unchanged).chain(self.tests).chain(self.edits).chain(self.removals);
+        let operations = std::iter::once(unchanged)
+            .chain(self.tests)
+            .chain(self.edits)
+            .chain(self.removals);
         Ok(Patch(operations.collect()))
     }
 }
@@ -359,8 +435,14 @@ fn backend_path(rule: &Rule<'_>, backend: &Backend<'_>) -> PointerBuf {
 
 fn name_of(route: &Value) -> RouteName {
     let text = |field: &str| {
-        let value = route.get("metadata").and_then(|metadata| metadata.get(field));
+        let value = route
+            .get("metadata")
+            .and_then(|metadata| metadata.get(field));
         Box::from(value.and_then(Value::as_str).unwrap_or_default())
     };
-    RouteName { kind: "HTTPRoute", namespace: text("namespace"), name: text("name") }
+    RouteName {
+        kind: "HTTPRoute",
+        namespace: text("namespace"),
+        name: text("name"),
+    }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// What a route's weights were before Serin's first change: all that Serin ever changes in it.
 ///
-/// It is stored as a short JSON text in the Rollout's status. Only weights are kept, not whole backends, so that
-/// whatever else its users change in the route meanwhile survives a restoration.
+/// It is stored as a short JSON text in the Rollout's status. Only weights are kept, not whole
+/// backends, so that whatever else its users change in the route meanwhile survives a restoration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Original {
@@ -52,7 +52,10 @@ pub struct OriginalBackend {
 impl OriginalBackend {
     /// Whether it is this Service of the route's own namespace.
     pub(crate) fn is_service(&self, service: &str) -> bool {
-        self.group.is_none() && self.kind.is_none() && self.namespace.is_none() && self.name == service
+        self.group.is_none()
+            && self.kind.is_none()
+            && self.namespace.is_none()
+            && self.name == service
     }
 
     pub(crate) fn weight_in_force(&self) -> u64 {
@@ -60,7 +63,13 @@ impl OriginalBackend {
     }
 
     fn same_backend(&self, other: &Self) -> bool {
-        Self { weight: None, ..self.clone() } == Self { weight: None, ..other.clone() }
+        Self {
+            weight: None,
+            ..self.clone()
+        } == Self {
+            weight: None,
+            ..other.clone()
+        }
     }
 }
 
@@ -77,13 +86,27 @@ impl Original {
 impl OriginalRule {
     /// This Service's backend.
     pub(crate) fn service(&self, service: &str) -> Option<&OriginalBackend> {
-        self.backends.iter().find(|backend| backend.is_service(service))
+        self.backends
+            .iter()
+            .find(|backend| backend.is_service(service))
     }
 
-    /// The remembered counterpart of `backends[place]`: the first of its kind for the first, the second for the second.
-    pub(crate) fn counterpart(&self, backends: &[OriginalBackend], place: usize) -> Option<&OriginalBackend> {
+    /// The remembered counterpart of `backends[place]`: the first of its kind for the first, the
+    /// second for the second.
+    pub(crate) fn counterpart(
+        &self,
+        backends: &[OriginalBackend],
+        place: usize,
+    ) -> Option<&OriginalBackend> {
         let wanted = backends.get(place)?;
-        let before = backends.iter().take(place).filter(|b| b.same_backend(wanted)).count();
-        self.backends.iter().filter(|b| b.same_backend(wanted)).nth(before)
+        let before = backends
+            .iter()
+            .take(place)
+            .filter(|b| b.same_backend(wanted))
+            .count();
+        self.backends
+            .iter()
+            .filter(|b| b.same_backend(wanted))
+            .nth(before)
     }
 }

@@ -88,7 +88,10 @@ pub enum RouteProblem {
         weight: Weight,
     },
     /// The rules say different things: somebody else has changed one of them.
-    #[error("the rules of {route} disagree on the canary's share: {}", list(shares))]
+    #[error(
+        "the rules of {route} disagree on the canary's share: {}",
+        list(shares)
+    )]
     RulesDisagree {
         /// The route.
         route: RouteName,
@@ -115,5 +118,9 @@ impl fmt::Display for RouteName {
 }
 
 fn list(items: &[String]) -> String {
-    if items.is_empty() { "none".into() } else { items.join(", ") }
+    if items.is_empty() {
+        "none".into()
+    } else {
+        items.join(", ")
+    }
 }

@@ -11,22 +11,25 @@ pub enum ProgrammedSeen {
     Yes,
     /// One has not, and why.
     Pending(String),
-    /// One has taken over an earlier generation and nothing speaks against the current one so far. What both generations
-    /// say alike is in effect.
+    /// One has taken over an earlier generation and nothing speaks against the current one so far.
+    /// What both generations say alike is in effect.
     Earlier(String),
     /// None contradicts, but one does not tell which generation it means.
     Unreported,
 }
 
-/// Judges `status.parents` for every parent that `spec.parentRefs` names; several controllers may report on one
-/// parent, and then each must agree. Reports on parents that the route is no longer attached to do not count.
+/// Judges `status.parents` for every parent that `spec.parentRefs` names; several controllers may
+/// report on one parent, and then each must agree. Reports on parents that the route is no longer
+/// attached to do not count.
 pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
     let namespace = text(route.pointer("/metadata/namespace"));
     let parents = list(route.pointer("/spec/parentRefs"));
     if parents.is_empty() {
         return ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into());
     }
-    let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
+    let generation = route
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64);
     let reports = list(route.pointer("/status/parents"));
     if reports.is_empty() {
         return ProgrammedSeen::Pending("no parent has reported".into());
@@ -36,7 +39,9 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
     for parent in parents {
         let parent = Parent::read(parent, namespace);
         let about_it = |report: &&Value| {
-            report.get("parentRef").is_some_and(|reference| Parent::read(reference, namespace) == parent)
+            report
+                .get("parentRef")
+                .is_some_and(|reference| Parent::read(reference, namespace) == parent)
         };
         let mut about = reports.iter().filter(about_it).peekable();
         if about.peek().is_none() {
@@ -56,7 +61,11 @@ pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
     if let Some(why) = earlier {
         return ProgrammedSeen::Earlier(why);
     }
-    if all_tell_the_generation { ProgrammedSeen::Yes } else { ProgrammedSeen::Unreported }
+    if all_tell_the_generation {
+        ProgrammedSeen::Yes
+    } else {
+        ProgrammedSeen::Unreported
+    }
 }
 
 enum Report {
@@ -94,7 +103,11 @@ fn judge(report: &Value, generation: Option<i64>) -> Report {
     if let Some(why) = earlier {
         return Report::Earlier(why);
     }
-    if tells { Report::Agrees } else { Report::TellsNoGeneration }
+    if tells {
+        Report::Agrees
+    } else {
+        Report::TellsNoGeneration
+    }
 }
 
 /// A parent with the defaults of Gateway API filled in.
@@ -110,7 +123,12 @@ struct Parent<'a> {
 
 impl<'a> Parent<'a> {
     fn read(reference: &'a Value, namespace: &'a str) -> Self {
-        let or = |field: &str, default: &'a str| reference.get(field).and_then(Value::as_str).unwrap_or(default);
+        let or = |field: &str, default: &'a str| {
+            reference
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or(default)
+        };
         Self {
             group: or("group", "gateway.networking.k8s.io"),
             kind: or("kind", "Gateway"),
@@ -150,8 +168,7 @@ mod tests {
 
     fn report(controller: &str, generation: Option<i64>, resolved: &str) -> Value {
         let condition = |kind: &str, status: &str| {
-            let mut condition =
-                json!({"type": kind, "status": status, "reason": "BackendNotFound", "message": "no Service"});
+            let mut condition = json!({"type": kind, "status": status, "reason": "BackendNotFound", "message": "no Service"});
             if let Some(generation) = generation {
                 condition["observedGeneration"] = generation.into();
             }
@@ -171,7 +188,9 @@ mod tests {
         let stale = report("envoy", Some(3), "True");
         assert_eq!(
             programmed(&route(&json!([good, stale]))),
-            ProgrammedSeen::Earlier("Gateway shop/public reports Accepted for generation 3, not yet for 4".into())
+            ProgrammedSeen::Earlier(
+                "Gateway shop/public reports Accepted for generation 3, not yet for 4".into()
+            )
         );
     }
 
@@ -180,15 +199,22 @@ mod tests {
         assert_eq!(
             programmed(&route(&json!([report("traefik", Some(4), "False")]))),
             ProgrammedSeen::Pending(
-                "Gateway shop/public reports ResolvedRefs not true: BackendNotFound: no Service".into()
+                "Gateway shop/public reports ResolvedRefs not true: BackendNotFound: no Service"
+                    .into()
             )
         );
     }
 
     #[test]
     fn without_a_generation_nobody_can_tell_but_a_refusal_still_counts() {
-        assert_eq!(programmed(&route(&json!([report("old", None, "True")]))), ProgrammedSeen::Unreported);
-        assert!(matches!(programmed(&route(&json!([report("old", None, "False")]))), ProgrammedSeen::Pending(_)));
+        assert_eq!(
+            programmed(&route(&json!([report("old", None, "True")]))),
+            ProgrammedSeen::Unreported
+        );
+        assert!(matches!(
+            programmed(&route(&json!([report("old", None, "False")]))),
+            ProgrammedSeen::Pending(_)
+        ));
     }
 
     #[test]
@@ -209,7 +235,10 @@ mod tests {
         let mut left = report("traefik", Some(2), "False");
         left["parentRef"]["name"] = "former".into();
         let good = report("traefik", Some(4), "True");
-        assert_eq!(programmed(&route(&json!([left, good]))), ProgrammedSeen::Yes);
+        assert_eq!(
+            programmed(&route(&json!([left, good]))),
+            ProgrammedSeen::Yes
+        );
         assert_eq!(
             programmed(&route(&json!([left]))),
             ProgrammedSeen::Pending("Gateway shop/public has not reported".into())
@@ -219,13 +248,17 @@ mod tests {
     #[test]
     fn sections_of_one_gateway_are_parents_of_their_own() {
         let mut two = route(&json!([report("traefik", Some(4), "True")]));
-        two["spec"]["parentRefs"] = json!([{"name": "public"}, {"name": "public", "sectionName": "tls"}]);
+        two["spec"]["parentRefs"] =
+            json!([{"name": "public"}, {"name": "public", "sectionName": "tls"}]);
         assert!(matches!(programmed(&two), ProgrammedSeen::Pending(_)));
     }
 
     #[test]
     fn a_route_that_is_attached_to_nothing_says_so() {
         let alone = json!({"metadata": {"generation": 1}, "spec": {}});
-        assert_eq!(programmed(&alone), ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into()));
+        assert_eq!(
+            programmed(&alone),
+            ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into())
+        );
     }
 }

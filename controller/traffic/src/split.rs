@@ -15,7 +15,8 @@ pub(crate) struct Split {
     pub(crate) factor: u64,
 }
 
-/// The canary's share of both, to the nearest thousandth of a percent; nothing of nothing is nothing.
+/// The canary's share of both, to the nearest thousandth of a percent; nothing of nothing is
+/// nothing.
 pub(crate) fn share(stable: u64, canary: u64) -> Weight {
     let both = stable + canary;
     if both == 0 {
@@ -27,11 +28,16 @@ pub(crate) fn share(stable: u64, canary: u64) -> Weight {
 
 /// Divides stable's share so that the canary gets `weight` of it.
 ///
-/// `others` is the largest weight of the other backends that get traffic, none where there are none: then the two
-/// weights sum to 100, or to 100,000 where `weight` is finer than a percent. Beside others the two sum to
-/// `stable_weight * factor`. None: not to be had within [`MAX_WEIGHT`].
+/// `others` is the largest weight of the other backends that get traffic, none where there are
+/// none: then the two weights sum to 100, or to 100,000 where `weight` is finer than a percent.
+/// Beside others the two sum to `stable_weight * factor`. None: not to be had within
+/// [`MAX_WEIGHT`].
 pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> Option<Split> {
-    let resolution = if weight.thousandths().is_multiple_of(1_000) { 100 } else { THOUSANDTHS };
+    let resolution = if weight.thousandths().is_multiple_of(1_000) {
+        100
+    } else {
+        THOUSANDTHS
+    };
     let Some(largest_other) = others else {
         return divide(resolution, 1, weight);
     };
@@ -40,8 +46,9 @@ pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> 
     }
     let wanted = u64::from(weight.thousandths());
     let largest = stable_weight.max(largest_other);
-    // The first factor is the same for all whole percents, so that the others' weights stay put from step to step; the
-    // second is the smallest that is exact for this weight; the third divides as finely as there is room.
+    // The first factor is the same for all whole percents, so that the others' weights stay put
+    // from step to step; the second is the smallest that is exact for this weight; the third
+    // divides as finely as there is room.
     let factors = [
         resolution / gcd(resolution, stable_weight),
         THOUSANDTHS / gcd(THOUSANDTHS, stable_weight * wanted),
@@ -56,9 +63,14 @@ pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> 
 fn divide(both: u64, factor: u64, weight: Weight) -> Option<Split> {
     let canary = (both * u64::from(weight.thousandths()) + THOUSANDTHS / 2) / THOUSANDTHS;
     let stable = both - canary;
-    let exact =
-        share(stable, canary) == weight && (canary > 0 || weight.is_zero()) && (stable > 0 || weight == Weight::FULL);
-    exact.then_some(Split { stable, canary, factor })
+    let exact = share(stable, canary) == weight
+        && (canary > 0 || weight.is_zero())
+        && (stable > 0 || weight == Weight::FULL);
+    exact.then_some(Split {
+        stable,
+        canary,
+        factor,
+    })
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -70,7 +82,11 @@ mod tests {
     use super::*;
 
     fn weights(stable: u64, canary: u64, factor: u64) -> Split {
-        Split { stable, canary, factor }
+        Split {
+            stable,
+            canary,
+            factor,
+        }
     }
 
     #[test]
@@ -83,10 +99,22 @@ mod tests {
 
     #[test]
     fn beside_others_the_factor_is_the_same_for_every_whole_percent() {
-        assert_eq!(split(1, Some(1), Weight::percent(5)), Some(weights(95, 5, 100)));
-        assert_eq!(split(1, Some(1), Weight::percent(50)), Some(weights(50, 50, 100)));
-        assert_eq!(split(90, Some(10), Weight::percent(5)), Some(weights(855, 45, 10)));
-        assert_eq!(split(100, Some(7), Weight::percent(5)), Some(weights(95, 5, 1)));
+        assert_eq!(
+            split(1, Some(1), Weight::percent(5)),
+            Some(weights(95, 5, 100))
+        );
+        assert_eq!(
+            split(1, Some(1), Weight::percent(50)),
+            Some(weights(50, 50, 100))
+        );
+        assert_eq!(
+            split(90, Some(10), Weight::percent(5)),
+            Some(weights(855, 45, 10))
+        );
+        assert_eq!(
+            split(100, Some(7), Weight::percent(5)),
+            Some(weights(95, 5, 1))
+        );
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! What happens to an HTTPRoute, case by case.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly, as tests may")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests may fail loudly, as tests may"
+)]
 
 use json_patch::Patch;
 use serde_json::{Value, json};
 use serin_core::units::Weight;
-use serin_traffic::{Original, RouteProblem, canary_weight, original, refreshed, restore, set_weight};
+use serin_traffic::{
+    Original, RouteProblem, canary_weight, original, refreshed, restore, set_weight,
+};
 
 const STABLE: &str = "checkout";
 const CANARY: &str = "checkout-canary";
@@ -158,7 +163,10 @@ fn other_backends_keep_their_share_of_the_whole() {
             {"name": CANARY, "port": 80, "weight": 20},
         ])
     );
-    assert_eq!(set(&set(&during, 33.333, Some(&known)), 0.0, Some(&known)), before);
+    assert_eq!(
+        set(&set(&during, 33.333, Some(&known)), 0.0, Some(&known)),
+        before
+    );
 }
 
 #[test]
@@ -179,11 +187,25 @@ fn other_backends_are_not_touched_where_stables_weight_can_be_divided() {
 fn only_the_named_rule_is_split() {
     let rule = |name: &str| json!({"name": name, "backendRefs": [{"name": STABLE, "port": 80}]});
     let before = route(&json!([rule("main"), rule("admin")]));
-    let patch = set_weight(&before, Some("admin"), STABLE, CANARY, Weight::percent(5), None).unwrap();
+    let patch = set_weight(
+        &before,
+        Some("admin"),
+        STABLE,
+        CANARY,
+        Weight::percent(5),
+        None,
+    )
+    .unwrap();
     let after = applied(&before, &patch);
     assert_eq!(backends(&after, 0), backends(&before, 0));
-    assert_eq!(canary_weight(&after, Some("admin"), STABLE, CANARY), Ok(Weight::percent(5)));
-    assert_eq!(canary_weight(&after, Some("main"), STABLE, CANARY), Ok(Weight::ZERO));
+    assert_eq!(
+        canary_weight(&after, Some("admin"), STABLE, CANARY),
+        Ok(Weight::percent(5))
+    );
+    assert_eq!(
+        canary_weight(&after, Some("main"), STABLE, CANARY),
+        Ok(Weight::ZERO)
+    );
 }
 
 #[test]
@@ -198,7 +220,11 @@ fn without_a_name_every_rule_with_the_stable_service_is_split_and_no_other() {
     ]));
     let after = set(&before, 10.0, None);
     for (rule, length) in [(0, 2), (1, 1), (3, 1), (4, 1), (5, 2)] {
-        assert_eq!(backends(&after, rule).as_array().unwrap().len(), length, "rule #{rule}");
+        assert_eq!(
+            backends(&after, rule).as_array().unwrap().len(),
+            length,
+            "rule #{rule}"
+        );
     }
     assert_eq!(after["spec"]["rules"][2], before["spec"]["rules"][2]);
 }
@@ -217,7 +243,10 @@ fn a_rule_that_somebody_changed_is_told_and_put_back() {
         told.to_string(),
         "the rules of HTTPRoute shop/checkout disagree on the canary's share: rule `a`: 20 %, rule `b`: 50 %"
     );
-    assert_eq!(set(&edited, 20.0, Some(&known)), set(&before, 20.0, Some(&known)));
+    assert_eq!(
+        set(&edited, 20.0, Some(&known)),
+        set(&before, 20.0, Some(&known))
+    );
 }
 
 #[test]
@@ -234,10 +263,14 @@ fn a_canary_backend_that_somebody_bent_is_made_like_stable_again() {
 fn an_apply_in_the_middle_of_a_release_is_the_new_original() {
     let known = remembered(&plain());
     let during = set(&plain(), 20.0, Some(&known));
-    assert_eq!(refreshed(&during, None, STABLE, CANARY, Some(&known)), Ok(known.clone()));
+    assert_eq!(
+        refreshed(&during, None, STABLE, CANARY, Some(&known)),
+        Ok(known.clone())
+    );
 
     let mut reapplied = plain();
-    reapplied["spec"]["rules"][0]["backendRefs"] = json!([{"name": STABLE, "port": 9090, "weight": 7}]);
+    reapplied["spec"]["rules"][0]["backendRefs"] =
+        json!([{"name": STABLE, "port": 9090, "weight": 7}]);
     let now_known = refreshed(&reapplied, None, STABLE, CANARY, Some(&known)).unwrap();
     assert_ne!(now_known, known);
     let during = set(&reapplied, 20.0, Some(&known));
@@ -253,21 +286,29 @@ fn what_users_change_beside_the_weights_survives_a_restoration() {
     during["spec"]["hostnames"] = json!(["new.example"]);
     let restored = applied(&during, &restore(&during, &known, STABLE, CANARY).unwrap());
     assert_eq!(restored["spec"]["hostnames"], json!(["new.example"]));
-    assert_eq!(backends(&restored, 0), &json!([{"name": STABLE, "port": 9090, "futureField": {"kept": true}}]));
+    assert_eq!(
+        backends(&restored, 0),
+        &json!([{"name": STABLE, "port": 9090, "futureField": {"kept": true}}])
+    );
 }
 
 #[test]
 fn what_is_remembered_fits_into_a_short_text() {
     let known = remembered(&plain());
     let text = serde_json::to_string(&known).unwrap();
-    assert_eq!(text, r#"{"rules":[{"index":0,"name":"main","backends":[{"name":"checkout","port":80}]}]}"#);
+    assert_eq!(
+        text,
+        r#"{"rules":[{"index":0,"name":"main","backends":[{"name":"checkout","port":80}]}]}"#
+    );
     assert_eq!(serde_json::from_str::<Original>(&text).unwrap(), known);
 }
 
 #[test]
 fn problems_name_the_route_the_rule_and_the_fix() {
     let told = |route: &Value, rule: Option<&str>| {
-        set_weight(route, rule, STABLE, CANARY, Weight::percent(5), None).unwrap_err().to_string()
+        set_weight(route, rule, STABLE, CANARY, Weight::percent(5), None)
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(
         told(&plain(), Some("mian")),
@@ -279,17 +320,25 @@ fn problems_name_the_route_the_rule_and_the_fix() {
         "Service `checkout` is not a backend of rule `main` of HTTPRoute shop/checkout; the backends there are: `cart`; \
          add a backendRef to `checkout` or name the right Service as stableService"
     );
-    assert!(told(&elsewhere, None).starts_with("Service `checkout` is not a backend of any rule of HTTPRoute"));
+    assert!(
+        told(&elsewhere, None)
+            .starts_with("Service `checkout` is not a backend of any rule of HTTPRoute")
+    );
     assert!(told(&route(&json!([])), None).contains("the backends there are: none"));
-    let twice = route(&json!([{"backendRefs": [{"name": STABLE, "port": 80}, {"name": STABLE, "port": 81}]}]));
+    let twice = route(
+        &json!([{"backendRefs": [{"name": STABLE, "port": 80}, {"name": STABLE, "port": 81}]}]),
+    );
     assert_eq!(
         told(&twice, None),
         "rule #0 of HTTPRoute shop/checkout lists Service `checkout` more than once; list it once"
     );
     let off = route(&json!([{"backendRefs": [{"name": STABLE, "weight": 0}]}]));
     assert!(told(&off, None).contains("gives Service `checkout` weight 0"));
-    let crowded = route(&json!([{"backendRefs": [{"name": STABLE}, {"name": "big", "weight": 1_000_000}]}]));
-    assert!(told(&crowded, None).starts_with("a canary weight of 5 % cannot be written in rule #0"));
+    let crowded =
+        route(&json!([{"backendRefs": [{"name": STABLE}, {"name": "big", "weight": 1_000_000}]}]));
+    assert!(
+        told(&crowded, None).starts_with("a canary weight of 5 % cannot be written in rule #0")
+    );
     let negative = route(&json!([{"backendRefs": [{"name": STABLE, "weight": -1}]}]));
     assert_eq!(
         told(&negative, None),
@@ -302,15 +351,23 @@ fn problems_name_the_route_the_rule_and_the_fix() {
 
 #[test]
 fn traffic_is_never_taken_off_the_only_side_that_has_any() {
-    let before = route(&json!([{"backendRefs": [{"name": STABLE, "weight": 0}, {"name": CANARY, "weight": 100}]}]));
+    let before = route(
+        &json!([{"backendRefs": [{"name": STABLE, "weight": 0}, {"name": CANARY, "weight": 100}]}]),
+    );
     let refused = set_weight(&before, None, STABLE, CANARY, Weight::ZERO, None);
-    assert!(matches!(refused, Err(RouteProblem::StableHasNoTraffic { .. })));
+    assert!(matches!(
+        refused,
+        Err(RouteProblem::StableHasNoTraffic { .. })
+    ));
 }
 
 // traefik #9158: users list both backends from the start, as for other controllers.
 #[test]
 fn a_canary_that_the_user_lists_with_weight_0_is_split_and_put_back() {
-    for stable in [json!({"name": STABLE, "port": 80, "weight": 100}), json!({"name": STABLE, "port": 80})] {
+    for stable in [
+        json!({"name": STABLE, "port": 80, "weight": 100}),
+        json!({"name": STABLE, "port": 80}),
+    ] {
         // Its port is its user's affair.
         let canary = json!({"name": CANARY, "port": 8080, "weight": 0});
         let before = route(&json!([
@@ -318,14 +375,31 @@ fn a_canary_that_the_user_lists_with_weight_0_is_split_and_put_back() {
             {"backendRefs": [stable, {"name": "retired", "port": 80, "weight": 0}]},
         ]));
         let known = remembered(&before);
-        assert_eq!(canary_weight(&before, None, STABLE, CANARY), Ok(Weight::ZERO));
-        assert!(set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&known)).unwrap().0.is_empty());
+        assert_eq!(
+            canary_weight(&before, None, STABLE, CANARY),
+            Ok(Weight::ZERO)
+        );
+        assert!(
+            set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&known))
+                .unwrap()
+                .0
+                .is_empty()
+        );
         let half = set(&before, 50.0, Some(&known));
-        assert_eq!(backends(&half, 0)[0], json!({"name": CANARY, "port": 8080, "weight": 50}));
-        assert_eq!(backends(&half, 1)[1], json!({"name": "retired", "port": 80, "weight": 0}));
+        assert_eq!(
+            backends(&half, 0)[0],
+            json!({"name": CANARY, "port": 8080, "weight": 50})
+        );
+        assert_eq!(
+            backends(&half, 1)[1],
+            json!({"name": "retired", "port": 80, "weight": 0})
+        );
         let full = set(&half, 100.0, Some(&known));
         assert_eq!(set(&full, 0.0, Some(&known)), before);
-        assert_eq!(applied(&full, &restore(&full, &known, STABLE, CANARY).unwrap()), before);
+        assert_eq!(
+            applied(&full, &restore(&full, &known, STABLE, CANARY).unwrap()),
+            before
+        );
     }
 }
 

@@ -1,6 +1,9 @@
 //! What holds for every HTTPRoute, every remembered original and every sequence of weights.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly, as tests may")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests may fail loudly, as tests may"
+)]
 
 use json_patch::Patch;
 use proptest::prelude::*;
@@ -12,28 +15,42 @@ const STABLE: &str = "checkout";
 const CANARY: &str = "checkout-canary";
 
 fn backend(name: &'static str, most: u64) -> impl Strategy<Value = Value> {
-    (prop::option::of(1..=most), prop::option::of(1u16..), any::<bool>()).prop_map(move |(weight, port, filtered)| {
-        let mut backend = json!({"name": name});
-        if let Some(weight) = weight {
-            backend["weight"] = weight.into();
-        }
-        if let Some(port) = port {
-            backend["port"] = port.into();
-        }
-        if filtered {
-            backend["filters"] = json!([{"type": "ResponseHeaderModifier"}]);
-        }
-        backend
-    })
+    (
+        prop::option::of(1..=most),
+        prop::option::of(1u16..),
+        any::<bool>(),
+    )
+        .prop_map(move |(weight, port, filtered)| {
+            let mut backend = json!({"name": name});
+            if let Some(weight) = weight {
+                backend["weight"] = weight.into();
+            }
+            if let Some(port) = port {
+                backend["port"] = port.into();
+            }
+            if filtered {
+                backend["filters"] = json!([{"type": "ResponseHeaderModifier"}]);
+            }
+            backend
+        })
 }
 
 /// Weights of a size that leaves room for a split as fine as a thousandth of a percent.
 fn rule() -> impl Strategy<Value = Value> {
-    let others = prop::collection::vec(prop_oneof![backend("legacy", 10), backend("other", 10)], 0..3);
+    let others = prop::collection::vec(
+        prop_oneof![backend("legacy", 10), backend("other", 10)],
+        0..3,
+    );
     let listed = prop::option::weighted(0.3, backend(CANARY, 10));
     let stable = prop::option::weighted(0.8, backend(STABLE, 10));
-    (stable, listed, others, prop::option::of("[a-z]{1,5}"), any::<prop::sample::Index>()).prop_map(
-        |(stable, canary, mut backends, name, place)| {
+    (
+        stable,
+        listed,
+        others,
+        prop::option::of("[a-z]{1,5}"),
+        any::<prop::sample::Index>(),
+    )
+        .prop_map(|(stable, canary, mut backends, name, place)| {
             for ours in [stable, canary].into_iter().flatten() {
                 backends.insert(place.index(backends.len() + 1), ours);
             }
@@ -42,15 +59,18 @@ fn rule() -> impl Strategy<Value = Value> {
                 rule["name"] = name.into();
             }
             rule
-        },
-    )
+        })
 }
 
 fn route() -> impl Strategy<Value = Value> {
     prop::collection::vec(rule(), 1..4).prop_map(|mut rules| {
         // Names are unique in a route.
         for (index, rule) in rules.iter_mut().enumerate() {
-            if let Some(name) = rule.get("name").and_then(Value::as_str).map(ToOwned::to_owned) {
+            if let Some(name) = rule
+                .get("name")
+                .and_then(Value::as_str)
+                .map(ToOwned::to_owned)
+            {
                 rule["name"] = format!("{name}-{index}").into();
             }
         }
@@ -69,7 +89,8 @@ fn weight() -> impl Strategy<Value = Weight> {
 }
 
 fn has_stable(route: &Value) -> bool {
-    canary_weight(route, None, STABLE, CANARY).is_ok() || original(route, None, STABLE, CANARY).is_ok()
+    canary_weight(route, None, STABLE, CANARY).is_ok()
+        || original(route, None, STABLE, CANARY).is_ok()
 }
 
 fn apply(route: &mut Value, patch: &Patch) {
@@ -83,10 +104,19 @@ fn shares(route: &Value, canary_counts: bool) -> Vec<Vec<(String, f64)>> {
         let counts = |b: &&Value| canary_counts || b["name"] != CANARY;
         let number = |b: &Value| b.get("weight").map_or(1.0, |w| w.as_f64().unwrap());
         let total: f64 = backends.iter().filter(counts).map(number).sum();
-        let others = backends.iter().filter(|b| b["name"] != STABLE && b["name"] != CANARY);
-        others.map(|b| (b["name"].to_string(), number(b) / total)).collect()
+        let others = backends
+            .iter()
+            .filter(|b| b["name"] != STABLE && b["name"] != CANARY);
+        others
+            .map(|b| (b["name"].to_string(), number(b) / total))
+            .collect()
     };
-    route["spec"]["rules"].as_array().unwrap().iter().map(of_rule).collect()
+    route["spec"]["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(of_rule)
+        .collect()
 }
 
 fn without_backends(route: &Value) -> Value {

@@ -1,4 +1,5 @@
-//! Writes the tables to the standard output and the chart to a file: what `cargo xtask bench detect` runs.
+//! Writes the tables to the standard output and the chart to a file: what `cargo xtask bench
+//! detect` runs.
 //!
 //! `cargo run --release -p serin-trials --example detect -- RUNS SEED CHART.svg`
 
@@ -9,7 +10,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [runs, seed, chart] = arguments.as_slice() else {
         return Err("detect RUNS SEED CHART.svg: how many rollouts a cell, the seed of them, and where to draw".into());
     };
-    let options = serin_trials::Options { runs: runs.parse()?, seed: seed.parse()? };
+    let options = serin_trials::Options {
+        runs: runs.parse()?,
+        seed: seed.parse()?,
+    };
     let report = serin_trials::run(options)?;
     std::fs::write(chart, serin_trials::chart(&report))?;
     print!("{}", serin_trials::markdown(&report));

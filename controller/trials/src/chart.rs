@@ -12,7 +12,8 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// The axis of errors, in powers of ten.
 const DECADES: f64 = 4.0;
-/// Told apart without colour, too: each line has its own dashes. The colours are those of Okabe and Ito.
+/// Told apart without colour, too: each line has its own dashes. The colours are those of Okabe and
+/// Ito.
 const STROKES: [(&str, &str); 6] = [
     ("#0072b2", ""),
     ("#56b4e9", "6 3"),
@@ -29,11 +30,17 @@ fn y(errors: f64) -> f64 {
 
 /// Writes the chart of the errors served within the hour, by release and rule, as SVG.
 pub fn chart(report: &Report) -> String {
-    let bad: Vec<&Cell> = report.rules.iter().filter(|cell| cell.row != "A/A").collect();
+    let bad: Vec<&Cell> = report
+        .rules
+        .iter()
+        .filter(|cell| cell.row != "A/A")
+        .collect();
     let mut rows: Vec<&str> = bad.iter().map(|cell| cell.row.as_str()).collect();
     rows.dedup();
     #[expect(clippy::cast_precision_loss, reason = "a handful of releases")]
-    let x = |index: usize| LEFT + index as f64 / (rows.len().max(2) - 1) as f64 * (WIDTH - LEFT - RIGHT);
+    let x = |index: usize| {
+        LEFT + index as f64 / (rows.len().max(2) - 1) as f64 * (WIDTH - LEFT - RIGHT)
+    };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" role=\"img\">\n\
          <title>Errors that a bad release serves within an hour, by rule</title>\n\
@@ -51,8 +58,12 @@ pub fn chart(report: &Report) -> String {
         );
     }
     for (index, row) in rows.iter().enumerate() {
-        let _ =
-            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{row}</text>", x(index), HEIGHT - 20.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{row}</text>",
+            x(index),
+            HEIGHT - 20.0
+        );
     }
     let columns: Vec<&str> = bad
         .iter()
@@ -61,8 +72,9 @@ pub fn chart(report: &Report) -> String {
         .collect();
     for (column, (colour, dashes)) in columns.iter().zip(STROKES) {
         let cells = bad.iter().filter(|cell| cell.column == *column).enumerate();
-        let points: Vec<String> =
-            cells.map(|(index, cell)| format!("{:.1},{:.1}", x(index), y(cell.summary.excess_errors))).collect();
+        let points: Vec<String> = cells
+            .map(|(index, cell)| format!("{:.1},{:.1}", x(index), y(cell.summary.excess_errors)))
+            .collect();
         let _ = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\"/>",

@@ -1,7 +1,9 @@
 //! How many requests the evidence needs, over what theory says that any rule needs.
 //!
-//! At a constant weight, without a warm-up, on ticks of a second so that the scrape interval is not what is measured, and behind a router that
-//! keeps the weight exactly: in a hundred requests a random split varies by so much that its noise would be measured, and the bound is that of a constant one.
+//! At a constant weight, without a warm-up, on ticks of a second so that the scrape interval is not
+//! what is measured, and behind a router that keeps the weight exactly: in a hundred requests a
+//! random split varies by so much that its noise would be measured, and the bound is that of a
+//! constant one.
 
 use serin_analysis::bet::poisson;
 use serin_analysis::config::Temper;
@@ -15,11 +17,15 @@ use crate::world::{Effect, Scenario, Weather, World};
 const ALPHA: f64 = 0.01;
 const BETA: f64 = 0.05;
 const B: f64 = 0.001;
-const CONTEXT: TickContext = TickContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
+const CONTEXT: TickContext = TickContext {
+    warm_up_ends_ms: 0,
+    weight_changed_at_ms: 0,
+};
 /// A run that has not ended after this many ticks ends here.
 const MOST_TICKS: u32 = 40_000;
 
-/// The mean requests until a regression is found, by this rule and by a test that knows it, and the bound.
+/// The mean requests until a regression is found, by this rule and by a test that knows it, and the
+/// bound.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
     /// How many times as often the canary fails.
@@ -50,7 +56,13 @@ pub struct Promotion {
 }
 
 fn scenario(stable_rate: f64, effect: Effect) -> Scenario {
-    Scenario { requests_per_second: 100.0, tick_seconds: 1, stable_rate, effect, weather: Weather::Plain }
+    Scenario {
+        requests_per_second: 100.0,
+        tick_seconds: 1,
+        stable_rate,
+        effect,
+        weather: Weather::Plain,
+    }
 }
 
 fn bets(change: impl Fn(&mut EvidenceConfig)) -> Result<Bets, ConfigError> {
@@ -86,7 +98,12 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / count
 }
 
-pub(crate) fn detection(times: f64, weight: f64, runs: u32, seed: u64) -> Result<Detection, ConfigError> {
+pub(crate) fn detection(
+    times: f64,
+    weight: f64,
+    runs: u32,
+    seed: u64,
+) -> Result<Detection, ConfigError> {
     let scenario = scenario(0.5 * B, Effect::Times(times));
     let threshold = -ALPHA.ln();
     let shipped = bets(|_| {})?;
@@ -112,10 +129,22 @@ pub(crate) fn detection(times: f64, weight: f64, runs: u32, seed: u64) -> Result
     }));
     // Expected growth of the bet that knows, per request of both arms.
     let p_s = scenario.stable_rate;
-    let per_request = Counts::new(weight, weight * p_s * times, 1.0 - weight, (1.0 - weight) * p_s);
+    let per_request = Counts::new(
+        weight,
+        weight * p_s * times,
+        1.0 - weight,
+        (1.0 - weight) * p_s,
+    );
     let bound = threshold / poisson(&per_request, times, 1.0).at_zero;
     let (requests, requests_without_tolerance) = (by_rule(&shipped), by_rule(&strict));
-    Ok(Detection { times, weight, requests, requests_without_tolerance, knowing, bound })
+    Ok(Detection {
+        times,
+        weight,
+        requests,
+        requests_without_tolerance,
+        knowing,
+        bound,
+    })
 }
 
 pub(crate) fn promotion(
@@ -137,5 +166,10 @@ pub(crate) fn promotion(
             evidence.ln_m_good(&bets, delta1) >= -BETA.ln()
         })
     }));
-    Ok(Promotion { rate_of_budget, margin_of_budget, requests, bound: expected_requests(rate, 0.5, delta1, BETA) })
+    Ok(Promotion {
+        rate_of_budget,
+        margin_of_budget,
+        requests,
+        bound: expected_requests(rate, 0.5, delta1, BETA),
+    })
 }

@@ -13,7 +13,8 @@ pub struct Goal {
     pub what: String,
     /// The goal, in words.
     pub goal: String,
-    /// What was seen, in words: the worst of all cells that the goal speaks of, and which one that was.
+    /// What was seen, in words: the worst of all cells that the goal speaks of, and which one that
+    /// was.
     pub seen: String,
     /// Whether that is within the goal.
     pub met: bool,
@@ -28,7 +29,12 @@ impl Goal {
             format!("{} ({})", tell(figure.value), figure.cell)
         };
         // A figure that is not there meets no goal.
-        Self { what: what.to_owned(), goal: format!("<= {}", tell(limit)), seen, met: figure.value <= limit }
+        Self {
+            what: what.to_owned(),
+            goal: format!("<= {}", tell(limit)),
+            seen,
+            met: figure.value <= limit,
+        }
     }
 }
 
@@ -41,8 +47,17 @@ struct Figure {
 
 /// The highest of several; not a number where there are none.
 fn worst(figures: impl Iterator<Item = Figure>) -> Figure {
-    let none = Figure { value: f64::NAN, cell: String::new() };
-    figures.fold(none, |worst, figure| if worst.value >= figure.value { worst } else { figure })
+    let none = Figure {
+        value: f64::NAN,
+        cell: String::new(),
+    };
+    figures.fold(none, |worst, figure| {
+        if worst.value >= figure.value {
+            worst
+        } else {
+            figure
+        }
+    })
 }
 
 fn percent(value: f64) -> String {
@@ -61,13 +76,22 @@ fn of_cells<'a>(
     cells: impl Iterator<Item = &'a Cell>,
     value: impl Fn(&Summary) -> f64,
 ) -> impl Iterator<Item = Figure> {
-    cells.map(move |cell| Figure { value: value(&cell.summary), cell: format!("{}, {}", cell.row, cell.column) })
+    cells.map(move |cell| Figure {
+        value: value(&cell.summary),
+        cell: format!("{}, {}", cell.row, cell.column),
+    })
 }
 
 /// One cell of the table of rules.
 fn of_rule(report: &Report, row: &str, column: &str, value: impl Fn(&Summary) -> f64) -> Figure {
-    let cell = report.rules.iter().find(|cell| cell.row == row && cell.column == column);
-    Figure { value: cell.map_or(f64::NAN, |cell| value(&cell.summary)), cell: String::new() }
+    let cell = report
+        .rules
+        .iter()
+        .find(|cell| cell.row == row && cell.column == column);
+    Figure {
+        value: cell.map_or(f64::NAN, |cell| value(&cell.summary)),
+        cell: String::new(),
+    }
 }
 
 /// Every goal of the design beside what this report has seen.
@@ -126,7 +150,10 @@ fn false_rollbacks(report: &Report) -> Vec<Goal> {
 
 fn efficiency(report: &Report) -> Vec<Goal> {
     let detection = |most: f64, over: fn(&crate::Detection) -> f64| {
-        let cells = report.detection.iter().filter(move |cell| cell.times <= most);
+        let cells = report
+            .detection
+            .iter()
+            .filter(move |cell| cell.times <= most);
         worst(cells.map(|cell| Figure {
             value: cell.requests_without_tolerance / over(cell),
             cell: format!("{}x at a weight of {}", cell.times, cell.weight),
@@ -134,7 +161,10 @@ fn efficiency(report: &Report) -> Vec<Goal> {
     };
     let promotion = worst(report.promotion.iter().map(|cell| Figure {
         value: cell.requests / cell.bound,
-        cell: format!("an error rate of {}b, a margin of {}b", cell.rate_of_budget, cell.margin_of_budget),
+        cell: format!(
+            "an error rate of {}b, a margin of {}b",
+            cell.rate_of_budget, cell.margin_of_budget
+        ),
     }));
     vec![
         Goal::at_most(
@@ -149,7 +179,12 @@ fn efficiency(report: &Report) -> Vec<Goal> {
             &detection(100.0, |cell| cell.knowing),
             ratio,
         ),
-        Goal::at_most("mean requests to promote over the bound ln(1/beta)/I", 1.25, &promotion, ratio),
+        Goal::at_most(
+            "mean requests to promote over the bound ln(1/beta)/I",
+            1.25,
+            &promotion,
+            ratio,
+        ),
     ]
 }
 
@@ -170,7 +205,12 @@ fn speed(report: &Report) -> Vec<Goal> {
             &of_rule(report, "A/A", WHOLE, median),
             duration_of,
         ),
-        Goal::at_most("the same, margin .5b", 650.0, &of_rule(report, "A/A", HALF, median), duration_of),
+        Goal::at_most(
+            "the same, margin .5b",
+            650.0,
+            &of_rule(report, "A/A", HALF, median),
+            duration_of,
+        ),
         Goal::at_most(
             "100 requests/s: median time to roll back ten times the errors",
             180.0,
@@ -187,7 +227,11 @@ fn speed(report: &Report) -> Vec<Goal> {
 }
 
 fn duration_of(seconds: f64) -> String {
-    if seconds < 1200.0 { format!("{seconds:.0} s") } else { duration(seconds) }
+    if seconds < 1200.0 {
+        format!("{seconds:.0} s")
+    } else {
+        duration(seconds)
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +244,10 @@ mod tests {
         let report = run(Options { runs: 4, seed: 1 }).unwrap();
         let goals = goals(&report);
         assert_eq!(goals.len(), 14);
-        assert!(goals.iter().all(|goal| !goal.seen.contains("NaN")), "{goals:#?}");
+        assert!(
+            goals.iter().all(|goal| !goal.seen.contains("NaN")),
+            "{goals:#?}"
+        );
         assert!(goals[0].seen.contains("requests/s"), "{}", goals[0].seen);
     }
 
@@ -208,8 +255,22 @@ mod tests {
     fn a_figure_that_is_not_there_meets_no_goal() {
         let nothing = worst(std::iter::empty());
         assert!(!Goal::at_most("nothing", 1.0, &nothing, ratio).met);
-        assert!(Goal::at_most("one", 1.0, &Figure { value: 1.0, cell: String::new() }, ratio).met);
-        let higher = |value| Figure { value, cell: value.to_string() };
+        assert!(
+            Goal::at_most(
+                "one",
+                1.0,
+                &Figure {
+                    value: 1.0,
+                    cell: String::new()
+                },
+                ratio
+            )
+            .met
+        );
+        let higher = |value| Figure {
+            value,
+            cell: value.to_string(),
+        };
         assert_eq!(worst([1.0, 3.0, 2.0].map(higher).into_iter()), higher(3.0));
     }
 }

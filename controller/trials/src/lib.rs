@@ -1,12 +1,17 @@
-//! How fast and how surely bad releases are found: the shipped rule beside those that other controllers ship, simulated.
+//! How fast and how surely bad releases are found: the shipped rule beside those that other
+//! controllers ship, simulated.
 //!
-//! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several [`world`]s, and decides them with the very
-//! code of `serin-analysis` that the controller runs. [`markdown`] writes the tables, [`goals`] holds them against what is wanted,
-//! [`chart`] draws a picture. The same options give the
-//! same numbers, whatever the number of threads: every rollout has a seed of its own. [`simulate`] answers for one release under
-//! any configuration, [`odds`] for one as its Rollout paces it, and [`rivals`] work on recorded ticks, too.
+//! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several
+//! [`world`]s, and decides them with the very code of `serin-analysis` that the controller runs.
+//! [`markdown`] writes the tables, [`goals`] holds them against what is wanted, [`chart`] draws a
+//! picture. The same options give the same numbers, whatever the number of threads: every rollout
+//! has a seed of its own. [`simulate`] answers for one release under any configuration, [`odds`]
+//! for one as its Rollout paces it, and [`rivals`] work on recorded ticks, too.
 
-#![cfg_attr(test, expect(clippy::float_cmp, reason = "simulated figures repeat exactly"))]
+#![cfg_attr(
+    test,
+    expect(clippy::float_cmp, reason = "simulated figures repeat exactly")
+)]
 
 mod chart;
 mod efficiency;

@@ -18,29 +18,55 @@ fn percent(value: f64) -> String {
 }
 
 fn seconds(value: f64) -> String {
-    if value.is_finite() { format!("{value:.0}") } else { "-".to_owned() }
+    if value.is_finite() {
+        format!("{value:.0}")
+    } else {
+        "-".to_owned()
+    }
 }
 
 /// A table of cells; they come row by row.
 fn table(out: &mut String, corner: &str, cells: &[Cell], tell: impl Fn(&Summary) -> String) {
     let Some(first) = cells.first() else { return };
-    let columns: Vec<_> =
-        cells.iter().take_while(|cell| cell.row == first.row).map(|cell| cell.column.as_str()).collect();
+    let columns: Vec<_> = cells
+        .iter()
+        .take_while(|cell| cell.row == first.row)
+        .map(|cell| cell.column.as_str())
+        .collect();
     let _ = writeln!(out, "| {corner} | {} |", columns.join(" | "));
     let _ = writeln!(out, "|{}", "---|".repeat(columns.len() + 1));
     for row in cells.chunks(columns.len()) {
         let told: Vec<_> = row.iter().map(|cell| tell(&cell.summary)).collect();
-        let _ = writeln!(out, "| {} | {} |", row.first().map_or("", |cell| cell.row.as_str()), told.join(" | "));
+        let _ = writeln!(
+            out,
+            "| {} | {} |",
+            row.first().map_or("", |cell| cell.row.as_str()),
+            told.join(" | ")
+        );
     }
     out.push('\n');
 }
 
 /// By evidence and by the budget's rule apart: they have different bounds.
 fn of_both_rules(cell: &Summary) -> String {
-    let Summary { rolled_back, rolled_back_by_budget, promoted, median_seconds, .. } = cell;
-    let by_budget =
-        if *rolled_back_by_budget > 0.0 { format!(" + {}", percent(*rolled_back_by_budget)) } else { String::new() };
-    format!("{}{by_budget} / {}, {}", percent(*rolled_back), percent(*promoted), seconds(*median_seconds))
+    let Summary {
+        rolled_back,
+        rolled_back_by_budget,
+        promoted,
+        median_seconds,
+        ..
+    } = cell;
+    let by_budget = if *rolled_back_by_budget > 0.0 {
+        format!(" + {}", percent(*rolled_back_by_budget))
+    } else {
+        String::new()
+    };
+    format!(
+        "{}{by_budget} / {}, {}",
+        percent(*rolled_back),
+        percent(*promoted),
+        seconds(*median_seconds)
+    )
 }
 
 /// Writes the tables.
@@ -54,7 +80,11 @@ pub fn markdown(report: &Report) -> String {
     out.push_str("### Goals\n\n| what | goal | seen, at worst | |\n|---|---|---|---|\n");
     for goal in goals(report) {
         let met = if goal.met { "met" } else { "**not met**" };
-        let _ = writeln!(out, "| {} | {} | {} | {met} |", goal.what, goal.goal, goal.seen);
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {met} |",
+            goal.what, goal.goal, goal.seen
+        );
     }
     out.push('\n');
     out.push_str("### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, median seconds to promotion.\n\n");
@@ -72,13 +102,23 @@ pub fn markdown(report: &Report) -> String {
             cell.excess_errors
         )
     });
-    out.push_str("### Releases at exactly the margin\n\nPromoted %, of at most 5 %; rolled back %.\n\n");
+    out.push_str(
+        "### Releases at exactly the margin\n\nPromoted %, of at most 5 %; rolled back %.\n\n",
+    );
     table(&mut out, "traffic", &report.margin, |cell| {
-        format!("{}; {}", percent(cell.promoted), percent(cell.rolled_back + cell.rolled_back_by_budget))
+        format!(
+            "{}; {}",
+            percent(cell.promoted),
+            percent(cell.rolled_back + cell.rolled_back_by_budget)
+        )
     });
     out.push_str("### The budget\n\nRollouts at 100 requests/s that spent more than their allotment of A errors, %; median seconds to rollback.\n\n");
     table(&mut out, "release", &report.budget, |cell| {
-        format!("{}; {}", percent(cell.overspent), seconds(cell.median_seconds))
+        format!(
+            "{}; {}",
+            percent(cell.overspent),
+            seconds(cell.median_seconds)
+        )
     });
     efficiency(&mut out, report);
     out
@@ -102,8 +142,12 @@ fn efficiency(out: &mut String, report: &Report) {
             cell.requests_without_tolerance / cell.knowing,
         );
     }
-    out.push_str("\n### Requests to promote\n\nMean requests of both arms at a weight of 50 %.\n\n");
-    out.push_str("| error rate | margin | requests | over the bound ln(1/beta)/I |\n|---|---|---|---|\n");
+    out.push_str(
+        "\n### Requests to promote\n\nMean requests of both arms at a weight of 50 %.\n\n",
+    );
+    out.push_str(
+        "| error rate | margin | requests | over the bound ln(1/beta)/I |\n|---|---|---|---|\n",
+    );
     for cell in &report.promotion {
         let _ = writeln!(
             out,

@@ -1,8 +1,9 @@
 //! The odds of one release, paced as its Rollout says: by steps, or by the evidence.
 //!
-//! Decided by the shipped rule, with the waits of the planner: a step is over when its effect is there and no data is missing, the
-//! evidence alone raises a weight where there are no steps, and what stays undecided for the longest duration is left to a
-//! person. Pods and the router take no time here: times are from the first request to the canary.
+//! Decided by the shipped rule, with the waits of the planner: a step is over when its effect is
+//! there and no data is missing, the evidence alone raises a weight where there are no steps, and
+//! what stays undecided for the longest duration is left to a person. Pods and the router take no
+//! time here: times are from the first request to the canary.
 
 use serin_analysis::evidence::{Bets, Evidence, TickContext};
 use serin_analysis::guard::{Burning, WindowCounts, burning};
@@ -73,11 +74,17 @@ pub fn odds(options: Options, release: &Release) -> Result<Vec<Ended>, ConfigErr
     // A service that fails all the time burns its budget all the time.
     let burns = |seconds: u32| {
         let requests = release.scenario.requests_per_second * f64::from(seconds);
-        WindowCounts { requests, bad: requests * release.scenario.stable_rate }
+        WindowCounts {
+            requests,
+            bad: requests * release.scenario.stable_rate,
+        }
     };
-    let windows = serin_analysis::guard::WINDOW_PAIRS.map(|pair| (burns(pair.long_seconds), burns(pair.short_seconds)));
+    let windows = serin_analysis::guard::WINDOW_PAIRS
+        .map(|pair| (burns(pair.long_seconds), burns(pair.short_seconds)));
     let guard = burning(&windows, release.evidence.budget_fraction);
-    Ok(parallel::map(options.runs, options.seed, |seed| Run::new(release, &bets, guard, seed).run()))
+    Ok(parallel::map(options.runs, options.seed, |seed| {
+        Run::new(release, &bets, guard, seed).run()
+    }))
 }
 
 /// What the judge says to the planner.
@@ -152,7 +159,11 @@ impl<'a> Run<'a> {
     fn run(mut self) -> Ended {
         loop {
             // A pace that never gives the canary traffic is promoted by its steps alone.
-            let said = if self.weight > 0.0 || self.evidence.ticks > 0 { self.tick() } else { self.pass() };
+            let said = if self.weight > 0.0 || self.evidence.ticks > 0 {
+                self.tick()
+            } else {
+                self.pass()
+            };
             let decision = match said {
                 Said::RollBack { by_budget: true } => Some(Decision::RolledBackByBudget),
                 Said::RollBack { by_budget: false } => Some(Decision::RolledBack),
@@ -186,18 +197,30 @@ impl<'a> Run<'a> {
         if served.tick.counts.canary_requests > 0.0 {
             self.canary_requests_at_ms = Some(self.now_ms);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "configured seconds are at most 1e9")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "configured seconds are at most 1e9"
+        )]
         let warm_up_ends_ms = (self.bets.config().warm_up_seconds * 1000.0) as i64;
-        let context = TickContext { warm_up_ends_ms, weight_changed_at_ms: self.weight_changed_at_ms };
+        let context = TickContext {
+            warm_up_ends_ms,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+        };
         self.evidence.add(self.bets, &served.tick, &context);
         self.said()
     }
 
     fn said(&mut self) -> Said {
-        let Self { release, now_ms, weight, .. } = *self;
+        let Self {
+            release,
+            now_ms,
+            weight,
+            ..
+        } = *self;
         let mut config = release.judge;
         if matches!(release.pace, Pace::Steps(_)) && weight > 0.0 {
-            // As the controller does: with steps, any weight is as good as the last one, and how far a step goes is written.
+            // As the controller does: with steps, any weight is as good as the last one, and how
+            // far a step goes is written.
             config.steps.max_weight = weight;
             config.steps.kappa = f64::INFINITY;
         }
@@ -210,7 +233,10 @@ impl<'a> Run<'a> {
             guard: self.guard,
             freeze_lifted: false,
         };
-        let requests_ms = self.canary_requests_at_ms.unwrap_or(0).max(self.weight_changed_at_ms);
+        let requests_ms = self
+            .canary_requests_at_ms
+            .unwrap_or(0)
+            .max(self.weight_changed_at_ms);
         let is_idle = weight > 0.0 && now_ms - requests_ms > 3 * self.scrape_ms() + STALE_MARGIN_MS;
         let hold = is_idle.then_some((HoldReason::NoTraffic, requests_ms));
         let fresh = self.canary_requests_at_ms.is_some() && hold.is_none();
@@ -223,15 +249,14 @@ impl<'a> Run<'a> {
         };
         self.spent = told.spent;
         match Standing::new(&config, &context, &[told], &[1.0], self.scrape_ms()).verdict() {
-            Verdict::RollBack(cause) => {
-                Said::RollBack { by_budget: cause != serin_analysis::judge::RollBackCause::Evidence }
-            }
+            Verdict::RollBack(cause) => Said::RollBack {
+                by_budget: cause != serin_analysis::judge::RollBackCause::Evidence,
+            },
             _ if weight <= 0.0 => Said::Undecided { next: None },
             Verdict::Hold(_) | Verdict::StepDown { .. } | Verdict::Freeze(_) => Said::Held,
             Verdict::Forward(Forward::Promote) | Verdict::GoOnCure(Forward::Promote) => Said::Sound,
-            Verdict::Forward(Forward::Step { next }) | Verdict::GoOnCure(Forward::Step { next }) => {
-                Said::Undecided { next: Some(next) }
-            }
+            Verdict::Forward(Forward::Step { next })
+            | Verdict::GoOnCure(Forward::Step { next }) => Said::Undecided { next: Some(next) },
             _ => Said::Undecided { next: None },
         }
     }
@@ -246,12 +271,17 @@ impl<'a> Run<'a> {
             match wait {
                 Wait::Time => return None,
                 Wait::Evidence => {
-                    let has_waited = seconds(self.now_ms - self.step_began_ms) >= self.release.longest_seconds;
+                    let has_waited =
+                        seconds(self.now_ms - self.step_began_ms) >= self.release.longest_seconds;
                     return has_waited.then_some(Decision::Undecided);
                 }
                 Wait::Over => {
-                    let Pace::Steps(steps) = &self.release.pace else { return Some(Decision::Promoted) };
-                    let Some(step) = steps.get(self.step) else { return Some(Decision::Promoted) };
+                    let Pace::Steps(steps) = &self.release.pace else {
+                        return Some(Decision::Promoted);
+                    };
+                    let Some(step) = steps.get(self.step) else {
+                        return Some(Decision::Promoted);
+                    };
                     if let Step::SetWeight(weight) = step {
                         self.set_weight(*weight);
                     }
@@ -282,7 +312,11 @@ impl<'a> Run<'a> {
 
     fn of_step(&self, step: Option<&Step>, said: Said) -> Wait {
         let passed = |since_ms: i64, seconds_needed: f64| {
-            if seconds(self.now_ms - since_ms) >= seconds_needed { Wait::Over } else { Wait::Time }
+            if seconds(self.now_ms - since_ms) >= seconds_needed {
+                Wait::Over
+            } else {
+                Wait::Time
+            }
         };
         let own = match step {
             Some(Step::Pause(seconds)) => passed(self.step_began_ms, *seconds),
@@ -295,12 +329,17 @@ impl<'a> Run<'a> {
                 _ => Wait::Evidence,
             },
             // What was seen of young pods alone does not suffice to promote.
-            None if self.weight > 0.0 => {
-                passed(self.fresh_since_ms.unwrap_or(self.now_ms), self.bets.config().warm_up_seconds)
-            }
+            None if self.weight > 0.0 => passed(
+                self.fresh_since_ms.unwrap_or(self.now_ms),
+                self.bets.config().warm_up_seconds,
+            ),
             Some(Step::SetWeight(_)) | None => Wait::Over,
         };
-        if own == Wait::Over && said == Said::Held { Wait::Evidence } else { own }
+        if own == Wait::Over && said == Said::Held {
+            Wait::Evidence
+        } else {
+            own
+        }
     }
 }
 
@@ -336,19 +375,37 @@ mod tests {
     const OPTIONS: Options = Options { runs: 300, seed: 3 };
 
     fn share(ended: &[Ended], decision: Decision) -> f64 {
-        let count = ended.iter().filter(|ended| ended.decision == decision).count();
+        let count = ended
+            .iter()
+            .filter(|ended| ended.decision == decision)
+            .count();
         f64::from(u32::try_from(count).unwrap()) / f64::from(u32::try_from(ended.len()).unwrap())
     }
 
     fn steps() -> Pace {
-        let half_an_hour = [Step::SetWeight(0.05), Step::Pause(600.0), Step::SetWeight(0.2), Step::Pause(600.0)];
-        Pace::Steps([&half_an_hour[..], &[Step::SetWeight(0.5), Step::Pause(600.0)]].concat())
+        let half_an_hour = [
+            Step::SetWeight(0.05),
+            Step::Pause(600.0),
+            Step::SetWeight(0.2),
+            Step::Pause(600.0),
+        ];
+        Pace::Steps(
+            [
+                &half_an_hour[..],
+                &[Step::SetWeight(0.5), Step::Pause(600.0)],
+            ]
+            .concat(),
+        )
     }
 
     #[test]
     fn where_the_evidence_sets_the_pace_a_good_release_is_promoted_and_a_bad_one_rolled_back() {
         let good = odds(OPTIONS, &release(Effect::Times(1.0), Pace::Evidence)).unwrap();
-        assert!(share(&good, Decision::Promoted) >= 0.98, "{}", share(&good, Decision::Promoted));
+        assert!(
+            share(&good, Decision::Promoted) >= 0.98,
+            "{}",
+            share(&good, Decision::Promoted)
+        );
         let bad = odds(OPTIONS, &release(Effect::Times(10.0), Pace::Evidence)).unwrap();
         assert!(share(&bad, Decision::RolledBack) >= 0.99);
         assert!(bad.iter().all(|ended| ended.excess_errors < 100.0));
@@ -357,11 +414,19 @@ mod tests {
     #[test]
     fn steps_take_the_time_that_is_written_and_no_more() {
         let good = odds(OPTIONS, &release(Effect::Times(1.0), steps())).unwrap();
-        let promoted: Vec<f64> =
-            good.iter().filter(|ended| ended.decision == Decision::Promoted).map(|ended| ended.seconds).collect();
+        let promoted: Vec<f64> = good
+            .iter()
+            .filter(|ended| ended.decision == Decision::Promoted)
+            .map(|ended| ended.seconds)
+            .collect();
         assert!(promoted.len() >= 290, "{}", promoted.len());
         // Each step is seen to be over at a scrape.
-        assert!(promoted.iter().all(|seconds| (1800.0..=1860.0).contains(seconds)), "{promoted:?}");
+        assert!(
+            promoted
+                .iter()
+                .all(|seconds| (1800.0..=1860.0).contains(seconds)),
+            "{promoted:?}"
+        );
     }
 
     #[test]
@@ -371,8 +436,14 @@ mod tests {
         assert!(for_a_time.iter().any(|ended| ended.seconds <= 345.0));
         let until_proven = odds(OPTIONS, &release(Effect::Times(1.0), pace(None))).unwrap();
         assert!(share(&until_proven, Decision::Promoted) > 0.9);
-        let later = until_proven.iter().filter(|ended| ended.seconds > 345.0).count();
-        assert!(later > 200, "proof mostly takes longer than five minutes: {later}");
+        let later = until_proven
+            .iter()
+            .filter(|ended| ended.seconds > 345.0)
+            .count();
+        assert!(
+            later > 200,
+            "proof mostly takes longer than five minutes: {later}"
+        );
         let at_the_margin = odds(OPTIONS, &release(Effect::Plus(0.0005), pace(None))).unwrap();
         assert!(share(&at_the_margin, Decision::Promoted) <= 0.05);
         assert!(share(&at_the_margin, Decision::Undecided) > 0.2);
@@ -380,7 +451,10 @@ mod tests {
 
     #[test]
     fn without_a_budget_or_while_the_service_burns_nothing_is_promoted() {
-        let frozen = Release { allotment: 0.0, ..release(Effect::Times(1.0), steps()) };
+        let frozen = Release {
+            allotment: 0.0,
+            ..release(Effect::Times(1.0), steps())
+        };
         assert!(share(&odds(OPTIONS, &frozen).unwrap(), Decision::Promoted) < 1e-9);
         let mut burning = release(Effect::Times(1.0), steps());
         burning.scenario.stable_rate = 0.02;
@@ -393,13 +467,23 @@ mod tests {
         idle.scenario.requests_per_second = 0.001;
         let idle = odds(Options { runs: 20, seed: 1 }, &idle).unwrap();
         assert!(share(&idle, Decision::Undecided) >= 0.99, "{idle:?}");
-        let at_once = odds(Options { runs: 20, seed: 1 }, &release(Effect::Times(1.0), Pace::Steps(vec![]))).unwrap();
+        let at_once = odds(
+            Options { runs: 20, seed: 1 },
+            &release(Effect::Times(1.0), Pace::Steps(vec![])),
+        )
+        .unwrap();
         assert!(share(&at_once, Decision::Promoted) >= 0.99);
     }
 
     #[test]
     fn a_seed_gives_the_same_list() {
-        let once = || odds(Options { runs: 50, seed: 9 }, &release(Effect::Times(2.0), steps())).unwrap();
+        let once = || {
+            odds(
+                Options { runs: 50, seed: 9 },
+                &release(Effect::Times(2.0), steps()),
+            )
+            .unwrap()
+        };
         assert_eq!(once(), once());
     }
 }

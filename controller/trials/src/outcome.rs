@@ -52,22 +52,40 @@ pub struct Summary {
 impl Summary {
     pub(crate) fn of(outcomes: &[Outcome]) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
-        let (count, percent) =
-            (outcomes.len().max(1) as f64, |of: usize| of as f64 * 100.0 / outcomes.len().max(1) as f64);
-        let share = |decision| percent(outcomes.iter().filter(|outcome| outcome.decision == decision).count());
-        let (rolled_back, by_budget) = (share(Decision::RolledBack), share(Decision::RolledBackByBudget));
+        let (count, percent) = (outcomes.len().max(1) as f64, |of: usize| {
+            of as f64 * 100.0 / outcomes.len().max(1) as f64
+        });
+        let share = |decision| {
+            percent(
+                outcomes
+                    .iter()
+                    .filter(|outcome| outcome.decision == decision)
+                    .count(),
+            )
+        };
+        let (rolled_back, by_budget) = (
+            share(Decision::RolledBack),
+            share(Decision::RolledBackByBudget),
+        );
         let promoted = share(Decision::Promoted);
         let mut seconds: Vec<f64> = outcomes
             .iter()
             .filter(|outcome| match outcome.decision {
                 Decision::Promoted => promoted > rolled_back + by_budget,
-                Decision::RolledBack | Decision::RolledBackByBudget => promoted <= rolled_back + by_budget,
+                Decision::RolledBack | Decision::RolledBackByBudget => {
+                    promoted <= rolled_back + by_budget
+                }
                 Decision::Undecided => false,
             })
             .map(|outcome| outcome.seconds)
             .collect();
         seconds.sort_by(f64::total_cmp);
-        let at = |of: usize, in_all: usize| seconds.get(seconds.len() * of / in_all).copied().unwrap_or(f64::NAN);
+        let at = |of: usize, in_all: usize| {
+            seconds
+                .get(seconds.len() * of / in_all)
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
         Self {
             runs: u32::try_from(outcomes.len()).unwrap_or(u32::MAX),
             rolled_back,
@@ -76,7 +94,11 @@ impl Summary {
             median_seconds: at(1, 2),
             p95_seconds: at(19, 20),
             slowest_seconds: seconds.last().copied().unwrap_or(f64::NAN),
-            excess_errors: outcomes.iter().map(|outcome| outcome.excess_errors).sum::<f64>() / count,
+            excess_errors: outcomes
+                .iter()
+                .map(|outcome| outcome.excess_errors)
+                .sum::<f64>()
+                / count,
             overspent: percent(outcomes.iter().filter(|outcome| outcome.overspent).count()),
         }
     }

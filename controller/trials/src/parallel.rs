@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-/// Runs `one` for `runs` seeds and joins what it returns in the order of the runs, whatever the number of threads.
+/// Runs `one` for `runs` seeds and joins what it returns in the order of the runs, whatever the
+/// number of threads.
 pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = u32::try_from(threads).unwrap_or(1);
@@ -14,7 +15,11 @@ pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) 
             .map(|thread| {
                 let first = (thread * share).min(runs);
                 let last = first.saturating_add(share).min(runs);
-                scope.spawn(move || (first..last).map(|run| one(mix(seed, run))).collect::<Vec<_>>())
+                scope.spawn(move || {
+                    (first..last)
+                        .map(|run| one(mix(seed, run)))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
         let mut all = Vec::new();
@@ -30,7 +35,11 @@ pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) 
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): seeds that are close give streams that are not.
 pub(crate) fn mix(seed: u64, run: u32) -> u64 {
-    let mut z = seed.wrapping_add(u64::from(run).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut z = seed.wrapping_add(
+        u64::from(run)
+            .wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    );
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -42,6 +51,9 @@ mod tests {
     fn every_run_is_there_once_and_in_order() {
         let seeds = super::map(1001, 42, |seed| seed);
         assert_eq!(seeds.len(), 1001);
-        assert_eq!(seeds, (0..1001).map(|run| super::mix(42, run)).collect::<Vec<_>>());
+        assert_eq!(
+            seeds,
+            (0..1001).map(|run| super::mix(42, run)).collect::<Vec<_>>()
+        );
     }
 }

@@ -8,24 +8,27 @@ use crate::world::{Scenario, World, seconds};
 /// A rule that decides by the metrics of whole minutes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rival {
-    /// The canary's error rate above a threshold in this many one-minute checks rolls back; else promoted after its four
-    /// steps of five minutes (5, 10, 20, 50 %). As in analysis templates with a success condition and a failure limit.
+    /// The canary's error rate above a threshold in this many one-minute checks rolls back; else
+    /// promoted after its four steps of five minutes (5, 10, 20, 50 %). As in analysis templates
+    /// with a success condition and a failure limit.
     FixedThreshold {
         /// The highest error rate of a check that passes.
         threshold: f64,
         /// The failed checks that roll back.
         failures: u32,
     },
-    /// A success rate below the threshold in this many one-minute checks rolls back; every check that passes raises the weight by 10
-    /// points, and at 50 % promotes. As in progressive delivery with a request-success-rate.
+    /// A success rate below the threshold in this many one-minute checks rolls back; every check
+    /// that passes raises the weight by 10 points, and at 50 % promotes. As in progressive delivery
+    /// with a request-success-rate.
     SuccessRate {
         /// The lowest success rate of a check that passes.
         threshold: f64,
         /// The failed checks that roll back.
         failures: u32,
     },
-    /// Every five minutes a Mann-Whitney test (98 %) of the minutes' error rates, canary against stable: rolls back where the lower
-    /// confidence bound of the shift exceeds a quarter of its estimate. As in automated canary analysis.
+    /// Every five minutes a Mann-Whitney test (98 %) of the minutes' error rates, canary against
+    /// stable: rolls back where the lower confidence bound of the shift exceeds a quarter of its
+    /// estimate. As in automated canary analysis.
     MannWhitney,
 }
 
@@ -55,8 +58,9 @@ impl Checks {
         }
     }
 
-    /// Takes one tick in, which ends at `at_ms`, and decides at the end of each minute. A minute without a request to the canary is no
-    /// check: the metrics that these rules query have no value then.
+    /// Takes one tick in, which ends at `at_ms`, and decides at the end of each minute. A minute
+    /// without a request to the canary is no check: the metrics that these rules query have no
+    /// value then.
     pub fn add(&mut self, at_ms: i64, counts: &Counts) -> Option<Decision> {
         self.minute.add(counts);
         if at_ms.saturating_sub(self.minute_began_ms) < CHECK_MS {
@@ -99,13 +103,23 @@ const Z_98: f64 = 2.326_347_874_040_841;
 const TOLERANCE: f64 = 0.25;
 
 impl Rival {
-    /// The rules that a service with this error budget, a fraction of its requests, is judged by for comparison: with the settings that
-    /// their documentation shows, and once with a threshold at the objective.
+    /// The rules that a service with this error budget, a fraction of its requests, is judged by
+    /// for comparison: with the settings that their documentation shows, and once with a threshold
+    /// at the objective.
     pub const fn shipped(budget_fraction: f64) -> [Self; 4] {
         [
-            Self::FixedThreshold { threshold: 0.01, failures: 4 },
-            Self::FixedThreshold { threshold: budget_fraction, failures: 4 },
-            Self::SuccessRate { threshold: 0.99, failures: 5 },
+            Self::FixedThreshold {
+                threshold: 0.01,
+                failures: 4,
+            },
+            Self::FixedThreshold {
+                threshold: budget_fraction,
+                failures: 4,
+            },
+            Self::SuccessRate {
+                threshold: 0.99,
+                failures: 5,
+            },
             Self::MannWhitney,
         ]
     }
@@ -115,8 +129,14 @@ impl Rival {
         // Without the last digits, in which a difference of decimals is not exact.
         let percent = |fraction: f64| (fraction * 1e9).round() / 1e7;
         match self {
-            Self::FixedThreshold { threshold, failures } => format!("fixed {} % x {failures}", percent(threshold)),
-            Self::SuccessRate { threshold, failures } => format!("success {} % x {failures}", percent(threshold)),
+            Self::FixedThreshold {
+                threshold,
+                failures,
+            } => format!("fixed {} % x {failures}", percent(threshold)),
+            Self::SuccessRate {
+                threshold,
+                failures,
+            } => format!("success {} % x {failures}", percent(threshold)),
             Self::MannWhitney => "Mann-Whitney, 25 %".to_owned(),
         }
     }
@@ -130,12 +150,24 @@ impl Rival {
             let served = world.serve(checks.weight());
             excess_errors += served.excess_errors;
             let at_ms = served.tick.at_ms;
-            let Some(decision) = checks.add(at_ms, &served.tick.counts) else { continue };
+            let Some(decision) = checks.add(at_ms, &served.tick.counts) else {
+                continue;
+            };
             let at = seconds(at_ms);
-            let after = if decision == Decision::Promoted { LONGEST_SECONDS - at } else { 0.0 };
+            let after = if decision == Decision::Promoted {
+                LONGEST_SECONDS - at
+            } else {
+                0.0
+            };
             let p_s = scenario.stable_rate;
-            excess_errors += after * scenario.requests_per_second * (scenario.effect.rate(p_s) - p_s);
-            return Outcome { decision, seconds: at, excess_errors, overspent: false };
+            excess_errors +=
+                after * scenario.requests_per_second * (scenario.effect.rate(p_s) - p_s);
+            return Outcome {
+                decision,
+                seconds: at,
+                excess_errors,
+                overspent: false,
+            };
         }
     }
 
@@ -157,13 +189,20 @@ impl Rival {
             Self::SuccessRate { failures, .. } => (failures, passed >= 5),
             Self::MannWhitney => (1, passed + failed >= 20),
         };
-        if failed >= limit { Some(Decision::RolledBack) } else { checks.then_some(Decision::Promoted) }
+        if failed >= limit {
+            Some(Decision::RolledBack)
+        } else {
+            checks.then_some(Decision::Promoted)
+        }
     }
 }
 
 /// Whether the lower 98 % bound of the Hodges-Lehmann shift exceeds a quarter of its estimate.
 fn lower_exceeds_tolerance(canary: &[f64], stable: &[f64]) -> bool {
-    let mut shifts: Vec<f64> = canary.iter().flat_map(|one| stable.iter().map(move |other| one - other)).collect();
+    let mut shifts: Vec<f64> = canary
+        .iter()
+        .flat_map(|one| stable.iter().map(move |other| one - other))
+        .collect();
     shifts.sort_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, reason = "at most twenty minutes")]
     let (m, n) = (canary.len() as f64, stable.len() as f64);
@@ -171,11 +210,18 @@ fn lower_exceeds_tolerance(canary: &[f64], stable: &[f64]) -> bool {
     if rank < 0.0 {
         return false;
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 200")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 200"
+    )]
     let lower = shifts[rank as usize];
     let middle = shifts.len() / 2;
-    let estimate =
-        if shifts.len().is_multiple_of(2) { f64::midpoint(shifts[middle - 1], shifts[middle]) } else { shifts[middle] };
+    let estimate = if shifts.len().is_multiple_of(2) {
+        f64::midpoint(shifts[middle - 1], shifts[middle])
+    } else {
+        shifts[middle]
+    };
     lower > TOLERANCE * estimate.abs()
 }
 
@@ -185,13 +231,27 @@ mod tests {
 
     #[test]
     fn a_rule_decides_on_recorded_ticks_by_whole_minutes_and_passes_over_empty_ones() {
-        let mut checks = Checks::new(Rival::FixedThreshold { threshold: 0.01, failures: 4 }, 1_000);
+        let mut checks = Checks::new(
+            Rival::FixedThreshold {
+                threshold: 0.01,
+                failures: 4,
+            },
+            1_000,
+        );
         let bad = Counts::new(100.0, 5.0, 900.0, 0.0);
         let mut decided = Vec::new();
         for tick in 1..=40 {
             // For two minutes there is no traffic at all.
-            let counts = if (9..17).contains(&tick) { Counts::default() } else { bad };
-            decided.extend(checks.add(1_000 + tick * 15_000, &counts).map(|decision| (tick, decision)));
+            let counts = if (9..17).contains(&tick) {
+                Counts::default()
+            } else {
+                bad
+            };
+            decided.extend(
+                checks
+                    .add(1_000 + tick * 15_000, &counts)
+                    .map(|decision| (tick, decision)),
+            );
         }
         assert_eq!(decided.first(), Some(&(24, Decision::RolledBack)));
     }
@@ -209,6 +269,9 @@ mod tests {
         assert!(lower_exceeds_tolerance(&high, &low));
         assert!(!lower_exceeds_tolerance(&low, &low));
         assert!(!lower_exceeds_tolerance(&low, &high));
-        assert!(!lower_exceeds_tolerance(&[0.5], &[0.0]), "too few minutes to tell");
+        assert!(
+            !lower_exceeds_tolerance(&[0.5], &[0.0]),
+            "too few minutes to tell"
+        );
     }
 }

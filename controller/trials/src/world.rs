@@ -10,20 +10,27 @@ use serin_analysis::{Counts, PodCounts, Tick};
 pub enum Weather {
     /// Independent of each other, at a constant rate.
     Plain,
-    /// About every 15 minutes both arms fail ten times as often for a minute, as when a dependency is ill.
+    /// About every 15 minutes both arms fail ten times as often for a minute, as when a dependency
+    /// is ill.
     SharedBursts,
     /// Traffic and error rate follow the day, from any hour of it, swinging by 50 % and 80 %.
     DailyDrift,
     /// The canary's pods fail 3 % of their requests in their first minute.
     WarmUpSpike,
-    /// Clients retry on the pod that failed them: errors come in clusters with a mean of 4 on one pod, an overdispersion of 7.
+    /// Clients retry on the pod that failed them: errors come in clusters with a mean of 4 on one
+    /// pod, an overdispersion of 7.
     StickyRetries,
 }
 
 impl Weather {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Plain, Self::SharedBursts, Self::DailyDrift, Self::WarmUpSpike, Self::StickyRetries];
+    pub const ALL: [Self; 5] = [
+        Self::Plain,
+        Self::SharedBursts,
+        Self::DailyDrift,
+        Self::WarmUpSpike,
+        Self::StickyRetries,
+    ];
 
     /// What a table calls it.
     pub fn name(self) -> &'static str {
@@ -102,7 +109,8 @@ pub(crate) struct World {
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) tick: Tick,
-    /// Errors of the canary beyond those that stable would have made of its requests, in expectation.
+    /// Errors of the canary beyond those that stable would have made of its requests, in
+    /// expectation.
     pub(crate) excess_errors: f64,
 }
 
@@ -110,30 +118,51 @@ impl World {
     pub(crate) fn new(scenario: Scenario, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let day_phase = random.random::<f64>() * std::f64::consts::TAU;
-        Self { scenario, random, at_seconds: 0, day_phase, burst_ends: 0.0, splits_exactly: false }
+        Self {
+            scenario,
+            random,
+            at_seconds: 0,
+            day_phase,
+            burst_ends: 0.0,
+            splits_exactly: false,
+        }
     }
 
-    /// The same behind a router that keeps the weight in every tick, as a weighted round robin does.
+    /// The same behind a router that keeps the weight in every tick, as a weighted round robin
+    /// does.
     pub(crate) fn with_exact_split(scenario: Scenario, seed: u64) -> Self {
-        Self { splits_exactly: true, ..Self::new(scenario, seed) }
+        Self {
+            splits_exactly: true,
+            ..Self::new(scenario, seed)
+        }
     }
 
-    /// Stable's last hour before the rollout, pod by pod, where errors cluster: what the temper is learnt from.
+    /// Stable's last hour before the rollout, pod by pod, where errors cluster: what the temper is
+    /// learnt from.
     pub(crate) fn history(&mut self) -> Vec<Tick> {
         if self.scenario.weather != Weather::StickyRetries {
             return Vec::new();
         }
         let ticks = HISTORY_SECONDS / self.scenario.tick_seconds;
-        let requests = whole(self.scenario.requests_per_second * f64::from(self.scenario.tick_seconds));
+        let requests =
+            whole(self.scenario.requests_per_second * f64::from(self.scenario.tick_seconds));
         let (per_pod, rate) = (requests / u64::from(STABLE_PODS), self.scenario.stable_rate);
-        let tick =
-            |_| Tick { stable_pods: (0..STABLE_PODS).map(|_| self.pod(per_pod, rate)).collect(), ..Tick::default() };
+        let tick = |_| Tick {
+            stable_pods: (0..STABLE_PODS).map(|_| self.pod(per_pod, rate)).collect(),
+            ..Tick::default()
+        };
         (0..ticks).map(tick).collect()
     }
 
     /// Serves the time until the next scrape with this share on the canary.
     pub(crate) fn serve(&mut self, weight: f64) -> Served {
-        let Scenario { requests_per_second, tick_seconds, stable_rate, effect, weather } = self.scenario;
+        let Scenario {
+            requests_per_second,
+            tick_seconds,
+            stable_rate,
+            effect,
+            weather,
+        } = self.scenario;
         let started = f64::from(self.at_seconds);
         let mut requests = requests_per_second * f64::from(tick_seconds);
         let (mut p_s, mut spike) = (stable_rate, 0.0);
@@ -156,36 +185,62 @@ impl World {
         }
         let p_c = (effect.rate(p_s) + spike).min(1.0);
         let total = whole(requests);
-        let canary = if self.splits_exactly { whole(real(total) * weight) } else { self.binomial(total, weight) };
+        let canary = if self.splits_exactly {
+            whole(real(total) * weight)
+        } else {
+            self.binomial(total, weight)
+        };
         let stable = total - canary;
         let excess_errors = real(canary) * (p_c - p_s);
         let (canary_errors, stable_errors, stable_pods) = if weather == Weather::StickyRetries {
-            let pods: Vec<_> = (0..STABLE_PODS).map(|_| self.pod(stable / u64::from(STABLE_PODS), p_s)).collect();
+            let pods: Vec<_> = (0..STABLE_PODS)
+                .map(|_| self.pod(stable / u64::from(STABLE_PODS), p_s))
+                .collect();
             let errors = pods.iter().map(|pod| pod.errors).sum();
             (self.clustered(canary, p_c), errors, pods)
         } else {
-            (real(self.binomial(canary, p_c)), real(self.binomial(stable, p_s)), Vec::new())
+            (
+                real(self.binomial(canary, p_c)),
+                real(self.binomial(stable, p_s)),
+                Vec::new(),
+            )
         };
         let started_ms = i64::from(self.at_seconds) * 1000;
         self.at_seconds += tick_seconds;
         let at_ms = i64::from(self.at_seconds) * 1000;
         let counts = Counts::new(real(canary), canary_errors, real(stable), stable_errors);
-        Served { tick: Tick { started_ms, at_ms, counts, stable_pods }, excess_errors }
+        Served {
+            tick: Tick {
+                started_ms,
+                at_ms,
+                counts,
+                stable_pods,
+            },
+            excess_errors,
+        }
     }
 
     fn pod(&mut self, requests: u64, rate: f64) -> PodCounts {
-        PodCounts { requests: real(requests), errors: self.clustered(requests, rate) }
+        PodCounts {
+            requests: real(requests),
+            errors: self.clustered(requests, rate),
+        }
     }
 
     fn binomial(&mut self, trials: u64, p: f64) -> u64 {
-        Binomial::new(trials, p.clamp(0.0, 1.0)).map_or(0, |binomial| binomial.sample(&mut self.random))
+        Binomial::new(trials, p.clamp(0.0, 1.0))
+            .map_or(0, |binomial| binomial.sample(&mut self.random))
     }
 
     /// Errors in clusters of geometric size, at the same mean rate.
     fn clustered(&mut self, requests: u64, rate: f64) -> f64 {
         let clusters = self.binomial(requests, rate / CLUSTER_MEAN);
-        let Ok(more) = Geometric::new(1.0 / CLUSTER_MEAN) else { return 0.0 };
-        let errors: u64 = (0..clusters).map(|_| 1 + more.sample(&mut self.random)).sum();
+        let Ok(more) = Geometric::new(1.0 / CLUSTER_MEAN) else {
+            return 0.0;
+        };
+        let errors: u64 = (0..clusters)
+            .map(|_| 1 + more.sample(&mut self.random))
+            .sum();
         real(errors.min(requests))
     }
 }
@@ -196,14 +251,21 @@ fn real(count: u64) -> f64 {
     count as f64
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and far below 2^53")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "positive, and far below 2^53"
+)]
 fn whole(count: f64) -> u64 {
     count.round() as u64
 }
 
 /// A time of a simulation in seconds.
 pub(crate) fn seconds(at_ms: i64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "the milliseconds of a simulated hour")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the milliseconds of a simulated hour"
+    )]
     {
         at_ms as f64 / 1000.0
     }
@@ -215,7 +277,16 @@ mod tests {
     use serin_analysis::overdispersion::Overdispersion;
 
     fn world(weather: Weather, effect: Effect, requests_per_second: f64) -> World {
-        World::new(Scenario { requests_per_second, tick_seconds: 15, stable_rate: 5e-4, effect, weather }, 7)
+        World::new(
+            Scenario {
+                requests_per_second,
+                tick_seconds: 15,
+                stable_rate: 5e-4,
+                effect,
+                weather,
+            },
+            7,
+        )
     }
 
     #[test]

@@ -3,17 +3,20 @@
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 use cel::{Context, Program, Value};
 
-/// The longest condition, in characters, and how deep its brackets may nest. The parser recurses; this bounds its stack.
+/// The longest condition, in characters, and how deep its brackets may nest. The parser recurses;
+/// this bounds its stack.
 const LONGEST: usize = 512;
 const DEEPEST_BRACKETS: usize = 10;
-/// How deep `all`, `exists`, `map` and `filter` may nest, and over how many values they go at most: this bounds the time.
+/// How deep `all`, `exists`, `map` and `filter` may nest, and over how many values they go at most:
+/// this bounds the time.
 const DEEPEST_LOOPS: usize = 2;
 const MOST_VALUES: usize = 100;
 
 /// A condition on the numbers that a query gave.
 ///
-/// `result` is a list of doubles: the values of the vector in the order in which Prometheus gives them; a scalar is a list of one. So
-/// `result[0] < 0.05` and `result.all(value, value < 0.05)` are conditions.
+/// `result` is a list of doubles: the values of the vector in the order in which Prometheus gives
+/// them; a scalar is a list of one. So `result[0] < 0.05` and `result.all(value, value < 0.05)` are
+/// conditions.
 #[derive(Debug)]
 pub struct Condition {
     program: Program,
@@ -32,8 +35,14 @@ impl Condition {
             return Err(format!("its brackets nest deeper than {DEEPEST_BRACKETS}"));
         }
         let program = Program::compile(text).map_err(|errors| {
-            let first = errors.errors.first().map_or("unreadable", |error| error.msg.as_str());
-            format!("it is not CEL: {}", first.lines().next().unwrap_or_default())
+            let first = errors
+                .errors
+                .first()
+                .map_or("unreadable", |error| error.msg.as_str());
+            format!(
+                "it is not CEL: {}",
+                first.lines().next().unwrap_or_default()
+            )
         })?;
         if loops(program.expression()) > DEEPEST_LOOPS {
             return Err(format!("its loops nest deeper than {DEEPEST_LOOPS}"));
@@ -49,7 +58,10 @@ impl Condition {
     /// What of it cannot be reckoned, for example that `result[1]` is not there.
     pub fn holds(&self, result: &[f64]) -> Result<bool, String> {
         if result.len() > MOST_VALUES {
-            return Err(format!("the result has {} values where {MOST_VALUES} are the limit", result.len()));
+            return Err(format!(
+                "the result has {} values where {MOST_VALUES} are the limit",
+                result.len()
+            ));
         }
         let mut context = Context::default();
         context.add_variable_from_value("result", result.to_vec());
@@ -60,7 +72,8 @@ impl Condition {
         }
     }
 
-    /// A condition that can be reckoned for no number of values, few or many, small or large, is a mistake.
+    /// A condition that can be reckoned for no number of values, few or many, small or large, is a
+    /// mistake.
     fn try_out(&self) -> Result<(), String> {
         let mut why = String::new();
         for count in [1, 2, 3, 10, MOST_VALUES] {
@@ -104,7 +117,13 @@ fn loops(expression: &IdedExpr) -> usize {
     match &expression.expr {
         Expr::Call(call) => deepest(&mut call.target.as_deref().into_iter().chain(&call.args)),
         Expr::Comprehension(over) => {
-            let parts = [&over.iter_range, &over.accu_init, &over.loop_cond, &over.loop_step, &over.result];
+            let parts = [
+                &over.iter_range,
+                &over.accu_init,
+                &over.loop_cond,
+                &over.loop_step,
+                &over.result,
+            ];
             1 + deepest(&mut parts.into_iter())
         }
         Expr::List(list) => deepest(&mut list.elements.iter()),
@@ -122,17 +141,35 @@ mod tests {
     use super::*;
 
     fn holds(condition: &str, result: &[f64]) -> Result<bool, String> {
-        Condition::parse(condition).unwrap_or_else(|why| panic!("{condition}: {why}")).holds(result)
+        Condition::parse(condition)
+            .unwrap_or_else(|why| panic!("{condition}: {why}"))
+            .holds(result)
     }
 
     #[test]
     fn the_result_is_a_list_of_doubles() {
         assert_eq!(holds("result[0] < 0.05", &[0.04]), Ok(true));
         assert_eq!(holds("result[0] < 0.05", &[0.06]), Ok(false));
-        assert_eq!(holds("result[0] >= 1 && result[0] <= 2", &[1.5]), Ok(true), "whole numbers compare too");
-        assert_eq!(holds("size(result) == 2 && result.all(value, value < 0.5)", &[0.1, 0.2]), Ok(true));
-        assert_eq!(holds("result.exists(value, value > 0.15)", &[0.1, 0.2]), Ok(true));
-        assert!(holds("result[1] < 0.05", &[0.04]).is_err(), "what is not there is no success");
+        assert_eq!(
+            holds("result[0] >= 1 && result[0] <= 2", &[1.5]),
+            Ok(true),
+            "whole numbers compare too"
+        );
+        assert_eq!(
+            holds(
+                "size(result) == 2 && result.all(value, value < 0.5)",
+                &[0.1, 0.2]
+            ),
+            Ok(true)
+        );
+        assert_eq!(
+            holds("result.exists(value, value > 0.15)", &[0.1, 0.2]),
+            Ok(true)
+        );
+        assert!(
+            holds("result[1] < 0.05", &[0.04]).is_err(),
+            "what is not there is no success"
+        );
         assert!(holds("result[0] < 0.05", &[0.04; 101]).is_err());
     }
 
@@ -145,7 +182,10 @@ mod tests {
             ("result[0]", "true or false"),
             ("result < 0.05", ""),
             ("result[0] * 100 < 5", ""),
-            ("result.all(a, result.all(b, result.all(c, a + b + c > 0.0)))", "loops"),
+            (
+                "result.all(a, result.all(b, result.all(c, a + b + c > 0.0)))",
+                "loops",
+            ),
             (&"(".repeat(40), "brackets"),
             (&"?".repeat(40), "brackets"),
             (&"1".repeat(600), "longer"),

@@ -1,6 +1,7 @@
 //! What a check is made of: a query with its arguments in place, and a condition on its result.
 //!
-//! Both are read when a Rollout is admitted, so that a mistake is told then, and again where they are used.
+//! Both are read when a Rollout is admitted, so that a mistake is told then, and again where they
+//! are used.
 
 mod condition;
 mod query;

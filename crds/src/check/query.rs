@@ -1,16 +1,23 @@
 //! The query of a check: PromQL in which `{{args.NAME}}` stands for an argument's value.
 //!
-//! A value is only ever put in as a part of a string, with everything escaped that could end it, so that no value can change what the
-//! query asks for. Where the placeholder stands outside of a string, the quotes are put around it.
+//! A value is only ever put in as a part of a string, with everything escaped that could end it, so
+//! that no value can change what the query asks for. Where the placeholder stands outside of a
+//! string, the quotes are put around it.
 
 use std::collections::BTreeMap;
 
 use promql_parser::parser::{self, value::ValueType};
 
-/// The arguments that every check has: the namespace and the name of the Rollout, its Services and the ReplicaSets of both sides. What
-/// there is not (no router, no stable revision) is empty.
-pub const BUILT_IN_ARGS: [&str; 6] =
-    ["namespace", "rollout", "canaryService", "stableService", "canaryReplicaSet", "stableReplicaSet"];
+/// The arguments that every check has: the namespace and the name of the Rollout, its Services and
+/// the ReplicaSets of both sides. What there is not (no router, no stable revision) is empty.
+pub const BUILT_IN_ARGS: [&str; 6] = [
+    "namespace",
+    "rollout",
+    "canaryService",
+    "stableService",
+    "canaryReplicaSet",
+    "stableReplicaSet",
+];
 
 const OPEN: &str = "{{args.";
 const CLOSE: &str = "}}";
@@ -18,21 +25,25 @@ const CLOSE: &str = "}}";
 /// Whether an argument can have this name.
 pub fn is_arg_name(name: &str) -> bool {
     let head = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-    head && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    head && name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// The query with every argument in its place.
 ///
 /// # Errors
-/// Why it cannot be asked: an argument that is not there or stands where no string can, or what is not PromQL for numbers.
+/// Why it cannot be asked: an argument that is not there or stands where no string can, or what is
+/// not PromQL for numbers.
 pub fn query(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
     let query = put_in(template, args)?;
     let parsed = parser::parse(&query).map_err(|error| format!("it is not PromQL: {error}"))?;
     match parsed.value_type() {
         ValueType::Vector | ValueType::Scalar => Ok(query),
-        ValueType::Matrix => {
-            Err("it gives many samples of each series: wrap it, for example in avg_over_time()".to_owned())
-        }
+        ValueType::Matrix => Err(
+            "it gives many samples of each series: wrap it, for example in avg_over_time()"
+                .to_owned(),
+        ),
         ValueType::String => Err("it gives a text where numbers are wanted".to_owned()),
     }
 }
@@ -54,11 +65,15 @@ fn put_in(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String>
     let mut rest = template;
     while let Some(character) = rest.chars().next() {
         if place != Place::Comment && rest.starts_with(OPEN) {
-            let (name, after) =
-                rest[OPEN.len()..].split_once(CLOSE).ok_or_else(|| format!("{OPEN} is not closed by {CLOSE}"))?;
+            let (name, after) = rest[OPEN.len()..]
+                .split_once(CLOSE)
+                .ok_or_else(|| format!("{OPEN} is not closed by {CLOSE}"))?;
             let value = args.get(name).ok_or_else(|| {
                 let known: Vec<&str> = args.keys().copied().collect();
-                format!("there is no argument {name:?}: there are {}", known.join(", "))
+                format!(
+                    "there is no argument {name:?}: there are {}",
+                    known.join(", ")
+                )
             })?;
             match place {
                 Place::Quoted(quote) => query.push_str(&escaped(value, quote)),
@@ -129,8 +144,20 @@ mod tests {
     #[test]
     fn a_value_is_put_in_as_a_string() {
         let expected = Ok("sum(rate(requests_total{service=\"check\\\"out\"}[5m]))".to_owned());
-        assert_eq!(with("sum(rate(requests_total{service=\"{{args.service}}\"}[5m]))", "check\"out"), expected);
-        assert_eq!(with("sum(rate(requests_total{service={{args.service}}}[5m]))", "check\"out"), expected);
+        assert_eq!(
+            with(
+                "sum(rate(requests_total{service=\"{{args.service}}\"}[5m]))",
+                "check\"out"
+            ),
+            expected
+        );
+        assert_eq!(
+            with(
+                "sum(rate(requests_total{service={{args.service}}}[5m]))",
+                "check\"out"
+            ),
+            expected
+        );
         let single = with("requests_total{service=~'{{args.service}}-.*'}", "o'clock").unwrap();
         assert_eq!(single, "requests_total{service=~'o\\'clock-.*'}");
     }
@@ -138,7 +165,10 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_is_told() {
         for (template, why) in [
-            ("requests_total{service=\"{{args.other}}\"}", "there is no argument \"other\""),
+            (
+                "requests_total{service=\"{{args.other}}\"}",
+                "there is no argument \"other\"",
+            ),
             ("requests_total{service=\"{{args.service\"}", "not closed"),
             ("requests_total{service=`{{args.service}}`}", "backquotes"),
             ("rate(requests_total[{{args.service}}])", "not PromQL"),
@@ -153,9 +183,15 @@ mod tests {
 
     #[test]
     fn a_comment_is_left_as_it_is_and_confuses_nobody() {
-        let text =
-            with("requests_total # it's {{args.service}}\n{service={{args.service}}}", "\"} or vector(1) #").unwrap();
-        assert!(text.ends_with("{service=\"\\\"} or vector(1) #\"}"), "{text}");
+        let text = with(
+            "requests_total # it's {{args.service}}\n{service={{args.service}}}",
+            "\"} or vector(1) #",
+        )
+        .unwrap();
+        assert!(
+            text.ends_with("{service=\"\\\"} or vector(1) #\"}"),
+            "{text}"
+        );
     }
 
     proptest! {

@@ -9,7 +9,9 @@ use serin_core::plan::Analysis;
 use super::checks;
 use super::problem::Problems;
 use super::values::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
-use crate::analysis::{AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec};
+use crate::analysis::{
+    AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec,
+};
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
 
@@ -17,7 +19,8 @@ const PATH: &str = "spec.analysis";
 const LONGEST_DEFAULT: Duration = HOUR;
 pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
-const STEP_DOWN_BOUNDS: RangeInclusive<Duration> = SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
+const STEP_DOWN_BOUNDS: RangeInclusive<Duration> =
+    SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const THRESHOLD_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
@@ -28,7 +31,11 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     let analysis = spec.analysis.as_ref()?;
     if analysis.objectives.is_empty() && analysis.checks.is_empty() {
         let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
-        problems.required(format!("{PATH}.objectives"), "an analysis needs an objective or a check", fix);
+        problems.required(
+            format!("{PATH}.objectives"),
+            "an analysis needs an objective or a check",
+            fix,
+        );
     }
     let routed = spec.strategy.canary.traffic_routing.is_some();
     let mut names = BTreeSet::new();
@@ -46,27 +53,52 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     }
     check_prometheus(analysis, problems);
     check_rollback_and_budget(analysis, problems);
-    if let Some(text) = analysis.on_no_data.as_ref().and_then(|on_no_data| on_no_data.step_down_after.as_ref()) {
-        duration_in(&format!("{PATH}.onNoData.stepDownAfter"), text, &STEP_DOWN_BOUNDS, problems);
+    if let Some(text) = analysis
+        .on_no_data
+        .as_ref()
+        .and_then(|on_no_data| on_no_data.step_down_after.as_ref())
+    {
+        duration_in(
+            &format!("{PATH}.onNoData.stepDownAfter"),
+            text,
+            &STEP_DOWN_BOUNDS,
+            problems,
+        );
     }
     let warm_up = analysis.warm_up.as_ref();
-    let warm_up = warm_up.and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
+    let warm_up = warm_up
+        .and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
     let longest = longest(spec, analysis, problems);
     let checks = checks::checks(spec, analysis, longest, problems);
     let watch = checks::watch(spec, analysis, problems);
-    Some(Analysis { longest, warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP), checks, watch })
+    Some(Analysis {
+        longest,
+        warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP),
+        checks,
+        watch,
+    })
 }
 
 /// How long a release may stay undecided: said by the analysis or by the pace, not by both.
 fn longest(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
-    let pace = spec.strategy.canary.pace.as_ref().and_then(|pace| pace.longest.as_ref());
+    let pace = spec
+        .strategy
+        .canary
+        .pace
+        .as_ref()
+        .and_then(|pace| pace.longest.as_ref());
     match (&analysis.longest, pace) {
         (Some(text), None) => {
-            duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT)
+            duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems)
+                .unwrap_or(LONGEST_DEFAULT)
         }
-        (None, Some(text)) => {
-            duration_in("spec.strategy.canary.pace.longest", text, &LONGEST_BOUNDS, problems).unwrap_or(LONGEST_DEFAULT)
-        }
+        (None, Some(text)) => duration_in(
+            "spec.strategy.canary.pace.longest",
+            text,
+            &LONGEST_BOUNDS,
+            problems,
+        )
+        .unwrap_or(LONGEST_DEFAULT),
         (Some(text), Some(_)) => {
             problems.invalid(
                 format!("{PATH}.longest"),
@@ -82,17 +114,32 @@ fn longest(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems)
 
 fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &mut Problems) {
     if objective.name.is_empty() {
-        problems.required(format!("{path}.name"), "an objective needs a name", "for example availability");
+        problems.required(
+            format!("{path}.name"),
+            "an objective needs a name",
+            "for example availability",
+        );
     }
     if !(objective.objective > 0.0 && objective.objective < 100.0) {
-        let problem = "it must be over 0 and under 100 percent: at 100 there is no error budget to spend";
-        problems.invalid(format!("{path}.objective"), &objective.objective, problem, "for example 99.9");
+        let problem =
+            "it must be over 0 and under 100 percent: at 100 there is no error budget to spend";
+        problems.invalid(
+            format!("{path}.objective"),
+            &objective.objective,
+            problem,
+            "for example 99.9",
+        );
     }
     if let Some(window) = &objective.window {
         duration_in(&format!("{path}.window"), window, &WINDOW_BOUNDS, problems);
     }
     if let Some(latency) = &objective.latency {
-        duration_in(&format!("{path}.latency.threshold"), &latency.threshold, &THRESHOLD_BOUNDS, problems);
+        duration_in(
+            &format!("{path}.latency.threshold"),
+            &latency.threshold,
+            &THRESHOLD_BOUNDS,
+            problems,
+        );
     }
     match (&objective.indicator, &objective.counters) {
         (Some(indicator @ Indicator::EnvoyGateway), None) => {
@@ -109,7 +156,13 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         (None, Some(counters)) => {
             let path = format!("{path}.counters");
             match &counters.errors {
-                Some(errors) => check_errors(&path, counters, errors, objective.latency.is_some(), problems),
+                Some(errors) => check_errors(
+                    &path,
+                    counters,
+                    errors,
+                    objective.latency.is_some(),
+                    problems,
+                ),
                 None if objective.latency.is_some() => check_histogram(&path, counters, problems),
                 None => problems.required(
                     format!("{path}.errors"),
@@ -128,17 +181,29 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         }
         (Some(indicator), Some(_)) => {
             let fix = "keep one of the two";
-            problems.invalid(format!("{path}.indicator"), indicator, "counters are written beside it", fix);
+            problems.invalid(
+                format!("{path}.indicator"),
+                indicator,
+                "counters are written beside it",
+                fix,
+            );
         }
     }
 }
 
 fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) {
-    for (field, selector) in [("total", Some(&counters.total)), ("errors", counters.errors.as_ref())] {
+    for (field, selector) in [
+        ("total", Some(&counters.total)),
+        ("errors", counters.errors.as_ref()),
+    ] {
         if let Some(selector) = selector.filter(|selector| !is_bare_selector(selector)) {
-            let fix =
-                "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
-            problems.invalid(format!("{path}.{field}"), selector, "it is not a bare series selector", fix);
+            let fix = "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
+            problems.invalid(
+                format!("{path}.{field}"),
+                selector,
+                "it is not a bare series selector",
+                fix,
+            );
         }
     }
     if let Some(arms) = &counters.arms {
@@ -146,10 +211,21 @@ fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) 
     }
 }
 
-fn check_errors(path: &str, counters: &CountersSpec, errors: &String, is_timed: bool, problems: &mut Problems) {
+fn check_errors(
+    path: &str,
+    counters: &CountersSpec,
+    errors: &String,
+    is_timed: bool,
+    problems: &mut Problems,
+) {
     if is_timed {
         let fix = "keep one of the two";
-        problems.invalid(format!("{path}.errors"), errors, "latency says which requests are bad", fix);
+        problems.invalid(
+            format!("{path}.errors"),
+            errors,
+            "latency says which requests are bad",
+            fix,
+        );
     }
     if counters.total == *errors {
         let problem = "it equals total, so that every request would count as bad";
@@ -165,17 +241,23 @@ fn check_errors(path: &str, counters: &CountersSpec, errors: &String, is_timed: 
 /// With a latency objective, total is the count of a histogram whose unit is known.
 fn check_histogram(path: &str, counters: &CountersSpec, problems: &mut Problems) {
     let name = counters.total.split('{').next().unwrap_or_default();
-    if !["_seconds_count", "_milliseconds_count"].iter().any(|suffix| name.ends_with(suffix)) {
+    if !["_seconds_count", "_milliseconds_count"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+    {
         let problem = "with latency it is the count of a histogram whose name says its unit";
         let fix = "for example http_request_duration_seconds_count{namespace=\"shop\"}";
         problems.invalid(format!("{path}.total"), &counters.total, problem, fix);
     }
 }
 
-/// Whether a text has the outer form of a series selector; its matchers are parsed where they are used.
+/// Whether a text has the outer form of a series selector; its matchers are parsed where they are
+/// used.
 fn is_bare_selector(text: &str) -> bool {
     let (name, matchers) = text.split_at(text.find('{').unwrap_or(text.len()));
-    let name_is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    let name_is_plain = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
     name_is_plain && !text.is_empty() && (matchers.is_empty() || matchers.ends_with('}'))
 }
 
@@ -200,7 +282,12 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
     for (field, label) in [("podLabel", &arms.pod_label), ("label", &arms.label)] {
         if let Some(label) = label.as_ref().filter(|label| !is_label_name(label)) {
             let fix = "use letters, digits and underscores, for example pod";
-            problems.invalid(format!("{path}.{field}"), label, "it is not the name of a Prometheus label", fix);
+            problems.invalid(
+                format!("{path}.{field}"),
+                label,
+                "it is not the name of a Prometheus label",
+                fix,
+            );
         }
     }
     if arms.canary.is_some() && arms.canary == arms.stable {
@@ -215,19 +302,33 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
 }
 
 fn is_label_name(text: &str) -> bool {
-    let head = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let head = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     head && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
-    let Some(prometheus) = &analysis.prometheus else { return };
+    let Some(prometheus) = &analysis.prometheus else {
+        return;
+    };
     let path = format!("{PATH}.prometheus");
     if let Some(address) = &prometheus.address {
         let fix = "for example http://prometheus.monitoring:9090";
-        let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+        let host = address
+            .strip_prefix("http://")
+            .or_else(|| address.strip_prefix("https://"));
         let authority = host.map(|rest| rest.split('/').next().unwrap_or_default());
-        if authority.is_none_or(|authority| authority.is_empty() || address.contains(char::is_whitespace)) {
-            problems.invalid(format!("{path}.address"), address, "it is not an http or https URL", fix);
+        if authority
+            .is_none_or(|authority| authority.is_empty() || address.contains(char::is_whitespace))
+        {
+            problems.invalid(
+                format!("{path}.address"),
+                address,
+                "it is not an http or https URL",
+                fix,
+            );
         } else if authority.is_some_and(|authority| authority.contains('@')) {
             problems.invalid(
                 format!("{path}.address"),
@@ -236,38 +337,72 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
                 fix,
             );
         } else if address.contains(['?', '#']) {
-            problems.invalid(format!("{path}.address"), address, "a base URL has no query and no fragment", fix);
+            problems.invalid(
+                format!("{path}.address"),
+                address,
+                "a base URL has no query and no fragment",
+                fix,
+            );
         }
     }
     if let Some(interval) = &prometheus.scrape_interval {
-        duration_in(&format!("{path}.scrapeInterval"), interval, &SCRAPE_INTERVAL_BOUNDS, problems);
+        duration_in(
+            &format!("{path}.scrapeInterval"),
+            interval,
+            &SCRAPE_INTERVAL_BOUNDS,
+            problems,
+        );
     }
     check_access(&path, prometheus, problems);
 }
 
 /// What opens a Prometheus is for one that the Rollout names, and TLS for one that speaks it.
 fn check_access(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems) {
-    let PrometheusSpec { address, headers_from, tls, .. } = prometheus;
+    let PrometheusSpec {
+        address,
+        headers_from,
+        tls,
+        ..
+    } = prometheus;
     if address.is_none() && (headers_from.is_some() || tls.is_some()) {
         let fix = "for example https://prometheus.monitoring:9090; the controller's default is asked in the controller's own name";
-        problems.required(format!("{path}.address"), "headersFrom and tls are for a Prometheus that is named", fix);
+        problems.required(
+            format!("{path}.address"),
+            "headersFrom and tls are for a Prometheus that is named",
+            fix,
+        );
     }
     let Some(tls) = tls else { return };
-    if let Some(address) = address.as_ref().filter(|address| !address.starts_with("https://")) {
-        problems.invalid(format!("{path}.address"), address, "tls is written beside it", "use https, or remove tls");
+    if let Some(address) = address
+        .as_ref()
+        .filter(|address| !address.starts_with("https://"))
+    {
+        problems.invalid(
+            format!("{path}.address"),
+            address,
+            "tls is written beside it",
+            "use https, or remove tls",
+        );
     }
     if tls.ca_from.is_none() && tls.client_certificate_from.is_none() {
         let fix = "write caFrom, clientCertificateFrom or both, or remove tls";
         problems.required(format!("{path}.tls.caFrom"), "tls says nothing", fix);
     }
-    if let Some(ca) = tls.ca_from.as_ref().filter(|ca| ca.config_map_key_ref.is_some() == ca.secret_key_ref.is_some()) {
+    if let Some(ca) = tls
+        .ca_from
+        .as_ref()
+        .filter(|ca| ca.config_map_key_ref.is_some() == ca.secret_key_ref.is_some())
+    {
         let fix = "write either configMapKeyRef or secretKeyRef";
         problems.invalid(format!("{path}.tls.caFrom"), ca, "one place is needed", fix);
     }
 }
 
 fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
-    if let Some(probability) = analysis.rollback.as_ref().and_then(|rollback| rollback.false_rollback_probability)
+    if let Some(probability) = analysis
+        .rollback
+        .as_ref()
+        .and_then(|rollback| rollback.false_rollback_probability)
         && !(probability > 0.0 && probability <= FALSE_ROLLBACK_MOST)
     {
         let path = format!("{PATH}.rollback.falseRollbackProbability");
@@ -278,8 +413,13 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
             "0.01 rolls back at most one good release in a hundred",
         );
     }
-    let Some(budget) = &analysis.budget else { return };
-    for (field, share) in [("share", &budget.share), ("ofRemaining", &budget.of_remaining)] {
+    let Some(budget) = &analysis.budget else {
+        return;
+    };
+    for (field, share) in [
+        ("share", &budget.share),
+        ("ofRemaining", &budget.of_remaining),
+    ] {
         let Some(text) = share else { continue };
         let path = format!("{PATH}.budget.{field}");
         match parse_percentage(text) {

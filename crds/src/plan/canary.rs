@@ -16,8 +16,10 @@ const QUARTER: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
 const POD_RESTART_LIMIT_DEFAULT: i32 = 2;
 const SETTLE_DEFAULT: Duration = Duration::from_secs(2);
-const SETTLE_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(0)..=Duration::from_mins(10);
-/// How long a router that reports no generation is waited for; longer than any that was seen to report takes.
+const SETTLE_BOUNDS: RangeInclusive<Duration> =
+    MILLISECOND.saturating_mul(0)..=Duration::from_mins(10);
+/// How long a router that reports no generation is waited for; longer than any that was seen to
+/// report takes.
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Canary {
@@ -26,12 +28,32 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
     let max_unavailable = amount("maxUnavailable", canary.max_unavailable.as_ref(), problems);
     check_room(canary, max_surge, max_unavailable, problems);
     let delay = |field: &str, seconds: Option<i32>, problems: &mut Problems| {
-        Duration::from_secs(count(&format!("{PATH}.{field}"), seconds, DELAY_SECONDS_DEFAULT, problems).into())
+        Duration::from_secs(
+            count(
+                &format!("{PATH}.{field}"),
+                seconds,
+                DELAY_SECONDS_DEFAULT,
+                problems,
+            )
+            .into(),
+        )
     };
-    let scale_down_delay = delay("scaleDownDelaySeconds", canary.scale_down_delay_seconds, problems);
-    let abort_scale_down_delay = delay("abortScaleDownDelaySeconds", canary.abort_scale_down_delay_seconds, problems);
-    let pod_restart_limit =
-        count(&format!("{PATH}.podRestartLimit"), canary.pod_restart_limit, POD_RESTART_LIMIT_DEFAULT, problems);
+    let scale_down_delay = delay(
+        "scaleDownDelaySeconds",
+        canary.scale_down_delay_seconds,
+        problems,
+    );
+    let abort_scale_down_delay = delay(
+        "abortScaleDownDelaySeconds",
+        canary.abort_scale_down_delay_seconds,
+        problems,
+    );
+    let pod_restart_limit = count(
+        &format!("{PATH}.podRestartLimit"),
+        canary.pod_restart_limit,
+        POD_RESTART_LIMIT_DEFAULT,
+        problems,
+    );
     if pod_restart_limit == 0 {
         let fix = "use 1 or more: a crash loop aborts whatever the limit";
         problems.invalid(
@@ -73,12 +95,19 @@ fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> 
 }
 
 fn whole_percentage(text: &str) -> Option<u32> {
-    let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    let digits = text
+        .strip_suffix('%')
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
     digits.parse().ok().filter(|percent| *percent <= 100)
 }
 
 /// Replacing pods needs room: above `replicas` or below it.
-fn check_room(canary: &CanarySpec, max_surge: Amount, max_unavailable: Amount, problems: &mut Problems) {
+fn check_room(
+    canary: &CanarySpec,
+    max_surge: Amount,
+    max_unavailable: Amount,
+    problems: &mut Problems,
+) {
     let none = |amount| matches!(amount, Amount::Pods(0) | Amount::Percent(0));
     if none(max_surge) && none(max_unavailable) {
         let fix = "let one of the two be over 0";
@@ -96,25 +125,58 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
         refuse_without_router(canary, problems);
         return None;
     };
-    let stable_service = canary.stable_service.clone().unwrap_or_else(|| name.to_owned());
-    let canary_service = canary.canary_service.clone().unwrap_or_else(|| format!("{name}-canary"));
-    check_service("stableService", canary.stable_service.as_ref(), &stable_service, problems);
-    check_service("canaryService", canary.canary_service.as_ref(), &canary_service, problems);
+    let stable_service = canary
+        .stable_service
+        .clone()
+        .unwrap_or_else(|| name.to_owned());
+    let canary_service = canary
+        .canary_service
+        .clone()
+        .unwrap_or_else(|| format!("{name}-canary"));
+    check_service(
+        "stableService",
+        canary.stable_service.as_ref(),
+        &stable_service,
+        problems,
+    );
+    check_service(
+        "canaryService",
+        canary.canary_service.as_ref(),
+        &canary_service,
+        problems,
+    );
     if stable_service == canary_service {
         let fix = "give each side a Service of its own";
-        problems.invalid(format!("{PATH}.canaryService"), &canary_service, "it is the stable Service too", fix);
+        problems.invalid(
+            format!("{PATH}.canaryService"),
+            &canary_service,
+            "it is the stable Service too",
+            fix,
+        );
     }
     let settle_path = format!("{PATH}.trafficRouting.settle");
-    let settle = spec.settle.as_ref().and_then(|text| duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
+    let settle = spec
+        .settle
+        .as_ref()
+        .and_then(|text| duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
     let routes = routes(&spec.gateway_api, problems);
     let settle = settle.unwrap_or(SETTLE_DEFAULT);
-    Some(Routing { stable_service, canary_service, routes, settle, unverified_after: UNVERIFIED_AFTER })
+    Some(Routing {
+        stable_service,
+        canary_service,
+        routes,
+        settle,
+        unverified_after: UNVERIFIED_AFTER,
+    })
 }
 
 /// What means nothing without a router is refused, so that nobody relies on it.
 fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
     let fix = "add trafficRouting, or remove it";
-    for (field, service) in [("stableService", &canary.stable_service), ("canaryService", &canary.canary_service)] {
+    for (field, service) in [
+        ("stableService", &canary.stable_service),
+        ("canaryService", &canary.canary_service),
+    ] {
         if let Some(service) = service {
             problems.invalid(
                 format!("{PATH}.{field}"),
@@ -132,7 +194,9 @@ fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
 
 /// A Service's name is a DNS label (RFC 1035), also where it is derived from the Rollout's.
 fn check_service(field: &str, written: Option<&String>, name: &str, problems: &mut Problems) {
-    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let letters = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let ends = name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-');
     if letters && ends && name.len() <= 63 {
         return;
@@ -153,7 +217,9 @@ fn check_service(field: &str, written: Option<&String>, name: &str, problems: &m
 fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
     let path = format!("{PATH}.trafficRouting.gatewayAPI");
     let listed: &[RouteSpec] = match (&spec.http_route, &spec.http_routes) {
-        (Some(name), None) => return vec![route(&format!("{path}.httpRoute"), name, None, problems)],
+        (Some(name), None) => {
+            return vec![route(&format!("{path}.httpRoute"), name, None, problems)];
+        }
         (None, Some(listed)) if !listed.is_empty() => listed,
         (Some(name), Some(_)) => {
             problems.invalid(
@@ -165,19 +231,34 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
             &[]
         }
         (None, _) => {
-            problems.required(format!("{path}.httpRoute"), "nothing names the route", "write the HTTPRoute's name");
+            problems.required(
+                format!("{path}.httpRoute"),
+                "nothing names the route",
+                "write the HTTPRoute's name",
+            );
             &[]
         }
     };
     let mut routes: Vec<RouteRef> = Vec::new();
     for (index, spec) in listed.iter().enumerate() {
         let path = format!("{path}.httpRoutes[{index}]");
-        let found = route(&format!("{path}.name"), &spec.name, spec.rule.clone(), problems);
+        let found = route(
+            &format!("{path}.name"),
+            &spec.name,
+            spec.rule.clone(),
+            problems,
+        );
         let same = |other: &RouteRef| {
-            other.name == found.name && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule)
+            other.name == found.name
+                && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule)
         };
         if routes.iter().any(same) {
-            problems.invalid(path, spec, "another entry covers the same rule", "name each rule once");
+            problems.invalid(
+                path,
+                spec,
+                "another entry covers the same rule",
+                "name each rule once",
+            );
         }
         routes.push(found);
     }
@@ -198,7 +279,16 @@ fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) 
         problems.invalid(path, &name, "it is not the name of an object", fix);
     }
     if rule.as_deref() == Some("") {
-        problems.invalid(path.replace(".name", ".rule"), &"", "it is empty", "name the rule, or leave it out");
+        problems.invalid(
+            path.replace(".name", ".rule"),
+            &"",
+            "it is empty",
+            "name the rule, or leave it out",
+        );
     }
-    RouteRef { kind: RouteKind::HttpRoute, name: name.to_owned(), rule }
+    RouteRef {
+        kind: RouteKind::HttpRoute,
+        name: name.to_owned(),
+        rule,
+    }
 }

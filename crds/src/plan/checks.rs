@@ -1,4 +1,5 @@
-//! The checks of a spec, and the watch after promotion: what they ask is read here, so that a mistake is told at admission.
+//! The checks of a spec, and the watch after promotion: what they ask is read here, so that a
+//! mistake is told at admission.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -30,13 +31,25 @@ pub(super) fn checks(
     for (index, check) in analysis.checks.iter().enumerate() {
         let path = format!("{PATH}.checks[{index}]");
         if !names.insert(&check.name) {
-            problems.invalid(format!("{path}.name"), &check.name, "another check has this name", "give each its own");
+            problems.invalid(
+                format!("{path}.name"),
+                &check.name,
+                "another check has this name",
+                "give each its own",
+            );
         }
         check_one(&path, check, problems);
         check_initial_delay(&path, check, longest, problems);
-        if check.during == Some(CheckTime::AfterPromotion) && analysis.watch_after_promotion.is_none() {
+        if check.during == Some(CheckTime::AfterPromotion)
+            && analysis.watch_after_promotion.is_none()
+        {
             let fix = "add spec.analysis.watchAfterPromotion, for example 10m";
-            problems.invalid(format!("{path}.during"), &check.during, "nothing is watched after promotion", fix);
+            problems.invalid(
+                format!("{path}.during"),
+                &check.during,
+                "nothing is watched after promotion",
+                fix,
+            );
         }
     }
     let required = decisive(analysis, |time| time != CheckTime::AfterPromotion);
@@ -47,25 +60,48 @@ pub(super) fn checks(
 }
 
 /// How a promoted release is watched.
-pub(super) fn watch(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> Option<WatchPlan> {
+pub(super) fn watch(
+    spec: &RolloutSpec,
+    analysis: &AnalysisSpec,
+    problems: &mut Problems,
+) -> Option<WatchPlan> {
     let text = analysis.watch_after_promotion.as_ref()?;
     let path = format!("{PATH}.watchAfterPromotion");
     if spec.strategy.canary.traffic_routing.is_none() {
-        let problem = "without trafficRouting nothing takes the traffic back from a promoted release";
-        problems.invalid(&path, text, problem, "add spec.strategy.canary.trafficRouting, or remove it");
+        let problem =
+            "without trafficRouting nothing takes the traffic back from a promoted release";
+        problems.invalid(
+            &path,
+            text,
+            problem,
+            "add spec.strategy.canary.trafficRouting, or remove it",
+        );
     }
     let duration = duration_in(&path, text, &WATCH_BOUNDS, problems)?;
-    Some(WatchPlan { duration, checks: decisive(analysis, |time| time == CheckTime::AfterPromotion) })
+    Some(WatchPlan {
+        duration,
+        checks: decisive(analysis, |time| time == CheckTime::AfterPromotion),
+    })
 }
 
 fn decisive(analysis: &AnalysisSpec, at: impl Fn(CheckTime) -> bool) -> BTreeSet<String> {
-    let decides = |check: &&CheckSpec| check.dry_run != Some(true) && at(check.during.unwrap_or_default());
-    analysis.checks.iter().filter(decides).map(|check| check.name.clone()).collect()
+    let decides =
+        |check: &&CheckSpec| check.dry_run != Some(true) && at(check.during.unwrap_or_default());
+    analysis
+        .checks
+        .iter()
+        .filter(decides)
+        .map(|check| check.name.clone())
+        .collect()
 }
 
 fn check_one(path: &str, check: &CheckSpec, problems: &mut Problems) {
     if check.name.is_empty() {
-        problems.required(format!("{path}.name"), "a check needs a name", "for example queue-length");
+        problems.required(
+            format!("{path}.name"),
+            "a check needs a name",
+            "for example queue-length",
+        );
     }
     let mut args: BTreeMap<&str, &str> = BUILT_IN_ARGS.iter().map(|name| (*name, "x")).collect();
     for (index, arg) in check.args.iter().enumerate() {
@@ -79,7 +115,8 @@ fn check_one(path: &str, check: &CheckSpec, problems: &mut Problems) {
         }
     }
     if let Err(problem) = query(&check.query, &args) {
-        let fix = "write PromQL that gives a vector or a scalar, for example sum(rate(errors_total[5m]))";
+        let fix =
+            "write PromQL that gives a vector or a scalar, for example sum(rate(errors_total[5m]))";
         problems.invalid(format!("{path}.query"), &check.query, problem, fix);
     }
     if let Err(problem) = Condition::parse(&check.condition) {
@@ -87,20 +124,40 @@ fn check_one(path: &str, check: &CheckSpec, problems: &mut Problems) {
         problems.invalid(format!("{path}.condition"), &check.condition, problem, fix);
     }
     if let Some(interval) = &check.interval {
-        duration_in(&format!("{path}.interval"), interval, &INTERVAL_BOUNDS, problems);
+        duration_in(
+            &format!("{path}.interval"),
+            interval,
+            &INTERVAL_BOUNDS,
+            problems,
+        );
     }
-    count(&format!("{path}.failureLimit"), check.failure_limit, 0, problems);
+    count(
+        &format!("{path}.failureLimit"),
+        check.failure_limit,
+        0,
+        problems,
+    );
 }
 
 /// A check that begins after the release has become inconclusive would never be queried.
 fn check_initial_delay(path: &str, check: &CheckSpec, longest: Duration, problems: &mut Problems) {
-    let Some(text) = &check.initial_delay else { return };
+    let Some(text) = &check.initial_delay else {
+        return;
+    };
     let path = format!("{path}.initialDelay");
-    let Some(delay) = duration_in(&path, text, &INITIAL_DELAY_BOUNDS, problems) else { return };
+    let Some(delay) = duration_in(&path, text, &INITIAL_DELAY_BOUNDS, problems) else {
+        return;
+    };
     if check.during != Some(CheckTime::AfterPromotion) && delay >= longest {
         let longest = format_duration(longest);
-        let problem = format!("it must be shorter than the longest undecided time, which is {longest}");
-        problems.invalid(path, text, problem, "use a shorter initialDelay, or a longer spec.analysis.longest");
+        let problem =
+            format!("it must be shorter than the longest undecided time, which is {longest}");
+        problems.invalid(
+            path,
+            text,
+            problem,
+            "use a shorter initialDelay, or a longer spec.analysis.longest",
+        );
     }
 }
 

@@ -12,11 +12,17 @@ use crate::strategy::PaceSpec;
 const FIRST_WEIGHT_DEFAULT: Weight = Weight::percent(5);
 const MAX_WEIGHT_DEFAULT: Weight = Weight::percent(50);
 
-/// What sets the pace: the steps where there are any, else the evidence where it can, else nothing holds it back.
+/// What sets the pace: the steps where there are any, else the evidence where it can, else nothing
+/// holds it back.
 pub(super) fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
     let canary = &spec.strategy.canary;
     if let (Some(pace), Some(_)) = (&canary.pace, &canary.steps) {
-        problems.invalid(format!("{PATH}.pace"), pace, "steps are written beside it", "keep one of the two");
+        problems.invalid(
+            format!("{PATH}.pace"),
+            pace,
+            "steps are written beside it",
+            "keep one of the two",
+        );
     }
     if let Some(written) = &canary.steps {
         return Pace::Steps(steps::steps(spec, written, routed, problems));
@@ -36,18 +42,31 @@ pub(super) fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) ->
         }
     }
     if canary.pace.is_some() && routed && spec.analysis.is_some() && !has_evidence(spec, routed) {
-        let problem = format!("{PATH}.pace lets evidence set the weight, and checks alone are none");
-        problems.required("spec.analysis.objectives", problem, "add an objective, or write steps");
+        let problem =
+            format!("{PATH}.pace lets evidence set the weight, and checks alone are none");
+        problems.required(
+            "spec.analysis.objectives",
+            problem,
+            "add an objective, or write steps",
+        );
     }
     if has_evidence(spec, routed) {
-        return Pace::Evidence(evidence_pace(&canary.pace.clone().unwrap_or_default(), problems));
+        return Pace::Evidence(evidence_pace(
+            &canary.pace.clone().unwrap_or_default(),
+            problems,
+        ));
     }
     Pace::Steps(Vec::new())
 }
 
-/// Whether evidence sets the pace where no steps are written: there is a router, and an objective to gather it for.
+/// Whether evidence sets the pace where no steps are written: there is a router, and an objective
+/// to gather it for.
 pub(super) fn has_evidence(spec: &RolloutSpec, routed: bool) -> bool {
-    routed && spec.analysis.as_ref().is_some_and(|analysis| !analysis.objectives.is_empty())
+    routed
+        && spec
+            .analysis
+            .as_ref()
+            .is_some_and(|analysis| !analysis.objectives.is_empty())
 }
 
 fn evidence_pace(pace: &PaceSpec, problems: &mut Problems) -> EvidencePace {
@@ -60,11 +79,24 @@ fn evidence_pace(pace: &PaceSpec, problems: &mut Problems) -> EvidencePace {
         }
         Some(weight)
     };
-    let first_weight = read("firstWeight", pace.first_weight, FIRST_WEIGHT_DEFAULT).unwrap_or(FIRST_WEIGHT_DEFAULT);
-    let max_weight = read("maxWeight", pace.max_weight, MAX_WEIGHT_DEFAULT).unwrap_or(MAX_WEIGHT_DEFAULT);
+    let first_weight = read("firstWeight", pace.first_weight, FIRST_WEIGHT_DEFAULT)
+        .unwrap_or(FIRST_WEIGHT_DEFAULT);
+    let max_weight =
+        read("maxWeight", pace.max_weight, MAX_WEIGHT_DEFAULT).unwrap_or(MAX_WEIGHT_DEFAULT);
     if first_weight > max_weight {
-        let fix = format!("use at most maxWeight, which is {}", max_weight.as_percent());
-        problems.invalid(format!("{PATH}.pace.firstWeight"), &first_weight, "it is over maxWeight", fix);
+        let fix = format!(
+            "use at most maxWeight, which is {}",
+            max_weight.as_percent()
+        );
+        problems.invalid(
+            format!("{PATH}.pace.firstWeight"),
+            &first_weight,
+            "it is over maxWeight",
+            fix,
+        );
     }
-    EvidencePace { first_weight, max_weight }
+    EvidencePace {
+        first_weight,
+        max_weight,
+    }
 }

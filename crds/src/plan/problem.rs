@@ -26,8 +26,16 @@ pub struct FieldError {
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            Some(value) => write!(f, "{}: Invalid value: {value}: {}; {}", self.path, self.problem, self.fix),
-            None => write!(f, "{}: Required value: {}; {}", self.path, self.problem, self.fix),
+            Some(value) => write!(
+                f,
+                "{}: Invalid value: {value}: {}; {}",
+                self.path, self.problem, self.fix
+            ),
+            None => write!(
+                f,
+                "{}: Required value: {}; {}",
+                self.path, self.problem, self.fix
+            ),
         }
     }
 }
@@ -84,13 +92,27 @@ impl Problems {
     }
 
     /// Nothing stands at `path`, and something should.
-    pub(super) fn required(&mut self, path: impl Into<String>, problem: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(FieldError { path: path.into(), value: None, problem: problem.into(), fix: fix.into() });
+    pub(super) fn required(
+        &mut self,
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.0.push(FieldError {
+            path: path.into(),
+            value: None,
+            problem: problem.into(),
+            fix: fix.into(),
+        });
     }
 
     /// The value, if nothing was found to be wrong.
     pub(super) fn finish<T>(self, value: T) -> Result<T, FieldErrors> {
-        if self.0.is_empty() { Ok(value) } else { Err(FieldErrors(self.0)) }
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(FieldErrors(self.0))
+        }
     }
 }
 
@@ -100,5 +122,8 @@ fn shown(value: &impl Serialize) -> String {
     if json.chars().count() <= VALUE_LIMIT {
         return json;
     }
-    json.chars().take(VALUE_LIMIT).chain("...".chars()).collect()
+    json.chars()
+        .take(VALUE_LIMIT)
+        .chain("...".chars())
+        .collect()
 }

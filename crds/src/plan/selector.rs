@@ -12,17 +12,39 @@ const LABELS: &str = "spec.template.metadata.labels";
 
 pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
     let none = BTreeMap::new();
-    let labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref()).unwrap_or(&none);
+    let labels = spec
+        .template
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.labels.as_ref())
+        .unwrap_or(&none);
     let wanted = spec.selector.match_labels.as_ref().unwrap_or(&none);
-    let expressions = spec.selector.match_expressions.as_deref().unwrap_or_default();
+    let expressions = spec
+        .selector
+        .match_expressions
+        .as_deref()
+        .unwrap_or_default();
     if wanted.is_empty() && expressions.is_empty() {
-        let fix = "write spec.selector.matchLabels with a label of the template, for example {app: NAME}";
-        problems.required("spec.selector", "an empty selector would pick every pod of the namespace", fix);
+        let fix =
+            "write spec.selector.matchLabels with a label of the template, for example {app: NAME}";
+        problems.required(
+            "spec.selector",
+            "an empty selector would pick every pod of the namespace",
+            fix,
+        );
     }
-    let reserved = |key: &str| key.split_once('/').is_some_and(|(prefix, _)| prefix == GROUP);
+    let reserved = |key: &str| {
+        key.split_once('/')
+            .is_some_and(|(prefix, _)| prefix == GROUP)
+    };
     for key in wanted.keys().filter(|key| reserved(key)) {
         let path = format!("spec.selector.matchLabels[{key}]");
-        problems.invalid(path, &wanted[key], "labels under serin.dev/ are the controller's own", "remove it");
+        problems.invalid(
+            path,
+            &wanted[key],
+            "labels under serin.dev/ are the controller's own",
+            "remove it",
+        );
     }
     for (key, value) in labels.iter().filter(|(key, _)| reserved(key)) {
         problems.invalid(
@@ -36,7 +58,12 @@ pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
         let fix = format!("add {key}: {value} to {LABELS}");
         match labels.get(key) {
             Some(found) if found == value => {}
-            Some(found) => problems.invalid(format!("{LABELS}[{key}]"), found, "it does not match spec.selector", fix),
+            Some(found) => problems.invalid(
+                format!("{LABELS}[{key}]"),
+                found,
+                "it does not match spec.selector",
+                fix,
+            ),
             None => problems.required(format!("{LABELS}[{key}]"), "spec.selector asks for it", fix),
         }
     }
@@ -61,15 +88,33 @@ fn check_expression(
         "DoesNotExist" => found.is_none(),
         operator => {
             let path = format!("{path}.operator");
-            return problems.invalid(path, &operator, "it is unknown", "use In, NotIn, Exists or DoesNotExist");
+            return problems.invalid(
+                path,
+                &operator,
+                "it is unknown",
+                "use In, NotIn, Exists or DoesNotExist",
+            );
         }
     };
     let takes_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
     if takes_values == values.is_empty() {
         let fix = "In and NotIn take at least one value, Exists and DoesNotExist none";
-        problems.invalid(format!("{path}.values"), &values, "the number of values does not fit the operator", fix);
+        problems.invalid(
+            format!("{path}.values"),
+            &values,
+            "the number of values does not fit the operator",
+            fix,
+        );
     } else if !matches {
-        let fix = format!("change the label {} in {LABELS}, or the selector", requirement.key);
-        problems.invalid(path, requirement, "the template's labels do not match it", fix);
+        let fix = format!(
+            "change the label {} in {LABELS}, or the selector",
+            requirement.key
+        );
+        problems.invalid(
+            path,
+            requirement,
+            "the template's labels do not match it",
+            fix,
+        );
     }
 }

@@ -53,16 +53,45 @@ fn every_default_is_the_documented_one() {
     let plan = plan(&routed(json!({})));
     let canary = plan.canary();
     let routing = plan.routing().unwrap();
-    assert_eq!((plan.replicas, plan.revision_history_limit, plan.rollback_window, plan.paused), (1, 10, 0, false));
+    assert_eq!(
+        (
+            plan.replicas,
+            plan.revision_history_limit,
+            plan.rollback_window,
+            plan.paused
+        ),
+        (1, 10, 0, false)
+    );
     assert_eq!(plan.progress_deadline, Duration::from_mins(10));
-    assert_eq!((canary.max_surge, canary.max_unavailable), (Amount::Percent(25), Amount::Percent(25)));
+    assert_eq!(
+        (canary.max_surge, canary.max_unavailable),
+        (Amount::Percent(25), Amount::Percent(25))
+    );
     assert_eq!(canary.scale_down_delay, Duration::from_secs(30));
     assert_eq!(canary.abort_scale_down_delay, Duration::from_secs(30));
-    assert_eq!((canary.dynamic_stable_scale, canary.pod_restart_limit), (false, 2));
-    assert_eq!((routing.stable_service.as_str(), routing.canary_service.as_str()), ("shop", "shop-canary"));
-    assert_eq!((routing.settle, routing.unverified_after), (Duration::from_secs(2), Duration::from_secs(10)));
-    assert_eq!(canary.analysis.as_ref().unwrap().longest, Duration::from_hours(1));
-    let pace = EvidencePace { first_weight: Weight::percent(5), max_weight: Weight::percent(50) };
+    assert_eq!(
+        (canary.dynamic_stable_scale, canary.pod_restart_limit),
+        (false, 2)
+    );
+    assert_eq!(
+        (
+            routing.stable_service.as_str(),
+            routing.canary_service.as_str()
+        ),
+        ("shop", "shop-canary")
+    );
+    assert_eq!(
+        (routing.settle, routing.unverified_after),
+        (Duration::from_secs(2), Duration::from_secs(10))
+    );
+    assert_eq!(
+        canary.analysis.as_ref().unwrap().longest,
+        Duration::from_hours(1)
+    );
+    let pace = EvidencePace {
+        first_weight: Weight::percent(5),
+        max_weight: Weight::percent(50),
+    };
     assert_eq!(canary.pace, Pace::Evidence(pace));
 }
 
@@ -114,10 +143,22 @@ fn each_is_named<const N: usize>(table: [(Value, String); N]) {
 fn each_wrong_field_of_the_spec_is_named() {
     each_is_named([
         (json!({"replicas": -1}), "spec.replicas".to_owned()),
-        (json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}), "spec.progressDeadlineSeconds".into()),
-        (json!({"selector": {"matchLabels": {"app": "other"}}}), "spec.template.metadata.labels[app]".into()),
-        (json!({"selector": {"matchLabels": {"tier": "web"}}}), "spec.template.metadata.labels[tier]".into()),
-        (json!({"selector": {"matchLabels": null}}), "spec.selector".into()),
+        (
+            json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}),
+            "spec.progressDeadlineSeconds".into(),
+        ),
+        (
+            json!({"selector": {"matchLabels": {"app": "other"}}}),
+            "spec.template.metadata.labels[app]".into(),
+        ),
+        (
+            json!({"selector": {"matchLabels": {"tier": "web"}}}),
+            "spec.template.metadata.labels[tier]".into(),
+        ),
+        (
+            json!({"selector": {"matchLabels": null}}),
+            "spec.selector".into(),
+        ),
         (
             json!({"template": {"metadata": {"labels": {"serin.dev/revision": "x"}}}}),
             "spec.template.metadata.labels[serin.dev/revision]".into(),
@@ -142,14 +183,35 @@ fn each_wrong_field_of_the_strategy_is_named() {
     let canary = |canary: Value| json!({"strategy": {"canary": canary}});
     let at = "spec.strategy.canary";
     each_is_named([
-        (canary(json!({"maxSurge": "a lot"})), format!("{at}.maxSurge")),
+        (
+            canary(json!({"maxSurge": "a lot"})),
+            format!("{at}.maxSurge"),
+        ),
         (canary(json!({"maxSurge": "2"})), format!("{at}.maxSurge")),
-        (canary(json!({"maxUnavailable": "101%"})), format!("{at}.maxUnavailable")),
-        (canary(json!({"maxSurge": 0, "maxUnavailable": "0%"})), format!("{at}.maxUnavailable")),
-        (canary(json!({"podRestartLimit": 0})), format!("{at}.podRestartLimit")),
-        (canary(json!({"canaryService": "shop"})), format!("{at}.canaryService")),
-        (canary(json!({"stableService": "Shop"})), format!("{at}.stableService")),
-        (canary(json!({"trafficRouting": {"settle": "11m"}})), format!("{at}.trafficRouting.settle")),
+        (
+            canary(json!({"maxUnavailable": "101%"})),
+            format!("{at}.maxUnavailable"),
+        ),
+        (
+            canary(json!({"maxSurge": 0, "maxUnavailable": "0%"})),
+            format!("{at}.maxUnavailable"),
+        ),
+        (
+            canary(json!({"podRestartLimit": 0})),
+            format!("{at}.podRestartLimit"),
+        ),
+        (
+            canary(json!({"canaryService": "shop"})),
+            format!("{at}.canaryService"),
+        ),
+        (
+            canary(json!({"stableService": "Shop"})),
+            format!("{at}.stableService"),
+        ),
+        (
+            canary(json!({"trafficRouting": {"settle": "11m"}})),
+            format!("{at}.trafficRouting.settle"),
+        ),
         (
             canary(json!({"trafficRouting": {"gatewayAPI": {"httpRoute": "a b"}}})),
             format!("{at}.trafficRouting.gatewayAPI.httpRoute"),
@@ -164,9 +226,18 @@ fn each_wrong_field_of_the_strategy_is_named() {
             ),
             format!("{at}.trafficRouting.gatewayAPI.httpRoutes[1]"),
         ),
-        (canary(json!({"pace": {"firstWeight": 60}})), format!("{at}.pace.firstWeight")),
-        (canary(json!({"pace": {"maxWeight": 100}})), format!("{at}.pace.maxWeight")),
-        (canary(json!({"pace": {}, "steps": []})), format!("{at}.pace")),
+        (
+            canary(json!({"pace": {"firstWeight": 60}})),
+            format!("{at}.pace.firstWeight"),
+        ),
+        (
+            canary(json!({"pace": {"maxWeight": 100}})),
+            format!("{at}.pace.maxWeight"),
+        ),
+        (
+            canary(json!({"pace": {}, "steps": []})),
+            format!("{at}.pace"),
+        ),
     ]);
 }
 
@@ -177,20 +248,50 @@ fn each_wrong_step_is_named() {
     let at = "spec.strategy.canary";
     each_is_named([
         (step(json!({})), format!("{at}.steps[1]")),
-        (step(json!({"setWeight": 20, "pause": {}})), format!("{at}.steps[1]")),
-        (step(json!({"setWeight": 120})), format!("{at}.steps[1].setWeight")),
-        (step(json!({"setWeight": 0.0001})), format!("{at}.steps[1].setWeight")),
-        (step(json!({"pause": {"duration": "soon"}})), format!("{at}.steps[1].pause.duration")),
-        (step(json!({"pause": {"duration": -5}})), format!("{at}.steps[1].pause.duration")),
-        (step(json!({"pause": {"duration": "0s"}})), format!("{at}.steps[1].pause.duration")),
-        (step(json!({"setCanaryScale": {"matchTrafficWeight": false}})), format!("{at}.steps[1].setCanaryScale")),
-        (step(json!({"setCanaryScale": {"replicas": 0}})), format!("{at}.steps[1].setCanaryScale")),
+        (
+            step(json!({"setWeight": 20, "pause": {}})),
+            format!("{at}.steps[1]"),
+        ),
+        (
+            step(json!({"setWeight": 120})),
+            format!("{at}.steps[1].setWeight"),
+        ),
+        (
+            step(json!({"setWeight": 0.0001})),
+            format!("{at}.steps[1].setWeight"),
+        ),
+        (
+            step(json!({"pause": {"duration": "soon"}})),
+            format!("{at}.steps[1].pause.duration"),
+        ),
+        (
+            step(json!({"pause": {"duration": -5}})),
+            format!("{at}.steps[1].pause.duration"),
+        ),
+        (
+            step(json!({"pause": {"duration": "0s"}})),
+            format!("{at}.steps[1].pause.duration"),
+        ),
+        (
+            step(json!({"setCanaryScale": {"matchTrafficWeight": false}})),
+            format!("{at}.steps[1].setCanaryScale"),
+        ),
+        (
+            step(json!({"setCanaryScale": {"replicas": 0}})),
+            format!("{at}.steps[1].setCanaryScale"),
+        ),
         (
             canary(json!({"steps": [{"setCanaryScale": {"replicas": 0}}, {"setWeight": 5}]})),
             format!("{at}.steps[1].setWeight"),
         ),
-        (canary(json!({"steps": [{"analysis": {}}]})), format!("{at}.steps[0].analysis")),
-        (canary(json!({"steps": [{"setWeight": 100}, {"analysis": {}}]})), format!("{at}.steps[1].analysis")),
+        (
+            canary(json!({"steps": [{"analysis": {}}]})),
+            format!("{at}.steps[0].analysis"),
+        ),
+        (
+            canary(json!({"steps": [{"setWeight": 100}, {"analysis": {}}]})),
+            format!("{at}.steps[1].analysis"),
+        ),
     ]);
 }
 
@@ -202,33 +303,68 @@ fn each_wrong_field_of_the_analysis_is_named() {
         merge(&mut objective, change);
         json!({"analysis": {"objectives": [objective]}})
     };
-    let counters =
-        |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
+    let counters = |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
     each_is_named([
-        (analysis(json!({"longest": "0s"})), "spec.analysis.longest".into()),
-        (analysis(json!({"objectives": []})), "spec.analysis.objectives".into()),
-        (analysis(json!({"prometheus": {"address": "prometheus:9090"}})), "spec.analysis.prometheus.address".into()),
+        (
+            analysis(json!({"longest": "0s"})),
+            "spec.analysis.longest".into(),
+        ),
+        (
+            analysis(json!({"objectives": []})),
+            "spec.analysis.objectives".into(),
+        ),
+        (
+            analysis(json!({"prometheus": {"address": "prometheus:9090"}})),
+            "spec.analysis.prometheus.address".into(),
+        ),
         (
             analysis(json!({"prometheus": {"address": "http://me:secret@prometheus:9090"}})),
             "spec.analysis.prometheus.address".into(),
         ),
-        (analysis(json!({"prometheus": {"scrapeInterval": "2h"}})), "spec.analysis.prometheus.scrapeInterval".into()),
+        (
+            analysis(json!({"prometheus": {"scrapeInterval": "2h"}})),
+            "spec.analysis.prometheus.scrapeInterval".into(),
+        ),
         (
             analysis(json!({"rollback": {"falseRollbackProbability": 0.5}})),
             "spec.analysis.rollback.falseRollbackProbability".into(),
         ),
-        (analysis(json!({"budget": {"share": "2"}})), "spec.analysis.budget.share".into()),
-        (analysis(json!({"budget": {"ofRemaining": "0%"}})), "spec.analysis.budget.ofRemaining".into()),
-        (objective(json!({"objective": 100})), "spec.analysis.objectives[0].objective".into()),
-        (objective(json!({"objective": 0})), "spec.analysis.objectives[0].objective".into()),
-        (objective(json!({"window": "30"})), "spec.analysis.objectives[0].window".into()),
-        (objective(json!({"indicator": null})), "spec.analysis.objectives[0].indicator".into()),
-        (counters(json!({"total": "rate(a[1m])", "errors": "b"})), "spec.analysis.objectives[0].counters.total".into()),
+        (
+            analysis(json!({"budget": {"share": "2"}})),
+            "spec.analysis.budget.share".into(),
+        ),
+        (
+            analysis(json!({"budget": {"ofRemaining": "0%"}})),
+            "spec.analysis.budget.ofRemaining".into(),
+        ),
+        (
+            objective(json!({"objective": 100})),
+            "spec.analysis.objectives[0].objective".into(),
+        ),
+        (
+            objective(json!({"objective": 0})),
+            "spec.analysis.objectives[0].objective".into(),
+        ),
+        (
+            objective(json!({"window": "30"})),
+            "spec.analysis.objectives[0].window".into(),
+        ),
+        (
+            objective(json!({"indicator": null})),
+            "spec.analysis.objectives[0].indicator".into(),
+        ),
+        (
+            counters(json!({"total": "rate(a[1m])", "errors": "b"})),
+            "spec.analysis.objectives[0].counters.total".into(),
+        ),
         (
             counters(json!({"total": "a", "errors": "b{c=\"d\"}[5m]"})),
             "spec.analysis.objectives[0].counters.errors".into(),
         ),
-        (counters(json!({"total": "a", "errors": "a"})), "spec.analysis.objectives[0].counters.errors".into()),
+        (
+            counters(json!({"total": "a", "errors": "a"})),
+            "spec.analysis.objectives[0].counters.errors".into(),
+        ),
         (
             counters(json!({"total": "a", "errors": "b", "arms": {"label": "v"}})),
             "spec.analysis.objectives[0].counters.arms".into(),
@@ -237,11 +373,22 @@ fn each_wrong_field_of_the_analysis_is_named() {
             counters(json!({"total": "a", "errors": "b", "arms": {"podLabel": "a-b"}})),
             "spec.analysis.objectives[0].counters.arms.podLabel".into(),
         ),
-        (objective(json!({"indicator": "envoy-gateway"})), "spec.analysis.objectives[0].indicator".into()),
-        (counters(json!({"total": "a"})), "spec.analysis.objectives[0].counters.errors".into()),
-        (objective(json!({"latency": {"threshold": "2h"}})), "spec.analysis.objectives[0].latency.threshold".into()),
         (
-            objective(json!({"latency": {"threshold": "1s"}, "indicator": null, "counters": {"total": "a"}})),
+            objective(json!({"indicator": "envoy-gateway"})),
+            "spec.analysis.objectives[0].indicator".into(),
+        ),
+        (
+            counters(json!({"total": "a"})),
+            "spec.analysis.objectives[0].counters.errors".into(),
+        ),
+        (
+            objective(json!({"latency": {"threshold": "2h"}})),
+            "spec.analysis.objectives[0].latency.threshold".into(),
+        ),
+        (
+            objective(
+                json!({"latency": {"threshold": "1s"}, "indicator": null, "counters": {"total": "a"}}),
+            ),
             "spec.analysis.objectives[0].counters.total".into(),
         ),
         (
@@ -256,20 +403,33 @@ fn each_wrong_field_of_the_analysis_is_named() {
 
 #[test]
 fn the_pods_own_indicator_needs_no_router_and_latency_no_errors() {
-    let analysis = |objective: Value| spec(json!({"analysis": {"objectives": [objective]}})).plan("shop");
+    let analysis =
+        |objective: Value| spec(json!({"analysis": {"objectives": [objective]}})).plan("shop");
     assert!(analysis(json!({"name": "a", "objective": 99, "indicator": "pod"})).is_ok());
     let latency = json!({"threshold": "300ms"});
-    assert!(analysis(json!({"name": "a", "objective": 99, "indicator": "pod", "latency": latency})).is_ok());
+    assert!(
+        analysis(json!({"name": "a", "objective": 99, "indicator": "pod", "latency": latency}))
+            .is_ok()
+    );
     let counters = json!({"total": "http_request_duration_seconds_count{app=\"shop\"}"});
-    assert!(analysis(json!({"name": "a", "objective": 99, "counters": counters, "latency": latency})).is_ok());
+    assert!(
+        analysis(json!({"name": "a", "objective": 99, "counters": counters, "latency": latency}))
+            .is_ok()
+    );
 }
 
 #[test]
 fn what_needs_a_router_or_an_analysis_is_refused_without_one() {
     let at = "spec.strategy.canary";
     let table = [
-        (json!({"strategy": {"canary": {"stableService": "a"}}}), vec![format!("{at}.stableService")]),
-        (json!({"strategy": {"canary": {"dynamicStableScale": true}}}), vec![format!("{at}.dynamicStableScale")]),
+        (
+            json!({"strategy": {"canary": {"stableService": "a"}}}),
+            vec![format!("{at}.stableService")],
+        ),
+        (
+            json!({"strategy": {"canary": {"dynamicStableScale": true}}}),
+            vec![format!("{at}.dynamicStableScale")],
+        ),
         (
             json!({"strategy": {"canary": {"pace": {}}}}),
             vec!["spec.analysis".to_owned(), format!("{at}.trafficRouting")],
@@ -294,7 +454,8 @@ fn what_needs_a_router_or_an_analysis_is_refused_without_one() {
 
 #[test]
 fn all_wrong_fields_are_told_at_once_in_the_api_servers_manner() {
-    let spec = spec(json!({"replicas": -1, "strategy": {"canary": {"steps": [{"setWeight": 120}]}}}));
+    let spec =
+        spec(json!({"replicas": -1, "strategy": {"canary": {"steps": [{"setWeight": 120}]}}}));
     assert_eq!(
         spec.plan("shop").unwrap_err().to_string(),
         "[spec.replicas: Invalid value: -1: it must be greater than or equal to 0; use 0 or more, \
@@ -306,11 +467,21 @@ fn all_wrong_fields_are_told_at_once_in_the_api_servers_manner() {
 #[test]
 fn a_name_that_no_service_can_have_asks_for_one() {
     let errors = routed(json!({})).plan("shop.v2").unwrap_err().to_string();
-    assert!(errors.contains("spec.strategy.canary.stableService: Required value"), "{errors}");
-    let named = json!({"strategy": {"canary": {"stableService": "shop", "canaryService": "shop-canary"}}});
+    assert!(
+        errors.contains("spec.strategy.canary.stableService: Required value"),
+        "{errors}"
+    );
+    let named =
+        json!({"strategy": {"canary": {"stableService": "shop", "canaryService": "shop-canary"}}});
     assert!(routed(named).plan("shop.v2").is_ok());
-    let errors = spec(json!({})).plan(&"x".repeat(64)).unwrap_err().to_string();
-    assert!(errors.starts_with("metadata.name: Invalid value"), "{errors}");
+    let errors = spec(json!({}))
+        .plan(&"x".repeat(64))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        errors.starts_with("metadata.name: Invalid value"),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -323,36 +494,52 @@ fn an_objective_named_twice_is_refused() {
 #[test]
 fn longest_is_said_by_the_analysis_or_by_the_pace() {
     let by_pace = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}}));
-    assert_eq!(plan(&by_pace).canary().analysis.as_ref().unwrap().longest, Duration::from_mins(90));
-    let by_both = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}, "analysis": {"longest": "1h"}}));
+    assert_eq!(
+        plan(&by_pace).canary().analysis.as_ref().unwrap().longest,
+        Duration::from_mins(90)
+    );
+    let by_both = routed(
+        json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}, "analysis": {"longest": "1h"}}),
+    );
     assert_eq!(wrong(&by_both), ["spec.analysis.longest"]);
 }
 
 #[test]
 fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
-    let plan =
-        plan(&routed(json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {"duration": "5m"}}]}}})));
+    let plan = plan(&routed(
+        json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {"duration": "5m"}}]}}}),
+    ));
     // The API server writes 20.0 as 20.
     let stored = serde_json::to_string(&plan).unwrap().replace("20.0", "20");
     let read: Plan = serde_json::from_str(&stored).unwrap();
     assert_eq!(plan_hash(&read), plan_hash(&plan));
-    // A change of this line restarts the steps of every release under way at the upgrade that brings it.
+    // A change of this line restarts the steps of every release under way at the upgrade that
+    // brings it.
     assert_eq!(plan_hash(&plan), "6f597068d5");
-    let other = Plan { replicas: 2, ..plan.clone() };
+    let other = Plan {
+        replicas: 2,
+        ..plan.clone()
+    };
     assert_ne!(plan_hash(&other), plan_hash(&plan));
 }
 
-// argo-rollouts #3258: `initialDelay`. A check that begins when the release is inconclusive already would never be queried.
+// argo-rollouts #3258: `initialDelay`. A check that begins when the release is inconclusive already
+// would never be queried.
 #[test]
 fn an_initial_delay_ends_before_the_release_is_inconclusive() {
     let with = |check: Value, longest: &str| {
         let mut written = json!({"name": "queue", "query": "1", "condition": "result[0] < 5"});
         merge(&mut written, check);
-        routed(json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}},
-            "analysis": {"longest": longest, "watchAfterPromotion": "10m", "checks": [written]}}))
+        routed(
+            json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}},
+            "analysis": {"longest": longest, "watchAfterPromotion": "10m", "checks": [written]}}),
+        )
     };
     plan(&with(json!({"initialDelay": "2m"}), "30m"));
-    plan(&with(json!({"initialDelay": "2h", "during": "afterPromotion"}), "30m"));
+    plan(&with(
+        json!({"initialDelay": "2h", "during": "afterPromotion"}),
+        "30m",
+    ));
     let path = "spec.analysis.checks[0].initialDelay";
     assert_eq!(wrong(&with(json!({"initialDelay": "30m"}), "30m")), [path]);
     assert_eq!(wrong(&with(json!({"initialDelay": "2d"}), "3d")), [path]);

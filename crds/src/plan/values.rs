@@ -17,7 +17,12 @@ pub(super) const DAY: Duration = Duration::from_hours(24);
 pub(super) fn count(path: &str, value: Option<i32>, default: i32, problems: &mut Problems) -> u32 {
     let value = value.unwrap_or(default);
     u32::try_from(value).unwrap_or_else(|_| {
-        problems.invalid(path, &value, "it must be greater than or equal to 0", "use 0 or more");
+        problems.invalid(
+            path,
+            &value,
+            "it must be greater than or equal to 0",
+            "use 0 or more",
+        );
         default.unsigned_abs()
     })
 }
@@ -29,11 +34,16 @@ pub(super) fn duration_in(
     bounds: &RangeInclusive<Duration>,
     problems: &mut Problems,
 ) -> Option<Duration> {
-    let (least, most) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
+    let (least, most) = (
+        format_duration(*bounds.start()),
+        format_duration(*bounds.end()),
+    );
     let fix = format!("use {least} to {most}");
     match parse_duration(text) {
         Ok(duration) if bounds.contains(&duration) => return Some(duration),
-        Ok(duration) if duration < *bounds.start() => problems.invalid(path, &text, "it is too short", fix),
+        Ok(duration) if duration < *bounds.start() => {
+            problems.invalid(path, &text, "it is too short", fix)
+        }
         Ok(_) => problems.invalid(path, &text, "it is too long", fix),
         Err(error) => problems.invalid(path, &text, error.to_string(), fix),
     }

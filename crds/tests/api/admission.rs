@@ -1,5 +1,6 @@
-//! What the API server does with an object of ours, in as many lines as the schemas here need: unknown fields and the
-//! structural schema in its words, then the validation rules; and how it stores a number.
+//! What the API server does with an object of ours, in as many lines as the schemas here need:
+//! unknown fields and the structural schema in its words, then the validation rules; and how it
+//! stores a number.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,36 +12,67 @@ use serde_json::{Map, Value};
 pub fn schema_of(kind: &str) -> &'static Value {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         let schema = |crd: CustomResourceDefinition| {
-            let schema = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
-            (crd.spec.names.kind.clone(), serde_json::to_value(schema).unwrap())
+            let schema = crd.spec.versions[0]
+                .schema
+                .as_ref()
+                .unwrap()
+                .open_api_v3_schema
+                .as_ref()
+                .unwrap();
+            (
+                crd.spec.names.kind.clone(),
+                serde_json::to_value(schema).unwrap(),
+            )
         };
         serin_crds::crds().into_iter().map(schema).collect()
     });
     &SCHEMAS[kind]
 }
 
-/// Why the API server would refuse an object, with strict field validation as `kubectl` asks for; nothing: it would not.
+/// Why the API server would refuse an object, with strict field validation as `kubectl` asks for;
+/// nothing: it would not.
 pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
-    structural(schema_of(object["kind"].as_str().unwrap()), &object, "", &mut found);
+    structural(
+        schema_of(object["kind"].as_str().unwrap()),
+        &object,
+        "",
+        &mut found,
+    );
     // The rules are looked at only where the structure is right.
-    if found.is_empty() { by_rule(&object, old) } else { found }
+    if found.is_empty() {
+        by_rule(&object, old)
+    } else {
+        found
+    }
 }
 
 /// The same, of an object that has the right structure.
 pub fn refusals_by_rule(object: &Value) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
-    structural(schema_of(object["kind"].as_str().unwrap()), &object, "", &mut found);
-    if found.is_empty() { by_rule(&object, None) } else { Vec::new() }
+    structural(
+        schema_of(object["kind"].as_str().unwrap()),
+        &object,
+        "",
+        &mut found,
+    );
+    if found.is_empty() {
+        by_rule(&object, None)
+    } else {
+        Vec::new()
+    }
 }
 
 fn by_rule(object: &Value, old: Option<&Value>) -> Vec<String> {
     let schema = schema_of(object["kind"].as_str().unwrap());
     match kube_cel::Validator::new().validate(schema, object, old) {
         Ok(()) => Vec::new(),
-        Err(errors) => errors.iter().map(|error| format!("{}: {}", error.field_path, error.message)).collect(),
+        Err(errors) => errors
+            .iter()
+            .map(|error| format!("{}: {}", error.field_path, error.message))
+            .collect(),
     }
 }
 
@@ -49,14 +81,19 @@ fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let fields = fields.iter().filter(|(_, value)| !value.is_null());
-            Value::Object(fields.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+            Value::Object(
+                fields
+                    .map(|(key, value)| (key.clone(), without_nulls(value)))
+                    .collect(),
+            )
         }
         Value::Array(items) => items.iter().map(without_nulls).collect(),
         plain => plain.clone(),
     }
 }
 
-/// The object as it comes back: fields that the schema does not know are gone, whole floats are integers.
+/// The object as it comes back: fields that the schema does not know are gone, whole floats are
+/// integers.
 pub fn stored(schema: &Value, value: Value) -> Value {
     let keep = schema["x-kubernetes-preserve-unknown-fields"] == true;
     match value {
@@ -68,13 +105,22 @@ pub fn stored(schema: &Value, value: Value) -> Value {
             Value::Object(fields.into_iter().filter_map(field).collect::<Map<_, _>>())
         }
         Value::Array(items) => {
-            let items = items.into_iter().map(|item| stored(if keep { schema } else { &schema["items"] }, item));
+            let items = items
+                .into_iter()
+                .map(|item| stored(if keep { schema } else { &schema["items"] }, item));
             items.collect()
         }
         Value::Number(number) if number.is_f64() => {
             let float = number.as_f64().unwrap();
-            #[expect(clippy::cast_possible_truncation, reason = "a whole number below 1e15 is an i64 exactly")]
-            if float.fract() == 0.0 && float.abs() < 1e15 { Value::from(float as i64) } else { Value::from(float) }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a whole number below 1e15 is an i64 exactly"
+            )]
+            if float.fract() == 0.0 && float.abs() < 1e15 {
+                Value::from(float as i64)
+            } else {
+                Value::from(float)
+            }
         }
         plain => plain,
     }
@@ -82,7 +128,11 @@ pub fn stored(schema: &Value, value: Value) -> Value {
 
 /// The schema of a field: by its name, or by that of all of a map's values.
 fn inner<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
-    schema["properties"].get(key).or_else(|| schema.get("additionalProperties").filter(|values| values.is_object()))
+    schema["properties"].get(key).or_else(|| {
+        schema
+            .get("additionalProperties")
+            .filter(|values| values.is_object())
+    })
 }
 
 fn structural(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
@@ -91,20 +141,49 @@ fn structural(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>
         let wanted = schema["type"].as_str().unwrap_or("integer or string");
         return invalid(format!("{path} in body must be of type {wanted}"));
     }
-    #[expect(clippy::cast_precision_loss, reason = "no text or list here has 2^52 elements")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "no text or list here has 2^52 elements"
+    )]
     let size = |count: Option<usize>| count.map(|count| count as f64);
     let number = value.as_f64();
     let length = size(value.as_str().map(|text| text.chars().count()));
     let items = size(value.as_array().map(Vec::len));
     for (keyword, size, is_least, words, unit) in [
-        ("minimum", number, true, "should be greater than or equal to", ""),
-        ("maximum", number, false, "should be less than or equal to", ""),
-        ("minLength", length, true, "should be at least", " chars long"),
-        ("maxLength", length, false, "may not be more than", " chars long"),
+        (
+            "minimum",
+            number,
+            true,
+            "should be greater than or equal to",
+            "",
+        ),
+        (
+            "maximum",
+            number,
+            false,
+            "should be less than or equal to",
+            "",
+        ),
+        (
+            "minLength",
+            length,
+            true,
+            "should be at least",
+            " chars long",
+        ),
+        (
+            "maxLength",
+            length,
+            false,
+            "may not be more than",
+            " chars long",
+        ),
         ("minItems", items, true, "should have at least", " items"),
         ("maxItems", items, false, "must have at most", " items"),
     ] {
-        let (Some(bound), Some(size)) = (schema[keyword].as_f64(), size) else { continue };
+        let (Some(bound), Some(size)) = (schema[keyword].as_f64(), size) else {
+            continue;
+        };
         if (is_least && size < bound) || (!is_least && size > bound) {
             invalid(format!("{path} in body {words} {bound}{unit}"));
         }
@@ -114,8 +193,14 @@ fn structural(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>
     {
         invalid(format!("{path} in body should match '{pattern}'"));
     }
-    if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
-        found.push(format!("{path}: Unsupported value: {value}: supported values: {}", Value::from(allowed.clone())));
+    if let Some(allowed) = schema["enum"]
+        .as_array()
+        .filter(|allowed| !allowed.contains(value))
+    {
+        found.push(format!(
+            "{path}: Unsupported value: {value}: supported values: {}",
+            Value::from(allowed.clone())
+        ));
     }
     match value {
         Value::Object(fields) => object(schema, fields, path, found),
@@ -133,14 +218,27 @@ fn has_type(schema: &Value, value: &Value) -> bool {
         Some("number") => value.is_number(),
         Some("integer") => value.as_f64().is_some_and(|number| number.fract() == 0.0),
         Some(other) => panic!("unknown type {other}"),
-        None if schema["x-kubernetes-int-or-string"] == true => value.is_string() || value.is_i64() || value.is_u64(),
+        None if schema["x-kubernetes-int-or-string"] == true => {
+            value.is_string() || value.is_i64() || value.is_u64()
+        }
         None => true,
     }
 }
 
 fn object(schema: &Value, fields: &Map<String, Value>, path: &str, found: &mut Vec<String>) {
-    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    let join = |key: &str| {
+        if path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{path}.{key}")
+        }
+    };
+    for key in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         if !fields.contains_key(key) {
             found.push(format!("{}: Required value", join(key)));
         }
@@ -157,8 +255,12 @@ fn object(schema: &Value, fields: &Map<String, Value>, path: &str, found: &mut V
 }
 
 fn array(schema: &Value, values: &[Value], path: &str, found: &mut Vec<String>) {
-    let keys: Vec<&str> =
-        schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     for (index, value) in values.iter().enumerate() {
         structural(&schema["items"], value, &format!("{path}[{index}]"), found);
         let same = |other: &Value| keys.iter().all(|key| other[key] == value[key]);

@@ -18,7 +18,10 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(yaml_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             files.push(path);
         }
     }
@@ -33,31 +36,49 @@ fn documents(file: &Path) -> Vec<Value> {
 
 /// The plan of a Rollout, or what the controller tells of it.
 fn plan(rollout: &Value) -> Result<(), String> {
-    let rollout: Rollout = serde_json::from_value(rollout.clone()).map_err(|error| error.to_string())?;
+    let rollout: Rollout =
+        serde_json::from_value(rollout.clone()).map_err(|error| error.to_string())?;
     let name = rollout.metadata.name.unwrap();
-    rollout.spec.plan(&name).map(drop).map_err(|errors| errors.to_string())
+    rollout
+        .spec
+        .plan(&name)
+        .map(drop)
+        .map_err(|errors| errors.to_string())
 }
 
 #[test]
 fn every_good_example_is_taken_in() {
     let files = yaml_files(&examples());
-    let good = files.iter().filter(|file| !file.starts_with(examples().join("invalid")));
+    let good = files
+        .iter()
+        .filter(|file| !file.starts_with(examples().join("invalid")));
     let mut rollouts = 0;
     for file in good {
         for document in documents(file) {
             let name = file.display();
             for field in ["apiVersion", "kind"] {
-                assert!(document[field].is_string(), "{name} has a document without {field}");
+                assert!(
+                    document[field].is_string(),
+                    "{name} has a document without {field}"
+                );
             }
             if document["apiVersion"] != "serin.dev/v1alpha1" {
                 continue;
             }
-            assert_eq!(admission::refusals(&document, None), Vec::<String>::new(), "{name}");
+            assert_eq!(
+                admission::refusals(&document, None),
+                Vec::<String>::new(),
+                "{name}"
+            );
             assert_eq!(plan(&document), Ok(()), "{name}");
             rollouts += 1;
         }
     }
-    assert!(rollouts >= 3, "only {rollouts} Rollouts in {}", examples().display());
+    assert!(
+        rollouts >= 3,
+        "only {rollouts} Rollouts in {}",
+        examples().display()
+    );
 }
 
 #[test]
@@ -66,8 +87,13 @@ fn every_bad_example_is_refused_with_the_message_it_expects() {
     assert!(files.len() >= 20, "only {} malformed Rollouts", files.len());
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        let header = |key: &str| text.lines().find_map(|line| line.strip_prefix(key).map(str::trim));
-        let (outcome, message) = header("# expect:").and_then(|expect| expect.split_once(": ")).unwrap();
+        let header = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key).map(str::trim))
+        };
+        let (outcome, message) = header("# expect:")
+            .and_then(|expect| expect.split_once(": "))
+            .unwrap();
         let document = documents(&file).remove(0);
         let refusals = admission::refusals(&document, None).join("\n");
         let name = file.file_stem().unwrap().display();
@@ -84,7 +110,10 @@ fn every_bad_example_is_refused_with_the_message_it_expects() {
                 if header("# told by:").is_some() {
                     assert_eq!(told, "", "{name} must be left to the API server");
                 } else {
-                    assert!(told.contains(message), "{name} expects {message:?}, and the plan says {told:?}");
+                    assert!(
+                        told.contains(message),
+                        "{name} expects {message:?}, and the plan says {told:?}"
+                    );
                 }
             }
             outcome => panic!("{name} expects the unknown outcome {outcome:?}"),
@@ -100,7 +129,11 @@ fn what_the_api_server_refuses_by_rule_the_plan_refuses_too() {
         let by_rule = admission::refusals_by_rule(&document);
         // A Rollout that was stored by an older definition must not get past the controller either.
         if text.contains("# expect: refused") && !by_rule.is_empty() {
-            assert!(plan(&document).is_err(), "{} is refused by rule alone: {by_rule:?}", file.display());
+            assert!(
+                plan(&document).is_err(),
+                "{} is refused by rule alone: {by_rule:?}",
+                file.display()
+            );
         }
     }
 }
@@ -120,13 +153,24 @@ fn the_long_example_shows_every_field() {
 
 /// Calls `see` with the path and name of each field that is Serin's own.
 fn fields(schema: &Value, path: &str, see: &mut impl FnMut(&str, &str)) {
-    let properties = schema["properties"].as_object().into_iter().flat_map(Map::iter);
+    let properties = schema["properties"]
+        .as_object()
+        .into_iter()
+        .flat_map(Map::iter);
     for (name, property) in properties {
         let path = format!("{path}.{name}");
         see(&path, name);
         // What a pod template and a label selector hold is Kubernetes'.
         if path != "spec.template" && path != "spec.selector" {
-            fields(if property["items"].is_object() { &property["items"] } else { property }, &path, see);
+            fields(
+                if property["items"].is_object() {
+                    &property["items"]
+                } else {
+                    property
+                },
+                &path,
+                see,
+            );
         }
     }
 }
@@ -136,11 +180,17 @@ fn a_selector_cannot_be_changed() {
     let old = documents(&examples().join("quickstart.yaml")).remove(0);
     let mut new = old.clone();
     assert_eq!(admission::refusals(&new, Some(&old)), Vec::<String>::new());
-    for pointer in ["/spec/selector/matchLabels/app", "/spec/template/metadata/labels/app"] {
+    for pointer in [
+        "/spec/selector/matchLabels/app",
+        "/spec/template/metadata/labels/app",
+    ] {
         *new.pointer_mut(pointer).unwrap() = "other".into();
     }
     let refusals = admission::refusals(&new, Some(&old)).join("\n");
-    assert!(refusals.contains("spec.selector cannot be changed"), "{refusals}");
+    assert!(
+        refusals.contains("spec.selector cannot be changed"),
+        "{refusals}"
+    );
 }
 
 #[test]
@@ -151,16 +201,31 @@ fn a_command_cannot_be_changed() {
             "spec": {"rolloutRef": {"name": "shop"}, "verb": verb},
         })
     };
-    assert_eq!(admission::refusals(&command("abort"), None), Vec::<String>::new());
+    assert_eq!(
+        admission::refusals(&command("abort"), None),
+        Vec::<String>::new()
+    );
     let refusals = admission::refusals(&command("promote"), Some(&command("abort"))).join("\n");
-    assert!(refusals.contains("a command cannot be changed"), "{refusals}");
+    assert!(
+        refusals.contains("a command cannot be changed"),
+        "{refusals}"
+    );
     let refusals = admission::refusals(&command("override"), None).join("\n");
-    assert!(refusals.contains("spec.reason must say why the freeze is lifted"), "{refusals}");
+    assert!(
+        refusals.contains("spec.reason must say why the freeze is lifted"),
+        "{refusals}"
+    );
     let mut with_a_reason = command("override");
     with_a_reason["spec"]["reason"] = "the fix of an incident".into();
-    assert_eq!(admission::refusals(&with_a_reason, None), Vec::<String>::new());
+    assert_eq!(
+        admission::refusals(&with_a_reason, None),
+        Vec::<String>::new()
+    );
     with_a_reason["spec"]["reason"] = "  ".into();
-    assert_ne!(admission::refusals(&with_a_reason, None), Vec::<String>::new());
+    assert_ne!(
+        admission::refusals(&with_a_reason, None),
+        Vec::<String>::new()
+    );
     let refusals = admission::refusals(&command("destroy"), None).join("\n");
     assert!(refusals.contains("Unsupported value"), "{refusals}");
 }
@@ -188,8 +253,7 @@ fn holds(expression: &str, object: &Value) -> bool {
 fn flux_sees_each_rollout_in_one_state_and_the_right_one() {
     let documents = documents(&examples().join("gitops/flux/kustomization.yaml"));
     let expressions = &documents[1]["spec"]["healthCheckExprs"][0];
-    let rollout =
-        |generation: i64, status: Value| serde_json::json!({"metadata": {"generation": generation}, "status": status});
+    let rollout = |generation: i64, status: Value| serde_json::json!({"metadata": {"generation": generation}, "status": status});
     let seen = |phase: &str| serde_json::json!({"observedGeneration": 2, "phase": phase});
     for (object, expected) in [
         (rollout(1, serde_json::json!({})), "inProgress"),
@@ -200,10 +264,12 @@ fn flux_sees_each_rollout_in_one_state_and_the_right_one() {
         (rollout(2, seen("Healthy")), "current"),
     ] {
         // Flux asks in this order and takes the first that holds.
-        let state = ["inProgress", "failed", "current"].into_iter().find(|state| {
-            let expression = expressions[state].as_str().unwrap();
-            holds(expression, &object)
-        });
+        let state = ["inProgress", "failed", "current"]
+            .into_iter()
+            .find(|state| {
+                let expression = expressions[state].as_str().unwrap();
+                holds(expression, &object)
+            });
         assert_eq!(state, Some(expected), "{object}");
     }
 }

@@ -9,12 +9,12 @@ use proptest::option;
 use proptest::prelude::*;
 use serin_core::command::{Outcome, OutcomeResult};
 use serin_core::plan::{
-    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step,
-    Strategy as Rollout, WatchPlan,
+    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, Questions, RouteKind,
+    RouteRef, Routing, Step, Strategy as Rollout, WatchPlan,
 };
 use serin_core::state::{
-    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Progress, Release,
-    ReleaseResult, ReplicasKept, Stage, State, StepPosition, Watch, Weights,
+    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Progress,
+    Release, ReleaseResult, ReplicasKept, Stage, State, StepPosition, Watch, Weights,
 };
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
@@ -31,11 +31,15 @@ fn revision() -> impl Strategy<Value = Revision> {
 }
 
 fn time() -> impl Strategy<Value = Timestamp> {
-    (0..4_000_000_000_i64, 0..1_000_000_000_i32).prop_map(|(seconds, nanos)| Timestamp::new(seconds, nanos).unwrap())
+    (0..4_000_000_000_i64, 0..1_000_000_000_i32)
+        .prop_map(|(seconds, nanos)| Timestamp::new(seconds, nanos).unwrap())
 }
 
 fn weight() -> impl Strategy<Value = Weight> {
-    prop_oneof![(0..=100_u32).prop_map(Weight::percent), (0..=100_000_u32).prop_map(Weight::from_thousandths)]
+    prop_oneof![
+        (0..=100_u32).prop_map(Weight::percent),
+        (0..=100_000_u32).prop_map(Weight::from_thousandths)
+    ]
 }
 
 fn duration() -> impl Strategy<Value = Duration> {
@@ -43,7 +47,10 @@ fn duration() -> impl Strategy<Value = Duration> {
 }
 
 fn amount() -> impl Strategy<Value = Amount> {
-    prop_oneof![any::<u32>().prop_map(Amount::Pods), (0..=100_u32).prop_map(Amount::Percent)]
+    prop_oneof![
+        any::<u32>().prop_map(Amount::Pods),
+        (0..=100_u32).prop_map(Amount::Percent)
+    ]
 }
 
 fn scale() -> impl Strategy<Value = CanaryScale> {
@@ -67,14 +74,19 @@ fn step() -> impl Strategy<Value = Step> {
 fn pace() -> impl Strategy<Value = Pace> {
     prop_oneof![
         vec(step(), 0..6).prop_map(Pace::Steps),
-        (weight(), weight())
-            .prop_map(|(first_weight, max_weight)| Pace::Evidence(EvidencePace { first_weight, max_weight })),
+        (weight(), weight()).prop_map(|(first_weight, max_weight)| Pace::Evidence(EvidencePace {
+            first_weight,
+            max_weight
+        })),
     ]
 }
 
 fn routing() -> impl Strategy<Value = Routing> {
-    let route =
-        (text(), option::of(text())).prop_map(|(name, rule)| RouteRef { kind: RouteKind::HttpRoute, name, rule });
+    let route = (text(), option::of(text())).prop_map(|(name, rule)| RouteRef {
+        kind: RouteKind::HttpRoute,
+        name,
+        rule,
+    });
     (text(), text(), vec(route, 0..3), duration(), duration()).prop_map(
         |(stable_service, canary_service, routes, settle, unverified_after)| Routing {
             stable_service,
@@ -117,26 +129,38 @@ prop_compose! {
 }
 
 fn pause() -> impl Strategy<Value = Pause> {
-    let reason = prop::sample::select(vec![PauseReason::Step, PauseReason::Command, PauseReason::Inconclusive]);
-    (reason, time(), option::of(time())).prop_map(|(reason, since, until)| Pause { reason, since, until })
-}
-
-fn abort() -> impl Strategy<Value = Abort> {
-    (revision(), time(), text(), option::of(text()), text()).prop_map(|(revision, at, cause, by, message)| Abort {
-        revision,
-        at,
-        cause,
-        by,
-        message,
+    let reason = prop::sample::select(vec![
+        PauseReason::Step,
+        PauseReason::Command,
+        PauseReason::Inconclusive,
+    ]);
+    (reason, time(), option::of(time())).prop_map(|(reason, since, until)| Pause {
+        reason,
+        since,
+        until,
     })
 }
 
+fn abort() -> impl Strategy<Value = Abort> {
+    (revision(), time(), text(), option::of(text()), text()).prop_map(
+        |(revision, at, cause, by, message)| Abort {
+            revision,
+            at,
+            cause,
+            by,
+            message,
+        },
+    )
+}
+
 fn freeze_override() -> impl Strategy<Value = FreezeOverride> {
-    (revision(), time(), option::of(text()), text()).prop_map(|(revision, at, by, reason)| FreezeOverride {
-        revision,
-        by,
-        at,
-        reason,
+    (revision(), time(), option::of(text()), text()).prop_map(|(revision, at, by, reason)| {
+        FreezeOverride {
+            revision,
+            by,
+            at,
+            reason,
+        }
     })
 }
 
@@ -154,22 +178,30 @@ fn questions() -> impl Strategy<Value = Questions> {
 
 fn analysis() -> impl Strategy<Value = Analysis> {
     let watch = (duration(), names()).prop_map(|(duration, checks)| WatchPlan { duration, checks });
-    (duration(), duration(), names(), option::of(watch)).prop_map(|(longest, warm_up, checks, watch)| Analysis {
-        longest,
-        warm_up,
-        checks,
-        watch,
-    })
+    (duration(), duration(), names(), option::of(watch)).prop_map(
+        |(longest, warm_up, checks, watch)| Analysis {
+            longest,
+            warm_up,
+            checks,
+            watch,
+        },
+    )
 }
 
 fn command() -> impl Strategy<Value = CommandDone> {
     let result = prop::sample::select(vec![OutcomeResult::Done, OutcomeResult::Refused]);
-    (text(), result, text())
-        .prop_map(|(uid, result, message)| CommandDone { uid, outcome: Outcome { result, message } })
+    (text(), result, text()).prop_map(|(uid, result, message)| CommandDone {
+        uid,
+        outcome: Outcome { result, message },
+    })
 }
 
 fn release() -> impl Strategy<Value = Release> {
-    let result = prop::sample::select(vec![ReleaseResult::Promoted, ReleaseResult::Aborted, ReleaseResult::Superseded]);
+    let result = prop::sample::select(vec![
+        ReleaseResult::Promoted,
+        ReleaseResult::Aborted,
+        ReleaseResult::Superseded,
+    ]);
     (revision(), result, time(), text()).prop_map(|(revision, result, at, message)| Release {
         revision,
         result,
@@ -179,11 +211,13 @@ fn release() -> impl Strategy<Value = Release> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (time(), option::of(any::<i64>()), option::of(time())).prop_map(|(at, reached, complete_since)| Progress {
-        at,
-        reached,
-        complete_since,
-    })
+    (time(), option::of(any::<i64>()), option::of(time())).prop_map(
+        |(at, reached, complete_since)| Progress {
+            at,
+            reached,
+            complete_since,
+        },
+    )
 }
 
 fn replicas_kept() -> impl Strategy<Value = ReplicasKept> {
@@ -220,7 +254,10 @@ prop_compose! {
 /// The status as the API server gives it back.
 fn stored(status: &RolloutStatus) -> RolloutStatus {
     let schema = admission::schema_of("Rollout");
-    let value = admission::stored(&schema["properties"]["status"], serde_json::to_value(status).unwrap());
+    let value = admission::stored(
+        &schema["properties"]["status"],
+        serde_json::to_value(status).unwrap(),
+    );
     serde_json::from_str(&value.to_string()).unwrap()
 }
 
@@ -263,17 +300,38 @@ fn an_empty_status_is_the_position_of_a_rollout_never_seen() {
 
 #[test]
 fn what_is_told_beside_the_position_stays() {
-    let evidence = EvidenceStatus { canary: CountsStatus { requests: 10.0, errors: 1.0 }, ..EvidenceStatus::default() };
-    let mut status = RolloutStatus { ready_replicas: 3, evidence: vec![evidence], ..RolloutStatus::default() };
+    let evidence = EvidenceStatus {
+        canary: CountsStatus {
+            requests: 10.0,
+            errors: 1.0,
+        },
+        ..EvidenceStatus::default()
+    };
+    let mut status = RolloutStatus {
+        ready_replicas: 3,
+        evidence: vec![evidence],
+        ..RolloutStatus::default()
+    };
     let told = status.clone();
-    status.with_state(&State { observed_generation: 7, ..State::default() }).unwrap();
-    assert_eq!((status.observed_generation, status.ready_replicas), (Some(7), 3));
+    status
+        .with_state(&State {
+            observed_generation: 7,
+            ..State::default()
+        })
+        .unwrap();
+    assert_eq!(
+        (status.observed_generation, status.ready_replicas),
+        (Some(7), 3)
+    );
     assert_eq!(status.evidence, told.evidence);
 }
 
 #[test]
 fn a_status_written_by_hand_is_named() {
-    let status = RolloutStatus { phase: Some("Happy".into()), ..RolloutStatus::default() };
+    let status = RolloutStatus {
+        phase: Some("Happy".into()),
+        ..RolloutStatus::default()
+    };
     let error = status.state().unwrap_err().to_string();
     assert!(error.contains("Happy"), "{error}");
 }

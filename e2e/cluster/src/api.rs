@@ -33,17 +33,22 @@ impl Api {
     pub(crate) async fn connect(kubeconfig: &Path) -> Result<Self> {
         install_tls_provider();
         let file = Kubeconfig::read_from(kubeconfig)?;
-        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        let mut config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         // We wait for conditions ourselves, and want to know why they do not hold.
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config)? })
+        Ok(Self {
+            client: Client::try_from(config)?,
+        })
     }
 
     /// Reads an object or a list by its path.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let request = Request::get(path).body(Vec::new())?;
         let answer = timeout(CALL, self.client.request(request)).await;
-        answer.with_context(|| format!("no answer to {path}"))?.with_context(|| path.to_owned())
+        answer
+            .with_context(|| format!("no answer to {path}"))?
+            .with_context(|| path.to_owned())
     }
 
     /// Server-side apply of a whole object at its path.
@@ -52,7 +57,9 @@ impl Api {
             .header(CONTENT_TYPE, "application/apply-patch+yaml")
             .body(serde_json::to_vec(object)?)?;
         let answer = timeout(CALL, self.client.request::<Value>(request)).await;
-        answer.with_context(|| format!("no answer to {path}"))?.with_context(|| format!("cannot apply {path}"))?;
+        answer
+            .with_context(|| format!("no answer to {path}"))?
+            .with_context(|| format!("cannot apply {path}"))?;
         Ok(())
     }
 }
@@ -89,7 +96,9 @@ impl Health {
 /// The value of a condition of an object's status, if it has that condition.
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
-    let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+    let found = conditions
+        .iter()
+        .find(|condition| condition["type"] == kind)?;
     found["status"].as_str()
 }
 

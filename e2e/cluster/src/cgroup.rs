@@ -31,16 +31,24 @@ impl Cgroups {
     /// # Errors
     /// When the machine has no control groups mounted.
     pub(crate) fn named(name: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        let mounts =
+            fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
         let hierarchies = hierarchies(&mounts);
-        let tracking = tracking(&hierarchies).context("no control groups are mounted under /sys/fs/cgroup")?.clone();
-        Ok(Self { name: name.to_owned(), tracking, hierarchies })
+        let tracking = tracking(&hierarchies)
+            .context("no control groups are mounted under /sys/fs/cgroup")?
+            .clone();
+        Ok(Self {
+            name: name.to_owned(),
+            tracking,
+            hierarchies,
+        })
     }
 
     /// Makes the cluster's group in every hierarchy.
     pub(crate) fn create(&self) -> Result<()> {
         for root in self.roots() {
-            fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+            fs::create_dir_all(&root)
+                .with_context(|| format!("cannot create {}", root.display()))?;
         }
         Ok(())
     }
@@ -48,7 +56,8 @@ impl Cgroups {
     /// Makes a component's group; the file to write a process's id into.
     pub(crate) fn create_component(&self, component: &str) -> Result<PathBuf> {
         let folder = self.tracking.join(&self.name).join(component);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(folder.join("cgroup.procs"))
     }
 
@@ -64,34 +73,48 @@ impl Cgroups {
 
     /// Ends every process of a component and waits until they are gone.
     pub(crate) async fn kill_component(&self, component: &str) -> Result<()> {
-        until(&format!("the end of {component}"), Duration::from_secs(10), async || {
-            match self.signal(component, Signal::KILL) {
+        until(
+            &format!("the end of {component}"),
+            Duration::from_secs(10),
+            async || match self.signal(component, Signal::KILL) {
                 0 => Ok(()),
                 left => Err(Unmet::yet(format!("{left} processes are left"))),
-            }
-        })
+            },
+        )
         .await
     }
 
     /// Ends every process of the cluster, pods too, and removes its groups.
     pub(crate) async fn destroy(&self) -> Result<()> {
-        until("the end of every process", Duration::from_secs(20), async || {
-            let mut left = 0;
-            for root in self.roots() {
-                for folder in folders_below(&root) {
-                    left += signal_all(&processes_in(&folder), Signal::KILL);
+        until(
+            "the end of every process",
+            Duration::from_secs(20),
+            async || {
+                let mut left = 0;
+                for root in self.roots() {
+                    for folder in folders_below(&root) {
+                        left += signal_all(&processes_in(&folder), Signal::KILL);
+                    }
                 }
-            }
-            if left == 0 { Ok(()) } else { Err(Unmet::yet(format!("{left} processes are left"))) }
-        })
+                if left == 0 {
+                    Ok(())
+                } else {
+                    Err(Unmet::yet(format!("{left} processes are left")))
+                }
+            },
+        )
         .await?;
-        until("the end of the control groups", Duration::from_secs(20), async || {
-            let roots: Vec<PathBuf> = self.roots().collect();
-            match roots.iter().try_for_each(|root| remove(root)) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(Unmet::yet(format!("{error:#}"))),
-            }
-        })
+        until(
+            "the end of the control groups",
+            Duration::from_secs(20),
+            async || {
+                let roots: Vec<PathBuf> = self.roots().collect();
+                match roots.iter().try_for_each(|root| remove(root)) {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(Unmet::yet(format!("{error:#}"))),
+                }
+            },
+        )
         .await
     }
 
@@ -101,7 +124,9 @@ impl Cgroups {
     }
 
     fn roots(&self) -> impl Iterator<Item = PathBuf> {
-        self.hierarchies.iter().map(|hierarchy| hierarchy.join(&self.name))
+        self.hierarchies
+            .iter()
+            .map(|hierarchy| hierarchy.join(&self.name))
     }
 }
 
@@ -114,7 +139,10 @@ fn hierarchies(mounts: &str) -> Vec<PathBuf> {
             continue;
         };
         let folder = PathBuf::from(folder);
-        if matches!(kind, "cgroup" | "cgroup2") && folder.starts_with("/sys/fs/cgroup") && !found.contains(&folder) {
+        if matches!(kind, "cgroup" | "cgroup2")
+            && folder.starts_with("/sys/fs/cgroup")
+            && !found.contains(&folder)
+        {
             found.push(folder);
         }
     }
@@ -124,7 +152,9 @@ fn hierarchies(mounts: &str) -> Vec<PathBuf> {
 /// The hierarchy to know processes by: the whole of version 2, else one that always allows moves.
 fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
     let ending = |name: &str| hierarchies.iter().find(|folder| folder.ends_with(name));
-    ending("pids").or_else(|| ending("freezer")).or_else(|| hierarchies.first())
+    ending("pids")
+        .or_else(|| ending("freezer"))
+        .or_else(|| hierarchies.first())
 }
 
 /// Whether a process was stopped by a signal.
@@ -141,7 +171,9 @@ fn state_letter(stat: &str) -> Option<char> {
 
 fn processes_in(group: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+    text.lines()
+        .filter_map(|line| Pid::from_raw(line.trim().parse().ok()?))
+        .collect()
 }
 
 fn signal_all(processes: &[Pid], signal: Signal) -> usize {
@@ -191,7 +223,10 @@ mod tests {
             cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
         let folders = hierarchies(first);
         assert_eq!(folders.len(), 3);
-        assert_eq!(tracking(&folders).unwrap(), Path::new("/sys/fs/cgroup/pids"));
+        assert_eq!(
+            tracking(&folders).unwrap(),
+            Path::new("/sys/fs/cgroup/pids")
+        );
         let second = hierarchies("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
         assert_eq!(tracking(&second).unwrap(), Path::new("/sys/fs/cgroup"));
         assert_eq!(tracking(&hierarchies("proc /proc proc rw 0 0\n")), None);

@@ -64,7 +64,12 @@ impl Cluster {
             Some(cluster) => cluster,
             None => {
                 // Left by a killed run or a restart, or started with other programs or settings.
-                Self::remove(&instance, progress, "Removing a cluster that is broken or has other settings").await?;
+                Self::remove(
+                    &instance,
+                    progress,
+                    "Removing a cluster that is broken or has other settings",
+                )
+                .await?;
                 Self::create(instance, programs, progress).await?
             }
         };
@@ -78,7 +83,8 @@ impl Cluster {
     /// When it does not run.
     pub fn attach(instance: &Instance) -> Result<Self> {
         let found = Self::find(instance)?;
-        let (cluster, _) = found.context("no cluster runs here: start it by `cargo xtask cluster up`")?;
+        let (cluster, _) =
+            found.context("no cluster runs here: start it by `cargo xtask cluster up`")?;
         Ok(cluster)
     }
 
@@ -123,7 +129,9 @@ impl Cluster {
     async fn resume(instance: &Instance, programs: &Programs) -> Option<Self> {
         let (cluster, record) = Self::find(instance).ok().flatten()?;
         let group = format!("/{}", instance.cgroup());
-        let machine = machine(&cluster.paths, cluster.network, &group).await.ok()?;
+        let machine = machine(&cluster.paths, cluster.network, &group)
+            .await
+            .ok()?;
         let now = fingerprint(programs, &cluster.paths, &machine);
         (record.fingerprint == now).then_some(cluster)
     }
@@ -132,7 +140,9 @@ impl Cluster {
     async fn create(instance: Instance, programs: Programs, progress: Progress) -> Result<Self> {
         let step = progress.step("Preparing the node");
         let paths = Paths::of(&instance);
-        paths.create().with_context(|| format!("cannot create {}", paths.root().display()))?;
+        paths
+            .create()
+            .with_context(|| format!("cannot create {}", paths.root().display()))?;
         let cgroups = Cgroups::named(&instance.cgroup())?;
         cgroups.create()?;
         let node = Node::create(&cgroups, &paths.node(), &paths.log("node")).await?;
@@ -144,15 +154,26 @@ impl Cluster {
         for program in ["kubectl", "helm"] {
             std::os::unix::fs::symlink(programs.program(program), paths.bin().join(program))?;
         }
-        let record = Record { slot: network.slot(), fingerprint: fingerprint(&programs, &paths, &machine) };
+        let record = Record {
+            slot: network.slot(),
+            fingerprint: fingerprint(&programs, &paths, &machine),
+        };
         write_atomically(&paths.record(), serde_json::to_vec(&record)?)?;
         step.done();
-        Ok(Self { instance, paths, cgroups, programs, network, node })
+        Ok(Self {
+            instance,
+            paths,
+            cgroups,
+            programs,
+            network,
+            node,
+        })
     }
 
     async fn start_all(&self, progress: Progress) -> Result<()> {
         use Component::{
-            ApiServer, Containerd, ControllerManager, Etcd, Kubelet, Prometheus, Proxy, Scheduler, Traefik,
+            ApiServer, Containerd, ControllerManager, Etcd, Kubelet, Prometheus, Proxy, Scheduler,
+            Traefik,
         };
         let step = progress.step("Starting etcd, containerd, Prometheus and the API server");
         for component in [Etcd, Containerd, Prometheus, ApiServer] {
@@ -165,7 +186,8 @@ impl Cluster {
             self.prepare_containerd(),
         )?;
         step.done();
-        let step = progress.step("Starting the controllers, the kubelet, kube-proxy and the gateway");
+        let step =
+            progress.step("Starting the controllers, the kubelet, kube-proxy and the gateway");
         let api = Api::connect(&self.kubeconfig()).await?;
         for component in [ControllerManager, Scheduler, Kubelet, Proxy] {
             self.launch(component).await?;
@@ -189,7 +211,10 @@ impl Cluster {
         if self.has_image(PAUSE_IMAGE).await? {
             return Ok(());
         }
-        let pause = Image { reference: PAUSE_IMAGE.to_owned(), binary: self.programs.program("pause") };
+        let pause = Image {
+            reference: PAUSE_IMAGE.to_owned(),
+            binary: self.programs.program("pause"),
+        };
         self.load_image(&pause).await
     }
 
@@ -203,14 +228,16 @@ impl Cluster {
         cgroups.destroy().await?;
         node::remove_links(instance).await?;
         // The kernel takes the node's mounts away a moment after its last process.
-        until("the removal of its files", Duration::from_secs(20), async || {
-            match std::fs::remove_dir_all(paths.root()) {
+        until(
+            "the removal of its files",
+            Duration::from_secs(20),
+            async || match std::fs::remove_dir_all(paths.root()) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(Unmet::yet(format!("{}: {error}", paths.root().display())))
                 }
                 _ => Ok(()),
-            }
-        })
+            },
+        )
         .await?;
         // It stays if somebody keeps something else there.
         let _ = paths.root().parent().map(std::fs::remove_dir);
@@ -225,7 +252,9 @@ impl Cluster {
         }
         let command = component.command(&self.programs, &self.paths, self.network);
         let log = self.paths.log(component.name());
-        self.node.start(&self.cgroups, component.name(), &command, &log).await
+        self.node
+            .start(&self.cgroups, component.name(), &command, &log)
+            .await
     }
 
     /// Waits until a component is well.
@@ -234,27 +263,42 @@ impl Cluster {
     /// When it ends or does not become well within a minute, with its last words.
     pub(crate) async fn healthy(&self, component: Component) -> Result<()> {
         let health = self.health(component)?;
-        let well = until(&format!("{component} to become healthy"), HEALTHY, async || {
-            let answer = self.ask(component, health.as_ref()).await;
-            if answer.is_err() && self.cgroups.processes(component.name()).is_empty() {
-                return Err(Unmet::Never(anyhow::anyhow!("it has ended")));
-            }
-            answer
-        })
+        let well = until(
+            &format!("{component} to become healthy"),
+            HEALTHY,
+            async || {
+                let answer = self.ask(component, health.as_ref()).await;
+                if answer.is_err() && self.cgroups.processes(component.name()).is_empty() {
+                    return Err(Unmet::Never(anyhow::anyhow!("it has ended")));
+                }
+                answer
+            },
+        )
         .await;
         well.with_context(|| {
             let log = self.paths.log(component.name());
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            format!("{component} failed; the end of {}:\n{}", log.display(), last_lines(&text, 20))
+            format!(
+                "{component} failed; the end of {}:\n{}",
+                log.display(),
+                last_lines(&text, 20)
+            )
         })
     }
 
     pub(crate) fn health(&self, component: Component) -> Result<Option<Health>> {
         let authority = self.paths.config("ca.pem");
-        component.health(self.network).map(|(base, path)| Health::new(base, path, &authority)).transpose()
+        component
+            .health(self.network)
+            .map(|(base, path)| Health::new(base, path, &authority))
+            .transpose()
     }
 
-    pub(crate) async fn ask(&self, component: Component, health: Option<&Health>) -> Result<(), Unmet> {
+    pub(crate) async fn ask(
+        &self,
+        component: Component,
+        health: Option<&Health>,
+    ) -> Result<(), Unmet> {
         match health {
             Some(health) => health.ask().await,
             None => run(self.node.inside("ctr").arg("version"))
@@ -269,7 +313,14 @@ impl Cluster {
         let name = crate::image::full_name(reference);
         let filter = format!("name=={name},labels.\"io.cri-containerd.image\"==managed");
         let mut list = self.node.inside("ctr");
-        list.args(["--namespace", "k8s.io", "images", "list", "--quiet", &filter]);
+        list.args([
+            "--namespace",
+            "k8s.io",
+            "images",
+            "list",
+            "--quiet",
+            &filter,
+        ]);
         Ok(run(&mut list).await?.lines().any(|line| line == name))
     }
 }

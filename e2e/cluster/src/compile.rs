@@ -31,11 +31,20 @@ pub async fn build_static(checkout: &Path, package: &str, binary: &str) -> Resul
     cargo
         .current_dir(checkout)
         // With an explicit target the flags leave build scripts and procedural macros alone.
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
-        .args(["build", "--quiet", "--message-format", "json-render-diagnostics"])
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=debuginfo",
+        )
+        .args([
+            "build",
+            "--quiet",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .args(["--target", &target, "--package", package, "--bin", binary]);
     let messages = run(&mut cargo).await?;
-    executable(&messages, binary).with_context(|| format!("cargo built no binary {binary} in {package}"))
+    executable(&messages, binary)
+        .with_context(|| format!("cargo built no binary {binary} in {package}"))
 }
 
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
@@ -43,7 +52,12 @@ fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok())
         .filter(|message| message.reason == "compiler-artifact")
-        .filter(|message| message.target.as_ref().is_some_and(|target| target.name == binary))
+        .filter(|message| {
+            message
+                .target
+                .as_ref()
+                .is_some_and(|target| target.name == binary)
+        })
         .find_map(|message| message.executable)
 }
 
@@ -57,7 +71,10 @@ mod tests {
 {"reason":"build-script-executed","package_id":"x"}
 {"reason":"compiler-artifact","target":{"name":"sample"},"executable":"/t/sample"}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages, "sample").unwrap(), Path::new("/t/sample"));
+        assert_eq!(
+            executable(messages, "sample").unwrap(),
+            Path::new("/t/sample")
+        );
         assert_eq!(executable(messages, "other"), None);
     }
 }

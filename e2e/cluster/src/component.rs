@@ -88,7 +88,12 @@ impl Component {
     }
 
     /// Program and arguments.
-    pub(crate) fn command(self, programs: &Programs, paths: &Paths, network: Network) -> Vec<String> {
+    pub(crate) fn command(
+        self,
+        programs: &Programs,
+        paths: &Paths,
+        network: Network,
+    ) -> Vec<String> {
         let program = match self {
             Self::Containerd => self.name().to_owned(),
             _ => text(&programs.program(self.name())),
@@ -148,7 +153,10 @@ fn prometheus(paths: &Paths, network: Network) -> Vec<String> {
         flag("--config.file", paths.config("prometheus.json").display()),
         flag("--storage.tsdb.path", paths.data("prometheus").display()),
         flag("--storage.tsdb.retention.time", "1d"),
-        flag("--web.listen-address", format_args!("{}:{}", network.node(), ports::PROMETHEUS)),
+        flag(
+            "--web.listen-address",
+            format_args!("{}:{}", network.node(), ports::PROMETHEUS),
+        ),
         "--web.enable-lifecycle".into(),
     ]
 }
@@ -170,7 +178,10 @@ fn api_server(paths: &Paths, network: Network) -> Vec<String> {
         flag("--service-cluster-ip-range", network.services()),
         flag("--service-account-issuer", "https://kubernetes.default.svc"),
         flag("--service-account-key-file", file("service-accounts.pub")),
-        flag("--service-account-signing-key-file", file("service-accounts.key")),
+        flag(
+            "--service-account-signing-key-file",
+            file("service-accounts.key"),
+        ),
         flag("--kubelet-client-certificate", file("kubelet-client.pem")),
         flag("--kubelet-client-key", file("kubelet-client.key")),
         flag("--kubelet-certificate-authority", file("ca.pem")),
@@ -189,11 +200,15 @@ fn controller_manager(paths: &Paths, network: Network) -> Vec<String> {
         flag("--tls-cert-file", file("serving.pem")),
         flag("--tls-private-key-file", file("serving.key")),
         flag("--leader-elect", false),
-        // Where it holds a lease it loses that when the API server is away and begins anew, with all nodes believed. Without a
-        // lease it goes on, and would take the node's pods out of their Services for the heartbeats that it could not read.
+        // Where it holds a lease it loses that when the API server is away and begins anew, with
+        // all nodes believed. Without a lease it goes on, and would take the node's pods out of
+        // their Services for the heartbeats that it could not read.
         flag("--node-monitor-grace-period", "300s"),
         flag("--use-service-account-credentials", true),
-        flag("--service-account-private-key-file", file("service-accounts.key")),
+        flag(
+            "--service-account-private-key-file",
+            file("service-accounts.key"),
+        ),
         flag("--root-ca-file", file("ca.pem")),
         flag("--kube-api-qps", 200),
         flag("--kube-api-burst", 400),
@@ -216,8 +231,14 @@ fn scheduler(paths: &Paths) -> Vec<String> {
 fn traefik(paths: &Paths, network: Network) -> Vec<String> {
     let node = network.node();
     vec![
-        flag("--entryPoints.web.address", format_args!("{node}:{}", ports::GATEWAY)),
-        flag("--entryPoints.internal.address", format_args!("{node}:{}", ports::TRAEFIK)),
+        flag(
+            "--entryPoints.web.address",
+            format_args!("{node}:{}", ports::GATEWAY),
+        ),
+        flag(
+            "--entryPoints.internal.address",
+            format_args!("{node}:{}", ports::TRAEFIK),
+        ),
         "--ping=true".into(),
         flag("--ping.entryPoint", "internal"),
         "--metrics.prometheus=true".into(),
@@ -225,9 +246,18 @@ fn traefik(paths: &Paths, network: Network) -> Vec<String> {
         "--metrics.prometheus.addServicesLabels=true".into(),
         flag("--providers.providersThrottleDuration", "100ms"),
         "--providers.kubernetesGateway=true".into(),
-        flag("--providers.kubernetesGateway.endpoint", crate::config::api_server(network)),
-        flag("--providers.kubernetesGateway.token", paths.config("traefik.token").display()),
-        flag("--providers.kubernetesGateway.certAuthFilePath", paths.config("ca.pem").display()),
+        flag(
+            "--providers.kubernetesGateway.endpoint",
+            crate::config::api_server(network),
+        ),
+        flag(
+            "--providers.kubernetesGateway.token",
+            paths.config("traefik.token").display(),
+        ),
+        flag(
+            "--providers.kubernetesGateway.certAuthFilePath",
+            paths.config("ca.pem").display(),
+        ),
         flag("--providers.kubernetesGateway.throttleDuration", "100ms"),
         flag("--providers.kubernetesGateway.statusAddress.ip", node),
         flag("--global.checkNewVersion", false),
@@ -253,8 +283,14 @@ mod tests {
     fn what_people_reach_has_an_address() {
         let address = |component: Component| component.address(Network::new(1));
         assert_eq!(address(Component::Traefik).unwrap(), "http://198.18.4.2");
-        assert_eq!(address(Component::Prometheus).unwrap(), "http://198.18.4.2:9090");
-        assert_eq!(address(Component::ApiServer).unwrap(), "https://198.18.4.2:6443");
+        assert_eq!(
+            address(Component::Prometheus).unwrap(),
+            "http://198.18.4.2:9090"
+        );
+        assert_eq!(
+            address(Component::ApiServer).unwrap(),
+            "https://198.18.4.2:6443"
+        );
         assert_eq!(address(Component::Etcd), None);
     }
 }

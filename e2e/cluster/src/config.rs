@@ -57,9 +57,15 @@ pub(crate) fn render(paths: &Paths, machine: &Machine<'_>) -> Vec<(&'static str,
 pub(crate) fn write(paths: &Paths, machine: &Machine<'_>) -> Result<()> {
     for account in &ACCOUNTS {
         let file = paths.config(&format!("{}.kubeconfig", account.name));
-        secret(&file, format!("{:#}\n", kubeconfig(paths, machine, account.name)?))?;
+        secret(
+            &file,
+            format!("{:#}\n", kubeconfig(paths, machine, account.name)?),
+        )?;
     }
-    secret(&paths.kubeconfig(), std::fs::read(paths.config(&format!("{ADMIN}.kubeconfig")))?)?;
+    secret(
+        &paths.kubeconfig(),
+        std::fs::read(paths.config(&format!("{ADMIN}.kubeconfig")))?,
+    )?;
     for (name, content) in render(paths, machine) {
         std::fs::write(paths.config(name), content)?;
     }

@@ -53,17 +53,23 @@ impl Cluster {
         let archive = tempfile_name(&self.paths.images(), &image.reference);
         image.write(&archive)?;
         let mut import = self.node.inside("ctr");
-        import.args(["--namespace", "k8s.io", "images", "import"]).arg(&archive);
+        import
+            .args(["--namespace", "k8s.io", "images", "import"])
+            .arg(&archive);
         let imported = run(&mut import).await;
         std::fs::remove_file(&archive)?;
         imported?;
-        until(&format!("the image {}", image.reference), HEALTHY, async || {
-            match self.has_image(&image.reference).await {
+        until(
+            &format!("the image {}", image.reference),
+            HEALTHY,
+            async || match self.has_image(&image.reference).await {
                 Ok(true) => Ok(()),
-                Ok(false) => Err(Unmet::yet("containerd has not told the kubelet's side of it")),
+                Ok(false) => Err(Unmet::yet(
+                    "containerd has not told the kubelet's side of it",
+                )),
                 Err(error) => Err(Unmet::Never(error)),
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -96,7 +102,9 @@ impl Cluster {
 
     /// Where Prometheus answers, for the host and for pods alike.
     pub fn prometheus_url(&self) -> String {
-        Component::Prometheus.address(self.network).unwrap_or_default()
+        Component::Prometheus
+            .address(self.network)
+            .unwrap_or_default()
     }
 
     /// The file of one of the cluster's programs, for a second process of it on this host.
@@ -139,7 +147,8 @@ impl Cluster {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = [self.paths.bin(), target.join("debug")];
         let more = std::env::split_paths(&path).filter(|folder| !folders.contains(folder));
-        let path = std::env::join_paths(folders.iter().cloned().chain(more)).unwrap_or(path.clone());
+        let path =
+            std::env::join_paths(folders.iter().cloned().chain(more)).unwrap_or(path.clone());
         let mut env = vec![
             ("KUBECONFIG".into(), config::text(&self.kubeconfig())),
             ("PROMETHEUS_URL".into(), self.prometheus_url()),
@@ -147,7 +156,13 @@ impl Cluster {
             ("GATEWAY_URL".into(), self.gateway_url()),
             ("PATH".into(), path.to_string_lossy().into_owned()),
         ];
-        let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"];
+        let proxies = [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "ALL_PROXY",
+        ];
         if proxies.iter().any(|name| std::env::var_os(name).is_some()) {
             env.push(("NO_PROXY".into(), self.without_proxy()));
         }
@@ -236,5 +251,9 @@ impl Cluster {
 /// A name for an archive that no other load at the same time has.
 fn tempfile_name(folder: &Path, reference: &str) -> PathBuf {
     let plain = reference.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    folder.join(format!("{plain}-{}-{:08x}.tar", std::process::id(), rand::random::<u32>()))
+    folder.join(format!(
+        "{plain}-{}-{:08x}.tar",
+        std::process::id(),
+        rand::random::<u32>()
+    ))
 }

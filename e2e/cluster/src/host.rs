@@ -11,7 +11,14 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 /// Debian keeps `ip`, `nft` and `runc` in folders that a user's PATH may lack.
-const SYSTEM_FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SYSTEM_FOLDERS: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(25);
@@ -40,13 +47,21 @@ pub(crate) fn command(name: &str) -> Command {
 
 /// Runs a command to its end; its standard output, or an error that holds its standard error.
 pub(crate) async fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().await.with_context(|| format!("cannot run {}", describe(command)))?;
+    let output = command
+        .output()
+        .await
+        .with_context(|| format!("cannot run {}", describe(command)))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    bail!("{} failed ({}):\n{}", describe(command), output.status, last_lines(&format!("{text}{errors}"), 20))
+    bail!(
+        "{} failed ({}):\n{}",
+        describe(command),
+        output.status,
+        last_lines(&format!("{text}{errors}"), 20)
+    )
 }
 
 /// As [`run`], with `input` on its standard input.
@@ -66,7 +81,11 @@ pub(crate) async fn run_with_input(command: &mut Command, input: &str) -> Result
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    bail!("{what} failed ({}):\n{}", output.status, last_lines(&errors, 20))
+    bail!(
+        "{what} failed ({}):\n{}",
+        output.status,
+        last_lines(&errors, 20)
+    )
 }
 
 fn describe(command: &Command) -> String {
@@ -87,7 +106,8 @@ pub(crate) fn last_lines(text: &str, count: usize) -> String {
 /// Writes a file as a whole or not at all: beside its place first, then renamed.
 pub(crate) fn write_atomically(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let beside = path.with_extension("partial");
-    std::fs::write(&beside, content).with_context(|| format!("cannot write {}", beside.display()))?;
+    std::fs::write(&beside, content)
+        .with_context(|| format!("cannot write {}", beside.display()))?;
     std::fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -143,14 +163,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_command_says_what_it_said() {
-        let error = run(command("sh").args(["-c", "echo wrong >&2; exit 3"])).await.unwrap_err();
+        let error = run(command("sh").args(["-c", "echo wrong >&2; exit 3"]))
+            .await
+            .unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("wrong") && text.contains('3'), "{text}");
     }
 
     #[tokio::test]
     async fn input_reaches_the_command() {
-        assert_eq!(run_with_input(&mut command("cat"), "told").await.unwrap(), "told");
+        assert_eq!(
+            run_with_input(&mut command("cat"), "told").await.unwrap(),
+            "told"
+        );
     }
 
     #[tokio::test]
@@ -158,13 +183,20 @@ mod tests {
         let mut left = 3;
         let value = until("three looks", Duration::from_secs(5), async || {
             left -= 1;
-            if left == 0 { Ok(7) } else { Err(Unmet::yet("more")) }
+            if left == 0 {
+                Ok(7)
+            } else {
+                Err(Unmet::yet("more"))
+            }
         });
         assert_eq!(value.await.unwrap(), 7);
-        let never =
-            until("a corpse", Duration::from_secs(5), async || Err::<(), _>(Unmet::Never(anyhow::anyhow!("dead"))));
+        let never = until("a corpse", Duration::from_secs(5), async || {
+            Err::<(), _>(Unmet::Never(anyhow::anyhow!("dead")))
+        });
         assert!(format!("{:#}", never.await.unwrap_err()).contains("dead"));
-        let late = until("a late one", Duration::ZERO, async || Err::<(), _>(Unmet::yet("still asleep")));
+        let late = until("a late one", Duration::ZERO, async || {
+            Err::<(), _>(Unmet::yet("still asleep"))
+        });
         assert!(late.await.unwrap_err().to_string().contains("still asleep"));
     }
 }

@@ -52,20 +52,37 @@ impl Image {
         }])
         .to_string();
 
-        let out = File::create(archive).with_context(|| format!("cannot write {}", archive.display()))?;
+        let out =
+            File::create(archive).with_context(|| format!("cannot write {}", archive.display()))?;
         let mut out = tar::Builder::new(std::io::BufWriter::new(out));
-        append(&mut out, &config_name, 0o644, config.len() as u64, config.as_bytes())?;
+        append(
+            &mut out,
+            &config_name,
+            0o644,
+            config.len() as u64,
+            config.as_bytes(),
+        )?;
         append(&mut out, &layer_name, 0o644, layer_bytes, &mut layer)?;
-        append(&mut out, "manifest.json", 0o644, manifest.len() as u64, manifest.as_bytes())?;
+        append(
+            &mut out,
+            "manifest.json",
+            0o644,
+            manifest.len() as u64,
+            manifest.as_bytes(),
+        )?;
         out.into_inner()?.flush()?;
         Ok(())
     }
 
     /// Writes the one layer; the hex digest of what was written.
     fn write_layer(&self, name: &str, out: &mut File) -> Result<String> {
-        let binary = File::open(&self.binary).with_context(|| format!("cannot read {}", self.binary.display()))?;
+        let binary = File::open(&self.binary)
+            .with_context(|| format!("cannot read {}", self.binary.display()))?;
         let bytes = binary.metadata()?.len();
-        let mut digested = Digested { out: std::io::BufWriter::new(out), digest: Sha256::new() };
+        let mut digested = Digested {
+            out: std::io::BufWriter::new(out),
+            digest: Sha256::new(),
+        };
         let mut layer = tar::Builder::new(&mut digested);
         append(&mut layer, name, 0o755, bytes, binary)?;
         layer.finish()?;
@@ -90,7 +107,13 @@ fn config(name: &str, layer_digest: &str) -> serde_json::Value {
     })
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: u64, content: impl Read) -> Result<()> {
+fn append(
+    archive: &mut tar::Builder<impl Write>,
+    name: &str,
+    mode: u32,
+    bytes: u64,
+    content: impl Read,
+) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(mode);
@@ -106,7 +129,9 @@ fn append(archive: &mut tar::Builder<impl Write>, name: &str, mode: u32, bytes: 
 pub(crate) fn full_name(reference: &str) -> String {
     match reference.split_once('/') {
         None => format!("docker.io/library/{reference}"),
-        Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => reference.to_owned(),
+        Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => {
+            reference.to_owned()
+        }
         Some(_) => format!("docker.io/{reference}"),
     }
 }
@@ -163,7 +188,10 @@ mod tests {
     }
 
     fn pack(folder: &Path, content: &[u8]) -> Vec<u8> {
-        let image = Image { reference: "sample:v1".into(), binary: folder.join("sample") };
+        let image = Image {
+            reference: "sample:v1".into(),
+            binary: folder.join("sample"),
+        };
         std::fs::write(&image.binary, content).unwrap();
         let archive = folder.join("sample.tar");
         image.write(&archive).unwrap();

@@ -18,12 +18,15 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// The instance of the checkout that holds `folder`: the nearest parent with `e2e/cluster/tools`.
+    /// The instance of the checkout that holds `folder`: the nearest parent with
+    /// `e2e/cluster/tools`.
     ///
     /// # Errors
     /// When no parent of `folder` is a checkout.
     pub fn containing(folder: &Path) -> Result<Self> {
-        let folder = folder.canonicalize().with_context(|| format!("no such folder: {}", folder.display()))?;
+        let folder = folder
+            .canonicalize()
+            .with_context(|| format!("no such folder: {}", folder.display()))?;
         for parent in folder.ancestors() {
             if parent.join("e2e/cluster/tools").is_dir() {
                 return Ok(Self::of_checkout(parent));
@@ -34,7 +37,10 @@ impl Instance {
 
     fn of_checkout(checkout: &Path) -> Self {
         let digest = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
-        Self { checkout: checkout.to_owned(), id: hex(&digest[..4]) }
+        Self {
+            checkout: checkout.to_owned(),
+            id: hex(&digest[..4]),
+        }
     }
 
     /// The root folder of the checkout.
@@ -141,7 +147,10 @@ pub struct Cidr {
 impl Cidr {
     /// A network of an address and a prefix length in bits (up to 32).
     pub fn new(address: Ipv4Addr, prefix_bits: u8) -> Self {
-        Self { address, prefix_bits: prefix_bits.min(32) }
+        Self {
+            address,
+            prefix_bits: prefix_bits.min(32),
+        }
     }
 
     /// Reads `10.0.0.0/8` or a bare address; `None` for anything else.
@@ -188,7 +197,10 @@ mod tests {
     fn the_id_depends_on_the_path_alone() {
         let first = Instance::of_checkout(Path::new("/a/serin"));
         assert_eq!(first, Instance::of_checkout(Path::new("/a/serin")));
-        assert_ne!(first.id(), Instance::of_checkout(Path::new("/b/serin")).id());
+        assert_ne!(
+            first.id(),
+            Instance::of_checkout(Path::new("/b/serin")).id()
+        );
         assert_eq!(first.id().len(), 8);
     }
 
@@ -221,12 +233,24 @@ mod tests {
         let network = Network::new(127);
         assert_eq!(network.node().to_string(), "198.19.252.2");
         assert_eq!(network.services().to_string(), "198.19.254.0/24");
-        let parts = [Cidr::new(network.host(), 30), network.pods(), network.services()];
+        let parts = [
+            Cidr::new(network.host(), 30),
+            network.pods(),
+            network.services(),
+        ];
         for (index, part) in parts.iter().enumerate() {
             assert!(part.overlaps(network.all()));
-            assert!(parts[index + 1..].iter().all(|other| !part.overlaps(*other)));
+            assert!(
+                parts[index + 1..]
+                    .iter()
+                    .all(|other| !part.overlaps(*other))
+            );
         }
-        assert!(network.services().overlaps(Cidr::new(network.api_service(), 32)));
+        assert!(
+            network
+                .services()
+                .overlaps(Cidr::new(network.api_service(), 32))
+        );
     }
 
     #[test]

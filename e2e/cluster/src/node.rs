@@ -75,17 +75,30 @@ impl Node {
         let procs = cgroups.create_component(HOLDER)?;
         let mut child = Launch::new(&procs, log)
             .program("unshare")
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-euc", PREPARE, "sh"])
+            .args([
+                "--mount",
+                "--net",
+                "--propagation",
+                "private",
+                "sh",
+                "-euc",
+                PREPARE,
+                "sh",
+            ])
             .arg(folder)
             .spawn()?;
-        let holder = until("the node's namespaces", Duration::from_secs(10), async || {
-            if let Ok(Some(status)) = child.try_wait() {
-                let told = std::fs::read_to_string(log).unwrap_or_default();
-                let error = anyhow::anyhow!("{status}: {}", last_lines(&told, 5));
-                return Err(Unmet::Never(error));
-            }
-            Self::find(cgroups).ok_or_else(|| Unmet::yet("not asleep yet"))
-        })
+        let holder = until(
+            "the node's namespaces",
+            Duration::from_secs(10),
+            async || {
+                if let Ok(Some(status)) = child.try_wait() {
+                    let told = std::fs::read_to_string(log).unwrap_or_default();
+                    let error = anyhow::anyhow!("{status}: {}", last_lines(&told, 5));
+                    return Err(Unmet::Never(error));
+                }
+                Self::find(cgroups).ok_or_else(|| Unmet::yet("not asleep yet"))
+            },
+        )
         .await?;
         Ok(holder)
     }
@@ -112,9 +125,10 @@ impl Node {
     async fn claim(&self, network: Network) -> Result<bool> {
         let link = network.link();
         let holder = self.holder.as_raw_nonzero().to_string();
-        let made =
-            run(command("ip").args(["link", "add", &link, "type", "veth", "peer", "name", "node0", "netns", &holder]))
-                .await;
+        let made = run(command("ip").args([
+            "link", "add", &link, "type", "veth", "peer", "name", "node0", "netns", &holder,
+        ]))
+        .await;
         match made {
             Ok(_) => Ok(true),
             Err(_) if Path::new("/sys/class/net").join(&link).exists() => Ok(false),
@@ -131,8 +145,10 @@ impl Node {
              route add default via {host}\n"
         );
         run_with_input(self.inside("ip").args(["-batch", "-"]), &inside).await?;
-        let outside =
-            format!("address add {host}/30 dev {link}\nlink set {link} up\nroute add {} via {node}\n", network.all());
+        let outside = format!(
+            "address add {host}/30 dev {link}\nlink set {link} up\nroute add {} via {node}\n",
+            network.all()
+        );
         run_with_input(command("ip").args(["-batch", "-"]), &outside).await?;
         Ok(())
     }
@@ -140,7 +156,11 @@ impl Node {
     /// A command that runs in the node, with no more environment than a path.
     pub(crate) fn inside(&self, program: &str) -> Command {
         let mut inside = command("nsenter");
-        inside.args(self.enter()).arg(program).env_clear().env("PATH", system_path());
+        inside
+            .args(self.enter())
+            .arg(program)
+            .env_clear()
+            .env("PATH", system_path());
         inside
     }
 
@@ -148,23 +168,43 @@ impl Node {
     ///
     /// # Errors
     /// When it cannot be started; what it does afterwards is seen by its control group.
-    pub(crate) async fn start(&self, cgroups: &Cgroups, name: &str, arguments: &[String], log: &Path) -> Result<()> {
+    pub(crate) async fn start(
+        &self,
+        cgroups: &Cgroups,
+        name: &str,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<()> {
         let procs = cgroups.create_component(name)?;
-        let mut child = Launch::new(&procs, log).program("nsenter").args(self.enter()).args(arguments).spawn()?;
-        until(&format!("the start of {name}"), Duration::from_secs(10), async || {
-            let ended = matches!(child.try_wait(), Ok(Some(_)));
-            if ended || !cgroups.processes(name).is_empty() {
-                Ok(())
-            } else {
-                Err(Unmet::yet("not in its control group yet"))
-            }
-        })
+        let mut child = Launch::new(&procs, log)
+            .program("nsenter")
+            .args(self.enter())
+            .args(arguments)
+            .spawn()?;
+        until(
+            &format!("the start of {name}"),
+            Duration::from_secs(10),
+            async || {
+                let ended = matches!(child.try_wait(), Ok(Some(_)));
+                if ended || !cgroups.processes(name).is_empty() {
+                    Ok(())
+                } else {
+                    Err(Unmet::yet("not in its control group yet"))
+                }
+            },
+        )
         .await
     }
 
     fn enter(&self) -> [String; 5] {
         let holder = self.holder.as_raw_nonzero().to_string();
-        ["--target".into(), holder, "--mount".into(), "--net".into(), "--".into()]
+        [
+            "--target".into(),
+            holder,
+            "--mount".into(),
+            "--net".into(),
+            "--".into(),
+        ]
     }
 }
 
@@ -198,10 +238,19 @@ async fn host_routes() -> Result<Vec<Cidr>> {
 }
 
 fn parse_routes(text: &str) -> Vec<Cidr> {
-    const KINDS: [&str; 6] = ["unicast", "local", "broadcast", "unreachable", "blackhole", "prohibit"];
+    const KINDS: [&str; 6] = [
+        "unicast",
+        "local",
+        "broadcast",
+        "unreachable",
+        "blackhole",
+        "prohibit",
+    ];
     text.lines()
         .filter_map(|line| {
-            let mut words = line.split_whitespace().skip_while(|word| KINDS.contains(word));
+            let mut words = line
+                .split_whitespace()
+                .skip_while(|word| KINDS.contains(word));
             Cidr::parse(words.next()?)
         })
         .filter(|route| *route != Cidr::new(Ipv4Addr::UNSPECIFIED, 0))
@@ -230,7 +279,10 @@ impl Launch {
             .env("HOME", "/root")
             .current_dir("/")
             .process_group(0);
-        Self { command, log: log.to_owned() }
+        Self {
+            command,
+            log: log.to_owned(),
+        }
     }
 
     fn program(mut self, name: &str) -> Self {
@@ -254,7 +306,11 @@ impl Launch {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot write {}", self.log.display()))?;
-        self.command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log)).spawn().context("cannot run sh")
+        self.command
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .context("cannot run sh")
     }
 }
 
@@ -270,7 +326,15 @@ mod tests {
             unreachable 10.0.0.0/8\n\
             local 127.0.0.1 dev lo table local proto kernel scope host\n";
         let routes: Vec<String> = parse_routes(text).iter().map(Cidr::to_string).collect();
-        assert_eq!(routes, ["192.0.2.0/24", "198.18.4.0/22", "10.0.0.0/8", "127.0.0.1/32"]);
+        assert_eq!(
+            routes,
+            [
+                "192.0.2.0/24",
+                "198.18.4.0/22",
+                "10.0.0.0/8",
+                "127.0.0.1/32"
+            ]
+        );
     }
 
     #[test]

@@ -30,27 +30,37 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// When the API server refuses something or a kind is not served in time.
 pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()> {
     apply_name_service(api, network).await?;
-    for (name, rules) in [("traefik", traefik_rules()), ("prometheus", prometheus_rules())] {
+    for (name, rules) in [
+        ("traefik", traefik_rules()),
+        ("prometheus", prometheus_rules()),
+    ] {
         apply_role(api, name, &rules).await?;
     }
     let mut names = Vec::new();
     for object in read_objects(crds)? {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let folder = match object["kind"].as_str() {
             Some("CustomResourceDefinition") => {
                 names.push(name.clone());
                 CRDS.to_owned()
             }
             Some("ValidatingAdmissionPolicy") => admission("validatingadmissionpolicies"),
-            Some("ValidatingAdmissionPolicyBinding") => admission("validatingadmissionpolicybindings"),
+            Some("ValidatingAdmissionPolicyBinding") => {
+                admission("validatingadmissionpolicybindings")
+            }
             kind => anyhow::bail!("the Gateway API's definitions hold an unknown kind: {kind:?}"),
         };
         api.apply(&format!("{folder}/{name}"), &object).await?;
     }
     for name in names {
         until(&format!("the kind {name}"), SETTLE, async || {
-            let definition =
-                api.get(&format!("{CRDS}/{name}")).await.map_err(|error| Unmet::yet(format!("{error:#}")))?;
+            let definition = api
+                .get(&format!("{CRDS}/{name}"))
+                .await
+                .map_err(|error| Unmet::yet(format!("{error:#}")))?;
             match condition(&definition, "Established") {
                 Some("True") => Ok(()),
                 _ => Err(Unmet::yet("not established yet")),
@@ -68,23 +78,38 @@ pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()
 pub(crate) async fn settle(api: &Api) -> Result<()> {
     until("the node", SETTLE, async || {
         let path = format!("/api/v1/nodes/{NODE_NAME}");
-        let node = api.get(&path).await.map_err(|error| Unmet::yet(format!("{error:#}")))?;
+        let node = api
+            .get(&path)
+            .await
+            .map_err(|error| Unmet::yet(format!("{error:#}")))?;
         let free = node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
         match condition(&node, "Ready") {
             Some("True") if free => Ok(()),
-            Some("True") => Err(Unmet::yet(format!("still tainted: {}", node["spec"]["taints"]))),
-            _ => Err(Unmet::yet(format!("not ready: {}", node["status"]["conditions"]))),
+            Some("True") => Err(Unmet::yet(format!(
+                "still tainted: {}",
+                node["spec"]["taints"]
+            ))),
+            _ => Err(Unmet::yet(format!(
+                "not ready: {}",
+                node["status"]["conditions"]
+            ))),
         }
     })
     .await?;
     until("the default service account", SETTLE, async || {
         let path = "/api/v1/namespaces/default/serviceaccounts/default";
-        api.get(path).await.map(|_| ()).map_err(|error| Unmet::yet(format!("{error:#}")))
+        api.get(path)
+            .await
+            .map(|_| ())
+            .map_err(|error| Unmet::yet(format!("{error:#}")))
     })
     .await?;
     until("the gateway", SETTLE, async || {
         let path = format!("{GATEWAYS}/namespaces/{GATEWAY_NAMESPACE}/gateways/{GATEWAY}");
-        let gateway = api.get(&path).await.map_err(|error| Unmet::yet(format!("{error:#}")))?;
+        let gateway = api
+            .get(&path)
+            .await
+            .map_err(|error| Unmet::yet(format!("{error:#}")))?;
         match condition(&gateway, "Programmed") {
             Some("True") => Ok(()),
             _ => Err(Unmet::yet(format!("not programmed: {}", gateway["status"]))),
@@ -98,20 +123,19 @@ fn admission(plural: &str) -> String {
 }
 
 fn read_objects(folder: &Path) -> Result<Vec<Value>> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?;
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<_>>()?;
     files.sort();
     let mut objects = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file)?;
-        let found: Vec<Value> =
-            serde_saphyr::from_multiple(&text).with_context(|| format!("cannot read {}", file.display()))?;
+        let found: Vec<Value> = serde_saphyr::from_multiple(&text)
+            .with_context(|| format!("cannot read {}", file.display()))?;
         // The folder also holds a file for kustomize, which is no object of a cluster.
-        objects.extend(
-            found
-                .into_iter()
-                .filter(|object| object.is_object() && object["kind"] != "Kustomization" && !object["kind"].is_null()),
-        );
+        objects.extend(found.into_iter().filter(|object| {
+            object.is_object() && object["kind"] != "Kustomization" && !object["kind"].is_null()
+        }));
     }
     Ok(objects)
 }
@@ -124,7 +148,8 @@ async fn apply_role(api: &Api, name: &str, rules: &Value) -> Result<()> {
         "metadata": {"name": full},
         "rules": rules,
     });
-    api.apply(&format!("{RBAC}/clusterroles/{full}"), &role).await?;
+    api.apply(&format!("{RBAC}/clusterroles/{full}"), &role)
+        .await?;
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
@@ -132,7 +157,8 @@ async fn apply_role(api: &Api, name: &str, rules: &Value) -> Result<()> {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": full},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
     });
-    api.apply(&format!("{RBAC}/clusterrolebindings/{full}"), &binding).await
+    api.apply(&format!("{RBAC}/clusterrolebindings/{full}"), &binding)
+        .await
 }
 
 fn traefik_rules() -> Value {
@@ -168,7 +194,8 @@ async fn apply_name_service(api: &Api, network: Network) -> Result<()> {
             ],
         },
     });
-    api.apply("/api/v1/namespaces/kube-system/services/kube-dns", &service).await
+    api.apply("/api/v1/namespaces/kube-system/services/kube-dns", &service)
+        .await
 }
 
 async fn apply_gateway(api: &Api) -> Result<()> {
@@ -177,14 +204,19 @@ async fn apply_gateway(api: &Api) -> Result<()> {
         "kind": "Namespace",
         "metadata": {"name": GATEWAY_NAMESPACE},
     });
-    api.apply(&format!("/api/v1/namespaces/{GATEWAY_NAMESPACE}"), &namespace).await?;
+    api.apply(
+        &format!("/api/v1/namespaces/{GATEWAY_NAMESPACE}"),
+        &namespace,
+    )
+    .await?;
     let class = json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "GatewayClass",
         "metadata": {"name": "traefik"},
         "spec": {"controllerName": "traefik.io/gateway-controller"},
     });
-    api.apply(&format!("{GATEWAYS}/gatewayclasses/traefik"), &class).await?;
+    api.apply(&format!("{GATEWAYS}/gatewayclasses/traefik"), &class)
+        .await?;
     let gateway = json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
@@ -210,11 +242,15 @@ mod tests {
     #[test]
     fn every_document_of_every_file_is_read_but_kustomizes() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("b.yaml", "# words\n---\nkind: A\n---\nkind: B\n");
         write("a.yaml", "kind: Kustomization\nresources: [b.yaml]\n");
-        let kinds: Vec<Value> =
-            read_objects(folder.path()).unwrap().iter().map(|object| object["kind"].clone()).collect();
+        let kinds: Vec<Value> = read_objects(folder.path())
+            .unwrap()
+            .iter()
+            .map(|object| object["kind"].clone())
+            .collect();
         assert_eq!(kinds, ["A", "B"]);
     }
 }

@@ -13,7 +13,10 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn of(instance: &Instance) -> Self {
-        Self { checkout: instance.checkout().to_owned(), root: instance.checkout().join(".local/cluster") }
+        Self {
+            checkout: instance.checkout().to_owned(),
+            root: instance.checkout().join(".local/cluster"),
+        }
     }
 
     /// Everything that `down` removes.
@@ -63,7 +66,15 @@ impl Paths {
 
     /// Makes the folders.
     pub(crate) fn create(&self) -> std::io::Result<()> {
-        for folder in ["bin", "config/cni", "data/etcd", "data/prometheus", "images", "log", "node"] {
+        for folder in [
+            "bin",
+            "config/cni",
+            "data/etcd",
+            "data/prometheus",
+            "images",
+            "log",
+            "node",
+        ] {
             std::fs::create_dir_all(self.root.join(folder))?;
         }
         Ok(())

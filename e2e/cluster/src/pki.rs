@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustix::fs::{Mode, chmod};
 
@@ -31,7 +31,11 @@ pub(crate) const ADMIN: &str = "admin";
 /// The accounts of the person and of each component that calls the API server.
 pub(crate) const ACCOUNTS: [Account; 7] = [
     Account::new(ADMIN, "admin", "system:masters"),
-    Account::new("kube-controller-manager", "system:kube-controller-manager", ""),
+    Account::new(
+        "kube-controller-manager",
+        "system:kube-controller-manager",
+        "",
+    ),
     Account::new("kube-scheduler", "system:kube-scheduler", ""),
     Account::new("kubelet", "system:node:local", "system:nodes"),
     Account::new("kube-proxy", "system:kube-proxy", ""),
@@ -58,36 +62,71 @@ pub(crate) fn write(paths: &Paths, network: Network) -> Result<()> {
     let issuer = Issuer::new(authority, authority_key);
 
     let mut serving = CertificateParams::new(
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", NODE_NAME].map(String::from),
+        [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            NODE_NAME,
+        ]
+        .map(String::from),
     )?;
-    for address in [network.node(), network.api_service(), std::net::Ipv4Addr::LOCALHOST] {
-        serving.subject_alt_names.push(SanType::IpAddress(address.into()));
+    for address in [
+        network.node(),
+        network.api_service(),
+        std::net::Ipv4Addr::LOCALHOST,
+    ] {
+        serving
+            .subject_alt_names
+            .push(SanType::IpAddress(address.into()));
     }
-    serving.distinguished_name.push(DnType::CommonName, "serin-cluster");
+    serving
+        .distinguished_name
+        .push(DnType::CommonName, "serin-cluster");
     serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     sign(paths, "serving", &serving, &issuer)?;
 
     let mut client = CertificateParams::new(Vec::new())?;
-    client.distinguished_name.push(DnType::CommonName, "kube-apiserver-kubelet-client");
-    client.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    client
+        .distinguished_name
+        .push(DnType::CommonName, "kube-apiserver-kubelet-client");
+    client
+        .distinguished_name
+        .push(DnType::OrganizationName, "system:masters");
     client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     sign(paths, "kubelet-client", &client, &issuer)?;
 
     let service_accounts = KeyPair::generate()?;
-    secret(&paths.config("service-accounts.key"), service_accounts.serialize_pem())?;
-    secret(&paths.config("service-accounts.pub"), service_accounts.public_key_pem())?;
+    secret(
+        &paths.config("service-accounts.key"),
+        service_accounts.serialize_pem(),
+    )?;
+    secret(
+        &paths.config("service-accounts.pub"),
+        service_accounts.public_key_pem(),
+    )?;
     write_tokens(paths)
 }
 
 fn authority() -> Result<CertificateParams> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    authority.distinguished_name.push(DnType::CommonName, "serin-cluster-authority");
+    authority.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "serin-cluster-authority");
     Ok(authority)
 }
 
-fn sign(paths: &Paths, name: &str, params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<()> {
+fn sign(
+    paths: &Paths,
+    name: &str,
+    params: &CertificateParams,
+    issuer: &Issuer<'_, KeyPair>,
+) -> Result<()> {
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer)?;
     secret(&paths.config(&format!("{name}.pem")), certificate.pem())?;

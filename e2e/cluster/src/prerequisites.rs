@@ -43,15 +43,22 @@ pub(crate) async fn ensure(progress: Progress) -> Result<()> {
     let step = progress.step(format!("Installing {list}"));
     if install(&missing).await.is_err() {
         // The usual reason is a package list that is missing or old.
-        run(command("apt-get").arg("update").args(["-qq"])).await.context("apt-get update")?;
-        install(&missing).await.with_context(|| format!("try `apt-get install {list}` by hand"))?;
+        run(command("apt-get").arg("update").args(["-qq"]))
+            .await
+            .context("apt-get update")?;
+        install(&missing)
+            .await
+            .with_context(|| format!("try `apt-get install {list}` by hand"))?;
     }
     step.done();
     let missing = missing_packages().await;
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("still missing after their installation: {}", missing.join(" "))
+    bail!(
+        "still missing after their installation: {}",
+        missing.join(" ")
+    )
 }
 
 /// Namespaces, links and control groups are root's to make.
@@ -62,7 +69,9 @@ pub(crate) fn require_root(verb: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    bail!("a cluster with real pods needs root: try `sudo -E env PATH=\"$PATH\" cargo xtask cluster {verb}`")
+    bail!(
+        "a cluster with real pods needs root: try `sudo -E env PATH=\"$PATH\" cargo xtask cluster {verb}`"
+    )
 }
 
 /// The node has its own folders in place of some of the host's: nothing of ours may lie there.
@@ -70,7 +79,10 @@ pub(crate) fn require_root(verb: &str) -> Result<()> {
 /// # Errors
 /// When `folder` does.
 pub(crate) fn require_outside_node(folder: &Path, what: &str) -> Result<()> {
-    match REPLACED.iter().find(|replaced| folder.starts_with(replaced)) {
+    match REPLACED
+        .iter()
+        .find(|replaced| folder.starts_with(replaced))
+    {
         None => Ok(()),
         Some(replaced) => bail!("{what} ({}) must not lie in {replaced}", folder.display()),
     }
@@ -90,12 +102,19 @@ pub(crate) fn plugin_folder() -> Result<PathBuf> {
 /// The containerd snapshotter that works in `folder`: an overlay does not go on an overlay.
 pub(crate) async fn snapshotter(folder: &Path) -> Result<&'static str> {
     let kind = run(command("stat").args(["-f", "-c", "%T"]).arg(folder)).await?;
-    Ok(if kind.trim().starts_with("overlay") { "native" } else { "overlayfs" })
+    Ok(if kind.trim().starts_with("overlay") {
+        "native"
+    } else {
+        "overlayfs"
+    })
 }
 
 async fn missing_packages() -> Vec<&'static str> {
-    let mut missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     if plugin_folder().is_err() {
         missing.push("containernetworking-plugins");
     }
@@ -126,7 +145,8 @@ mod tests {
     fn what_the_node_hides_is_refused() {
         assert!(require_outside_node(Path::new("/home/me/serin"), "the checkout").is_ok());
         assert!(require_outside_node(Path::new("/var/library/serin"), "the checkout").is_ok());
-        let error = require_outside_node(Path::new("/var/lib/ci/serin"), "the checkout").unwrap_err();
+        let error =
+            require_outside_node(Path::new("/var/lib/ci/serin"), "the checkout").unwrap_err();
         assert!(error.to_string().contains("/var/lib"), "{error}");
     }
 }

@@ -25,7 +25,9 @@ impl Progress {
     /// Live on a terminal, in plain lines elsewhere.
     pub fn detect() -> Self {
         let live = std::io::stderr().is_terminal();
-        Self { told: if live { Told::Live } else { Told::Lines } }
+        Self {
+            told: if live { Told::Live } else { Told::Lines },
+        }
     }
 
     /// Tells nothing.
@@ -49,7 +51,13 @@ impl Progress {
             tell(format_args!("  {what} ..."));
         }
         let now = Instant::now();
-        Step { what, bar, told: self.told, began: now, reminded: now }
+        Step {
+            what,
+            bar,
+            told: self.told,
+            began: now,
+            reminded: now,
+        }
     }
 }
 
@@ -74,7 +82,11 @@ impl Step {
             bar.set_message(format!("{}: {detail}", self.what));
         } else if matches!(self.told, Told::Lines) && self.reminded.elapsed() >= REMINDER {
             self.reminded = Instant::now();
-            tell(format_args!("  {} ... {} s: {detail}", self.what, self.began.elapsed().as_secs()));
+            tell(format_args!(
+                "  {} ... {} s: {detail}",
+                self.what,
+                self.began.elapsed().as_secs()
+            ));
         }
     }
 
@@ -84,7 +96,11 @@ impl Step {
             bar.finish_and_clear();
         }
         if !matches!(self.told, Told::Silent) {
-            tell(format_args!("✓ {} ({:.1} s)", self.what, self.began.elapsed().as_secs_f64()));
+            tell(format_args!(
+                "✓ {} ({:.1} s)",
+                self.what,
+                self.began.elapsed().as_secs_f64()
+            ));
         }
     }
 }

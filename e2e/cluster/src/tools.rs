@@ -38,14 +38,22 @@ struct GoModule {
 }
 
 const GO_MODULES: [GoModule; 4] = [
-    GoModule { name: "etcd", version: "etcd 3.6.8", linker: "", programs: &[("etcd", "go.etcd.io/etcd/server/v3")] },
+    GoModule {
+        name: "etcd",
+        version: "etcd 3.6.8",
+        linker: "",
+        programs: &[("etcd", "go.etcd.io/etcd/server/v3")],
+    },
     GoModule {
         name: "kubernetes",
         version: "Kubernetes 1.34.4",
         linker: K8S_VERSION,
         programs: &[
             ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-            ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+            (
+                "kube-controller-manager",
+                "k8s.io/kubernetes/cmd/kube-controller-manager",
+            ),
             ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
             ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
             ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
@@ -56,7 +64,10 @@ const GO_MODULES: [GoModule; 4] = [
         name: "prometheus",
         version: "Prometheus 3.5.0",
         linker: PROMETHEUS_VERSION,
-        programs: &[("prometheus", "github.com/prometheus/prometheus/cmd/prometheus")],
+        programs: &[(
+            "prometheus",
+            "github.com/prometheus/prometheus/cmd/prometheus",
+        )],
     },
     GoModule {
         name: "helm",
@@ -81,7 +92,10 @@ impl Tools {
     /// # Errors
     /// When there is no home folder and nothing else says where the cache is.
     pub(crate) fn of(checkout: &Path) -> Result<Self> {
-        Ok(Self { sources: checkout.join("e2e/cluster/tools"), cache: cache_folder()? })
+        Ok(Self {
+            sources: checkout.join("e2e/cluster/tools"),
+            cache: cache_folder()?,
+        })
     }
 
     /// Where the cache is.
@@ -94,18 +108,23 @@ impl Tools {
     /// # Errors
     /// When a compiler or a source is missing, with what to do about it.
     pub(crate) async fn prepare(&self, progress: Progress) -> Result<Programs> {
-        std::fs::create_dir_all(&self.cache).with_context(|| format!("cannot create {}", self.cache.display()))?;
+        std::fs::create_dir_all(&self.cache)
+            .with_context(|| format!("cannot create {}", self.cache.display()))?;
         let programs = self.programs()?;
         if programs.complete() {
             return Ok(programs);
         }
         let _lock = self.lock(progress).await?;
         for module in &GO_MODULES {
-            self.build_go(module, &programs.folder(module.name), progress).await?;
+            self.build_go(module, &programs.folder(module.name), progress)
+                .await?;
         }
-        self.copy_crds(&programs.folder("gateway-api"), progress).await?;
-        self.install_traefik(&programs.folder("traefik"), progress).await?;
-        self.compile_pause(&programs.folder("pause"), progress).await?;
+        self.copy_crds(&programs.folder("gateway-api"), progress)
+            .await?;
+        self.install_traefik(&programs.folder("traefik"), progress)
+            .await?;
+        self.compile_pause(&programs.folder("pause"), progress)
+            .await?;
         if programs.complete() {
             Ok(programs)
         } else {
@@ -127,11 +146,18 @@ impl Tools {
     }
 
     /// The folder of a set: its name and a digest of what pins it.
-    fn keyed(&self, name: &'static str, pins: &[&str], more: &str) -> Result<(&'static str, PathBuf)> {
+    fn keyed(
+        &self,
+        name: &'static str,
+        pins: &[&str],
+        more: &str,
+    ) -> Result<(&'static str, PathBuf)> {
         let mut contents = Vec::new();
         for pin in pins {
             let file = self.sources.join(name).join(pin);
-            contents.push(std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+            contents.push(
+                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?,
+            );
         }
         contents.push(more.as_bytes().to_vec());
         contents.push(std::env::consts::ARCH.as_bytes().to_vec());
@@ -162,7 +188,13 @@ impl Tools {
             let mut step = progress.step(format!("Building {program} ({})", module.version));
             let mut build = self.go(module.name);
             build
-                .args(["build", "-v", "-ldflags", &format!("-s -w {}", module.linker), "-o"])
+                .args([
+                    "build",
+                    "-v",
+                    "-ldflags",
+                    &format!("-s -w {}", module.linker),
+                    "-o",
+                ])
                 .arg(&beside)
                 .arg(package);
             run_with_detail(&mut build, &mut step).await?;
@@ -179,13 +211,19 @@ impl Tools {
         }
         require_go()?;
         let step = progress.step("Fetching the Gateway API's definitions");
-        run(self.go("gateway-api").args(["mod", "download", GATEWAY_API])).await?;
+        run(self
+            .go("gateway-api")
+            .args(["mod", "download", GATEWAY_API]))
+        .await?;
         let mut list = self.go("gateway-api");
         let sources = run(list.args(["list", "-m", "-f", "{{.Dir}}", GATEWAY_API])).await?;
         let beside = fresh_folder(folder)?;
         for entry in std::fs::read_dir(Path::new(sources.trim()).join("config/crd/standard"))? {
             let file = entry?.path();
-            if let (Some("yaml"), Some(name)) = (file.extension().and_then(|kind| kind.to_str()), file.file_name()) {
+            if let (Some("yaml"), Some(name)) = (
+                file.extension().and_then(|kind| kind.to_str()),
+                file.file_name(),
+            ) {
                 std::fs::write(beside.join(name), std::fs::read(&file)?)?;
             }
         }
@@ -201,11 +239,18 @@ impl Tools {
         let step = progress.step("Fetching Traefik 3.7.15");
         let beside = fresh_folder(folder)?;
         let mut pip = command("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-            .args(["--require-hashes", "--only-binary", ":all:", "--target"])
-            .arg(beside.join("package"))
-            .arg("--requirement")
-            .arg(self.sources.join("traefik/requirements.txt"));
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ])
+        .args(["--require-hashes", "--only-binary", ":all:", "--target"])
+        .arg(beside.join("package"))
+        .arg("--requirement")
+        .arg(self.sources.join("traefik/requirements.txt"));
         run(&mut pip).await?;
         std::fs::rename(beside.join("package/bin/traefik"), beside.join("traefik"))?;
         std::fs::remove_dir_all(beside.join("package"))?;
@@ -222,7 +267,13 @@ impl Tools {
         let beside = fresh_folder(folder)?;
         let mut rustc = command("rustc");
         rustc
-            .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static"])
+            .args([
+                "--edition",
+                "2024",
+                "-O",
+                "-C",
+                "target-feature=+crt-static",
+            ])
             .args(["-C", "panic=abort", "-C", "strip=symbols", "-o"])
             .arg(beside.join("pause"))
             .arg(self.sources.join("pause/pause.rs"));
@@ -258,8 +309,11 @@ impl Programs {
 
     /// The file of a program.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        let of_go = GO_MODULES.iter().find(|module| module.programs.iter().any(|(program, _)| *program == name));
-        self.folder(of_go.map_or(name, |module| module.name)).join(name)
+        let of_go = GO_MODULES
+            .iter()
+            .find(|module| module.programs.iter().any(|(program, _)| *program == name));
+        self.folder(of_go.map_or(name, |module| module.name))
+            .join(name)
     }
 
     fn complete(&self) -> bool {
@@ -271,7 +325,11 @@ impl Programs {
 
 /// `SERIN_CACHE_DIR`, else `serin` in the user's cache folder.
 fn cache_folder() -> Result<PathBuf> {
-    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let of = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     of("SERIN_CACHE_DIR")
         .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("serin")))
         .or_else(|| of("HOME").map(|folder| folder.join(".cache/serin")))
@@ -292,7 +350,9 @@ fn key(contents: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
 fn require_go() -> Result<()> {
     match crate::host::find_program("go") {
         Some(_) => Ok(()),
-        None => bail!("Go is missing (1.26 or newer): it builds the cluster's programs. See https://go.dev/dl"),
+        None => bail!(
+            "Go is missing (1.26 or newer): it builds the cluster's programs. See https://go.dev/dl"
+        ),
     }
 }
 
@@ -308,7 +368,11 @@ fn fresh_folder(folder: &Path) -> Result<PathBuf> {
 
 /// Runs a command that names what it is at, line by line, on its standard error.
 async fn run_with_detail(command: &mut tokio::process::Command, step: &mut Step) -> Result<()> {
-    let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("cannot run the compiler")?;
+    let mut child = command
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot run the compiler")?;
     let mut told = String::new();
     if let Some(pipe) = child.stderr.take() {
         let mut lines = BufReader::new(pipe).lines();
@@ -345,14 +409,30 @@ mod tests {
     #[test]
     fn a_changed_pin_moves_only_its_own_set() {
         let copy = tempfile::tempdir().unwrap();
-        for set in ["etcd", "kubernetes", "prometheus", "helm", "gateway-api", "traefik", "pause"] {
+        for set in [
+            "etcd",
+            "kubernetes",
+            "prometheus",
+            "helm",
+            "gateway-api",
+            "traefik",
+            "pause",
+        ] {
             std::fs::create_dir(copy.path().join(set)).unwrap();
             for entry in std::fs::read_dir(sources().join(set)).unwrap() {
                 let file = entry.unwrap().path();
-                std::fs::copy(&file, copy.path().join(set).join(file.file_name().unwrap())).unwrap();
+                std::fs::copy(&file, copy.path().join(set).join(file.file_name().unwrap()))
+                    .unwrap();
             }
         }
-        let tools = |sources: PathBuf| Tools { sources, cache: "/cache".into() }.programs().unwrap();
+        let tools = |sources: PathBuf| {
+            Tools {
+                sources,
+                cache: "/cache".into(),
+            }
+            .programs()
+            .unwrap()
+        };
         let before = tools(sources());
         let same = tools(copy.path().to_owned());
         assert_eq!(before.folders, same.folders);

@@ -1,6 +1,10 @@
 //! The whole of a cluster, for real: pods, Service addresses, the gateway, Prometheus, faults.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of a test, outside its functions")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of a test, outside its functions"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +14,9 @@ use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use serin_cluster::{Cluster, Component, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, State, build_static};
+use serin_cluster::{
+    Cluster, Component, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, State, build_static,
+};
 
 const NAMESPACE: &str = "serin-cluster-test";
 
@@ -25,14 +31,19 @@ impl World {
         let cluster = Cluster::up(instance, Progress::detect()).await.unwrap();
         let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(file, &options).await.unwrap();
+        let config = Config::from_custom_kubeconfig(file, &options)
+            .await
+            .unwrap();
         let api = Client::try_from(config).unwrap();
         Self { cluster, api }
     }
 
     async fn get(&self, path: &str) -> Result<Value, String> {
         let request = Request::get(path).body(Vec::new()).unwrap();
-        self.api.request(request).await.map_err(|error| error.to_string())
+        self.api
+            .request(request)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     async fn apply(&self, path: &str, object: Value) {
@@ -55,10 +66,16 @@ impl World {
 
     /// The instant value of a query, by the value of one label.
     async fn query(&self, query: &str, label: &str) -> Result<BTreeMap<String, f64>, String> {
-        let text =
-            fetch(&self.cluster.prometheus_url(), &format!("/api/v1/query?query={}", percent_encoded(query))).await?;
+        let text = fetch(
+            &self.cluster.prometheus_url(),
+            &format!("/api/v1/query?query={}", percent_encoded(query)),
+        )
+        .await?;
         let answer: Value = serde_json::from_str(&text).unwrap();
-        let series = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+        let series = answer["data"]["result"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         Ok(series
             .iter()
             .map(|one| {
@@ -71,7 +88,15 @@ impl World {
 
 fn percent_encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 /// Looks until the probe succeeds; fails with its last words.
@@ -95,7 +120,9 @@ async fn fetch(base: &str, path: &str) -> Result<String, String> {
     let client = Client::try_from(config).unwrap();
     let request = Request::get(path).body(Vec::new()).unwrap();
     let answer = tokio::time::timeout(Duration::from_secs(2), client.request_text(request)).await;
-    answer.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())
+    answer
+        .map_err(|_| "no answer".to_owned())?
+        .map_err(|error| error.to_string())
 }
 
 fn deployment(version: &str) -> Value {
@@ -158,8 +185,13 @@ fn route() -> Value {
 
 async fn deploy(world: &World) {
     let checkout = world.cluster.instance().checkout();
-    let binary = build_static(checkout, "serin-sample", "serin-sample").await.unwrap();
-    let image = Image { reference: "serin-sample:test".into(), binary };
+    let binary = build_static(checkout, "serin-sample", "serin-sample")
+        .await
+        .unwrap();
+    let image = Image {
+        reference: "serin-sample:test".into(),
+        binary,
+    };
     let began = Instant::now();
     world.cluster.load_image(&image).await.unwrap();
     eprintln!("image loaded: {:.2} s", began.elapsed().as_secs_f64());
@@ -175,7 +207,12 @@ async fn deploy(world: &World) {
     for version in ["one", "two"] {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/sample-{version}");
         world.apply(&path, deployment(version)).await;
-        world.apply(&format!("{namespace}/services/sample-{version}"), service(version)).await;
+        world
+            .apply(
+                &format!("{namespace}/services/sample-{version}"),
+                service(version),
+            )
+            .await;
     }
     for version in ["one", "two"] {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/sample-{version}");
@@ -196,7 +233,9 @@ async fn send_through_the_gateway(world: &World, count: usize) -> BTreeMap<Strin
     let client = Client::try_from(config).unwrap();
     let mut versions = BTreeMap::new();
     for _ in 0..count {
-        let request = Request::get("/").header("host", "sample.test").body(kube::client::Body::empty());
+        let request = Request::get("/")
+            .header("host", "sample.test")
+            .body(kube::client::Body::empty());
         let answer = client.send(request.unwrap()).await.unwrap();
         assert_eq!(answer.status(), 200);
         let version = answer.headers()["x-version"].to_str().unwrap().to_owned();
@@ -213,48 +252,85 @@ async fn pods_run_and_are_reached_split_and_scraped() {
     world.delete(&namespace).await;
     deploy(&world).await;
 
-    let service = world.get(&format!("{namespace}/services/sample-one")).await.unwrap();
+    let service = world
+        .get(&format!("{namespace}/services/sample-one"))
+        .await
+        .unwrap();
     let address = service["spec"]["clusterIP"].as_str().unwrap();
-    until("the Service's address from the host", async || fetch(&format!("http://{address}"), "/").await).await;
+    until("the Service's address from the host", async || {
+        fetch(&format!("http://{address}"), "/").await
+    })
+    .await;
 
-    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/sample");
+    let path =
+        format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/sample");
     world.apply(&path, route()).await;
     until("the route to be accepted", async || {
         let route = world.get(&path).await?;
         let conditions = &route["status"]["parents"][0]["conditions"];
         let holds = |kind: &str| {
             let all = conditions.as_array().into_iter().flatten();
-            all.filter(|one| one["type"] == kind).any(|one| one["status"] == "True")
+            all.filter(|one| one["type"] == kind)
+                .any(|one| one["status"] == "True")
         };
-        if holds("Accepted") && holds("ResolvedRefs") { Ok(()) } else { Err(route["status"].to_string()) }
+        if holds("Accepted") && holds("ResolvedRefs") {
+            Ok(())
+        } else {
+            Err(route["status"].to_string())
+        }
     })
     .await;
     until("the gateway to serve the route", async || {
         let mut config = Config::new(world.cluster.gateway_url().parse().unwrap());
         config.default_retry = false;
         let client = Client::try_from(config).unwrap();
-        let request = Request::get("/").header("host", "sample.test").body(kube::client::Body::empty());
-        match client.send(request.unwrap()).await.map(|answer| answer.status().as_u16()) {
+        let request = Request::get("/")
+            .header("host", "sample.test")
+            .body(kube::client::Body::empty());
+        match client
+            .send(request.unwrap())
+            .await
+            .map(|answer| answer.status().as_u16())
+        {
             Ok(200) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
     let versions = send_through_the_gateway(&world, 200).await;
-    assert_eq!(versions, BTreeMap::from([("one".into(), 180), ("two".into(), 20)]));
+    assert_eq!(
+        versions,
+        BTreeMap::from([("one".into(), 180), ("two".into(), 20)])
+    );
 
     until("Prometheus to have both versions' pods", async || {
-        let up = world.query(&format!("up{{namespace=\"{NAMESPACE}\"}}"), "pod").await?;
-        if up.len() == 4 && up.values().all(|up| *up > 0.0) { Ok(()) } else { Err(format!("{up:?}")) }
+        let up = world
+            .query(&format!("up{{namespace=\"{NAMESPACE}\"}}"), "pod")
+            .await?;
+        if up.len() == 4 && up.values().all(|up| *up > 0.0) {
+            Ok(())
+        } else {
+            Err(format!("{up:?}"))
+        }
     })
     .await;
     until("Prometheus to have the gateway's counts", async || {
-        let counts = world.query("traefik_service_requests_total", "service").await?;
+        let counts = world
+            .query("traefik_service_requests_total", "service")
+            .await?;
         let of = |version: &str| {
             let name = format!("sample-{version}");
-            counts.iter().filter(|(service, _)| service.contains(&name)).map(|(_, count)| *count).sum::<f64>()
+            counts
+                .iter()
+                .filter(|(service, _)| service.contains(&name))
+                .map(|(_, count)| *count)
+                .sum::<f64>()
         };
-        if of("one") >= 180.0 && of("two") >= 20.0 { Ok(()) } else { Err(format!("{counts:?}")) }
+        if of("one") >= 180.0 && of("two") >= 20.0 {
+            Ok(())
+        } else {
+            Err(format!("{counts:?}"))
+        }
     })
     .await;
     world.delete(&namespace).await;
@@ -266,15 +342,25 @@ async fn check_faults(world: &World) {
     let cluster = &world.cluster;
     let state = async |component: Component| {
         let all = cluster.status().await.unwrap();
-        all.into_iter().find(|one| one.component == component).unwrap().state
+        all.into_iter()
+            .find(|one| one.component == component)
+            .unwrap()
+            .state
     };
     cluster.suspend(Component::Prometheus).unwrap();
     assert_eq!(state(Component::Prometheus).await, State::Suspended);
     assert_eq!(world.query("up", "job").await.unwrap_err(), "no answer");
     cluster.resume_component(Component::Prometheus).unwrap();
-    until("Prometheus to go on", async || world.query("up", "job").await).await;
+    until("Prometheus to go on", async || {
+        world.query("up", "job").await
+    })
+    .await;
 
-    for component in [Component::ApiServer, Component::Prometheus, Component::Traefik] {
+    for component in [
+        Component::ApiServer,
+        Component::Prometheus,
+        Component::Traefik,
+    ] {
         cluster.kill(component).await.unwrap();
         assert_eq!(state(component).await, State::Ended);
         assert!(cluster.suspend(component).is_err());

@@ -21,8 +21,9 @@ const X_VERSION: HeaderName = HeaderName::from_static("x-version");
 /// A version longer than this is no version.
 const LONGEST_VERSION_BYTES: usize = 128;
 
-/// Kept-alive connections are given up before any common gateway gives them up (Traefik 180 s, Envoy 1 h, nginx
-/// 75 s): a request that met a closing connection would be counted as the routing's loss.
+/// Kept-alive connections are given up before any common gateway gives them up (Traefik 180 s,
+/// Envoy 1 h, nginx 75 s): a request that met a closing connection would be counted as the
+/// routing's loss.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Kept-alive connections at most; a stall may open as many as there are requests in flight.
@@ -53,7 +54,8 @@ impl Client {
     pub(crate) fn new(plan: &Plan) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        // A connection may be begun for one request and finished for another, beyond the first one's time.
+        // A connection may be begun for one request and finished for another, beyond the first
+        // one's time.
         connector.set_connect_timeout(Some(plan.timeout));
         let build = |max_idle| {
             legacy::Client::builder(TokioExecutor::new())
@@ -64,7 +66,12 @@ impl Client {
                 .retry_canceled_requests(false)
                 .build(connector.clone())
         };
-        Self { kept_alive: build(POOL_MAX_IDLE), fresh: build(0), target: plan.target.clone(), timeout: plan.timeout }
+        Self {
+            kept_alive: build(POOL_MAX_IDLE),
+            fresh: build(0),
+            target: plan.target.clone(),
+            timeout: plan.timeout,
+        }
     }
 
     /// Sends one request, on a connection of its own if it shall be `fresh`.
@@ -73,16 +80,24 @@ impl Client {
         let outcome = timeout(self.timeout, self.exchange(fresh, &mut version)).await;
         let (outcome, detail) = match outcome {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => (Outcome::Routing(RoutingFailure::of_error(error.as_ref())), Some(story(error.as_ref()))),
+            Ok(Err(error)) => (
+                Outcome::Routing(RoutingFailure::of_error(error.as_ref())),
+                Some(story(error.as_ref())),
+            ),
             Err(_) => {
                 let story = format!("no whole answer within {} s", self.timeout.as_secs_f64());
                 (Outcome::Routing(RoutingFailure::Timeout), Some(story))
             }
         };
-        Seen { outcome, version, detail }
+        Seen {
+            outcome,
+            version,
+            detail,
+        }
     }
 
-    /// The exchange itself. The version is handed out as soon as it is known, for the body may fail after it.
+    /// The exchange itself. The version is handed out as soon as it is known, for the body may fail
+    /// after it.
     async fn exchange(
         &self,
         fresh: bool,
@@ -91,11 +106,17 @@ impl Client {
         let mut request = Request::builder()
             .uri(self.target.uri.clone())
             .header(header::HOST, self.target.host.clone())
-            .header(header::USER_AGENT, concat!("serin-load/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("serin-load/", env!("CARGO_PKG_VERSION")),
+            )
             .body(Empty::new())?;
         if fresh {
-            // The server closes first and so keeps the TIME_WAIT: the client's ports do not run out.
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            // The server closes first and so keeps the TIME_WAIT: the client's ports do not run
+            // out.
+            request
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let client = if fresh { &self.fresh } else { &self.kept_alive };
         let response = client.request(request).await?;
@@ -115,7 +136,9 @@ impl Client {
 
 fn version_of(headers: &HeaderMap) -> Option<String> {
     let version = headers.get(X_VERSION)?.to_str().ok()?;
-    (1..=LONGEST_VERSION_BYTES).contains(&version.len()).then(|| version.to_owned())
+    (1..=LONGEST_VERSION_BYTES)
+        .contains(&version.len())
+        .then(|| version.to_owned())
 }
 
 /// An error with all its causes.

@@ -1,6 +1,7 @@
 //! The running load: one thread keeps the schedule, another does the sending.
 //!
-//! Both are the load's own, so that neither a busy caller nor a caller's paused clock holds arrivals up.
+//! Both are the load's own, so that neither a busy caller nor a caller's paused clock holds
+//! arrivals up.
 
 use std::{
     io,
@@ -32,21 +33,27 @@ const OTHER_FILES: u64 = 1_024;
 pub struct Load;
 
 impl Load {
-    /// Starts a load; the first request is sent at once. Raises the process's soft limit of open files where the
-    /// requests in flight may need it.
+    /// Starts a load; the first request is sent at once. Raises the process's soft limit of open
+    /// files where the requests in flight may need it.
     ///
     /// # Errors
-    /// A URL that is malformed, cannot be resolved or is not one's own; an option out of range; no threads or too few
-    /// open files to be had.
+    /// A URL that is malformed, cannot be resolved or is not one's own; an option out of range; no
+    /// threads or too few open files to be had.
     pub fn start(options: &Options) -> Result<LoadHandle, StartError> {
         let plan = Plan::new(options)?;
         allow_open_files(u64::from(plan.max_in_flight) + OTHER_FILES)?;
-        let runtime =
-            Builder::new_multi_thread().worker_threads(1).thread_name("serin-load-io").enable_all().build()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("serin-load-io")
+            .enable_all()
+            .build()?;
         let shared = Arc::new(Shared {
             client: Client::new(&plan),
             slots: Arc::new(Semaphore::new(plan.max_in_flight as usize)),
-            orders: Mutex::new(Orders { rate: plan.rate, stop: false }),
+            orders: Mutex::new(Orders {
+                rate: plan.rate,
+                stop: false,
+            }),
             changed: Condvar::new(),
             recorder: Mutex::default(),
             started: Instant::now(),
@@ -61,11 +68,17 @@ impl Load {
             shared: Arc::clone(&shared),
             runtime: runtime.handle().clone(),
         };
-        thread::Builder::new().name("serin-load-pace".to_owned()).spawn(move || {
-            let end = pacer.run();
-            sender.send_replace(Some(end));
-        })?;
-        Ok(LoadHandle { shared, ended, runtime: Some(runtime) })
+        thread::Builder::new()
+            .name("serin-load-pace".to_owned())
+            .spawn(move || {
+                let end = pacer.run();
+                sender.send_replace(Some(end));
+            })?;
+        Ok(LoadHandle {
+            shared,
+            ended,
+            runtime: Some(runtime),
+        })
     }
 }
 
@@ -74,7 +87,8 @@ impl Load {
 pub struct LoadHandle {
     shared: Arc<Shared>,
     ended: watch::Receiver<Option<EndedBy>>,
-    /// Taken only by `drop`, for a runtime may be shut down in an async context only in the background.
+    /// Taken only by `drop`, for a runtime may be shut down in an async context only in the
+    /// background.
     runtime: Option<Runtime>,
 }
 
@@ -127,7 +141,11 @@ impl LoadHandle {
             late: recorder.late,
             max_lateness: recorder.max_lateness,
             details: recorder.details.clone(),
-            versions: recorder.versions.iter().map(|seen| seen.version.clone()).collect(),
+            versions: recorder
+                .versions
+                .iter()
+                .map(|seen| seen.version.clone())
+                .collect(),
             records: recorder.records.clone(),
         };
         drop(recorder);
@@ -138,16 +156,28 @@ impl LoadHandle {
     /// Resolves once no more requests will be sent. Those in flight may still be.
     pub async fn ended(&self) -> EndedBy {
         let mut ended = self.ended.clone();
-        // The sender lives until it has sent; without it nothing is sent any more, which is what was asked.
-        ended.wait_for(Option::is_some).await.ok().and_then(|end| *end).unwrap_or(EndedBy::Stopped)
+        // The sender lives until it has sent; without it nothing is sent any more, which is what
+        // was asked.
+        ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|end| *end)
+            .unwrap_or(EndedBy::Stopped)
     }
 
-    /// Sends no more requests, waits for those in flight (each within its timeout), and reports them all.
+    /// Sends no more requests, waits for those in flight (each within its timeout), and reports
+    /// them all.
     pub async fn stop(self) -> Report {
         self.shared.order(|orders| orders.stop = true);
         self.ended().await;
-        // All slots are free when no request is in flight. The semaphore is never closed, so this does not fail.
-        let _idle = self.shared.slots.acquire_many(self.shared.plan.max_in_flight).await;
+        // All slots are free when no request is in flight. The semaphore is never closed, so this
+        // does not fail.
+        let _idle = self
+            .shared
+            .slots
+            .acquire_many(self.shared.plan.max_in_flight)
+            .await;
         self.report_so_far()
     }
 }
@@ -193,8 +223,10 @@ impl Shared {
         let orders = lock(&self.orders);
         let remaining = due.saturating_sub(self.started.elapsed());
         let unchanged = |orders: &mut Orders| !orders.stop && orders.rate == rate;
-        let (orders, _) =
-            self.changed.wait_timeout_while(orders, remaining, unchanged).unwrap_or_else(PoisonError::into_inner);
+        let (orders, _) = self
+            .changed
+            .wait_timeout_while(orders, remaining, unchanged)
+            .unwrap_or_else(PoisonError::into_inner);
         *orders
     }
 
@@ -205,8 +237,8 @@ impl Shared {
     }
 }
 
-/// The thread that keeps the schedule. It sleeps on a condition variable, which the system wakes within some 0.1 ms;
-/// the runtime's timers tick in whole milliseconds.
+/// The thread that keeps the schedule. It sleeps on a condition variable, which the system wakes
+/// within some 0.1 ms; the runtime's timers tick in whole milliseconds.
 struct Pacer {
     shared: Arc<Shared>,
     schedule: Schedule,
@@ -229,7 +261,8 @@ impl Pacer {
                     break due;
                 }
                 self.rate = orders.rate;
-                self.schedule.set_rate(orders.rate, self.shared.started.elapsed());
+                self.schedule
+                    .set_rate(orders.rate, self.shared.started.elapsed());
             };
             if due >= end {
                 return EndedBy::Duration;
@@ -240,7 +273,8 @@ impl Pacer {
         EndedBy::Records
     }
 
-    /// Sends the request that is due, whatever became of those before, unless too many are in flight.
+    /// Sends the request that is due, whatever became of those before, unless too many are in
+    /// flight.
     fn launch(&mut self, due: Duration) {
         let lateness = self.shared.started.elapsed().saturating_sub(due);
         let Ok(slot) = Arc::clone(&self.shared.slots).try_acquire_owned() else {

@@ -1,5 +1,5 @@
-//! The load generator as a program. Exit codes: 0 done, 1 requests were lost and `--fail-on-routing` was given,
-//! 2 it could not start.
+//! The load generator as a program. Exit codes: 0 done, 1 requests were lost and
+//! `--fail-on-routing` was given, 2 it could not start.
 
 use std::{
     io::{self, Write as _},
@@ -13,10 +13,12 @@ use jiff::SignedDuration;
 use serin_load::{Load, Options, Report};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Sends requests at a constant rate to a service of your own, whatever becomes of them, and records every answer.
+/// Sends requests at a constant rate to a service of your own, whatever becomes of them, and
+/// records every answer.
 ///
-/// Answers that carry `x-version` are the service's own; everything else that is not 2xx, and every request without an
-/// answer, is a routing failure. Only loopback and private addresses are sent to. Interrupt it to end early.
+/// Answers that carry `x-version` are the service's own; everything else that is not 2xx, and every
+/// request without an answer, is a routing failure. Only loopback and private addresses are sent
+/// to. Interrupt it to end early.
 #[derive(Debug, Parser)]
 #[command(name = "serin-load", version)]
 struct Arguments {
@@ -71,10 +73,16 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         max_in_flight: arguments.max_in_flight,
         fresh_connection_fraction: arguments.fresh,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let report = runtime.block_on(send(&options))?;
     print(&report, json)?;
-    Ok(if fail_on_routing && !report.lost_nothing() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if fail_on_routing && !report.lost_nothing() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Sends until the duration is over or a signal asks for the end.
@@ -92,14 +100,22 @@ async fn send(options: &Options) -> anyhow::Result<Report> {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     let summary = report.summary();
-    let text = if json { format!("{}\n", serde_json::to_string_pretty(&summary)?) } else { summary.to_string() };
+    let text = if json {
+        format!("{}\n", serde_json::to_string_pretty(&summary)?)
+    } else {
+        summary.to_string()
+    };
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot print the report"),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot print the report")
+        }
         _ => Ok(()),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().map_err(|error| error.to_string())?;
+    let parsed = text
+        .parse::<SignedDuration>()
+        .map_err(|error| error.to_string())?;
     Duration::try_from(parsed).map_err(|_| "it must not be negative".to_owned())
 }

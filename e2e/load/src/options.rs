@@ -28,8 +28,8 @@ pub mod limits {
 /// What to send where. Start from [`Options::new`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// An `http` URL whose host is, or resolves only to, loopback or private addresses. It is resolved once; an IPv4
-    /// address is preferred.
+    /// An `http` URL whose host is, or resolves only to, loopback or private addresses. It is
+    /// resolved once; an IPv4 address is preferred.
     pub url: String,
     /// The `Host` header, where it is not the URL's host.
     pub host: Option<String>,
@@ -37,17 +37,20 @@ pub struct Options {
     pub rate_per_second: u32,
     /// How long to send, at most [`limits::DURATION`]; none for until stopped (or that limit).
     pub duration: Option<Duration>,
-    /// How long one request may take from its connection to the end of its body, at most [`limits::TIMEOUT`].
+    /// How long one request may take from its connection to the end of its body, at most
+    /// [`limits::TIMEOUT`].
     pub timeout: Duration,
-    /// Requests in flight, from 1 to [`limits::IN_FLIGHT`]. An arrival beyond is not sent but counted as overrun.
+    /// Requests in flight, from 1 to [`limits::IN_FLIGHT`]. An arrival beyond is not sent but
+    /// counted as overrun.
     pub max_in_flight: u32,
-    /// The fraction of requests, from 0 to 1, sent on a connection of their own, evenly spread. Kept-alive connections
-    /// alone would not exercise a router's choice for new ones.
+    /// The fraction of requests, from 0 to 1, sent on a connection of their own, evenly spread.
+    /// Kept-alive connections alone would not exercise a router's choice for new ones.
     pub fresh_connection_fraction: f64,
 }
 
 impl Options {
-    /// 100 requests a second until stopped, each at most 2 s, at most 4,096 in flight, all on kept-alive connections.
+    /// 100 requests a second until stopped, each at most 2 s, at most 4,096 in flight, all on
+    /// kept-alive connections.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -105,7 +108,9 @@ pub enum StartError {
         value: String,
     },
     /// The requests in flight may need more open files than the process may have.
-    #[error("{needed} open files may be needed and {allowed} are allowed: raise `ulimit -n` or lower max_in_flight")]
+    #[error(
+        "{needed} open files may be needed and {allowed} are allowed: raise `ulimit -n` or lower max_in_flight"
+    )]
     OpenFiles {
         /// Sockets and what the process needs beside them.
         needed: u64,
@@ -156,11 +161,35 @@ impl Plan {
     pub(crate) fn new(options: &Options) -> Result<Self, StartError> {
         let duration = options.duration.unwrap_or(limits::DURATION);
         let shortest = Seconds(Duration::from_millis(1));
-        in_range("duration", &Seconds(duration), &shortest, &Seconds(limits::DURATION))?;
-        in_range("timeout", &Seconds(options.timeout), &shortest, &Seconds(limits::TIMEOUT))?;
-        in_range("max_in_flight", &options.max_in_flight, &1, &limits::IN_FLIGHT)?;
-        in_range("fresh_connection_fraction", &options.fresh_connection_fraction, &0.0, &1.0)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 10,000, checked above")]
+        in_range(
+            "duration",
+            &Seconds(duration),
+            &shortest,
+            &Seconds(limits::DURATION),
+        )?;
+        in_range(
+            "timeout",
+            &Seconds(options.timeout),
+            &shortest,
+            &Seconds(limits::TIMEOUT),
+        )?;
+        in_range(
+            "max_in_flight",
+            &options.max_in_flight,
+            &1,
+            &limits::IN_FLIGHT,
+        )?;
+        in_range(
+            "fresh_connection_fraction",
+            &options.fresh_connection_fraction,
+            &0.0,
+            &1.0,
+        )?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to 10,000, checked above"
+        )]
         let fresh_per_10_000 = (options.fresh_connection_fraction * 10_000.0).round() as u32;
         Ok(Self {
             url: options.url.clone(),
@@ -176,19 +205,36 @@ impl Plan {
 
 impl Target {
     fn resolve(url: &str, host: Option<&str>) -> Result<Self, StartError> {
-        let wrong = |problem: String| StartError::Url { url: url.to_owned(), problem };
-        let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
+        let wrong = |problem: String| StartError::Url {
+            url: url.to_owned(),
+            problem,
+        };
+        let uri: Uri = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
         if uri.scheme() != Some(&Scheme::HTTP) {
             return Err(wrong("the scheme must be http".to_owned()));
         }
-        let authority = uri.authority().ok_or_else(|| wrong("it has no host".to_owned()))?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| wrong("it has no host".to_owned()))?;
         if authority.as_str().contains('@') {
             return Err(wrong("credentials are not supported".to_owned()));
         }
-        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let address = choose((name, authority.port_u16().unwrap_or(80)), authority.as_str())?;
+        let name = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let address = choose(
+            (name, authority.port_u16().unwrap_or(80)),
+            authority.as_str(),
+        )?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let resolved = Uri::builder().scheme(Scheme::HTTP).authority(address.to_string()).path_and_query(path).build();
+        let resolved = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(address.to_string())
+            .path_and_query(path)
+            .build();
         let host = host.unwrap_or(authority.as_str());
         Ok(Self {
             uri: resolved.map_err(|error| wrong(error.to_string()))?,
@@ -196,17 +242,24 @@ impl Target {
                 .parse::<http::uri::Authority>()
                 .ok()
                 .and_then(|host| HeaderValue::from_str(host.as_str()).ok())
-                .ok_or_else(|| StartError::Host { host: host.to_owned() })?,
+                .ok_or_else(|| StartError::Host {
+                    host: host.to_owned(),
+                })?,
         })
     }
 }
 
 /// Resolves a host to one address, having checked all of them.
 fn choose(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
-    let unresolved = |source| StartError::Resolve { host: shown.to_owned(), source };
+    let unresolved = |source| StartError::Resolve {
+        host: shown.to_owned(),
+        source,
+    };
     let mut addresses: Vec<SocketAddr> = host.to_socket_addrs().map_err(unresolved)?.collect();
     if let Some(public) = addresses.iter().find(|address| !is_own(address.ip())) {
-        return Err(StartError::Public { address: public.ip() });
+        return Err(StartError::Public {
+            address: public.ip(),
+        });
     }
     addresses.sort_by_key(SocketAddr::is_ipv6);
     let none = || unresolved(io::Error::new(io::ErrorKind::NotFound, "no address"));
@@ -214,7 +267,8 @@ fn choose(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
 }
 
 /// Whether an address can only be a machine of one's own: loopback, RFC 1918 or RFC 4193.
-/// 198.18.0.0/15, set aside for benchmarks of one's own network (RFC 2544): the local cluster lives there.
+/// 198.18.0.0/15, set aside for benchmarks of one's own network (RFC 2544): the local cluster lives
+/// there.
 fn is_for_benchmarks(address: Ipv4Addr) -> bool {
     let [first, second, ..] = address.octets();
     first == 198 && matches!(second, 18 | 19)
@@ -222,7 +276,9 @@ fn is_for_benchmarks(address: Ipv4Addr) -> bool {
 
 fn is_own(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(address) => address.is_loopback() || address.is_private() || is_for_benchmarks(address),
+        IpAddr::V4(address) => {
+            address.is_loopback() || address.is_private() || is_for_benchmarks(address)
+        }
         IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
     }
 }
@@ -246,7 +302,11 @@ fn in_range<T: PartialOrd + fmt::Display>(
     if least <= value && value <= most {
         return Ok(());
     }
-    Err(StartError::Range { option, range: format!("from {least} to {most}"), value: value.to_string() })
+    Err(StartError::Range {
+        option,
+        range: format!("from {least} to {most}"),
+        value: value.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -259,10 +319,20 @@ mod tests {
 
     #[test]
     fn only_loopback_and_private_addresses_are_sent_to() {
-        for own in
-            ["127.0.0.1", "127.9.9.9", "10.244.0.7", "172.16.0.1", "192.168.1.1", "198.19.0.2", "[::1]", "[fd00::1]"]
-        {
-            assert!(Plan::new(&Options::new(format!("http://{own}:8000/"))).is_ok(), "{own}");
+        for own in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.244.0.7",
+            "172.16.0.1",
+            "192.168.1.1",
+            "198.19.0.2",
+            "[::1]",
+            "[fd00::1]",
+        ] {
+            assert!(
+                Plan::new(&Options::new(format!("http://{own}:8000/"))).is_ok(),
+                "{own}"
+            );
         }
         for other in [
             "8.8.8.8",
@@ -276,7 +346,10 @@ mod tests {
             "[::]",
         ] {
             let error = Plan::new(&Options::new(format!("http://{other}/"))).unwrap_err();
-            assert!(matches!(error, StartError::Public { .. }), "{other}: {error}");
+            assert!(
+                matches!(error, StartError::Public { .. }),
+                "{other}: {error}"
+            );
         }
         let mapped = refusal(&Options::new("http://[::ffff:8.8.8.8]/"));
         assert!(mapped.contains("neither loopback nor private"), "{mapped}");
@@ -286,7 +359,9 @@ mod tests {
     fn the_target_is_the_address_and_the_host_header_the_name() {
         let target = |url: &str, host| Target::resolve(url, host).unwrap();
         let by_name = target("http://localhost:8000/a?b=c", None);
-        assert!(["127.0.0.1:8000", "[::1]:8000"].contains(&by_name.uri.authority().unwrap().as_str()));
+        assert!(
+            ["127.0.0.1:8000", "[::1]:8000"].contains(&by_name.uri.authority().unwrap().as_str())
+        );
         assert_eq!(by_name.uri.path_and_query().unwrap(), "/a?b=c");
         assert_eq!(by_name.host, "localhost:8000");
         let by_header = target("http://127.0.0.1", Some("shop.example"));
@@ -298,21 +373,66 @@ mod tests {
     fn what_cannot_be_sent_is_refused_with_what_would_do() {
         let options = Options::new("http://127.0.0.1/");
         for (options, message) in [
-            (Options::new("https://127.0.0.1/"), "the scheme must be http"),
-            (Options::new("127.0.0.1:80"), "the scheme must be http"),
-            (Options::new("http://u:p@127.0.0.1/"), "credentials are not supported"),
-            (Options::new("not a url"), "is not a URL like http://127.0.0.1:8000/path"),
-            (Options { host: Some("a b".into()), ..options.clone() }, "\"a b\" is not a host name"),
-            (Options { rate_per_second: 0, ..options.clone() }, "rate_per_second must be from 1 to 5000, not 0"),
-            (Options { rate_per_second: 5_001, ..options.clone() }, "rate_per_second must be from 1 to 5000, not 5001"),
             (
-                Options { duration: Some(Duration::from_hours(5)), ..options.clone() },
+                Options::new("https://127.0.0.1/"),
+                "the scheme must be http",
+            ),
+            (Options::new("127.0.0.1:80"), "the scheme must be http"),
+            (
+                Options::new("http://u:p@127.0.0.1/"),
+                "credentials are not supported",
+            ),
+            (
+                Options::new("not a url"),
+                "is not a URL like http://127.0.0.1:8000/path",
+            ),
+            (
+                Options {
+                    host: Some("a b".into()),
+                    ..options.clone()
+                },
+                "\"a b\" is not a host name",
+            ),
+            (
+                Options {
+                    rate_per_second: 0,
+                    ..options.clone()
+                },
+                "rate_per_second must be from 1 to 5000, not 0",
+            ),
+            (
+                Options {
+                    rate_per_second: 5_001,
+                    ..options.clone()
+                },
+                "rate_per_second must be from 1 to 5000, not 5001",
+            ),
+            (
+                Options {
+                    duration: Some(Duration::from_hours(5)),
+                    ..options.clone()
+                },
                 "duration must be from 0.001 s to 14400 s, not 18000 s",
             ),
-            (Options { timeout: Duration::ZERO, ..options.clone() }, "timeout must be from 0.001 s to 60 s, not 0 s"),
-            (Options { max_in_flight: 0, ..options.clone() }, "max_in_flight must be from 1 to 16000, not 0"),
             (
-                Options { fresh_connection_fraction: f64::NAN, ..options.clone() },
+                Options {
+                    timeout: Duration::ZERO,
+                    ..options.clone()
+                },
+                "timeout must be from 0.001 s to 60 s, not 0 s",
+            ),
+            (
+                Options {
+                    max_in_flight: 0,
+                    ..options.clone()
+                },
+                "max_in_flight must be from 1 to 16000, not 0",
+            ),
+            (
+                Options {
+                    fresh_connection_fraction: f64::NAN,
+                    ..options.clone()
+                },
                 "fresh_connection_fraction must be from 0 to 1, not NaN",
             ),
         ] {

@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 pub enum Outcome {
     /// A whole answer with a status of 2xx.
     Ok,
-    /// Any other answer that carries `x-version`: the request reached the service, and the service failed it.
+    /// Any other answer that carries `x-version`: the request reached the service, and the service
+    /// failed it.
     ServiceError,
     /// The request never reached the service, or its answer never came back.
     Routing(RoutingFailure),
@@ -26,7 +27,8 @@ pub enum RoutingFailure {
     Reset,
     /// 404 without `x-version`: the gateway knows no route.
     NotFound404,
-    /// 500 without `x-version`: what the Gateway API prescribes for a route whose backend is invalid.
+    /// 500 without `x-version`: what the Gateway API prescribes for a route whose backend is
+    /// invalid.
     InternalError500,
     /// 502 without `x-version`: the gateway could not reach the backend that it chose.
     BadGateway502,
@@ -86,7 +88,8 @@ impl RoutingFailure {
                     _ => {}
                 }
             }
-            // The peer closed a connection between or within messages; where the system has a word on it, it wins.
+            // The peer closed a connection between or within messages; where the system has a word
+            // on it, it wins.
             if let Some(hyper) = error.downcast_ref::<hyper::Error>()
                 && (hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
             {
@@ -158,7 +161,10 @@ impl Counts {
 
     /// The routing failures that occurred, with their numbers.
     pub fn routing(&self) -> impl Iterator<Item = (RoutingFailure, u64)> {
-        RoutingFailure::ALL.into_iter().map(|failure| (failure, self.of(failure))).filter(|(_, count)| *count > 0)
+        RoutingFailure::ALL
+            .into_iter()
+            .map(|failure| (failure, self.of(failure)))
+            .filter(|(_, count)| *count > 0)
     }
 
     pub(crate) fn add(&mut self, outcome: Outcome) {
@@ -181,8 +187,10 @@ impl FromIterator<Outcome> for Counts {
 /// `{"ok": 5, "service_errors": 1, "routing_failures": 2, "routing": {"502": 2}}`
 impl Serialize for Counts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let by_kind: std::collections::BTreeMap<_, _> =
-            self.routing().map(|(failure, count)| (failure.name(), count)).collect();
+        let by_kind: std::collections::BTreeMap<_, _> = self
+            .routing()
+            .map(|(failure, count)| (failure.name(), count))
+            .collect();
         let mut map = serializer.serialize_map(Some(4))?;
         map.serialize_entry("ok", &self.ok)?;
         map.serialize_entry("service_errors", &self.service_errors)?;
@@ -205,7 +213,9 @@ mod tests {
 
     #[test]
     fn a_version_header_makes_an_error_the_services_own() {
-        let of = |status, from_service| Outcome::of_answer(StatusCode::from_u16(status).unwrap(), from_service);
+        let of = |status, from_service| {
+            Outcome::of_answer(StatusCode::from_u16(status).unwrap(), from_service)
+        };
         for status in [200, 204] {
             assert_eq!(of(status, true), Outcome::Ok);
             assert_eq!(of(status, false), Outcome::Ok);
@@ -246,7 +256,10 @@ mod tests {
     #[test]
     fn system_errors_are_told_apart() {
         let of = |kind| RoutingFailure::of_error(&io::Error::from(kind));
-        assert_eq!(of(io::ErrorKind::ConnectionRefused), RoutingFailure::Refused);
+        assert_eq!(
+            of(io::ErrorKind::ConnectionRefused),
+            RoutingFailure::Refused
+        );
         assert_eq!(of(io::ErrorKind::ConnectionReset), RoutingFailure::Reset);
         assert_eq!(of(io::ErrorKind::BrokenPipe), RoutingFailure::Reset);
         assert_eq!(of(io::ErrorKind::TimedOut), RoutingFailure::Timeout);

@@ -13,7 +13,8 @@ const MOST_VERSIONS: usize = 256;
 /// Routing failures whose story is kept.
 const MOST_DETAILS: usize = 200;
 
-/// An arrival sent later than this after it was due counts as late: the generator itself was held up.
+/// An arrival sent later than this after it was due counts as late: the generator itself was held
+/// up.
 const LATE: Duration = Duration::from_millis(10);
 
 /// One request that has come to its end.
@@ -21,14 +22,18 @@ const LATE: Duration = Duration::from_millis(10);
 pub(crate) struct Record {
     /// When it was due, in microseconds since the start.
     pub(crate) at_us: u64,
-    /// From then to its end, in microseconds; a request is bounded by its timeout, far below the 71 minutes of a `u32`.
+    /// From then to its end, in microseconds; a request is bounded by its timeout, far below the 71
+    /// minutes of a `u32`.
     pub(crate) latency_us: u32,
     /// Index into [`Recorder::versions`].
     pub(crate) version: u16,
     pub(crate) outcome: Outcome,
 }
 
-const _: () = assert!(size_of::<Record>() == 16, "an hour at 2,700 requests a second must fit");
+const _: () = assert!(
+    size_of::<Record>() == 16,
+    "an hour at 2,700 requests a second must fit"
+);
 
 /// The story of one routing failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +83,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// What a version has answered so far, if anything.
     pub fn version(&self, version: &str) -> Option<&VersionSnapshot> {
-        self.versions.iter().find(|seen| seen.version.as_deref() == Some(version))
+        self.versions
+            .iter()
+            .find(|seen| seen.version.as_deref() == Some(version))
     }
 }
 
@@ -109,7 +116,12 @@ impl Recorder {
             && self.details.len() < MOST_DETAILS
         {
             let version = seen.version.clone();
-            self.details.push(FailureDetail { at, failure, version, detail });
+            self.details.push(FailureDetail {
+                at,
+                failure,
+                version,
+                detail,
+            });
         }
         let version = self.version(seen.version, at);
         let known = &mut self.versions[usize::from(version)];
@@ -125,16 +137,26 @@ impl Recorder {
         });
     }
 
-    /// The index of a version, added when it is new. A handful of versions: a scan is cheaper than a map.
+    /// The index of a version, added when it is new. A handful of versions: a scan is cheaper than
+    /// a map.
     fn version(&mut self, version: Option<String>, at: Duration) -> u16 {
-        let position = |version: &Option<String>| self.versions.iter().position(|known| known.version == *version);
+        let position = |version: &Option<String>| {
+            self.versions
+                .iter()
+                .position(|known| known.version == *version)
+        };
         if let Some(known) = position(&version) {
             return u16::try_from(known).unwrap_or(u16::MAX);
         }
         if version.is_some() && self.versions.len() >= MOST_VERSIONS {
             return self.version(None, at);
         }
-        self.versions.push(VersionSnapshot { version, counts: Counts::default(), first_at: at, last_at: at });
+        self.versions.push(VersionSnapshot {
+            version,
+            counts: Counts::default(),
+            first_at: at,
+            last_at: at,
+        });
         u16::try_from(self.versions.len() - 1).unwrap_or(u16::MAX)
     }
 }
@@ -145,7 +167,11 @@ mod tests {
 
     fn seen(outcome: Outcome, version: Option<&str>) -> Seen {
         let detail = matches!(outcome, Outcome::Routing(_)).then(|| "a story".to_owned());
-        Seen { outcome, version: version.map(str::to_owned), detail }
+        Seen {
+            outcome,
+            version: version.map(str::to_owned),
+            detail,
+        }
     }
 
     const MS: Duration = Duration::from_millis(1);
@@ -156,7 +182,11 @@ mod tests {
         recorder.ended(5 * MS, MS, seen(Outcome::Ok, Some("v1")));
         recorder.ended(9 * MS, MS, seen(Outcome::ServiceError, Some("v2")));
         recorder.ended(2 * MS, 8 * MS, seen(Outcome::Ok, Some("v1")));
-        recorder.ended(3 * MS, MS, seen(Outcome::Routing(RoutingFailure::Refused), None));
+        recorder.ended(
+            3 * MS,
+            MS,
+            seen(Outcome::Routing(RoutingFailure::Refused), None),
+        );
         let v1 = &recorder.versions[0];
         assert_eq!((v1.version.as_deref(), v1.counts.ok), (Some("v1"), 2));
         assert_eq!((v1.first_at, v1.last_at), (2 * MS, 5 * MS));
@@ -174,10 +204,21 @@ mod tests {
             let outcome = Outcome::Routing(RoutingFailure::Reset);
             recorder.ended(MS, MS, seen(outcome, Some(&format!("v{index}"))));
         }
-        assert!(recorder.versions.len() <= MOST_VERSIONS + 1, "{}", recorder.versions.len());
+        assert!(
+            recorder.versions.len() <= MOST_VERSIONS + 1,
+            "{}",
+            recorder.versions.len()
+        );
         assert_eq!(recorder.details.len(), MOST_DETAILS);
         assert_eq!(recorder.counts.of(RoutingFailure::Reset), 1_000);
-        assert_eq!(recorder.versions.iter().map(|version| version.counts.total()).sum::<u64>(), 1_000);
+        assert_eq!(
+            recorder
+                .versions
+                .iter()
+                .map(|version| version.counts.total())
+                .sum::<u64>(),
+            1_000
+        );
     }
 
     #[test]
@@ -185,6 +226,9 @@ mod tests {
         let mut recorder = Recorder::default();
         recorder.sent(LATE);
         recorder.sent(LATE + MS);
-        assert_eq!((recorder.sent, recorder.late, recorder.max_lateness), (2, 1, LATE + MS));
+        assert_eq!(
+            (recorder.sent, recorder.late, recorder.max_lateness),
+            (2, 1, LATE + MS)
+        );
     }
 }

@@ -46,7 +46,8 @@ impl Answer<'_> {
     }
 }
 
-/// Latencies by nearest rank, exact to the microsecond: every one is on record, so no histogram need approximate them.
+/// Latencies by nearest rank, exact to the microsecond: every one is on record, so no histogram
+/// need approximate them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
     /// The median.
@@ -67,10 +68,19 @@ impl Latency {
         let max = *microseconds.last()?;
         let at = |per_mille: usize| {
             let rank = (microseconds.len() * per_mille).div_ceil(1_000);
-            let value = microseconds.get(rank.saturating_sub(1)).copied().unwrap_or(max);
+            let value = microseconds
+                .get(rank.saturating_sub(1))
+                .copied()
+                .unwrap_or(max);
             Duration::from_micros(value.into())
         };
-        Some(Self { p50: at(500), p90: at(900), p99: at(990), p999: at(999), max: at(1_000) })
+        Some(Self {
+            p50: at(500),
+            p90: at(900),
+            p99: at(990),
+            p999: at(999),
+            max: at(1_000),
+        })
     }
 }
 
@@ -87,9 +97,11 @@ pub struct Report {
     pub ended_by: Option<EndedBy>,
     /// Requests sent.
     pub sent: u64,
-    /// Arrivals that were not sent, for too many were in flight. Not 0: the load was not what it was meant to be.
+    /// Arrivals that were not sent, for too many were in flight. Not 0: the load was not what it
+    /// was meant to be.
     pub overruns: u64,
-    /// Requests that were sent more than 10 ms after they were due: this machine was too busy to keep the schedule.
+    /// Requests that were sent more than 10 ms after they were due: this machine was too busy to
+    /// keep the schedule.
     pub late: u64,
     /// The longest time from due to sent.
     pub max_lateness: Duration,
@@ -110,10 +122,19 @@ impl Report {
     /// [`crate::LoadHandle::elapsed`].
     pub fn between(&self, span: impl RangeBounds<Duration>) -> View<'_> {
         let at = |record: &Record| Duration::from_micros(record.at_us);
-        // Records keep whole microseconds, so the bounds must too: what is due now is not before now.
-        let bound = |time: &Duration| Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        let before = |time: &Duration| self.records.partition_point(|record| at(record) < bound(time));
-        let through = |time: &Duration| self.records.partition_point(|record| at(record) <= bound(time));
+        // Records keep whole microseconds, so the bounds must too: what is due now is not before
+        // now.
+        let bound = |time: &Duration| {
+            Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+        };
+        let before = |time: &Duration| {
+            self.records
+                .partition_point(|record| at(record) < bound(time))
+        };
+        let through = |time: &Duration| {
+            self.records
+                .partition_point(|record| at(record) <= bound(time))
+        };
         let from = match span.start_bound() {
             Bound::Included(time) => before(time),
             Bound::Excluded(time) => through(time),
@@ -124,7 +145,11 @@ impl Report {
             Bound::Excluded(time) => before(time),
             Bound::Unbounded => self.records.len(),
         };
-        View { report: self, records: self.records.get(from..to).unwrap_or_default(), version: None }
+        View {
+            report: self,
+            records: self.records.get(from..to).unwrap_or_default(),
+            version: None,
+        }
     }
 
     /// The wall clock's time of a time since the start.
@@ -132,8 +157,8 @@ impl Report {
         self.started_at.checked_add(at).unwrap_or(Timestamp::MAX)
     }
 
-    /// The time since the start of a time of the wall clock; 0 for one before the start. A wall clock that was
-    /// stepped meanwhile makes this wrong by the step.
+    /// The time since the start of a time of the wall clock; 0 for one before the start. A wall
+    /// clock that was stepped meanwhile makes this wrong by the step.
     pub fn since_start(&self, time: Timestamp) -> Duration {
         Duration::try_from(time.duration_since(self.started_at)).unwrap_or_default()
     }
@@ -142,7 +167,10 @@ impl Report {
         Answer {
             at: Duration::from_micros(record.at_us),
             latency: Duration::from_micros(record.latency_us.into()),
-            version: self.versions.get(usize::from(record.version)).and_then(Option::as_deref),
+            version: self
+                .versions
+                .get(usize::from(record.version))
+                .and_then(Option::as_deref),
             outcome: record.outcome,
         }
     }
@@ -161,12 +189,18 @@ impl<'a> View<'a> {
     /// Only the requests that this version answered.
     #[must_use]
     pub fn of_version(self, version: &'a str) -> Self {
-        Self { version: Some(version), ..self }
+        Self {
+            version: Some(version),
+            ..self
+        }
     }
 
     /// The requests, by the time they were due.
     pub fn answers(self) -> impl DoubleEndedIterator<Item = Answer<'a>> {
-        let answers = self.records.iter().map(move |record| self.report.answer(record));
+        let answers = self
+            .records
+            .iter()
+            .map(move |record| self.report.answer(record));
         answers.filter(move |answer| self.version.is_none() || answer.version == self.version)
     }
 
@@ -179,7 +213,10 @@ impl<'a> View<'a> {
     pub fn counts_by_version(self) -> BTreeMap<Option<&'a str>, Counts> {
         let mut counts = BTreeMap::<_, Counts>::new();
         for answer in self.answers() {
-            counts.entry(answer.version).or_default().add(answer.outcome);
+            counts
+                .entry(answer.version)
+                .or_default()
+                .add(answer.outcome);
         }
         counts
     }
@@ -199,7 +236,8 @@ impl<'a> View<'a> {
 
     /// The latencies of all its requests, failures too; none where there are none.
     pub fn latency(self) -> Option<Latency> {
-        let microseconds = |answer: Answer<'_>| u32::try_from(answer.latency.as_micros()).unwrap_or(u32::MAX);
+        let microseconds =
+            |answer: Answer<'_>| u32::try_from(answer.latency.as_micros()).unwrap_or(u32::MAX);
         Latency::of(self.answers().map(microseconds).collect())
     }
 }
@@ -213,7 +251,12 @@ pub(crate) mod tests {
     /// A report of `(due, latency, version, outcome)` in milliseconds.
     pub(crate) fn report(records: &[(u64, u32, Option<&str>, Outcome)]) -> Report {
         let versions = vec![None, Some("v1".to_owned()), Some("v2".to_owned())];
-        let index = |version: Option<&str>| versions.iter().position(|known| known.as_deref() == version).unwrap();
+        let index = |version: Option<&str>| {
+            versions
+                .iter()
+                .position(|known| known.as_deref() == version)
+                .unwrap()
+        };
         Report {
             url: "http://127.0.0.1:8000/".to_owned(),
             started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
@@ -253,13 +296,23 @@ pub(crate) mod tests {
     #[test]
     fn spans_follow_their_bounds() {
         let report = switch();
-        let due = |span: View<'_>| span.answers().map(|answer| answer.at.as_millis()).collect::<Vec<_>>();
+        let due = |span: View<'_>| {
+            span.answers()
+                .map(|answer| answer.at.as_millis())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(due(report.all()), [0, 10, 20, 30, 40, 50]);
         assert_eq!(due(report.between(10 * MS..30 * MS)), [10, 20]);
         assert_eq!(due(report.between(10 * MS..=30 * MS)), [10, 20, 30]);
         assert_eq!(due(report.between(45 * MS..)), [50]);
-        assert_eq!(due(report.between((Bound::Excluded(40 * MS), Bound::Unbounded))), [50]);
-        assert_eq!(due(report.between(10 * MS + Duration::from_nanos(1)..=20 * MS)), [10, 20]);
+        assert_eq!(
+            due(report.between((Bound::Excluded(40 * MS), Bound::Unbounded))),
+            [50]
+        );
+        assert_eq!(
+            due(report.between(10 * MS + Duration::from_nanos(1)..=20 * MS)),
+            [10, 20]
+        );
         // A reversed span is empty, not a panic.
         let reversed = report.between(30 * MS..10 * MS);
         assert!(due(reversed).is_empty());
@@ -283,7 +336,10 @@ pub(crate) mod tests {
         let report = switch();
         let failures: Vec<_> = report.all().routing_failures().collect();
         assert_eq!(failures.len(), 1);
-        assert_eq!((failures[0].0.at, failures[0].1), (30 * MS, RoutingFailure::Reset));
+        assert_eq!(
+            (failures[0].0.at, failures[0].1),
+            (30 * MS, RoutingFailure::Reset)
+        );
         assert_eq!(report.between(..30 * MS).counts().routing_failures(), 0);
     }
 
@@ -293,16 +349,31 @@ pub(crate) mod tests {
         let time = report.wall_clock(1_500 * MS);
         assert_eq!(time.to_string(), "2026-01-02T03:04:06.5Z");
         assert_eq!(report.since_start(time), 1_500 * MS);
-        assert_eq!(report.since_start("2025-01-01T00:00:00Z".parse().unwrap()), Duration::ZERO);
+        assert_eq!(
+            report.since_start("2025-01-01T00:00:00Z".parse().unwrap()),
+            Duration::ZERO
+        );
     }
 
     #[test]
     fn percentiles_are_nearest_ranks() {
         let latency = Latency::of((1..=1_000).rev().collect()).unwrap();
-        let ranks = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-        assert_eq!(ranks, [500, 900, 990, 999, 1_000].map(Duration::from_micros));
+        let ranks = [
+            latency.p50,
+            latency.p90,
+            latency.p99,
+            latency.p999,
+            latency.max,
+        ];
+        assert_eq!(
+            ranks,
+            [500, 900, 990, 999, 1_000].map(Duration::from_micros)
+        );
         let one = Latency::of(vec![7]).unwrap();
-        assert_eq!((one.p50, one.max), (Duration::from_micros(7), Duration::from_micros(7)));
+        assert_eq!(
+            (one.p50, one.max),
+            (Duration::from_micros(7), Duration::from_micros(7))
+        );
         assert_eq!(Latency::of(Vec::new()), None);
     }
 }

@@ -1,4 +1,5 @@
-//! When requests are due, and which of them get a connection of their own. No clock: time is passed in.
+//! When requests are due, and which of them get a connection of their own. No clock: time is passed
+//! in.
 
 use std::time::Duration;
 
@@ -15,7 +16,11 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// The first arrival is due at once.
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, origin: Duration::ZERO, arrivals: 0 }
+        Self {
+            rate,
+            origin: Duration::ZERO,
+            arrivals: 0,
+        }
     }
 
     /// When the next arrival is due, since the start.
@@ -30,8 +35,9 @@ impl Schedule {
         self.arrivals += 1;
     }
 
-    /// Changes the rate at `now`. The next arrival comes one new interval after the last one, but not before `now`:
-    /// going from one a second to a thousand must not make up for the second that has passed.
+    /// Changes the rate at `now`. The next arrival comes one new interval after the last one, but
+    /// not before `now`: going from one a second to a thousand must not make up for the second that
+    /// has passed.
     pub(crate) fn set_rate(&mut self, rate: Rate, now: Duration) {
         let pending = self.next_due();
         let old_interval = Duration::from_secs(1) / self.rate.get();
@@ -53,7 +59,10 @@ pub(crate) struct Rotation {
 
 impl Rotation {
     pub(crate) fn new(per_10_000: u32) -> Self {
-        Self { per_10_000, owed: 0 }
+        Self {
+            per_10_000,
+            owed: 0,
+        }
     }
 
     /// Whether the next request is one of them.

@@ -59,7 +59,11 @@ pub struct VersionSummary {
 
 impl VersionSummary {
     fn of(version: Option<&str>, view: View<'_>) -> Self {
-        Self { version: version.map(str::to_owned), counts: view.counts(), latency: view.latency() }
+        Self {
+            version: version.map(str::to_owned),
+            counts: view.counts(),
+            latency: view.latency(),
+        }
     }
 }
 
@@ -67,8 +71,9 @@ impl Report {
     /// The report without its records.
     pub fn summary(&self) -> Summary {
         let versions = self.versions.iter().flatten();
-        let mut versions: Vec<_> =
-            versions.map(|version| VersionSummary::of(Some(version), self.all().of_version(version))).collect();
+        let mut versions: Vec<_> = versions
+            .map(|version| VersionSummary::of(Some(version), self.all().of_version(version)))
+            .collect();
         versions.sort_by(|a, b| a.version.cmp(&b.version));
         Summary {
             url: self.url.clone(),
@@ -95,7 +100,15 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header(["version", "ok", "own errors", "routing failures", "p50 ms", "p99 ms", "max ms"]);
+        table.set_header([
+            "version",
+            "ok",
+            "own errors",
+            "routing failures",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+        ]);
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -105,28 +118,51 @@ impl fmt::Display for Summary {
         table.add_row(row("all", &self.total));
         writeln!(f, "{}", table.trim_fmt())?;
         let seconds = self.elapsed.as_secs_f64();
-        writeln!(f, "{} requests in {seconds:.1} s to {}", self.sent, self.url)?;
+        writeln!(
+            f,
+            "{} requests in {seconds:.1} s to {}",
+            self.sent, self.url
+        )?;
         for (failure, count) in self.total.counts.routing() {
             writeln!(f, "  {count} x {failure}")?;
         }
-        for FailureDetail { at, failure, detail, .. } in self.failures.iter().take(STORIES_SHOWN) {
+        for FailureDetail {
+            at,
+            failure,
+            detail,
+            ..
+        } in self.failures.iter().take(STORIES_SHOWN)
+        {
             writeln!(f, "  at {:.3} s: {failure}: {detail}", at.as_secs_f64())?;
         }
         if self.overruns > 0 {
-            writeln!(f, "{} arrivals were NOT sent: too many requests were in flight", self.overruns)?;
+            writeln!(
+                f,
+                "{} arrivals were NOT sent: too many requests were in flight",
+                self.overruns
+            )?;
         }
         if self.late > 0 {
             let worst = self.max_lateness.as_millis();
-            writeln!(f, "{} requests were sent late, by up to {worst} ms: this machine is too busy", self.late)?;
+            writeln!(
+                f,
+                "{} requests were sent late, by up to {worst} ms: this machine is too busy",
+                self.late
+            )?;
         }
         Ok(())
     }
 }
 
 fn row(name: &str, version: &VersionSummary) -> [String; 7] {
-    let VersionSummary { counts, latency, .. } = version;
+    let VersionSummary {
+        counts, latency, ..
+    } = version;
     let milliseconds = |pick: fn(&Latency) -> Duration| {
-        latency.as_ref().map_or_else(|| "-".to_owned(), |latency| format!("{:.1}", in_milliseconds(pick(latency))))
+        latency.as_ref().map_or_else(
+            || "-".to_owned(),
+            |latency| format!("{:.1}", in_milliseconds(pick(latency))),
+        )
     };
     [
         name.to_owned(),
@@ -163,7 +199,12 @@ impl Serialize for Latency {
 /// `{"at_ms": 1234.5, "failure": "502", "version": null, "detail": "..."}`
 impl Serialize for FailureDetail {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { at, failure, version, detail } = self;
+        let Self {
+            at,
+            failure,
+            version,
+            detail,
+        } = self;
         let failure: &RoutingFailure = failure;
         let mut story = serializer.serialize_struct("FailureDetail", 4)?;
         story.serialize_field("at_ms", &in_milliseconds(*at))?;
@@ -218,7 +259,10 @@ mod tests {
         report.max_lateness = Duration::from_millis(40);
         let text = report.summary().to_string();
         assert!(text.contains("3 arrivals were NOT sent"), "{text}");
-        assert!(text.contains("2 requests were sent late, by up to 40 ms"), "{text}");
+        assert!(
+            text.contains("2 requests were sent late, by up to 40 ms"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -236,9 +280,18 @@ mod tests {
 
     #[test]
     fn nothing_lost_means_every_arrival_was_sent_and_came_back() {
-        let clean = report(&[(0, 1, Some("v1"), Outcome::Ok), (1, 1, Some("v1"), Outcome::ServiceError)]);
+        let clean = report(&[
+            (0, 1, Some("v1"), Outcome::Ok),
+            (1, 1, Some("v1"), Outcome::ServiceError),
+        ]);
         assert!(clean.lost_nothing());
-        assert!(!Report { overruns: 1, ..clean }.lost_nothing());
+        assert!(
+            !Report {
+                overruns: 1,
+                ..clean
+            }
+            .lost_nothing()
+        );
         assert!(!sample().lost_nothing());
     }
 }

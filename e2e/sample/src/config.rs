@@ -30,8 +30,16 @@ const KNOWN: [&str; 14] = [
     "DRAIN_MS",
 ];
 
-/// A variable that begins like this and is not in [`KNOWN`] is a slip that would make a bad release look good.
-const OURS: [&str; 6] = ["ERROR_", "LATENCY_", "START_DELAY", "NEVER_", "CRASH_", "DRAIN_"];
+/// A variable that begins like this and is not in [`KNOWN`] is a slip that would make a bad release
+/// look good.
+const OURS: [&str; 6] = [
+    "ERROR_",
+    "LATENCY_",
+    "START_DELAY",
+    "NEVER_",
+    "CRASH_",
+    "DRAIN_",
+];
 
 /// What the service shall be and how it shall fail.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,11 +88,18 @@ impl Config {
     /// Reads the environment's variables.
     ///
     /// # Errors
-    /// Every variable that is missing, malformed, out of range, or nearly but not quite one of ours.
-    pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
+    /// Every variable that is missing, malformed, out of range, or nearly but not quite one of
+    /// ours.
+    pub fn from_environment(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader::new(variables);
         let (version, version_header) = reader.version();
-        let port = reader.parse("PORT", 8080, "set a port from 1 to 65535, or 0 for any free one");
+        let port = reader.parse(
+            "PORT",
+            8080,
+            "set a port from 1 to 65535, or 0 for any free one",
+        );
         let address = reader.parse(
             "BIND_ADDRESS",
             IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -103,14 +118,22 @@ impl Config {
             latency_jitter: reader.delay("LATENCY_JITTER_MS").unwrap_or_default(),
             ready_after: (!never_ready).then_some(start_delay.unwrap_or_default()),
             crash_on_start: reader.flag("CRASH_ON_START"),
-            crash_after_requests: reader.optional("CRASH_AFTER_REQUESTS", "set a whole number of requests"),
+            crash_after_requests: reader
+                .optional("CRASH_AFTER_REQUESTS", "set a whole number of requests"),
             crash_after: reader.delay("CRASH_AFTER_MS"),
             drain: reader.delay("DRAIN_MS").unwrap_or(Duration::from_secs(2)),
         };
         if never_ready && start_delay.is_some() {
-            reader.problem("START_DELAY_MS", "unset it, or NEVER_READY, which makes it pointless");
+            reader.problem(
+                "START_DELAY_MS",
+                "unset it, or NEVER_READY, which makes it pointless",
+            );
         }
-        if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(reader.problems)
+        }
     }
 }
 
@@ -123,18 +146,36 @@ struct Reader {
 impl Reader {
     fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let text = |text: OsString| text.to_string_lossy().into_owned();
-        let variables = variables.into_iter().map(|(name, value)| (text(name), text(value))).collect();
-        let mut reader = Self { variables, problems: Vec::new() };
-        let strays: Vec<String> = reader.variables.keys().filter(|name| is_stray(name)).cloned().collect();
+        let variables = variables
+            .into_iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
+        let mut reader = Self {
+            variables,
+            problems: Vec::new(),
+        };
+        let strays: Vec<String> = reader
+            .variables
+            .keys()
+            .filter(|name| is_stray(name))
+            .cloned()
+            .collect();
         for name in strays {
-            reader.problem(&name, &format!("no such setting; the settings are {}", KNOWN.join(", ")));
+            reader.problem(
+                &name,
+                &format!("no such setting; the settings are {}", KNOWN.join(", ")),
+            );
         }
         reader
     }
 
     fn problem(&mut self, variable: &str, fix: &str) {
         let value = self.variables.get(variable).cloned();
-        self.problems.push(Problem { variable: variable.to_owned(), value, fix: fix.to_owned() });
+        self.problems.push(Problem {
+            variable: variable.to_owned(),
+            value,
+            fix: fix.to_owned(),
+        });
     }
 
     fn optional<T: std::str::FromStr>(&mut self, variable: &str, fix: &str) -> Option<T> {
@@ -179,7 +220,9 @@ impl Reader {
         let version = self.variables.get("VERSION").cloned().unwrap_or_default();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte);
         match HeaderValue::from_str(&version) {
-            Ok(header) if (1..=63).contains(&version.len()) && version.bytes().all(plain) => (version, header),
+            Ok(header) if (1..=63).contains(&version.len()) && version.bytes().all(plain) => {
+                (version, header)
+            }
             _ => {
                 self.problem("VERSION", fix);
                 (version, HeaderValue::from_static(""))
@@ -188,8 +231,9 @@ impl Reader {
     }
 }
 
-/// Whether a name looks like a setting and is none. Kubernetes adds variables of its own for the Services of a
-/// namespace (`ERROR_PAGES_SERVICE_HOST`, `ERROR_PAGES_PORT_80_TCP`); those are left alone.
+/// Whether a name looks like a setting and is none. Kubernetes adds variables of its own for the
+/// Services of a namespace (`ERROR_PAGES_SERVICE_HOST`, `ERROR_PAGES_PORT_80_TCP`); those are left
+/// alone.
 fn is_stray(name: &str) -> bool {
     let kubernetes = name.contains("_SERVICE_") || name.contains("_PORT");
     OURS.iter().any(|prefix| name.starts_with(prefix)) && !KNOWN.contains(&name) && !kubernetes
@@ -200,13 +244,21 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
-        Config::from_environment(variables.iter().map(|(name, value)| (name.into(), value.into())))
+        Config::from_environment(
+            variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        )
     }
 
     fn problems(variables: &[(&str, &str)]) -> Vec<String> {
         let mut all = vec![("VERSION", "v1")];
         all.extend(variables);
-        read(&all).unwrap_err().iter().map(ToString::to_string).collect()
+        read(&all)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -262,7 +314,9 @@ mod tests {
     fn a_problem_names_the_variable_the_value_and_the_fix() {
         assert_eq!(
             problems(&[("ERROR_RATE", "3%")]),
-            [r#"ERROR_RATE="3%": set per cent of requests from 0 to 100 without a sign, such as 3 or 0.05"#]
+            [
+                r#"ERROR_RATE="3%": set per cent of requests from 0 to 100 without a sign, such as 3 or 0.05"#
+            ]
         );
         assert_eq!(
             read(&[]).unwrap_err()[0].to_string(),
@@ -297,21 +351,35 @@ mod tests {
         ] {
             let problems = problems(&[(variable, value)]);
             assert_eq!(problems.len(), 1, "{variable}={value:?}: {problems:?}");
-            assert!(problems[0].starts_with(&format!("{variable}={value:?}: set ")), "{problems:?}");
+            assert!(
+                problems[0].starts_with(&format!("{variable}={value:?}: set ")),
+                "{problems:?}"
+            );
         }
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        assert_eq!(problems(&[("PORT", "x"), ("DRAIN_MS", "x"), ("NEVER_READY", "x")]).len(), 3);
+        assert_eq!(
+            problems(&[("PORT", "x"), ("DRAIN_MS", "x"), ("NEVER_READY", "x")]).len(),
+            3
+        );
     }
 
     #[test]
     fn a_misspelt_setting_is_refused_and_what_kubernetes_adds_is_not() {
         let problems = problems(&[("CRASH_AFTER_REQUEST", "5"), ("ERROR_RATES", "3")]);
         assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(problems[0].starts_with("CRASH_AFTER_REQUEST=\"5\": no such setting; the settings are VERSION, "));
-        let kubernetes = [("VERSION", "v1"), ("ERROR_PAGES_SERVICE_HOST", "10.0.0.1"), ("DRAIN_PORT_80_TCP", "tcp://")];
+        assert!(
+            problems[0].starts_with(
+                "CRASH_AFTER_REQUEST=\"5\": no such setting; the settings are VERSION, "
+            )
+        );
+        let kubernetes = [
+            ("VERSION", "v1"),
+            ("ERROR_PAGES_SERVICE_HOST", "10.0.0.1"),
+            ("DRAIN_PORT_80_TCP", "tcp://"),
+        ];
         assert!(read(&kubernetes).is_ok());
     }
 

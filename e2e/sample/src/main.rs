@@ -1,7 +1,9 @@
-//! The sample service of Serin's demo and tests: a static HTTP/1.1 service whose faults are set by environment.
+//! The sample service of Serin's demo and tests: a static HTTP/1.1 service whose faults are set by
+//! environment.
 //!
-//! Every path but the probes and `/metrics` is the service: it answers 200, or 500 at the rate that was asked for.
-//! Every answer carries `x-version`, so that a client can tell the service's own 500 from one that a gateway made up.
+//! Every path but the probes and `/metrics` is the service: it answers 200, or 500 at the rate that
+//! was asked for. Every answer carries `x-version`, so that a client can tell the service's own 500
+//! from one that a gateway made up.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
@@ -20,9 +22,10 @@
 //! | `CRASH_AFTER_MS` | (never) | exit 1 so long after the start |
 //! | `DRAIN_MS` | `2000` | how long to keep accepting after SIGTERM |
 //!
-//! On SIGTERM (or SIGINT) it turns unready and asks clients to close their connections (`connection: close`), but
-//! accepts and answers for `DRAIN_MS`, while the endpoint is taken out of every router; then it stops listening,
-//! finishes what it has begun and exits 0. Exit codes: 0 stopped, 1 crashed as told or failed, 2 bad configuration.
+//! On SIGTERM (or SIGINT) it turns unready and asks clients to close their connections
+//! (`connection: close`), but accepts and answers for `DRAIN_MS`, while the endpoint is taken out
+//! of every router; then it stops listening, finishes what it has begun and exits 0. Exit codes: 0
+//! stopped, 1 crashed as told or failed, 2 bad configuration.
 
 mod config;
 mod metrics;
@@ -44,8 +47,9 @@ use tokio::{
 
 use crate::{config::Config, service::Service};
 
-/// How long requests that have begun may take after the drain before the service gives up on them: less than
-/// Kubernetes' default grace period of 30 s with the default drain, so that the exit code tells of it.
+/// How long requests that have begun may take after the drain before the service gives up on them:
+/// less than Kubernetes' default grace period of 30 s with the default drain, so that the exit code
+/// tells of it.
 const FINISH_AT_MOST: Duration = Duration::from_secs(20);
 
 /// How the service came to its end.
@@ -91,12 +95,18 @@ async fn run(config: &Config) -> io::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = TcpListener::bind(config.listen).await?.tap_io(|stream| {
-        // Small answers must not wait for Nagle; a connection that refuses the option serves all the same.
+        // Small answers must not wait for Nagle; a connection that refuses the option serves all
+        // the same.
         let _ = stream.set_nodelay(true);
     });
     let service = Arc::new(Service::new(config));
     // Nobody may be reading; that is no reason to stop serving.
-    let _ = writeln!(io::stdout(), "serin-sample {} listens on {}", config.version, listener.local_addr()?);
+    let _ = writeln!(
+        io::stdout(),
+        "serin-sample {} listens on {}",
+        config.version,
+        listener.local_addr()?
+    );
 
     let drained = {
         let service = Arc::clone(&service);
@@ -114,7 +124,8 @@ async fn run(config: &Config) -> io::Result<Ending> {
         service.draining().await;
         sleep(config.drain + FINISH_AT_MOST).await;
     };
-    let serving = axum::serve(listener, service::router(Arc::clone(&service))).with_graceful_shutdown(drained);
+    let serving = axum::serve(listener, service::router(Arc::clone(&service)))
+        .with_graceful_shutdown(drained);
     tokio::select! {
         served = serving.into_future() => served.map(|()| Ending::Stopped),
         () = service.crashed() => Ok(Ending::Crashed("CRASH_AFTER_REQUESTS")),

@@ -12,7 +12,9 @@ use prometheus_client::{
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds in seconds, from well below to well above what a request of the sample takes.
-const BUCKETS_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BUCKETS_SECONDS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Version {
@@ -35,18 +37,39 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the series. Both codes exist from the start: a counter that first appears with its first error
-    /// loses that error to everyone who takes differences.
+    /// Registers the series. Both codes exist from the start: a counter that first appears with its
+    /// first error loses that error to everyone who takes differences.
     pub fn new(version: &str) -> Self {
         let requests = Family::<CodeAndVersion, Counter>::default();
-        let durations = Family::<Version, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
-        let code = |code| requests.get_or_create_owned(&CodeAndVersion { code, version: version.to_owned() });
+        let durations =
+            Family::<Version, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
+        let code = |code| {
+            requests.get_or_create_owned(&CodeAndVersion {
+                code,
+                version: version.to_owned(),
+            })
+        };
         let (succeeded, failed) = (code(200), code(500));
-        let duration = durations.get_or_create_owned(&Version { version: version.to_owned() });
+        let duration = durations.get_or_create_owned(&Version {
+            version: version.to_owned(),
+        });
         let mut registry = Registry::default();
-        registry.register("http_requests", "Requests answered by the service", requests);
-        registry.register("http_request_duration_seconds", "How long the service took to answer", durations);
-        Self { registry, succeeded, failed, duration }
+        registry.register(
+            "http_requests",
+            "Requests answered by the service",
+            requests,
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "How long the service took to answer",
+            durations,
+        );
+        Self {
+            registry,
+            succeeded,
+            failed,
+            duration,
+        }
     }
 
     /// Counts one answer.
@@ -73,9 +96,18 @@ mod tests {
     #[test]
     fn both_series_exist_before_the_first_request() {
         let text = Metrics::new("v1").text().unwrap();
-        assert!(text.contains("http_requests_total{code=\"200\",version=\"v1\"} 0\n"), "{text}");
-        assert!(text.contains("http_requests_total{code=\"500\",version=\"v1\"} 0\n"), "{text}");
-        assert!(text.contains("http_request_duration_seconds_count{version=\"v1\"} 0\n"), "{text}");
+        assert!(
+            text.contains("http_requests_total{code=\"200\",version=\"v1\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("http_requests_total{code=\"500\",version=\"v1\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("http_request_duration_seconds_count{version=\"v1\"} 0\n"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 

@@ -65,7 +65,11 @@ impl Service {
             taken: AtomicU64::new(0),
             crash: Notify::new(),
             draining: watch::Sender::new(false),
-            random: Mutex::new(config.seed.map_or_else(SmallRng::from_os_rng, SmallRng::seed_from_u64)),
+            random: Mutex::new(
+                config
+                    .seed
+                    .map_or_else(SmallRng::from_os_rng, SmallRng::seed_from_u64),
+            ),
             metrics: Metrics::new(&config.version),
         }
     }
@@ -78,7 +82,11 @@ impl Service {
     /// Resolves once the service drains.
     pub async fn draining(&self) {
         // The sender is `self`, so the only error, a dropped sender, cannot be.
-        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+        let _ = self
+            .draining
+            .subscribe()
+            .wait_for(|draining| *draining)
+            .await;
     }
 
     /// Resolves once a request has come that the service shall not survive.
@@ -118,7 +126,11 @@ async fn readiness(State(service): State<Arc<Service>>) -> Response {
     if service.is_ready() {
         "ready\n".into_response()
     } else {
-        let why = if service.is_draining() { "draining\n" } else { "not ready\n" };
+        let why = if service.is_draining() {
+            "draining\n"
+        } else {
+            "not ready\n"
+        };
         (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
     }
 }
@@ -132,7 +144,10 @@ async fn scrape(State(service): State<Arc<Service>>) -> Response {
 
 async fn answer(State(service): State<Arc<Service>>) -> Response {
     let arrived = Instant::now();
-    if service.crash_after_requests.is_some_and(|most| service.taken.fetch_add(1, Ordering::Relaxed) >= most) {
+    if service
+        .crash_after_requests
+        .is_some_and(|most| service.taken.fetch_add(1, Ordering::Relaxed) >= most)
+    {
         service.crash.notify_one();
         // The process ends before this request is answered, as it would in a real crash.
         return std::future::pending().await;
@@ -145,18 +160,25 @@ async fn answer(State(service): State<Arc<Service>>) -> Response {
     if ok {
         format!("serin-sample {}\n", service.version).into_response()
     } else {
-        let text = format!("serin-sample {}: this request fails by ERROR_RATE\n", service.version);
+        let text = format!(
+            "serin-sample {}: this request fails by ERROR_RATE\n",
+            service.version
+        );
         (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
     }
 }
 
-/// Signs every answer with the version, and ends kept-alive connections while the service drains: a client that
-/// reused one when the service stops would lose its request.
+/// Signs every answer with the version, and ends kept-alive connections while the service drains: a
+/// client that reused one when the service stops would lose its request.
 async fn sign(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    response.headers_mut().insert(X_VERSION, service.version_header.clone());
+    response
+        .headers_mut()
+        .insert(X_VERSION, service.version_header.clone());
     if service.is_draining() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -171,7 +193,9 @@ mod tests {
 
     fn service(variables: &[(&str, &str)]) -> Arc<Service> {
         let variables = [("VERSION", "v2")].iter().chain(variables);
-        let config = Config::from_environment(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
+        let config =
+            Config::from_environment(variables.map(|(name, value)| (name.into(), value.into())))
+                .unwrap();
         Arc::new(Service::new(&config))
     }
 
@@ -181,19 +205,38 @@ mod tests {
     }
 
     async fn text(response: Response) -> String {
-        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        String::from_utf8(
+            response
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .to_vec(),
+        )
+        .unwrap()
     }
 
     #[tokio::test]
     async fn every_answer_names_the_version() {
         let service = service(&[("ERROR_RATE", "100")]);
-        for (path, status) in [("/", 500), ("/any/path", 500), ("/healthz", 200), ("/readyz", 200), ("/metrics", 200)] {
+        for (path, status) in [
+            ("/", 500),
+            ("/any/path", 500),
+            ("/healthz", 200),
+            ("/readyz", 200),
+            ("/metrics", 200),
+        ] {
             let response = ask(&service, path).await;
             assert_eq!(response.status(), status, "{path}");
             assert_eq!(response.headers()["x-version"], "v2", "{path}");
             assert!(!response.headers().contains_key("connection"), "{path}");
         }
-        assert!(text(ask(&service, "/").await).await.starts_with("serin-sample v2: this request fails"));
+        assert!(
+            text(ask(&service, "/").await)
+                .await
+                .starts_with("serin-sample v2: this request fails")
+        );
     }
 
     #[tokio::test]
@@ -205,8 +248,14 @@ mod tests {
         let response = ask(&service, "/metrics").await;
         assert_eq!(response.headers()["content-type"], metrics::CONTENT_TYPE);
         let text = text(response).await;
-        assert!(text.contains("http_requests_total{code=\"200\",version=\"v2\"} 2\n"), "{text}");
-        assert!(text.contains("http_requests_total{code=\"500\",version=\"v2\"} 0\n"), "{text}");
+        assert!(
+            text.contains("http_requests_total{code=\"200\",version=\"v2\"} 2\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("http_requests_total{code=\"500\",version=\"v2\"} 0\n"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -239,13 +288,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn latency_is_at_least_what_was_asked_and_jitter_is_bounded() {
-        let service = service(&[("LATENCY_MS", "20"), ("LATENCY_JITTER_MS", "10"), ("SEED", "1")]);
+        let service = service(&[
+            ("LATENCY_MS", "20"),
+            ("LATENCY_JITTER_MS", "10"),
+            ("SEED", "1"),
+        ]);
         let mut longest = Duration::ZERO;
         for _ in 0..200 {
             let start = Instant::now();
             ask(&service, "/").await;
             // Timers of the runtime tick in whole milliseconds.
-            assert!((20..=31).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+            assert!(
+                (20..=31).contains(&start.elapsed().as_millis()),
+                "{:?}",
+                start.elapsed()
+            );
             longest = longest.max(start.elapsed());
         }
         assert!(longest > Duration::from_millis(25), "{longest:?}");

@@ -1,5 +1,11 @@
-//! The sample as a process: its signals, its exit codes, and its counters against what a client saw.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+//! The sample as a process: its signals, its exit codes, and its counters against what a client
+//! saw.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
@@ -12,7 +18,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Longer than any condition of these tests takes, and shorter than the sample's own patience with old requests.
+/// Longer than any condition of these tests takes, and shorter than the sample's own patience with
+/// old requests.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running sample; killed when it is dropped.
@@ -23,9 +30,16 @@ struct Sample {
 
 fn command(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serin-sample"));
-    command.env_clear().env("VERSION", "v1").env("BIND_ADDRESS", "127.0.0.1").env("PORT", "0");
+    command
+        .env_clear()
+        .env("VERSION", "v1")
+        .env("BIND_ADDRESS", "127.0.0.1")
+        .env("PORT", "0");
     command.envs(variables.iter().copied());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
@@ -34,8 +48,16 @@ impl Sample {
         let mut child = command(variables).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        timeout(PATIENCE, stdout.read_line(&mut line)).await.unwrap().unwrap();
-        let address = line.trim().strip_prefix("serin-sample v1 listens on ").unwrap().parse().unwrap();
+        timeout(PATIENCE, stdout.read_line(&mut line))
+            .await
+            .unwrap()
+            .unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("serin-sample v1 listens on ")
+            .unwrap()
+            .parse()
+            .unwrap();
         Self { child, address }
     }
 
@@ -45,7 +67,11 @@ impl Sample {
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
-        timeout(PATIENCE, self.child.wait()).await.expect("it exits").unwrap().code()
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it exits")
+            .unwrap()
+            .code()
     }
 
     async fn connect(&self) -> TcpStream {
@@ -58,20 +84,30 @@ impl Sample {
         let request = format!("GET {path} HTTP/1.1\r\nhost: sample\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let _ = timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it answers or closes");
+        let _ = timeout(PATIENCE, stream.read_to_string(&mut answer))
+            .await
+            .expect("it answers or closes");
         answer
     }
 
     async fn metric(&self, series: &str) -> u64 {
         let text = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(series));
-        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).trim().parse().unwrap()
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+            .trim()
+            .parse()
+            .unwrap()
     }
 }
 
 #[tokio::test]
 async fn its_counters_are_what_a_client_saw() {
-    let sample = Sample::start(&[("ERROR_RATE", "20"), ("SEED", "7"), ("LATENCY_JITTER_MS", "5")]).await;
+    let sample = Sample::start(&[
+        ("ERROR_RATE", "20"),
+        ("SEED", "7"),
+        ("LATENCY_JITTER_MS", "5"),
+    ])
+    .await;
     let options = Options {
         rate_per_second: 500,
         duration: Some(Duration::from_secs(1)),
@@ -86,11 +122,31 @@ async fn its_counters_are_what_a_client_saw() {
     load.ended().await;
     let report = load.stop().await;
     let seen = report.all().of_version("v1").counts();
-    assert_eq!((seen.total(), seen.routing_failures()), (500, 0), "{:?}", report.details);
+    assert_eq!(
+        (seen.total(), seen.routing_failures()),
+        (500, 0),
+        "{:?}",
+        report.details
+    );
     assert!(seen.service_errors > 0);
-    assert_eq!(sample.metric("http_requests_total{code=\"200\",version=\"v1\"}").await, seen.ok);
-    assert_eq!(sample.metric("http_requests_total{code=\"500\",version=\"v1\"}").await, seen.service_errors);
-    assert_eq!(sample.metric("http_request_duration_seconds_count{version=\"v1\"}").await, 500);
+    assert_eq!(
+        sample
+            .metric("http_requests_total{code=\"200\",version=\"v1\"}")
+            .await,
+        seen.ok
+    );
+    assert_eq!(
+        sample
+            .metric("http_requests_total{code=\"500\",version=\"v1\"}")
+            .await,
+        seen.service_errors
+    );
+    assert_eq!(
+        sample
+            .metric("http_request_duration_seconds_count{version=\"v1\"}")
+            .await,
+        500
+    );
 }
 
 #[tokio::test]
@@ -104,11 +160,17 @@ async fn a_drain_under_load_loses_no_request() {
     let load = Load::start(&options).unwrap();
     let answers_one_due_at = async |time: Duration| {
         let polling = async {
-            while load.snapshot().version("v1").is_none_or(|answered| answered.last_at < time) {
+            while load
+                .snapshot()
+                .version("v1")
+                .is_none_or(|answered| answered.last_at < time)
+            {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, polling).await.expect("requests are answered");
+        timeout(PATIENCE, polling)
+            .await
+            .expect("requests are answered");
     };
     answers_one_due_at(Duration::from_millis(300)).await;
     sample.terminate();
@@ -120,9 +182,17 @@ async fn a_drain_under_load_loses_no_request() {
     let goes_on = Duration::from_secs(1);
     answers_one_due_at(drains_since + goes_on).await;
     let report = load.stop().await;
-    assert_eq!(report.all().counts().routing_failures(), 0, "{:?}", report.details);
+    assert_eq!(
+        report.all().counts().routing_failures(),
+        0,
+        "{:?}",
+        report.details
+    );
     assert_eq!(report.all().counts().ok, report.sent);
-    let drained = report.between(drains_since..drains_since + goes_on).of_version("v1").counts();
+    let drained = report
+        .between(drains_since..drains_since + goes_on)
+        .of_version("v1")
+        .counts();
     assert!((299..=301).contains(&drained.ok), "{drained:?}");
     assert_eq!(sample.exit_code().await, Some(0));
 }
@@ -131,10 +201,16 @@ async fn a_drain_under_load_loses_no_request() {
 async fn what_was_begun_before_the_drain_ended_is_finished() {
     let mut sample = Sample::start(&[("DRAIN_MS", "1000"), ("LATENCY_MS", "2000")]).await;
     let mut stream = sample.connect().await;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n")
+        .await
+        .unwrap();
     sample.terminate();
     let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    timeout(PATIENCE, stream.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("serin-sample v1\n"), "{answer}");
     assert_eq!(sample.exit_code().await, Some(0));
@@ -145,7 +221,10 @@ async fn what_was_begun_before_the_drain_ended_is_finished() {
 async fn an_idle_kept_alive_connection_does_not_hold_the_stop_up() {
     let mut sample = Sample::start(&[("DRAIN_MS", "0")]).await;
     let mut stream = sample.connect().await;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: sample\r\n\r\n")
+        .await
+        .unwrap();
     let mut status = [0; 15];
     stream.read_exact(&mut status).await.unwrap();
     assert_eq!(&status, b"HTTP/1.1 200 OK");
@@ -159,7 +238,12 @@ async fn it_crashes_on_the_request_after_the_last_without_an_answer() {
     for _ in 0..3 {
         assert!(sample.get("/").await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    assert!(sample.get("/readyz").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(
+        sample
+            .get("/readyz")
+            .await
+            .starts_with("HTTP/1.1 200 OK\r\n")
+    );
     assert_eq!(sample.get("/").await, "");
     assert_eq!(sample.exit_code().await, Some(1));
 }
@@ -180,9 +264,16 @@ async fn never_ready_is_alive_and_answers() {
 
 /// Runs to the end: exit code and what was said.
 async fn end(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let output = timeout(PATIENCE, command(variables).output()).await.expect("it ends").unwrap();
+    let output = timeout(PATIENCE, command(variables).output())
+        .await
+        .expect("it ends")
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[tokio::test]
@@ -196,8 +287,14 @@ async fn it_crashes_on_start_before_it_listens() {
 async fn a_bad_configuration_is_told_in_full() {
     let (code, said, complained) = end(&[("ERROR_RATE", "3%"), ("DRAIN_MS", "2s")]).await;
     assert_eq!((code, said.as_str()), (Some(2), ""));
-    assert!(complained.contains("ERROR_RATE=\"3%\": set per cent"), "{complained}");
-    assert!(complained.contains("DRAIN_MS=\"2s\": set a whole number of milliseconds"), "{complained}");
+    assert!(
+        complained.contains("ERROR_RATE=\"3%\": set per cent"),
+        "{complained}"
+    );
+    assert!(
+        complained.contains("DRAIN_MS=\"2s\": set a whole number of milliseconds"),
+        "{complained}"
+    );
 }
 
 #[tokio::test]
@@ -205,5 +302,8 @@ async fn a_port_that_is_taken_is_named() {
     let sample = Sample::start(&[]).await;
     let (code, _, complained) = end(&[("PORT", &sample.address.port().to_string())]).await;
     assert_eq!(code, Some(1));
-    assert!(complained.contains(&format!("cannot serve on {}: ", sample.address)), "{complained}");
+    assert!(
+        complained.contains(&format!("cannot serve on {}: ", sample.address)),
+        "{complained}"
+    );
 }

@@ -35,7 +35,8 @@ pub struct Options {
 pub struct Scope {
     /// The one namespace that it looks after; without it all.
     pub namespace: Option<String>,
-    /// Whether it runs apart from this process: Ctrl-C does not reach it, and dropping it does not end it.
+    /// Whether it runs apart from this process: Ctrl-C does not reach it, and dropping it does not
+    /// end it.
     pub apart: bool,
 }
 
@@ -62,7 +63,14 @@ impl Controller {
         command
             .env("KUBECONFIG", &env.kubeconfig)
             .env("RUST_LOG", "info,serin_runtime=debug")
-            .args(["--prometheus-address", &env.prometheus_url, "--metrics-address", &address, "--log-format", "json"])
+            .args([
+                "--prometheus-address",
+                &env.prometheus_url,
+                "--metrics-address",
+                &address,
+                "--log-format",
+                "json",
+            ])
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -74,15 +82,23 @@ impl Controller {
             command.args(["--namespace", namespace]);
         }
         match &options.election {
-            Some(namespace) => command.args(["--leader-elect=true", "--lease-namespace", namespace]),
+            Some(namespace) => {
+                command.args(["--leader-elect=true", "--lease-namespace", namespace])
+            }
             None => command.args(["--leader-elect=false"]),
         };
-        let child =
-            command.spawn().with_context(|| "the controller is not built: cargo build --package serin-controller")?;
-        Ok(Self { child, address, log })
+        let child = command.spawn().with_context(
+            || "the controller is not built: cargo build --package serin-controller",
+        )?;
+        Ok(Self {
+            child,
+            address,
+            log,
+        })
     }
 
-    /// Leaves a controller that runs [apart](Scope::apart) to itself; its process id, while it runs.
+    /// Leaves a controller that runs [apart](Scope::apart) to itself; its process id, while it
+    /// runs.
     pub fn detach(self) -> Option<u32> {
         self.child.id()
     }
@@ -104,7 +120,10 @@ impl Controller {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the controller is not ready after 60 s; see {}", self.log.display());
+                bail!(
+                    "the controller is not ready after 60 s; see {}",
+                    self.log.display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -133,8 +152,13 @@ impl Controller {
     /// # Errors
     /// When it does not end within 20 s.
     pub async fn stop(mut self) -> Result<()> {
-        let Some(id) = self.child.id() else { return Ok(()) };
-        let status = Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+        let Some(id) = self.child.id() else {
+            return Ok(());
+        };
+        let status = Command::new("kill")
+            .args(["-TERM", &id.to_string()])
+            .status()
+            .await?;
         if !status.success() {
             bail!("kill -TERM {id}: {status}");
         }

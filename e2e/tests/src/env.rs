@@ -13,7 +13,8 @@ use kube::{Api, Client, Config, ResourceExt};
 use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
 use tokio::io::AsyncWriteExt as _;
 
-/// The sample service's image, which the local cluster is given; a cluster of one's own must be able to pull it.
+/// The sample service's image, which the local cluster is given; a cluster of one's own must be
+/// able to pull it.
 pub const SAMPLE_IMAGE: &str = "serin.local/sample:v1";
 /// The controller's image, likewise.
 pub const CONTROLLER_IMAGE: &str = "serin.local/controller:dev";
@@ -51,17 +52,24 @@ impl Env {
         Ok(env)
     }
 
-    /// The kubeconfig of a cluster of somebody's own: KUBECONFIG, unless it names the local cluster of this checkout,
-    /// as it does after `eval "$(cargo xtask cluster env)"`.
+    /// The kubeconfig of a cluster of somebody's own: KUBECONFIG, unless it names the local cluster
+    /// of this checkout, as it does after `eval "$(cargo xtask cluster env)"`.
     pub fn named_cluster(checkout: &Path) -> Option<PathBuf> {
-        let path = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)?;
+        let path = std::env::var_os("KUBECONFIG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)?;
         (path != checkout.join(".local/cluster/kubeconfig")).then_some(path)
     }
 
     async fn local(checkout: &Path, progress: Progress) -> Result<Self> {
         let cluster = Cluster::up(Instance::containing(checkout)?, progress).await?;
         let binary = build_static(checkout, "serin-sample", "serin-sample").await?;
-        cluster.load_image(&Image { reference: SAMPLE_IMAGE.into(), binary }).await?;
+        cluster
+            .load_image(&Image {
+                reference: SAMPLE_IMAGE.into(),
+                binary,
+            })
+            .await?;
         Ok(Self {
             client: client(&cluster.kubeconfig()).await?,
             kubeconfig: cluster.kubeconfig(),
@@ -74,11 +82,15 @@ impl Env {
 
     async fn of_kubeconfig(checkout: &Path, kubeconfig: PathBuf) -> Result<Self> {
         let url = |name: &str, what: &str| {
-            std::env::var(name).with_context(|| format!("KUBECONFIG is set: also set {name}, {what}"))
+            std::env::var(name)
+                .with_context(|| format!("KUBECONFIG is set: also set {name}, {what}"))
         };
         Ok(Self {
             client: client(&kubeconfig).await?,
-            prometheus_url: url("PROMETHEUS_URL", "where Prometheus answers for this host and for pods")?,
+            prometheus_url: url(
+                "PROMETHEUS_URL",
+                "where Prometheus answers for this host and for pods",
+            )?,
             gateway_url: url("GATEWAY_URL", "where the gateway answers for this host")?,
             cluster: None,
             checkout: checkout.to_owned(),
@@ -91,9 +103,17 @@ impl Env {
     /// # Errors
     /// When it does not build, or this is not the local cluster.
     pub async fn load_controller_image(&self) -> Result<()> {
-        let cluster = self.cluster.as_ref().context("images can be loaded into the local cluster only")?;
+        let cluster = self
+            .cluster
+            .as_ref()
+            .context("images can be loaded into the local cluster only")?;
         let binary = build_static(&self.checkout, "serin-controller", "serin-controller").await?;
-        cluster.load_image(&Image { reference: CONTROLLER_IMAGE.into(), binary }).await
+        cluster
+            .load_image(&Image {
+                reference: CONTROLLER_IMAGE.into(),
+                binary,
+            })
+            .await
     }
 
     /// Applies the committed CustomResourceDefinitions and waits until they are served.
@@ -102,10 +122,15 @@ impl Env {
         for entry in std::fs::read_dir(self.checkout.join("crds/yaml"))? {
             let path = entry?.path();
             let text = std::fs::read_to_string(&path)?;
-            let crd: CustomResourceDefinition =
-                serde_saphyr::from_str(&text).with_context(|| format!("{} is not a CRD", path.display()))?;
+            let crd: CustomResourceDefinition = serde_saphyr::from_str(&text)
+                .with_context(|| format!("{} is not a CRD", path.display()))?;
             let name = crd.name_any();
-            api.patch(&name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(&crd)).await?;
+            api.patch(
+                &name,
+                &PatchParams::apply("serin-e2e").force(),
+                &Patch::Apply(&crd),
+            )
+            .await?;
             let established = await_condition(api.clone(), &name, conditions::is_crd_established());
             tokio::time::timeout(std::time::Duration::from_secs(30), established)
                 .await
@@ -119,14 +144,25 @@ impl Env {
     /// # Errors
     /// When the chart cannot be rendered or the API server refuses it.
     pub async fn apply_admission_policy(&self) -> Result<()> {
-        let chart = self.checkout.join("charts/serin").to_string_lossy().into_owned();
+        let chart = self
+            .checkout
+            .join("charts/serin")
+            .to_string_lossy()
+            .into_owned();
         let policy = "templates/admission-policy.yaml";
-        let rendered = self.helm(&["template", "serin", &chart, "--show-only", policy]).await?;
+        let rendered = self
+            .helm(&["template", "serin", &chart, "--show-only", policy])
+            .await?;
         let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered)?;
         for object in documents.iter().filter(|object| object["kind"].is_string()) {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             let api = self.admission(object["kind"].as_str().unwrap_or_default());
-            api.patch(name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(object)).await?;
+            api.patch(
+                name,
+                &PatchParams::apply("serin-e2e").force(),
+                &Patch::Apply(object),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -136,10 +172,14 @@ impl Env {
     /// # Errors
     /// When the API server refuses.
     pub async fn remove_admission_policy(&self) -> Result<()> {
-        for kind in ["ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"] {
+        for kind in [
+            "ValidatingAdmissionPolicyBinding",
+            "ValidatingAdmissionPolicy",
+        ] {
             let api = self.admission(kind);
             if api.get_opt(ADMISSION_POLICY).await?.is_some() {
-                api.delete(ADMISSION_POLICY, &DeleteParams::default()).await?;
+                api.delete(ADMISSION_POLICY, &DeleteParams::default())
+                    .await?;
             }
         }
         Ok(())
@@ -163,11 +203,16 @@ impl Env {
             .await
             .with_context(|| format!("{} does not run", helm.display()))?;
         let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "helm {}: {said}", arguments.join(" "));
+        anyhow::ensure!(
+            output.status.success(),
+            "helm {}: {said}",
+            arguments.join(" ")
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs kubectl against this cluster with an object on standard input, and returns what it prints.
+    /// Runs kubectl against this cluster with an object on standard input, and returns what it
+    /// prints.
     ///
     /// # Errors
     /// If it does not run or fails, with its error message.
@@ -182,26 +227,42 @@ impl Env {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} does not run", program.display()))?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        let mut stdin = child
+            .stdin
+            .take()
+            .context("kubectl has no standard input")?;
         stdin.write_all(input.to_string().as_bytes()).await?;
         drop(stdin);
         let output = child.wait_with_output().await?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "kubectl {}: {errors}", arguments.join(" "));
+        anyhow::ensure!(
+            output.status.success(),
+            "kubectl {}: {errors}",
+            arguments.join(" ")
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 
     /// A tool that comes with the local cluster, or the one on PATH.
     fn tool(&self, name: &str) -> PathBuf {
-        let path = self.cluster.as_ref().and_then(|cluster| cluster.env().into_iter().find(|(key, _)| key == "PATH"));
-        let folders = path.map(|(_, path)| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
-        let found = folders.into_iter().map(|folder| folder.join(name)).find(|program| program.is_file());
+        let path = self
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.env().into_iter().find(|(key, _)| key == "PATH"));
+        let folders = path
+            .map(|(_, path)| std::env::split_paths(&path).collect::<Vec<_>>())
+            .unwrap_or_default();
+        let found = folders
+            .into_iter()
+            .map(|folder| folder.join(name))
+            .find(|program| program.is_file());
         found.unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// A program of this checkout, built in the debug profile.
     pub fn program(&self, name: &str) -> PathBuf {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.checkout.join("target"), PathBuf::from);
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| self.checkout.join("target"), PathBuf::from);
         target.join("debug").join(name)
     }
 
@@ -218,7 +279,8 @@ impl Env {
 
 async fn config(kubeconfig: &Path) -> Result<Config> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.default_retry = false;
     Ok(config)
 }

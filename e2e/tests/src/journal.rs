@@ -55,7 +55,11 @@ pub fn start(checkout: &Path, case: &'static str) -> Result<Guard> {
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(format!("{case}.log"));
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    CURRENT.set(Some(Journal { case, file, started_at: Instant::now() }));
+    CURRENT.set(Some(Journal {
+        case,
+        file,
+        started_at: Instant::now(),
+    }));
     Ok(Guard(()))
 }
 
@@ -95,8 +99,14 @@ mod tests {
         });
         for case in ["one", "two"] {
             let text = std::fs::read_to_string(log(case)).unwrap();
-            let lines: Vec<&str> = text.lines().map(|line| line.get(9..).unwrap_or_default()).collect();
-            assert_eq!(lines[..2], [format!("first of {case}"), format!("second of {case}")]);
+            let lines: Vec<&str> = text
+                .lines()
+                .map(|line| line.get(9..).unwrap_or_default())
+                .collect();
+            assert_eq!(
+                lines[..2],
+                [format!("first of {case}"), format!("second of {case}")]
+            );
             assert!(lines[2].starts_with("ended after"), "{text}");
         }
     }

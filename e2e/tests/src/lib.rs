@@ -1,7 +1,8 @@
 //! What must be seen on a real cluster: the harness, the demo, the cases and the long counts.
 //!
-//! Everything here goes through the real API server, real pods, the real gateway and the real Prometheus. Each case
-//! works in a namespace of its own and removes it; the cluster is the local one, or the one that KUBECONFIG names.
+//! Everything here goes through the real API server, real pods, the real gateway and the real
+//! Prometheus. Each case works in a namespace of its own and removes it; the cluster is the local
+//! one, or the one that KUBECONFIG names.
 
 pub mod cases;
 pub mod controller;

@@ -21,12 +21,18 @@ impl Release {
 
     /// A release of which so many percent of the requests fail.
     pub fn failing(version: &str, percent: &str) -> Self {
-        Self { version: version.into(), faults: vec![("ERROR_RATE", percent.into())] }
+        Self {
+            version: version.into(),
+            faults: vec![("ERROR_RATE", percent.into())],
+        }
     }
 
     /// A release with a fault of its own.
     pub fn with(version: &str, fault: &'static str, value: &str) -> Self {
-        Self { version: version.into(), faults: vec![(fault, value.into())] }
+        Self {
+            version: version.into(),
+            faults: vec![(fault, value.into())],
+        }
     }
 }
 
@@ -107,7 +113,12 @@ pub fn set_env(rollout: &mut Value, name: &str, value: &str) {
 /// The pod template: the sample service with good manners.
 pub fn template(app: &str, release: &Release) -> Value {
     let mut env = vec![json!({"name": "VERSION", "value": release.version})];
-    env.extend(release.faults.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    env.extend(
+        release
+            .faults
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value})),
+    );
     json!({
         "metadata": {
             "labels": {"app": app},
@@ -122,7 +133,8 @@ pub fn template(app: &str, release: &Release) -> Value {
                 "imagePullPolicy": "IfNotPresent",
                 "env": env,
                 "ports": [{"name": "http", "containerPort": 8080}],
-                // On a busy machine an answer takes more than the usual second, which is no reason to take the pod out.
+                // On a busy machine an answer takes more than the usual second, which is no reason
+                // to take the pod out.
                 "readinessProbe": {
                     "httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 5,
                 },
@@ -137,7 +149,8 @@ pub fn template(app: &str, release: &Release) -> Value {
     })
 }
 
-/// The HTTPRoute as a user writes it: the stable Service alone, and another rule that is nobody's business.
+/// The HTTPRoute as a user writes it: the stable Service alone, and another rule that is nobody's
+/// business.
 pub fn http_route(name: &str, host: &str, gateway: (&str, &str)) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1",

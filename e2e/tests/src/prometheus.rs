@@ -26,9 +26,20 @@ impl Prometheus {
     ///
     /// # Errors
     /// If this is not the local cluster, or if it is not ready after a minute.
-    pub async fn of_traefik(env: &Env, name: &str, scrape_interval: &str, relabeling: Value) -> Result<Self> {
-        let cluster = env.cluster.as_ref().context("a second Prometheus needs the programs of the local cluster")?;
-        let folder = env.checkout.join(".local/e2e").join(format!("prometheus-{name}"));
+    pub async fn of_traefik(
+        env: &Env,
+        name: &str,
+        scrape_interval: &str,
+        relabeling: Value,
+    ) -> Result<Self> {
+        let cluster = env
+            .cluster
+            .as_ref()
+            .context("a second Prometheus needs the programs of the local cluster")?;
+        let folder = env
+            .checkout
+            .join(".local/e2e")
+            .join(format!("prometheus-{name}"));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }
@@ -43,22 +54,33 @@ impl Prometheus {
         });
         let file = folder.join("prometheus.json");
         std::fs::write(&file, format!("{configuration:#}"))?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
         let log = File::create(folder.join("log"))?;
         let child = Command::new(cluster.program(Component::Prometheus))
             .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("data").display()
+            ))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
-        let prometheus = Self { _child: child, folder, url: format!("http://127.0.0.1:{port}") };
+        let prometheus = Self {
+            _child: child,
+            folder,
+            url: format!("http://127.0.0.1:{port}"),
+        };
         let ready = format!("{}/-/ready", prometheus.url);
-        eventually("the second Prometheus is ready", Duration::from_secs(60), async || {
-            Ok(reqwest::get(&ready).await?.status().is_success())
-        })
+        eventually(
+            "the second Prometheus is ready",
+            Duration::from_secs(60),
+            async || Ok(reqwest::get(&ready).await?.status().is_success()),
+        )
         .await?;
         Ok(prometheus)
     }

@@ -24,7 +24,10 @@ use crate::manifests::{self, Release, Spec};
 pub fn gateway() -> (String, String) {
     let named = std::env::var("GATEWAY").ok();
     let named = named.as_deref().and_then(|named| named.split_once('/'));
-    named.map_or_else(|| ("gateway-system".into(), "local".into()), |(space, name)| (space.into(), name.into()))
+    named.map_or_else(
+        || ("gateway-system".into(), "local".into()),
+        |(space, name)| (space.into(), name.into()),
+    )
 }
 
 /// One service in a namespace of its own.
@@ -41,7 +44,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Makes the namespace (restricted pod security) and the route; a left-over one of a killed run is removed first.
+    /// Makes the namespace (restricted pod security) and the route; a left-over one of a killed run
+    /// is removed first.
     ///
     /// # Errors
     /// When the API server refuses.
@@ -78,7 +82,9 @@ impl Shop {
             "metadata": {"name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         });
         let namespaces = Api::<Namespace>::all(shop.client.clone());
-        namespaces.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        namespaces
+            .create(&PostParams::default(), &serde_json::from_value(object)?)
+            .await?;
         Ok(shop)
     }
 
@@ -108,13 +114,20 @@ impl Shop {
         self.remove_namespace().await
     }
 
-    /// A killed run has left Rollouts behind, and perhaps no controller runs that could restore their routes, which go anyway.
+    /// A killed run has left Rollouts behind, and perhaps no controller runs that could restore
+    /// their routes, which go anyway.
     async fn let_go_of_rollouts(&self) -> Result<()> {
         let rollouts = self.api::<Rollout>();
         let left = rollouts.list_metadata(&ListParams::default()).await?;
-        for rollout in left.items.iter().filter(|rollout| !rollout.finalizers().is_empty()) {
+        for rollout in left
+            .items
+            .iter()
+            .filter(|rollout| !rollout.finalizers().is_empty())
+        {
             let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-            rollouts.patch_metadata(&rollout.name_any(), &PatchParams::default(), &none).await?;
+            rollouts
+                .patch_metadata(&rollout.name_any(), &PatchParams::default(), &none)
+                .await?;
         }
         Ok(())
     }
@@ -126,17 +139,35 @@ impl Shop {
         }
         // Rollouts first, while the controller can still restore their routes.
         let rollouts = self.api::<Rollout>();
-        if rollouts.list(&ListParams::default()).await.is_ok_and(|list| !list.items.is_empty()) {
-            rollouts.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-            self.eventually("the Rollouts are gone", Duration::from_secs(60), async || {
-                Ok(rollouts.list(&ListParams::default()).await?.items.is_empty())
-            })
+        if rollouts
+            .list(&ListParams::default())
+            .await
+            .is_ok_and(|list| !list.items.is_empty())
+        {
+            rollouts
+                .delete_collection(&DeleteParams::default(), &ListParams::default())
+                .await?;
+            self.eventually(
+                "the Rollouts are gone",
+                Duration::from_secs(60),
+                async || {
+                    Ok(rollouts
+                        .list(&ListParams::default())
+                        .await?
+                        .items
+                        .is_empty())
+                },
+            )
             .await?;
         }
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
-        self.eventually("the namespace is gone", Duration::from_secs(120), async || {
-            Ok(namespaces.get_opt(&self.namespace).await?.is_none())
-        })
+        namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await?;
+        self.eventually(
+            "the namespace is gone",
+            Duration::from_secs(120),
+            async || Ok(namespaces.get_opt(&self.namespace).await?.is_none()),
+        )
         .await
     }
 
@@ -152,7 +183,11 @@ impl Shop {
     /// The API of HTTPRoutes here.
     pub fn routes(&self) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
-        Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::from_gvk(&kind))
+        Api::namespaced_with(
+            self.client.clone(),
+            &self.namespace,
+            &ApiResource::from_gvk(&kind),
+        )
     }
 
     /// Applies any object of this namespace, as `kubectl apply --server-side` does.
@@ -165,10 +200,20 @@ impl Shop {
             || (String::new(), text("apiVersion")),
             |(group, version)| (group.to_owned(), version.to_owned()),
         );
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(&group, &version, &text("kind")));
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        api.patch(&name, &PatchParams::apply("serin-e2e").force(), &Patch::Apply(&object)).await
+        let resource =
+            ApiResource::from_gvk(&GroupVersionKind::gvk(&group, &version, &text("kind")));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let name = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        api.patch(
+            &name,
+            &PatchParams::apply("serin-e2e").force(),
+            &Patch::Apply(&object),
+        )
+        .await
     }
 
     /// Declares a release, as Git would.
@@ -176,7 +221,9 @@ impl Shop {
     /// # Errors
     /// When the API server refuses.
     pub async fn declare(&self, spec: &Spec, release: &Release) -> Result<Rollout> {
-        let object = self.apply(manifests::rollout(&self.name, spec, release)).await?;
+        let object = self
+            .apply(manifests::rollout(&self.name, spec, release))
+            .await?;
         Ok(object.try_parse()?)
     }
 
@@ -186,7 +233,12 @@ impl Shop {
     /// When it does not become stable within a minute and a half.
     pub async fn first(&self, spec: &Spec, release: &Release) -> Result<()> {
         self.declare(spec, release).await?;
-        self.until("the first release is stable", Duration::from_secs(90), is_stable).await?;
+        self.until(
+            "the first release is stable",
+            Duration::from_secs(90),
+            is_stable,
+        )
+        .await?;
         self.answers().await
     }
 
@@ -202,14 +254,27 @@ impl Shop {
     ///
     /// # Errors
     /// If none does within half a minute.
-    pub async fn until_answered(&self, path: &str, is_expected: impl Fn(&str) -> bool) -> Result<()> {
+    pub async fn until_answered(
+        &self,
+        path: &str,
+        is_expected: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let (url, host) = (format!("{}{path}", self.gateway_url), self.host.clone());
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
-        self.eventually(&format!("the gateway answers {path}"), Duration::from_secs(30), async || {
-            let answer = http.get(&url).header("host", &host).send().await?;
-            let version = answer.headers().get("x-version").and_then(|version| version.to_str().ok());
-            Ok(version.is_some_and(&is_expected))
-        })
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(2))
+            .build()?;
+        self.eventually(
+            &format!("the gateway answers {path}"),
+            Duration::from_secs(30),
+            async || {
+                let answer = http.get(&url).header("host", &host).send().await?;
+                let version = answer
+                    .headers()
+                    .get("x-version")
+                    .and_then(|version| version.to_str().ok());
+                Ok(version.is_some_and(&is_expected))
+            },
+        )
         .await
     }
 
@@ -233,7 +298,12 @@ impl Shop {
     ///
     /// # Errors
     /// When it is not in time; the error tells what it says of itself instead.
-    pub async fn until(&self, what: &str, time: Duration, done: impl Fn(&Rollout) -> bool) -> Result<Rollout> {
+    pub async fn until(
+        &self,
+        what: &str,
+        time: Duration,
+        done: impl Fn(&Rollout) -> bool,
+    ) -> Result<Rollout> {
         let condition = |rollout: Option<&Rollout>| rollout.is_some_and(&done);
         let found = async {
             loop {
@@ -254,16 +324,25 @@ impl Shop {
                     "conditions": status.conditions.iter().filter(|condition| condition.status == "False")
                         .map(|condition| format!("{}: {}", condition.type_, condition.message)).collect::<Vec<_>>(),
                 });
-                bail!("{}: not within {time:?}: {what}; it says {seen:#}", self.namespace)
+                bail!(
+                    "{}: not within {time:?}: {what}; it says {seen:#}",
+                    self.namespace
+                )
             }
         }
     }
 
-    /// Waits until a question about the cluster is answered with yes; a failed question counts as no.
+    /// Waits until a question about the cluster is answered with yes; a failed question counts as
+    /// no.
     ///
     /// # Errors
     /// When it is not in time.
-    pub async fn eventually(&self, what: &str, time: Duration, ask: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    pub async fn eventually(
+        &self,
+        what: &str,
+        time: Duration,
+        ask: impl AsyncFn() -> Result<bool>,
+    ) -> Result<()> {
         eventually(&format!("{}: {what}", self.namespace), time, ask).await
     }
 
@@ -277,8 +356,15 @@ impl Shop {
         time: Duration,
         done: impl Fn(&Rollout) -> bool,
     ) -> Result<Rollout> {
-        let rollout = self.until(what, time, |rollout| is_aborted(rollout) || done(rollout)).await?;
-        ensure!(!is_aborted(&rollout), "{}: aborted before: {what}: {}", self.namespace, abort_message(&rollout));
+        let rollout = self
+            .until(what, time, |rollout| is_aborted(rollout) || done(rollout))
+            .await?;
+        ensure!(
+            !is_aborted(&rollout),
+            "{}: aborted before: {what}: {}",
+            self.namespace,
+            abort_message(&rollout)
+        );
         Ok(rollout)
     }
 
@@ -288,7 +374,12 @@ impl Shop {
     /// If the release is aborted meanwhile.
     pub async fn runs_without_abort(&self, time: Duration) -> Result<()> {
         let condition = |rollout: Option<&Rollout>| rollout.is_some_and(is_aborted);
-        match tokio::time::timeout(time, await_condition(self.api::<Rollout>(), &self.name, condition)).await {
+        match tokio::time::timeout(
+            time,
+            await_condition(self.api::<Rollout>(), &self.name, condition),
+        )
+        .await
+        {
             Err(_elapsed) => Ok(()),
             Ok(found) => {
                 let message = found?.as_ref().map(abort_message).unwrap_or_default();
@@ -303,7 +394,9 @@ impl Shop {
     /// If the API server refuses.
     pub async fn scale(&self, replicas: u32) -> Result<()> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        self.api::<Rollout>().patch_scale(&self.name, &PatchParams::default(), &patch).await?;
+        self.api::<Rollout>()
+            .patch_scale(&self.name, &PatchParams::default(), &patch)
+            .await?;
         Ok(())
     }
 
@@ -314,11 +407,19 @@ impl Shop {
     pub async fn until_available(&self, revision: &str, count: i32, time: Duration) -> Result<()> {
         let sets = self.api::<ReplicaSet>();
         let selector = ListParams::default().labels(&format!("serin.dev/revision={revision}"));
-        self.eventually(&format!("{revision} has {count} available pods"), time, async || {
-            let sets = sets.list(&selector).await?.items;
-            let available = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.available_replicas);
-            Ok(sets.iter().filter_map(available).sum::<i32>() == count)
-        })
+        self.eventually(
+            &format!("{revision} has {count} available pods"),
+            time,
+            async || {
+                let sets = sets.list(&selector).await?.items;
+                let available = |set: &ReplicaSet| {
+                    set.status
+                        .as_ref()
+                        .and_then(|status| status.available_replicas)
+                };
+                Ok(sets.iter().filter_map(available).sum::<i32>() == count)
+            },
+        )
         .await
     }
 
@@ -361,10 +462,23 @@ impl Shop {
     /// # Errors
     /// When the ReplicaSets cannot be read.
     pub async fn desired(&self) -> Result<BTreeMap<String, i32>> {
-        let sets = self.api::<ReplicaSet>().list(&ListParams::default()).await?;
+        let sets = self
+            .api::<ReplicaSet>()
+            .list(&ListParams::default())
+            .await?;
         let desired = sets.iter().map(|set| {
-            let revision = set.labels().get("serin.dev/revision").cloned().unwrap_or_default();
-            (revision, set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1))
+            let revision = set
+                .labels()
+                .get("serin.dev/revision")
+                .cloned()
+                .unwrap_or_default();
+            (
+                revision,
+                set.spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1),
+            )
         });
         Ok(desired.collect())
     }
@@ -374,9 +488,20 @@ impl Shop {
     /// # Errors
     /// If the ReplicaSets cannot be read.
     pub async fn desired_of_rollout(&self) -> Result<i32> {
-        let sets = self.api::<ReplicaSet>().list(&ListParams::default()).await?;
-        let is_own = |set: &&ReplicaSet| set.owner_references().iter().any(|owner| owner.name == self.name);
-        Ok(sets.iter().filter(is_own).filter_map(|set| set.spec.as_ref()?.replicas).sum())
+        let sets = self
+            .api::<ReplicaSet>()
+            .list(&ListParams::default())
+            .await?;
+        let is_own = |set: &&ReplicaSet| {
+            set.owner_references()
+                .iter()
+                .any(|owner| owner.name == self.name)
+        };
+        Ok(sets
+            .iter()
+            .filter(is_own)
+            .filter_map(|set| set.spec.as_ref()?.replicas)
+            .sum())
     }
 
     /// The pods here.
@@ -393,7 +518,10 @@ impl Shop {
     /// When they cannot be read.
     pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
         let events = self.api::<Event>().list(&ListParams::default()).await?;
-        let of_reason = events.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        let of_reason = events
+            .items
+            .into_iter()
+            .filter(|event| event.reason.as_deref() == Some(reason));
         Ok(of_reason.filter_map(|event| event.note).collect())
     }
 
@@ -403,7 +531,9 @@ impl Shop {
     /// When the API server refuses it, or it has no outcome within 20 s.
     pub async fn command(&self, verb: &str, expect: Value) -> Result<(bool, String)> {
         let review = Api::<SelfSubjectReview>::all(self.client.clone());
-        let review = review.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
+        let review = review
+            .create(&PostParams::default(), &SelfSubjectReview::default())
+            .await?;
         let requested_by = review.status.and_then(|status| status.user_info?.username);
         let object = json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
@@ -413,13 +543,23 @@ impl Shop {
             },
         });
         let commands = self.api::<RolloutCommand>();
-        let made = commands.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        let made = commands
+            .create(&PostParams::default(), &serde_json::from_value(object)?)
+            .await?;
         let done = |command: Option<&RolloutCommand>| {
-            command.and_then(|command| command.status.as_ref()).is_some_and(|status| status.outcome.is_some())
+            command
+                .and_then(|command| command.status.as_ref())
+                .is_some_and(|status| status.outcome.is_some())
         };
         let name = made.name_any();
-        let waited = tokio::time::timeout(Duration::from_secs(20), await_condition(commands, &name, done));
-        let command = waited.await.context("no outcome within 20 s")??.context("the command is gone")?;
+        let waited = tokio::time::timeout(
+            Duration::from_secs(20),
+            await_condition(commands, &name, done),
+        );
+        let command = waited
+            .await
+            .context("no outcome within 20 s")??
+            .context("the command is gone")?;
         let status = command.status.unwrap_or_default();
         let is_done = status.outcome == Some(serin_crds::command::CommandOutcome::Done);
         Ok((is_done, status.message.unwrap_or_default()))
@@ -428,10 +568,17 @@ impl Shop {
 
 /// The share that a route's first rule gives to one of its backends.
 pub fn share_of(route: &DynamicObject, backend: &str) -> Weight {
-    let backends = route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
+    let backends = route.data["spec"]["rules"][0]["backendRefs"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let weight = |backend: &Value| backend["weight"].as_u64().unwrap_or(1);
     let total: u64 = backends.iter().map(weight).sum();
-    let share: u64 = backends.iter().filter(|found| found["name"] == backend).map(weight).sum();
+    let share: u64 = backends
+        .iter()
+        .filter(|found| found["name"] == backend)
+        .map(weight)
+        .sum();
     let thousandths = (share * 100_000).checked_div(total).unwrap_or(0);
     Weight::from_thousandths(u32::try_from(thousandths).unwrap_or(u32::MAX))
 }
@@ -449,22 +596,27 @@ pub fn is_stable(rollout: &Rollout) -> bool {
 /// Whether the newest release was given up.
 pub fn is_aborted(rollout: &Rollout) -> bool {
     rollout.status.as_ref().is_some_and(|status| {
-        status.stage.as_deref() == Some("Aborted") && status.observed_generation == rollout.metadata.generation
+        status.stage.as_deref() == Some("Aborted")
+            && status.observed_generation == rollout.metadata.generation
     })
 }
 
 /// Whether the release waits for a person or for time, and the newest generation is observed.
 pub fn is_paused(rollout: &Rollout) -> bool {
-    rollout
-        .status
-        .as_ref()
-        .is_some_and(|status| status.pause.is_some() && status.observed_generation == rollout.metadata.generation)
+    rollout.status.as_ref().is_some_and(|status| {
+        status.pause.is_some() && status.observed_generation == rollout.metadata.generation
+    })
 }
 
 /// The reason of the abort.
 fn abort_message(rollout: &Rollout) -> String {
-    let abort = rollout.status.as_ref().and_then(|status| status.abort.as_ref());
-    abort.map(|abort| format!("{}: {}", abort.cause, abort.message)).unwrap_or_default()
+    let abort = rollout
+        .status
+        .as_ref()
+        .and_then(|status| status.abort.as_ref());
+    abort
+        .map(|abort| format!("{}: {}", abort.cause, abort.message))
+        .unwrap_or_default()
 }
 
 /// Ends the load; what it has seen.
@@ -473,7 +625,12 @@ fn abort_message(rollout: &Rollout) -> String {
 /// When a request was lost to routing.
 pub async fn stop_without_loss(load: LoadHandle) -> Result<Report> {
     let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    ensure!(
+        report.lost_nothing(),
+        "{}\n{:#?}",
+        report.summary(),
+        report.details
+    );
     Ok(report)
 }
 
@@ -486,7 +643,11 @@ pub fn verified(rollout: &Rollout) -> Option<f64> {
 ///
 /// # Errors
 /// When it is not in time, with the last failure.
-pub async fn eventually(what: &str, time: Duration, ask: impl AsyncFn() -> Result<bool>) -> Result<()> {
+pub async fn eventually(
+    what: &str,
+    time: Duration,
+    ask: impl AsyncFn() -> Result<bool>,
+) -> Result<()> {
     let mut last = None;
     let asking = async {
         loop {

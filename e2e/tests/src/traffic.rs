@@ -11,11 +11,15 @@ fn answers(report: &Report, span: impl RangeBounds<Duration>, version: &str) -> 
     let answered = |counts: &Counts| counts.ok + counts.service_errors;
     let by_version = report.between(span).counts_by_version();
     let of_version = by_version.get(&Some(version)).map_or(0, answered);
-    let all = by_version.iter().filter(|(version, _)| version.is_some()).map(|(_, counts)| answered(counts));
+    let all = by_version
+        .iter()
+        .filter(|(version, _)| version.is_some())
+        .map(|(_, counts)| answered(counts));
     (of_version, all.sum())
 }
 
-/// Checks that a version answered at most a share of the requests in a span of time, apart from sampling noise.
+/// Checks that a version answered at most a share of the requests in a span of time, apart from
+/// sampling noise.
 ///
 /// # Errors
 /// If it answered more.
@@ -34,7 +38,8 @@ pub fn ensure_share_at_most(
     Ok(())
 }
 
-/// The same for every window of this length in a span of time, so that a short excess is not hidden by a long average.
+/// The same for every window of this length in a span of time, so that a short excess is not hidden
+/// by a long average.
 ///
 /// # Errors
 /// If the version answered more in one of the windows.
@@ -48,18 +53,24 @@ pub fn ensure_share_at_most_in_windows(
     let mut start = span.start;
     while start < span.end {
         let end = (start + window).min(span.end);
-        ensure_share_at_most(report, start..end, version, share)
-            .map_err(|error| error.context(format!("between {start:.1?} and {end:.1?} of the load")))?;
+        ensure_share_at_most(report, start..end, version, share).map_err(|error| {
+            error.context(format!("between {start:.1?} and {end:.1?} of the load"))
+        })?;
         start = end;
     }
     Ok(())
 }
 
-/// The expected number plus five standard deviations, and two requests for the rounding of the gateway's round robin.
+/// The expected number plus five standard deviations, and two requests for the rounding of the
+/// gateway's round robin.
 fn most_answers(all: u64, share: f64) -> u64 {
     let all = f64::from(u32::try_from(all).unwrap_or(u32::MAX));
     let noise = 5.0 * (all * share * (1.0 - share)).sqrt();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 2 and 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 2 and 2^32"
+    )]
     let most = (all * share + noise).ceil() as u64;
     most + 2
 }

@@ -1,4 +1,5 @@
-//! How releases are judged on the real cluster: those that are as good as stable, and those that fail ten times as often.
+//! How releases are judged on the real cluster: those that are as good as stable, and those that
+//! fail ten times as often.
 
 use std::time::Duration;
 
@@ -57,13 +58,17 @@ pub struct Verdict {
 /// Releases them all and tells how each ended.
 ///
 /// # Errors
-/// When a good release is rolled back or a bad one is not, when one spends more than its allotment, or a request is lost to
-/// routing.
+/// When a good release is rolled back or a bad one is not, when one spends more than its allotment,
+/// or a request is lost to routing.
 pub async fn run(env: &Env, options: Options) -> Result<()> {
     let services = options.services.max(1);
     let share = |count: u32, index: u32| count / services + u32::from(index < count % services);
     let shops = (0..services).map(|index| {
-        let own = Options { same: share(options.same, index), worse: share(options.worse, index), ..options };
+        let own = Options {
+            same: share(options.same, index),
+            worse: share(options.worse, index),
+            ..options
+        };
         service(env, index, own)
     });
     let judged: Vec<(Vec<Verdict>, Vec<Verdict>)> = try_join_all(shops).await?;
@@ -71,12 +76,31 @@ pub async fn run(env: &Env, options: Options) -> Result<()> {
     let (same, worse) = (same.concat(), worse.concat());
     print("as good as stable", &same);
     print("ten times the errors", &worse);
-    let rolled_back = |verdicts: &[Verdict]| verdicts.iter().filter(|verdict| verdict.rolled_back).count();
-    println!("as good as stable: {} of {} rolled back", rolled_back(&same), same.len());
-    println!("ten times the errors: {} of {} rolled back", rolled_back(&worse), worse.len());
+    let rolled_back = |verdicts: &[Verdict]| {
+        verdicts
+            .iter()
+            .filter(|verdict| verdict.rolled_back)
+            .count()
+    };
+    println!(
+        "as good as stable: {} of {} rolled back",
+        rolled_back(&same),
+        same.len()
+    );
+    println!(
+        "ten times the errors: {} of {} rolled back",
+        rolled_back(&worse),
+        worse.len()
+    );
     ensure!(rolled_back(&same) == 0, "a good release was rolled back");
-    ensure!(rolled_back(&worse) == worse.len(), "a bad release was promoted");
-    let over = same.iter().chain(&worse).find(|verdict| verdict.spent > verdict.allotment);
+    ensure!(
+        rolled_back(&worse) == worse.len(),
+        "a bad release was promoted"
+    );
+    let over = same
+        .iter()
+        .chain(&worse)
+        .find(|verdict| verdict.spent > verdict.allotment);
     ensure!(over.is_none(), "it spent more than its allotment: {over:?}");
     Ok(())
 }
@@ -94,32 +118,59 @@ async fn service(env: &Env, index: u32, options: Options) -> Result<(Vec<Verdict
     let load = shop.load(options.rate_per_second)?;
     // What is compared with must have been seen for a while.
     let history = Duration::from_secs(30);
-    shop.eventually("it has served for a while", history * 2, async || Ok(load.elapsed() > history)).await?;
+    shop.eventually("it has served for a while", history * 2, async || {
+        Ok(load.elapsed() > history)
+    })
+    .await?;
     let (mut same, mut worse) = (Vec::new(), Vec::new());
     for number in 1..=options.same {
-        same.push(release(&shop, &load, &spec("40s"), &Release::good(&format!("same-{number}"))).await?);
+        same.push(
+            release(
+                &shop,
+                &load,
+                &spec("40s"),
+                &Release::good(&format!("same-{number}")),
+            )
+            .await?,
+        );
     }
     for number in 1..=options.worse {
         let bad = Release::failing(&format!("worse-{number}"), "0.5");
         worse.push(release(&shop, &load, &spec("900s"), &bad).await?);
     }
     let report = load.stop().await;
-    ensure!(report.lost_nothing(), "{}\n{:#?}", report.summary(), report.details);
+    ensure!(
+        report.lost_nothing(),
+        "{}\n{:#?}",
+        report.summary(),
+        report.details
+    );
     shop.close().await?;
     Ok((same, worse))
 }
 
-async fn release(shop: &Shop, load: &LoadHandle, spec: &Spec, release: &Release) -> Result<Verdict> {
+async fn release(
+    shop: &Shop,
+    load: &LoadHandle,
+    spec: &Spec,
+    release: &Release,
+) -> Result<Verdict> {
     let declared_at = Timestamp::now();
     shop.declare(spec, release).await?;
-    let ended =
-        shop.until("decided", Duration::from_secs(1_000), |rollout| is_stable(rollout) || is_aborted(rollout)).await?;
+    let ended = shop
+        .until("decided", Duration::from_secs(1_000), |rollout| {
+            is_stable(rollout) || is_aborted(rollout)
+        })
+        .await?;
     let decided_at = Timestamp::now();
     let status = ended.status.context("a status")?;
     let report = load.report_so_far();
     let answers = report.all();
     let answers = answers.of_version(&release.version);
-    let first = answers.answers().next().context("an answer of the canary")?;
+    let first = answers
+        .answers()
+        .next()
+        .context("an answer of the canary")?;
     let counts = answers.counts();
     let (allotment, spent) = budget(&status);
     let verdict = Verdict {
@@ -129,7 +180,8 @@ async fn release(shop: &Shop, load: &LoadHandle, spec: &Spec, release: &Release)
         cause: status.abort.map(|abort| abort.cause),
         declared_at,
         decided_at,
-        judged_for: Duration::try_from(decided_at.duration_since(report.wall_clock(first.ended()))).unwrap_or_default(),
+        judged_for: Duration::try_from(decided_at.duration_since(report.wall_clock(first.ended())))
+            .unwrap_or_default(),
         requests: counts.ok + counts.service_errors,
         errors: counts.service_errors,
         allotment,
@@ -139,7 +191,11 @@ async fn release(shop: &Shop, load: &LoadHandle, spec: &Spec, release: &Release)
         "{} {}: {} after {:.0} s",
         verdict.namespace,
         verdict.version,
-        if verdict.rolled_back { "rolled back" } else { "promoted" },
+        if verdict.rolled_back {
+            "rolled back"
+        } else {
+            "promoted"
+        },
         verdict.judged_for.as_secs_f64()
     );
     Ok(verdict)
@@ -148,18 +204,28 @@ async fn release(shop: &Shop, load: &LoadHandle, spec: &Spec, release: &Release)
 /// Allotted and spent, in errors, of the one objective.
 fn budget(status: &RolloutStatus) -> (f64, f64) {
     let of = status.evidence.first();
-    let allotment = of.and_then(|evidence| evidence.budget_allotment).unwrap_or(f64::INFINITY);
-    (allotment, of.and_then(|evidence| evidence.budget_spent).unwrap_or_default())
+    let allotment = of
+        .and_then(|evidence| evidence.budget_allotment)
+        .unwrap_or(f64::INFINITY);
+    (
+        allotment,
+        of.and_then(|evidence| evidence.budget_spent)
+            .unwrap_or_default(),
+    )
 }
 
 fn print(what: &str, verdicts: &[Verdict]) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
-        "SERVICE", "RELEASE", "DECLARED", "DECIDED", "OUTCOME", "JUDGED", "REQUESTS", "ERRORS", "SPENT", "ALLOTTED",
+        "SERVICE", "RELEASE", "DECLARED", "DECIDED", "OUTCOME", "JUDGED", "REQUESTS", "ERRORS",
+        "SPENT", "ALLOTTED",
     ]);
     for verdict in verdicts {
-        let outcome = verdict.cause.clone().unwrap_or_else(|| "promoted".to_owned());
+        let outcome = verdict
+            .cause
+            .clone()
+            .unwrap_or_else(|| "promoted".to_owned());
         table.add_row([
             verdict.namespace.clone(),
             verdict.version.clone(),

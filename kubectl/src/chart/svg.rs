@@ -29,7 +29,11 @@ struct Axis {
 
 impl Axis {
     fn place(&self, at: f64) -> f64 {
-        if self.scale == Scale::Logarithmic { at.max(f64::MIN_POSITIVE).log10() } else { at }
+        if self.scale == Scale::Logarithmic {
+            at.max(f64::MIN_POSITIVE).log10()
+        } else {
+            at
+        }
     }
 }
 
@@ -83,7 +87,11 @@ pub(super) fn draw(chart: &Chart) -> Drawn<String> {
 
 /// The panel's title and, below it, its lines by name: nothing of the data is covered.
 fn heading(panel: &Panel, area: &Area<'_>) -> Drawn<()> {
-    area.draw(&Text::new(panel.title.as_str(), (LEFT, 8), (FONT, 17).into_font()))?;
+    area.draw(&Text::new(
+        panel.title.as_str(),
+        (LEFT, 8),
+        (FONT, 17).into_font(),
+    ))?;
     let mut from = LEFT;
     let mut known: Vec<(&str, Ink)> = Vec::new();
     for line in panel.lines.iter().rev() {
@@ -91,8 +99,15 @@ fn heading(panel: &Panel, area: &Area<'_>) -> Drawn<()> {
             continue;
         }
         known.push((&line.name, line.ink));
-        area.draw(&PathElement::new([(from, 38), (from + 20, 38)], style(line)))?;
-        area.draw(&Text::new(line.name.as_str(), (from + 26, 31), (FONT, 15).into_font()))?;
+        area.draw(&PathElement::new(
+            [(from, 38), (from + 20, 38)],
+            style(line),
+        ))?;
+        area.draw(&Text::new(
+            line.name.as_str(),
+            (from + 26, 31),
+            (FONT, 15).into_font(),
+        ))?;
         from += 60 + CHARACTER * i32::try_from(line.name.len())?;
     }
     Ok(())
@@ -101,8 +116,16 @@ fn heading(panel: &Panel, area: &Area<'_>) -> Drawn<()> {
 fn drawn(chart: &Chart, panel: &Panel, area: &Area<'_>) -> Drawn<()> {
     let (head, area) = area.split_vertically(HEADING_HEIGHT);
     heading(panel, &head)?;
-    let across = Axis { ticks: times(chart.span_seconds), scale: Scale::Linear, format: clock };
-    let up = Axis { ticks: panel.ticks(), scale: panel.scale, format: value };
+    let across = Axis {
+        ticks: times(chart.span_seconds),
+        scale: Scale::Linear,
+        format: clock,
+    };
+    let up = Axis {
+        ticks: panel.ticks(),
+        scale: panel.scale,
+        format: value,
+    };
     let (low, high) = ends(&up.ticks);
     let mut context = ChartBuilder::on(&area)
         .margin(8)

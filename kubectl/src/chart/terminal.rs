@@ -38,23 +38,48 @@ fn heading(panel: &Panel) -> String {
             names.push((&line.name, line.ink));
         }
     }
-    let legend: Vec<String> =
-        names.into_iter().map(|(name, ink)| format!("{} {name}", painted("━", colour(ink)))).collect();
+    let legend: Vec<String> = names
+        .into_iter()
+        .map(|(name, ink)| format!("{} {name}", painted("━", colour(ink))))
+        .collect();
     format!("{}\n  {}\n", panel.title, legend.join("   "))
 }
 
 fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
-    let on_axis = |value: f64| if panel.scale == Scale::Logarithmic { value.log10() } else { value };
+    let on_axis = |value: f64| {
+        if panel.scale == Scale::Logarithmic {
+            value.log10()
+        } else {
+            value
+        }
+    };
     let ticks = panel.ticks();
     let (low, high) = ends(&ticks);
     let (low, high) = (on_axis(low), on_axis(high));
     let pieces: Vec<(Ink, Vec<(f64, f64)>)> = panel
         .lines
         .iter()
-        .flat_map(|line| panel.within(line).into_iter().map(|piece| (line.ink, piece)))
-        .map(|(ink, piece)| (ink, piece.into_iter().map(|(at, value)| (at, on_axis(value))).collect()))
+        .flat_map(|line| {
+            panel
+                .within(line)
+                .into_iter()
+                .map(|piece| (line.ink, piece))
+        })
+        .map(|(ink, piece)| {
+            (
+                ink,
+                piece
+                    .into_iter()
+                    .map(|(at, value)| (at, on_axis(value)))
+                    .collect(),
+            )
+        })
         .collect();
-    let moments: Vec<Vec<(f64, f64)>> = chart.moments.iter().map(|at| vec![(*at, low), (*at, high)]).collect();
+    let moments: Vec<Vec<(f64, f64)>> = chart
+        .moments
+        .iter()
+        .map(|at| vec![(*at, low), (*at, high)])
+        .collect();
     let of = |points, colour| {
         Dataset::default()
             .data(points)
@@ -62,13 +87,19 @@ fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
             .graph_type(GraphType::Line)
             .style(Style::new().fg(colour))
     };
-    let mut datasets: Vec<Dataset<'_>> = moments.iter().map(|points| of(points, Color::DarkGray)).collect();
+    let mut datasets: Vec<Dataset<'_>> = moments
+        .iter()
+        .map(|points| of(points, Color::DarkGray))
+        .collect();
     datasets.extend(pieces.iter().map(|(ink, points)| of(points, colour(*ink))));
     let times = times(chart.span_seconds);
     let (from, to) = ends(&times);
     let clocks: Vec<String> = times.into_iter().map(clock).collect();
     // All of one width, so that the panels' axes stand below each other.
-    let labels: Vec<String> = ticks.iter().map(|at| format!("{:>8}", value(*at))).collect();
+    let labels: Vec<String> = ticks
+        .iter()
+        .map(|at| format!("{:>8}", value(*at)))
+        .collect();
     // Labels stand on lines: with so many lines each stands where its value is.
     let distances = ticks.len().saturating_sub(1).max(1);
     let rows = (ROWS - 1).div_ceil(distances) * distances + 1 + AXIS_ROWS;
@@ -107,10 +138,19 @@ fn printed(buffer: &Buffer) -> String {
     let mut text = String::new();
     let columns = usize::from(buffer.area.width);
     for row in buffer.content.chunks(columns) {
-        let end = row.iter().rposition(|cell| cell.symbol() != " ").map_or(0, |last| last + 1);
+        let end = row
+            .iter()
+            .rposition(|cell| cell.symbol() != " ")
+            .map_or(0, |last| last + 1);
         for cells in row[..end].chunk_by(|one, next| one.fg == next.fg) {
-            let run: String = cells.iter().map(ratatui_core::buffer::Cell::symbol).collect();
-            text.push_str(&painted(&run, cells.first().map_or(Color::Reset, |cell| cell.fg)));
+            let run: String = cells
+                .iter()
+                .map(ratatui_core::buffer::Cell::symbol)
+                .collect();
+            text.push_str(&painted(
+                &run,
+                cells.first().map_or(Color::Reset, |cell| cell.fg),
+            ));
         }
         text.push('\n');
     }

@@ -34,8 +34,19 @@ fn the_three_panels_are_drawn_in_a_terminal() {
 fn the_svg_holds_the_lines_the_names_and_nothing_that_is_not_a_number() {
     let drawn = course().chart().unwrap().to_svg().unwrap();
     assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"));
-    assert!(drawn.matches("<polyline").count() > 10, "{}", drawn.matches("<polyline").count());
-    for words in ["checkout: availability", "rolls back at 100", "upper bound", "Budget used", "10m", "2m"] {
+    assert!(
+        drawn.matches("<polyline").count() > 10,
+        "{}",
+        drawn.matches("<polyline").count()
+    );
+    for words in [
+        "checkout: availability",
+        "rolls back at 100",
+        "upper bound",
+        "Budget used",
+        "10m",
+        "2m",
+    ] {
         assert!(drawn.contains(words), "{words}");
     }
     assert!(!drawn.contains("NaN") && !drawn.contains("inf"));
@@ -44,14 +55,34 @@ fn the_svg_holds_the_lines_the_names_and_nothing_that_is_not_a_number() {
 #[test]
 fn a_gap_is_not_joined_and_what_is_unknown_is_not_drawn() {
     let mut course = course();
-    course.points.retain(|point| !(150.0..300.0).contains(&point.at_seconds));
-    course.points[0] = Point { excess: None, ..course.points[0] }.bounded(Some(-1.0), Some(1.0));
+    course
+        .points
+        .retain(|point| !(150.0..300.0).contains(&point.at_seconds));
+    course.points[0] = Point {
+        excess: None,
+        ..course.points[0]
+    }
+    .bounded(Some(-1.0), Some(1.0));
     let chart = course.chart().unwrap();
-    let line = |panel: usize, name: &str| chart.panels[panel].lines.iter().find(|line| line.name == name).unwrap();
+    let line = |panel: usize, name: &str| {
+        chart.panels[panel]
+            .lines
+            .iter()
+            .find(|line| line.name == name)
+            .unwrap()
+    };
     assert_eq!(line(0, "E").pieces.len(), 2);
     assert_eq!(line(0, "E").pieces[0].len(), 9);
-    assert_eq!(line(1, "excess").pieces[0].len(), 8, "the first point has none");
-    assert_eq!(line(1, "upper bound").pieces[0].len(), 8, "a bound of 1 is none");
+    assert_eq!(
+        line(1, "excess").pieces[0].len(),
+        8,
+        "the first point has none"
+    );
+    assert_eq!(
+        line(1, "upper bound").pieces[0].len(),
+        8,
+        "a bound of 1 is none"
+    );
 }
 
 #[test]
@@ -68,7 +99,12 @@ fn without_an_allotment_there_is_no_panel_of_it_and_without_points_no_chart() {
 #[test]
 fn evidence_beyond_all_measure_is_drawn_at_the_edge() {
     let mut course = course();
-    course.points.push(Point { at_seconds: 600.0, ln_e: 900.0, excess: Some(0.9), ..Point::default() });
+    course.points.push(Point {
+        at_seconds: 600.0,
+        ln_e: 900.0,
+        excess: Some(0.9),
+        ..Point::default()
+    });
     let chart = course.chart().unwrap();
     assert!((chart.panels[0].range.1 - 1e9).abs() < 1.0);
     assert!(chart.panels[1].range.1 < 5.0, "{:?}", chart.panels[1].range);
@@ -78,7 +114,10 @@ fn evidence_beyond_all_measure_is_drawn_at_the_edge() {
 
 #[test]
 fn an_axis_has_round_numbers_and_holds_all_of_its_data() {
-    assert_eq!(times((0.0, 345.0)), [0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0]);
+    assert_eq!(
+        times((0.0, 345.0)),
+        [0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0]
+    );
     assert_eq!(times((-15.0, 20.0)), [-20.0, -10.0, 0.0, 10.0, 20.0]);
     assert_eq!(times((0.0, 0.0)), [0.0, 1.0]);
     assert_eq!(ends(&times((0.0, 40.0 * 86_400.0))), (0.0, 42.0 * 86_400.0));
@@ -103,7 +142,14 @@ fn an_axis_reads_as_people_write() {
     for (seconds, text) in times {
         assert_eq!(clock(seconds), text);
     }
-    for (number, text) in [(0.0, "0"), (0.05, "0.05"), (100.0, "100"), (1e9, "1e9"), (-0.25, "-0.25"), (1.5, "1.5")] {
+    for (number, text) in [
+        (0.0, "0"),
+        (0.05, "0.05"),
+        (100.0, "100"),
+        (1e9, "1e9"),
+        (-0.25, "-0.25"),
+        (1.5, "1.5"),
+    ] {
         assert_eq!(value(number), text);
     }
 }

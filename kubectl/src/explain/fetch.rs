@@ -29,7 +29,8 @@ use crate::report::{Report, report};
 /// Explains a Rollout.
 ///
 /// # Errors
-/// There is none of that name, the API server or the Prometheus that was named does not answer, or the output cannot be written.
+/// There is none of that name, the API server or the Prometheus that was named does not answer, or
+/// the output cannot be written.
 pub async fn explain(
     connection: &Connection,
     args: &ExplainArgs,
@@ -43,7 +44,11 @@ pub async fn explain(
         Some(analysis) => numbers(analysis, read.plan.as_ref(), &read.status),
         None => Ok(Vec::new()),
     };
-    let case = Case { report: &report, analysis: read.analysis.as_ref(), numbers };
+    let case = Case {
+        report: &report,
+        analysis: read.analysis.as_ref(),
+        numbers,
+    };
     out.write_all(render(&case, look, args.all).as_bytes())?;
     match &args.prometheus {
         Some(address) => {
@@ -78,9 +83,17 @@ pub(super) struct Read {
 impl Read {
     pub(super) fn of(picture: &Picture) -> Self {
         let data = &picture.rollout.data;
-        let status: RolloutStatus = serde_json::from_value(data["status"].clone()).unwrap_or_default();
-        let plan = status.plan.as_ref().and_then(|plan| serde_json::from_value(plan.spec.clone()).ok());
-        Self { analysis: serde_json::from_value(data["spec"]["analysis"].clone()).ok(), status, plan }
+        let status: RolloutStatus =
+            serde_json::from_value(data["status"].clone()).unwrap_or_default();
+        let plan = status
+            .plan
+            .as_ref()
+            .and_then(|plan| serde_json::from_value(plan.spec.clone()).ok());
+        Self {
+            analysis: serde_json::from_value(data["spec"]["analysis"].clone()).ok(),
+            status,
+            plan,
+        }
     }
 
     /// The question that the controller has asked about the last release that was judged.
@@ -92,45 +105,65 @@ impl Read {
         server: serin_judging::prometheus::Server,
     ) -> Result<Question, Failure> {
         let nothing = || {
-            Failure::new(Exit::Usage, "--prometheus: there is no evidence to draw yet")
-                .hint("Evidence begins with the canary's first request.")
+            Failure::new(
+                Exit::Usage,
+                "--prometheus: there is no evidence to draw yet",
+            )
+            .hint("Evidence begins with the canary's first request.")
         };
         let stored = self.status.analysis.as_ref().ok_or_else(nothing)?;
-        let checkpoint: Checkpoint = serde_json::from_value(stored.checkpoint.clone()).map_err(|_| nothing())?;
+        let checkpoint: Checkpoint =
+            serde_json::from_value(stored.checkpoint.clone()).map_err(|_| nothing())?;
         let analysis = self.analysis.clone().ok_or_else(nothing)?;
         let judged = Revision::new(stored.revision.as_str());
         let stable = stable_beside(report, &stored.revision);
         let set_of = |revision: &str| {
-            let known = report.revisions.iter().find(|known| known.revision == revision);
-            let name = known.and_then(|known| known.replica_set.as_ref()).map(|set| set.name.clone());
+            let known = report
+                .revisions
+                .iter()
+                .find(|known| known.revision == revision);
+            let name = known
+                .and_then(|known| known.replica_set.as_ref())
+                .map(|set| set.name.clone());
             name.unwrap_or_else(|| format!("{}-{revision}", report.name))
         };
         let pods: &[Pod] = picture.pods.as_deref().unwrap_or_default();
         let created = |pod: &Pod| Some((pod.name_any(), pod.creation_timestamp()?.0));
         let routing = self.plan.as_ref().and_then(Plan::routing);
         let ended = report.abort.as_ref().map(|abort| abort.at).or_else(|| {
-            let last = report.releases.first().filter(|release| release.revision == stored.revision);
+            let last = report
+                .releases
+                .first()
+                .filter(|release| release.revision == stored.revision);
             last.map(|release| release.at)
         });
         Ok(Question {
             server,
             request: JudgeRequest {
-                rollout: RolloutName { namespace: report.namespace.clone(), name: report.name.clone() },
+                rollout: RolloutName {
+                    namespace: report.namespace.clone(),
+                    name: report.name.clone(),
+                },
                 uid: picture.rollout.uid().unwrap_or_default(),
                 revision: judged,
                 analysis,
                 stable_service: routing.map(|routing| routing.stable_service.clone()),
                 canary_service: routing.map(|routing| routing.canary_service.clone()),
-                rules: routing.map(|routing| RouteRules::planned(&report.namespace, routing)).unwrap_or_default(),
+                rules: routing
+                    .map(|routing| RouteRules::planned(&report.namespace, routing))
+                    .unwrap_or_default(),
                 pod_sides: BTreeMap::new(),
                 stable_replica_set: stable.as_deref().map(set_of),
                 canary_replica_set: set_of(&stored.revision),
                 pods_created_at: pods.iter().filter_map(created).collect::<BTreeMap<_, _>>(),
                 weight: Weight::ZERO,
-                pace: self.plan.as_ref().and_then(|plan| match &plan.canary().pace {
-                    Pace::Evidence(pace) => Some(*pace),
-                    Pace::Steps(_) => None,
-                }),
+                pace: self
+                    .plan
+                    .as_ref()
+                    .and_then(|plan| match &plan.canary().pace {
+                        Pace::Evidence(pace) => Some(*pace),
+                        Pace::Steps(_) => None,
+                    }),
                 proven_at: None,
                 phase: Phase::Release,
                 freeze_lifted: false,
@@ -147,10 +180,17 @@ impl Read {
     }
 }
 
-/// The revision that was stable while `judged` was judged: today's, or, where `judged` is stable by now, the one before.
+/// The revision that was stable while `judged` was judged: today's, or, where `judged` is stable by
+/// now, the one before.
 fn stable_beside(report: &Report, judged: &str) -> Option<String> {
-    let today = report.stable_revision.clone().filter(|stable| stable != judged);
-    let before = report.releases.iter().filter(|release| release.result == "Promoted" && release.revision != judged);
+    let today = report
+        .stable_revision
+        .clone()
+        .filter(|stable| stable != judged);
+    let before = report
+        .releases
+        .iter()
+        .filter(|release| release.result == "Promoted" && release.revision != judged);
     today.or_else(|| before.map(|release| release.revision.clone()).next())
 }
 
@@ -158,11 +198,17 @@ async fn drawn(question: &Question, report: &Report) -> Result<Vec<Chart>, Failu
     let releases = asking::ask(question).await?;
     let first = releases.first().map(|release| {
         let chart = |objective| {
-            let title =
-                format!("{}, revision {}: time since its first request", report.name, question.request.revision);
+            let title = format!(
+                "{}, revision {}: time since its first request",
+                report.name, question.request.revision
+            );
             course(title, release, objective).chart()
         };
-        release.objectives.iter().filter_map(chart).collect::<Vec<_>>()
+        release
+            .objectives
+            .iter()
+            .filter_map(chart)
+            .collect::<Vec<_>>()
     });
     let charts = first.unwrap_or_default();
     if charts.is_empty() {

@@ -10,7 +10,10 @@ pub struct Hold {
 
 /// Of a cause, one CamelCase word.
 pub fn hold(cause: &str) -> Hold {
-    let (meaning, fix) = match of_data(cause).or_else(|| of_access(cause)).or_else(|| of_evidence(cause)) {
+    let (meaning, fix) = match of_data(cause)
+        .or_else(|| of_access(cause))
+        .or_else(|| of_evidence(cause))
+    {
         Some((meaning, fix)) => (meaning, Some(fix)),
         None => ("Until this is over nothing is promoted.", None),
     };
@@ -54,9 +57,10 @@ fn of_data(cause: &str) -> Option<Words> {
             "A counter had a value that cannot be a count.",
             "See what exports it; a recording rule with a rate in it is no counter.",
         ),
-        "InvalidQuery" | "InvalidSpec" | "TooLarge" | "Malformed" | "SpecUnusable" => {
-            ("The question cannot be answered as it is asked.", "Correct the field that is named above.")
-        }
+        "InvalidQuery" | "InvalidSpec" | "TooLarge" | "Malformed" | "SpecUnusable" => (
+            "The question cannot be answered as it is asked.",
+            "Correct the field that is named above.",
+        ),
         "NotConfigured" => (
             "There is nobody to ask for data.",
             "Write spec.analysis.prometheus.address, or give the controller a default.",
@@ -72,8 +76,8 @@ fn of_access(cause: &str) -> Option<Words> {
             "The controller reads no Secret and no ConfigMap that it was not given by name.",
             "Run the two commands above, or have somebody run them who may give rights in that namespace.",
         ),
-        "SecretNotFound" | "ConfigMapNotFound" | "DirectoryNotFound" | "InvalidSecret" | "InvalidConfigMap"
-        | "InvalidDirectory" | "DirectoryForbidden" => (
+        "SecretNotFound" | "ConfigMapNotFound" | "DirectoryNotFound" | "InvalidSecret"
+        | "InvalidConfigMap" | "InvalidDirectory" | "DirectoryForbidden" => (
             "What its Prometheus is to be asked with is missing or cannot be used.",
             "Correct what is named above; it is read again within seconds.",
         ),

@@ -1,7 +1,8 @@
 //! `kubectl serin explain`: why a release is where it is.
 //!
-//! Counts first, comparison second, the guarantee last. Whoever knows no statistics understands what stands above `--all`; whoever does
-//! finds the numbers, the tolerances and the assumptions below it.
+//! Counts first, comparison second, the guarantee last. Whoever knows no statistics understands
+//! what stands above `--all`; whoever does finds the numbers, the tolerances and the assumptions
+//! below it.
 
 use serin_analysis::explain::{duration, e_value, percent, thousands};
 use serin_crds::analysis::AnalysisSpec;
@@ -38,7 +39,11 @@ pub fn render(case: &Case<'_>, look: &Look, all: bool) -> String {
     let mut page = Page::new(look.width);
     let report = case.report;
     let standing = standing(report, case.analysis.is_some(), look);
-    page.field("Rollout", &format!("{} in namespace {}", report.name, report.namespace), paint::strong);
+    page.field(
+        "Rollout",
+        &format!("{} in namespace {}", report.name, report.namespace),
+        paint::strong,
+    );
     page.field("", &standing.headline, of_kind(standing.kind));
     for why in &standing.why {
         page.field("", why, paint::plain);
@@ -50,7 +55,10 @@ pub fn render(case: &Case<'_>, look: &Look, all: bool) -> String {
         }
     } else if standing.kind == Kind::UnderWay || standing.kind == Kind::Held {
         page.heading("Evidence");
-        line(&mut page, "There is none yet: no request to the canary has been counted. This is not success.");
+        line(
+            &mut page,
+            "There is none yet: no request to the canary has been counted. This is not success.",
+        );
     }
     next(&mut page, &standing, case);
     if shows_evidence {
@@ -86,7 +94,12 @@ fn line(page: &mut Page, text: &str) {
 
 /// Counts, comparison and budget of one objective.
 fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
-    let of = case.analysis.and_then(|analysis| analysis.objectives.iter().find(|of| of.name == evidence.objective));
+    let of = case.analysis.and_then(|analysis| {
+        analysis
+            .objectives
+            .iter()
+            .find(|of| of.name == evidence.objective)
+    });
     let promise = of.map_or_else(String::new, |of| format!(" (objective {} %)", of.objective));
     page.heading(&format!("{}{promise}", evidence.objective));
     line(page, &counts(evidence));
@@ -99,9 +112,14 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
         let text = if allotment > 0.0 {
             let part = evidence.budget_spent.unwrap_or(0.0).max(0.0) / allotment;
             let allotment = thousands(allotment.floor());
-            format!("This release has cost {spent} of the {allotment} errors that it may cost ({}).", percent(part))
+            format!(
+                "This release has cost {spent} of the {allotment} errors that it may cost ({}).",
+                percent(part)
+            )
         } else {
-            format!("This release has cost {spent} errors, and nothing is left of the service's error budget.")
+            format!(
+                "This release has cost {spent} errors, and nothing is left of the service's error budget."
+            )
         };
         line(page, &text);
     }
@@ -118,9 +136,15 @@ fn counts(evidence: &EvidenceStatus) -> String {
     if canary.requests <= 0.0 {
         return "No request to the canary has been counted. This is not success.".to_owned();
     }
-    let text = format!("The canary failed {} of {} requests.", thousands(canary.errors), thousands(canary.requests));
+    let text = format!(
+        "The canary failed {} of {} requests.",
+        thousands(canary.errors),
+        thousands(canary.requests)
+    );
     if stable.requests <= 0.0 {
-        return format!("{text} No request to stable has been counted, so there is nothing to compare with.");
+        return format!(
+            "{text} No request to stable has been counted, so there is nothing to compare with."
+        );
     }
     let expected = canary.requests * stable.errors / stable.requests;
     format!(
@@ -131,15 +155,23 @@ fn counts(evidence: &EvidenceStatus) -> String {
     )
 }
 
-/// Of how many requests a difference is told: so many that the least one that matters is a whole request.
+/// Of how many requests a difference is told: so many that the least one that matters is a whole
+/// request.
 fn told_of(margin: f64) -> f64 {
-    [100.0, 1e3, 1e4, 1e5].into_iter().find(|of| margin * of > 1.0 - 1e-9).unwrap_or(1e6)
+    [100.0, 1e3, 1e4, 1e5]
+        .into_iter()
+        .find(|of| margin * of > 1.0 - 1e-9)
+        .unwrap_or(1e6)
 }
 
 /// How many more or fewer requests fail, of so many.
 fn difference(fraction: f64, of: f64) -> String {
     let count = (fraction * of).abs();
-    let count = thousands(if count < 10.0 { (count * 10.0).round() / 10.0 } else { count.round() });
+    let count = thousands(if count < 10.0 {
+        (count * 10.0).round() / 10.0
+    } else {
+        count.round()
+    });
     format!("{count} {}", if fraction < 0.0 { "fewer" } else { "more" })
 }
 
@@ -148,10 +180,18 @@ fn compared(evidence: &EvidenceStatus, margin: f64) -> Option<String> {
     let excess = evidence.excess?;
     let of = told_of(margin);
     // A bound of a whole is no knowledge at all.
-    let lower = evidence.lower.filter(|lower| *lower > -1.0).map(|lower| difference(lower, of));
-    let upper = evidence.upper.filter(|upper| *upper < 1.0).map(|upper| difference(upper, of));
+    let lower = evidence
+        .lower
+        .filter(|lower| *lower > -1.0)
+        .map(|lower| difference(lower, of));
+    let upper = evidence
+        .upper
+        .filter(|upper| *upper < 1.0)
+        .map(|upper| difference(upper, of));
     let known = match (lower, upper) {
-        (Some(lower), Some(upper)) => format!("By these counts the true difference is between {lower} and {upper}."),
+        (Some(lower), Some(upper)) => {
+            format!("By these counts the true difference is between {lower} and {upper}.")
+        }
         (Some(lower), None) => format!("By these counts the true difference is at least {lower}."),
         (None, Some(upper)) => format!("By these counts the true difference is at most {upper}."),
         (None, None) => "It is too early to say how near the truth that is.".to_owned(),
@@ -160,7 +200,10 @@ fn compared(evidence: &EvidenceStatus, margin: f64) -> Option<String> {
     let seen = if excess == 0.0 {
         "So far the canary fails as often as stable.".to_owned()
     } else {
-        format!("So far, of {all} requests the canary fails {} than stable.", difference(excess, of))
+        format!(
+            "So far, of {all} requests the canary fails {} than stable.",
+            difference(excess, of)
+        )
     };
     Some(format!("{seen} {known}"))
 }
@@ -178,17 +221,28 @@ fn next(page: &mut Page, standing: &Standing, case: &Case<'_>) {
     page.heading("What happens next");
     for text in needed.iter().chain(&standing.next) {
         let is_command = text.starts_with("kubectl ");
-        page.wrapped(("  ", "  ", 2), text, if is_command { paint::dim } else { paint::plain });
+        page.wrapped(
+            ("  ", "  ", 2),
+            text,
+            if is_command { paint::dim } else { paint::plain },
+        );
     }
 }
 
 fn needed(numbers: &Numbers) -> Option<String> {
-    let Numbers { told, requests_per_second, .. } = numbers;
+    let Numbers {
+        told,
+        requests_per_second,
+        ..
+    } = numbers;
     let of = told_of(told.margin);
     let margin = difference(told.margin, of);
     let of = thousands(of);
     let needed = told.needed_requests?;
-    if told.counts.canary_requests <= 0.0 || told.counts.stable_requests <= 0.0 || !needed.is_finite() {
+    if told.counts.canary_requests <= 0.0
+        || told.counts.stable_requests <= 0.0
+        || !needed.is_finite()
+    {
         return None;
     }
     if needed <= 0.0 {
@@ -197,12 +251,20 @@ fn needed(numbers: &Numbers) -> Option<String> {
             told.name
         ));
     }
-    let rounded = if needed < 100.0 { needed.ceil() } else { two_digits(needed) };
+    let rounded = if needed < 100.0 {
+        needed.ceil()
+    } else {
+        two_digits(needed)
+    };
     let time = if *requests_per_second > 0.0 {
         format!(
             " (about {} at {} requests/s and this share of them; sooner with a larger one)",
             duration(needed / requests_per_second),
-            thousands(if *requests_per_second < 10.0 { *requests_per_second } else { requests_per_second.round() })
+            thousands(if *requests_per_second < 10.0 {
+                *requests_per_second
+            } else {
+                requests_per_second.round()
+            })
         )
     } else {
         String::new()
@@ -223,13 +285,20 @@ fn two_digits(value: f64) -> f64 {
 /// The guarantee, last.
 fn certain(page: &mut Page, standing: &Standing, case: &Case<'_>) {
     let report = case.report;
-    let threshold = report.evidence.iter().filter_map(|evidence| evidence.threshold).fold(0.0, f64::max);
+    let threshold = report
+        .evidence
+        .iter()
+        .filter_map(|evidence| evidence.threshold)
+        .fold(0.0, f64::max);
     let text = match standing.kind {
         Kind::RolledBack { one_in } => format!(
             "Evidence this strong turns up at most 1 time in {} where a release is as good as stable, however long one looks.",
             thousands(f64::from(one_in))
         ),
-        Kind::Held => "While data is missing or the service is in trouble, nothing is taken for a success.".to_owned(),
+        Kind::Held => {
+            "While data is missing or the service is in trouble, nothing is taken for a success."
+                .to_owned()
+        }
         _ if threshold > 1.0 => format!(
             "A release that is as good as stable is rolled back by evidence at most 1 time in {}, however long and however often one looks.",
             thousands(threshold.round())
@@ -238,13 +307,17 @@ fn certain(page: &mut Page, standing: &Standing, case: &Case<'_>) {
     };
     page.heading("What is certain");
     line(page, &text);
-    let has_bounds = report.evidence.iter().any(|evidence| evidence.excess.is_some());
+    let has_bounds = report
+        .evidence
+        .iter()
+        .any(|evidence| evidence.excess.is_some());
     if let (true, Some(miss)) = (has_bounds, bounds_miss(case)) {
         line(page, &miss);
     }
 }
 
-/// How often the bounds are wrong: the lower one at most with chance alpha, the upper one with beta.
+/// How often the bounds are wrong: the lower one at most with chance alpha, the upper one with
+/// beta.
 fn bounds_miss(case: &Case<'_>) -> Option<String> {
     let judge = case.numbers.as_ref().ok()?.first()?.judge;
     let in_hundred = thousands((100.0 * (judge.alpha + judge.beta) * 10.0).round() / 10.0);
@@ -255,14 +328,46 @@ fn bounds_miss(case: &Case<'_>) -> Option<String> {
 
 /// One objective for whoever knows statistics.
 fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) {
-    let Numbers { told, config, judge, phi, scrapes, last_scrape_ms, requests_per_second } = numbers;
+    let Numbers {
+        told,
+        config,
+        judge,
+        phi,
+        scrapes,
+        last_scrape_ms,
+        requests_per_second,
+    } = numbers;
     page.heading(&format!("{} in numbers", told.name));
     let mut row = |label: &str, text: String| {
-        page.wrapped((&paint::dim(&format!("  {label:<12}")), &" ".repeat(14), 14), &text, paint::plain);
+        page.wrapped(
+            (&paint::dim(&format!("  {label:<12}")), &" ".repeat(14), 14),
+            &text,
+            paint::plain,
+        );
     };
-    row("E", format!("E = {} (rolls back at {})", e_value(told.ln_e), thousands((1.0 / judge.alpha).round())));
-    row("M", format!("M = {} (promotes at {})", e_value(told.ln_m_good), thousands((1.0 / judge.beta).round())));
-    let bound = |bound: f64| if bound.abs() >= 1.0 { "unknown".to_owned() } else { percent(bound) };
+    row(
+        "E",
+        format!(
+            "E = {} (rolls back at {})",
+            e_value(told.ln_e),
+            thousands((1.0 / judge.alpha).round())
+        ),
+    );
+    row(
+        "M",
+        format!(
+            "M = {} (promotes at {})",
+            e_value(told.ln_m_good),
+            thousands((1.0 / judge.beta).round())
+        ),
+    );
+    let bound = |bound: f64| {
+        if bound.abs() >= 1.0 {
+            "unknown".to_owned()
+        } else {
+            percent(bound)
+        }
+    };
     row(
         "excess",
         format!(
@@ -274,30 +379,59 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
             judge.beta
         ),
     );
-    row("tolerance", format!("rho0 = {}, delta0 = {}", config.rho0, percent(config.delta0)));
+    row(
+        "tolerance",
+        format!(
+            "rho0 = {}, delta0 = {}",
+            config.rho0,
+            percent(config.delta0)
+        ),
+    );
     row("margin", format!("delta1 = {}", percent(config.delta1)));
     row(
         "temper",
         phi.map_or_else(
-            || format!("k = {} (phi is not measured: one gateway counts for all pods)", thousands(told.k)),
+            || {
+                format!(
+                    "k = {} (phi is not measured: one gateway counts for all pods)",
+                    thousands(told.k)
+                )
+            },
             |phi| {
-                format!("k = {} (phi = {})", thousands((told.k * 100.0).round() / 100.0), (phi * 100.0).round() / 100.0)
+                format!(
+                    "k = {} (phi = {})",
+                    thousands((told.k * 100.0).round() / 100.0),
+                    (phi * 100.0).round() / 100.0
+                )
             },
         ),
     );
-    let status = report.evidence.iter().find(|evidence| evidence.objective == told.name);
+    let status = report
+        .evidence
+        .iter()
+        .find(|evidence| evidence.objective == told.name);
     let allotment = status.and_then(|status| status.budget_allotment);
     row(
         "budget",
         allotment.map_or_else(
             || "the allotment is not known".to_owned(),
             |allotment| {
-                let part = if allotment > 0.0 { percent(told.spent / allotment) } else { "all of it".to_owned() };
-                format!("A = {} errors, X = {:.1} ({part})", thousands(allotment.floor()), told.spent)
+                let part = if allotment > 0.0 {
+                    percent(told.spent / allotment)
+                } else {
+                    "all of it".to_owned()
+                };
+                format!(
+                    "A = {} errors, X = {:.1} ({part})",
+                    thousands(allotment.floor()),
+                    told.spent
+                )
             },
         ),
     );
-    let last = jiff::Timestamp::from_millisecond(*last_scrape_ms).map(|at| look.clock(at)).unwrap_or_default();
+    let last = jiff::Timestamp::from_millisecond(*last_scrape_ms)
+        .map(|at| look.clock(at))
+        .unwrap_or_default();
     row(
         "data",
         format!(

@@ -36,26 +36,47 @@ pub struct Numbers {
 ///
 /// # Errors
 /// Why what is stored cannot be read.
-pub fn numbers(analysis: &AnalysisSpec, plan: Option<&Plan>, status: &RolloutStatus) -> Result<Vec<Numbers>, String> {
-    let Some(stored) = status.analysis.as_ref().filter(|stored| stored.checkpoint != serde_json::json!({})) else {
+pub fn numbers(
+    analysis: &AnalysisSpec,
+    plan: Option<&Plan>,
+    status: &RolloutStatus,
+) -> Result<Vec<Numbers>, String> {
+    let Some(stored) = status
+        .analysis
+        .as_ref()
+        .filter(|stored| stored.checkpoint != serde_json::json!({}))
+    else {
         return Ok(Vec::new());
     };
-    let checkpoint: Checkpoint = serde_json::from_value(stored.checkpoint.clone()).map_err(|error| {
-        format!("the stored evidence (is this plugin older or newer than the controller?): {error}")
-    })?;
-    let settings = Settings::new(analysis, pace(plan), Server::at(NOBODY)).map_err(|trouble| trouble.message)?;
+    let checkpoint: Checkpoint =
+        serde_json::from_value(stored.checkpoint.clone()).map_err(|error| {
+            format!(
+                "the stored evidence (is this plugin older or newer than the controller?): {error}"
+            )
+        })?;
+    let settings = Settings::new(analysis, pace(plan), Server::at(NOBODY))
+        .map_err(|trouble| trouble.message)?;
     let weight = f64::from(checkpoint.weight_thousandths) / 100_000.0;
     let mut all = Vec::new();
     for spec in &analysis.objectives {
-        let Some(of) = checkpoint.objectives.get(&spec.name) else { continue };
+        let Some(of) = checkpoint.objectives.get(&spec.name) else {
+            continue;
+        };
         let config = settings.objective(spec, of.usual_rate, false).evidence;
-        let bets = Bets::new(config.clone()).map_err(|error| format!("objective {}: {error}", spec.name))?;
+        let bets = Bets::new(config.clone())
+            .map_err(|error| format!("objective {}: {error}", spec.name))?;
         let evidence = &of.state.evidence;
         if !evidence.fits(&bets) {
-            return Err(format!("objective {} was edited since the evidence was gathered", spec.name));
+            return Err(format!(
+                "objective {} was edited since the evidence was gathered",
+                spec.name
+            ));
         }
         let told = ObjectiveEvidence::of(&spec.name, &bets, evidence, &settings.judge, weight);
-        #[expect(clippy::cast_precision_loss, reason = "a span of milliseconds is far below 2^53")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a span of milliseconds is far below 2^53"
+        )]
         let seconds = of.state.round_at_ms.saturating_sub(evidence.began_ms) as f64 / 1_000.0;
         all.push(Numbers {
             told,
@@ -64,7 +85,11 @@ pub fn numbers(analysis: &AnalysisSpec, plan: Option<&Plan>, status: &RolloutSta
             phi: evidence.phi(),
             scrapes: evidence.ticks,
             last_scrape_ms: of.state.round_at_ms,
-            requests_per_second: if seconds > 0.0 { evidence.totals.requests() / seconds } else { 0.0 },
+            requests_per_second: if seconds > 0.0 {
+                evidence.totals.requests() / seconds
+            } else {
+                0.0
+            },
         });
     }
     Ok(all)

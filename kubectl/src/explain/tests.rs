@@ -1,4 +1,5 @@
-//! The explanation of each state that a Rollout is seen in, made through the controller's own types.
+//! The explanation of each state that a Rollout is seen in, made through the controller's own
+//! types.
 
 use std::collections::BTreeMap;
 
@@ -47,15 +48,29 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
     let settings = Settings::new(&analysis, None, Server::at("http://p")).unwrap();
     let config = settings.objective(&analysis.objectives[0], Some(0.0005), true);
     let (objective, mut state) = Objective::begin(config, BEGAN_MS).unwrap();
-    let context = TickContext { warm_up_ends_ms: BEGAN_MS, weight_changed_at_ms: BEGAN_MS };
+    let context = TickContext {
+        warm_up_ends_ms: BEGAN_MS,
+        weight_changed_at_ms: BEGAN_MS,
+    };
     for scrape in 0..scrapes {
         let started_ms = BEGAN_MS + scrape * 15_000;
-        let tick = Tick { started_ms, at_ms: started_ms + 15_000, counts, stable_pods: pods.to_vec() };
+        let tick = Tick {
+            started_ms,
+            at_ms: started_ms + 15_000,
+            counts,
+            stable_pods: pods.to_vec(),
+        };
         state.evidence.add(objective.bets(), &tick, &context);
         state.round_at_ms = tick.at_ms;
     }
     let judge = JudgeConfig::default();
-    let told = ObjectiveEvidence::of("availability", objective.bets(), &state.evidence, &judge, 0.05);
+    let told = ObjectiveEvidence::of(
+        "availability",
+        objective.bets(),
+        &state.evidence,
+        &judge,
+        0.05,
+    );
     let totals = told.counts;
     let evidence = json!([{
         "objective": "availability",
@@ -88,7 +103,10 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         checks: BTreeMap::new(),
         objectives: BTreeMap::from([("availability".to_owned(), of)]),
     };
-    Judged { checkpoint: serde_json::to_value(checkpoint).unwrap(), evidence }
+    Judged {
+        checkpoint: serde_json::to_value(checkpoint).unwrap(),
+        evidence,
+    }
 }
 
 fn good() -> Judged {
@@ -106,8 +124,7 @@ fn status(stage: &str, phase: &str, weight: f64, judged: Option<Judged>) -> Valu
     });
     if let Some(judged) = judged {
         status["evidence"] = judged.evidence;
-        status["analysis"] =
-            json!({"revision": "v2", "startedAt": "2026-03-01T11:50:00Z", "checkpoint": judged.checkpoint});
+        status["analysis"] = json!({"revision": "v2", "startedAt": "2026-03-01T11:50:00Z", "checkpoint": judged.checkpoint});
     }
     status
 }
@@ -126,7 +143,11 @@ fn in_condition((condition, is): (&str, &str), reason: &str, message: &str) -> V
         "type": condition, "status": is, "reason": reason, "message": message,
         "lastTransitionTime": "2026-03-01T11:58:00Z"
     }]);
-    with(status("Stepping", "Progressing", 5.0, Some(good())), "conditions", condition)
+    with(
+        status("Stepping", "Progressing", 5.0, Some(good())),
+        "conditions",
+        condition,
+    )
 }
 
 fn aborted(cause: &str, message: &str, judged: Option<Judged>) -> Value {
@@ -149,12 +170,26 @@ fn explained_with(status: &Value, analysis: bool, all: bool) -> String {
         pods: Ok(Vec::new()),
         routes: Vec::new(),
     };
-    let look = Look { now: NOW.parse().unwrap(), zone: TimeZone::UTC, width: 100 };
+    let look = Look {
+        now: NOW.parse().unwrap(),
+        zone: TimeZone::UTC,
+        width: 100,
+    };
     let report = report(&picture, look.now);
     assert_eq!(report.unread, Vec::<String>::new());
     let read = fetch::Read::of(&picture);
-    let numbers = read.analysis.as_ref().map_or(Ok(Vec::new()), |of| numbers(of, read.plan.as_ref(), &read.status));
-    let text = render(&Case { report: &report, analysis: read.analysis.as_ref(), numbers }, &look, all);
+    let numbers = read.analysis.as_ref().map_or(Ok(Vec::new()), |of| {
+        numbers(of, read.plan.as_ref(), &read.status)
+    });
+    let text = render(
+        &Case {
+            report: &report,
+            analysis: read.analysis.as_ref(),
+            numbers,
+        },
+        &look,
+        all,
+    );
     anstream::adapter::strip_str(&text).to_string()
 }
 
@@ -164,19 +199,33 @@ fn explained(status: &Value) -> String {
 
 #[test]
 fn undecided_tells_counts_then_the_comparison_then_what_is_needed_then_the_guarantee() {
-    insta::assert_snapshot!(explained(&status("Stepping", "Progressing", 5.0, Some(good()))));
+    insta::assert_snapshot!(explained(&status(
+        "Stepping",
+        "Progressing",
+        5.0,
+        Some(good())
+    )));
 }
 
 #[test]
 fn all_adds_the_numbers_and_what_the_guarantee_stands_on() {
-    insta::assert_snapshot!(explained_with(&status("Stepping", "Progressing", 5.0, Some(good())), true, true));
+    insta::assert_snapshot!(explained_with(
+        &status("Stepping", "Progressing", 5.0, Some(good())),
+        true,
+        true
+    ));
 }
 
 #[test]
 fn clustered_errors_are_told_with_the_temper() {
-    let pods = [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts { requests, errors });
+    let pods =
+        [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts { requests, errors });
     let judged = judged(20, Counts::new(75.0, 0.0, 1425.0, 9.0), None, &pods);
-    let text = explained_with(&status("Stepping", "Progressing", 5.0, Some(judged)), true, true);
+    let text = explained_with(
+        &status("Stepping", "Progressing", 5.0, Some(judged)),
+        true,
+        true,
+    );
     assert!(text.contains("k = 9 (phi = 9.01)"), "{text}");
     assert!(text.contains("the allotment is not known"), "{text}");
 }
@@ -184,13 +233,21 @@ fn clustered_errors_are_told_with_the_temper() {
 #[test]
 fn rolled_back_by_evidence() {
     let bad = judged(12, Counts::new(150.0, 3.0, 1350.0, 1.0), Some(5184.0), &[]);
-    insta::assert_snapshot!(explained(&aborted("Evidence", "Rolled back at 10 %: ...", Some(bad))));
+    insta::assert_snapshot!(explained(&aborted(
+        "Evidence",
+        "Rolled back at 10 %: ...",
+        Some(bad)
+    )));
 }
 
 #[test]
 fn rolled_back_by_the_budget_is_bounded_by_one_in_ten_only() {
     let bad = judged(12, Counts::new(150.0, 1.0, 1350.0, 1.0), Some(10.0), &[]);
-    let text = explained(&aborted("ErrorBudget", "Rolled back at 10 %: ...", Some(bad)));
+    let text = explained(&aborted(
+        "ErrorBudget",
+        "Rolled back at 10 %: ...",
+        Some(bad),
+    ));
     assert!(text.contains("its error budget is spent"), "{text}");
     assert!(text.contains("at most 1 time in 10 where"), "{text}");
     assert!(text.contains("of the 10 errors that it may cost"), "{text}");
@@ -207,9 +264,18 @@ fn what_a_crash_a_command_or_a_deadline_has_ended_was_not_decided_by_metrics() {
     ];
     for (cause, words) in cases {
         let text = explained(&aborted(cause, "why it was", Some(good())));
-        assert!(text.contains(words) && text.contains("Why it was."), "{cause}: {text}");
-        assert!(text.contains("The metrics did not decide this."), "{cause}: {text}");
-        assert!(text.contains("kubectl serin retry checkout -n shop"), "{cause}: {text}");
+        assert!(
+            text.contains(words) && text.contains("Why it was."),
+            "{cause}: {text}"
+        );
+        assert!(
+            text.contains("The metrics did not decide this."),
+            "{cause}: {text}"
+        );
+        assert!(
+            text.contains("kubectl serin retry checkout -n shop"),
+            "{cause}: {text}"
+        );
         assert!(!text.contains("Evidence this strong"), "{cause}: {text}");
     }
 }
@@ -245,15 +311,28 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
         "UntrustedCertificate",
     ];
     let frozen = ["BudgetSpent", "ServiceBurning"].map(|cause| (cause, ("Frozen", "True")));
-    for (cause, condition) in causes.map(|cause| (cause, ("MetricsReady", "False"))).into_iter().chain(frozen) {
+    for (cause, condition) in causes
+        .map(|cause| (cause, ("MetricsReady", "False")))
+        .into_iter()
+        .chain(frozen)
+    {
         let text = explained(&in_condition(condition, cause, "What the controller says."));
-        assert!(text.contains(&format!("Held ({cause}): revision v2 at 5 %")), "{text}");
+        assert!(
+            text.contains(&format!("Held ({cause}): revision v2 at 5 %")),
+            "{text}"
+        );
         assert!(text.contains("What the controller says."), "{text}");
         assert!(text.contains("nothing is taken for a success"), "{text}");
-        assert!(!text.contains("Until this is over nothing is promoted."), "{cause} has no words of its own");
+        assert!(
+            !text.contains("Until this is over nothing is promoted."),
+            "{cause} has no words of its own"
+        );
     }
     let unknown = explained(&held("SomethingNew", "What the controller says."));
-    assert!(unknown.contains("Until this is over nothing is promoted."), "{unknown}");
+    assert!(
+        unknown.contains("Until this is over nothing is promoted."),
+        "{unknown}"
+    );
 }
 
 #[test]
@@ -267,19 +346,34 @@ fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
         explained(&status)
     };
     let holds = guarded(120.0);
-    assert!(holds.contains("Held (LatencyGuard): revision v2 at 5 %"), "{holds}");
-    assert!(holds.contains("Slower than stable: 300 of 3,000"), "{holds}");
+    assert!(
+        holds.contains("Held (LatencyGuard): revision v2 at 5 %"),
+        "{holds}"
+    );
+    assert!(
+        holds.contains("Slower than stable: 300 of 3,000"),
+        "{holds}"
+    );
     let calm = guarded(20.0);
-    assert!(!calm.contains("Held") && calm.contains("Slower than stable: 300 of 3,000"), "{calm}");
+    assert!(
+        !calm.contains("Held") && calm.contains("Slower than stable: 300 of 3,000"),
+        "{calm}"
+    );
 }
 
 #[test]
 fn no_request_yet_is_no_success() {
     let none = explained(&status("Stepping", "Progressing", 5.0, None));
-    assert!(none.contains("no request to the canary has been counted. This is not success."), "{none}");
+    assert!(
+        none.contains("no request to the canary has been counted. This is not success."),
+        "{none}"
+    );
     let zero = judged(4, Counts::new(0.0, 0.0, 1500.0, 1.0), Some(5184.0), &[]);
     let zero = explained(&status("Stepping", "Progressing", 5.0, Some(zero)));
-    assert!(zero.contains("No request to the canary has been counted. This is not success."), "{zero}");
+    assert!(
+        zero.contains("No request to the canary has been counted. This is not success."),
+        "{zero}"
+    );
     assert!(!zero.contains("more requests"), "{zero}");
 }
 
@@ -288,7 +382,10 @@ fn a_canary_without_a_stable_side_has_nothing_to_be_compared_with() {
     let alone = judged(4, Counts::new(1500.0, 1.0, 0.0, 0.0), Some(5184.0), &[]);
     let alone = explained(&status("Stepping", "Progressing", 100.0, Some(alone)));
     let unwrapped = alone.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(unwrapped.contains("there is nothing to compare with"), "{alone}");
+    assert!(
+        unwrapped.contains("there is nothing to compare with"),
+        "{alone}"
+    );
     assert!(!alone.contains("more requests"), "{alone}");
 }
 
@@ -296,11 +393,21 @@ fn a_canary_without_a_stable_side_has_nothing_to_be_compared_with() {
 fn a_pause_tells_who_can_end_it() {
     let pause = |reason: &str, until: Value| {
         let pause = json!({"reason": reason, "since": "2026-03-01T11:58:00Z", "until": until});
-        explained(&with(status("Stepping", "Paused", 5.0, Some(good())), "pause", pause))
+        explained(&with(
+            status("Stepping", "Paused", 5.0, Some(good())),
+            "pause",
+            pause,
+        ))
     };
     let inconclusive = pause("Inconclusive", Value::Null);
-    assert!(inconclusive.contains("Paused: revision v2") && inconclusive.contains("kubectl promote checkout -n shop"));
-    assert!(inconclusive.contains("the evidence has not, in the longest time"), "{inconclusive}");
+    assert!(
+        inconclusive.contains("Paused: revision v2")
+            && inconclusive.contains("kubectl promote checkout -n shop")
+    );
+    assert!(
+        inconclusive.contains("the evidence has not, in the longest time"),
+        "{inconclusive}"
+    );
     assert!(pause("Step", json!("2026-03-01T12:03:00Z")).contains("the end of a timed pause"));
     assert!(pause("Command", Value::Null).contains("kubectl serin resume checkout -n shop"));
 }
@@ -312,7 +419,9 @@ fn proven_is_told_as_what_is_shown() {
     assert!(text.contains("Being promoted: revision v2"), "{text}");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        text.contains("it is shown that of 10,000 requests the canary fails less than 5 more than stable"),
+        text.contains(
+            "it is shown that of 10,000 requests the canary fails less than 5 more than stable"
+        ),
         "{text}"
     );
 }
@@ -320,18 +429,30 @@ fn proven_is_told_as_what_is_shown() {
 #[test]
 fn states_without_evidence_say_so() {
     let unseen = explained(&Value::Null);
-    assert!(unseen.contains("Not yet seen by the controller"), "{unseen}");
+    assert!(
+        unseen.contains("Not yet seen by the controller"),
+        "{unseen}"
+    );
     let first = explained(&status("FirstDeploy", "Progressing", 0.0, None));
-    assert!(first.contains("no stable one to compare it with"), "{first}");
+    assert!(
+        first.contains("no stable one to compare it with"),
+        "{first}"
+    );
     let unjudged = explained_with(&status("Stepping", "Progressing", 5.0, None), false, false);
-    assert!(unjudged.contains("Not judged") && unjudged.contains("pods that crash and people alone"), "{unjudged}");
+    assert!(
+        unjudged.contains("Not judged") && unjudged.contains("pods that crash and people alone"),
+        "{unjudged}"
+    );
 }
 
 #[test]
 fn promoted() {
-    let history =
-        json!([{"revision": "v2", "result": "Promoted", "at": "2026-03-01T11:57:00Z", "message": "promoted"}]);
-    let mut status = with(status("Stable", "Healthy", 0.0, Some(good())), "history", history);
+    let history = json!([{"revision": "v2", "result": "Promoted", "at": "2026-03-01T11:57:00Z", "message": "promoted"}]);
+    let mut status = with(
+        status("Stable", "Healthy", 0.0, Some(good())),
+        "history",
+        history,
+    );
     status["stableRevision"] = json!("v2");
     insta::assert_snapshot!(explained(&status));
 }
@@ -342,10 +463,24 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
         "type": "InvalidSpec", "status": "True", "reason": "InvalidSpec", "message": "spec.replicas: no",
         "lastTransitionTime": "2026-03-01T11:58:00Z"
     }]);
-    let invalid = explained(&with(status("Stepping", "Progressing", 5.0, None), "conditions", condition));
-    assert!(invalid.contains("The newest spec cannot be used: spec.replicas: no"), "{invalid}");
-    let stale = explained(&with(status("Stepping", "Progressing", 5.0, None), "observedGeneration", json!(2)));
-    assert!(stale.contains("has not yet taken in the newest spec"), "{stale}");
+    let invalid = explained(&with(
+        status("Stepping", "Progressing", 5.0, None),
+        "conditions",
+        condition,
+    ));
+    assert!(
+        invalid.contains("The newest spec cannot be used: spec.replicas: no"),
+        "{invalid}"
+    );
+    let stale = explained(&with(
+        status("Stepping", "Progressing", 5.0, None),
+        "observedGeneration",
+        json!(2),
+    ));
+    assert!(
+        stale.contains("has not yet taken in the newest spec"),
+        "{stale}"
+    );
 }
 
 #[test]
@@ -353,6 +488,12 @@ fn evidence_that_cannot_be_read_hides_nothing_else() {
     let mut status = status("Stepping", "Progressing", 5.0, Some(good()));
     status["analysis"]["checkpoint"] = json!({"of": "another version"});
     let text = explained_with(&status, true, true);
-    assert!(text.contains("The canary failed 0 of 1,500 requests."), "{text}");
-    assert!(text.contains("older or newer than the controller"), "{text}");
+    assert!(
+        text.contains("The canary failed 0 of 1,500 requests."),
+        "{text}"
+    );
+    assert!(
+        text.contains("older or newer than the controller"),
+        "{text}"
+    );
 }

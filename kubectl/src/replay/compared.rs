@@ -1,9 +1,11 @@
-//! One release on record as each rule would have had it: Serin's, and the fixed ones that other controllers ship.
+//! One release on record as each rule would have had it: Serin's, and the fixed ones that other
+//! controllers ship.
 //!
-//! All of them see the same requests at the weights that the canary had. A record often ends before a rule has decided, because whoever was
-//! in charge then had decided earlier. What that rule would have come to is told apart from what is on record: it is projected, as if the
-//! canary had gone on failing as often as on record, with the last share of the traffic. That is done only for a canary that Serin rolls back:
-//! what is not known to be worse would be projected by its chance.
+//! All of them see the same requests at the weights that the canary had. A record often ends before
+//! a rule has decided, because whoever was in charge then had decided earlier. What that rule would
+//! have come to is told apart from what is on record: it is projected, as if the canary had gone on
+//! failing as often as on record, with the last share of the traffic. That is done only for a
+//! canary that Serin rolls back: what is not known to be worse would be projected by its chance.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -64,9 +66,11 @@ pub struct Ruled {
     pub rule: String,
     /// Its decision on record; nothing: the record ends before.
     pub decided: Option<Decided>,
-    /// Errors beyond those that stable would have made of the canary's requests: until it rolls back, else until the end of the record.
+    /// Errors beyond those that stable would have made of the canary's requests: until it rolls
+    /// back, else until the end of the record.
     pub errors: f64,
-    /// What it would have come to within an hour, where the record is shorter and it has not rolled back by its end.
+    /// What it would have come to within an hour, where the record is shorter and it has not rolled
+    /// back by its end.
     pub projected: Option<Projected>,
 }
 
@@ -123,10 +127,17 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Compares the rules; `objectives` are the percentages of the release's objectives, in their order.
+    /// Compares the rules; `objectives` are the percentages of the release's objectives, in their
+    /// order.
     ///
-    /// With several objectives each fixed rule checks every one by itself: the first that fails rolls back, and all must pass.
-    pub fn of(name: Option<String>, namespace: String, release: &Replayed, objectives: &[f64]) -> Self {
+    /// With several objectives each fixed rule checks every one by itself: the first that fails
+    /// rolls back, and all must pass.
+    pub fn of(
+        name: Option<String>,
+        namespace: String,
+        release: &Replayed,
+        objectives: &[f64],
+    ) -> Self {
         let budget_fraction = 1.0 - objectives.first().copied().unwrap_or(99.9) / 100.0;
         let mut rules = vec![serin(release)];
         for (pick, rival) in Rival::shipped(budget_fraction).into_iter().enumerate() {
@@ -152,7 +163,10 @@ impl Compared {
             },
             counted: release.objectives.iter().map(counted).collect(),
             rules,
-            why: release.decision.as_ref().map(|(_, moment)| said(&moment.judgement)),
+            why: release
+                .decision
+                .as_ref()
+                .map(|(_, moment)| said(&moment.judgement)),
             gaps: gaps.collect(),
         }
     }
@@ -179,7 +193,10 @@ fn timestamp(at_ms: i64) -> Timestamp {
     Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a span of milliseconds is far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a span of milliseconds is far below 2^53"
+)]
 fn seconds(milliseconds: i64) -> f64 {
     milliseconds as f64 / 1_000.0
 }
@@ -187,27 +204,56 @@ fn seconds(milliseconds: i64) -> f64 {
 /// What was counted of an objective in the rounds that end after this moment.
 fn counts_after(course: &Course, after_ms: i64) -> Counts {
     let mut counts = Counts::default();
-    course.rounds.iter().filter(|round| round.at_ms > after_ms).for_each(|round| counts.add(&round.counts));
+    course
+        .rounds
+        .iter()
+        .filter(|round| round.at_ms > after_ms)
+        .for_each(|round| counts.add(&round.counts));
     counts
 }
 
 fn counted(course: &Course) -> Counted {
-    let Counts { canary_requests, canary_errors, stable_requests, stable_errors } = counts_after(course, i64::MIN);
-    Counted { objective: course.name.clone(), canary_requests, canary_errors, stable_requests, stable_errors }
+    let Counts {
+        canary_requests,
+        canary_errors,
+        stable_requests,
+        stable_errors,
+    } = counts_after(course, i64::MIN);
+    Counted {
+        objective: course.name.clone(),
+        canary_requests,
+        canary_errors,
+        stable_requests,
+        stable_errors,
+    }
 }
 
 fn errors_of(course: &Course, by_ms: i64) -> f64 {
-    let known = course.rounds.iter().take_while(|round| round.at_ms <= by_ms).last();
-    known.and_then(|round| round.evidence.budget_spent).unwrap_or(0.0)
+    let known = course
+        .rounds
+        .iter()
+        .take_while(|round| round.at_ms <= by_ms)
+        .last();
+    known
+        .and_then(|round| round.evidence.budget_spent)
+        .unwrap_or(0.0)
 }
 
 /// The errors beyond stable's until then, of the objective that has the most.
 pub(super) fn errors_by(release: &Replayed, by_ms: i64) -> f64 {
-    release.objectives.iter().map(|course| errors_of(course, by_ms)).fold(0.0, f64::max)
+    release
+        .objectives
+        .iter()
+        .map(|course| errors_of(course, by_ms))
+        .fold(0.0, f64::max)
 }
 
 fn decided(release: &Replayed, ruling: Ruling, at_ms: i64) -> Decided {
-    Decided { ruling, at: timestamp(at_ms), after_seconds: seconds(at_ms.saturating_sub(release.began_ms)) }
+    Decided {
+        ruling,
+        at: timestamp(at_ms),
+        after_seconds: seconds(at_ms.saturating_sub(release.began_ms)),
+    }
 }
 
 fn serin(release: &Replayed) -> Ruled {
@@ -226,10 +272,16 @@ fn serin(release: &Replayed) -> Ruled {
 fn on_record(rule: String, release: &Replayed, decided: Option<Decided>) -> Ruled {
     let rolled_back = decided.filter(|decided| decided.ruling == Ruling::RollBack);
     let until_ms = rolled_back.map_or(release.ended_ms, |decided| decided.at.as_millisecond());
-    Ruled { rule, decided, errors: errors_by(release, until_ms), projected: None }
+    Ruled {
+        rule,
+        decided,
+        errors: errors_by(release, until_ms),
+        projected: None,
+    }
 }
 
-/// How an objective would have gone on: requests and errors of a second, at the last share and the error rates on record.
+/// How an objective would have gone on: requests and errors of a second, at the last share and the
+/// error rates on record.
 fn going_on(course: &Course, ended_ms: i64) -> Option<Counts> {
     let all = counts_after(course, i64::MIN);
     let (from_ms, last) = [LAST_MS, i64::MAX]
@@ -237,7 +289,10 @@ fn going_on(course: &Course, ended_ms: i64) -> Option<Counts> {
         .map(|from_ms| (from_ms, counts_after(course, from_ms)))
         .into_iter()
         .find(|(_, counts)| counts.canary_requests > 0.0 && counts.stable_requests > 0.0)?;
-    let (first, end) = (course.rounds.iter().find(|round| round.at_ms > from_ms)?, course.rounds.last()?);
+    let (first, end) = (
+        course.rounds.iter().find(|round| round.at_ms > from_ms)?,
+        course.rounds.last()?,
+    );
     let lasted = seconds(end.at_ms.saturating_sub(first.started_ms));
     let (canary, stable) = (last.canary_requests / lasted, last.stable_requests / lasted);
     let canary_rate = all.canary_errors / all.canary_requests;
@@ -257,10 +312,11 @@ fn times(counts: &Counts, factor: f64) -> Counts {
 /// The decision of a fixed rule on one objective, on record or projected.
 fn decision(release: &Replayed, course: &Course, rival: Rival) -> Option<(Decision, i64)> {
     let mut checks = Checks::new(rival, release.began_ms);
-    let recorded = course
-        .rounds
-        .iter()
-        .find_map(|round| checks.add(round.at_ms, &round.counts).map(|decision| (decision, round.at_ms)));
+    let recorded = course.rounds.iter().find_map(|round| {
+        checks
+            .add(round.at_ms, &round.counts)
+            .map(|decision| (decision, round.at_ms))
+    });
     if recorded.is_some() {
         return recorded;
     }
@@ -277,12 +333,19 @@ fn decision(release: &Replayed, course: &Course, rival: Rival) -> Option<(Decisi
 }
 
 fn fixed(release: &Replayed, objectives: &[f64], pick: usize, rule: String) -> Ruled {
-    let each = release.objectives.iter().zip(objectives).map(|(course, objective)| {
-        let rival = Rival::shipped(1.0 - objective / 100.0)[pick];
-        decision(release, course, rival)
-    });
+    let each = release
+        .objectives
+        .iter()
+        .zip(objectives)
+        .map(|(course, objective)| {
+            let rival = Rival::shipped(1.0 - objective / 100.0)[pick];
+            decision(release, course, rival)
+        });
     let each: Vec<Option<(Decision, i64)>> = each.collect();
-    let rolled_back = each.iter().flatten().filter(|(decision, _)| *decision == Decision::RolledBack);
+    let rolled_back = each
+        .iter()
+        .flatten()
+        .filter(|(decision, _)| *decision == Decision::RolledBack);
     let first_failure = rolled_back.min_by_key(|(_, at_ms)| *at_ms).copied();
     let all_passed: Option<Vec<_>> = each.iter().copied().collect();
     let came_to = first_failure.or_else(|| all_passed?.into_iter().max_by_key(|(_, at_ms)| *at_ms));
@@ -294,17 +357,26 @@ fn fixed(release: &Replayed, objectives: &[f64], pick: usize, rule: String) -> R
     let recorded = came_to
         .filter(|(_, at_ms)| *at_ms <= release.ended_ms)
         .map(|(decision, at_ms)| decided(release, ruling(decision), at_ms));
-    let projected = came_to.filter(|_| is_projected(release)).and_then(|(decision, at_ms)| {
-        let ruling = ruling(decision);
-        let is_over = ruling == Ruling::RollBack && at_ms <= release.ended_ms;
-        let until_ms = if ruling == Ruling::RollBack { at_ms } else { release.began_ms.saturating_add(PROJECTED_MS) };
-        (!is_over).then(|| Projected {
-            ruling,
-            after_seconds: seconds(at_ms.saturating_sub(release.began_ms)),
-            errors: errors_projected(release, until_ms),
-        })
-    });
-    Ruled { projected, ..on_record(rule, release, recorded) }
+    let projected = came_to
+        .filter(|_| is_projected(release))
+        .and_then(|(decision, at_ms)| {
+            let ruling = ruling(decision);
+            let is_over = ruling == Ruling::RollBack && at_ms <= release.ended_ms;
+            let until_ms = if ruling == Ruling::RollBack {
+                at_ms
+            } else {
+                release.began_ms.saturating_add(PROJECTED_MS)
+            };
+            (!is_over).then(|| Projected {
+                ruling,
+                after_seconds: seconds(at_ms.saturating_sub(release.began_ms)),
+                errors: errors_projected(release, until_ms),
+            })
+        });
+    Ruled {
+        projected,
+        ..on_record(rule, release, recorded)
+    }
 }
 
 /// Whether it is known that this canary is worse, and its record is shorter than a projection.
@@ -313,12 +385,14 @@ fn is_projected(release: &Replayed) -> bool {
     is_worse && release.ended_ms < release.began_ms.saturating_add(PROJECTED_MS)
 }
 
-/// The errors beyond stable's by a moment after the end of the record, of the objective that has the most.
+/// The errors beyond stable's by a moment after the end of the record, of the objective that has
+/// the most.
 fn errors_projected(release: &Replayed, by_ms: i64) -> f64 {
     let beyond = seconds(by_ms.saturating_sub(release.ended_ms));
     let of = |course: &Course| {
-        let a_second = going_on(course, release.ended_ms)
-            .and_then(|counts| Some(counts.canary_errors - counts.canary_requests * counts.stable_rate()?));
+        let a_second = going_on(course, release.ended_ms).and_then(|counts| {
+            Some(counts.canary_errors - counts.canary_requests * counts.stable_rate()?)
+        });
         errors_of(course, release.ended_ms) + beyond * a_second.unwrap_or(0.0)
     };
     release.objectives.iter().map(of).fold(0.0, f64::max)

@@ -42,7 +42,8 @@ const TOLD_IN_FULL: usize = 1;
 pub struct Asked {
     /// The Prometheus that has it.
     pub server: Server,
-    /// The stable side: its Service, or its value of the label that tells the sides; nothing: as the Rollout says.
+    /// The stable side: its Service, or its value of the label that tells the sides; nothing: as
+    /// the Rollout says.
     pub stable: Option<String>,
     /// The canary side, likewise.
     pub canary: Option<String>,
@@ -70,7 +71,8 @@ pub struct Recorded {
 pub struct Record {
     /// The releases, in the order of their windows.
     pub releases: Vec<Recorded>,
-    /// The windows in which the canary got no request, by their names: what was asked for and is not there is told.
+    /// The windows in which the canary got no request, by their names: what was asked for and is
+    /// not there is told.
     pub without_requests: Vec<String>,
 }
 
@@ -89,30 +91,43 @@ impl Asked {
     }
 
     fn from_args(args: &ReplayArgs) -> Result<Self, Failure> {
-        let mut steps: Vec<_> = args.step_weights.iter().map(|step| (step.after_ms, step.weight)).collect();
+        let mut steps: Vec<_> = args
+            .step_weights
+            .iter()
+            .map(|step| (step.after_ms, step.weight))
+            .collect();
         steps.sort_unstable();
         if let Some((after_ms, _)) = steps.first().filter(|(after_ms, _)| *after_ms > 0) {
             let fix = "begin with the share of its first request, for example 0s=5";
             let after = format_duration(Duration::from_millis(after_ms.unsigned_abs()));
-            return Err(wrong(format!("--step-weights: nothing is said of the time before {after}; {fix}")));
+            return Err(wrong(format!(
+                "--step-weights: nothing is said of the time before {after}; {fix}"
+            )));
         }
         if let Some(twice) = steps.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let after = format_duration(Duration::from_millis(twice[0].0.unsigned_abs()));
-            return Err(wrong(format!("--step-weights: {after} is there twice; keep one of the two")));
+            return Err(wrong(format!(
+                "--step-weights: {after} is there twice; keep one of the two"
+            )));
         }
         Ok(Self {
             stable: args.stable.clone(),
             canary: args.canary.clone(),
             stable_pods: args.stable_pods.clone(),
             canary_pods: args.canary_pods.clone(),
-            weights: if steps.is_empty() { Weights::Observed } else { Weights::Set(steps) },
+            weights: if steps.is_empty() {
+                Weights::Observed
+            } else {
+                Weights::Set(steps)
+            },
             quiet_ms: i64::try_from(args.quiet.as_millis()).unwrap_or(i64::MAX),
             ..Self::of(asking::server(&args.prometheus, &args.access)?)
         })
     }
 }
 
-/// Replays what is on record of a Rollout in each window: its releases, beside what fixed rules would have done.
+/// Replays what is on record of a Rollout in each window: its releases, beside what fixed rules
+/// would have done.
 ///
 /// # Errors
 /// The Rollout has nothing to judge by, a window makes no sense, or Prometheus does not answer.
@@ -122,7 +137,11 @@ pub async fn recorded(
     windows: &[Window],
     now: Timestamp,
 ) -> Result<Record, Failure> {
-    let objectives = manifest.spec.analysis.iter().flat_map(|analysis| &analysis.objectives);
+    let objectives = manifest
+        .spec
+        .analysis
+        .iter()
+        .flat_map(|analysis| &analysis.objectives);
     let percentages: Vec<f64> = objectives.map(|of| of.objective).collect();
     let mut record = Record::default();
     for window in windows {
@@ -130,12 +149,19 @@ pub async fn recorded(
         let releases = asking::ask(&question).await?;
         if releases.is_empty() {
             let times = || format!("{} to {}", window.from, window.to);
-            record.without_requests.push(window.name.clone().unwrap_or_else(times));
+            record
+                .without_requests
+                .push(window.name.clone().unwrap_or_else(times));
         }
         let is_one = releases.len() == 1;
         for (number, release) in (1..).zip(releases) {
-            let name =
-                window.name.as_ref().map(|name| if is_one { name.clone() } else { format!("{name} ({number})") });
+            let name = window.name.as_ref().map(|name| {
+                if is_one {
+                    name.clone()
+                } else {
+                    format!("{name} ({number})")
+                }
+            });
             let namespace = question.request.rollout.namespace.clone();
             let compared = Compared::of(name, namespace, &release, &percentages);
             record.releases.push(Recorded { release, compared });
@@ -159,7 +185,8 @@ struct Printed<'a> {
 /// Replays and tells. `connection` leads to the API server where the Rollout is read from there.
 ///
 /// # Errors
-/// The file or an argument is wrong, there is no such Rollout, Prometheus does not answer, or the output cannot be written.
+/// The file or an argument is wrong, there is no such Rollout, Prometheus does not answer, or the
+/// output cannot be written.
 pub async fn run(
     args: &ReplayArgs,
     namespace: Option<&str>,
@@ -179,21 +206,37 @@ pub async fn run(
     let asked = Asked::from_args(args)?;
     let windows = windows::windows(args, look.now)?;
     let record = recorded(&manifest, &asked, &windows, look.now).await?;
-    let Record { releases: all, without_requests } = &record;
+    let Record {
+        releases: all,
+        without_requests,
+    } = &record;
     if let Some(format) = args.output {
         let releases: Vec<&Compared> = all.iter().map(|recorded| &recorded.compared).collect();
         let summary = Summary::of(releases.iter().copied());
-        let printed =
-            Printed { rollout: &manifest.name, prometheus: &asked.server.url, releases, without_requests, summary };
-        let unprintable = |error: &dyn std::error::Error| wrong(format!("cannot print the releases: {error}"));
+        let printed = Printed {
+            rollout: &manifest.name,
+            prometheus: &asked.server.url,
+            releases,
+            without_requests,
+            summary,
+        };
+        let unprintable =
+            |error: &dyn std::error::Error| wrong(format!("cannot print the releases: {error}"));
         let text = match format {
-            Format::Json => serde_json::to_string_pretty(&printed).map_err(|error| unprintable(&error))? + "\n",
-            Format::Yaml => serde_saphyr::to_string(&printed).map_err(|error| unprintable(&error))?,
+            Format::Json => {
+                serde_json::to_string_pretty(&printed).map_err(|error| unprintable(&error))? + "\n"
+            }
+            Format::Yaml => {
+                serde_saphyr::to_string(&printed).map_err(|error| unprintable(&error))?
+            }
         };
         out.write_all(text.as_bytes())?;
     }
     let in_full = args.all || all.len() <= TOLD_IN_FULL;
-    let charts = || all.iter().flat_map(|recorded| drawn::charts(&manifest.name, &recorded.release, look));
+    let charts = || {
+        all.iter()
+            .flat_map(|recorded| drawn::charts(&manifest.name, &recorded.release, look))
+    };
     if args.output.is_none() {
         out.write_all(told::told(&manifest, &asked, &windows, &record, in_full, look).as_bytes())?;
         for chart in charts().filter(|_| in_full) {
@@ -202,12 +245,19 @@ pub async fn run(
     }
     if let Some(file) = &args.svg {
         let last = charts().last().ok_or_else(|| {
-            wrong(format!("--svg {}: there is nothing to draw", file.display()))
-                .hint("No request to the canary is on record in that time.")
+            wrong(format!(
+                "--svg {}: there is nothing to draw",
+                file.display()
+            ))
+            .hint("No request to the canary is on record in that time.")
         })?;
         last.write_svg(file)?;
         if args.output.is_none() && charts().count() > 1 {
-            writeln!(out, "\n{} holds the chart of the last release.", file.display())?;
+            writeln!(
+                out,
+                "\n{} holds the chart of the last release.",
+                file.display()
+            )?;
         }
     }
     Ok(())
@@ -218,11 +268,19 @@ fn wrong(message: impl Into<String>) -> Failure {
 }
 
 /// What is to be replayed.
-fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp) -> Result<Question, Failure> {
+fn question(
+    manifest: &Manifest,
+    asked: &Asked,
+    window: &Window,
+    now: Timestamp,
+) -> Result<Question, Failure> {
     let (from_ms, to_ms) = window.milliseconds(now)?;
     let Some(analysis) = &manifest.spec.analysis else {
-        return Err(wrong(format!("Rollout {} has no spec.analysis, so nothing would have judged", manifest.name))
-            .hint("Write at least one objective under spec.analysis.objectives."));
+        return Err(wrong(format!(
+            "Rollout {} has no spec.analysis, so nothing would have judged",
+            manifest.name
+        ))
+        .hint("Write at least one objective under spec.analysis.objectives."));
     };
     let routing = manifest.plan.routing();
     let analysis = with_sides(analysis, asked);
@@ -233,27 +291,46 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp)
             "objective {} tells its sides by pod, and pods of the past are not known",
             by_pod.name
         ))
-        .hint("Name the two ReplicaSets: --stable-pods checkout-5d4f8c --canary-pods checkout-7b9c6d"));
+        .hint(
+            "Name the two ReplicaSets: --stable-pods checkout-5d4f8c --canary-pods checkout-7b9c6d",
+        ));
     }
-    let service = |given: &Option<String>, planned: Option<&String>| given.clone().or_else(|| planned.cloned());
-    let namespace = window.namespace.clone().or_else(|| manifest.namespace.clone());
+    let service = |given: &Option<String>, planned: Option<&String>| {
+        given.clone().or_else(|| planned.cloned())
+    };
+    let namespace = window
+        .namespace
+        .clone()
+        .or_else(|| manifest.namespace.clone());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
     Ok(Question {
         server: asked.server.clone(),
         request: JudgeRequest {
-            rollout: RolloutName { namespace: namespace.clone(), name: manifest.name.clone() },
+            rollout: RolloutName {
+                namespace: namespace.clone(),
+                name: manifest.name.clone(),
+            },
             uid: String::new(),
             revision: Revision::new("recorded"),
             analysis,
-            stable_service: service(&asked.stable, routing.map(|routing| &routing.stable_service)),
-            canary_service: service(&asked.canary, routing.map(|routing| &routing.canary_service)),
-            rules: routing.map(|routing| RouteRules::planned(&namespace, routing)).unwrap_or_default(),
+            stable_service: service(
+                &asked.stable,
+                routing.map(|routing| &routing.stable_service),
+            ),
+            canary_service: service(
+                &asked.canary,
+                routing.map(|routing| &routing.canary_service),
+            ),
+            rules: routing
+                .map(|routing| RouteRules::planned(&namespace, routing))
+                .unwrap_or_default(),
             pod_sides: BTreeMap::new(),
             stable_replica_set: asked.stable_pods.clone(),
             canary_replica_set: asked.canary_pods.clone().unwrap_or_default(),
             pods_created_at: window.pods_created_at.clone(),
             weight: Weight::ZERO,
-            // The weights are what they were: what is asked is whether the evidence sufficed at each.
+            // The weights are what they were: what is asked is whether the evidence sufficed at
+            // each.
             pace: None,
             proven_at: None,
             phase: Phase::Release,
@@ -273,7 +350,10 @@ fn question(manifest: &Manifest, asked: &Asked, window: &Window, now: Timestamp)
 fn tells_by_pod(objective: &ObjectiveSpec) -> bool {
     match (&objective.indicator, &objective.counters) {
         (Some(indicator), _) => *indicator == Indicator::Pod,
-        (None, Some(counters)) => counters.arms.as_ref().is_none_or(|arms: &ArmsSpec| arms.label.is_none()),
+        (None, Some(counters)) => counters
+            .arms
+            .as_ref()
+            .is_none_or(|arms: &ArmsSpec| arms.label.is_none()),
         (None, None) => false,
     }
 }
@@ -281,8 +361,14 @@ fn tells_by_pod(objective: &ObjectiveSpec) -> bool {
 /// The analysis, with the sides' label values that were given in place of those in the file.
 fn with_sides(analysis: &AnalysisSpec, asked: &Asked) -> AnalysisSpec {
     let mut analysis = analysis.clone();
-    let counters = analysis.objectives.iter_mut().filter_map(|of| of.counters.as_mut());
-    for arms in counters.filter_map(|counters| counters.arms.as_mut()).filter(|arms| arms.label.is_some()) {
+    let counters = analysis
+        .objectives
+        .iter_mut()
+        .filter_map(|of| of.counters.as_mut());
+    for arms in counters
+        .filter_map(|counters| counters.arms.as_mut())
+        .filter(|arms| arms.label.is_some())
+    {
         arms.canary = asked.canary.clone().or_else(|| arms.canary.clone());
         arms.stable = asked.stable.clone().or_else(|| arms.stable.clone());
     }

@@ -32,7 +32,8 @@ pub struct Summary {
     pub releases: usize,
     /// By what is on record alone.
     pub on_record: Vec<Fared>,
-    /// With what was projected of canaries that are worse, where their record is shorter than an hour; empty where nothing was.
+    /// With what was projected of canaries that are worse, where their record is shorter than an
+    /// hour; empty where nothing was.
     pub projected: Vec<Fared>,
 }
 
@@ -48,12 +49,19 @@ impl Summary {
             }
         }
         let fared = |came_to: fn(&Ruled) -> CameTo| -> Vec<Fared> {
-            names.iter().map(|name| Fared::of(name, &releases, came_to)).collect()
+            names
+                .iter()
+                .map(|name| Fared::of(name, &releases, came_to))
+                .collect()
         };
         Self {
             releases: releases.len(),
             on_record: fared(on_record),
-            projected: if is_projected { fared(projected) } else { Vec::new() },
+            projected: if is_projected {
+                fared(projected)
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -62,24 +70,41 @@ impl Summary {
 type CameTo = (Option<(Ruling, f64)>, f64);
 
 fn on_record(rule: &Ruled) -> CameTo {
-    (rule.decided.map(|decided| (decided.ruling, decided.after_seconds)), rule.errors)
+    (
+        rule.decided
+            .map(|decided| (decided.ruling, decided.after_seconds)),
+        rule.errors,
+    )
 }
 
 fn projected(rule: &Ruled) -> CameTo {
     rule.projected.map_or_else(
         || on_record(rule),
-        |projected| (Some((projected.ruling, projected.after_seconds)), projected.errors),
+        |projected| {
+            (
+                Some((projected.ruling, projected.after_seconds)),
+                projected.errors,
+            )
+        },
     )
 }
 
 impl Fared {
     fn of(name: &str, releases: &[&Compared], came_to: fn(&Ruled) -> CameTo) -> Self {
-        let rules = releases.iter().flat_map(|release| release.rules.iter().filter(|rule| rule.rule == name));
+        let rules = releases
+            .iter()
+            .flat_map(|release| release.rules.iter().filter(|rule| rule.rule == name));
         let all: Vec<CameTo> = rules.map(came_to).collect();
-        let count = |ruling| all.iter().filter(|(decided, _)| decided.is_some_and(|(of, _)| of == ruling)).count();
+        let count = |ruling| {
+            all.iter()
+                .filter(|(decided, _)| decided.is_some_and(|(of, _)| of == ruling))
+                .count()
+        };
         let (rolled_back, promoted) = (count(Ruling::RollBack), count(Ruling::Promote));
-        let rollbacks =
-            all.iter().filter_map(|(decided, _)| *decided).filter(|(ruling, _)| *ruling == Ruling::RollBack);
+        let rollbacks = all
+            .iter()
+            .filter_map(|(decided, _)| *decided)
+            .filter(|(ruling, _)| *ruling == Ruling::RollBack);
         let errors = || all.iter().map(|(_, errors)| *errors);
         #[expect(clippy::cast_precision_loss, reason = "a number of releases")]
         let count = all.len().max(1) as f64;
@@ -97,7 +122,10 @@ impl Fared {
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    let (lower, upper) = (values.get(values.len().saturating_sub(1) / 2)?, values.get(values.len() / 2)?);
+    let (lower, upper) = (
+        values.get(values.len().saturating_sub(1) / 2)?,
+        values.get(values.len() / 2)?,
+    );
     Some(f64::midpoint(*lower, *upper))
 }
 

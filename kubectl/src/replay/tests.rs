@@ -6,9 +6,13 @@ use crate::cli::{AccessArgs, Task, parse};
 const NOW: &str = "2026-03-01T12:00:00Z";
 
 fn args(line: &str) -> Result<ReplayArgs, String> {
-    let line = format!("kubectl-serin replay -f rollout.yaml --prometheus http://localhost:9090 {line}");
+    let line =
+        format!("kubectl-serin replay -f rollout.yaml --prometheus http://localhost:9090 {line}");
     let arguments = line.split_whitespace().map(Into::into).collect();
-    match parse("kubectl-serin", arguments).map_err(|error| error.to_string())?.task {
+    match parse("kubectl-serin", arguments)
+        .map_err(|error| error.to_string())?
+        .task
+    {
         Task::Replay(args) => Ok(*args),
         other => panic!("{other:?}"),
     }
@@ -27,14 +31,20 @@ fn manifest(objective: &str) -> Manifest {
 
 const TRAEFIK: &str = "indicator: traefik";
 const PODS: &str = "counters: {total: requests_total, errors: errors_total}";
-const LABEL: &str =
-    "counters: {total: requests_total, errors: errors_total, arms: {label: version, canary: v2, stable: v1}}";
+const LABEL: &str = "counters: {total: requests_total, errors: errors_total, arms: {label: version, canary: v2, stable: v1}}";
 
 fn asked(objective: &str, line: &str) -> Result<Question, String> {
     let args = args(line)?;
     let asked = Asked::from_args(&args).map_err(|failure| failure.to_string())?;
-    let windows = windows::windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
-    question(&manifest(objective), &asked, &windows[0], NOW.parse().unwrap()).map_err(|failure| failure.to_string())
+    let windows =
+        windows::windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
+    question(
+        &manifest(objective),
+        &asked,
+        &windows[0],
+        NOW.parse().unwrap(),
+    )
+    .map_err(|failure| failure.to_string())
 }
 
 #[test]
@@ -48,17 +58,38 @@ fn the_sides_are_those_of_the_rollout_unless_they_are_given() {
     let given = asked(TRAEFIK, "--from -2h --stable shop-old --canary shop-new").unwrap();
     assert_eq!(given.request.canary_service.as_deref(), Some("shop-new"));
     let label = asked(LABEL, "--from -2h --stable v7 --canary v8").unwrap();
-    let arms = label.request.analysis.objectives[0].counters.clone().unwrap().arms.unwrap();
-    assert_eq!((arms.stable.as_deref(), arms.canary.as_deref()), (Some("v7"), Some("v8")));
-    let pods = asked(PODS, "--from -2h --stable-pods checkout-abc --canary-pods checkout-def").unwrap();
-    assert_eq!(pods.request.stable_replica_set.as_deref(), Some("checkout-abc"));
+    let arms = label.request.analysis.objectives[0]
+        .counters
+        .clone()
+        .unwrap()
+        .arms
+        .unwrap();
+    assert_eq!(
+        (arms.stable.as_deref(), arms.canary.as_deref()),
+        (Some("v7"), Some("v8"))
+    );
+    let pods = asked(
+        PODS,
+        "--from -2h --stable-pods checkout-abc --canary-pods checkout-def",
+    )
+    .unwrap();
+    assert_eq!(
+        pods.request.stable_replica_set.as_deref(),
+        Some("checkout-abc")
+    );
     assert_eq!(pods.request.canary_replica_set, "checkout-def");
 }
 
 #[test]
 fn weights_that_are_given_are_taken_in_order() {
     let question = asked(TRAEFIK, "--from -2h --step-weights 10m=20,0s=5%").unwrap();
-    assert_eq!(question.weights, Weights::Set(vec![(0, Weight::percent(5)), (600_000, Weight::percent(20))]));
+    assert_eq!(
+        question.weights,
+        Weights::Set(vec![
+            (0, Weight::percent(5)),
+            (600_000, Weight::percent(20))
+        ])
+    );
 }
 
 #[test]
@@ -73,17 +104,45 @@ fn what_makes_no_sense_is_refused_with_the_fix() {
             "--from -1h --step-weights 10m=20",
             "--step-weights: nothing is said of the time before 10m; begin with",
         ),
-        (TRAEFIK, "--from -1h --step-weights 0s=5,10m=20,600s=30", "--step-weights: 10m is there twice"),
-        (TRAEFIK, "--from -1h --to 2026-03-01T13:00:00Z", "--from and --to: 2026-03-01T13:00:00Z is still to come"),
+        (
+            TRAEFIK,
+            "--from -1h --step-weights 0s=5,10m=20,600s=30",
+            "--step-weights: 10m is there twice",
+        ),
+        (
+            TRAEFIK,
+            "--from -1h --to 2026-03-01T13:00:00Z",
+            "--from and --to: 2026-03-01T13:00:00Z is still to come",
+        ),
         (PODS, "--from -1h", "--stable-pods checkout-5d4f8c"),
-        ("indicator: pod", "--from -1h", "--stable-pods checkout-5d4f8c"),
+        (
+            "indicator: pod",
+            "--from -1h",
+            "--stable-pods checkout-5d4f8c",
+        ),
         (TRAEFIK, "", "--from <TIME>"),
         (TRAEFIK, "--from -1h --quiet 5", "--quiet"),
-        (TRAEFIK, "--releases /nowhere/releases", "--releases /nowhere/releases: cannot be read"),
+        (
+            TRAEFIK,
+            "--releases /nowhere/releases",
+            "--releases /nowhere/releases: cannot be read",
+        ),
         (TRAEFIK, "--releases r --from -1h", "cannot be used with"),
-        (TRAEFIK, "--from -1h --bearer-token-file /nowhere/token", "--bearer-token-file /nowhere/token"),
-        (TRAEFIK, "--from -1h --ca-file /nowhere/ca.crt", "--ca-file /nowhere/ca.crt: cannot be read"),
-        (TRAEFIK, "--from -1h --header X-Scope-OrgID", "'X-Scope-OrgID: shop'"),
+        (
+            TRAEFIK,
+            "--from -1h --bearer-token-file /nowhere/token",
+            "--bearer-token-file /nowhere/token",
+        ),
+        (
+            TRAEFIK,
+            "--from -1h --ca-file /nowhere/ca.crt",
+            "--ca-file /nowhere/ca.crt: cannot be read",
+        ),
+        (
+            TRAEFIK,
+            "--from -1h --header X-Scope-OrgID",
+            "'X-Scope-OrgID: shop'",
+        ),
     ];
     for (objective, line, words) in cases {
         let refusal = asked(objective, line).unwrap_err();
@@ -103,43 +162,84 @@ fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
     let windows = read(&format!("{one}\n\n{one}\n")).unwrap();
     assert_eq!(windows.len(), 2);
     let asked = Asked::of(Server::at("http://localhost:9090"));
-    let question = question(&manifest(TRAEFIK), &asked, &windows[0], NOW.parse().unwrap()).unwrap();
+    let question = question(
+        &manifest(TRAEFIK),
+        &asked,
+        &windows[0],
+        NOW.parse().unwrap(),
+    )
+    .unwrap();
     assert_eq!(question.request.rollout.namespace, "market");
     assert_eq!(question.to_ms - question.from_ms, 1_200_000);
     let unknown = read(&format!("{one}\n{}", one.replace("to\"", "until\""))).unwrap_err();
     assert!(
-        unknown.contains("line 2: until: unknown field `until`") && unknown.contains("Write a line each"),
+        unknown.contains("line 2: until: unknown field `until`")
+            && unknown.contains("Write a line each"),
         "{unknown}"
     );
     let time = read(&one.replace("T10:20", " at 10:20")).unwrap_err();
     assert!(time.contains("line 1: to: "), "{time}");
-    let pods = read(&one.replace('}', r#", "podsCreatedAt": {"checkout-7b9c6d-x": "soon"}}"#)).unwrap_err();
-    assert!(pods.contains("line 1: podsCreatedAt.checkout-7b9c6d-x: "), "{pods}");
-    for (nothing, why) in
-        [("", "there is no release in it"), ("[]", "line 1: not a JSON object"), ("v7", "line 1: not a JSON object")]
-    {
+    let pods = read(&one.replace('}', r#", "podsCreatedAt": {"checkout-7b9c6d-x": "soon"}}"#))
+        .unwrap_err();
+    assert!(
+        pods.contains("line 1: podsCreatedAt.checkout-7b9c6d-x: "),
+        "{pods}"
+    );
+    for (nothing, why) in [
+        ("", "there is no release in it"),
+        ("[]", "line 1: not a JSON object"),
+        ("v7", "line 1: not a JSON object"),
+    ] {
         let refusal = read(nothing).unwrap_err();
-        assert!(refusal.contains(why) && refusal.contains("Write a line each"), "{refusal}");
+        assert!(
+            refusal.contains(why) && refusal.contains("Write a line each"),
+            "{refusal}"
+        );
     }
     let turned = read(&one.replace("10:20", "09:20")).unwrap();
-    let turned = super::question(&manifest(TRAEFIK), &asked, &turned[0], NOW.parse().unwrap()).unwrap_err().to_string();
+    let turned = super::question(&manifest(TRAEFIK), &asked, &turned[0], NOW.parse().unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(
-        turned.contains("releases.jsonl: line 1: 2026-03-01T10:00:00Z is not before 2026-03-01T09:20:00Z"),
+        turned.contains(
+            "releases.jsonl: line 1: 2026-03-01T10:00:00Z is not before 2026-03-01T09:20:00Z"
+        ),
         "{turned}"
     );
-    assert_eq!(read(&format!("\u{feff}{one}")).unwrap().len(), 1, "some editors begin a file with a mark");
+    assert_eq!(
+        read(&format!("\u{feff}{one}")).unwrap().len(),
+        1,
+        "some editors begin a file with a mark"
+    );
 }
 
 #[test]
 fn a_file_of_a_token_holds_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    for (token, is_one) in [("", false), ("\n", false), ("a\nb", false), ("secret", true), ("secret\n", true)] {
+    for (token, is_one) in [
+        ("", false),
+        ("\n", false),
+        ("a\nb", false),
+        ("secret", true),
+        ("secret\n", true),
+    ] {
         std::fs::write(&file, token).unwrap();
-        let access = AccessArgs { bearer_token_file: Some(file.clone()), ..AccessArgs::default() };
-        match asking::server("http://localhost:9090", &access).map_err(|failure| failure.to_string()) {
-            Ok(server) => assert!(is_one && server.headers[0].1 == "Bearer secret", "{token:?}"),
-            Err(refusal) => assert!(!is_one && refusal.contains("holds no token; write"), "{token:?}: {refusal}"),
+        let access = AccessArgs {
+            bearer_token_file: Some(file.clone()),
+            ..AccessArgs::default()
+        };
+        match asking::server("http://localhost:9090", &access)
+            .map_err(|failure| failure.to_string())
+        {
+            Ok(server) => assert!(
+                is_one && server.headers[0].1 == "Bearer secret",
+                "{token:?}"
+            ),
+            Err(refusal) => assert!(
+                !is_one && refusal.contains("holds no token; write"),
+                "{token:?}: {refusal}"
+            ),
         }
     }
 }

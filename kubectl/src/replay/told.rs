@@ -23,7 +23,10 @@ pub(super) fn told(
     manifest: &Manifest,
     asked: &Asked,
     windows: &[Window],
-    Record { releases: all, without_requests }: &Record,
+    Record {
+        releases: all,
+        without_requests,
+    }: &Record,
     in_full: bool,
     look: &Look,
 ) -> String {
@@ -31,10 +34,14 @@ pub(super) fn told(
     page.field("Rollout", &manifest.name, paint::strong);
     let from = windows.iter().map(|window| window.from).min();
     let to = windows.iter().map(|window| window.to).max();
-    let span = from
-        .zip(to)
-        .map_or_else(String::new, |(from, to)| format!(", from {} to {}", look.clock(from), look.clock(to)));
-    page.field("Record", &format!("{}{span}", asked.server.url), paint::plain);
+    let span = from.zip(to).map_or_else(String::new, |(from, to)| {
+        format!(", from {} to {}", look.clock(from), look.clock(to))
+    });
+    page.field(
+        "Record",
+        &format!("{}{span}", asked.server.url),
+        paint::plain,
+    );
     let weights = match asked.weights {
         Weights::Observed => "as the recorded requests show them",
         Weights::Set(_) => "as given by --step-weights",
@@ -46,12 +53,23 @@ pub(super) fn told(
         page.wrapped(("", "", 0), nothing, paint::warn);
     } else if !without_requests.is_empty() {
         page.gap();
-        let empty = format!("No request to the canary is on record for: {}.", without_requests.join(", "));
+        let empty = format!(
+            "No request to the canary is on record for: {}.",
+            without_requests.join(", ")
+        );
         page.wrapped(("", "", 0), &empty, paint::warn);
     }
     for (index, recorded) in all.iter().enumerate().filter(|_| in_full) {
-        let name = recorded.compared.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
-        let of = if all.len() > 1 { format!(" {} of {}", index + 1, all.len()) } else { String::new() };
+        let name = recorded
+            .compared
+            .name
+            .as_ref()
+            .map_or_else(String::new, |name| format!(" {name}"));
+        let of = if all.len() > 1 {
+            format!(" {} of {}", index + 1, all.len())
+        } else {
+            String::new()
+        };
         in_detail(&mut page, &format!("Release{name}{of}"), recorded, look);
     }
     if all.len() > 1 {
@@ -60,7 +78,9 @@ pub(super) fn told(
             lines(&mut page, &each(all, look));
         }
         page.gap();
-        page.line(summary_told(&Summary::of(all.iter().map(|recorded| &recorded.compared))).trim_end());
+        page.line(
+            summary_told(&Summary::of(all.iter().map(|recorded| &recorded.compared))).trim_end(),
+        );
         if !in_full {
             page.gap();
             page.wrapped(
@@ -79,15 +99,22 @@ fn lines(page: &mut Page, table: &str) {
     }
 }
 
-fn in_detail(page: &mut Page, heading: &str, Recorded { release, compared }: &Recorded, look: &Look) {
-    page.heading(&format!("{heading}: first request to the canary at {}", look.clock(compared.began_at)));
+fn in_detail(
+    page: &mut Page,
+    heading: &str,
+    Recorded { release, compared }: &Recorded,
+    look: &Look,
+) {
+    page.heading(&format!(
+        "{heading}: first request to the canary at {}",
+        look.clock(compared.began_at)
+    ));
     lines(page, &moments(release, look));
     decision(page, release, look);
     page.gap();
     page.line("Beside it, on the same requests, fixed rules as other controllers have them:");
     lines(page, &comparison(&compared.rules));
-    let errors =
-        "Errors: those beyond stable's on the same requests, until the rule rolls back, else until the record ends.";
+    let errors = "Errors: those beyond stable's on the same requests, until the rule rolls back, else until the record ends.";
     page.wrapped(("", "", 0), errors, paint::dim);
     if compared.is_projected() {
         page.wrapped(("", "", 0), PROJECTED, paint::dim);
@@ -128,20 +155,40 @@ fn count(errors: f64) -> String {
 /// The rules beside each other.
 fn comparison(rules: &[Ruled]) -> String {
     let is_projected = rules.iter().any(|rule| rule.projected.is_some());
-    let columns = ["rule", "on record", "after", "errors", "projected", "after", "errors"];
-    let mut table = table(if is_projected { &columns } else { &columns[..4] }, 2);
+    let columns = [
+        "rule",
+        "on record",
+        "after",
+        "errors",
+        "projected",
+        "after",
+        "errors",
+    ];
+    let mut table = table(
+        if is_projected {
+            &columns
+        } else {
+            &columns[..4]
+        },
+        2,
+    );
     for rule in rules {
         let mut row = vec![rule.rule.clone()];
         row.extend(match &rule.decided {
-            Some(decided) => [word(decided.ruling).to_owned(), lasting(decided.after_seconds)],
+            Some(decided) => [
+                word(decided.ruling).to_owned(),
+                lasting(decided.after_seconds),
+            ],
             None => ["undecided".to_owned(), "-".to_owned()],
         });
         row.push(count(rule.errors));
         if is_projected {
             row.extend(match &rule.projected {
-                Some(projected) => {
-                    [word(projected.ruling).to_owned(), lasting(projected.after_seconds), count(projected.errors)]
-                }
+                Some(projected) => [
+                    word(projected.ruling).to_owned(),
+                    lasting(projected.after_seconds),
+                    count(projected.errors),
+                ],
                 None => ["", "", ""].map(ToOwned::to_owned),
             });
         }
@@ -155,11 +202,26 @@ fn comparison(rules: &[Ruled]) -> String {
 
 /// A line for each release.
 fn each(all: &[Recorded], look: &Look) -> String {
-    let mut table = table(&["release", "first request", "requests", "errors", "Serin", "after", "beyond stable's"], 2);
+    let mut table = table(
+        &[
+            "release",
+            "first request",
+            "requests",
+            "errors",
+            "Serin",
+            "after",
+            "beyond stable's",
+        ],
+        2,
+    );
     for (index, Recorded { compared, .. }) in all.iter().enumerate() {
-        let name = compared.name.clone().unwrap_or_else(|| (index + 1).to_string());
-        let (requests, errors) =
-            compared.counted.first().map_or((0.0, 0.0), |counted| (counted.canary_requests, counted.canary_errors));
+        let name = compared
+            .name
+            .clone()
+            .unwrap_or_else(|| (index + 1).to_string());
+        let (requests, errors) = compared.counted.first().map_or((0.0, 0.0), |counted| {
+            (counted.canary_requests, counted.canary_errors)
+        });
         let own = compared.rules.first();
         let decided = own.and_then(|rule| rule.decided);
         table.add_row([
@@ -167,7 +229,9 @@ fn each(all: &[Recorded], look: &Look) -> String {
             look.clock(compared.began_at),
             thousands(requests),
             thousands(errors),
-            decided.map_or("undecided", |decided| word(decided.ruling)).to_owned(),
+            decided
+                .map_or("undecided", |decided| word(decided.ruling))
+                .to_owned(),
             decided.map_or_else(|| "-".to_owned(), |decided| lasting(decided.after_seconds)),
             own.map_or_else(String::new, |rule| count(rule.errors)),
         ]);
@@ -196,20 +260,34 @@ pub fn summary_told(summary: &Summary) -> String {
 }
 
 fn fared(rules: &[Fared]) -> String {
-    let mut table =
-        table(&["rule", "rolled back", "promoted", "undecided", "median time", "mean errors", "most errors"], 1);
+    let mut table = table(
+        &[
+            "rule",
+            "rolled back",
+            "promoted",
+            "undecided",
+            "median time",
+            "mean errors",
+            "most errors",
+        ],
+        1,
+    );
     for of in rules {
         table.add_row([
             of.rule.clone(),
             of.rolled_back.to_string(),
             of.promoted.to_string(),
             of.undecided.to_string(),
-            of.median_seconds_to_roll_back.map_or_else(|| "-".to_owned(), lasting),
+            of.median_seconds_to_roll_back
+                .map_or_else(|| "-".to_owned(), lasting),
             thousands((of.mean_errors * 10.0).round() / 10.0),
             count(of.most_errors),
         ]);
     }
-    let lines: Vec<String> = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect();
     lines.concat()
 }
 
@@ -240,7 +318,9 @@ fn moments(release: &Replayed, look: &Look) -> String {
         }
         if is_told {
             table.add_row([
-                Timestamp::from_millisecond(moment.at_ms).map(|at| look.clock(at)).unwrap_or_default(),
+                Timestamp::from_millisecond(moment.at_ms)
+                    .map(|at| look.clock(at))
+                    .unwrap_or_default(),
                 since(release, moment.at_ms),
                 format!("{} %", moment.weight.as_percent()),
                 thousands(errors_by(release, moment.at_ms).round()),
@@ -256,7 +336,13 @@ fn decision(page: &mut Page, release: &Replayed, look: &Look) {
         let requests: Vec<String> = moment
             .evidence
             .iter()
-            .map(|of| format!("{} failed of {}", thousands(of.canary.errors), thousands(of.canary.requests)))
+            .map(|of| {
+                format!(
+                    "{} failed of {}",
+                    thousands(of.canary.errors),
+                    thousands(of.canary.requests)
+                )
+            })
             .collect();
         requests.join("; ")
     };
@@ -302,7 +388,9 @@ fn decision(page: &mut Page, release: &Replayed, look: &Look) {
             "Its record ends when stable got no more requests, so that there is nothing to compare with"
         }
     };
-    let at = Timestamp::from_millisecond(release.ended_ms).map(|at| look.clock(at)).unwrap_or_default();
+    let at = Timestamp::from_millisecond(release.ended_ms)
+        .map(|at| look.clock(at))
+        .unwrap_or_default();
     page.wrapped(("", "", 0), &format!("{end}: at {at}."), paint::dim);
 }
 
@@ -313,8 +401,12 @@ fn missing(page: &mut Page, compared: &Compared, look: &Look) {
     page.gap();
     page.line("What is missing on record (nothing missing was taken for a success):");
     for gap in &compared.gaps {
-        let lasted = duration(Duration::try_from(gap.to.duration_since(gap.from)).unwrap_or_default());
+        let lasted =
+            duration(Duration::try_from(gap.to.duration_since(gap.from)).unwrap_or_default());
         let (from, to) = (look.clock(gap.from), look.clock(gap.to));
-        page.line(&format!("  {}: {lasted} without data, from {from} to {to}", gap.objective));
+        page.line(&format!(
+            "  {}: {lasted} without data, from {from} to {to}",
+            gap.objective
+        ));
     }
 }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
-/// Conditions that are trouble when they are False. (Progressing, Completed, Healthy, Ready are not: they are False in
-/// the middle of any release.)
+/// Conditions that are trouble when they are False. (Progressing, Completed, Healthy, Ready are
+/// not: they are False in the middle of any release.)
 const SHOULD_BE_TRUE: [&str; 4] = ["Available", "RouteReady", "MetricsReady", "Feasible"];
 /// Conditions that are trouble when they are True.
 const SHOULD_BE_FALSE: [&str; 3] = ["InvalidSpec", "Stalled", "Frozen"];

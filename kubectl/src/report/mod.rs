@@ -1,13 +1,16 @@
-//! What is to be told about a Rollout: made from the objects that were read, for text and for programs alike.
+//! What is to be told about a Rollout: made from the objects that were read, for text and for
+//! programs alike.
 //!
-//! [`report`] is a pure function of the picture and the time. Its JSON form is what `-o json` prints.
+//! [`report`] is a pure function of the picture and the time. Its JSON form is what `-o json`
+//! prints.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serin_core::plan::Plan;
 use serin_crds::status::{
-    AbortStatus, BudgetStatus, CheckStatus, EvidenceStatus, ReleaseStatus, RolloutStatus, WeightsStatus,
+    AbortStatus, BudgetStatus, CheckStatus, EvidenceStatus, ReleaseStatus, RolloutStatus,
+    WeightsStatus,
 };
 
 use crate::facts::Facts;
@@ -80,7 +83,8 @@ pub struct Report {
 impl Report {
     /// Whether all that the message says is said of the pause that it waits in.
     pub fn waits_in_a_pause(&self) -> bool {
-        self.phase.as_deref() == Some("Paused") && self.waiting.as_ref().is_some_and(|waiting| waiting.pause)
+        self.phase.as_deref() == Some("Paused")
+            && self.waiting.as_ref().is_some_and(|waiting| waiting.pause)
     }
 }
 
@@ -93,15 +97,19 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         RolloutStatus::default()
     } else {
         serde_json::from_value(raw.clone()).unwrap_or_else(|error| {
-            unread.push(format!("parts of the status (is this plugin older or newer than the controller?): {error}"));
+            unread.push(format!(
+                "parts of the status (is this plugin older or newer than the controller?): {error}"
+            ));
             RolloutStatus::default()
         })
     };
-    let plan = status.plan.as_ref().and_then(|plan| match serde_json::from_value::<Plan>(plan.spec.clone()) {
-        Ok(plan) => Some(plan),
-        Err(error) => {
-            unread.push(format!("the plan in force: {error}"));
-            None
+    let plan = status.plan.as_ref().and_then(|plan| {
+        match serde_json::from_value::<Plan>(plan.spec.clone()) {
+            Ok(plan) => Some(plan),
+            Err(error) => {
+                unread.push(format!("the plan in force: {error}"));
+                None
+            }
         }
     });
     let seen = revisions::Seen {
@@ -109,7 +117,10 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         pods: note(&picture.pods, "pods", &mut unread),
     };
     let (revisions, kept_revisions) = revisions::revisions(&facts, &status, &seen, now);
-    let steps = plan.as_ref().map(|plan| steps::steps(plan, &status)).unwrap_or_default();
+    let steps = plan
+        .as_ref()
+        .map(|plan| steps::steps(plan, &status))
+        .unwrap_or_default();
     Report {
         waiting: waiting::waiting(&facts, &status, &steps, now),
         namespace: picture.rollout.namespace().unwrap_or_default(),
@@ -129,7 +140,11 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         evidence: status.evidence,
         budgets: status.budgets,
         checks: status.checks,
-        routes: picture.routes.iter().map(|route| routes::route(route, plan.as_ref())).collect(),
+        routes: picture
+            .routes
+            .iter()
+            .map(|route| routes::route(route, plan.as_ref()))
+            .collect(),
         releases: status.history.into_iter().rev().collect(),
         troubles: conditions::troubles(&status.conditions),
         unread,

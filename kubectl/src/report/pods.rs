@@ -26,18 +26,31 @@ pub fn pod(pod: &Pod) -> PodReport {
     let status = pod.status.clone().unwrap_or_default();
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let ready = condition(&status, "Ready").is_some_and(|(value, _)| value == "True") && !terminating;
+    let ready =
+        condition(&status, "Ready").is_some_and(|(value, _)| value == "True") && !terminating;
     PodReport {
         name: pod.name_any(),
         ready,
-        restarts: containers.iter().map(|container| container.restart_count).sum(),
-        why: (!ready).then(|| if terminating { "terminating".to_owned() } else { why(&status, containers) }),
+        restarts: containers
+            .iter()
+            .map(|container| container.restart_count)
+            .sum(),
+        why: (!ready).then(|| {
+            if terminating {
+                "terminating".to_owned()
+            } else {
+                why(&status, containers)
+            }
+        }),
         created_at: pod.creation_timestamp().map(|time| time.0),
     }
 }
 
 fn why(status: &PodStatus, containers: &[ContainerStatus]) -> String {
-    let init = status.init_container_statuses.as_deref().unwrap_or_default();
+    let init = status
+        .init_container_statuses
+        .as_deref()
+        .unwrap_or_default();
     if let Some(words) = init.iter().chain(containers).find_map(container_trouble) {
         return words;
     }
@@ -68,7 +81,14 @@ fn container_trouble(container: &ContainerStatus) -> Option<String> {
         });
     }
     match last_exit(Some(state)) {
-        Some(exit) if state.terminated.as_ref().is_some_and(|ended| ended.exit_code != 0) => Some(exit),
+        Some(exit)
+            if state
+                .terminated
+                .as_ref()
+                .is_some_and(|ended| ended.exit_code != 0) =>
+        {
+            Some(exit)
+        }
         _ => None,
     }
 }
@@ -90,8 +110,16 @@ fn with_message(reason: &str, message: Option<&str>) -> String {
 
 /// A condition's status and message (or reason, where it has none).
 fn condition<'a>(status: &'a PodStatus, kind: &str) -> Option<(&'a str, &'a str)> {
-    let condition = status.conditions.as_deref()?.iter().find(|condition| condition.type_ == kind)?;
-    let why = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or_default();
+    let condition = status
+        .conditions
+        .as_deref()?
+        .iter()
+        .find(|condition| condition.type_ == kind)?;
+    let why = condition
+        .message
+        .as_deref()
+        .or(condition.reason.as_deref())
+        .unwrap_or_default();
     Some((&condition.status, why))
 }
 
@@ -126,7 +154,10 @@ mod tests {
                 "ImagePullBackOff: no such image",
             ),
             (
-                waiting(serde_json::json!({"terminated": {"exitCode": 1, "reason": "Error"}}), serde_json::json!({})),
+                waiting(
+                    serde_json::json!({"terminated": {"exitCode": 1, "reason": "Error"}}),
+                    serde_json::json!({}),
+                ),
                 "exit code 1",
             ),
             (
@@ -134,8 +165,14 @@ mod tests {
                     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]}),
                 "not scheduled: 0/3 nodes",
             ),
-            (serde_json::json!({"phase": "Running"}), "running, not ready yet (the readiness probe has not passed)"),
-            (serde_json::json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}), "Evicted: disk"),
+            (
+                serde_json::json!({"phase": "Running"}),
+                "running, not ready yet (the readiness probe has not passed)",
+            ),
+            (
+                serde_json::json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}),
+                "Evicted: disk",
+            ),
         ];
         for (status, expected) in cases {
             assert_eq!(why_of(&status).as_deref(), Some(expected));

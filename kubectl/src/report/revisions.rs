@@ -45,7 +45,8 @@ pub struct RevisionReport {
     pub revision: String,
     /// What it is to the Rollout.
     pub role: Role,
-    /// Its share of the traffic in percent, as last seen in effect, or as asked for while a change is on its way.
+    /// Its share of the traffic in percent, as last seen in effect, or as asked for while a change
+    /// is on its way.
     pub weight_percent: Option<f64>,
     /// When its pods may go, once no traffic can reach them.
     pub draining_until: Option<Timestamp>,
@@ -102,12 +103,21 @@ pub fn revisions(
         }
     }
     let (mut shown, kept): (Vec<_>, Vec<_>) = by_name.into_values().partition(|report| {
-        let wanted = report.replica_set.as_ref().is_some_and(|set| set.desired > 0);
+        let wanted = report
+            .replica_set
+            .as_ref()
+            .is_some_and(|set| set.desired > 0);
         report.role != Role::Old || wanted || !report.pods.is_empty()
     });
-    shown.sort_by(|left, right| left.role.cmp(&right.role).then_with(|| left.revision.cmp(&right.revision)));
+    shown.sort_by(|left, right| {
+        left.role
+            .cmp(&right.role)
+            .then_with(|| left.revision.cmp(&right.revision))
+    });
     for report in &mut shown {
-        report.pods.sort_by(|left, right| left.name.cmp(&right.name));
+        report
+            .pods
+            .sort_by(|left, right| left.name.cmp(&right.name));
     }
     (shown, kept.len())
 }
@@ -119,7 +129,11 @@ fn role(revision: &str, facts: &Facts) -> Role {
     } else if is(&facts.aborted) && is(&facts.current) {
         Role::Aborted
     } else if is(&facts.current) {
-        if facts.stable.is_some() { Role::Canary } else { Role::First }
+        if facts.stable.is_some() {
+            Role::Canary
+        } else {
+            Role::First
+        }
     } else {
         Role::Old
     }
@@ -130,21 +144,35 @@ fn weight(revision: &str, facts: &Facts) -> Option<f64> {
     match role(revision, facts) {
         Role::Canary | Role::Aborted => Some(canary),
         // Rounded to the resolution of a weight, so that no 79.99999 is shown.
-        Role::Stable if facts.current != facts.stable => Some(((100.0 - canary) * 1_000.0).round() / 1_000.0),
+        Role::Stable if facts.current != facts.stable => {
+            Some(((100.0 - canary) * 1_000.0).round() / 1_000.0)
+        }
         Role::Stable => Some(100.0),
         Role::First | Role::Old => None,
     }
 }
 
 fn draining(revision: &str, status: &RolloutStatus, now: Timestamp) -> Option<Timestamp> {
-    status.draining.iter().find(|drain| drain.revision == revision && drain.until > now).map(|drain| drain.until)
+    status
+        .draining
+        .iter()
+        .find(|drain| drain.revision == revision && drain.until > now)
+        .map(|drain| drain.until)
 }
 
 fn replica_set(set: &ReplicaSet) -> ReplicaSetReport {
     ReplicaSetReport {
         name: set.name_any(),
-        desired: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
-        available: set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0),
+        desired: set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1),
+        available: set
+            .status
+            .as_ref()
+            .and_then(|status| status.available_replicas)
+            .unwrap_or(0),
         created_at: set.creation_timestamp().map(|time| time.0),
     }
 }

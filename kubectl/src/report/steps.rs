@@ -35,9 +35,12 @@ pub enum StepState {
     Ahead,
 }
 
-/// The steps of the plan in force, with the one at hand; none where no release goes through them now.
+/// The steps of the plan in force, with the one at hand; none where no release goes through them
+/// now.
 pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
-    let Some(position) = &status.step else { return Vec::new() };
+    let Some(position) = &status.step else {
+        return Vec::new();
+    };
     let at = usize::try_from(position.index).unwrap_or(0);
     let state = |index: usize| match index.cmp(&at) {
         Ordering::Less => StepState::Done,
@@ -60,15 +63,28 @@ fn text(step: &Step) -> String {
         Step::SetWeight(weight) => format!("setWeight {weight}"),
         Step::Pause(None) => "pause until promoted".to_owned(),
         Step::Pause(Some(wait)) => format!("pause {}", duration(*wait)),
-        Step::SetCanaryScale(CanaryScale::MatchTrafficWeight) => "setCanaryScale as the traffic".to_owned(),
+        Step::SetCanaryScale(CanaryScale::MatchTrafficWeight) => {
+            "setCanaryScale as the traffic".to_owned()
+        }
         Step::SetCanaryScale(CanaryScale::Replicas(1)) => "setCanaryScale 1 pod".to_owned(),
         Step::SetCanaryScale(CanaryScale::Replicas(pods)) => format!("setCanaryScale {pods} pods"),
-        Step::SetCanaryScale(CanaryScale::Weight(share)) => format!("setCanaryScale {share} of replicas"),
+        Step::SetCanaryScale(CanaryScale::Weight(share)) => {
+            format!("setCanaryScale {share} of replicas")
+        }
         Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
         Step::Analysis(Some(wait)) => format!("analysis {}", duration(*wait)),
         Step::Prove(questions) => {
-            let names: Vec<&str> = questions.objectives.iter().chain(&questions.checks).map(String::as_str).collect();
-            format!("analysis until {} suffice{}", names.join(", "), if names.len() == 1 { "s" } else { "" })
+            let names: Vec<&str> = questions
+                .objectives
+                .iter()
+                .chain(&questions.checks)
+                .map(String::as_str)
+                .collect();
+            format!(
+                "analysis until {} suffice{}",
+                names.join(", "),
+                if names.len() == 1 { "s" } else { "" }
+            )
         }
     }
 }

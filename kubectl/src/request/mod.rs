@@ -9,7 +9,9 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
-use serin_crds::command::{CommandOutcome, CommandVerb, Expectation, RolloutCommandStatus, RolloutRef};
+use serin_crds::command::{
+    CommandOutcome, CommandVerb, Expectation, RolloutCommandStatus, RolloutRef,
+};
 use serin_crds::{RolloutCommand, RolloutCommandSpec};
 use tokio::time::Instant;
 
@@ -44,14 +46,21 @@ pub async fn carry_out(
 ) -> Result<(), Failure> {
     let before = Facts::of(&read_rollout(connection, &wish.name).await?);
     if wish.ask_first && confirm(&question(&before)) == Some(false) {
-        return Err(Failure::new(Exit::Refused, "not promoted: nothing was asked of the controller"));
+        return Err(Failure::new(
+            Exit::Refused,
+            "not promoted: nothing was asked of the controller",
+        ));
     }
     let requested_by = who_am_i(connection).await?;
     let command = command(wish, &before, requested_by);
     let started = Instant::now();
     let created = create(connection, wish, &command).await?;
     let Some(timeout) = wish.timeout else {
-        writeln!(out, "rolloutcommand.serin.dev/{} created", created.name_any())?;
+        writeln!(
+            out,
+            "rolloutcommand.serin.dev/{} created",
+            created.name_any()
+        )?;
         return Ok(());
     };
     let deadline = started + timeout;
@@ -67,19 +76,25 @@ pub async fn carry_out(
     Ok(())
 }
 
-/// The command object: bound to what the requester is looking at, as far as it matters for the verb.
+/// The command object: bound to what the requester is looking at, as far as it matters for the
+/// verb.
 ///
-/// An abort is bound to the revision alone: it must not be refused because a step went by in the meantime.
+/// An abort is bound to the revision alone: it must not be refused because a step went by in the
+/// meantime.
 fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCommand {
     let step_matters = matches!(wish.verb, CommandVerb::Promote | CommandVerb::SkipStep);
     let of_another = wish.revision.is_some() && wish.revision != seen.current;
     let step_at_hand = seen.step_index.and_then(|index| i32::try_from(index).ok());
     let expect = Expectation {
         revision: wish.revision.clone().or_else(|| seen.current.clone()),
-        step: wish.step_index.or_else(|| step_at_hand.filter(|_| step_matters && !of_another)),
+        step: wish
+            .step_index
+            .or_else(|| step_at_hand.filter(|_| step_matters && !of_another)),
     };
     let spec = RolloutCommandSpec {
-        rollout_ref: RolloutRef { name: wish.name.clone() },
+        rollout_ref: RolloutRef {
+            name: wish.name.clone(),
+        },
         verb: wish.verb,
         expect: (expect != Expectation::default()).then_some(expect),
         reason: wish.reason.clone(),
@@ -89,7 +104,10 @@ fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCo
     // The API server appends five characters, and a name has at most 253.
     let rollout: String = wish.name.chars().take(253 - 5 - 2 - verb.len()).collect();
     RolloutCommand {
-        metadata: ObjectMeta { generate_name: Some(format!("{rollout}-{verb}-")), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{rollout}-{verb}-")),
+            ..ObjectMeta::default()
+        },
         spec,
         status: None,
     }
@@ -98,14 +116,24 @@ fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCo
 /// The name by which the API server knows the requester.
 async fn who_am_i(connection: &Connection) -> Result<Option<String>, Failure> {
     let reviews: Api<SelfSubjectReview> = Api::all(connection.client.clone());
-    let review =
-        ask("ask the API server who you are", reviews.create(&PostParams::default(), &SelfSubjectReview::default()))
-            .await?;
-    Ok(review.status.and_then(|status| status.user_info).and_then(|user| user.username))
+    let review = ask(
+        "ask the API server who you are",
+        reviews.create(&PostParams::default(), &SelfSubjectReview::default()),
+    )
+    .await?;
+    Ok(review
+        .status
+        .and_then(|status| status.user_info)
+        .and_then(|user| user.username))
 }
 
-async fn create(connection: &Connection, wish: &Wish, command: &RolloutCommand) -> Result<RolloutCommand, Failure> {
-    let commands: Api<RolloutCommand> = Api::namespaced(connection.client.clone(), &connection.namespace);
+async fn create(
+    connection: &Connection,
+    wish: &Wish,
+    command: &RolloutCommand,
+) -> Result<RolloutCommand, Failure> {
+    let commands: Api<RolloutCommand> =
+        Api::namespaced(connection.client.clone(), &connection.namespace);
     let doing = format!("ask for {}", words::dashed(wish.verb));
     match try_ask(commands.create(&PostParams::default(), command)).await {
         Some(Ok(created)) => Ok(created),
@@ -117,17 +145,24 @@ async fn create(connection: &Connection, wish: &Wish, command: &RolloutCommand) 
     }
 }
 
-/// Waits for the outcome, in the command's own status or, where the command has been cleared away, in the Rollout's.
+/// Waits for the outcome, in the command's own status or, where the command has been cleared away,
+/// in the Rollout's.
 async fn outcome(
     connection: &Connection,
     created: &RolloutCommand,
     deadline: Instant,
 ) -> Result<RolloutCommandStatus, Failure> {
     let name = created.name_any();
-    let commands: Api<RolloutCommand> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let commands: Api<RolloutCommand> =
+        Api::namespaced(connection.client.clone(), &connection.namespace);
     let changes = watcher::watch_object(commands, &name).default_backoff();
     let found = first(changes, deadline, |command: &Option<RolloutCommand>| {
-        command.as_ref().is_none_or(|command| command.status.as_ref().is_some_and(|status| status.outcome.is_some()))
+        command.as_ref().is_none_or(|command| {
+            command
+                .status
+                .as_ref()
+                .is_some_and(|status| status.outcome.is_some())
+        })
     })
     .await
     .map_err(|error| refusal::cannot_watch(&name, &error))?;
@@ -144,34 +179,57 @@ async fn outcome_in_the_rollout(
 ) -> Result<RolloutCommandStatus, Failure> {
     let rollout = read_rollout(connection, &created.spec.rollout_ref.name).await?;
     let uid = created.uid().unwrap_or_default();
-    let done = rollout.data["status"]["commands"].as_array().into_iter().flatten().find(|done| done["uid"] == uid);
+    let done = rollout.data["status"]["commands"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|done| done["uid"] == uid);
     let Some(done) = done else {
         return Err(Failure::new(
             Exit::TimedOut,
-            format!("the request {} was deleted before it had an outcome", created.name_any()),
+            format!(
+                "the request {} was deleted before it had an outcome",
+                created.name_any()
+            ),
         ));
     };
     let refused = done["outcome"]["result"] == "Refused";
     Ok(RolloutCommandStatus {
-        outcome: Some(if refused { CommandOutcome::Refused } else { CommandOutcome::Done }),
+        outcome: Some(if refused {
+            CommandOutcome::Refused
+        } else {
+            CommandOutcome::Done
+        }),
         message: done["outcome"]["message"].as_str().map(ToOwned::to_owned),
         at: None,
     })
 }
 
-/// Follows the Rollout until it shows what the command did: after an abort, until the router has been seen to send the
-/// canary nothing. What it shows when the time is up is returned all the same.
-async fn follow(connection: &Connection, wish: &Wish, before: &Facts, deadline: Instant) -> Result<Facts, Failure> {
+/// Follows the Rollout until it shows what the command did: after an abort, until the router has
+/// been seen to send the canary nothing. What it shows when the time is up is returned all the
+/// same.
+async fn follow(
+    connection: &Connection,
+    wish: &Wish,
+    before: &Facts,
+    deadline: Instant,
+) -> Result<Facts, Failure> {
     let aborts = wish.verb == CommandVerb::Abort;
     let follow_for = if aborts { FOLLOW_FOR } else { LOOK_AGAIN_FOR };
-    let until = deadline.max(Instant::now() + Duration::from_millis(100)).min(Instant::now() + follow_for);
+    let until = deadline
+        .max(Instant::now() + Duration::from_millis(100))
+        .min(Instant::now() + follow_for);
     let api = rollouts(connection.client.clone(), &connection.namespace);
     let changes = watch_one(api, &wish.name).default_backoff();
     let mut last = None;
     let settled = |rollout: &Option<DynamicObject>| {
         let Some(rollout) = rollout else { return true };
         let now = Facts::of(rollout);
-        let shows = if aborts { now.canary_is_off() } else { words::has_moved(before, &now) };
+        let shows = if aborts {
+            now.canary_is_off()
+        } else {
+            words::has_moved(before, &now)
+        };
         last = Some(now);
         shows
     };
@@ -179,7 +237,9 @@ async fn follow(connection: &Connection, wish: &Wish, before: &Facts, deadline: 
     let _ = first(changes, until, settled).await;
     match last {
         Some(facts) => Ok(facts),
-        None => read_rollout(connection, &wish.name).await.map(|rollout| Facts::of(&rollout)),
+        None => read_rollout(connection, &wish.name)
+            .await
+            .map(|rollout| Facts::of(&rollout)),
     }
 }
 
@@ -198,8 +258,8 @@ fn watch_one(
     })
 }
 
-/// The first item that is as wished; `None` when the time is up. Only a lasting refusal ends it early: a connection
-/// that breaks is taken up again.
+/// The first item that is as wished; `None` when the time is up. Only a lasting refusal ends it
+/// early: a connection that breaks is taken up again.
 async fn first<T>(
     changes: impl Stream<Item = Result<T, watcher::Error>>,
     deadline: Instant,
@@ -216,7 +276,9 @@ async fn first<T>(
         }
         Ok(None)
     };
-    tokio::time::timeout_at(deadline, search).await.unwrap_or(Ok(None))
+    tokio::time::timeout_at(deadline, search)
+        .await
+        .unwrap_or(Ok(None))
 }
 
 #[cfg(test)]
@@ -236,39 +298,72 @@ mod tests {
     }
 
     fn seen() -> Facts {
-        Facts { current: Some("v2".into()), step_index: Some(2), ..Facts::default() }
+        Facts {
+            current: Some("v2".into()),
+            step_index: Some(2),
+            ..Facts::default()
+        }
     }
 
     fn expected(wish: &Wish) -> Option<(Option<String>, Option<i32>)> {
-        command(wish, &seen(), None).spec.expect.map(|expect| (expect.revision, expect.step))
+        command(wish, &seen(), None)
+            .spec
+            .expect
+            .map(|expect| (expect.revision, expect.step))
     }
 
     #[test]
     fn a_promotion_is_bound_to_revision_and_step() {
-        assert_eq!(expected(&wish(CommandVerb::Promote)), Some((Some("v2".into()), Some(2))));
-        assert_eq!(expected(&wish(CommandVerb::SkipStep)), Some((Some("v2".into()), Some(2))));
+        assert_eq!(
+            expected(&wish(CommandVerb::Promote)),
+            Some((Some("v2".into()), Some(2)))
+        );
+        assert_eq!(
+            expected(&wish(CommandVerb::SkipStep)),
+            Some((Some("v2".into()), Some(2)))
+        );
     }
 
     #[test]
     fn an_abort_is_bound_to_the_revision_alone_so_that_a_step_that_went_by_cannot_refuse_it() {
-        assert_eq!(expected(&wish(CommandVerb::Abort)), Some((Some("v2".into()), None)));
+        assert_eq!(
+            expected(&wish(CommandVerb::Abort)),
+            Some((Some("v2".into()), None))
+        );
     }
 
     #[test]
     fn the_step_of_another_revision_is_not_assumed() {
-        let other = Wish { revision: Some("v1".into()), ..wish(CommandVerb::Promote) };
+        let other = Wish {
+            revision: Some("v1".into()),
+            ..wish(CommandVerb::Promote)
+        };
         assert_eq!(expected(&other), Some((Some("v1".into()), None)));
     }
 
     #[test]
     fn a_rollout_that_the_controller_has_not_seen_can_be_aborted() {
-        assert_eq!(command(&wish(CommandVerb::Abort), &Facts::default(), None).spec.expect, None);
+        assert_eq!(
+            command(&wish(CommandVerb::Abort), &Facts::default(), None)
+                .spec
+                .expect,
+            None
+        );
     }
 
     #[test]
     fn the_name_is_generated_and_never_too_long() {
-        let long = Wish { name: "x".repeat(253), ..wish(CommandVerb::SkipStep) };
-        let prefix = command(&long, &seen(), None).metadata.generate_name.unwrap();
-        assert!(prefix.len() + 5 <= 253 && prefix.ends_with("-skip-step-"), "{prefix}");
+        let long = Wish {
+            name: "x".repeat(253),
+            ..wish(CommandVerb::SkipStep)
+        };
+        let prefix = command(&long, &seen(), None)
+            .metadata
+            .generate_name
+            .unwrap();
+        assert!(
+            prefix.len() + 5 <= 253 && prefix.ends_with("-skip-step-"),
+            "{prefix}"
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Why a request did not come through, in plain words.
 
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -27,12 +29,16 @@ const VERBS: [CommandVerb; 8] = [
 /// The controller looked at it and said no.
 pub fn by_the_controller(wish: &Wish, message: &str) -> Failure {
     let verb = words::dashed(wish.verb);
-    Failure::new(Exit::Refused, format!("{verb} of {} was refused: {message}", wish.name))
+    Failure::new(
+        Exit::Refused,
+        format!("{verb} of {} was refused: {message}", wish.name),
+    )
 }
 
 /// The API server did not take the request: who may not do what, and what would grant it.
 ///
-/// Whether it was for lack of permission is asked of the API server's authorizer, not guessed from the message.
+/// Whether it was for lack of permission is asked of the API server's authorizer, not guessed from
+/// the message.
 pub async fn by_the_api_server(
     connection: &Connection,
     wish: &Wish,
@@ -40,7 +46,9 @@ pub async fn by_the_api_server(
     doing: &str,
     error: &kube::Error,
 ) -> Failure {
-    let kube::Error::Api(status) = error else { return api_failure(doing, error) };
+    let kube::Error::Api(status) = error else {
+        return api_failure(doing, error);
+    };
     if !api_status::is_forbidden(status) && !api_status::is_invalid(status) {
         return api_failure(doing, error);
     }
@@ -54,7 +62,10 @@ pub async fn by_the_api_server(
     if allowed(verb, "rollouts", Some(&wish.name)).await {
         return Failure::new(
             Exit::Refused,
-            format!("cannot {doing}: {}", without_preamble(&api_status::message(status))),
+            format!(
+                "cannot {doing}: {}",
+                without_preamble(&api_status::message(status))
+            ),
         );
     }
     let mut others = Vec::new();
@@ -71,7 +82,10 @@ fn may_not(connection: &Connection, wish: &Wish, user: &str, others: &[&str]) ->
     let verb = words::of_the_api(wish.verb);
     let failure = Failure::new(
         Exit::Refused,
-        format!("{user} may not {verb} the Rollout {} in namespace {namespace}", wish.name),
+        format!(
+            "{user} may not {verb} the Rollout {} in namespace {namespace}",
+            wish.name
+        ),
     );
     let failure = match others {
         [] => failure,
@@ -79,12 +93,14 @@ fn may_not(connection: &Connection, wish: &Wish, user: &str, others: &[&str]) ->
     };
     let role = role_of_the_chart(wish.verb);
     failure
-        .hint(format!("It takes a role with the verb {verb} on rollouts.{GROUP}, such as the chart's {role}:"))
+        .hint(format!(
+            "It takes a role with the verb {verb} on rollouts.{GROUP}, such as the chart's {role}:"
+        ))
         .hint(binding(namespace, role, user))
 }
 
-/// The ClusterRole of Serin's chart that grants least of those that grant the verb (a chart installed under another
-/// name than `serin` puts that name before it).
+/// The ClusterRole of Serin's chart that grants least of those that grant the verb (a chart
+/// installed under another name than `serin` puts that name before it).
 const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
     match verb {
         CommandVerb::Abort => "serin-aborter",
@@ -113,7 +129,12 @@ fn may_not_ask_at_all(connection: &Connection, wish: &Wish, user: &str) -> Failu
 }
 
 /// Whether the requester may, as the API server's authorizer says.
-async fn may(connection: &Connection, verb: &str, resource: &str, name: Option<&str>) -> Result<bool, Failure> {
+async fn may(
+    connection: &Connection,
+    verb: &str,
+    resource: &str,
+    name: Option<&str>,
+) -> Result<bool, Failure> {
     let attributes = ResourceAttributes {
         group: Some(GROUP.to_owned()),
         namespace: Some(connection.namespace.clone()),
@@ -123,17 +144,26 @@ async fn may(connection: &Connection, verb: &str, resource: &str, name: Option<&
         ..ResourceAttributes::default()
     };
     let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() },
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..Default::default()
+        },
         ..Default::default()
     };
     let reviews: Api<SelfSubjectAccessReview> = Api::all(connection.client.clone());
-    let answer = ask("ask what you may do", reviews.create(&PostParams::default(), &review)).await?;
+    let answer = ask(
+        "ask what you may do",
+        reviews.create(&PostParams::default(), &review),
+    )
+    .await?;
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
 /// What an admission policy says, without the names of the policy and its binding.
 fn without_preamble(message: &str) -> &str {
-    message.split_once("denied request: ").map_or(message, |(_, reason)| reason)
+    message
+        .split_once("denied request: ")
+        .map_or(message, |(_, reason)| reason)
 }
 
 /// Whether trying again cannot help.
@@ -169,7 +199,10 @@ mod tests {
     fn the_policys_own_words_are_told_without_its_name() {
         let message = "rolloutcommands.serin.dev \"a-promote-x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding \
                        'b' denied request: requestedBy must be your own name";
-        assert_eq!(without_preamble(message), "requestedBy must be your own name");
+        assert_eq!(
+            without_preamble(message),
+            "requestedBy must be your own name"
+        );
         assert_eq!(without_preamble("no"), "no");
     }
 }

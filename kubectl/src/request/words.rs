@@ -44,39 +44,74 @@ pub fn question(now: &Facts) -> String {
     let revision = now.current.as_deref().unwrap_or("the current revision");
     let (step, weight) = (now.step(), now.weight());
     let stands = match (step, weight) {
-        (Some(step), Some(weight)) => format!(", which is at step {step} with {weight} of the traffic,"),
+        (Some(step), Some(weight)) => {
+            format!(", which is at step {step} with {weight} of the traffic,")
+        }
         (None, Some(weight)) => format!(", which has {weight} of the traffic,"),
         _ => String::new(),
     };
-    format!("Promote {} {revision}{stands} to 100 % without its remaining steps?", now.name)
+    format!(
+        "Promote {} {revision}{stands} to 100 % without its remaining steps?",
+        now.name
+    )
 }
 
 /// Whether the Rollout stands elsewhere than before.
 pub fn has_moved(before: &Facts, now: &Facts) -> bool {
-    let place =
-        |facts: &Facts| (facts.phase.clone(), facts.stage.clone(), facts.step_index, facts.asked.map(f64::to_bits));
+    let place = |facts: &Facts| {
+        (
+            facts.phase.clone(),
+            facts.stage.clone(),
+            facts.step_index,
+            facts.asked.map(f64::to_bits),
+        )
+    };
     place(before) != place(now)
 }
 
 /// What happened: what the controller says, and where the Rollout stands now.
-pub fn done(verb: CommandVerb, before: &Facts, after: &Facts, message: &str, took: Duration) -> String {
+pub fn done(
+    verb: CommandVerb,
+    before: &Facts,
+    after: &Facts,
+    message: &str,
+    took: Duration,
+) -> String {
     let revision = before.current.as_deref().unwrap_or("of no known name");
-    let told = if message.is_empty() { String::new() } else { format!(": {message}") };
+    let told = if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    };
     let stands = match verb {
         CommandVerb::Abort => after_abort(revision, before, after, took),
         _ => format!("Revision {revision} {}, now {}.", was(before), is(after)),
     };
-    format!("rollout.serin.dev/{} {}{told}\n{stands}", after.name, past(verb))
+    format!(
+        "rollout.serin.dev/{} {}{told}\n{stands}",
+        after.name,
+        past(verb)
+    )
 }
 
 fn after_abort(revision: &str, before: &Facts, after: &Facts, took: Duration) -> String {
-    let stable = after.stable.as_deref().map_or_else(|| "stable".to_owned(), |stable| format!("stable {stable}"));
+    let stable = after
+        .stable
+        .as_deref()
+        .map_or_else(|| "stable".to_owned(), |stable| format!("stable {stable}"));
     if after.aborted.is_none() && after.stage.as_deref() != Some("Aborted") {
-        return format!("There was no release to abort: {stable} serves, {}.", is(after));
+        return format!(
+            "There was no release to abort: {stable} serves, {}.",
+            is(after)
+        );
     }
     let was = was(before);
     if after.canary_is_off() {
-        let by = if after.routed { ", as the router confirms" } else { "" };
+        let by = if after.routed {
+            ", as the router confirms"
+        } else {
+            ""
+        };
         format!(
             "Revision {revision} {was}; {stable} has all traffic{by} ({:.1} s after the request).",
             took.as_secs_f64()
@@ -99,7 +134,10 @@ fn was(facts: &Facts) -> String {
 }
 
 fn is(facts: &Facts) -> String {
-    let phase = facts.phase.as_deref().unwrap_or("not yet seen by the controller");
+    let phase = facts
+        .phase
+        .as_deref()
+        .unwrap_or("not yet seen by the controller");
     match (facts.step(), facts.weight()) {
         (Some(step), Some(weight)) => format!("at step {step} with {weight} ({phase})"),
         _ => phase.to_owned(),
@@ -141,7 +179,13 @@ mod tests {
 
     #[test]
     fn an_abort_tells_where_it_was_and_that_the_router_confirms() {
-        let text = done(CommandVerb::Abort, &stepping(), &aborted(0.0), "aborted by ann", Duration::from_millis(640));
+        let text = done(
+            CommandVerb::Abort,
+            &stepping(),
+            &aborted(0.0),
+            "aborted by ann",
+            Duration::from_millis(640),
+        );
         assert_eq!(
             text,
             "rollout.serin.dev/checkout aborted: aborted by ann\n\
@@ -152,7 +196,13 @@ mod tests {
 
     #[test]
     fn an_abort_that_is_not_confirmed_does_not_claim_to_be() {
-        let text = done(CommandVerb::Abort, &stepping(), &aborted(20.0), "", Duration::from_secs(20));
+        let text = done(
+            CommandVerb::Abort,
+            &stepping(),
+            &aborted(20.0),
+            "",
+            Duration::from_secs(20),
+        );
         assert!(text.contains("not confirmed"), "{text}");
         assert!(!text.contains("has all traffic"), "{text}");
     }
@@ -166,8 +216,17 @@ mod tests {
             asked: None,
             ..stepping()
         };
-        let text = done(CommandVerb::Abort, &healthy, &healthy, "nothing to abort", Duration::from_secs(1));
-        assert!(text.contains("There was no release to abort: stable v1 serves"), "{text}");
+        let text = done(
+            CommandVerb::Abort,
+            &healthy,
+            &healthy,
+            "nothing to abort",
+            Duration::from_secs(1),
+        );
+        assert!(
+            text.contains("There was no release to abort: stable v1 serves"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -179,7 +238,13 @@ mod tests {
             verified: None,
             ..stepping()
         };
-        let text = done(CommandVerb::Promote, &stepping(), &after, "", Duration::from_secs(1));
+        let text = done(
+            CommandVerb::Promote,
+            &stepping(),
+            &after,
+            "",
+            Duration::from_secs(1),
+        );
         assert_eq!(
             text,
             "rollout.serin.dev/checkout promoted\nRevision v2 was at step 2/4 with 20 % of the traffic, now at step 3/4 \

@@ -47,15 +47,30 @@ pub struct Case {
 ///
 /// # Errors
 /// The file or an argument is wrong, or the output cannot be written.
-pub fn simulate(args: &SimulateArgs, look: &Look, out: &mut dyn Write, aside: &mut dyn Write) -> Result<(), Failure> {
+pub fn simulate(
+    args: &SimulateArgs,
+    look: &Look,
+    out: &mut dyn Write,
+    aside: &mut dyn Write,
+) -> Result<(), Failure> {
     let case = case(&manifest::read(&args.file)?, args)?;
-    let options = Options { runs: args.runs, seed: args.seed };
+    let options = Options {
+        runs: args.runs,
+        seed: args.seed,
+    };
     let odds = |options: Options| {
-        odds(options, &case.release)
-            .map_err(|error| Failure::new(Exit::Usage, format!("this analysis cannot be simulated: {error}")))
+        odds(options, &case.release).map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("this analysis cannot be simulated: {error}"),
+            )
+        })
     };
     let started = Instant::now();
-    odds(Options { runs: FIRST_RUNS.min(options.runs), ..options })?;
+    odds(Options {
+        runs: FIRST_RUNS.min(options.runs),
+        ..options
+    })?;
     if let Some(warning) = takes_long(started.elapsed().as_secs_f64(), options.runs) {
         writeln!(aside, "{warning}")?;
     }
@@ -76,8 +91,13 @@ pub fn simulate(args: &SimulateArgs, look: &Look, out: &mut dyn Write, aside: &m
 fn takes_long(first_seconds: f64, runs: u32) -> Option<String> {
     let seconds = first_seconds * f64::from(runs) / f64::from(FIRST_RUNS.min(runs).max(1));
     (seconds > LONG_SECONDS).then(|| {
-        let fewer = (f64::from(runs) * LONG_SECONDS / seconds).max(f64::from(FIRST_RUNS)).round();
-        format!("This takes about {}. With --runs {fewer} it is faster, and tells less.", duration(seconds))
+        let fewer = (f64::from(runs) * LONG_SECONDS / seconds)
+            .max(f64::from(FIRST_RUNS))
+            .round();
+        format!(
+            "This takes about {}. With --runs {fewer} it is faster, and tells less.",
+            duration(seconds)
+        )
     })
 }
 
@@ -101,16 +121,20 @@ pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
         Planned::Evidence(pace) => Some(pace),
         Planned::Steps(_) => None,
     };
-    let settings =
-        Settings::new(analysis, evidence_pace, Server::at(NOBODY)).map_err(|trouble| wrong(trouble.message))?;
+    let settings = Settings::new(analysis, evidence_pace, Server::at(NOBODY))
+        .map_err(|trouble| wrong(trouble.message))?;
     let tick_seconds = whole_seconds(settings.scrape_interval.as_secs_f64(), &mut notes);
-    let window_seconds = slo_window(objective).map_err(|trouble| wrong(trouble.message))?.as_secs_f64();
+    let window_seconds = slo_window(objective)
+        .map_err(|trouble| wrong(trouble.message))?
+        .as_secs_f64();
     let budget_fraction = 1.0 - objective.objective / 100.0;
     let requests = args.rps * window_seconds;
     let stable_rate = args.error_rate.0;
     let budget = ServiceBudget::new(budget_fraction, requests, stable_rate * requests);
     let allotment = budget.allotment(&settings.share);
-    let mut evidence = settings.objective(objective, usual_rate(stable_rate, requests), true).evidence;
+    let mut evidence = settings
+        .objective(objective, usual_rate(stable_rate, requests), true)
+        .evidence;
     evidence.warm_up_seconds = settings.warm_up.as_secs_f64();
     let pace = match planned {
         Planned::Evidence(_) => Pace::Evidence,
@@ -149,7 +173,12 @@ pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
         allotment,
         longest_seconds: settings.longest.as_secs_f64(),
     };
-    Ok(Case { name: manifest.name.clone(), objective: objective.clone(), release, notes })
+    Ok(Case {
+        name: manifest.name.clone(),
+        objective: objective.clone(),
+        release,
+        notes,
+    })
 }
 
 fn objective<'a>(
@@ -157,7 +186,11 @@ fn objective<'a>(
     args: &SimulateArgs,
     notes: &mut Vec<String>,
 ) -> Result<&'a ObjectiveSpec, Failure> {
-    let names: Vec<&str> = analysis.objectives.iter().map(|of| of.name.as_str()).collect();
+    let names: Vec<&str> = analysis
+        .objectives
+        .iter()
+        .map(|of| of.name.as_str())
+        .collect();
     if names.is_empty() {
         return Err(Failure::new(
             Exit::Usage,
@@ -167,8 +200,11 @@ fn objective<'a>(
     }
     let none = || {
         let asked = args.objective.as_deref().unwrap_or_default();
-        Failure::new(Exit::Usage, format!("--objective {asked}: the Rollout has no such objective"))
-            .hint(format!("Use one of {}.", names.join(", ")))
+        Failure::new(
+            Exit::Usage,
+            format!("--objective {asked}: the Rollout has no such objective"),
+        )
+        .hint(format!("Use one of {}.", names.join(", ")))
     };
     let found = match &args.objective {
         Some(name) => analysis.objectives.iter().find(|of| of.name == *name),
@@ -189,37 +225,55 @@ fn objective<'a>(
 fn whole_seconds(interval_seconds: f64, notes: &mut Vec<String>) -> u32 {
     let whole = interval_seconds.round().clamp(1.0, 3_600.0);
     if (whole - interval_seconds).abs() > 1e-9 {
-        notes.push(format!("Simulated with a scrape every {whole} s instead of every {interval_seconds} s."));
+        notes.push(format!(
+            "Simulated with a scrape every {whole} s instead of every {interval_seconds} s."
+        ));
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to 3,600, as just clamped")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 1 to 3,600, as just clamped"
+    )]
     {
         whole as u32
     }
 }
 
-/// What the controller would have read of how often the service failed before; of too few requests it reads nothing.
+/// What the controller would have read of how often the service failed before; of too few requests
+/// it reads nothing.
 fn usual_rate(stable_rate: f64, requests: f64) -> Option<f64> {
     const LEAST_HISTORY: f64 = 1_000.0;
-    (requests >= LEAST_HISTORY).then(|| ((stable_rate * requests + 0.5) / (requests + 1.0)).min(0.99))
+    (requests >= LEAST_HISTORY)
+        .then(|| ((stable_rate * requests + 0.5) / (requests + 1.0)).min(0.99))
 }
 
 /// The steps as they are simulated: pods take no time, and people as long as was said.
 fn written(steps: &[plan::Step], args: &SimulateArgs, notes: &mut Vec<String>) -> Vec<Step> {
-    if steps.iter().any(|step| matches!(step, plan::Step::Pause(None))) {
+    if steps
+        .iter()
+        .any(|step| matches!(step, plan::Step::Pause(None)))
+    {
         notes.push(format!(
             "Where a pause waits for a person, that person promotes after {}: say another time with --person-after.",
             duration(args.person_after.as_secs_f64())
         ));
     }
-    if !steps.iter().any(|step| matches!(step, plan::Step::SetWeight(weight) if !weight.is_zero())) {
-        notes.push("No step gives the canary any traffic before it takes over, so nothing can be judged.".to_owned());
+    if !steps
+        .iter()
+        .any(|step| matches!(step, plan::Step::SetWeight(weight) if !weight.is_zero()))
+    {
+        notes.push(
+            "No step gives the canary any traffic before it takes over, so nothing can be judged."
+                .to_owned(),
+        );
     }
     let step = |step: &plan::Step| match step {
         plan::Step::SetWeight(weight) => Some(Step::SetWeight(weight.as_percent() / 100.0)),
         plan::Step::Pause(Some(wait)) => Some(Step::Pause(wait.as_secs_f64())),
         plan::Step::Pause(None) => Some(Step::Pause(args.person_after.as_secs_f64())),
         plan::Step::Analysis(wait) => Some(Step::Analysis(wait.map(|wait| wait.as_secs_f64()))),
-        // Until the evidence suffices, which is asked of every objective here. What checks say is not simulated.
+        // Until the evidence suffices, which is asked of every objective here. What checks say is
+        // not simulated.
         plan::Step::Prove(_) => Some(Step::Analysis(None)),
         plan::Step::SetCanaryScale(_) => None,
     };
@@ -235,7 +289,9 @@ fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
         reason = "an index below the number of runs"
     )]
     let index = (sorted.len() as f64 * part) as usize;
-    sorted.get(index.min(sorted.len().saturating_sub(1))).copied()
+    sorted
+        .get(index.min(sorted.len().saturating_sub(1)))
+        .copied()
 }
 
 fn sorted(ended: &[&Ended], of: impl Fn(&Ended) -> f64) -> Vec<f64> {

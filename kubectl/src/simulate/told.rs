@@ -26,13 +26,22 @@ const OUTCOMES: [(&str, Decision); 4] = [
     ("undecided, asks a person", Decision::Undecided),
 ];
 
-pub(super) fn told(case: &Case, ended: &[Ended], options: Options, took: &Took, look: &Look) -> String {
+pub(super) fn told(
+    case: &Case,
+    ended: &[Ended],
+    options: Options,
+    took: &Took,
+    look: &Look,
+) -> String {
     let scenario = &case.release.scenario;
     let mut page = Page::new(look.width);
     let canary = scenario.effect.rate(scenario.stable_rate);
     page.field(
         "Rollout",
-        &format!("{}, objective {} {} %", case.name, case.objective.name, case.objective.objective),
+        &format!(
+            "{}, objective {} {} %",
+            case.name, case.objective.name, case.objective.objective
+        ),
         paint::strong,
     );
     page.field(
@@ -49,7 +58,10 @@ pub(super) fn told(case: &Case, ended: &[Ended], options: Options, took: &Took, 
     page.field("Pace", &pace(case), paint::plain);
     page.field(
         "Budget",
-        &format!("this release may cost {} errors beyond stable's", thousands(case.release.allotment.max(0.0).floor())),
+        &format!(
+            "this release may cost {} errors beyond stable's",
+            thousands(case.release.allotment.max(0.0).floor())
+        ),
         paint::plain,
     );
     page.gap();
@@ -100,7 +112,10 @@ fn pace(case: &Case) -> String {
 }
 
 fn of(ended: &[Ended], decision: Decision) -> Vec<&Ended> {
-    ended.iter().filter(|ended| ended.decision == decision).collect()
+    ended
+        .iter()
+        .filter(|ended| ended.decision == decision)
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
@@ -119,7 +134,8 @@ fn among(part: usize, all: usize) -> String {
     }
 }
 
-/// A share with as many decimals as the runs can tell; what never happened is told as what it may still be.
+/// A share with as many decimals as the runs can tell; what never happened is told as what it may
+/// still be.
 pub(super) fn odds(part: usize, all: usize) -> String {
     match part {
         // The rule of three: with 95 % confidence it is rarer than 3 in as many runs.
@@ -128,7 +144,11 @@ pub(super) fn odds(part: usize, all: usize) -> String {
         part => {
             // What is seldom has digits, too: 2 of 10,000 are not 0 %, and the rest not all.
             let share = share(part, all);
-            let digits = if (0.01..=0.99).contains(&share) { 1e3 } else { 1e5 };
+            let digits = if (0.01..=0.99).contains(&share) {
+                1e3
+            } else {
+                1e5
+            };
             percent((share * digits).round() / digits)
         }
     }
@@ -137,16 +157,36 @@ pub(super) fn odds(part: usize, all: usize) -> String {
 fn table(ended: &[Ended]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["", "\nodds", "median\ntime", "90 %\nwithin", "median\nerrors", "90 %\nat most"]);
+    table.set_header([
+        "",
+        "\nodds",
+        "median\ntime",
+        "90 %\nwithin",
+        "median\nerrors",
+        "90 %\nat most",
+    ]);
     for (name, decision) in OUTCOMES {
         let runs = of(ended, decision);
         if runs.is_empty() && decision == Decision::RolledBackByBudget {
             continue;
         }
-        let (seconds, errors) = (sorted(&runs, |run| run.seconds), sorted(&runs, |run| run.excess_errors));
+        let (seconds, errors) = (
+            sorted(&runs, |run| run.seconds),
+            sorted(&runs, |run| run.excess_errors),
+        );
         let time = |part| quantile(&seconds, part).map_or_else(|| "-".to_owned(), minutes);
-        let cost = |part| quantile(&errors, part).map_or_else(|| "-".to_owned(), |errors| thousands(tenths(errors)));
-        table.add_row([name.to_owned(), odds(runs.len(), ended.len()), time(0.5), time(0.9), cost(0.5), cost(0.9)]);
+        let cost = |part| {
+            quantile(&errors, part)
+                .map_or_else(|| "-".to_owned(), |errors| thousands(tenths(errors)))
+        };
+        table.add_row([
+            name.to_owned(),
+            odds(runs.len(), ended.len()),
+            time(0.5),
+            time(0.9),
+            cost(0.5),
+            cost(0.9),
+        ]);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -166,7 +206,11 @@ pub(super) fn minutes(seconds: f64) -> String {
     }
     let seconds = seconds.round();
     let (whole, rest) = ((seconds / 60.0).floor(), seconds % 60.0);
-    if rest == 0.0 { format!("{whole} min") } else { format!("{whole} min {rest} s") }
+    if rest == 0.0 {
+        format!("{whole} min")
+    } else {
+        format!("{whole} min {rest} s")
+    }
 }
 
 /// What the odds mean, in sentences.
@@ -183,12 +227,16 @@ fn verdict(case: &Case, ended: &[Ended], canary: f64) -> Vec<String> {
             among(rolled_back, ended.len())
         ));
     } else if excess >= release.evidence.delta1 {
-        let by_steps = matches!(&release.pace, Pace::Steps(steps) if !steps.contains(&Step::Analysis(None)));
+        let by_steps =
+            matches!(&release.pace, Pace::Steps(steps) if !steps.contains(&Step::Analysis(None)));
         let guarantee = if by_steps {
             "These steps promote once their time is over unless the evidence is against it; a last step `analysis: {}` promotes only what is proven."
                 .to_owned()
         } else {
-            format!("A release this bad is promoted at most {} of the time, guaranteed.", percent(release.judge.beta))
+            format!(
+                "A release this bad is promoted at most {} of the time, guaranteed.",
+                percent(release.judge.beta)
+            )
         };
         sentences.push(format!(
             "This canary adds {} points of errors, which is more than promotion allows ({}). {guarantee} Here: {}.",
@@ -238,18 +286,34 @@ pub(super) fn chart(case: &Case, ended: &[Ended]) -> Chart {
     };
     let rolled_back = ended
         .iter()
-        .filter(|run| matches!(run.decision, Decision::RolledBack | Decision::RolledBackByBudget))
+        .filter(|run| {
+            matches!(
+                run.decision,
+                Decision::RolledBack | Decision::RolledBackByBudget
+            )
+        })
         .collect();
     Chart {
-        title: format!("{}: how its release ends, by time since its first request", case.name),
+        title: format!(
+            "{}: how its release ends, by time since its first request",
+            case.name
+        ),
         span_seconds: (0.0, last),
         panels: vec![Panel {
             title: "Percent of the simulated releases".to_owned(),
             range: (0.0, 100.0),
             scale: Scale::Linear,
             lines: vec![
-                Line { name: "rolled back".to_owned(), ink: Ink::Bad, pieces: curve(rolled_back) },
-                Line { name: "promoted".to_owned(), ink: Ink::Good, pieces: curve(of(ended, Decision::Promoted)) },
+                Line {
+                    name: "rolled back".to_owned(),
+                    ink: Ink::Bad,
+                    pieces: curve(rolled_back),
+                },
+                Line {
+                    name: "promoted".to_owned(),
+                    ink: Ink::Good,
+                    pieces: curve(of(ended, Decision::Promoted)),
+                },
             ],
         }],
         moments: Vec::new(),

@@ -18,8 +18,15 @@ pub fn budgets(page: &mut Page, budgets: &[BudgetStatus], look: &Look) {
             "Spent" => paint::bad,
             _ => paint::warn,
         };
-        let ago = budget.at.map(|at| format!(" ({} ago)", look.ago(at))).unwrap_or_default();
-        page.line(&format!("  {}  {}{ago}", paint::strong(&budget.objective), paint(&budget.state)));
+        let ago = budget
+            .at
+            .map(|at| format!(" ({} ago)", look.ago(at)))
+            .unwrap_or_default();
+        page.line(&format!(
+            "  {}  {}{ago}",
+            paint::strong(&budget.objective),
+            paint(&budget.state)
+        ));
         if let Some(message) = &budget.message {
             page.wrapped(("    ", "    ", 4), message, paint::plain);
         }
@@ -39,12 +46,31 @@ pub fn checks(page: &mut Page, checks: &[CheckStatus], look: &Look) {
             "Pending" => paint::dim,
             _ => paint::warn,
         };
-        let ago = check.at.map(|at| format!(" ({} ago)", look.ago(at))).unwrap_or_default();
-        page.line(&format!("  {}  {}{ago}", paint::strong(&check.name), paint(&check.result)));
-        let failures = (check.failures > 0)
-            .then(|| format!("Failures: {}, and {} are tolerated.", check.failures, check.failure_limit));
-        let dry_run = check.dry_run.then(|| "A dry run: it decides nothing.".to_owned());
-        let sentences: Vec<String> = check.message.clone().into_iter().chain(failures).chain(dry_run).collect();
+        let ago = check
+            .at
+            .map(|at| format!(" ({} ago)", look.ago(at)))
+            .unwrap_or_default();
+        page.line(&format!(
+            "  {}  {}{ago}",
+            paint::strong(&check.name),
+            paint(&check.result)
+        ));
+        let failures = (check.failures > 0).then(|| {
+            format!(
+                "Failures: {}, and {} are tolerated.",
+                check.failures, check.failure_limit
+            )
+        });
+        let dry_run = check
+            .dry_run
+            .then(|| "A dry run: it decides nothing.".to_owned());
+        let sentences: Vec<String> = check
+            .message
+            .clone()
+            .into_iter()
+            .chain(failures)
+            .chain(dry_run)
+            .collect();
         page.wrapped(("    ", "    ", 4), &sentences.join(" "), paint::plain);
     }
 }

@@ -46,23 +46,57 @@ pub fn of_phase(phase: Option<&str>) -> Paint {
 }
 
 fn head(page: &mut Page, report: &Report, look: &Look) {
-    page.field("Rollout", &format!("{} in namespace {}", report.name, report.namespace), paint::strong);
-    let mut stands = vec![report.phase.clone().unwrap_or_else(|| "not yet seen by the controller".to_owned())];
-    stands.extend(report.stage.clone().filter(|stage| Some(stage) != report.phase.as_ref()));
+    page.field(
+        "Rollout",
+        &format!("{} in namespace {}", report.name, report.namespace),
+        paint::strong,
+    );
+    let mut stands = vec![
+        report
+            .phase
+            .clone()
+            .unwrap_or_else(|| "not yet seen by the controller".to_owned()),
+    ];
+    stands.extend(
+        report
+            .stage
+            .clone()
+            .filter(|stage| Some(stage) != report.phase.as_ref()),
+    );
     stands.extend(report.step.as_ref().map(|step| format!("step {step}")));
-    page.field("Phase", &stands.join(" · "), of_phase(report.phase.as_deref()));
+    page.field(
+        "Phase",
+        &stands.join(" · "),
+        of_phase(report.phase.as_deref()),
+    );
     if let Some(weight) = weight(report, look) {
         page.field("Canary", &weight, paint::plain);
     }
-    if let Some(message) = report.message.as_ref().filter(|_| !report.waits_in_a_pause()) {
+    if let Some(message) = report
+        .message
+        .as_ref()
+        .filter(|_| !report.waits_in_a_pause())
+    {
         page.field("Message", message, paint::plain);
     }
     waiting(page, report, look);
     if let Some(abort) = &report.abort {
-        let by = abort.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
-        let when = format!("{} ago, revision {}, {}{by}", look.ago(abort.at), abort.revision, abort.cause);
+        let by = abort
+            .by
+            .as_ref()
+            .map_or_else(String::new, |by| format!(" by {by}"));
+        let when = format!(
+            "{} ago, revision {}, {}{by}",
+            look.ago(abort.at),
+            abort.revision,
+            abort.cause
+        );
         page.field("Aborted", &when, paint::bad);
-        if !report.message.as_ref().is_some_and(|message| message.contains(&abort.message)) {
+        if !report
+            .message
+            .as_ref()
+            .is_some_and(|message| message.contains(&abort.message))
+        {
             page.field("", &abort.message, paint::plain);
         }
     }
@@ -77,7 +111,10 @@ fn weight(report: &Report, look: &Look) -> Option<String> {
     let asked = weights.asked;
     Some(match (weights.verified, weights.since) {
         (Some(seen), Some(since)) if crate::facts::same(seen, asked) => {
-            format!("{asked} % of the traffic, in effect for {}", look.ago(since))
+            format!(
+                "{asked} % of the traffic, in effect for {}",
+                look.ago(since)
+            )
         }
         (Some(seen), _) if crate::facts::same(seen, asked) => format!("{asked} % of the traffic"),
         (Some(seen), _) => format!("{asked} % of the traffic asked for, {seen} % in effect"),
@@ -86,11 +123,17 @@ fn weight(report: &Report, look: &Look) -> Option<String> {
 }
 
 fn waiting(page: &mut Page, report: &Report, look: &Look) {
-    let Some(waiting) = &report.waiting else { return };
+    let Some(waiting) = &report.waiting else {
+        return;
+    };
     let mut text = waiting.what.clone();
     match (waiting.until, waiting.since) {
         (Some(until), _) if until > look.now => {
-            text = format!("{text}, {} left (until {})", look.ago(until), look.clock(until));
+            text = format!(
+                "{text}, {} left (until {})",
+                look.ago(until),
+                look.clock(until)
+            );
         }
         (_, Some(since)) => text = format!("{text}, for {}", look.ago(since)),
         _ => {}
@@ -113,8 +156,13 @@ fn steps(page: &mut Page, report: &Report, look: &Look) {
             StepState::Current => ("▶", paint::strong),
             StepState::Ahead => ("·", paint::dim),
         };
-        let since = step.since.map_or_else(String::new, |since| format!("   since {}", look.ago(since)));
-        page.line(&paint(&format!("  {mark} {:>digits$}  {}{since}", step.number, step.text)));
+        let since = step
+            .since
+            .map_or_else(String::new, |since| format!("   since {}", look.ago(since)));
+        page.line(&paint(&format!(
+            "  {mark} {:>digits$}  {}{since}",
+            step.number, step.text
+        )));
     }
 }
 
@@ -129,11 +177,19 @@ fn routes(page: &mut Page, routes: &[RouteReport]) {
             .splits
             .iter()
             .map(|split| {
-                let rule = if several { format!("rule {}: ", split.rule) } else { String::new() };
+                let rule = if several {
+                    format!("rule {}: ", split.rule)
+                } else {
+                    String::new()
+                };
                 let side = |name: &str, weight: Option<i64>| {
                     weight.map_or_else(|| format!("no {name}"), |weight| format!("{name} {weight}"))
                 };
-                format!("{rule}{}, {}", side("stable", split.stable), side("canary", split.canary))
+                format!(
+                    "{rule}{}, {}",
+                    side("stable", split.stable),
+                    side("canary", split.canary)
+                )
             })
             .collect();
         let taken = match route.parents {
@@ -142,11 +198,24 @@ fn routes(page: &mut Page, routes: &[RouteReport]) {
         };
         let text = match splits.as_slice() {
             [] => format!("{} {}", route.kind, route.name),
-            splits => format!("{} {}: {}; {taken}", route.kind, route.name, splits.join("; ")),
+            splits => format!(
+                "{} {}: {}; {taken}",
+                route.kind,
+                route.name,
+                splits.join("; ")
+            ),
         };
         let complete = route.problem.is_none() && route.accepted == route.parents;
-        let (mark, paint): (&str, Paint) = if complete { ("✔", paint::good) } else { ("✖", paint::bad) };
-        page.wrapped((&format!("  {} ", paint(mark)), "    ", 4), &text, paint::plain);
+        let (mark, paint): (&str, Paint) = if complete {
+            ("✔", paint::good)
+        } else {
+            ("✖", paint::bad)
+        };
+        page.wrapped(
+            (&format!("  {} ", paint(mark)), "    ", 4),
+            &text,
+            paint::plain,
+        );
         if let Some(problem) = &route.problem {
             page.wrapped(("    ", "    ", 4), problem, paint::bad);
         }
@@ -164,11 +233,20 @@ fn releases(page: &mut Page, releases: &[ReleaseStatus], look: &Look) {
             "Aborted" => ("✖", paint::bad),
             _ => ("·", paint::dim),
         };
-        let text = format!("{} {} {} ago", release.revision, release.result.to_lowercase(), look.ago(release.at));
+        let text = format!(
+            "{} {} {} ago",
+            release.revision,
+            release.result.to_lowercase(),
+            look.ago(release.at)
+        );
         page.line(&format!("  {} {text}", paint(mark)));
         page.wrapped(("      ", "      ", 6), &release.message, paint::dim);
     }
-    if let Some(more) = releases.len().checked_sub(RELEASES_SHOWN).filter(|&more| more > 0) {
+    if let Some(more) = releases
+        .len()
+        .checked_sub(RELEASES_SHOWN)
+        .filter(|&more| more > 0)
+    {
         page.line(&paint::dim(&format!("    and {more} more (-o json)")));
     }
 }
@@ -179,9 +257,18 @@ fn troubles(page: &mut Page, troubles: &[Trouble], look: &Look) {
     }
     page.heading("Conditions that need a look");
     for trouble in troubles {
-        let head =
-            format!("{} is {} ({}) for {}", trouble.condition, trouble.status, trouble.reason, look.ago(trouble.since));
-        page.wrapped((&format!("  {} ", paint::bad("✖")), "    ", 4), &head, paint::bad);
+        let head = format!(
+            "{} is {} ({}) for {}",
+            trouble.condition,
+            trouble.status,
+            trouble.reason,
+            look.ago(trouble.since)
+        );
+        page.wrapped(
+            (&format!("  {} ", paint::bad("✖")), "    ", 4),
+            &head,
+            paint::bad,
+        );
         page.wrapped(("    ", "    ", 4), &trouble.message, paint::plain);
     }
 }

@@ -1,4 +1,5 @@
-//! Snapshots of the rendering, one for each state that a Rollout is seen in, made through the controller's own types.
+//! Snapshots of the rendering, one for each state that a Rollout is seen in, made through the
+//! controller's own types.
 
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -129,7 +130,11 @@ impl Scene {
 }
 
 fn show(picture: &Picture, width: usize) -> String {
-    let look = Look { now: NOW.parse().unwrap(), zone: TimeZone::UTC, width };
+    let look = Look {
+        now: NOW.parse().unwrap(),
+        zone: TimeZone::UTC,
+        width,
+    };
     let text = render(&report(picture, look.now), &look);
     anstream::adapter::strip_str(&text).to_string()
 }
@@ -183,8 +188,7 @@ fn stepping_at_20_percent() {
 
 #[test]
 fn the_budget_and_the_checks_stand_beside_the_evidence() {
-    let slow =
-        "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
+    let slow = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
     let text = changed(&json!({
         "budgets": [{
             "objective": "availability", "state": "Tight", "total": 259_200, "remaining": 200, "allotment": 40,
@@ -235,7 +239,13 @@ fn paused_for_a_time() {
         "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
         "pause": {"reason": "Step", "since": "2026-03-01T11:57:50Z", "until": "2026-03-01T12:07:50Z"}
     }));
-    insta::assert_snapshot!(Scene { route: route(80, 20, 7), ..scene }.show());
+    insta::assert_snapshot!(
+        Scene {
+            route: route(80, 20, 7),
+            ..scene
+        }
+        .show()
+    );
 }
 
 #[test]
@@ -246,7 +256,13 @@ fn paused_until_promoted() {
         "weights": {"asked": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
         "pause": {"reason": "Step", "since": "2026-03-01T10:00:00Z"}, "evidence": []
     }));
-    insta::assert_snapshot!(Scene { route: route(50, 50, 7), ..scene }.show());
+    insta::assert_snapshot!(
+        Scene {
+            route: route(50, 50, 7),
+            ..scene
+        }
+        .show()
+    );
 }
 
 #[test]
@@ -266,7 +282,13 @@ fn aborted() {
             "budgetAllotment": 5184, "budgetSpent": 22.4
         }]
     }));
-    insta::assert_snapshot!(Scene { route: route(100, 0, 7), ..scene }.show());
+    insta::assert_snapshot!(
+        Scene {
+            route: route(100, 0, 7),
+            ..scene
+        }
+        .show()
+    );
 }
 
 #[test]
@@ -276,7 +298,13 @@ fn promoting() {
         "stageSince": "2026-03-01T11:59:30Z",
         "weights": {"asked": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
     }));
-    insta::assert_snapshot!(Scene { route: route(0, 100, 7), ..scene }.show());
+    insta::assert_snapshot!(
+        Scene {
+            route: route(0, 100, 7),
+            ..scene
+        }
+        .show()
+    );
 }
 
 #[test]
@@ -285,27 +313,41 @@ fn healthy() {
         "phase": "Healthy", "stage": "Stable", "message": "the revision is stable", "currentRevision": "5d8b2a",
         "step": null, "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
     }));
-    let scene = Scene { replica_sets: vec![replica_set("5d8b2a", 8, 8)], route: route(1, 0, 7), ..scene };
+    let scene = Scene {
+        replica_sets: vec![replica_set("5d8b2a", 8, 8)],
+        route: route(1, 0, 7),
+        ..scene
+    };
     let pods = (0..8).map(|index| pod("5d8b2a", index, true)).collect();
     insta::assert_snapshot!(Scene { pods, ..scene }.show());
 }
 
 #[test]
 fn invalid_spec() {
-    let problem =
-        "spec.strategy.canary.steps[1].pause.duration: not a duration: write whole or decimal numbers with a unit";
+    let problem = "spec.strategy.canary.steps[1].pause.duration: not a duration: write whole or decimal numbers with a unit";
     let scene = changed(&json!({
         "phase": "Degraded",
         "message": format!("the spec cannot be used: {problem}; meanwhile: step 3 of 8 (setWeight 20 %)"),
         "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
         "conditions": [condition("InvalidSpec", "True", "InvalidField", problem)], "evidence": [], "history": []
     }));
-    insta::assert_snapshot!(Scene { route: route(80, 20, 7), ..scene }.show());
+    insta::assert_snapshot!(
+        Scene {
+            route: route(80, 20, 7),
+            ..scene
+        }
+        .show()
+    );
 }
 
 #[test]
 fn not_yet_seen_by_the_controller() {
-    let scene = Scene { status: Value::Null, replica_sets: Vec::new(), pods: Vec::new(), route: route(1, 0, 7) };
+    let scene = Scene {
+        status: Value::Null,
+        replica_sets: Vec::new(),
+        pods: Vec::new(),
+        route: route(1, 0, 7),
+    };
     insta::assert_snapshot!(scene.show());
 }
 
@@ -313,18 +355,28 @@ fn not_yet_seen_by_the_controller() {
 fn what_may_not_be_read_hides_nothing_else() {
     let mut picture = stepping().picture();
     picture.pods = Err("pods is forbidden: User \"ann\" cannot list resource \"pods\"".into());
-    picture.routes[0].object = Err("httproutes.gateway.networking.k8s.io \"checkout\" not found".into());
+    picture.routes[0].object =
+        Err("httproutes.gateway.networking.k8s.io \"checkout\" not found".into());
     let text = show(&picture, 80);
     assert!(text.contains("pods is forbidden"), "{text}");
     assert!(text.contains("\"checkout\" not found"), "{text}");
-    assert!(text.contains("ReplicaSet checkout-7c9f4d · 1 of 2 available"), "{text}");
+    assert!(
+        text.contains("ReplicaSet checkout-7c9f4d · 1 of 2 available"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
     let text = changed(&json!({"weights": {"asked": "a lot"}})).show();
-    assert!(text.contains("is this plugin older or newer than the controller?"), "{text}");
-    assert!(text.contains("step 3/8") && text.contains("Progressing"), "{text}");
+    assert!(
+        text.contains("is this plugin older or newer than the controller?"),
+        "{text}"
+    );
+    assert!(
+        text.contains("step 3/8") && text.contains("Progressing"),
+        "{text}"
+    );
 }
 
 #[test]

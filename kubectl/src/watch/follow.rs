@@ -35,7 +35,8 @@ pub struct Follower {
     routes: Vec<Relist<DynamicObject>>,
 }
 
-/// A list that is being read anew: it replaces what was known once it is complete, not object by object.
+/// A list that is being read anew: it replaces what was known once it is complete, not object by
+/// object.
 struct Relist<K>(Vec<K>);
 
 impl Follower {
@@ -43,16 +44,31 @@ impl Follower {
     pub fn start(connection: &Connection, first: Picture) -> Self {
         let Connection { client, namespace } = connection;
         let name = first.rollout.name_any();
-        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let named =
+            |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mine = watcher::Config::default().labels(&belongs_to(&name));
         let mut changes = stream::select_all([
-            follow(rollouts(client.clone(), namespace), named(&name), Change::Rollout),
-            follow(Api::namespaced(client.clone(), namespace), mine.clone(), Change::ReplicaSet),
-            follow(Api::namespaced(client.clone(), namespace), mine, Change::Pod),
+            follow(
+                rollouts(client.clone(), namespace),
+                named(&name),
+                Change::Rollout,
+            ),
+            follow(
+                Api::namespaced(client.clone(), namespace),
+                mine.clone(),
+                Change::ReplicaSet,
+            ),
+            follow(
+                Api::namespaced(client.clone(), namespace),
+                mine,
+                Change::Pod,
+            ),
         ]);
         for (index, route) in first.routes.iter().enumerate() {
             let api = routes_like(client.clone(), namespace, &route.object);
-            changes.push(follow(api, named(&route.name), move |event| Change::Route(index, event)));
+            changes.push(follow(api, named(&route.name), move |event| {
+                Change::Route(index, event)
+            }));
         }
         Self {
             gone: false,
@@ -90,17 +106,28 @@ impl Follower {
                 // A watch that broke is taken up again; the last state stays until then.
                 if let Ok(objects) = known {
                     self.gone = objects.is_empty();
-                    self.picture.rollout = objects.into_iter().next().unwrap_or_else(|| self.picture.rollout.clone());
+                    self.picture.rollout = objects
+                        .into_iter()
+                        .next()
+                        .unwrap_or_else(|| self.picture.rollout.clone());
                 }
             }
-            Change::ReplicaSet(event) => self.replica_sets.take(&mut self.picture.replica_sets, event),
+            Change::ReplicaSet(event) => self
+                .replica_sets
+                .take(&mut self.picture.replica_sets, event),
             Change::Pod(event) => self.pods.take(&mut self.picture.pods, event),
             Change::Route(index, event) => {
-                if let (Some(route), Some(relist)) = (self.picture.routes.get_mut(index), self.routes.get_mut(index)) {
+                if let (Some(route), Some(relist)) = (
+                    self.picture.routes.get_mut(index),
+                    self.routes.get_mut(index),
+                ) {
                     let mut known = route.object.clone().map(|object| vec![object]);
                     relist.take(&mut known, event);
                     route.object = known.and_then(|objects| {
-                        objects.into_iter().next().ok_or_else(|| "there is no such route".to_owned())
+                        objects
+                            .into_iter()
+                            .next()
+                            .ok_or_else(|| "there is no such route".to_owned())
                     });
                 }
             }
@@ -116,7 +143,10 @@ fn follow<K>(
 where
     K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watch_kind(api, config).default_backoff().map(change).boxed()
+    watch_kind(api, config)
+        .default_backoff()
+        .map(change)
+        .boxed()
 }
 
 impl<K: Resource> Relist<K> {
@@ -158,7 +188,12 @@ mod tests {
     }
 
     fn names(known: &Seen<Vec<Pod>>) -> Vec<String> {
-        known.as_ref().unwrap().iter().map(ResourceExt::name_any).collect()
+        known
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect()
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `status --watch`: the same report, kept up to date; live on a terminal, else a line for each change.
+//! `status --watch`: the same report, kept up to date; live on a terminal, else a line for each
+//! change.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -40,7 +41,11 @@ enum End {
 ///
 /// # Errors
 /// There is no such Rollout, the API server could not be asked, or the output not be written.
-pub async fn watch(connection: &Connection, args: &StatusArgs, colour: ColorChoice) -> Result<Exit, Failure> {
+pub async fn watch(
+    connection: &Connection,
+    args: &StatusArgs,
+    colour: ColorChoice,
+) -> Result<Exit, Failure> {
     let first = picture::read(connection, &args.name).await?;
     let mut follower = Follower::start(connection, first);
     let live = io::stdout().is_terminal() && io::stdin().is_terminal();
@@ -53,7 +58,9 @@ pub async fn watch(connection: &Connection, args: &StatusArgs, colour: ColorChoi
         }
     };
     let end = match args.timeout {
-        Some(limit) => tokio::time::timeout(limit, showing).await.unwrap_or(Ok(End::TimedOut))?,
+        Some(limit) => tokio::time::timeout(limit, showing)
+            .await
+            .unwrap_or(Ok(End::TimedOut))?,
         None => showing.await?,
     };
     if live {
@@ -70,13 +77,28 @@ fn result(end: End, picture: &Picture, timeout: Option<Duration>) -> Result<Exit
     match end {
         End::Release(true) | End::Left => Ok(Exit::Done),
         End::Release(false) => {
-            let why = facts.message.unwrap_or_else(|| "no reason given".to_owned());
-            Err(Failure::new(Exit::Refused, format!("{} was aborted: {why}", facts.name)))
+            let why = facts
+                .message
+                .unwrap_or_else(|| "no reason given".to_owned());
+            Err(Failure::new(
+                Exit::Refused,
+                format!("{} was aborted: {why}", facts.name),
+            ))
         }
-        End::Gone => Err(Failure::new(Exit::Usage, format!("the Rollout {} was deleted", facts.name))),
+        End::Gone => Err(Failure::new(
+            Exit::Usage,
+            format!("the Rollout {} was deleted", facts.name),
+        )),
         End::TimedOut => {
             let limit = timeout.unwrap_or_default().as_secs();
-            Err(Failure::new(Exit::TimedOut, format!("{} is not done after {limit} s: {}", facts.name, facts.line())))
+            Err(Failure::new(
+                Exit::TimedOut,
+                format!(
+                    "{} is not done after {limit} s: {}",
+                    facts.name,
+                    facts.line()
+                ),
+            ))
         }
     }
 }
@@ -91,13 +113,21 @@ fn over(follower: &Follower, until_done: bool) -> Option<End> {
 }
 
 /// A line for each change, for logs and pipes.
-async fn lines(follower: &mut Follower, until_done: bool, out: &mut (dyn Write + Send)) -> Result<End, Failure> {
+async fn lines(
+    follower: &mut Follower,
+    until_done: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<End, Failure> {
     let mut last = String::new();
     loop {
         let line = line(follower.picture());
         if line != last {
             let look = Look::now();
-            writeln!(out, "{}  {line}", look.now.to_zoned(look.zone).strftime("%H:%M:%S"))?;
+            writeln!(
+                out,
+                "{}  {line}",
+                look.now.to_zoned(look.zone).strftime("%H:%M:%S")
+            )?;
             out.flush()?;
             last = line;
         }
@@ -115,15 +145,24 @@ fn line(picture: &Picture) -> String {
     let report = report(picture, jiff::Timestamp::UNIX_EPOCH);
     let pods = report.revisions.iter().filter_map(|revision| {
         let set = revision.replica_set.as_ref()?;
-        Some(format!("{} {}/{}", revision.revision, set.available, set.desired))
+        Some(format!(
+            "{} {}/{}",
+            revision.revision, set.available, set.desired
+        ))
     });
     let pods: Vec<String> = pods.collect();
-    if pods.is_empty() { facts.line() } else { format!("{} · pods {}", facts.line(), pods.join(", ")) }
+    if pods.is_empty() {
+        facts.line()
+    } else {
+        format!("{} · pods {}", facts.line(), pods.join(", "))
+    }
 }
 
 /// Merges what is ready now into one wake-up.
 async fn gathered<S: futures::Stream + Unpin>(changes: &mut S, gather: Duration) -> Vec<S::Item> {
-    let Some(first) = changes.next().await else { return std::future::pending().await };
+    let Some(first) = changes.next().await else {
+        return std::future::pending().await;
+    };
     let mut items = vec![first];
     let more = async {
         while let Some(item) = changes.next().await {

@@ -47,7 +47,11 @@ enum Key {
 }
 
 /// Shows the Rollout until it is over or the person leaves.
-pub async fn show(follower: &mut Follower, until_done: bool, colour: ColorChoice) -> Result<End, Failure> {
+pub async fn show(
+    follower: &mut Follower,
+    until_done: bool,
+    colour: ColorChoice,
+) -> Result<End, Failure> {
     let _screen = Screen::open()?;
     let mut events = EventStream::new();
     let mut tick = tokio::time::interval(TICK);
@@ -76,7 +80,12 @@ pub async fn show(follower: &mut Follower, until_done: bool, colour: ColorChoice
 fn key(event: &Event) -> Option<Key> {
     match event {
         Event::Resize(..) => Some(Key::Redraw),
-        Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press | KeyEventKind::Repeat, .. }) => match code {
+        Event::Key(KeyEvent {
+            code,
+            modifiers,
+            kind: KeyEventKind::Press | KeyEventKind::Repeat,
+            ..
+        }) => match code {
             KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Leave),
             KeyCode::Char('q') | KeyCode::Esc => Some(Key::Leave),
             KeyCode::Down | KeyCode::Char('j') => Some(Key::Scroll(1)),
@@ -89,7 +98,8 @@ fn key(event: &Event) -> Option<Key> {
     }
 }
 
-/// Draws the part of the report that fits, from line `top`; gives the line that it really began with.
+/// Draws the part of the report that fits, from line `top`; gives the line that it really began
+/// with.
 fn draw(follower: &Follower, top: usize, colour: ColorChoice) -> io::Result<usize> {
     let look = Look::now();
     let text = render(&report(follower.picture(), look.now), &look);
@@ -97,19 +107,31 @@ fn draw(follower: &Follower, top: usize, colour: ColorChoice) -> io::Result<usiz
     let lines: Vec<&str> = text.lines().collect();
     let room = rows.saturating_sub(1).max(1);
     let top = top.min(lines.len().saturating_sub(room));
-    let plain = colour == ColorChoice::Never || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let plain = colour == ColorChoice::Never
+        || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut out = io::stdout().lock();
     queue!(out, terminal::BeginSynchronizedUpdate, cursor::MoveTo(0, 0))?;
     for line in lines.iter().skip(top).take(room) {
-        let line = if plain { anstream::adapter::strip_str(line).to_string() } else { (*line).to_owned() };
+        let line = if plain {
+            anstream::adapter::strip_str(line).to_string()
+        } else {
+            (*line).to_owned()
+        };
         write!(out, "{line}")?;
         queue!(out, terminal::Clear(terminal::ClearType::UntilNewLine))?;
         write!(out, "\r\n")?;
     }
     queue!(out, terminal::Clear(terminal::ClearType::FromCursorDown))?;
-    let more = if lines.len() > room { " · ↑↓ scroll" } else { "" };
+    let more = if lines.len() > room {
+        " · ↑↓ scroll"
+    } else {
+        ""
+    };
     let help = format!("{} · q to leave{more}", look.clock(look.now));
-    queue!(out, cursor::MoveTo(0, u16::try_from(rows.saturating_sub(1)).unwrap_or(u16::MAX)))?;
+    queue!(
+        out,
+        cursor::MoveTo(0, u16::try_from(rows.saturating_sub(1)).unwrap_or(u16::MAX))
+    )?;
     write!(out, "{}", if plain { help } else { paint::dim(&help) })?;
     queue!(out, terminal::EndSynchronizedUpdate)?;
     out.flush()?;

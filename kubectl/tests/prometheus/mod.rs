@@ -1,4 +1,5 @@
-//! A Prometheus with a record in memory: range selectors over its samples, composed queries by given numbers.
+//! A Prometheus with a record in memory: range selectors over its samples, composed queries by
+//! given numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +27,9 @@ pub struct Record {
 pub async fn serve(record: Record) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().route("/api/v1/query", post(answer)).with_state(Arc::new(record));
+    let router = Router::new()
+        .route("/api/v1/query", post(answer))
+        .with_state(Arc::new(record));
     tokio::spawn(async move { axum::serve(listener, router).await });
     url
 }
@@ -44,12 +47,17 @@ async fn answer(State(record): State<Arc<Record>>, body: String) -> (StatusCode,
         let number = |(name, value): &(&str, f64)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]});
         json!({"resultType": "vector", "result": record.service.iter().map(number).collect::<Vec<_>>()})
     });
-    (StatusCode::OK, json!({"status": "success", "data": data}).to_string())
+    (
+        StatusCode::OK,
+        json!({"status": "success", "data": data}).to_string(),
+    )
 }
 
 fn matrix(record: &Record, query: &str, at_ms: i64) -> Option<Value> {
     // The highest value by pod, which is any of what is always the same, is the last sample.
-    let by_pod = query.strip_prefix("max by (pod) (max_over_time(").and_then(|query| query.strip_suffix("))"));
+    let by_pod = query
+        .strip_prefix("max by (pod) (max_over_time(")
+        .and_then(|query| query.strip_suffix("))"));
     if let Some(selector) = by_pod {
         let mut answer = matrix(record, selector, at_ms)?;
         for series in answer["result"].as_array_mut()? {
@@ -60,16 +68,24 @@ fn matrix(record: &Record, query: &str, at_ms: i64) -> Option<Value> {
         return Some(answer);
     }
     // The composed queries are long, and no range selectors.
-    let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query.ends_with(']').then_some(query)?) else { return None };
+    let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query.ends_with(']').then_some(query)?)
+    else {
+        return None;
+    };
     let from_ms = at_ms - i64::try_from(matrix.range.as_millis()).unwrap();
     let (name, matchers) = (matrix.vs.name.unwrap(), matrix.vs.matchers.matchers);
     let value_of = |labels: &Labels, label: &str| labels.get(label).cloned().unwrap_or_default();
     let selected = record.series.iter().filter(|series| {
         series.labels["__name__"] == name
-            && matchers.iter().all(|matcher| matcher.is_match(&value_of(&series.labels, &matcher.name)))
+            && matchers
+                .iter()
+                .all(|matcher| matcher.is_match(&value_of(&series.labels, &matcher.name)))
     });
     let found = selected.filter_map(|series| {
-        let samples = series.samples.iter().filter(|(sample_ms, _)| (from_ms + 1..=at_ms).contains(sample_ms));
+        let samples = series
+            .samples
+            .iter()
+            .filter(|(sample_ms, _)| (from_ms + 1..=at_ms).contains(sample_ms));
         let values: Vec<Value> = samples
             .map(|(sample_ms, value)| {
                 #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]

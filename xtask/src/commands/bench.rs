@@ -19,7 +19,8 @@ const CHART: &str = "docs/benchmarks-detect.svg";
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How fast and how surely bad releases are found, beside the rules of other controllers: tables and a chart.
+    /// How fast and how surely bad releases are found, beside the rules of other controllers:
+    /// tables and a chart.
     Detect(DetectArguments),
     /// What the evaluation of one tick of one objective costs.
     Tick,
@@ -48,7 +49,9 @@ pub(crate) struct FuzzArguments {
 
 /// Measures, and rewrites the section of the documentation that is the command's own.
 pub(crate) async fn run(command: BenchCommand) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is not inside the workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask is not inside the workspace")?;
     match command {
         BenchCommand::Detect(arguments) => detect(root, &arguments).await,
         BenchCommand::Tick => tick(root).await,
@@ -60,13 +63,22 @@ async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
     let (runs, seed) = (arguments.runs, arguments.seed);
     ensure!(runs > 0, "--runs 0: at least one rollout a cell");
     // Built first, so that what is timed is the simulation alone.
-    let example = ["--release", "--package", "serin-trials", "--example", "detect"];
+    let example = [
+        "--release",
+        "--package",
+        "serin-trials",
+        "--example",
+        "detect",
+    ];
     output(cargo(root, &["build"]).args(example)).await?;
     let circumstances = circumstances(root).await?;
     let (began, used_before) = (Instant::now(), children_seconds()?);
     let numbers = [runs.to_string(), seed.to_string(), CHART.to_owned()];
     let tables = output(cargo(root, &["run"]).args(example).arg("--").args(&numbers)).await?;
-    let (took, used) = (began.elapsed().as_secs_f64(), children_seconds()? - used_before);
+    let (took, used) = (
+        began.elapsed().as_secs_f64(),
+        children_seconds()? - used_before,
+    );
     let text = format!(
         "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}, with {} of processor time. {circumstances}\n\n![Errors that a bad release serves within an hour, by rule]({})\n\n{tables}",
         told_time(took),
@@ -78,13 +90,27 @@ async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
 
 async fn tick(root: &Path) -> Result<()> {
     let estimates = root.join("target/criterion");
-    let mut bench = cargo(root, &["bench", "--package", "serin-analysis", "--bench", "tick"]);
+    let mut bench = cargo(
+        root,
+        &["bench", "--package", "serin-analysis", "--bench", "tick"],
+    );
     output(bench.env("CRITERION_HOME", &estimates)).await?;
-    let mut text = format!("`cargo xtask bench tick` wrote this section. {}\n\n", circumstances(root).await?);
+    let mut text = format!(
+        "`cargo xtask bench tick` wrote this section. {}\n\n",
+        circumstances(root).await?
+    );
     text.push_str("| what | mean, 95 % interval | goal |\n|---|---|---|\n");
     let rows = [
-        ("evidence", "one tick of one objective: evidence, and the three e-values that decide", "under 2 µs"),
-        ("bounds", "both bounds of the excess, for whoever reads them", ""),
+        (
+            "evidence",
+            "one tick of one objective: evidence, and the three e-values that decide",
+            "under 2 µs",
+        ),
+        (
+            "bounds",
+            "both bounds of the excess, for whoever reads them",
+            "",
+        ),
     ];
     for (id, what, goal) in rows {
         let estimate = read_estimate(&estimates.join(id).join("new/estimates.json"))?;
@@ -96,8 +122,19 @@ async fn tick(root: &Path) -> Result<()> {
 async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     let cases = arguments.cases;
     let began = Instant::now();
-    let mut run = cargo(root, &["test", "--release", "--package", "serin-analysis", "--package", "serin-judging"]);
-    run.args(["--", "fuzz_"]).env("PROPTEST_CASES", cases.to_string());
+    let mut run = cargo(
+        root,
+        &[
+            "test",
+            "--release",
+            "--package",
+            "serin-analysis",
+            "--package",
+            "serin-judging",
+        ],
+    );
+    run.args(["--", "fuzz_"])
+        .env("PROPTEST_CASES", cases.to_string());
     let printed = output(&mut run).await?;
     let names: Vec<_> = printed.lines().filter_map(fuzzed).collect();
     ensure!(!names.is_empty(), "no property was run");
@@ -114,7 +151,8 @@ async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     write_section(&root.join(TESTING), "fuzz", &text)
 }
 
-/// What a fuzzed property is called, of a line such as `test evaluate::fuzz::fuzz_no_line_panics ... ok`.
+/// What a fuzzed property is called, of a line such as `test evaluate::fuzz::fuzz_no_line_panics
+/// ... ok`.
 fn fuzzed(line: &str) -> Option<String> {
     let name = line.strip_prefix("test ")?.strip_suffix(" ... ok")?;
     let (_, property) = name.rsplit_once("fuzz_")?;
@@ -123,11 +161,16 @@ fn fuzzed(line: &str) -> Option<String> {
 
 /// The mean of a Criterion estimate with its interval, in microseconds.
 fn read_estimate(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let estimates: serde_json::Value = serde_json::from_str(&text)?;
     let microseconds = |pointer: &str| {
-        let nanoseconds = estimates.pointer(pointer).and_then(serde_json::Value::as_f64);
-        nanoseconds.map(|value| value / 1000.0).with_context(|| format!("{} has no {pointer}", path.display()))
+        let nanoseconds = estimates
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_f64);
+        nanoseconds
+            .map(|value| value / 1000.0)
+            .with_context(|| format!("{} has no {pointer}", path.display()))
     };
     Ok(format!(
         "{:.2} µs, {:.2} to {:.2}",
@@ -139,7 +182,11 @@ fn read_estimate(path: &Path) -> Result<String> {
 
 fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(arguments).current_dir(root).stdin(Stdio::null()).kill_on_drop(true);
+    cargo
+        .args(arguments)
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     cargo
 }
 
@@ -149,7 +196,11 @@ async fn output(command: &mut Command) -> Result<String> {
     let printed = String::from_utf8(output.stdout)?;
     if !output.status.success() {
         print!("{printed}");
-        bail!("{}: {}", command.as_std().get_program().display(), output.status);
+        bail!(
+            "{}: {}",
+            command.as_std().get_program().display(),
+            output.status
+        );
     }
     Ok(printed)
 }
@@ -157,32 +208,58 @@ async fn output(command: &mut Command) -> Result<String> {
 /// Where, with what and when: without that no figure can be compared with another.
 async fn circumstances(root: &Path) -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let model = model.map_or("an unknown processor", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let rustc = var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let rustc = output(Command::new(rustc).arg("--version")).await?;
-    let commit =
-        output(Command::new("git").args(["describe", "--always", "--dirty", "--exclude=*"]).current_dir(root)).await;
-    let commit = commit.map_or_else(|_| "no commit".to_owned(), |commit| format!("commit {}", commit.trim()));
+    let commit = output(
+        Command::new("git")
+            .args(["describe", "--always", "--dirty", "--exclude=*"])
+            .current_dir(root),
+    )
+    .await;
+    let commit = commit.map_or_else(
+        |_| "no commit".to_owned(),
+        |commit| format!("commit {}", commit.trim()),
+    );
     let date = Zoned::now().date();
-    Ok(format!("{model}, {cores} cores, {}, {commit}, {date}.", rustc.trim()))
+    Ok(format!(
+        "{model}, {cores} cores, {}, {commit}, {date}.",
+        rustc.trim()
+    ))
 }
 
-/// The processor time of this process' finished children, in seconds: other than the clock's, it says the same on a busy machine.
+/// The processor time of this process' finished children, in seconds: other than the clock's, it
+/// says the same on a busy machine.
 fn children_seconds() -> Result<f64> {
-    /// `proc_pid_stat(5)`: children's time in user mode and in the kernel, counted from the state, which follows the name in parentheses.
+    /// `proc_pid_stat(5)`: children's time in user mode and in the kernel, counted from the state,
+    /// which follows the name in parentheses.
     const CHILDREN: std::ops::Range<usize> = 13..15;
     /// The kernel's interface tells time in hundredths of a second.
     const PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").context("cannot read the processor time")?;
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = fields.get(CHILDREN).context("/proc/self/stat has no processor time")?;
-    ticks.iter().try_fold(0.0, |sum, ticks| Ok(sum + ticks.parse::<f64>()? / PER_SECOND))
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .collect();
+    let ticks = fields
+        .get(CHILDREN)
+        .context("/proc/self/stat has no processor time")?;
+    ticks.iter().try_fold(0.0, |sum, ticks| {
+        Ok(sum + ticks.parse::<f64>()? / PER_SECOND)
+    })
 }
 
 fn told_time(seconds: f64) -> String {
-    if seconds < 120.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
+    if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else {
+        format!("{:.0} min", seconds / 60.0)
+    }
 }
 
 fn grouped(count: u64) -> String {
@@ -199,18 +276,26 @@ fn grouped(count: u64) -> String {
 
 /// Replaces what is between the markers of a section; the rest of the file is a person's.
 fn write_section(file: &PathBuf, name: &str, text: &str) -> Result<()> {
-    let page = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let page = with_section(&page, name, text).with_context(|| format!("{} has no section {name}", file.display()))?;
+    let page =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let page = with_section(&page, name, text)
+        .with_context(|| format!("{} has no section {name}", file.display()))?;
     fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
     println!("wrote the section {name} of {}", file.display());
     Ok(())
 }
 
 fn with_section(page: &str, name: &str, text: &str) -> Option<String> {
-    let (begin, end) = (format!("<!-- bench {name}: begin -->\n"), format!("<!-- bench {name}: end -->"));
+    let (begin, end) = (
+        format!("<!-- bench {name}: begin -->\n"),
+        format!("<!-- bench {name}: end -->"),
+    );
     let (before, rest) = page.split_once(&begin)?;
     let (_, after) = rest.split_once(&end)?;
-    Some(format!("{before}{begin}\n{}\n\n{end}{after}", text.trim_end()))
+    Some(format!(
+        "{before}{begin}\n{}\n\n{end}{after}",
+        text.trim_end()
+    ))
 }
 
 #[cfg(test)]
@@ -229,15 +314,25 @@ mod tests {
     #[test]
     fn the_pages_have_the_sections_that_are_written() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        for (page, section) in [(BENCHMARKS, "detect"), (BENCHMARKS, "tick"), (TESTING, "fuzz")] {
+        for (page, section) in [
+            (BENCHMARKS, "detect"),
+            (BENCHMARKS, "tick"),
+            (TESTING, "fuzz"),
+        ] {
             let text = fs::read_to_string(root.join(page)).unwrap();
-            assert!(with_section(&text, section, "").is_some(), "{page} has no section {section}");
+            assert!(
+                with_section(&text, section, "").is_some(),
+                "{page} has no section {section}"
+            );
         }
     }
 
     #[test]
     fn fuzzed_properties_are_told_by_their_names() {
-        assert_eq!(fuzzed("test evaluate::fuzz::fuzz_no_line_panics ... ok").unwrap(), "no line panics");
+        assert_eq!(
+            fuzzed("test evaluate::fuzz::fuzz_no_line_panics ... ok").unwrap(),
+            "no line panics"
+        );
         assert_eq!(fuzzed("test evaluate::tests::other ... ok"), None);
         assert_eq!(fuzzed("test fuzz_a ... FAILED"), None);
         assert_eq!(grouped(1_234_567), "1,234,567");

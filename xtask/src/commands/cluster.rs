@@ -29,7 +29,8 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Down => Cluster::down(&instance, Progress::detect()).await,
         ClusterCommand::Env => {
             let env = Cluster::attach(&instance)?.env();
-            let line = |(name, value): &(String, String)| format!("export {name}={}\n", quoted(value));
+            let line =
+                |(name, value): &(String, String)| format!("export {name}={}\n", quoted(value));
             print(&env.iter().map(line).collect::<String>())
         }
         ClusterCommand::Status => {
@@ -42,7 +43,10 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<()> {
 async fn up(instance: Instance) -> Result<()> {
     let began = Instant::now();
     let cluster = Cluster::up(instance, Progress::detect()).await?;
-    eprintln!("The cluster is up ({:.1} s).", began.elapsed().as_secs_f64());
+    eprintln!(
+        "The cluster is up ({:.1} s).",
+        began.elapsed().as_secs_f64()
+    );
     eprintln!("  gateway     {}", cluster.gateway_url());
     eprintln!("  Prometheus  {}", cluster.prometheus_url());
     eprintln!("  to use it:  eval \"$(cargo xtask cluster env)\"");
@@ -62,7 +66,9 @@ fn table(status: &[Status]) -> Table {
     table.load_preset(presets::NOTHING);
     table.set_header(["COMPONENT", "PID", "STATE", "ADDRESS", "LOG"]);
     for one in status {
-        let process = one.process_id.map_or_else(|| "-".into(), |id| id.to_string());
+        let process = one
+            .process_id
+            .map_or_else(|| "-".into(), |id| id.to_string());
         let state = match one.state {
             State::Healthy => "healthy",
             State::Unhealthy => "unhealthy",

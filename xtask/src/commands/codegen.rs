@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-const HEADER: &str = "# Generated from the types in crds/src by `cargo xtask codegen`. Do not edit.\n";
-/// The folders that hold the CustomResourceDefinitions: the second is the chart's, which Helm installs from.
+const HEADER: &str =
+    "# Generated from the types in crds/src by `cargo xtask codegen`. Do not edit.\n";
+/// The folders that hold the CustomResourceDefinitions: the second is the chart's, which Helm
+/// installs from.
 const FOLDERS: [&str; 2] = ["crds/yaml", "charts/serin/crds"];
 
 /// Writes every generated file; with `check` it only compares, and fails where one differs.
@@ -23,13 +25,17 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
             continue;
         }
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         println!("wrote {}", path.display());
     }
     if !stale.is_empty() {
-        bail!("out of date: {}; run `cargo xtask codegen` and commit the result", stale.join(", "));
+        bail!(
+            "out of date: {}; run `cargo xtask codegen` and commit the result",
+            stale.join(", ")
+        );
     }
     Ok(())
 }
@@ -38,17 +44,24 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 fn generated() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for crd in serin_crds::crds() {
-        // By way of a JSON value, so that every object's keys are in order whatever order the types declare them in.
+        // By way of a JSON value, so that every object's keys are in order whatever order the types
+        // declare them in.
         let value = serde_json::to_value(&crd)?;
         let text = format!("{HEADER}{}", serde_saphyr::to_string(&value)?);
         let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
-        files.extend(FOLDERS.iter().map(|folder| (Path::new(folder).join(&name), text.clone())));
+        files.extend(
+            FOLDERS
+                .iter()
+                .map(|folder| (Path::new(folder).join(&name), text.clone())),
+        );
     }
     Ok(files)
 }
 
 fn workspace_root() -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is not inside the workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask is not inside the workspace")?;
     Ok(root.to_owned())
 }
 
@@ -79,10 +92,19 @@ mod tests {
 
     #[test]
     fn the_yaml_reads_back_as_the_same_definitions() {
-        let generated: Vec<_> = generated().unwrap().into_iter().step_by(FOLDERS.len()).collect();
+        let generated: Vec<_> = generated()
+            .unwrap()
+            .into_iter()
+            .step_by(FOLDERS.len())
+            .collect();
         for (crd, (path, text)) in serin_crds::crds().iter().zip(generated) {
             let found: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-            assert_eq!(found, serde_json::to_value(crd).unwrap(), "{}", path.display());
+            assert_eq!(
+                found,
+                serde_json::to_value(crd).unwrap(),
+                "{}",
+                path.display()
+            );
         }
     }
 }

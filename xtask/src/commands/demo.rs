@@ -20,5 +20,10 @@ pub(crate) struct DemoArguments {
 /// Shows it.
 pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<()> {
     let checkout = Instance::containing(&current_dir()?)?.checkout().to_owned();
-    demo(&Options { checkout, keep: arguments.keep, plain: arguments.plain }).await
+    demo(&Options {
+        checkout,
+        keep: arguments.keep,
+        plain: arguments.plain,
+    })
+    .await
 }

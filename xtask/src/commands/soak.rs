@@ -34,7 +34,11 @@ pub(crate) struct SoakArguments {
 
 impl SoakArguments {
     fn options(&self) -> soak::Options {
-        let usual = if self.slice { soak::Options::SLICE } else { soak::Options::FULL };
+        let usual = if self.slice {
+            soak::Options::SLICE
+        } else {
+            soak::Options::FULL
+        };
         soak::Options {
             promotions: self.promotions.unwrap_or(usual.promotions),
             rollbacks: self.rollbacks.unwrap_or(usual.rollbacks),
@@ -70,8 +74,18 @@ pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
 
 /// Judges good releases and bad ones.
 pub(crate) async fn run_verdicts(arguments: VerdictsArguments) -> Result<()> {
-    let VerdictsArguments { same, worse, services, rate } = arguments;
-    let options = verdicts::Options { same, worse, services, rate_per_second: rate };
+    let VerdictsArguments {
+        same,
+        worse,
+        services,
+        rate,
+    } = arguments;
+    let options = verdicts::Options {
+        same,
+        worse,
+        services,
+        rate_per_second: rate,
+    };
     with_controller(async |env| verdicts::run(env, options).await).await
 }
 
@@ -99,7 +113,11 @@ async fn controlled(instance: &Instance, work: impl AsyncFnOnce(&Env) -> Result<
     build_programs(instance.checkout()).await?;
     let env = Box::pin(Env::ready(instance.checkout(), Progress::detect())).await?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let controller = controller::Options { name: "soak".into(), port, election: Some("default".into()) };
+    let controller = controller::Options {
+        name: "soak".into(),
+        port,
+        election: Some("default".into()),
+    };
     let mut controller = Controller::start(&env, &controller)?;
     controller.ready().await?;
     let done = work(&env).await;

@@ -69,16 +69,35 @@ pub(crate) async fn run(arguments: TestArguments) -> Result<bool> {
 async fn without_cluster(suite: &mut Suite, arguments: &TestArguments) {
     let only_tests = arguments.filter.is_some();
     if !only_tests {
-        suite.run("Format", cargo(&["fmt", "--all", "--check"]), Counting::Whole).await;
-        let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        suite
+            .run(
+                "Format",
+                cargo(&["fmt", "--all", "--check"]),
+                Counting::Whole,
+            )
+            .await;
+        let lints = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
         suite.run("Lints", cargo(&lints), Counting::Whole).await;
         let began = Instant::now();
         heading("Generated files");
-        suite.record("Generated files", Outcome::of(codegen::run(true)), began.elapsed());
+        suite.record(
+            "Generated files",
+            Outcome::of(codegen::run(true)),
+            began.elapsed(),
+        );
     }
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.args(&arguments.filter);
-    suite.run("Tests without a cluster", tests, counting(arguments)).await;
+    suite
+        .run("Tests without a cluster", tests, counting(arguments))
+        .await;
     if !only_tests {
         dependencies(suite).await;
     }
@@ -88,23 +107,51 @@ async fn without_cluster(suite: &mut Suite, arguments: &TestArguments) {
 async fn dependencies(suite: &mut Suite) {
     let installed = quiet(cargo(&["deny", "--version"])).await;
     if !installed {
-        let install = cargo(&["install", "--locked", "--debug", "--version", CARGO_DENY, "cargo-deny"]);
-        suite.run("cargo-deny is installed", install, Counting::Whole).await;
+        let install = cargo(&[
+            "install",
+            "--locked",
+            "--debug",
+            "--version",
+            CARGO_DENY,
+            "cargo-deny",
+        ]);
+        suite
+            .run("cargo-deny is installed", install, Counting::Whole)
+            .await;
     }
     let of_the_lock_file = cargo(&["deny", "check", "bans", "licenses", "sources"]);
-    suite.run("Licences, bans and sources", of_the_lock_file, Counting::Whole).await;
+    suite
+        .run(
+            "Licences, bans and sources",
+            of_the_lock_file,
+            Counting::Whole,
+        )
+        .await;
     let mut database = Command::new("git");
     database.args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]);
     if quiet(database).await {
-        suite.run("Advisories", cargo(&["deny", "check", "advisories"]), Counting::Whole).await;
+        suite
+            .run(
+                "Advisories",
+                cargo(&["deny", "check", "advisories"]),
+                Counting::Whole,
+            )
+            .await;
     } else {
-        suite.skip("Advisories", &format!("{ADVISORIES} cannot be reached from here"));
+        suite.skip(
+            "Advisories",
+            &format!("{ADVISORIES} cannot be reached from here"),
+        );
     }
 }
 
 /// Whether a program ends well within a while; what it prints is of no interest.
 async fn quiet(mut command: Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(20), command.status()).await;
     ended.is_ok_and(|status| status.is_ok_and(|status| status.success()))
 }
@@ -117,7 +164,13 @@ async fn start(suite: &mut Suite, instance: &Instance) -> Option<Cluster> {
     let starting = Box::pin(Cluster::up(instance.clone(), Progress::detect()));
     let started = suite.unless_interrupted(starting).await;
     let (cluster, outcome) = match started {
-        Ok(cluster) => (Some(cluster), Outcome::Checked { passed: 1, failed: 0 }),
+        Ok(cluster) => (
+            Some(cluster),
+            Outcome::Checked {
+                passed: 1,
+                failed: 0,
+            },
+        ),
         Err(error) => (None, Outcome::of(Err(error))),
     };
     suite.record(NAME, outcome, began.elapsed());
@@ -126,37 +179,74 @@ async fn start(suite: &mut Suite, instance: &Instance) -> Option<Cluster> {
 
 async fn chart(suite: &mut Suite, helm: Option<PathBuf>) {
     let Some(helm) = helm else {
-        suite.skip("Chart", "helm is neither on PATH nor in a local cluster: `cargo xtask cluster up` brings it");
+        suite.skip(
+            "Chart",
+            "helm is neither on PATH nor in a local cluster: `cargo xtask cluster up` brings it",
+        );
         return;
     };
     let mut lint = Command::new(&helm);
     lint.args(["lint", "--strict", "charts/serin"]);
     suite.run("Chart: lint", lint, Counting::Whole).await;
     let mut template = Command::new(&helm);
-    template.args(["template", "serin", "charts/serin", "--namespace", "serin-system"]);
-    suite.run("Chart: templates", template, Counting::Silent).await;
+    template.args([
+        "template",
+        "serin",
+        "charts/serin",
+        "--namespace",
+        "serin-system",
+    ]);
+    suite
+        .run("Chart: templates", template, Counting::Silent)
+        .await;
 }
 
 async fn with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {
-    // Of the whole workspace here and below: a part of it has dependencies with fewer features, which would be compiled
-    // once more.
-    suite.run("Programs", cargo(&["build", "--workspace", "--all-targets"]), Counting::Whole).await;
+    // Of the whole workspace here and below: a part of it has dependencies with fewer features,
+    // which would be compiled once more.
+    suite
+        .run(
+            "Programs",
+            cargo(&["build", "--workspace", "--all-targets"]),
+            Counting::Whole,
+        )
+        .await;
     if is_local {
         let mut own = cargo(&["test", "--workspace", "--test", "real", "--", "--ignored"]);
         own.args(&arguments.filter);
-        suite.run("The local cluster's own test", own, counting(arguments)).await;
+        suite
+            .run("The local cluster's own test", own, counting(arguments))
+            .await;
     }
     let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
-    suite.run("Cases on the real cluster", cases, counting(arguments)).await;
+    suite
+        .run("Cases on the real cluster", cases, counting(arguments))
+        .await;
     if arguments.filter.is_none() {
-        suite.run("Soak, a slice", cargo(&["xtask", "soak", "--slice"]), Counting::Whole).await;
-        suite.run("Demo", cargo(&["xtask", "demo", "--plain"]), Counting::Whole).await;
+        suite
+            .run(
+                "Soak, a slice",
+                cargo(&["xtask", "soak", "--slice"]),
+                Counting::Whole,
+            )
+            .await;
+        suite
+            .run(
+                "Demo",
+                cargo(&["xtask", "demo", "--plain"]),
+                Counting::Whole,
+            )
+            .await;
     }
 }
 
 fn counting(arguments: &TestArguments) -> Counting {
-    if arguments.filter.is_some() { Counting::SomeTests } else { Counting::Tests }
+    if arguments.filter.is_some() {
+        Counting::SomeTests
+    } else {
+        Counting::Tests
+    }
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -168,6 +258,11 @@ fn cargo(arguments: &[&str]) -> Command {
 /// A program of the local cluster, or one on PATH.
 fn tool(name: &str, cluster: Option<&Cluster>) -> Option<PathBuf> {
     let ours = cluster.and_then(|cluster| cluster.env().into_iter().find(|(key, _)| key == "PATH"));
-    let path = ours.map_or_else(|| var_os("PATH").unwrap_or_default(), |(_, path)| path.into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program: &PathBuf| Path::is_file(program))
+    let path = ours.map_or_else(
+        || var_os("PATH").unwrap_or_default(),
+        |(_, path)| path.into(),
+    );
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program: &PathBuf| Path::is_file(program))
 }

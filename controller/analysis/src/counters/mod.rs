@@ -1,28 +1,33 @@
-//! Counters to counts: raw Prometheus samples to rounds, as a function of the samples' timestamps alone.
+//! Counters to counts: raw Prometheus samples to rounds, as a function of the samples' timestamps
+//! alone.
 //!
-//! `rate()` and `increase()` extrapolate to numbers that are not counts and lose the first increment of a new series, which is
-//! exactly the first error of a new canary pod. So the raw samples are read, and every series' increments are
-//! taken here.
+//! `rate()` and `increase()` extrapolate to numbers that are not counts and lose the first
+//! increment of a new series, which is exactly the first error of a new canary pod. So the raw
+//! samples are read, and every series' increments are taken here.
 //!
 //! # Rounds
-//! A *source* is a scrape target; all series of one of its scrapes share a timestamp. A *round* (one
-//! [`Tick`]) closes
-//! - at the timestamp by which every live source has delivered a scrape since the round before (a source is live while its last
-//!   scrape was less than 1.5 scrape intervals old when that round closed), or
-//! - 1.5 scrape intervals after its first scrape, for the sources that missed theirs. A missed scrape heals by itself: the source's
-//!   next increment spans the gap.
+//! A *source* is a scrape target; all series of one of its scrapes share a timestamp. A *round*
+//! (one [`Tick`]) closes
+//! - at the timestamp by which every live source has delivered a scrape since the round before (a
+//!   source is live while its last scrape was less than 1.5 scrape intervals old when that round
+//!   closed), or
+//! - 1.5 scrape intervals after its first scrape, for the sources that missed theirs. A missed
+//!   scrape heals by itself: the source's next increment spans the gap.
 //!
-//! Which rounds there are depends on timestamps only, never on when or in which portions the samples were read. With one source, such as a
-//! gateway, every scrape is a round and closes as soon as it is seen; with several, a round waits until `settled_ms`, before
-//! which all samples are taken to be visible.
+//! Which rounds there are depends on timestamps only, never on when or in which portions the
+//! samples were read. With one source, such as a gateway, every scrape is a round and closes as
+//! soon as it is seen; with several, a round waits until `settled_ms`, before which all samples are
+//! taken to be visible.
 //!
 //! # What is remembered, and what of it must be persisted
-//! [`Counters`] remembers the last value of every series for [`CounterConfig::forget_ms`]; that is in memory only. To be persisted
-//! there is one number: when the last round closed. The rest is rebuilt by reading the samples of the
-//! `forget_ms` before it again, whatever the number of pods and the length of the rollout: a series' memory at a round is by
-//! definition its last sample within `forget_ms` before, so the rounds that follow are the same to the last bit.
-//! Where a sample became visible only after its round had closed, the running process counts it with the next
-//! one; a process that restarts just then leaves that one increment out, of requests and errors alike.
+//! [`Counters`] remembers the last value of every series for [`CounterConfig::forget_ms`]; that is
+//! in memory only. To be persisted there is one number: when the last round closed. The rest is
+//! rebuilt by reading the samples of the `forget_ms` before it again, whatever the number of pods
+//! and the length of the rollout: a series' memory at a round is by definition its last sample
+//! within `forget_ms` before, so the rounds that follow are the same to the last bit. Where a
+//! sample became visible only after its round had closed, the running process counts it with the
+//! next one; a process that restarts just then leaves that one increment out, of requests and
+//! errors alike.
 
 mod series;
 mod summed;
@@ -55,8 +60,8 @@ pub enum Kind {
     Total,
     /// Bad requests: a subset of the requests of the same scrape.
     Errors,
-    /// Good requests, such as those within a latency threshold: bad are the others. A series counts only
-    /// in scrapes that have its `Total` too, under the same `series` name.
+    /// Good requests, such as those within a latency threshold: bad are the others. A series counts
+    /// only in scrapes that have its `Total` too, under the same `series` name.
     Good,
 }
 
@@ -80,13 +85,15 @@ pub struct Sample<'a> {
 /// What one query brought.
 #[derive(Debug, Clone, Copy)]
 pub struct Feed<'a> {
-    /// The samples since [`Counters::read_from_ms`], of all kinds, in any order; more than that does no harm. A query that failed or was
-    /// partial is not fed.
+    /// The samples since [`Counters::read_from_ms`], of all kinds, in any order; more than that
+    /// does no harm. A query that failed or was partial is not fed.
     pub samples: &'a [Sample<'a>],
-    /// When each source was born (a pod's creation), in milliseconds since the epoch. The first sight of a source that was born after the
-    /// rollout began, and is still young, counts from 0; of one that is not listed, it counts nothing.
+    /// When each source was born (a pod's creation), in milliseconds since the epoch. The first
+    /// sight of a source that was born after the rollout began, and is still young, counts from 0;
+    /// of one that is not listed, it counts nothing.
     pub births: &'a BTreeMap<String, i64>,
-    /// Up to when all samples are taken to be visible: the clock less the scrape interval and some seconds.
+    /// Up to when all samples are taken to be visible: the clock less the scrape interval and some
+    /// seconds.
     pub settled_ms: i64,
     /// The clock. Samples from more than five minutes after it are refused.
     pub now_ms: i64,
@@ -104,7 +111,10 @@ pub struct CounterConfig {
 
 impl Default for CounterConfig {
     fn default() -> Self {
-        Self { scrape_interval_ms: 15_000, forget_ms: 300_000 }
+        Self {
+            scrape_interval_ms: 15_000,
+            forget_ms: 300_000,
+        }
     }
 }
 
@@ -136,7 +146,8 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Leaves out the rounds that began before `round_at_ms`, when the last one had closed; when the last one of these closed.
+    /// Leaves out the rounds that began before `round_at_ms`, when the last one had closed; when
+    /// the last one of these closed.
     pub(crate) fn retain_since(&mut self, mut round_at_ms: i64) -> i64 {
         self.ticks.retain(|tick| {
             let is_new = tick.started_ms >= round_at_ms;
@@ -153,18 +164,27 @@ pub struct Counters {
     config: CounterConfig,
     began_ms: i64,
     round_at_ms: i64,
-    /// Whether this process has closed a round: until then, samples from before the round are its baseline.
+    /// Whether this process has closed a round: until then, samples from before the round are its
+    /// baseline.
     primed: bool,
     memory: Memory,
 }
 
 impl Counters {
-    /// Counters whose last round closed at `round_at_ms`; at the start of a rollout that is when the rollout began.
+    /// Counters whose last round closed at `round_at_ms`; at the start of a rollout that is when
+    /// the rollout began.
     pub fn resume(config: CounterConfig, began_ms: i64, round_at_ms: i64) -> Self {
-        Self { config, began_ms, round_at_ms, primed: false, memory: Memory::default() }
+        Self {
+            config,
+            began_ms,
+            round_at_ms,
+            primed: false,
+            memory: Memory::default(),
+        }
     }
 
-    /// Uses another scrape interval from the next feed on, for example once it is known from the samples. Rounds that have closed stay closed.
+    /// Uses another scrape interval from the next feed on, for example once it is known from the
+    /// samples. Rounds that have closed stay closed.
     pub fn set_config(&mut self, config: CounterConfig) {
         self.config = config;
     }
@@ -176,7 +196,11 @@ impl Counters {
 
     /// From when (exclusive) the next feed must have all samples.
     pub fn read_from_ms(&self) -> i64 {
-        if self.primed { self.round_at_ms } else { self.round_at_ms.saturating_sub(self.config.forget_ms) }
+        if self.primed {
+            self.round_at_ms
+        } else {
+            self.round_at_ms.saturating_sub(self.config.forget_ms)
+        }
     }
 
     fn patience_ms(&self) -> i64 {
@@ -190,10 +214,16 @@ impl Counters {
         for ((at_ms, source), scrape) in &baseline {
             self.memory.set(source, *at_ms, scrape);
         }
-        let settled_ms = if self.has_one_source(&fresh) { i64::MAX } else { feed.settled_ms };
+        let settled_ms = if self.has_one_source(&fresh) {
+            i64::MAX
+        } else {
+            feed.settled_ms
+        };
         let mut events = fresh.iter().peekable();
         while events.peek().is_some() {
-            let Some((closed_ms, open)) = self.next_round(&mut events, settled_ms) else { break };
+            let Some((closed_ms, open)) = self.next_round(&mut events, settled_ms) else {
+                break;
+            };
             self.close(closed_ms, &open, feed.births, &mut rounds);
         }
         rounds
@@ -222,7 +252,10 @@ impl Counters {
             } else {
                 continue;
             };
-            scrapes.entry((sample.at_ms, sample.source)).or_default().insert(sample);
+            scrapes
+                .entry((sample.at_ms, sample.source))
+                .or_default()
+                .insert(sample);
         }
         // A numerator without its denominator waits for the source's next scrape.
         baseline.retain(|_, scrape| scrape.has_total());
@@ -233,14 +266,23 @@ impl Counters {
     /// One source's scrapes become visible in their order: nothing is left to wait for.
     fn has_one_source(&self, fresh: &Scrapes<'_>) -> bool {
         let mut sources: BTreeSet<&str> = fresh.keys().map(|(_, source)| *source).collect();
-        sources.extend(self.memory.live_since(self.round_at_ms.saturating_sub(self.patience_ms())));
+        sources.extend(
+            self.memory
+                .live_since(self.round_at_ms.saturating_sub(self.patience_ms())),
+        );
         sources.len() == 1
     }
 
     /// The scrapes of the next round and when it closes; nothing where it does not close yet.
-    fn next_round<'s, 'a>(&self, events: &mut Events<'s, 'a>, settled_ms: i64) -> Option<(i64, Vec<Event<'s, 'a>>)> {
-        let mut awaited: BTreeSet<&str> =
-            self.memory.live_since(self.round_at_ms.saturating_sub(self.patience_ms())).collect();
+    fn next_round<'s, 'a>(
+        &self,
+        events: &mut Events<'s, 'a>,
+        settled_ms: i64,
+    ) -> Option<(i64, Vec<Event<'s, 'a>>)> {
+        let mut awaited: BTreeSet<&str> = self
+            .memory
+            .live_since(self.round_at_ms.saturating_sub(self.patience_ms()))
+            .collect();
         let mut open = Vec::new();
         let mut deadline_ms = i64::MAX;
         while let Some(((at_ms, _), _)) = events.peek() {
@@ -251,8 +293,11 @@ impl Counters {
             if at_ms > deadline_ms || at_ms > settled_ms {
                 break;
             }
-            // All scrapes of one millisecond go together, so that a round has everything up to when it closes.
-            while let Some(((_, source), scrape)) = events.next_if(|((next_ms, _), _)| *next_ms == at_ms) {
+            // All scrapes of one millisecond go together, so that a round has everything up to when
+            // it closes.
+            while let Some(((_, source), scrape)) =
+                events.next_if(|((next_ms, _), _)| *next_ms == at_ms)
+            {
                 awaited.remove(*source);
                 open.push((at_ms, *source, scrape));
             }
@@ -263,14 +308,24 @@ impl Counters {
         (!open.is_empty() && deadline_ms <= settled_ms).then_some((deadline_ms, open))
     }
 
-    fn close(&mut self, closed_ms: i64, open: &[Event<'_, '_>], births: &BTreeMap<String, i64>, rounds: &mut Rounds) {
+    fn close(
+        &mut self,
+        closed_ms: i64,
+        open: &[Event<'_, '_>],
+        births: &BTreeMap<String, i64>,
+        rounds: &mut Rounds,
+    ) {
         let mut counts = Counts::default();
         let mut stable_pods: BTreeMap<&str, PodCounts> = BTreeMap::new();
         let oldest_ms = |at_ms: i64| at_ms.saturating_sub(self.config.forget_ms);
         for (at_ms, source, scrape) in open {
             let remembered_ms = oldest_ms(*at_ms);
-            let born_here = births.get(*source).is_some_and(|born| *born >= self.began_ms && *born > remembered_ms);
-            let taken = self.memory.take(source, *at_ms, scrape, remembered_ms, born_here);
+            let born_here = births
+                .get(*source)
+                .is_some_and(|born| *born >= self.began_ms && *born > remembered_ms);
+            let taken = self
+                .memory
+                .take(source, *at_ms, scrape, remembered_ms, born_here);
             rounds.inconsistent += taken.inconsistent;
             counts.add(&taken.counts);
             if scrape.has_total_of(Arm::Canary) {
@@ -287,8 +342,17 @@ impl Counters {
             rounds.canary_requests_at_ms = rounds.canary_requests_at_ms.max(Some(closed_ms));
         }
         // One source that counts for all pods says nothing of how they differ.
-        let stable_pods = if stable_pods.len() > 1 { stable_pods.into_values().collect() } else { Vec::new() };
-        rounds.ticks.push(Tick { started_ms: self.round_at_ms, at_ms: closed_ms, counts, stable_pods });
+        let stable_pods = if stable_pods.len() > 1 {
+            stable_pods.into_values().collect()
+        } else {
+            Vec::new()
+        };
+        rounds.ticks.push(Tick {
+            started_ms: self.round_at_ms,
+            at_ms: closed_ms,
+            counts,
+            stable_pods,
+        });
         self.round_at_ms = closed_ms;
         self.primed = true;
         self.memory.forget_before(oldest_ms(closed_ms));

@@ -22,7 +22,10 @@ struct Reading {
 impl<'a> Scrape<'a> {
     /// Of duplicates the higher value is taken, so that their order does not matter.
     pub(super) fn insert(&mut self, sample: &Sample<'a>) {
-        let reading = self.readings.entry((sample.arm, sample.series)).or_default();
+        let reading = self
+            .readings
+            .entry((sample.arm, sample.series))
+            .or_default();
         let value = match sample.kind {
             Kind::Total => &mut reading.total,
             Kind::Errors => &mut reading.errors,
@@ -32,11 +35,15 @@ impl<'a> Scrape<'a> {
     }
 
     pub(super) fn has_total(&self) -> bool {
-        self.readings.values().any(|reading| reading.total.is_some())
+        self.readings
+            .values()
+            .any(|reading| reading.total.is_some())
     }
 
     pub(super) fn has_total_of(&self, arm: Arm) -> bool {
-        self.readings.iter().any(|((of, _), reading)| *of == arm && reading.total.is_some())
+        self.readings
+            .iter()
+            .any(|((of, _), reading)| *of == arm && reading.total.is_some())
     }
 
     /// Whether good requests are what is counted, so that a series without them is not complete.
@@ -109,7 +116,10 @@ impl Increment {
 impl Memory {
     /// The sources that were scraped after `since_ms`.
     pub(super) fn live_since(&self, since_ms: i64) -> impl Iterator<Item = &str> {
-        self.sources.iter().filter(move |(_, memory)| memory.last_scrape_ms > since_ms).map(|(source, _)| &**source)
+        self.sources
+            .iter()
+            .filter(move |(_, memory)| memory.last_scrape_ms > since_ms)
+            .map(|(source, _)| &**source)
     }
 
     /// Remembers a scrape without counting it.
@@ -124,8 +134,8 @@ impl Memory {
         }
     }
 
-    /// Counts a scrape and remembers it. `remembered_ms` is the time up to which memory is void; `born_here` says that the source, if it
-    /// is new, began after the rollout did.
+    /// Counts a scrape and remembers it. `remembered_ms` is the time up to which memory is void;
+    /// `born_here` says that the source, if it is new, began after the rollout did.
     pub(super) fn take(
         &mut self,
         source: &str,
@@ -144,8 +154,18 @@ impl Memory {
             if !is_complete(reading, counts_good) {
                 continue;
             }
-            let last = memory.series.get(&(*arm, Box::from(*series))).copied().unwrap_or_default();
-            add_reading(&mut sums[*arm as usize], reading, &last, remembered_ms, from_zero);
+            let last = memory
+                .series
+                .get(&(*arm, Box::from(*series)))
+                .copied()
+                .unwrap_or_default();
+            add_reading(
+                &mut sums[*arm as usize],
+                reading,
+                &last,
+                remembered_ms,
+                from_zero,
+            );
             remember(memory, *arm, series, at_ms, reading);
         }
         memory.last_scrape_ms = at_ms;
@@ -157,17 +177,27 @@ impl Memory {
 
     /// Forgets what was last seen at `at_ms` or before.
     pub(super) fn forget_before(&mut self, at_ms: i64) {
-        self.sources.retain(|_, memory| memory.last_scrape_ms > at_ms);
+        self.sources
+            .retain(|_, memory| memory.last_scrape_ms > at_ms);
         for memory in self.sources.values_mut() {
             memory.series.retain(|_, series| {
-                [series.total, series.errors, series.good].into_iter().flatten().any(|last| last.at_ms > at_ms)
+                [series.total, series.errors, series.good]
+                    .into_iter()
+                    .flatten()
+                    .any(|last| last.at_ms > at_ms)
             });
         }
     }
 
     fn source(&mut self, source: &str) -> &mut SourceMemory {
         if !self.sources.contains_key(source) {
-            self.sources.insert(source.into(), SourceMemory { last_scrape_ms: i64::MIN, series: BTreeMap::new() });
+            self.sources.insert(
+                source.into(),
+                SourceMemory {
+                    last_scrape_ms: i64::MIN,
+                    series: BTreeMap::new(),
+                },
+            );
         }
         self.sources.entry(source.into()).or_default()
     }
@@ -190,7 +220,13 @@ fn remember(memory: &mut SourceMemory, arm: Arm, series: &str, at_ms: i64, readi
     keep(&mut last.good, reading.good);
 }
 
-fn add_reading(sums: &mut Sums, reading: &Reading, last: &SeriesMemory, remembered_ms: i64, from_zero: bool) {
+fn add_reading(
+    sums: &mut Sums,
+    reading: &Reading,
+    last: &SeriesMemory,
+    remembered_ms: i64,
+    from_zero: bool,
+) {
     let count = |increment: Increment| match increment {
         Increment::Since(value) => value,
         Increment::FirstSight(value) if from_zero => value,
@@ -198,14 +234,21 @@ fn add_reading(sums: &mut Sums, reading: &Reading, last: &SeriesMemory, remember
     };
     if let (Some(total), Some(good)) = (reading.total, reading.good) {
         // One series in two readings: both are reset, or seen for the first time, where one is.
-        let (total, good) =
-            match (Increment::of(last.total, total, remembered_ms), Increment::of(last.good, good, remembered_ms)) {
-                (Increment::Since(requests), Increment::Since(within)) if requests >= within => (requests, within),
-                (Increment::FirstSight(requests), Increment::FirstSight(within)) if from_zero => (requests, within),
-                // Read a moment apart, or one of the two is a stranger: leave it to the next scrape's comparison.
-                (Increment::Since(requests), Increment::Since(_)) => (requests, requests),
-                _ => (0.0, 0.0),
-            };
+        let (total, good) = match (
+            Increment::of(last.total, total, remembered_ms),
+            Increment::of(last.good, good, remembered_ms),
+        ) {
+            (Increment::Since(requests), Increment::Since(within)) if requests >= within => {
+                (requests, within)
+            }
+            (Increment::FirstSight(requests), Increment::FirstSight(within)) if from_zero => {
+                (requests, within)
+            }
+            // Read a moment apart, or one of the two is a stranger: leave it to the next scrape's
+            // comparison.
+            (Increment::Since(requests), Increment::Since(_)) => (requests, requests),
+            _ => (0.0, 0.0),
+        };
         sums.requests += total;
         sums.errors += (total - good).max(0.0);
         return;
@@ -222,10 +265,15 @@ fn add_reading(sums: &mut Sums, reading: &Reading, last: &SeriesMemory, remember
     }
 }
 
-/// Requests and errors of one arm. An error series that is truly new has failed only requests of this very scrape: where its value
-/// exceeds them, it had been there before without being seen, and counts nothing.
+/// Requests and errors of one arm. An error series that is truly new has failed only requests of
+/// this very scrape: where its value exceeds them, it had been there before without being seen, and
+/// counts nothing.
 pub(super) fn settle(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
-    let Sums { requests, errors, new_errors } = sums;
+    let Sums {
+        requests,
+        errors,
+        new_errors,
+    } = sums;
     if errors + new_errors <= requests {
         return (requests, errors + new_errors);
     }
@@ -240,7 +288,14 @@ mod tests {
     fn scrape<'a>(samples: &[(&'a str, Arm, Kind, f64)]) -> Scrape<'a> {
         let mut scrape = Scrape::default();
         for (series, arm, kind, value) in samples {
-            scrape.insert(&Sample { source: "pod", series, arm: *arm, kind: *kind, at_ms: 0, value: *value });
+            scrape.insert(&Sample {
+                source: "pod",
+                series,
+                arm: *arm,
+                kind: *kind,
+                at_ms: 0,
+                value: *value,
+            });
         }
         scrape
     }
@@ -250,14 +305,18 @@ mod tests {
         let at = |index: usize| i64::try_from(index).unwrap();
         let increments = values.iter().enumerate().map(|(index, value)| {
             let scrape = scrape(&[("a", Arm::Canary, Kind::Total, *value)]);
-            memory.take("pod", at(index), &scrape, -1, born_here).counts.canary_requests
+            memory
+                .take("pod", at(index), &scrape, -1, born_here)
+                .counts
+                .canary_requests
         });
         increments.sum()
     }
 
     #[test]
     fn golden_g8() {
-        // A source known from before the rollout, with a reset; one born in it; one whose first sight counts nothing.
+        // A source known from before the rollout, with a reset; one born in it; one whose first
+        // sight counts nothing.
         assert_eq!(run(&[100.0, 130.0, 130.0, 12.0, 40.0], false), 70.0);
         assert_eq!(run(&[0.0, 7.0], true), 7.0);
         assert_eq!(run(&[55.0], false), 0.0);
@@ -267,7 +326,13 @@ mod tests {
     #[test]
     fn the_first_error_of_a_known_source_counts() {
         let mut memory = Memory::default();
-        memory.take("pod", 0, &scrape(&[("200", Arm::Canary, Kind::Total, 1000.0)]), -1, false);
+        memory.take(
+            "pod",
+            0,
+            &scrape(&[("200", Arm::Canary, Kind::Total, 1000.0)]),
+            -1,
+            false,
+        );
         let first_error = scrape(&[
             ("200", Arm::Canary, Kind::Total, 1100.0),
             ("500", Arm::Canary, Kind::Total, 3.0),
@@ -281,8 +346,17 @@ mod tests {
     #[test]
     fn an_error_series_that_cannot_be_new_counts_nothing() {
         let mut memory = Memory::default();
-        memory.take("pod", 0, &scrape(&[("all", Arm::Stable, Kind::Total, 1000.0)]), -1, false);
-        let stranger = scrape(&[("all", Arm::Stable, Kind::Total, 1100.0), ("500", Arm::Stable, Kind::Errors, 400.0)]);
+        memory.take(
+            "pod",
+            0,
+            &scrape(&[("all", Arm::Stable, Kind::Total, 1000.0)]),
+            -1,
+            false,
+        );
+        let stranger = scrape(&[
+            ("all", Arm::Stable, Kind::Total, 1100.0),
+            ("500", Arm::Stable, Kind::Errors, 400.0),
+        ]);
         let taken = memory.take("pod", 1, &stranger, -1, false);
         assert_eq!(taken.counts, Counts::new(0.0, 0.0, 100.0, 0.0));
         assert_eq!(taken.inconsistent, 1);
@@ -291,17 +365,30 @@ mod tests {
     #[test]
     fn good_requests_count_with_their_total_or_not_at_all() {
         let mut memory = Memory::default();
-        let both =
-            |total, good| scrape(&[("le", Arm::Canary, Kind::Total, total), ("le", Arm::Canary, Kind::Good, good)]);
+        let both = |total, good| {
+            scrape(&[
+                ("le", Arm::Canary, Kind::Total, total),
+                ("le", Arm::Canary, Kind::Good, good),
+            ])
+        };
         memory.take("pod", 0, &both(100.0, 90.0), -1, false);
-        assert_eq!(memory.take("pod", 1, &both(200.0, 150.0), -1, false).counts, Counts::new(100.0, 40.0, 0.0, 0.0));
+        assert_eq!(
+            memory.take("pod", 1, &both(200.0, 150.0), -1, false).counts,
+            Counts::new(100.0, 40.0, 0.0, 0.0)
+        );
         let torn = scrape(&[
             ("le", Arm::Canary, Kind::Total, 300.0),
             ("other", Arm::Canary, Kind::Total, 1.0),
             ("other", Arm::Canary, Kind::Good, 1.0),
         ]);
-        assert_eq!(memory.take("pod", 2, &torn, -1, false).counts, Counts::new(1.0, 0.0, 0.0, 0.0));
-        assert_eq!(memory.take("pod", 3, &both(400.0, 350.0), -1, false).counts, Counts::new(200.0, 0.0, 0.0, 0.0));
+        assert_eq!(
+            memory.take("pod", 2, &torn, -1, false).counts,
+            Counts::new(1.0, 0.0, 0.0, 0.0)
+        );
+        assert_eq!(
+            memory.take("pod", 3, &both(400.0, 350.0), -1, false).counts,
+            Counts::new(200.0, 0.0, 0.0, 0.0)
+        );
     }
 
     #[test]

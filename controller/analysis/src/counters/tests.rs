@@ -21,18 +21,49 @@ struct Owned {
 
 impl Owned {
     fn new(source: &str, arm: Arm, kind: Kind, at_ms: i64, value: f64) -> Self {
-        Self { source: source.into(), series: format!("{kind:?}"), arm, kind, at_ms, value }
+        Self {
+            source: source.into(),
+            series: format!("{kind:?}"),
+            arm,
+            kind,
+            at_ms,
+            value,
+        }
     }
 
     fn sample(&self) -> Sample<'_> {
-        let Self { source, series, arm, kind, at_ms, value } = self;
-        Sample { source, series, arm: *arm, kind: *kind, at_ms: *at_ms, value: *value }
+        let Self {
+            source,
+            series,
+            arm,
+            kind,
+            at_ms,
+            value,
+        } = self;
+        Sample {
+            source,
+            series,
+            arm: *arm,
+            kind: *kind,
+            at_ms: *at_ms,
+            value: *value,
+        }
     }
 }
 
-fn feed(counters: &mut Counters, samples: &[Owned], births: &BTreeMap<String, i64>, settled_ms: i64) -> Rounds {
+fn feed(
+    counters: &mut Counters,
+    samples: &[Owned],
+    births: &BTreeMap<String, i64>,
+    settled_ms: i64,
+) -> Rounds {
     let samples: Vec<_> = samples.iter().map(Owned::sample).collect();
-    counters.feed(&Feed { samples: &samples, births, settled_ms, now_ms: settled_ms.saturating_add(20_000) })
+    counters.feed(&Feed {
+        samples: &samples,
+        births,
+        settled_ms,
+        now_ms: settled_ms.saturating_add(20_000),
+    })
 }
 
 fn gateway(at_ms: i64, canary: f64, stable: f64, errors: f64) -> [Owned; 3] {
@@ -46,30 +77,56 @@ fn gateway(at_ms: i64, canary: f64, stable: f64, errors: f64) -> [Owned; 3] {
 #[test]
 fn every_scrape_of_a_gateway_is_a_round_at_once() {
     let mut counters = Counters::resume(config(), 0, 0);
-    let samples =
-        [gateway(-1000, 0.0, 100.0, 1.0), gateway(14_000, 10.0, 190.0, 2.0), gateway(29_000, 22.0, 270.0, 2.0)]
-            .concat();
+    let samples = [
+        gateway(-1000, 0.0, 100.0, 1.0),
+        gateway(14_000, 10.0, 190.0, 2.0),
+        gateway(29_000, 22.0, 270.0, 2.0),
+    ]
+    .concat();
     let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 0);
-    let counts: Vec<_> = rounds.ticks.iter().map(|tick| (tick.started_ms, tick.at_ms, tick.counts)).collect();
+    let counts: Vec<_> = rounds
+        .ticks
+        .iter()
+        .map(|tick| (tick.started_ms, tick.at_ms, tick.counts))
+        .collect();
     assert_eq!(
         counts,
-        [(0, 14_000, Counts::new(10.0, 0.0, 90.0, 1.0)), (14_000, 29_000, Counts::new(12.0, 0.0, 80.0, 0.0))]
+        [
+            (0, 14_000, Counts::new(10.0, 0.0, 90.0, 1.0)),
+            (14_000, 29_000, Counts::new(12.0, 0.0, 80.0, 0.0))
+        ]
     );
     assert!(rounds.selector_matched_stable);
     assert_eq!(
-        (rounds.canary_at_ms, rounds.stable_at_ms, rounds.canary_requests_at_ms),
+        (
+            rounds.canary_at_ms,
+            rounds.stable_at_ms,
+            rounds.canary_requests_at_ms
+        ),
         (Some(29_000), Some(29_000), Some(29_000))
     );
     assert!(rounds.ticks[0].stable_pods.is_empty());
-    assert_eq!(feed(&mut counters, &samples, &BTreeMap::new(), 60_000).ticks, [], "a replay changes nothing");
+    assert_eq!(
+        feed(&mut counters, &samples, &BTreeMap::new(), 60_000).ticks,
+        [],
+        "a replay changes nothing"
+    );
 }
 
 #[test]
 fn a_round_of_pods_waits_for_all_of_them() {
     let mut counters = Counters::resume(config(), 0, 0);
     let pod = |name: &str, at_ms, value| Owned::new(name, Arm::Stable, Kind::Total, at_ms, value);
-    let mut samples = vec![pod("a", -10_000, 5.0), pod("b", -5000, 5.0), pod("a", 5000, 10.0), pod("b", 10_000, 20.0)];
-    assert_eq!(feed(&mut counters, &samples[..3], &BTreeMap::new(), 9000).ticks, []);
+    let mut samples = vec![
+        pod("a", -10_000, 5.0),
+        pod("b", -5000, 5.0),
+        pod("a", 5000, 10.0),
+        pod("b", 10_000, 20.0),
+    ];
+    assert_eq!(
+        feed(&mut counters, &samples[..3], &BTreeMap::new(), 9000).ticks,
+        []
+    );
     let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 10_000);
     assert_eq!(rounds.ticks.len(), 1);
     assert_eq!(rounds.ticks[0].at_ms, 10_000);
@@ -77,12 +134,31 @@ fn a_round_of_pods_waits_for_all_of_them() {
     assert_eq!(rounds.ticks[0].stable_pods.len(), 2);
 
     // b misses two scrapes: the round closes without it, and what it counted comes later.
-    samples.extend([pod("a", 20_000, 11.0), pod("a", 35_000, 12.0), pod("b", 55_000, 50.0), pod("a", 50_000, 13.0)]);
+    samples.extend([
+        pod("a", 20_000, 11.0),
+        pod("a", 35_000, 12.0),
+        pod("b", 55_000, 50.0),
+        pod("a", 50_000, 13.0),
+    ]);
     let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 60_000);
-    let counts: Vec<_> = rounds.ticks.iter().map(|tick| (tick.at_ms, tick.counts.stable_requests)).collect();
-    assert_eq!(counts, [(42_500, 2.0), (50_000, 1.0)], "a may still be late to the third");
+    let counts: Vec<_> = rounds
+        .ticks
+        .iter()
+        .map(|tick| (tick.at_ms, tick.counts.stable_requests))
+        .collect();
+    assert_eq!(
+        counts,
+        [(42_500, 2.0), (50_000, 1.0)],
+        "a may still be late to the third"
+    );
     let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 77_500);
-    assert_eq!((rounds.ticks[0].at_ms, rounds.ticks[0].counts.stable_requests), (77_500, 30.0));
+    assert_eq!(
+        (
+            rounds.ticks[0].at_ms,
+            rounds.ticks[0].counts.stable_requests
+        ),
+        (77_500, 30.0)
+    );
 }
 
 #[test]
@@ -103,18 +179,41 @@ fn a_pod_that_comes_back_after_it_was_forgotten_is_not_counted_twice() {
     let births = BTreeMap::from([("canary".to_owned(), 1000)]);
     let mut counters = Counters::resume(config(), 0, 0);
     let at = |at_ms, value| [Owned::new("canary", Arm::Canary, Kind::Total, at_ms, value)];
-    assert_eq!(feed(&mut counters, &at(10_000, 100.0), &births, 10_000).ticks[0].counts.canary_requests, 100.0);
-    let back = feed(&mut counters, &at(10_000 + config().forget_ms, 900.0), &births, 400_000);
+    assert_eq!(
+        feed(&mut counters, &at(10_000, 100.0), &births, 10_000).ticks[0]
+            .counts
+            .canary_requests,
+        100.0
+    );
+    let back = feed(
+        &mut counters,
+        &at(10_000 + config().forget_ms, 900.0),
+        &births,
+        400_000,
+    );
     assert_eq!(back.ticks[0].counts.canary_requests, 0.0);
 }
 
 #[test]
 fn errors_without_their_requests_wait() {
     let mut counters = Counters::resume(config(), 0, 0);
-    feed(&mut counters, &gateway(10_000, 0.0, 100.0, 1.0), &BTreeMap::new(), 10_000);
+    feed(
+        &mut counters,
+        &gateway(10_000, 0.0, 100.0, 1.0),
+        &BTreeMap::new(),
+        10_000,
+    );
     let torn = [Owned::new("gw", Arm::Stable, Kind::Errors, 25_000, 9.0)];
-    assert_eq!(feed(&mut counters, &torn, &BTreeMap::new(), 30_000).ticks, []);
-    let healed = feed(&mut counters, &gateway(40_000, 0.0, 200.0, 12.0), &BTreeMap::new(), 40_000);
+    assert_eq!(
+        feed(&mut counters, &torn, &BTreeMap::new(), 30_000).ticks,
+        []
+    );
+    let healed = feed(
+        &mut counters,
+        &gateway(40_000, 0.0, 200.0, 12.0),
+        &BTreeMap::new(),
+        40_000,
+    );
     assert_eq!(healed.ticks[0].counts, Counts::new(0.0, 0.0, 100.0, 11.0));
 }
 
@@ -130,7 +229,8 @@ fn what_is_not_a_count_is_left_out_and_told() {
     assert!(!rounds.selector_matched_stable);
 }
 
-/// A world of sources that are born, miss scrapes, restart and die, as the samples that Prometheus would have.
+/// A world of sources that are born, miss scrapes, restart and die, as the samples that Prometheus
+/// would have.
 #[derive(Debug, Clone)]
 struct World {
     samples: Vec<Owned>,
@@ -138,7 +238,8 @@ struct World {
     ends_ms: i64,
 }
 
-/// One scrape: whether it is missed, the requests since the last one, which of them fail, whether the process restarted.
+/// One scrape: whether it is missed, the requests since the last one, which of them fail, whether
+/// the process restarted.
 type Step = (u8, u16, u8, u8);
 
 fn source_samples(name: &str, arm: Arm, from_ms: i64, steps: &[Step], samples: &mut Vec<Owned>) {
@@ -162,7 +263,11 @@ fn source_samples(name: &str, arm: Arm, from_ms: i64, steps: &[Step], samples: &
 
 fn worlds() -> impl Strategy<Value = World> {
     let step = (any::<u8>(), any::<u16>(), any::<u8>(), any::<u8>());
-    let source = (any::<bool>(), -120_000_i64..200_000, prop::collection::vec(step, 1..40));
+    let source = (
+        any::<bool>(),
+        -120_000_i64..200_000,
+        prop::collection::vec(step, 1..40),
+    );
     prop::collection::vec(source, 1..6).prop_map(|sources| {
         let (mut samples, mut births) = (Vec::new(), BTreeMap::new());
         for (index, (canary, from_ms, steps)) in sources.iter().enumerate() {
@@ -173,7 +278,11 @@ fn worlds() -> impl Strategy<Value = World> {
         }
         samples.sort_by_key(|sample| sample.at_ms);
         let ends_ms = samples.last().map_or(0, |sample| sample.at_ms) + 100_000;
-        World { samples, births, ends_ms }
+        World {
+            samples,
+            births,
+            ends_ms,
+        }
     })
 }
 

@@ -14,24 +14,40 @@ pub(super) fn any_line() -> impl Strategy<Value = TickLine> {
     let pods = prop::collection::vec((count(), 0.0..=1.0_f64), 0..4);
     // Time runs on, jumps, stands and goes backwards.
     let t = prop_oneof![0.0..1e4_f64, 0.0..1e7_f64, any::<f64>()];
-    (t, arms, pods, prop::option::of(0.0..=1.0_f64)).prop_map(|(t, (n_c, p_c, n_s, p_s), pods, weight)| {
-        let pod = |(requests, rate): (f64, f64)| PodCounts { requests, errors: (requests * rate).floor() };
-        TickLine {
-            t,
-            canary: ArmLine { requests: n_c, errors: (n_c * p_c).floor() },
-            stable: StableLine {
-                requests: n_s,
-                errors: (n_s * p_s).floor(),
-                pods: pods.into_iter().map(pod).collect(),
-            },
-            weight,
-        }
-    })
+    (t, arms, pods, prop::option::of(0.0..=1.0_f64)).prop_map(
+        |(t, (n_c, p_c, n_s, p_s), pods, weight)| {
+            let pod = |(requests, rate): (f64, f64)| PodCounts {
+                requests,
+                errors: (requests * rate).floor(),
+            };
+            TickLine {
+                t,
+                canary: ArmLine {
+                    requests: n_c,
+                    errors: (n_c * p_c).floor(),
+                },
+                stable: StableLine {
+                    requests: n_s,
+                    errors: (n_s * p_s).floor(),
+                    pods: pods.into_iter().map(pod).collect(),
+                },
+                weight,
+            }
+        },
+    )
 }
 
 /// Numbers that a person may write: usual ones, limits, and anything.
 fn number() -> impl Strategy<Value = Value> {
-    let usual = prop_oneof![0.0..=1.0_f64, 1.0..=20.0_f64, Just(0.0), Just(1.0), Just(1e-12), Just(1e9), any::<f64>()];
+    let usual = prop_oneof![
+        0.0..=1.0_f64,
+        1.0..=20.0_f64,
+        Just(0.0),
+        Just(1.0),
+        Just(1e-12),
+        Just(1e9),
+        any::<f64>()
+    ];
     usual.prop_map(|number| json!(number))
 }
 
@@ -48,14 +64,26 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 24, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::vec((key(), inner), 0..6).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            prop::collection::vec((key(), inner), 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
         ]
     })
 }
 
 /// The keys of a configuration that stand for a number.
-const NUMBERS: [&str; 11] =
-    ["alpha", "beta", "rho0", "delta0", "delta1", "k", "clip", "warmUpSeconds", "warmUpDelta", "slo", "allotment"];
+const NUMBERS: [&str; 11] = [
+    "alpha",
+    "beta",
+    "rho0",
+    "delta0",
+    "delta1",
+    "k",
+    "clip",
+    "warmUpSeconds",
+    "warmUpDelta",
+    "slo",
+    "allotment",
+];
 
 /// Keys that mean something, and others.
 fn key() -> impl Strategy<Value = String> {
@@ -88,7 +116,8 @@ fn any_config() -> impl Strategy<Value = Value> {
     });
     let restarts = prop::collection::vec((0_u64..60, 0.0..=0.4_f64), 0..5);
     let field = prop_oneof![
-        (prop::sample::select(NUMBERS.to_vec()), number()).prop_map(|(key, value)| (key.to_owned(), value)),
+        (prop::sample::select(NUMBERS.to_vec()), number())
+            .prop_map(|(key, value)| (key.to_owned(), value)),
         ratios.prop_map(|rho| ("promotion".to_owned(), json!({"rho": rho}))),
         (0.0..=1.0_f64).prop_map(|rate| ("promotion".to_owned(), json!({"plugin": rate}))),
         mixture.prop_map(|mixture| ("rollback".to_owned(), mixture)),
@@ -96,18 +125,33 @@ fn any_config() -> impl Strategy<Value = Value> {
         prop::sample::select(vec![("k", "auto"), ("clip", "off")])
             .prop_map(|(key, word)| (key.to_owned(), json!(word))),
     ];
-    prop::collection::vec(field, 0..5).prop_map(|fields| Value::Object(fields.into_iter().collect()))
+    prop::collection::vec(field, 0..5)
+        .prop_map(|fields| Value::Object(fields.into_iter().collect()))
 }
 
 fn is_sane(out: &Line) -> Result<(), TestCaseError> {
-    prop_assert!(out.ln_e.is_finite() && (0.0..=1.0).contains(&out.cash), "{out:?}");
-    prop_assert!((-1.0..=1.0).contains(&out.lower) && (-1.0..=1.0).contains(&out.upper), "{out:?}");
+    prop_assert!(
+        out.ln_e.is_finite() && (0.0..=1.0).contains(&out.cash),
+        "{out:?}"
+    );
+    prop_assert!(
+        (-1.0..=1.0).contains(&out.lower) && (-1.0..=1.0).contains(&out.upper),
+        "{out:?}"
+    );
     prop_assert!(out.ln_m_good.is_finite(), "{out:?}");
-    prop_assert!(out.excess.is_none_or(f64::is_finite) && out.phi.is_none_or(f64::is_finite), "{out:?}");
+    prop_assert!(
+        out.excess.is_none_or(f64::is_finite) && out.phi.is_none_or(f64::is_finite),
+        "{out:?}"
+    );
     prop_assert!(out.budget_used.is_none_or(f64::is_finite), "{out:?}");
-    prop_assert!(!out.why.contains("NaN") && !out.why.contains("inf"), "{}", out.why);
+    prop_assert!(
+        !out.why.contains("NaN") && !out.why.contains("inf"),
+        "{}",
+        out.why
+    );
     // What is written is read back as it was: JSON has no infinities.
-    let text = serde_json::to_string(out).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let text =
+        serde_json::to_string(out).map_err(|error| TestCaseError::fail(error.to_string()))?;
     prop_assert!(!text.contains("null,\"cash\""), "{text}");
     Ok(())
 }

@@ -12,8 +12,15 @@ fn engine(config: &str) -> Engine {
 fn tick(t: f64, (n_c, e_c, n_s, e_s): (u32, u32, u32, u32)) -> TickLine {
     TickLine {
         t,
-        canary: ArmLine { requests: n_c.into(), errors: e_c.into() },
-        stable: StableLine { requests: n_s.into(), errors: e_s.into(), pods: vec![] },
+        canary: ArmLine {
+            requests: n_c.into(),
+            errors: e_c.into(),
+        },
+        stable: StableLine {
+            requests: n_s.into(),
+            errors: e_s.into(),
+            pods: vec![],
+        },
         weight: None,
     }
 }
@@ -31,11 +38,21 @@ fn golden_g3_as_lines() {
         r#"{"t": 75, "canary": {"requests": 305, "errors": 6}, "stable": {"requests": 1195, "errors": 1}}"#,
         r#"{"t": 90, "canary": {"requests": 298, "errors": 9}, "stable": {"requests": 1202, "errors": 0}}"#,
     ];
-    let ln_e = [-0.222_401_426, 0.361_508_127, 0.090_734_886_2, 1.481_768_57, 5.740_377_37, 10.338_027_5];
+    let ln_e = [
+        -0.222_401_426,
+        0.361_508_127,
+        0.090_734_886_2,
+        1.481_768_57,
+        5.740_377_37,
+        10.338_027_5,
+    ];
     for (line, expected) in lines.iter().zip(ln_e) {
         let out = engine.tick(&serde_json::from_str(line).unwrap()).unwrap();
         nine_digits(out.ln_e, expected);
-        assert_eq!(out.verdict == LineVerdict::RollBack, expected >= 100_f64.ln());
+        assert_eq!(
+            out.verdict == LineVerdict::RollBack,
+            expected >= 100_f64.ln()
+        );
     }
 }
 
@@ -64,7 +81,12 @@ fn golden_g5_as_a_line() {
     nine_digits(out.ln_m_good, 0.715_526_455);
     nine_digits(out.upper, 0.001_569_026_98);
     assert_eq!(out.verdict, LineVerdict::Continue);
-    assert!(out.why.starts_with("Undecided: worst case still +1.6x budget burn, limit 0.5x. About "), "{}", out.why);
+    assert!(
+        out.why
+            .starts_with("Undecided: worst case still +1.6x budget burn, limit 0.5x. About "),
+        "{}",
+        out.why
+    );
 }
 
 #[test]
@@ -73,31 +95,60 @@ fn the_line_is_the_documented_one() {
     let out = engine.tick(&tick(15.0, (0, 0, 0, 0))).unwrap();
     let json: serde_json::Value = serde_json::to_value(&out).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
-    let documented =
-        ["t", "ln_e", "cash", "excess", "lower", "upper", "ln_m_good", "phi", "budget_used", "verdict", "why"];
+    let documented = [
+        "t",
+        "ln_e",
+        "cash",
+        "excess",
+        "lower",
+        "upper",
+        "ln_m_good",
+        "phi",
+        "budget_used",
+        "verdict",
+        "why",
+    ];
     assert_eq!(keys.len(), documented.len());
     assert!(documented.iter().all(|key| json.get(key).is_some()));
     assert_eq!(json["verdict"], "hold");
     assert!(json["excess"].is_null() && json["phi"].is_null() && json["budget_used"].is_null());
-    assert_eq!(out.why, "No requests reached the canary for 15 s. This is not success. Holding at 0 %.");
+    assert_eq!(
+        out.why,
+        "No requests reached the canary for 15 s. This is not success. Holding at 0 %."
+    );
     engine.tick(&tick(30.0, (5, 0, 5, 0))).unwrap();
     let out = engine.tick(&tick(150.0, (5, 0, 0, 0))).unwrap();
-    assert_eq!(out.why, "Stable has had no data for 2 min. This is not success. Holding at 100 %.");
+    assert_eq!(
+        out.why,
+        "Stable has had no data for 2 min. This is not success. Holding at 100 %."
+    );
 }
 
 #[test]
 fn what_is_malformed_is_named() {
-    let config = |text: &str| Engine::new(&serde_json::from_str(text).unwrap()).unwrap_err().field;
+    let config = |text: &str| {
+        Engine::new(&serde_json::from_str(text).unwrap())
+            .unwrap_err()
+            .field
+    };
     assert_eq!(config(r#"{"alpha": 0}"#), "alpha");
     assert_eq!(config(r#"{"slo": 99.9}"#), "slo");
     assert_eq!(config(r#"{"k": 0.5}"#), "k");
     assert_eq!(config(r#"{"allotment": -1}"#), "allotment");
     assert!(
-        serde_json::from_str::<Config>(r#"{"alfa": 0.01}"#).unwrap_err().to_string().contains("unknown field `alfa`")
+        serde_json::from_str::<Config>(r#"{"alfa": 0.01}"#)
+            .unwrap_err()
+            .to_string()
+            .contains("unknown field `alfa`")
     );
     assert!(serde_json::from_str::<Config>(r#"{"promotion": {"plug": 1}}"#).is_err());
     assert!(serde_json::from_str::<Config>(r#"{"k": "automatic"}"#).is_err());
-    assert_eq!(serde_json::from_str::<Config>(r#"{"k": "auto"}"#).unwrap().k, Some(K::Word(Auto::Auto)));
+    assert_eq!(
+        serde_json::from_str::<Config>(r#"{"k": "auto"}"#)
+            .unwrap()
+            .k,
+        Some(K::Word(Auto::Auto))
+    );
 
     let line = |change: fn(&mut TickLine)| {
         let mut line = tick(15.0, (10, 1, 10, 1));
@@ -108,9 +159,18 @@ fn what_is_malformed_is_named() {
     assert_eq!(line(|line| line.t = -1.0), "t");
     assert_eq!(line(|line| line.canary.requests = 10.5), "canary.requests");
     assert_eq!(line(|line| line.canary.errors = 11.0), "canary.errors");
-    assert_eq!(line(|line| line.stable.requests = f64::INFINITY), "stable.requests");
+    assert_eq!(
+        line(|line| line.stable.requests = f64::INFINITY),
+        "stable.requests"
+    );
     assert_eq!(line(|line| line.stable.errors = 11.0), "stable.errors");
-    assert_eq!(line(|line| line.stable.pods.push(PodCounts { requests: 1.0, errors: 2.0 })), "stable.pods");
+    assert_eq!(
+        line(|line| line.stable.pods.push(PodCounts {
+            requests: 1.0,
+            errors: 2.0
+        })),
+        "stable.pods"
+    );
     assert_eq!(line(|line| line.weight = Some(20.0)), "weight");
 }
 
@@ -118,9 +178,17 @@ fn what_is_malformed_is_named() {
 fn a_good_release_is_promoted_in_the_end() {
     let mut engine = engine(r#"{"promotion": {"plugin": 5e-4}}"#);
     let lines = (1..400).map(|i| {
-        engine.tick(&tick(f64::from(i) * 15.0, (750, u32::from(i % 3 == 0), 750, u32::from(i % 3 == 1)))).unwrap()
+        engine
+            .tick(&tick(
+                f64::from(i) * 15.0,
+                (750, u32::from(i % 3 == 0), 750, u32::from(i % 3 == 1)),
+            ))
+            .unwrap()
     });
-    let first = lines.into_iter().find(|line| line.verdict != LineVerdict::Continue).unwrap();
+    let first = lines
+        .into_iter()
+        .find(|line| line.verdict != LineVerdict::Continue)
+        .unwrap();
     assert_eq!(first.verdict, LineVerdict::Promote);
     assert!(first.why.contains(
         "The canary adds less than 0.05 points of errors. A release that adds as much is promoted at most 1 time in 20."
@@ -148,7 +216,9 @@ proptest! {
 fn a_week_of_ticks_with_everything_failing() {
     let mut engine = engine("{}");
     for i in 1..=40_320_u32 {
-        let out = engine.tick(&tick(f64::from(i) * 15.0, (1500, 1500, 1500, 1500))).unwrap();
+        let out = engine
+            .tick(&tick(f64::from(i) * 15.0, (1500, 1500, 1500, 1500)))
+            .unwrap();
         assert!(out.ln_e.is_finite() && out.upper <= 1.0 && out.lower >= -1.0);
         assert_ne!(out.verdict, LineVerdict::RollBack);
     }
@@ -156,23 +226,37 @@ fn a_week_of_ticks_with_everything_failing() {
 
 #[test]
 fn a_week_of_ticks_at_the_largest_counts_and_one_of_none() {
-    for counts in [(HIGHEST_COUNT, HIGHEST_COUNT), (HIGHEST_COUNT, 0.0), (0.0, 0.0)] {
+    for counts in [
+        (HIGHEST_COUNT, HIGHEST_COUNT),
+        (HIGHEST_COUNT, 0.0),
+        (0.0, 0.0),
+    ] {
         let mut engine = engine("{}");
         for i in 1..=40_320_u32 {
             let (requests, errors) = counts;
             let line = TickLine {
                 t: f64::from(i) * 15.0,
                 canary: ArmLine { requests, errors },
-                stable: StableLine { requests, errors, pods: vec![] },
+                stable: StableLine {
+                    requests,
+                    errors,
+                    pods: vec![],
+                },
                 weight: None,
             };
             let out = engine.tick(&line).unwrap();
             assert!(
-                out.ln_e.is_finite() && out.ln_m_good.is_finite() && out.upper <= 1.0 && out.lower >= -1.0,
+                out.ln_e.is_finite()
+                    && out.ln_m_good.is_finite()
+                    && out.upper <= 1.0
+                    && out.lower >= -1.0,
                 "{out:?}"
             );
             assert_ne!(out.verdict, LineVerdict::RollBack);
-            assert!(requests > 0.0 || out.verdict == LineVerdict::Hold, "{out:?}");
+            assert!(
+                requests > 0.0 || out.verdict == LineVerdict::Hold,
+                "{out:?}"
+            );
         }
     }
 }
@@ -183,7 +267,14 @@ fn time_that_goes_backwards_or_stands_still_counts_nothing() {
     let first = engine.tick(&tick(60.0, (100, 0, 100, 0))).unwrap();
     for t in [60.0, 45.0, 0.0, 59.999] {
         let again = engine.tick(&tick(t, (100, 100, 100, 0))).unwrap();
-        assert_eq!((again.ln_e, again.cash, again.excess), (first.ln_e, first.cash, first.excess), "at {t}");
+        assert_eq!(
+            (again.ln_e, again.cash, again.excess),
+            (first.ln_e, first.cash, first.excess),
+            "at {t}"
+        );
     }
-    assert_ne!(engine.tick(&tick(75.0, (100, 100, 100, 0))).unwrap().ln_e, first.ln_e);
+    assert_ne!(
+        engine.tick(&tick(75.0, (100, 100, 100, 0))).unwrap().ln_e,
+        first.ln_e
+    );
 }

@@ -10,7 +10,8 @@ use crate::objective::{ObjectiveConfig, RoundContext};
 
 const SECOND_MS: i64 = 1000;
 
-/// A gateway that serves both arms at these rates per scrape, for so many scrapes from the rollout's beginning at 0.
+/// A gateway that serves both arms at these rates per scrape, for so many scrapes from the
+/// rollout's beginning at 0.
 struct Served {
     scrapes: u32,
     per_scrape: Counts,
@@ -19,11 +20,19 @@ struct Served {
 
 impl Served {
     fn alike(scrapes: u32) -> Self {
-        Self { scrapes, per_scrape: Counts::new(750.0, 0.25, 750.0, 0.25), error_series: true }
+        Self {
+            scrapes,
+            per_scrape: Counts::new(750.0, 0.25, 750.0, 0.25),
+            error_series: true,
+        }
     }
 
     fn with(scrapes: u32, per_scrape: Counts) -> Self {
-        Self { scrapes, per_scrape, error_series: true }
+        Self {
+            scrapes,
+            per_scrape,
+            error_series: true,
+        }
     }
 
     fn observed(&self) -> (Objective, ObjectiveState) {
@@ -54,11 +63,19 @@ impl Served {
         }
         let now_ms = i64::from(self.scrapes) * 15 * SECOND_MS;
         let births = BTreeMap::new();
-        let feed = Feed { samples: &samples, births: &births, settled_ms: now_ms, now_ms };
+        let feed = Feed {
+            samples: &samples,
+            births: &births,
+            settled_ms: now_ms,
+            now_ms,
+        };
         objective.observe(
             &mut state,
             &feed,
-            &RoundContext { warm_up_ends_ms: 60 * SECOND_MS, weight_changed_at_ms: 0 },
+            &RoundContext {
+                warm_up_ends_ms: 60 * SECOND_MS,
+                weight_changed_at_ms: 0,
+            },
         );
         (objective, state)
     }
@@ -76,14 +93,23 @@ impl Served {
             freeze_lifted: false,
         };
         change(&mut context);
-        let view =
-            View { objective: &objective, state: &state, allotment, availability: Availability::Ok, guard: None };
+        let view = View {
+            objective: &objective,
+            state: &state,
+            allotment,
+            availability: Availability::Ok,
+            guard: None,
+        };
         judge(&JudgeConfig::default(), &[view], &context)
     }
 }
 
 fn burning() -> Burning {
-    Burning { pair: WINDOW_PAIRS[0], long_rate: 20.0, short_rate: 30.0 }
+    Burning {
+        pair: WINDOW_PAIRS[0],
+        long_rate: 20.0,
+        short_rate: 30.0,
+    }
 }
 
 #[test]
@@ -100,7 +126,10 @@ fn strong_evidence_rolls_back_whatever_else_is_true() {
         context.guard = Some(burning());
         context.now_ms += 3_600 * SECOND_MS;
     });
-    assert_eq!(judgement.verdict, Verdict::RollBack(RollBackCause::Evidence));
+    assert_eq!(
+        judgement.verdict,
+        Verdict::RollBack(RollBackCause::Evidence)
+    );
     assert!(
         judgement.because[0].starts_with("Rolled back at 10 %: the canary failed 60 of 3,000 requests; stable failed 20 of 27,000 (about 2.2 expected)."),
         "{:?}",
@@ -112,19 +141,41 @@ fn strong_evidence_rolls_back_whatever_else_is_true() {
 fn a_spent_allotment_rolls_back_only_what_is_suspect() {
     let suspect = Served::with(28, Counts::new(750.0, 1.0, 750.0, 0.25));
     let judgement = suspect.judged(None, |_| {});
-    assert!(judgement.ln_e > 10_f64.ln() && judgement.ln_e < 100_f64.ln(), "E = {}", judgement.ln_e.exp());
-    assert_eq!(suspect.judged(Some(5.0), |_| {}).verdict, Verdict::RollBack(RollBackCause::Budget));
-    assert!(matches!(suspect.judged(Some(500.0), |_| {}).verdict, Verdict::Forward(_)));
+    assert!(
+        judgement.ln_e > 10_f64.ln() && judgement.ln_e < 100_f64.ln(),
+        "E = {}",
+        judgement.ln_e.exp()
+    );
+    assert_eq!(
+        suspect.judged(Some(5.0), |_| {}).verdict,
+        Verdict::RollBack(RollBackCause::Budget)
+    );
+    assert!(matches!(
+        suspect.judged(Some(500.0), |_| {}).verdict,
+        Verdict::Forward(_)
+    ));
     let good = Served::alike(16);
     let stepped_down = good.judged(Some(0.01), |_| {}).verdict;
-    assert!(matches!(stepped_down, Verdict::StepDown { reason: HoldReason::BudgetLeft, .. }), "{stepped_down:?}");
+    assert!(
+        matches!(
+            stepped_down,
+            Verdict::StepDown {
+                reason: HoldReason::BudgetLeft,
+                ..
+            }
+        ),
+        "{stepped_down:?}"
+    );
 }
 
 #[test]
 fn a_burning_service_rolls_back_what_is_suspect_and_freezes_the_rest() {
     let guarded = |context: &mut Context| context.guard = Some(burning());
     let suspect = Served::with(28, Counts::new(750.0, 1.0, 750.0, 0.25));
-    assert_eq!(suspect.judged(None, guarded).verdict, Verdict::RollBack(RollBackCause::ServiceGuard));
+    assert_eq!(
+        suspect.judged(None, guarded).verdict,
+        Verdict::RollBack(RollBackCause::ServiceGuard)
+    );
     let alike = Served::alike(16).judged(None, guarded);
     assert_eq!(alike.verdict, Verdict::Freeze(FreezeReason::ServiceGuard));
     assert_eq!(
@@ -145,41 +196,79 @@ fn a_freeze_never_holds_back_the_cure() {
         context.weight = 0.05;
         context.guard = Some(burning());
     });
-    assert_eq!(judgement.verdict, Verdict::GoOnCure(Forward::Step { next: 0.2 }));
-    assert_eq!(Served::alike(40).judged(Some(0.0), |_| {}).verdict, Verdict::Freeze(FreezeReason::BudgetSpent));
+    assert_eq!(
+        judgement.verdict,
+        Verdict::GoOnCure(Forward::Step { next: 0.2 })
+    );
+    assert_eq!(
+        Served::alike(40).judged(Some(0.0), |_| {}).verdict,
+        Verdict::Freeze(FreezeReason::BudgetSpent)
+    );
 }
 
 #[test]
 fn without_data_it_holds_then_goes_down_and_never_succeeds() {
     let good = Served::alike(80);
-    assert_eq!(good.judged(None, |_| {}).verdict, Verdict::Forward(Forward::Promote));
+    assert_eq!(
+        good.judged(None, |_| {}).verdict,
+        Verdict::Forward(Forward::Promote)
+    );
     let stale = |seconds: i64| good.judged(None, |context| context.now_ms += seconds * SECOND_MS);
     assert_eq!(stale(120).verdict, Verdict::Hold(HoldReason::Stale));
     assert_eq!(
         stale(120).because[0],
         "The last sample of availability is 2 min old. This is not success. Holding at 50 %."
     );
-    assert_eq!(stale(300).verdict, Verdict::StepDown { next: 0.125, reason: HoldReason::Stale });
+    assert_eq!(
+        stale(300).verdict,
+        Verdict::StepDown {
+            next: 0.125,
+            reason: HoldReason::Stale
+        }
+    );
     let stepped = good.judged(None, |context| {
         context.weight_changed_at_ms = context.now_ms + 300 * SECOND_MS;
         context.now_ms += 400 * SECOND_MS;
     });
-    assert_eq!(stepped.verdict, Verdict::Hold(HoldReason::Stale), "a step down begins the wait again");
+    assert_eq!(
+        stepped.verdict,
+        Verdict::Hold(HoldReason::Stale),
+        "a step down begins the wait again"
+    );
 }
 
 #[test]
 fn every_absence_has_its_name() {
-    let none = Served { scrapes: 20, per_scrape: Counts::new(0.0, 0.0, 750.0, 0.25), error_series: true };
+    let none = Served {
+        scrapes: 20,
+        per_scrape: Counts::new(0.0, 0.0, 750.0, 0.25),
+        error_series: true,
+    };
     let judgement = none.judged(None, |context| context.weight = 0.05);
-    assert_eq!(judgement.verdict, Verdict::StepDown { next: 0.0125, reason: HoldReason::NoTraffic });
+    assert_eq!(
+        judgement.verdict,
+        Verdict::StepDown {
+            next: 0.0125,
+            reason: HoldReason::NoTraffic
+        }
+    );
     let soon = none.judged(None, |context| {
         context.weight = 0.05;
         context.weight_changed_at_ms = 180 * SECOND_MS;
     });
-    assert_eq!(soon.because[0], "No requests reached the canary for 2 min. This is not success. Holding at 5 %.");
+    assert_eq!(
+        soon.because[0],
+        "No requests reached the canary for 2 min. This is not success. Holding at 5 %."
+    );
 
-    let unverified = Served { error_series: false, ..Served::alike(80) };
-    assert_eq!(unverified.judged(None, |_| {}).verdict, Verdict::Hold(HoldReason::UnverifiedSelector));
+    let unverified = Served {
+        error_series: false,
+        ..Served::alike(80)
+    };
+    assert_eq!(
+        unverified.judged(None, |_| {}).verdict,
+        Verdict::Hold(HoldReason::UnverifiedSelector)
+    );
 
     let (objective, mut state) = Served::alike(80).observed();
     let context = Context {
@@ -194,33 +283,65 @@ fn every_absence_has_its_name() {
     let verdict = |state: &ObjectiveState, availability| {
         judge(
             &JudgeConfig::default(),
-            &[View { objective: &objective, state, allotment: None, availability, guard: None }],
+            &[View {
+                objective: &objective,
+                state,
+                allotment: None,
+                availability,
+                guard: None,
+            }],
             &context,
         )
         .verdict
     };
     let since_ms = context.now_ms;
-    assert_eq!(verdict(&state, Availability::Partial { since_ms }), Verdict::Hold(HoldReason::PartialData));
-    assert_eq!(verdict(&state, Availability::Unreachable { since_ms }), Verdict::Hold(HoldReason::Unreachable));
+    assert_eq!(
+        verdict(&state, Availability::Partial { since_ms }),
+        Verdict::Hold(HoldReason::PartialData)
+    );
+    assert_eq!(
+        verdict(&state, Availability::Unreachable { since_ms }),
+        Verdict::Hold(HoldReason::Unreachable)
+    );
     state.not_a_number_at_ms = Some(since_ms);
-    assert_eq!(verdict(&state, Availability::Ok), Verdict::Hold(HoldReason::NotANumber));
+    assert_eq!(
+        verdict(&state, Availability::Ok),
+        Verdict::Hold(HoldReason::NotANumber)
+    );
     state.not_a_number_at_ms = None;
     state.canary_at_ms = None;
-    assert!(matches!(verdict(&state, Availability::Ok), Verdict::StepDown { reason: HoldReason::NoData, .. }));
+    assert!(matches!(
+        verdict(&state, Availability::Ok),
+        Verdict::StepDown {
+            reason: HoldReason::NoData,
+            ..
+        }
+    ));
 }
 
 #[test]
 fn steps_are_sized_by_evidence_and_need_a_soak() {
     let good = Served::with(30, Counts::new(75.0, 0.0, 1425.0, 0.7));
     let at_5 = |context: &mut Context| context.weight = 0.05;
-    assert_eq!(good.judged(Some(5184.0), at_5).verdict, Verdict::Forward(Forward::Step { next: 0.2 }));
+    assert_eq!(
+        good.judged(Some(5184.0), at_5).verdict,
+        Verdict::Forward(Forward::Step { next: 0.2 })
+    );
     let soaking = |context: &mut Context| {
         at_5(context);
         context.weight_changed_at_ms = context.now_ms - 30 * SECOND_MS;
     };
-    assert_eq!(good.judged(Some(5184.0), soaking).verdict, Verdict::Forward(Forward::Continue));
-    let knowing_nothing = Served::with(4, Counts::new(75.0, 0.0, 1425.0, 0.7)).judged(Some(5184.0), at_5);
-    assert_eq!(knowing_nothing.verdict, Verdict::Forward(Forward::Continue), "soaked, but all of it was warm-up");
+    assert_eq!(
+        good.judged(Some(5184.0), soaking).verdict,
+        Verdict::Forward(Forward::Continue)
+    );
+    let knowing_nothing =
+        Served::with(4, Counts::new(75.0, 0.0, 1425.0, 0.7)).judged(Some(5184.0), at_5);
+    assert_eq!(
+        knowing_nothing.verdict,
+        Verdict::Forward(Forward::Continue),
+        "soaked, but all of it was warm-up"
+    );
     let first = |context: &mut Context| context.weight = 0.0;
     assert_eq!(good.judged(Some(60.0), first).next_weight, 0.005);
 }
@@ -229,9 +350,16 @@ fn steps_are_sized_by_evidence_and_need_a_soak() {
 fn a_weight_shrinks_with_the_budget_that_is_left() {
     // Twice as bad as stable: not yet suspect, but spending.
     let slow = Served::with(40, Counts::new(750.0, 0.75, 750.0, 0.375));
-    assert!(matches!(slow.judged(Some(500.0), |_| {}).verdict, Verdict::Forward(_)));
+    assert!(matches!(
+        slow.judged(Some(500.0), |_| {}).verdict,
+        Verdict::Forward(_)
+    ));
     let judgement = slow.judged(Some(20.0), |_| {});
-    let Verdict::StepDown { next, reason: HoldReason::BudgetLeft } = judgement.verdict else {
+    let Verdict::StepDown {
+        next,
+        reason: HoldReason::BudgetLeft,
+    } = judgement.verdict
+    else {
         panic!("{:?}", judgement.verdict);
     };
     assert!(next > 0.0 && next < 0.4, "{next}");
@@ -240,7 +368,13 @@ fn a_weight_shrinks_with_the_budget_that_is_left() {
         "{:?}", judgement.because
     );
     let spent = slow.judged(Some(15.0), |_| {});
-    assert_eq!(spent.verdict, Verdict::StepDown { next: 0.0, reason: HoldReason::BudgetLeft });
+    assert_eq!(
+        spent.verdict,
+        Verdict::StepDown {
+            next: 0.0,
+            reason: HoldReason::BudgetLeft
+        }
+    );
     let off = slow.judged(Some(15.0), |context| context.weight = 0.0);
     assert_eq!(off.verdict, Verdict::Inconclusive);
 }
@@ -251,8 +385,15 @@ fn what_lasts_too_long_is_asked_of_a_person() {
     let late = |context: &mut Context| context.elapsed_seconds = 3600.0;
     let judgement = undecided.judged(None, late);
     assert_eq!(judgement.verdict, Verdict::Inconclusive);
-    assert_eq!(judgement.because[0], "Inconclusive after 60 min: a person must decide.");
-    assert!(judgement.because[1].starts_with("Undecided: worst case still +"), "{:?}", judgement.because);
+    assert_eq!(
+        judgement.because[0],
+        "Inconclusive after 60 min: a person must decide."
+    );
+    assert!(
+        judgement.because[1].starts_with("Undecided: worst case still +"),
+        "{:?}",
+        judgement.because
+    );
 }
 
 #[test]
@@ -260,10 +401,15 @@ fn a_split_that_differs_from_the_weight_is_told_and_decides_nothing() {
     let judgement = Served::alike(80).judged(None, |context| context.weight = 0.8);
     assert_eq!(judgement.objectives[0].traffic_mismatch, Some(0.5));
     assert!(
-        judgement.because.contains(&"The canary gets 50 % of the requests, not the 80 % that were set.".to_owned())
+        judgement.because.contains(
+            &"The canary gets 50 % of the requests, not the 80 % that were set.".to_owned()
+        )
     );
     assert_eq!(judgement.verdict, Verdict::Forward(Forward::Promote));
-    assert_eq!(Served::alike(80).judged(None, |_| {}).objectives[0].traffic_mismatch, None);
+    assert_eq!(
+        Served::alike(80).judged(None, |_| {}).objectives[0].traffic_mismatch,
+        None
+    );
 }
 
 #[test]
@@ -296,23 +442,49 @@ fn promotion_needs_every_objective_and_rollback_their_mean() {
         guard: None,
         freeze_lifted: false,
     };
-    let view =
-        |objective, state| View { objective, state, allotment: None, availability: Availability::Ok, guard: None };
+    let view = |objective, state| View {
+        objective,
+        state,
+        allotment: None,
+        availability: Availability::Ok,
+        guard: None,
+    };
     let config = JudgeConfig::default();
-    assert_eq!(judge(&config, &[view(&good, &good_state); 2], &context).verdict, Verdict::Forward(Forward::Promote));
-    let mixed = judge(&config, &[view(&good, &good_state), view(&bad, &bad_state)], &context);
+    assert_eq!(
+        judge(&config, &[view(&good, &good_state); 2], &context).verdict,
+        Verdict::Forward(Forward::Promote)
+    );
+    let mixed = judge(
+        &config,
+        &[view(&good, &good_state), view(&bad, &bad_state)],
+        &context,
+    );
     assert_eq!(mixed.verdict, Verdict::RollBack(RollBackCause::Evidence));
-    assert!(mixed.because[0].contains("failed 960 of 60,000"), "{:?}", mixed.because);
+    assert!(
+        mixed.because[0].contains("failed 960 of 60,000"),
+        "{:?}",
+        mixed.because
+    );
     let mut young_state = young_state;
-    (young_state.canary_at_ms, young_state.stable_at_ms) = (Some(1_200 * SECOND_MS), Some(1_200 * SECOND_MS));
+    (young_state.canary_at_ms, young_state.stable_at_ms) =
+        (Some(1_200 * SECOND_MS), Some(1_200 * SECOND_MS));
     young_state.canary_requests_at_ms = young_state.canary_at_ms;
-    let waiting = judge(&config, &[view(&good, &good_state), view(&young, &young_state)], &context);
+    let waiting = judge(
+        &config,
+        &[view(&good, &good_state), view(&young, &young_state)],
+        &context,
+    );
     assert!(!waiting.proven);
     assert_eq!(waiting.verdict, Verdict::Forward(Forward::Continue));
 }
 
 /// What is said of a good release whose guard stands so.
-fn guarded(served: &Served, guard: &GuardState, rolls_back: bool, change: impl Fn(&mut Context)) -> Judgement {
+fn guarded(
+    served: &Served,
+    guard: &GuardState,
+    rolls_back: bool,
+    change: impl Fn(&mut Context),
+) -> Judgement {
     let (objective, state) = served.observed();
     let now_ms = i64::from(served.scrapes) * 15 * SECOND_MS + 5 * SECOND_MS;
     let mut context = Context {
@@ -325,14 +497,26 @@ fn guarded(served: &Served, guard: &GuardState, rolls_back: bool, change: impl F
         freeze_lifted: false,
     };
     change(&mut context);
-    let guard = Some(GuardView { state: guard, rolls_back });
-    let view = View { objective: &objective, state: &state, allotment: None, availability: Availability::Ok, guard };
+    let guard = Some(GuardView {
+        state: guard,
+        rolls_back,
+    });
+    let view = View {
+        objective: &objective,
+        state: &state,
+        allotment: None,
+        availability: Availability::Ok,
+        guard,
+    };
     judge(&JudgeConfig::default(), &[view], &context)
 }
 
 fn slower(ticks: i64) -> GuardState {
     let alike = Counts::new(100.0, 30.0, 900.0, 270.0);
-    GuardState::after(ticks, &[(0.1, alike), (0.3, Counts::new(100.0, 60.0, 900.0, 270.0))])
+    GuardState::after(
+        ticks,
+        &[(0.1, alike), (0.3, Counts::new(100.0, 60.0, 900.0, 270.0))],
+    )
 }
 
 #[test]
@@ -340,14 +524,26 @@ fn a_release_that_is_slower_somewhere_is_held_and_told_in_counts() {
     let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
     let judgement = guarded(&good, &slower(40), false, |_| {});
     assert_eq!(judgement.verdict, Verdict::Hold(HoldReason::Slower));
-    assert!(judgement.ln_e < 0.0, "its evidence holds, and takes no part in rolling back");
+    assert!(
+        judgement.ln_e < 0.0,
+        "its evidence holds, and takes no part in rolling back"
+    );
     let told = judgement.because.join(" ");
     let counts = "Slower than stable: 2,400 of 4,000 requests of the canary took longer than 300 ms; of stable's 10,800 of 36,000 (about 1,200 expected).";
     assert!(told.starts_with(counts), "{told}");
-    assert!(told.contains("A release that is nowhere slower shows evidence like this (E = 10^"), "{told}");
-    assert!(told.contains("at most 1 time in 100. Holding at 50 %."), "{told}");
+    assert!(
+        told.contains("A release that is nowhere slower shows evidence like this (E = 10^"),
+        "{told}"
+    );
+    assert!(
+        told.contains("at most 1 time in 100. Holding at 50 %."),
+        "{told}"
+    );
     let alike = GuardState::after(40, &[(0.1, Counts::new(100.0, 30.0, 900.0, 270.0))]);
-    assert!(!matches!(guarded(&good, &alike, false, |_| {}).verdict, Verdict::Hold(_)));
+    assert!(!matches!(
+        guarded(&good, &alike, false, |_| {}).verdict,
+        Verdict::Hold(_)
+    ));
     // With all of the traffic on the canary there is nobody to be slower than.
     let full = guarded(&good, &slower(40), false, |context| context.weight = 1.0);
     assert!(!matches!(full.verdict, Verdict::Hold(HoldReason::Slower)));
@@ -358,7 +554,10 @@ fn a_guard_that_rolls_back_shares_the_bound_with_its_objective() {
     let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
     let guard = slower(40);
     let judgement = guarded(&good, &guard, true, |_| {});
-    assert_eq!(judgement.verdict, Verdict::RollBack(RollBackCause::Evidence));
+    assert_eq!(
+        judgement.verdict,
+        Verdict::RollBack(RollBackCause::Evidence)
+    );
     let own = judgement.objectives[0].ln_e;
     assert_eq!(judgement.ln_e, ln_mean(&[(own, 1.0), (guard.ln_e(), 0.25)]));
     assert!(
@@ -374,6 +573,13 @@ fn a_guard_that_rolls_back_shares_the_bound_with_its_objective() {
 fn a_guard_with_nothing_to_compare_holds_and_goes_down_no_step() {
     let good = Served::with(40, Counts::new(750.0, 0.0, 750.0, 1.0));
     let judgement = guarded(&good, &GuardState::default(), false, |_| {});
-    assert_eq!(judgement.verdict, Verdict::Hold(HoldReason::NothingToCompare));
-    assert!(judgement.because[0].contains("no bucket that canary and stable both have"), "{:?}", judgement.because);
+    assert_eq!(
+        judgement.verdict,
+        Verdict::Hold(HoldReason::NothingToCompare)
+    );
+    assert!(
+        judgement.because[0].contains("no bucket that canary and stable both have"),
+        "{:?}",
+        judgement.because
+    );
 }

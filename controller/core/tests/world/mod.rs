@@ -1,10 +1,16 @@
-//! A small world in memory for the planner: pods, Services, one route and its gateway, on virtual time.
+//! A small world in memory for the planner: pods, Services, one route and its gateway, on virtual
+//! time.
 //!
-//! It carries the effects out, looks at every moment whether a request could be lost, and can kill the controller
-//! between any two writes.
+//! It carries the effects out, looks at every moment whether a request could be lost, and can kill
+//! the controller between any two writes.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's world fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's world fails by panicking"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +22,9 @@ use serin_core::effect::{Decision, Effect, Level, Side};
 use serin_core::observed::{
     Judgement, Observed, Programmed, Proven, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen,
 };
-use serin_core::plan::{Amount, Analysis, Canary, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step, Strategy};
+use serin_core::plan::{
+    Amount, Analysis, Canary, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step, Strategy,
+};
 use serin_core::replicas;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -43,7 +51,11 @@ pub fn wait(seconds: u64) -> Step {
 }
 
 pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
-    let route = RouteRef { kind: RouteKind::HttpRoute, name: "shop".into(), rule: None };
+    let route = RouteRef {
+        kind: RouteKind::HttpRoute,
+        name: "shop".into(),
+        rule: None,
+    };
     Plan {
         replicas,
         progress_deadline: secs(600),
@@ -86,8 +98,12 @@ pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
 
 pub fn analysed(plan: Plan) -> Plan {
     edit(plan, |canary| {
-        canary.analysis =
-            Some(Analysis { longest: secs(3600), warm_up: secs(10), checks: BTreeSet::new(), watch: None });
+        canary.analysis = Some(Analysis {
+            longest: secs(3600),
+            warm_up: secs(10),
+            checks: BTreeSet::new(),
+            watch: None,
+        });
     })
 }
 
@@ -199,8 +215,14 @@ impl World {
     }
 
     pub fn available(&self, revision: &Revision) -> u32 {
-        let Some(set) = self.sets.get(revision) else { return 0 };
-        if self.pods.get(revision).is_some_and(|pods| *pods != Pods::Good) {
+        let Some(set) = self.sets.get(revision) else {
+            return 0;
+        };
+        if self
+            .pods
+            .get(revision)
+            .is_some_and(|pods| *pods != Pods::Good)
+        {
             return 0;
         }
         u32::try_from(set.ready_at.iter().filter(|at| **at <= self.now).count()).unwrap()
@@ -212,7 +234,10 @@ impl World {
 
     /// Since when a fact has been as it is: the memory of one process.
     fn since(&mut self, key: &'static str, value: String) -> Timestamp {
-        let entry = self.since.entry(key).or_insert_with(|| (value.clone(), self.now));
+        let entry = self
+            .since
+            .entry(key)
+            .or_insert_with(|| (value.clone(), self.now));
         if entry.0 != value {
             *entry = (value, self.now);
         }
@@ -220,9 +245,16 @@ impl World {
     }
 
     fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceSeen {
-        let ready = selects.as_ref().map_or(0, |revision| self.available(revision));
+        let ready = selects
+            .as_ref()
+            .map_or(0, |revision| self.available(revision));
         let at = self.since(key, format!("{selects:?} {}", ready > 0));
-        ServiceSeen { exists: selects.is_some(), selects, ready, serving_since: (ready > 0).then_some(at) }
+        ServiceSeen {
+            exists: selects.is_some(),
+            selects,
+            ready,
+            serving_since: (ready > 0).then_some(at),
+        }
     }
 
     pub fn observe(&mut self) -> Observed {
@@ -257,7 +289,10 @@ impl World {
         });
         let spec_replicas = self.plan.replicas;
         let effective = self.effective_plan();
-        let plan_hash = self.spec_problem.is_none().then(|| serde_json::to_string(&effective).unwrap());
+        let plan_hash = self
+            .spec_problem
+            .is_none()
+            .then(|| serde_json::to_string(&effective).unwrap());
         Observed {
             spec_replicas,
             replicas_source: self.replicas_source,
@@ -270,7 +305,11 @@ impl World {
             replica_sets: sets.collect(),
             stable_service: routed.is_some().then_some(stable_service),
             canary_service: routed.is_some().then_some(canary_service),
-            routes: routed.iter().flat_map(|routing| &routing.routes).map(seen_route).collect(),
+            routes: routed
+                .iter()
+                .flat_map(|routing| &routing.routes)
+                .map(seen_route)
+                .collect(),
             commands: self.commands.clone(),
             judgement: self.report.clone(),
         }
@@ -281,7 +320,11 @@ impl World {
         let seen = self.observe();
         let plan = self.effective_plan();
         let decision = decide(&plan, &seen, self.now);
-        assert_eq!(decision, decide(&plan, &seen, self.now), "the decision is a pure function");
+        assert_eq!(
+            decision,
+            decide(&plan, &seen, self.now),
+            "the decision is a pure function"
+        );
         if let Some(recording) = &mut self.recording {
             recording.push((self.now, decision.clone()));
         }
@@ -294,10 +337,18 @@ impl World {
             // As status is stored: through JSON.
             let json = serde_json::to_value(&decision.state).unwrap();
             self.state = serde_json::from_value(json).unwrap();
-            assert_eq!(self.state, decision.state, "the state survives its JSON form");
+            assert_eq!(
+                self.state, decision.state,
+                "the state survives its JSON form"
+            );
             self.status_writes += 1;
-            for reason in decision.because.iter().filter(|reason| reason.level > Level::Detail) {
-                self.events.push((self.now, reason.code, reason.message.clone()));
+            for reason in decision
+                .because
+                .iter()
+                .filter(|reason| reason.level > Level::Detail)
+            {
+                self.events
+                    .push((self.now, reason.code, reason.message.clone()));
             }
         }
         for effect in decision.effects.iter().take(left) {
@@ -314,8 +365,16 @@ impl World {
 
     /// The plan with the number of pods that counts where the manifest leaves `replicas` out.
     pub fn effective_plan(&self) -> Plan {
-        let replicas = replicas::effective(self.plan.replicas, self.replicas_source, &self.state, self.now);
-        Plan { replicas, ..self.plan.clone() }
+        let replicas = replicas::effective(
+            self.plan.replicas,
+            self.replicas_source,
+            &self.state,
+            self.now,
+        );
+        Plan {
+            replicas,
+            ..self.plan.clone()
+        }
     }
 
     fn make_true(&mut self, effect: Effect) {
@@ -324,20 +383,37 @@ impl World {
                 self.route = Ok(canary);
                 self.shares.push((self.now, canary, self.state.stage));
             }
-            Effect::BindService { side: Side::Stable, revision, .. } => self.stable_service = Some(revision),
-            Effect::BindService { side: Side::Canary, revision, .. } => self.canary_service = Some(revision),
+            Effect::BindService {
+                side: Side::Stable,
+                revision,
+                ..
+            } => self.stable_service = Some(revision),
+            Effect::BindService {
+                side: Side::Canary,
+                revision,
+                ..
+            } => self.canary_service = Some(revision),
             Effect::CreateReplicaSet { revision, replicas } => {
                 self.set_writes += 1;
                 let created_at = self.now;
-                self.sets.entry(revision.clone()).or_insert(Set { desired: 0, ready_at: Vec::new(), created_at });
+                self.sets.entry(revision.clone()).or_insert(Set {
+                    desired: 0,
+                    ready_at: Vec::new(),
+                    created_at,
+                });
                 self.scale(&revision, replicas);
             }
-            Effect::Scale { revision, replicas, .. } => {
+            Effect::Scale {
+                revision, replicas, ..
+            } => {
                 self.set_writes += 1;
                 self.scale(&revision, replicas);
             }
             Effect::DeleteReplicaSet { revision, .. } => {
-                assert_eq!(self.sets[&revision].desired, 0, "only empty ReplicaSets are deleted");
+                assert_eq!(
+                    self.sets[&revision].desired, 0,
+                    "only empty ReplicaSets are deleted"
+                );
                 self.sets.remove(&revision);
             }
             Effect::FinishCommand { uid, outcome, .. } => {
@@ -348,7 +424,10 @@ impl World {
     }
 
     fn scale(&mut self, revision: &Revision, replicas: u32) {
-        let mut ready = self.now.checked_add(self.pod_start.get(revision).copied().unwrap_or(POD_START)).unwrap();
+        let mut ready = self
+            .now
+            .checked_add(self.pod_start.get(revision).copied().unwrap_or(POD_START))
+            .unwrap();
         let set = self.sets.get_mut(revision).unwrap();
         set.desired = replicas;
         set.ready_at.sort();
@@ -360,17 +439,27 @@ impl World {
     }
 
     fn note_config(&mut self) {
-        let Ok(weight) = self.route.clone() else { return };
-        let config = Config { weight, stable: self.stable_service.clone(), canary: self.canary_service.clone() };
+        let Ok(weight) = self.route.clone() else {
+            return;
+        };
+        let config = Config {
+            weight,
+            stable: self.stable_service.clone(),
+            canary: self.canary_service.clone(),
+        };
         if self.configs.last().is_none_or(|(_, last)| *last != config) {
             self.configs.push((self.now, config));
         }
     }
 
-    /// Whether a request that arrives now could be sent to nobody, whatever the gateway has seen so far.
+    /// Whether a request that arrives now could be sent to nobody, whatever the gateway has seen so
+    /// far.
     pub fn check(&mut self) {
         // With no replicas there is nobody to serve, as was asked for.
-        if self.plan.routing().is_none() || self.state.stage == Stage::FirstDeploy || self.plan.replicas == 0 {
+        if self.plan.routing().is_none()
+            || self.state.stage == Stage::FirstDeploy
+            || self.plan.replicas == 0
+        {
             return;
         }
         let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
@@ -381,11 +470,17 @@ impl World {
                 possible.push(config.clone());
             }
         }
-        let served = |side: &Option<Revision>| side.as_ref().is_some_and(|revision| self.available(revision) > 0);
+        let served = |side: &Option<Revision>| {
+            side.as_ref()
+                .is_some_and(|revision| self.available(revision) > 0)
+        };
         let mut lost = Vec::new();
         for config in possible {
             if !config.weight.is_zero() && !served(&config.canary) {
-                lost.push(format!("{}: canary at {} has no pods ({config:?})", self.now, config.weight));
+                lost.push(format!(
+                    "{}: canary at {} has no pods ({config:?})",
+                    self.now, config.weight
+                ));
             }
             if config.weight < Weight::FULL && !served(&config.stable) {
                 lost.push(format!("{}: stable has no pods ({config:?})", self.now));
@@ -403,22 +498,44 @@ impl World {
                 return decision;
             }
         }
-        panic!("does not come to rest: {:?} {}", self.state.stage, self.state.message);
+        panic!(
+            "does not come to rest: {:?} {}",
+            self.state.stage, self.state.message
+        );
     }
 
     fn fingerprint(&self) -> String {
-        let sets: Vec<_> = self.sets.iter().map(|(revision, set)| (revision, set.desired)).collect();
-        format!("{sets:?} {:?} {:?} {}", self.stable_service, self.canary_service, self.commands.len())
+        let sets: Vec<_> = self
+            .sets
+            .iter()
+            .map(|(revision, set)| (revision, set.desired))
+            .collect();
+        format!(
+            "{sets:?} {:?} {:?} {}",
+            self.stable_service,
+            self.canary_service,
+            self.commands.len()
+        )
     }
 
-    /// Runs for so long: a reconcile whenever something has become true, as watches would trigger it.
+    /// Runs for so long: a reconcile whenever something has become true, as watches would trigger
+    /// it.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now.checked_add(time).unwrap();
         loop {
             let wake_at = self.settle().wake_at;
-            let pods =
-                self.sets.values().flat_map(|set| set.ready_at.iter().copied()).filter(|at| *at > self.now).min();
-            let next = [wake_at, pods].into_iter().flatten().min().unwrap_or(end).min(end);
+            let pods = self
+                .sets
+                .values()
+                .flat_map(|set| set.ready_at.iter().copied())
+                .filter(|at| *at > self.now)
+                .min();
+            let next = [wake_at, pods]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(end)
+                .min(end);
             self.now = next;
             self.check();
             if self.now >= end {
@@ -430,7 +547,15 @@ impl World {
 
     /// A pod of the revision is replaced: its successor starts now.
     pub fn replace_pod(&mut self, revision: &str) {
-        let ready = self.now.checked_add(self.pod_start.get(&rev(revision)).copied().unwrap_or(POD_START)).unwrap();
+        let ready = self
+            .now
+            .checked_add(
+                self.pod_start
+                    .get(&rev(revision))
+                    .copied()
+                    .unwrap_or(POD_START),
+            )
+            .unwrap();
         self.sets.get_mut(&rev(revision)).unwrap().ready_at[0] = ready;
     }
 
@@ -441,10 +566,14 @@ impl World {
             }
             self.run_for(Duration::from_millis(500));
         }
-        panic!("never: {what}; {:?} {:?} {}", self.state.stage, self.state.weights, self.state.message);
+        panic!(
+            "never: {what}; {:?} {:?} {}",
+            self.state.stage, self.state.weights, self.state.message
+        );
     }
 
-    /// One reconcile of a controller that is killed after so many writes, where there would have been more.
+    /// One reconcile of a controller that is killed after so many writes, where there would have
+    /// been more.
     pub fn reconcile_or_die(&mut self, writes: usize) {
         let seen = self.observe();
         let decision = decide(&self.effective_plan(), &seen, self.now);
@@ -455,7 +584,8 @@ impl World {
         }
     }
 
-    /// The controller is killed and starts again: its memory of times is gone, what is persisted is not.
+    /// The controller is killed and starts again: its memory of times is gone, what is persisted is
+    /// not.
     pub fn restart(&mut self) {
         self.since.clear();
     }
@@ -468,7 +598,13 @@ impl World {
         self.command_for(uid, verb, None, None)
     }
 
-    pub fn command_for(&mut self, uid: &str, verb: Verb, revision: Option<&str>, step: Option<usize>) -> Outcome {
+    pub fn command_for(
+        &mut self,
+        uid: &str,
+        verb: Verb,
+        revision: Option<&str>,
+        step: Option<usize>,
+    ) -> Outcome {
         self.commands.push(Command {
             uid: uid.into(),
             name: format!("command-{uid}"),
@@ -479,18 +615,32 @@ impl World {
             requested_by: Some("ada".into()),
         });
         self.settle();
-        let (_, outcome) = self.outcomes.iter().rev().find(|(done, _)| done == uid).expect("an outcome");
+        let (_, outcome) = self
+            .outcomes
+            .iter()
+            .rev()
+            .find(|(done, _)| done == uid)
+            .expect("an outcome");
         outcome.clone()
     }
 
     pub fn refused(&mut self, uid: &str, verb: Verb) -> String {
         let outcome = self.command(uid, verb);
-        assert_eq!(outcome.result, OutcomeResult::Refused, "{}", outcome.message);
+        assert_eq!(
+            outcome.result,
+            OutcomeResult::Refused,
+            "{}",
+            outcome.message
+        );
         outcome.message
     }
 
     pub fn events_of(&self, code: &str) -> Vec<String> {
-        self.events.iter().filter(|(_, found, _)| *found == code).map(|(_, _, message)| message.clone()).collect()
+        self.events
+            .iter()
+            .filter(|(_, found, _)| *found == code)
+            .map(|(_, _, message)| message.clone())
+            .collect()
     }
 
     pub fn share(&self) -> Weight {
@@ -505,7 +655,9 @@ impl World {
 impl World {
     /// Whether pods of the revision behind the canary Service are available.
     pub fn available_behind_canary(&self) -> bool {
-        self.canary_service.as_ref().is_some_and(|revision| self.available(revision) > 0)
+        self.canary_service
+            .as_ref()
+            .is_some_and(|revision| self.available(revision) > 0)
     }
 
     /// Forgets requests that were lost by what happened to pods, not by what the controller did.
@@ -528,29 +680,53 @@ pub fn undecided(world: &World) -> Judgement {
 
 /// Nothing can be judged.
 pub fn hold(cause: &str) -> Judgement {
-    Judgement::Hold { cause: cause.into(), message: format!("hold: {cause}"), lower_to: None }
+    Judgement::Hold {
+        cause: cause.into(),
+        message: format!("hold: {cause}"),
+        lower_to: None,
+    }
 }
 
 /// As [`hold`], with the weight that the metrics ask for.
 pub fn lower(to: Weight) -> Judgement {
-    Judgement::Hold { cause: "NoTraffic".into(), message: "no requests".into(), lower_to: Some(to) }
+    Judgement::Hold {
+        cause: "NoTraffic".into(),
+        message: "no requests".into(),
+        lower_to: Some(to),
+    }
 }
 
 pub fn frozen(message: &str) -> Judgement {
-    Judgement::Frozen { cause: "BudgetSpent".into(), message: message.into() }
+    Judgement::Frozen {
+        cause: "BudgetSpent".into(),
+        message: message.into(),
+    }
 }
 
 pub fn roll_back(message: &str) -> Judgement {
-    Judgement::RollBack { cause: "Evidence".into(), message: message.into() }
+    Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: message.into(),
+    }
 }
 
 /// Fresh data that suffices to promote, with what was found at a weight.
 pub fn sound(world: &World, percent: u32, answers: Questions) -> Judgement {
-    let proven = Proven { weight: Weight::percent(percent), answers };
-    Judgement::Sound { message: "sound".into(), fresh_since: world.now, proven }
+    let proven = Proven {
+        weight: Weight::percent(percent),
+        answers,
+    };
+    Judgement::Sound {
+        message: "sound".into(),
+        fresh_since: world.now,
+        proven,
+    }
 }
 
 pub fn requirements(objectives: &[&str], checks: &[&str]) -> Questions {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Questions { objectives: owned(objectives), checks: owned(checks) }
+    Questions {
+        objectives: owned(objectives),
+        checks: owned(checks),
+    }
 }

@@ -10,14 +10,20 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Series {
     /// Its labels.
     pub labels: Labels,
-    /// Its samples, oldest first: milliseconds since the epoch and the value, which may be NaN or infinite.
+    /// Its samples, oldest first: milliseconds since the epoch and the value, which may be NaN or
+    /// infinite.
     pub samples: Vec<(i64, f64)>,
 }
 
 /// What a query found.
 pub type Answer = Vec<Series>;
 
-/// When the newest sample of an answer was taken, in milliseconds since the epoch; nothing where it has none.
+/// When the newest sample of an answer was taken, in milliseconds since the epoch; nothing where it
+/// has none.
 pub fn newest_ms(answer: &Answer) -> Option<i64> {
-    answer.iter().filter_map(|series| series.samples.last()).map(|(at_ms, _)| *at_ms).max()
+    answer
+        .iter()
+        .filter_map(|series| series.samples.last())
+        .map(|(at_ms, _)| *at_ms)
+        .max()
 }

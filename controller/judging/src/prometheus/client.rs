@@ -1,4 +1,5 @@
-//! One Prometheus server: requests by prometheus-http-query, answers by the bounded envelope of our own.
+//! One Prometheus server: requests by prometheus-http-query, answers by the bounded envelope of our
+//! own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,33 +13,50 @@ use super::envelope;
 use super::error::{QueryError, bounded, innermost, tls_fault};
 use super::tls::Tls;
 
-/// Where a Prometheus is, and what it is asked with. Two that are equal share connections, limits and answers.
+/// Where a Prometheus is, and what it is asked with. Two that are equal share connections, limits
+/// and answers.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Server {
-    /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is kept.
+    /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is
+    /// kept.
     pub url: String,
     /// Headers sent with each request, for example `Authorization` or a tenant's name.
     pub headers: Vec<(String, String)>,
     /// How an https address is reached.
     pub tls: Tls,
-    /// Why it cannot be asked, where what it is to be asked with is not known: every question is answered by this.
+    /// Why it cannot be asked, where what it is to be asked with is not known: every question is
+    /// answered by this.
     pub closed: Option<QueryError>,
 }
 
 impl Server {
-    /// A server without headers of its own, whose certificate the machine's authorities have signed.
+    /// A server without headers of its own, whose certificate the machine's authorities have
+    /// signed.
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), ..Self::default() }
+        Self {
+            url: url.into(),
+            ..Self::default()
+        }
     }
 }
 
 impl fmt::Debug for Server {
     /// Leaves out the headers' values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, headers, tls, closed } = self;
+        let Self {
+            url,
+            headers,
+            tls,
+            closed,
+        } = self;
         let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         let mut shown = f.debug_struct("Server");
-        shown.field("url", url).field("headers", &names).field("tls", tls).field("closed", closed).finish()
+        shown
+            .field("url", url)
+            .field("headers", &names)
+            .field("tls", tls)
+            .field("closed", closed)
+            .finish()
     }
 }
 
@@ -63,7 +81,8 @@ fn builder() -> reqwest::ClientBuilder {
 }
 
 impl HttpClient {
-    /// Connections that trust the machine's certificates; where it has none, only plain HTTP can work.
+    /// Connections that trust the machine's certificates; where it has none, only plain HTTP can
+    /// work.
     ///
     /// The process' TLS provider must have been installed before.
     ///
@@ -88,8 +107,12 @@ impl HttpClient {
         if tls.is_default() {
             return Ok(self.clone());
         }
-        let client = tls.applied(builder()).and_then(|builder| Ok(builder.build()?));
-        client.map(Self).map_err(|error| QueryError::Untrusted(innermost(&error)))
+        let client = tls
+            .applied(builder())
+            .and_then(|builder| Ok(builder.build()?));
+        client
+            .map(Self)
+            .map_err(|error| QueryError::Untrusted(innermost(&error)))
     }
 }
 
@@ -115,7 +138,9 @@ pub(super) struct Client {
 impl fmt::Debug for Client {
     /// Leaves out the headers, which may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("url", &self.inner.base_url().as_str()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("url", &self.inner.base_url().as_str())
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,7 +148,8 @@ impl Client {
     /// A client for this server.
     ///
     /// # Errors
-    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent; why the server is closed, where it is.
+    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent; why the
+    /// server is closed, where it is.
     pub(super) fn new(
         http: &HttpClient,
         server: &Server,
@@ -133,8 +159,9 @@ impl Client {
         if let Some(why) = &server.closed {
             return Err(why.clone());
         }
-        let not_an_address =
-            |why: &str| QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)));
+        let not_an_address = |why: &str| {
+            QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)))
+        };
         if !server.url.starts_with("http://") && !server.url.starts_with("https://") {
             return Err(not_an_address("must begin with http:// or https://"));
         }
@@ -145,39 +172,67 @@ impl Client {
             let name = reqwest::header::HeaderName::try_from(name.as_str());
             let value = reqwest::header::HeaderValue::from_str(value);
             let (Ok(name), Ok(mut value)) = (name, value) else {
-                return Err(QueryError::Unreachable("a header for it is not valid HTTP".to_owned()));
+                return Err(QueryError::Unreachable(
+                    "a header for it is not valid HTTP".to_owned(),
+                ));
             };
             value.set_sensitive(true);
             headers.append(name, value);
         }
-        Ok(Self { inner, headers, bounds, noted })
+        Ok(Self {
+            inner,
+            headers,
+            bounds,
+            noted,
+        })
     }
 
-    /// Asks an instant query, evaluated at `at_ms` (milliseconds since the epoch), or without it at the server's own present, so that
-    /// clocks need not agree.
+    /// Asks an instant query, evaluated at `at_ms` (milliseconds since the epoch), or without it at
+    /// the server's own present, so that clocks need not agree.
     ///
     /// # Errors
     /// What went wrong, named; always within `limit`.
-    pub async fn query(&self, query: &str, at_ms: Option<i64>, limit: Duration) -> Result<Answer, QueryError> {
+    pub async fn query(
+        &self,
+        query: &str,
+        at_ms: Option<i64>,
+        limit: Duration,
+    ) -> Result<Answer, QueryError> {
         let began = Instant::now();
         let answer = tokio::time::timeout(limit, self.ask(query, at_ms, limit))
             .await
-            .unwrap_or_else(|_| Err(QueryError::Timeout(format!("no answer within {} s", limit.as_secs_f64()))));
+            .unwrap_or_else(|_| {
+                Err(QueryError::Timeout(format!(
+                    "no answer within {} s",
+                    limit.as_secs_f64()
+                )))
+            });
         (self.noted)(began.elapsed(), answer.as_ref().err().map(QueryError::kind));
         answer
     }
 
-    async fn ask(&self, query: &str, at_ms: Option<i64>, limit: Duration) -> Result<Answer, QueryError> {
+    async fn ask(
+        &self,
+        query: &str,
+        at_ms: Option<i64>,
+        limit: Duration,
+    ) -> Result<Answer, QueryError> {
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
         let mut request = self.inner.query(query).timeout(millis);
         if let Some(at_ms) = at_ms {
             // The client's own `at` knows whole seconds only.
-            request = request.query("time", format!("{}.{:03}", at_ms.div_euclid(1_000), at_ms.rem_euclid(1_000)));
+            request = request.query(
+                "time",
+                format!("{}.{:03}", at_ms.div_euclid(1_000), at_ms.rem_euclid(1_000)),
+            );
         }
         for (name, value) in &self.headers {
             request = request.header(name.clone(), value.clone());
         }
-        let response = request.post_raw().await.map_err(|error| unreachable_because(&error))?;
+        let response = request
+            .post_raw()
+            .await
+            .map_err(|error| unreachable_because(&error))?;
         let status = response.status();
         if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
             return Err(QueryError::Unauthorized(format!("it answers {status}")));
@@ -196,9 +251,16 @@ impl Client {
     /// Reads the body as far as the bound; what is compressed counts by its full size.
     async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, QueryError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_because(&error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| unreachable_because(&error))?
+        {
             if body.len() + chunk.len() > self.bounds.bytes {
-                return Err(QueryError::TooLarge(format!("more than {} bytes", self.bounds.bytes)));
+                return Err(QueryError::TooLarge(format!(
+                    "more than {} bytes",
+                    self.bounds.bytes
+                )));
             }
             body.extend_from_slice(&chunk);
         }

@@ -1,7 +1,8 @@
 //! The envelope of Prometheus' HTTP API, decoded within bounds.
 //!
-//! Source: <https://prometheus.io/docs/prometheus/latest/querying/api/>. Values come as strings (`"NaN"`, `"+Inf"`),
-//! times as seconds with three decimals; `warnings` beside a success mean that a part of the data is missing.
+//! Source: <https://prometheus.io/docs/prometheus/latest/querying/api/>. Values come as strings
+//! (`"NaN"`, `"+Inf"`), times as seconds with three decimals; `warnings` beside a success mean that
+//! a part of the data is missing.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -60,20 +61,25 @@ pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryErr
     let malformed = |error: serde_json::Error| QueryError::Malformed(bounded(&error.to_string()));
     let envelope: Envelope = serde_json::from_slice(body).map_err(malformed)?;
     if envelope.status == Status::Error {
-        let [error_type, message] = [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
+        let [error_type, message] =
+            [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
         return Err(refusal(&error_type, &message));
     }
     if !envelope.warnings.is_empty() {
         return Err(QueryError::Partial(bounded(&envelope.warnings.join("; "))));
     }
-    let data = envelope.data.ok_or_else(|| QueryError::Malformed("a success without data".to_owned()))?;
+    let data = envelope
+        .data
+        .ok_or_else(|| QueryError::Malformed("a success without data".to_owned()))?;
     let length = match &data {
         Data::Vector(series) => series.len(),
         Data::Matrix(series) => series.len(),
         Data::Scalar(_) | Data::String(_) => 1,
     };
     if length > most_series {
-        return Err(QueryError::TooLarge(format!("{length} series where {most_series} are the limit")));
+        return Err(QueryError::TooLarge(format!(
+            "{length} series where {most_series} are the limit"
+        )));
     }
     series_of(data)
 }
@@ -93,25 +99,46 @@ fn series_of(data: Data) -> Result<Answer, QueryError> {
             .into_iter()
             .map(|series| {
                 let value = series.value.ok_or_else(native_histogram)?;
-                Ok(Series { labels: series.metric, samples: vec![sample(&value)?] })
+                Ok(Series {
+                    labels: series.metric,
+                    samples: vec![sample(&value)?],
+                })
             })
             .collect(),
         Data::Matrix(series) => {
             let mut answer = Vec::with_capacity(series.len());
-            for MatrixSeries { metric, values, histograms } in series {
+            for MatrixSeries {
+                metric,
+                values,
+                histograms,
+            } in series
+            {
                 if !histograms.is_empty() {
-                    let dated = histograms.into_iter().map(|(seconds, value)| Ok((millis(seconds)?, value)));
-                    answer.extend(as_classic(&metric, &dated.collect::<Result<Vec<_>, QueryError>>()?)?);
+                    let dated = histograms
+                        .into_iter()
+                        .map(|(seconds, value)| Ok((millis(seconds)?, value)));
+                    answer.extend(as_classic(
+                        &metric,
+                        &dated.collect::<Result<Vec<_>, QueryError>>()?,
+                    )?);
                 }
                 if !values.is_empty() {
                     let samples = values.iter().map(sample).collect::<Result<_, _>>()?;
-                    answer.push(Series { labels: metric, samples });
+                    answer.push(Series {
+                        labels: metric,
+                        samples,
+                    });
                 }
             }
             Ok(answer)
         }
-        Data::Scalar(value) => Ok(vec![Series { labels: Labels::new(), samples: vec![sample(&value)?] }]),
-        Data::String(IgnoredAny) => Err(QueryError::BadQuery("the query gives a string, not numbers".to_owned())),
+        Data::Scalar(value) => Ok(vec![Series {
+            labels: Labels::new(),
+            samples: vec![sample(&value)?],
+        }]),
+        Data::String(IgnoredAny) => Err(QueryError::BadQuery(
+            "the query gives a string, not numbers".to_owned(),
+        )),
     }
 }
 
@@ -121,17 +148,23 @@ fn native_histogram() -> QueryError {
 
 fn sample((seconds, value): &(f64, String)) -> Result<(i64, f64), QueryError> {
     let at_ms = millis(*seconds)?;
-    let value = value.parse().map_err(|_| QueryError::Malformed(format!("{:?} is not a number", bounded(value))))?;
+    let value = value
+        .parse()
+        .map_err(|_| QueryError::Malformed(format!("{:?} is not a number", bounded(value))))?;
     Ok((at_ms, value))
 }
 
 fn millis(seconds: f64) -> Result<i64, QueryError> {
     let millis = (seconds * 1_000.0).round();
-    // Doubles hold whole milliseconds exactly far beyond any date; what is not a date at all is refused.
+    // Doubles hold whole milliseconds exactly far beyond any date; what is not a date at all is
+    // refused.
     if !(0.0..=8.64e15).contains(&millis) {
         return Err(QueryError::Malformed(format!("{seconds} is not a time")));
     }
-    #[expect(clippy::cast_possible_truncation, reason = "a whole number within the range checked just above")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a whole number within the range checked just above"
+    )]
     Ok(millis as i64)
 }
 
@@ -151,7 +184,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(answer[0].labels["pod"], "a-1");
-        assert_eq!(answer[0].samples, [(1_763_880_000_123, 7.0), (1_763_880_001_124, 9_007_199_254_740_992.0)]);
+        assert_eq!(
+            answer[0].samples,
+            [
+                (1_763_880_000_123, 7.0),
+                (1_763_880_001_124, 9_007_199_254_740_992.0)
+            ]
+        );
     }
 
     #[test]
@@ -168,26 +207,45 @@ mod tests {
     #[test]
     fn warnings_beside_a_success_are_partial_data() {
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[]},"warnings":["a store is down"]}"#;
-        assert_eq!(decoded(body), Err(QueryError::Partial("a store is down".into())));
+        assert_eq!(
+            decoded(body),
+            Err(QueryError::Partial("a store is down".into()))
+        );
     }
 
     #[test]
     fn what_cannot_be_used_is_named() {
         let kind = |body: &str| decoded(body).unwrap_err().kind();
-        assert_eq!(kind(r#"{"status":"success","data":{"resultType":"ma"#), "Malformed");
+        assert_eq!(
+            kind(r#"{"status":"success","data":{"resultType":"ma"#),
+            "Malformed"
+        );
         assert_eq!(kind("<html>no</html>"), "Malformed");
         assert_eq!(kind(r#"{"status":"success"}"#), "Malformed");
         assert_eq!(
-            kind(r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"many"]}]}}"#),
+            kind(
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"many"]}]}}"#
+            ),
             "Malformed"
         );
         assert_eq!(
-            kind(r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[-1,"1"]}]}}"#),
+            kind(
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[-1,"1"]}]}}"#
+            ),
             "Malformed"
         );
-        assert_eq!(kind(r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#), "InvalidQuery");
-        assert_eq!(kind(r#"{"status":"error","errorType":"timeout","error":"too long"}"#), "Timeout");
-        assert_eq!(kind(r#"{"status":"error","errorType":"internal","error":"oops"}"#), "Unreachable");
+        assert_eq!(
+            kind(r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#),
+            "InvalidQuery"
+        );
+        assert_eq!(
+            kind(r#"{"status":"error","errorType":"timeout","error":"too long"}"#),
+            "Timeout"
+        );
+        assert_eq!(
+            kind(r#"{"status":"error","errorType":"internal","error":"oops"}"#),
+            "Unreachable"
+        );
         assert_eq!(
             kind(
                 r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"histograms":[[1,{"count":"1"}]]}]}}"#

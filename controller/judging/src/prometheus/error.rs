@@ -73,14 +73,19 @@ impl QueryError {
 
     /// Whether the server as a whole is in trouble, and not only this query.
     pub const fn concerns_server(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Untrusted(_) | Self::Unauthorized(_) | Self::Timeout(_))
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Untrusted(_) | Self::Unauthorized(_) | Self::Timeout(_)
+        )
     }
 }
 
 /// What a failed connection says of certificates, where it is about them.
 pub(super) fn tls_fault(error: &(dyn Error + 'static)) -> Option<QueryError> {
     match tls_error(error)? {
-        fault @ rustls::Error::InvalidCertificate(_) => Some(QueryError::Untrusted(bounded(&fault.to_string()))),
+        fault @ rustls::Error::InvalidCertificate(_) => {
+            Some(QueryError::Untrusted(bounded(&fault.to_string())))
+        }
         fault @ rustls::Error::AlertReceived(alert) if is_about_us(*alert) => {
             Some(QueryError::Unauthorized(bounded(&fault.to_string())))
         }
@@ -107,8 +112,16 @@ const fn is_about_us(alert: AlertDescription) -> bool {
 
 /// The error of TLS among the causes; an `io::Error` holds it beside its chain of sources.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
-    let held = || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let inner = || held().map(|held| held as &'e (dyn Error + 'static)).or_else(|| error.source());
+    let held = || {
+        error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+    };
+    let inner = || {
+        held()
+            .map(|held| held as &'e (dyn Error + 'static))
+            .or_else(|| error.source())
+    };
     error.downcast_ref().or_else(|| tls_error(inner()?))
 }
 

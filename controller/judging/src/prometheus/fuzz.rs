@@ -1,4 +1,5 @@
-//! Arbitrary input to the decoder of answers: it refuses with a short message or gives samples that are dated, and never panics.
+//! Arbitrary input to the decoder of answers: it refuses with a short message or gives samples that
+//! are dated, and never panics.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,12 +18,23 @@ fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
         Ok(answer) => {
             // A native histogram comes as its count and its edges.
             prop_assert!(answer.len() <= MOST_SERIES * (MOST_EDGES + 2));
-            let times = answer.iter().flat_map(|series| &series.samples).map(|(at_ms, _)| *at_ms);
-            prop_assert!(times.into_iter().all(|at_ms| (0..=8_640_000_000_000_000).contains(&at_ms)), "{answer:?}");
+            let times = answer
+                .iter()
+                .flat_map(|series| &series.samples)
+                .map(|(at_ms, _)| *at_ms);
+            prop_assert!(
+                times
+                    .into_iter()
+                    .all(|at_ms| (0..=8_640_000_000_000_000).contains(&at_ms)),
+                "{answer:?}"
+            );
         }
         Err(error) => {
             let message = error.to_string();
-            prop_assert!(!message.is_empty() && message.chars().count() <= LONGEST_MESSAGE, "{message}");
+            prop_assert!(
+                !message.is_empty() && message.chars().count() <= LONGEST_MESSAGE,
+                "{message}"
+            );
         }
     }
     Ok(())
@@ -31,7 +43,8 @@ fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![
-            "success", "error", "vector", "matrix", "scalar", "string", "NaN", "+Inf", "-Inf", "1e400", "0x10", "",
+            "success", "error", "vector", "matrix", "scalar", "string", "NaN", "+Inf", "-Inf",
+            "1e400", "0x10", "",
         ])
         .prop_map(str::to_owned),
         "-?[0-9]{1,20}(\\.[0-9]{1,4})?",
@@ -73,14 +86,16 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 48, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::vec((key(), inner), 0..6).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            prop::collection::vec((key(), inner), 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
         ]
     })
 }
 
 /// A native histogram with edges and counts of any kind.
 fn histogram() -> impl Strategy<Value = Value> {
-    let number = || prop_oneof![3 => (0.0..20.0_f64).prop_map(|number| number.to_string()), 1 => text()];
+    let number =
+        || prop_oneof![3 => (0.0..20.0_f64).prop_map(|number| number.to_string()), 1 => text()];
     let bucket = (0_u8..5, number(), number(), number()).prop_map(|bucket| json!(bucket));
     let whole = (number(), prop::collection::vec(bucket, 0..6))
         .prop_map(|(count, buckets)| json!({"count": count, "sum": "1", "buckets": buckets}));
@@ -90,24 +105,42 @@ fn histogram() -> impl Strategy<Value = Value> {
 /// The whole envelope in order, with anything at all for its result.
 fn any_envelope() -> impl Strategy<Value = Value> {
     let time = prop_oneof![0.0..2e9_f64, any::<f64>()].prop_map(|time| json!(time));
-    let sample =
-        (prop_oneof![9 => time, 1 => any_json()], prop_oneof![9 => text().prop_map(Value::from), 1 => any_json()]);
+    let sample = (
+        prop_oneof![9 => time, 1 => any_json()],
+        prop_oneof![9 => text().prop_map(Value::from), 1 => any_json()],
+    );
     let samples = prop_oneof![
         prop::collection::vec(sample, 0..4).prop_map(|samples| ("values", samples)),
-        prop::collection::vec((prop_oneof![9 => 0.0..2e9_f64, 1 => any::<f64>()], histogram()), 0..3).prop_map(
-            |samples| ("histograms", samples.into_iter().map(|(at, histogram)| (json!(at), histogram)).collect())
-        ),
+        prop::collection::vec(
+            (
+                prop_oneof![9 => 0.0..2e9_f64, 1 => any::<f64>()],
+                histogram()
+            ),
+            0..3
+        )
+        .prop_map(|samples| (
+            "histograms",
+            samples
+                .into_iter()
+                .map(|(at, histogram)| (json!(at), histogram))
+                .collect()
+        )),
     ];
     let labels = prop::collection::vec((key(), text().prop_map(Value::from)), 0..3);
-    let series = (labels, samples, prop::bool::weighted(0.2)).prop_map(|(labels, (field, samples), is_instant)| {
-        let labels: serde_json::Map<String, Value> = labels.into_iter().collect();
-        let samples: Vec<_> = samples.into_iter().map(|(at, value)| json!([at, value])).collect();
-        if is_instant {
-            json!({"metric": labels, "value": samples.into_iter().next().unwrap_or_default()})
-        } else {
-            json!({"metric": labels, field: samples})
-        }
-    });
+    let series = (labels, samples, prop::bool::weighted(0.2)).prop_map(
+        |(labels, (field, samples), is_instant)| {
+            let labels: serde_json::Map<String, Value> = labels.into_iter().collect();
+            let samples: Vec<_> = samples
+                .into_iter()
+                .map(|(at, value)| json!([at, value]))
+                .collect();
+            if is_instant {
+                json!({"metric": labels, "value": samples.into_iter().next().unwrap_or_default()})
+            } else {
+                json!({"metric": labels, field: samples})
+            }
+        },
+    );
     let result = prop_oneof![9 => prop::collection::vec(series, 0..5).prop_map(Value::from), 1 => any_json()];
     let warnings = prop::collection::vec(text(), 0..2);
     (

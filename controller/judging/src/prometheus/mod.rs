@@ -1,5 +1,5 @@
-//! Asking Prometheus: a client that bounds what it takes in and names what went wrong, and a poller that asks every
-//! question once however many want the answer.
+//! Asking Prometheus: a client that bounds what it takes in and names what went wrong, and a poller
+//! that asks every question once however many want the answer.
 
 mod answer;
 mod client;

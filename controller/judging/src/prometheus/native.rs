@@ -1,8 +1,10 @@
 //! Native histograms, read as the classic ones that they contain.
 //!
-//! The buckets of a native histogram end at powers of a base that depends on its resolution, and the resolution may fall while it runs. Whatever it
-//! is (from schema 0 on), the powers of two are among the edges; a histogram with custom buckets has the edges that its author wrote. At these, the
-//! requests within the edge are a count. Anywhere else they would be an estimate inside of a bucket, and there is no series.
+//! The buckets of a native histogram end at powers of a base that depends on its resolution, and
+//! the resolution may fall while it runs. Whatever it is (from schema 0 on), the powers of two are
+//! among the edges; a histogram with custom buckets has the edges that its author wrote. At these,
+//! the requests within the edge are a count. Anywhere else they would be an estimate inside of a
+//! bucket, and there is no series.
 //!
 //! Source: <https://prometheus.io/docs/specs/native_histograms/>; the form in answers:
 //! <https://prometheus.io/docs/prometheus/latest/querying/api/#native-histograms>.
@@ -12,13 +14,15 @@ use serde::Deserialize;
 use super::answer::{Labels, Series};
 use super::error::{QueryError, bounded};
 
-/// Powers of two that a threshold may be: from about a thousandth of a second to some hours, in seconds or in milliseconds.
+/// Powers of two that a threshold may be: from about a thousandth of a second to some hours, in
+/// seconds or in milliseconds.
 const POWERS: std::ops::RangeInclusive<i32> = -10..=14;
 
 /// The most edges of one histogram that are read.
 pub(super) const MOST_EDGES: usize = 64;
 
-/// Edges that people write have no more digits than this; those between two powers of two have seventeen.
+/// Edges that people write have no more digits than this; those between two powers of two have
+/// seventeen.
 const WRITTEN_DIGITS: usize = 6;
 
 /// One native histogram in an answer.
@@ -29,7 +33,8 @@ pub(super) struct NativeHistogram {
     buckets: Vec<(u8, String, String, String)>,
 }
 
-/// The observations above `left` and up to `right`. Which end belongs to a bucket is not looked at: no duration is exactly on an edge for long.
+/// The observations above `left` and up to `right`. Which end belongs to a bucket is not looked at:
+/// no duration is exactly on an edge for long.
 struct Bucket {
     left: f64,
     right: f64,
@@ -43,8 +48,12 @@ struct Sample {
     buckets: Vec<Bucket>,
 }
 
-/// The count and the buckets of a native histogram as series, as if it had been scraped as a classic one.
-pub(super) fn as_classic(labels: &Labels, samples: &[(i64, NativeHistogram)]) -> Result<Vec<Series>, QueryError> {
+/// The count and the buckets of a native histogram as series, as if it had been scraped as a
+/// classic one.
+pub(super) fn as_classic(
+    labels: &Labels,
+    samples: &[(i64, NativeHistogram)],
+) -> Result<Vec<Series>, QueryError> {
     let Some(name) = labels.get("__name__") else {
         let message = "the query gives native histograms where counters are expected";
         return Err(QueryError::BadQuery(message.to_owned()));
@@ -56,10 +65,23 @@ pub(super) fn as_classic(labels: &Labels, samples: &[(i64, NativeHistogram)]) ->
         labels.extend(edge.map(|edge| ("le".to_owned(), edge.to_string())));
         Series { labels, samples }
     };
-    let mut series = vec![named("count", None, samples.iter().map(|sample| (sample.at_ms, sample.count)).collect())];
+    let mut series = vec![named(
+        "count",
+        None,
+        samples
+            .iter()
+            .map(|sample| (sample.at_ms, sample.count))
+            .collect(),
+    )];
     for edge in edges(&samples) {
-        let within = samples.iter().map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?)));
-        series.extend(within.collect::<Option<_>>().map(|within| named("bucket", Some(edge), within)));
+        let within = samples
+            .iter()
+            .map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?)));
+        series.extend(
+            within
+                .collect::<Option<_>>()
+                .map(|within| named("bucket", Some(edge), within)),
+        );
     }
     Ok(series)
 }
@@ -70,19 +92,37 @@ fn parsed((at_ms, histogram): &(i64, NativeHistogram)) -> Result<Sample, QueryEr
         text.parse::<f64>().map_err(malformed)
     };
     let buckets = histogram.buckets.iter().map(|(_, left, right, count)| {
-        Ok(Bucket { left: number(left)?, right: number(right)?, count: number(count)? })
+        Ok(Bucket {
+            left: number(left)?,
+            right: number(right)?,
+            count: number(count)?,
+        })
     });
-    Ok(Sample { at_ms: *at_ms, count: number(&histogram.count)?, buckets: buckets.collect::<Result<_, _>>()? })
+    Ok(Sample {
+        at_ms: *at_ms,
+        count: number(&histogram.count)?,
+        buckets: buckets.collect::<Result<_, _>>()?,
+    })
 }
 
 /// Where the requests within can be counted, whatever the resolution, in rising order.
 fn edges(samples: &[Sample]) -> Vec<f64> {
-    let bounds = samples.iter().flat_map(|sample| &sample.buckets).flat_map(|bucket| [bucket.left, bucket.right]);
+    let bounds = samples
+        .iter()
+        .flat_map(|sample| &sample.buckets)
+        .flat_map(|bucket| [bucket.left, bucket.right]);
     let written = bounds.filter(|bound| {
-        let digits = bound.to_string().chars().filter(char::is_ascii_digit).count();
+        let digits = bound
+            .to_string()
+            .chars()
+            .filter(char::is_ascii_digit)
+            .count();
         bound.is_finite() && *bound > 0.0 && digits <= WRITTEN_DIGITS
     });
-    let mut edges: Vec<f64> = POWERS.map(|power| 2_f64.powi(power)).chain(written).collect();
+    let mut edges: Vec<f64> = POWERS
+        .map(|power| 2_f64.powi(power))
+        .chain(written)
+        .collect();
     edges.sort_by(f64::total_cmp);
     edges.dedup();
     edges.truncate(MOST_EDGES);
@@ -91,8 +131,13 @@ fn edges(samples: &[Sample]) -> Vec<f64> {
 
 /// The observations up to the edge; nothing where it is inside of a bucket that has any.
 fn within(buckets: &[Bucket], edge: f64) -> Option<f64> {
-    let is_split = buckets.iter().any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right);
-    let below = buckets.iter().filter(|bucket| bucket.right <= edge).map(|bucket| bucket.count);
+    let is_split = buckets
+        .iter()
+        .any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right);
+    let below = buckets
+        .iter()
+        .filter(|bucket| bucket.right <= edge)
+        .map(|bucket| bucket.count);
     (!is_split).then(|| below.sum())
 }
 
@@ -112,8 +157,13 @@ mod tests {
 
     /// The requests within an edge.
     fn at(series: &[Series], edge: &str) -> Option<f64> {
-        let series = series.iter().find(|series| series.labels.get("le").is_some_and(|le| le == edge))?;
-        assert_eq!((series.labels["__name__"].as_str(), series.samples.len()), ("request_duration_seconds_bucket", 1));
+        let series = series
+            .iter()
+            .find(|series| series.labels.get("le").is_some_and(|le| le == edge))?;
+        assert_eq!(
+            (series.labels["__name__"].as_str(), series.samples.len()),
+            ("request_duration_seconds_bucket", 1)
+        );
         Some(series.samples[0].1)
     }
 
@@ -128,46 +178,88 @@ mod tests {
         assert_eq!(fine[0].labels["__name__"], "request_duration_seconds_count");
         assert_eq!(fine[0].samples, [(1_763_880_000_123, 20.0)]);
         assert_eq!(fine[0].labels["pod"], "a-1");
-        assert_eq!((at(&fine, "0.25"), at(&fine, "0.5"), at(&fine, "1")), (Some(5.0), Some(11.0), Some(18.0)));
-        assert_eq!(at(&fine, "0.3535533905932738"), None, "an edge that a lower resolution would not have");
+        assert_eq!(
+            (at(&fine, "0.25"), at(&fine, "0.5"), at(&fine, "1")),
+            (Some(5.0), Some(11.0), Some(18.0))
+        );
+        assert_eq!(
+            at(&fine, "0.3535533905932738"),
+            None,
+            "an edge that a lower resolution would not have"
+        );
         // The same at schema 0.
         let coarse = read(
             20,
             r#"[3,"-1e-128","1e-128","1"],[0,"0.125","0.25","4"],[0,"0.25","0.5","6"],[0,"0.5","1","7"],[0,"4","8","2"]"#,
         );
-        assert_eq!((at(&coarse, "0.25"), at(&coarse, "0.5"), at(&coarse, "1")), (Some(5.0), Some(11.0), Some(18.0)));
+        assert_eq!(
+            (at(&coarse, "0.25"), at(&coarse, "0.5"), at(&coarse, "1")),
+            (Some(5.0), Some(11.0), Some(18.0))
+        );
     }
 
-    /// Answers of Prometheus 3.5.0: of its own request durations, and of a classic histogram that it converted (`convert_classic_histograms_to_nhcb`).
+    /// Answers of Prometheus 3.5.0: of its own request durations, and of a classic histogram that
+    /// it converted (`convert_classic_histograms_to_nhcb`).
     #[test]
     fn what_prometheus_answers_is_read() {
-        let exponential = decode(include_bytes!("../../tests/fixtures/native-exponential.json"), 1).unwrap();
-        assert_eq!(exponential[0].labels["__name__"], "prometheus_http_request_duration_seconds_count");
+        let exponential = decode(
+            include_bytes!("../../tests/fixtures/native-exponential.json"),
+            1,
+        )
+        .unwrap();
+        assert_eq!(
+            exponential[0].labels["__name__"],
+            "prometheus_http_request_duration_seconds_count"
+        );
         let count = exponential[0].samples[0].1;
         let within = |edge: &str| {
             let of = |series: &&Series| series.labels.get("le").is_some_and(|le| le == edge);
-            exponential.iter().find(of).map(|series| series.samples[0].1)
+            exponential
+                .iter()
+                .find(of)
+                .map(|series| series.samples[0].1)
         };
         assert!(count > 4.0 && within("0.0009765625").unwrap() < count);
         assert_eq!(within("0.25"), Some(count));
 
         let custom = decode(include_bytes!("../../tests/fixtures/native-custom.json"), 1).unwrap();
-        let edges = custom.iter().filter_map(|series| Some((series.labels.get("le")?.as_str(), series.samples[0].1)));
-        let edges: Vec<_> = edges.filter(|(edge, _)| ["0.1", "0.3", "0.5", "1.2"].contains(edge)).collect();
-        assert_eq!(edges, [("0.1", 4.0), ("0.3", 4.0), ("1.2", 9.0)], "none at 0.5, which is inside of a bucket");
+        let edges = custom
+            .iter()
+            .filter_map(|series| Some((series.labels.get("le")?.as_str(), series.samples[0].1)));
+        let edges: Vec<_> = edges
+            .filter(|(edge, _)| ["0.1", "0.3", "0.5", "1.2"].contains(edge))
+            .collect();
+        assert_eq!(
+            edges,
+            [("0.1", 4.0), ("0.3", 4.0), ("1.2", 9.0)],
+            "none at 0.5, which is inside of a bucket"
+        );
     }
 
     #[test]
     fn inside_of_a_bucket_nothing_is_counted() {
         // Schema -1: edges at powers of four.
         let coarsest = read(10, r#"[0,"0.25","1","7"],[0,"1","4","3"]"#);
-        assert_eq!((at(&coarsest, "0.25"), at(&coarsest, "0.5"), at(&coarsest, "1")), (Some(0.0), None, Some(7.0)));
+        assert_eq!(
+            (
+                at(&coarsest, "0.25"),
+                at(&coarsest, "0.5"),
+                at(&coarsest, "1")
+            ),
+            (Some(0.0), None, Some(7.0))
+        );
     }
 
     #[test]
     fn custom_buckets_are_counted_at_their_own_edges() {
-        let custom = read(10, r#"[0,"-Inf","0.1","4"],[0,"0.3","1.2","5"],[0,"5","+Inf","1"]"#);
-        assert_eq!((at(&custom, "0.1"), at(&custom, "0.3"), at(&custom, "1.2")), (Some(4.0), Some(4.0), Some(9.0)));
+        let custom = read(
+            10,
+            r#"[0,"-Inf","0.1","4"],[0,"0.3","1.2","5"],[0,"5","+Inf","1"]"#,
+        );
+        assert_eq!(
+            (at(&custom, "0.1"), at(&custom, "0.3"), at(&custom, "1.2")),
+            (Some(4.0), Some(4.0), Some(9.0))
+        );
         assert_eq!((at(&custom, "0.5"), at(&custom, "5")), (None, Some(9.0)));
     }
 
@@ -190,6 +282,9 @@ mod tests {
         };
         assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), "Malformed");
         assert_eq!(answer(r#"{"sum":"0"}"#), "Malformed");
-        assert_eq!(answer(r#"{"count":"1","buckets":[[0,"0.25","wide","1"]]}"#), "Malformed");
+        assert_eq!(
+            answer(r#"{"count":"1","buckets":[[0,"0.25","wide","1"]]}"#),
+            "Malformed"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Asks every question once, however many want the answer.
 //!
-//! Polls that are equal (same server, same queries, same period) share one task and one answer. Each server has its own limit on
-//! concurrent requests and its own backoff, so that one that hangs delays nobody else's questions. A poll ends by itself when
-//! its last subscriber is gone.
+//! Polls that are equal (same server, same queries, same period) share one task and one answer.
+//! Each server has its own limit on concurrent requests and its own backoff, so that one that hangs
+//! delays nobody else's questions. A poll ends by itself when its last subscriber is gone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,7 +22,8 @@ use super::error::QueryError;
 pub struct Limits {
     /// Polls under way at once at one server.
     pub concurrent_polls: usize,
-    /// Slow single questions (over weeks of data) under way at once at one server, beside the polls.
+    /// Slow single questions (over weeks of data) under way at once at one server, beside the
+    /// polls.
     pub concurrent_single: usize,
     /// How long all the queries of one poll may take together.
     pub poll_timeout: Duration,
@@ -52,7 +53,8 @@ impl Default for Limits {
 pub struct Poll {
     /// Whom to ask.
     pub server: Server,
-    /// The instant queries, asked one after the other in this order, so that what a later one sees is never older.
+    /// The instant queries, asked one after the other in this order, so that what a later one sees
+    /// is never older.
     pub queries: Vec<String>,
     /// How often.
     pub period: Duration,
@@ -77,7 +79,9 @@ pub struct Poller {
 
 impl fmt::Debug for Poller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Poller").field("limits", &self.shared.limits).finish_non_exhaustive()
+        f.debug_struct("Poller")
+            .field("limits", &self.shared.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,11 +132,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Poller {
     /// A poller without polls. `noted` is told of each query.
     pub fn new(http: HttpClient, limits: Limits, noted: Noted) -> Self {
-        let shared = Shared { http, limits, noted, servers: Mutex::default(), polls: Mutex::default() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            http,
+            limits,
+            noted,
+            servers: Mutex::default(),
+            polls: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
-    /// Follows a poll; the value is nothing until it was asked for the first time. The poll lasts as long as anybody follows it.
+    /// Follows a poll; the value is nothing until it was asked for the first time. The poll lasts
+    /// as long as anybody follows it.
     pub fn subscribe(&self, poll: Poll) -> watch::Receiver<Told> {
         let mut polls = lock(&self.shared.polls);
         if let Some(sender) = polls.get(&poll) {
@@ -145,22 +158,36 @@ impl Poller {
         receiver
     }
 
-    /// Asks one instant query once, in the lane of slow questions; see [`Client::query`] for `at_ms`.
+    /// Asks one instant query once, in the lane of slow questions; see [`Client::query`] for
+    /// `at_ms`.
     ///
     /// # Errors
     /// What went wrong, named; within the limits' `single_timeout`.
-    pub async fn ask_once(&self, server: &Server, query: &str, at_ms: Option<i64>) -> Result<Answer, QueryError> {
+    pub async fn ask_once(
+        &self,
+        server: &Server,
+        query: &str,
+        at_ms: Option<i64>,
+    ) -> Result<Answer, QueryError> {
         let state = self.shared.server(server);
         let limit = self.shared.limits.single_timeout;
         let asking = async {
             // The semaphore is never closed.
             let _permit = state.single.acquire().await;
-            state.client.as_ref().map_err(Clone::clone)?.query(query, at_ms, limit).await
+            state
+                .client
+                .as_ref()
+                .map_err(Clone::clone)?
+                .query(query, at_ms, limit)
+                .await
         };
-        timeout(limit, asking).await.unwrap_or_else(|_| Err(too_slow(limit)))
+        timeout(limit, asking)
+            .await
+            .unwrap_or_else(|_| Err(too_slow(limit)))
     }
 
-    /// Waits for the one turn at a server that all share whose questions can wait; it lasts as long as the permit.
+    /// Waits for the one turn at a server that all share whose questions can wait; it lasts as long
+    /// as the permit.
     pub async fn turn(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
         let turn = self.shared.server(server).turn.clone();
         // The semaphore is never closed.
@@ -190,11 +217,20 @@ impl Shared {
             return state.clone();
         }
         servers.retain(|_, state| Arc::strong_count(state) > 1);
-        let bounds = AnswerBounds { bytes: self.limits.answer_bytes, series: self.limits.answer_series };
-        // Servers that are reached by the same TLS share connections, which last as long as one of them.
-        let same = servers.iter().find(|(known, _)| known.tls == server.tls).map(|(_, state)| state.http.clone());
+        let bounds = AnswerBounds {
+            bytes: self.limits.answer_bytes,
+            series: self.limits.answer_series,
+        };
+        // Servers that are reached by the same TLS share connections, which last as long as one of
+        // them.
+        let same = servers
+            .iter()
+            .find(|(known, _)| known.tls == server.tls)
+            .map(|(_, state)| state.http.clone());
         let http = same.unwrap_or_else(|| self.http.by(&server.tls));
-        let client = http.clone().and_then(|http| Client::new(&http, server, bounds, self.noted.clone()));
+        let client = http
+            .clone()
+            .and_then(|http| Client::new(&http, server, bounds, self.noted.clone()));
         let state = Arc::new(ServerState {
             http,
             client,
@@ -253,7 +289,8 @@ async fn keep_asking(shared: Arc<Shared>, poll: Poll, sender: Arc<watch::Sender<
 
 fn pause_after(answers: &Result<Vec<Answer>, QueryError>, period: Duration) -> Duration {
     match answers {
-        // The gate keeps a server in trouble from being asked too often; what is asked seldom is not left unanswered for long.
+        // The gate keeps a server in trouble from being asked too often; what is asked seldom is
+        // not left unanswered for long.
         Err(error) if error.concerns_server() => period.min(REFUSED_QUERY_PERIOD),
         Err(_) => period.clamp(REFUSED_QUERY_PERIOD, REFUSED_QUERY_LONGEST),
         Ok(_) => period,
@@ -285,18 +322,25 @@ impl ServerState {
             }
             Ok(answers)
         };
-        let answers = timeout(limit, asking).await.unwrap_or_else(|_| Err(too_slow(limit)));
+        let answers = timeout(limit, asking)
+            .await
+            .unwrap_or_else(|_| Err(too_slow(limit)));
         Asked { answers, sent_at }
     }
 
-    /// Opens or closes the gate by how an asking went. Of several that failed together only the first counts.
+    /// Opens or closes the gate by how an asking went. Of several that failed together only the
+    /// first counts.
     fn note(&self, answers: &Result<Vec<Answer>, QueryError>) {
         let mut gate = lock(&self.gate);
         let now = Instant::now();
         match answers {
             Err(error) if error.concerns_server() => {
                 if gate.closed_until.is_none_or(|until| until <= now) {
-                    let delay = gate.delays.get_or_insert_with(delays).next().unwrap_or(REFUSED_QUERY_PERIOD);
+                    let delay = gate
+                        .delays
+                        .get_or_insert_with(delays)
+                        .next()
+                        .unwrap_or(REFUSED_QUERY_PERIOD);
                     gate.closed_until = Some(now + delay);
                 }
             }

@@ -20,18 +20,27 @@ fn poller(limits: Limits) -> Poller {
 }
 
 fn small() -> Limits {
-    Limits { answer_bytes: 10_000, ..Limits::default() }
+    Limits {
+        answer_bytes: 10_000,
+        ..Limits::default()
+    }
 }
 
 async fn answering(response: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
-    Mock::given(method("POST")).and(path("/api/v1/query")).respond_with(response).mount(&server).await;
+    Mock::given(method("POST"))
+        .and(path("/api/v1/query"))
+        .respond_with(response)
+        .mount(&server)
+        .await;
     server
 }
 
 async fn asked(response: ResponseTemplate) -> Result<Answer, QueryError> {
     let server = answering(response).await;
-    poller(small()).ask_once(&Server::at(server.uri()), "up[10s]", None).await
+    poller(small())
+        .ask_once(&Server::at(server.uri()), "up[10s]", None)
+        .await
 }
 
 fn json(body: &str) -> ResponseTemplate {
@@ -39,7 +48,11 @@ fn json(body: &str) -> ResponseTemplate {
 }
 
 fn poll(server: &MockServer, period: Duration) -> Poll {
-    Poll { server: Server::at(server.uri()), queries: vec!["total[10s]".into(), "errors[10s]".into()], period }
+    Poll {
+        server: Server::at(server.uri()),
+        queries: vec!["total[10s]".into(), "errors[10s]".into()],
+        period,
+    }
 }
 
 #[tokio::test]
@@ -52,15 +65,33 @@ async fn an_answer_is_decoded() {
 async fn every_fault_is_named() {
     let kind = async |response| asked(response).await.unwrap_err().kind();
     assert_eq!(kind(json(&ONE[..60])).await, "Malformed");
-    assert_eq!(kind(json(&format!("[{}]", "1,".repeat(10_000)))).await, "TooLarge");
-    assert_eq!(kind(ResponseTemplate::new(502).set_body_string("<html>")).await, "Unreachable");
+    assert_eq!(
+        kind(json(&format!("[{}]", "1,".repeat(10_000)))).await,
+        "TooLarge"
+    );
+    assert_eq!(
+        kind(ResponseTemplate::new(502).set_body_string("<html>")).await,
+        "Unreachable"
+    );
     assert_eq!(kind(ResponseTemplate::new(401)).await, "Unauthorized");
-    assert_eq!(kind(ResponseTemplate::new(403).set_body_string("<html>")).await, "Unauthorized");
-    assert_eq!(kind(ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/")).await, "Unreachable");
+    assert_eq!(
+        kind(ResponseTemplate::new(403).set_body_string("<html>")).await,
+        "Unauthorized"
+    );
+    assert_eq!(
+        kind(ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/")).await,
+        "Unreachable"
+    );
     let refused = r#"{"status":"error","errorType":"bad_data","error":"1:5: parse error"}"#;
-    assert_eq!(kind(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await, "InvalidQuery");
+    assert_eq!(
+        kind(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await,
+        "InvalidQuery"
+    );
     let busy = r#"{"status":"error","errorType":"timeout","error":"query timed out"}"#;
-    assert_eq!(kind(ResponseTemplate::new(503).set_body_raw(busy, "application/json")).await, "Timeout");
+    assert_eq!(
+        kind(ResponseTemplate::new(503).set_body_raw(busy, "application/json")).await,
+        "Timeout"
+    );
     let partial = r#"{"status":"success","data":{"resultType":"matrix","result":[]},"warnings":["a store is away"]}"#;
     assert_eq!(kind(json(partial)).await, "Partial");
 }
@@ -68,18 +99,31 @@ async fn every_fault_is_named() {
 #[tokio::test]
 async fn an_answer_that_takes_half_a_minute_is_not_waited_for() {
     let server = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
-    let limits = Limits { single_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits {
+        single_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
     let began = Instant::now();
-    let error = poller(limits).ask_once(&Server::at(server.uri()), "up", None).await.unwrap_err();
+    let error = poller(limits)
+        .ask_once(&Server::at(server.uri()), "up", None)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), "Timeout");
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unreachable() {
     let poller = poller(small());
     for url in ["http://127.0.0.1:1", "not a url", "ftp://127.0.0.1"] {
-        let error = poller.ask_once(&Server::at(url), "up", None).await.unwrap_err();
+        let error = poller
+            .ask_once(&Server::at(url), "up", None)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), "Unreachable", "{url}: {error}");
     }
 }
@@ -93,20 +137,36 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
         .mount(&server)
         .await;
     let headers = vec![("Authorization".into(), "Bearer s3cret".into())];
-    let to = Server { headers, ..Server::at(server.uri()) };
+    let to = Server {
+        headers,
+        ..Server::at(server.uri())
+    };
     let poller = poller(small());
-    assert!(poller.ask_once(&to, "up", Some(1_700_000_000_250)).await.is_ok());
-    let away = Server { url: "http://127.0.0.1:1".into(), ..to };
+    assert!(
+        poller
+            .ask_once(&to, "up", Some(1_700_000_000_250))
+            .await
+            .is_ok()
+    );
+    let away = Server {
+        url: "http://127.0.0.1:1".into(),
+        ..to
+    };
     let error = poller.ask_once(&away, "up", None).await.unwrap_err();
     let shown = format!("{error} {error:?} {poller:?} {away:?}");
-    assert!(shown.contains("127.0.0.1:1") && !shown.contains("s3cret"), "{shown}");
+    assert!(
+        shown.contains("127.0.0.1:1") && !shown.contains("s3cret"),
+        "{shown}"
+    );
 }
 
 #[tokio::test]
 async fn a_poll_of_many_is_asked_once_and_ends_with_the_last() {
     let server = answering(json(ONE)).await;
     let poller = poller(Limits::default());
-    let mut followers: Vec<_> = (0..50).map(|_| poller.subscribe(poll(&server, Duration::from_millis(50)))).collect();
+    let mut followers: Vec<_> = (0..50)
+        .map(|_| poller.subscribe(poll(&server, Duration::from_millis(50))))
+        .collect();
     for follower in &mut followers {
         let asked = next_answer(follower).await;
         assert_eq!(asked.answers.as_ref().unwrap().len(), 2);
@@ -130,24 +190,45 @@ async fn a_poll_of_many_is_asked_once_and_ends_with_the_last() {
 async fn a_server_that_hangs_delays_nobody_else() {
     let hanging = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
     let quick = answering(json(ONE)).await;
-    let poller = poller(Limits { poll_timeout: Duration::from_secs(10), ..Limits::default() });
+    let poller = poller(Limits {
+        poll_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    });
     let mut stuck: Vec<_> = (0..40)
-        .map(|n| poller.subscribe(Poll { queries: vec![format!("q{n}")], ..poll(&hanging, Duration::from_millis(50)) }))
+        .map(|n| {
+            poller.subscribe(Poll {
+                queries: vec![format!("q{n}")],
+                ..poll(&hanging, Duration::from_millis(50))
+            })
+        })
         .collect();
     sleep(Duration::from_millis(50)).await;
     let began = Instant::now();
     let asked = next_answer(&mut poller.subscribe(poll(&quick, Duration::from_millis(50)))).await;
     assert!(asked.answers.is_ok());
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0])).await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0]))
+        .await
+        .unwrap();
     assert_eq!(asked.answers.as_ref().unwrap_err().kind(), "Timeout");
 }
 
 #[tokio::test]
 async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_again() {
     let server = MockServer::start().await;
-    Mock::given(method("POST")).respond_with(ResponseTemplate::new(503)).up_to_n_times(3).mount(&server).await;
-    Mock::given(method("POST")).respond_with(json(ONE)).mount(&server).await;
+    Mock::given(method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .up_to_n_times(3)
+        .mount(&server)
+        .await;
+    Mock::given(method("POST"))
+        .respond_with(json(ONE))
+        .mount(&server)
+        .await;
     let poller = poller(Limits::default());
     let mut follower = poller.subscribe(poll(&server, Duration::from_millis(10)));
     let began = Instant::now();
@@ -157,13 +238,18 @@ async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_
     }
     assert_eq!(failures, 3);
     // A quarter, half and one second, and up to as much again by chance.
-    assert!(began.elapsed() >= Duration::from_millis(1_750), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(1_750),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_refused_query_is_not_asked_at_full_speed() {
     let refused = r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
-    let server = answering(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await;
+    let server =
+        answering(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await;
     let poller = poller(Limits::default());
     let mut follower = poller.subscribe(poll(&server, Duration::from_millis(10)));
     next_answer(&mut follower).await;

@@ -37,7 +37,10 @@ pub enum TlsError {
 
 impl Pem {
     fn new(text: Vec<u8>) -> Self {
-        Self { digest: Sha256::digest(&text).into(), text: text.into() }
+        Self {
+            digest: Sha256::digest(&text).into(),
+            text: text.into(),
+        }
     }
 }
 
@@ -68,18 +71,28 @@ impl Tls {
     /// They are none.
     pub fn with_authorities(self, pem: &[u8]) -> Result<Self, TlsError> {
         let authorities = Some(Pem::new(pem.to_vec()));
-        let checked = Self { authorities: authorities.clone(), identity: None };
+        let checked = Self {
+            authorities: authorities.clone(),
+            identity: None,
+        };
         checked.check()?;
-        Ok(Self { authorities, ..self })
+        Ok(Self {
+            authorities,
+            ..self
+        })
     }
 
-    /// The same, showing this certificate (PEM, with those between it and its authority) by this key.
+    /// The same, showing this certificate (PEM, with those between it and its authority) by this
+    /// key.
     ///
     /// # Errors
     /// They are none, or do not belong together.
     pub fn with_identity(self, certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let identity = Some(Pem::new([certificate, b"\n", key].concat()));
-        let checked = Self { authorities: None, identity: identity.clone() };
+        let checked = Self {
+            authorities: None,
+            identity: identity.clone(),
+        };
         checked.check()?;
         Ok(Self { identity, ..self })
     }
@@ -88,16 +101,19 @@ impl Tls {
         *self == Self::default()
     }
 
-    /// Whether a client can be built; without any authorities of the machine, which are no matter here.
+    /// Whether a client can be built; without any authorities of the machine, which are no matter
+    /// here.
     fn check(&self) -> Result<(), TlsError> {
-        self.applied(reqwest::Client::builder().tls_certs_only([]))?.build()?;
+        self.applied(reqwest::Client::builder().tls_certs_only([]))?
+            .build()?;
         Ok(())
     }
 
     /// A client that is built makes its connections so.
     pub(super) fn applied(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, TlsError> {
         if let Some(Pem { text, .. }) = &self.authorities {
-            let authorities = Certificate::from_pem_bundle(text).map_err(|_| TlsError::NoCertificate)?;
+            let authorities =
+                Certificate::from_pem_bundle(text).map_err(|_| TlsError::NoCertificate)?;
             if authorities.is_empty() {
                 return Err(TlsError::NoCertificate);
             }

@@ -1,11 +1,14 @@
 //! What would have been decided on what a Prometheus has recorded.
 //!
-//! The record is read in slices and shown to the very [`Release`] that the controller judges by, poll by poll, each time only as far
-//! as it was known then. What the controller knows and the objectives' counters do not say is told with the question, or read off the record:
-//! the canary's share off the traffic, and when pods were created off kube-state-metrics' series, else off their first appearance. As the
-//! controller does, it learns from the hour before a release how stable's errors cluster.
+//! The record is read in slices and shown to the very [`Release`] that the controller judges by,
+//! poll by poll, each time only as far as it was known then. What the controller knows and the
+//! objectives' counters do not say is told with the question, or read off the record: the canary's
+//! share off the traffic, and when pods were created off kube-state-metrics' series, else off their
+//! first appearance. As the controller does, it learns from the hour before a release how stable's
+//! errors cluster.
 //!
-//! The service's budget and burn rates are asked for as they were at each moment, though less often than the controller asks.
+//! The service's budget and burn rates are asked for as they were at each moment, though less often
+//! than the controller asks.
 
 mod births;
 mod player;
@@ -27,7 +30,8 @@ pub use weights::Weights;
 /// How much is read at once, and how little where that is too large an answer.
 const SLICE_MS: i64 = 3_600_000;
 const LEAST_SLICE_MS: i64 = 60_000;
-/// How far back a series must be known for its next increment to be counted; as the counters remember.
+/// How far back a series must be known for its next increment to be counted; as the counters
+/// remember.
 const LOOK_BACK_MS: i64 = 300_000;
 /// Rounds further apart than so many scrapes leave a gap.
 const GAP_SCRAPES: i64 = 3;
@@ -40,7 +44,8 @@ pub const USUAL_QUIET_MS: i64 = 600_000;
 pub struct Question {
     /// Whom to ask, whatever the spec says.
     pub server: Server,
-    /// The release; of its weight only the weights below are taken, and its pods where their age is known.
+    /// The release; of its weight only the weights below are taken, and its pods where their age is
+    /// known.
     pub request: JudgeRequest,
     /// From when, in milliseconds since the epoch.
     pub from_ms: i64,
@@ -48,9 +53,11 @@ pub struct Question {
     pub to_ms: i64,
     /// The canary's share.
     pub weights: Weights,
-    /// Without requests to one side for so long, in milliseconds, a release is over; three scrapes at least.
+    /// Without requests to one side for so long, in milliseconds, a release is over; three scrapes
+    /// at least.
     pub quiet_ms: i64,
-    /// When the judgement began, where a checkpoint tells it, in milliseconds since the epoch; else with the first request to the canary.
+    /// When the judgement began, where a checkpoint tells it, in milliseconds since the epoch; else
+    /// with the first request to the canary.
     pub began_ms: Option<i64>,
 }
 
@@ -150,11 +157,13 @@ pub struct Replayed {
     pub decision: Option<(Outcome, Moment)>,
     /// The objectives, in the spec's order.
     pub objectives: Vec<Course>,
-    /// Stretches of time for which an objective has no data, in milliseconds since the epoch: its name, from and to.
+    /// Stretches of time for which an objective has no data, in milliseconds since the epoch: its
+    /// name, from and to.
     pub gaps: Vec<(String, i64, i64)>,
 }
 
-/// Replays every release of the canary side between two moments: each time that it got requests after it was quiet.
+/// Replays every release of the canary side between two moments: each time that it got requests
+/// after it was quiet.
 ///
 /// # Errors
 /// The spec cannot be judged by, or the record not be read.
@@ -165,7 +174,10 @@ pub async fn replay(poller: &Poller, question: &Question) -> Result<Vec<Replayed
     while read_ms < question.to_ms {
         let end_ms = read_ms.saturating_add(slice_ms).min(question.to_ms);
         match player.read(read_ms, end_ms).await {
-            Err(ReplayError::Query { error: QueryError::TooLarge(_), .. }) if slice_ms > LEAST_SLICE_MS => {
+            Err(ReplayError::Query {
+                error: QueryError::TooLarge(_),
+                ..
+            }) if slice_ms > LEAST_SLICE_MS => {
                 slice_ms /= 2;
             }
             read => {

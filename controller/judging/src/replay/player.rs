@@ -21,7 +21,8 @@ use crate::selector::Trouble;
 use crate::service::{self, Questions, Service};
 use crate::settings::{millis, slo_window};
 
-/// The service is asked about no more often than the controller does, and so many times in a replay at most.
+/// The service is asked about no more often than the controller does, and so many times in a replay
+/// at most.
 const GUARD_MS: i64 = 15_000;
 const BUDGET_MS: i64 = 60_000;
 const GUARD_QUESTIONS: i64 = 240;
@@ -53,7 +54,10 @@ impl<'a> Player<'a> {
         let settings = settings_of(&question.request, question.server.clone())?;
         let prepared = Prepared::all(&question.request)?;
         let ask = |of: &Prepared| Ok(Questions::new(&of.counters, slo_window(&of.spec)?));
-        let questions = prepared.iter().map(ask).collect::<Result<Vec<_>, Trouble>>()?;
+        let questions = prepared
+            .iter()
+            .map(ask)
+            .collect::<Result<Vec<_>, Trouble>>()?;
         let interval_ms = settings.scrape_interval_ms();
         Ok(Self {
             poller,
@@ -62,7 +66,9 @@ impl<'a> Player<'a> {
             configured_ms: interval_ms,
             interval_ms,
             scrapes: vec![ScrapeInterval::new(interval_ms, None); prepared.len()],
-            quiet_ms: question.quiet_ms.max(interval_ms.saturating_mul(GAP_SCRAPES)),
+            quiet_ms: question
+                .quiet_ms
+                .max(interval_ms.saturating_mul(GAP_SCRAPES)),
             poll_ms: millis(settings.poll_period()).max(1),
             tapes: vec![Tape::default(); prepared.len()],
             births: Births::of(&question.request),
@@ -79,10 +85,19 @@ impl<'a> Player<'a> {
         let mut read = Vec::with_capacity(self.prepared.len());
         for Prepared { spec, counters, .. } in &self.prepared {
             let answers = history::read(self.poller, &self.server, counters, from_ms, to_ms).await;
-            read.push(answers.map_err(|error| ReplayError::Query { of: spec.name.clone(), error })?);
+            read.push(answers.map_err(|error| ReplayError::Query {
+                of: spec.name.clone(),
+                error,
+            })?);
         }
-        let births = self.births.read(self.poller, &self.server, (from_ms, to_ms)).await;
-        births.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
+        let births = self
+            .births
+            .read(self.poller, &self.server, (from_ms, to_ms))
+            .await;
+        births.map_err(|error| ReplayError::Query {
+            of: POD_CREATED.to_owned(),
+            error,
+        })?;
         self.learn_scrape_interval(&read, to_ms);
         for ((tape, prepared), answers) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
             tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
@@ -92,16 +107,31 @@ impl<'a> Player<'a> {
     }
 
     fn learn_scrape_interval(&mut self, read: &[Vec<Answer>], now_ms: i64) {
-        for ((scrapes, prepared), answers) in self.scrapes.iter_mut().zip(&self.prepared).zip(read) {
-            let Some(samples) = Samples::of(answers) else { continue };
+        for ((scrapes, prepared), answers) in self.scrapes.iter_mut().zip(&self.prepared).zip(read)
+        {
+            let Some(samples) = Samples::of(answers) else {
+                continue;
+            };
             let none = BTreeMap::new();
-            let reading = Reading::new(&prepared.counters, samples.total, samples.second, &none, i64::MIN);
+            let reading = Reading::new(
+                &prepared.counters,
+                samples.total,
+                samples.second,
+                &none,
+                i64::MIN,
+            );
             let samples = reading.samples();
-            scrapes.observe(samples.iter().map(|sample| (sample.source, sample.at_ms)), now_ms);
+            scrapes.observe(
+                samples.iter().map(|sample| (sample.source, sample.at_ms)),
+                now_ms,
+            );
         }
         let slowest_ms = self.scrapes.iter().map(ScrapeInterval::interval_ms).max();
         self.interval_ms = slowest_ms.unwrap_or(self.configured_ms);
-        self.quiet_ms = self.question.quiet_ms.max(self.interval_ms.saturating_mul(GAP_SCRAPES));
+        self.quiet_ms = self
+            .question
+            .quiet_ms
+            .max(self.interval_ms.saturating_mul(GAP_SCRAPES));
     }
 
     /// Plays what was read.
@@ -131,13 +161,20 @@ impl<'a> Player<'a> {
             return (first_ms <= until_ms).then_some(first_ms);
         }
         loop {
-            let after_ms = self.canary_at_ms.map_or(self.clock_ms, |at_ms| at_ms.max(self.clock_ms));
+            let after_ms = self
+                .canary_at_ms
+                .map_or(self.clock_ms, |at_ms| at_ms.max(self.clock_ms));
             let tapes = self.tapes.iter().zip(&self.prepared);
             let first_ms = tapes
-                .filter_map(|(tape, prepared)| tape.first_canary_request(&prepared.counters, after_ms, until_ms))
+                .filter_map(|(tape, prepared)| {
+                    tape.first_canary_request(&prepared.counters, after_ms, until_ms)
+                })
                 .min()?;
-            // A canary that has taken over goes on to get requests, which makes no new release of it.
-            let was_quiet = self.canary_at_ms.is_none_or(|at_ms| first_ms.saturating_sub(at_ms) >= self.quiet_ms);
+            // A canary that has taken over goes on to get requests, which makes no new release of
+            // it.
+            let was_quiet = self
+                .canary_at_ms
+                .is_none_or(|at_ms| first_ms.saturating_sub(at_ms) >= self.quiet_ms);
             self.canary_at_ms = Some(first_ms);
             if was_quiet {
                 return Some(first_ms);
@@ -162,15 +199,42 @@ impl<'a> Player<'a> {
             Weights::Observed => Some(Weight::percent(1)),
         };
         let weight = weight.unwrap_or(Weight::ZERO);
-        let tapes: Vec<_> = self.tapes.iter().zip(self.prepared.iter().map(|prepared| &prepared.counters)).collect();
-        let there = self.births.at(self.poller, &self.server, &tapes, (now_ms, self.interval_ms)).await;
-        let pods_created_at = there.map_err(|error| ReplayError::Query { of: POD_CREATED.to_owned(), error })?;
-        let request = JudgeRequest { pods_created_at, weight, ..self.question.request.clone() };
+        let tapes: Vec<_> = self
+            .tapes
+            .iter()
+            .zip(self.prepared.iter().map(|prepared| &prepared.counters))
+            .collect();
+        let there = self
+            .births
+            .at(
+                self.poller,
+                &self.server,
+                &tapes,
+                (now_ms, self.interval_ms),
+            )
+            .await;
+        let pods_created_at = there.map_err(|error| ReplayError::Query {
+            of: POD_CREATED.to_owned(),
+            error,
+        })?;
+        let request = JudgeRequest {
+            pods_created_at,
+            weight,
+            ..self.question.request.clone()
+        };
         let mut release = Release::begin(settings, prepared, &request, None, now_ms)?;
         for index in 0..release.objectives.len() {
             let learnt = history::learn(self.poller, &mut release, index).await;
-            let of = |release: &Release| release.objectives.get(index).map(|judged| judged.spec.name.clone());
-            learnt.map_err(|error| ReplayError::Query { of: of(&release).unwrap_or_default(), error })?;
+            let of = |release: &Release| {
+                release
+                    .objectives
+                    .get(index)
+                    .map(|judged| judged.spec.name.clone())
+            };
+            learnt.map_err(|error| ReplayError::Query {
+                of: of(&release).unwrap_or_default(),
+                error,
+            })?;
         }
         let replayed = Replayed {
             began_ms: now_ms,
@@ -198,13 +262,33 @@ impl<'a> Player<'a> {
     }
 
     fn weight_set(&self, since_ms: i64) -> Option<Weight> {
-        let Weights::Set(steps) = &self.question.weights else { return None };
-        steps.iter().rev().find(|(from_ms, _)| *from_ms <= since_ms).map(|(_, weight)| *weight)
+        let Weights::Set(steps) = &self.question.weights else {
+            return None;
+        };
+        steps
+            .iter()
+            .rev()
+            .find(|(from_ms, _)| *from_ms <= since_ms)
+            .map(|(_, weight)| *weight)
     }
 
-    /// What was known of the service then. Where it cannot be read, what was known before stands, as with the controller.
-    async fn service_at(&self, questions: &Questions, before: &Service, knows_budget: bool) -> Service {
-        let asked = service::at(self.poller, &self.server, questions, self.clock_ms, before, knows_budget).await;
+    /// What was known of the service then. Where it cannot be read, what was known before stands,
+    /// as with the controller.
+    async fn service_at(
+        &self,
+        questions: &Questions,
+        before: &Service,
+        knows_budget: bool,
+    ) -> Service {
+        let asked = service::at(
+            self.poller,
+            &self.server,
+            questions,
+            self.clock_ms,
+            before,
+            knows_budget,
+        )
+        .await;
         asked
             .inspect_err(|error| tracing::warn!(%error, "the service's budget and burn rate could not be read"))
             .unwrap_or_else(|_| before.clone())
@@ -212,18 +296,28 @@ impl<'a> Player<'a> {
 
     async fn ask_about_service(&mut self) {
         let span_ms = self.question.to_ms.saturating_sub(self.question.from_ms);
-        let Some(under_way) = &self.under_way else { return };
-        if self.clock_ms < under_way.guard_at_ms.saturating_add(GUARD_MS.max(span_ms / GUARD_QUESTIONS)) {
+        let Some(under_way) = &self.under_way else {
+            return;
+        };
+        if self.clock_ms
+            < under_way
+                .guard_at_ms
+                .saturating_add(GUARD_MS.max(span_ms / GUARD_QUESTIONS))
+        {
             return;
         }
-        let budget_due_ms = under_way.budget_at_ms.saturating_add(BUDGET_MS.max(span_ms / BUDGET_QUESTIONS));
+        let budget_due_ms = under_way
+            .budget_at_ms
+            .saturating_add(BUDGET_MS.max(span_ms / BUDGET_QUESTIONS));
         let knows_budget = self.clock_ms < budget_due_ms;
         let mut services = Vec::with_capacity(self.questions.len());
         for (questions, before) in self.questions.iter().zip(&under_way.services) {
             services.push(self.service_at(questions, before, knows_budget).await);
         }
         let now_ms = self.clock_ms;
-        let Some(under_way) = &mut self.under_way else { return };
+        let Some(under_way) = &mut self.under_way else {
+            return;
+        };
         under_way.guard_at_ms = now_ms;
         if !knows_budget {
             under_way.budget_at_ms = now_ms;
@@ -236,17 +330,29 @@ impl<'a> Player<'a> {
 
     /// One poll: the samples as far as they were visible, and what is said of them.
     fn poll(&mut self) {
-        let (now_ms, births) = (self.clock_ms, self.births.all(&self.tapes, self.interval_ms));
-        let weight_set = self.under_way.as_ref().map(|under_way| now_ms.saturating_sub(under_way.replayed.began_ms));
+        let (now_ms, births) = (
+            self.clock_ms,
+            self.births.all(&self.tapes, self.interval_ms),
+        );
+        let weight_set = self
+            .under_way
+            .as_ref()
+            .map(|under_way| now_ms.saturating_sub(under_way.replayed.began_ms));
         let weight_set = weight_set.and_then(|since_ms| self.weight_set(since_ms));
-        let Some(under_way) = &mut self.under_way else { return };
+        let Some(under_way) = &mut self.under_way else {
+            return;
+        };
         under_way.request.pods_created_at = births;
         for (index, tape) in self.tapes.iter().enumerate() {
             let answers = tape.cut(under_way.release.read_from_ms(index), now_ms);
-            let Some(samples) = Samples::of(&answers) else { continue };
+            let Some(samples) = Samples::of(&answers) else {
+                continue;
+            };
             let settled_ms = under_way.release.settled_ms(index, samples.total, now_ms);
             let before = under_way.before(index);
-            under_way.release.observe(index, samples, settled_ms, now_ms);
+            under_way
+                .release
+                .observe(index, samples, settled_ms, now_ms);
             under_way.note_traffic(index, before);
         }
         if let Some(weight) = weight_set {
@@ -262,8 +368,20 @@ impl<'a> Player<'a> {
     }
 
     fn end(&mut self, ending: Ending) {
-        let Some(UnderWay { mut replayed, canary_at_ms, stable_at_ms, .. }) = self.under_way.take() else { return };
-        self.canary_at_ms = Some(if ending == Ending::StableStopped { self.clock_ms } else { canary_at_ms });
+        let Some(UnderWay {
+            mut replayed,
+            canary_at_ms,
+            stable_at_ms,
+            ..
+        }) = self.under_way.take()
+        else {
+            return;
+        };
+        self.canary_at_ms = Some(if ending == Ending::StableStopped {
+            self.clock_ms
+        } else {
+            canary_at_ms
+        });
         replayed.ending = ending;
         replayed.ended_ms = match ending {
             Ending::Record => self.clock_ms,
@@ -272,14 +390,19 @@ impl<'a> Player<'a> {
         };
         for Course { name, rounds, .. } in &replayed.objectives {
             let last_ms = rounds.last().map_or(replayed.began_ms, |round| round.at_ms);
-            if replayed.ended_ms.saturating_sub(last_ms) > GAP_SCRAPES.saturating_mul(self.interval_ms) {
-                replayed.gaps.push((name.clone(), last_ms, replayed.ended_ms));
+            if replayed.ended_ms.saturating_sub(last_ms)
+                > GAP_SCRAPES.saturating_mul(self.interval_ms)
+            {
+                replayed
+                    .gaps
+                    .push((name.clone(), last_ms, replayed.ended_ms));
             }
         }
         // That nothing was seen after the end is no news.
         let ended_ms = replayed.ended_ms;
-        let is_news =
-            |moment: &Moment| !(moment.at_ms > ended_ms && matches!(moment.judgement, Judgement::Hold { .. }));
+        let is_news = |moment: &Moment| {
+            !(moment.at_ms > ended_ms && matches!(moment.judgement, Judgement::Hold { .. }))
+        };
         replayed.moments.retain(is_news);
         replayed.gaps.retain(|(_, from_ms, _)| *from_ms < ended_ms);
         for Course { rounds, .. } in &mut replayed.objectives {

@@ -31,7 +31,11 @@ pub(super) struct UnderWay {
 impl Course {
     pub(super) fn of(judged: &Judged) -> Self {
         let margin = judged.objective.config().evidence.delta1;
-        Self { name: judged.spec.name.clone(), margin, rounds: Vec::new() }
+        Self {
+            name: judged.spec.name.clone(),
+            margin,
+            rounds: Vec::new(),
+        }
     }
 }
 
@@ -39,7 +43,9 @@ impl UnderWay {
     /// Where an objective stands: what was counted, and until when.
     pub(super) fn before(&self, index: usize) -> (Counts, i64) {
         let judged = self.release.objectives.get(index);
-        judged.map_or_else(Default::default, |judged| (judged.state.evidence.totals, judged.state.round_at_ms))
+        judged.map_or_else(Default::default, |judged| {
+            (judged.state.evidence.totals, judged.state.round_at_ms)
+        })
     }
 
     /// Notes which sides have had requests since, and what share that makes.
@@ -61,20 +67,35 @@ impl UnderWay {
     }
 
     pub(super) fn note_rounds(&mut self, look: &Look, interval_ms: i64) {
-        let judged = self.release.objectives.iter().zip(&mut self.replayed.objectives).zip(&look.evidence);
+        let judged = self
+            .release
+            .objectives
+            .iter()
+            .zip(&mut self.replayed.objectives)
+            .zip(&look.evidence);
         for ((judged, Course { rounds, .. }), evidence) in judged {
             let at_ms = judged.state.round_at_ms;
             let last = rounds.last();
-            let started_ms = last.map_or(self.replayed.began_ms.saturating_sub(interval_ms), |round| round.at_ms);
+            let started_ms = last.map_or(
+                self.replayed.began_ms.saturating_sub(interval_ms),
+                |round| round.at_ms,
+            );
             if at_ms <= started_ms {
                 continue;
             }
             let before = last.map_or_else(Counts::default, |round| totals(&round.evidence));
             let counts = difference(&totals(evidence), &before);
             if at_ms.saturating_sub(started_ms) > GAP_SCRAPES.saturating_mul(interval_ms) {
-                self.replayed.gaps.push((evidence.objective.clone(), started_ms, at_ms));
+                self.replayed
+                    .gaps
+                    .push((evidence.objective.clone(), started_ms, at_ms));
             }
-            rounds.push(Round { at_ms, started_ms, counts, evidence: evidence.clone() });
+            rounds.push(Round {
+                at_ms,
+                started_ms,
+                counts,
+                evidence: evidence.clone(),
+            });
         }
     }
 
@@ -87,11 +108,17 @@ impl UnderWay {
         let outcome = match &look.judgement {
             Judgement::RollBack { .. } => Some(Outcome::RolledBack),
             Judgement::Sound { .. } => Some(Outcome::Proven),
-            _ if now_ms.saturating_sub(self.replayed.began_ms) >= self.longest_ms => Some(Outcome::Inconclusive),
+            _ if now_ms.saturating_sub(self.replayed.began_ms) >= self.longest_ms => {
+                Some(Outcome::Inconclusive)
+            }
             _ => None,
         };
-        let moment =
-            Moment { at_ms: now_ms, weight: self.request.weight, judgement: look.judgement, evidence: look.evidence };
+        let moment = Moment {
+            at_ms: now_ms,
+            weight: self.request.weight,
+            judgement: look.judgement,
+            evidence: look.evidence,
+        };
         if let Some(outcome) = outcome {
             self.replayed.decision = Some((outcome, moment.clone()));
         }
@@ -114,7 +141,12 @@ impl UnderWay {
 
 fn totals(evidence: &EvidenceStatus) -> Counts {
     let EvidenceStatus { canary, stable, .. } = evidence;
-    Counts::new(canary.requests, canary.errors, stable.requests, stable.errors)
+    Counts::new(
+        canary.requests,
+        canary.errors,
+        stable.requests,
+        stable.errors,
+    )
 }
 
 fn difference(now: &Counts, before: &Counts) -> Counts {

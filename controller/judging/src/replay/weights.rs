@@ -1,4 +1,5 @@
-//! The canary's share at each moment of the past, as it was told or as the recorded traffic shows it.
+//! The canary's share at each moment of the past, as it was told or as the recorded traffic shows
+//! it.
 
 use std::collections::VecDeque;
 
@@ -10,13 +11,15 @@ use serin_core::units::Weight;
 pub enum Weights {
     /// From the requests on record.
     Observed,
-    /// As it was set: milliseconds since the first request to the canary, and the share from then on.
+    /// As it was set: milliseconds since the first request to the canary, and the share from then
+    /// on.
     Set(Vec<(i64, Weight)>),
 }
 
 /// Over how much of the traffic a share is observed.
 const WINDOW_MS: i64 = 60_000;
-/// Standard errors, and the part of the share, that the traffic must be off by before the weight is taken to have changed.
+/// Standard errors, and the part of the share, that the traffic must be off by before the weight is
+/// taken to have changed.
 const STANDARD_ERRORS: f64 = 5.0;
 const OF_WEIGHT: f64 = 0.2;
 
@@ -31,13 +34,19 @@ impl Observer {
     /// Takes a round in and says what the weight is taken to be.
     pub(super) fn observe(&mut self, at_ms: i64, counts: &Counts) -> Option<Weight> {
         self.recent.push_back((at_ms, *counts));
-        while self.recent.front().is_some_and(|(old_ms, _)| at_ms.saturating_sub(*old_ms) >= WINDOW_MS) {
+        while self
+            .recent
+            .front()
+            .is_some_and(|(old_ms, _)| at_ms.saturating_sub(*old_ms) >= WINDOW_MS)
+        {
             self.recent.pop_front();
         }
         let mut all = Counts::default();
         self.recent.iter().for_each(|(_, counts)| all.add(counts));
         // The newest round first: the minute in which a weight changes has requests of both.
-        let changed = [counts, &all].into_iter().find_map(|counts| self.changed(counts));
+        let changed = [counts, &all]
+            .into_iter()
+            .find_map(|counts| self.changed(counts));
         if let Some(weight) = changed {
             self.weight = Some(weight);
             // What came before is of another weight.
@@ -51,7 +60,9 @@ impl Observer {
         let share = counts.canary_share()?;
         let is_off = self.weight.is_none_or(|weight| {
             let weight = weight.as_percent() / 100.0;
-            let error = (weight * (1.0 - weight) / counts.requests()).max(0.0).sqrt();
+            let error = (weight * (1.0 - weight) / counts.requests())
+                .max(0.0)
+                .sqrt();
             let off = (share - weight).abs();
             off > STANDARD_ERRORS * error && off > OF_WEIGHT * weight
         });
@@ -63,7 +74,11 @@ impl Observer {
 fn rounded(share: f64) -> Weight {
     let unit = if share >= 0.1 { 1_000.0 } else { 100.0 };
     let thousandths = ((share * 100_000.0 / unit).round() * unit).clamp(unit, 100_000.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 100 to 100,000, as just clamped")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 100 to 100,000, as just clamped"
+    )]
     Weight::from_thousandths(thousandths as u32)
 }
 
@@ -75,11 +90,23 @@ mod tests {
     fn the_weight_follows_the_traffic_and_not_its_chance() {
         let mut observer = Observer::default();
         let weight = |observer: &mut Observer, at: i64, canary: f64| {
-            observer.observe(at * 15_000, &Counts::new(canary, 0.0, 1_500.0 - canary, 0.0)).unwrap().as_percent()
+            observer
+                .observe(
+                    at * 15_000,
+                    &Counts::new(canary, 0.0, 1_500.0 - canary, 0.0),
+                )
+                .unwrap()
+                .as_percent()
         };
         assert!((weight(&mut observer, 1, 76.0) - 5.1).abs() < 1e-9);
-        assert!((weight(&mut observer, 2, 70.0) - 5.1).abs() < 1e-9, "a little less by chance");
-        assert!((weight(&mut observer, 3, 302.0) - 20.0).abs() < 1e-9, "one scrape of much traffic is enough");
+        assert!(
+            (weight(&mut observer, 2, 70.0) - 5.1).abs() < 1e-9,
+            "a little less by chance"
+        );
+        assert!(
+            (weight(&mut observer, 3, 302.0) - 20.0).abs() < 1e-9,
+            "one scrape of much traffic is enough"
+        );
         assert!((weight(&mut observer, 4, 300.0) - 20.0).abs() < 1e-9);
         assert!((weight(&mut observer, 5, 297.0) - 20.0).abs() < 1e-9);
     }

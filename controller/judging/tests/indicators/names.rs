@@ -15,8 +15,18 @@ use crate::exporters::{counters_of, picked, request, rule};
 
 /// Names of few words, so that they collide when they are joined.
 fn name() -> impl Strategy<Value = String> {
-    let word =
-        prop::sample::select(vec!["shop", "a", "canary", "gw", "ls", "ep", "svc", "web", "x0", "8bd93a10a1ba373c380d"]);
+    let word = prop::sample::select(vec![
+        "shop",
+        "a",
+        "canary",
+        "gw",
+        "ls",
+        "ep",
+        "svc",
+        "web",
+        "x0",
+        "8bd93a10a1ba373c380d",
+    ]);
     prop::collection::vec(word, 1..4).prop_map(|words| words.join("-"))
 }
 
@@ -33,7 +43,8 @@ struct Split {
 
 fn split() -> impl Strategy<Value = Split> {
     let gateway = (name(), name());
-    let entry_point = prop::sample::select(vec!["web", "websecure", "web-internal", "my-web-internal"]);
+    let entry_point =
+        prop::sample::select(vec!["web", "websecure", "web-internal", "my-web-internal"]);
     (name(), name(), 0..3_usize, gateway, entry_point, name()).prop_map(
         |(namespace, route, rule, gateway, entry_point, service)| Split {
             namespace,
@@ -50,26 +61,43 @@ impl Split {
     fn object(&self) -> serde_json::Value {
         let (namespace, name) = &self.gateway;
         let rule = |index: usize| {
-            let service = if index == self.rule { self.service.as_str() } else { "unrelated" };
+            let service = if index == self.rule {
+                self.service.as_str()
+            } else {
+                "unrelated"
+            };
             json!({"backendRefs": [{"name": service, "port": 80}]})
         };
         json!({"metadata": {"namespace": self.namespace, "name": self.route},
             "spec": {"parentRefs": [{"namespace": namespace, "name": name}], "rules": (0..3).map(rule).collect::<Vec<_>>()}})
     }
 
-    /// A split with the same words, whose namespace has so many of them; nothing where its Service would not be named alike.
+    /// A split with the same words, whose namespace has so many of them; nothing where its Service
+    /// would not be named alike.
     fn divided_at(&self, words: usize) -> Option<Self> {
         let of_route = format!("{}-{}", self.namespace, self.route);
         let (at, _) = of_route.match_indices('-').nth(words)?;
         let (namespace, route) = of_route.split_at(at);
         let of_service = format!("{}-{}", self.namespace, self.service);
         let service = of_service.strip_prefix(namespace)?.strip_prefix('-')?;
-        Some(Self { namespace: namespace.into(), route: route[1..].into(), service: service.into(), ..self.clone() })
+        Some(Self {
+            namespace: namespace.into(),
+            route: route[1..].into(),
+            service: service.into(),
+            ..self.clone()
+        })
     }
 
     /// As Traefik 3.7 writes it.
     fn name(&self) -> String {
-        let Self { namespace, route, rule, gateway, entry_point, service } = self;
+        let Self {
+            namespace,
+            route,
+            rule,
+            gateway,
+            entry_point,
+            service,
+        } = self;
         let (gateway_namespace, gateway) = gateway;
         format!(
             "httproute-{namespace}-{route}-gw-{gateway_namespace}-{gateway}-ep-{entry_point}-{rule}-8bd93a10a1ba373c380d-svc-\
@@ -83,18 +111,26 @@ impl Split {
     }
 }
 
-/// The counters of a Rollout whose stable Service is behind a split, in a cluster with another route.
+/// The counters of a Rollout whose stable Service is behind a split, in a cluster with another
+/// route.
 fn traefik(own: &Split, other: &Split) -> Counters {
     let routing = Routing {
         stable_service: own.service.clone(),
         canary_service: format!("{}-z", own.service),
-        routes: vec![RouteRef { kind: RouteKind::HttpRoute, name: own.route.clone(), rule: None }],
+        routes: vec![RouteRef {
+            kind: RouteKind::HttpRoute,
+            name: own.route.clone(),
+            rule: None,
+        }],
         settle: std::time::Duration::ZERO,
         unverified_after: std::time::Duration::ZERO,
     };
     let objects = [own.object(), other.object()];
     let request = JudgeRequest {
-        rollout: RolloutName { namespace: own.namespace.clone(), name: "x".to_owned() },
+        rollout: RolloutName {
+            namespace: own.namespace.clone(),
+            name: "x".to_owned(),
+        },
         rules: RouteRules::of(&objects, &own.namespace, &routing),
         stable_service: Some(routing.stable_service),
         canary_service: Some(routing.canary_service),
@@ -108,7 +144,10 @@ fn service(name: String) -> Labels {
 }
 
 fn with(labels: &[(&str, &str)]) -> Labels {
-    labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect()
+    labels
+        .iter()
+        .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 proptest! {
@@ -202,9 +241,16 @@ proptest! {
 
 /// The counters of `shop/checkout`, and the side that a name of Traefik's counts for.
 fn side(rules: RouteRules, name: &str) -> (Option<Arm>, Option<String>) {
-    let counters = counters_of(&JudgeRequest { rules, ..request() }, json!({"indicator": "traefik"})).unwrap();
+    let counters = counters_of(
+        &JudgeRequest { rules, ..request() },
+        json!({"indicator": "traefik"}),
+    )
+    .unwrap();
     let labels = service(name.to_owned());
-    (counters.arm(&labels), counters.unclear(&labels).map(ToOwned::to_owned))
+    (
+        counters.arm(&labels),
+        counters.unclear(&labels).map(ToOwned::to_owned),
+    )
 }
 
 #[test]
@@ -218,31 +264,61 @@ fn a_service_that_is_named_like_the_rest_of_a_name_counts_for_nobody_else() {
 fn a_namespace_and_a_service_that_join_alike_are_held_and_named() {
     // traefik #10139, #10105: shop + checkout-canary and shop-checkout + canary are one name.
     let others = vec![rule("shop-checkout", "r", 0, &["canary"])];
-    let rules = RouteRules { others, ..request().rules };
+    let rules = RouteRules {
+        others,
+        ..request().rules
+    };
     let (arm, why) = side(rules.clone(), "shop-checkout-canary-80@kubernetesgateway");
     assert_eq!(arm, None);
     let why = why.unwrap();
-    assert!(why.contains("HTTPRoute shop-checkout/r") && why.contains("upgrade Traefik to 3.7"), "{why}");
+    assert!(
+        why.contains("HTTPRoute shop-checkout/r") && why.contains("upgrade Traefik to 3.7"),
+        "{why}"
+    );
     let own = "httproute-shop-checkout-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-shop-checkout-canary-1@kubernetesgateway";
-    assert_eq!(side(rules, own), (Some(Arm::Canary), None), "with the route in its name it is clear");
+    assert_eq!(
+        side(rules, own),
+        (Some(Arm::Canary), None),
+        "with the route in its name it is clear"
+    );
     // Since 3.7 as well, where the route joins alike too.
     let others = vec![rule("shop-checkout", "canary", 0, &["canary"])];
-    let split = vec![rule("shop", "checkout-canary", 0, &["checkout", "checkout-canary"])];
+    let split = vec![rule(
+        "shop",
+        "checkout-canary",
+        0,
+        &["checkout", "checkout-canary"],
+    )];
     let own = own.replace("shop-checkout-gw", "shop-checkout-canary-gw");
     let (arm, why) = side(RouteRules { split, others }, &own);
     let why = why.unwrap();
-    assert!(arm.is_none() && why.contains("HTTPRoute shop/checkout-canary") && why.contains("rename"), "{why}");
+    assert!(
+        arm.is_none() && why.contains("HTTPRoute shop/checkout-canary") && why.contains("rename"),
+        "{why}"
+    );
 }
 
 #[test]
 fn a_mesh_that_counts_another_rule_alike_is_refused_with_the_fix() {
     // gatewayapi plugin #226, with counters that do not name the route.
     let others = vec![rule("shop", "probe", 0, &["checkout"])];
-    let request = JudgeRequest { rules: RouteRules { others, ..request().rules }, ..request() };
-    let message = counters_of(&request, json!({"indicator": "istio"})).unwrap_err().message;
+    let request = JudgeRequest {
+        rules: RouteRules {
+            others,
+            ..request().rules
+        },
+        ..request()
+    };
+    let message = counters_of(&request, json!({"indicator": "istio"}))
+        .unwrap_err()
+        .message;
     assert!(
-        message.contains("rule 0 of HTTPRoute shop/probe") && message.contains("a Service of its own"),
+        message.contains("rule 0 of HTTPRoute shop/probe")
+            && message.contains("a Service of its own"),
         "{message}"
     );
-    assert!(counters_of(&request, json!({"indicator": "linkerd"})).is_ok(), "it names the route");
+    assert!(
+        counters_of(&request, json!({"indicator": "linkerd"})).is_ok(),
+        "it names the route"
+    );
 }

@@ -25,10 +25,21 @@ const SWEEP_LIMIT: usize = 100;
 pub const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
 impl Hands<'_> {
-    pub(super) async fn finish_command(&self, name: &str, uid: &str, outcome: &Outcome) -> Result<(), EffectError> {
-        let known = self.world.commands.get(&self.key(name)).filter(|known| known.identity.uid == uid);
+    pub(super) async fn finish_command(
+        &self,
+        name: &str,
+        uid: &str,
+        outcome: &Outcome,
+    ) -> Result<(), EffectError> {
+        let known = self
+            .world
+            .commands
+            .get(&self.key(name))
+            .filter(|known| known.identity.uid == uid);
         // One that is gone has nobody to tell.
-        let Some(known) = known.filter(|known| known.finished_at.is_none()) else { return Ok(()) };
+        let Some(known) = known.filter(|known| known.finished_at.is_none()) else {
+            return Ok(());
+        };
         self.may_write("RolloutCommand", "patch")?;
         finish(self.client, self.world, &known, outcome, self.now).await
     }
@@ -55,7 +66,10 @@ pub async fn finish(
         "status": {"outcome": result, "message": outcome.message, "at": now},
     });
     let api: Api<RolloutCommand> = Api::namespaced(client.clone(), namespace);
-    match api.patch_status(name, &patch_params(), &Patch::Merge(patch)).await {
+    match api
+        .patch_status(name, &patch_params(), &Patch::Merge(patch))
+        .await
+    {
         Ok(command) => {
             world.commands.put(CommandFact::from(command));
             Ok(())
@@ -66,8 +80,18 @@ pub async fn finish(
 }
 
 /// Deletes commands past their time to live, and refuses those about Rollouts that do not exist.
-pub async fn sweep(client: &Client, world: &World, leadership: &Leadership, metrics: &Metrics, now: Timestamp) {
-    let due = world.commands.all().into_iter().filter_map(|command| Some((due(&command, world, now)?, command)));
+pub async fn sweep(
+    client: &Client,
+    world: &World,
+    leadership: &Leadership,
+    metrics: &Metrics,
+    now: Timestamp,
+) {
+    let due = world
+        .commands
+        .all()
+        .into_iter()
+        .filter_map(|command| Some((due(&command, world, now)?, command)));
     for (what, command) in due.take(SWEEP_LIMIT) {
         if !leadership.is_leader() {
             return;
@@ -78,13 +102,23 @@ pub async fn sweep(client: &Client, world: &World, leadership: &Leadership, metr
         let swept = match what {
             Due::Delete => {
                 metrics.api_write("RolloutCommand", "delete");
-                let uid = Preconditions { uid: Some(identity.uid.clone()), resource_version: None };
-                let deleted = api.delete(name, &DeleteParams::default().preconditions(uid)).await;
-                deleted.map(drop).map_err(EffectError::api(format!("RolloutCommand {name}")))
+                let uid = Preconditions {
+                    uid: Some(identity.uid.clone()),
+                    resource_version: None,
+                };
+                let deleted = api
+                    .delete(name, &DeleteParams::default().preconditions(uid))
+                    .await;
+                deleted
+                    .map(drop)
+                    .map_err(EffectError::api(format!("RolloutCommand {name}")))
             }
             Due::Refuse => {
                 metrics.api_write("RolloutCommand", "patch");
-                let outcome = Outcome::refused(format!("there is no Rollout {} in this namespace", command.rollout));
+                let outcome = Outcome::refused(format!(
+                    "there is no Rollout {} in this namespace",
+                    command.rollout
+                ));
                 finish(client, world, &command, &outcome, now).await
             }
         };
@@ -106,7 +140,8 @@ fn due(command: &CommandFact, world: &World, now: Timestamp) -> Option<Due> {
         Some(at) => (age(at) >= TIME_TO_LIVE).then_some(Due::Delete),
         None => {
             let rollout = Key::new(&command.identity.key.namespace, &command.rollout);
-            (age(command.created_at) >= ORPHAN_AFTER && !world.has_rollout(&rollout)).then_some(Due::Refuse)
+            (age(command.created_at) >= ORPHAN_AFTER && !world.has_rollout(&rollout))
+                .then_some(Due::Refuse)
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Makes the planner's desired states true, each idempotently, under its own timeout, and without stopping the others.
+//! Makes the planner's desired states true, each idempotently, under its own timeout, and without
+//! stopping the others.
 
 pub mod command;
 mod ports;
@@ -75,7 +76,10 @@ impl EffectError {
         let what = what.into();
         |error| match &error {
             kube::Error::Api(status) if api_status::is_conflict(status) => Self::Conflict(what),
-            kube::Error::Api(status) => Self::Refused { what, message: api_status::message(status) },
+            kube::Error::Api(status) => Self::Refused {
+                what,
+                message: api_status::message(status),
+            },
             _ => Self::Unreachable { what, error },
         }
     }
@@ -115,14 +119,30 @@ impl Hands<'_> {
         let doing = async {
             match effect {
                 Effect::SetWeight { route, canary } => self.set_weight(route, *canary).await,
-                Effect::BindService { side, name, revision } => self.bind_service(*side, name, revision).await,
-                Effect::CreateReplicaSet { revision, replicas } => self.create_replica_set(revision, *replicas).await,
-                Effect::Scale { revision, name, replicas } => self.scale(revision, name, *replicas).await,
-                Effect::DeleteReplicaSet { revision, name } => self.delete_replica_set(revision, name).await,
-                Effect::FinishCommand { name, uid, outcome } => self.finish_command(name, uid, outcome).await,
+                Effect::BindService {
+                    side,
+                    name,
+                    revision,
+                } => self.bind_service(*side, name, revision).await,
+                Effect::CreateReplicaSet { revision, replicas } => {
+                    self.create_replica_set(revision, *replicas).await
+                }
+                Effect::Scale {
+                    revision,
+                    name,
+                    replicas,
+                } => self.scale(revision, name, *replicas).await,
+                Effect::DeleteReplicaSet { revision, name } => {
+                    self.delete_replica_set(revision, name).await
+                }
+                Effect::FinishCommand { name, uid, outcome } => {
+                    self.finish_command(name, uid, outcome).await
+                }
             }
         };
-        timeout(TIMEOUT, doing).await.unwrap_or(Err(EffectError::Timeout))
+        timeout(TIMEOUT, doing)
+            .await
+            .unwrap_or(Err(EffectError::Timeout))
     }
 
     /// To be asked immediately before each write.
@@ -139,7 +159,11 @@ impl Hands<'_> {
     }
 
     fn namespace(&self) -> &str {
-        self.rollout.metadata.namespace.as_deref().unwrap_or_default()
+        self.rollout
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default()
     }
 
     fn name(&self) -> &str {
@@ -147,7 +171,8 @@ impl Hands<'_> {
     }
 
     fn spec(&self) -> Result<&RolloutSpec, EffectError> {
-        self.spec.ok_or_else(|| EffectError::Impossible("the spec cannot be read".to_owned()))
+        self.spec
+            .ok_or_else(|| EffectError::Impossible("the spec cannot be read".to_owned()))
     }
 
     /// What ties an object that we make to the Rollout, so that it goes with it.
@@ -183,11 +208,17 @@ pub fn name_of(effect: &Effect) -> String {
 }
 
 fn patch_params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 fn post_params() -> PostParams {
-    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
 }
 
 /// An object's data as JSON, whatever its type.

@@ -1,7 +1,7 @@
 //! The ports of a Service that Serin made, for the revision that it selects.
 //!
-//! A port's name and number never change once they exist: routes, clients and EndpointSlices refer to them. Only the target
-//! changes, and always in the same write as the selector.
+//! A port's name and number never change once they exist: routes, clients and EndpointSlices refer
+//! to them. Only the target changes, and always in the same write as the selector.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,11 @@ pub(super) struct PortInputs<'a> {
 pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let mut reached = BTreeSet::new();
-    let existing: Vec<ServicePort> = inputs.existing.iter().map(|port| without_alias(inputs, port)).collect();
+    let existing: Vec<ServicePort> = inputs
+        .existing
+        .iter()
+        .map(|port| without_alias(inputs, port))
+        .collect();
     let mut unresolved = Vec::new();
     for port in &existing {
         match position_of(inputs.declared, port) {
@@ -72,17 +76,24 @@ pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
     ports
 }
 
-/// A port that was added because a route named its number leads to the first container port only until a container declares
-/// that number itself: the route may be applied a moment before the template.
+/// A port that was added because a route named its number leads to the first container port only
+/// until a container declares that number itself: the route may be applied a moment before the
+/// template.
 fn without_alias(inputs: &PortInputs<'_>, port: &ServicePort) -> ServicePort {
-    let is_alias = port.name.as_deref() == Some(alias(port.port).as_str()) && protocol_of(port) == DEFAULT_PROTOCOL;
+    let is_alias = port.name.as_deref() == Some(alias(port.port).as_str())
+        && protocol_of(port) == DEFAULT_PROTOCOL;
     let mut containers = inputs.declared.iter().chain(inputs.upcoming);
-    let own = containers.find(|container| container.number == port.port && container.protocol == DEFAULT_PROTOCOL);
-    let Some(own) = own.filter(|_| is_alias) else { return port.clone() };
+    let own = containers
+        .find(|container| container.number == port.port && container.protocol == DEFAULT_PROTOCOL);
+    let Some(own) = own.filter(|_| is_alias) else {
+        return port.clone();
+    };
     let pointed = pointed_to(port, own);
     let is_reached = inputs.existing.iter().any(|other| {
         let is_other = other.port != port.port || protocol_of(other) != DEFAULT_PROTOCOL;
-        is_other && position_of(inputs.declared, other).is_some_and(|index| inputs.declared[index] == *own)
+        is_other
+            && position_of(inputs.declared, other)
+                .is_some_and(|index| inputs.declared[index] == *own)
     });
     if is_reached { port.clone() } else { pointed }
 }
@@ -99,7 +110,11 @@ enum Replacement {
 }
 
 /// What becomes of a port whose target the selected revision does not declare.
-fn replacement(inputs: &PortInputs<'_>, port: &ServicePort, reached: &BTreeSet<usize>) -> Replacement {
+fn replacement(
+    inputs: &PortInputs<'_>,
+    port: &ServicePort,
+    reached: &BTreeSet<usize>,
+) -> Replacement {
     let protocol = protocol_of(port);
     let unreached = || {
         let all = inputs.declared.iter().enumerate();
@@ -107,7 +122,9 @@ fn replacement(inputs: &PortInputs<'_>, port: &ServicePort, reached: &BTreeSet<u
     };
     let number_before = match target_of(port) {
         IntOrString::Int(number) => number,
-        IntOrString::String(_) => position_of(inputs.previous, port).map_or(port.port, |i| inputs.previous[i].number),
+        IntOrString::String(_) => {
+            position_of(inputs.previous, port).map_or(port.port, |i| inputs.previous[i].number)
+        }
     };
     // Renamed: the number is the same.
     if let Some((index, _)) = unreached().find(|(_, container)| container.number == number_before) {
@@ -128,8 +145,15 @@ fn replacement(inputs: &PortInputs<'_>, port: &ServicePort, reached: &BTreeSet<u
     }
     // A route needs it: it leads to the first port, as in a new Service.
     let first = unreached().map(|(index, _)| index).next();
-    let any = || inputs.declared.iter().position(|container| container.protocol == protocol);
-    first.or_else(any).map_or(Replacement::Keep, Replacement::Container)
+    let any = || {
+        inputs
+            .declared
+            .iter()
+            .position(|container| container.protocol == protocol)
+    };
+    first
+        .or_else(any)
+        .map_or(Replacement::Keep, Replacement::Container)
 }
 
 /// Adds what the routes name and the Service does not have.
@@ -138,22 +162,30 @@ fn add_routed(inputs: &PortInputs<'_>, ports: &mut Vec<ServicePort>) {
         if !is_free(ports, *number, DEFAULT_PROTOCOL) {
             continue;
         }
-        let of_number =
-            |container: &&ContainerPortFact| container.number == *number && container.protocol == DEFAULT_PROTOCOL;
+        let of_number = |container: &&ContainerPortFact| {
+            container.number == *number && container.protocol == DEFAULT_PROTOCOL
+        };
         if let Some(container) = inputs.upcoming.iter().find(of_number) {
             let name = free_name(ports, container);
             ports.push(new_port(name, *number, container));
             continue;
         }
         let is_unrouted = |port: &ServicePort| !inputs.routed.contains(&port.port);
-        let first = ports.iter().position(|port| protocol_of(port) == DEFAULT_PROTOCOL);
+        let first = ports
+            .iter()
+            .position(|port| protocol_of(port) == DEFAULT_PROTOCOL);
         match first.filter(|_| !inputs.declared.is_empty()) {
             // In a new Service nobody relies on the first port's number yet.
-            Some(first) if inputs.existing.is_empty() && is_unrouted(&ports[first]) => ports[first].port = *number,
+            Some(first) if inputs.existing.is_empty() && is_unrouted(&ports[first]) => {
+                ports[first].port = *number
+            }
             Some(first) => {
                 let target = ports[first].target_port.clone();
                 let name = unique(ports, alias(*number));
-                ports.push(ServicePort { target_port: target, ..bare_port(name, *number) });
+                ports.push(ServicePort {
+                    target_port: target,
+                    ..bare_port(name, *number)
+                });
             }
             None => {
                 let name = unique(ports, alias(*number));
@@ -187,13 +219,22 @@ fn bare_port(name: String, number: i32) -> ServicePort {
 }
 
 fn new_port(name: String, number: i32, container: &ContainerPortFact) -> ServicePort {
-    let port = ServicePort { name: Some(name), port: number, ..ServicePort::default() };
+    let port = ServicePort {
+        name: Some(name),
+        port: number,
+        ..ServicePort::default()
+    };
     pointed_to(&port, container)
 }
 
-/// The same port with this container port as its target: by name if possible, so that it is right for pods of any revision.
+/// The same port with this container port as its target: by name if possible, so that it is right
+/// for pods of any revision.
 fn pointed_to(port: &ServicePort, container: &ContainerPortFact) -> ServicePort {
-    let by_name = container.name.clone().filter(|_| container.by_name).map(IntOrString::String);
+    let by_name = container
+        .name
+        .clone()
+        .filter(|_| container.by_name)
+        .map(IntOrString::String);
     ServicePort {
         target_port: Some(by_name.unwrap_or(IntOrString::Int(container.number))),
         protocol: Some(container.protocol.clone()),
@@ -207,7 +248,9 @@ fn protocol_of(port: &ServicePort) -> &str {
 
 /// A port without a target has its own number as its target.
 pub(super) fn target_of(port: &ServicePort) -> IntOrString {
-    port.target_port.clone().unwrap_or(IntOrString::Int(port.port))
+    port.target_port
+        .clone()
+        .unwrap_or(IntOrString::Int(port.port))
 }
 
 /// Which container port is the target of a Service's port.
@@ -224,7 +267,9 @@ pub(super) fn position_of(declared: &[ContainerPortFact], port: &ServicePort) ->
 }
 
 fn is_free(ports: &[ServicePort], number: i32, protocol: &str) -> bool {
-    !ports.iter().any(|port| port.port == number && protocol_of(port) == protocol)
+    !ports
+        .iter()
+        .any(|port| port.port == number && protocol_of(port) == protocol)
 }
 
 fn free_name(ports: &[ServicePort], container: &ContainerPortFact) -> String {
@@ -243,17 +288,35 @@ fn unique(ports: &[ServicePort], name: String) -> String {
     let is_taken = |name: &String| ports.iter().any(|port| port.name.as_ref() == Some(name));
     let numbered = (2..).map(|number: u32| format!("{name}-{number}"));
     // There are more numbers than ports.
-    std::iter::once(name.clone()).chain(numbered).find(|name| !is_taken(name)).unwrap_or(name)
+    std::iter::once(name.clone())
+        .chain(numbered)
+        .find(|name| !is_taken(name))
+        .unwrap_or(name)
 }
 
 /// The numbers by which routes reach these Services of their own namespace.
-pub(super) fn routed_ports<'a>(routes: impl Iterator<Item = &'a RouteFact>, services: &[&str]) -> BTreeSet<i32> {
+pub(super) fn routed_ports<'a>(
+    routes: impl Iterator<Item = &'a RouteFact>,
+    services: &[&str],
+) -> BTreeSet<i32> {
     let mut numbers = BTreeSet::new();
     for route in routes {
         let namespace = route.identity.key.namespace.as_str();
-        let rules = route.object.pointer("/spec/rules").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let backends = rules.iter().filter_map(|rule| rule.get("backendRefs")?.as_array()).flatten();
-        let text = |backend: &'a Value, field: &str| backend.get(field).and_then(Value::as_str).unwrap_or_default();
+        let rules = route
+            .object
+            .pointer("/spec/rules")
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        let backends = rules
+            .iter()
+            .filter_map(|rule| rule.get("backendRefs")?.as_array())
+            .flatten();
+        let text = |backend: &'a Value, field: &str| {
+            backend
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let ours = backends.filter(|backend| {
             let kind = text(backend, "kind");
             let of = text(backend, "namespace");
@@ -262,12 +325,14 @@ pub(super) fn routed_ports<'a>(routes: impl Iterator<Item = &'a RouteFact>, serv
                 && (kind.is_empty() || kind == "Service")
                 && (of.is_empty() || of == namespace)
         });
-        numbers.extend(ours.filter_map(|backend| i32::try_from(backend.get("port")?.as_i64()?).ok()));
+        numbers
+            .extend(ours.filter_map(|backend| i32::try_from(backend.get("port")?.as_i64()?).ok()));
     }
     numbers
 }
 
-/// Why pods of a revision cannot serve what a Service of the user sends them; `None` if they can, as far as can be known.
+/// Why pods of a revision cannot serve what a Service of the user sends them; `None` if they can,
+/// as far as can be known.
 ///
 /// `before` is what the containers declare that the Service sends requests to today.
 pub(super) fn unreachable_port(
@@ -286,7 +351,8 @@ pub(super) fn unreachable_port(
                 port.port,
                 known()
             )),
-            // A container may listen on a port that it does not declare; one that was declared before has moved.
+            // A container may listen on a port that it does not declare; one that was declared
+            // before has moved.
             IntOrString::Int(number) if !declared.is_empty() && position_of(before, port).is_some() => Some(format!(
                 "port {} leads to container port {number} by its number, and the template has moved it ({}): give the \
                  container port a name and write that name as the Service's targetPort, so that both versions can be \
@@ -312,16 +378,30 @@ fn list(declared: &[ContainerPortFact]) -> String {
 
 /// The ports of a Service as another one can have them: a node port belongs to one Service alone.
 pub(super) fn without_node_ports(ports: &[ServicePort]) -> Vec<ServicePort> {
-    ports.iter().map(|port| ServicePort { node_port: None, ..port.clone() }).collect()
+    ports
+        .iter()
+        .map(|port| ServicePort {
+            node_port: None,
+            ..port.clone()
+        })
+        .collect()
 }
 
 /// The same ports, each with the node port that it has in `now`.
 pub(super) fn with_node_ports_of(ports: &[ServicePort], now: &[ServicePort]) -> Vec<ServicePort> {
     let node_port = |port: &ServicePort| {
-        let same = now.iter().find(|known| known.port == port.port && protocol_of(known) == protocol_of(port));
+        let same = now
+            .iter()
+            .find(|known| known.port == port.port && protocol_of(known) == protocol_of(port));
         same.and_then(|known| known.node_port)
     };
-    ports.iter().map(|port| ServicePort { node_port: port.node_port.or(node_port(port)), ..port.clone() }).collect()
+    ports
+        .iter()
+        .map(|port| ServicePort {
+            node_port: port.node_port.or(node_port(port)),
+            ..port.clone()
+        })
+        .collect()
 }
 
 /// The ports of `own`, with the node ports that it was given, and those of `other` that it lacks.
@@ -339,13 +419,27 @@ pub(super) fn joined(own: &[ServicePort], other: &[ServicePort]) -> Vec<ServiceP
 /// Two lists of ports that the API server stores alike.
 pub(super) fn same_ports(one: &[ServicePort], other: &[ServicePort]) -> bool {
     let key = |port: &ServicePort| {
-        let ServicePort { name, port: number, node_port, app_protocol, .. } = port.clone();
+        let ServicePort {
+            name,
+            port: number,
+            node_port,
+            app_protocol,
+            ..
+        } = port.clone();
         let name = name.filter(|name| !name.is_empty());
         let target = match target_of(port) {
             IntOrString::Int(number) => number.to_string(),
             IntOrString::String(name) => name,
         };
-        ((number, protocol_of(port).to_owned()), (name, node_port.filter(|port| *port != 0), app_protocol, target))
+        (
+            (number, protocol_of(port).to_owned()),
+            (
+                name,
+                node_port.filter(|port| *port != 0),
+                app_protocol,
+                target,
+            ),
+        )
     };
     let map = |ports: &[ServicePort]| ports.iter().map(key).collect::<BTreeMap<_, _>>();
     one.len() == other.len() && map(one) == map(other)

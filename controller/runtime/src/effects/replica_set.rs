@@ -15,11 +15,19 @@ use crate::world::{Fact, ReplicaSetFact};
 
 /// As plain JSON: a field of the template that this build does not know must reach the API server.
 fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<ReplicaSet>(&()))
+    Api::namespaced_with(
+        client.clone(),
+        namespace,
+        &ApiResource::erase::<ReplicaSet>(&()),
+    )
 }
 
 impl Hands<'_> {
-    pub(super) async fn create_replica_set(&self, revision: &Revision, replicas: u32) -> Result<(), EffectError> {
+    pub(super) async fn create_replica_set(
+        &self,
+        revision: &Revision,
+        replicas: u32,
+    ) -> Result<(), EffectError> {
         let made = self.new_replica_set(revision, replicas)?;
         let name = made.metadata.name.clone().unwrap_or_default();
         let api = api(self.client, self.namespace());
@@ -31,7 +39,10 @@ impl Hands<'_> {
                 Ok(())
             }
             Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
-                let found = api.get(&name).await.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
+                let found = api
+                    .get(&name)
+                    .await
+                    .map_err(EffectError::api(format!("ReplicaSet {name}")))?;
                 let found = self.take_in(&found)?;
                 if found.owner_uid.as_deref() == Some(self.rollout.uid()) {
                     return Ok(());
@@ -44,13 +55,28 @@ impl Hands<'_> {
         }
     }
 
-    fn new_replica_set(&self, revision: &Revision, replicas: u32) -> Result<DynamicObject, EffectError> {
+    fn new_replica_set(
+        &self,
+        revision: &Revision,
+        replicas: u32,
+    ) -> Result<DynamicObject, EffectError> {
         let spec = self.spec()?;
         let name = format!("{}-{revision}", self.name());
-        let mut set = DynamicObject::new(&name, &ApiResource::erase::<ReplicaSet>(&())).within(self.namespace());
-        let labels = [(ROLLOUT_LABEL, self.name()), (REVISION_LABEL, revision.as_str())];
-        set.metadata.labels = Some(labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into());
-        let hash = (TEMPLATE_HASH_ANNOTATION.to_owned(), revision::written_hash(spec));
+        let mut set = DynamicObject::new(&name, &ApiResource::erase::<ReplicaSet>(&()))
+            .within(self.namespace());
+        let labels = [
+            (ROLLOUT_LABEL, self.name()),
+            (REVISION_LABEL, revision.as_str()),
+        ];
+        set.metadata.labels = Some(
+            labels
+                .map(|(label, value)| (label.to_owned(), value.to_owned()))
+                .into(),
+        );
+        let hash = (
+            TEMPLATE_HASH_ANNOTATION.to_owned(),
+            revision::written_hash(spec),
+        );
         set.metadata.annotations = Some([hash].into());
         set.metadata.owner_references = Some(vec![self.owner()?]);
         set.data = json!({"spec": {
@@ -62,30 +88,43 @@ impl Hands<'_> {
         Ok(set)
     }
 
-    pub(super) async fn scale(&self, revision: &Revision, name: &str, replicas: u32) -> Result<(), EffectError> {
+    pub(super) async fn scale(
+        &self,
+        revision: &Revision,
+        name: &str,
+        replicas: u32,
+    ) -> Result<(), EffectError> {
         let known = self.known_set(name)?;
         if known.desired == replicas {
             return Ok(());
         }
         let mut patch = json!({"metadata": preconditions(&known), "spec": {"replicas": replicas}});
-        if let Some(seconds) = self.min_ready_seconds().filter(|seconds| *seconds != known.min_ready_seconds) {
+        if let Some(seconds) = self
+            .min_ready_seconds()
+            .filter(|seconds| *seconds != known.min_ready_seconds)
+        {
             patch["spec"]["minReadySeconds"] = seconds.into();
         }
         self.may_write("ReplicaSet", "patch")?;
-        let patched = api(self.client, self.namespace()).patch(name, &patch_params(), &Patch::Merge(patch)).await;
+        let patched = api(self.client, self.namespace())
+            .patch(name, &patch_params(), &Patch::Merge(patch))
+            .await;
         let patched = patched.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
         self.take_in(&patched)?;
         tracing::info!(%revision, from = known.desired, to = replicas, "scaled a ReplicaSet");
         Ok(())
     }
 
-    /// Brings the fields of ReplicaSets up to date that follow the spec without being part of the template, so that a change of
-    /// them is no new revision. An empty ReplicaSet gets them when it is scaled up.
+    /// Brings the fields of ReplicaSets up to date that follow the spec without being part of the
+    /// template, so that a change of them is no new revision. An empty ReplicaSet gets them when it
+    /// is scaled up.
     ///
     /// # Errors
     /// The first failure, after all have been tried.
     pub async fn update_replica_sets(&self) -> Result<(), EffectError> {
-        let Some(seconds) = self.min_ready_seconds() else { return Ok(()) };
+        let Some(seconds) = self.min_ready_seconds() else {
+            return Ok(());
+        };
         let api = api(self.client, self.namespace());
         let mut failure = None;
         for set in self.snapshot.replica_sets.values() {
@@ -94,10 +133,16 @@ impl Hands<'_> {
             let is_behind = |known: &std::sync::Arc<ReplicaSetFact>| {
                 known.min_ready_seconds != seconds && (known.desired > 0 || known.replicas > 0)
             };
-            let Some(known) = known.filter(is_behind) else { continue };
+            let Some(known) = known.filter(is_behind) else {
+                continue;
+            };
             let patch = json!({"metadata": {"uid": known.identity.uid}, "spec": {"minReadySeconds": seconds}});
             self.may_write("ReplicaSet", "patch")?;
-            let write = timeout(TIMEOUT, api.patch(name, &patch_params(), &Patch::Merge(patch))).await;
+            let write = timeout(
+                TIMEOUT,
+                api.patch(name, &patch_params(), &Patch::Merge(patch)),
+            )
+            .await;
             let written = match write {
                 Ok(answer) => answer.map_err(EffectError::api(format!("ReplicaSet {name}"))),
                 Err(_) => Err(EffectError::Timeout),
@@ -115,10 +160,16 @@ impl Hands<'_> {
         self.spec.map(|spec| spec.min_ready_seconds.unwrap_or(0))
     }
 
-    pub(super) async fn delete_replica_set(&self, revision: &Revision, name: &str) -> Result<(), EffectError> {
+    pub(super) async fn delete_replica_set(
+        &self,
+        revision: &Revision,
+        name: &str,
+    ) -> Result<(), EffectError> {
         let known = self.known_set(name)?;
         if known.desired > 0 || known.replicas > 0 {
-            return Err(EffectError::Conflict(format!("ReplicaSet {name}, which is not empty,")));
+            return Err(EffectError::Conflict(format!(
+                "ReplicaSet {name}, which is not empty,"
+            )));
         }
         let identity = known.identity();
         let params = DeleteParams::background().preconditions(Preconditions {
@@ -126,8 +177,13 @@ impl Hands<'_> {
             resource_version: Some(identity.resource_version.clone()),
         });
         self.may_write("ReplicaSet", "delete")?;
-        match api(self.client, self.namespace()).delete(name, &params).await {
-            Ok(_) => tracing::info!(%revision, "deleted an empty ReplicaSet beyond the history limit"),
+        match api(self.client, self.namespace())
+            .delete(name, &params)
+            .await
+        {
+            Ok(_) => {
+                tracing::info!(%revision, "deleted an empty ReplicaSet beyond the history limit")
+            }
             Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {}
             Err(error) => return Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
         }
@@ -140,9 +196,13 @@ impl Hands<'_> {
         known.ok_or_else(|| EffectError::Conflict(format!("ReplicaSet {name}, which is gone,")))
     }
 
-    fn take_in(&self, answer: &DynamicObject) -> Result<std::sync::Arc<ReplicaSetFact>, EffectError> {
-        let set: ReplicaSet = serde_json::from_value(as_json(answer))
-            .map_err(|problem| EffectError::Impossible(format!("the API server's answer cannot be read: {problem}")))?;
+    fn take_in(
+        &self,
+        answer: &DynamicObject,
+    ) -> Result<std::sync::Arc<ReplicaSetFact>, EffectError> {
+        let set: ReplicaSet = serde_json::from_value(as_json(answer)).map_err(|problem| {
+            EffectError::Impossible(format!("the API server's answer cannot be read: {problem}"))
+        })?;
         Ok(self.world.replica_sets.put(ReplicaSetFact::from(set)))
     }
 }

@@ -14,8 +14,8 @@ use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
 use tokio::time::timeout;
 
 use super::ports::{
-    PortInputs, joined, routed_ports, same_ports, service_ports, unreachable_port, with_node_ports_of,
-    without_node_ports,
+    PortInputs, joined, routed_ports, same_ports, service_ports, unreachable_port,
+    with_node_ports_of, without_node_ports,
 };
 use super::{EffectError, Hands, TIMEOUT, patch_params, post_params};
 use crate::world::{ContainerPortFact, Fact, ServiceFact, ports};
@@ -34,7 +34,12 @@ struct PodPorts {
 }
 
 impl Hands<'_> {
-    pub(super) async fn bind_service(&self, side: Side, name: &str, revision: &Revision) -> Result<(), EffectError> {
+    pub(super) async fn bind_service(
+        &self,
+        side: Side,
+        name: &str,
+        revision: &Revision,
+    ) -> Result<(), EffectError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), self.namespace());
         if let Some(known) = self.world.services.get(&self.key(name)) {
             return self.patch_service(&api, side, &known, revision).await;
@@ -47,7 +52,10 @@ impl Hands<'_> {
                 Ok(())
             }
             Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
-                let found = api.get(name).await.map_err(EffectError::api(format!("Service {name}")))?;
+                let found = api
+                    .get(name)
+                    .await
+                    .map_err(EffectError::api(format!("Service {name}")))?;
                 let found = self.world.services.put(ServiceFact::from(found));
                 if self.is_ours(&found) {
                     return self.patch_service(&api, side, &found, revision).await;
@@ -67,8 +75,14 @@ impl Hands<'_> {
         revision: &Revision,
     ) -> Result<(), EffectError> {
         let name = &known.identity().key.name;
-        if let Some(other) = known.rollout.as_deref().filter(|other| *other != self.name()) {
-            return Err(EffectError::Impossible(format!("Service {name} belongs to Rollout {other}")));
+        if let Some(other) = known
+            .rollout
+            .as_deref()
+            .filter(|other| *other != self.name())
+        {
+            return Err(EffectError::Impossible(format!(
+                "Service {name} belongs to Rollout {other}"
+            )));
         }
         if known.selects.as_ref() == Some(revision) && known.rollout.is_some() {
             return Ok(());
@@ -87,7 +101,8 @@ impl Hands<'_> {
             },
             "spec": {"selector": {REVISION_LABEL: revision.as_str()}},
         });
-        // In the same write: at no moment do the selector and the ports belong to different revisions.
+        // In the same write: at no moment do the selector and the ports belong to different
+        // revisions.
         if self.is_ours(known)
             && let Some(change) = self.shape_change(side, known, revision)
         {
@@ -98,7 +113,12 @@ impl Hands<'_> {
         Ok(())
     }
 
-    async fn write_service(&self, api: &Api<Service>, name: &str, patch: Value) -> Result<(), EffectError> {
+    async fn write_service(
+        &self,
+        api: &Api<Service>,
+        name: &str,
+        patch: Value,
+    ) -> Result<(), EffectError> {
         self.may_write("Service", "patch")?;
         let patched = api.patch(name, &patch_params(), &Patch::Merge(patch)).await;
         self.forget_if_gone(&patched, name);
@@ -107,24 +127,43 @@ impl Hands<'_> {
         Ok(())
     }
 
-    /// Brings the Services that Serin made up to date while their revision stays: the routes, the template or the user's
-    /// stable Service may have changed.
+    /// Brings the Services that Serin made up to date while their revision stays: the routes, the
+    /// template or the user's stable Service may have changed.
     ///
     /// # Errors
     /// The first failure, after both have been tried.
     pub async fn update_services(&self) -> Result<(), EffectError> {
-        let Some(routing) = self.plan.routing() else { return Ok(()) };
+        let Some(routing) = self.plan.routing() else {
+            return Ok(());
+        };
         let api: Api<Service> = Api::namespaced(self.client.clone(), self.namespace());
         let mut failure = None;
-        for (side, name) in [(Side::Stable, &routing.stable_service), (Side::Canary, &routing.canary_service)] {
-            let Some(known) = self.world.services.get(&self.key(name)).filter(|known| self.is_ours(known)) else {
+        for (side, name) in [
+            (Side::Stable, &routing.stable_service),
+            (Side::Canary, &routing.canary_service),
+        ] {
+            let Some(known) = self
+                .world
+                .services
+                .get(&self.key(name))
+                .filter(|known| self.is_ours(known))
+            else {
                 continue;
             };
-            let Some(revision) = known.selects.clone() else { continue };
-            let Some(mut patch) = self.shape_change(side, &known, &revision) else { continue };
+            let Some(revision) = known.selects.clone() else {
+                continue;
+            };
+            let Some(mut patch) = self.shape_change(side, &known, &revision) else {
+                continue;
+            };
             json_patch::merge(&mut patch, &json!({"metadata": preconditions(&known)}));
-            match timeout(TIMEOUT, self.write_service(&api, name, patch)).await.unwrap_or(Err(EffectError::Timeout)) {
-                Ok(()) => tracing::info!(service = %name, %revision, "updated the ports of the Service"),
+            match timeout(TIMEOUT, self.write_service(&api, name, patch))
+                .await
+                .unwrap_or(Err(EffectError::Timeout))
+            {
+                Ok(()) => {
+                    tracing::info!(service = %name, %revision, "updated the ports of the Service")
+                }
                 Err(error) => failure = Some(error),
             }
         }
@@ -164,30 +203,43 @@ impl Hands<'_> {
                  write spec.template.spec.containers[].ports, or make the Service"
             )));
         }
-        let mut selector: BTreeMap<String, String> = spec.selector.match_labels.clone().unwrap_or_default();
+        let mut selector: BTreeMap<String, String> =
+            spec.selector.match_labels.clone().unwrap_or_default();
         selector.insert(ROLLOUT_LABEL.to_owned(), self.name().to_owned());
         selector.insert(REVISION_LABEL.to_owned(), revision.as_str().to_owned());
         Ok(Service {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some(self.namespace().to_owned()),
-                labels: Some(BTreeMap::from([(ROLLOUT_LABEL.to_owned(), self.name().to_owned())])),
+                labels: Some(BTreeMap::from([(
+                    ROLLOUT_LABEL.to_owned(),
+                    self.name().to_owned(),
+                )])),
                 annotations: Some(shape.annotations).filter(|annotations| !annotations.is_empty()),
                 owner_references: Some(vec![self.owner()?]),
                 ..ObjectMeta::default()
             },
-            spec: Some(ServiceSpec { selector: Some(selector), ..shape.spec }),
+            spec: Some(ServiceSpec {
+                selector: Some(selector),
+                ..shape.spec
+            }),
             status: None,
         })
     }
 
-    /// The canary's Service is made after the stable one. A new Service needs to know by which port it is reached, which the
-    /// routes say: one that was applied a moment after its Rollout is waited for.
+    /// The canary's Service is made after the stable one. A new Service needs to know by which port
+    /// it is reached, which the routes say: one that was applied a moment after its Rollout is
+    /// waited for.
     async fn read_stable(&self, api: &Api<Service>, side: Side) -> Result<(), EffectError> {
-        let Some(routing) = self.plan.routing() else { return Ok(()) };
+        let Some(routing) = self.plan.routing() else {
+            return Ok(());
+        };
         let name = &routing.stable_service;
         if side == Side::Canary && self.stable_service().is_none() {
-            let stable = api.get_opt(name).await.map_err(EffectError::api(format!("Service {name}")))?;
+            let stable = api
+                .get_opt(name)
+                .await
+                .map_err(EffectError::api(format!("Service {name}")))?;
             if let Some(stable) = stable {
                 self.world.services.put(ServiceFact::from(stable));
             }
@@ -195,7 +247,10 @@ impl Hands<'_> {
         if side == Side::Canary && self.stable_service().is_some() {
             return Ok(());
         }
-        let absent = routing.routes.iter().find(|route| !self.snapshot.routes.contains_key(&route.name));
+        let absent = routing
+            .routes
+            .iter()
+            .find(|route| !self.snapshot.routes.contains_key(&route.name));
         absent.map_or(Ok(()), |absent| {
             let service = if side == Side::Stable { name } else { &routing.canary_service };
             Err(EffectError::Impossible(format!(
@@ -206,7 +261,9 @@ impl Hands<'_> {
     }
 
     fn stable_service(&self) -> Option<Arc<ServiceFact>> {
-        self.world.services.get(&self.key(&self.plan.routing()?.stable_service))
+        self.world
+            .services
+            .get(&self.key(&self.plan.routing()?.stable_service))
     }
 
     /// What a revision's containers declare; nothing if its template is not known any more.
@@ -216,11 +273,17 @@ impl Hands<'_> {
         }
         // Its ReplicaSet has yet to be made.
         let is_current = self.status.current_revision.as_deref() == Some(revision.as_str());
-        if is_current { self.upcoming() } else { Vec::new() }
+        if is_current {
+            self.upcoming()
+        } else {
+            Vec::new()
+        }
     }
 
     fn upcoming(&self) -> Vec<ContainerPortFact> {
-        self.spec.map(|spec| ports::of_json(&spec.template.spec)).unwrap_or_default()
+        self.spec
+            .map(|spec| ports::of_json(&spec.template.spec))
+            .unwrap_or_default()
     }
 
     fn pod_ports(&self, revision: &Revision) -> PodPorts {
@@ -228,14 +291,29 @@ impl Hands<'_> {
         let names: Vec<&str> = self
             .plan
             .routing()
-            .map(|routing| vec![routing.stable_service.as_str(), routing.canary_service.as_str()])
+            .map(|routing| {
+                vec![
+                    routing.stable_service.as_str(),
+                    routing.canary_service.as_str(),
+                ]
+            })
             .unwrap_or_default();
-        PodPorts { declared: self.declared(revision), upcoming: self.upcoming(), routed: routed_ports(routes, &names) }
+        PodPorts {
+            declared: self.declared(revision),
+            upcoming: self.upcoming(),
+            routed: routed_ports(routes, &names),
+        }
     }
 
-    /// Whether the pods of a revision can be reached by the ports of the user's Services: told before traffic is sent there,
-    /// not by failing requests. A Service that has a revision already is switched back without questions.
-    fn check_reachable(&self, side: Side, known: Option<&ServiceFact>, revision: &Revision) -> Result<(), EffectError> {
+    /// Whether the pods of a revision can be reached by the ports of the user's Services: told
+    /// before traffic is sent there, not by failing requests. A Service that has a revision already
+    /// is switched back without questions.
+    fn check_reachable(
+        &self,
+        side: Side,
+        known: Option<&ServiceFact>,
+        revision: &Revision,
+    ) -> Result<(), EffectError> {
         let is_first = known.is_none_or(|known| known.selects.is_none());
         if side == Side::Stable && !is_first {
             return Ok(());
@@ -243,8 +321,13 @@ impl Hands<'_> {
         let pods = self.pod_ports(revision);
         let stable = self.stable_service().filter(|_| side == Side::Canary);
         let before = stable.as_ref().and_then(|stable| stable.selects.as_ref());
-        let before = before.map(|revision| self.declared(revision)).unwrap_or_default();
-        let of_user = known.into_iter().chain(stable.as_deref()).filter(|service| !self.is_ours(service));
+        let before = before
+            .map(|revision| self.declared(revision))
+            .unwrap_or_default();
+        let of_user = known
+            .into_iter()
+            .chain(stable.as_deref())
+            .filter(|service| !self.is_ours(service));
         for service in of_user {
             let ports = service.spec.ports.as_deref().unwrap_or_default();
             if let Some(problem) = unreachable_port(ports, &pods.declared, &before, &pods.routed) {
@@ -259,16 +342,25 @@ impl Hands<'_> {
 
     /// How a Service that Serin makes must look for this revision.
     fn shape(&self, side: Side, known: Option<&ServiceFact>, revision: &Revision) -> Shape {
-        let own = known.and_then(|known| known.spec.ports.as_deref()).unwrap_or_default();
+        let own = known
+            .and_then(|known| known.spec.ports.as_deref())
+            .unwrap_or_default();
         let stable = self.stable_service().filter(|_| side == Side::Canary);
         let Some(stable) = stable else {
             let previous = known.and_then(|known| known.selects.as_ref());
             let ports = self.ports_of_revision(own, previous, revision);
-            return Shape { spec: ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }, ..Shape::default() };
+            return Shape {
+                spec: ServiceSpec {
+                    ports: Some(ports),
+                    ..ServiceSpec::default()
+                },
+                ..Shape::default()
+            };
         };
         let ports_of_stable = stable.spec.ports.as_deref().unwrap_or_default();
         let ports = if self.is_ours(&stable) {
-            // The targets of the ports that it has are written for its own revision, those of a new one for stable's.
+            // The targets of the ports that it has are written for its own revision, those of a new
+            // one for stable's.
             let previous = known.unwrap_or(&stable).selects.as_ref();
             self.ports_of_revision(&joined(own, ports_of_stable), previous, revision)
         } else {
@@ -283,8 +375,14 @@ impl Hands<'_> {
         previous: Option<&Revision>,
         revision: &Revision,
     ) -> Vec<ServicePort> {
-        let PodPorts { declared, upcoming, routed } = self.pod_ports(revision);
-        let previous = previous.map(|previous| self.declared(previous)).unwrap_or_default();
+        let PodPorts {
+            declared,
+            upcoming,
+            routed,
+        } = self.pod_ports(revision);
+        let previous = previous
+            .map(|previous| self.declared(previous))
+            .unwrap_or_default();
         service_ports(&PortInputs {
             existing,
             declared: &declared,
@@ -300,8 +398,9 @@ impl Hands<'_> {
     }
 }
 
-/// The fields of a Service that Serin sets in those that it makes. Nothing external is among them: no type, no node port, no
-/// address. Neither is `publishNotReadyAddresses`: a canary gets no request before it is ready.
+/// The fields of a Service that Serin sets in those that it makes. Nothing external is among them:
+/// no type, no node port, no address. Neither is `publishNotReadyAddresses`: a canary gets no
+/// request before it is ready.
 #[derive(Debug, Default)]
 struct Shape {
     spec: ServiceSpec,
@@ -342,23 +441,59 @@ impl Shape {
         };
         let ports = wanted.ports.as_deref().unwrap_or_default();
         if self.is_copy {
-            set("sessionAffinity", json!(wanted.session_affinity), json!(now.session_affinity));
-            set("sessionAffinityConfig", json!(wanted.session_affinity_config), json!(now.session_affinity_config));
-            set("internalTrafficPolicy", json!(wanted.internal_traffic_policy), json!(now.internal_traffic_policy));
-            set("trafficDistribution", json!(wanted.traffic_distribution), json!(now.traffic_distribution));
+            set(
+                "sessionAffinity",
+                json!(wanted.session_affinity),
+                json!(now.session_affinity),
+            );
+            set(
+                "sessionAffinityConfig",
+                json!(wanted.session_affinity_config),
+                json!(now.session_affinity_config),
+            );
+            set(
+                "internalTrafficPolicy",
+                json!(wanted.internal_traffic_policy),
+                json!(now.internal_traffic_policy),
+            );
+            set(
+                "trafficDistribution",
+                json!(wanted.traffic_distribution),
+                json!(now.traffic_distribution),
+            );
             // The first family of a Service cannot be changed, nor can whether it is headless.
-            let first = |spec: &ServiceSpec| spec.ip_families.as_ref().and_then(|families| families.first().cloned());
+            let first = |spec: &ServiceSpec| {
+                spec.ip_families
+                    .as_ref()
+                    .and_then(|families| families.first().cloned())
+            };
             if first(wanted) == first(now) {
-                set("ipFamilies", json!(wanted.ip_families), json!(now.ip_families));
-                set("ipFamilyPolicy", json!(wanted.ip_family_policy), json!(now.ip_family_policy));
+                set(
+                    "ipFamilies",
+                    json!(wanted.ip_families),
+                    json!(now.ip_families),
+                );
+                set(
+                    "ipFamilyPolicy",
+                    json!(wanted.ip_family_policy),
+                    json!(now.ip_family_policy),
+                );
             }
-            let left = known.annotations.keys().filter(|name| !self.annotations.contains_key(*name));
+            let left = known
+                .annotations
+                .keys()
+                .filter(|name| !self.annotations.contains_key(*name));
             annotations.extend(left.map(|name| (name.clone(), Value::Null)));
-            let changed = self.annotations.iter().filter(|(name, value)| known.annotations.get(*name) != Some(value));
+            let changed = self
+                .annotations
+                .iter()
+                .filter(|(name, value)| known.annotations.get(*name) != Some(value));
             annotations.extend(changed.map(|(name, value)| (name.clone(), json!(value))));
         }
         let with_node_ports = with_node_ports_of(ports, now.ports.as_deref().unwrap_or_default());
-        if !ports.is_empty() && !same_ports(&with_node_ports, now.ports.as_deref().unwrap_or_default()) {
+        if !ports.is_empty()
+            && !same_ports(&with_node_ports, now.ports.as_deref().unwrap_or_default())
+        {
             spec.insert("ports".to_owned(), json!(with_node_ports));
         }
         if spec.is_empty() && annotations.is_empty() {
@@ -376,7 +511,8 @@ fn preconditions(known: &ServiceFact) -> Value {
     json!({"uid": known.identity().uid, "resourceVersion": known.identity().resource_version})
 }
 
-/// Takes our hand off the user's Services: they select the user's pods again, whatever their revision.
+/// Takes our hand off the user's Services: they select the user's pods again, whatever their
+/// revision.
 ///
 /// # Errors
 /// The first failure, after all have been tried.
@@ -385,21 +521,27 @@ pub async fn release_all(hands: &Hands<'_>) -> Result<(), EffectError> {
     release(hands, bound.iter().filter(|known| !hands.is_ours(known))).await
 }
 
-/// Takes our hand off the Services that the plan names no longer. Nobody would switch them to the next revision, so each
-/// selects all pods of the Rollout from now on, as without a router.
+/// Takes our hand off the Services that the plan names no longer. Nobody would switch them to the
+/// next revision, so each selects all pods of the Rollout from now on, as without a router.
 ///
 /// # Errors
 /// The first failure, after all have been tried.
 pub async fn release_left(hands: &Hands<'_>) -> Result<(), EffectError> {
     let named = |name: &String| {
-        hands.plan.routing().is_some_and(|routing| [&routing.stable_service, &routing.canary_service].contains(&name))
+        hands.plan.routing().is_some_and(|routing| {
+            [&routing.stable_service, &routing.canary_service].contains(&name)
+        })
     };
     let bound = hands.world.services.of_rollout(&hands.key(hands.name()));
-    let is_left = |known: &&Arc<ServiceFact>| known.selects.is_some() && !named(&known.identity().key.name);
+    let is_left =
+        |known: &&Arc<ServiceFact>| known.selects.is_some() && !named(&known.identity().key.name);
     release(hands, bound.iter().filter(is_left)).await
 }
 
-async fn release(hands: &Hands<'_>, services: impl Iterator<Item = &Arc<ServiceFact>>) -> Result<(), EffectError> {
+async fn release(
+    hands: &Hands<'_>,
+    services: impl Iterator<Item = &Arc<ServiceFact>>,
+) -> Result<(), EffectError> {
     let api: Api<Service> = Api::namespaced(hands.client.clone(), hands.namespace());
     let mut failure = None;
     for known in services {
@@ -411,8 +553,13 @@ async fn release(hands: &Hands<'_>, services: impl Iterator<Item = &Arc<ServiceF
         if !hands.is_ours(known) {
             patch["metadata"]["labels"] = json!({ROLLOUT_LABEL: null});
         }
-        match timeout(TIMEOUT, hands.write_service(&api, name, patch)).await.unwrap_or(Err(EffectError::Timeout)) {
-            Ok(()) => tracing::info!(service = %name, "the Service selects pods of any revision again"),
+        match timeout(TIMEOUT, hands.write_service(&api, name, patch))
+            .await
+            .unwrap_or(Err(EffectError::Timeout))
+        {
+            Ok(()) => {
+                tracing::info!(service = %name, "the Service selects pods of any revision again")
+            }
             // Gone, or created again by somebody else.
             Err(EffectError::Refused { .. } | EffectError::Conflict(_))
                 if hands.world.services.get(&hands.key(name)).is_none() => {}

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// One Lease behind the API server's rules: 404, 409 on a stale resourceVersion, a counter as resourceVersion.
+/// One Lease behind the API server's rules: 404, 409 on a stale resourceVersion, a counter as
+/// resourceVersion.
 #[derive(Clone, Default)]
 struct Store {
     lease: Arc<Mutex<Option<Value>>>,
@@ -35,7 +36,9 @@ impl Store {
                 let body = body.collect_bytes().await.unwrap();
                 let (status, answer) = store.answer(&parts.method, &body);
                 let body = Body::from(serde_json::to_vec(&answer).unwrap());
-                Ok::<_, std::convert::Infallible>(Response::builder().status(status).body(body).unwrap())
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(status).body(body).unwrap(),
+                )
             }
         });
         Client::new(service, "serin")
@@ -44,16 +47,18 @@ impl Store {
     fn answer(&self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
         let mut stored = self.lease.lock().unwrap();
         if *method == Method::GET {
-            return stored.clone().map_or_else(|| failure(404, "NotFound"), |lease| (StatusCode::OK, lease));
+            return stored
+                .clone()
+                .map_or_else(|| failure(404, "NotFound"), |lease| (StatusCode::OK, lease));
         }
         let mut sent: Value = serde_json::from_slice(body).unwrap();
         if *method == Method::POST && stored.is_some() {
             return failure(409, "AlreadyExists");
         }
         if *method == Method::PUT
-            && stored
-                .as_ref()
-                .is_none_or(|lease| lease["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"])
+            && stored.as_ref().is_none_or(|lease| {
+                lease["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"]
+            })
         {
             return failure(409, "Conflict");
         }
@@ -67,7 +72,10 @@ impl Store {
     }
 
     fn holder(&self) -> String {
-        self.lease.lock().unwrap().as_ref().unwrap()["spec"]["holderIdentity"].as_str().unwrap().to_owned()
+        self.lease.lock().unwrap().as_ref().unwrap()["spec"]["holderIdentity"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -114,7 +122,11 @@ async fn a_standby_takes_over_within_five_seconds_of_a_kill_at_any_moment() {
         let killed_at = Instant::now();
         kill(&first);
         second.leadership().won().await;
-        assert!(killed_at.elapsed() < Duration::from_secs(5), "{:?} after a kill at {moment} ms", killed_at.elapsed());
+        assert!(
+            killed_at.elapsed() < Duration::from_secs(5),
+            "{:?} after a kill at {moment} ms",
+            killed_at.elapsed()
+        );
         assert_eq!(store.holder(), "b");
     }
 }
@@ -129,7 +141,11 @@ async fn a_clean_stop_hands_over_at_once() {
     let stopped_at = Instant::now();
     first.release().await;
     second.leadership().won().await;
-    assert!(stopped_at.elapsed() < Duration::from_millis(500), "{:?}", stopped_at.elapsed());
+    assert!(
+        stopped_at.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        stopped_at.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +157,11 @@ async fn the_holder_writes_once_a_second_and_a_standby_never() {
     let before = store.writes.lock().unwrap().len();
     sleep(Duration::from_secs(100)).await;
     let writes = store.writes.lock().unwrap()[before..].to_vec();
-    assert!((98..=101).contains(&writes.len()), "{} writes in 100 s", writes.len());
+    assert!(
+        (98..=101).contains(&writes.len()),
+        "{} writes in 100 s",
+        writes.len()
+    );
     assert!(writes.iter().all(|(_, holder)| holder == "a"));
 }
 
@@ -164,7 +184,10 @@ async fn a_holder_that_cannot_renew_stops_acting_before_anyone_takes_over() {
     assert!(!*first.leadership().changes().borrow());
     cut_off.store(false, Ordering::SeqCst);
     sleep(Duration::from_secs(20)).await;
-    assert!(!first.leadership().is_leader(), "the old holder must not take the Lease back");
+    assert!(
+        !first.leadership().is_leader(),
+        "the old holder must not take the Lease back"
+    );
     assert!(second.leadership().is_leader());
 }
 
@@ -185,9 +208,14 @@ async fn an_api_server_that_comes_back_finds_the_same_leader() {
 #[tokio::test(start_paused = true)]
 async fn of_many_candidates_exactly_one_wins() {
     let store = Store::default();
-    let elections: Vec<_> = (0..8).map(|n| start(store.client(), &format!("c{n}"))).collect();
+    let elections: Vec<_> = (0..8)
+        .map(|n| start(store.client(), &format!("c{n}")))
+        .collect();
     sleep(Duration::from_secs(3)).await;
-    let leaders = elections.iter().filter(|election| election.leadership().is_leader()).count();
+    let leaders = elections
+        .iter()
+        .filter(|election| election.leadership().is_leader())
+        .count();
     assert_eq!(leaders, 1);
 }
 
@@ -204,7 +232,10 @@ async fn a_record_that_somebody_edits_by_hand_stays_with_its_holder() {
     }
     sleep(Duration::from_secs(5)).await;
     assert!(first.leadership().is_leader());
-    assert_eq!(store.lease.lock().unwrap().as_ref().unwrap()["metadata"]["annotations"]["note"], "hello");
+    assert_eq!(
+        store.lease.lock().unwrap().as_ref().unwrap()["metadata"]["annotations"]["note"],
+        "hello"
+    );
 }
 
 #[test]

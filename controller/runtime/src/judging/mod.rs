@@ -1,8 +1,8 @@
 //! Judging releases by what Prometheus has counted.
 //!
-//! Each release under way has a task of its own that polls its counters, feeds them to `serin_analysis` and keeps what
-//! came out where a reconcile can read it at once. A reconcile never asks Prometheus; it is triggered when the judgement
-//! has changed. Only the leader judges.
+//! Each release under way has a task of its own that polls its counters, feeds them to
+//! `serin_analysis` and keeps what came out where a reconcile can read it at once. A reconcile
+//! never asks Prometheus; it is triggered when the judgement has changed. Only the leader judges.
 
 mod servers;
 mod task;
@@ -77,20 +77,29 @@ impl Judges {
     pub fn new(bench: Bench, leadership: Leadership) -> (Self, Triggers) {
         let (sender, triggers) = triggers::channel();
         let changes = leadership.changes();
-        let inner = Arc::new(Inner { bench, leadership, triggers: sender, tasks: Mutex::default() });
+        let inner = Arc::new(Inner {
+            bench,
+            leadership,
+            triggers: sender,
+            tasks: Mutex::default(),
+        });
         tokio::spawn(stop_when_lost(Arc::downgrade(&inner), changes));
         (Self { inner }, triggers)
     }
 
-    /// Judges this release from now on, or goes on as before. Does nothing in a process that does not lead.
+    /// Judges this release from now on, or goes on as before. Does nothing in a process that does
+    /// not lead.
     pub fn watch(&self, request: JudgeRequest) {
         if !self.inner.leadership.is_leader() {
             return;
         }
         let mut tasks = lock(&self.inner.tasks);
-        let known = tasks.get(&request.uid).filter(|task| asks_the_same(&task.request.borrow(), &request));
+        let known = tasks
+            .get(&request.uid)
+            .filter(|task| asks_the_same(&task.request.borrow(), &request));
         if let Some(task) = known {
-            task.request.send_if_modified(|known| take_in(known, request));
+            task.request
+                .send_if_modified(|known| take_in(known, request));
             return;
         }
         let request = with_own_checkpoint(&mut tasks, request);
@@ -102,8 +111,17 @@ impl Judges {
         let now = self.inner.bench.clock.now();
         let told = Arc::new(Mutex::new(Look::undecided("The analysis begins.", now)));
         let (sender, receiver) = watch::channel(request);
-        let task = task::judge(self.inner.bench.clone(), receiver, told.clone(), self.inner.triggers.clone());
-        Task { request: sender, told, abort: tokio::spawn(task).abort_handle() }
+        let task = task::judge(
+            self.inner.bench.clone(),
+            receiver,
+            told.clone(),
+            self.inner.triggers.clone(),
+        );
+        Task {
+            request: sender,
+            told,
+            abort: tokio::spawn(task).abort_handle(),
+        }
     }
 
     /// Judges this Rollout no more.
@@ -116,7 +134,9 @@ impl Judges {
     /// What the metrics say of this revision right now, without asking anybody.
     pub fn look(&self, uid: &str, revision: &Revision) -> Look {
         let tasks = lock(&self.inner.tasks);
-        let of_revision = tasks.get(uid).filter(|task| task.request.borrow().revision == *revision);
+        let of_revision = tasks
+            .get(uid)
+            .filter(|task| task.request.borrow().revision == *revision);
         match of_revision {
             Some(task) => lock(&task.told).clone(),
             None => Look::undecided("The analysis begins.", self.inner.bench.clock.now()),
@@ -136,14 +156,23 @@ impl Judges {
 
 /// How many of the tasks judge a release; the others follow a budget.
 fn under_way(tasks: &HashMap<String, Task>) -> usize {
-    tasks.values().filter(|task| task.request.borrow().phase != Phase::Idle).count()
+    tasks
+        .values()
+        .filter(|task| task.request.borrow().phase != Phase::Idle)
+        .count()
 }
 
 /// A task whose question has changed hands its evidence on, if both are about the same attempt.
-fn with_own_checkpoint(tasks: &mut HashMap<String, Task>, mut request: JudgeRequest) -> JudgeRequest {
+fn with_own_checkpoint(
+    tasks: &mut HashMap<String, Task>,
+    mut request: JudgeRequest,
+) -> JudgeRequest {
     if let Some(task) = tasks.remove(&request.uid) {
         let is_same_attempt = task.request.borrow().is_same_attempt(&request);
-        let own = lock(&task.told).checkpoint.clone().filter(|_| is_same_attempt);
+        let own = lock(&task.told)
+            .checkpoint
+            .clone()
+            .filter(|_| is_same_attempt);
         let own = own.filter(|own| own.revision == request.revision.as_str());
         request.resume_from = own.or(request.resume_from);
     }
@@ -163,7 +192,8 @@ fn asks_the_same(known: &JudgeRequest, request: &JudgeRequest) -> bool {
         && (known.phase == Phase::Idle) == (request.phase == Phase::Idle)
 }
 
-/// Takes in what changes while a release is judged; the checkpoint is the task's own from its start on.
+/// Takes in what changes while a release is judged; the checkpoint is the task's own from its start
+/// on.
 fn take_in(known: &mut JudgeRequest, mut request: JudgeRequest) -> bool {
     request.resume_from.clone_from(&known.resume_from);
     let changed = *known != request;
@@ -171,7 +201,8 @@ fn take_in(known: &mut JudgeRequest, mut request: JudgeRequest) -> bool {
     changed
 }
 
-/// A process that has lost the lead forgets its evidence: whoever leads now writes the status from which it would go on.
+/// A process that has lost the lead forgets its evidence: whoever leads now writes the status from
+/// which it would go on.
 async fn stop_when_lost(inner: Weak<Inner>, mut changes: watch::Receiver<bool>) {
     while changes.changed().await.is_ok() {
         let Some(inner) = inner.upgrade() else { return };

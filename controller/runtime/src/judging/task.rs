@@ -1,4 +1,5 @@
-//! The task of one release: polls its counters, keeps its evidence, tells when the judgement changes.
+//! The task of one release: polls its counters, keeps its evidence, tells when the judgement
+//! changes.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -40,13 +41,19 @@ pub(super) async fn judge(
 ) {
     let mut teller = Teller::new(bench, request.borrow().clone(), told, triggers);
     loop {
-        let mut task = Task { teller: &mut teller, request: request.clone(), services: Vec::new() };
+        let mut task = Task {
+            teller: &mut teller,
+            request: request.clone(),
+            services: Vec::new(),
+        };
         if AssertUnwindSafe(task.run()).catch_unwind().await.is_ok() {
             return;
         }
-        let message =
-            "The analysis has failed by a fault of its own; it is tried again. The controller's log has the details.";
-        teller.tell(Look::of(held(Trouble { cause: "InternalError", message: message.to_owned() })));
+        let message = "The analysis has failed by a fault of its own; it is tried again. The controller's log has the details.";
+        teller.tell(Look::of(held(Trouble {
+            cause: "InternalError",
+            message: message.to_owned(),
+        })));
         sleep(AFTER_PANIC).await;
     }
 }
@@ -63,7 +70,12 @@ struct Teller {
 }
 
 impl Teller {
-    fn new(bench: Bench, request: JudgeRequest, told: Arc<Mutex<Look>>, triggers: triggers::Sender) -> Self {
+    fn new(
+        bench: Bench,
+        request: JudgeRequest,
+        told: Arc<Mutex<Look>>,
+        triggers: triggers::Sender,
+    ) -> Self {
         let kind = Kind::of(&lock(&told));
         Self {
             bench,
@@ -85,7 +97,10 @@ impl Teller {
         let before = lock(&self.told).clone();
         let judgement = held(trouble);
         let is_news = judgement != before.judgement;
-        self.tell(Look { judgement, ..before });
+        self.tell(Look {
+            judgement,
+            ..before
+        });
         if is_news {
             // Of two that are alike at heart the one says another Secret than the other.
             self.triggers.send(&self.request.rollout);
@@ -173,10 +188,17 @@ impl Task<'_> {
                     }
                     continue;
                 }
-                // With traffic this is missing data like any other, and in the end costs the canary its weight.
+                // With traffic this is missing data like any other, and in the end costs the canary
+                // its weight.
                 Err(Trouble { cause, message }) => {
-                    let closed = Some(QueryError::NotAsked { cause, message: message.clone() });
-                    Server { closed, ..Server::default() }
+                    let closed = Some(QueryError::NotAsked {
+                        cause,
+                        message: message.clone(),
+                    });
+                    Server {
+                        closed,
+                        ..Server::default()
+                    }
                 }
             };
             tokio::select! {
@@ -189,13 +211,17 @@ impl Task<'_> {
 
     /// Waits until the canary has traffic; false where nobody asks any more.
     async fn gets_traffic(&mut self) -> bool {
-        self.request.wait_for(|request| !request.weight.is_zero()).await.is_ok()
+        self.request
+            .wait_for(|request| !request.weight.is_zero())
+            .await
+            .is_ok()
     }
 
     /// Judges by what this server says until nobody asks any more.
     async fn judge_at(&mut self, server: Server) {
         let request = self.request.borrow_and_update().clone();
-        let prepared = settings_of(&request, server).and_then(|settings| Ok((settings, Prepared::all(&request)?)));
+        let prepared = settings_of(&request, server)
+            .and_then(|settings| Ok((settings, Prepared::all(&request)?)));
         let outcome = match prepared {
             Ok((settings, prepared)) => self.follow(settings, prepared).await,
             Err(trouble) => Err(trouble),
@@ -207,14 +233,25 @@ impl Task<'_> {
         }
     }
 
-    async fn follow(&mut self, settings: Settings, mut prepared: Vec<Prepared>) -> Result<(), Trouble> {
+    async fn follow(
+        &mut self,
+        settings: Settings,
+        mut prepared: Vec<Prepared>,
+    ) -> Result<(), Trouble> {
         let mut followers = JoinSet::new();
         let mut services = Vec::new();
         let is_idle = self.request.borrow().phase == Phase::Idle;
-        let cadence = if is_idle { Cadence::IDLE } else { Cadence::RELEASE };
+        let cadence = if is_idle {
+            Cadence::IDLE
+        } else {
+            Cadence::RELEASE
+        };
         for (index, objective) in prepared.iter().enumerate() {
             let questions = Questions::new(&objective.counters, slo_window(&objective.spec)?);
-            let known = self.services.get(index).map(|service| service.borrow().clone());
+            let known = self
+                .services
+                .get(index)
+                .map(|service| service.borrow().clone());
             let (sender, receiver) = watch::channel(known.unwrap_or_default());
             followers.spawn(service::follow(
                 self.teller.bench.poller.clone(),
@@ -230,19 +267,30 @@ impl Task<'_> {
         let own = lock(&self.teller.told).checkpoint.clone();
         let resume_from = own.or_else(|| request.resume_from.clone());
         let checkpoint = Checkpoint::of(resume_from.as_ref(), &request).filter(|_| !is_idle);
-        if checkpoint.is_none() && !self.traffic_begins(&settings, &prepared, &mut services).await {
+        if checkpoint.is_none()
+            && !self
+                .traffic_begins(&settings, &prepared, &mut services)
+                .await
+        {
             return Ok(());
         }
         for (objective, service) in prepared.iter_mut().zip(&mut services) {
             objective.service = service.borrow_and_update().clone();
         }
         let request = self.request.borrow_and_update().clone();
-        let release = Release::begin(settings, prepared, &request, checkpoint, self.teller.now_ms())?;
+        let release = Release::begin(
+            settings,
+            prepared,
+            &request,
+            checkpoint,
+            self.teller.now_ms(),
+        )?;
         self.judge(release, services).await;
         Ok(())
     }
 
-    /// Waits for the canary's first traffic, and tells meanwhile how the budgets stand; false where nobody asks any more.
+    /// Waits for the canary's first traffic, and tells meanwhile how the budgets stand; false where
+    /// nobody asks any more.
     async fn traffic_begins(
         &mut self,
         settings: &Settings,
@@ -257,11 +305,21 @@ impl Task<'_> {
             let now = self.teller.bench.clock.now();
             let known = prepared.iter().zip(services.iter_mut());
             let budgets = known.filter_map(|(objective, service)| {
-                budget::told(&objective.spec, &service.borrow_and_update(), settings, request.proven_at, now)
+                budget::told(
+                    &objective.spec,
+                    &service.borrow_and_update(),
+                    settings,
+                    request.proven_at,
+                    now,
+                )
             });
             let budgets = budgets.collect();
-            self.teller.tell(Look { budgets, ..Look::undecided("No traffic is routed to the canary yet.", now) });
-            let mut news: FuturesUnordered<_> = services.iter_mut().map(watch::Receiver::changed).collect();
+            self.teller.tell(Look {
+                budgets,
+                ..Look::undecided("No traffic is routed to the canary yet.", now)
+            });
+            let mut news: FuturesUnordered<_> =
+                services.iter_mut().map(watch::Receiver::changed).collect();
             tokio::select! {
                 changed = self.request.changed() => if changed.is_err() { return false },
                 Some(Ok(())) = news.next() => {}
@@ -275,11 +333,17 @@ impl Task<'_> {
             .enumerate()
             .filter_map(|(index, service)| {
                 let polled = release.polled(index)?;
-                Some(Line { poll: self.subscribe(&release, &polled), polled, service, read_at: None })
+                Some(Line {
+                    poll: self.subscribe(&release, &polled),
+                    polled,
+                    service,
+                    read_at: None,
+                })
             })
             .collect();
         let mut check_lines = Vec::new();
-        // Without objectives no answer comes before a check begins; until then the status says when that is.
+        // Without objectives no answer comes before a check begins; until then the status says when
+        // that is.
         if lines.is_empty() {
             let now_ms = self.teller.now_ms();
             self.teller.tell(release.look(now_ms));
@@ -287,11 +351,15 @@ impl Task<'_> {
         loop {
             self.follow_checks(&release, &mut check_lines);
             let now_ms = self.teller.now_ms();
-            let begins_ms = release.next_check_begins_ms(now_ms).map(|begins_ms| begins_ms.saturating_sub(now_ms));
+            let begins_ms = release
+                .next_check_begins_ms(now_ms)
+                .map(|begins_ms| begins_ms.saturating_sub(now_ms));
             match self.next(&mut lines, &mut check_lines, begins_ms).await {
                 Event::Ended => return,
                 Event::CheckBegins => {}
-                Event::Request => release.take_in(&self.request.borrow_and_update(), self.teller.now_ms()),
+                Event::Request => {
+                    release.take_in(&self.request.borrow_and_update(), self.teller.now_ms())
+                }
                 Event::Answer(index, asked) => {
                     if let Some(line) = lines.get_mut(index) {
                         self.take_answer(&mut release, index, line, &asked).await;
@@ -309,8 +377,14 @@ impl Task<'_> {
     }
 
     fn subscribe(&self, release: &Release, polled: &Polled) -> watch::Receiver<Option<Arc<Asked>>> {
-        let Polled { queries, period, .. } = polled.clone();
-        self.teller.bench.poller.subscribe(Poll { server: release.settings.server.clone(), queries, period })
+        let Polled {
+            queries, period, ..
+        } = polled.clone();
+        self.teller.bench.poller.subscribe(Poll {
+            server: release.settings.server.clone(),
+            queries,
+            period,
+        })
     }
 
     /// Asks the checks whose time it is, and no others.
@@ -320,21 +394,33 @@ impl Task<'_> {
         for (check, of) in release.checks.all().iter().enumerate() {
             if release.asks(check, now_ms) && lines.iter().all(|line| line.check != check) {
                 let queries = vec![of.query.clone()];
-                let poll = Poll { server: release.settings.server.clone(), queries, period: of.interval };
-                lines.push(CheckLine { check, poll: self.teller.bench.poller.subscribe(poll) });
+                let poll = Poll {
+                    server: release.settings.server.clone(),
+                    queries,
+                    period: of.interval,
+                };
+                lines.push(CheckLine {
+                    check,
+                    poll: self.teller.bench.poller.subscribe(poll),
+                });
             }
         }
     }
 
-    async fn next(&mut self, lines: &mut [Line], checks: &mut [CheckLine], begins_in_ms: Option<i64>) -> Event {
-        let begins_in = begins_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
-        let answers = lines
-            .iter_mut()
-            .enumerate()
-            .map(|(index, line)| async move { Event::Answer(index, next_answer(&mut line.poll).await) }.boxed());
-        let checked = checks
-            .iter_mut()
-            .map(|line| async move { Event::Check(line.check, next_answer(&mut line.poll).await) }.boxed());
+    async fn next(
+        &mut self,
+        lines: &mut [Line],
+        checks: &mut [CheckLine],
+        begins_in_ms: Option<i64>,
+    ) -> Event {
+        let begins_in =
+            begins_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        let answers = lines.iter_mut().enumerate().map(|(index, line)| {
+            async move { Event::Answer(index, next_answer(&mut line.poll).await) }.boxed()
+        });
+        let checked = checks.iter_mut().map(|line| {
+            async move { Event::Check(line.check, next_answer(&mut line.poll).await) }.boxed()
+        });
         let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
         tokio::select! {
             Some(event) = all.next() => event,
@@ -343,7 +429,13 @@ impl Task<'_> {
         }
     }
 
-    async fn take_answer(&self, release: &mut Release, index: usize, line: &mut Line, asked: &Asked) {
+    async fn take_answer(
+        &self,
+        release: &mut Release,
+        index: usize,
+        line: &mut Line,
+        asked: &Asked,
+    ) {
         if line.service.has_changed().unwrap_or(false) {
             release.set_service(index, line.service.borrow_and_update().clone());
         }
@@ -352,9 +444,16 @@ impl Task<'_> {
             release.fail(index, error, self.teller.now_ms().saturating_sub(waited_ms));
         }
         // Series that were too many are asked for in another way from now on.
-        if let Some(polled) = release.polled(index).filter(|polled| *polled != line.polled) {
-            *line =
-                Line { poll: self.subscribe(release, &polled), polled, service: line.service.clone(), read_at: None };
+        if let Some(polled) = release
+            .polled(index)
+            .filter(|polled| *polled != line.polled)
+        {
+            *line = Line {
+                poll: self.subscribe(release, &polled),
+                polled,
+                service: line.service.clone(),
+                read_at: None,
+            };
         }
     }
 
@@ -372,10 +471,12 @@ impl Task<'_> {
         };
         let poller = &self.teller.bench.poller;
         learn(poller, release, index).await?;
-        // The poll's range must reach back to what was read before, and to the rounds that were open then.
+        // The poll's range must reach back to what was read before, and to the rounds that were
+        // open then.
         let Polled { range, open, .. } = line.polled;
-        let reaches =
-            line.read_at.is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
+        let reaches = line
+            .read_at
+            .is_some_and(|read_at| asked.sent_at.saturating_duration_since(read_at) + open < range);
         if !reaches {
             catch_up(poller, release, index, self.teller.now_ms()).await?;
         }
@@ -388,9 +489,13 @@ impl Task<'_> {
     }
 
     fn note_age(&self, total: &Answer) {
-        let age_ms = newest_ms(total).map(|newest_ms| self.teller.now_ms().saturating_sub(newest_ms).max(0));
+        let age_ms =
+            newest_ms(total).map(|newest_ms| self.teller.now_ms().saturating_sub(newest_ms).max(0));
         if let Some(age) = age_ms.and_then(|age_ms| u64::try_from(age_ms).ok()) {
-            self.teller.bench.metrics.set_evidence_age(Duration::from_millis(age));
+            self.teller
+                .bench
+                .metrics
+                .set_evidence_age(Duration::from_millis(age));
         }
     }
 }

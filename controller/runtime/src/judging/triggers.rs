@@ -24,15 +24,24 @@ pub(super) struct Sender {
     pending: Arc<Mutex<Pending>>,
 }
 
-/// The Rollouts whose judgement has changed, each once for any number of changes since it was taken. Ends with the judges.
+/// The Rollouts whose judgement has changed, each once for any number of changes since it was
+/// taken. Ends with the judges.
 #[derive(Debug)]
 pub struct Triggers {
     pending: Arc<Mutex<Pending>>,
 }
 
 pub(super) fn channel() -> (Sender, Triggers) {
-    let pending = Arc::new(Mutex::new(Pending { senders: 1, ..Pending::default() }));
-    (Sender { pending: pending.clone() }, Triggers { pending })
+    let pending = Arc::new(Mutex::new(Pending {
+        senders: 1,
+        ..Pending::default()
+    }));
+    (
+        Sender {
+            pending: pending.clone(),
+        },
+        Triggers { pending },
+    )
 }
 
 impl Sender {
@@ -51,7 +60,9 @@ impl Sender {
 impl Clone for Sender {
     fn clone(&self) -> Self {
         lock(&self.pending).senders += 1;
-        Self { pending: self.pending.clone() }
+        Self {
+            pending: self.pending.clone(),
+        }
     }
 }
 
@@ -60,7 +71,11 @@ impl Drop for Sender {
         let waker = {
             let mut pending = lock(&self.pending);
             pending.senders -= 1;
-            if pending.senders == 0 { pending.waker.take() } else { None }
+            if pending.senders == 0 {
+                pending.waker.take()
+            } else {
+                None
+            }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -91,7 +106,10 @@ mod tests {
     use super::*;
 
     fn name(name: &str) -> RolloutName {
-        RolloutName { namespace: "shop".into(), name: name.into() }
+        RolloutName {
+            namespace: "shop".into(),
+            name: name.into(),
+        }
     }
 
     #[tokio::test]

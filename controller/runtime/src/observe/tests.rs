@@ -10,7 +10,11 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn identity(name: &str) -> Identity {
-    Identity { key: Key::new("shop", name), uid: format!("uid-{name}"), resource_version: "1".into() }
+    Identity {
+        key: Key::new("shop", name),
+        uid: format!("uid-{name}"),
+        resource_version: "1".into(),
+    }
 }
 
 fn plan() -> Plan {
@@ -49,7 +53,12 @@ fn pod(revision: &str, suffix: &str) -> PodFact {
 }
 
 fn slice(service: &str, pods: &[&str]) -> Arc<SliceFact> {
-    let ready = pods.iter().map(|pod| EndpointFact { pod: Some((*pod).to_owned()) }).collect();
+    let ready = pods
+        .iter()
+        .map(|pod| EndpointFact {
+            pod: Some((*pod).to_owned()),
+        })
+        .collect();
     Arc::new(SliceFact {
         identity: identity(service),
         rollout: "checkout".into(),
@@ -69,8 +78,11 @@ fn service(name: &str, selects: &str) -> (String, Arc<ServiceFact>) {
 }
 
 fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<RouteFact>) {
-    let mut backends = vec![json!({"name": "checkout", "port": 80, "weight": 100 - weight.unwrap_or(0)})];
-    backends.extend(weight.map(|weight| json!({"name": "checkout-canary", "port": 80, "weight": weight})));
+    let mut backends =
+        vec![json!({"name": "checkout", "port": 80, "weight": 100 - weight.unwrap_or(0)})];
+    backends.extend(
+        weight.map(|weight| json!({"name": "checkout-canary", "port": 80, "weight": weight})),
+    );
     let condition = |type_: &str| json!({"type": type_, "status": "True", "observedGeneration": observed, "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
@@ -80,7 +92,12 @@ fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<Ro
     });
     (
         "checkout".into(),
-        Arc::new(RouteFact { identity: identity("checkout"), generation, object, backends: Vec::new() }),
+        Arc::new(RouteFact {
+            identity: identity("checkout"),
+            generation,
+            object,
+            backends: Vec::new(),
+        }),
     )
 }
 
@@ -97,7 +114,11 @@ fn snapshot() -> Snapshot {
             slice("checkout", &["checkout-one-a", "checkout-one-b"]),
             slice("checkout-canary", &["checkout-two-a", "checkout-two-b"]),
         ],
-        services: [service("checkout", "one"), service("checkout-canary", "two")].into(),
+        services: [
+            service("checkout", "one"),
+            service("checkout-canary", "two"),
+        ]
+        .into(),
         routes: [route(Some(20), 3, 3)].into(),
         routes_unreadable: None,
         commands: Vec::new(),
@@ -105,7 +126,10 @@ fn snapshot() -> Snapshot {
 }
 
 fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Observed {
-    let state = State { release_started_at: Some(at(0)), ..State::default() };
+    let state = State {
+        release_started_at: Some(at(0)),
+        ..State::default()
+    };
     let context = Context {
         state,
         spec_replicas: 4,
@@ -131,9 +155,15 @@ fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so
         1,
         "the pod is known to be unready before the status is"
     );
-    snapshot.replica_sets.insert(Revision::new("one"), set("one", 0).1);
+    snapshot
+        .replica_sets
+        .insert(Revision::new("one"), set("one", 0).1);
     let seen = look(&snapshot, &mut Sightings::default(), at(0));
-    assert_eq!(seen.replica_sets[&Revision::new("one")].available, 0, "minReadySeconds have not passed");
+    assert_eq!(
+        seen.replica_sets[&Revision::new("one")].available,
+        0,
+        "minReadySeconds have not passed"
+    );
 }
 
 #[test]
@@ -141,7 +171,10 @@ fn restarts_and_crashes_are_those_of_the_revision() {
     let mut snapshot = snapshot();
     let mut crashing = pod("two", "b");
     crashing.created_at = at(1);
-    crashing.restarts = vec![Restarts { count: 3, last_at: Some(at(9)) }];
+    crashing.restarts = vec![Restarts {
+        count: 3,
+        last_at: Some(at(9)),
+    }];
     crashing.waiting = Some("CrashLoopBackOff".into());
     snapshot.pods[3] = Arc::new(crashing);
     let mut pulling = pod("two", "a");
@@ -149,7 +182,10 @@ fn restarts_and_crashes_are_those_of_the_revision() {
     snapshot.pods[2] = Arc::new(pulling);
     let seen = look(&snapshot, &mut Sightings::default(), at(0));
     let two = &seen.replica_sets[&Revision::new("two")];
-    assert_eq!((two.restarts, two.crash.as_deref()), (3, Some("CrashLoopBackOff")));
+    assert_eq!(
+        (two.restarts, two.crash.as_deref()),
+        (3, Some("CrashLoopBackOff"))
+    );
     assert_eq!(seen.replica_sets[&Revision::new("one")].crash, None);
 }
 
@@ -158,8 +194,14 @@ fn a_service_serves_from_when_only_pods_of_its_revision_are_behind_it() {
     let mut snapshot = snapshot();
     let mut sightings = Sightings::default();
     let stable = |seen: Observed| seen.stable_service.unwrap();
-    assert_eq!(stable(look(&snapshot, &mut sightings, at(0))).serving_since, Some(at(0)));
-    assert_eq!(stable(look(&snapshot, &mut sightings, at(5))).serving_since, Some(at(0)));
+    assert_eq!(
+        stable(look(&snapshot, &mut sightings, at(0))).serving_since,
+        Some(at(0))
+    );
+    assert_eq!(
+        stable(look(&snapshot, &mut sightings, at(5))).serving_since,
+        Some(at(0))
+    );
 
     // The selector is switched; the endpoints are still those of before.
     snapshot.services.extend([service("checkout", "two")]);
@@ -181,8 +223,14 @@ fn an_endpoint_whose_pod_is_just_gone_still_counts_for_its_revision() {
     let mut sightings = Sightings::default();
     look(&snapshot, &mut sightings, at(0));
     snapshot.pods.remove(1);
-    let stable = look(&snapshot, &mut sightings, at(1)).stable_service.unwrap();
-    assert_eq!(stable.serving_since, Some(at(0)), "the watch of pods was faster than that of EndpointSlices");
+    let stable = look(&snapshot, &mut sightings, at(1))
+        .stable_service
+        .unwrap();
+    assert_eq!(
+        stable.serving_since,
+        Some(at(0)),
+        "the watch of pods was faster than that of EndpointSlices"
+    );
 }
 
 #[test]
@@ -190,8 +238,12 @@ fn a_service_without_our_label_is_not_bound_whatever_its_selector_says() {
     let mut snapshot = snapshot();
     let mut unlabelled = (*snapshot.services["checkout"]).clone();
     unlabelled.rollout = None;
-    snapshot.services.insert("checkout".into(), Arc::new(unlabelled));
-    let stable = look(&snapshot, &mut Sightings::default(), at(0)).stable_service.unwrap();
+    snapshot
+        .services
+        .insert("checkout".into(), Arc::new(unlabelled));
+    let stable = look(&snapshot, &mut Sightings::default(), at(0))
+        .stable_service
+        .unwrap();
     assert!(stable.exists);
     assert_eq!(stable.selects, None);
 }
@@ -202,7 +254,10 @@ fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
     let mut sightings = Sightings::default();
     let first = look(&snapshot, &mut sightings, at(0)).routes.remove(0);
     assert_eq!(first.canary_weight, Ok(Weight::percent(20)));
-    assert_eq!((first.written_since, first.programmed), (at(0), Programmed::Since(at(0))));
+    assert_eq!(
+        (first.written_since, first.programmed),
+        (at(0), Programmed::Since(at(0)))
+    );
 
     snapshot.routes = [route(Some(50), 4, 3)].into();
     let written = look(&snapshot, &mut sightings, at(5)).routes.remove(0);
@@ -212,12 +267,19 @@ fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
 
     snapshot.routes = [route(Some(50), 4, 4)].into();
     let taken_over = look(&snapshot, &mut sightings, at(6)).routes.remove(0);
-    assert_eq!((taken_over.written_since, taken_over.programmed), (at(5), Programmed::Since(at(6))));
+    assert_eq!(
+        (taken_over.written_since, taken_over.programmed),
+        (at(5), Programmed::Since(at(6)))
+    );
 
-    // Another rule of the route is edited: both generations split alike, so nothing has to settle again.
+    // Another rule of the route is edited: both generations split alike, so nothing has to settle
+    // again.
     snapshot.routes = [route(Some(50), 5, 5)].into();
     let edited = look(&snapshot, &mut sightings, at(9)).routes.remove(0);
-    assert_eq!((edited.written_since, edited.programmed), (at(5), Programmed::Since(at(6))));
+    assert_eq!(
+        (edited.written_since, edited.programmed),
+        (at(5), Programmed::Since(at(6)))
+    );
 }
 
 #[test]
@@ -233,8 +295,13 @@ fn a_restarted_controller_starts_every_since_anew() {
 fn a_route_that_does_not_exist_is_told() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
-    let seen = look(&snapshot, &mut Sightings::default(), at(0)).routes.remove(0);
-    assert_eq!(seen.canary_weight, Err("HTTPRoute checkout does not exist".into()));
+    let seen = look(&snapshot, &mut Sightings::default(), at(0))
+        .routes
+        .remove(0);
+    assert_eq!(
+        seen.canary_weight,
+        Err("HTTPRoute checkout does not exist".into())
+    );
     assert_eq!(seen.route.kind, RouteKind::HttpRoute);
 }
 
@@ -243,8 +310,11 @@ fn a_route_whose_kind_is_not_served_is_reported_with_what_to_install() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
     snapshot.routes_unreadable = Some("this cluster does not serve HTTPRoute: install it".into());
-    let seen = look(&snapshot, &mut Sightings::default(), at(0)).routes.remove(0);
-    let why = "HTTPRoute checkout cannot be read: this cluster does not serve HTTPRoute: install it";
+    let seen = look(&snapshot, &mut Sightings::default(), at(0))
+        .routes
+        .remove(0);
+    let why =
+        "HTTPRoute checkout cannot be read: this cluster does not serve HTTPRoute: install it";
     assert_eq!(seen.canary_weight, Err(why.into()));
     assert_eq!(seen.programmed, Programmed::Pending(why.into()));
 }
@@ -256,7 +326,15 @@ fn pods_that_terminate_are_not_counted() {
     terminating.active = false;
     snapshot.pods[3] = Arc::new(terminating);
     let counts = snapshot.counts(Some(&Revision::new("two")));
-    assert_eq!(counts, Counts { replicas: 3, updated: 1, ready: 3, available: 3 });
+    assert_eq!(
+        counts,
+        Counts {
+            replicas: 3,
+            updated: 1,
+            ready: 3,
+            available: 3
+        }
+    );
 }
 
 // argo-rollouts #2939: a fast return to a revision whose pods are still there.
@@ -265,16 +343,26 @@ fn restarts_from_before_the_release_do_not_count_against_it() {
     let mut snapshot = snapshot();
     let mut old = pod("two", "a");
     old.created_at = at(-5_000);
-    old.restarts = vec![Restarts { count: 7, last_at: Some(at(-100)) }];
+    old.restarts = vec![Restarts {
+        count: 7,
+        last_at: Some(at(-100)),
+    }];
     old.waiting = Some(CRASH_LOOP.into());
     snapshot.pods[2] = Arc::new(old.clone());
     let two = |snapshot: &Snapshot| {
-        look(snapshot, &mut Sightings::default(), at(10)).replica_sets[&Revision::new("two")].clone()
+        look(snapshot, &mut Sightings::default(), at(10)).replica_sets[&Revision::new("two")]
+            .clone()
     };
     assert_eq!((two(&snapshot).restarts, two(&snapshot).crash), (0, None));
-    old.restarts = vec![Restarts { count: 8, last_at: Some(at(5)) }];
+    old.restarts = vec![Restarts {
+        count: 8,
+        last_at: Some(at(5)),
+    }];
     snapshot.pods[2] = Arc::new(old);
-    assert_eq!((two(&snapshot).restarts, two(&snapshot).crash.as_deref()), (1, Some(CRASH_LOOP)));
+    assert_eq!(
+        (two(&snapshot).restarts, two(&snapshot).crash.as_deref()),
+        (1, Some(CRASH_LOOP))
+    );
 }
 
 #[test]
@@ -283,7 +371,10 @@ fn a_pod_that_is_terminating_does_not_count_against_the_release() {
     let mut leaving = pod("two", "a");
     leaving.created_at = at(1);
     (leaving.active, leaving.ready) = (false, false);
-    leaving.restarts = vec![Restarts { count: 5, last_at: Some(at(5)) }];
+    leaving.restarts = vec![Restarts {
+        count: 5,
+        last_at: Some(at(5)),
+    }];
     leaving.waiting = Some(CRASH_LOOP.into());
     snapshot.pods[2] = Arc::new(leaving);
     let seen = look(&snapshot, &mut Sightings::default(), at(10));
@@ -291,27 +382,45 @@ fn a_pod_that_is_terminating_does_not_count_against_the_release() {
     assert_eq!((two.restarts, two.crash.as_deref()), (0, None));
 }
 
-// gatewayapi plugin PR #164: two Rollouts share a route, and each write of the other makes a new generation.
+// gatewayapi plugin PR #164: two Rollouts share a route, and each write of the other makes a new
+// generation.
 #[test]
 fn an_edit_of_another_part_of_the_route_leaves_the_confirmed_split_in_effect() {
     let mut snapshot = snapshot();
     let mut sightings = Sightings::default();
-    let confirmed = look(&snapshot, &mut sightings, at(0)).routes[0].programmed.clone();
+    let confirmed = look(&snapshot, &mut sightings, at(0)).routes[0]
+        .programmed
+        .clone();
     assert_eq!(confirmed, Programmed::Since(at(0)));
     snapshot.routes = [route(Some(20), 4, 3)].into();
-    assert_eq!(look(&snapshot, &mut sightings, at(5)).routes[0].programmed, confirmed);
+    assert_eq!(
+        look(&snapshot, &mut sightings, at(5)).routes[0].programmed,
+        confirmed
+    );
     snapshot.routes = [route(Some(20), 4, 4)].into();
-    assert_eq!(look(&snapshot, &mut sightings, at(6)).routes[0].programmed, confirmed);
+    assert_eq!(
+        look(&snapshot, &mut sightings, at(6)).routes[0].programmed,
+        confirmed
+    );
     snapshot.routes = [route(Some(30), 5, 4)].into();
-    let pending = look(&snapshot, &mut sightings, at(7)).routes[0].programmed.clone();
-    assert!(matches!(pending, Programmed::Pending(_)), "another split has to be confirmed: {pending:?}");
+    let pending = look(&snapshot, &mut sightings, at(7)).routes[0]
+        .programmed
+        .clone();
+    assert!(
+        matches!(pending, Programmed::Pending(_)),
+        "another split has to be confirmed: {pending:?}"
+    );
 }
 
 /// Dual stack: one slice for each address family, with the same pods.
 #[test]
 fn a_pod_with_two_addresses_is_one_endpoint() {
     let mut snapshot = snapshot();
-    snapshot.slices.push(slice("checkout", &["checkout-one-a", "checkout-one-b"]));
-    let stable = look(&snapshot, &mut Sightings::default(), at(0)).stable_service.unwrap();
+    snapshot
+        .slices
+        .push(slice("checkout", &["checkout-one-a", "checkout-one-b"]));
+    let stable = look(&snapshot, &mut Sightings::default(), at(0))
+        .stable_service
+        .unwrap();
     assert_eq!((stable.ready, stable.serving_since), (2, Some(at(0))));
 }

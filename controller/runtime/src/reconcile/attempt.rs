@@ -42,11 +42,16 @@ pub(super) async fn attempt(
     let now = context.clock.now();
     let status = match &rollout.status {
         Ok(status) => status,
-        Err(problem) => return unusable::unreadable_status(context, &rollout, problem, memory).await,
+        Err(problem) => {
+            return unusable::unreadable_status(context, &rollout, problem, memory).await;
+        }
     };
     let state = match status.state() {
         Ok(state) => state,
-        Err(problem) => return unusable::unreadable_status(context, &rollout, &problem.to_string(), memory).await,
+        Err(problem) => {
+            return unusable::unreadable_status(context, &rollout, &problem.to_string(), memory)
+                .await;
+        }
     };
     if rollout.metadata.deletion_timestamp.is_some() {
         return deletion::delete(context, &rollout, status, &state).await;
@@ -54,20 +59,43 @@ pub(super) async fn attempt(
     let key = rollout.key();
     let mut reading = Reading::of(&rollout, &state, now);
     let Some(plan) = reading.plan.take() else {
-        return unusable::no_plan(context, &rollout, status, reading.problem.unwrap_or_default(), memory).await;
+        return unusable::no_plan(
+            context,
+            &rollout,
+            status,
+            reading.problem.unwrap_or_default(),
+            memory,
+        )
+        .await;
     };
     context.world.note_plan(&key, &plan);
     find_services(context, &key, &plan, memory).await?;
     adoption::adopt(context, &rollout).await?;
     let snapshot = Snapshot::of(&context.world, &key, rollout.uid(), Some(&plan));
     let target = target(context, &key, &reading, &snapshot, memory).await;
-    let mut look = Look { context, rollout: &rollout, status, reading, plan, snapshot, now };
+    let mut look = Look {
+        context,
+        rollout: &rollout,
+        status,
+        reading,
+        plan,
+        snapshot,
+        now,
+    };
     look.decide_and_do(state, target, memory).await
 }
 
-/// A Service that its user has made carries no label of ours before it is first bound, so no watch brings it.
-async fn find_services(context: &Context, rollout: &Key, plan: &Plan, memory: &mut Memory) -> Result<(), Failure> {
-    let Some(routing) = plan.routing() else { return Ok(()) };
+/// A Service that its user has made carries no label of ours before it is first bound, so no watch
+/// brings it.
+async fn find_services(
+    context: &Context,
+    rollout: &Key,
+    plan: &Plan,
+    memory: &mut Memory,
+) -> Result<(), Failure> {
+    let Some(routing) = plan.routing() else {
+        return Ok(());
+    };
     for name in [&routing.stable_service, &routing.canary_service] {
         let key = Key::new(&rollout.namespace, name);
         if context.world.services.get(&key).is_some() || memory.is_absent(name) {
@@ -91,7 +119,14 @@ async fn target(
 ) -> Target {
     match (reading.spec, &reading.problem) {
         (Some(spec), None) => {
-            revision::resolve(&context.client, rollout, spec, &snapshot.replica_sets, &mut memory.revisions).await
+            revision::resolve(
+                &context.client,
+                rollout,
+                spec,
+                &snapshot.replica_sets,
+                &mut memory.revisions,
+            )
+            .await
         }
         (_, problem) => Target::Refused(problem.clone().unwrap_or_default()),
     }
@@ -108,7 +143,12 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    async fn decide_and_do(&mut self, state: State, target: Target, memory: &mut Memory) -> Result<Action, Failure> {
+    async fn decide_and_do(
+        &mut self,
+        state: State,
+        target: Target,
+        memory: &mut Memory,
+    ) -> Result<Action, Failure> {
         let target = self.settle_target(&state, target);
         let (seen, judged) = self.observe(state, target.revision, memory);
         let mut decision = decide(&self.plan, &seen, self.now);
@@ -116,7 +156,9 @@ impl Look<'_> {
         decision.because.splice(0..0, judged.infeasible(&self.plan));
         log(&decision);
         let rollout = finalizer::add(self.context, self.rollout, &decision.effects, memory).await?;
-        let (rollout, written) = self.write_status(rollout, &seen, &decision, judged, memory).await?;
+        let (rollout, written) = self
+            .write_status(rollout, &seen, &decision, judged, memory)
+            .await?;
         let retry = self.carry_out(&rollout, &decision, memory).await;
         // Nothing waits for people to be told, least of all an abort.
         let moved = written == Written::Done && decision.state != seen.state;
@@ -135,15 +177,22 @@ impl Look<'_> {
             .into_iter()
             .flatten()
             .min()
-            .map_or_else(Action::await_change, |wait| Action::requeue(wait.max(SHORTEST_WAIT))))
+            .map_or_else(Action::await_change, |wait| {
+                Action::requeue(wait.max(SHORTEST_WAIT))
+            }))
     }
 
-    /// What of the answer about the template concerns the planner: a refusal is a problem of the spec, and then the plan in force counts.
+    /// What of the answer about the template concerns the planner: a refusal is a problem of the
+    /// spec, and then the plan in force counts.
     fn settle_target(&mut self, state: &State, target: Target) -> Settled {
         match target {
             Target::Revision(revision) => {
                 Span::current().record("revision", revision.as_str());
-                Settled { revision: Some(revision), ask_again: None, failed: false }
+                Settled {
+                    revision: Some(revision),
+                    ask_again: None,
+                    failed: false,
+                }
             }
             Target::Refused(problem) => {
                 if self.reading.problem.is_none() {
@@ -153,17 +202,30 @@ impl Look<'_> {
                         self.plan = in_force.spec.clone();
                     }
                 }
-                Settled { revision: None, ask_again: Some(revision::ASK_AGAIN), failed: false }
+                Settled {
+                    revision: None,
+                    ask_again: Some(revision::ASK_AGAIN),
+                    failed: false,
+                }
             }
             Target::Unknown(why) => {
                 tracing::warn!(%why, "the revision of the template cannot be told yet");
                 let wait = retry_after(1, jitter());
-                Settled { revision: None, ask_again: Some(wait), failed: true }
+                Settled {
+                    revision: None,
+                    ask_again: Some(wait),
+                    failed: true,
+                }
             }
         }
     }
 
-    fn observe(&self, state: State, target: Option<Revision>, memory: &mut Memory) -> (Observed, Judged) {
+    fn observe(
+        &self,
+        state: State,
+        target: Option<Revision>,
+        memory: &mut Memory,
+    ) -> (Observed, Judged) {
         let about = observe::Context {
             generation: self.rollout.generation(),
             spec_problem: self.reading.problem.clone(),
@@ -174,7 +236,13 @@ impl Look<'_> {
             judgement: Judgement::NotConfigured,
             state,
         };
-        let mut seen = observe(&self.snapshot, &self.plan, about, &mut memory.sightings, self.now);
+        let mut seen = observe(
+            &self.snapshot,
+            &self.plan,
+            about,
+            &mut memory.sightings,
+            self.now,
+        );
         let judged = judged::judge(
             &judged::Case {
                 judge: self.context.judge.as_ref(),
@@ -201,16 +269,18 @@ impl Look<'_> {
         judged: Judged,
         memory: &mut Memory,
     ) -> Result<(Arc<RolloutObject>, Written), Failure> {
-        let counts = self.snapshot.counts(decision.state.current_revision.as_ref());
+        let counts = self
+            .snapshot
+            .counts(decision.state.current_revision.as_ref());
         let told = Told {
             state: &decision.state,
             plan: &self.plan,
             seen,
             counts,
-            selector: self
-                .reading
-                .spec
-                .map_or_else(|| self.status.selector.clone(), |spec| status::selector_string(&spec.selector)),
+            selector: self.reading.spec.map_or_else(
+                || self.status.selector.clone(),
+                |spec| status::selector_string(&spec.selector),
+            ),
             analysis: judged.analysis(&decision.state, &self.plan, self.now),
             evidence_summary: judged.summary(&decision.state),
             evidence: judged.evidence(&decision.state),
@@ -220,7 +290,8 @@ impl Look<'_> {
             trouble: memory.trouble(),
             now: self.now,
         };
-        let next = status::status(&told, self.status).map_err(|problem| Failure::Failed(problem.to_string()))?;
+        let next = status::status(&told, self.status)
+            .map_err(|problem| Failure::Failed(problem.to_string()))?;
         let wait = match status::urgency(self.status, &next) {
             Urgency::Never => return Ok((rollout, Written::Not(None))),
             Urgency::Now => Duration::ZERO,
@@ -230,26 +301,65 @@ impl Look<'_> {
         if !wait.is_zero() {
             return Ok((rollout, Written::Not(Some(wait))));
         }
-        Ok((replace_status(self.context, &rollout, &next, memory).await?, Written::Done))
+        Ok((
+            replace_status(self.context, &rollout, &next, memory).await?,
+            Written::Done,
+        ))
     }
 
     fn originals(&self, decision: &Decision) -> Vec<OriginalRoute> {
         let known = &self.status.original_routes;
         let (key, world) = (self.rollout.key(), &self.context.world);
-        effects::originals(known, decision, self.plan.routing(), &self.snapshot, &key, world)
+        effects::originals(
+            known,
+            decision,
+            self.plan.routing(),
+            &self.snapshot,
+            &key,
+            world,
+        )
     }
 
-    async fn tell(&self, rollout: &RolloutObject, decision: &Decision, moved: bool, memory: &mut Memory) {
+    async fn tell(
+        &self,
+        rollout: &RolloutObject,
+        decision: &Decision,
+        moved: bool,
+        memory: &mut Memory,
+    ) {
         let state = &decision.state;
-        let revision = state.current_revision.as_ref().map_or("none", Revision::as_str);
-        let step = state.step.map(|step| format!(" step {}", step.index + 1)).unwrap_or_default();
+        let revision = state
+            .current_revision
+            .as_ref()
+            .map_or("none", Revision::as_str);
+        let step = state
+            .step
+            .map(|step| format!(" step {}", step.index + 1))
+            .unwrap_or_default();
         let position = format!("{:?} {revision}{step}", state.stage);
-        self.context.events.tell(rollout, &decision.because, &position, moved, &mut memory.told).await;
+        self.context
+            .events
+            .tell(
+                rollout,
+                &decision.because,
+                &position,
+                moved,
+                &mut memory.told,
+            )
+            .await;
     }
 
-    /// Carries the effects out in order; one that fails does not stop the others. Answers when to try again.
-    async fn carry_out(&self, rollout: &RolloutObject, decision: &Decision, memory: &mut Memory) -> Option<Duration> {
-        let Ok(status) = &rollout.status else { return None };
+    /// Carries the effects out in order; one that fails does not stop the others. Answers when to
+    /// try again.
+    async fn carry_out(
+        &self,
+        rollout: &RolloutObject,
+        decision: &Decision,
+        memory: &mut Memory,
+    ) -> Option<Duration> {
+        let Ok(status) = &rollout.status else {
+            return None;
+        };
         let hands = Hands {
             client: &self.context.client,
             world: &self.context.world,
@@ -263,7 +373,8 @@ impl Look<'_> {
             now: self.now,
         };
         let mut failures = Failures::default();
-        // Traffic follows a change of the Services, it does not precede it. Taking traffic away waits for nothing.
+        // Traffic follows a change of the Services, it does not precede it. Taking traffic away
+        // waits for nothing.
         let raises = |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
         if decision.effects.iter().any(raises) {
             failures.note("UpdateServices", hands.update_services().await);
@@ -272,9 +383,12 @@ impl Look<'_> {
             self.leave_behind(&hands, decision, &mut failures).await;
         }
         for effect in &decision.effects {
-            let Err(error) = hands.carry_out(effect).await else { continue };
+            let Err(error) = hands.carry_out(effect).await else {
+                continue;
+            };
             if let Effect::CreateReplicaSet { revision, .. } = effect {
-                // If somebody else has the name, the API server is asked again and another one is found.
+                // If somebody else has the name, the API server is asked again and another one is
+                // found.
                 memory.revisions.forget(revision);
             }
             if !error.is_conflict() {
@@ -298,8 +412,8 @@ impl Look<'_> {
         again.then_some(AFTER_CONFLICT)
     }
 
-    /// Gives back routes and Services that the plan names no longer. A Service does so only when no release is under way:
-    /// until then it selects the stable revision, as it should.
+    /// Gives back routes and Services that the plan names no longer. A Service does so only when no
+    /// release is under way: until then it selects the stable revision, as it should.
     async fn leave_behind(&self, hands: &Hands<'_>, decision: &Decision, failures: &mut Failures) {
         // A route that the plan names no longer gives no share to pods that are about to go.
         match effects::restore_left(hands).await {
@@ -307,7 +421,10 @@ impl Look<'_> {
             Err(error) => return failures.note("RestoreRoute", Err(error)),
         }
         if self.plan.routing().is_none() || decision.state.stage == Stage::Stable {
-            failures.note("ReleaseService", effects::release_left_services(hands).await);
+            failures.note(
+                "ReleaseService",
+                effects::release_left_services(hands).await,
+            );
         }
     }
 }
@@ -337,7 +454,9 @@ impl Failures {
 fn log(decision: &Decision) {
     for reason in &decision.because {
         match reason.level {
-            Level::Detail | Level::Normal => tracing::info!(reason = reason.code, "{}", reason.message),
+            Level::Detail | Level::Normal => {
+                tracing::info!(reason = reason.code, "{}", reason.message)
+            }
             Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
         }
     }

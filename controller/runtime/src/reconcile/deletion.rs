@@ -36,12 +36,19 @@ pub(super) async fn delete(
         };
         give_back.carry_out(rollout, status, &plan).await?;
     }
-    finalizer::write(context, rollout, "removing the finalizer", &finalizer::others(rollout)).await?;
+    finalizer::write(
+        context,
+        rollout,
+        "removing the finalizer",
+        &finalizer::others(rollout),
+    )
+    .await?;
     tracing::info!("the Rollout is deleted: its routes and Services are as they were");
     Ok(Action::await_change())
 }
 
-/// The plan under which routes and Services were changed: the one in force, or else that of the spec.
+/// The plan under which routes and Services were changed: the one in force, or else that of the
+/// spec.
 fn plan_of_changes(rollout: &RolloutObject, state: &State, now: Timestamp) -> Option<Plan> {
     let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
     in_force.or_else(|| Reading::of(rollout, state, now).plan)
@@ -64,7 +71,12 @@ pub struct GiveBack<'a> {
 }
 
 impl GiveBack<'_> {
-    async fn carry_out(&self, rollout: &RolloutObject, status: &RolloutStatus, plan: &Plan) -> Result<(), Failure> {
+    async fn carry_out(
+        &self,
+        rollout: &RolloutObject,
+        status: &RolloutStatus,
+        plan: &Plan,
+    ) -> Result<(), Failure> {
         let snapshot = Snapshot::of(self.world, &rollout.key(), rollout.uid(), Some(plan));
         let hands = Hands {
             client: self.client,
@@ -86,11 +98,15 @@ impl GiveBack<'_> {
     }
 }
 
-/// Gives back what a Rollout has changed, and removes its finalizer, without a controller. Returns whether it had one.
+/// Gives back what a Rollout has changed, and removes its finalizer, without a controller. Returns
+/// whether it had one.
 ///
 /// # Errors
 /// Why the Rollout still has it.
-pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject) -> Result<bool, String> {
+pub async fn release_finalizer(
+    give_back: &GiveBack<'_>,
+    rollout: &RolloutObject,
+) -> Result<bool, String> {
     if !finalizer::is_held(rollout) {
         return Ok(false);
     }
@@ -98,11 +114,19 @@ pub async fn release_finalizer(give_back: &GiveBack<'_>, rollout: &RolloutObject
     let status = rollout.status.as_ref().map_err(Clone::clone)?;
     let state = status.state().map_err(|problem| problem.to_string())?;
     if let Some(plan) = plan_of_changes(rollout, &state, give_back.now) {
-        give_back.carry_out(rollout, status, &plan).await.map_err(|failure| failure.to_string())?;
+        give_back
+            .carry_out(rollout, status, &plan)
+            .await
+            .map_err(|failure| failure.to_string())?;
     }
     give_back.metrics.api_write("Rollout", "patch");
-    let written =
-        finalizer::patch(give_back.client, rollout, "removing the finalizer", &finalizer::others(rollout)).await;
+    let written = finalizer::patch(
+        give_back.client,
+        rollout,
+        "removing the finalizer",
+        &finalizer::others(rollout),
+    )
+    .await;
     match written {
         Ok(_) | Err(Failure::Gone) => Ok(true),
         Err(failure) => Err(failure.to_string()),

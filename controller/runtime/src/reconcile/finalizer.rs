@@ -1,5 +1,5 @@
-//! The finalizer: a Rollout holds it only while it has changed objects that it does not own, so that without the controller as
-//! few Rollouts as possible cannot be deleted.
+//! The finalizer: a Rollout holds it only while it has changed objects that it does not own, so
+//! that without the controller as few Rollouts as possible cannot be deleted.
 
 use std::sync::Arc;
 
@@ -28,7 +28,11 @@ pub(super) async fn add(
         Effect::SetWeight { .. } => true,
         Effect::BindService { name, .. } => {
             let key = Key::new(&rollout.key().namespace, name);
-            context.world.services.get(&key).is_some_and(|service| !is_ours(&service, rollout))
+            context
+                .world
+                .services
+                .get(&key)
+                .is_some_and(|service| !is_ours(&service, rollout))
         }
         _ => false,
     };
@@ -37,7 +41,9 @@ pub(super) async fn add(
     }
     let mut finalizers = rollout.metadata.finalizers.clone().unwrap_or_default();
     finalizers.push(FINALIZER.to_owned());
-    write(context, rollout, "adding the finalizer", &finalizers).await.map(|answer| memory.wrote(answer))
+    write(context, rollout, "adding the finalizer", &finalizers)
+        .await
+        .map(|answer| memory.wrote(answer))
 }
 
 /// Removes the finalizer when there is nothing to give back any more.
@@ -48,14 +54,22 @@ pub(super) async fn remove(
     decision: &Decision,
     memory: &mut Memory,
 ) -> Result<(), Failure> {
-    let is_at_rest = decision.effects.is_empty() && !matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
+    let is_at_rest = decision.effects.is_empty()
+        && !matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
     if !is_held(rollout) || !is_at_rest {
         return Ok(());
     }
-    let Ok(status) = &rollout.status else { return Ok(()) };
+    let Ok(status) = &rollout.status else {
+        return Ok(());
+    };
     let key = rollout.key();
     let is_changed = |entry| effects::is_changed(entry, plan.routing(), &key, &context.world);
-    let has_services = context.world.services.of_rollout(&key).iter().any(|service| !is_ours(service, rollout));
+    let has_services = context
+        .world
+        .services
+        .of_rollout(&key)
+        .iter()
+        .any(|service| !is_ours(service, rollout));
     if has_services || status.original_routes.iter().any(is_changed) {
         return Ok(());
     }
@@ -66,13 +80,20 @@ pub(super) async fn remove(
 
 /// Whether the Rollout holds our finalizer.
 pub(super) fn is_held(rollout: &RolloutObject) -> bool {
-    rollout.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    rollout
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == FINALIZER)
 }
 
 /// The finalizers of others.
 pub(super) fn others(rollout: &RolloutObject) -> Vec<String> {
     let all = rollout.metadata.finalizers.iter().flatten();
-    all.filter(|finalizer| *finalizer != FINALIZER).cloned().collect()
+    all.filter(|finalizer| *finalizer != FINALIZER)
+        .cloned()
+        .collect()
 }
 
 fn is_ours(service: &ServiceFact, rollout: &RolloutObject) -> bool {
@@ -96,7 +117,10 @@ pub(super) async fn patch(
     finalizers: &[String],
 ) -> Result<RolloutObject, Failure> {
     let patch = json!({"metadata": {"resourceVersion": rollout.resource_version(), "finalizers": finalizers}});
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(client.clone(), &key.namespace);
     in_time(what, api.patch(&key.name, &params, &Patch::Merge(patch))).await

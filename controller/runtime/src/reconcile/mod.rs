@@ -1,6 +1,7 @@
 //! One look at one Rollout: observe, decide, write the position, then make it true.
 //!
-//! A reconcile never sleeps and never asks Prometheus. Whatever happens in it stays with its Rollout.
+//! A reconcile never sleeps and never asks Prometheus. Whatever happens in it stays with its
+//! Rollout.
 
 mod adoption;
 mod attempt;
@@ -96,9 +97,12 @@ impl Failure {
     fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
         move |error| match error {
             kube::Error::Api(status) if api_status::is_conflict(&status) => Self::Conflict,
-            // Without the object's name a 404 is about the kind or comes from a proxy, and is tried again.
+            // Without the object's name a 404 is about the kind or comes from a proxy, and is tried
+            // again.
             kube::Error::Api(status) if api_status::is_missing_object(&status) => Self::Gone,
-            kube::Error::Api(status) => Self::Failed(format!("{what}: {}", api_status::message(&status))),
+            kube::Error::Api(status) => {
+                Self::Failed(format!("{what}: {}", api_status::message(&status)))
+            }
             other => Self::Failed(format!("{what}: {other}")),
         }
     }
@@ -118,14 +122,16 @@ impl From<EffectError> for Failure {
 ///
 /// # Errors
 /// Never: what goes wrong is logged, counted, told in the status and tried again.
-pub async fn reconcile(seen: Arc<RolloutObject>, context: Arc<Context>) -> Result<Action, Infallible> {
+pub async fn reconcile(
+    seen: Arc<RolloutObject>,
+    context: Arc<Context>,
+) -> Result<Action, Infallible> {
     // A standby keeps its caches warm and does nothing; once it leads, everything is looked at.
     if !context.leadership.is_leader() || !context.world.awaited().is_empty() {
         return Ok(Action::await_change());
     }
     let key = seen.key();
-    let span =
-        tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
+    let span = tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
     Ok(guarded(&seen, &context).instrument(span).await)
 }
 
@@ -137,7 +143,9 @@ async fn guarded(seen: &Arc<RolloutObject>, context: &Context) -> Action {
     }
     let began = Instant::now();
     let rollout = memory.newest(Arc::clone(seen));
-    let attempt = AssertUnwindSafe(attempt::attempt(context, rollout, &mut memory)).catch_unwind().await;
+    let attempt = AssertUnwindSafe(attempt::attempt(context, rollout, &mut memory))
+        .catch_unwind()
+        .await;
     let (result, action) = match attempt {
         Ok(Ok(action)) => {
             memory.failures = 0;
@@ -148,7 +156,10 @@ async fn guarded(seen: &Arc<RolloutObject>, context: &Context) -> Action {
         Err(panic) => {
             let text = text_of(panic.as_ref());
             drop(panic);
-            (ReconcileResult::Panicked, quarantine(context, seen, &mut memory, text).await)
+            (
+                ReconcileResult::Panicked,
+                quarantine(context, seen, &mut memory, text).await,
+            )
         }
     };
     context.metrics.reconciled(result, began.elapsed());
@@ -172,11 +183,19 @@ fn after_failure(failure: &Failure, memory: &mut Memory) -> (ReconcileResult, Ac
 }
 
 /// A defect of ours stays with the one Rollout that it was met at, and is told there.
-async fn quarantine(context: &Context, seen: &RolloutObject, memory: &mut Memory, text: String) -> Action {
+async fn quarantine(
+    context: &Context,
+    seen: &RolloutObject,
+    memory: &mut Memory,
+    text: String,
+) -> Action {
     memory.set_aside(seen.generation(), jitter());
-    let wait = memory.set_aside_for(seen.generation()).unwrap_or(AFTER_CONFLICT);
+    let wait = memory
+        .set_aside_for(seen.generation())
+        .unwrap_or(AFTER_CONFLICT);
     tracing::error!(panic = %text, retry_in = ?wait, "deciding on this Rollout failed: it is set aside, the others go on");
-    let told = unusable::tell_quarantine(context, seen, &format!("internal error: {text}"), memory).await;
+    let told =
+        unusable::tell_quarantine(context, seen, &format!("internal error: {text}"), memory).await;
     if let Err(failure) = told {
         tracing::warn!(error = %failure, "the quarantine could not be told in the status");
     }
@@ -185,7 +204,8 @@ async fn quarantine(context: &Context, seen: &RolloutObject, memory: &mut Memory
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn jitter() -> f64 {

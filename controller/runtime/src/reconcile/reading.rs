@@ -30,7 +30,10 @@ impl<'a> Reading<'a> {
         let name = rollout.metadata.name.as_deref().unwrap_or_default();
         let (spec, plan) = match &rollout.spec {
             Err(problem) => (None, Err(problem.clone())),
-            Ok(spec) => (Some(&**spec), spec.plan(name).map_err(|problem| problem.to_string())),
+            Ok(spec) => (
+                Some(&**spec),
+                spec.plan(name).map_err(|problem| problem.to_string()),
+            ),
         };
         let replicas_source = rollout.replicas_source;
         match plan {
@@ -38,12 +41,26 @@ impl<'a> Reading<'a> {
                 let spec_replicas = plan.replicas;
                 plan.replicas = effective(spec_replicas, replicas_source, state, now);
                 let hash = Some(plan_hash(&plan));
-                Self { spec, plan: Some(plan), spec_replicas, replicas_source, hash, problem: None }
+                Self {
+                    spec,
+                    plan: Some(plan),
+                    spec_replicas,
+                    replicas_source,
+                    hash,
+                    problem: None,
+                }
             }
             Err(problem) => {
                 let plan = state.plan.as_ref().map(|plan| plan.spec.clone());
                 let spec_replicas = plan.as_ref().map_or(0, |plan| plan.replicas);
-                Self { spec, plan, spec_replicas, replicas_source, hash: None, problem: Some(problem) }
+                Self {
+                    spec,
+                    plan,
+                    spec_replicas,
+                    replicas_source,
+                    hash: None,
+                    problem: Some(problem),
+                }
             }
         }
     }

@@ -18,7 +18,11 @@ use crate::world::RolloutObject;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// To be asked immediately before each write.
-pub(super) fn may_write(context: &Context, kind: &'static str, verb: &'static str) -> Result<(), Failure> {
+pub(super) fn may_write(
+    context: &Context,
+    kind: &'static str,
+    verb: &'static str,
+) -> Result<(), Failure> {
     if !context.leadership.is_leader() {
         return Err(Failure::NotLeader);
     }
@@ -34,8 +38,9 @@ pub(super) async fn replace_status(
     memory: &mut Memory,
 ) -> Result<Arc<RolloutObject>, Failure> {
     let key = rollout.key();
-    // A patch, since an update without the object's annotations and labels takes their ownership from whoever applied
-    // them, although the API server leaves them in place. The resourceVersion makes a race a conflict.
+    // A patch, since an update without the object's annotations and labels takes their ownership
+    // from whoever applied them, although the API server leaves them in place. The resourceVersion
+    // makes a race a conflict.
     let patch: json_patch::Patch = serde_json::from_value(json!([
         {"op": "replace", "path": "/metadata/resourceVersion", "value": rollout.resource_version()},
         {"op": "add", "path": "/status", "value": status},
@@ -46,9 +51,16 @@ pub(super) async fn replace_status(
     }
     may_write(context, "Rollout", "patch")?;
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     let patch = Patch::Json::<()>(patch);
-    let answer = in_time("writing the status", api.patch_status(&key.name, &params, &patch)).await?;
+    let answer = in_time(
+        "writing the status",
+        api.patch_status(&key.name, &params, &patch),
+    )
+    .await?;
     let written = memory.wrote(answer);
     memory.wrote_status();
     Ok(written)
@@ -57,16 +69,24 @@ pub(super) async fn replace_status(
 /// What a status changes, as JSON Patch.
 fn change(rollout: &RolloutObject, status: &RolloutStatus) -> String {
     let json = |status: &RolloutStatus| serde_json::to_value(status).unwrap_or_default();
-    rollout.status.as_ref().map(|before| json_patch::diff(&json(before), &json(status)).to_string()).unwrap_or_default()
+    rollout
+        .status
+        .as_ref()
+        .map(|before| json_patch::diff(&json(before), &json(status)).to_string())
+        .unwrap_or_default()
 }
 
-/// Waits for one answer of the API server. One that comes too late may have been carried out all the same: the next look tells.
+/// Waits for one answer of the API server. One that comes too late may have been carried out all
+/// the same: the next look tells.
 pub(super) async fn in_time<T>(
     what: &'static str,
     asking: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, Failure> {
     match timeout(ANSWER_TIMEOUT, asking).await {
         Ok(answer) => answer.map_err(Failure::api(what)),
-        Err(_) => Err(Failure::Failed(format!("{what}: no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(Failure::Failed(format!(
+            "{what}: no answer within {} s",
+            ANSWER_TIMEOUT.as_secs()
+        ))),
     }
 }

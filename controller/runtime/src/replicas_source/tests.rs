@@ -5,9 +5,10 @@ use serde_json::json;
 use super::*;
 use ReplicasSource::{Declared, Default, Scaled, Unowned};
 
-/// What kube-apiserver 1.34.4 stored (without times) after these commands against a CRD with `default: 1`: `kubectl apply`,
-/// `kubectl apply --server-side --field-manager=argocd-controller` (Flux: `kustomize-controller`), `kubectl scale`, and, for
-/// an autoscaler, PUT of `/scale` as the HorizontalPodAutoscaler controller sends it.
+/// What kube-apiserver 1.34.4 stored (without times) after these commands against a CRD with
+/// `default: 1`: `kubectl apply`, `kubectl apply --server-side --field-manager=argocd-controller`
+/// (Flux: `kustomize-controller`), `kubectl scale`, and, for an autoscaler, PUT of `/scale` as the
+/// HorizontalPodAutoscaler controller sends it.
 const RECORDED: &str = include_str!("recorded.json");
 
 fn recorded() -> BTreeMap<String, Value> {
@@ -30,31 +31,91 @@ fn clients_are_told_apart_by_what_the_api_server_recorded_of_them() {
         ("server-side apply without replicas", Unowned),
         ("server-side apply of 5, then without replicas", Unowned),
         ("server-side apply of 1", Declared),
-        ("client-side apply without replicas, then kubectl scale to 3", Scaled),
-        ("client-side apply without replicas, then kubectl scale to 3 and to 1", Scaled),
-        ("client-side apply without replicas, kubectl scale to 3 and to 1, applied again", Scaled),
+        (
+            "client-side apply without replicas, then kubectl scale to 3",
+            Scaled,
+        ),
+        (
+            "client-side apply without replicas, then kubectl scale to 3 and to 1",
+            Scaled,
+        ),
+        (
+            "client-side apply without replicas, kubectl scale to 3 and to 1, applied again",
+            Scaled,
+        ),
         // A value that nobody owned before is not tracked when it is scaled.
-        ("server-side apply without replicas, then an autoscaler to 4", Scaled),
-        ("server-side apply without replicas, then an autoscaler to 4 and to 1", Unowned),
-        ("server-side apply without replicas, an autoscaler to 4 and to 1, applied again", Unowned),
-        ("client-side apply of 5, autoscaler to 8, then without replicas", Default),
-        ("server-side apply of 5, autoscaler to 8, then without replicas", Scaled),
-        ("server-side apply of 5, autoscaler to 8, then forced to 5", Declared),
-        ("server-side apply of 5, autoscaler to 8, forced to 5, then without replicas", Unowned),
+        (
+            "server-side apply without replicas, then an autoscaler to 4",
+            Scaled,
+        ),
+        (
+            "server-side apply without replicas, then an autoscaler to 4 and to 1",
+            Unowned,
+        ),
+        (
+            "server-side apply without replicas, an autoscaler to 4 and to 1, applied again",
+            Unowned,
+        ),
+        (
+            "client-side apply of 5, autoscaler to 8, then without replicas",
+            Default,
+        ),
+        (
+            "server-side apply of 5, autoscaler to 8, then without replicas",
+            Scaled,
+        ),
+        (
+            "server-side apply of 5, autoscaler to 8, then forced to 5",
+            Declared,
+        ),
+        (
+            "server-side apply of 5, autoscaler to 8, forced to 5, then without replicas",
+            Unowned,
+        ),
         ("client-side apply of 5, then kubectl patch to 1", Declared),
-        ("client-side apply of 5, then kubectl patch that removes the field", Declared),
-        ("kubectl create of 5, then kubectl replace without replicas", Declared),
+        (
+            "client-side apply of 5, then kubectl patch that removes the field",
+            Declared,
+        ),
+        (
+            "kubectl create of 5, then kubectl replace without replicas",
+            Declared,
+        ),
         ("kubectl create without replicas", Declared),
         ("kubectl create --save-config without replicas", Default),
-        ("Helm 3: create of 5, then a patch that removes the field", Declared),
-        ("client-side apply without replicas, then server-side by kubectl", Unowned),
-        ("client-side apply of 5, then server-side by kubectl without replicas", Unowned),
-        ("server-side apply of 1, an autoscaler to 4 and to 1", Scaled),
-        ("server-side apply of 1, an autoscaler to 4 and to 1, applied again as 1", Declared),
-        ("client-side apply without replicas, annotated by somebody else", Default),
+        (
+            "Helm 3: create of 5, then a patch that removes the field",
+            Declared,
+        ),
+        (
+            "client-side apply without replicas, then server-side by kubectl",
+            Unowned,
+        ),
+        (
+            "client-side apply of 5, then server-side by kubectl without replicas",
+            Unowned,
+        ),
+        (
+            "server-side apply of 1, an autoscaler to 4 and to 1",
+            Scaled,
+        ),
+        (
+            "server-side apply of 1, an autoscaler to 4 and to 1, applied again as 1",
+            Declared,
+        ),
+        (
+            "client-side apply without replicas, annotated by somebody else",
+            Default,
+        ),
         ("Flux without replicas", Unowned),
-        ("client-side apply without replicas, autoscaler to 3, applied again", Scaled),
-        ("client-side apply without replicas, then kubectl scale to 0", Scaled),
+        (
+            "client-side apply without replicas, autoscaler to 3, applied again",
+            Scaled,
+        ),
+        (
+            "client-side apply without replicas, then kubectl scale to 0",
+            Scaled,
+        ),
     ];
     let recorded = recorded();
     assert_eq!(recorded.len(), cases.len());
@@ -65,8 +126,14 @@ fn clients_are_told_apart_by_what_the_api_server_recorded_of_them() {
 
 #[test]
 fn a_crd_without_the_default_leaves_the_field_out() {
-    assert_eq!(source_of(&json!({"metadata": {"name": "a"}, "spec": {}})), Default);
-    assert_eq!(source_of(&json!({"metadata": {"name": "a"}, "spec": {"replicas": null}})), Default);
+    assert_eq!(
+        source_of(&json!({"metadata": {"name": "a"}, "spec": {}})),
+        Default
+    );
+    assert_eq!(
+        source_of(&json!({"metadata": {"name": "a"}, "spec": {"replicas": null}})),
+        Default
+    );
 }
 
 #[test]

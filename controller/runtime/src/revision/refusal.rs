@@ -3,7 +3,8 @@
 use serde_json::Value;
 use serin_crds::RolloutSpec;
 
-/// What the API server says before the part that matters, where it could not even decode the object.
+/// What the API server says before the part that matters, where it could not even decode the
+/// object.
 const UNDECODABLE: &str = "cannot be handled as a ReplicaSet: ";
 /// How Go names the field that it could not decode.
 const GO_FIELD: &str = "Go struct field ";
@@ -13,45 +14,66 @@ pub(super) fn told(message: &str, spec: &RolloutSpec) -> String {
     if let Some((_, fields)) = message.split_once(" is invalid: ") {
         return fields.to_owned();
     }
-    let Some((_, problem)) = message.split_once(UNDECODABLE) else { return message.to_owned() };
+    let Some((_, problem)) = message.split_once(UNDECODABLE) else {
+        return message.to_owned();
+    };
     let problem = problem.strip_prefix("json: ").unwrap_or(problem);
     if problem.starts_with("quantities must match")
         && let Some((path, quantity)) = bad_quantity(&spec.template.spec)
     {
-        return format!("{path}: Invalid value: {quantity}: it is not a quantity; use for example 500m or 128Mi");
+        return format!(
+            "{path}: Invalid value: {quantity}: it is not a quantity; use for example 500m or 128Mi"
+        );
     }
     of_field(problem).unwrap_or_else(|| format!("spec.template: Invalid value: {problem}"))
 }
 
-/// `cannot unmarshal number into Go struct field Container.spec.template.spec.containers.image of type string`, by its field.
+/// `cannot unmarshal number into Go struct field Container.spec.template.spec.containers.image of
+/// type string`, by its field.
 fn of_field(problem: &str) -> Option<String> {
     let (what, field) = problem.split_once(GO_FIELD)?;
     let (field, wanted) = field.split_once(" of type ")?;
     let (_, path) = field.split_once('.')?;
-    let found = what.trim_start_matches("cannot unmarshal ").split(' ').next()?;
+    let found = what
+        .trim_start_matches("cannot unmarshal ")
+        .split(' ')
+        .next()?;
     let wanted = wanted.rsplit('.').next()?.to_lowercase();
-    Some(format!("{path}: Invalid value: {found}: it must be a {wanted}"))
+    Some(format!(
+        "{path}: Invalid value: {found}: it must be a {wanted}"
+    ))
 }
 
 /// The first amount of a resource that is none, with its path.
 fn bad_quantity(pod_spec: &Value) -> Option<(String, String)> {
-    ["initContainers", "containers"].into_iter().find_map(|list| {
-        let containers = pod_spec.get(list)?.as_array()?;
-        containers.iter().enumerate().find_map(|(index, container)| {
-            ["requests", "limits"].into_iter().find_map(|kind| {
-                let amounts = container.get("resources")?.get(kind)?.as_object()?;
-                let (name, amount) =
-                    amounts.iter().find(|(_, amount)| amount.as_str().is_some_and(|text| !is_quantity(text)))?;
-                Some((format!("spec.template.spec.{list}[{index}].resources.{kind}.{name}"), amount.to_string()))
-            })
+    ["initContainers", "containers"]
+        .into_iter()
+        .find_map(|list| {
+            let containers = pod_spec.get(list)?.as_array()?;
+            containers
+                .iter()
+                .enumerate()
+                .find_map(|(index, container)| {
+                    ["requests", "limits"].into_iter().find_map(|kind| {
+                        let amounts = container.get("resources")?.get(kind)?.as_object()?;
+                        let (name, amount) = amounts.iter().find(|(_, amount)| {
+                            amount.as_str().is_some_and(|text| !is_quantity(text))
+                        })?;
+                        Some((
+                            format!("spec.template.spec.{list}[{index}].resources.{kind}.{name}"),
+                            amount.to_string(),
+                        ))
+                    })
+                })
         })
-    })
 }
 
-/// Whether it has the form that the API server demands: a number, then a suffix of letters or an exponent.
+/// Whether it has the form that the API server demands: a number, then a suffix of letters or an
+/// exponent.
 fn is_quantity(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['+', '-']);
-    let suffix = unsigned.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    let suffix =
+        unsigned.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
     let is_of_suffix = |letter: char| "eEinumkKMGTP+-".contains(letter) || letter.is_ascii_digit();
     suffix.len() < unsigned.len() && suffix.chars().all(is_of_suffix)
 }
@@ -74,7 +96,10 @@ mod tests {
     fn each_way_to_refuse_is_told_by_its_field() {
         let plain = spec(&json!([]));
         let invalid = "ReplicaSet.apps \"shop-x\" is invalid: spec.template.spec.containers[0].image: Required value";
-        assert_eq!(told(invalid, &plain), "spec.template.spec.containers[0].image: Required value");
+        assert_eq!(
+            told(invalid, &plain),
+            "spec.template.spec.containers[0].image: Required value"
+        );
 
         let number = "ReplicaSet in version \"v1\" cannot be handled as a ReplicaSet: json: cannot unmarshal number into \
                       Go struct field Container.spec.template.spec.containers.image of type string";
@@ -85,7 +110,9 @@ mod tests {
 
         let quantity = "ReplicaSet in version \"v1\" cannot be handled as a ReplicaSet: quantities must match the regular \
                         expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-        let lots = spec(&json!([{"resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "lots"}}}]));
+        let lots = spec(
+            &json!([{"resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "lots"}}}]),
+        );
         assert_eq!(
             told(quantity, &lots),
             "spec.template.spec.containers[0].resources.limits.memory: Invalid value: \"lots\": it is not a quantity; \

@@ -6,17 +6,19 @@ use serin_crds::RolloutSpec;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
 use sha2::{Digest, Sha256};
 
-/// What a revision's name is written with: no vowels (no words), nothing that reads like something else; DNS-safe.
-/// These are the letters that Kubernetes itself uses for generated names.
+/// What a revision's name is written with: no vowels (no words), nothing that reads like something
+/// else; DNS-safe. These are the letters that Kubernetes itself uses for generated names.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// How many letters a revision's name has: 27^9 are over 7 * 10^12.
 const REVISION_LENGTH: usize = 9;
 /// How many bytes of a hash of a template as written are kept.
 const WRITTEN_HASH_BYTES: usize = 16;
 
-/// The hash of the template as the user wrote it: whatever the order of its keys, with empty fields left out.
+/// The hash of the template as the user wrote it: whatever the order of its keys, with empty fields
+/// left out.
 ///
-/// It names a text, not a revision: two texts may stand for one template (`cpu: 1000m` and `cpu: "1"`).
+/// It names a text, not a revision: two texts may stand for one template (`cpu: 1000m` and `cpu:
+/// "1"`).
 pub fn written_hash(spec: &RolloutSpec) -> String {
     let written = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
     let digest = Sha256::digest(canonical(&written));
@@ -31,17 +33,22 @@ pub fn labelled(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
     template
 }
 
-/// A stored template without what Serin put into it, ready to be compared: equal values are equal templates.
+/// A stored template without what Serin put into it, ready to be compared: equal values are equal
+/// templates.
 pub fn bare(template: &Value) -> Value {
     let mut bare = without_empty(template).unwrap_or(Value::Null);
-    if let Some(labels) = bare.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+    if let Some(labels) = bare
+        .pointer_mut("/metadata/labels")
+        .and_then(Value::as_object_mut)
+    {
         labels.remove(ROLLOUT_LABEL);
         labels.remove(REVISION_LABEL);
     }
     without_empty(&bare).unwrap_or(Value::Null)
 }
 
-/// The revision that a stored template stands for; `collisions` counts the different templates met under a name so far.
+/// The revision that a stored template stands for; `collisions` counts the different templates met
+/// under a name so far.
 pub fn revision_of(bare_template: &Value, collisions: u32) -> Revision {
     let mut hasher = Sha256::new();
     hasher.update(canonical(bare_template));
@@ -114,8 +121,8 @@ fn write_canonical(value: &Value, out: &mut String) {
     }
 }
 
-/// Without nulls, and without the empty maps that only some writers leave behind in metadata; `emptyDir: {}` means something
-/// and stays.
+/// Without nulls, and without the empty maps that only some writers leave behind in metadata;
+/// `emptyDir: {}` means something and stays.
 fn without_empty(value: &Value) -> Option<Value> {
     match value {
         Value::Null => None,
@@ -124,12 +131,15 @@ fn without_empty(value: &Value) -> Option<Value> {
                 .iter()
                 .filter_map(|(key, value)| Some((key.clone(), without_empty(value)?)))
                 .filter(|(key, value)| {
-                    !(METADATA_MAPS.contains(&key.as_str()) && value.as_object().is_some_and(Map::is_empty))
+                    !(METADATA_MAPS.contains(&key.as_str())
+                        && value.as_object().is_some_and(Map::is_empty))
                 })
                 .collect();
             Some(Value::Object(kept))
         }
-        Value::Array(items) => Some(Value::Array(items.iter().filter_map(without_empty).collect())),
+        Value::Array(items) => Some(Value::Array(
+            items.iter().filter_map(without_empty).collect(),
+        )),
         leaf => Some(leaf.clone()),
     }
 }
@@ -151,7 +161,8 @@ mod tests {
 
     #[test]
     fn the_hash_of_what_was_written_is_pinned() {
-        // A change of this value would ask the API server about every template in a fleet on the day of an upgrade.
+        // A change of this value would ask the API server about every template in a fleet on the
+        // day of an upgrade.
         let spec = spec(&json!({
             "metadata": {"labels": {"app": "checkout"}},
             "spec": {"containers": [{"name": "app", "image": "shop/checkout:1"}]},
@@ -161,8 +172,12 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_and_nulls_do_not_count_in_what_was_written() {
-        let one = spec(&json!({"spec": {"containers": [{"name": "app", "image": "a"}], "volumes": null}}));
-        let two = spec(&json!({"metadata": {"labels": {}}, "spec": {"containers": [{"image": "a", "name": "app"}]}}));
+        let one = spec(
+            &json!({"spec": {"containers": [{"name": "app", "image": "a"}], "volumes": null}}),
+        );
+        let two = spec(
+            &json!({"metadata": {"labels": {}}, "spec": {"containers": [{"image": "a", "name": "app"}]}}),
+        );
         assert_eq!(written_hash(&one), written_hash(&two));
         let three = spec(&json!({"spec": {"containers": [{"image": "b", "name": "app"}]}}));
         assert_ne!(written_hash(&one), written_hash(&three));
@@ -179,8 +194,14 @@ mod tests {
     fn our_labels_are_put_in_and_taken_out() {
         let spec = spec(&json!({"spec": {"containers": [{"name": "app"}]}}));
         let ours = labelled(&spec, "checkout", "abc");
-        assert_eq!(ours.pointer("/metadata/labels/serin.dev~1revision"), Some(&json!("abc")));
-        assert_eq!(bare(&ours), json!({"spec": {"containers": [{"name": "app"}]}}));
+        assert_eq!(
+            ours.pointer("/metadata/labels/serin.dev~1revision"),
+            Some(&json!("abc"))
+        );
+        assert_eq!(
+            bare(&ours),
+            json!({"spec": {"containers": [{"name": "app"}]}})
+        );
     }
 
     #[test]

@@ -11,18 +11,19 @@ use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
 use serin_crds::status::{
-    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus, SummaryStatus,
-    WeightsStatus,
+    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus,
+    SummaryStatus, WeightsStatus,
 };
 
 use crate::observe::Counts;
 
 pub use conditions::{Inputs as ConditionInputs, conditions, of_unreadable, quarantined};
 
-/// What was only seen (pods, what the router says) is written with the next change of position, or when it has been the
-/// same for so long.
+/// What was only seen (pods, what the router says) is written with the next change of position, or
+/// when it has been the same for so long.
 pub const STABLE_FOR: Duration = Duration::from_secs(5);
-/// Evidence changes with every scrape; it is written with the next change of position, or after so long.
+/// Evidence changes with every scrape; it is written with the next change of position, or after so
+/// long.
 pub const EVIDENCE_EVERY: Duration = Duration::from_secs(15);
 
 /// Everything that a status is made of.
@@ -73,7 +74,10 @@ pub enum Urgency {
 ///
 /// # Errors
 /// Where the position does not fit the API's numbers.
-pub fn status(told: &Told<'_>, before: &RolloutStatus) -> Result<RolloutStatus, serin_crds::status::NotAState> {
+pub fn status(
+    told: &Told<'_>,
+    before: &RolloutStatus,
+) -> Result<RolloutStatus, serin_crds::status::NotAState> {
     let mut status = before.clone();
     status.with_state(told.state)?;
     status.summary = Some(summary(told));
@@ -87,7 +91,10 @@ pub fn status(told: &Told<'_>, before: &RolloutStatus) -> Result<RolloutStatus, 
     status.ready_replicas = signed(told.counts.ready);
     status.available_replicas = signed(told.counts.available);
     status.selector.clone_from(&told.selector);
-    let inputs = ConditionInputs { told, generation: told.seen.generation };
+    let inputs = ConditionInputs {
+        told,
+        generation: told.seen.generation,
+    };
     status.conditions = conditions(&inputs, &before.conditions);
     Ok(status)
 }
@@ -102,10 +109,15 @@ pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
     if before == after {
         return Urgency::Eventually;
     }
-    if position(before) == position(after) { Urgency::WhenStable } else { Urgency::Now }
+    if position(before) == position(after) {
+        Urgency::WhenStable
+    } else {
+        Urgency::Now
+    }
 }
 
-/// The status with every number in its free-form parts as a float: the API server gives `20.0` back as `20`.
+/// The status with every number in its free-form parts as a float: the API server gives `20.0` back
+/// as `20`.
 fn with_floats(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
     if let Some(plan) = &mut status.plan {
@@ -136,14 +148,30 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     status.checks = Vec::new();
     // Only the states last; each count is another at every look.
     for budget in &mut status.budgets {
-        let BudgetStatus { objective, state, .. } = std::mem::take(budget);
-        *budget = BudgetStatus { objective, state, ..BudgetStatus::default() };
+        let BudgetStatus {
+            objective, state, ..
+        } = std::mem::take(budget);
+        *budget = BudgetStatus {
+            objective,
+            state,
+            ..BudgetStatus::default()
+        };
     }
-    status.summary = status.summary.map(|summary| SummaryStatus { evidence: None, ..summary });
+    status.summary = status.summary.map(|summary| SummaryStatus {
+        evidence: None,
+        ..summary
+    });
     // That a judgement has begun is a part of the position; how far it has come is not.
-    status.analysis = status.analysis.map(|analysis| AnalysisStatus { checkpoint: Value::Null, ..analysis });
-    // Since when something is so follows from what is so; until it is written, every look would say another time.
-    status.weights = status.weights.map(|weights| WeightsStatus { since: None, ..weights });
+    status.analysis = status.analysis.map(|analysis| AnalysisStatus {
+        checkpoint: Value::Null,
+        ..analysis
+    });
+    // Since when something is so follows from what is so; until it is written, every look would say
+    // another time.
+    status.weights = status.weights.map(|weights| WeightsStatus {
+        since: None,
+        ..weights
+    });
     for condition in &mut status.conditions {
         condition.message = String::new();
         condition.observed_generation = None;
@@ -152,13 +180,21 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     status
 }
 
-/// What of a lasting status was decided, without what was only seen: pods come and go, and a router takes a moment.
+/// What of a lasting status was decided, without what was only seen: pods come and go, and a router
+/// takes a moment.
 fn position(mut status: RolloutStatus) -> RolloutStatus {
-    (status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas) = (0, 0, 0, 0);
+    (
+        status.replicas,
+        status.updated_replicas,
+        status.ready_replicas,
+        status.available_replicas,
+    ) = (0, 0, 0, 0);
     status.selector = None;
     status.summary = None;
     status.budgets = Vec::new();
-    status.conditions.retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
+    status
+        .conditions
+        .retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
     status
 }
 
@@ -176,29 +212,52 @@ fn summary(told: &Told<'_>) -> SummaryStatus {
         _ if told.plan.routing().is_some() => Some(routed_weight(told)),
         _ => Some(told.state.weights.asked.to_string()),
     };
-    SummaryStatus { step, weight, evidence: told.evidence_summary.clone() }
+    SummaryStatus {
+        step,
+        weight,
+        evidence: told.evidence_summary.clone(),
+    }
 }
 
 /// What the routes say; where they cannot be read, what they were asked for.
 fn routed_weight(told: &Told<'_>) -> String {
-    let said = told.seen.routes.iter().filter_map(|route| route.canary_weight.as_ref().ok());
-    said.max().copied().unwrap_or(told.state.weights.asked).to_string()
+    let said = told
+        .seen
+        .routes
+        .iter()
+        .filter_map(|route| route.canary_weight.as_ref().ok());
+    said.max()
+        .copied()
+        .unwrap_or(told.state.weights.asked)
+        .to_string()
 }
 
 /// A selector as the string that the scale subresource wants; none where it cannot be written so.
 pub fn selector_string(selector: &LabelSelector) -> Option<String> {
-    let equal = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
-    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
-        let values = expression.values.as_deref().unwrap_or_default().join(",");
-        Some(match expression.operator.as_str() {
-            "In" => format!("{} in ({values})", expression.key),
-            "NotIn" => format!("{} notin ({values})", expression.key),
-            "Exists" => expression.key.clone(),
-            "DoesNotExist" => format!("!{}", expression.key),
-            _ => return None,
-        })
-    });
-    equal.map(Some).chain(expressions).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
+    let equal = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector
+        .match_expressions
+        .iter()
+        .flatten()
+        .map(|expression| {
+            let values = expression.values.as_deref().unwrap_or_default().join(",");
+            Some(match expression.operator.as_str() {
+                "In" => format!("{} in ({values})", expression.key),
+                "NotIn" => format!("{} notin ({values})", expression.key),
+                "Exists" => expression.key.clone(),
+                "DoesNotExist" => format!("!{}", expression.key),
+                _ => return None,
+            })
+        });
+    equal
+        .map(Some)
+        .chain(expressions)
+        .collect::<Option<Vec<_>>>()
+        .map(|parts| parts.join(","))
 }
 
 fn signed(count: u32) -> i32 {

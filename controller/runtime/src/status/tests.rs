@@ -23,7 +23,11 @@ fn plan() -> Plan {
 
 fn route(weight: u32) -> RouteSeen {
     RouteSeen {
-        route: RouteRef { kind: RouteKind::HttpRoute, name: "checkout".into(), rule: None },
+        route: RouteRef {
+            kind: RouteKind::HttpRoute,
+            name: "checkout".into(),
+            rule: None,
+        },
         canary_weight: Ok(Weight::percent(weight)),
         written_since: at(0),
         programmed: Programmed::Since(at(0)),
@@ -41,7 +45,10 @@ fn state() -> State {
         stable_revision: Some(Revision::new("one")),
         current_revision: Some(Revision::new("two")),
         stage: Stage::Stepping,
-        step: Some(StepPosition { index: 0, started_at: at(0) }),
+        step: Some(StepPosition {
+            index: 0,
+            started_at: at(0),
+        }),
         ..State::default()
     }
 }
@@ -78,8 +85,20 @@ impl Scene {
     fn new() -> Self {
         let state = state();
         let seen = seen(&state, vec![route(20)]);
-        let counts = Counts { replicas: 5, updated: 1, ready: 5, available: 5 };
-        Self { plan: plan(), state, seen, counts, trouble: None, now: at(1) }
+        let counts = Counts {
+            replicas: 5,
+            updated: 1,
+            ready: 5,
+            available: 5,
+        };
+        Self {
+            plan: plan(),
+            state,
+            seen,
+            counts,
+            trouble: None,
+            now: at(1),
+        }
     }
 
     fn status(&self, before: &RolloutStatus) -> RolloutStatus {
@@ -103,7 +122,10 @@ impl Scene {
 }
 
 fn answer(status: &RolloutStatus, type_: &str) -> (String, String) {
-    let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_);
     let condition = condition.unwrap_or_else(|| panic!("no condition {type_}"));
     (condition.status.clone(), condition.reason.clone())
 }
@@ -112,15 +134,46 @@ fn answer(status: &RolloutStatus, type_: &str) -> (String, String) {
 fn a_release_under_way_is_told() {
     let status = Scene::new().status(&RolloutStatus::default());
     let summary = status.summary.clone().unwrap();
-    assert_eq!((summary.step.as_deref(), summary.weight.as_deref()), (Some("1/3"), Some("20 %")));
-    assert_eq!(answer(&status, "Available"), ("True".into(), "MinimumReplicasAvailable".into()));
-    assert_eq!(answer(&status, "Progressing"), ("True".into(), "Stepping".into()));
-    assert_eq!(answer(&status, "Reconciling"), ("True".into(), "Stepping".into()));
-    assert_eq!(answer(&status, "RouteReady"), ("True".into(), "Programmed".into()));
-    assert_eq!(answer(&status, "Ready"), ("False".into(), "Progressing".into()));
-    assert_eq!(answer(&status, "InvalidSpec"), ("False".into(), "Valid".into()));
-    assert!(status.conditions.iter().all(|condition| condition.type_ != "MetricsReady"), "no analysis is configured");
-    assert_eq!(status.state().unwrap(), state(), "the position survives the way through the status");
+    assert_eq!(
+        (summary.step.as_deref(), summary.weight.as_deref()),
+        (Some("1/3"), Some("20 %"))
+    );
+    assert_eq!(
+        answer(&status, "Available"),
+        ("True".into(), "MinimumReplicasAvailable".into())
+    );
+    assert_eq!(
+        answer(&status, "Progressing"),
+        ("True".into(), "Stepping".into())
+    );
+    assert_eq!(
+        answer(&status, "Reconciling"),
+        ("True".into(), "Stepping".into())
+    );
+    assert_eq!(
+        answer(&status, "RouteReady"),
+        ("True".into(), "Programmed".into())
+    );
+    assert_eq!(
+        answer(&status, "Ready"),
+        ("False".into(), "Progressing".into())
+    );
+    assert_eq!(
+        answer(&status, "InvalidSpec"),
+        ("False".into(), "Valid".into())
+    );
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.type_ != "MetricsReady"),
+        "no analysis is configured"
+    );
+    assert_eq!(
+        status.state().unwrap(),
+        state(),
+        "the position survives the way through the status"
+    );
 }
 
 #[test]
@@ -136,8 +189,14 @@ fn an_abort_is_told_with_its_cause() {
         message: "31 of 1,000 requests failed".into(),
     });
     let status = scene.status(&RolloutStatus::default());
-    assert_eq!(answer(&status, "Progressing"), ("False".into(), "Evidence".into()));
-    assert_eq!(answer(&status, "Stalled"), ("True".into(), "Evidence".into()));
+    assert_eq!(
+        answer(&status, "Progressing"),
+        ("False".into(), "Evidence".into())
+    );
+    assert_eq!(
+        answer(&status, "Stalled"),
+        ("True".into(), "Evidence".into())
+    );
 }
 
 #[test]
@@ -155,7 +214,10 @@ fn transition_times_move_only_with_the_answer() {
             .map(|condition| condition.last_transition_time.0)
     };
     assert_eq!(time(&first, "Ready"), time(&second, "Ready"));
-    scene.seen.routes = vec![RouteSeen { programmed: Programmed::Pending("not yet".into()), ..route(20) }];
+    scene.seen.routes = vec![RouteSeen {
+        programmed: Programmed::Pending("not yet".into()),
+        ..route(20)
+    }];
     let third = scene.status(&second);
     assert_eq!(time(&third, "RouteReady"), Some(at(60)));
     assert_eq!(time(&third, "Ready"), time(&first, "Ready"));
@@ -168,12 +230,21 @@ fn what_has_changed_says_how_soon_it_is_written() {
     assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Never);
 
     scene.state.message = "the same in other words".into();
-    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Eventually);
+    assert_eq!(
+        urgency(&before, &scene.status(&before)),
+        Urgency::Eventually
+    );
 
     scene.counts.replicas = 6;
-    assert_eq!(urgency(&before, &scene.status(&before)), Urgency::WhenStable);
+    assert_eq!(
+        urgency(&before, &scene.status(&before)),
+        Urgency::WhenStable
+    );
 
-    scene.state.step = Some(StepPosition { index: 1, started_at: at(1) });
+    scene.state.step = Some(StepPosition {
+        index: 1,
+        started_at: at(1),
+    });
     assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Now);
 
     let mut routes_recorded = before.clone();
@@ -192,26 +263,37 @@ fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
     let scene = Scene::new();
     let before = scene.status(&RolloutStatus::default());
     let mut begun = before.clone();
-    begun.analysis =
-        Some(AnalysisStatus { revision: "two".into(), started_at: at(1), checkpoint: serde_json::json!({}) });
+    begun.analysis = Some(AnalysisStatus {
+        revision: "two".into(),
+        started_at: at(1),
+        checkpoint: serde_json::json!({}),
+    });
     assert_eq!(urgency(&before, &begun), Urgency::Now);
     let mut further = begun.clone();
-    further.analysis =
-        Some(AnalysisStatus { revision: "two".into(), started_at: at(1), checkpoint: serde_json::json!({"n": 1}) });
+    further.analysis = Some(AnalysisStatus {
+        revision: "two".into(),
+        started_at: at(1),
+        checkpoint: serde_json::json!({"n": 1}),
+    });
     assert_eq!(urgency(&begun, &further), Urgency::Eventually);
 }
 
-/// Seen on a real API server: every reconcile wrote the status again, because `setWeight: 20.0` came back as `20`.
+/// Seen on a real API server: every reconcile wrote the status again, because `setWeight: 20.0`
+/// came back as `20`.
 #[test]
 fn a_number_that_comes_back_in_another_form_is_no_change() {
     let mut scene = Scene::new();
-    let in_force = serin_core::state::PlanInForce { hash: "a".into(), spec: scene.plan.clone() };
+    let in_force = serin_core::state::PlanInForce {
+        hash: "a".into(),
+        spec: scene.plan.clone(),
+    };
     scene.state.plan = Some(in_force);
     scene.seen.state = scene.state.clone();
     let written = scene.status(&RolloutStatus::default());
     let text = serde_json::to_string(&written).unwrap();
     assert!(text.contains("20.0"), "{text}");
-    let back: RolloutStatus = serde_json::from_str(&text.replace("20.0", "20").replace("50.0", "50")).unwrap();
+    let back: RolloutStatus =
+        serde_json::from_str(&text.replace("20.0", "20").replace("50.0", "50")).unwrap();
     assert_ne!(back, written, "the test would show nothing");
     assert_eq!(urgency(&back, &scene.status(&back)), Urgency::Never);
 }
@@ -221,7 +303,10 @@ fn what_keeps_failing_is_told() {
     let mut scene = Scene::new();
     scene.trouble = Some("Service checkout: forbidden".into());
     let status = scene.status(&RolloutStatus::default());
-    assert_eq!(answer(&status, "Reconciling"), ("True".into(), "EffectFailing".into()));
+    assert_eq!(
+        answer(&status, "Reconciling"),
+        ("True".into(), "EffectFailing".into())
+    );
 }
 
 #[test]
@@ -231,7 +316,10 @@ fn a_selector_is_written_as_autoscalers_read_it() {
         "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}],
     }))
     .unwrap();
-    assert_eq!(selector_string(&selector).as_deref(), Some("app=checkout,tier in (a,b),!old"));
+    assert_eq!(
+        selector_string(&selector).as_deref(),
+        Some("app=checkout,tier in (a,b),!old")
+    );
 }
 
 #[test]
@@ -244,6 +332,15 @@ fn a_condition_that_has_changed_is_the_same_at_every_look_until_it_is_written() 
         status: "False".into(),
         type_: "MetricsReady".into(),
     };
-    let look = |seconds| lasting(&RolloutStatus { conditions: vec![condition(seconds)], ..RolloutStatus::default() });
-    assert_eq!(look(1), look(2), "or it would never have been so for long enough to be worth a write");
+    let look = |seconds| {
+        lasting(&RolloutStatus {
+            conditions: vec![condition(seconds)],
+            ..RolloutStatus::default()
+        })
+    };
+    assert_eq!(
+        look(1),
+        look(2),
+        "or it would never have been so for long enough to be worth a write"
+    );
 }

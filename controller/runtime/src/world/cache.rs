@@ -10,8 +10,9 @@ use super::facts::Fact;
 
 /// Facts about one kind.
 ///
-/// A newer state of an object is never replaced by an older one: what this process has written itself is put in at once
-/// ([`Cache::put`]) and stays until the watch has caught up, so that no decision is made on a state from before.
+/// A newer state of an object is never replaced by an older one: what this process has written
+/// itself is put in at once ([`Cache::put`]) and stays until the watch has caught up, so that no
+/// decision is made on a state from before.
 pub struct Cache<F> {
     inner: RwLock<Inner<F>>,
     synced: watch::Sender<bool>,
@@ -32,28 +33,46 @@ struct Entry<F> {
 
 impl<F> Default for Cache<F> {
     fn default() -> Self {
-        let inner = Inner { facts: HashMap::new(), by_rollout: HashMap::new(), listing: None };
-        Self { inner: RwLock::new(inner), synced: watch::Sender::new(false) }
+        let inner = Inner {
+            facts: HashMap::new(),
+            by_rollout: HashMap::new(),
+            listing: None,
+        };
+        Self {
+            inner: RwLock::new(inner),
+            synced: watch::Sender::new(false),
+        }
     }
 }
 
 impl<F: Fact> Cache<F> {
     /// The fact about one object.
     pub fn get(&self, key: &Key) -> Option<Arc<F>> {
-        self.read().facts.get(key).map(|entry| Arc::clone(&entry.fact))
+        self.read()
+            .facts
+            .get(key)
+            .map(|entry| Arc::clone(&entry.fact))
     }
 
     /// The facts about the objects of one Rollout, by name.
     pub fn of_rollout(&self, rollout: &Key) -> Vec<Arc<F>> {
         let inner = self.read();
-        let Some(names) = inner.by_rollout.get(rollout) else { return Vec::new() };
-        let facts = names.iter().filter_map(|name| inner.facts.get(&Key::new(&rollout.namespace, name)));
+        let Some(names) = inner.by_rollout.get(rollout) else {
+            return Vec::new();
+        };
+        let facts = names
+            .iter()
+            .filter_map(|name| inner.facts.get(&Key::new(&rollout.namespace, name)));
         facts.map(|entry| Arc::clone(&entry.fact)).collect()
     }
 
     /// All facts.
     pub fn all(&self) -> Vec<Arc<F>> {
-        self.read().facts.values().map(|entry| Arc::clone(&entry.fact)).collect()
+        self.read()
+            .facts
+            .values()
+            .map(|entry| Arc::clone(&entry.fact))
+            .collect()
     }
 
     /// Takes in what a write or a read of our own has answered.
@@ -82,7 +101,10 @@ impl<F: Fact> Cache<F> {
     pub fn list(&self, fact: F) {
         let mut inner = self.write();
         let key = fact.identity().key.clone();
-        inner.listing.get_or_insert_default().insert(key, Arc::new(fact));
+        inner
+            .listing
+            .get_or_insert_default()
+            .insert(key, Arc::new(fact));
     }
 
     /// A list is complete: what it did not bring is gone, and is answered.
@@ -94,7 +116,10 @@ impl<F: Fact> Cache<F> {
                 (!entry.unconfirmed && !listed.contains_key(key)).then(|| key.clone())
             };
             let gone: Vec<Key> = inner.facts.iter().filter_map(is_gone).collect();
-            let gone = gone.into_iter().filter_map(|key| inner.remove(&key)).collect();
+            let gone = gone
+                .into_iter()
+                .filter_map(|key| inner.remove(&key))
+                .collect();
             for fact in listed.into_values() {
                 inner.insert(fact, false);
             }
@@ -104,8 +129,8 @@ impl<F: Fact> Cache<F> {
         gone
     }
 
-    /// Forgets everything, also what this process has just written: the cluster does not serve this kind. Counts as
-    /// listed. Returns what was forgotten.
+    /// Forgets everything, also what this process has just written: the cluster does not serve this
+    /// kind. Counts as listed. Returns what was forgotten.
     pub fn clear(&self) -> Vec<Arc<F>> {
         let facts = {
             let mut inner = self.write();
@@ -153,7 +178,10 @@ impl<F: Fact> Inner<F> {
             self.remove(&key);
         }
         if let Some(rollout) = fact.rollout() {
-            self.by_rollout.entry(Key::new(&key.namespace, rollout)).or_default().insert(key.name.clone());
+            self.by_rollout
+                .entry(Key::new(&key.namespace, rollout))
+                .or_default()
+                .insert(key.name.clone());
         }
         self.facts.insert(key, Entry { fact, unconfirmed });
         true
@@ -180,14 +208,25 @@ mod tests {
     use crate::world::{Identity, ReplicaSetFact};
 
     fn set(name: &str, version: u64, desired: u32) -> ReplicaSetFact {
-        let identity =
-            Identity { key: Key::new("shop", name), uid: format!("uid-{name}"), resource_version: version.to_string() };
-        ReplicaSetFact { identity, rollout: "checkout".into(), desired, ..ReplicaSetFact::default() }
+        let identity = Identity {
+            key: Key::new("shop", name),
+            uid: format!("uid-{name}"),
+            resource_version: version.to_string(),
+        };
+        ReplicaSetFact {
+            identity,
+            rollout: "checkout".into(),
+            desired,
+            ..ReplicaSetFact::default()
+        }
     }
 
     fn desired(cache: &Cache<ReplicaSetFact>) -> Vec<(String, u32)> {
         let facts = cache.of_rollout(&Key::new("shop", "checkout"));
-        facts.iter().map(|fact| (fact.identity.key.name.clone(), fact.desired)).collect()
+        facts
+            .iter()
+            .map(|fact| (fact.identity.key.name.clone(), fact.desired))
+            .collect()
     }
 
     #[test]

@@ -15,8 +15,8 @@ use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION}
 
 use super::Key;
 use super::facts::{
-    CommandFact, EndpointFact, Identity, OwnerFact, PodFact, ReplicaSetFact, Restarts, RouteFact, ServiceFact,
-    SliceFact,
+    CommandFact, EndpointFact, Identity, OwnerFact, PodFact, ReplicaSetFact, Restarts, RouteFact,
+    ServiceFact, SliceFact,
 };
 use super::ports;
 
@@ -24,17 +24,25 @@ use super::ports;
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The kubelet's reason for a container that keeps failing.
 pub const CRASH_LOOP: &str = "CrashLoopBackOff";
-/// The kubelet's reasons for a container whose end it did not see, for example because the node restarted.
+/// The kubelet's reasons for a container whose end it did not see, for example because the node
+/// restarted.
 const NODE_LOST: [&str; 2] = ["Unknown", "ContainerStatusUnknown"];
-/// Annotations on a Service that describe how requests are sent to its endpoints, so that both sides need them.
-const ROUTING_ANNOTATIONS: [&str; 2] = ["traefik.ingress.kubernetes.io/", "service.kubernetes.io/topology-mode"];
+/// Annotations on a Service that describe how requests are sent to its endpoints, so that both
+/// sides need them.
+const ROUTING_ANNOTATIONS: [&str; 2] = [
+    "traefik.ingress.kubernetes.io/",
+    "service.kubernetes.io/topology-mode",
+];
 /// A container that waits for one of these is only starting.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 impl From<&ObjectMeta> for Identity {
     fn from(meta: &ObjectMeta) -> Self {
         Self {
-            key: Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()),
+            key: Key::new(
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default(),
+            ),
             uid: meta.uid.clone().unwrap_or_default(),
             resource_version: meta.resource_version.clone().unwrap_or_default(),
         }
@@ -49,13 +57,21 @@ impl From<ReplicaSet> for ReplicaSetFact {
         Self {
             identity: Identity::from(&set.metadata),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            ports: pod_spec.as_ref().map(ports::of_pod_spec).unwrap_or_default(),
+            ports: pod_spec
+                .as_ref()
+                .map(ports::of_pod_spec)
+                .unwrap_or_default(),
             owner: controller(&set.metadata),
             terminating: set.metadata.deletion_timestamp.is_some(),
             rollout: label(&set.metadata, ROLLOUT_LABEL).unwrap_or_default(),
             revision: label(&set.metadata, REVISION_LABEL).map(Revision::new),
             owner_uid: controller_uid(&set.metadata),
-            template_hash: set.metadata.annotations.as_ref().and_then(|all| all.get(TEMPLATE_HASH_ANNOTATION)).cloned(),
+            template_hash: set
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(TEMPLATE_HASH_ANNOTATION))
+                .cloned(),
             // The API server fills in 1 where nothing is written.
             desired: spec.replicas.map_or(1, count),
             replicas: count(status.replicas),
@@ -74,7 +90,13 @@ impl From<Pod> for PodFact {
             .iter()
             .flatten()
             .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        let containers = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let containers = || {
+            status
+                .init_container_statuses
+                .iter()
+                .chain(&status.container_statuses)
+                .flatten()
+        };
         Self {
             identity: Identity::from(&pod.metadata),
             rollout: label(&pod.metadata, ROLLOUT_LABEL).unwrap_or_default(),
@@ -91,13 +113,20 @@ impl From<Pod> for PodFact {
 
 /// The restarts of a container, where it had any.
 fn restarts(container: &ContainerStatus) -> Option<Restarts> {
-    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-    let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+    let ended = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref());
+    let running = container
+        .state
+        .as_ref()
+        .and_then(|state| state.running.as_ref());
     let finished_at = ended.and_then(|ended| ended.finished_at.as_ref());
     let started_at = running.and_then(|running| running.started_at.as_ref());
     let last_at = finished_at.max(started_at).map(|time| time.0);
     // The kubelet's word where the container went with its node.
-    let by_node = ended.is_some_and(|ended| NODE_LOST.contains(&ended.reason.as_deref().unwrap_or_default()));
+    let by_node =
+        ended.is_some_and(|ended| NODE_LOST.contains(&ended.reason.as_deref().unwrap_or_default()));
     let count = count(container.restart_count).saturating_sub(u32::from(by_node));
     (count > 0).then_some(Restarts { count, last_at })
 }
@@ -105,7 +134,15 @@ fn restarts(container: &ContainerStatus) -> Option<Restarts> {
 /// Why a container cannot run: a crash loop before anything else.
 fn waiting<'a>(containers: impl Iterator<Item = &'a ContainerStatus>) -> Option<String> {
     let mut reasons: Vec<&str> = containers
-        .filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+        .filter_map(|container| {
+            container
+                .state
+                .as_ref()?
+                .waiting
+                .as_ref()?
+                .reason
+                .as_deref()
+        })
         .filter(|reason| !STARTING.contains(reason))
         .collect();
     reasons.sort_by_key(|reason| *reason != CRASH_LOOP);
@@ -116,12 +153,20 @@ impl From<Service> for ServiceFact {
     fn from(service: Service) -> Self {
         let spec = service.spec.unwrap_or_default();
         let mut annotations = service.metadata.annotations.clone().unwrap_or_default();
-        annotations.retain(|name, _| ROUTING_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)));
+        annotations.retain(|name, _| {
+            ROUTING_ANNOTATIONS
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
         Self {
             identity: Identity::from(&service.metadata),
             rollout: label(&service.metadata, ROLLOUT_LABEL),
             owner_uid: controller_uid(&service.metadata),
-            selects: spec.selector.as_ref().and_then(|selector| selector.get(REVISION_LABEL)).map(Revision::new),
+            selects: spec
+                .selector
+                .as_ref()
+                .and_then(|selector| selector.get(REVISION_LABEL))
+                .map(Revision::new),
             spec,
             annotations,
         }
@@ -131,17 +176,25 @@ impl From<Service> for ServiceFact {
 impl From<EndpointSlice> for SliceFact {
     fn from(slice: EndpointSlice) -> Self {
         let ready = slice.endpoints.into_iter().filter(|endpoint| {
-            // The API's rule: a condition that is not set counts as true. A Service with publishNotReadyAddresses reports
-            // every endpoint as ready; `serving` is the readiness of the pod itself.
+            // The API's rule: a condition that is not set counts as true. A Service with
+            // publishNotReadyAddresses reports every endpoint as ready; `serving` is the readiness
+            // of the pod itself.
             let conditions = endpoint.conditions.as_ref();
             let is_set = |condition: Option<bool>| condition.unwrap_or(true);
-            conditions.is_none_or(|conditions| is_set(conditions.ready) && is_set(conditions.serving))
+            conditions
+                .is_none_or(|conditions| is_set(conditions.ready) && is_set(conditions.serving))
         });
         let pod = |target: k8s_openapi::api::core::v1::ObjectReference| {
-            target.name.filter(|_| target.kind.as_deref() == Some("Pod"))
+            target
+                .name
+                .filter(|_| target.kind.as_deref() == Some("Pod"))
         };
         Self {
-            ready: ready.map(|endpoint| EndpointFact { pod: endpoint.target_ref.and_then(pod) }).collect(),
+            ready: ready
+                .map(|endpoint| EndpointFact {
+                    pod: endpoint.target_ref.and_then(pod),
+                })
+                .collect(),
             identity: Identity::from(&slice.metadata),
             rollout: label(&slice.metadata, ROLLOUT_LABEL).unwrap_or_default(),
             service: label(&slice.metadata, SERVICE_NAME_LABEL),
@@ -157,7 +210,12 @@ impl From<DynamicObject> for RouteFact {
         // A map of JSON values always is JSON.
         let object = serde_json::to_value(route).unwrap_or(Value::Null);
         let backends = serin_judging::routes::backend_names(&object);
-        Self { identity, generation, object, backends }
+        Self {
+            identity,
+            generation,
+            object,
+            backends,
+        }
     }
 }
 
@@ -178,27 +236,46 @@ impl From<RolloutCommand> for CommandFact {
             requested_by: spec.requested_by,
         };
         let finished_at = status.outcome.map(|_| status.at.unwrap_or(created_at));
-        Self { identity, rollout: spec.rollout_ref.name, command, created_at, finished_at }
+        Self {
+            identity,
+            rollout: spec.rollout_ref.name,
+            command,
+            created_at,
+            finished_at,
+        }
     }
 }
 
 fn label(meta: &ObjectMeta, name: &str) -> Option<String> {
-    meta.labels.as_ref().and_then(|labels: &BTreeMap<String, String>| labels.get(name)).cloned()
+    meta.labels
+        .as_ref()
+        .and_then(|labels: &BTreeMap<String, String>| labels.get(name))
+        .cloned()
 }
 
 fn controller(meta: &ObjectMeta) -> Option<OwnerFact> {
     let mut owners = meta.owner_references.iter().flatten();
     let owner = owners.find(|owner| owner.controller == Some(true))?.clone();
-    Some(OwnerFact { api_version: owner.api_version, kind: owner.kind, name: owner.name })
+    Some(OwnerFact {
+        api_version: owner.api_version,
+        kind: owner.kind,
+        name: owner.name,
+    })
 }
 
 fn controller_uid(meta: &ObjectMeta) -> Option<String> {
     let owners = meta.owner_references.iter().flatten();
-    owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next()
+    owners
+        .filter(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.clone())
+        .next()
 }
 
 fn created_at(meta: &ObjectMeta) -> Timestamp {
-    meta.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default()
+    meta.creation_timestamp
+        .as_ref()
+        .map(|time| time.0)
+        .unwrap_or_default()
 }
 
 fn count(number: i32) -> u32 {
@@ -227,7 +304,13 @@ mod tests {
         .unwrap();
         let fact = PodFact::from(pod);
         assert_eq!(fact.waiting.as_deref(), Some("CrashLoopBackOff"));
-        assert_eq!(fact.restarts.iter().map(|container| container.count).sum::<u32>(), 6);
+        assert_eq!(
+            fact.restarts
+                .iter()
+                .map(|container| container.count)
+                .sum::<u32>(),
+            6
+        );
         assert!(fact.active && !fact.ready);
         assert_eq!(fact.revision, Some(Revision::new("abc")));
     }
@@ -249,7 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_conditions_is_ready_and_one_that_terminates_or_is_published_early_is_not() {
+    fn an_endpoint_without_conditions_is_ready_and_one_that_terminates_or_is_published_early_is_not()
+     {
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "checkout"}}, "addressType": "IPv4",
             "endpoints": [
@@ -261,6 +345,14 @@ mod tests {
         }))
         .unwrap();
         let fact = SliceFact::from(slice);
-        assert_eq!(fact.ready, [EndpointFact { pod: Some("a".into()) }, EndpointFact { pod: None }]);
+        assert_eq!(
+            fact.ready,
+            [
+                EndpointFact {
+                    pod: Some("a".into())
+                },
+                EndpointFact { pod: None }
+            ]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The little that is kept of each object: fleets have many pods, and the planner needs only a few of their fields.
+//! The little that is kept of each object: fleets have many pods, and the planner needs only a few
+//! of their fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The resourceVersion as a number: they are comparable within one kind. 0 where a server writes something else,
-    /// so that such an object is always taken.
+    /// The resourceVersion as a number: they are comparable within one kind. 0 where a server
+    /// writes something else, so that such an object is always taken.
     pub fn version(&self) -> u64 {
         self.resource_version.parse().unwrap_or(0)
     }
@@ -90,7 +91,8 @@ pub struct ContainerPortFact {
     pub number: i32,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// Whether a Service can reach it by its name: the first port of this name and protocol in the pod.
+    /// Whether a Service can reach it by its name: the first port of this name and protocol in the
+    /// pod.
     pub by_name: bool,
 }
 
@@ -126,17 +128,21 @@ pub struct Restarts {
     pub last_at: Option<Timestamp>,
 }
 
-/// How much earlier than the release, by the API server's clock and in whole seconds, a pod of it may seem to be created.
+/// How much earlier than the release, by the API server's clock and in whole seconds, a pod of it
+/// may seem to be created.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
 impl PodFact {
     /// Whether it was created for the release that began at `start`.
     pub fn is_new_since(&self, start: Timestamp) -> bool {
-        self.created_at.saturating_add(CLOCK_SKEW).is_ok_and(|created| created >= start)
+        self.created_at
+            .saturating_add(CLOCK_SKEW)
+            .is_ok_and(|created| created >= start)
     }
 
-    /// Container restarts since `start`. Of a pod that is older only the last restart of each container is known by its
-    /// time, so that the answer is then the lowest number that is certain.
+    /// Container restarts since `start`. Of a pod that is older only the last restart of each
+    /// container is known by its time, so that the answer is then the lowest number that is
+    /// certain.
     pub fn restarts_since(&self, start: Timestamp) -> u32 {
         if self.is_new_since(start) {
             return self.restarts.iter().map(|container| container.count).sum();
@@ -148,7 +154,9 @@ impl PodFact {
     /// Why a container of it waits; a crash loop only if it has failed since `start`.
     pub fn waiting_since(&self, start: Option<Timestamp>) -> Option<&str> {
         let has_failed = |start| self.is_new_since(start) || self.restarts_since(start) > 0;
-        self.waiting.as_deref().filter(|reason| *reason != CRASH_LOOP || start.is_none_or(has_failed))
+        self.waiting
+            .as_deref()
+            .filter(|reason| *reason != CRASH_LOOP || start.is_none_or(has_failed))
     }
 }
 
@@ -163,7 +171,8 @@ pub struct ServiceFact {
     pub owner_uid: Option<String>,
     /// The revision in its selector.
     pub selects: Option<Revision>,
-    /// Its spec: the canary Service is a copy of the stable one, and both follow their revision's ports.
+    /// Its spec: the canary Service is a copy of the stable one, and both follow their revision's
+    /// ports.
     pub spec: ServiceSpec,
     /// Its annotations that describe how requests are sent to its endpoints.
     pub annotations: BTreeMap<String, String>,

@@ -1,4 +1,5 @@
-//! Optional kinds: a cluster may lack them, get them, lose them, or change the version that it serves, at any time.
+//! Optional kinds: a cluster may lack them, get them, lose them, or change the version that it
+//! serves, at any time.
 
 use std::fmt;
 use std::time::Duration;
@@ -62,7 +63,10 @@ pub enum Discovery {
 impl OptionalKind {
     /// The resource in one version.
     pub fn resource(&self, version: &str) -> ApiResource {
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(self.group, version, self.kind), self.plural)
+        ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(self.group, version, self.kind),
+            self.plural,
+        )
     }
 
     /// The plural, for example `httproutes`.
@@ -79,10 +83,15 @@ impl OptionalKind {
     pub async fn discover(&self, client: &Client) -> Discovery {
         match timeout(DISCOVERY_TIMEOUT, self.lookup(client)).await {
             Ok(Ok(discovery)) => discovery,
-            Ok(Err(kube::Error::Api(status))) if api_status::is_forbidden(&status) => Discovery::Forbidden,
+            Ok(Err(kube::Error::Api(status))) if api_status::is_forbidden(&status) => {
+                Discovery::Forbidden
+            }
             Ok(Err(kube::Error::Api(status))) => Discovery::Failed(api_status::message(&status)),
             Ok(Err(error)) => Discovery::Failed(error.to_string()),
-            Err(_) => Discovery::Failed(format!("no answer within {} s", DISCOVERY_TIMEOUT.as_secs())),
+            Err(_) => Discovery::Failed(format!(
+                "no answer within {} s",
+                DISCOVERY_TIMEOUT.as_secs()
+            )),
         }
     }
 
@@ -90,14 +99,28 @@ impl OptionalKind {
         let APIGroupList { groups } = client.list_api_groups().await?;
         // Every API server has groups: an empty list does not come from one.
         if groups.is_empty() {
-            return Ok(Discovery::Failed("the list of API groups is empty".to_owned()));
+            return Ok(Discovery::Failed(
+                "the list of API groups is empty".to_owned(),
+            ));
         }
         let Some(group) = groups.into_iter().find(|group| group.name == self.group) else {
             return Ok(Discovery::Absent);
         };
-        for version in self.versions.iter().filter(|version| has_version(&group, version)) {
-            match client.list_api_group_resources(&format!("{}/{version}", self.group)).await {
-                Ok(list) if list.resources.iter().any(|resource| resource.name == self.plural) => {
+        for version in self
+            .versions
+            .iter()
+            .filter(|version| has_version(&group, version))
+        {
+            match client
+                .list_api_group_resources(&format!("{}/{version}", self.group))
+                .await
+            {
+                Ok(list)
+                    if list
+                        .resources
+                        .iter()
+                        .any(|resource| resource.name == self.plural) =>
+                {
                     return Ok(Discovery::Served(version));
                 }
                 Ok(_) => {}
@@ -113,18 +136,30 @@ impl OptionalKind {
 /// For example `HTTPRoute (gateway.networking.k8s.io/v1 or v1beta1)`.
 impl fmt::Display for OptionalKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}/{})", self.kind, self.group, self.versions.join(" or "))
+        write!(
+            f,
+            "{} ({}/{})",
+            self.kind,
+            self.group,
+            self.versions.join(" or ")
+        )
     }
 }
 
 fn has_version(group: &APIGroup, version: &str) -> bool {
-    group.versions.iter().any(|served| served.version == version)
+    group
+        .versions
+        .iter()
+        .any(|served| served.version == version)
 }
 
-/// Wait before the next lookup of a kind that was absent `lookups` times in a row; `jitter` is from 0 to 1.
+/// Wait before the next lookup of a kind that was absent `lookups` times in a row; `jitter` is from
+/// 0 to 1.
 pub(super) fn absent_poll(lookups: u32, jitter: f64) -> Duration {
     let (first, longest) = ABSENT_POLL;
-    let wait = first.saturating_mul(2_u32.saturating_pow(lookups.saturating_sub(1))).min(longest);
+    let wait = first
+        .saturating_mul(2_u32.saturating_pow(lookups.saturating_sub(1)))
+        .min(longest);
     wait.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0))
 }
 
@@ -151,7 +186,11 @@ pub struct KindState {
 impl KindState {
     /// Starts as unknown.
     pub fn new(kind: &'static OptionalKind) -> Self {
-        Self { kind, availability: watch::Sender::new(Availability::Unknown), recheck: Notify::new() }
+        Self {
+            kind,
+            availability: watch::Sender::new(Availability::Unknown),
+            recheck: Notify::new(),
+        }
     }
 
     /// The kind.
@@ -183,7 +222,10 @@ impl KindState {
 
     /// What people read if the kind is absent.
     pub fn absent_message(&self) -> String {
-        format!("this cluster does not serve {}: install {}", self.kind, self.kind.installed_by)
+        format!(
+            "this cluster does not serve {}: install {}",
+            self.kind, self.kind.installed_by
+        )
     }
 
     /// A request was answered as if the kind did not exist: look it up again now.
@@ -208,7 +250,9 @@ mod tests {
 
     #[test]
     fn an_absent_kind_is_looked_up_again_after_5_to_30_seconds() {
-        let waits: Vec<u64> = (1..=6).map(|lookups| absent_poll(lookups, 0.0).as_secs()).collect();
+        let waits: Vec<u64> = (1..=6)
+            .map(|lookups| absent_poll(lookups, 0.0).as_secs())
+            .collect();
         assert_eq!(waits, [5, 10, 20, 30, 30, 30]);
         assert_eq!(absent_poll(1, 1.0), Duration::from_secs(4));
         assert_eq!(absent_poll(u32::MAX, 0.0).as_secs(), 30);
@@ -217,9 +261,15 @@ mod tests {
     #[test]
     fn the_message_about_an_absent_kind_says_what_to_install() {
         let state = KindState::new(&HTTP_ROUTE);
-        assert_eq!(state.resource().unwrap().api_version, "gateway.networking.k8s.io/v1");
+        assert_eq!(
+            state.resource().unwrap().api_version,
+            "gateway.networking.k8s.io/v1"
+        );
         state.set(Availability::Served("v1beta1"));
-        assert_eq!(state.resource().unwrap().api_version, "gateway.networking.k8s.io/v1beta1");
+        assert_eq!(
+            state.resource().unwrap().api_version,
+            "gateway.networking.k8s.io/v1beta1"
+        );
         state.set(Availability::Absent);
         assert_eq!(
             state.resource().unwrap_err(),

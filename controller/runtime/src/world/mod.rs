@@ -1,5 +1,5 @@
-//! What this process knows of the cluster: small facts about every object that belongs to a Rollout, kept fresh by one
-//! watch per kind with a backoff of its own.
+//! What this process knows of the cluster: small facts about every object that belongs to a
+//! Rollout, kept fresh by one watch per kind with a backoff of its own.
 
 mod cache;
 mod convert;
@@ -19,8 +19,8 @@ use tokio::sync::watch;
 pub use cache::Cache;
 pub use convert::CRASH_LOOP;
 pub use facts::{
-    CommandFact, ContainerPortFact, EndpointFact, Fact, Identity, OwnerFact, PodFact, ReplicaSetFact, Restarts,
-    RouteFact, ServiceFact, SliceFact,
+    CommandFact, ContainerPortFact, EndpointFact, Fact, Identity, OwnerFact, PodFact,
+    ReplicaSetFact, Restarts, RouteFact, ServiceFact, SliceFact,
 };
 pub use kinds::{Availability, Discovery, KindState, OptionalKind};
 pub use rollout::RolloutObject;
@@ -38,7 +38,10 @@ pub struct Key {
 impl Key {
     /// Names an object.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// As kube-runtime's reference to a Rollout.
@@ -109,28 +112,55 @@ impl World {
     pub fn note_plan(&self, rollout: &Key, plan: &Plan) {
         let routes: BTreeSet<Key> = plan
             .routing()
-            .map(|routing| routing.routes.iter().map(|route| Key::new(&rollout.namespace, &route.name)).collect())
+            .map(|routing| {
+                routing
+                    .routes
+                    .iter()
+                    .map(|route| Key::new(&rollout.namespace, &route.name))
+                    .collect()
+            })
             .unwrap_or_default();
-        let mut interests = self.interests.write().unwrap_or_else(PoisonError::into_inner);
-        if interests.of_rollout.get(rollout).map_or(routes.is_empty(), |before| *before == routes) {
+        let mut interests = self
+            .interests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if interests
+            .of_rollout
+            .get(rollout)
+            .map_or(routes.is_empty(), |before| *before == routes)
+        {
             return;
         }
         interests.remove(rollout);
         for route in &routes {
-            interests.by_route.entry(route.clone()).or_default().insert(rollout.clone());
+            interests
+                .by_route
+                .entry(route.clone())
+                .or_default()
+                .insert(rollout.clone());
         }
         interests.of_rollout.insert(rollout.clone(), routes);
     }
 
     /// Forgets a Rollout that is gone.
     pub fn forget(&self, rollout: &Key) {
-        self.interests.write().unwrap_or_else(PoisonError::into_inner).remove(rollout);
+        self.interests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(rollout);
     }
 
     /// The Rollouts whose plans name a route.
     pub fn interested_in(&self, route: &Key) -> Vec<Key> {
-        let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
-        interests.by_route.get(route).map(|rollouts| rollouts.iter().cloned().collect()).unwrap_or_default()
+        let interests = self
+            .interests
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        interests
+            .by_route
+            .get(route)
+            .map(|rollouts| rollouts.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Whether a Rollout of this name is known.
@@ -157,7 +187,11 @@ impl World {
     /// Waits until every kind has been listed once, the Rollouts too.
     pub async fn synced(&self) {
         // The sender is a field of `self`, so that waiting cannot end early.
-        let _ = self.rollouts_listed.subscribe().wait_for(|listed| *listed).await;
+        let _ = self
+            .rollouts_listed
+            .subscribe()
+            .wait_for(|listed| *listed)
+            .await;
         self.replica_sets.synced().await;
         self.pods.synced().await;
         self.services.synced().await;

@@ -8,10 +8,12 @@ use super::facts::ContainerPortFact;
 
 /// The protocol of a port that names none.
 pub const DEFAULT_PROTOCOL: &str = "TCP";
-/// How many ports of one template are read. A Service with more is refused by every load balancer that we know of.
+/// How many ports of one template are read. A Service with more is refused by every load balancer
+/// that we know of.
 const LIMIT: usize = 100;
 
-/// The part of a container that matters here: a template may hold fields that this build does not know.
+/// The part of a container that matters here: a template may hold fields that this build does not
+/// know.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ContainerPorts {
@@ -35,44 +37,72 @@ impl From<&Container> for ContainerPorts {
             container_port: port.container_port,
             protocol: port.protocol.clone(),
         });
-        Self { restart_policy: container.restart_policy.clone(), ports: ports.collect() }
+        Self {
+            restart_policy: container.restart_policy.clone(),
+            ports: ports.collect(),
+        }
     }
 }
 
 /// The ports of a typed pod spec.
 pub fn of_pod_spec(spec: &PodSpec) -> Vec<ContainerPortFact> {
     let containers = spec.containers.iter().map(ContainerPorts::from);
-    let init_containers = spec.init_containers.iter().flatten().map(ContainerPorts::from);
+    let init_containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(ContainerPorts::from);
     declared(containers, init_containers)
 }
 
-/// The ports of a pod spec as its user wrote it. A container that cannot be read declares none; the API server refuses it.
+/// The ports of a pod spec as its user wrote it. A container that cannot be read declares none; the
+/// API server refuses it.
 pub fn of_json(spec: &Value) -> Vec<ContainerPortFact> {
     let containers = |field: &str| {
-        let list = spec.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        list.iter().filter_map(|container| ContainerPorts::deserialize(container).ok())
+        let list = spec
+            .get(field)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        list.iter()
+            .filter_map(|container| ContainerPorts::deserialize(container).ok())
     };
     declared(containers("containers"), containers("initContainers"))
 }
 
-/// The ports of containers first, then those of sidecars (init containers that keep running). Older clusters do not resolve
-/// a sidecar's port by name, so it is reached by its number.
+/// The ports of containers first, then those of sidecars (init containers that keep running). Older
+/// clusters do not resolve a sidecar's port by name, so it is reached by its number.
 fn declared(
     containers: impl Iterator<Item = ContainerPorts>,
     init_containers: impl Iterator<Item = ContainerPorts>,
 ) -> Vec<ContainerPortFact> {
-    let is_sidecar = |container: &ContainerPorts| container.restart_policy.as_deref() == Some("Always");
-    let main = containers.flat_map(|container| container.ports).map(|port| (port, false));
-    let sidecars = init_containers.filter(is_sidecar).flat_map(|container| container.ports).map(|port| (port, true));
+    let is_sidecar =
+        |container: &ContainerPorts| container.restart_policy.as_deref() == Some("Always");
+    let main = containers
+        .flat_map(|container| container.ports)
+        .map(|port| (port, false));
+    let sidecars = init_containers
+        .filter(is_sidecar)
+        .flat_map(|container| container.ports)
+        .map(|port| (port, true));
     let mut all: Vec<ContainerPortFact> = Vec::new();
     for (port, of_sidecar) in main.chain(sidecars).take(LIMIT) {
         let protocol = port.protocol.unwrap_or_else(|| DEFAULT_PROTOCOL.to_owned());
-        if all.iter().any(|known| known.number == port.container_port && known.protocol == protocol) {
+        if all
+            .iter()
+            .any(|known| known.number == port.container_port && known.protocol == protocol)
+        {
             continue;
         }
-        let name_is_free = !all.iter().any(|known| known.name == port.name && known.protocol == protocol);
+        let name_is_free = !all
+            .iter()
+            .any(|known| known.name == port.name && known.protocol == protocol);
         let by_name = port.name.is_some() && !of_sidecar && name_is_free;
-        all.push(ContainerPortFact { name: port.name, number: port.container_port, protocol, by_name });
+        all.push(ContainerPortFact {
+            name: port.name,
+            number: port.container_port,
+            protocol,
+            by_name,
+        });
     }
     all
 }
@@ -87,7 +117,10 @@ mod tests {
         let ports = of_json(spec);
         let typed: PodSpec = serde_json::from_value(spec.clone()).unwrap();
         assert_eq!(ports, of_pod_spec(&typed), "both ways of reading agree");
-        ports.into_iter().map(|port| (port.name, port.number, port.protocol, port.by_name)).collect()
+        ports
+            .into_iter()
+            .map(|port| (port.name, port.number, port.protocol, port.by_name))
+            .collect()
     }
 
     #[test]

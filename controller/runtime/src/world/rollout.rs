@@ -13,7 +13,8 @@ use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 use super::Key;
 use crate::replicas_source::replicas_source;
 
-/// A Rollout whose spec or status may be malformed: an abort must work while the spec cannot be read.
+/// A Rollout whose spec or status may be malformed: an abort must work while the spec cannot be
+/// read.
 #[derive(Clone, Debug)]
 pub struct RolloutObject {
     /// The metadata.
@@ -47,7 +48,10 @@ impl RolloutObject {
 
     /// `metadata.resourceVersion`.
     pub fn resource_version(&self) -> &str {
-        self.metadata.resource_version.as_deref().unwrap_or_default()
+        self.metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default()
     }
 
     /// Whether this is a later state of the same object than `other`.
@@ -76,19 +80,32 @@ struct Raw {
 
 impl<'de> Deserialize<'de> for RolloutObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Raw { mut metadata, spec, status } = Raw::deserialize(deserializer)?;
+        let Raw {
+            mut metadata,
+            spec,
+            status,
+        } = Raw::deserialize(deserializer)?;
         if metadata.name.is_none() {
             return Err(de::Error::missing_field("metadata.name"));
         }
         let replicas_source = replicas_source(&metadata, &spec);
         metadata.managed_fields = None;
         metadata.annotations = None;
-        let spec = serde_json::from_value(spec).map(Box::new).map_err(|problem| format!("spec: {problem}"));
+        let spec = serde_json::from_value(spec)
+            .map(Box::new)
+            .map_err(|problem| format!("spec: {problem}"));
         let status = match status {
             None | Some(Value::Null) => Ok(Box::default()),
-            Some(status) => serde_json::from_value(status).map_err(|problem| format!("status: {problem}")),
+            Some(status) => {
+                serde_json::from_value(status).map_err(|problem| format!("status: {problem}"))
+            }
         };
-        Ok(Self { metadata, spec, replicas_source, status })
+        Ok(Self {
+            metadata,
+            spec,
+            replicas_source,
+            status,
+        })
     }
 }
 

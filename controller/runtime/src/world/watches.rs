@@ -1,4 +1,5 @@
-//! One watch per kind, each with a backoff of its own, so that a kind that is missing or forbidden slows no other.
+//! One watch per kind, each with a backoff of its own, so that a kind that is missing or forbidden
+//! slows no other.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -38,7 +39,8 @@ pub type Trigger = ObjectRef<RolloutObject>;
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A watch that has been well for so long starts from the first wait again.
 const WELL_AFTER: Duration = Duration::from_secs(30);
-/// A watch is renewed after so long, which bounds how long a connection that died in silence goes unnoticed.
+/// A watch is renewed after so long, which bounds how long a connection that died in silence goes
+/// unnoticed.
 const WATCH_SECONDS: u32 = 60;
 
 /// What the watches need.
@@ -68,7 +70,9 @@ impl Watches {
         self.spawn_labelled::<Service, _>(tasks, |world| &world.services);
         self.spawn_labelled::<EndpointSlice, _>(tasks, |world| &world.slices);
         let commands = self.clone();
-        let of_command = |_: &World, fact: &CommandFact| vec![Key::new(&fact.identity.key.namespace, &fact.rollout)];
+        let of_command = |_: &World, fact: &CommandFact| {
+            vec![Key::new(&fact.identity.key.namespace, &fact.rollout)]
+        };
         tasks.spawn(self.clone().follow_optional(
             |world| &world.command_kind,
             move |_| commands.api::<DeserializeGuard<RolloutCommand>>(),
@@ -97,10 +101,16 @@ impl Watches {
     {
         let of_labelled = |_: &World, fact: &F| {
             let key = &fact.identity().key;
-            fact.rollout().map(|rollout| Key::new(&key.namespace, rollout)).into_iter().collect()
+            fact.rollout()
+                .map(|rollout| Key::new(&key.namespace, rollout))
+                .into_iter()
+                .collect()
         };
         let api = self.api::<DeserializeGuard<K>>();
-        tasks.spawn(self.clone().follow(api, settings().labels(ROLLOUT_LABEL), cache, of_labelled));
+        tasks.spawn(
+            self.clone()
+                .follow(api, settings().labels(ROLLOUT_LABEL), cache, of_labelled),
+        );
     }
 
     fn api<K>(&self) -> Api<K>
@@ -120,7 +130,8 @@ impl Watches {
         }
     }
 
-    /// Keeps one cache as the API server says, for ever, and triggers the Rollouts that a change concerns.
+    /// Keeps one cache as the API server says, for ever, and triggers the Rollouts that a change
+    /// concerns.
     async fn follow<K, F>(
         mut self,
         api: Api<DeserializeGuard<K>>,
@@ -133,7 +144,12 @@ impl Watches {
     {
         let world = Arc::clone(&self.world);
         let cache = cache(&world);
-        let kind = api.resource_url().rsplit('/').next().unwrap_or_default().to_owned();
+        let kind = api
+            .resource_url()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let mut events = pin!(patient(watcher(api, settings)));
         while let Some(event) = events.next().await {
             match event {
@@ -141,14 +157,16 @@ impl Watches {
                     let concerns = take_in(cache, event, |fact: &F| concerned(&world, fact));
                     self.trigger(&concerns).await;
                 }
-                // A 404 too: every API server has these kinds, so their objects are not gone because of it.
+                // A 404 too: every API server has these kinds, so their objects are not gone
+                // because of it.
                 Err(problem) => log_interruption(&kind, &problem),
             }
         }
     }
 
-    /// Keeps the cache of an optional kind. The kind may be absent at the start, appear, disappear, and change the
-    /// version that is served. While it is absent the cache is empty and counts as listed.
+    /// Keeps the cache of an optional kind. The kind may be absent at the start, appear, disappear,
+    /// and change the version that is served. While it is absent the cache is empty and counts as
+    /// listed.
     async fn follow_optional<K, F>(
         mut self,
         state: fn(&World) -> &KindState,
@@ -179,7 +197,9 @@ impl Watches {
             if let Some(version) = version {
                 let objects = api(&state.kind().resource(version));
                 let began = Instant::now();
-                let end = self.watch_version(state, version, objects, cache, &concerned).await;
+                let end = self
+                    .watch_version(state, version, objects, cache, &concerned)
+                    .await;
                 if end == WatchEnd::Recheck {
                     if began.elapsed() < WELL_AFTER {
                         sleep(patience.next().unwrap_or(LONGEST_WAIT)).await;
@@ -252,15 +272,28 @@ impl Watches {
         }
     }
 
-    async fn mark_absent<F: Fact>(&mut self, state: &KindState, cache: &Cache<F>, concerned: impl Fn(&F) -> Vec<Key>) {
-        // First the state, then the cache: nobody may conclude from the empty cache that an object was deleted.
+    async fn mark_absent<F: Fact>(
+        &mut self,
+        state: &KindState,
+        cache: &Cache<F>,
+        concerned: impl Fn(&F) -> Vec<Key>,
+    ) {
+        // First the state, then the cache: nobody may conclude from the empty cache that an object
+        // was deleted.
         let before = state.set(Availability::Absent);
-        let concerns: Vec<Key> = cache.clear().iter().flat_map(|fact| concerned(fact)).collect();
+        let concerns: Vec<Key> = cache
+            .clear()
+            .iter()
+            .flat_map(|fact| concerned(fact))
+            .collect();
         self.trigger(&concerns).await;
         match before {
             Availability::Absent => {}
             Availability::Unknown => {
-                tracing::info!("{}; Rollouts that do not use it are not affected", state.absent_message());
+                tracing::info!(
+                    "{}; Rollouts that do not use it are not affected",
+                    state.absent_message()
+                );
             }
             Availability::Served(_) => {
                 tracing::warn!(
@@ -272,9 +305,16 @@ impl Watches {
         }
     }
 
-    /// Whether an optional kind is served changes what is reported of Rollouts whose routes were never seen.
+    /// Whether an optional kind is served changes what is reported of Rollouts whose routes were
+    /// never seen.
     async fn trigger_all(&mut self) {
-        let rollouts: Vec<Key> = self.world.rollouts.state().iter().map(|rollout| rollout.key()).collect();
+        let rollouts: Vec<Key> = self
+            .world
+            .rollouts
+            .state()
+            .iter()
+            .map(|rollout| rollout.key())
+            .collect();
         self.trigger(&rollouts).await;
     }
 
@@ -296,7 +336,11 @@ enum WatchEnd {
 }
 
 /// Takes an event into the cache and answers the Rollouts that it concerns.
-fn take_in<K, F>(cache: &Cache<F>, event: Event<DeserializeGuard<K>>, concerned: impl Fn(&F) -> Vec<Key>) -> Vec<Key>
+fn take_in<K, F>(
+    cache: &Cache<F>,
+    event: Event<DeserializeGuard<K>>,
+    concerned: impl Fn(&F) -> Vec<Key>,
+) -> Vec<Key>
 where
     K: Resource,
     F: Fact + From<K>,
@@ -307,21 +351,35 @@ where
             Vec::new()
         }
         Event::InitApply(object) => {
-            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            let Some(fact) = readable(object).map(F::from) else {
+                return Vec::new();
+            };
             // At the start every Rollout is looked at once anyway, when all kinds have been listed.
-            let concerns = if cache.is_synced() { concerned(&fact) } else { Vec::new() };
+            let concerns = if cache.is_synced() {
+                concerned(&fact)
+            } else {
+                Vec::new()
+            };
             cache.list(fact);
             concerns
         }
-        Event::InitDone => cache.listed().iter().flat_map(|fact| concerned(fact)).collect(),
+        Event::InitDone => cache
+            .listed()
+            .iter()
+            .flat_map(|fact| concerned(fact))
+            .collect(),
         Event::Apply(object) => {
-            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            let Some(fact) = readable(object).map(F::from) else {
+                return Vec::new();
+            };
             let concerns = concerned(&fact);
             cache.apply(fact);
             concerns
         }
         Event::Delete(object) => {
-            let Some(fact) = readable(object).map(F::from) else { return Vec::new() };
+            let Some(fact) = readable(object).map(F::from) else {
+                return Vec::new();
+            };
             cache.remove(&fact.identity().key);
             concerned(&fact)
         }
@@ -360,7 +418,10 @@ async fn follow_rollouts(
                 synced = true;
                 watches.world.rollouts_listed.send_replace(true);
                 let before = std::mem::replace(&mut known, listed.take().unwrap_or_default());
-                before.iter().filter(|(key, uid)| known.get(key) != Some(uid)).for_each(|(key, uid)| on_gone(key, uid));
+                before
+                    .iter()
+                    .filter(|(key, uid)| known.get(key) != Some(uid))
+                    .for_each(|(key, uid)| on_gone(key, uid));
             }
             Event::Apply(rollout) => {
                 known.insert(rollout.key(), rollout.uid().to_owned());
@@ -388,8 +449,8 @@ where
     events.backoff(Patience::default())
 }
 
-/// Longer after every failure, until the watch has been well for a while: its every new beginning is told as a success, so
-/// that a success alone means nothing.
+/// Longer after every failure, until the watch has been well for a while: its every new beginning
+/// is told as a success, so that a success alone means nothing.
 #[derive(Debug, Default)]
 struct Patience {
     failures: u32,
@@ -401,7 +462,11 @@ impl Iterator for Patience {
 
     fn next(&mut self) -> Option<Duration> {
         let was_well = self.failed_at.is_some_and(|at| at.elapsed() >= WELL_AFTER);
-        self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
+        self.failures = if was_well {
+            1
+        } else {
+            self.failures.saturating_add(1)
+        };
         self.failed_at = Some(Instant::now());
         Some(retry_after(self.failures, rand::rng().random()).min(LONGEST_WAIT))
     }
@@ -439,8 +504,14 @@ mod tests {
             waits.extend(patience.next());
         }
         assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
-        assert!(waits[7] >= LONGEST_WAIT / 2 && waits[7] <= LONGEST_WAIT, "{waits:?}");
+        assert!(
+            waits[7] >= LONGEST_WAIT / 2 && waits[7] <= LONGEST_WAIT,
+            "{waits:?}"
+        );
         tokio::time::advance(WELL_AFTER).await;
-        assert!(patience.next().unwrap() <= Duration::from_millis(200), "it was well for a while");
+        assert!(
+            patience.next().unwrap() <= Duration::from_millis(200),
+            "it was well for a while"
+        );
     }
 }

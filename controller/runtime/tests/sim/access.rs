@@ -1,4 +1,5 @@
-//! A Prometheus behind TLS and a token: the whole way from its Secret to the status. In real time, since real sockets are asked.
+//! A Prometheus behind TLS and a token: the whole way from its Secret to the status. In real time,
+//! since real sockets are asked.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,10 @@ async fn prometheus(authority: &Authority, let_in: Arc<AtomicUsize>) -> String {
     let listener = authority.listen(false).await.unwrap();
     let url = listener.url().unwrap();
     let answer = async move |headers: HeaderMap| {
-        if headers.get("authorization").is_none_or(|given| given != TOKEN) {
+        if headers
+            .get("authorization")
+            .is_none_or(|given| given != TOKEN)
+        {
             return (StatusCode::UNAUTHORIZED, "");
         }
         let_in.fetch_add(1, Ordering::Relaxed);
@@ -45,9 +49,16 @@ async fn prometheus(authority: &Authority, let_in: Arc<AtomicUsize>) -> String {
 fn judging(world: &World) {
     let metrics = Arc::new(Metrics::new());
     let clock = Clock::tokio_from(world.now());
-    let rereading = Rereading { release: SECOND / 10, idle: SECOND / 10 };
+    let rereading = Rereading {
+        release: SECOND / 10,
+        idle: SECOND / 10,
+    };
     let bench = Bench {
-        poller: Poller::new(HttpClient::new().unwrap(), Limits::default(), Arc::new(|_, _| {})),
+        poller: Poller::new(
+            HttpClient::new().unwrap(),
+            Limits::default(),
+            Arc::new(|_, _| {}),
+        ),
         servers: Servers::new(world.client(), None, rereading),
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
@@ -61,7 +72,9 @@ fn judging(world: &World) {
         leadership: Leadership::always(),
         metrics,
         judge: Arc::new(judges),
-        judged: triggers.map(|rollout| Key::new(rollout.namespace, rollout.name)).boxed(),
+        judged: triggers
+            .map(|rollout| Key::new(rollout.namespace, rollout.name))
+            .boxed(),
         instance: "serin".to_owned(),
     });
     tokio::spawn(controller.run(std::future::pending(), SECOND));
@@ -81,13 +94,18 @@ async fn metrics_are(world: &World, reason: Option<&str>) -> String {
     };
     let ended = world.until(is_so, MINUTE).await;
     assert!(ended.is_ok(), "not {reason:?} but {last:?}");
-    last.into_inner().unwrap().map(|(.., message)| message).unwrap_or_default()
+    last.into_inner()
+        .unwrap()
+        .map(|(.., message)| message)
+        .unwrap_or_default()
 }
 
 #[tokio::test]
 async fn a_rollout_waits_for_the_secret_of_its_prometheus_while_others_go_on() {
     // The other tests ask nobody by TLS.
-    rustls::crypto::ring::default_provider().install_default().unwrap();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .unwrap();
     let authority = Authority::new().unwrap();
     let let_in = Arc::new(AtomicUsize::new(0));
     let address = prometheus(&authority, Arc::clone(&let_in)).await;
@@ -97,11 +115,23 @@ async fn a_rollout_waits_for_the_secret_of_its_prometheus_while_others_go_on() {
     judging(&world);
     let put = |kind: &str, name: &str, data: serde_json::Value| {
         let metadata = json!({"name": name, "namespace": SHOP});
-        apply(&world, json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "data": data}));
+        apply(
+            &world,
+            json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "data": data}),
+        );
     };
-    put("ConfigMap", "monitoring-ca", json!({"ca.crt": authority.pem()}));
+    put(
+        "ConfigMap",
+        "monitoring-ca",
+        json!({"ca.crt": authority.pem()}),
+    );
     for version in ["v1", "v2"] {
-        let mut rollout = judged("checkout", version, 2, json!([{"setWeight": 20}, {"pause": {}}]));
+        let mut rollout = judged(
+            "checkout",
+            version,
+            2,
+            json!([{"setWeight": 20}, {"pause": {}}]),
+        );
         rollout["spec"]["analysis"]["prometheus"] = json!({
             "address": address, "scrapeInterval": "1s",
             "headersFrom": {"secretRef": {"name": "prometheus-headers"}},
@@ -115,12 +145,26 @@ async fn a_rollout_waits_for_the_secret_of_its_prometheus_while_others_go_on() {
         }
     }
     let message = metrics_are(&world, Some("SecretNotFound")).await;
-    assert!(message.contains("Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"), "{message}");
+    assert!(
+        message.contains("Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"),
+        "{message}"
+    );
     assert_eq!(let_in.load(Ordering::Relaxed), 0);
 
-    put("Secret", "prometheus-headers", json!({"Authorization": ByteString(TOKEN.into())}));
+    put(
+        "Secret",
+        "prometheus-headers",
+        json!({"Authorization": ByteString(TOKEN.into())}),
+    );
     metrics_are(&world, None).await;
     assert!(let_in.load(Ordering::Relaxed) > 0, "what opens it is sent");
-    let told = format!("{:?} {:?}", world.get_json("rollouts", SHOP, "checkout"), world.objects::<Event>());
-    assert!(told.contains("checkout") && !told.contains("s3cret"), "{told}");
+    let told = format!(
+        "{:?} {:?}",
+        world.get_json("rollouts", SHOP, "checkout"),
+        world.objects::<Event>()
+    );
+    assert!(
+        told.contains("checkout") && !told.contains("s3cret"),
+        "{told}"
+    );
 }

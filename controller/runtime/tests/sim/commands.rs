@@ -26,7 +26,13 @@ async fn promote_goes_on_from_the_pause_and_no_further() {
     let (result, message) = outcome(&world, "go").await;
     assert_eq!(result, "Done", "{message}");
     reaches(&world, "checkout", "Paused/Stepping/3").await;
-    world.holds(|world| position(world, "checkout") == "Paused/Stepping/3", MINUTE).await.unwrap();
+    world
+        .holds(
+            |world| position(world, "checkout") == "Paused/Stepping/3",
+            MINUTE,
+        )
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,7 +42,10 @@ async fn abort_is_quick_and_told() {
     let vigil = Vigil::over(&world, "checkout");
     let asked = world.now();
     command(&world, "stop", "checkout", "abort");
-    world.until(|world| weights(world, "checkout").1.is_none(), SECOND).await.unwrap();
+    world
+        .until(|world| weights(world, "checkout").1.is_none(), SECOND)
+        .await
+        .unwrap();
     assert!(world.now().duration_since(asked).as_millis() < 150);
     assert_eq!(outcome(&world, "stop").await.0, "Done");
     assert_eq!(status(&world, "checkout").abort.unwrap().cause, "Command");
@@ -48,22 +57,43 @@ async fn abort_works_while_the_spec_cannot_be_used() {
     let world = World::new(13);
     let _running = paused_at_20(&world).await;
     let broken = |replicas: serde_json::Value| {
-        let mut rollout = routed("checkout", "v2", 4, json!([{"setWeight": 20}, {"pause": {}}]));
+        let mut rollout = routed(
+            "checkout",
+            "v2",
+            4,
+            json!([{"setWeight": 20}, {"pause": {}}]),
+        );
         rollout["spec"]["replicas"] = replicas;
         rollout
     };
     // Not even readable as a Rollout: the CRD would refuse it, but a CRD can be changed.
     apply(&world, broken(json!("many")));
     world
-        .until(|world| condition(world, "checkout", "InvalidSpec").is_some_and(|(holds, ..)| holds == "True"), MINUTE)
+        .until(
+            |world| {
+                condition(world, "checkout", "InvalidSpec")
+                    .is_some_and(|(holds, ..)| holds == "True")
+            },
+            MINUTE,
+        )
         .await
         .unwrap();
-    assert_eq!(weights(&world, "checkout"), (Some(80), Some(20)), "what is in force goes on");
+    assert_eq!(
+        weights(&world, "checkout"),
+        (Some(80), Some(20)),
+        "what is in force goes on"
+    );
     command(&world, "stop", "checkout", "abort");
     assert_eq!(outcome(&world, "stop").await.0, "Done");
-    world.until(|world| weights(world, "checkout").1.is_none(), SECOND).await.unwrap();
+    world
+        .until(|world| weights(world, "checkout").1.is_none(), SECOND)
+        .await
+        .unwrap();
     world.pass(MINUTE).await;
-    assert_eq!(sizes(&world, "checkout"), [("v1".into(), 4), ("v2".into(), 0)].into());
+    assert_eq!(
+        sizes(&world, "checkout"),
+        [("v1".into(), 4), ("v2".into(), 0)].into()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,7 +113,8 @@ async fn a_command_for_another_revision_is_refused_with_the_reason() {
     assert_eq!(position(&world, "checkout"), "Paused/Stepping/1");
 }
 
-/// Found by chance: the sweep ran before the Rollouts were listed, and refused a command that had waited for a controller.
+/// Found by chance: the sweep ran before the Rollouts were listed, and refused a command that had
+/// waited for a controller.
 #[tokio::test(start_paused = true)]
 async fn a_command_that_waited_for_a_controller_is_carried_out() {
     let world = World::new(16);
@@ -109,7 +140,13 @@ async fn a_command_that_nobody_can_carry_out_is_refused_and_all_go_after_an_hour
     assert_eq!(outcome(&world, "stop").await.0, "Done");
     world.pass(55 * MINUTE).await;
     assert_eq!(world.objects::<RolloutCommand>().len(), 2);
-    world.until(|world| world.objects::<RolloutCommand>().is_empty(), 10 * MINUTE).await.unwrap();
+    world
+        .until(
+            |world| world.objects::<RolloutCommand>().is_empty(),
+            10 * MINUTE,
+        )
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,9 +157,13 @@ async fn a_freeze_is_told_and_lifted_and_the_judge_hears_of_it() {
     let steps = || json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]);
     apply(&world, judged("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
-    running
-        .judge
-        .say("checkout", Judgement::Frozen { cause: "BudgetSpent".into(), message: "nothing to spend".into() });
+    running.judge.say(
+        "checkout",
+        Judgement::Frozen {
+            cause: "BudgetSpent".into(),
+            message: "nothing to spend".into(),
+        },
+    );
     apply(&world, judged("checkout", "v2", 4, steps()));
     let told = |world: &World| {
         condition(world, "checkout", "Frozen")

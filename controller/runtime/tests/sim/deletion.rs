@@ -44,12 +44,22 @@ async fn the_route_and_the_users_service_are_as_they_were() {
     world.until(is_gone, MINUTE).await.unwrap();
     assert_eq!(spec_of_route(&world), before);
     let service = world.get::<Service>(SHOP, "checkout").unwrap();
-    assert_eq!(service.metadata.labels, Some([("team".to_owned(), "shop".to_owned())].into()));
-    assert_eq!(service.spec.unwrap().selector, Some([("app".to_owned(), "checkout".to_owned())].into()));
+    assert_eq!(
+        service.metadata.labels,
+        Some([("team".to_owned(), "shop".to_owned())].into())
+    );
+    assert_eq!(
+        service.spec.unwrap().selector,
+        Some([("app".to_owned(), "checkout".to_owned())].into())
+    );
     let is_clean = |world: &World| {
-        world.objects::<ReplicaSet>().is_empty() && world.get::<Service>(SHOP, "checkout-canary").is_none()
+        world.objects::<ReplicaSet>().is_empty()
+            && world.get::<Service>(SHOP, "checkout-canary").is_none()
     };
-    world.until(is_clean, MINUTE).await.expect("what the Rollout has made goes with it");
+    world
+        .until(is_clean, MINUTE)
+        .await
+        .expect("what the Rollout has made goes with it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,10 +90,18 @@ async fn a_rollout_without_a_router_needs_no_finalizer() {
     let _running = start(&world, "serin");
     apply(&world, plain("checkout", "v1", 2, json!([])));
     healthy(&world, "checkout", "v1").await;
-    assert_eq!(world.get::<Rollout>(SHOP, "checkout").unwrap().metadata.finalizers, None);
+    assert_eq!(
+        world
+            .get::<Rollout>(SHOP, "checkout")
+            .unwrap()
+            .metadata
+            .finalizers,
+        None
+    );
 }
 
-// iter8 PR #250, flagger #1357: with the controller gone, namespaces hang on a finalizer that nobody removes.
+// iter8 PR #250, flagger #1357: with the controller gone, namespaces hang on a finalizer that
+// nobody removes.
 #[tokio::test(start_paused = true)]
 async fn a_rollout_at_rest_that_has_changed_nothing_of_others_is_deleted_without_a_controller() {
     let world = World::new(25);
@@ -93,23 +111,49 @@ async fn a_rollout_at_rest_that_has_changed_nothing_of_others_is_deleted_without
     let steps = || json!([{"setWeight": 20}, {"pause": {}}]);
     apply(&world, routed("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
-    let held = |world: &World| world.get::<Rollout>(SHOP, "checkout").unwrap().metadata.finalizers.unwrap_or_default();
-    assert_eq!(held(&world), Vec::<String>::new(), "its Services are its own");
+    let held = |world: &World| {
+        world
+            .get::<Rollout>(SHOP, "checkout")
+            .unwrap()
+            .metadata
+            .finalizers
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        held(&world),
+        Vec::<String>::new(),
+        "its Services are its own"
+    );
     apply(&world, routed("checkout", "v2", 4, steps()));
     reaches(&world, "checkout", "Paused/Stepping/1").await;
-    assert_eq!(held(&world), ["serin.dev/routes"], "the route is not as its user wrote it");
+    assert_eq!(
+        held(&world),
+        ["serin.dev/routes"],
+        "the route is not as its user wrote it"
+    );
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
-    world.until(|world| held(world).is_empty(), MINUTE).await.expect("the route is as it was");
+    world
+        .until(|world| held(world).is_empty(), MINUTE)
+        .await
+        .expect("the route is as it was");
     assert_eq!(spec_of_route(&world), before);
     running.stop().await;
     world.delete::<Rollout>(SHOP, "checkout").unwrap();
-    world.until(is_gone, SECOND).await.expect("nothing holds it");
-    world.until(|world| world.objects::<ReplicaSet>().is_empty(), MINUTE).await.unwrap();
+    world
+        .until(is_gone, SECOND)
+        .await
+        .expect("nothing holds it");
+    world
+        .until(|world| world.objects::<ReplicaSet>().is_empty(), MINUTE)
+        .await
+        .unwrap();
     assert_eq!(spec_of_route(&world), before);
 }
 
-async fn release_finalizers(world: &World) -> Result<usize, serin_runtime::uninstall::UninstallError> {
+async fn release_finalizers(
+    world: &World,
+) -> Result<usize, serin_runtime::uninstall::UninstallError> {
     let candidate = serin_runtime::election::Candidate {
         namespace: "serin".into(),
         lease: "serin".into(),
@@ -117,7 +161,13 @@ async fn release_finalizers(world: &World) -> Result<usize, serin_runtime::unins
         timing: serin_core::lease::Timing::default(),
     };
     let clock = serin_runtime::clock::Clock::tokio_from(world.now());
-    serin_runtime::uninstall::release_finalizers(&world.client_of("uninstall"), None, Some(candidate), &clock).await
+    serin_runtime::uninstall::release_finalizers(
+        &world.client_of("uninstall"),
+        None,
+        Some(candidate),
+        &clock,
+    )
+    .await
 }
 
 // iter8 PR #250, flagger #1357.
@@ -131,12 +181,32 @@ async fn without_a_controller_the_finalizers_are_released_and_the_route_is_as_it
     assert_eq!(release_finalizers(&world).await.unwrap(), 1);
     assert_eq!(spec_of_route(&world), before);
     let rollout = world.get::<Rollout>(SHOP, "checkout").unwrap();
-    assert_eq!(rollout.metadata.finalizers.unwrap_or_default(), Vec::<String>::new());
-    let selector = world.get::<Service>(SHOP, "checkout").unwrap().spec.unwrap().selector.unwrap();
-    assert!(selector.contains_key("serin.dev/revision"), "the canary's pods get nothing by the stable Service");
+    assert_eq!(
+        rollout.metadata.finalizers.unwrap_or_default(),
+        Vec::<String>::new()
+    );
+    let selector = world
+        .get::<Service>(SHOP, "checkout")
+        .unwrap()
+        .spec
+        .unwrap()
+        .selector
+        .unwrap();
+    assert!(
+        selector.contains_key("serin.dev/revision"),
+        "the canary's pods get nothing by the stable Service"
+    );
     world.pass(MINUTE).await;
-    assert_eq!(pods(&world), pods_before, "nothing else happens to the fleet");
-    assert_eq!(release_finalizers(&world).await.unwrap(), 0, "once is enough");
+    assert_eq!(
+        pods(&world),
+        pods_before,
+        "nothing else happens to the fleet"
+    );
+    assert_eq!(
+        release_finalizers(&world).await.unwrap(),
+        0,
+        "once is enough"
+    );
     // The controller comes back: the release goes on where it was.
     let running = start(&world, "serin-again");
     reaches(&world, "checkout", "Paused/Stepping/1").await;
@@ -147,9 +217,15 @@ async fn without_a_controller_the_finalizers_are_released_and_the_route_is_as_it
     // At rest the user's Service is given back as well, and everything can be deleted.
     assert_eq!(release_finalizers(&world).await.unwrap(), 1);
     let service = world.get::<Service>(SHOP, "checkout").unwrap();
-    assert_eq!(service.spec.unwrap().selector, Some([("app".to_owned(), "checkout".to_owned())].into()));
+    assert_eq!(
+        service.spec.unwrap().selector,
+        Some([("app".to_owned(), "checkout".to_owned())].into())
+    );
     world.delete::<Rollout>(SHOP, "checkout").unwrap();
-    world.until(is_gone, SECOND).await.expect("nothing holds it");
+    world
+        .until(is_gone, SECOND)
+        .await
+        .expect("nothing holds it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,5 +236,8 @@ async fn a_controller_that_still_runs_is_not_worked_against() {
     apply(&world, routed("checkout", "v1", 2, json!([])));
     healthy(&world, "checkout", "v1").await;
     let refused = release_finalizers(&world).await.unwrap_err();
-    assert!(refused.to_string().contains("still holds the Lease"), "{refused}");
+    assert!(
+        refused.to_string().contains("still holds the Lease"),
+        "{refused}"
+    );
 }

@@ -26,11 +26,16 @@ fn selector(world: &World, name: &str) -> Value {
 }
 
 fn label(world: &World, name: &str) -> Value {
-    world.get_json("services", SHOP, name).unwrap()["metadata"]["labels"]["serin.dev/rollout"].clone()
+    world.get_json("services", SHOP, name).unwrap()["metadata"]["labels"]["serin.dev/rollout"]
+        .clone()
 }
 
 fn pods(world: &World) -> Vec<String> {
-    world.objects::<Pod>().iter().filter_map(|pod| pod.metadata.uid.clone()).collect()
+    world
+        .objects::<Pod>()
+        .iter()
+        .filter_map(|pod| pod.metadata.uid.clone())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,9 +52,14 @@ async fn a_change_of_min_ready_seconds_is_no_revision_and_reaches_every_replica_
     slower["spec"]["minReadySeconds"] = json!(7);
     apply(&world, slower.clone());
     let all_follow = |world: &World| {
-        sets(world, "checkout").iter().all(|set| set.spec.as_ref().unwrap().min_ready_seconds == Some(7))
+        sets(world, "checkout")
+            .iter()
+            .all(|set| set.spec.as_ref().unwrap().min_ready_seconds == Some(7))
     };
-    world.until(all_follow, 10 * SECOND).await.expect("both sides");
+    world
+        .until(all_follow, 10 * SECOND)
+        .await
+        .expect("both sides");
     world.pass(MINUTE).await;
     assert_eq!(status(&world, "checkout").current_revision, before);
     assert_eq!(sets(&world, "checkout").len(), 2);
@@ -59,13 +69,16 @@ async fn a_change_of_min_ready_seconds_is_no_revision_and_reaches_every_replica_
     // Left out again: the default.
     apply(&world, routed("checkout", "v2", 4, steps()));
     let none = |world: &World| {
-        sets(world, "checkout").iter().all(|set| set.spec.as_ref().unwrap().min_ready_seconds.unwrap_or(0) == 0)
+        sets(world, "checkout")
+            .iter()
+            .all(|set| set.spec.as_ref().unwrap().min_ready_seconds.unwrap_or(0) == 0)
     };
     world.until(none, 10 * SECOND).await.expect("the default");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_router_that_is_taken_away_in_mid_release_leaves_the_route_as_it_was_and_services_that_select_all_pods() {
+async fn a_router_that_is_taken_away_in_mid_release_leaves_the_route_as_it_was_and_services_that_select_all_pods()
+ {
     let world = World::new(322);
     with_route(&world, "checkout");
     apply(&world, service("checkout"));
@@ -76,20 +89,34 @@ async fn a_router_that_is_taken_away_in_mid_release_leaves_the_route_as_it_was_a
     apply(&world, routed("checkout", "v2", 4, steps()));
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     apply(&world, plain("checkout", "v2", 4, steps()));
-    let is_back = |world: &World| world.get_json("httproutes", SHOP, "checkout").unwrap()["spec"] == before;
-    world.until(is_back, 10 * SECOND).await.expect("the route is given back");
+    let is_back =
+        |world: &World| world.get_json("httproutes", SHOP, "checkout").unwrap()["spec"] == before;
+    world
+        .until(is_back, 10 * SECOND)
+        .await
+        .expect("the route is given back");
     let is_free = |world: &World| selector(world, "checkout") == json!({"app": "checkout"});
-    world.until(is_free, 10 * SECOND).await.expect("the user's Service is given back");
+    world
+        .until(is_free, 10 * SECOND)
+        .await
+        .expect("the user's Service is given back");
     assert_eq!(label(&world, "checkout"), Value::Null);
     let selects_all = |world: &World| {
-        selector(world, "checkout-canary") == json!({"app": "checkout", "serin.dev/rollout": "checkout"})
+        selector(world, "checkout-canary")
+            == json!({"app": "checkout", "serin.dev/rollout": "checkout"})
     };
-    world.until(selects_all, 10 * SECOND).await.expect("Serin's own goes on for whoever uses it");
+    world
+        .until(selects_all, 10 * SECOND)
+        .await
+        .expect("Serin's own goes on for whoever uses it");
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
     assert_eq!(status(&world, "checkout").original_routes, []);
-    assert_eq!(world.get::<Rollout>(SHOP, "checkout").unwrap().finalizers(), Vec::<String>::new());
+    assert_eq!(
+        world.get::<Rollout>(SHOP, "checkout").unwrap().finalizers(),
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +137,10 @@ async fn a_router_that_is_added_to_an_idle_rollout_or_in_mid_release_takes_part_
         }
         apply(&world, routed("checkout", "v2", 4, steps()));
         let split = |world: &World| weights(world, "checkout") == (Some(75), Some(25));
-        world.until(split, MINUTE).await.unwrap_or_else(|_| panic!("{:?}", status(&world, "checkout")));
+        world
+            .until(split, MINUTE)
+            .await
+            .unwrap_or_else(|_| panic!("{:?}", status(&world, "checkout")));
         assert!(no_request_is_lost(&world, "checkout"));
         reaches(&world, "checkout", "Paused/Stepping/1").await;
         command(&world, "go", "checkout", "promote");
@@ -138,7 +168,10 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
         canary["canaryService"] = json!("front-next");
         apply(&world, renamed);
         let is_whole = |world: &World| weights(world, "checkout") == (Some(1), None);
-        world.until(is_whole, 10 * SECOND).await.expect("no share is left with Services that nobody looks after");
+        world
+            .until(is_whole, 10 * SECOND)
+            .await
+            .expect("no share is left with Services that nobody looks after");
         // Then the user moves the route.
         let mut moved = route("checkout");
         moved["spec"]["rules"][1]["backendRefs"][0]["name"] = json!("front");
@@ -149,7 +182,11 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
         }
         healthy(&world, "checkout", version).await;
         world.pass(MINUTE).await;
-        assert_eq!(selector(&world, "checkout"), json!({"app": "checkout"}), "it is its user's again");
+        assert_eq!(
+            selector(&world, "checkout"),
+            json!({"app": "checkout"}),
+            "it is its user's again"
+        );
         assert_eq!(label(&world, "checkout"), Value::Null);
         assert_eq!(
             selector(&world, "front")["serin.dev/revision"],
@@ -161,8 +198,16 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
 /// Deletes the Rollout and lets go what it owns.
 async fn orphan(world: &World) {
     let api: Api<Rollout> = Api::namespaced(world.client_of("user"), SHOP);
-    api.delete("checkout", &DeleteParams::orphan()).await.unwrap();
-    world.until(|world| world.get::<Rollout>(SHOP, "checkout").is_none(), MINUTE).await.expect("it is gone");
+    api.delete("checkout", &DeleteParams::orphan())
+        .await
+        .unwrap();
+    world
+        .until(
+            |world| world.get::<Rollout>(SHOP, "checkout").is_none(),
+            MINUTE,
+        )
+        .await
+        .expect("it is gone");
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,8 +222,10 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
-    let (before, address) =
-        (pods(&world), world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"].clone());
+    let (before, address) = (
+        pods(&world),
+        world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"].clone(),
+    );
     let vigil = Vigil::over(&world, "checkout");
     orphan(&world).await;
     world.pass(5 * MINUTE).await;
@@ -187,9 +234,17 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     healthy(&world, "checkout", "v2").await;
     world.pass(5 * MINUTE).await;
     assert_eq!(pods(&world), before, "the same pods");
-    assert_eq!(world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"], address);
+    assert_eq!(
+        world.get_json("services", SHOP, "checkout").unwrap()["metadata"]["uid"],
+        address
+    );
     let uid = world.get::<Rollout>(SHOP, "checkout").unwrap().metadata.uid;
-    let owned = |set: &ReplicaSet| set.owner_references().first().map(|owner| owner.uid.clone()) == uid;
+    let owned = |set: &ReplicaSet| {
+        set.owner_references()
+            .first()
+            .map(|owner| owner.uid.clone())
+            == uid
+    };
     assert!(sets(&world, "checkout").iter().all(owned));
     // And releases as before.
     apply(&world, routed("checkout", "v3", 4, steps()));
@@ -197,7 +252,8 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     vigil.ends_well().await;
 }
 
-// flagger #1363: a CRD that is replaced deletes every object of it; what is applied again must come up.
+// flagger #1363: a CRD that is replaced deletes every object of it; what is applied again must come
+// up.
 #[tokio::test(start_paused = true)]
 async fn a_rollout_that_is_applied_again_before_its_garbage_is_collected_comes_up() {
     for (seed, garbage) in [(328, SECOND), (329, 10 * MINUTE)] {
@@ -210,13 +266,23 @@ async fn a_rollout_that_is_applied_again_before_its_garbage_is_collected_comes_u
         world.tune(|tuning| tuning.garbage = garbage);
         let before = pods(&world);
         world.delete::<Rollout>(SHOP, "checkout").unwrap();
-        world.until(|world| world.get::<Rollout>(SHOP, "checkout").is_none(), MINUTE).await.unwrap();
+        world
+            .until(
+                |world| world.get::<Rollout>(SHOP, "checkout").is_none(),
+                MINUTE,
+            )
+            .await
+            .unwrap();
         apply(&world, routed("checkout", "v1", 4, steps()));
         healthy(&world, "checkout", "v1").await;
         world.pass(30 * MINUTE).await;
         assert_eq!(sizes(&world, "checkout"), [("v1".into(), 4)].into());
         if garbage > MINUTE {
-            assert_eq!(pods(&world), before, "it was there before the garbage collector");
+            assert_eq!(
+                pods(&world),
+                before,
+                "it was there before the garbage collector"
+            );
         }
     }
 }
@@ -229,7 +295,13 @@ async fn a_name_that_somebody_else_has_is_not_waited_for() {
     healthy(&world, "checkout", "v1").await;
     let name = sets(&world, "checkout")[0].name_any();
     world.delete::<Rollout>(SHOP, "checkout").unwrap();
-    world.until(|world| world.objects::<Pod>().is_empty() && sets(world, "checkout").is_empty(), MINUTE).await.unwrap();
+    world
+        .until(
+            |world| world.objects::<Pod>().is_empty() && sets(world, "checkout").is_empty(),
+            MINUTE,
+        )
+        .await
+        .unwrap();
     running.stop().await;
     let foreign = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name, "namespace": SHOP},

@@ -30,7 +30,10 @@ async fn killed_after_any_write_a_release_ends_as_it_would_have() {
         world.dies_after_writes("serin-0", usize::try_from(writes).unwrap());
         let began = world.now();
         apply(&world, routed("checkout", "v2", 4, steps()));
-        let died = world.until(|world| world.is_dead("serin-0"), 2 * MINUTE).await.is_ok();
+        let died = world
+            .until(|world| world.is_dead("serin-0"), 2 * MINUTE)
+            .await
+            .is_ok();
         if died {
             most_writes = writes;
             first.kill(&world);
@@ -48,7 +51,11 @@ async fn killed_after_any_write_a_release_ends_as_it_would_have() {
                 [("v1".into(), 0), ("v2".into(), 4)].into(),
                 "killed at write {writes}"
             );
-            assert_eq!(weights(&world, "checkout"), (Some(1), None), "killed at write {writes}");
+            assert_eq!(
+                weights(&world, "checkout"),
+                (Some(1), None),
+                "killed at write {writes}"
+            );
         }
         vigil.ends_well().await;
         if !died {
@@ -64,7 +71,15 @@ async fn an_abort_survives_a_kill_after_any_write() {
         let world = World::new(200 + writes);
         let first = at_v1(&world).await;
         let vigil = Vigil::over(&world, "checkout");
-        apply(&world, routed("checkout", "v2", 4, json!([{"setWeight": 20}, {"pause": {}}])));
+        apply(
+            &world,
+            routed(
+                "checkout",
+                "v2",
+                4,
+                json!([{"setWeight": 20}, {"pause": {}}]),
+            ),
+        );
         reaches(&world, "checkout", "Paused/Stepping/1").await;
         world.pass(MINUTE).await;
         world.dies_after_writes("serin-0", usize::try_from(writes).unwrap());
@@ -75,9 +90,21 @@ async fn an_abort_survives_a_kill_after_any_write() {
         let (result, message) = outcome(&world, "stop").await;
         assert_eq!(result, "Done", "killed at write {writes}: {message}");
         world.pass(MINUTE).await;
-        assert_eq!(position(&world, "checkout"), "Degraded/Aborted", "killed at write {writes}");
-        assert_eq!(weights(&world, "checkout"), (Some(1), None), "killed at write {writes}");
-        assert_eq!(sizes(&world, "checkout"), [("v1".into(), 4), ("v2".into(), 0)].into(), "killed at write {writes}");
+        assert_eq!(
+            position(&world, "checkout"),
+            "Degraded/Aborted",
+            "killed at write {writes}"
+        );
+        assert_eq!(
+            weights(&world, "checkout"),
+            (Some(1), None),
+            "killed at write {writes}"
+        );
+        assert_eq!(
+            sizes(&world, "checkout"),
+            [("v1".into(), 4), ("v2".into(), 0)].into(),
+            "killed at write {writes}"
+        );
         vigil.ends_well().await;
     }
 }
@@ -115,7 +142,11 @@ async fn errors_conflicts_and_lost_answers_are_survived() {
         apply(&world, routed("checkout", "v2", 4, steps()));
         healthy(&world, "checkout", "v2").await;
         world.pass(MINUTE).await;
-        assert_eq!(sizes(&world, "checkout"), [("v1".into(), 0), ("v2".into(), 4)].into(), "fault {index}");
+        assert_eq!(
+            sizes(&world, "checkout"),
+            [("v1".into(), 0), ("v2".into(), 4)].into(),
+            "fault {index}"
+        );
         vigil.ends_well().await;
     }
 }
@@ -135,11 +166,20 @@ async fn a_write_that_hangs_delays_nobody_else() {
         reaches(&world, name, "Paused/Stepping/1").await;
     }
     world.inject(Fault::on("patch", "httproutes").named("slow").hangs());
-    let breach = || Judgement::RollBack { cause: "Evidence".into(), message: "bad".into() };
+    let breach = || Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "bad".into(),
+    };
     running.judge.say("slow", breach());
     running.judge.say("quick", breach());
-    world.until(|world| weights(world, "quick").1.is_none(), SECOND / 2).await.expect("it waited for another");
-    world.until(|world| weights(world, "slow").1.is_none(), 20 * SECOND).await.expect("it is tried again");
+    world
+        .until(|world| weights(world, "quick").1.is_none(), SECOND / 2)
+        .await
+        .expect("it waited for another");
+    world
+        .until(|world| weights(world, "slow").1.is_none(), 20 * SECOND)
+        .await
+        .expect("it is tried again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,16 +194,30 @@ async fn one_of_two_controllers_acts_and_the_other_takes_over() {
     let vigil = Vigil::over(&world, "checkout");
     apply(&world, routed("checkout", "v2", 4, steps()));
     reaches(&world, "checkout", "Paused/Stepping/1").await;
-    let acted = |who: &str| world.writes().iter().filter(|write| write.who == who && write.plural != "leases").count();
+    let acted = |who: &str| {
+        world
+            .writes()
+            .iter()
+            .filter(|write| write.who == who && write.plural != "leases")
+            .count()
+    };
     assert_eq!(acted("serin-b"), 0, "the standby does nothing");
     let (died, before) = (world.now(), acted("serin-a"));
     first.kill(&world);
     healthy(&world, "checkout", "v2").await;
     assert_eq!(acted("serin-a"), before);
-    let mut requests = world.writes().into_iter().filter(|write| write.who == "serin-b");
-    let taken_over =
-        requests.find(|write| write.verb == "update" && write.plural == "leases" && write.code == 200).unwrap();
-    assert!(taken_over.at.duration_since(died).as_secs() < 6, "{} after {died}", taken_over.at);
+    let mut requests = world
+        .writes()
+        .into_iter()
+        .filter(|write| write.who == "serin-b");
+    let taken_over = requests
+        .find(|write| write.verb == "update" && write.plural == "leases" && write.code == 200)
+        .unwrap();
+    assert!(
+        taken_over.at.duration_since(died).as_secs() < 6,
+        "{} after {died}",
+        taken_over.at
+    );
     vigil.ends_well().await;
     second.stop().await;
 }

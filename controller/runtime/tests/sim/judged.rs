@@ -18,8 +18,7 @@ async fn released(world: &World, steps: serde_json::Value, watch: Option<&str>) 
     let running = start(world, "serin");
     let rollout = |version: &str| {
         let mut rollout = judged("checkout", version, 4, steps.clone());
-        rollout["spec"]["analysis"]["checks"] =
-            json!([{"name": "queue", "query": "max(queue_length)", "condition": "result[0] < 100"}]);
+        rollout["spec"]["analysis"]["checks"] = json!([{"name": "queue", "query": "max(queue_length)", "condition": "result[0] < 100"}]);
         if let Some(watch) = watch {
             rollout["spec"]["analysis"]["watchAfterPromotion"] = json!(watch);
         }
@@ -34,7 +33,10 @@ async fn released(world: &World, steps: serde_json::Value, watch: Option<&str>) 
 /// Undecided, with the check's answer at this weight.
 fn with_check(world: &World, weight: Weight, result: &str, message: &str) -> Look {
     let succeeded = (result == "Succeeded").then(|| "queue".to_owned());
-    let answers = Questions { checks: succeeded.into_iter().collect(), objectives: BTreeSet::new() };
+    let answers = Questions {
+        checks: succeeded.into_iter().collect(),
+        objectives: BTreeSet::new(),
+    };
     let check = CheckStatus {
         name: "queue".into(),
         result: result.into(),
@@ -48,19 +50,36 @@ fn with_check(world: &World, weight: Weight, result: &str, message: &str) -> Loo
         next_weight: None,
         proven: Proven { weight, answers },
     };
-    Look { checks: vec![check], ..Look::of(judgement) }
+    Look {
+        checks: vec![check],
+        ..Look::of(judgement)
+    }
 }
 
 /// Waits for an Event with this reason.
 async fn is_told(world: &World, reason: &str) {
-    let told = world.until(|world| events(world, "checkout").iter().any(|told| told == reason), MINUTE).await;
-    assert!(told.is_ok(), "no Event {reason}: {:?}", events(world, "checkout"));
+    let told = world
+        .until(
+            |world| events(world, "checkout").iter().any(|told| told == reason),
+            MINUTE,
+        )
+        .await;
+    assert!(
+        told.is_ok(),
+        "no Event {reason}: {:?}",
+        events(world, "checkout")
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_that_runs_low_takes_traffic_off_the_canary_and_gives_none_back() {
     let world = World::new(41);
-    let running = released(&world, json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]), None).await;
+    let running = released(
+        &world,
+        json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]),
+        None,
+    )
+    .await;
     reaches(&world, "checkout", "Paused/Stepping/2").await;
     let vigil = Vigil::over(&world, "checkout");
     let message = "This rollout has used 95 of its 100 allotted errors (95 %). Stepping down from 50 % to 5 %.";
@@ -70,32 +89,83 @@ async fn a_budget_that_runs_low_takes_traffic_off_the_canary_and_gives_none_back
         lower_to: Some(Weight::percent(to)),
     };
     running.judge.say("checkout", low(5));
-    world.until(|world| weights(world, "checkout") == (Some(95), Some(5)), MINUTE).await.unwrap();
-    world.until(|world| status(world, "checkout").weights.unwrap().verified == Some(5.0), MINUTE).await.unwrap();
+    world
+        .until(
+            |world| weights(world, "checkout") == (Some(95), Some(5)),
+            MINUTE,
+        )
+        .await
+        .unwrap();
+    world
+        .until(
+            |world| status(world, "checkout").weights.unwrap().verified == Some(5.0),
+            MINUTE,
+        )
+        .await
+        .unwrap();
     let told = status(&world, "checkout").weights.unwrap();
     assert_eq!((told.asked, told.cap), (5.0, Some(5.0)));
     is_told(&world, "SteppedDown").await;
     let (ready, ..) = condition(&world, "checkout", "MetricsReady").unwrap();
     assert_eq!(ready, "True", "nothing is wrong with the metrics");
     running.judge.say("checkout", low(0));
-    world.until(|world| weights(world, "checkout").1.is_none_or(|weight| weight == 0), MINUTE).await.unwrap();
-    world.holds(|world| weights(world, "checkout").1.is_none_or(|weight| weight == 0), 5 * MINUTE).await.unwrap();
+    world
+        .until(
+            |world| {
+                weights(world, "checkout")
+                    .1
+                    .is_none_or(|weight| weight == 0)
+            },
+            MINUTE,
+        )
+        .await
+        .unwrap();
+    world
+        .holds(
+            |world| {
+                weights(world, "checkout")
+                    .1
+                    .is_none_or(|weight| weight == 0)
+            },
+            5 * MINUTE,
+        )
+        .await
+        .unwrap();
     vigil.ends_well().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_check_is_told_and_promotes_no_release_before_it_has_succeeded() {
     let world = World::new(42);
-    let running = released(&world, json!([{"setWeight": 20}, {"pause": {"duration": "5s"}}]), None).await;
-    running.judge.show("checkout", with_check(&world, Weight::percent(20), "Inconclusive", "Found nothing."));
+    let running = released(
+        &world,
+        json!([{"setWeight": 20}, {"pause": {"duration": "5s"}}]),
+        None,
+    )
+    .await;
+    running.judge.show(
+        "checkout",
+        with_check(
+            &world,
+            Weight::percent(20),
+            "Inconclusive",
+            "Found nothing.",
+        ),
+    );
     reaches(&world, "checkout", "Progressing/Stepping/2").await;
     world.pass(5 * MINUTE).await;
     assert_eq!(position(&world, "checkout"), "Progressing/Stepping/2");
     let told = status(&world, "checkout");
     assert_eq!(told.checks[0].result, "Inconclusive");
     assert!(told.message.unwrap().contains("waiting for check queue"));
-    assert_eq!(running.judge.asked("checkout").unwrap().phase, Phase::BeforePromotion);
-    running.judge.show("checkout", with_check(&world, Weight::percent(20), "Succeeded", "Found 12."));
+    assert_eq!(
+        running.judge.asked("checkout").unwrap().phase,
+        Phase::BeforePromotion
+    );
+    running.judge.show(
+        "checkout",
+        with_check(&world, Weight::percent(20), "Succeeded", "Found 12."),
+    );
     healthy(&world, "checkout", "v2").await;
 }
 
@@ -105,15 +175,38 @@ async fn a_check_that_fails_too_often_ends_the_release_with_its_sentence() {
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     let message = "Check queue has failed 1 times, and may 0 times: it found 120.";
-    let failed = with_check(&world, Weight::percent(20), "Failed", "Found 120; it must be result[0] < 100.");
-    let breach = Judgement::RollBack { cause: "Check".into(), message: message.into() };
-    running.judge.show("checkout", Look { judgement: breach, ..failed });
-    world.until(|world| weights(world, "checkout").1.is_none(), SECOND).await.unwrap();
+    let failed = with_check(
+        &world,
+        Weight::percent(20),
+        "Failed",
+        "Found 120; it must be result[0] < 100.",
+    );
+    let breach = Judgement::RollBack {
+        cause: "Check".into(),
+        message: message.into(),
+    };
+    running.judge.show(
+        "checkout",
+        Look {
+            judgement: breach,
+            ..failed
+        },
+    );
+    world
+        .until(|world| weights(world, "checkout").1.is_none(), SECOND)
+        .await
+        .unwrap();
     reaches(&world, "checkout", "Degraded/Aborted").await;
     let told = status(&world, "checkout");
     let abort = told.abort.unwrap();
-    assert_eq!((abort.cause.as_str(), abort.message.as_str()), ("Check", message));
-    assert_eq!(told.checks[0].result, "Failed", "what it found stays for people to read");
+    assert_eq!(
+        (abort.cause.as_str(), abort.message.as_str()),
+        ("Check", message)
+    );
+    assert_eq!(
+        told.checks[0].result, "Failed",
+        "what it found stays for people to read"
+    );
     is_told(&world, "RolledBack").await;
 }
 
@@ -121,19 +214,49 @@ async fn a_check_that_fails_too_often_ends_the_release_with_its_sentence() {
 async fn a_watched_release_becomes_stable_after_the_watch_or_goes_back() {
     for breaks in [false, true] {
         let world = World::new(44);
-        let running = released(&world, json!([{"setWeight": 20}, {"pause": {"duration": "5s"}}]), Some("10m")).await;
-        running.judge.show("checkout", with_check(&world, Weight::percent(20), "Succeeded", "Found 12."));
+        let running = released(
+            &world,
+            json!([{"setWeight": 20}, {"pause": {"duration": "5s"}}]),
+            Some("10m"),
+        )
+        .await;
+        running.judge.show(
+            "checkout",
+            with_check(&world, Weight::percent(20), "Succeeded", "Found 12."),
+        );
         let vigil = Vigil::over(&world, "checkout");
-        world.until(|world| status(world, "checkout").watch.is_some(), 10 * MINUTE).await.unwrap();
+        world
+            .until(
+                |world| status(world, "checkout").watch.is_some(),
+                10 * MINUTE,
+            )
+            .await
+            .unwrap();
         assert_eq!(weights(&world, "checkout").1, Some(100));
         is_told(&world, "Watching").await;
         world.pass(9 * MINUTE).await;
-        assert_eq!(sizes(&world, "checkout"), [("v1".into(), 4), ("v2".into(), 4)].into(), "the way back is open");
-        assert_eq!(running.judge.asked("checkout").unwrap().phase, Phase::AfterPromotion);
+        assert_eq!(
+            sizes(&world, "checkout"),
+            [("v1".into(), 4), ("v2".into(), 4)].into(),
+            "the way back is open"
+        );
+        assert_eq!(
+            running.judge.asked("checkout").unwrap().phase,
+            Phase::AfterPromotion
+        );
         if breaks {
             let message = "the canary failed 31 of 1,000 requests".to_owned();
-            running.judge.say("checkout", Judgement::RollBack { cause: "Evidence".into(), message });
-            world.until(|world| weights(world, "checkout").1.is_none(), SECOND).await.unwrap();
+            running.judge.say(
+                "checkout",
+                Judgement::RollBack {
+                    cause: "Evidence".into(),
+                    message,
+                },
+            );
+            world
+                .until(|world| weights(world, "checkout").1.is_none(), SECOND)
+                .await
+                .unwrap();
             reaches(&world, "checkout", "Degraded/Aborted").await;
         } else {
             healthy(&world, "checkout", "v2").await;
@@ -151,9 +274,11 @@ async fn the_budget_is_told_before_a_release_and_during_it() {
     apply(&world, judged("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
     let asked = running.judge.asked("checkout").unwrap();
-    assert_eq!((asked.phase, asked.weight, asked.proven_at), (Phase::Idle, Weight::ZERO, Some(Weight::percent(20))));
-    let slow =
-        "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
+    assert_eq!(
+        (asked.phase, asked.weight, asked.proven_at),
+        (Phase::Idle, Weight::ZERO, Some(Weight::percent(20)))
+    );
+    let slow = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
     let tight = || BudgetStatus {
         objective: "availability".into(),
         state: "Tight".into(),
@@ -161,20 +286,44 @@ async fn the_budget_is_told_before_a_release_and_during_it() {
         ..BudgetStatus::default()
     };
     let undecided = with_check(&world, Weight::ZERO, "Pending", "").judgement;
-    let look = Look { budgets: vec![tight()], ..Look::of(undecided) };
+    let look = Look {
+        budgets: vec![tight()],
+        ..Look::of(undecided)
+    };
     running.judge.show("checkout", look.clone());
     is_told(&world, "NotFeasible").await;
-    world.until(|world| !status(world, "checkout").budgets.is_empty(), MINUTE).await.unwrap();
+    world
+        .until(
+            |world| !status(world, "checkout").budgets.is_empty(),
+            MINUTE,
+        )
+        .await
+        .unwrap();
     assert_eq!(status(&world, "checkout").budgets, [tight()]);
     let (feasible, reason, message) = condition(&world, "checkout", "Feasible").unwrap();
-    assert_eq!((feasible.as_str(), reason.as_str(), message.as_str()), ("False", "NotFeasible", slow));
-    assert!(is_healthy(&world, "checkout", "v1"), "a warning is no trouble of what runs");
+    assert_eq!(
+        (feasible.as_str(), reason.as_str(), message.as_str()),
+        ("False", "NotFeasible", slow)
+    );
+    assert!(
+        is_healthy(&world, "checkout", "v1"),
+        "a warning is no trouble of what runs"
+    );
     // What is known stays while the release's own judge begins.
-    running.judge.show("checkout", Look { budgets: Vec::new(), ..look });
+    running.judge.show(
+        "checkout",
+        Look {
+            budgets: Vec::new(),
+            ..look
+        },
+    );
     apply(&world, judged("checkout", "v2", 4, steps()));
     reaches(&world, "checkout", "Progressing/Stepping/1").await;
     assert_eq!(status(&world, "checkout").budgets, [tight()]);
-    let told = events(&world, "checkout").into_iter().filter(|reason| reason == "NotFeasible").count();
+    let told = events(&world, "checkout")
+        .into_iter()
+        .filter(|reason| reason == "NotFeasible")
+        .count();
     assert_eq!(told, 1, "it is told once");
 }
 
@@ -184,11 +333,27 @@ async fn a_second_attempt_is_judged_by_its_own_evidence() {
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     let revision = status(&world, "checkout").current_revision.unwrap();
-    let checkpoint = Some(AnalysisStatus { revision, started_at: world.now(), checkpoint: json!({"decided": true}) });
-    let breach = Judgement::RollBack { cause: "Evidence".into(), message: "31 of 1,000 requests failed".into() };
-    running.judge.show("checkout", Look { checkpoint, ..Look::of(breach) });
+    let checkpoint = Some(AnalysisStatus {
+        revision,
+        started_at: world.now(),
+        checkpoint: json!({"decided": true}),
+    });
+    let breach = Judgement::RollBack {
+        cause: "Evidence".into(),
+        message: "31 of 1,000 requests failed".into(),
+    };
+    running.judge.show(
+        "checkout",
+        Look {
+            checkpoint,
+            ..Look::of(breach)
+        },
+    );
     reaches(&world, "checkout", "Degraded/Aborted").await;
-    running.judge.show("checkout", with_check(&world, Weight::percent(20), "Succeeded", "Found 12."));
+    running.judge.show(
+        "checkout",
+        with_check(&world, Weight::percent(20), "Succeeded", "Found 12."),
+    );
     command(&world, "again", "checkout", "retry");
     assert_eq!(outcome(&world, "again").await.0, "Done");
     reaches(&world, "checkout", "Paused/Stepping/1").await;
@@ -201,18 +366,40 @@ async fn evidence_does_not_count_against_a_retry_in_the_same_reconcile_as_the_ab
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     let revision = status(&world, "checkout").current_revision.unwrap();
-    let checkpoint = Some(AnalysisStatus { revision, started_at: world.now(), checkpoint: json!({"decided": false}) });
-    let look = Look { checkpoint, ..with_check(&world, Weight::percent(20), "Failed", "Found 120.") };
+    let checkpoint = Some(AnalysisStatus {
+        revision,
+        started_at: world.now(),
+        checkpoint: json!({"decided": false}),
+    });
+    let look = Look {
+        checkpoint,
+        ..with_check(&world, Weight::percent(20), "Failed", "Found 120.")
+    };
     running.judge.show("checkout", look);
-    let stored = |world: &World| status(world, "checkout").analysis.is_some_and(|of| of.checkpoint != json!({}));
+    let stored = |world: &World| {
+        status(world, "checkout")
+            .analysis
+            .is_some_and(|of| of.checkpoint != json!({}))
+    };
     world.until(stored, MINUTE).await.unwrap();
     let before = running.judge.asked("checkout").unwrap().previous_ended_at;
-    running.judge.show("checkout", with_check(&world, Weight::percent(20), "Pending", "Not yet asked."));
+    running.judge.show(
+        "checkout",
+        with_check(&world, Weight::percent(20), "Pending", "Not yet asked."),
+    );
     command(&world, "stop", "checkout", "abort");
     command(&world, "stop-again", "checkout", "retry");
     assert_eq!(outcome(&world, "stop").await.0, "Done");
     assert_eq!(outcome(&world, "stop-again").await.0, "Done");
-    let is_another = |_: &World| running.judge.asked("checkout").is_some_and(|asked| asked.previous_ended_at != before);
-    assert!(world.until(is_another, MINUTE).await.is_ok(), "it is another attempt");
+    let is_another = |_: &World| {
+        running
+            .judge
+            .asked("checkout")
+            .is_some_and(|asked| asked.previous_ended_at != before)
+    };
+    assert!(
+        world.until(is_another, MINUTE).await.is_ok(),
+        "it is another attempt"
+    );
     assert_eq!(running.judge.asked("checkout").unwrap().resume_from, None);
 }

@@ -1,5 +1,6 @@
-//! Clusters without the Gateway API, or with it for a while only. Source: findings on a cluster without its CRDs, where the
-//! controller never began; kube-rs reports the API server's plain-text 404 with an unknown reason.
+//! Clusters without the Gateway API, or with it for a while only. Source: findings on a cluster
+//! without its CRDs, where the controller never began; kube-rs reports the API server's plain-text
+//! 404 with an unknown reason.
 
 use serde_json::json;
 use serin_sim::{Fault, World};
@@ -20,7 +21,12 @@ fn steps() -> serde_json::Value {
 
 /// Waits until the status says why the routes cannot be read.
 async fn is_told_what_to_install(world: &World, name: &str) {
-    let told = world.until(|world| message(world, name).contains("install the CRDs of the Gateway API"), NOTICED).await;
+    let told = world
+        .until(
+            |world| message(world, name).contains("install the CRDs of the Gateway API"),
+            NOTICED,
+        )
+        .await;
     assert!(told.is_ok(), "{}", message(world, name));
 }
 
@@ -30,7 +36,10 @@ async fn a_cluster_without_the_gateway_api_runs_rollouts_without_a_router_from_t
     world.serve(ROUTES, &[]);
     let _running = start(&world, "serin-0");
     apply(&world, plain("plain", "v1", 2, json!([])));
-    world.until(|world| !sets(world, "plain").is_empty(), 2 * SECOND).await.expect("the controller does not begin");
+    world
+        .until(|world| !sets(world, "plain").is_empty(), 2 * SECOND)
+        .await
+        .expect("the controller does not begin");
     healthy(&world, "plain", "v1").await;
     apply(&world, plain("plain", "v2", 2, steps()));
     healthy(&world, "plain", "v2").await;
@@ -46,7 +55,10 @@ async fn a_rollout_that_names_a_route_is_told_what_to_install_and_goes_on_once_t
     is_told_what_to_install(&world, "checkout").await;
     world.serve(ROUTES, &["v1"]);
     apply(&world, route("checkout"));
-    world.until(|world| is_healthy(world, "checkout", "v1"), 3 * MINUTE).await.expect("the kind is not noticed");
+    world
+        .until(|world| is_healthy(world, "checkout", "v1"), 3 * MINUTE)
+        .await
+        .expect("the kind is not noticed");
     apply(&world, routed("checkout", "v2", 2, steps()));
     healthy(&world, "checkout", "v2").await;
 }
@@ -64,9 +76,18 @@ async fn a_kind_that_disappears_in_mid_release_holds_it_and_nothing_is_scaled_or
     let saved = world.get_json(ROUTES, SHOP, "checkout").unwrap();
     world.serve(ROUTES, &[]);
     is_told_what_to_install(&world, "checkout").await;
-    let held = |world: &World| sizes(world, "checkout") == before && position(world, "checkout").contains("Stepping");
-    world.holds(held, 5 * MINUTE).await.expect("something moved while the routes could not be read");
-    assert_eq!(status(&world, "checkout").original_routes.len(), 1, "how the route was stays recorded");
+    let held = |world: &World| {
+        sizes(world, "checkout") == before && position(world, "checkout").contains("Stepping")
+    };
+    world
+        .holds(held, 5 * MINUTE)
+        .await
+        .expect("something moved while the routes could not be read");
+    assert_eq!(
+        status(&world, "checkout").original_routes.len(),
+        1,
+        "how the route was stays recorded"
+    );
     // The definitions are installed again, and GitOps restores the route as it is written.
     world.serve(ROUTES, &["v1"]);
     let mut route = route("checkout");
@@ -83,7 +104,10 @@ async fn a_change_of_the_served_version_is_followed_in_mid_release() {
     apply(&world, routed("checkout", "v1", 4, json!([])));
     healthy(&world, "checkout", "v1").await;
     let vigil = Vigil::over(&world, "checkout");
-    for (index, versions) in [&["v1beta1"][..], &["v1", "v1beta1"], &["v1"]].into_iter().enumerate() {
+    for (index, versions) in [&["v1beta1"][..], &["v1", "v1beta1"], &["v1"]]
+        .into_iter()
+        .enumerate()
+    {
         let version = format!("v{}", index + 2);
         apply(&world, routed("checkout", &version, 4, steps()));
         reaches(&world, "checkout", "Paused/Stepping/1").await;
@@ -118,8 +142,15 @@ async fn a_rollout_can_be_deleted_after_its_routes_are_gone_with_their_kind() {
     apply(&world, routed("checkout", "v2", 2, steps()));
     reaches(&world, "checkout", "Paused/Stepping/1").await;
     world.serve(ROUTES, &[]);
-    world.delete::<serin_crds::Rollout>(SHOP, "checkout").unwrap();
-    let gone = world.until(|world| world.get_json("rollouts", SHOP, "checkout").is_none(), 3 * MINUTE).await;
+    world
+        .delete::<serin_crds::Rollout>(SHOP, "checkout")
+        .unwrap();
+    let gone = world
+        .until(
+            |world| world.get_json("rollouts", SHOP, "checkout").is_none(),
+            3 * MINUTE,
+        )
+        .await;
     assert!(gone.is_ok(), "its finalizer stays for ever");
 }
 
@@ -137,7 +168,13 @@ async fn a_stray_404_about_pods_or_replica_sets_does_not_make_them_disappear() {
     }
     world.compact();
     world.break_watches();
-    world.holds(|world| sets(world, "plain").len() == sets_before, 2 * MINUTE).await.expect("a ReplicaSet too many");
+    world
+        .holds(
+            |world| sets(world, "plain").len() == sets_before,
+            2 * MINUTE,
+        )
+        .await
+        .expect("a ReplicaSet too many");
     assert_eq!(sizes(&world, "plain"), [("v1".into(), 3)].into());
     apply(&world, plain("plain", "v2", 3, json!([])));
     healthy(&world, "plain", "v2").await;
@@ -150,7 +187,10 @@ async fn commands_may_be_absent_too_and_are_carried_out_once_their_kind_appears(
     let _running = start(&world, "serin-0");
     apply(&world, plain("plain", "v1", 2, json!([])));
     healthy(&world, "plain", "v1").await;
-    apply(&world, plain("plain", "v2", 2, json!([{"setWeight": 50}, {"pause": {}}])));
+    apply(
+        &world,
+        plain("plain", "v2", 2, json!([{"setWeight": 50}, {"pause": {}}])),
+    );
     reaches(&world, "plain", "Paused/Stepping/1").await;
     world.serve("rolloutcommands", &["v1alpha1"]);
     command(&world, "go-on", "plain", "promote");

@@ -1,6 +1,10 @@
 //! The whole controller against a cluster in memory, under paused time.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail loudly, as tests may")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests may fail loudly, as tests may"
+)]
 
 mod access;
 mod commands;

@@ -1,4 +1,5 @@
-//! The stage of a test: a cluster in memory, one or more controllers, and a judge that says what it is told to.
+//! The stage of a test: a cluster in memory, one or more controllers, and a judge that says what it
+//! is told to.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -65,14 +66,29 @@ impl Script {
 
     /// What it was asked last about that Rollout.
     pub fn asked(&self, rollout: &str) -> Option<JudgeRequest> {
-        self.asked.lock().unwrap().values().find(|request| request.rollout.name == rollout).cloned()
+        self.asked
+            .lock()
+            .unwrap()
+            .values()
+            .find(|request| request.rollout.name == rollout)
+            .cloned()
     }
 }
 
 impl Judge for Script {
     fn watch(&self, request: JudgeRequest) {
-        assert!(!self.panics_at.lock().unwrap().contains(&request.rollout.name), "the judge stumbles");
-        self.asked.lock().unwrap().insert(request.uid.clone(), request);
+        assert!(
+            !self
+                .panics_at
+                .lock()
+                .unwrap()
+                .contains(&request.rollout.name),
+            "the judge stumbles"
+        );
+        self.asked
+            .lock()
+            .unwrap()
+            .insert(request.uid.clone(), request);
     }
 
     fn forget(&self, uid: &str) {
@@ -81,7 +97,13 @@ impl Judge for Script {
 
     fn look(&self, uid: &str, _: &Revision) -> Look {
         let asked = self.asked.lock().unwrap();
-        let said = asked.get(uid).and_then(|request| self.says.lock().unwrap().get(&request.rollout.name).cloned());
+        let said = asked.get(uid).and_then(|request| {
+            self.says
+                .lock()
+                .unwrap()
+                .get(&request.rollout.name)
+                .cloned()
+        });
         let begins = || Judgement::Undecided {
             message: "begins".into(),
             fresh_since: Timestamp::UNIX_EPOCH,
@@ -133,11 +155,15 @@ pub fn start_elected(world: &World, who: &str) -> Running {
 fn start_as(world: &World, who: &str, candidate: Option<Candidate>) -> Running {
     if let Ok(filter) = std::env::var("SERIN_TEST_LOG") {
         // The second of two controllers finds it done.
-        let _ = serin_runtime::telemetry::init_logs(serin_runtime::telemetry::LogFormat::Human, &filter);
+        let _ = serin_runtime::telemetry::init_logs(
+            serin_runtime::telemetry::LogFormat::Human,
+            &filter,
+        );
     }
     let metrics = Arc::new(Metrics::new());
     let client = world.client_of(who);
-    let election = candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
+    let election =
+        candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let judge = Arc::new(Script::default());
     let (triggers, judged) = mpsc::unbounded();
     *judge.triggers.lock().unwrap() = Some(triggers);
@@ -146,7 +172,9 @@ fn start_as(world: &World, who: &str, candidate: Option<Candidate>) -> Running {
         namespace: None,
         concurrency: 8,
         clock: Clock::tokio_from(world.now()),
-        leadership: election.as_ref().map_or_else(Leadership::always, Election::leadership),
+        leadership: election
+            .as_ref()
+            .map_or_else(Leadership::always, Election::leadership),
         metrics,
         judge: judge.clone(),
         judged: judged.boxed(),
@@ -162,7 +190,12 @@ fn start_as(world: &World, who: &str, candidate: Option<Candidate>) -> Running {
             election.release().await;
         }
     });
-    Running { who: who.to_owned(), judge, stop, task }
+    Running {
+        who: who.to_owned(),
+        judge,
+        stop,
+        task,
+    }
 }
 
 /// A Rollout of `replicas` pods without a router, running `version`.
@@ -192,15 +225,15 @@ pub fn plain(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
 /// The same behind a route.
 pub fn routed(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
     let mut rollout = plain(name, version, replicas, steps);
-    rollout["spec"]["strategy"]["canary"]["trafficRouting"] = json!({"gatewayAPI": {"httpRoute": name}});
+    rollout["spec"]["strategy"]["canary"]["trafficRouting"] =
+        json!({"gatewayAPI": {"httpRoute": name}});
     rollout
 }
 
 /// The same with an objective, so that it is judged.
 pub fn judged(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
     let mut rollout = routed(name, version, replicas, steps);
-    rollout["spec"]["analysis"] =
-        json!({"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]});
+    rollout["spec"]["analysis"] = json!({"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]});
     rollout
 }
 
@@ -242,14 +275,23 @@ pub fn apply(world: &World, object: Value) {
 pub fn status(world: &World, name: &str) -> RolloutStatus {
     // The spec may be one that no type can read.
     let rollout = world.get_json("rollouts", SHOP, name).unwrap_or_default();
-    rollout.get("status").map(|status| serde_json::from_value(status.clone()).unwrap()).unwrap_or_default()
+    rollout
+        .get("status")
+        .map(|status| serde_json::from_value(status.clone()).unwrap())
+        .unwrap_or_default()
 }
 
 /// Phase, stage and step index in one word, for example `Progressing/Stepping/2`.
 pub fn position(world: &World, name: &str) -> String {
     let status = status(world, name);
-    let step = status.step.map_or_else(String::new, |step| format!("/{}", step.index));
-    format!("{}/{}{step}", status.phase.unwrap_or_default(), status.stage.unwrap_or_default())
+    let step = status
+        .step
+        .map_or_else(String::new, |step| format!("/{}", step.index));
+    format!(
+        "{}/{}{step}",
+        status.phase.unwrap_or_default(),
+        status.stage.unwrap_or_default()
+    )
 }
 
 pub fn is_healthy(world: &World, name: &str, version: &str) -> bool {
@@ -263,19 +305,38 @@ pub fn is_healthy(world: &World, name: &str, version: &str) -> bool {
 
 /// Waits until a version is stable and complete.
 pub async fn healthy(world: &World, name: &str, version: &str) {
-    let ended = world.until(|world| is_healthy(world, name, version), 10 * MINUTE).await;
-    assert!(ended.is_ok(), "{name} is not healthy at {version}: {} {:?}", position(world, name), status(world, name));
+    let ended = world
+        .until(|world| is_healthy(world, name, version), 10 * MINUTE)
+        .await;
+    assert!(
+        ended.is_ok(),
+        "{name} is not healthy at {version}: {} {:?}",
+        position(world, name),
+        status(world, name)
+    );
 }
 
 /// Waits until the position begins so.
 pub async fn reaches(world: &World, name: &str, wanted: &str) {
-    let ended = world.until(|world| position(world, name).starts_with(wanted), 10 * MINUTE).await;
-    assert!(ended.is_ok(), "{name} does not reach {wanted}: {} {:?}", position(world, name), status(world, name));
+    let ended = world
+        .until(
+            |world| position(world, name).starts_with(wanted),
+            10 * MINUTE,
+        )
+        .await;
+    assert!(
+        ended.is_ok(),
+        "{name} does not reach {wanted}: {} {:?}",
+        position(world, name),
+        status(world, name)
+    );
 }
 
 pub fn sets(world: &World, name: &str) -> Vec<ReplicaSet> {
     let all = world.objects::<ReplicaSet>();
-    all.into_iter().filter(|set| set.name_any().starts_with(&format!("{name}-"))).collect()
+    all.into_iter()
+        .filter(|set| set.name_any().starts_with(&format!("{name}-")))
+        .collect()
 }
 
 fn image_of(world: &World, revision: &str) -> String {
@@ -283,7 +344,15 @@ fn image_of(world: &World, revision: &str) -> String {
         .objects::<ReplicaSet>()
         .into_iter()
         .find(|set| set.labels().get(REVISION_LABEL).map(String::as_str) == Some(revision));
-    let image = || set?.spec?.template?.spec?.containers.into_iter().next()?.image;
+    let image = || {
+        set?.spec?
+            .template?
+            .spec?
+            .containers
+            .into_iter()
+            .next()?
+            .image
+    };
     image().unwrap_or_default()
 }
 
@@ -293,13 +362,19 @@ pub fn sizes(world: &World, name: &str) -> HashMap<String, i32> {
         let image = image_of(world, &set.labels()[REVISION_LABEL]);
         image.rsplit(':').next().unwrap_or_default().to_owned()
     };
-    sets(world, name).iter().map(|set| (version(set), set.spec.as_ref().unwrap().replicas.unwrap())).collect()
+    sets(world, name)
+        .iter()
+        .map(|set| (version(set), set.spec.as_ref().unwrap().replicas.unwrap()))
+        .collect()
 }
 
 /// The weights of the route's second rule: stable and, where it is there, canary.
 pub fn weights(world: &World, name: &str) -> (Option<u64>, Option<u64>) {
     let route = world.get_json("httproutes", SHOP, name).unwrap();
-    let backends = route["spec"]["rules"][1]["backendRefs"].as_array().unwrap().clone();
+    let backends = route["spec"]["rules"][1]["backendRefs"]
+        .as_array()
+        .unwrap()
+        .clone();
     let weight = |service: &str| {
         backends
             .iter()
@@ -309,23 +384,35 @@ pub fn weights(world: &World, name: &str) -> (Option<u64>, Option<u64>) {
     (weight(name), weight(&format!("{name}-canary")))
 }
 
-/// What must hold at every moment: a backend with a share has ready endpoints of the revision that its Service picks.
+/// What must hold at every moment: a backend with a share has ready endpoints of the revision that
+/// its Service picks.
 pub fn no_request_is_lost(world: &World, name: &str) -> bool {
     let carries = |service: &str| {
         let selects = world
             .get::<Service>(SHOP, service)
             .and_then(|service| service.spec?.selector?.get(REVISION_LABEL).cloned());
         let slices = world.objects::<EndpointSlice>();
-        let of_service = slices
-            .iter()
-            .filter(|slice| slice.labels().get("kubernetes.io/service-name").map(String::as_str) == Some(service));
+        let of_service = slices.iter().filter(|slice| {
+            slice
+                .labels()
+                .get("kubernetes.io/service-name")
+                .map(String::as_str)
+                == Some(service)
+        });
         let ready = of_service
             .flat_map(|slice| &slice.endpoints)
-            .filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true));
+            .filter(|endpoint| {
+                endpoint
+                    .conditions
+                    .as_ref()
+                    .and_then(|conditions| conditions.ready)
+                    == Some(true)
+            });
         selects.is_some() && ready.count() > 0
     };
     let (stable, canary) = weights(world, name);
-    (stable.unwrap_or(0) == 0 || carries(name)) && (canary.unwrap_or(0) == 0 || carries(&format!("{name}-canary")))
+    (stable.unwrap_or(0) == 0 || carries(name))
+        && (canary.unwrap_or(0) == 0 || carries(&format!("{name}-canary")))
 }
 
 /// Watches over [`no_request_is_lost`] until it is dropped or asked.
@@ -335,9 +422,15 @@ impl Vigil {
     pub fn over(world: &World, name: &'static str) -> Self {
         let world = world.clone();
         Self(tokio::spawn(async move {
-            let lost = world.until(|world| !no_request_is_lost(world, name), 100 * 60 * MINUTE).await;
-            let (at, weights, position) = (world.now(), weights(&world, name), position(&world, name));
-            assert!(lost.is_err(), "a request was lost at {at}: {weights:?} {position}");
+            let lost = world
+                .until(|world| !no_request_is_lost(world, name), 100 * 60 * MINUTE)
+                .await;
+            let (at, weights, position) =
+                (world.now(), weights(&world, name), position(&world, name));
+            assert!(
+                lost.is_err(),
+                "a request was lost at {at}: {weights:?} {position}"
+            );
         }))
     }
 
@@ -367,24 +460,45 @@ pub fn command(world: &World, name: &str, rollout: &str, verb: &str) {
 pub async fn outcome(world: &World, name: &str) -> (String, String) {
     let of = |world: &World| {
         let status = world.get::<RolloutCommand>(SHOP, name)?.status?;
-        Some((format!("{:?}", status.outcome?), status.message.unwrap_or_default()))
+        Some((
+            format!("{:?}", status.outcome?),
+            status.message.unwrap_or_default(),
+        ))
     };
-    world.until(|world| of(world).is_some(), MINUTE).await.expect("the command has no outcome");
+    world
+        .until(|world| of(world).is_some(), MINUTE)
+        .await
+        .expect("the command has no outcome");
     of(world).unwrap()
 }
 
 pub fn condition(world: &World, name: &str, type_: &str) -> Option<(String, String, String)> {
     let conditions = status(world, name).conditions;
-    let condition = conditions.into_iter().find(|condition| condition.type_ == type_)?;
+    let condition = conditions
+        .into_iter()
+        .find(|condition| condition.type_ == type_)?;
     Some((condition.status, condition.reason, condition.message))
 }
 
 /// The reasons of the Events about a Rollout, oldest first.
 pub fn events(world: &World, name: &str) -> Vec<String> {
     let mut events = world.objects::<k8s_openapi::api::events::v1::Event>();
-    events.retain(|event| event.regarding.as_ref().and_then(|regarding| regarding.name.as_deref()) == Some(name));
-    events.sort_by_key(|event| {
-        event.metadata.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok())
+    events.retain(|event| {
+        event
+            .regarding
+            .as_ref()
+            .and_then(|regarding| regarding.name.as_deref())
+            == Some(name)
     });
-    events.into_iter().filter_map(|event| event.reason).collect()
+    events.sort_by_key(|event| {
+        event
+            .metadata
+            .resource_version
+            .as_deref()
+            .and_then(|version| version.parse::<u64>().ok())
+    });
+    events
+        .into_iter()
+        .filter_map(|event| event.reason)
+        .collect()
 }

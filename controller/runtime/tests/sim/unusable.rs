@@ -6,8 +6,12 @@ use serin_sim::{Fault, World};
 use crate::stage::*;
 
 async fn is_invalid(world: &World, name: &str) -> String {
-    let told = |world: &World| condition(world, name, "InvalidSpec").filter(|(holds, ..)| holds == "True");
-    world.until(|world| told(world).is_some(), MINUTE).await.expect("it is not told to be invalid");
+    let told =
+        |world: &World| condition(world, name, "InvalidSpec").filter(|(holds, ..)| holds == "True");
+    world
+        .until(|world| told(world).is_some(), MINUTE)
+        .await
+        .expect("it is not told to be invalid");
     told(world).unwrap().2
 }
 
@@ -24,8 +28,14 @@ async fn invariant_11_malformed_rollouts_are_told_so_while_a_good_one_proceeds()
     apply(&world, plain("good", "v1", 2, json!([])));
     assert!(is_invalid(&world, "unreadable").await.contains("many"));
     let problems = is_invalid(&world, "wrong").await;
-    assert!(problems.contains("spec.strategy.canary.steps[0].pause.duration"), "{problems}");
-    assert!(problems.contains("spec.progressDeadlineSeconds"), "all of it is told at once: {problems}");
+    assert!(
+        problems.contains("spec.strategy.canary.steps[0].pause.duration"),
+        "{problems}"
+    );
+    assert!(
+        problems.contains("spec.progressDeadlineSeconds"),
+        "all of it is told at once: {problems}"
+    );
     assert_eq!(status(&world, "wrong").phase.as_deref(), Some("Degraded"));
     healthy(&world, "good", "v1").await;
     world.pass(5 * SECOND).await;
@@ -35,7 +45,10 @@ async fn invariant_11_malformed_rollouts_are_told_so_while_a_good_one_proceeds()
 
     apply(&world, plain("wrong", "v1", 2, json!([])));
     healthy(&world, "wrong", "v1").await;
-    assert_eq!(condition(&world, "wrong", "InvalidSpec").unwrap().0, "False");
+    assert_eq!(
+        condition(&world, "wrong", "InvalidSpec").unwrap().0,
+        "False"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,10 @@ impl Gateway {
             let wanted = reports(&key, &route, moment);
             if list(&route, "/status/parents") == wanted {
                 self.behind.settle(&key);
-            } else if self.behind.has_waited(key.clone(), moment.tuning.gateway, moment) {
+            } else if self
+                .behind
+                .has_waited(key.clone(), moment.tuning.gateway, moment)
+            {
                 self.behind.settle(&key);
                 moment.set_status(&key, &route, json!({"parents": wanted}));
             }
@@ -37,7 +40,10 @@ impl Gateway {
 
 fn reports(key: &Key, route: &Value, moment: &Moment<'_>) -> Vec<Value> {
     let before = list(route, "/status/parents");
-    let others = before.iter().filter(|report| report["controllerName"] != CONTROLLER).cloned();
+    let others = before
+        .iter()
+        .filter(|report| report["controllerName"] != CONTROLLER)
+        .cloned();
     let resolved = missing_backend(key, route, moment).is_none();
     let ours = list(route, "/spec/parentRefs").iter().map(|parent| {
         let earlier = before.iter().find(|r| r["controllerName"] == CONTROLLER && r["parentRef"] == *parent);
@@ -60,13 +66,21 @@ fn reports(key: &Key, route: &Value, moment: &Moment<'_>) -> Vec<Value> {
 
 /// A Service that a rule names and that does not exist.
 fn missing_backend(key: &Key, route: &Value, moment: &Moment<'_>) -> Option<String> {
-    let backends = list(route, "/spec/rules").iter().flat_map(|rule| list(rule, "/backendRefs"));
-    let mut services = backends.filter(|backend| backend["kind"] == "Service").filter_map(|backend| {
-        let namespace = backend["namespace"].as_str().unwrap_or(&key.namespace);
-        backend["name"].as_str().map(|name| (namespace, name))
-    });
+    let backends = list(route, "/spec/rules")
+        .iter()
+        .flat_map(|rule| list(rule, "/backendRefs"));
+    let mut services = backends
+        .filter(|backend| backend["kind"] == "Service")
+        .filter_map(|backend| {
+            let namespace = backend["namespace"].as_str().unwrap_or(&key.namespace);
+            backend["name"].as_str().map(|name| (namespace, name))
+        });
     let missing = services.find(|(namespace, name)| {
-        let service = Key { resource: "services".into(), namespace: (*namespace).into(), name: (*name).into() };
+        let service = Key {
+            resource: "services".into(),
+            namespace: (*namespace).into(),
+            name: (*name).into(),
+        };
         moment.store.get(&service).is_none()
     });
     missing.map(|(_, name)| name.to_owned())

@@ -47,14 +47,23 @@ impl Kubelet {
         for (key, pod) in &pods {
             let uid = field(pod, "uid").to_owned();
             if is_going(pod) {
-                if self.stopping.has_waited(uid.clone(), moment.tuning.pods_stop, moment) {
+                if self
+                    .stopping
+                    .has_waited(uid.clone(), moment.tuning.pods_stop, moment)
+                {
                     self.stopping.settle(&uid);
                     self.lives.remove(&uid);
-                    let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+                    let now = DeleteOptions {
+                        grace_period_seconds: Some(0),
+                        ..DeleteOptions::default()
+                    };
                     moment.delete(key, &now);
                 }
             } else if !pod["spec"]["nodeName"].is_string() {
-                if self.waiting.has_waited(uid.clone(), moment.tuning.schedule, moment) {
+                if self
+                    .waiting
+                    .has_waited(uid.clone(), moment.tuning.schedule, moment)
+                {
                     self.waiting.settle(&uid);
                     self.start(key, pod, moment);
                 }
@@ -63,13 +72,18 @@ impl Kubelet {
             }
         }
         if pods.len() < self.lives.len() {
-            self.lives.retain(|uid, _| pods.iter().any(|(_, pod)| field(pod, "uid") == uid));
+            self.lives
+                .retain(|uid, _| pods.iter().any(|(_, pod)| field(pod, "uid") == uid));
         }
     }
 
     fn start(&mut self, key: &Key, pod: &Value, moment: &mut Moment<'_>) {
         self.addresses += 1;
-        let address = format!("10.244.{}.{}", self.addresses / 250, 1 + self.addresses % 250);
+        let address = format!(
+            "10.244.{}.{}",
+            self.addresses / 250,
+            1 + self.addresses % 250
+        );
         let mut placed = pod.clone();
         placed["spec"]["nodeName"] = "node-1".into();
         moment.write(key, placed, Part::Main);
@@ -84,7 +98,10 @@ impl Kubelet {
 
     fn live(&mut self, key: &Key, pod: &Value, uid: &str, moment: &mut Moment<'_>) {
         let fate = self.fate_of(pod, moment.tuning);
-        let life = self.lives.entry(uid.to_owned()).or_insert_with(|| Life::begin(fate, moment.now, moment.tuning));
+        let life = self
+            .lives
+            .entry(uid.to_owned())
+            .or_insert_with(|| Life::begin(fate, moment.now, moment.tuning));
         life.meet(fate, moment.now, moment.tuning);
         if let Some(at) = life.go_on(moment.now, moment.tuning) {
             moment.wake_at(at);
@@ -94,10 +111,18 @@ impl Kubelet {
     }
 
     fn fate_of(&self, pod: &Value, tuning: &Tuning) -> Fate {
-        if let Some((_, fate)) = self.decrees.iter().find(|(selector, _)| selector.matches(pod)) {
+        if let Some((_, fate)) = self
+            .decrees
+            .iter()
+            .find(|(selector, _)| selector.matches(pod))
+        {
             return *fate;
         }
-        let images = || list(pod, "/spec/containers").iter().filter_map(|container| container["image"].as_str());
+        let images = || {
+            list(pod, "/spec/containers")
+                .iter()
+                .filter_map(|container| container["image"].as_str())
+        };
         if images().any(|image| image.contains("crash")) {
             Fate::CrashesAfter(CRASHES_AFTER)
         } else if images().any(|image| image.contains("never-ready")) {
@@ -110,7 +135,13 @@ impl Kubelet {
 
 impl Life {
     fn begin(fate: Fate, now: Instant, tuning: &Tuning) -> Self {
-        let mut life = Self { fate, since: now, running: true, ready_at: None, restarts: 0 };
+        let mut life = Self {
+            fate,
+            since: now,
+            running: true,
+            ready_at: None,
+            restarts: 0,
+        };
         life.run(now, tuning);
         life
     }
@@ -149,7 +180,11 @@ impl Life {
             return self.ready_at.filter(|at| *at > now);
         };
         loop {
-            let turns_at = if self.running { self.since + lasts } else { self.since + self.back_off() };
+            let turns_at = if self.running {
+                self.since + lasts
+            } else {
+                self.since + self.back_off()
+            };
             if turns_at > now {
                 let ready_at = self.ready_at.filter(|at| self.running && *at > now);
                 return Some(ready_at.map_or(turns_at, |at| at.min(turns_at)));
@@ -167,7 +202,9 @@ impl Life {
 
     fn back_off(&self) -> Duration {
         let doublings = self.restarts.saturating_sub(1).min(16);
-        FIRST_BACK_OFF.saturating_mul(1 << doublings).min(LONGEST_BACK_OFF)
+        FIRST_BACK_OFF
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_BACK_OFF)
     }
 
     fn status(&self, pod: &Value, moment: &Moment<'_>) -> Value {
@@ -185,14 +222,22 @@ impl Life {
         status["phase"] = if never_ran { "Pending" } else { "Running" }.into();
         let earlier = list(pod, "/status/containerStatuses");
         let containers = list(pod, "/spec/containers").iter().map(|container| {
-            let earlier = earlier.iter().find(|status| status["name"] == container["name"]);
+            let earlier = earlier
+                .iter()
+                .find(|status| status["name"] == container["name"]);
             self.container_status(container, earlier, ready, moment)
         });
         status["containerStatuses"] = containers.collect();
         status
     }
 
-    fn container_status(&self, container: &Value, earlier: Option<&Value>, ready: bool, moment: &Moment<'_>) -> Value {
+    fn container_status(
+        &self,
+        container: &Value,
+        earlier: Option<&Value>,
+        ready: bool,
+        moment: &Moment<'_>,
+    ) -> Value {
         let waiting = match self.fate {
             Fate::ImagePullBackOff => Some("ImagePullBackOff"),
             _ => (!self.running).then_some("CrashLoopBackOff"),
@@ -202,7 +247,9 @@ impl Life {
             .and_then(|status| status.pointer("/state/running/startedAt").cloned());
         let state = match waiting {
             Some(reason) => json!({"waiting": {"reason": reason, "message": "made to happen"}}),
-            None => json!({"running": {"startedAt": started.unwrap_or_else(|| seconds(moment.wall).into())}}),
+            None => {
+                json!({"running": {"startedAt": started.unwrap_or_else(|| seconds(moment.wall).into())}})
+            }
         };
         let mut status = json!({
             "name": container["name"], "image": container["image"], "imageID": "", "ready": ready,

@@ -1,7 +1,8 @@
 //! The controllers of the world beside the one under test.
 //!
-//! Each is a function of what is stored and of the time: it does what is due and answers when it has something to do
-//! next. They write to the store directly, so that the log of requests shows the controller under test alone.
+//! Each is a function of what is stored and of the time: it does what is due and answers when it
+//! has something to do next. They write to the store directly, so that the log of requests shows
+//! the controller under test alone.
 
 mod endpoints;
 mod garbage;
@@ -47,12 +48,27 @@ struct Moment<'m> {
 }
 
 impl Actors {
-    /// One moment: every actor acts until none has anything to do. When one of them wants to be asked again.
-    #[expect(clippy::panic, reason = "actors that never come to rest are a mistake in this crate")]
-    pub(crate) fn act_until_quiet(&mut self, store: &mut Store, tuning: &Tuning, wall: Timestamp) -> Option<Instant> {
+    /// One moment: every actor acts until none has anything to do. When one of them wants to be
+    /// asked again.
+    #[expect(
+        clippy::panic,
+        reason = "actors that never come to rest are a mistake in this crate"
+    )]
+    pub(crate) fn act_until_quiet(
+        &mut self,
+        store: &mut Store,
+        tuning: &Tuning,
+        wall: Timestamp,
+    ) -> Option<Instant> {
         for _ in 0..ROUNDS_LIMIT {
             let version = store.version();
-            let mut moment = Moment { store: &mut *store, tuning, now: Instant::now(), wall, next: None };
+            let mut moment = Moment {
+                store: &mut *store,
+                tuning,
+                now: Instant::now(),
+                wall,
+                next: None,
+            };
             self.act(&mut moment);
             let next = moment.next;
             if store.version() == version {
@@ -79,7 +95,10 @@ impl Moment<'_> {
 
     /// The objects of one resource, as they are now.
     fn all(&self, resource: &str) -> Vec<(Key, Arc<Value>)> {
-        self.store.list(resource, None).map(|(key, object)| (key.clone(), Arc::clone(object))).collect()
+        self.store
+            .list(resource, None)
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect()
     }
 
     /// Writes an object's status, where it differs.
@@ -109,19 +128,26 @@ impl Moment<'_> {
 
     fn create(&mut self, resource: &str, namespace: &str, object: Value) {
         if let Some(kind) = self.store.kind_of_resource(resource).cloned() {
-            expect_granted(self.store.create(&kind, namespace, object, self.wall, false));
+            expect_granted(
+                self.store
+                    .create(&kind, namespace, object, self.wall, false),
+            );
         }
     }
 }
 
-#[expect(clippy::panic, reason = "an actor that is refused by the API server is a mistake in this crate")]
+#[expect(
+    clippy::panic,
+    reason = "an actor that is refused by the API server is a mistake in this crate"
+)]
 fn expect_granted<T>(outcome: Result<T, Failure>) {
     if let Err(failure) = outcome {
         panic!("an actor of the world was refused: {failure}");
     }
 }
 
-/// Since when each of some things has been due, so that an actor reacts a while after it could first have known.
+/// Since when each of some things has been due, so that an actor reacts a while after it could
+/// first have known.
 struct Due<K>(HashMap<K, Instant>);
 
 impl<K> Default for Due<K> {
@@ -131,7 +157,8 @@ impl<K> Default for Due<K> {
 }
 
 impl<K: Hash + Eq> Due<K> {
-    /// Whether something that is due now has been so for `delay`; otherwise asks for another look when it will have been.
+    /// Whether something that is due now has been so for `delay`; otherwise asks for another look
+    /// when it will have been.
     fn has_waited(&mut self, thing: K, delay: Duration, moment: &mut Moment<'_>) -> bool {
         let at = *self.0.entry(thing).or_insert(moment.now) + delay;
         if at > moment.now {
@@ -148,7 +175,9 @@ impl<K: Hash + Eq> Due<K> {
 
 /// Whether an object is owned, as by a controller, by the object with this UID.
 fn is_controlled_by(object: &Value, uid: &str) -> bool {
-    list(object, "/metadata/ownerReferences").iter().any(|owner| owner["controller"] == true && owner["uid"] == uid)
+    list(object, "/metadata/ownerReferences")
+        .iter()
+        .any(|owner| owner["controller"] == true && owner["uid"] == uid)
 }
 
 /// Whether an object waits for its end.
@@ -158,18 +187,27 @@ fn is_going(object: &Value) -> bool {
 
 /// The state of one of a pod's conditions.
 fn pod_is_ready(pod: &Value) -> bool {
-    let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let is_ready =
+        |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
     list(pod, "/status/conditions").iter().any(is_ready)
 }
 
 /// A condition as it should be; the time of its last transition is kept where it has not changed.
 fn condition(before: &[Value], kind: &str, holds: bool, reason: &str, wall: Timestamp) -> Value {
     let status = if holds { "True" } else { "False" };
-    let same = before.iter().find(|condition| condition["type"] == kind && condition["status"] == status);
-    let since = same.map_or_else(|| seconds(wall).into(), |condition| condition["lastTransitionTime"].clone());
+    let same = before
+        .iter()
+        .find(|condition| condition["type"] == kind && condition["status"] == status);
+    let since = same.map_or_else(
+        || seconds(wall).into(),
+        |condition| condition["lastTransitionTime"].clone(),
+    );
     json!({"type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": since})
 }
 
 fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }

@@ -24,7 +24,9 @@ impl ReplicaSets {
         let mut pods_of: HashMap<String, Pods> = HashMap::new();
         for (key, pod) in moment.all("pods") {
             let owners = list(&pod, "/metadata/ownerReferences").iter();
-            let controller = owners.filter(|owner| owner["controller"] == true).find_map(|owner| owner["uid"].as_str());
+            let controller = owners
+                .filter(|owner| owner["controller"] == true)
+                .find_map(|owner| owner["uid"].as_str());
             if let Some(uid) = controller
                 && !is_going(&pod)
             {
@@ -38,10 +40,16 @@ impl ReplicaSets {
             let uid = field(&set, "uid").to_owned();
             let pods = pods_of.remove(&uid).unwrap_or_default();
             report(moment, &key, &set, &pods);
-            let wanted = set["spec"]["replicas"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+            let wanted = set["spec"]["replicas"]
+                .as_u64()
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(1);
             if pods.len() == wanted {
                 self.wrong.settle(&uid);
-            } else if self.wrong.has_waited(uid.clone(), moment.tuning.replica_sets, moment) {
+            } else if self
+                .wrong
+                .has_waited(uid.clone(), moment.tuning.replica_sets, moment)
+            {
                 self.wrong.settle(&uid);
                 for _ in pods.len()..wanted {
                     moment.create("pods", &key.namespace, new_pod(&set));
@@ -77,13 +85,21 @@ fn new_pod(set: &Value) -> Value {
 fn victims(mut pods: Pods, wanted: usize) -> impl Iterator<Item = Key> {
     let surplus = pods.len().saturating_sub(wanted);
     pods.sort_by_cached_key(|(key, pod)| {
-        (pod_is_ready(pod), Reverse(field(pod, "creationTimestamp").to_owned()), key.clone())
+        (
+            pod_is_ready(pod),
+            Reverse(field(pod, "creationTimestamp").to_owned()),
+            key.clone(),
+        )
     });
     pods.into_iter().take(surplus).map(|(key, _)| key)
 }
 
 fn report(moment: &mut Moment<'_>, key: &Key, set: &Value, pods: &Pods) {
-    let ready: Vec<&Value> = pods.iter().map(|(_, pod)| &**pod).filter(|pod| pod_is_ready(pod)).collect();
+    let ready: Vec<&Value> = pods
+        .iter()
+        .map(|(_, pod)| &**pod)
+        .filter(|pod| pod_is_ready(pod))
+        .collect();
     let min_ready = set["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
     let mut available = 0;
     for pod in &ready {
@@ -98,11 +114,14 @@ fn report(moment: &mut Moment<'_>, key: &Key, set: &Value, pods: &Pods) {
             _ => available += 1,
         }
     }
-    let mut status = json!({"replicas": pods.len(), "observedGeneration": set["metadata"]["generation"]});
+    let mut status =
+        json!({"replicas": pods.len(), "observedGeneration": set["metadata"]["generation"]});
     // Zeros are left out, as the real one does.
-    for (name, count) in
-        [("fullyLabeledReplicas", pods.len()), ("readyReplicas", ready.len()), ("availableReplicas", available)]
-    {
+    for (name, count) in [
+        ("fullyLabeledReplicas", pods.len()),
+        ("readyReplicas", ready.len()),
+        ("availableReplicas", available),
+    ] {
         if count > 0 {
             status[name] = count.into();
         }
@@ -112,5 +131,8 @@ fn report(moment: &mut Moment<'_>, key: &Key, set: &Value, pods: &Pods) {
 
 fn ready_since(pod: &Value) -> Option<Timestamp> {
     let mut conditions = list(pod, "/status/conditions").iter();
-    conditions.find(|condition| condition["type"] == "Ready")?["lastTransitionTime"].as_str()?.parse().ok()
+    conditions.find(|condition| condition["type"] == "Ready")?["lastTransitionTime"]
+        .as_str()?
+        .parse()
+        .ok()
 }

@@ -1,4 +1,5 @@
-//! What the API server fills in, as far as controllers see it: a template is not stored as it was sent.
+//! What the API server fills in, as far as controllers see it: a template is not stored as it was
+//! sent.
 
 use serde_json::{Map, Value, json};
 
@@ -22,14 +23,21 @@ pub(crate) fn of_schema(schema: &Value) -> Option<Value> {
         kept.insert("default".into(), default.clone());
     }
     if let Some(Value::Object(properties)) = schema.get("properties") {
-        let with_defaults: Map<String, Value> =
-            properties.iter().filter_map(|(name, schema)| Some((name.clone(), of_schema(schema)?))).collect();
+        let with_defaults: Map<String, Value> = properties
+            .iter()
+            .filter_map(|(name, schema)| Some((name.clone(), of_schema(schema)?)))
+            .collect();
         if !with_defaults.is_empty() {
             kept.insert("properties".into(), with_defaults.into());
         }
     }
     for nested in ["items", "additionalProperties"] {
-        kept.extend(schema.get(nested).and_then(of_schema).map(|schema| (nested.to_owned(), schema)));
+        kept.extend(
+            schema
+                .get(nested)
+                .and_then(of_schema)
+                .map(|schema| (nested.to_owned(), schema)),
+        );
     }
     (!kept.is_empty()).then(|| kept.into())
 }
@@ -50,7 +58,9 @@ fn fill_by_schema(schema: &Value, value: &mut Value) {
                 }
             }
             if let Some(schema) = schema.get("additionalProperties") {
-                fields.values_mut().for_each(|field| fill_by_schema(schema, field));
+                fields
+                    .values_mut()
+                    .for_each(|field| fill_by_schema(schema, field));
             }
         }
         Value::Array(items) => {
@@ -69,7 +79,9 @@ pub(crate) fn fill(kind: &Kind, object: &mut Value) {
     if let Some(schema) = &kind.defaults {
         fill_by_schema(schema, object);
     }
-    let Some(spec) = object.get_mut("spec") else { return };
+    let Some(spec) = object.get_mut("spec") else {
+        return;
+    };
     match kind.resource().as_str() {
         "replicasets.apps" | "deployments.apps" => {
             set(spec, "replicas", json!(1));
@@ -109,18 +121,35 @@ fn pod_spec(spec: &mut Value) {
 
 fn container(container: &mut Value) {
     set(container, "resources", json!({}));
-    set(container, "terminationMessagePath", json!("/dev/termination-log"));
+    set(
+        container,
+        "terminationMessagePath",
+        json!("/dev/termination-log"),
+    );
     set(container, "terminationMessagePolicy", json!("File"));
     let image = container["image"].as_str().unwrap_or_default();
-    let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
+    let tag = image
+        .rsplit('/')
+        .next()
+        .and_then(|last| last.split_once(':'))
+        .map(|(_, tag)| tag);
     let always = !image.contains('@') && tag.is_none_or(|tag| tag == "latest");
-    set(container, "imagePullPolicy", json!(if always { "Always" } else { "IfNotPresent" }));
-    each(container, "ports", |port| set(port, "protocol", json!("TCP")));
+    set(
+        container,
+        "imagePullPolicy",
+        json!(if always { "Always" } else { "IfNotPresent" }),
+    );
+    each(container, "ports", |port| {
+        set(port, "protocol", json!("TCP"))
+    });
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe) {
-            for (field, value) in
-                [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-            {
+            for (field, value) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
                 set(probe, field, json!(value));
             }
             if let Some(get) = probe.get_mut("httpGet") {
@@ -180,7 +209,10 @@ fn http_route(spec: &mut Value) {
     });
     each(spec, "rules", |rule| {
         let default_matches = json!([{"path": {"type": "PathPrefix", "value": "/"}}]);
-        if rule.as_object().is_some_and(|rule: &Map<_, _>| !rule.contains_key("matches")) {
+        if rule
+            .as_object()
+            .is_some_and(|rule: &Map<_, _>| !rule.contains_key("matches"))
+        {
             set(rule, "matches", default_matches);
         }
         each(rule, "backendRefs", |backend| {
@@ -208,11 +240,21 @@ mod tests {
         .unwrap();
         let mut object = json!({"spec": {"replicas": null, "ports": [{}, {"protocol": "UDP"}]}});
         fill_by_schema(&schema, &mut object);
-        assert_eq!(object, json!({"spec": {"replicas": 1, "ports": [{"protocol": "TCP"}, {"protocol": "UDP"}]}}));
+        assert_eq!(
+            object,
+            json!({"spec": {"replicas": 1, "ports": [{"protocol": "TCP"}, {"protocol": "UDP"}]}})
+        );
         let mut empty = json!({});
         fill_by_schema(&schema, &mut empty);
-        assert_eq!(empty, json!({}), "an absent parent gets none of its children's defaults");
-        assert_eq!(of_schema(&json!({"properties": {"a": {"type": "string"}}})), None);
+        assert_eq!(
+            empty,
+            json!({}),
+            "an absent parent gets none of its children's defaults"
+        );
+        assert_eq!(
+            of_schema(&json!({"properties": {"a": {"type": "string"}}})),
+            None
+        );
     }
 
     #[test]

@@ -8,11 +8,24 @@ use super::kinds::Kind;
 use super::path::Call;
 use super::store::Store;
 
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// The answer to a request that is not about objects; none: there is no such path.
 pub(crate) fn answer(store: &Store, call: &Call, who: &str) -> Option<Value> {
-    let parts: Vec<&str> = call.path.split('/').filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = call
+        .path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .collect();
     let aggregated = call.accept.contains("as=APIGroupDiscoveryList");
     match parts.as_slice() {
         ["version"] => Some(json!({"major": "1", "minor": "34", "gitVersion": "v1.34.4"})),
@@ -20,8 +33,12 @@ pub(crate) fn answer(store: &Store, call: &Call, who: &str) -> Option<Value> {
         ["api"] if aggregated => Some(groups_at_once(store, true)),
         ["apis"] if aggregated => Some(groups_at_once(store, false)),
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
-        ["apis"] => Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(store)})),
-        ["apis", group] => groups(store).into_iter().find(|known| known["name"] == *group),
+        ["apis"] => {
+            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(store)}))
+        }
+        ["apis", group] => groups(store)
+            .into_iter()
+            .find(|known| known["name"] == *group),
         ["api", version] => resources(store, "", version),
         ["apis", group, version] => resources(store, group, version),
         ["apis", "authentication.k8s.io", "v1", "selfsubjectreviews"] => Some(json!({
@@ -35,13 +52,20 @@ pub(crate) fn answer(store: &Store, call: &Call, who: &str) -> Option<Value> {
 fn by_group(store: &Store) -> BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> {
     let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
     for kind in &store.kinds {
-        groups.entry(&kind.group).or_default().entry(&kind.version).or_default().push(kind);
+        groups
+            .entry(&kind.group)
+            .or_default()
+            .entry(&kind.version)
+            .or_default()
+            .push(kind);
     }
     groups
 }
 
 fn groups(store: &Store) -> Vec<Value> {
-    let named = by_group(store).into_iter().filter(|(group, _)| !group.is_empty());
+    let named = by_group(store)
+        .into_iter()
+        .filter(|(group, _)| !group.is_empty());
     named
         .map(|(group, versions)| {
             let version = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
@@ -68,7 +92,11 @@ fn resources(store: &Store, group: &str, version: &str) -> Option<Value> {
         let scale = kind.scale.then(|| entry("/scale", &["get", "patch", "update"]));
         std::iter::once(entry("", &VERBS)).chain(status).chain(scale).collect::<Vec<_>>()
     });
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     Some(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
         "resources": resources.collect::<Vec<_>>(),
@@ -78,8 +106,11 @@ fn resources(store: &Store, group: &str, version: &str) -> Option<Value> {
 /// Aggregated discovery: all groups and their resources in one answer.
 fn groups_at_once(store: &Store, core: bool) -> Value {
     let resource = |kind: &&Kind| {
-        let response_kind = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-        let below = [("status", kind.status), ("scale", kind.scale)].into_iter().filter(|(_, has)| *has);
+        let response_kind =
+            json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+        let below = [("status", kind.status), ("scale", kind.scale)]
+            .into_iter()
+            .filter(|(_, has)| *has);
         let below: Vec<Value> = below
             .map(|(name, _)| json!({"subresource": name, "responseKind": response_kind, "verbs": ["get", "patch", "update"]}))
             .collect();
@@ -88,7 +119,9 @@ fn groups_at_once(store: &Store, core: bool) -> Value {
             "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "verbs": VERBS, "subresources": below,
         })
     };
-    let wanted = by_group(store).into_iter().filter(|(group, _)| group.is_empty() == core);
+    let wanted = by_group(store)
+        .into_iter()
+        .filter(|(group, _)| group.is_empty() == core);
     let items: Vec<Value> = wanted
         .map(|(group, versions)| {
             let version = |(version, kinds): (&str, Vec<&Kind>)| {

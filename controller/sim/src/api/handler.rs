@@ -20,26 +20,50 @@ use super::write::{DeleteOptions, Deleted, Part};
 pub(crate) type Answer = Result<(u16, Value), Failure>;
 
 /// Carries out one request.
-pub(crate) fn handle(store: &mut Store, call: &Call, target: &Target, body: &[u8], now: Timestamp) -> Answer {
+pub(crate) fn handle(
+    store: &mut Store,
+    call: &Call,
+    target: &Target,
+    body: &[u8],
+    now: Timestamp,
+) -> Answer {
     let kind = store.served(target)?.clone();
     if !call.accepts_json() {
         return Err(Failure::not_acceptable(kind.custom));
     }
-    let request = Request { call, kind, target, body, now };
-    match (call.method.clone(), target.name.as_deref(), target.subresource.as_deref()) {
+    let request = Request {
+        call,
+        kind,
+        target,
+        body,
+        now,
+    };
+    match (
+        call.method.clone(),
+        target.name.as_deref(),
+        target.subresource.as_deref(),
+    ) {
         (Method::GET, None, None) => request.list(store),
         (Method::GET, Some(name), None) => request.get(store, name),
-        (Method::GET, Some(name), Some("status")) if request.kind.status => request.get(store, name),
+        (Method::GET, Some(name), Some("status")) if request.kind.status => {
+            request.get(store, name)
+        }
         (Method::POST, None, None) => request.create(store),
         // The name in the path is not looked at.
         (Method::POST, Some(_), None) if request.kind.custom => request.create(store),
         (Method::PUT, Some(name), None) => request.replace(store, name, Part::Main),
-        (Method::PUT, Some(name), Some("status")) => request.replace(store, name, request.status_part(name)?),
+        (Method::PUT, Some(name), Some("status")) => {
+            request.replace(store, name, request.status_part(name)?)
+        }
         (Method::PATCH, Some(name), None) => request.patch(store, name, Part::Main),
-        (Method::PATCH, Some(name), Some("status")) => request.patch(store, name, request.status_part(name)?),
+        (Method::PATCH, Some(name), Some("status")) => {
+            request.patch(store, name, request.status_part(name)?)
+        }
         (Method::DELETE, Some(name), None) => request.delete(store, name),
         (Method::DELETE, None, None) => request.delete_all(store),
-        (method, Some(name), Some("scale")) if request.kind.scale => request.scale(store, &method, name),
+        (method, Some(name), Some("scale")) if request.kind.scale => {
+            request.scale(store, &method, name)
+        }
         (method, Some(name), Some(part)) => Err(request.no_such_part(&method, name, part)),
         (Method::PUT | Method::PATCH, None, _) if request.kind.custom => {
             Err(Failure::bad_request("name must be provided"))
@@ -58,20 +82,32 @@ struct Request<'r> {
 
 impl Request<'_> {
     fn key(&self, name: &str) -> Key {
-        Key::new(&self.kind, self.target.namespace.as_deref().unwrap_or_default(), name)
+        Key::new(
+            &self.kind,
+            self.target.namespace.as_deref().unwrap_or_default(),
+            name,
+        )
     }
 
     fn status_part(&self, name: &str) -> Result<Part, Failure> {
-        if self.kind.status { Ok(Part::Status) } else { Err(self.no_such_part(&self.call.method, name, "status")) }
+        if self.kind.status {
+            Ok(Part::Status)
+        } else {
+            Err(self.no_such_part(&self.call.method, name, "status"))
+        }
     }
 
-    /// A path below an object that its kind does not have, or a method that does not fit it. Of a custom kind the API
-    /// server answers as if the object did not exist.
+    /// A path below an object that its kind does not have, or a method that does not fit it. Of a
+    /// custom kind the API server answers as if the object did not exist.
     fn no_such_part(&self, method: &Method, name: &str, part: &str) -> Failure {
         let exists = (part == "status" && self.kind.status) || (part == "scale" && self.kind.scale);
         match (self.kind.custom, exists) {
             (true, true) => {
-                let verb = if *method == Method::POST { "create" } else { self.call.verb().unwrap_or_default() };
+                let verb = if *method == Method::POST {
+                    "create"
+                } else {
+                    self.call.verb().unwrap_or_default()
+                };
                 Failure::verb_not_supported(&self.kind, verb)
             }
             (true, false) => Failure::not_found(&self.kind, name),
@@ -86,16 +122,28 @@ impl Request<'_> {
     }
 
     fn answer(&self, code: u16, object: &Value) -> (u16, Value) {
-        (code, if self.call.wants_metadata_only() { metadata_only(object) } else { self.shown(object) })
+        (
+            code,
+            if self.call.wants_metadata_only() {
+                metadata_only(object)
+            } else {
+                self.shown(object)
+            },
+        )
     }
 
     fn get(&self, store: &Store, name: &str) -> Answer {
-        let object = store.get(&self.key(name)).ok_or_else(|| Failure::not_found(&self.kind, name))?;
+        let object = store
+            .get(&self.key(name))
+            .ok_or_else(|| Failure::not_found(&self.kind, name))?;
         Ok(self.answer(200, object))
     }
 
     fn list(&self, store: &Store) -> Answer {
-        let selector = Selector::parse(self.call.query("labelSelector"), self.call.query("fieldSelector"))?;
+        let selector = Selector::parse(
+            self.call.query("labelSelector"),
+            self.call.query("fieldSelector"),
+        )?;
         let at_least = self.call.query("resourceVersion");
         if !at_least.is_empty() {
             let at_least: u64 = at_least.parse().map_err(|_| {
@@ -124,31 +172,47 @@ impl Request<'_> {
             metadata["continue"] = format!("{version}:{}:{}", last.namespace, last.name).into();
             metadata["remainingItemCount"] = remaining.into();
         }
-        let items: Vec<Value> = page.iter().map(|(_, object)| self.list_item(object)).collect();
+        let items: Vec<Value> = page
+            .iter()
+            .map(|(_, object)| self.list_item(object))
+            .collect();
         let (kind, api_version) = if self.call.wants_metadata_only() {
-            ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned())
+            (
+                "PartialObjectMetadataList".to_owned(),
+                "meta.k8s.io/v1".to_owned(),
+            )
         } else {
             (format!("{}List", self.kind.kind), self.kind.api_version())
         };
-        Ok((200, json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items})))
+        Ok((
+            200,
+            json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items}),
+        ))
     }
 
-    /// The version that a list is of, and the key after which its next page starts. Pages come from what is stored now,
-    /// not from a snapshot, under the version of the first page.
+    /// The version that a list is of, and the key after which its next page starts. Pages come from
+    /// what is stored now, not from a snapshot, under the version of the first page.
     fn page_start(&self, store: &Store) -> Result<(String, Option<Key>), Failure> {
         let token = self.call.query("continue");
         if token.is_empty() {
             return Ok((store.version().to_string(), None));
         }
         let mut parts = token.splitn(3, ':');
-        let (Some(version), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(version), Some(namespace), Some(name)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
             return Err(Failure::bad_request("continue key is not valid"));
         };
-        let number: u64 = version.parse().map_err(|_| Failure::bad_request("continue key is not valid"))?;
+        let number: u64 = version
+            .parse()
+            .map_err(|_| Failure::bad_request("continue key is not valid"))?;
         if number < store.oldest() {
             return Err(Failure::expired_page());
         }
-        Ok((version.to_owned(), Some(Key::new(&self.kind, namespace, name))))
+        Ok((
+            version.to_owned(),
+            Some(Key::new(&self.kind, namespace, name)),
+        ))
     }
 
     /// Items of built-in kinds do not name their kind; those of custom ones do.
@@ -168,15 +232,27 @@ impl Request<'_> {
 
     /// The object that a create or an update sends.
     fn sent_object(&self) -> Result<Value, Failure> {
-        const TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-        let sent = self.call.content_type.split(';').next().unwrap_or_default().trim();
+        const TYPES: [&str; 3] = [
+            "application/json",
+            "application/yaml",
+            "application/vnd.kubernetes.protobuf",
+        ];
+        let sent = self
+            .call
+            .content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         if !sent.is_empty() && !TYPES.contains(&sent) {
             return Err(Failure::unsupported_media_type(&TYPES));
         }
         let object = parse_body(self.body)?;
         if !object.is_object() || (self.kind.custom && !object["kind"].is_string()) {
             let kind = &self.kind.kind;
-            return Err(Failure::bad_request(format!("the object provided is unrecognized (must be of type {kind})")));
+            return Err(Failure::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind})"
+            )));
         }
         Ok(object)
     }
@@ -184,18 +260,34 @@ impl Request<'_> {
     fn create(&self, store: &mut Store) -> Answer {
         if self.kind.namespaced && self.target.namespace.is_none() {
             let custom = self.kind.custom;
-            return Err(if custom { Failure::no_such_path() } else { Failure::method_not_allowed() });
+            return Err(if custom {
+                Failure::no_such_path()
+            } else {
+                Failure::method_not_allowed()
+            });
         }
         let object = self.sent_object()?;
         let own = field(&object, "namespace").to_owned();
         let namespace = self.target.namespace.clone().unwrap_or(own);
-        let created = store.create(&self.kind, &namespace, object, self.now, self.call.is_dry_run())?;
+        let created = store.create(
+            &self.kind,
+            &namespace,
+            object,
+            self.now,
+            self.call.is_dry_run(),
+        )?;
         Ok(self.answer(201, &created))
     }
 
     fn replace(&self, store: &mut Store, name: &str, part: Part) -> Answer {
         let object = self.sent_object()?;
-        let updated = store.update(&self.kind, &self.key(name), object, part, self.call.is_dry_run())?;
+        let updated = store.update(
+            &self.kind,
+            &self.key(name),
+            object,
+            part,
+            self.call.is_dry_run(),
+        )?;
         Ok(self.answer(200, &updated))
     }
 
@@ -209,7 +301,13 @@ impl Request<'_> {
             if how == PatchKind::Apply && part == Part::Main {
                 let mut object = parse_body(self.body)?;
                 object["metadata"]["name"] = name.into();
-                let created = store.create(&self.kind, &key.namespace, object, self.now, self.call.is_dry_run())?;
+                let created = store.create(
+                    &self.kind,
+                    &key.namespace,
+                    object,
+                    self.now,
+                    self.call.is_dry_run(),
+                )?;
                 return Ok(self.answer(201, &created));
             }
             return Err(Failure::not_found(&self.kind, name));
@@ -234,19 +332,31 @@ impl Request<'_> {
                 let details = json!({"name": name, "group": self.kind.group, "kind": self.kind.plural, "uid": object["metadata"]["uid"]});
                 let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
                 // Pods come back as they were last.
-                Ok((200, if self.kind.plural == "pods" { Value::clone(&object) } else { status }))
+                Ok((
+                    200,
+                    if self.kind.plural == "pods" {
+                        Value::clone(&object)
+                    } else {
+                        status
+                    },
+                ))
             }
         }
     }
 
     fn delete_all(&self, store: &mut Store) -> Answer {
         let options = self.delete_options()?;
-        let selector = Selector::parse(self.call.query("labelSelector"), self.call.query("fieldSelector"))?;
+        let selector = Selector::parse(
+            self.call.query("labelSelector"),
+            self.call.query("fieldSelector"),
+        )?;
         let listed = self.list(store)?;
         let resource = self.kind.resource();
         let objects = store.list(&resource, self.target.namespace.as_deref());
-        let chosen: Vec<Key> =
-            objects.filter(|(_, object)| selector.matches(object)).map(|(key, _)| key.clone()).collect();
+        let chosen: Vec<Key> = objects
+            .filter(|(_, object)| selector.matches(object))
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in chosen {
             store.delete(&self.kind, &key, &options, self.now)?;
         }
@@ -257,7 +367,9 @@ impl Request<'_> {
         let mut options: DeleteOptions = match self.body {
             [] => DeleteOptions::default(),
             body => serde_json::from_slice(body).map_err(|problem| {
-                Failure::internal(format!("couldn't get version/kind; json parse error: {problem}"))
+                Failure::internal(format!(
+                    "couldn't get version/kind; json parse error: {problem}"
+                ))
             })?,
         };
         if self.call.is_dry_run() {
@@ -271,13 +383,18 @@ impl Request<'_> {
 
     fn scale(&self, store: &mut Store, method: &Method, name: &str) -> Answer {
         let key = self.key(name);
-        let current = store.get(&key).cloned().ok_or_else(|| Failure::not_found(&self.kind, name))?;
+        let current = store
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| Failure::not_found(&self.kind, name))?;
         let next = match *method {
             Method::GET => return Ok((200, self.scale_of(&current)?)),
             Method::PUT => {
                 let sent = self.sent_object()?;
                 if sent["kind"] != "Scale" {
-                    return Err(Failure::bad_request("no kind is registered for the type v1.Scale in scheme"));
+                    return Err(Failure::bad_request(
+                        "no kind is registered for the type v1.Scale in scheme",
+                    ));
                 }
                 sent
             }
@@ -296,17 +413,24 @@ impl Request<'_> {
         // What a Scale leaves out is 0.
         let replicas = match &next["spec"]["replicas"] {
             Value::Null => 0,
-            replicas => replicas
-                .as_i64()
-                .ok_or_else(|| Failure::invalid(&self.kind, "", "patch: Invalid value: replicas is not a number"))?,
+            replicas => replicas.as_i64().ok_or_else(|| {
+                Failure::invalid(
+                    &self.kind,
+                    "",
+                    "patch: Invalid value: replicas is not a number",
+                )
+            })?,
         };
         if replicas < 0 {
-            let problem =
-                "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0";
+            let problem = "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0";
             return Err(Failure::invalid(&self.kind, name, problem).also_at(".spec.replicas"));
         }
         let mut object = Value::clone(&current);
-        set_at(&mut object, &self.kind.scale_paths.spec_replicas, replicas.into());
+        set_at(
+            &mut object,
+            &self.kind.scale_paths.spec_replicas,
+            replicas.into(),
+        );
         let sent = field(&next, "resourceVersion");
         if !sent.is_empty() {
             object["metadata"]["resourceVersion"] = sent.into();
@@ -323,16 +447,28 @@ impl Request<'_> {
             Some(replicas) => replicas,
             None if self.kind.custom => {
                 let path = paths.spec_replicas.replace('/', ".");
-                return Err(Failure::internal_error(&format!("the spec replicas field {path:?} does not exist")));
+                return Err(Failure::internal_error(&format!(
+                    "the spec replicas field {path:?} does not exist"
+                )));
             }
             None => 0,
         };
         let selector = if self.kind.custom {
-            let reported = paths.selector.as_ref().and_then(|pointer| object.pointer(pointer));
-            reported.and_then(Value::as_str).unwrap_or_default().to_owned()
+            let reported = paths
+                .selector
+                .as_ref()
+                .and_then(|pointer| object.pointer(pointer));
+            reported
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
         } else {
-            let labels = object["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten();
-            let pairs = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+            let labels = object["spec"]["selector"]["matchLabels"]
+                .as_object()
+                .into_iter()
+                .flatten();
+            let pairs =
+                labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
             pairs.collect::<Vec<_>>().join(",")
         };
         let mut scale = json!({
@@ -362,7 +498,8 @@ fn set_at(object: &mut Value, pointer: &str, value: Value) {
     *at = value;
 }
 
-/// The object as a version of its kind shows it: versions of custom kinds differ in their name only.
+/// The object as a version of its kind shows it: versions of custom kinds differ in their name
+/// only.
 pub(crate) fn shown(kind: &Kind, object: &Value) -> Value {
     let mut object = object.clone();
     if kind.custom {

@@ -8,7 +8,10 @@ use super::defaults;
 
 /// One kind of object in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent property of a kind")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent property of a kind"
+)]
 pub struct Kind {
     /// The API group; empty: the core group.
     pub group: String,
@@ -88,7 +91,8 @@ fn rollout_defaults() -> Option<Arc<Value>> {
     static DEFAULTS: OnceLock<Option<Arc<Value>>> = OnceLock::new();
     let read = || {
         let definition: Value = serde_saphyr::from_str(ROLLOUTS).ok()?;
-        defaults::of_schema(definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?).map(Arc::new)
+        defaults::of_schema(definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?)
+            .map(Arc::new)
     };
     DEFAULTS.get_or_init(read).clone()
 }
@@ -102,28 +106,66 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ("", "v1", "Pod", "pods", "ns"),
     ("", "v1", "Secret", "secrets", "n"),
     ("", "v1", "Service", "services", "ns"),
-    ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "sg"),
+    (
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        "sg",
+    ),
     ("apps", "v1", "Deployment", "deployments", "nscg"),
     ("apps", "v1", "ReplicaSet", "replicasets", "nscg"),
     ("coordination.k8s.io", "v1", "Lease", "leases", "n"),
-    ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "ng"),
+    (
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+        "endpointslices",
+        "ng",
+    ),
     ("events.k8s.io", "v1", "Event", "events", "n"),
 ];
 
 /// What a cluster for Serin has beside the built-in kinds.
 const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
-    ("gateway.networking.k8s.io", "v1", "Gateway", "gateways", "nsg"),
-    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", "nsg"),
-    ("gateway.networking.k8s.io", "v1beta1", "HTTPRoute", "httproutes", "nsg"),
+    (
+        "gateway.networking.k8s.io",
+        "v1",
+        "Gateway",
+        "gateways",
+        "nsg",
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "v1",
+        "HTTPRoute",
+        "httproutes",
+        "nsg",
+    ),
+    (
+        "gateway.networking.k8s.io",
+        "v1beta1",
+        "HTTPRoute",
+        "httproutes",
+        "nsg",
+    ),
     ("serin.dev", "v1alpha1", "Rollout", "rollouts", "nscg"),
-    ("serin.dev", "v1alpha1", "RolloutCommand", "rolloutcommands", "nsg"),
+    (
+        "serin.dev",
+        "v1alpha1",
+        "RolloutCommand",
+        "rolloutcommands",
+        "nsg",
+    ),
 ];
 
 impl Kind {
     /// Kinds of every cluster, then those that Serin's clusters have.
     pub(crate) fn all() -> Vec<Self> {
         let built_in = BUILT_IN.iter().map(|row| Self::from_row(*row, false));
-        built_in.chain(CUSTOM.iter().map(|row| Self::from_row(*row, true))).collect()
+        built_in
+            .chain(CUSTOM.iter().map(|row| Self::from_row(*row, true)))
+            .collect()
     }
 
     fn from_row(row: (&str, &str, &str, &str, &str), custom: bool) -> Self {
@@ -165,20 +207,34 @@ impl Kind {
                 scale: version.pointer("/subresources/scale").is_some(),
                 generation: true,
                 custom: true,
-                defaults: version.pointer("/schema/openAPIV3Schema").and_then(defaults::of_schema).map(Arc::new),
-                scale_paths: version.pointer("/subresources/scale").map(scale_paths).unwrap_or_default(),
+                defaults: version
+                    .pointer("/schema/openAPIV3Schema")
+                    .and_then(defaults::of_schema)
+                    .map(Arc::new),
+                scale_paths: version
+                    .pointer("/subresources/scale")
+                    .map(scale_paths)
+                    .unwrap_or_default(),
             })
             .collect()
     }
 
     /// The resource as messages name it: `replicasets.apps`, `pods`.
     pub fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// `apps/v1`, `v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// Whether an update must say which state it is based on.

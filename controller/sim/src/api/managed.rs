@@ -1,5 +1,5 @@
-//! Who owns which field (`metadata.managedFields`), kept for Rollouts: the controller tells a default from a declaration by
-//! it. Lists are owned as a whole.
+//! Who owns which field (`metadata.managedFields`), kept for Rollouts: the controller tells a
+//! default from a declaration by it. Lists are owned as a whole.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     fn is_same_entry(&self, other: &Self) -> bool {
-        (&self.manager, self.applies, &self.subresource) == (&other.manager, other.applies, &other.subresource)
+        (&self.manager, self.applies, &self.subresource)
+            == (&other.manager, other.applies, &other.subresource)
     }
 }
 
@@ -30,9 +31,15 @@ pub(crate) fn is_tracked(kind: &Kind) -> bool {
     kind.plural == "rollouts"
 }
 
-/// Records the owners of an object's fields after a write. `applied` is the configuration of a server-side apply, before the
-/// API server filled anything in.
-pub(crate) fn record(kind: &Kind, current: Option<&Value>, next: &mut Value, applied: Option<&Value>, writer: &Writer) {
+/// Records the owners of an object's fields after a write. `applied` is the configuration of a
+/// server-side apply, before the API server filled anything in.
+pub(crate) fn record(
+    kind: &Kind,
+    current: Option<&Value>,
+    next: &mut Value,
+    applied: Option<&Value>,
+    writer: &Writer,
+) {
     if !is_tracked(kind) {
         return;
     }
@@ -50,36 +57,57 @@ pub(crate) fn record(kind: &Kind, current: Option<&Value>, next: &mut Value, app
     let own = match applied {
         Some(applied) => leaves(applied),
         None => {
-            let kept = entries.iter().find(|(known, _)| known.is_same_entry(writer)).map(|(_, owned)| owned.clone());
-            kept.unwrap_or_default().into_iter().chain(changed).collect()
+            let kept = entries
+                .iter()
+                .find(|(known, _)| known.is_same_entry(writer))
+                .map(|(_, owned)| owned.clone());
+            kept.unwrap_or_default()
+                .into_iter()
+                .chain(changed)
+                .collect()
         }
     };
-    // A field that nobody owned is not tracked when `scale` writes it, nor is a 0, which the Scale object leaves out.
+    // A field that nobody owned is not tracked when `scale` writes it, nor is a 0, which the Scale
+    // object leaves out.
     let replicas = vec!["spec".to_owned(), "replicas".to_owned()];
     let untracked = writer.subresource == "scale"
         && (next["spec"]["replicas"] == 0
-            || !current.map(owners).unwrap_or_default().iter().any(|(_, owned)| owned.contains(&replicas)));
+            || !current
+                .map(owners)
+                .unwrap_or_default()
+                .iter()
+                .any(|(_, owned)| owned.contains(&replicas)));
     if !untracked {
-        match entries.iter_mut().find(|(known, _)| known.is_same_entry(writer)) {
+        match entries
+            .iter_mut()
+            .find(|(known, _)| known.is_same_entry(writer))
+        {
             Some((_, owned)) => *owned = own,
             None => entries.push((writer.clone(), own)),
         }
     }
     entries.retain(|(_, owned)| !owned.is_empty());
     let api_version = next["apiVersion"].clone();
-    next["metadata"]["managedFields"] =
-        entries.iter().map(|(writer, owned)| entry(writer, owned, &api_version)).collect();
+    next["metadata"]["managedFields"] = entries
+        .iter()
+        .map(|(writer, owned)| entry(writer, owned, &api_version))
+        .collect();
 }
 
-/// The object without the fields that this manager applied before and does not apply any more, unless another manager owns
-/// them too.
+/// The object without the fields that this manager applied before and does not apply any more,
+/// unless another manager owns them too.
 pub(crate) fn without_dropped(current: &Value, applied: &Value, writer: &Writer) -> Value {
     let entries = owners(current);
-    let mine = entries.iter().filter(|(known, _)| known.is_same_entry(writer)).flat_map(|(_, owned)| owned);
+    let mine = entries
+        .iter()
+        .filter(|(known, _)| known.is_same_entry(writer))
+        .flat_map(|(_, owned)| owned);
     let still = leaves(applied);
     let mut next = current.clone();
     for path in mine.filter(|path| !still.contains(*path)) {
-        let shared = entries.iter().any(|(known, owned)| !known.is_same_entry(writer) && owned.contains(path));
+        let shared = entries
+            .iter()
+            .any(|(known, owned)| !known.is_same_entry(writer) && owned.contains(path));
         if shared {
             continue;
         }
@@ -114,7 +142,10 @@ fn entry(writer: &Writer, owned: &BTreeSet<Path>, api_version: &Value) -> Value 
 }
 
 fn owners(object: &Value) -> Vec<(Writer, BTreeSet<Path>)> {
-    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let entries = object["metadata"]["managedFields"]
+        .as_array()
+        .into_iter()
+        .flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     entries
         .map(|entry| {
@@ -125,7 +156,9 @@ fn owners(object: &Value) -> Vec<(Writer, BTreeSet<Path>)> {
                 patches: false,
             };
             let mut owned = BTreeSet::new();
-            collect(&entry["fieldsV1"], &mut Vec::new(), &mut owned, |key| key.strip_prefix("f:").map(str::to_owned));
+            collect(&entry["fieldsV1"], &mut Vec::new(), &mut owned, |key| {
+                key.strip_prefix("f:").map(str::to_owned)
+            });
             (writer, owned)
         })
         .collect()
@@ -134,17 +167,32 @@ fn owners(object: &Value) -> Vec<(Writer, BTreeSet<Path>)> {
 /// The paths of the fields that are owned one by one; what the API server itself keeps is nobody's.
 fn leaves(object: &Value) -> BTreeSet<Path> {
     let mut paths = BTreeSet::new();
-    collect(object, &mut Vec::new(), &mut paths, |key| Some(key.to_owned()));
-    let servers_own = |path: &Path| match path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    collect(object, &mut Vec::new(), &mut paths, |key| {
+        Some(key.to_owned())
+    });
+    let servers_own = |path: &Path| match path
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["apiVersion" | "kind"] => true,
-        ["metadata", field, ..] => !matches!(*field, "annotations" | "labels" | "finalizers" | "ownerReferences"),
+        ["metadata", field, ..] => !matches!(
+            *field,
+            "annotations" | "labels" | "finalizers" | "ownerReferences"
+        ),
         _ => false,
     };
     paths.retain(|path| !servers_own(path));
     paths
 }
 
-fn collect(value: &Value, at: &mut Path, into: &mut BTreeSet<Path>, key_of: fn(&str) -> Option<String>) {
+fn collect(
+    value: &Value,
+    at: &mut Path,
+    into: &mut BTreeSet<Path>,
+    key_of: fn(&str) -> Option<String>,
+) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (key, field) in fields {
@@ -162,6 +210,8 @@ fn collect(value: &Value, at: &mut Path, into: &mut BTreeSet<Path>, key_of: fn(&
 }
 
 fn pointer(path: &[String]) -> String {
-    let escaped = path.iter().map(|key| key.replace('~', "~0").replace('/', "~1"));
+    let escaped = path
+        .iter()
+        .map(|key| key.replace('~', "~0").replace('/', "~1"));
     escaped.flat_map(|key| ["/".to_owned(), key]).collect()
 }

@@ -8,5 +8,7 @@ pub(crate) fn field<'v>(object: &'v Value, name: &str) -> &'v str {
 }
 
 pub(crate) fn finalizers(object: &Value) -> &[Value] {
-    object["metadata"]["finalizers"].as_array().map_or(&[], Vec::as_slice)
+    object["metadata"]["finalizers"]
+        .as_array()
+        .map_or(&[], Vec::as_slice)
 }

@@ -10,16 +10,21 @@ use super::kinds::Kind;
 pub(crate) enum PatchKind {
     /// RFC 6902.
     Json,
-    /// RFC 7386. Strategic merge patches are read in the same way: lists are replaced, not merged by key.
+    /// RFC 7386. Strategic merge patches are read in the same way: lists are replaced, not merged
+    /// by key.
     Merge,
-    /// Server-side apply, read as a merge that also creates: nobody owns fields here, so none is taken away.
+    /// Server-side apply, read as a merge that also creates: nobody owns fields here, so none is
+    /// taken away.
     Apply,
 }
 
 impl PatchKind {
     pub(crate) fn of(content_type: &str, kind: &Kind) -> Result<Self, Failure> {
-        const OF_CUSTOM_KINDS: [&str; 3] =
-            ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+        const OF_CUSTOM_KINDS: [&str; 3] = [
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/apply-patch+yaml",
+        ];
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(Self::Json),
             "application/merge-patch+json" => Ok(Self::Merge),
@@ -52,6 +57,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Value, Failure> {
     if let Ok(value) = serde_json::from_slice(body) {
         return Ok(value);
     }
-    let text = std::str::from_utf8(body).map_err(|problem| Failure::bad_request(problem.to_string()))?;
+    let text =
+        std::str::from_utf8(body).map_err(|problem| Failure::bad_request(problem.to_string()))?;
     serde_saphyr::from_str(text).map_err(|problem| Failure::bad_request(problem.to_string()))
 }

@@ -34,14 +34,19 @@ pub(crate) struct Target {
 impl Call {
     pub(crate) fn read(parts: &Parts) -> Self {
         let header = |name: http::HeaderName| {
-            let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+            let value = parts
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
         let query = parts.uri.query().unwrap_or_default();
         Self {
             method: parts.method.clone(),
             path: parts.uri.path().to_owned(),
-            query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+            query: form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
             accept: header(http::header::ACCEPT),
             content_type: header(http::header::CONTENT_TYPE),
             target: Target::read(parts.uri.path()),
@@ -57,7 +62,9 @@ impl Call {
         let target = self.target.as_ref()?;
         Some(match (&self.method, &target.name) {
             (&Method::GET, Some(_)) => "get",
-            (&Method::GET, None) if self.query("watch") == "true" || self.query("watch") == "1" => "watch",
+            (&Method::GET, None) if self.query("watch") == "true" || self.query("watch") == "1" => {
+                "watch"
+            }
             (&Method::GET, None) => "list",
             (&Method::POST, _) => "create",
             (&Method::PUT, _) => "update",
@@ -72,16 +79,29 @@ impl Call {
     pub(crate) fn writer(&self, who: &str) -> Writer {
         let named = self.query("fieldManager");
         Writer {
-            manager: if named.is_empty() { who.to_owned() } else { named.to_owned() },
-            applies: self.content_type.starts_with("application/apply-patch+yaml"),
+            manager: if named.is_empty() {
+                who.to_owned()
+            } else {
+                named.to_owned()
+            },
+            applies: self
+                .content_type
+                .starts_with("application/apply-patch+yaml"),
             patches: self.method == Method::PATCH,
-            subresource: self.target.as_ref().and_then(|target| target.subresource.clone()).unwrap_or_default(),
+            subresource: self
+                .target
+                .as_ref()
+                .and_then(|target| target.subresource.clone())
+                .unwrap_or_default(),
         }
     }
 
     /// Whether the client takes JSON.
     pub(crate) fn accepts_json(&self) -> bool {
-        self.accept.is_empty() || ["application/json", "*/*"].iter().any(|kind| self.accept.contains(kind))
+        self.accept.is_empty()
+            || ["application/json", "*/*"]
+                .iter()
+                .any(|kind| self.accept.contains(kind))
     }
 
     pub(crate) fn is_dry_run(&self) -> bool {
@@ -104,7 +124,9 @@ impl Target {
         };
         let (namespace, rest) = match rest {
             // `namespaces/x` alone is the Namespace object itself.
-            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && *rest != ["status"] => (Some(*namespace), rest),
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && *rest != ["status"] => {
+                (Some(*namespace), rest)
+            }
             rest => (None, rest),
         };
         let (plural, name, subresource) = match rest {
@@ -125,7 +147,11 @@ impl Target {
 
     /// `replicasets.apps`, `pods`.
     pub(crate) fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 }
 
@@ -144,12 +170,23 @@ mod tests {
                 status.name.as_deref(),
                 status.subresource.as_deref()
             ),
-            ("replicasets.apps", Some("shop"), Some("checkout-1"), Some("status")),
+            (
+                "replicasets.apps",
+                Some("shop"),
+                Some("checkout-1"),
+                Some("status")
+            ),
         );
         let all = read("/api/v1/pods");
-        assert_eq!((all.resource().as_str(), all.namespace, all.name), ("pods", None, None));
+        assert_eq!(
+            (all.resource().as_str(), all.namespace, all.name),
+            ("pods", None, None)
+        );
         let namespace = read("/api/v1/namespaces/shop");
-        assert_eq!((namespace.plural.as_str(), namespace.name.as_deref()), ("namespaces", Some("shop")));
+        assert_eq!(
+            (namespace.plural.as_str(), namespace.name.as_deref()),
+            ("namespaces", Some("shop"))
+        );
         assert_eq!(Target::read("/apis/apps/v1"), None);
         assert_eq!(Target::read("/version"), None);
     }

@@ -17,7 +17,9 @@ pub(crate) fn check(kind: &Kind, object: &Value, current: Option<&Value>) -> Res
         );
     }
     if let Some(current) = current {
-        let new = finalizers(object).iter().find(|finalizer| !finalizers(current).contains(finalizer));
+        let new = finalizers(object)
+            .iter()
+            .find(|finalizer| !finalizers(current).contains(finalizer));
         if let Some(new) = new
             && !field(current, "deletionTimestamp").is_empty()
         {
@@ -38,26 +40,44 @@ pub(crate) fn check(kind: &Kind, object: &Value, current: Option<&Value>) -> Res
 fn check_workload(kind: &Kind, object: &Value, current: Option<&Value>) -> Result<(), Failure> {
     let refuse = |problem: &str| Err(Failure::invalid(kind, field(object, "name"), problem));
     let spec = &object["spec"];
-    if spec["replicas"].as_i64().is_some_and(|replicas| replicas < 0) {
+    if spec["replicas"]
+        .as_i64()
+        .is_some_and(|replicas| replicas < 0)
+    {
         return refuse("spec.replicas: Invalid value: -1: must be greater than or equal to 0");
     }
     let wanted = &spec["selector"]["matchLabels"];
-    if wanted.as_object().is_none_or(serde_json::Map::is_empty) && spec["selector"]["matchExpressions"].is_null() {
+    if wanted.as_object().is_none_or(serde_json::Map::is_empty)
+        && spec["selector"]["matchExpressions"].is_null()
+    {
         return refuse("spec.selector: Required value");
     }
     if !Selector::from_labels(wanted).matches(&spec["template"]) {
-        return refuse("spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`");
+        return refuse(
+            "spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`",
+        );
     }
     if current.is_some_and(|current| current["spec"]["selector"] != spec["selector"]) {
         return refuse("spec.selector: Invalid value: field is immutable");
     }
-    refuse_template(kind, object, &spec["template"]["spec"], "spec.template.spec")
+    refuse_template(
+        kind,
+        object,
+        &spec["template"]["spec"],
+        "spec.template.spec",
+    )
 }
 
 fn refuse_template(kind: &Kind, object: &Value, spec: &Value, at: &str) -> Result<(), Failure> {
     let mut problems = template_problems(spec, at).into_iter();
-    let Some(first) = problems.next() else { return Ok(()) };
-    let refusal = Failure::invalid(kind, field(object, "name"), &format!("{first}: Required value"));
+    let Some(first) = problems.next() else {
+        return Ok(());
+    };
+    let refusal = Failure::invalid(
+        kind,
+        field(object, "name"),
+        &format!("{first}: Required value"),
+    );
     Err(problems.fold(refusal, |refusal, field| refusal.also_at(&field)))
 }
 
@@ -70,7 +90,9 @@ fn template_problems(spec: &Value, at: &str) -> Vec<String> {
     let missing = |(index, container): (usize, &Value)| {
         let absent = |name: &&str| container[*name].as_str().is_none_or(str::is_empty);
         let fields = ["name", "image"].into_iter().filter(absent);
-        fields.map(|name| format!("{at}.containers[{index}].{name}")).collect::<Vec<_>>()
+        fields
+            .map(|name| format!("{at}.containers[{index}].{name}"))
+            .collect::<Vec<_>>()
     };
     containers.iter().enumerate().flat_map(missing).collect()
 }

@@ -22,25 +22,44 @@ enum Requirement {
 impl Selector {
     /// From the `labelSelector` and `fieldSelector` of a query.
     pub(crate) fn parse(labels: &str, fields: &str) -> Result<Self, Failure> {
-        let labels = split_outside_brackets(labels).map(requirement).collect::<Result<_, _>>()?;
-        let fields = fields.split(',').map(str::trim).filter(|term| !term.is_empty()).map(field);
-        Ok(Self { labels, fields: fields.collect::<Result<_, _>>()? })
+        let labels = split_outside_brackets(labels)
+            .map(requirement)
+            .collect::<Result<_, _>>()?;
+        let fields = fields
+            .split(',')
+            .map(str::trim)
+            .filter(|term| !term.is_empty())
+            .map(field);
+        Ok(Self {
+            labels,
+            fields: fields.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Only objects with all of these labels.
     pub(crate) fn from_labels(labels: &Value) -> Self {
         let pairs = labels.as_object().into_iter().flatten();
         let requirement = |(key, value): (&String, &Value)| {
-            Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()])
+            Requirement::In(
+                key.clone(),
+                vec![value.as_str().unwrap_or_default().to_owned()],
+            )
         };
-        Self { labels: pairs.map(requirement).collect(), fields: Vec::new() }
+        Self {
+            labels: pairs.map(requirement).collect(),
+            fields: Vec::new(),
+        }
     }
 
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         let by_label = self.labels.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => labels[key].as_str().is_some_and(|v| values.iter().any(|w| w == v)),
-            Requirement::NotIn(key, values) => labels[key].as_str().is_none_or(|v| values.iter().all(|w| w != v)),
+            Requirement::In(key, values) => labels[key]
+                .as_str()
+                .is_some_and(|v| values.iter().any(|w| w == v)),
+            Requirement::NotIn(key, values) => labels[key]
+                .as_str()
+                .is_none_or(|v| values.iter().all(|w| w != v)),
             Requirement::Exists(key) => labels[key].is_string(),
             Requirement::Missing(key) => labels[key].is_null(),
         });
@@ -71,7 +90,10 @@ fn requirement(text: &str) -> Result<Requirement, Failure> {
     }
     let set = |rest: &str| -> Vec<String> {
         let inner = rest.trim().trim_start_matches('(').trim_end_matches(')');
-        inner.split(',').map(|value| value.trim().to_owned()).collect()
+        inner
+            .split(',')
+            .map(|value| value.trim().to_owned())
+            .collect()
     };
     if let Some((key, values)) = text.split_once(" notin ") {
         return Ok(Requirement::NotIn(key.trim().into(), set(values)));
@@ -80,14 +102,19 @@ fn requirement(text: &str) -> Result<Requirement, Failure> {
         return Ok(Requirement::In(key.trim().into(), set(values)));
     }
     if let Some((key, value)) = text.split_once("!=") {
-        return Ok(Requirement::NotIn(key.trim().into(), vec![value.trim().into()]));
+        return Ok(Requirement::NotIn(
+            key.trim().into(),
+            vec![value.trim().into()],
+        ));
     }
     if let Some((key, value)) = text.split_once('=') {
         let value = value.trim_start_matches('=').trim();
         return Ok(Requirement::In(key.trim().into(), vec![value.into()]));
     }
     if text.contains(char::is_whitespace) {
-        return Err(Failure::bad_request(format!("unable to parse requirement: {text}")));
+        return Err(Failure::bad_request(format!(
+            "unable to parse requirement: {text}"
+        )));
     }
     Ok(Requirement::Exists(text.into()))
 }
@@ -96,7 +123,11 @@ fn field(text: &str) -> Result<(String, String, bool), Failure> {
     let (path, value, equal) = match (text.split_once("!="), text.split_once('=')) {
         (Some((path, value)), _) => (path, value, false),
         (None, Some((path, value))) => (path, value.trim_start_matches('='), true),
-        (None, None) => return Err(Failure::bad_request(format!("invalid field selector: {text}"))),
+        (None, None) => {
+            return Err(Failure::bad_request(format!(
+                "invalid field selector: {text}"
+            )));
+        }
     };
     Ok((path.trim().into(), value.trim().into(), equal))
 }

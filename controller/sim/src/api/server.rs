@@ -70,7 +70,10 @@ impl Server {
             if state.dead.contains(&*self.who) {
                 (way, Passage::Vanishes)
             } else {
-                (way, Passage::Arrives(Fault::strike(&mut state.faults, call, &self.who)))
+                (
+                    way,
+                    Passage::Arrives(Fault::strike(&mut state.faults, call, &self.who)),
+                )
             }
         };
         sleep(way).await;
@@ -83,7 +86,10 @@ impl Server {
         }
         if outcome == Some(Outcome::Refused) || self.shared.lock().is_away() {
             self.log(call, 0);
-            return Err(Box::new(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused")));
+            return Err(Box::new(io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                "connection refused",
+            )));
         }
         let answer = match outcome {
             Some(Outcome::Hangs) => {
@@ -109,7 +115,9 @@ impl Server {
         if let Some(told) = discovery::answer(&state.store, call, &self.who) {
             return json(200, &told);
         }
-        let Some(target) = call.target.as_ref() else { return refusal(&Failure::no_such_path()) };
+        let Some(target) = call.target.as_ref() else {
+            return refusal(&Failure::no_such_path());
+        };
         if body.len() > BODY_LIMIT {
             return refusal(&Failure::too_large(BODY_LIMIT));
         }
@@ -127,7 +135,11 @@ impl Server {
 
     fn watch(&self, call: &Call, target: &Target) -> Response<AnswerBody> {
         match watch::stream(Arc::clone(&self.shared), call, target) {
-            Ok(events) => response(200, "application/json", StreamBody::new(events).boxed_unsync()),
+            Ok(events) => response(
+                200,
+                "application/json",
+                StreamBody::new(events).boxed_unsync(),
+            ),
             Err(failure) => refusal(&failure),
         }
     }
@@ -135,13 +147,18 @@ impl Server {
     fn log(&self, call: &Call, code: u16) {
         let now = self.shared.now();
         if let Some(seen) = RequestSeen::new(call, &self.who, now) {
-            self.shared.lock().requests.push(RequestSeen { code, ..seen });
+            self.shared
+                .lock()
+                .requests
+                .push(RequestSeen { code, ..seen });
         }
     }
 
-    /// Counts a write against what its client has left; with the last one the client dies, and never hears the answer.
+    /// Counts a write against what its client has left; with the last one the client dies, and
+    /// never hears the answer.
     fn has_died_of(&self, call: &Call) -> bool {
-        let is_write = !call.is_dry_run() && !matches!(call.verb(), None | Some("get" | "list" | "watch"));
+        let is_write =
+            !call.is_dry_run() && !matches!(call.verb(), None | Some("get" | "list" | "watch"));
         let mut state = self.shared.lock();
         if is_write && let Some(left) = state.writes_left.get_mut(&*self.who) {
             *left = left.saturating_sub(1);
@@ -158,26 +175,38 @@ impl Server {
 }
 
 fn json(code: u16, value: &Value) -> Response<AnswerBody> {
-    let body = Full::new(Bytes::from(value.to_string())).map_err(|never: Infallible| match never {});
+    let body =
+        Full::new(Bytes::from(value.to_string())).map_err(|never: Infallible| match never {});
     response(code, "application/json", body.boxed_unsync())
 }
 
 fn refusal(failure: &Failure) -> Response<AnswerBody> {
     let mut answer = if failure.is_plain_text {
-        let body = Full::new(Bytes::from(failure.message.clone())).map_err(|never: Infallible| match never {});
-        response(failure.code, "text/plain; charset=utf-8", body.boxed_unsync())
+        let body = Full::new(Bytes::from(failure.message.clone()))
+            .map_err(|never: Infallible| match never {});
+        response(
+            failure.code,
+            "text/plain; charset=utf-8",
+            body.boxed_unsync(),
+        )
     } else {
         json(failure.code, &failure.to_status())
     };
     if let Some(seconds) = failure.retry_after {
-        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
     }
     answer
 }
 
 fn response(code: u16, content_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
     response
 }

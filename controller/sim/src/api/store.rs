@@ -30,7 +30,11 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn new(kind: &Kind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.namespaced { namespace } else { "" };
-        Self { resource: kind.resource(), namespace: namespace.into(), name: name.into() }
+        Self {
+            resource: kind.resource(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -87,23 +91,42 @@ impl Store {
     }
 
     pub(crate) fn kind(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
-        self.kinds.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+        self.kinds
+            .iter()
+            .find(|k| k.group == group && k.version == version && k.plural == plural)
     }
 
     /// The kind that a path names.
     pub(crate) fn served(&self, target: &Target) -> Result<&Kind, Failure> {
-        let unknown =
-            || if Kind::is_built_in(&target.group) { Failure::no_such_resource() } else { Failure::no_such_path() };
-        self.kind(&target.group, &target.version, &target.plural).ok_or_else(unknown)
+        let unknown = || {
+            if Kind::is_built_in(&target.group) {
+                Failure::no_such_resource()
+            } else {
+                Failure::no_such_path()
+            }
+        };
+        self.kind(&target.group, &target.version, &target.plural)
+            .ok_or_else(unknown)
     }
 
-    /// Changes which versions of a custom kind are served, as a change of its CustomResourceDefinition does. Without any,
-    /// the kind and its objects are gone.
+    /// Changes which versions of a custom kind are served, as a change of its
+    /// CustomResourceDefinition does. Without any, the kind and its objects are gone.
     pub(crate) fn serve(&mut self, plural: &str, versions: &[&str]) {
-        let known = self.kinds.iter().find(|kind| kind.plural == plural).cloned();
-        let Some(known) = known.or_else(|| Kind::all().into_iter().find(|kind| kind.plural == plural)) else { return };
+        let known = self
+            .kinds
+            .iter()
+            .find(|kind| kind.plural == plural)
+            .cloned();
+        let Some(known) =
+            known.or_else(|| Kind::all().into_iter().find(|kind| kind.plural == plural))
+        else {
+            return;
+        };
         self.kinds.retain(|kind| kind.plural != plural);
-        self.kinds.extend(versions.iter().map(|version| Kind { version: (*version).to_owned(), ..known.clone() }));
+        self.kinds.extend(versions.iter().map(|version| Kind {
+            version: (*version).to_owned(),
+            ..known.clone()
+        }));
         if versions.is_empty() {
             self.remove_all(&known.resource());
         }
@@ -111,7 +134,10 @@ impl Store {
 
     /// Removes every object of a resource.
     pub(crate) fn remove_all(&mut self, resource: &str) {
-        let keys: Vec<Key> = self.list(resource, None).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Key> = self
+            .list(resource, None)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in keys {
             self.remove(&key);
         }
@@ -135,10 +161,17 @@ impl Store {
         resource: &'s str,
         namespace: Option<&'s str>,
     ) -> impl Iterator<Item = (&'s Key, &'s Arc<Value>)> + use<'s> {
-        let from =
-            Key { resource: resource.into(), namespace: namespace.unwrap_or_default().into(), name: String::new() };
-        let ours = move |key: &Key| key.resource == resource && namespace.is_none_or(|wanted| key.namespace == wanted);
-        self.objects.range(from..).take_while(move |(key, _)| ours(key))
+        let from = Key {
+            resource: resource.into(),
+            namespace: namespace.unwrap_or_default().into(),
+            name: String::new(),
+        };
+        let ours = move |key: &Key| {
+            key.resource == resource && namespace.is_none_or(|wanted| key.namespace == wanted)
+        };
+        self.objects
+            .range(from..)
+            .take_while(move |(key, _)| ours(key))
     }
 
     /// Every object there is.
@@ -158,11 +191,18 @@ impl Store {
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Arc::clone(&object));
-        self.remember(Change { version: self.version, key, before, object: Arc::clone(&object), deleted: false });
+        self.remember(Change {
+            version: self.version,
+            key,
+            before,
+            object: Arc::clone(&object),
+            deleted: false,
+        });
         object
     }
 
-    /// Forgets an object for good. Its last state gets the version of its deletion, as in a real cluster.
+    /// Forgets an object for good. Its last state gets the version of its deletion, as in a real
+    /// cluster.
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Value>> {
         let before = self.objects.remove(key)?;
         self.version += 1;
@@ -196,7 +236,8 @@ impl Store {
 
     /// Five characters as the API server appends to a `generateName`.
     pub(crate) fn suffix(&mut self) -> String {
-        let letter = |_| char::from(NAME_ALPHABET[self.random.random_range(0..NAME_ALPHABET.len())]);
+        let letter =
+            |_| char::from(NAME_ALPHABET[self.random.random_range(0..NAME_ALPHABET.len())]);
         (0..5).map(letter).collect()
     }
 

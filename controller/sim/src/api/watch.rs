@@ -69,7 +69,10 @@ pub(crate) fn stream(
     let (told, first) = filter.start(&state.store, call)?;
     let connection = state.connection;
     drop(state);
-    let lasts = call.query("timeoutSeconds").parse().map_or(LASTS, Duration::from_secs);
+    let lasts = call
+        .query("timeoutSeconds")
+        .parse()
+        .map_or(LASTS, Duration::from_secs);
     let now = Instant::now();
     let watch = Watch {
         shared,
@@ -96,7 +99,9 @@ impl Filter {
         if initial || asked.is_empty() || asked == "0" {
             let objects = store.list(&self.resource, self.namespace.as_deref());
             let matching = objects.filter(|(_, object)| self.selector.matches(object));
-            let mut lines: String = matching.map(|(_, object)| self.line("ADDED", object)).collect();
+            let mut lines: String = matching
+                .map(|(_, object)| self.line("ADDED", object))
+                .collect();
             if initial {
                 lines.push_str(&self.bookmark(store.version(), true));
             }
@@ -115,7 +120,11 @@ impl Filter {
     }
 
     fn line(&self, kind: &str, object: &Value) -> String {
-        if self.metadata_only { event(kind, &metadata_only(object)) } else { event(kind, &shown(&self.kind, object)) }
+        if self.metadata_only {
+            event(kind, &metadata_only(object))
+        } else {
+            event(kind, &shown(&self.kind, object))
+        }
     }
 
     fn bookmark(&self, version: u64, ends_initial_events: bool) -> String {
@@ -132,11 +141,17 @@ impl Filter {
     /// What a change means to who sees only the objects of this filter.
     fn told_of(&self, change: &Change) -> Option<String> {
         let ours = change.key.resource == self.resource
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == change.key.namespace);
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == change.key.namespace);
         if !ours {
             return None;
         }
-        let was = change.before.as_ref().is_some_and(|before| self.selector.matches(before));
+        let was = change
+            .before
+            .as_ref()
+            .is_some_and(|before| self.selector.matches(before));
         let is = !change.deleted && self.selector.matches(&change.object);
         match (was, is) {
             (false, true) => Some(self.line("ADDED", &change.object)),
@@ -203,15 +218,27 @@ impl Watch {
     fn look(&mut self) -> io::Result<(String, Duration)> {
         let mut state = self.shared.lock();
         if state.connection != self.connection {
-            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection was reset"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the connection was reset",
+            ));
         }
         let changes = state.store.changes_after(self.told);
-        let lines: String = changes.filter_map(|change| self.filter.told_of(change)).collect();
+        let lines: String = changes
+            .filter_map(|change| self.filter.told_of(change))
+            .collect();
         self.told = self.told.max(state.store.version());
         // A version that is served no longer takes its watches with it.
         let kind = &self.filter.kind;
-        self.ended |= state.store.kind(&kind.group, &kind.version, &kind.plural).is_none();
-        let lag = if lines.is_empty() { Duration::ZERO } else { state.watch_lag() };
+        self.ended |= state
+            .store
+            .kind(&kind.group, &kind.version, &kind.plural)
+            .is_none();
+        let lag = if lines.is_empty() {
+            Duration::ZERO
+        } else {
+            state.watch_lag()
+        };
         Ok((lines, lag))
     }
 }

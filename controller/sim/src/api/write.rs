@@ -1,4 +1,5 @@
-//! What it means to create, change and delete an object: the API server's rules around every stored state.
+//! What it means to create, change and delete an object: the API server's rules around every stored
+//! state.
 
 use std::sync::Arc;
 
@@ -65,7 +66,9 @@ impl Store {
     ) -> Result<Arc<Value>, Failure> {
         take_identity(kind, namespace, &mut object)?;
         if !field(&object, "resourceVersion").is_empty() {
-            return Err(Failure::internal("resourceVersion should not be set on objects to be created"));
+            return Err(Failure::internal(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         if field(&object, "name").is_empty() && !field(&object, "generateName").is_empty() {
             let name = format!("{}{}", field(&object, "generateName"), self.suffix());
@@ -73,7 +76,11 @@ impl Store {
         }
         let name = field(&object, "name").to_owned();
         if name.is_empty() {
-            return Err(Failure::invalid(kind, "", "metadata.name: Required value: name or generateName is required"));
+            return Err(Failure::invalid(
+                kind,
+                "",
+                "metadata.name: Required value: name or generateName is required",
+            ));
         }
         if kind.status
             && let Some(fields) = object.as_object_mut()
@@ -82,7 +89,12 @@ impl Store {
             fields.extend(defaults::first_status(kind).map(|status| ("status".to_owned(), status)));
         }
         let metadata = metadata_of(&mut object);
-        for not_the_clients in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"] {
+        for not_the_clients in [
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "managedFields",
+        ] {
             metadata.remove(not_the_clients);
         }
         metadata.insert("creationTimestamp".into(), seconds(now).into());
@@ -119,7 +131,10 @@ impl Store {
         dry_run: bool,
     ) -> Result<Arc<Value>, Failure> {
         let name = key.name.as_str();
-        let current = Arc::clone(self.get(key).ok_or_else(|| Failure::not_found(kind, name))?);
+        let current = Arc::clone(
+            self.get(key)
+                .ok_or_else(|| Failure::not_found(kind, name))?,
+        );
         take_identity(kind, &key.namespace, &mut object)?;
         if field(&object, "name") != name {
             return Err(Failure::bad_request(format!(
@@ -145,7 +160,13 @@ impl Store {
             }
         }
         next["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
-        managed::record(kind, Some(&current), &mut next, applied.as_ref(), &self.writer);
+        managed::record(
+            kind,
+            Some(&current),
+            &mut next,
+            applied.as_ref(),
+            &self.writer,
+        );
         if next == *current || dry_run {
             return Ok(Arc::new(next));
         }
@@ -162,7 +183,8 @@ impl Store {
     /// The configuration that is applied server-side, for the record of who owns what.
     fn applied(&mut self, kind: &Kind, object: &Value) -> Option<Value> {
         let sent = self.applied_configuration.take();
-        (managed::is_tracked(kind) && self.writer.applies).then(|| sent.unwrap_or_else(|| object.clone()))
+        (managed::is_tracked(kind) && self.writer.applies)
+            .then(|| sent.unwrap_or_else(|| object.clone()))
     }
 
     /// Deletes an object, at once or once its finalizers and its grace period permit.
@@ -174,10 +196,17 @@ impl Store {
         now: Timestamp,
     ) -> Result<Deleted, Failure> {
         let name = key.name.as_str();
-        let current = Arc::clone(self.get(key).ok_or_else(|| Failure::not_found(kind, name))?);
+        let current = Arc::clone(
+            self.get(key)
+                .ok_or_else(|| Failure::not_found(kind, name))?,
+        );
         for (what, field_name, wanted) in [
             ("UID", "uid", &options.preconditions.uid),
-            ("ResourceVersion", "resourceVersion", &options.preconditions.resource_version),
+            (
+                "ResourceVersion",
+                "resourceVersion",
+                &options.preconditions.resource_version,
+            ),
         ] {
             let found = field(&current, field_name);
             if let Some(wanted) = wanted
@@ -193,7 +222,9 @@ impl Store {
         };
         let mut next = Value::clone(&current);
         if let Some(finalizer) = finalizer {
-            let list = metadata_of(&mut next).entry("finalizers").or_insert_with(|| json!([]));
+            let list = metadata_of(&mut next)
+                .entry("finalizers")
+                .or_insert_with(|| json!([]));
             if let Some(list) = list.as_array_mut()
                 && !list.contains(&finalizer.into())
             {
@@ -203,17 +234,26 @@ impl Store {
         let grace = grace_seconds(kind, &current, options);
         let waits = grace > 0 || !finalizers(&next).is_empty();
         if options.dry_run.iter().any(|run| run == "All") {
-            return Ok(if waits { Deleted::Marked(current) } else { Deleted::Gone(current) });
+            return Ok(if waits {
+                Deleted::Marked(current)
+            } else {
+                Deleted::Gone(current)
+            });
         }
         if !waits {
-            return self.forget(key).map(Deleted::Gone).ok_or_else(|| Failure::not_found(kind, name));
+            return self
+                .forget(key)
+                .map(Deleted::Gone)
+                .ok_or_else(|| Failure::not_found(kind, name));
         }
         let is_marked = !field(&current, "deletionTimestamp").is_empty();
         let same_grace = current["metadata"]["deletionGracePeriodSeconds"].as_i64() <= Some(grace);
         if is_marked && same_grace && finalizer.is_none() {
             return Ok(Deleted::Marked(current));
         }
-        let gone_at = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+        let gone_at = now
+            .checked_add(jiff::SignedDuration::from_secs(grace))
+            .unwrap_or(now);
         let metadata = metadata_of(&mut next);
         metadata.insert("deletionTimestamp".into(), seconds(gone_at).into());
         metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
@@ -238,19 +278,33 @@ impl Store {
 
     fn establish(&mut self, definition: &mut Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+        let (group, plural) = (
+            text(&definition["spec"]["group"]),
+            text(&definition["spec"]["names"]["plural"]),
+        );
         // Versions that are served no longer go.
-        self.kinds.retain(|known| known.group != group || known.plural != plural);
+        self.kinds
+            .retain(|known| known.group != group || known.plural != plural);
         self.kinds.extend(Kind::from_definition(definition));
-        let condition = |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason});
-        let conditions =
-            json!([condition("NamesAccepted", "NoConflicts"), condition("Established", "InitialNamesAccepted")]);
-        definition["status"] = json!({"conditions": conditions, "acceptedNames": definition["spec"]["names"].clone()});
+        let condition =
+            |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason});
+        let conditions = json!([
+            condition("NamesAccepted", "NoConflicts"),
+            condition("Established", "InitialNamesAccepted")
+        ]);
+        definition["status"] =
+            json!({"conditions": conditions, "acceptedNames": definition["spec"]["names"].clone()});
     }
 }
 
 /// The state that a change is based on must be the current one, where the change names it.
-fn check_basis(kind: &Kind, key: &Key, current: &Value, sent: &Value, patches: bool) -> Result<(), Failure> {
+fn check_basis(
+    kind: &Kind,
+    key: &Key,
+    current: &Value,
+    sent: &Value,
+    patches: bool,
+) -> Result<(), Failure> {
     let name = key.name.as_str();
     let (sent_uid, uid) = (field(sent, "uid"), field(current, "uid"));
     if !sent_uid.is_empty() && sent_uid != uid {
@@ -268,10 +322,12 @@ fn check_basis(kind: &Kind, key: &Key, current: &Value, sent: &Value, patches: b
     match field(sent, "resourceVersion") {
         "" if kind.needs_resource_version() => Err(Failure::version_required(kind, name)),
         "" => Ok(()),
-        based_on if based_on.parse::<u64>().is_err() => {
-            Err(Failure::internal(format!("strconv.ParseUint: parsing {based_on:?}: invalid syntax")))
+        based_on if based_on.parse::<u64>().is_err() => Err(Failure::internal(format!(
+            "strconv.ParseUint: parsing {based_on:?}: invalid syntax"
+        ))),
+        based_on if based_on != field(current, "resourceVersion") => {
+            Err(Failure::stale(kind, name))
         }
-        based_on if based_on != field(current, "resourceVersion") => Err(Failure::stale(kind, name)),
         _ => Ok(()),
     }
 }
@@ -286,7 +342,8 @@ fn grace_seconds(kind: &Kind, current: &Value, options: &DeleteOptions) -> i64 {
     options.grace_period_seconds.or(own).unwrap_or(30)
 }
 
-/// The object as it will be: what the client may write from the new one, the rest from the current one.
+/// The object as it will be: what the client may write from the new one, the rest from the current
+/// one.
 fn main_part(kind: &Kind, current: &Value, mut next: Value) -> Value {
     if kind.status
         && let Some(fields) = next.as_object_mut()
@@ -317,11 +374,18 @@ fn main_part(kind: &Kind, current: &Value, mut next: Value) -> Value {
 /// The type and the namespace must fit the request; what is missing is filled in.
 fn take_identity(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Failure> {
     let Some(fields) = object.as_object_mut() else {
-        return Err(Failure::bad_request("the body of the request is not an object"));
+        return Err(Failure::bad_request(
+            "the body of the request is not an object",
+        ));
     };
-    let expected = [("apiVersion", kind.api_version()), ("kind", kind.kind.clone())];
+    let expected = [
+        ("apiVersion", kind.api_version()),
+        ("kind", kind.kind.clone()),
+    ];
     for (name, expected) in expected {
-        let sent = fields.entry(name).or_insert_with(|| expected.clone().into());
+        let sent = fields
+            .entry(name)
+            .or_insert_with(|| expected.clone().into());
         if sent.as_str() != Some(&expected) {
             return Err(Failure::bad_request(format!(
                 "the {name} in the data ({sent}) does not match the expected {name} ({expected})"
@@ -330,7 +394,9 @@ fn take_identity(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(),
     }
     let metadata = metadata_of(object);
     if kind.namespaced {
-        let sent = metadata.entry("namespace").or_insert_with(|| namespace.into());
+        let sent = metadata
+            .entry("namespace")
+            .or_insert_with(|| namespace.into());
         if sent.as_str() != Some(namespace) {
             return Err(Failure::bad_request(
                 "the namespace of the provided object does not match the namespace sent on the request",
@@ -359,7 +425,10 @@ fn generation(object: &Value) -> i64 {
 fn is_ready_to_go(object: &Value) -> bool {
     !field(object, "deletionTimestamp").is_empty()
         && finalizers(object).is_empty()
-        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0)
+            == 0
 }
 
 fn differs_beside_metadata_and_status(one: &Value, other: &Value) -> bool {

@@ -1,8 +1,9 @@
 //! The same requests to two API servers must get the same answers: what keeps this one honest.
 //!
-//! [`answers`] sends a fixed list of requests through any client and notes what a controller can observe of each answer:
-//! the code, the reason, whether generation and resourceVersion moved, chosen fields. Names, times and versions, which
-//! differ from server to server, are left out. A test compares what a [`crate::World`] says with what a real cluster says.
+//! [`answers`] sends a fixed list of requests through any client and notes what a controller can
+//! observe of each answer: the code, the reason, whether generation and resourceVersion moved,
+//! chosen fields. Names, times and versions, which differ from server to server, are left out. A
+//! test compares what a [`crate::World`] says with what a real cluster says.
 
 mod refusals;
 mod steps;
@@ -32,14 +33,34 @@ pub struct Answer {
 /// # Errors
 /// The server cannot be reached.
 pub async fn answers(client: &Client, namespace: &str) -> Result<Vec<Answer>, kube::Error> {
-    let mut session = Session { client, namespace, kept: HashMap::new() };
+    let mut session = Session {
+        client,
+        namespace,
+        kept: HashMap::new(),
+    };
     let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    session.send(&Method::POST, "/api/v1/namespaces", JSON, JSON, bytes_of(&made)).await?;
+    session
+        .send(
+            &Method::POST,
+            "/api/v1/namespaces",
+            JSON,
+            JSON,
+            bytes_of(&made),
+        )
+        .await?;
     let mut answers = Vec::new();
     for step in all() {
         answers.push(session.take(step).await?);
     }
-    session.send(&Method::DELETE, &format!("/api/v1/namespaces/{namespace}"), JSON, JSON, Vec::new()).await?;
+    session
+        .send(
+            &Method::DELETE,
+            &format!("/api/v1/namespaces/{namespace}"),
+            JSON,
+            JSON,
+            Vec::new(),
+        )
+        .await?;
     Ok(answers)
 }
 
@@ -57,7 +78,9 @@ impl Session<'_> {
             Some(text) => text.as_bytes().to_vec(),
             None => bytes_of(&self.filled(step.body)),
         };
-        let (head, answer) = self.send(&step.method, &path, step.content_type, step.accept, body).await?;
+        let (head, answer) = self
+            .send(&step.method, &path, step.content_type, step.accept, body)
+            .await?;
         let code = head.status.as_u16();
         let mut told = vec![code.to_string()];
         if code >= 400 {
@@ -71,7 +94,10 @@ impl Session<'_> {
         }
         if let Some(earlier) = step.compared_with {
             let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
-            let same = self.kept.get(earlier).is_some_and(|kept| version(kept) == version(&answer));
+            let same = self
+                .kept
+                .get(earlier)
+                .is_some_and(|kept| version(kept) == version(&answer));
             told.push(format!("version={}", if same { "same" } else { "other" }));
         }
         if let Some(events) = answer["watched"].as_array() {
@@ -80,11 +106,14 @@ impl Session<'_> {
         if let Some(name) = step.keep {
             self.kept.insert(name, answer);
         }
-        Ok(Answer { step: step.name, told: told.join(" ") })
+        Ok(Answer {
+            step: step.name,
+            told: told.join(" "),
+        })
     }
 
-    /// Everything about an error answer that a client can see: the type of its body, `Retry-After`, the reason, the details,
-    /// and the message where it does not quote a parser or a schema.
+    /// Everything about an error answer that a client can see: the type of its body, `Retry-After`,
+    /// the reason, the details, and the message where it does not quote a parser or a schema.
     fn refusal(&self, head: &Parts, answer: &Value) -> Vec<String> {
         let header = |name: HeaderName| {
             let value = head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -99,19 +128,31 @@ impl Session<'_> {
             told.push(format!("text={answer}"));
             return told;
         };
-        told.push(status.get("reason").and_then(Value::as_str).unwrap_or("no-reason").to_owned());
+        told.push(
+            status
+                .get("reason")
+                .and_then(Value::as_str)
+                .unwrap_or("no-reason")
+                .to_owned(),
+        );
         if let Some(details) = status.get("details") {
             let mut details = details.clone();
             for cause in details["causes"].as_array_mut().into_iter().flatten() {
                 // The words of a validation differ with its depth.
-                if cause["reason"].as_str().is_some_and(|reason| reason.starts_with("FieldValue")) {
+                if cause["reason"]
+                    .as_str()
+                    .is_some_and(|reason| reason.starts_with("FieldValue"))
+                {
                     cause["message"] = Value::Null;
                 }
             }
             told.push(format!("details={}", self.neutral(&details.to_string())));
         }
         if !matches!(head.status.as_u16(), 400 | 422) {
-            told.push(format!("message={}", self.neutral(&status["message"].to_string())));
+            told.push(format!(
+                "message={}",
+                self.neutral(&status["message"].to_string())
+            ));
         }
         told
     }
@@ -132,7 +173,11 @@ impl Session<'_> {
             text.replace_range(at + 7..(at + 12).min(text.len()), "*****");
         }
         // The current version is nobody's to keep, and every parser has words of its own.
-        for (before, word) in [("current: ", "VERSION"), ("in record (", "FOUND"), ("json parse error: ", "PROBLEM")] {
+        for (before, word) in [
+            ("current: ", "VERSION"),
+            ("in record (", "FOUND"),
+            ("json parse error: ", "PROBLEM"),
+        ] {
             if let Some((beginning, _)) = text.split_once(before) {
                 text = format!("{beginning}{before}{word}");
             }
@@ -156,7 +201,10 @@ impl Session<'_> {
         match body {
             Value::String(text) => self.filled_text(&text).into(),
             Value::Array(items) => items.into_iter().map(|item| self.filled(item)).collect(),
-            Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, self.filled(value))).collect(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, value)| (name, self.filled(value)))
+                .collect(),
             other => other,
         }
     }
@@ -183,25 +231,40 @@ impl Session<'_> {
             return Ok((head, json!({"watched": watched(&bytes)})));
         }
         // Some refusals are plain text.
-        let answer = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+        let answer = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
         Ok((head, answer))
     }
 }
 
 /// Kind of event and name of object, line by line.
 fn watched(bytes: &[u8]) -> Vec<String> {
-    let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let lines = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let told = |event: Value| {
         let object = &event["object"];
         match object["code"].as_u64() {
-            Some(code) => format!("{} {code} {}", word(&event["type"]), word(&object["reason"])),
-            None => format!("{} {}", word(&event["type"]), word(&object["metadata"]["name"])),
+            Some(code) => format!(
+                "{} {code} {}",
+                word(&event["type"]),
+                word(&object["reason"])
+            ),
+            None => format!(
+                "{} {}",
+                word(&event["type"]),
+                word(&object["metadata"]["name"])
+            ),
         }
     };
     lines.map(told).collect()
 }
 
 fn bytes_of(body: &Value) -> Vec<u8> {
-    if body.is_null() { Vec::new() } else { body.to_string().into_bytes() }
+    if body.is_null() {
+        Vec::new()
+    } else {
+        body.to_string().into_bytes()
+    }
 }

@@ -14,7 +14,8 @@ pub(super) const MAPS: &str = "/api/v1/namespaces/$ns/configmaps";
 pub(super) const MAP: &str = "/api/v1/namespaces/$ns/configmaps/a";
 pub(super) const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes";
 pub(super) const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r";
-pub(super) const ROUTE_STATUS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/status";
+pub(super) const ROUTE_STATUS: &str =
+    "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/status";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases/l";
 const DRY_SETS: &str = "/apis/apps/v1/namespaces/$ns/replicasets?dryRun=All";
@@ -39,7 +40,18 @@ pub(crate) struct Step {
 
 pub(super) fn step(name: &'static str, method: Method, path: &'static str, body: Value) -> Step {
     let (content_type, show) = (JSON, &[][..]);
-    Step { name, method, path, content_type, body, raw: None, accept: JSON, show, keep: None, compared_with: None }
+    Step {
+        name,
+        method,
+        path,
+        content_type,
+        body,
+        raw: None,
+        accept: JSON,
+        show,
+        keep: None,
+        compared_with: None,
+    }
 }
 
 pub(super) fn get(name: &'static str, path: &'static str) -> Step {
@@ -54,8 +66,16 @@ pub(super) fn put(name: &'static str, path: &'static str, body: Value) -> Step {
     step(name, Method::PUT, path, body)
 }
 
-pub(super) fn patch(name: &'static str, path: &'static str, content_type: &'static str, body: Value) -> Step {
-    Step { content_type, ..step(name, Method::PATCH, path, body) }
+pub(super) fn patch(
+    name: &'static str,
+    path: &'static str,
+    content_type: &'static str,
+    body: Value,
+) -> Step {
+    Step {
+        content_type,
+        ..step(name, Method::PATCH, path, body)
+    }
 }
 
 pub(super) fn delete(name: &'static str, path: &'static str, body: Value) -> Step {
@@ -68,11 +88,17 @@ impl Step {
     }
 
     pub(super) fn raw(self, text: &'static str) -> Self {
-        Self { raw: Some(text), ..self }
+        Self {
+            raw: Some(text),
+            ..self
+        }
     }
 
     pub(super) fn typed(self, content_type: &'static str) -> Self {
-        Self { content_type, ..self }
+        Self {
+            content_type,
+            ..self
+        }
     }
 
     pub(super) fn accepting(self, accept: &'static str) -> Self {
@@ -80,11 +106,17 @@ impl Step {
     }
 
     pub(super) fn kept_as(self, name: &'static str) -> Self {
-        Self { keep: Some(name), ..self }
+        Self {
+            keep: Some(name),
+            ..self
+        }
     }
 
     pub(super) fn compared_with(self, name: &'static str) -> Self {
-        Self { compared_with: Some(name), ..self }
+        Self {
+            compared_with: Some(name),
+            ..self
+        }
     }
 }
 
@@ -123,15 +155,37 @@ fn map_with(metadata: &Value, value: &str) -> Value {
 fn creating() -> Vec<Step> {
     vec![
         get("nothing is there", MAP).showing(&["/details/kind", "/details/name"]),
-        post("create", MAPS, map("a", "1")).kept_as("first").showing(&["/kind", "/metadata/generation", "/data/k"]),
+        post("create", MAPS, map("a", "1"))
+            .kept_as("first")
+            .showing(&["/kind", "/metadata/generation", "/data/k"]),
         post("create again", MAPS, map("a", "1")),
-        post("create with a version", MAPS, map_with(&json!({"name": "v", "resourceVersion": "5"}), "1")),
-        post("create without a name", MAPS, map_with(&json!({"name": null}), "1")),
+        post(
+            "create with a version",
+            MAPS,
+            map_with(&json!({"name": "v", "resourceVersion": "5"}), "1"),
+        ),
+        post(
+            "create without a name",
+            MAPS,
+            map_with(&json!({"name": null}), "1"),
+        ),
         post("create with a bad name", MAPS, map("Not_A_Name", "1")),
-        post("create in another namespace", MAPS, map_with(&json!({"namespace": "elsewhere"}), "1")),
-        post("create another kind", MAPS, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})),
-        post("create dry", "/api/v1/namespaces/$ns/configmaps?dryRun=All", map("dry", "1"))
-            .showing(&["/metadata/resourceVersion", "/data/k"]),
+        post(
+            "create in another namespace",
+            MAPS,
+            map_with(&json!({"namespace": "elsewhere"}), "1"),
+        ),
+        post(
+            "create another kind",
+            MAPS,
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}),
+        ),
+        post(
+            "create dry",
+            "/api/v1/namespaces/$ns/configmaps?dryRun=All",
+            map("dry", "1"),
+        )
+        .showing(&["/metadata/resourceVersion", "/data/k"]),
         get("it was dry", "/api/v1/namespaces/$ns/configmaps/dry"),
         post("create garbage", MAPS, json!("garbage")),
     ]
@@ -139,19 +193,46 @@ fn creating() -> Vec<Step> {
 
 fn updating() -> Vec<Step> {
     vec![
-        put("update to the same", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "1"))
-            .compared_with("first"),
-        put("update", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "2"))
-            .compared_with("first")
-            .kept_as("second")
-            .showing(&["/data/k"]),
-        put("update a stale state", MAP, map_with(&json!({"resourceVersion": "$version.first$"}), "3")),
+        put(
+            "update to the same",
+            MAP,
+            map_with(&json!({"resourceVersion": "$version.first$"}), "1"),
+        )
+        .compared_with("first"),
+        put(
+            "update",
+            MAP,
+            map_with(&json!({"resourceVersion": "$version.first$"}), "2"),
+        )
+        .compared_with("first")
+        .kept_as("second")
+        .showing(&["/data/k"]),
+        put(
+            "update a stale state",
+            MAP,
+            map_with(&json!({"resourceVersion": "$version.first$"}), "3"),
+        ),
         put("update whatever there is", MAP, map("a", "4")).showing(&["/data/k"]),
-        put("update another one's", MAP, map_with(&json!({"uid": "00000000-0000-4000-8000-000000000000"}), "5")),
+        put(
+            "update another one's",
+            MAP,
+            map_with(&json!({"uid": "00000000-0000-4000-8000-000000000000"}), "5"),
+        ),
         put("update under another name", MAP, map("b", "5")),
-        put("update what is not there", "/api/v1/namespaces/$ns/configmaps/none", map("none", "5")),
-        put("update dry", "/api/v1/namespaces/$ns/configmaps/a?dryRun=All", map("a", "9")).showing(&["/data/k"]),
-        get("it was dry", MAP).kept_as("third").showing(&["/data/k"]),
+        put(
+            "update what is not there",
+            "/api/v1/namespaces/$ns/configmaps/none",
+            map("none", "5"),
+        ),
+        put(
+            "update dry",
+            "/api/v1/namespaces/$ns/configmaps/a?dryRun=All",
+            map("a", "9"),
+        )
+        .showing(&["/data/k"]),
+        get("it was dry", MAP)
+            .kept_as("third")
+            .showing(&["/data/k"]),
     ]
 }
 
@@ -177,26 +258,66 @@ fn patching() -> Vec<Step> {
             JSON_PATCH,
             json!([{"op": "replace", "path": "/data/none/x", "value": "6"}]),
         ),
-        patch("json patch, malformed", MAP, JSON_PATCH, json!({"op": "test"})),
-        patch("json patch", MAP, JSON_PATCH, test("$version.third$")).showing(&["/data/k"]).compared_with("third"),
-        patch("merge, field removed", MAP, MERGE, json!({"data": {"k": null, "l": "1"}})).showing(&["/data"]),
-        patch("merge under another name", MAP, MERGE, json!({"metadata": {"name": "b"}})),
-        patch("merge what is not there", "/api/v1/namespaces/$ns/configmaps/none", MERGE, json!({})),
-        patch("an unknown kind of patch", MAP, "application/nonsense", json!({})),
+        patch(
+            "json patch, malformed",
+            MAP,
+            JSON_PATCH,
+            json!({"op": "test"}),
+        ),
+        patch("json patch", MAP, JSON_PATCH, test("$version.third$"))
+            .showing(&["/data/k"])
+            .compared_with("third"),
+        patch(
+            "merge, field removed",
+            MAP,
+            MERGE,
+            json!({"data": {"k": null, "l": "1"}}),
+        )
+        .showing(&["/data"]),
+        patch(
+            "merge under another name",
+            MAP,
+            MERGE,
+            json!({"metadata": {"name": "b"}}),
+        ),
+        patch(
+            "merge what is not there",
+            "/api/v1/namespaces/$ns/configmaps/none",
+            MERGE,
+            json!({}),
+        ),
+        patch(
+            "an unknown kind of patch",
+            MAP,
+            "application/nonsense",
+            json!({}),
+        ),
     ]
 }
 
 fn applying() -> Vec<Step> {
-    let applied =
-        |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": value}});
+    let applied = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": value}});
     let path = "/api/v1/namespaces/$ns/configmaps/x?fieldManager=one";
     vec![
-        patch("apply, nobody", "/api/v1/namespaces/$ns/configmaps/x", APPLY, applied("1")),
-        patch("apply, new", path, APPLY, applied("1")).showing(&["/data/k"]).kept_as("applied"),
+        patch(
+            "apply, nobody",
+            "/api/v1/namespaces/$ns/configmaps/x",
+            APPLY,
+            applied("1"),
+        ),
+        patch("apply, new", path, APPLY, applied("1"))
+            .showing(&["/data/k"])
+            .kept_as("applied"),
         patch("apply, the same", path, APPLY, applied("1")).compared_with("applied"),
-        patch("apply, changed", path, APPLY, applied("2")).showing(&["/data/k"]).compared_with("applied"),
-        delete("delete what was applied", "/api/v1/namespaces/$ns/configmaps/x", json!({}))
-            .showing(&["/kind", "/status"]),
+        patch("apply, changed", path, APPLY, applied("2"))
+            .showing(&["/data/k"])
+            .compared_with("applied"),
+        delete(
+            "delete what was applied",
+            "/api/v1/namespaces/$ns/configmaps/x",
+            json!({}),
+        )
+        .showing(&["/kind", "/status"]),
     ]
 }
 
@@ -204,20 +325,40 @@ fn listing() -> Vec<Step> {
     vec![
         post("create b", MAPS, map("b", "1")),
         post("create c", MAPS, map("c", "1")),
-        get("list by label", "/api/v1/namespaces/$ns/configmaps?labelSelector=app+in+(a,c)").showing(&[
+        get(
+            "list by label",
+            "/api/v1/namespaces/$ns/configmaps?labelSelector=app+in+(a,c)",
+        )
+        .showing(&[
             "/kind",
             "/items/0/metadata/name",
             "/items/0/kind",
             "/items/1/metadata/name",
             "/items/2",
         ]),
-        get("list by name", "/api/v1/namespaces/$ns/configmaps?fieldSelector=metadata.name%3Db")
-            .showing(&["/items/0/metadata/name", "/items/1"]),
-        get("list by nonsense", "/api/v1/namespaces/$ns/configmaps?labelSelector=a+b+c"),
-        get("list by an odd page", "/api/v1/namespaces/$ns/configmaps?limit=1&continue=nonsense"),
-        get("list a page", "/api/v1/namespaces/$ns/configmaps?limit=2&labelSelector=app")
-            .showing(&["/items/1/metadata/name", "/items/2"]),
-        get("list nothing", "/apis/discovery.k8s.io/v1/namespaces/$ns/endpointslices").showing(&["/kind", "/items"]),
+        get(
+            "list by name",
+            "/api/v1/namespaces/$ns/configmaps?fieldSelector=metadata.name%3Db",
+        )
+        .showing(&["/items/0/metadata/name", "/items/1"]),
+        get(
+            "list by nonsense",
+            "/api/v1/namespaces/$ns/configmaps?labelSelector=a+b+c",
+        ),
+        get(
+            "list by an odd page",
+            "/api/v1/namespaces/$ns/configmaps?limit=1&continue=nonsense",
+        ),
+        get(
+            "list a page",
+            "/api/v1/namespaces/$ns/configmaps?limit=2&labelSelector=app",
+        )
+        .showing(&["/items/1/metadata/name", "/items/2"]),
+        get(
+            "list nothing",
+            "/apis/discovery.k8s.io/v1/namespaces/$ns/endpointslices",
+        )
+        .showing(&["/kind", "/items"]),
     ]
 }
 
@@ -229,7 +370,8 @@ fn watching() -> Vec<Step> {
             MERGE,
             json!({"metadata": {"labels": {"app": "other"}}}),
         ),
-        delete("delete c", "/api/v1/namespaces/$ns/configmaps/c", json!({})).showing(&["/kind", "/status"]),
+        delete("delete c", "/api/v1/namespaces/$ns/configmaps/c", json!({}))
+            .showing(&["/kind", "/status"]),
         get(
             "watch since the second state",
             "/api/v1/namespaces/$ns/configmaps?watch=true&timeoutSeconds=1&labelSelector=app+in+(a,b,c)&resourceVersion=$version.second$",
@@ -248,8 +390,16 @@ fn watching() -> Vec<Step> {
 fn deleting() -> Vec<Step> {
     let unless = |field: &str, value: &str| json!({"preconditions": {field: value}});
     vec![
-        delete("delete another one", MAP, unless("uid", "00000000-0000-4000-8000-000000000000")),
-        delete("delete a stale state", MAP, unless("resourceVersion", "$version.first$")),
+        delete(
+            "delete another one",
+            MAP,
+            unless("uid", "00000000-0000-4000-8000-000000000000"),
+        ),
+        delete(
+            "delete a stale state",
+            MAP,
+            unless("resourceVersion", "$version.first$"),
+        ),
         delete("delete dry", MAP, json!({"dryRun": ["All"]})),
         get("it was dry", MAP).showing(&["/metadata/deletionTimestamp"]),
         delete("delete", MAP, unless("uid", "$uid.first$")).showing(&["/kind", "/status"]),
@@ -299,19 +449,39 @@ fn routes() -> Vec<Step> {
 
 fn finalizers() -> Vec<Step> {
     vec![
-        patch("hold it", ROUTE, MERGE, json!({"metadata": {"finalizers": ["serin.dev/test"]}}))
-            .showing(&["/metadata/generation"]),
-        delete("delete what is held", ROUTE, json!({})).kept_as("held").showing(&[
-            "/kind",
-            "/metadata/generation",
-            "/metadata/finalizers",
-        ]),
-        delete("delete it again", ROUTE, json!({})).showing(&["/kind", "/metadata/generation"]).compared_with("held"),
-        patch("hold it more", ROUTE, MERGE, json!({"metadata": {"finalizers": ["serin.dev/test", "serin.dev/more"]}})),
-        patch("change what is going", ROUTE, MERGE, json!({"spec": {"hostnames": ["y.example"]}}))
-            .showing(&["/metadata/generation", "/spec/hostnames"]),
-        patch("let it go", ROUTE, MERGE, json!({"metadata": {"finalizers": null}}))
-            .showing(&["/kind", "/metadata/finalizers"]),
+        patch(
+            "hold it",
+            ROUTE,
+            MERGE,
+            json!({"metadata": {"finalizers": ["serin.dev/test"]}}),
+        )
+        .showing(&["/metadata/generation"]),
+        delete("delete what is held", ROUTE, json!({}))
+            .kept_as("held")
+            .showing(&["/kind", "/metadata/generation", "/metadata/finalizers"]),
+        delete("delete it again", ROUTE, json!({}))
+            .showing(&["/kind", "/metadata/generation"])
+            .compared_with("held"),
+        patch(
+            "hold it more",
+            ROUTE,
+            MERGE,
+            json!({"metadata": {"finalizers": ["serin.dev/test", "serin.dev/more"]}}),
+        ),
+        patch(
+            "change what is going",
+            ROUTE,
+            MERGE,
+            json!({"spec": {"hostnames": ["y.example"]}}),
+        )
+        .showing(&["/metadata/generation", "/spec/hostnames"]),
+        patch(
+            "let it go",
+            ROUTE,
+            MERGE,
+            json!({"metadata": {"finalizers": null}}),
+        )
+        .showing(&["/kind", "/metadata/finalizers"]),
         get("it is gone", ROUTE),
         get(
             "what a watcher saw of it",
@@ -327,11 +497,21 @@ fn leases() -> Vec<Step> {
         lease
     };
     vec![
-        post("create a lease", LEASES, lease(json!({}), "one")).kept_as("lease").showing(&["/metadata/generation"]),
+        post("create a lease", LEASES, lease(json!({}), "one"))
+            .kept_as("lease")
+            .showing(&["/metadata/generation"]),
         put("take it blindly", LEASE, lease(json!({}), "two")),
-        put("take it", LEASE, lease(json!({"resourceVersion": "$version.lease$"}), "two"))
-            .showing(&["/spec/holderIdentity"]),
-        put("take it too late", LEASE, lease(json!({"resourceVersion": "$version.lease$"}), "three")),
+        put(
+            "take it",
+            LEASE,
+            lease(json!({"resourceVersion": "$version.lease$"}), "two"),
+        )
+        .showing(&["/spec/holderIdentity"]),
+        put(
+            "take it too late",
+            LEASE,
+            lease(json!({"resourceVersion": "$version.lease$"}), "three"),
+        ),
         delete("delete the lease", LEASE, json!({})).showing(&["/kind", "/status"]),
     ]
 }
@@ -349,7 +529,12 @@ fn set(selector: &str, container: &Value) -> Value {
 fn sets() -> Vec<Step> {
     let container = |cpu: &str| json!({"name": "app", "image": "shop/x:1", "resources": {"requests": {"cpu": cpu}}});
     vec![
-        post("what would be stored", DRY_SETS, set("x", &container("1000m"))).showing(&[
+        post(
+            "what would be stored",
+            DRY_SETS,
+            set("x", &container("1000m")),
+        )
+        .showing(&[
             "/metadata/generation",
             "/metadata/resourceVersion",
             "/spec/template",
@@ -357,10 +542,16 @@ fn sets() -> Vec<Step> {
         ]),
         post("written otherwise", DRY_SETS, set("x", &container("1")))
             .showing(&["/spec/template/spec/containers/0/resources"]),
-        post("a selector that selects others", DRY_SETS, set("y", &container("1")))
+        post(
+            "a selector that selects others",
+            DRY_SETS,
+            set("y", &container("1")),
+        )
+        .showing(&["/details/causes/0/field"]),
+        post("no image", DRY_SETS, set("x", &json!({"name": "app"})))
             .showing(&["/details/causes/0/field"]),
-        post("no image", DRY_SETS, set("x", &json!({"name": "app"}))).showing(&["/details/causes/0/field"]),
-        post("no container", DRY_SETS, set("x", &Value::Null)).showing(&["/details/causes/0/field"]),
+        post("no container", DRY_SETS, set("x", &Value::Null))
+            .showing(&["/details/causes/0/field"]),
         post(
             "a probe",
             DRY_SETS,
@@ -378,11 +569,21 @@ fn sets() -> Vec<Step> {
 
 fn paths() -> Vec<Step> {
     vec![
-        get("an unknown group", "/apis/nothing.example.com/v1/namespaces/$ns/things"),
+        get(
+            "an unknown group",
+            "/apis/nothing.example.com/v1/namespaces/$ns/things",
+        ),
         get("an unknown kind", "/apis/apps/v1/namespaces/$ns/things"),
-        get("an unknown path below an object", "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/things"),
+        get(
+            "an unknown path below an object",
+            "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/things",
+        ),
         post("a method that makes no sense", LEASE, json!({})),
-        get("the resources of a group", "/apis/gateway.networking.k8s.io/v1").showing(&["/kind", "/groupVersion"]),
+        get(
+            "the resources of a group",
+            "/apis/gateway.networking.k8s.io/v1",
+        )
+        .showing(&["/kind", "/groupVersion"]),
         get("a group", "/apis/gateway.networking.k8s.io").showing(&["/kind", "/name"]),
         get("health", "/readyz"),
     ]

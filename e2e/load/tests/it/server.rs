@@ -71,7 +71,11 @@ impl Server {
                 }
             }
         });
-        Self { address, seen, accepting }
+        Self {
+            address,
+            seen,
+            accepting,
+        }
     }
 
     /// Answers everything 200 as version v1.
@@ -87,7 +91,10 @@ impl Server {
     pub async fn arrived(&self, count: usize) {
         let mut requests = self.seen.requests.subscribe();
         let arrived = requests.wait_for(|requests| requests.len() >= count);
-        timeout(PATIENCE, arrived).await.expect("the requests arrive").unwrap();
+        timeout(PATIENCE, arrived)
+            .await
+            .expect("the requests arrive")
+            .unwrap();
     }
 
     pub fn requests(&self) -> Vec<String> {
@@ -147,7 +154,9 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
 
 /// A whole answer.
 pub fn answer(status: u16, version: Option<&str>) -> String {
-    let version = version.map(|version| format!("x-version: {version}\r\n")).unwrap_or_default();
+    let version = version
+        .map(|version| format!("x-version: {version}\r\n"))
+        .unwrap_or_default();
     format!("HTTP/1.1 {status} Text\r\n{version}content-length: 2\r\n\r\nok")
 }
 
@@ -158,5 +167,7 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+    timeout(PATIENCE, polling)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }

@@ -18,33 +18,53 @@ fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() && path.file_name().is_none_or(|name| name != "invalid") {
             yaml_files(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             found.push(path);
         }
     }
     Ok(())
 }
 
-/// Applies a document for real, in the shop's namespace; of kinds that this cluster does not have, nothing can be said.
-async fn apply(client: &Client, known: &Discovery, namespace: &str, object: &Value) -> Result<bool> {
+/// Applies a document for real, in the shop's namespace; of kinds that this cluster does not have,
+/// nothing can be said.
+async fn apply(
+    client: &Client,
+    known: &Discovery,
+    namespace: &str,
+    object: &Value,
+) -> Result<bool> {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
-    let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+    let (group, version) = text("apiVersion")
+        .split_once('/')
+        .unwrap_or(("", text("apiVersion")));
     let kind = GroupVersionKind::gvk(group, version, text("kind"));
-    let Some((_, capabilities)) = known.resolve_gvk(&kind) else { return Ok(false) };
+    let Some((_, capabilities)) = known.resolve_gvk(&kind) else {
+        return Ok(false);
+    };
     let resource = ApiResource::from_gvk(&kind);
     let api: Api<DynamicObject> = match capabilities.scope {
-        kube::discovery::Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, &resource),
+        kube::discovery::Scope::Namespaced => {
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        }
         kube::discovery::Scope::Cluster => Api::all_with(client.clone(), &resource),
     };
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("namespace");
     }
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    // Cluster-wide objects are checked without being stored: they are not this case's to leave behind.
+    let name = object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    // Cluster-wide objects are checked without being stored: they are not this case's to leave
+    // behind.
     let mut parameters = PatchParams::apply("serin-e2e").force();
     parameters.dry_run = capabilities.scope == kube::discovery::Scope::Cluster;
-    api.patch(&name, &parameters, &Patch::Apply(&object)).await?;
+    api.patch(&name, &parameters, &Patch::Apply(&object))
+        .await?;
     Ok(true)
 }
 
@@ -58,7 +78,8 @@ pub async fn every_example_is_accepted(env: &Env) -> Result<()> {
     let (mut applied, mut unknown) = (0, 0);
     for path in &files {
         let text = std::fs::read_to_string(path)?;
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| path.display().to_string())?;
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(&text).with_context(|| path.display().to_string())?;
         for object in documents.iter().filter(|object| object["kind"].is_string()) {
             let done = apply(&env.client, &known, &shop.namespace, object).await;
             if done.with_context(|| format!("{}: {}", path.display(), object["kind"]))? {
@@ -68,7 +89,10 @@ pub async fn every_example_is_accepted(env: &Env) -> Result<()> {
             }
         }
     }
-    note!("{applied} objects of {} files applied; {unknown} of kinds that this cluster does not have", files.len());
+    note!(
+        "{applied} objects of {} files applied; {unknown} of kinds that this cluster does not have",
+        files.len()
+    );
     ensure!(applied >= 5, "too few objects: {applied}");
     shop.close().await
 }

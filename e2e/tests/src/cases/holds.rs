@@ -19,7 +19,10 @@ const LOAD_PER_SECOND: u32 = 50;
 /// Scales to zero, waits, and scales back to three, as a night scaler does.
 async fn scale_to_zero_and_back(shop: &Shop) -> Result<RolloutStatus> {
     shop.scale(0).await?;
-    shop.eventually("no pod is left", Duration::from_secs(90), async || Ok(shop.pods().await?.is_empty())).await?;
+    shop.eventually("no pod is left", Duration::from_secs(90), async || {
+        Ok(shop.pods().await?.is_empty())
+    })
+    .await?;
     tokio::time::sleep(NIGHT).await;
     let status = shop.status().await?;
     shop.scale(3).await?;
@@ -29,39 +32,84 @@ async fn scale_to_zero_and_back(shop: &Shop) -> Result<RolloutStatus> {
 // argo-rollouts #3686 and PR #4950: replicas are set to 0 while a canary is in progress.
 /// # Errors
 /// If a promise is not kept.
-pub async fn scaling_to_zero_and_back_keeps_a_paused_and_an_aborted_release(env: &Env) -> Result<()> {
+pub async fn scaling_to_zero_and_back_keeps_a_paused_and_an_aborted_release(
+    env: &Env,
+) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-zero").await?;
     let steps = json!([{"setWeight": 20}, {"pause": {}}]);
-    let spec = Spec { replicas: 3, steps: Some(steps), analysis: None, ..Spec::default() };
+    let spec = Spec {
+        replicas: 3,
+        steps: Some(steps),
+        analysis: None,
+        ..Spec::default()
+    };
     shop.first(&spec, &Release::good("v1")).await?;
-    let v1 = shop.status().await?.stable_revision.context("a stable revision")?;
+    let v1 = shop
+        .status()
+        .await?
+        .stable_revision
+        .context("a stable revision")?;
     shop.declare(&spec, &Release::good("v2")).await?;
     let waits_at_20 = |rollout: &Rollout| is_paused(rollout) && verified(rollout) == Some(20.0);
-    shop.until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), waits_at_20).await?;
+    shop.until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), waits_at_20)
+        .await?;
     let (done, message) = shop.command("pause", json!({})).await?;
     ensure!(done, "{message}");
     let by_person = |rollout: &Rollout| {
-        let pause = rollout.status.as_ref().and_then(|status| status.pause.as_ref());
+        let pause = rollout
+            .status
+            .as_ref()
+            .and_then(|status| status.pause.as_ref());
         pause.is_some_and(|pause| pause.reason == "Command")
     };
-    let before = shop.until("paused by a person", Duration::from_secs(20), by_person).await?;
+    let before = shop
+        .until("paused by a person", Duration::from_secs(20), by_person)
+        .await?;
     let before = before.status.context("a status")?;
 
     let at_zero = scale_to_zero_and_back(&shop).await?;
-    ensure!(at_zero.stable_revision.as_ref() == Some(&v1), "v2 became stable at zero replicas");
-    ensure!(shop.events("PromotedWithoutTraffic").await?.is_empty(), "v2 was promoted at zero replicas");
+    ensure!(
+        at_zero.stable_revision.as_ref() == Some(&v1),
+        "v2 became stable at zero replicas"
+    );
+    ensure!(
+        shop.events("PromotedWithoutTraffic").await?.is_empty(),
+        "v2 was promoted at zero replicas"
+    );
     // From the first pod on: v2 must not answer alone because v1 comes later.
     let load = shop.load(LOAD_PER_SECOND)?;
     let is_back = |rollout: &Rollout| waits_at_20(rollout) || is_stable(rollout);
-    let back = shop.until_unless_aborted("v2 is back at 20 %", Duration::from_secs(90), is_back).await?;
+    let back = shop
+        .until_unless_aborted("v2 is back at 20 %", Duration::from_secs(90), is_back)
+        .await?;
     let back = back.status.context("a status")?;
-    ensure!(back.stable_revision.as_ref() == Some(&v1), "v1 is stable: {:?}", back.stable_revision);
-    ensure!(back.stage == before.stage, "the stage is kept: {:?}, before {:?}", back.stage, before.stage);
+    ensure!(
+        back.stable_revision.as_ref() == Some(&v1),
+        "v1 is stable: {:?}",
+        back.stable_revision
+    );
+    ensure!(
+        back.stage == before.stage,
+        "the stage is kept: {:?}, before {:?}",
+        back.stage,
+        before.stage
+    );
     let step = |status: &RolloutStatus| status.step.as_ref().map(|step| step.index);
-    ensure!(step(&back) == step(&before), "the step is kept: {:?}, before {:?}", back.step, before.step);
+    ensure!(
+        step(&back) == step(&before),
+        "the step is kept: {:?}, before {:?}",
+        back.step,
+        before.step
+    );
     let pause = |status: &RolloutStatus| status.pause.as_ref().map(|pause| pause.reason.clone());
-    ensure!(pause(&back) == pause(&before), "the pause is kept: {:?}, before {:?}", back.pause, before.pause);
-    shop.until_available(&v1, 3, Duration::from_secs(60)).await?;
+    ensure!(
+        pause(&back) == pause(&before),
+        "the pause is kept: {:?}, before {:?}",
+        back.pause,
+        before.pause
+    );
+    shop.until_available(&v1, 3, Duration::from_secs(60))
+        .await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     ensure_share_at_most(&load.stop().await, .., "v2", 0.2)?;
 
@@ -69,21 +117,36 @@ pub async fn scaling_to_zero_and_back_keeps_a_paused_and_an_aborted_release(env:
     let load = shop.load(LOAD_PER_SECOND)?;
     let (done, message) = shop.command("abort", json!({})).await?;
     ensure!(done, "{message}");
-    shop.until("v2 is aborted", Duration::from_secs(20), is_aborted).await?;
-    shop.eventually("v2 has no traffic", Duration::from_secs(20), async || Ok(shop.route_share().await?.is_zero()))
+    shop.until("v2 is aborted", Duration::from_secs(20), is_aborted)
         .await?;
+    shop.eventually("v2 has no traffic", Duration::from_secs(20), async || {
+        Ok(shop.route_share().await?.is_zero())
+    })
+    .await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     stop_without_loss(load).await?;
 
     let at_zero = scale_to_zero_and_back(&shop).await?;
-    ensure!(at_zero.stage.as_deref() == Some("Aborted"), "the abort is kept at zero replicas: {:?}", at_zero.stage);
-    shop.until_available(&v1, 3, Duration::from_secs(90)).await?;
-    shop.until("still aborted", Duration::from_secs(20), is_aborted).await?;
-    ensure!(shop.status().await?.stable_revision.as_ref() == Some(&v1), "v1 is still stable");
+    ensure!(
+        at_zero.stage.as_deref() == Some("Aborted"),
+        "the abort is kept at zero replicas: {:?}",
+        at_zero.stage
+    );
+    shop.until_available(&v1, 3, Duration::from_secs(90))
+        .await?;
+    shop.until("still aborted", Duration::from_secs(20), is_aborted)
+        .await?;
+    ensure!(
+        shop.status().await?.stable_revision.as_ref() == Some(&v1),
+        "v1 is still stable"
+    );
     shop.answers().await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let report = stop_without_loss(load).await?;
-    ensure!(report.all().of_version("v2").last().is_none(), "the aborted v2 answered");
+    ensure!(
+        report.all().of_version("v2").last().is_none(),
+        "the aborted v2 answered"
+    );
     shop.close().await
 }

@@ -37,11 +37,21 @@ enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [Self; 7] =
-        [Self::None, Self::Refusing, Self::Slow, Self::Empty, Self::NotANumber, Self::Partial, Self::Garbage];
+    const ALL: [Self; 7] = [
+        Self::None,
+        Self::Refusing,
+        Self::Slow,
+        Self::Empty,
+        Self::NotANumber,
+        Self::Partial,
+        Self::Garbage,
+    ];
 
     fn of(number: u8) -> Self {
-        Self::ALL.into_iter().find(|trouble| *trouble as u8 == number).unwrap_or(Self::None)
+        Self::ALL
+            .into_iter()
+            .find(|trouble| *trouble as u8 == number)
+            .unwrap_or(Self::None)
     }
 }
 
@@ -69,7 +79,12 @@ impl Proxy {
         wanted: Option<&'static str>,
     ) -> Result<(Arc<Self>, tokio::task::JoinHandle<()>)> {
         let http = reqwest::Client::builder().no_gzip().build()?;
-        let proxy = Arc::new(Self { upstream: upstream.to_owned(), trouble: AtomicU8::new(0), wanted, http });
+        let proxy = Arc::new(Self {
+            upstream: upstream.to_owned(),
+            trouble: AtomicU8::new(0),
+            wanted,
+            http,
+        });
         let router = Router::new().fallback(Self::pass).with_state(proxy.clone());
         let task = tokio::spawn(async move {
             let _ended = axum::serve(listener, router).await;
@@ -83,8 +98,14 @@ impl Proxy {
 
     async fn pass(State(proxy): State<Arc<Self>>, request: Request) -> Response {
         let trouble = Trouble::of(proxy.trouble.load(Ordering::SeqCst));
-        let sent = request.headers().get("authorization").map(HeaderValue::as_bytes);
-        if proxy.wanted.is_some_and(|wanted| sent != Some(wanted.as_bytes())) {
+        let sent = request
+            .headers()
+            .get("authorization")
+            .map(HeaderValue::as_bytes);
+        if proxy
+            .wanted
+            .is_some_and(|wanted| sent != Some(wanted.as_bytes()))
+        {
             return StatusCode::UNAUTHORIZED.into_response();
         }
         match trouble {
@@ -102,7 +123,10 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let body = axum::body::to_bytes(body, 1 << 20).await?;
-        let mut asked = self.http.request(parts.method, format!("{}{path}", self.upstream)).body(body);
+        let mut asked = self
+            .http
+            .request(parts.method, format!("{}{path}", self.upstream))
+            .body(body);
         if let Some(kind) = parts.headers.get("content-type") {
             asked = asked.header("content-type", kind);
         }
@@ -111,13 +135,16 @@ impl Proxy {
 }
 
 fn spoil(answer: String, trouble: Trouble) -> Response {
-    let json_body = |value: &Value| ([("content-type", "application/json")], value.to_string()).into_response();
+    let json_body =
+        |value: &Value| ([("content-type", "application/json")], value.to_string()).into_response();
     let Ok(mut value) = serde_json::from_str::<Value>(&answer) else {
         return answer.into_response();
     };
     match trouble {
         Trouble::Empty => value["data"]["result"] = json!([]),
-        Trouble::Partial => value["warnings"] = json!(["one store did not answer: the result is partial"]),
+        Trouble::Partial => {
+            value["warnings"] = json!(["one store did not answer: the result is partial"])
+        }
         Trouble::NotANumber => {
             for series in value["data"]["result"].as_array_mut().into_iter().flatten() {
                 for sample in series["values"].as_array_mut().into_iter().flatten() {
@@ -137,7 +164,9 @@ fn spoil(answer: String, trouble: Trouble) -> Response {
 /// The reason of the condition that tells why the metrics cannot be used; none where they can.
 fn trouble_told(rollout: &Rollout) -> Option<String> {
     let conditions = &rollout.status.as_ref()?.conditions;
-    let condition = conditions.iter().find(|condition| condition.type_ == "MetricsReady")?;
+    let condition = conditions
+        .iter()
+        .find(|condition| condition.type_ == "MetricsReady")?;
     (condition.status == "False").then(|| condition.reason.clone())
 }
 
@@ -148,9 +177,12 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
     let (proxy, address, task) = Proxy::serve(&env.prometheus_url).await?;
     let mut analysis = analysis();
     analysis["prometheus"]["address"] = json!(address);
-    let steps =
-        json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 50}, {"pause": {"duration": "1s"}}]);
-    let spec = Spec { analysis: Some(analysis), steps: Some(steps), ..Spec::default() };
+    let steps = json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 50}, {"pause": {"duration": "1s"}}]);
+    let spec = Spec {
+        analysis: Some(analysis),
+        steps: Some(steps),
+        ..Spec::default()
+    };
     shop.first(&spec, &Release::good("v0")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     let troubles = [
@@ -164,19 +196,43 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
     for (number, (trouble, names)) in troubles.iter().enumerate() {
         proxy.set(*trouble);
         let stable = shop.status().await?.stable_revision;
-        shop.declare(&spec, &Release::good(&format!("v{}", number + 1))).await?;
-        let told = |rollout: &Rollout| trouble_told(rollout).is_some_and(|reason| names.contains(&reason.as_str()));
-        let held =
-            shop.until(&format!("{trouble:?} is told as one of {names:?}"), Duration::from_secs(120), told).await?;
+        shop.declare(&spec, &Release::good(&format!("v{}", number + 1)))
+            .await?;
+        let told = |rollout: &Rollout| {
+            trouble_told(rollout).is_some_and(|reason| names.contains(&reason.as_str()))
+        };
+        let held = shop
+            .until(
+                &format!("{trouble:?} is told as one of {names:?}"),
+                Duration::from_secs(120),
+                told,
+            )
+            .await?;
         // Long enough for both steps and their pauses, were they not held.
         tokio::time::sleep(Duration::from_secs(10)).await;
         let rollout = shop.rollout().await?;
         let status = rollout.status.clone().context("a status")?;
-        ensure!(status.stable_revision == stable, "{trouble:?}: promoted without metrics");
-        ensure!(told(&rollout), "{trouble:?}: still told: {:?}", trouble_told(&rollout));
-        note!("{trouble:?}: {}: {}", trouble_told(&held).unwrap_or_default(), status.message.unwrap_or_default());
+        ensure!(
+            status.stable_revision == stable,
+            "{trouble:?}: promoted without metrics"
+        );
+        ensure!(
+            told(&rollout),
+            "{trouble:?}: still told: {:?}",
+            trouble_told(&rollout)
+        );
+        note!(
+            "{trouble:?}: {}: {}",
+            trouble_told(&held).unwrap_or_default(),
+            status.message.unwrap_or_default()
+        );
         proxy.set(Trouble::None);
-        shop.until(&format!("it goes on after {trouble:?}"), Duration::from_secs(120), is_stable).await?;
+        shop.until(
+            &format!("it goes on after {trouble:?}"),
+            Duration::from_secs(120),
+            is_stable,
+        )
+        .await?;
     }
     task.abort();
     stop_without_loss(load).await?;
@@ -185,7 +241,9 @@ pub async fn trouble_with_prometheus_holds_and_resumes(env: &Env) -> Result<()> 
 
 /// # Errors
 /// When something is not as promised.
-pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_holds(env: &Env) -> Result<()> {
+pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_holds(
+    env: &Env,
+) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-access").await?;
     let authority = Authority::new()?;
     let listener = authority.listen(false).await?;
@@ -197,13 +255,21 @@ pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_hol
         "headersFrom": {"secretRef": {"name": "prometheus-headers"}},
         "tls": {"caFrom": {"configMapKeyRef": {"name": "monitoring-ca", "key": "ca.crt"}}},
     });
-    let spec = Spec { analysis: Some(analysis), ..Spec::default() };
+    let spec = Spec {
+        analysis: Some(analysis),
+        ..Spec::default()
+    };
     shop.first(&spec, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     shop.declare(&spec, &Release::good("v2")).await?;
     let told = async |reason: &str| {
         let is_told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some(reason);
-        shop.until(&format!("{reason} is told"), Duration::from_secs(120), is_told).await
+        shop.until(
+            &format!("{reason} is told"),
+            Duration::from_secs(120),
+            is_told,
+        )
+        .await
     };
     let secret = |token: &str| {
         json!({
@@ -220,9 +286,13 @@ pub async fn a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_hol
     });
     shop.apply(ca).await?;
     let refused = told("Unauthorized").await?;
-    ensure!(!format!("{refused:?}").contains("expired"), "a token is nobody's to read");
+    ensure!(
+        !format!("{refused:?}").contains("expired"),
+        "a token is nobody's to read"
+    );
     shop.apply(secret("good")).await?;
-    shop.until("v2 is stable", Duration::from_secs(120), is_stable).await?;
+    shop.until("v2 is stable", Duration::from_secs(120), is_stable)
+        .await?;
     task.abort();
     stop_without_loss(load).await?;
     shop.close().await
@@ -242,22 +312,38 @@ pub async fn a_mistyped_error_selector_holds(env: &Env) -> Result<()> {
     let spec = |code: &str| {
         let mut analysis = analysis();
         let objective = &mut analysis["objectives"][0];
-        objective.as_object_mut().map(|objective| objective.remove("indicator"));
+        objective
+            .as_object_mut()
+            .map(|objective| objective.remove("indicator"));
         objective["counters"] = counters(code);
-        Spec { analysis: Some(analysis), ..Spec::default() }
+        Spec {
+            analysis: Some(analysis),
+            ..Spec::default()
+        }
     };
     let mistyped = spec("coed=~\"5..\"");
     shop.first(&mistyped, &Release::good("v1")).await?;
     let load = shop.load(LOAD_PER_SECOND)?;
     let stable = shop.status().await?.stable_revision;
-    shop.declare(&mistyped, &Release::failing("v2", "30")).await?;
+    shop.declare(&mistyped, &Release::failing("v2", "30"))
+        .await?;
     let told = |rollout: &Rollout| trouble_told(rollout).as_deref() == Some("UnverifiedSelector");
-    shop.until("it is told", Duration::from_secs(120), told).await?;
+    shop.until("it is told", Duration::from_secs(120), told)
+        .await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    ensure!(shop.status().await?.stable_revision == stable, "a mistyped selector read as a perfect release");
+    ensure!(
+        shop.status().await?.stable_revision == stable,
+        "a mistyped selector read as a perfect release"
+    );
     // Put right, it judges: v2 is bad.
-    shop.declare(&spec("code=~\"5..\""), &Release::failing("v2", "30")).await?;
-    shop.until("v2 is rolled back", Duration::from_secs(120), crate::shop::is_aborted).await?;
+    shop.declare(&spec("code=~\"5..\""), &Release::failing("v2", "30"))
+        .await?;
+    shop.until(
+        "v2 is rolled back",
+        Duration::from_secs(120),
+        crate::shop::is_aborted,
+    )
+    .await?;
     drop(load.stop().await);
     shop.close().await
 }

@@ -37,10 +37,11 @@ pub struct Case {
 /// What a case needs from its surroundings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// The shared controller. Other cases run at the same time, each in its own namespace, so the case
-    /// must not depend on how fast an idle machine is.
+    /// The shared controller. Other cases run at the same time, each in its own namespace, so the
+    /// case must not depend on how fast an idle machine is.
     Shared,
-    /// The shared controller, and no other case at the same time: the case measures, or fills the machine.
+    /// The shared controller, and no other case at the same time: the case measures, or fills the
+    /// machine.
     Exclusive,
     /// The whole cluster, and no controller except its own.
     Alone,
@@ -55,7 +56,8 @@ macro_rules! cases {
     };
 }
 
-// Shared cases are started in this order, so the longest come first: a long one at the end would run by itself.
+// Shared cases are started in this order, so the longest come first: a long one at the end would
+// run by itself.
 cases! {
     Shared: metrics::trouble_with_prometheus_holds_and_resumes,
     Shared: journey::a_release_paced_by_evidence,

@@ -1,7 +1,8 @@
 //! `cargo xtask demo`: a real cluster ships three releases under real load, and a newcomer watches.
 //!
-//! v1 becomes stable; v2 fails 3 % of its requests and is rolled back with nobody's help before it has spent its error
-//! budget; v3 is good and is promoted. All the time the load generator asks through the gateway and counts every answer.
+//! v1 becomes stable; v2 fails 3 % of its requests and is rolled back with nobody's help before it
+//! has spent its error budget; v3 is good and is promoted. All the time the load generator asks
+//! through the gateway and counts every answer.
 
 mod scenes;
 mod screen;
@@ -26,7 +27,8 @@ use stage::Stage;
 pub const NAMESPACE: &str = "serin-demo";
 /// Requests a second through the gateway.
 const LOAD_PER_SECOND: u32 = 300;
-/// Requests that v1 answers before v2 is shipped, so that there is a stable error rate to compare with.
+/// Requests that v1 answers before v2 is shipped, so that there is a stable error rate to compare
+/// with.
 const BEFORE_V2: u64 = 4_500;
 
 /// How the demo is run.
@@ -43,7 +45,8 @@ pub struct Options {
 /// Runs the demo. What it has started it takes down again, also when it fails or is interrupted.
 ///
 /// # Errors
-/// When a release does not end as promised, a request is lost to routing, or something cannot be started.
+/// When a release does not end as promised, a request is lost to routing, or something cannot be
+/// started.
 pub async fn demo(options: &Options) -> Result<()> {
     crate::install_tls_provider();
     let mut interrupts = Interrupts::listen()?;
@@ -67,7 +70,9 @@ async fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     stage.set_up(&screen).await?;
     let outcomes = ship(stage, &screen).await;
     screen.clear();
-    let Some(load) = stage.load.take() else { return outcomes.map(drop) };
+    let Some(load) = stage.load.take() else {
+        return outcomes.map(drop);
+    };
     let report = load.stop().await;
     let outcomes = outcomes?;
     screen.say("");
@@ -106,11 +111,19 @@ async fn ship(stage: &mut Stage, screen: &Screen) -> Result<Vec<Outcome>> {
     let shop = stage.shop()?;
     shop.answers().await?;
     stage.load = Some(stage.shop()?.load(LOAD_PER_SECOND)?);
-    screen.say(&format!("Load: {LOAD_PER_SECOND} requests a second through the gateway, until the end."));
+    screen.say(&format!(
+        "Load: {LOAD_PER_SECOND} requests a second through the gateway, until the end."
+    ));
     let load = stage.load()?;
-    let served =
-        eventually("v1 has served", Duration::from_secs(60), async || Ok(load.snapshot().counts.total() >= BEFORE_V2));
-    screen.wait("v1 serves for a while, so that there is something to compare with", served).await?;
+    let served = eventually("v1 has served", Duration::from_secs(60), async || {
+        Ok(load.snapshot().counts.total() >= BEFORE_V2)
+    });
+    screen
+        .wait(
+            "v1 serves for a while, so that there is something to compare with",
+            served,
+        )
+        .await?;
     outcomes.push(scenes::play(stage, screen, &spec, &v2).await?);
     outcomes.push(scenes::play(stage, screen, &spec, &v3).await?);
     scenes::old_pods_end(stage, screen).await?;
@@ -120,8 +133,13 @@ async fn ship(stage: &mut Stage, screen: &Screen) -> Result<Vec<Outcome>> {
 /// What a user would write, with pauses as short as a spectator's patience.
 fn spec() -> Spec {
     let pause = json!({"pause": {"duration": "12s"}});
-    let steps = json!([{"setWeight": 5}, pause, {"setWeight": 20}, pause, {"setWeight": 50}, pause]);
-    Spec { replicas: 3, steps: Some(steps), ..Spec::default() }
+    let steps =
+        json!([{"setWeight": 5}, pause, {"setWeight": 20}, pause, {"setWeight": 50}, pause]);
+    Spec {
+        replicas: 3,
+        steps: Some(steps),
+        ..Spec::default()
+    }
 }
 
 /// The programs of this checkout that the demo needs.
@@ -134,10 +152,18 @@ const PROGRAMS: [&str; 2] = ["serin-controller", "serin-kubectl"];
 pub async fn build_programs(checkout: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = tokio::process::Command::new(cargo);
-    build.arg("build").current_dir(checkout).kill_on_drop(true).stdin(std::process::Stdio::null());
+    build
+        .arg("build")
+        .current_dir(checkout)
+        .kill_on_drop(true)
+        .stdin(std::process::Stdio::null());
     for package in PROGRAMS {
         build.args(["--package", package]);
     }
     let status = build.status().await?;
-    if status.success() { Ok(()) } else { bail!("cargo build: {status}") }
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("cargo build: {status}")
+    }
 }

@@ -46,12 +46,19 @@ impl Screen {
 
     /// The width of the terminal, where there is one.
     pub(super) fn columns(&self) -> Option<u16> {
-        self.live.as_ref().and_then(|_| crossterm::terminal::size().ok()).map(|(columns, _)| columns)
+        self.live
+            .as_ref()
+            .and_then(|_| crossterm::terminal::size().ok())
+            .map(|(columns, _)| columns)
     }
 
     /// Opens a scene.
     pub(super) fn scene(&self, text: &str) {
-        self.say(&if self.colour { text.bold().to_string() } else { text.to_owned() });
+        self.say(&if self.colour {
+            text.bold().to_string()
+        } else {
+            text.to_owned()
+        });
     }
 
     /// Nothing live remains.
@@ -62,7 +69,11 @@ impl Screen {
     }
 
     /// Waits for something that takes a while.
-    pub(super) async fn wait<T, E>(&self, what: &str, work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+    pub(super) async fn wait<T, E>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> anyhow::Result<T>
     where
         anyhow::Error: From<E>,
     {
@@ -80,7 +91,10 @@ impl Screen {
             bar.finish_and_clear();
         }
         let result = result?;
-        self.say(&format!("✓ {what} ({:.1} s)", began.elapsed().as_secs_f64()));
+        self.say(&format!(
+            "✓ {what} ({:.1} s)",
+            began.elapsed().as_secs_f64()
+        ));
         Ok(result)
     }
 
@@ -92,7 +106,9 @@ impl Screen {
         release: &Release,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<(T, Vec<EvidenceStatus>)> {
-        let mut changes = watcher::watch_object(shop.api::<Rollout>(), &shop.name).default_backoff().boxed();
+        let mut changes = watcher::watch_object(shop.api::<Rollout>(), &shop.name)
+            .default_backoff()
+            .boxed();
         let mut tick = tokio::time::interval(FRAME);
         let mut frame = Frame::new(self);
         let mut status: Option<RolloutStatus> = None;
@@ -114,7 +130,8 @@ impl Screen {
                     return Ok((result, evidence));
                 }
                 _ = tick.tick() => {}
-                // What the watch fails with, it repeats; the release's own end is waited for elsewhere.
+                // What the watch fails with, it repeats; the release's own end is waited for
+                // elsewhere.
                 Ok(Some(Some(rollout))) = changes.try_next() => {
                     status = rollout.status;
                     if let Some(status) = status.as_ref().filter(|status| release.is_in(status))
@@ -138,7 +155,11 @@ struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     fn new(screen: &'a Screen) -> Self {
-        Self { live: screen.live.as_ref(), bars: Vec::new(), told: None }
+        Self {
+            live: screen.live.as_ref(),
+            bars: Vec::new(),
+            told: None,
+        }
     }
 
     fn show(&mut self, look: &Look<'_>) {
@@ -165,7 +186,10 @@ impl<'a> Frame<'a> {
     /// A line when the position changes, at once; when only numbers do, now and then.
     fn tell(&mut self, look: &Look<'_>) {
         let position = look.position();
-        let is_due = self.told.as_ref().is_none_or(|(told, at)| *told != position || at.elapsed() >= BETWEEN_LINES);
+        let is_due = self
+            .told
+            .as_ref()
+            .is_none_or(|(told, at)| *told != position || at.elapsed() >= BETWEEN_LINES);
         if is_due {
             println!("{}", look.line());
             self.told = Some((position, Instant::now()));

@@ -1,4 +1,5 @@
-//! Where the demo plays: the cluster, the controller, the shop and its load; and putting all of it away again.
+//! Where the demo plays: the cluster, the controller, the shop and its load; and putting all of it
+//! away again.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,15 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn empty(checkout: &Path) -> Self {
         let checkout = checkout.to_owned();
-        Self { checkout, cluster: None, env: None, controller: None, shop: None, load: None, interrupted: false }
+        Self {
+            checkout,
+            cluster: None,
+            env: None,
+            controller: None,
+            shop: None,
+            load: None,
+            interrupted: false,
+        }
     }
 
     /// Takes everything down at the end, whatever was asked for.
@@ -63,7 +72,9 @@ impl Stage {
             if Cluster::attach(&instance).is_err() {
                 self.cluster = Some(instance.clone());
             }
-            screen.say("Starting the local cluster (a real one: API server, pods, gateway, Prometheus)");
+            screen.say(
+                "Starting the local cluster (a real one: API server, pods, gateway, Prometheus)",
+            );
             Cluster::up(instance, Progress::detect()).await?;
         } else {
             screen.say(&format!(
@@ -72,11 +83,22 @@ impl Stage {
             ));
         }
         let preparing = Box::pin(Env::ready(&self.checkout, Progress::silent()));
-        let what = if local { "Building the sample service's image, applying the API" } else { "Applying the API" };
+        let what = if local {
+            "Building the sample service's image, applying the API"
+        } else {
+            "Applying the API"
+        };
         self.env = Some(screen.wait(what, preparing).await?);
         self.start_controller(local, screen).await?;
         let env = self.env.as_ref().context("there is no cluster")?;
-        self.shop = Some(screen.wait("Opening a shop: a namespace and its route", Shop::open(env, NAMESPACE)).await?);
+        self.shop = Some(
+            screen
+                .wait(
+                    "Opening a shop: a namespace and its route",
+                    Shop::open(env, NAMESPACE),
+                )
+                .await?,
+        );
         Ok(())
     }
 
@@ -85,34 +107,62 @@ impl Stage {
         self.stop_kept().await?;
         let env = self.env.as_ref().context("there is no cluster")?;
         if let Some(holder) = leader(&env.client).await? {
-            screen.say(&format!("The controller {holder} runs on this cluster already: it does the work, as it is."));
+            screen.say(&format!(
+                "The controller {holder} runs on this cluster already: it does the work, as it is."
+            ));
             return Ok(());
         }
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         // In somebody's cluster it looks after its own namespace and leaves no Lease in another.
-        let (election, namespace) =
-            if local { (Some("default".to_owned()), None) } else { (None, Some(NAMESPACE.to_owned())) };
-        let options = Options { name: "demo".into(), port, election };
-        let scope = Scope { namespace, apart: true };
-        let controller = self.controller.insert(Controller::start_in(env, &options, &scope)?);
-        screen.wait("Starting the controller as a process of this machine", controller.ready()).await
+        let (election, namespace) = if local {
+            (Some("default".to_owned()), None)
+        } else {
+            (None, Some(NAMESPACE.to_owned()))
+        };
+        let options = Options {
+            name: "demo".into(),
+            port,
+            election,
+        };
+        let scope = Scope {
+            namespace,
+            apart: true,
+        };
+        let controller = self
+            .controller
+            .insert(Controller::start_in(env, &options, &scope)?);
+        screen
+            .wait(
+                "Starting the controller as a process of this machine",
+                controller.ready(),
+            )
+            .await
     }
 
     /// Ends the controller that an earlier `--keep` left, which may be an older build.
     async fn stop_kept(&self) -> Result<()> {
         let file = self.process_file();
-        let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            return Ok(());
+        };
         let process = text.trim().to_owned();
         // The number may be another program's by now.
         let is_ours = || {
             let program = std::fs::read_link(format!("/proc/{process}/exe")).unwrap_or_default();
-            program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("serin-controller"))
+            program
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("serin-controller"))
         };
         if is_ours() {
-            tokio::process::Command::new("kill").args(["-TERM", &process]).status().await?;
-            crate::shop::eventually("the controller of the last demo ends", Duration::from_secs(20), async || {
-                Ok(!is_ours())
-            })
+            tokio::process::Command::new("kill")
+                .args(["-TERM", &process])
+                .status()
+                .await?;
+            crate::shop::eventually(
+                "the controller of the last demo ends",
+                Duration::from_secs(20),
+                async || Ok(!is_ours()),
+            )
             .await?;
         }
         std::fs::remove_file(&file)?;
@@ -156,7 +206,10 @@ impl Stage {
         } else {
             println!("  export PATH={}:$PATH", env.program("").display());
         }
-        println!("  cargo run --package serin-load -- --url {} --host {} --duration 10m &", env.gateway_url, shop.host);
+        println!(
+            "  cargo run --package serin-load -- --url {} --host {} --duration 10m &",
+            env.gateway_url, shop.host
+        );
         println!("  kubectl serin status shop -n {NAMESPACE} --watch");
         println!("  kubectl patch rollout shop -n {NAMESPACE} --type json -p \\");
         println!(
@@ -164,7 +217,9 @@ impl Stage {
         );
         println!("  kubectl abort shop -n {NAMESPACE} --reason \"changed my mind\"");
         println!("  kubectl promote shop -n {NAMESPACE}");
-        let Some(controller) = self.controller.take() else { return Ok(()) };
+        let Some(controller) = self.controller.take() else {
+            return Ok(());
+        };
         let (address, log) = (controller.address.clone(), controller.log.clone());
         let process = controller.detach().context("the controller has ended")?;
         std::fs::write(self.process_file(), format!("{process}\n"))?;
@@ -173,7 +228,9 @@ impl Stage {
             log.display()
         );
         println!("To take it all down:");
-        println!("  kubectl delete rollout shop -n {NAMESPACE} && kubectl delete namespace {NAMESPACE}");
+        println!(
+            "  kubectl delete rollout shop -n {NAMESPACE} && kubectl delete namespace {NAMESPACE}"
+        );
         println!("  kill \"$(cat {})\"", self.process_file().display());
         if is_local {
             println!("  cargo xtask cluster down");
@@ -184,23 +241,39 @@ impl Stage {
 
 /// Who leads on this cluster, by a Lease that is in force.
 async fn leader(client: &Client) -> Result<Option<String>> {
-    let leases = Api::<Lease>::all(client.clone()).list(&ListParams::default()).await;
+    let leases = Api::<Lease>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
     let leases = match leases {
         Ok(leases) => leases.items,
         Err(kube::Error::Api(status)) if status.is_forbidden() => {
-            bail!("may not list Leases, so whether a controller runs here cannot be told: {}", status.message)
+            bail!(
+                "may not list Leases, so whether a controller runs here cannot be told: {}",
+                status.message
+            )
         }
         Err(error) => return Err(error.into()),
     };
-    Ok(leases.iter().filter(|lease| lease.name_any() == LEASE).find_map(|lease| holder(lease, Timestamp::now())))
+    Ok(leases
+        .iter()
+        .filter(|lease| lease.name_any() == LEASE)
+        .find_map(|lease| holder(lease, Timestamp::now())))
 }
 
 /// The holder of a Lease, while its last renewal is not too long ago.
 fn holder(lease: &Lease, now: Timestamp) -> Option<String> {
     let spec = lease.spec.as_ref()?;
-    let holder = spec.holder_identity.clone().filter(|holder| !holder.is_empty())?;
+    let holder = spec
+        .holder_identity
+        .clone()
+        .filter(|holder| !holder.is_empty())?;
     let seconds = spec.lease_duration_seconds.unwrap_or(15);
-    let expires = spec.renew_time.as_ref()?.0.checked_add(jiff::SignedDuration::from_secs(seconds.into())).ok()?;
+    let expires = spec
+        .renew_time
+        .as_ref()?
+        .0
+        .checked_add(jiff::SignedDuration::from_secs(seconds.into()))
+        .ok()?;
     (now < expires).then_some(holder)
 }
 
@@ -224,9 +297,24 @@ mod tests {
             .unwrap()
         };
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        assert_eq!(holder(&lease("one"), at("2026-01-01T00:00:03Z")).as_deref(), Some("one"));
-        assert_eq!(holder(&lease("one"), at("2026-01-01T00:00:04Z")), None, "expired");
-        assert_eq!(holder(&lease(""), at("2026-01-01T00:00:03Z")), None, "released");
-        assert_eq!(holder(&Lease::default(), at("2026-01-01T00:00:03Z")), None, "never held");
+        assert_eq!(
+            holder(&lease("one"), at("2026-01-01T00:00:03Z")).as_deref(),
+            Some("one")
+        );
+        assert_eq!(
+            holder(&lease("one"), at("2026-01-01T00:00:04Z")),
+            None,
+            "expired"
+        );
+        assert_eq!(
+            holder(&lease(""), at("2026-01-01T00:00:03Z")),
+            None,
+            "released"
+        );
+        assert_eq!(
+            holder(&Lease::default(), at("2026-01-01T00:00:03Z")),
+            None,
+            "never held"
+        );
     }
 }

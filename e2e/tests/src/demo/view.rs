@@ -24,9 +24,23 @@ pub(super) struct Release {
 }
 
 impl Release {
-    pub(super) fn new(version: &'static str, generation: Option<i64>, spec: &Spec, load: Option<&LoadHandle>) -> Self {
-        let steps = spec.steps.as_ref().and_then(|steps| steps.as_array()).map_or(0, Vec::len);
-        Self { version, generation, steps, before: load.map(LoadHandle::snapshot) }
+    pub(super) fn new(
+        version: &'static str,
+        generation: Option<i64>,
+        spec: &Spec,
+        load: Option<&LoadHandle>,
+    ) -> Self {
+        let steps = spec
+            .steps
+            .as_ref()
+            .and_then(|steps| steps.as_array())
+            .map_or(0, Vec::len);
+        Self {
+            version,
+            generation,
+            steps,
+            before: load.map(LoadHandle::snapshot),
+        }
     }
 
     /// Whether a status speaks of this release.
@@ -52,9 +66,17 @@ impl Look<'_> {
         vec![
             self.traffic(),
             self.against(evidence),
-            row("excess", &evidence.and_then(excess).unwrap_or_else(|| "not yet known".into())),
+            row(
+                "excess",
+                &evidence
+                    .and_then(excess)
+                    .unwrap_or_else(|| "not yet known".into()),
+            ),
             self.budget(evidence),
-            row("requests", &self.requests().unwrap_or_else(|| "none yet".into())),
+            row(
+                "requests",
+                &self.requests().unwrap_or_else(|| "none yet".into()),
+            ),
             row("routing", &self.routing().unwrap_or_default()),
             row("Serin", &self.message()),
         ]
@@ -69,15 +91,29 @@ impl Look<'_> {
         }
         parts.extend(self.requests());
         parts.extend(self.routing());
-        format!("  [{:>3} s] {} | {}", self.elapsed.as_secs(), parts.join(" · "), self.message())
+        format!(
+            "  [{:>3} s] {} | {}",
+            self.elapsed.as_secs(),
+            parts.join(" · "),
+            self.message()
+        )
     }
 
     /// What a new line is told for at once; other changes can wait for the next one.
     pub(super) fn position(&self) -> String {
-        let Some(status) = self.status else { return "declared".into() };
+        let Some(status) = self.status else {
+            return "declared".into();
+        };
         let weights = status.weights.as_ref();
-        let (asked, verified) = (weights.map_or(0.0, |weights| weights.asked), weights.and_then(|seen| seen.verified));
-        let seen = if verified == Some(asked) { "in effect" } else { "on its way" };
+        let (asked, verified) = (
+            weights.map_or(0.0, |weights| weights.asked),
+            weights.and_then(|seen| seen.verified),
+        );
+        let seen = if verified == Some(asked) {
+            "in effect"
+        } else {
+            "on its way"
+        };
         let stage = match status.stage.as_deref() {
             Some("FirstDeploy") => return "first deploy".into(),
             Some("Aborted") => format!("rolled back, {asked} % of the traffic, {seen}"),
@@ -87,7 +123,11 @@ impl Look<'_> {
         match &status.step {
             Some(step) if status.stage.as_deref() == Some("Stepping") => {
                 let at = usize::try_from(step.index).unwrap_or_default() + 1;
-                format!("{stage}, step {} of {}", at.min(self.release.steps), self.release.steps)
+                format!(
+                    "{stage}, step {} of {}",
+                    at.min(self.release.steps),
+                    self.release.steps
+                )
             }
             _ => stage,
         }
@@ -95,22 +135,48 @@ impl Look<'_> {
 
     fn traffic(&self) -> String {
         let weights = self.status.and_then(|status| status.weights.as_ref());
-        let is_stable = self.status.is_some_and(|status| status.stage.as_deref() == Some("Stable"));
-        let share = if is_stable { 1.0 } else { weights.map_or(0.0, |weights| weights.asked / 100.0) };
-        let text = format!("{} {} ({} s)", self.release.version, self.position(), self.elapsed.as_secs());
-        row("traffic", &format!("{} {text}", self.bar(share, Style::new().cyan())))
+        let is_stable = self
+            .status
+            .is_some_and(|status| status.stage.as_deref() == Some("Stable"));
+        let share = if is_stable {
+            1.0
+        } else {
+            weights.map_or(0.0, |weights| weights.asked / 100.0)
+        };
+        let text = format!(
+            "{} {} ({} s)",
+            self.release.version,
+            self.position(),
+            self.elapsed.as_secs()
+        );
+        row(
+            "traffic",
+            &format!("{} {text}", self.bar(share, Style::new().cyan())),
+        )
     }
 
     fn against(&self, evidence: Option<&EvidenceStatus>) -> String {
-        let share = evidence.and_then(|of| Some(log_share(of.e_value?, of.threshold?))).unwrap_or(0.0);
-        let text = evidence.and_then(evidence_text).unwrap_or_else(|| "nothing measured yet".into());
-        row("evidence", &format!("{} {text}", self.bar(share, by_share(share))))
+        let share = evidence
+            .and_then(|of| Some(log_share(of.e_value?, of.threshold?)))
+            .unwrap_or(0.0);
+        let text = evidence
+            .and_then(evidence_text)
+            .unwrap_or_else(|| "nothing measured yet".into());
+        row(
+            "evidence",
+            &format!("{} {text}", self.bar(share, by_share(share))),
+        )
     }
 
     fn budget(&self, evidence: Option<&EvidenceStatus>) -> String {
         let share = evidence.and_then(budget_share).unwrap_or(0.0);
-        let text = evidence.and_then(budget_text).unwrap_or_else(|| "budget: nothing measured yet".into());
-        row("budget", &format!("{} {text}", self.bar(share, by_share(share))))
+        let text = evidence
+            .and_then(budget_text)
+            .unwrap_or_else(|| "budget: nothing measured yet".into());
+        row(
+            "budget",
+            &format!("{} {text}", self.bar(share, by_share(share))),
+        )
     }
 
     /// What each version has answered since the release was declared.
@@ -118,8 +184,17 @@ impl Look<'_> {
         let (now, before) = (self.load.as_ref()?, self.release.before.as_ref()?);
         let of_version = |seen: &serin_load::VersionSnapshot| {
             let version = seen.version.as_deref()?;
-            let (total, failed) = since(&seen.counts, before.version(version).map(|seen| &seen.counts));
-            (total > 0).then(|| format!("{version}: {} requests, {} failed", count(total), count(failed)))
+            let (total, failed) = since(
+                &seen.counts,
+                before.version(version).map(|seen| &seen.counts),
+            );
+            (total > 0).then(|| {
+                format!(
+                    "{version}: {} requests, {} failed",
+                    count(total),
+                    count(failed)
+                )
+            })
         };
         let texts: Vec<_> = now.versions.iter().filter_map(of_version).collect();
         (!texts.is_empty()).then(|| texts.join("; "))
@@ -131,14 +206,22 @@ impl Look<'_> {
     }
 
     fn message(&self) -> String {
-        self.status.and_then(|status| status.message.clone()).unwrap_or_else(|| "has not said anything yet".into())
+        self.status
+            .and_then(|status| status.message.clone())
+            .unwrap_or_else(|| "has not said anything yet".into())
     }
 
     fn bar(&self, share: f64, style: Style) -> String {
-        let filled = (0..BAR).filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5).count();
+        let filled = (0..BAR)
+            .filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5)
+            .count();
         let full = "█".repeat(filled);
         let empty = "░".repeat(BAR as usize - filled);
-        if self.colour { format!("{}{empty}", full.style(style)) } else { format!("{full}{empty}") }
+        if self.colour {
+            format!("{}{empty}", full.style(style))
+        } else {
+            format!("{full}{empty}")
+        }
     }
 }
 
@@ -162,12 +245,20 @@ fn by_share(share: f64) -> Style {
 
 /// How far the evidence has come, by its logarithm, in which every request adds its part.
 fn log_share(e_value: f64, threshold: f64) -> f64 {
-    if threshold > 1.0 { e_value.max(1.0).ln() / threshold.ln() } else { 1.0 }
+    if threshold > 1.0 {
+        e_value.max(1.0).ln() / threshold.ln()
+    } else {
+        1.0
+    }
 }
 
 fn evidence_text(of: &EvidenceStatus) -> Option<String> {
     let (e_value, threshold) = (of.e_value?, of.threshold?);
-    let e_value = if e_value < 1e9 { thousands((e_value * 10.0).round() / 10.0) } else { format!("{e_value:.0e}") };
+    let e_value = if e_value < 1e9 {
+        thousands((e_value * 10.0).round() / 10.0)
+    } else {
+        format!("{e_value:.0e}")
+    };
     Some(format!("E = {e_value} of {}", thousands(threshold.round())))
 }
 
@@ -178,8 +269,16 @@ fn budget_share(of: &EvidenceStatus) -> Option<f64> {
 
 /// The share of the budget that is used, in percent and in errors.
 pub(super) fn budget_text(of: &EvidenceStatus) -> Option<String> {
-    let (share, spent, allotment) = (budget_share(of)?, of.budget_spent?.max(0.0), of.budget_allotment?);
-    Some(format!("budget {} used ({spent:.1} of {} errors)", percent(share), thousands(allotment.floor())))
+    let (share, spent, allotment) = (
+        budget_share(of)?,
+        of.budget_spent?.max(0.0),
+        of.budget_allotment?,
+    );
+    Some(format!(
+        "budget {} used ({spent:.1} of {} errors)",
+        percent(share),
+        thousands(allotment.floor())
+    ))
 }
 
 /// The canary's excess of failures over stable's, in points of percent, with its bounds.
@@ -195,10 +294,15 @@ fn excess(of: &EvidenceStatus) -> Option<String> {
         (None, Some(upper)) => format!("surely below {upper}"),
         (None, None) => "too early for bounds".to_owned(),
     };
-    Some(format!("{excess} points of failures beside stable ({bounds})"))
+    Some(format!(
+        "{excess} points of failures beside stable ({bounds})"
+    ))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a demo are far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of a demo are far below 2^53"
+)]
 pub(super) fn count(number: u64) -> String {
     thousands(number as f64)
 }
@@ -210,7 +314,12 @@ mod tests {
     use super::*;
 
     fn release() -> Release {
-        Release { version: "v2", generation: Some(2), steps: 6, before: None }
+        Release {
+            version: "v2",
+            generation: Some(2),
+            steps: 6,
+            before: None,
+        }
     }
 
     fn stepping() -> RolloutStatus {
@@ -237,11 +346,27 @@ mod tests {
             colour: false,
         };
         let lines = look.lines();
-        assert!(lines[0].ends_with("v2 gets 25 % of the traffic, in effect, step 3 of 6 (14 s)"), "{}", lines[0]);
+        assert!(
+            lines[0].ends_with("v2 gets 25 % of the traffic, in effect, step 3 of 6 (14 s)"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(lines[0].matches('█').count(), 8, "a quarter of 30");
-        assert_eq!(lines[1].matches('█').count(), 15, "10 is half way to 100, by the logarithm");
-        assert!(lines[2].ends_with("+2.90 points of failures beside stable (surely above +0.20)"), "{}", lines[2]);
-        assert!(lines[3].ends_with("budget 50 % used (13.0 of 26 errors)"), "{}", lines[3]);
+        assert_eq!(
+            lines[1].matches('█').count(),
+            15,
+            "10 is half way to 100, by the logarithm"
+        );
+        assert!(
+            lines[2].ends_with("+2.90 points of failures beside stable (surely above +0.20)"),
+            "{}",
+            lines[2]
+        );
+        assert!(
+            lines[3].ends_with("budget 50 % used (13.0 of 26 errors)"),
+            "{}",
+            lines[3]
+        );
         assert!(lines[6].contains("step 3 of 6"));
         assert!(look.line().contains("E = 10 of 100"), "{}", look.line());
     }
@@ -249,11 +374,28 @@ mod tests {
     #[test]
     fn the_view_has_as_many_lines_before_anything_is_known() {
         let release = release();
-        let look = Look { release: &release, status: None, load: None, elapsed: Duration::ZERO, colour: true };
+        let look = Look {
+            release: &release,
+            status: None,
+            load: None,
+            elapsed: Duration::ZERO,
+            colour: true,
+        };
         let status = stepping();
-        let known = Look { status: Some(&status), ..look };
+        let known = Look {
+            status: Some(&status),
+            ..look
+        };
         let lines = known.lines().len();
-        assert_eq!(Look { status: None, ..known }.lines().len(), lines);
+        assert_eq!(
+            Look {
+                status: None,
+                ..known
+            }
+            .lines()
+            .len(),
+            lines
+        );
     }
 
     #[test]

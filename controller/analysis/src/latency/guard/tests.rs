@@ -7,12 +7,17 @@ use crate::config::Restarts;
 use crate::counters::{Arm, Kind, Sample};
 
 const EDGES: [f64; 5] = [0.05, 0.1, 0.3, 1.0, 3.0];
-const NO_WARM_UP: RoundContext = RoundContext { warm_up_ends_ms: 0, weight_changed_at_ms: 0 };
+const NO_WARM_UP: RoundContext = RoundContext {
+    warm_up_ends_ms: 0,
+    weight_changed_at_ms: 0,
+};
 
 fn config(alpha: f64) -> EvidenceConfig {
     EvidenceConfig {
         clip: Some(-alpha.ln()),
-        restarts: Restarts::EveryMinute { longest_seconds: 3_600.0 },
+        restarts: Restarts::EveryMinute {
+            longest_seconds: 3_600.0,
+        },
         warm_up_seconds: 0.0,
         ..EvidenceConfig::for_budget_fraction(0.01)
     }
@@ -28,9 +33,19 @@ fn guard(alpha: f64, edges: &[f64]) -> (LatencyGuard, GuardState) {
 /// Ticks of an edge, as if its counters had been read.
 fn add(guard: &LatencyGuard, state: &mut GuardState, index: i64, slower: &[Counts]) {
     for (edge, counts) in state.edges.iter_mut().zip(slower) {
-        let tick =
-            Tick { started_ms: index * 15_000, at_ms: (index + 1) * 15_000, counts: *counts, stable_pods: Vec::new() };
-        edge.add(&guard.evidence, guard.began_ms, state.least_k, &tick, &NO_WARM_UP);
+        let tick = Tick {
+            started_ms: index * 15_000,
+            at_ms: (index + 1) * 15_000,
+            counts: *counts,
+            stable_pods: Vec::new(),
+        };
+        edge.add(
+            &guard.evidence,
+            guard.began_ms,
+            state.least_k,
+            &tick,
+            &NO_WARM_UP,
+        );
     }
 }
 
@@ -48,11 +63,13 @@ impl Dice {
         bits / 9_007_199_254_740_992.0
     }
 
-    /// How many of so many requests took longer than each edge, where the logarithm of a duration is normal about `median`.
+    /// How many of so many requests took longer than each edge, where the logarithm of a duration
+    /// is normal about `median`.
     fn slower(&mut self, requests: u32, median: f64, spread: f64) -> [f64; 5] {
         let mut slower = [0.0; 5];
         for _ in 0..requests {
-            let normal = (-2.0 * self.unit().max(1e-300).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos();
+            let normal = (-2.0 * self.unit().max(1e-300).ln()).sqrt()
+                * (std::f64::consts::TAU * self.unit()).cos();
             let duration = median * (spread * normal).exp();
             for (count, edge) in slower.iter_mut().zip(EDGES) {
                 *count += f64::from(u8::from(duration > edge));
@@ -62,14 +79,21 @@ impl Dice {
     }
 }
 
-/// A release at 20 % of 50 requests a second for `ticks` scrapes; when the guard acts, if it does. `median` is the canary's over stable's.
+/// A release at 20 % of 50 requests a second for `ticks` scrapes; when the guard acts, if it does.
+/// `median` is the canary's over stable's.
 fn acts_at(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
     let mut dice = Dice(seed);
     let (guard, mut state) = guard(alpha, &EDGES);
     for index in 0..ticks {
-        let (canary, stable) = (dice.slower(150, 0.12 * median, 0.8), dice.slower(600, 0.12, 0.8));
-        let counts: Vec<Counts> =
-            canary.iter().zip(stable).map(|(canary, stable)| Counts::new(150.0, *canary, 600.0, stable)).collect();
+        let (canary, stable) = (
+            dice.slower(150, 0.12 * median, 0.8),
+            dice.slower(600, 0.12, 0.8),
+        );
+        let counts: Vec<Counts> = canary
+            .iter()
+            .zip(stable)
+            .map(|(canary, stable)| Counts::new(150.0, *canary, 600.0, stable))
+            .collect();
         add(&guard, &mut state, index, &counts);
         if state.ln_e() >= -alpha.ln() {
             return Some(index);
@@ -82,7 +106,9 @@ fn acts_at(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
 fn alike_arms_alarm_at_most_as_often_as_is_promised() {
     // At an alpha of 5 %, so that as few releases as this could show an excess over it.
     let releases = 600_u64;
-    let alarms = (0..releases).filter(|seed| acts_at(*seed, 1.0, 60, 0.05).is_some()).count();
+    let alarms = (0..releases)
+        .filter(|seed| acts_at(*seed, 1.0, 60, 0.05).is_some())
+        .count();
     // Of 600, five percent are 30.
     assert!(alarms <= 30, "{alarms} of {releases}");
 }
@@ -91,22 +117,44 @@ fn alike_arms_alarm_at_most_as_often_as_is_promised() {
 fn a_distribution_that_has_shifted_is_found() {
     // At the threshold of 3 s there is next to nothing to be seen, at 0.1 s and 0.3 s a lot.
     for (median, half_within) in [(1.5, 4), (1.2, 20)] {
-        let mut found: Vec<i64> = (0..40).filter_map(|seed| acts_at(seed, median, 60, 0.01)).collect();
-        assert_eq!(found.len(), 40, "all are found within a quarter of an hour: {median}");
+        let mut found: Vec<i64> = (0..40)
+            .filter_map(|seed| acts_at(seed, median, 60, 0.01))
+            .collect();
+        assert_eq!(
+            found.len(),
+            40,
+            "all are found within a quarter of an hour: {median}"
+        );
         found.sort_unstable();
-        assert!(found[20] < half_within, "half of them within so many scrapes: {median}: {found:?}");
+        assert!(
+            found[20] < half_within,
+            "half of them within so many scrapes: {median}: {found:?}"
+        );
     }
 }
 
 #[test]
 fn the_edge_that_moved_most_is_named_with_its_counts() {
     let alike = Counts::new(100.0, 30.0, 900.0, 270.0);
-    let state = GuardState::after(20, &[(0.1, alike), (0.3, Counts::new(100.0, 45.0, 900.0, 270.0))]);
+    let state = GuardState::after(
+        20,
+        &[(0.1, alike), (0.3, Counts::new(100.0, 45.0, 900.0, 270.0))],
+    );
     assert!(state.ln_e() > 100_f64.ln());
     let counts = Counts::new(2000.0, 900.0, 18000.0, 5400.0);
-    assert_eq!(state.evidence(false).worst.unwrap(), EdgeEvidence { seconds: 0.3, counts });
+    assert_eq!(
+        state.evidence(false).worst.unwrap(),
+        EdgeEvidence {
+            seconds: 0.3,
+            counts
+        }
+    );
     assert!(GuardState::after(20, &[(0.1, alike), (0.3, alike)]).ln_e() < 0.0);
-    assert_eq!(GuardState::default().evidence(true).worst, None, "without edges nothing is known");
+    assert_eq!(
+        GuardState::default().evidence(true).worst,
+        None,
+        "without edges nothing is known"
+    );
 }
 
 #[test]
@@ -114,9 +162,17 @@ fn of_many_edges_evenly_many_are_compared_and_the_state_stays_small() {
     let edges: Vec<f64> = (1..=100).map(|edge| f64::from(edge) / 100.0).collect();
     let (guard, mut state) = guard(0.01, &edges);
     assert_eq!(state.edges.len(), 25);
-    assert_eq!((state.edges[0].seconds, state.edges[24].seconds), (0.04, 1.0));
+    assert_eq!(
+        (state.edges[0].seconds, state.edges[24].seconds),
+        (0.04, 1.0)
+    );
     for index in 0..200 {
-        add(&guard, &mut state, index, &[Counts::new(151.0, 31.0, 907.0, 271.0); 25]);
+        add(
+            &guard,
+            &mut state,
+            index,
+            &[Counts::new(151.0, 31.0, 907.0, 271.0); 25],
+        );
     }
     let json = serde_json::to_string(&state).unwrap();
     assert!(json.len() < 450 * state.edges.len(), "{} bytes", json.len());
@@ -126,14 +182,20 @@ fn of_many_edges_evenly_many_are_compared_and_the_state_stays_small() {
     assert!(!state.fits());
 }
 
-/// The samples of a histogram's edge: both arms in one gateway, so many requests a scrape, and those within the edge.
+/// The samples of a histogram's edge: both arms in one gateway, so many requests a scrape, and
+/// those within the edge.
 fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
     let mut totals = [0.0; 4];
     let mut samples = Vec::new();
     for (index, (canary, within)) in requests.iter().enumerate() {
         let at_ms = i64::try_from(index).unwrap() * 15_000;
         let canary = f64::from(*canary);
-        let more = [canary, f64::from(*within).min(canary), canary * 3.0, (canary * 2.0).floor()];
+        let more = [
+            canary,
+            f64::from(*within).min(canary),
+            canary * 3.0,
+            (canary * 2.0).floor(),
+        ];
         for (total, more) in totals.iter_mut().zip(more) {
             *total += more;
         }
@@ -143,7 +205,12 @@ fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
             (Arm::Stable, Kind::Total),
             (Arm::Stable, Kind::Good),
         ];
-        samples.extend(kinds.into_iter().zip(totals).map(|((arm, kind), value)| (arm, kind, at_ms, value)));
+        samples.extend(
+            kinds
+                .into_iter()
+                .zip(totals)
+                .map(|((arm, kind), value)| (arm, kind, at_ms, value)),
+        );
     }
     samples
 }
@@ -177,7 +244,8 @@ proptest! {
         prop_assert_eq!(state, expected);
     }
 
-    /// What Ville's inequality needs, at whatever rate the bets are made: the next tick does not raise an edge's process on the average.
+    /// What Ville's inequality needs, at whatever rate the bets are made: the next tick does not
+    /// raise an edge's process on the average.
     #[test]
     fn no_tick_on_the_null_raises_the_expectation(
         past in (0_u16..50, 0_u16..50), n_c in 1_u32..6, n_s in 1_u32..9, p_s in 0.0_f64..=1.0, below in 0.0_f64..=1.0,

@@ -18,49 +18,99 @@ fn authority() -> Authority {
 }
 
 async fn answer(headers: HeaderMap) -> (StatusCode, &'static str) {
-    let is_known = headers.get("authorization").is_some_and(|value| value == TOKEN);
-    if is_known { (StatusCode::OK, ONE) } else { (StatusCode::UNAUTHORIZED, "who are you?") }
+    let is_known = headers
+        .get("authorization")
+        .is_some_and(|value| value == TOKEN);
+    if is_known {
+        (StatusCode::OK, ONE)
+    } else {
+        (StatusCode::UNAUTHORIZED, "who are you?")
+    }
 }
 
-/// A Prometheus by this authority's certificate; the server as the test asks it, and how many connections it has had.
-async fn serve(authority: &Authority, mutual: bool) -> (Server, Arc<std::sync::atomic::AtomicUsize>) {
+/// A Prometheus by this authority's certificate; the server as the test asks it, and how many
+/// connections it has had.
+async fn serve(
+    authority: &Authority,
+    mutual: bool,
+) -> (Server, Arc<std::sync::atomic::AtomicUsize>) {
     let listener = authority.listen(mutual).await.unwrap();
     let (url, accepted) = (listener.url().unwrap(), listener.accepted());
     let router = Router::new().route("/api/v1/query", post(answer));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let tls = Tls::default().with_authorities(authority.pem().as_bytes()).unwrap();
-    (Server { headers: vec![("authorization".into(), TOKEN.into())], tls, ..Server::at(url) }, accepted)
+    let tls = Tls::default()
+        .with_authorities(authority.pem().as_bytes())
+        .unwrap();
+    (
+        Server {
+            headers: vec![("authorization".into(), TOKEN.into())],
+            tls,
+            ..Server::at(url)
+        },
+        accepted,
+    )
 }
 
 async fn error(server: &Server) -> QueryError {
-    let error = poller(small()).ask_once(server, "up", None).await.unwrap_err();
+    let error = poller(small())
+        .ask_once(server, "up", None)
+        .await
+        .unwrap_err();
     let shown = format!("{error} {error:?} {server:?}");
-    assert!(!shown.contains("s3cret") && !shown.contains("BEGIN"), "{shown}");
+    assert!(
+        !shown.contains("s3cret") && !shown.contains("BEGIN"),
+        "{shown}"
+    );
     error
 }
 
 #[tokio::test]
 async fn by_its_authority_and_with_its_header_it_answers() {
     let (server, _) = serve(&authority(), false).await;
-    assert_eq!(poller(small()).ask_once(&server, "up", None).await.unwrap().len(), 1);
+    assert_eq!(
+        poller(small())
+            .ask_once(&server, "up", None)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_not_trusted() {
     let (server, _) = serve(&authority(), false).await;
-    let tls = Tls::default().with_authorities(authority().pem().as_bytes()).unwrap();
+    let tls = Tls::default()
+        .with_authorities(authority().pem().as_bytes())
+        .unwrap();
     for tls in [tls, Tls::default()] {
-        let error = error(&Server { tls, ..server.clone() }).await;
+        let error = error(&Server {
+            tls,
+            ..server.clone()
+        })
+        .await;
         assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
-        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
-        assert!(error.to_string().contains("spec.analysis.prometheus.tls.caFrom"), "{error}");
+        assert!(
+            error.to_string().contains("invalid peer certificate"),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("spec.analysis.prometheus.tls.caFrom"),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_certificate_for_another_host_is_not_trusted() {
     let (server, _) = serve(&authority(), false).await;
-    let error = error(&Server { url: server.url.replace("127.0.0.1", "localhost"), ..server }).await;
+    let error = error(&Server {
+        url: server.url.replace("127.0.0.1", "localhost"),
+        ..server
+    })
+    .await;
     assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
     assert!(error.to_string().contains("localhost"), "{error}");
 }
@@ -68,10 +118,19 @@ async fn a_certificate_for_another_host_is_not_trusted() {
 #[tokio::test]
 async fn without_the_header_it_is_told_that_who_asks_is_not_accepted() {
     let (server, _) = serve(&authority(), false).await;
-    let error = error(&Server { headers: Vec::new(), ..server }).await;
+    let error = error(&Server {
+        headers: Vec::new(),
+        ..server
+    })
+    .await;
     assert_eq!(error.kind(), "Unauthorized");
     assert!(error.to_string().contains("401 Unauthorized"), "{error}");
-    assert!(error.to_string().contains("spec.analysis.prometheus.headersFrom"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("spec.analysis.prometheus.headersFrom"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -80,11 +139,25 @@ async fn one_that_wants_a_certificate_is_shown_one() {
     let (server, _) = serve(&authority, true).await;
     let error = error(&server).await;
     assert_eq!(error.kind(), "Unauthorized", "{error}");
-    assert!(error.to_string().contains("clientCertificateFrom"), "{error}");
+    assert!(
+        error.to_string().contains("clientCertificateFrom"),
+        "{error}"
+    );
     let Certified { certificate, key } = authority.certify().unwrap();
-    let tls = server.tls.clone().with_identity(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let tls = server
+        .tls
+        .clone()
+        .with_identity(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
     let server = Server { tls, ..server };
-    assert_eq!(poller(small()).ask_once(&server, "up", None).await.unwrap().len(), 1);
+    assert_eq!(
+        poller(small())
+            .ask_once(&server, "up", None)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert!(!format!("{server:?}").contains("BEGIN"));
 }
 
@@ -92,8 +165,11 @@ async fn one_that_wants_a_certificate_is_shown_one() {
 async fn servers_of_the_same_tls_share_connections_and_only_equal_ones_a_query() {
     let (server, accepted) = serve(&authority(), false).await;
     let poller = poller(small());
-    let poll =
-        |server: &Server| Poll { server: server.clone(), queries: vec!["up".into()], period: Duration::from_secs(600) };
+    let poll = |server: &Server| Poll {
+        server: server.clone(),
+        queries: vec!["up".into()],
+        period: Duration::from_secs(600),
+    };
     let mut tenant = server.clone();
     tenant.headers.push(("x-scope-orgid".into(), "shop".into()));
     let mut first = poller.subscribe(poll(&server));

@@ -8,7 +8,8 @@ fn declare(ports: &[&str]) -> Vec<ContainerPortFact> {
     let fields = ports.iter().map(|text| {
         let (name, rest) = text.split_once(':').unwrap();
         let (number, protocol) = rest.split_once('/').unwrap_or((rest, "TCP"));
-        let mut port = json!({"containerPort": number.parse::<i32>().unwrap(), "protocol": protocol});
+        let mut port =
+            json!({"containerPort": number.parse::<i32>().unwrap(), "protocol": protocol});
         if !name.is_empty() {
             port["name"] = name.into();
         }
@@ -24,8 +25,15 @@ fn show(ports: &[ServicePort]) -> Vec<String> {
             IntOrString::Int(number) => number.to_string(),
             IntOrString::String(name) => name,
         };
-        let protocol = Some(protocol_of(port)).filter(|protocol| *protocol != "TCP").map(|text| format!("/{text}"));
-        format!("{} {}{}->{target}", port.name.as_deref().unwrap_or_default(), port.port, protocol.unwrap_or_default())
+        let protocol = Some(protocol_of(port))
+            .filter(|protocol| *protocol != "TCP")
+            .map(|text| format!("/{text}"));
+        format!(
+            "{} {}{}->{target}",
+            port.name.as_deref().unwrap_or_default(),
+            port.port,
+            protocol.unwrap_or_default()
+        )
     });
     each.collect()
 }
@@ -48,7 +56,11 @@ impl Case {
             routed: routed.iter().copied().collect(),
         };
         let existing = new.ports_for(ports);
-        Self { existing, previous: declare(ports), ..new }
+        Self {
+            existing,
+            previous: declare(ports),
+            ..new
+        }
     }
 
     fn ports_for(&self, ports: &[&str]) -> Vec<ServicePort> {
@@ -61,7 +73,11 @@ impl Case {
             routed: &self.routed,
         };
         let first = service_ports(&inputs);
-        let again = service_ports(&PortInputs { existing: &first, previous: &declared, ..inputs });
+        let again = service_ports(&PortInputs {
+            existing: &first,
+            previous: &declared,
+            ..inputs
+        });
         assert_eq!(first, again, "it comes to rest");
         let names: BTreeSet<_> = first.iter().map(|port| port.name.clone()).collect();
         assert_eq!(names.len(), first.len(), "names are unique: {first:?}");
@@ -77,14 +93,30 @@ impl Case {
 #[test]
 fn a_named_container_port_is_reached_by_its_name() {
     let made = Case::made_for(&["http:8080", ":9090"], &[80]);
-    assert_eq!(show(&made.existing), ["http 80->http", "port-9090 9090->9090"]);
-    assert_eq!(made.moves_to(&["http:8081", ":9090"]), ["http 80->http", "port-9090 9090->9090"]);
+    assert_eq!(
+        show(&made.existing),
+        ["http 80->http", "port-9090 9090->9090"]
+    );
+    assert_eq!(
+        made.moves_to(&["http:8081", ":9090"]),
+        ["http 80->http", "port-9090 9090->9090"]
+    );
     // A Service that an earlier version of Serin made.
     let mut old = made.existing.clone();
     old[0].target_port = Some(IntOrString::Int(8080));
-    let upgraded = Case { existing: old, ..made };
-    assert_eq!(upgraded.moves_to(&["http:8080", ":9090"])[0], "http 80->http");
-    assert_eq!(upgraded.moves_to(&["http:9000", ":9090"])[0], "http 80->http", "the route needs it");
+    let upgraded = Case {
+        existing: old,
+        ..made
+    };
+    assert_eq!(
+        upgraded.moves_to(&["http:8080", ":9090"])[0],
+        "http 80->http"
+    );
+    assert_eq!(
+        upgraded.moves_to(&["http:9000", ":9090"])[0],
+        "http 80->http",
+        "the route needs it"
+    );
 }
 
 #[test]
@@ -93,21 +125,44 @@ fn a_nameless_port_that_moves_is_followed() {
     assert_eq!(show(&made.existing), ["port-8080 8080->8080"]);
     assert_eq!(made.moves_to(&[":9090"]), ["port-8080 8080->9090"]);
     let two = Case::made_for(&["http:8080", ":9100"], &[8080]);
-    assert_eq!(two.moves_to(&["http:8081", ":9200"]), ["http 8080->http", "port-9100 9100->9200"]);
+    assert_eq!(
+        two.moves_to(&["http:8081", ":9200"]),
+        ["http 8080->http", "port-9100 9100->9200"]
+    );
 }
 
 /// flagger #1345: ports were lost.
 #[test]
 fn ports_that_are_added_renamed_or_removed_ship_and_what_a_route_uses_stays() {
     let made = Case::made_for(&["http:8080"], &[80]);
-    assert_eq!(made.moves_to(&["http:8080", "admin:9000"]), ["http 80->http", "admin 9000->admin"]);
-    assert_eq!(made.moves_to(&["web:8080"]), ["http 80->web"], "renamed: the number says so");
-    assert_eq!(made.moves_to(&["web:3000"]), ["http 80->web"], "renamed and moved: the route needs it");
+    assert_eq!(
+        made.moves_to(&["http:8080", "admin:9000"]),
+        ["http 80->http", "admin 9000->admin"]
+    );
+    assert_eq!(
+        made.moves_to(&["web:8080"]),
+        ["http 80->web"],
+        "renamed: the number says so"
+    );
+    assert_eq!(
+        made.moves_to(&["web:3000"]),
+        ["http 80->web"],
+        "renamed and moved: the route needs it"
+    );
     let two = Case::made_for(&["http:8080", "metrics:9090"], &[8080]);
-    assert_eq!(two.moves_to(&["http:8080", "admin:9000"]), ["http 8080->http", "admin 9000->admin"]);
-    assert_eq!(two.moves_to(&["http:8080", "admin:9090"]), ["http 8080->http", "metrics 9090->admin"]);
+    assert_eq!(
+        two.moves_to(&["http:8080", "admin:9000"]),
+        ["http 8080->http", "admin 9000->admin"]
+    );
+    assert_eq!(
+        two.moves_to(&["http:8080", "admin:9090"]),
+        ["http 8080->http", "metrics 9090->admin"]
+    );
     // The order in the template is no matter.
-    assert_eq!(two.moves_to(&["metrics:9090", "http:8080"]), ["http 8080->http", "metrics 9090->metrics"]);
+    assert_eq!(
+        two.moves_to(&["metrics:9090", "http:8080"]),
+        ["http 8080->http", "metrics 9090->metrics"]
+    );
 }
 
 #[test]
@@ -119,19 +174,34 @@ fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
     let waiting = made.ports_for(&["http:8080"]);
     assert_eq!(show(&waiting), ["http 8080->http", "admin 9000->admin"]);
     made.existing = waiting;
-    assert_eq!(made.moves_to(&["http:8080", "admin:9000"]), ["http 8080->http", "admin 9000->admin"]);
+    assert_eq!(
+        made.moves_to(&["http:8080", "admin:9000"]),
+        ["http 8080->http", "admin 9000->admin"]
+    );
     // The route is applied a moment before the template.
     let mut early = Case::made_for(&["http:8080"], &[8080]);
     early.routed.insert(9000);
     early.existing = early.ports_for(&["http:8080"]);
-    assert_eq!(show(&early.existing), ["http 8080->http", "port-9000 9000->http"]);
+    assert_eq!(
+        show(&early.existing),
+        ["http 8080->http", "port-9000 9000->http"]
+    );
     early.upcoming = Some(declare(&["http:8080", "admin:9000"]));
-    assert_eq!(early.moves_to(&["http:8080"]), ["http 8080->http", "port-9000 9000->admin"]);
-    assert_eq!(early.moves_to(&["http:8080", "admin:9000"]), ["http 8080->http", "port-9000 9000->admin"]);
+    assert_eq!(
+        early.moves_to(&["http:8080"]),
+        ["http 8080->http", "port-9000 9000->admin"]
+    );
+    assert_eq!(
+        early.moves_to(&["http:8080", "admin:9000"]),
+        ["http 8080->http", "port-9000 9000->admin"]
+    );
     // A route that uses a number of its own.
     let mut moved = Case::made_for(&["http:8080"], &[8080]);
     moved.routed = [80].into();
-    assert_eq!(moved.moves_to(&["http:8080"]), ["http 8080->http", "port-80 80->http"]);
+    assert_eq!(
+        moved.moves_to(&["http:8080"]),
+        ["http 8080->http", "port-80 80->http"]
+    );
 }
 
 #[test]
@@ -139,10 +209,19 @@ fn one_number_for_two_protocols_is_two_ports() {
     let made = Case::made_for(&[":53/UDP", ":53", "dns:5353/UDP", "dns:5353"], &[]);
     assert_eq!(
         show(&made.existing),
-        ["port-53-udp 53/UDP->53", "port-53 53->53", "dns 5353/UDP->dns", "port-5353 5353->dns"]
+        [
+            "port-53-udp 53/UDP->53",
+            "port-53 53->53",
+            "dns 5353/UDP->dns",
+            "port-5353 5353->dns"
+        ]
     );
     let udp_first = Case::made_for(&["dns:53/UDP", "http:8080"], &[80]);
-    assert_eq!(show(&udp_first.existing), ["dns 53/UDP->dns", "http 80->http"], "a route speaks TCP");
+    assert_eq!(
+        show(&udp_first.existing),
+        ["dns 53/UDP->dns", "http 80->http"],
+        "a route speaks TCP"
+    );
 }
 
 #[test]
@@ -159,7 +238,10 @@ fn node_ports_and_the_users_own_fields_stay() {
 fn without_declared_ports_the_route_says_which_and_what_exists_stays() {
     let made = Case::made_for(&[], &[80, 81]);
     assert_eq!(show(&made.existing), ["port-80 80->80", "port-81 81->81"]);
-    assert_eq!(made.moves_to(&["http:8080"]), ["port-80 80->http", "port-81 81->http"]);
+    assert_eq!(
+        made.moves_to(&["http:8080"]),
+        ["port-80 80->http", "port-81 81->http"]
+    );
     let declared = Case::made_for(&["http:8080"], &[80]);
     assert_eq!(declared.moves_to(&[]), ["http 80->http"]);
     assert!(Case::made_for(&[], &[]).existing.is_empty());
@@ -169,28 +251,48 @@ fn without_declared_ports_the_route_says_which_and_what_exists_stays() {
 fn a_port_without_a_name_gets_one_when_it_is_no_longer_alone() {
     let mut made = Case::made_for(&[], &[80]);
     made.existing[0].name = None;
-    assert_eq!(made.moves_to(&["http:80", "admin:81"]), ["port-80 80->http", "admin 81->admin"]);
+    assert_eq!(
+        made.moves_to(&["http:80", "admin:81"]),
+        ["port-80 80->http", "admin 81->admin"]
+    );
 }
 
 #[test]
 fn a_users_service_that_cannot_reach_a_revision_is_named_with_the_fix() {
-    let service =
-        |target: IntOrString| vec![ServicePort { port: 80, target_port: Some(target), ..ServicePort::default() }];
+    let service = |target: IntOrString| {
+        vec![ServicePort {
+            port: 80,
+            target_port: Some(target),
+            ..ServicePort::default()
+        }]
+    };
     let by_name = service(IntOrString::String("http".into()));
     let by_number = service(IntOrString::Int(8080));
     let (v1, v2) = (declare(&["http:8080"]), declare(&["web:9090"]));
     let routed = BTreeSet::from([80]);
     assert_eq!(unreachable_port(&by_name, &v1, &[], &routed), None);
-    assert_eq!(unreachable_port(&by_name, &declare(&["http:9090"]), &v1, &routed), None);
+    assert_eq!(
+        unreachable_port(&by_name, &declare(&["http:9090"]), &v1, &routed),
+        None
+    );
     let problem = unreachable_port(&by_name, &v2, &v1, &routed).unwrap();
-    assert!(problem.contains("`http`") && problem.contains("it declares web 9090"), "{problem}");
+    assert!(
+        problem.contains("`http`") && problem.contains("it declares web 9090"),
+        "{problem}"
+    );
     let problem = unreachable_port(&by_number, &v2, &v1, &routed).unwrap();
-    assert!(problem.contains("container port 8080 by its number"), "{problem}");
+    assert!(
+        problem.contains("container port 8080 by its number"),
+        "{problem}"
+    );
     // Nobody can know: a container may listen on ports that it does not declare.
     assert_eq!(unreachable_port(&by_number, &v2, &[], &routed), None);
     assert_eq!(unreachable_port(&by_number, &[], &v1, &routed), None);
     // A port that no route uses holds nothing up.
-    assert_eq!(unreachable_port(&by_name, &v2, &v1, &BTreeSet::from([443])), None);
+    assert_eq!(
+        unreachable_port(&by_name, &v2, &v1, &BTreeSet::from([443])),
+        None
+    );
 }
 
 #[test]
@@ -201,15 +303,29 @@ fn a_routes_ports_are_those_of_its_backends_of_the_same_namespace() {
         {"backendRefs": [{"name": "shop", "port": 3, "kind": "Bucket", "group": "example.com"}]},
         {},
     ]}});
-    let identity = Identity { key: Key::new("shop", "shop"), ..Identity::default() };
-    let route = RouteFact { identity, generation: 1, object, backends: Vec::new() };
-    assert_eq!(routed_ports([&route].into_iter(), &["shop", "shop-canary"]), [80, 81, 9090].into());
+    let identity = Identity {
+        key: Key::new("shop", "shop"),
+        ..Identity::default()
+    };
+    let route = RouteFact {
+        identity,
+        generation: 1,
+        object,
+        backends: Vec::new(),
+    };
+    assert_eq!(
+        routed_ports([&route].into_iter(), &["shop", "shop-canary"]),
+        [80, 81, 9090].into()
+    );
     assert!(routed_ports([&route].into_iter(), &["none"]).is_empty());
 }
 
 #[test]
 fn ports_are_compared_as_the_api_server_stores_them() {
-    let written = ServicePort { port: 80, ..ServicePort::default() };
+    let written = ServicePort {
+        port: 80,
+        ..ServicePort::default()
+    };
     let stored = ServicePort {
         port: 80,
         protocol: Some("TCP".into()),
@@ -219,7 +335,10 @@ fn ports_are_compared_as_the_api_server_stores_them() {
     assert!(same_ports(std::slice::from_ref(&written), &[stored]));
     assert!(!same_ports(
         std::slice::from_ref(&written),
-        &[ServicePort { app_protocol: Some("https".into()), ..written.clone() }]
+        &[ServicePort {
+            app_protocol: Some("https".into()),
+            ..written.clone()
+        }]
     ));
     assert!(!same_ports(std::slice::from_ref(&written), &[]));
 }

@@ -47,23 +47,37 @@ impl Closed {
     async fn new(seed: u64) -> Self {
         install_tls();
         let authority = Authority::new().unwrap();
-        let script = Script::start_by(authority.listen(false).await.unwrap(), Clock::tokio_from(start()));
+        let script = Script::start_by(
+            authority.listen(false).await.unwrap(),
+            Clock::tokio_from(start()),
+        );
         script.set_series(Story::default().series());
         script.set_token(ONE);
-        Self { script, authority, world: World::new(seed) }
+        Self {
+            script,
+            authority,
+            world: World::new(seed),
+        }
     }
 
     fn put_token(&self, token: &str) {
-        self.put("Secret", "prometheus-headers", &json!({"Authorization": encoded(token)}));
+        self.put(
+            "Secret",
+            "prometheus-headers",
+            &json!({"Authorization": encoded(token)}),
+        );
     }
 
     fn put_authority(&self, authority: &Authority) {
-        self.put("ConfigMap", "monitoring-ca", &json!({"ca.crt": authority.pem()}));
+        self.put(
+            "ConfigMap",
+            "monitoring-ca",
+            &json!({"ca.crt": authority.pem()}),
+        );
     }
 
     fn put(&self, kind: &str, name: &str, data: &Value) {
-        let object =
-            json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "data": data});
+        let object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "data": data});
         self.world.apply_object(object).unwrap();
     }
 
@@ -81,8 +95,16 @@ impl Closed {
     /// A controller that reads again many times a second.
     fn live(&self, default: Option<DefaultServer>) -> Life {
         let often = Duration::from_millis(50);
-        let rereading = Rereading { release: often, idle: often };
-        live_by(&self.script, start(), Limits::default(), Servers::new(self.world.client(), default, rereading))
+        let rereading = Rereading {
+            release: often,
+            idle: often,
+        };
+        live_by(
+            &self.script,
+            start(),
+            Limits::default(),
+            Servers::new(self.world.client(), default, rereading),
+        )
     }
 }
 
@@ -92,15 +114,22 @@ fn encoded(token: &str) -> Value {
 }
 
 async fn evidence(life: &Life) -> Look {
-    life.until("evidence", |look| matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some())
-        .await
+    life.until("evidence", |look| {
+        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+    })
+    .await
 }
 
 #[tokio::test]
-async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_and_nobody_tells_it() {
+async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_and_nobody_tells_it()
+ {
     let log = Log::default();
-    let subscriber =
-        || tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    let subscriber = || {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(log.clone())
+            .finish()
+    };
     // A lone subscriber of one thread is not asked about lines that another test has come to first.
     let _second = tracing::Dispatch::new(subscriber());
     let _logging = tracing::subscriber::set_default(subscriber());
@@ -108,12 +137,21 @@ async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_
     let life = closed.live(None);
     life.judges.watch(closed.request());
     let mut shown = life.held_for("SecretNotFound").await;
-    assert!(shown.contains("Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"), "{shown}");
+    assert!(
+        shown.contains("Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"),
+        "{shown}"
+    );
     closed.put_token(ONE);
     shown += &life.held_for("ConfigMapNotFound").await;
     closed.put_authority(&closed.authority);
-    closed.script.set_service(&[("total", 1e9), ("errors", 2e5), ("age0", 2.6e6)]);
-    let budget = |look: &Look| look.evidence.first().and_then(|evidence| evidence.budget_allotment);
+    closed
+        .script
+        .set_service(&[("total", 1e9), ("errors", 2e5), ("age0", 2.6e6)]);
+    let budget = |look: &Look| {
+        look.evidence
+            .first()
+            .and_then(|evidence| evidence.budget_allotment)
+    };
     let began = life.until("a budget", |look| budget(look).is_some()).await;
 
     // From now on the old token opens nothing.
@@ -122,10 +160,22 @@ async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_
     closed.put_token(TWO);
     let seconds = round_at(began.checkpoint.as_ref()) / 1_000 - start().as_second();
     let later = life.judged_until(seconds.max(0) + 3).await;
-    assert!(budget(&life.look()).is_some(), "what was known of the service still is");
-    assert_eq!(Some(later.started_at), began.checkpoint.as_ref().map(|checkpoint| checkpoint.started_at));
+    assert!(
+        budget(&life.look()).is_some(),
+        "what was known of the service still is"
+    );
+    assert_eq!(
+        Some(later.started_at),
+        began
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.started_at)
+    );
 
-    closed.world.delete::<Secret>("shop", "prometheus-headers").unwrap();
+    closed
+        .world
+        .delete::<Secret>("shop", "prometheus-headers")
+        .unwrap();
     shown += &life.held_for("SecretNotFound").await;
     assert_eq!(
         life.look().checkpoint.map(|own| own.started_at),
@@ -138,7 +188,10 @@ async fn a_secret_that_comes_late_is_found_and_one_that_is_replaced_is_taken_up_
     let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(logged.contains("the judgement has changed"), "{logged}");
     for secret in ["s3cret", encoded(TWO).as_str().unwrap()] {
-        assert!(!shown.contains(secret) && !logged.contains(secret), "{shown}\n{logged}");
+        assert!(
+            !shown.contains(secret) && !logged.contains(secret),
+            "{shown}\n{logged}"
+        );
     }
 }
 
@@ -150,11 +203,21 @@ async fn a_wrong_authority_and_a_wrong_token_are_told_by_name_until_they_are_put
     closed.put_authority(&Authority::new().unwrap());
     life.judges.watch(closed.request());
     let message = life.held_for("UntrustedCertificate").await;
-    assert!(message.contains("spec.analysis.prometheus.tls.caFrom"), "{message}");
+    assert!(
+        message.contains("spec.analysis.prometheus.tls.caFrom"),
+        "{message}"
+    );
     closed.put_authority(&closed.authority);
     let message = life.held_for("Unauthorized").await;
-    assert!(message.contains("401") && message.contains("spec.analysis.prometheus.headersFrom"), "{message}");
-    closed.put("Secret", "prometheus-headers", &json!({"Authorization": ""}));
+    assert!(
+        message.contains("401") && message.contains("spec.analysis.prometheus.headersFrom"),
+        "{message}"
+    );
+    closed.put(
+        "Secret",
+        "prometheus-headers",
+        &json!({"Authorization": ""}),
+    );
     life.held_for("InvalidSecret").await;
     closed.put_token(ONE);
     evidence(&life).await;
@@ -168,9 +231,18 @@ async fn a_canary_whose_prometheus_cannot_be_asked_loses_its_traffic_after_a_whi
     let life = closed.live(None);
     let mut request = closed.request();
     request.analysis.on_no_data = serde_json::from_value(json!({"stepDownAfter": "1s"})).unwrap();
-    life.judges.watch(JudgeRequest { weight: Weight::ZERO, ..request.clone() });
-    life.until("waiting", |look| matches!(&look.judgement, Judgement::Undecided { .. })).await;
-    closed.world.delete::<Secret>("shop", "prometheus-headers").unwrap();
+    life.judges.watch(JudgeRequest {
+        weight: Weight::ZERO,
+        ..request.clone()
+    });
+    life.until("waiting", |look| {
+        matches!(&look.judgement, Judgement::Undecided { .. })
+    })
+    .await;
+    closed
+        .world
+        .delete::<Secret>("shop", "prometheus-headers")
+        .unwrap();
     life.held_for("SecretNotFound").await;
     life.judges.watch(request.clone());
     let lowered = |look: &Look| matches!(&look.judgement, Judgement::Hold { cause, lower_to: Some(_), .. } if cause == "SecretNotFound");
@@ -182,17 +254,33 @@ async fn a_canary_whose_prometheus_cannot_be_asked_loses_its_traffic_after_a_whi
 #[tokio::test]
 async fn who_may_not_read_a_secret_is_told_what_to_add_and_others_are_judged() {
     let closed = Closed::new(3).await;
-    closed.world.inject(Fault::on("get", "secrets").always().status(403));
+    closed
+        .world
+        .inject(Fault::on("get", "secrets").always().status(403));
     let open = script(&Story::default()).await;
-    let life = closed.live(Some(DefaultServer { address: open.url.clone(), headers_dir: None }));
+    let life = closed.live(Some(DefaultServer {
+        address: open.url.clone(),
+        headers_dir: None,
+    }));
     life.judges.watch(closed.request());
-    life.judges.watch(JudgeRequest { uid: "2".into(), ..request() });
+    life.judges.watch(JudgeRequest {
+        uid: "2".into(),
+        ..request()
+    });
     let message = life.held_for("SecretForbidden").await;
     let role = "kubectl -n shop create role serin-secret-prometheus-headers --verb=get --resource=secrets --resource-name=prometheus-headers";
-    assert!(message.contains(role) && message.ends_with("--user=serin"), "{message}");
+    assert!(
+        message.contains(role) && message.ends_with("--user=serin"),
+        "{message}"
+    );
     let other = || life.judges.look("2", &Revision::new("bbb"));
-    life.until("the other's evidence", |_| other().checkpoint.is_some()).await;
-    assert!(matches!(other().judgement, Judgement::Undecided { .. }), "{:?}", other().judgement);
+    life.until("the other's evidence", |_| other().checkpoint.is_some())
+        .await;
+    assert!(
+        matches!(other().judgement, Judgement::Undecided { .. }),
+        "{:?}",
+        other().judgement
+    );
     life.held_for("SecretForbidden").await;
 }
 
@@ -201,15 +289,23 @@ async fn what_was_read_is_used_on_while_the_api_server_is_away() {
     let closed = Closed::new(4).await;
     closed.put_token(ONE);
     closed.put_authority(&closed.authority);
-    closed.world.inject(Fault::on("get", "secrets").times(2).status(500));
+    closed
+        .world
+        .inject(Fault::on("get", "secrets").times(2).status(500));
     let life = closed.live(None);
     life.judges.watch(closed.request());
     life.held_for("SecretUnavailable").await;
     let began = evidence(&life).await;
-    closed.world.inject(Fault::on("get", "secrets").always().status(500));
+    closed
+        .world
+        .inject(Fault::on("get", "secrets").always().status(500));
     let seconds = round_at(began.checkpoint.as_ref()) / 1_000 - start().as_second();
     life.judged_until(seconds.max(0) + 3).await;
-    assert!(matches!(life.look().judgement, Judgement::Undecided { .. }), "{:?}", life.look().judgement);
+    assert!(
+        matches!(life.look().judgement, Judgement::Undecided { .. }),
+        "{:?}",
+        life.look().judgement
+    );
 }
 
 #[tokio::test]
@@ -218,10 +314,13 @@ async fn the_controllers_own_headers_are_files_and_go_to_its_own_prometheus_only
     let open = script(&Story::default()).await;
     open.set_token(ONE);
     let directory = tempfile::tempdir().unwrap();
-    let put = |name: &str, content: &str| std::fs::write(directory.path().join(name), content).unwrap();
+    let put =
+        |name: &str, content: &str| std::fs::write(directory.path().join(name), content).unwrap();
     std::fs::create_dir(directory.path().join("..data")).unwrap();
-    let life =
-        closed.live(Some(DefaultServer { address: open.url.clone(), headers_dir: Some(directory.path().into()) }));
+    let life = closed.live(Some(DefaultServer {
+        address: open.url.clone(),
+        headers_dir: Some(directory.path().into()),
+    }));
     life.judges.watch(request());
     life.held_for("InvalidDirectory").await;
     put("Authorization", &format!("{TWO}\n"));

@@ -4,11 +4,20 @@ use super::*;
 
 /// A counter of a pod, once a second: `counts` at each second of the story.
 fn pod(name: &str, code: &str, from: i64, counts: impl Fn(i64) -> f64) -> Series {
-    let labels =
-        [("__name__", "http_requests_total"), ("job", "shop"), ("instance", name), ("pod", name), ("code", code)];
+    let labels = [
+        ("__name__", "http_requests_total"),
+        ("job", "shop"),
+        ("instance", name),
+        ("pod", name),
+        ("code", code),
+    ];
     Series {
-        labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        samples: (from..=120).map(|second| (at(second).as_millisecond() + 10, counts(second))).collect(),
+        labels: labels
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        samples: (from..=120)
+            .map(|second| (at(second).as_millisecond() + 10, counts(second)))
+            .collect(),
     }
 }
 
@@ -24,18 +33,24 @@ async fn how_stables_errors_cluster_is_learnt_from_before_the_release() {
         pod("checkout-aaa-x7k2p", "200", -1_200, requests),
         pod("checkout-aaa-x7k2p", "500", -1_200, clusters),
         pod("checkout-aaa-q9w4z", "200", -1_200, requests),
-        pod("checkout-bbb-m3n5v", "200", 0, |second| requests(second - 1_200)),
+        pod("checkout-bbb-m3n5v", "200", 0, |second| {
+            requests(second - 1_200)
+        }),
     ]);
     let analysis = json!({
         "prometheus": {"scrapeInterval": "1s"},
         "objectives": [{"name": "availability", "objective": 99.9, "counters": {
             "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}", "arms": {"podLabel": "pod"}}}],
     });
-    let request = JudgeRequest { analysis: serde_json::from_value(analysis).unwrap(), ..request() };
+    let request = JudgeRequest {
+        analysis: serde_json::from_value(analysis).unwrap(),
+        ..request()
+    };
     let life = gone_on(&script, &request, 60).await;
     let checkpoint = life.judged_until(50).await;
     let dispersion = &objective(&checkpoint)["evidence"]["dispersion"];
-    let phi = dispersion["numerator"].as_f64().unwrap() / dispersion["denominator"].as_f64().unwrap();
+    let phi =
+        dispersion["numerator"].as_f64().unwrap() / dispersion["denominator"].as_f64().unwrap();
     // Eight errors of one cause in a second in which their pod had 108 requests and the other 100.
     assert!((phi - 8.0 * 100.0 / 108.0).abs() < 0.01, "{dispersion}");
 }

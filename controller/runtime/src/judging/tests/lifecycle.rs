@@ -6,7 +6,10 @@ use super::*;
 async fn without_traffic_nothing_is_read_and_forgetting_stops_everything() {
     let script = script(&Story::default()).await;
     let life = live(&script, start());
-    life.judges.watch(JudgeRequest { weight: Weight::ZERO, ..request() });
+    life.judges.watch(JudgeRequest {
+        weight: Weight::ZERO,
+        ..request()
+    });
     life.until(
         "waiting",
         |look| matches!(&look.judgement, Judgement::Undecided { message, .. } if message.contains("No traffic")),
@@ -14,7 +17,8 @@ async fn without_traffic_nothing_is_read_and_forgetting_stops_everything() {
     .await;
     assert_eq!((script.asked().len(), life.poller.polls()), (0, 0));
     life.judges.watch(request());
-    life.until("evidence", |look| look.checkpoint.is_some()).await;
+    life.until("evidence", |look| look.checkpoint.is_some())
+        .await;
     assert_eq!((life.judges.len(), life.poller.polls()), (1, 1));
     life.judges.forget("1");
     timeout(Duration::from_secs(30), async {
@@ -37,7 +41,8 @@ async fn a_standby_judges_nothing_and_a_leader_that_loses_forgets() {
     assert!(life.judges.is_empty());
     leads.send(true).unwrap();
     life.judges.watch(request());
-    life.until("evidence", |look| look.checkpoint.is_some()).await;
+    life.until("evidence", |look| look.checkpoint.is_some())
+        .await;
     leads.send(false).unwrap();
     timeout(Duration::from_secs(30), async {
         while !life.judges.is_empty() || life.poller.polls() > 0 {
@@ -56,9 +61,19 @@ async fn triggers_come_with_changes_and_not_with_every_answer() {
     life.judged_until(99).await;
     let mut triggers = life.triggers;
     sleep(Duration::from_millis(100)).await;
-    while timeout(Duration::from_millis(10), triggers.next()).await.is_ok() {}
-    assert!(timeout(Duration::from_secs(2), triggers.next()).await.is_err(), "nothing has changed");
+    while timeout(Duration::from_millis(10), triggers.next())
+        .await
+        .is_ok()
+    {}
+    assert!(
+        timeout(Duration::from_secs(2), triggers.next())
+            .await
+            .is_err(),
+        "nothing has changed"
+    );
     script.set_mode(Mode::Refuses);
-    let named = timeout(Duration::from_secs(30), triggers.next()).await.unwrap();
+    let named = timeout(Duration::from_secs(30), triggers.next())
+        .await
+        .unwrap();
     assert_eq!(named, Some(request().rollout));
 }

@@ -1,6 +1,7 @@
 //! Judges against a scripted Prometheus.
 //!
-//! A test jumps in time as production does: by a restart from the checkpoint, with a clock that shows a later time.
+//! A test jumps in time as production does: by a restart from the checkpoint, with a clock that
+//! shows a later time.
 
 mod access;
 mod budgets;
@@ -51,7 +52,14 @@ fn nobody() -> kube::Client {
 
 /// All Rollouts are judged by this Prometheus.
 fn servers(url: &str) -> Servers {
-    Servers::new(nobody(), Some(DefaultServer { address: url.into(), headers_dir: None }), Rereading::default())
+    Servers::new(
+        nobody(),
+        Some(DefaultServer {
+            address: url.into(),
+            headers_dir: None,
+        }),
+        Rereading::default(),
+    )
 }
 
 /// When the story begins.
@@ -63,7 +71,8 @@ fn at(seconds: i64) -> Timestamp {
     start() + seconds.seconds()
 }
 
-/// Requests and errors a second of both sides, scraped once a second from a minute before the start on.
+/// Requests and errors a second of both sides, scraped once a second from a minute before the start
+/// on.
 struct Story {
     until_seconds: i64,
     canary: (f64, f64),
@@ -73,7 +82,12 @@ struct Story {
 
 impl Default for Story {
     fn default() -> Self {
-        Self { until_seconds: 600, canary: (60.0, 0.0), stable: (240.0, 0.12), bad_from_seconds: 0 }
+        Self {
+            until_seconds: 600,
+            canary: (60.0, 0.0),
+            stable: (240.0, 0.12),
+            bad_from_seconds: 0,
+        }
     }
 }
 
@@ -85,7 +99,13 @@ impl Story {
         series
     }
 
-    fn counter(&self, service: &str, from: i64, (requests, errors): (f64, f64), bad_from: i64) -> Vec<Series> {
+    fn counter(
+        &self,
+        service: &str,
+        from: i64,
+        (requests, errors): (f64, f64),
+        bad_from: i64,
+    ) -> Vec<Series> {
         #[expect(clippy::cast_precision_loss, reason = "a few hundred seconds")]
         let since = |second: i64, from: i64| (second - from).max(0) as f64;
         let samples = |value: &dyn Fn(i64) -> f64, from: i64| {
@@ -110,8 +130,14 @@ impl Story {
         let bad = |second: i64| (since(second, bad_from) * errors).floor();
         let good = |second: i64| (since(second, from) * requests).floor() - bad(second);
         let first_bad = (from..=self.until_seconds).find(|second| bad(*second) >= 1.0);
-        let mut series = vec![Series { labels: labels("200"), samples: samples(&good, from) }];
-        series.extend(first_bad.map(|first| Series { labels: labels("500"), samples: samples(&bad, first) }));
+        let mut series = vec![Series {
+            labels: labels("200"),
+            samples: samples(&good, from),
+        }];
+        series.extend(first_bad.map(|first| Series {
+            labels: labels("500"),
+            samples: samples(&bad, first),
+        }));
         series
     }
 }
@@ -133,7 +159,14 @@ async fn script(story: &Story) -> Script {
 
 /// A life that begins at a time of the story.
 fn live(script: &Script, now: Timestamp) -> Life {
-    live_within(script, now, Limits { poll_timeout: Duration::from_secs(2), ..Limits::default() })
+    live_within(
+        script,
+        now,
+        Limits {
+            poll_timeout: Duration::from_secs(2),
+            ..Limits::default()
+        },
+    )
 }
 
 fn live_within(script: &Script, now: Timestamp, limits: Limits) -> Life {
@@ -144,9 +177,19 @@ fn live_by(script: &Script, now: Timestamp, limits: Limits, servers: Servers) ->
     let clock = Clock::tokio_from(now);
     script.set_clock(clock.clone());
     let poller = poller(limits);
-    let bench = Bench { poller: poller.clone(), servers, metrics: Arc::new(Metrics::new()), clock };
+    let bench = Bench {
+        poller: poller.clone(),
+        servers,
+        metrics: Arc::new(Metrics::new()),
+        clock,
+    };
     let (judges, triggers) = Judges::new(bench, Leadership::always());
-    Life { judges, triggers, poller, leads: None }
+    Life {
+        judges,
+        triggers,
+        poller,
+        leads: None,
+    }
 }
 
 impl Life {
@@ -161,7 +204,11 @@ impl Life {
                 sleep(Duration::from_millis(5)).await;
             }
         });
-        assert!(seen.await.is_ok(), "{what} is not reached; last seen: {:#?}", self.look().judgement);
+        assert!(
+            seen.await.is_ok(),
+            "{what} is not reached; last seen: {:#?}",
+            self.look().judgement
+        );
         self.look()
     }
 
@@ -177,7 +224,8 @@ impl Life {
 
     /// Waits until the evidence reaches to this second of the story; the checkpoint then.
     async fn judged_until(&self, seconds: i64) -> AnalysisStatus {
-        let reached = |look: &Look| round_at(look.checkpoint.as_ref()) >= at(seconds).as_millisecond();
+        let reached =
+            |look: &Look| round_at(look.checkpoint.as_ref()) >= at(seconds).as_millisecond();
         self.until("the round", reached).await.checkpoint.unwrap()
     }
 }
@@ -187,21 +235,29 @@ fn objective(checkpoint: &AnalysisStatus) -> &Value {
 }
 
 fn round_at(checkpoint: Option<&AnalysisStatus>) -> i64 {
-    checkpoint.and_then(|checkpoint| objective(checkpoint)["roundAtMs"].as_i64()).unwrap_or(0)
+    checkpoint
+        .and_then(|checkpoint| objective(checkpoint)["roundAtMs"].as_i64())
+        .unwrap_or(0)
 }
 
 /// The checkpoint of a release whose canary has just got its traffic.
 async fn begun(script: &Script, request: &JudgeRequest) -> AnalysisStatus {
     let life = live(script, start());
     life.judges.watch(request.clone());
-    life.until("a checkpoint", |look| look.checkpoint.is_some()).await.checkpoint.unwrap()
+    life.until("a checkpoint", |look| look.checkpoint.is_some())
+        .await
+        .checkpoint
+        .unwrap()
 }
 
 /// A life that goes on at `seconds` with a release that has begun at the start.
 async fn gone_on(script: &Script, request: &JudgeRequest, seconds: i64) -> Life {
     let resume_from = Some(begun(script, request).await);
     let life = live(script, at(seconds));
-    life.judges.watch(JudgeRequest { resume_from, ..request.clone() });
+    life.judges.watch(JudgeRequest {
+        resume_from,
+        ..request.clone()
+    });
     life
 }
 

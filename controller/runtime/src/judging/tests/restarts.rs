@@ -4,11 +4,19 @@ use super::*;
 
 #[tokio::test]
 async fn a_restart_in_mid_evidence_gives_the_same_answer() {
-    let script = script(&Story { canary: (60.0, 0.5), until_seconds: 120, ..Story::default() }).await;
+    let script = script(&Story {
+        canary: (60.0, 0.5),
+        until_seconds: 120,
+        ..Story::default()
+    })
+    .await;
     let begun = begun(&script, &request()).await;
     let resumed = async |from: &AnalysisStatus, seconds: i64| {
         let life = live(&script, at(seconds));
-        life.judges.watch(JudgeRequest { resume_from: Some(from.clone()), ..request() });
+        life.judges.watch(JudgeRequest {
+            resume_from: Some(from.clone()),
+            ..request()
+        });
         life.judged_until(seconds - 1).await
     };
     let straight = resumed(&begun, 120).await;
@@ -24,11 +32,21 @@ async fn a_restart_in_mid_evidence_gives_the_same_answer() {
 
 #[tokio::test]
 async fn a_long_release_keeps_its_size_and_is_read_again_in_portions_that_fit() {
-    let script = script(&Story { until_seconds: 2_000, ..Story::default() }).await;
+    let script = script(&Story {
+        until_seconds: 2_000,
+        ..Story::default()
+    })
+    .await;
     let resume_from = Some(begun(&script, &request()).await);
-    let limits = Limits { answer_bytes: 40_000, ..Limits::default() };
+    let limits = Limits {
+        answer_bytes: 40_000,
+        ..Limits::default()
+    };
     let life = live_within(&script, at(1_900), limits);
-    life.judges.watch(JudgeRequest { resume_from, ..request() });
+    life.judges.watch(JudgeRequest {
+        resume_from,
+        ..request()
+    });
     let large = life.judged_until(1_899).await;
     assert!(objective(&large)["evidence"]["ticks"].as_u64().unwrap() >= 1_890);
     let size = large.checkpoint.to_string().len();
@@ -47,17 +65,31 @@ fn pods_series() -> Vec<Series> {
             ("code", code),
         ];
         #[expect(clippy::cast_precision_loss, reason = "small counts")]
-        let samples =
-            (-60..=600).map(|second| (at(second).as_millisecond() + 170 * index, counted(second + 60) as f64));
+        let samples = (-60..=600).map(|second| {
+            (
+                at(second).as_millisecond() + 170 * index,
+                counted(second + 60) as f64,
+            )
+        });
         Series {
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             samples: samples.collect(),
         }
     };
-    let pods =
-        ["checkout-aaa-11111", "checkout-aaa-22222", "checkout-aaa-33333", "checkout-bbb-44444", "checkout-bbb-55555"];
+    let pods = [
+        "checkout-aaa-11111",
+        "checkout-aaa-22222",
+        "checkout-aaa-33333",
+        "checkout-bbb-44444",
+        "checkout-bbb-55555",
+    ];
     let series = pods.iter().zip(1..).flat_map(|(pod, index)| {
-        [of(index, pod, "200", &|second| second * (60 + index)), of(index, pod, "500", &|second| second * index / 40)]
+        [
+            of(index, pod, "200", &|second| second * (60 + index)),
+            of(index, pod, "500", &|second| second * index / 40),
+        ]
     });
     series.collect()
 }
@@ -71,25 +103,37 @@ async fn many_sources_give_the_same_answer_after_restarts_too() {
         "objectives": [{"name": "availability", "objective": 99.9, "counters": {
             "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}"}}],
     });
-    let request = JudgeRequest { analysis: serde_json::from_value(analysis).unwrap(), ..request() };
+    let request = JudgeRequest {
+        analysis: serde_json::from_value(analysis).unwrap(),
+        ..request()
+    };
     let begun = begun(&script, &request).await;
     let resumed = |from: &AnalysisStatus, seconds: i64| {
         let life = live(&script, at(seconds));
-        life.judges.watch(JudgeRequest { resume_from: Some(from.clone()), ..request.clone() });
+        life.judges.watch(JudgeRequest {
+            resume_from: Some(from.clone()),
+            ..request.clone()
+        });
         life
     };
     let mut checkpoint = begun.clone();
     for seconds in [13, 40, 41, 90, 118] {
-        checkpoint = resumed(&checkpoint, seconds).judged_until(seconds - 2).await;
+        checkpoint = resumed(&checkpoint, seconds)
+            .judged_until(seconds - 2)
+            .await;
     }
     let (straight, restarted) = (resumed(&begun, 125), resumed(&checkpoint, 125));
     let (straight, restarted) = same_round(&straight, &restarted, 120).await;
     assert_eq!(objective(&straight), objective(&restarted));
-    // From second -2, the last before the traffic was seen, to each canary pod's last scrape of the round.
+    // From second -2, the last before the traffic was seen, to each canary pod's last scrape of the
+    // round.
     let errors = |index: i64| {
         let last = (round_at(Some(&straight)) - start().as_millisecond() - 170 * index) / 1_000;
         (last + 60) * index / 40 - 58 * index / 40
     };
     let errors = f64::from(i32::try_from(errors(4) + errors(5)).unwrap());
-    assert_eq!(objective(&straight)["evidence"]["totals"]["canaryErrors"], json!(errors));
+    assert_eq!(
+        objective(&straight)["evidence"]["totals"]["canaryErrors"],
+        json!(errors)
+    );
 }

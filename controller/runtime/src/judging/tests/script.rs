@@ -1,4 +1,5 @@
-//! A Prometheus that answers from a script: range selectors over samples in memory, composed queries by given numbers.
+//! A Prometheus that answers from a script: range selectors over samples in memory, composed
+//! queries by given numbers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
@@ -59,9 +60,19 @@ impl Script {
         Self::serve(listener, url, clock)
     }
 
-    fn serve<L: axum::serve::Listener<Addr: std::fmt::Debug>>(listener: L, url: String, clock: Clock) -> Self {
-        let script = Self { told: Arc::default(), clock: Arc::new(Mutex::new(clock)), url };
-        let router = Router::new().route("/api/v1/query", post(answer)).with_state(script.clone());
+    fn serve<L: axum::serve::Listener<Addr: std::fmt::Debug>>(
+        listener: L,
+        url: String,
+        clock: Clock,
+    ) -> Self {
+        let script = Self {
+            told: Arc::default(),
+            clock: Arc::new(Mutex::new(clock)),
+            url,
+        };
+        let router = Router::new()
+            .route("/api/v1/query", post(answer))
+            .with_state(script.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         script
     }
@@ -89,7 +100,11 @@ impl Script {
 
     /// What a query that is exactly this gives.
     pub(super) fn set_values(&self, query: &str, values: &[f64]) {
-        self.told.lock().unwrap().values.insert(query.to_owned(), values.to_vec());
+        self.told
+            .lock()
+            .unwrap()
+            .values
+            .insert(query.to_owned(), values.to_vec());
     }
 
     /// When the range selectors asked so far were evaluated, in milliseconds since the epoch.
@@ -101,19 +116,28 @@ impl Script {
         if let Some(sums) = Sums::parse(query) {
             return Some(sums.answer(&self.told.lock().unwrap().series, at_ms));
         }
-        let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else { return None };
+        let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else {
+            return None;
+        };
         let mut told = self.told.lock().unwrap();
         told.asked.push(at_ms);
         let from_ms = at_ms - i64::try_from(matrix.range.as_millis()).unwrap();
         let mode = told.mode;
-        let selected = told.series.iter().filter(|series| is_selected(&matrix.vs, &series.labels));
+        let selected = told
+            .series
+            .iter()
+            .filter(|series| is_selected(&matrix.vs, &series.labels));
         let found = selected.filter_map(|series| {
             let values: Vec<Value> = series
                 .samples
                 .iter()
                 .filter(|(sample_ms, _)| (from_ms + 1..=at_ms).contains(sample_ms))
                 .map(|(sample_ms, value)| {
-                    let value = if mode == Mode::NotANumber { "NaN".to_owned() } else { value.to_string() };
+                    let value = if mode == Mode::NotANumber {
+                        "NaN".to_owned()
+                    } else {
+                        value.to_string()
+                    };
                     #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
                     let seconds = *sample_ms as f64 / 1_000.0;
                     json!([seconds, value])
@@ -125,7 +149,8 @@ impl Script {
     }
 }
 
-/// What a query of sums asks: see `serin_judging`'s `sums.rs`, whose tests hold the queries against a real Prometheus.
+/// What a query of sums asks: see `serin_judging`'s `sums.rs`, whose tests hold the queries against
+/// a real Prometheus.
 struct Sums {
     selector: VectorSelector,
     by: Vec<String>,
@@ -136,12 +161,23 @@ struct Sums {
 
 impl Sums {
     fn parse(query: &str) -> Option<Self> {
-        let Ok(Expr::Subquery(subquery)) = parser::parse(query) else { return None };
-        let between = |from: &str, to: &str| query.split_once(from).and_then(|(_, rest)| rest.split_once(to));
+        let Ok(Expr::Subquery(subquery)) = parser::parse(query) else {
+            return None;
+        };
+        let between = |from: &str, to: &str| {
+            query
+                .split_once(from)
+                .and_then(|(_, rest)| rest.split_once(to))
+        };
         let of_scrapes = query.contains("timestamp(");
-        let (selector, _) =
-            if of_scrapes { between("timestamp(", ")))[") } else { between("last_over_time(", "[300000ms]") }?;
-        let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else { return None };
+        let (selector, _) = if of_scrapes {
+            between("timestamp(", ")))[")
+        } else {
+            between("last_over_time(", "[300000ms]")
+        }?;
+        let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else {
+            return None;
+        };
         let (by, _) = between("by (", ")")?;
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap();
         Some(Self {
@@ -156,30 +192,54 @@ impl Sums {
     /// The increments of all series added up, for each step by itself.
     fn answer(&self, series: &[Series], at_ms: i64) -> Vec<Value> {
         let last = |series: &Series, at_ms: i64| {
-            let before = series.samples.iter().rev().find(|(sample_ms, _)| *sample_ms <= at_ms);
-            before.copied().filter(|(sample_ms, _)| *sample_ms > at_ms - 300_000)
+            let before = series
+                .samples
+                .iter()
+                .rev()
+                .find(|(sample_ms, _)| *sample_ms <= at_ms);
+            before
+                .copied()
+                .filter(|(sample_ms, _)| *sample_ms > at_ms - 300_000)
         };
-        let selected = series.iter().filter(|series| is_selected(&self.selector, &series.labels));
+        let selected = series
+            .iter()
+            .filter(|series| is_selected(&self.selector, &series.labels));
         let selected: Vec<&Series> = selected.collect();
         let mut sums: BTreeMap<(Vec<String>, &str), BTreeMap<i64, f64>> = BTreeMap::new();
         let first = (at_ms - self.range_ms).div_euclid(self.step_ms) + 1;
         for step_ms in (first..=at_ms.div_euclid(self.step_ms)).map(|step| step * self.step_ms) {
             for of in &selected {
-                let Some((scraped_ms, now)) = last(of, step_ms) else { continue };
-                let group: Vec<String> = self.by.iter().map(|label| label_of(&of.labels, label)).collect();
+                let Some((scraped_ms, now)) = last(of, step_ms) else {
+                    continue;
+                };
+                let group: Vec<String> = self
+                    .by
+                    .iter()
+                    .map(|label| label_of(&of.labels, label))
+                    .collect();
                 let is_known = |known: &&Series| {
-                    let is_same = ["job", "instance"].iter().all(|name| known.labels[*name] == of.labels[*name]);
+                    let is_same = ["job", "instance"]
+                        .iter()
+                        .all(|name| known.labels[*name] == of.labels[*name]);
                     is_same && last(known, step_ms - self.step_ms).is_some()
                 };
                 let mut add = |age: &'static str, value: f64| {
-                    *sums.entry((group.clone(), age)).or_default().entry(step_ms).or_default() += value;
+                    *sums
+                        .entry((group.clone(), age))
+                        .or_default()
+                        .entry(step_ms)
+                        .or_default() += value;
                 };
                 #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
                 match last(of, step_ms - self.step_ms) {
                     _ if self.of_scrapes => {
-                        sums.entry((group, "")).or_default().insert(step_ms, scraped_ms as f64 / 1_000.0);
+                        sums.entry((group, ""))
+                            .or_default()
+                            .insert(step_ms, scraped_ms as f64 / 1_000.0);
                     }
-                    Some((_, before)) => add("known", if now >= before { now - before } else { now }),
+                    Some((_, before)) => {
+                        add("known", if now >= before { now - before } else { now })
+                    }
                     None if series.iter().any(|known| is_known(&known)) => add("new", now),
                     None => {}
                 }
@@ -189,7 +249,9 @@ impl Sums {
             let mut labels: Labels = self.by.iter().cloned().zip(group).collect();
             labels.extend((!age.is_empty()).then(|| ("serin".to_owned(), age.to_owned())));
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of today")]
-            let values = steps.into_iter().map(|(step_ms, value)| json!([step_ms as f64 / 1_000.0, value.to_string()]));
+            let values = steps
+                .into_iter()
+                .map(|(step_ms, value)| json!([step_ms as f64 / 1_000.0, value.to_string()]));
             json!({"metric": labels, "values": values.collect::<Vec<_>>()})
         });
         told.collect()
@@ -202,21 +264,32 @@ fn label_of(labels: &Labels, label: &str) -> String {
 
 fn is_selected(selector: &VectorSelector, labels: &Labels) -> bool {
     let mut matchers = selector.matchers.matchers.iter();
-    selector.name.as_ref().is_none_or(|name| labels["__name__"] == *name)
+    selector
+        .name
+        .as_ref()
+        .is_none_or(|name| labels["__name__"] == *name)
         && matchers.all(|matcher| matcher.is_match(&label_of(labels, &matcher.name)))
 }
 
 /// A vector of these values, each under a label's value.
 fn vector<'a>(values: impl Iterator<Item = (&'a str, f64)>) -> Value {
-    let result: Vec<Value> =
-        values.map(|(name, value)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]})).collect();
+    let result: Vec<Value> = values
+        .map(|(name, value)| json!({"metric": {"serin": name}, "value": [1, value.to_string()]}))
+        .collect();
     json!({"resultType": "vector", "result": result})
 }
 
-async fn answer(State(script): State<Script>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+async fn answer(
+    State(script): State<Script>,
+    headers: HeaderMap,
+    body: String,
+) -> (StatusCode, String) {
     let token = script.told.lock().unwrap().token.clone();
-    if token.is_some_and(|token| headers.get("authorization").is_none_or(|given| given.as_bytes() != token.as_bytes()))
-    {
+    if token.is_some_and(|token| {
+        headers
+            .get("authorization")
+            .is_none_or(|given| given.as_bytes() != token.as_bytes())
+    }) {
         return (StatusCode::UNAUTHORIZED, "who are you?".to_owned());
     }
     let uri: Uri = format!("http://prometheus/?{body}").parse().unwrap();
@@ -244,7 +317,11 @@ async fn answer(State(script): State<Script>, headers: HeaderMap, body: String) 
         },
         |result| json!({"resultType": "matrix", "result": result}),
     );
-    let warnings = if mode == Mode::Warns { json!(["a store is away"]) } else { json!([]) };
+    let warnings = if mode == Mode::Warns {
+        json!(["a store is away"])
+    } else {
+        json!([])
+    };
     let mut body = json!({"status": "success", "data": data, "warnings": warnings}).to_string();
     if mode == Mode::Truncated {
         body.truncate(body.len() / 2);

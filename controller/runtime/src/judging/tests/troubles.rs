@@ -6,7 +6,9 @@ use super::*;
 async fn every_trouble_holds_by_its_name_and_goes_away_by_itself() {
     let script = script(&Story::default()).await;
     let life = gone_on(&script, &request(), 60).await;
-    let undecided = |look: &Look| matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some();
+    let undecided = |look: &Look| {
+        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+    };
     life.until("evidence", undecided).await;
     for (mode, cause, words) in [
         (Mode::Warns, "Partial", "a store is away"),
@@ -27,14 +29,34 @@ async fn every_trouble_holds_by_its_name_and_goes_away_by_itself() {
 async fn no_data_stale_data_and_no_traffic_are_told_apart() {
     let empty = script(&Story::default()).await;
     empty.set_series(Vec::new());
-    gone_on(&empty, &request(), 60).await.held_for("NoData").await;
+    gone_on(&empty, &request(), 60)
+        .await
+        .held_for("NoData")
+        .await;
 
-    let stale = script(&Story { until_seconds: 30, ..Story::default() }).await;
-    gone_on(&stale, &request(), 90).await.held_for("Stale").await;
+    let stale = script(&Story {
+        until_seconds: 30,
+        ..Story::default()
+    })
+    .await;
+    gone_on(&stale, &request(), 90)
+        .await
+        .held_for("Stale")
+        .await;
 
-    let idle = script(&Story { canary: (0.0, 0.0), ..Story::default() }).await;
-    let message = gone_on(&idle, &request(), 90).await.held_for("NoTraffic").await;
-    assert!(message.contains("No requests reached the canary"), "{message}");
+    let idle = script(&Story {
+        canary: (0.0, 0.0),
+        ..Story::default()
+    })
+    .await;
+    let message = gone_on(&idle, &request(), 90)
+        .await
+        .held_for("NoTraffic")
+        .await;
+    assert!(
+        message.contains("No requests reached the canary"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -47,10 +69,19 @@ async fn series_that_another_route_can_have_written_hold_and_name_it() {
     ambiguous.rules.others.push(other);
     let life = gone_on(&script, &ambiguous, 60).await;
     let message = life.held_for("AmbiguousSeries").await;
-    assert!(message.contains("HTTPRoute shop/checkout-gw-infra-public-ep-x"), "{message}");
-    assert!(life.look().evidence[0].stable.requests < 1.0, "nothing of it is counted");
+    assert!(
+        message.contains("HTTPRoute shop/checkout-gw-infra-public-ep-x"),
+        "{message}"
+    );
+    assert!(
+        life.look().evidence[0].stable.requests < 1.0,
+        "nothing of it is counted"
+    );
     life.judges.watch(request());
-    life.until("evidence", |look| matches!(look.judgement, Judgement::Undecided { .. })).await;
+    life.until("evidence", |look| {
+        matches!(look.judgement, Judgement::Undecided { .. })
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -59,7 +90,9 @@ async fn a_gateway_that_two_jobs_scrape_counts_once() {
     let once = gone_on(&script, &request(), 60).await;
     once.judged_until(60).await;
     let twins = Story::default().series().into_iter().map(|mut series| {
-        series.labels.insert("job".to_owned(), "kubernetes-pods".to_owned());
+        series
+            .labels
+            .insert("job".to_owned(), "kubernetes-pods".to_owned());
         series
     });
     script.set_series(Story::default().series().into_iter().chain(twins).collect());
@@ -67,7 +100,10 @@ async fn a_gateway_that_two_jobs_scrape_counts_once() {
     let counts = |look: &Look| look.evidence[0].stable.requests;
     twice.judged_until(60).await;
     let (once, twice) = (counts(&once.look()), counts(&twice.look()));
-    assert!(once > 0.0 && (once - twice).abs() < 0.1 * once, "{once} and {twice}");
+    assert!(
+        once > 0.0 && (once - twice).abs() < 0.1 * once,
+        "{once} and {twice}"
+    );
 }
 
 /// The same counters, written out with a label that tells the sides.
@@ -78,28 +114,50 @@ fn written(errors: &str) -> JudgeRequest {
             "total": "traefik_service_requests_total", "errors": errors,
             "arms": {"label": "service", "canary": ".*canary-.*", "stable": ".*checkout-[0-9]+@.*"}}}],
     });
-    JudgeRequest { analysis: serde_json::from_value(analysis).unwrap(), ..request() }
+    JudgeRequest {
+        analysis: serde_json::from_value(analysis).unwrap(),
+        ..request()
+    }
 }
 
 #[tokio::test]
 async fn a_mistyped_error_selector_is_not_a_perfect_release() {
-    let story = Story { canary: (60.0, 6.0), ..Story::default() };
+    let story = Story {
+        canary: (60.0, 6.0),
+        ..Story::default()
+    };
     let script = script(&story).await;
     let mistyped = written("traefik_service_requests_total{code=~\"5xx\"}");
     let life = gone_on(&script, &mistyped, 90).await;
     life.held_for("UnverifiedSelector").await;
     // The person mends it; the evidence is gathered anew, by the right question.
-    life.judges.watch(written("traefik_service_requests_total{code=~\"5..\"}"));
-    life.until("no hold", |look| matches!(look.judgement, Judgement::Undecided { .. })).await;
+    life.judges
+        .watch(written("traefik_service_requests_total{code=~\"5..\"}"));
+    life.until("no hold", |look| {
+        matches!(look.judgement, Judgement::Undecided { .. })
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_selector_that_history_has_verified_need_not_match_now() {
-    let script = script(&Story { canary: (60.0, 0.0), stable: (240.0, 0.0), ..Story::default() }).await;
+    let script = script(&Story {
+        canary: (60.0, 0.0),
+        stable: (240.0, 0.0),
+        ..Story::default()
+    })
+    .await;
     script.set_service(&[("total", 1e6), ("seen", 2.0), ("age0", 2.6e6)]);
-    let life = gone_on(&script, &written("traefik_service_requests_total{code=~\"5..\"}"), 90).await;
-    life.until("evidence", |look| matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some())
-        .await;
+    let life = gone_on(
+        &script,
+        &written("traefik_service_requests_total{code=~\"5..\"}"),
+        90,
+    )
+    .await;
+    life.until("evidence", |look| {
+        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -108,7 +166,10 @@ async fn a_query_that_is_none_and_a_missing_address_hold_at_once() {
     let life = live(&script, start());
     life.judges.watch(written("rate(errors_total[5m])"));
     let message = life.held_for("InvalidQuery").await;
-    assert!(message.contains("objectives[availability].counters.errors"), "{message}");
+    assert!(
+        message.contains("objectives[availability].counters.errors"),
+        "{message}"
+    );
 
     let mut bench = life.judges.inner.bench.clone();
     bench.servers = Servers::new(nobody(), None, Rereading::default());
