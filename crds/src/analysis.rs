@@ -32,7 +32,7 @@ pub struct AnalysisSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
-    pub watch_after_promotion: Option<String>,
+    pub bake_time: Option<String>,
     /// When evidence rolls back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackSpec>,
@@ -54,7 +54,7 @@ pub struct AnalysisSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
-    pub longest: Option<String>,
+    pub max_duration: Option<String>,
 }
 
 /// A Prometheus.
@@ -230,7 +230,7 @@ pub struct CheckSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
-    /// Time to wait before the first query, for example `2m`. For `during: release` it starts with
+    /// Time to wait before the first query, for example `2m`. For `phase: release` it starts with
     /// the canary's first traffic, otherwise with the phase. No check is queried before `warmUp`
     /// has passed for the canary's first pods. The release waits for it. Defaults to `0s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,10 +242,10 @@ pub struct CheckSpec {
     #[schemars(range(min = 0))]
     pub failure_limit: Option<i32>,
     /// When it is asked: `release`, which is what it is where it is not written, from the first
-    /// canary traffic on; `beforePromotion`, once all steps are complete; `afterPromotion`, in the
+    /// canary traffic on; `beforePromotion`, once all steps are complete; `bake`, in the
     /// watch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub during: Option<CheckTime>,
+    pub phase: Option<CheckPhase>,
     /// true: it is told, and decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<bool>,
@@ -267,14 +267,14 @@ pub struct ArgSpec {
 /// When a check is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum CheckTime {
+pub enum CheckPhase {
     /// From the first canary traffic until the release is promoted.
     #[default]
     Release,
     /// Once all steps are complete, or the evidence suffices.
     BeforePromotion,
     /// In the watch over a release that has all of the traffic.
-    AfterPromotion,
+    Bake,
 }
 
 /// A built-in source of counters.
@@ -314,7 +314,7 @@ pub struct CountersSpec {
     pub errors: Option<String>,
     /// How a series tells canary from stable; without it by the `pod` label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arms: Option<ArmsSpec>,
+    pub variants: Option<VariantsSpec>,
 }
 
 /// How a series tells canary from stable: by pod, or by a label's value.
@@ -323,7 +323,7 @@ pub struct CountersSpec {
 #[x_kube(validation = Rule::new("has(self.podLabel) ? !has(self.label) && !has(self.canary) && !has(self.stable) : has(self.label) && has(self.canary) && has(self.stable)")
     .message("arms is either podLabel, or label with the canary's and the stable side's value"))]
 #[x_kube(validation = rules::sides_differ())]
-pub struct ArmsSpec {
+pub struct VariantsSpec {
     /// The label that holds the pod's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -375,11 +375,11 @@ pub struct BudgetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::share())]
-    pub share: Option<String>,
+    pub max_share_of_budget: Option<String>,
     /// A share of what remains of it, for example `20%`, which is what it is where it is not
     /// written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = rules::share())]
-    pub of_remaining: Option<String>,
+    pub max_share_of_remaining: Option<String>,
 }

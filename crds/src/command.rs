@@ -37,7 +37,7 @@ pub struct RolloutCommandSpec {
     pub verb: CommandVerb,
     /// What the requester was looking at; the command is refused where that is no longer so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expect: Option<Expectation>,
+    pub preconditions: Option<Preconditions>,
     /// Why, for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -98,7 +98,7 @@ impl From<CommandVerb> for Verb {
 /// What the requester was looking at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Expectation {
+pub struct Preconditions {
     /// The current revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
@@ -114,7 +114,7 @@ pub struct Expectation {
 pub struct RolloutCommandStatus {
     /// How it ended; nothing yet while it is waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<CommandOutcome>,
+    pub outcome: Option<CommandResult>,
     /// What happened, or why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -125,7 +125,7 @@ pub struct RolloutCommandStatus {
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum CommandOutcome {
+pub enum CommandResult {
     /// It was carried out, or there was nothing to do.
     Done,
     /// It was not, for the reason given.

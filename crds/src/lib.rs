@@ -4,6 +4,7 @@
 //! [`rollout::RolloutSpec::plan`] turns a spec into the planner's validated
 //! [`serin_core::plan::Plan`] or names every field that is wrong.
 
+#![warn(missing_docs)]
 #![expect(
     clippy::doc_markdown,
     reason = "the docs of the types are what `kubectl explain` prints, where names stand plain"

@@ -51,8 +51,7 @@ const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it 
 #[x_kube(validation = rules::analysis_step_has_analysis())]
 #[x_kube(validation = rules::pace_has_analysis())]
 #[x_kube(validation = rules::indicator_has_router())]
-#[x_kube(validation = rules::longest_is_said_once())]
-#[x_kube(validation = rules::watch_has_router())]
+#[x_kube(validation = rules::bake_has_router())]
 pub struct RolloutSpec {
     /// Number of pods in steady state. The description says what to do with clients that cannot be
     /// told apart.

@@ -181,14 +181,6 @@ pub(crate) fn indicator_has_router() -> Rule {
     )
 }
 
-/// `longest` is said once.
-pub(crate) fn longest_is_said_once() -> Rule {
-    rule(
-        "!has(self.analysis) || !has(self.analysis.longest) || !has(self.strategy.canary.pace) || !has(self.strategy.canary.pace.longest)",
-        "spec.analysis.longest and spec.strategy.canary.pace.longest say the same: keep one of the two",
-    )
-}
-
 /// Steps and evidence do not both set the pace.
 pub(crate) fn steps_or_pace() -> Rule {
     rule(
@@ -326,10 +318,10 @@ pub(crate) fn duration_or_names() -> Rule {
 }
 
 /// A watch needs a router.
-pub(crate) fn watch_has_router() -> Rule {
+pub(crate) fn bake_has_router() -> Rule {
     rule(
-        "!has(self.analysis) || !has(self.analysis.watchAfterPromotion) || has(self.strategy.canary.trafficRouting)",
-        "spec.analysis.watchAfterPromotion keeps the old pods to take the traffic back: add spec.strategy.canary.trafficRouting, or remove it",
+        "!has(self.analysis) || !has(self.analysis.bakeTime) || has(self.strategy.canary.trafficRouting)",
+        "spec.analysis.bakeTime keeps the old pods to take the traffic back: add spec.strategy.canary.trafficRouting, or remove it",
     )
 }
 

@@ -30,7 +30,7 @@ const STATE_FIELDS: [&str; 23] = [
     "weights",
     "pause",
     "abort",
-    "watch",
+    "bake",
     "freezeOverride",
     "draining",
     "commands",
@@ -41,7 +41,7 @@ const STATE_FIELDS: [&str; 23] = [
 /// or somebody by hand.
 #[derive(Debug, thiserror::Error)]
 #[error("the status is not one that this version of the controller has written: {0}")]
-pub struct NotAState(#[from] serde_json::Error);
+pub struct IncompatibleStatus(#[from] serde_json::Error);
 
 /// What is true.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,7 +65,7 @@ pub struct RolloutStatus {
     /// The plan in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
-    /// The stage of the release: FirstDeploy, Stepping, Promoting, Aborted or Stable.
+    /// The stage of the release: FirstDeploy, Progressing, Promoting, Aborted or Stable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
     /// Since when it has been in this stage or step.
@@ -104,7 +104,7 @@ pub struct RolloutStatus {
     pub abort: Option<AbortStatus>,
     /// The watch over a release that has all of the traffic.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub watch: Option<WatchStatus>,
+    pub bake: Option<BakeStatus>,
     /// That the current revision may go on although the service has no errors to spend, by whose
     /// word.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,7 +160,7 @@ impl RolloutStatus {
     ///
     /// # Errors
     /// [`NotAState`] where a field holds what no release of the controller writes there.
-    pub fn state(&self) -> Result<State, NotAState> {
+    pub fn state(&self) -> Result<State, IncompatibleStatus> {
         Ok(serde_json::from_value(serde_json::to_value(self)?)?)
     }
 
@@ -169,7 +169,7 @@ impl RolloutStatus {
     /// # Errors
     /// [`NotAState`] where a number of the position does not fit the API's; the status is then as
     /// it was.
-    pub fn with_state(&mut self, state: &State) -> Result<(), NotAState> {
+    pub fn with_state(&mut self, state: &State) -> Result<(), IncompatibleStatus> {
         let mut status = serde_json::to_value(&*self)?;
         let position = serde_json::to_value(state)?;
         if let (Value::Object(status), Value::Object(position)) = (&mut status, position) {
@@ -234,7 +234,7 @@ pub struct StepStatus {
 #[serde(rename_all = "camelCase")]
 pub struct WeightsStatus {
     /// The canary's share in percent that the release asks for.
-    pub asked: f64,
+    pub desired: f64,
     /// The canary's share in percent that was last seen in effect; nothing while a change is on its
     /// way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,7 +285,7 @@ pub struct AbortStatus {
 /// The watch over a release that has all of the traffic, before it becomes stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct WatchStatus {
+pub struct BakeStatus {
     /// Since when the canary has been seen to have all of the traffic.
     pub since: Timestamp,
     /// Since when the watch is over.
@@ -400,7 +400,7 @@ pub struct EvidenceStatus {
     pub budget_spent: Option<f64>,
     /// What is out of the ordinary in how its counters are read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reading: Option<String>,
+    pub note: Option<String>,
     /// What the latency guard says, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_guard: Option<LatencyGuardStatus>,

@@ -92,12 +92,6 @@ pub struct PaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::compares_two_sides())]
     pub max_weight: Option<f64>,
-    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it
-    /// is where it is not written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = rules::duration())]
-    pub longest: Option<String>,
 }
 
 /// The router.

@@ -7,12 +7,12 @@ use std::time::Duration;
 #[error(
     "not a duration: write whole or decimal numbers with a unit of ms, s, m, h or d, for example 30s, 10m or 1h30m"
 )]
-pub struct NotADuration;
+pub struct InvalidDuration;
 
 /// Why a text is not a percentage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a percentage: write a number from 0 to 100 and a percent sign, for example 2%")]
-pub struct NotAPercentage;
+pub struct InvalidPercentage;
 
 /// The units of a duration, each with its length in milliseconds; `ms` before `m`, since it begins
 /// like it.
@@ -32,26 +32,26 @@ const LONGEST_MILLISECONDS: f64 = 100.0 * 365.0 * 8.64e7;
 /// The resolution is a millisecond.
 ///
 /// # Errors
-/// [`NotADuration`] for an empty text, a number without a unit, an unknown unit, a sign, or more
+/// [`InvalidDuration`] for an empty text, a number without a unit, an unknown unit, a sign, or more
 /// than a hundred years.
-pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     let mut rest = text;
     let mut milliseconds = 0.0;
     while !rest.is_empty() {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or(NotADuration)?;
-        let number = decimal(&rest[..digits]).ok_or(NotADuration)?;
+            .ok_or(InvalidDuration)?;
+        let number = decimal(&rest[..digits]).ok_or(InvalidDuration)?;
         rest = &rest[digits..];
         let (unit, length) = UNITS
             .iter()
             .find(|(unit, _)| rest.starts_with(unit))
-            .ok_or(NotADuration)?;
+            .ok_or(InvalidDuration)?;
         rest = &rest[unit.len()..];
         milliseconds += number * length;
     }
     if text.is_empty() || milliseconds > LONGEST_MILLISECONDS {
-        return Err(NotADuration);
+        return Err(InvalidDuration);
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -87,14 +87,14 @@ pub fn format_duration(duration: Duration) -> String {
 /// Reads a percentage such as `2%` or `0.5%` as a fraction, 0.0 to 1.0.
 ///
 /// # Errors
-/// [`NotAPercentage`] for anything but a plain decimal number from 0 to 100 and a percent sign.
-pub fn parse_percentage(text: &str) -> Result<f64, NotAPercentage> {
+/// [`InvalidPercentage`] for anything but a plain decimal number from 0 to 100 and a percent sign.
+pub fn parse_percentage(text: &str) -> Result<f64, InvalidPercentage> {
     let number = text
         .strip_suffix('%')
         .and_then(decimal)
-        .ok_or(NotAPercentage)?;
+        .ok_or(InvalidPercentage)?;
     if number > 100.0 {
-        Err(NotAPercentage)
+        Err(InvalidPercentage)
     } else {
         Ok(number / 100.0)
     }
@@ -151,7 +151,7 @@ mod tests {
             "10M",
             "5µs",
         ] {
-            assert_eq!(parse_duration(bad), Err(NotADuration), "{bad}");
+            assert_eq!(parse_duration(bad), Err(InvalidDuration), "{bad}");
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(parse_percentage("0.5%"), Ok(0.005));
         assert_eq!(parse_percentage("100%"), Ok(1.0));
         for bad in ["", "2", "%", "101%", "-1%", "2 %", "inf%", "NaN%", "2%%"] {
-            assert_eq!(parse_percentage(bad), Err(NotAPercentage), "{bad}");
+            assert_eq!(parse_percentage(bad), Err(InvalidPercentage), "{bad}");
         }
     }
 

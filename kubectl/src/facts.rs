@@ -18,7 +18,7 @@ pub struct Facts {
     pub observed_generation: Option<i64>,
     /// Progressing, Paused, Degraded or Healthy.
     pub phase: Option<String>,
-    /// FirstDeploy, Stepping, Promoting, Aborted or Stable.
+    /// FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Option<String>,
     /// What it does or waits for.
     pub message: Option<String>,
@@ -62,7 +62,7 @@ impl Facts {
                 .pointer("/plan/spec/strategy/canary/pace/steps")
                 .and_then(Value::as_array)
                 .map(Vec::len),
-            asked: status["weights"]["asked"].as_f64(),
+            asked: status["weights"]["desired"].as_f64(),
             verified: status["weights"]["verified"].as_f64(),
             aborted: text(&status["abort"]["revision"]),
             routed: !rollout.data["spec"]["strategy"]["canary"]["trafficRouting"].is_null(),
@@ -179,16 +179,16 @@ mod tests {
         let off = |weights: Value, routed: bool| {
             Facts::of(&rollout(&serde_json::json!({"weights": weights}), routed)).canary_is_off()
         };
-        assert!(!off(serde_json::json!({"asked": 0.0}), true));
+        assert!(!off(serde_json::json!({"desired": 0.0}), true));
         assert!(!off(
-            serde_json::json!({"asked": 20.0, "verified": 0.0}),
+            serde_json::json!({"desired": 20.0, "verified": 0.0}),
             true
         ));
         assert!(off(
-            serde_json::json!({"asked": 0.0, "verified": 0.0}),
+            serde_json::json!({"desired": 0.0, "verified": 0.0}),
             true
         ));
-        assert!(off(serde_json::json!({"asked": 0.0}), false));
+        assert!(off(serde_json::json!({"desired": 0.0}), false));
     }
 
     #[test]

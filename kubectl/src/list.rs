@@ -139,13 +139,13 @@ mod tests {
                 "checkout",
                 serde_json::json!({
                 "phase": "Paused", "currentRevision": "v2", "stableRevision": "v1", "step": {"index": 1},
-                "weights": {"asked": 12.5}, "message": "waits to be promoted",
+                "weights": {"desired": 12.5}, "message": "waits to be promoted",
                 "plan": {"spec": {"strategy": {"canary": {"pace": {"steps": [1, 2, 3, 4]}}}}}}),
             ),
             rollout(
                 "pay",
                 serde_json::json!({
-                "phase": "Healthy", "currentRevision": "v7", "stableRevision": "v7", "weights": {"asked": 0.0}}),
+                "phase": "Healthy", "currentRevision": "v7", "stableRevision": "v7", "weights": {"desired": 0.0}}),
             ),
             rollout("new", serde_json::Value::Null),
         ];

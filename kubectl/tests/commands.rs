@@ -16,9 +16,9 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 use serin_crds::{Rollout, RolloutCommand};
+use serin_fake_cluster::World;
 use serin_kubectl::connect::Connection;
 use serin_kubectl::exit::{Exit, Failure};
-use serin_sim::World;
 
 const EVERY_VERB: [&str; 9] = [
     "create",
@@ -196,14 +196,14 @@ fn status(phase: &str, stage: &str, step: Option<u32>, asked: f64, verified: Opt
     let step = step.map(|index| json!({"index": index, "startedAt": "2026-03-01T11:00:00Z"}));
     json!({
         "observedGeneration": 1, "phase": phase, "stage": stage, "stableRevision": "v1", "currentRevision": "v2",
-        "step": step, "weights": {"asked": asked, "verified": verified}, "replicas": 0, "updatedReplicas": 0,
+        "step": step, "weights": {"desired": asked, "verified": verified}, "replicas": 0, "updatedReplicas": 0,
         "readyReplicas": 0, "availableReplicas": 0,
         "plan": {"hash": "h", "spec": {"strategy": {"canary": {"pace": {"steps": [1, 2, 3, 4]}}}}}
     })
 }
 
 fn at_20_percent() -> Value {
-    status("Paused", "Stepping", Some(1), 20.0, Some(20.0))
+    status("Paused", "Progressing", Some(1), 20.0, Some(20.0))
 }
 
 fn aborted(verified: Option<f64>) -> Value {
@@ -216,7 +216,7 @@ fn aborted(verified: Option<f64>) -> Value {
 #[tokio::test(start_paused = true)]
 async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
     let scene = Scene::new();
-    let after = status("Progressing", "Stepping", Some(2), 50.0, None);
+    let after = status("Progressing", "Progressing", Some(2), 50.0, None);
     let (ran, ()) = tokio::join!(
         scene.run("kubectl-promote checkout --reason release-day"),
         scene.controller(
@@ -243,7 +243,7 @@ async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
     assert_eq!(
         serde_json::to_value(&command.spec).unwrap(),
         json!({
-            "rolloutRef": {"name": "checkout"}, "verb": "promote", "expect": {"revision": "v2", "step": 1},
+            "rolloutRef": {"name": "checkout"}, "verb": "promote", "preconditions": {"revision": "v2", "step": 1},
             "reason": "release-day", "requestedBy": "ann"
         })
     );
@@ -304,7 +304,7 @@ async fn what_the_controller_refuses_is_told_with_its_reason() {
     );
     // The step at hand belongs to v2: nothing is assumed about v1's.
     assert_eq!(
-        serde_json::to_value(&scene.commands()[0].spec.expect).unwrap(),
+        serde_json::to_value(&scene.commands()[0].spec.preconditions).unwrap(),
         json!({"revision": "v1"})
     );
 }
@@ -354,7 +354,7 @@ async fn a_command_that_was_cleared_away_has_its_outcome_in_the_rollout() {
             .await
             .unwrap();
         let command = scene.commands().remove(0);
-        let mut status = status("Progressing", "Stepping", Some(2), 50.0, None);
+        let mut status = status("Progressing", "Progressing", Some(2), 50.0, None);
         status["commands"] = json!([{"uid": command.metadata.uid, "outcome": {"result": "Refused", "message": "too late"}}]);
         scene.set_status(status);
         world
@@ -446,7 +446,7 @@ async fn status_and_list_show_what_there_is() {
     let scene = Scene::new();
     let (exit, out, _) = scene.run("kubectl-serin status checkout").await;
     assert_eq!(exit, Exit::Done);
-    assert!(out.contains("Paused · Stepping · step 2/4"), "{out}");
+    assert!(out.contains("Paused · Progressing · step 2/4"), "{out}");
     assert!(
         out.contains("httproutes.gateway.networking.k8s.io"),
         "the missing route is told: {out}"
@@ -487,5 +487,8 @@ async fn an_override_takes_a_reason_and_a_right_of_its_own() {
         "override"
     );
     assert_eq!(command.spec.reason.as_deref(), Some("incident"));
-    assert_eq!(command.spec.expect.unwrap().revision.as_deref(), Some("v2"));
+    assert_eq!(
+        command.spec.preconditions.unwrap().revision.as_deref(),
+        Some("v2")
+    );
 }

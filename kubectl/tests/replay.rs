@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use prometheus::{Record, serve};
-use serin_judging::prometheus::Series;
 use serin_kubectl::cli::{Task, parse};
 use serin_kubectl::exit::{Exit, Failure};
 use serin_kubectl::look::Look;
+use serin_metrics_analysis::prometheus::Series;
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 const SCRAPE_MS: i64 = 15_000;

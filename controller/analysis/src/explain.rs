@@ -251,7 +251,7 @@ pub(crate) fn because(
                 reason,
                 context,
                 &format!(
-                    "Stepping down from {} to {}.",
+                    "Progressing down from {} to {}.",
                     percent(context.weight),
                     percent(next)
                 ),

@@ -19,6 +19,7 @@
 //! one looks. What is a heuristic: the overdispersion factor `k` estimated from data, where the
 //! trials are not independent.
 
+#![warn(missing_docs)]
 #![cfg_attr(
     test,
     expect(clippy::float_cmp, reason = "tests compare doubles that must be exact")

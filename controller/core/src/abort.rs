@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::blockers::Wait;
 use crate::command::Command;
-use crate::draft::{Draft, Look, releasing};
-use crate::observed::{Judgement, ReplicaSetSeen};
+use crate::context::{Context, Transition, releasing};
+use crate::observed::{AnalysisReport, ReplicaSetView};
 use crate::state::{Abort, ReleaseResult, Stage};
-use crate::units::{Revision, after};
-use crate::waiting::Wait;
+use crate::units::{Revision, saturating_add};
 use crate::{progress, steps};
 
 /// The kubelet's word for a container that keeps failing.
@@ -17,33 +17,33 @@ const CRASH_LOOP: &str = "CrashLoopBackOff";
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// Gives the revision up when its metrics breach or its pods crash.
-pub(crate) fn on_breach(look: &Look<'_>, draft: &mut Draft) {
-    if !releasing(&draft.state) {
+pub(crate) fn on_breach(cx: &Context<'_>, transition: &mut Transition) {
+    if !releasing(&transition.state) {
         return;
     }
-    let Some(revision) = draft.state.current_revision.clone() else {
+    let Some(revision) = transition.state.current_revision.clone() else {
         return;
     };
-    if let Judgement::RollBack { cause, message } = &look.seen.judgement {
-        give_up(look, draft, revision, cause, message.clone(), None);
+    if let AnalysisReport::RollBack { cause, message } = &cx.observed.analysis {
+        give_up(cx, transition, revision, cause, message.clone(), None);
         return;
     }
-    if let Some(message) = look
-        .seen
+    if let Some(message) = cx
+        .observed
         .replica_sets
         .get(&revision)
-        .and_then(|set| crashing(look, set))
+        .and_then(|set| crashing(cx, set))
     {
-        give_up(look, draft, revision, "PodCrash", message, None);
+        give_up(cx, transition, revision, "PodCrash", message, None);
     }
 }
 
-fn crashing(look: &Look<'_>, set: &ReplicaSetSeen) -> Option<String> {
-    let limit = look.plan.canary().pod_restart_limit;
+fn crashing(cx: &Context<'_>, set: &ReplicaSetView) -> Option<String> {
+    let limit = cx.plan.canary().pod_restart_limit;
     if set.crash.as_deref() == Some(CRASH_LOOP) {
         return Some(format!("a canary pod of {} is in {CRASH_LOOP}", set.name));
     }
-    let excess = set.restarts.saturating_sub(usual_restarts(look, set));
+    let excess = set.restarts.saturating_sub(usual_restarts(cx, set));
     (excess >= limit).then(|| {
         let restarts = set.restarts;
         format!(
@@ -55,13 +55,13 @@ fn crashing(look: &Look<'_>, set: &ReplicaSetSeen) -> Option<String> {
 
 /// The restarts to expect of this number of canary pods for reasons that they share with the stable
 /// ones, such as a restart of the node: the stable pods' own, in proportion.
-fn usual_restarts(look: &Look<'_>, canary: &ReplicaSetSeen) -> u32 {
-    let stable = look
-        .seen
+fn usual_restarts(cx: &Context<'_>, canary: &ReplicaSetView) -> u32 {
+    let stable = cx
+        .observed
         .state
         .stable_revision
         .as_ref()
-        .and_then(|revision| look.seen.replica_sets.get(revision));
+        .and_then(|revision| cx.observed.replica_sets.get(revision));
     let Some(stable) = stable.filter(|stable| stable.current > 0) else {
         return 0;
     };
@@ -72,16 +72,16 @@ fn usual_restarts(look: &Look<'_>, canary: &ReplicaSetSeen) -> u32 {
 
 /// Gives the revision up because somebody asks for it.
 pub(crate) fn on_command(
-    look: &Look<'_>,
-    draft: &mut Draft,
+    cx: &Context<'_>,
+    transition: &mut Transition,
     revision: Revision,
     command: &Command,
 ) {
     let reason = command.reason.as_deref().unwrap_or("no reason given");
     let message = format!("aborted by command {}: {reason}", command.name);
     give_up(
-        look,
-        draft,
+        cx,
+        transition,
         revision,
         "Command",
         message,
@@ -90,52 +90,52 @@ pub(crate) fn on_command(
 }
 
 /// Gives the revision up when its pods or the router did not get ready in time.
-pub(crate) fn on_deadline(look: &Look<'_>, draft: &mut Draft) {
-    if !releasing(&draft.state) || look.plan.paused || draft.state.pause.is_some() {
+pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition) {
+    if !releasing(&transition.state) || cx.plan.paused || transition.state.pause.is_some() {
         return;
     }
     let (Some(revision), Some(overdue_at)) = (
-        draft.state.current_revision.clone(),
-        progress::overdue_at(look, &draft.state),
+        transition.state.current_revision.clone(),
+        progress::overdue_at(cx, &transition.state),
     ) else {
         return;
     };
-    let Wait::Progress(waiting_for) = steps::wait(look, &draft.state) else {
+    let Wait::Progress(waiting_for) = steps::wait(cx, &transition.state) else {
         return;
     };
     // A controller that has just started has yet to see what others have reached while it was away.
-    let has_looked = after(
-        look.seen.looked_since,
-        look.plan.progress_deadline.min(GRACE),
-    ) <= look.now;
-    if has_looked && overdue_at <= look.now {
-        let seconds = look.plan.progress_deadline.as_secs();
+    let has_looked = saturating_add(
+        cx.observed.observed_since,
+        cx.plan.progress_deadline.min(GRACE),
+    ) <= cx.now;
+    if has_looked && overdue_at <= cx.now {
+        let seconds = cx.plan.progress_deadline.as_secs();
         let message = format!("{waiting_for}: not within the progress deadline of {seconds} s");
-        give_up(look, draft, revision, "ProgressDeadline", message, None);
+        give_up(cx, transition, revision, "ProgressDeadline", message, None);
     }
 }
 
 fn give_up(
-    look: &Look<'_>,
-    draft: &mut Draft,
+    cx: &Context<'_>,
+    transition: &mut Transition,
     revision: Revision,
     cause: &str,
     message: String,
     by: Option<String>,
 ) {
-    draft.warning("RolledBack", message.clone());
-    draft.record(
+    transition.warning("RolledBack", message.clone());
+    transition.record(
         revision.clone(),
         ReleaseResult::Aborted,
-        look.now,
+        cx.now,
         message.clone(),
     );
-    draft.state.abort = Some(Abort {
+    transition.state.abort = Some(Abort {
         revision,
-        at: look.now,
+        at: cx.now,
         cause: cause.to_owned(),
         by,
         message,
     });
-    draft.enter(Stage::Aborted, look.now);
+    transition.enter_stage(Stage::Aborted, cx.now);
 }

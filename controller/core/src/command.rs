@@ -14,9 +14,9 @@ pub struct Command {
     /// What to do.
     pub verb: Verb,
     /// The revision that the requester was looking at.
-    pub expect_revision: Option<Revision>,
+    pub required_revision: Option<Revision>,
     /// The step index that the requester was looking at.
-    pub expect_step: Option<usize>,
+    pub required_step: Option<usize>,
     /// Why, in the requester's words.
     pub reason: Option<String>,
     /// Who, as the admission policy has checked.
@@ -65,27 +65,27 @@ impl Verb {
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
+pub struct CommandOutcome {
     /// Whether it was done or refused.
-    pub result: OutcomeResult,
+    pub result: CommandResult,
     /// What happened, or why not.
     pub message: String,
 }
 
 /// Whether a command was done or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OutcomeResult {
+pub enum CommandResult {
     /// It was carried out, or there was nothing to do.
     Done,
     /// It was not, for the reason given.
     Refused,
 }
 
-impl Outcome {
+impl CommandOutcome {
     /// It was carried out.
     pub fn done(message: impl Into<String>) -> Self {
         Self {
-            result: OutcomeResult::Done,
+            result: CommandResult::Done,
             message: message.into(),
         }
     }
@@ -93,7 +93,7 @@ impl Outcome {
     /// It was not carried out.
     pub fn refused(message: impl Into<String>) -> Self {
         Self {
-            result: OutcomeResult::Refused,
+            result: CommandResult::Refused,
             message: message.into(),
         }
     }

@@ -3,13 +3,13 @@
 
 use jiff::Timestamp;
 
-use crate::draft::{Draft, Look};
+use crate::context::{Context, Transition};
 use crate::effect::{Decision, Effect};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::{
-    abort, cap, commands, growth, progress, release, replicas, route, scale, services, steps,
-    timers, words,
+    abort, commands, growth, progress, replicas, route, scale, services, spec_change,
+    status_message, step_down, steps, timers,
 };
 
 /// Decides what comes next for one Rollout.
@@ -18,36 +18,40 @@ use crate::{
 /// (`seen.spec_problem`). The answer depends on nothing but the arguments; carried out and observed
 /// again, it converges.
 pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
-    let look = Look { plan, seen, now };
-    let mut draft = Draft {
+    let cx = Context {
+        plan,
+        observed: seen,
+        now,
+    };
+    let mut transition = Transition {
         state: seen.state.clone(),
-        because: Vec::new(),
+        reasons: Vec::new(),
     };
 
     // Nothing that can fail or wait comes before this.
-    abort::on_breach(&look, &mut draft);
+    abort::on_breach(&cx, &mut transition);
     // What the metrics say is of the revision at hand, not of one that is asked for now.
-    cap::note(&look, &mut draft);
-    let outcomes = commands::take(&look, &mut draft);
+    step_down::note(&cx, &mut transition);
+    let outcomes = commands::take(&cx, &mut transition);
 
-    release::take_in(&look, &mut draft);
-    steps::advance(&look, &mut draft);
-    progress::record(&look, &mut draft);
-    abort::on_deadline(&look, &mut draft);
+    spec_change::take_in(&cx, &mut transition);
+    steps::advance(&cx, &mut transition);
+    progress::record(&cx, &mut transition);
+    abort::on_deadline(&cx, &mut transition);
 
-    growth::record(&look, &mut draft);
-    replicas::record(&look, &mut draft);
-    route::note_weights(&look, &mut draft);
-    scale::note_draining(&look, &mut draft);
-    words::tell(&look, &mut draft);
-    if draft.state != seen.state {
+    growth::record(&cx, &mut transition);
+    replicas::record(&cx, &mut transition);
+    route::note_weights(&cx, &mut transition);
+    scale::note_draining(&cx, &mut transition);
+    status_message::tell(&cx, &mut transition);
+    if transition.state != seen.state {
         // Not worth a write of its own.
-        scale::forget_drained(&look, &mut draft);
+        scale::forget_drained(&cx, &mut transition);
     }
 
-    let mut effects = route::effects(&look, &draft.state);
-    effects.extend(services::effects(&look, &draft.state));
-    effects.extend(scale::effects(&look, &draft.state));
+    let mut effects = route::effects(&cx, &transition.state);
+    effects.extend(services::effects(&cx, &transition.state));
+    effects.extend(scale::effects(&cx, &transition.state));
     effects.extend(
         outcomes
             .into_iter()
@@ -57,11 +61,11 @@ pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
                 outcome,
             }),
     );
-    let wake_at = timers::next(&look, &draft.state);
+    let wake_at = timers::next(&cx, &transition.state);
     Decision {
-        state: draft.state,
+        state: transition.state,
         effects,
         wake_at,
-        because: draft.because,
+        reasons: transition.reasons,
     }
 }

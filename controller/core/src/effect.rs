@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::command::Outcome;
+use crate::command::CommandOutcome;
 use crate::plan::RouteRef;
 use crate::state::State;
 use crate::units::{Revision, Weight};
@@ -17,7 +17,7 @@ pub struct Decision {
     /// When to look again though nothing has changed.
     pub wake_at: Option<Timestamp>,
     /// Why, for people: each is logged, and those of a transition become Events.
-    pub because: Vec<Reason>,
+    pub reasons: Vec<Reason>,
 }
 
 /// One desired state.
@@ -69,7 +69,7 @@ pub enum Effect {
         /// The object's UID.
         uid: String,
         /// How it ended.
-        outcome: Outcome,
+        outcome: CommandOutcome,
     },
 }
 

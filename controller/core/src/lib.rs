@@ -5,6 +5,8 @@
 //! states to make true, when to look again, and why. It has no clock, no randomness and no IO, so
 //! that every behaviour is a plain test.
 
+#![warn(missing_docs)]
+
 pub mod backoff;
 pub mod command;
 pub mod effect;
@@ -16,24 +18,24 @@ pub mod state;
 pub mod units;
 
 mod abort;
-mod approximate;
-mod cap;
+mod blockers;
 mod commands;
+mod context;
 mod decide;
-mod draft;
 mod freeze;
-mod goal;
 mod growth;
 mod progress;
 mod promotion;
-mod release;
+mod replica_ratio;
 mod route;
-mod router;
+mod route_state;
 mod scale;
 mod services;
+mod spec_change;
+mod status_message;
+mod step_down;
 mod steps;
+mod target;
 mod timers;
-mod waiting;
-mod words;
 
 pub use decide::decide;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::command::Command;
-use crate::plan::{Questions, RouteRef};
+use crate::plan::{Requirements, RouteRef};
 use crate::state::State;
 use crate::units::{Revision, Weight};
 
@@ -15,7 +15,7 @@ pub struct Observed {
     /// The position that was persisted in status.
     pub state: State,
     /// Since when this process has looked at the Rollout.
-    pub looked_since: Timestamp,
+    pub observed_since: Timestamp,
     /// `metadata.generation` of the Rollout.
     pub generation: i64,
     /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.
@@ -27,19 +27,19 @@ pub struct Observed {
     /// The hash of the valid spec's plan; none while the spec is invalid.
     pub plan_hash: Option<String>,
     /// The revision that the spec's template stands for; none while it cannot be told.
-    pub target: Option<Revision>,
+    pub target_revision: Option<Revision>,
     /// The Rollout's own ReplicaSets.
-    pub replica_sets: BTreeMap<Revision, ReplicaSetSeen>,
+    pub replica_sets: BTreeMap<Revision, ReplicaSetView>,
     /// The Service of the stable side; none where the plan names none.
-    pub stable_service: Option<ServiceSeen>,
+    pub stable_service: Option<ServiceView>,
     /// The Service of the canary side; none where the plan names none.
-    pub canary_service: Option<ServiceSeen>,
+    pub canary_service: Option<ServiceView>,
     /// The routes of the plan, in its order.
-    pub routes: Vec<RouteSeen>,
+    pub routes: Vec<RouteView>,
     /// Commands that have no outcome yet, oldest first.
     pub commands: Vec<Command>,
     /// What the metrics say of the revision that is being released.
-    pub judgement: Judgement,
+    pub analysis: AnalysisReport,
 }
 
 /// Who set `spec.replicas` of a Rollout.
@@ -74,7 +74,7 @@ impl ReplicasSource {
 
 /// A ReplicaSet and its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReplicaSetSeen {
+pub struct ReplicaSetView {
     /// The object's name.
     pub name: String,
     /// `spec.replicas`.
@@ -94,7 +94,7 @@ pub struct ReplicaSetSeen {
 
 /// A Service of one side and the pods behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSeen {
+pub struct ServiceView {
     /// Whether the object exists.
     pub exists: bool,
     /// The revision that its selector picks; none: it is not bound to a revision.
@@ -107,7 +107,7 @@ pub struct ServiceSeen {
 
 /// What a route object says and what its router says of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RouteSeen {
+pub struct RouteView {
     /// Which route.
     pub route: RouteRef,
     /// The canary's share as written in the object, or why it cannot be told.
@@ -131,7 +131,7 @@ pub enum Programmed {
 
 /// What the metrics say of the revision that is being released.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Judgement {
+pub enum AnalysisReport {
     /// No analysis is configured.
     NotConfigured,
     /// The data is missing, stale or unusable, or the traffic at hand is more than is left to
@@ -161,7 +161,7 @@ pub enum Judgement {
         /// The next weight that evidence permits, where evidence sets the pace.
         next_weight: Option<Weight>,
         /// What suffices by itself.
-        proven: Proven,
+        satisfied: SatisfiedRequirements,
     },
     /// Fresh data that suffices to promote.
     Sound {
@@ -170,7 +170,7 @@ pub enum Judgement {
         /// Since when the data has been fresh without a gap.
         fresh_since: Timestamp,
         /// What suffices by itself.
-        proven: Proven,
+        satisfied: SatisfiedRequirements,
     },
     /// The canary is worse than its budget allows.
     RollBack {
@@ -183,23 +183,24 @@ pub enum Judgement {
 
 /// What suffices by itself, at one weight: an answer that was given at another is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Proven {
+pub struct SatisfiedRequirements {
     /// The canary's share at which this was found.
     pub weight: Weight,
     /// The objectives whose evidence suffices, and the checks that have succeeded since the weight
     /// last changed.
-    pub answers: Questions,
+    pub requirements: Requirements,
 }
 
-impl Judgement {
+impl AnalysisReport {
     /// What suffices at this weight; nothing where there is no fresh data of it.
-    pub fn proven_at(&self, weight: Weight) -> Option<&Questions> {
+    pub fn satisfied_at(&self, weight: Weight) -> Option<&Requirements> {
         match self {
-            Self::Undecided { proven, .. } | Self::Sound { proven, .. }
-                if proven.weight == weight =>
-            {
-                Some(&proven.answers)
+            Self::Undecided {
+                satisfied: proven, ..
             }
+            | Self::Sound {
+                satisfied: proven, ..
+            } if proven.weight == weight => Some(&proven.requirements),
             _ => None,
         }
     }

@@ -164,13 +164,13 @@ pub enum Step {
     /// Wait for evidence: for a duration of fresh data, or until it suffices to promote.
     Analysis(Option<Duration>),
     /// Wait until what is named suffices, whatever the rest says that does not roll back.
-    Prove(Questions),
+    Require(Requirements),
 }
 
 /// What is asked of the metrics, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Questions {
+pub struct Requirements {
     /// Objectives whose evidence must suffice to promote.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub objectives: BTreeSet<String>,
@@ -179,9 +179,9 @@ pub struct Questions {
     pub checks: BTreeSet<String>,
 }
 
-impl Questions {
+impl Requirements {
     /// Those that are not answered, in words; nothing: all are.
-    pub fn open(&self, proven: &Self) -> Option<String> {
+    pub fn unmet(&self, proven: &Self) -> Option<String> {
         let objectives = self
             .objectives
             .difference(&proven.objectives)
@@ -212,24 +212,27 @@ pub enum CanaryScale {
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
     /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
-    pub longest: Duration,
+    pub max_duration: Duration,
     /// How long fresh data must have been seen before a release is promoted: while its pods are
     /// young, tolerance is high.
-    #[serde(default = "usual_warm_up", skip_serializing_if = "is_usual_warm_up")]
+    #[serde(
+        default = "default_warm_up",
+        skip_serializing_if = "is_default_warm_up"
+    )]
     pub warm_up: Duration,
     /// The checks that must have succeeded at the last weight before a release is promoted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
     /// How a release is watched that has all of the traffic, before it becomes stable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watch: Option<WatchPlan>,
+    pub bake: Option<BakePlan>,
 }
 
 /// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach
 /// is an abort as any other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WatchPlan {
+pub struct BakePlan {
     /// For how long.
     pub duration: Duration,
     /// The checks that must have succeeded in that time.
@@ -239,16 +242,16 @@ pub struct WatchPlan {
 
 impl Analysis {
     /// How long a canary counts as young where nothing else is said (analysis.md, section 2).
-    pub const USUAL_WARM_UP: Duration = Duration::from_secs(60);
+    pub const DEFAULT_WARM_UP: Duration = Duration::from_secs(60);
 }
 
-fn usual_warm_up() -> Duration {
-    Analysis::USUAL_WARM_UP
+fn default_warm_up() -> Duration {
+    Analysis::DEFAULT_WARM_UP
 }
 
 // Left out of the stored plan, so that plans stored before there was a choice keep their hash.
-fn is_usual_warm_up(warm_up: &Duration) -> bool {
-    *warm_up == Analysis::USUAL_WARM_UP
+fn is_default_warm_up(warm_up: &Duration) -> bool {
+    *warm_up == Analysis::DEFAULT_WARM_UP
 }
 
 impl Plan {
@@ -264,8 +267,8 @@ impl Plan {
     }
 
     /// How a promoted release is watched, where it is.
-    pub fn watch(&self) -> Option<&WatchPlan> {
-        self.canary().analysis.as_ref()?.watch.as_ref()
+    pub fn bake(&self) -> Option<&BakePlan> {
+        self.canary().analysis.as_ref()?.bake.as_ref()
     }
 
     /// The steps as written; none where evidence sets the pace.

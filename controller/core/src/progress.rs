@@ -11,38 +11,38 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::draft::{Draft, Look, releasing};
+use crate::blockers::Wait;
+use crate::context::{Context, Transition, releasing};
 use crate::state::{Progress, Stage, State};
-use crate::units::{Weight, after};
-use crate::waiting::Wait;
-use crate::{approximate, goal, router, services, steps, waiting};
+use crate::units::{Weight, saturating_add};
+use crate::{blockers, replica_ratio, route_state, services, steps, target};
 
 /// What holds for this long is steady: a later disturbance is a new one.
 const STEADY: Duration = Duration::from_secs(60);
 
 /// Records what has been reached.
-pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
-    if !releasing(&draft.state) && draft.state.stage != Stage::FirstDeploy {
+pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition) {
+    if !releasing(&transition.state) && transition.state.stage != Stage::FirstDeploy {
         return;
     }
     // A status that an earlier version wrote has none.
-    let before = *draft
+    let before = *transition
         .state
         .progress
-        .get_or_insert(Progress::start(look.now));
-    let deadline = look.plan.progress_deadline;
-    let waits = matches!(steps::wait(look, &draft.state), Wait::Progress(_));
-    let reached = Some(measure(look, &draft.state));
-    let is_renewal = reached > before.reached && after(before.at, deadline / 10) <= look.now;
-    draft.state.progress = Some(match (waits, before.complete_since) {
+        .get_or_insert(Progress::start(cx.now));
+    let deadline = cx.plan.progress_deadline;
+    let waits = matches!(steps::wait(cx, &transition.state), Wait::Progress(_));
+    let reached = Some(measure(cx, &transition.state));
+    let is_renewal = reached > before.reached && saturating_add(before.at, deadline / 10) <= cx.now;
+    transition.state.progress = Some(match (waits, before.complete_since) {
         (false, None) => Progress {
-            complete_since: Some(look.now),
+            complete_since: Some(cx.now),
             ..before
         },
         (true, Some(since)) => {
-            let is_new = after(since, STEADY.min(deadline)) <= look.now;
+            let is_new = saturating_add(since, STEADY.min(deadline)) <= cx.now;
             Progress {
-                at: if is_new { look.now } else { before.at },
+                at: if is_new { cx.now } else { before.at },
                 reached,
                 complete_since: None,
             }
@@ -52,7 +52,7 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
         // A renewal soon after the last one moves the deadline by next to nothing and is not worth
         // a write.
         (true, None) if is_renewal => Progress {
-            at: look.now,
+            at: cx.now,
             reached,
             complete_since: None,
         },
@@ -62,32 +62,34 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
 
 /// When what the release waits for becomes overdue; `None` if nothing is awaited since it was
 /// reached.
-pub(crate) fn overdue_at(look: &Look<'_>, state: &State) -> Option<Timestamp> {
+pub(crate) fn overdue_at(cx: &Context<'_>, state: &State) -> Option<Timestamp> {
     let progress = state
         .progress
         .filter(|progress| progress.complete_since.is_none())?;
-    Some(after(progress.at, look.plan.progress_deadline))
+    Some(saturating_add(progress.at, cx.plan.progress_deadline))
 }
 
 /// How far the release has come toward what it waits for. Comparable within one goal only.
-fn measure(look: &Look<'_>, state: &State) -> i64 {
-    if look.plan.routing().is_none() {
-        return approximate::in_place(look, state);
+fn measure(cx: &Context<'_>, state: &State) -> i64 {
+    if cx.plan.routing().is_none() {
+        return replica_ratio::in_place(cx, state);
     }
-    let share = goal::share(look, state);
+    let share = target::share(cx, state);
     let needed = match state.stage {
-        Stage::FirstDeploy | Stage::Promoting => look.plan.replicas,
-        Stage::Stepping | Stage::Aborted | Stage::Stable => goal::canary_pods(look, state, share),
+        Stage::FirstDeploy | Stage::Promoting => cx.plan.replicas,
+        Stage::Progressing | Stage::Aborted | Stage::Stable => {
+            target::canary_pods(cx, state, share)
+        }
     };
     let current = state.current_revision.as_ref();
-    let pods = waiting::available_pods(look, state).min(needed);
-    let is_routed = router::in_effect_for(look, current) == Some(share) && share > Weight::ZERO;
+    let pods = blockers::available_pods(cx, state).min(needed);
+    let is_routed = route_state::in_effect_for(cx, current) == Some(share) && share > Weight::ZERO;
     let is_selected = state.stage == Stage::Promoting
-        && look
-            .seen
+        && cx
+            .observed
             .stable_service
             .as_ref()
             .is_some_and(|service| service.selects.as_ref() == current);
-    let serves = state.stage == Stage::Promoting && services::stable_serves(look, current);
+    let serves = state.stage == Stage::Promoting && services::stable_serves(cx, current);
     i64::from(pods) + i64::from(is_routed) + i64::from(is_selected) + i64::from(serves)
 }

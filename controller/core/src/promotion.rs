@@ -1,108 +1,108 @@
 //! The last stretch: all pods, all traffic, the watch where there is one, then the stable Service.
 
-use crate::draft::{Draft, Look};
-use crate::observed::Judgement;
-use crate::plan::{Questions, WatchPlan};
-use crate::state::{State, Watch};
-use crate::units::{Weight, after};
-use crate::waiting::Wait;
-use crate::{router, services, waiting};
+use crate::blockers::Wait;
+use crate::context::{Context, Transition};
+use crate::observed::AnalysisReport;
+use crate::plan::{BakePlan, Requirements};
+use crate::state::{Bake, State};
+use crate::units::{Weight, saturating_add};
+use crate::{blockers, route_state, services};
 
 /// Advances as far as what was observed allows.
-pub(crate) fn advance(look: &Look<'_>, draft: &mut Draft) {
-    let Some(revision) = draft.state.current_revision.clone() else {
+pub(crate) fn advance(cx: &Context<'_>, transition: &mut Transition) {
+    let Some(revision) = transition.state.current_revision.clone() else {
         return;
     };
-    watch(look, draft);
-    if wait(look, &draft.state) == Wait::Done {
-        draft.normal(
+    watch(cx, transition);
+    if wait(cx, &transition.state) == Wait::Done {
+        transition.normal(
             "Promoted",
             format!("revision {revision} is promoted: it is stable now"),
         );
-        draft.become_stable(look.now, "promoted");
+        transition.become_stable(cx.now, "promoted");
     }
 }
 
 /// What the promotion waits for.
-pub(crate) fn wait(look: &Look<'_>, state: &State) -> Wait {
-    if look.plan.replicas == 0 {
+pub(crate) fn wait(cx: &Context<'_>, state: &State) -> Wait {
+    if cx.plan.replicas == 0 {
         return Wait::Replicas;
     }
     // A pod that comes and goes in a long watch does not run into the progress deadline: the watch
     // does not end without it.
-    if let (Some(plan), Some(watch)) = (look.plan.watch(), state.watch_under_way()) {
-        return match watched(look, state, plan, watch) {
+    if let (Some(plan), Some(watch)) = (cx.plan.bake(), state.active_bake()) {
+        return match watched(cx, state, plan, watch) {
             Wait::Done => Wait::Evidence("waiting for all pods and all of the traffic".to_owned()),
             waiting => waiting,
         };
     }
-    match waiting::available(look, state, look.plan.replicas) {
+    match blockers::available(cx, state, cx.plan.replicas) {
         Wait::Done => {}
         missing => return missing,
     }
-    if look.plan.routing().is_none()
-        || services::stable_serves(look, state.current_revision.as_ref())
-    {
+    if cx.plan.routing().is_none() || services::stable_serves(cx, state.current_revision.as_ref()) {
         return Wait::Done;
     }
-    Wait::Progress(router::waiting_for(look))
+    Wait::Progress(route_state::waiting_for(cx))
 }
 
 /// Begins the watch with the traffic, and ends it with the time where nothing speaks against it.
-fn watch(look: &Look<'_>, draft: &mut Draft) {
-    let Some(plan) = look.plan.watch().filter(|_| look.plan.replicas > 0) else {
+fn watch(cx: &Context<'_>, transition: &mut Transition) {
+    let Some(plan) = cx.plan.bake().filter(|_| cx.plan.replicas > 0) else {
         return;
     };
-    let has_all = router::in_effect_for(look, draft.state.current_revision.as_ref())
+    let has_all = route_state::in_effect_for(cx, transition.state.current_revision.as_ref())
         == Some(Weight::FULL)
-        && waiting::available(look, &draft.state, look.plan.replicas) == Wait::Done;
-    match draft.state.watch {
+        && blockers::available(cx, &transition.state, cx.plan.replicas) == Wait::Done;
+    match transition.state.bake {
         None if has_all => {
             let seconds = plan.duration.as_secs();
-            draft.normal(
+            transition.normal(
                 "Watching",
                 format!("all of the traffic is on the canary: it is watched for {seconds} s"),
             );
-            draft.state.watch = Some(Watch {
-                since: look.now,
+            transition.state.bake = Some(Bake {
+                since: cx.now,
                 ended_at: None,
             });
         }
         Some(begun)
             if begun.ended_at.is_none()
                 && has_all
-                && watched(look, &draft.state, plan, begun) == Wait::Done =>
+                && watched(cx, &transition.state, plan, begun) == Wait::Done =>
         {
-            end(look, draft);
+            end(cx, transition);
         }
         _ => {}
     }
 }
 
 /// Ends the watch: the switch that follows has the whole progress deadline.
-pub(crate) fn end(look: &Look<'_>, draft: &mut Draft) {
-    draft.state.watch = draft.state.watch.map(|watch| Watch {
-        ended_at: Some(look.now),
+pub(crate) fn end(cx: &Context<'_>, transition: &mut Transition) {
+    transition.state.bake = transition.state.bake.map(|watch| Bake {
+        ended_at: Some(cx.now),
         ..watch
     });
-    draft.start_waiting(look.now);
+    transition.start_waiting(cx.now);
 }
 
-fn watched(look: &Look<'_>, state: &State, plan: &WatchPlan, watch: Watch) -> Wait {
-    match waiting::until(look, after(watch.since, plan.duration)) {
+fn watched(cx: &Context<'_>, state: &State, plan: &BakePlan, watch: Bake) -> Wait {
+    match blockers::until(cx, saturating_add(watch.since, plan.duration)) {
         Wait::Done => {}
         waiting => return waiting,
     }
-    match &look.seen.judgement {
-        Judgement::Hold { message, .. }
-        | Judgement::Frozen { message, .. }
-        | Judgement::RollBack { message, .. } => Wait::Evidence(message.clone()),
-        Judgement::Undecided { .. } | Judgement::Sound { .. } | Judgement::NotConfigured => {
-            let checks = Questions {
+    match &cx.observed.analysis {
+        AnalysisReport::Hold { message, .. }
+        | AnalysisReport::Frozen { message, .. }
+        | AnalysisReport::RollBack { message, .. } => Wait::Evidence(message.clone()),
+        AnalysisReport::Undecided { .. }
+        | AnalysisReport::Sound { .. }
+        | AnalysisReport::NotConfigured => {
+            let checks = Requirements {
                 checks: plan.checks.clone(),
-                ..Questions::default()
+                ..Requirements::default()
             };
-            waiting::answered(look, state, &checks)
+            blockers::answered(cx, state, &checks)
         }
     }
 }

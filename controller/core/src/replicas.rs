@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::draft::{Draft, Look};
+use crate::context::{Context, Transition};
 use crate::observed::ReplicasSource;
 use crate::state::{ReplicasKept, State};
-use crate::units::after;
+use crate::units::saturating_add;
 
 /// How long an autoscaler that has begun may be below the number that is kept: a
 /// HorizontalPodAutoscaler's own stabilization window, in which it does not scale down either.
@@ -35,19 +35,19 @@ pub fn effective(spec_replicas: u32, source: ReplicasSource, state: &State, now:
 }
 
 /// Records what is kept, so that a restarted controller keeps it too.
-pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
+pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition) {
     // While the spec cannot be used, the plan in force counts.
-    if look.seen.spec_problem.is_some() {
+    if cx.observed.spec_problem.is_some() {
         return;
     }
-    let (count, spec_replicas) = (look.plan.replicas, look.seen.spec_replicas);
-    let before = draft.state.replicas_kept;
-    let source = look
-        .seen
+    let (count, spec_replicas) = (cx.plan.replicas, cx.observed.spec_replicas);
+    let before = transition.state.replicas_kept;
+    let source = cx
+        .observed
         .replicas_source
-        .resolved(draft.state.replicas_scaled);
-    draft.state.replicas_scaled = source == ReplicasSource::Scaled;
-    draft.state.replicas_kept = match source {
+        .resolved(transition.state.replicas_scaled);
+    transition.state.replicas_scaled = source == ReplicasSource::Scaled;
+    transition.state.replicas_kept = match source {
         _ if count <= spec_replicas => None,
         ReplicasSource::Declared => None,
         ReplicasSource::Default | ReplicasSource::Unowned => {
@@ -56,18 +56,18 @@ pub(crate) fn record(look: &Look<'_>, draft: &mut Draft) {
         ReplicasSource::Scaled => {
             let until = before
                 .and_then(|kept| kept.until)
-                .unwrap_or_else(|| after(look.now, TAKEOVER));
+                .unwrap_or_else(|| saturating_add(cx.now, TAKEOVER));
             Some(ReplicasKept {
                 count,
                 until: Some(until),
             })
         }
     };
-    if before.is_none() && draft.state.replicas_kept.is_some() {
+    if before.is_none() && transition.state.replicas_kept.is_some() {
         let message = format!(
             "spec.replicas was removed and defaults to {spec_replicas}: {count} pods stay until an autoscaler or \
              `kubectl scale` sets another number"
         );
-        draft.normal("ReplicasKept", message);
+        transition.normal("ReplicasKept", message);
     }
 }

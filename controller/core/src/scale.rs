@@ -1,21 +1,21 @@
 //! How many pods each revision has: enough for the traffic that may reach it, and none taken away
 //! before that.
 
-use crate::draft::{Draft, Look};
+use crate::context::{Context, Transition};
 use crate::effect::Effect;
-use crate::observed::{ReplicaSetSeen, ServiceSeen};
+use crate::observed::{ReplicaSetView, ServiceView};
 use crate::state::{Drain, ReleaseResult, Stage, State};
-use crate::units::{Revision, after};
-use crate::{approximate, goal, growth, router};
+use crate::units::{Revision, saturating_add};
+use crate::{growth, replica_ratio, route_state, target};
 
 /// How many pods a revision shall have, as the traffic needs it.
-fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 {
-    let replicas = look.plan.replicas;
-    let goal = goal::share(look, state);
+fn wanted(cx: &Context<'_>, state: &State, revision: &Revision, now: u32) -> u32 {
+    let replicas = cx.plan.replicas;
+    let goal = target::share(cx, state);
     let is_current = state.current_revision.as_ref() == Some(revision);
     // Nothing shrinks before the router is seen to send it less.
     let settled = |need: u32| {
-        if router::in_effect(look) == Some(goal) {
+        if route_state::in_effect(cx) == Some(goal) {
             need
         } else {
             need.max(now)
@@ -26,23 +26,23 @@ fn wanted(look: &Look<'_>, state: &State, revision: &Revision, now: u32) -> u32 
         // What is scaled to zero has no traffic that would have to go first.
         _ if replicas == 0 && is_kept(state, revision) => 0,
         Stage::FirstDeploy | Stage::Promoting if is_current => replicas,
-        Stage::Stepping if is_current => growth::limited(
-            look,
+        Stage::Progressing if is_current => growth::limited(
+            cx,
             state,
-            settled(goal::canary_pods(look, state, goal)),
+            settled(target::canary_pods(cx, state, goal)),
             now,
         ),
-        Stage::Stepping | Stage::Promoting
-            if is_stable && look.plan.canary().dynamic_stable_scale =>
+        Stage::Progressing | Stage::Promoting
+            if is_stable && cx.plan.canary().dynamic_stable_scale =>
         {
-            settled(goal::stable_pods(look, state))
+            settled(target::stable_pods(cx, state))
         }
         _ if is_stable => replicas,
         _ => {
             let drained = state
                 .draining
                 .iter()
-                .any(|drain| drain.revision == *revision && drain.until <= look.now);
+                .any(|drain| drain.revision == *revision && drain.until <= cx.now);
             if drained { 0 } else { now }
         }
     }
@@ -56,28 +56,28 @@ fn is_kept(state: &State, revision: &Revision) -> bool {
 }
 
 /// Whether a request may still reach this revision's pods.
-fn is_reachable(look: &Look<'_>, revision: &Revision) -> bool {
-    selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision)
-            && !router::canary_unreachable(look))
+fn is_reachable(cx: &Context<'_>, revision: &Revision) -> bool {
+    selects(cx.observed.stable_service.as_ref(), revision)
+        || (selects(cx.observed.canary_service.as_ref(), revision)
+            && !route_state::canary_unreachable(cx))
 }
 
 /// Whether the objects send requests to this revision's pods.
-fn is_given_traffic(look: &Look<'_>, revision: &Revision) -> bool {
-    selects(look.seen.stable_service.as_ref(), revision)
-        || (selects(look.seen.canary_service.as_ref(), revision)
-            && !router::written(look).is_zero())
+fn is_given_traffic(cx: &Context<'_>, revision: &Revision) -> bool {
+    selects(cx.observed.stable_service.as_ref(), revision)
+        || (selects(cx.observed.canary_service.as_ref(), revision)
+            && !route_state::written(cx).is_zero())
 }
 
-fn selects(service: Option<&ServiceSeen>, revision: &Revision) -> bool {
+fn selects(service: Option<&ServiceView>, revision: &Revision) -> bool {
     service.is_some_and(|service| service.selects.as_ref() == Some(revision))
 }
 
 /// Notes from when revisions that are left over drain: only once no request can reach them.
-pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
-    let state = &mut draft.state;
-    let kept: Vec<_> = look
-        .seen
+pub(crate) fn note_draining(cx: &Context<'_>, transition: &mut Transition) {
+    let state = &mut transition.state;
+    let kept: Vec<_> = cx
+        .observed
         .replica_sets
         .keys()
         .filter(|revision| is_kept(state, revision))
@@ -86,19 +86,19 @@ pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
     // What has once been seen to be unreachable stays so until traffic is given back to it: a
     // restarted controller, which has yet to see the router's part again, must not start the delay
     // anew.
-    state.draining.retain(|drain| {
-        !kept.contains(&drain.revision) && !is_given_traffic(look, &drain.revision)
-    });
-    if look.plan.routing().is_none() {
+    state
+        .draining
+        .retain(|drain| !kept.contains(&drain.revision) && !is_given_traffic(cx, &drain.revision));
+    if cx.plan.routing().is_none() {
         return;
     }
-    for (revision, set) in &look.seen.replica_sets {
+    for (revision, set) in &cx.observed.replica_sets {
         let noted = state
             .draining
             .iter()
             .any(|drain| drain.revision == *revision);
-        if set.desired > 0 && !noted && !kept.contains(revision) && !is_reachable(look, revision) {
-            let until = after(look.now, drain_delay(look, state, revision));
+        if set.desired > 0 && !noted && !kept.contains(revision) && !is_reachable(cx, revision) {
+            let until = saturating_add(cx.now, drain_delay(cx, state, revision));
             state.draining.push(Drain {
                 revision: revision.clone(),
                 until,
@@ -108,15 +108,15 @@ pub(crate) fn note_draining(look: &Look<'_>, draft: &mut Draft) {
 }
 
 /// Drops what has been noted of revisions that have no pods any more.
-pub(crate) fn forget_drained(look: &Look<'_>, draft: &mut Draft) {
-    let sets = &look.seen.replica_sets;
-    draft
+pub(crate) fn forget_drained(cx: &Context<'_>, transition: &mut Transition) {
+    let sets = &cx.observed.replica_sets;
+    transition
         .state
         .draining
         .retain(|drain| sets.get(&drain.revision).is_some_and(|set| set.desired > 0));
 }
 
-fn drain_delay(look: &Look<'_>, state: &State, revision: &Revision) -> std::time::Duration {
+fn drain_delay(cx: &Context<'_>, state: &State, revision: &Revision) -> std::time::Duration {
     let last = state
         .history
         .iter()
@@ -124,28 +124,28 @@ fn drain_delay(look: &Look<'_>, state: &State, revision: &Revision) -> std::time
         .find(|release| release.revision == *revision);
     match last.map(|release| release.result) {
         Some(ReleaseResult::Aborted | ReleaseResult::Superseded) => {
-            look.plan.canary().abort_scale_down_delay
+            cx.plan.canary().abort_scale_down_delay
         }
-        Some(ReleaseResult::Promoted) | None => look.plan.canary().scale_down_delay,
+        Some(ReleaseResult::Promoted) | None => cx.plan.canary().scale_down_delay,
     }
 }
 
 /// What the ReplicaSets must be.
-pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
-    let sets = &look.seen.replica_sets;
+pub(crate) fn effects(cx: &Context<'_>, state: &State) -> Vec<Effect> {
+    let sets = &cx.observed.replica_sets;
     let mut effects = Vec::new();
-    let counts = match look.plan.routing() {
+    let counts = match cx.plan.routing() {
         Some(_) => {
             let each = sets.iter().map(|(revision, set)| {
-                (revision.clone(), wanted(look, state, revision, set.desired))
+                (revision.clone(), wanted(cx, state, revision, set.desired))
             });
             each.collect()
         }
-        None => approximate::next_counts(look, state),
+        None => replica_ratio::next_counts(cx, state),
     };
-    if let Some(revision) = missing(look, state) {
-        let replicas = match look.plan.routing() {
-            Some(_) => wanted(look, state, &revision, 0),
+    if let Some(revision) = missing(cx, state) {
+        let replicas = match cx.plan.routing() {
+            Some(_) => wanted(cx, state, &revision, 0),
             None => counts.get(&revision).copied().unwrap_or(0),
         };
         effects.push(Effect::CreateReplicaSet { revision, replicas });
@@ -160,35 +160,36 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
             });
         }
     }
-    effects.extend(beyond_history(look, state));
+    effects.extend(beyond_history(cx, state));
     effects
 }
 
 /// The revision whose ReplicaSet must be made: only the spec's own, since nobody has another's
 /// template.
-fn missing(look: &Look<'_>, state: &State) -> Option<Revision> {
+fn missing(cx: &Context<'_>, state: &State) -> Option<Revision> {
     let revision = state.current_revision.clone()?;
-    let is_asked = look.seen.target.as_ref() == Some(&revision) && look.seen.spec_problem.is_none();
-    (is_asked && is_kept(state, &revision) && !look.seen.replica_sets.contains_key(&revision))
+    let is_asked = cx.observed.target_revision.as_ref() == Some(&revision)
+        && cx.observed.spec_problem.is_none();
+    (is_asked && is_kept(state, &revision) && !cx.observed.replica_sets.contains_key(&revision))
         .then_some(revision)
 }
 
 /// Old, empty ReplicaSets beyond the history limit, while nothing is under way.
-fn beyond_history(look: &Look<'_>, state: &State) -> Vec<Effect> {
+fn beyond_history(cx: &Context<'_>, state: &State) -> Vec<Effect> {
     if state.stage != Stage::Stable {
         return Vec::new();
     }
-    let is_old = |revision: &Revision, set: &ReplicaSetSeen| {
+    let is_old = |revision: &Revision, set: &ReplicaSetView| {
         set.desired == 0 && set.current == 0 && !is_kept(state, revision)
     };
-    let mut old: Vec<_> = look
-        .seen
+    let mut old: Vec<_> = cx
+        .observed
         .replica_sets
         .iter()
         .filter(|(revision, set)| is_old(revision, set))
         .collect();
     old.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
-    let extra = old.into_iter().skip(look.plan.revision_history_limit);
+    let extra = old.into_iter().skip(cx.plan.revision_history_limit);
     extra
         .map(|(revision, set)| Effect::DeleteReplicaSet {
             revision: revision.clone(),

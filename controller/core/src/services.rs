@@ -1,16 +1,16 @@
 //! The two Services: which revision each picks, switched only while no request can be lost by it.
 
-use crate::draft::Look;
+use crate::context::Context;
 use crate::effect::{Effect, Side};
-use crate::observed::ServiceSeen;
-use crate::router;
+use crate::observed::ServiceView;
+use crate::route_state;
 use crate::state::{Stage, State};
-use crate::units::{Revision, Weight, after};
+use crate::units::{Revision, Weight, saturating_add};
 
 /// Whether the stable Service has never been bound to a revision, so that its route is still the
 /// user's own affair.
-pub(crate) fn not_yet_bound(look: &Look<'_>) -> bool {
-    look.seen
+pub(crate) fn not_yet_bound(cx: &Context<'_>) -> bool {
+    cx.observed
         .stable_service
         .as_ref()
         .is_none_or(|service| service.selects.is_none())
@@ -18,24 +18,24 @@ pub(crate) fn not_yet_bound(look: &Look<'_>) -> bool {
 
 /// Whether the stable Service picks this revision, has its endpoints, and the router has had time
 /// to see them.
-pub(crate) fn stable_serves(look: &Look<'_>, revision: Option<&Revision>) -> bool {
-    let (Some(service), Some(routing)) = (&look.seen.stable_service, look.plan.routing()) else {
+pub(crate) fn stable_serves(cx: &Context<'_>, revision: Option<&Revision>) -> bool {
+    let (Some(service), Some(routing)) = (&cx.observed.stable_service, cx.plan.routing()) else {
         return false;
     };
     let settled = service
         .serving_since
-        .is_some_and(|since| after(since, routing.settle) <= look.now);
+        .is_some_and(|since| saturating_add(since, routing.settle) <= cx.now);
     revision.is_some() && service.selects.as_ref() == revision && settled
 }
 
 /// What the Services must pick.
-pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
-    let Some(routing) = look.plan.routing() else {
+pub(crate) fn effects(cx: &Context<'_>, state: &State) -> Vec<Effect> {
+    let Some(routing) = cx.plan.routing() else {
         return Vec::new();
     };
     let mut effects = Vec::new();
-    if let (Some(service), Some(revision)) = (&look.seen.stable_service, stable_side(look, state))
-        && must_bind(look, service, &revision, false)
+    if let (Some(service), Some(revision)) = (&cx.observed.stable_service, stable_side(cx, state))
+        && must_bind(cx, service, &revision, false)
     {
         effects.push(Effect::BindService {
             side: Side::Stable,
@@ -43,8 +43,8 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
             revision,
         });
     }
-    if let (Some(service), Some(revision)) = (&look.seen.canary_service, canary_side(look, state))
-        && must_bind(look, service, &revision, true)
+    if let (Some(service), Some(revision)) = (&cx.observed.canary_service, canary_side(cx, state))
+        && must_bind(cx, service, &revision, true)
     {
         effects.push(Effect::BindService {
             side: Side::Canary,
@@ -56,34 +56,36 @@ pub(crate) fn effects(look: &Look<'_>, state: &State) -> Vec<Effect> {
 }
 
 /// The revision that the stable Service shall pick.
-pub(crate) fn stable_side(look: &Look<'_>, state: &State) -> Option<Revision> {
+pub(crate) fn stable_side(cx: &Context<'_>, state: &State) -> Option<Revision> {
     let current = state.current_revision.clone();
     match state.stage {
         Stage::FirstDeploy => current,
         Stage::Promoting => {
-            let service = look.seen.stable_service.as_ref();
+            let service = cx.observed.stable_service.as_ref();
             let switched = current.is_some()
                 && service.and_then(|service| service.selects.as_ref()) == current.as_ref();
-            let free = router::in_effect_for(look, current.as_ref()) == Some(Weight::FULL)
-                && (look.plan.watch().is_none() || state.was_watched());
+            let free = route_state::in_effect_for(cx, current.as_ref()) == Some(Weight::FULL)
+                && (cx.plan.bake().is_none() || state.is_bake_complete());
             if switched || free {
                 current
             } else {
                 state.stable_revision.clone()
             }
         }
-        Stage::Stepping | Stage::Aborted | Stage::Stable => state.stable_revision.clone(),
+        Stage::Progressing | Stage::Aborted | Stage::Stable => state.stable_revision.clone(),
     }
 }
 
 /// The revision that the canary Service shall pick; `None` leaves it as it is.
-fn canary_side(look: &Look<'_>, state: &State) -> Option<Revision> {
+fn canary_side(cx: &Context<'_>, state: &State) -> Option<Revision> {
     match state.stage {
-        Stage::Stepping | Stage::Promoting | Stage::FirstDeploy => state.current_revision.clone(),
+        Stage::Progressing | Stage::Promoting | Stage::FirstDeploy => {
+            state.current_revision.clone()
+        }
         // A route that names it from the beginning is resolved by its router only if it exists.
         Stage::Aborted | Stage::Stable => {
-            let is_missing = look
-                .seen
+            let is_missing = cx
+                .observed
                 .canary_service
                 .as_ref()
                 .is_some_and(|service| !service.exists);
@@ -92,7 +94,7 @@ fn canary_side(look: &Look<'_>, state: &State) -> Option<Revision> {
     }
 }
 
-fn must_bind(look: &Look<'_>, service: &ServiceSeen, revision: &Revision, canary: bool) -> bool {
+fn must_bind(cx: &Context<'_>, service: &ServiceView, revision: &Revision, canary: bool) -> bool {
     if service.exists && service.selects.as_ref() == Some(revision) {
         return false;
     }
@@ -101,9 +103,9 @@ fn must_bind(look: &Look<'_>, service: &ServiceSeen, revision: &Revision, canary
     }
     if canary {
         // Its pods are superseded: they lose their traffic first.
-        return router::canary_unreachable(look);
+        return route_state::canary_unreachable(cx);
     }
-    look.seen
+    cx.observed
         .replica_sets
         .get(revision)
         .is_some_and(|set| set.available > 0)

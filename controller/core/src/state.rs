@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::command::Outcome;
+use crate::command::CommandOutcome;
 use crate::plan::Plan;
 use crate::units::{Revision, Weight};
 
@@ -33,7 +33,7 @@ pub struct State {
     pub current_revision: Option<Revision>,
     /// The plan in force.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<PlanInForce>,
+    pub plan: Option<ActivePlan>,
     /// The stage of the release.
     pub stage: Stage,
     /// Since when it has been in this stage or step.
@@ -74,7 +74,7 @@ pub struct State {
     pub abort: Option<Abort>,
     /// The watch over a release that has all of the traffic.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub watch: Option<Watch>,
+    pub bake: Option<Bake>,
     /// That the current revision may go on although the service has no errors to spend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
@@ -83,22 +83,22 @@ pub struct State {
     pub draining: Vec<Drain>,
     /// The commands carried out last, newest last, at most [`COMMANDS_LIMIT`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub commands: Vec<CommandDone>,
+    pub commands: Vec<HandledCommand>,
     /// The outcomes of releases, newest last, at most [`HISTORY_LIMIT`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<Release>,
+    pub history: Vec<ReleaseRecord>,
 }
 
 impl State {
     /// The watch at hand.
-    pub(crate) fn watch_under_way(&self) -> Option<Watch> {
-        self.watch
+    pub(crate) fn active_bake(&self) -> Option<Bake> {
+        self.bake
             .filter(|watch| self.stage == Stage::Promoting && watch.ended_at.is_none())
     }
 
     /// Whether there was a watch that is over.
-    pub(crate) fn was_watched(&self) -> bool {
-        self.watch.is_some_and(|watch| watch.ended_at.is_some())
+    pub(crate) fn is_bake_complete(&self) -> bool {
+        self.bake.is_some_and(|watch| watch.ended_at.is_some())
     }
 }
 
@@ -123,7 +123,7 @@ pub enum Stage {
     #[default]
     FirstDeploy,
     /// The canary goes through its steps.
-    Stepping,
+    Progressing,
     /// The canary takes over: all traffic, then the stable Service, then the route's stable side.
     Promoting,
     /// The current revision was given up; stable serves.
@@ -135,7 +135,7 @@ pub enum Stage {
 /// The plan that the release runs under.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PlanInForce {
+pub struct ActivePlan {
     /// A hash of the plan.
     pub hash: String,
     /// The plan.
@@ -195,7 +195,7 @@ pub struct ReplicasKept {
 #[serde(rename_all = "camelCase", default)]
 pub struct Weights {
     /// The canary's share that the release asks for.
-    pub asked: Weight,
+    pub desired: Weight,
     /// The canary's share that was last seen in effect; none while a change is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Weight>,
@@ -256,7 +256,7 @@ pub struct Abort {
 /// The watch over a release that has all of the traffic, before it becomes stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Watch {
+pub struct Bake {
     /// Since when the canary has been seen to have all of the traffic.
     pub since: Timestamp,
     /// Since when the watch is over and the release becomes stable.
@@ -293,17 +293,17 @@ pub struct Drain {
 /// A command that was carried out or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct CommandDone {
+pub struct HandledCommand {
     /// The UID of the command object.
     pub uid: String,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: CommandOutcome,
 }
 
 /// How one release ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Release {
+pub struct ReleaseRecord {
     /// The revision.
     pub revision: Revision,
     /// How it ended.

@@ -16,7 +16,7 @@ pub struct Weight(u32);
 /// Why a number is not a [`Weight`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{0} is not a traffic weight: use a percentage from 0 to 100 with at most three decimals")]
-pub struct NotAWeight(pub f64);
+pub struct InvalidWeight(pub f64);
 
 impl Weight {
     /// No traffic at all.
@@ -50,7 +50,7 @@ impl Weight {
 
     /// What is left for the other side.
     #[must_use]
-    pub const fn rest(self) -> Self {
+    pub const fn complement(self) -> Self {
         Self(Self::FULL.0 - self.0)
     }
 
@@ -69,7 +69,7 @@ impl Weight {
 
     /// This share cut down to what `available` of `needed` pods can carry.
     #[must_use]
-    pub fn carried_by(self, available: u32, needed: u32) -> Self {
+    pub fn limited_to_capacity(self, available: u32, needed: u32) -> Self {
         if available == 0 {
             return Self::ZERO;
         }
@@ -82,15 +82,15 @@ impl Weight {
 }
 
 impl TryFrom<f64> for Weight {
-    type Error = NotAWeight;
+    type Error = InvalidWeight;
 
-    fn try_from(percent: f64) -> Result<Self, NotAWeight> {
+    fn try_from(percent: f64) -> Result<Self, InvalidWeight> {
         let thousandths = percent * 1_000.0;
         let rounded = thousandths.round();
         if !(0.0..=f64::from(Self::FULL.0)).contains(&rounded)
             || (thousandths - rounded).abs() > 1e-6
         {
-            return Err(NotAWeight(percent));
+            return Err(InvalidWeight(percent));
         }
         #[expect(
             clippy::cast_possible_truncation,
@@ -137,7 +137,7 @@ impl fmt::Display for Revision {
 }
 
 /// A time so much later; the end of time where there is no such time.
-pub(crate) fn after(start: Timestamp, duration: Duration) -> Timestamp {
+pub(crate) fn saturating_add(start: Timestamp, duration: Duration) -> Timestamp {
     start.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
@@ -165,8 +165,14 @@ mod tests {
 
     #[test]
     fn carried_by_cuts_in_proportion() {
-        assert_eq!(Weight::percent(50).carried_by(5, 5), Weight::percent(50));
-        assert_eq!(Weight::percent(50).carried_by(2, 5), Weight::percent(20));
-        assert_eq!(Weight::percent(50).carried_by(0, 5), Weight::ZERO);
+        assert_eq!(
+            Weight::percent(50).limited_to_capacity(5, 5),
+            Weight::percent(50)
+        );
+        assert_eq!(
+            Weight::percent(50).limited_to_capacity(2, 5),
+            Weight::percent(20)
+        );
+        assert_eq!(Weight::percent(50).limited_to_capacity(0, 5), Weight::ZERO);
     }
 }

@@ -2,8 +2,8 @@
 
 mod world;
 
-use serin_core::command::{OutcomeResult, Verb};
-use serin_core::observed::Judgement;
+use serin_core::command::{CommandResult, Verb};
+use serin_core::observed::AnalysisReport;
 use serin_core::plan::{CanaryScale, Step};
 use serin_core::state::{Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
@@ -107,7 +107,7 @@ fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     world.run_until("at 25 %", |world| {
         world.state.weights.verified == Some(Weight::percent(25))
     });
-    world.report = Judgement::RollBack {
+    world.report = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "the canary failed 24 of 3,000.".into(),
     };
@@ -135,7 +135,7 @@ fn never_ready_times_out_and_gets_no_request() {
     world.pods.insert(rev("v2"), Pods::NeverReady);
     world.release("v2");
     world.run_for(secs(599));
-    assert_eq!(world.state.stage, Stage::Stepping);
+    assert_eq!(world.state.stage, Stage::Progressing);
     world.run_for(secs(60));
     assert_eq!(
         world.state.abort.as_ref().map(|abort| abort.cause.as_str()),
@@ -256,7 +256,7 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
         world.run_until("paused", |world| world.state.pause.is_some());
         assert_eq!(
             world.command(version, Verb::Promote).result,
-            OutcomeResult::Done
+            CommandResult::Done
         );
         world.run_until("stable", |world| {
             world.state.stable_revision == Some(rev(version))
@@ -267,7 +267,7 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
     world.run_for(secs(60));
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "two back is outside of a window of one"
     );
     world.release("v3");
@@ -412,7 +412,7 @@ fn stable_that_shrank_grows_back_before_traffic_returns_to_it() {
     let mut world = World::stable(wanted);
     world.release("v2");
     world.run_until("stable has shrunk", |world| world.desired("v1") == 4);
-    assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
+    assert_eq!(world.command("1", Verb::Abort).result, CommandResult::Done);
     assert_eq!(world.desired("v1"), 10, "stable scales up at once");
     assert_eq!(
         world.share(),

@@ -2,7 +2,7 @@
 
 mod world;
 
-use serin_core::command::{OutcomeResult, Verb};
+use serin_core::command::{CommandResult, Verb};
 use serin_core::plan::Step;
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
@@ -43,10 +43,10 @@ fn an_indefinite_pause_never_runs_into_the_progress_deadline() {
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     world.run_for(secs(7_200));
-    assert_eq!(world.state.stage, Stage::Stepping);
+    assert_eq!(world.state.stage, Stage::Progressing);
     assert_eq!(
         world.command("1", Verb::Promote).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_for(secs(60));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
@@ -61,7 +61,7 @@ fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() 
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     let stale = world.command_for("1", Verb::Promote, Some("v1"), None);
-    assert_eq!(stale.result, OutcomeResult::Refused);
+    assert_eq!(stale.result, CommandResult::Refused);
     assert!(
         stale.message.contains("v1") && stale.message.contains("v2"),
         "{}",
@@ -71,13 +71,13 @@ fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() 
         world
             .command_for("2", Verb::Promote, Some("v2"), Some(3))
             .result,
-        OutcomeResult::Refused
+        CommandResult::Refused
     );
     assert_eq!(
         world
             .command_for("3", Verb::Promote, Some("v2"), Some(1))
             .result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_until("paused again", |world| {
         world.state.step.is_some_and(|step| step.index == 3)
@@ -87,7 +87,7 @@ fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() 
         world
             .command_for("3", Verb::Promote, Some("v2"), Some(1))
             .result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     assert_eq!(
         world.state.step.map(|step| step.index),
@@ -99,17 +99,17 @@ fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() 
 #[test]
 fn abort_works_in_every_state_and_is_a_no_op_when_healthy() {
     let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
-    assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
+    assert_eq!(world.command("1", Verb::Abort).result, CommandResult::Done);
     assert_eq!(world.state.phase, Phase::Healthy);
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     assert_eq!(
         world.command("2", Verb::PromoteFull).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_until("all traffic", |world| world.share() == Weight::FULL);
     world.spec_problem = Some("spec.strategy: broken".into());
-    assert_eq!(world.command("3", Verb::Abort).result, OutcomeResult::Done);
+    assert_eq!(world.command("3", Verb::Abort).result, CommandResult::Done);
     world.run_for(secs(10));
     assert_eq!(
         (world.state.stage, world.share()),
@@ -134,7 +134,7 @@ fn abort_in_the_middle_of_the_switch_of_the_stable_service_loses_no_request() {
         world.stable_service == Some(rev("v2"))
     });
     assert_eq!(world.state.stage, Stage::Promoting);
-    assert_eq!(world.command("1", Verb::Abort).result, OutcomeResult::Done);
+    assert_eq!(world.command("1", Verb::Abort).result, CommandResult::Done);
     world.run_for(secs(60));
     assert_eq!(world.stable_service, Some(rev("v1")));
     assert_eq!(world.share(), Weight::ZERO);
@@ -155,7 +155,7 @@ fn after_an_abort_the_next_commit_clears_it_and_retry_starts_anew() {
     );
     world.run_for(secs(300));
     assert_eq!(world.state.stage, Stage::Aborted, "Git is never fought");
-    assert_eq!(world.command("2", Verb::Retry).result, OutcomeResult::Done);
+    assert_eq!(world.command("2", Verb::Retry).result, CommandResult::Done);
     world.run_until("paused", |world| world.state.pause.is_some());
     world.command("3", Verb::Abort);
     world.release("v3");
@@ -178,16 +178,16 @@ fn pause_and_resume_by_command_and_skip() {
     assert!(world.refused("0", Verb::Pause).contains("no release"));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
-    assert_eq!(world.command("1", Verb::Pause).result, OutcomeResult::Done);
+    assert_eq!(world.command("1", Verb::Pause).result, CommandResult::Done);
     world.run_for(secs(600));
     assert_eq!(world.state.step.map(|step| step.index), Some(1));
-    assert_eq!(world.command("2", Verb::Resume).result, OutcomeResult::Done);
+    assert_eq!(world.command("2", Verb::Resume).result, CommandResult::Done);
     world.run_until("the last pause", |world| {
         world.state.step.is_some_and(|step| step.index == 3)
     });
     assert_eq!(
         world.command("3", Verb::SkipStep).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
@@ -206,6 +206,6 @@ fn paused_in_the_spec_lets_nothing_advance_but_aborts() {
         (Phase::Paused, Some(0))
     );
     assert!(world.refused("1", Verb::Promote).contains("spec.paused"));
-    assert_eq!(world.command("2", Verb::Abort).result, OutcomeResult::Done);
+    assert_eq!(world.command("2", Verb::Abort).result, CommandResult::Done);
     assert_eq!(world.state.stage, Stage::Aborted);
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serin_core::command::Verb;
 use serin_core::effect::{Decision, Effect};
-use serin_core::plan::{Analysis, CanaryScale, EvidencePace, Pace, Plan, Step, WatchPlan};
+use serin_core::plan::{Analysis, BakePlan, CanaryScale, EvidencePace, Pace, Plan, Step};
 use serin_core::state::{PauseReason, Stage, State};
 use serin_core::units::Weight;
 use world::{
@@ -63,7 +63,7 @@ fn random_steps(random: &mut Random) -> Vec<Step> {
             0 => Step::Pause(None),
             1 => Step::Analysis(Some(secs(20))),
             2 => Step::Analysis(None),
-            3 => Step::Prove(world::requirements(&["errors"], &["smoke"])),
+            3 => Step::Require(world::requirements(&["errors"], &["smoke"])),
             _ => wait(u64::from(1 + random.below(30))),
         });
     }
@@ -98,14 +98,14 @@ fn random_plan(random: &mut Random) -> Plan {
         if random.chance(2) {
             let checks = world::requirements(&[], &["bake"]).checks;
             chosen = edit(chosen, |canary| {
-                let watch = Some(WatchPlan {
+                let watch = Some(BakePlan {
                     duration: secs(40),
                     checks,
                 });
                 let before = canary.analysis.take();
                 canary.analysis = before.map(|analysis| Analysis {
-                    watch,
-                    longest: secs(300),
+                    bake: watch,
+                    max_duration: secs(300),
                     ..analysis
                 });
             });
@@ -219,7 +219,7 @@ fn describe(decision: &Decision) -> String {
             .step
             .map(|step| format!("step={}@{}", step.index, step.started_at)),
     );
-    words.push(format!("weight={}", state.weights.asked));
+    words.push(format!("weight={}", state.weights.desired));
     words.extend(
         state
             .weights
@@ -243,7 +243,7 @@ fn describe(decision: &Decision) -> String {
     words.extend(decision.effects.iter().map(describe_effect));
     words.extend(
         decision
-            .because
+            .reasons
             .iter()
             .map(|reason| format!("reason={}", reason.code)),
     );
@@ -269,7 +269,7 @@ fn position_details(state: &State) -> Vec<String> {
     );
     words.extend(
         state
-            .watch
+            .bake
             .map(|bake| format!("bake={}/{:?}", bake.since, bake.ended_at)),
     );
     words.extend(state.progress.map(|progress| {
@@ -297,7 +297,7 @@ fn position_details(state: &State) -> Vec<String> {
 fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::FirstDeploy => "first-deploy",
-        Stage::Stepping => "progressing",
+        Stage::Progressing => "progressing",
         Stage::Promoting => "promoting",
         Stage::Aborted => "aborted",
         Stage::Stable => "stable",

@@ -6,10 +6,10 @@ mod world;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use serin_core::command::{OutcomeResult, Verb};
+use serin_core::command::{CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
-use serin_core::observed::{Judgement, Proven};
+use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
 use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
@@ -78,11 +78,11 @@ fn start(dynamic: bool) -> World {
 
 fn fresh(world: &mut World) {
     let message = "undecided".to_owned();
-    world.report = Judgement::Undecided {
+    world.report = AnalysisReport::Undecided {
         message,
         fresh_since: world.now,
         next_weight: None,
-        proven: Proven::default(),
+        satisfied: SatisfiedRequirements::default(),
     };
 }
 
@@ -123,7 +123,7 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         }
         Happening::Crash(_) | Happening::Drift(_) => {}
         Happening::Breach => {
-            world.report = Judgement::RollBack {
+            world.report = AnalysisReport::RollBack {
                 cause: "Evidence".into(),
                 message: "breach".into(),
             };
@@ -131,7 +131,7 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
             fresh(world);
         }
         Happening::Hold => {
-            world.report = Judgement::Hold {
+            world.report = AnalysisReport::Hold {
                 cause: "Stale".into(),
                 message: "no fresh data".into(),
                 lower_to: None,
@@ -139,14 +139,14 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         }
         Happening::StepDown(percent) => {
             let lower_to = Some(Weight::percent(*percent));
-            world.report = Judgement::Hold {
+            world.report = AnalysisReport::Hold {
                 cause: "NoTraffic".into(),
                 message: "no requests".into(),
                 lower_to,
             };
         }
         Happening::Freeze => {
-            world.report = Judgement::Frozen {
+            world.report = AnalysisReport::Frozen {
                 cause: "BudgetSpent".into(),
                 message: "nothing to spend".into(),
             };
@@ -167,8 +167,8 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
 fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
     let decision = decide(&world.effective_plan(), &seen, world.now);
-    let (asked, cap) = (decision.state.weights.asked, decision.state.weights.cap);
-    if decision.state.stage == Stage::Stepping {
+    let (asked, cap) = (decision.state.weights.desired, decision.state.weights.cap);
+    if decision.state.stage == Stage::Progressing {
         let index = decision.state.step.map_or(0, |step| step.index);
         let planned = Canary::weight_at(world.plan.steps(), index);
         prop_assert!(
@@ -179,12 +179,12 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
             cap.is_none_or(|cap| asked <= cap),
             "{asked} is asked for over a cap of {cap:?}"
         );
-        let same = seen.state.stage == Stage::Stepping
+        let same = seen.state.stage == Stage::Progressing
             && seen.state.current_revision == decision.state.current_revision;
-        if let Judgement::Hold {
+        if let AnalysisReport::Hold {
             lower_to: Some(lower),
             ..
-        } = &seen.judgement
+        } = &seen.analysis
             && same
         {
             prop_assert!(
@@ -211,7 +211,7 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
             let stage = decision.state.stage;
             let rises = *canary > world.share();
             prop_assert!(
-                !rises || matches!(stage, Stage::Stepping | Stage::Promoting),
+                !rises || matches!(stage, Stage::Progressing | Stage::Promoting),
                 "the canary's share rises to {canary} in {stage:?}"
             );
             if !canary.is_zero() {
@@ -302,7 +302,7 @@ fn invariant_01_abort_comes_first_before_validation_scaling_and_analysis() {
     });
     world.spec_problem = Some("spec.strategy: broken".into());
     world.target = None;
-    world.report = Judgement::RollBack {
+    world.report = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "breach".into(),
     };
@@ -449,7 +449,7 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
         "{outcome:?}"
     );
     let late = world.command_for("2", Verb::Promote, Some("v2"), Some(1));
-    assert_eq!(late.result, OutcomeResult::Refused);
+    assert_eq!(late.result, CommandResult::Refused);
 }
 
 #[test]
@@ -463,7 +463,7 @@ fn invariant_10_missing_metrics_never_promote() {
         "UnverifiedSelector",
     ] {
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.report = Judgement::Hold {
+        world.report = AnalysisReport::Hold {
             cause: cause.into(),
             message: format!("told apart: {cause}"),
             lower_to: None,

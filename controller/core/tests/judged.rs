@@ -3,15 +3,15 @@
 
 mod world;
 
-use serin_core::command::{OutcomeResult, Verb};
-use serin_core::observed::{Judgement, Proven};
-use serin_core::plan::{Analysis, EvidencePace, Pace, Plan, Questions, Step, WatchPlan};
+use serin_core::command::{CommandResult, Verb};
+use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::plan::{Analysis, BakePlan, EvidencePace, Pace, Plan, Requirements, Step};
 use serin_core::state::{PauseReason, Stage};
 use serin_core::units::Weight;
 use world::{World, analysed, edit, hold, plan, rev, secs, undecided, wait, weight};
 
-fn frozen() -> Judgement {
-    Judgement::Frozen {
+fn frozen() -> AnalysisReport {
+    AnalysisReport::Frozen {
         cause: "BudgetSpent".into(),
         message: "no error budget is left".into(),
     }
@@ -47,13 +47,13 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
             "{verb:?}"
         );
     }
-    assert_eq!(world.state.weights.asked, Weight::percent(25));
+    assert_eq!(world.state.weights.desired, Weight::percent(25));
     let mut wordless = serin_core::command::Command {
         uid: "4".into(),
         name: "command-4".into(),
         verb: Verb::Override,
-        expect_revision: None,
-        expect_step: None,
+        required_revision: None,
+        required_step: None,
         reason: Some(" ".into()),
         requested_by: Some("ada".into()),
     };
@@ -61,7 +61,7 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
     world.settle();
     assert_eq!(
         world.outcomes.last().unwrap().1.result,
-        OutcomeResult::Refused
+        CommandResult::Refused
     );
     (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
     world.commands.push(wordless);
@@ -84,7 +84,7 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
     world.settle();
     assert_eq!(
         world.command("6", Verb::Promote).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_until("at 50 %", |world| {
         world.state.weights.verified == Some(Weight::percent(50))
@@ -96,7 +96,7 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
     let mut world = frozen_at_25();
     assert_eq!(
         world.command("1", Verb::Override).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.release("v3");
     world.settle();
@@ -110,9 +110,9 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
     assert!(world.refused("2", Verb::SkipStep).contains("frozen"));
     assert_eq!(
         world.command("3", Verb::Override).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
-    world.report = Judgement::RollBack {
+    world.report = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "breach".into(),
     };
@@ -122,7 +122,7 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
         (Stage::Aborted, Weight::ZERO)
     );
     world.report = frozen();
-    assert_eq!(world.command("4", Verb::Retry).result, OutcomeResult::Done);
+    assert_eq!(world.command("4", Verb::Retry).result, CommandResult::Done);
     assert_eq!(
         world.state.freeze_override, None,
         "nor is a second attempt the same release"
@@ -143,9 +143,9 @@ fn what_is_not_frozen_cannot_be_lifted() {
     assert!(world.refused("2", Verb::Override).contains("not frozen"));
 }
 
-fn step_down(percent: u32) -> Judgement {
+fn step_down(percent: u32) -> AnalysisReport {
     let lower_to = Some(Weight::percent(percent));
-    Judgement::Hold {
+    AnalysisReport::Hold {
         cause: "NoTraffic".into(),
         message: "no requests reached the canary".into(),
         lower_to,
@@ -180,7 +180,7 @@ fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than
     world.run_for(secs(700));
     assert_eq!(
         (world.share(), world.state.stage),
-        (Weight::percent(10), Stage::Stepping)
+        (Weight::percent(10), Stage::Progressing)
     );
     world.report = step_down(2);
     world.run_for(secs(30));
@@ -208,7 +208,7 @@ fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
     world.run_for(secs(3_000));
     assert_eq!(
         (world.share(), world.state.stage),
-        (Weight::ZERO, Stage::Stepping),
+        (Weight::ZERO, Stage::Progressing),
         "{}",
         world.state.message
     );
@@ -252,11 +252,11 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
         "fresh data alone raises nothing"
     );
     let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
-    world.report = Judgement::Undecided {
+    world.report = AnalysisReport::Undecided {
         message,
         fresh_since: world.now,
         next_weight,
-        proven: Proven::default(),
+        satisfied: SatisfiedRequirements::default(),
     };
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(20));
@@ -264,9 +264,9 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
 }
 
 /// The weight is more than the budget left bears.
-fn budget_left_for(percent: u32) -> Judgement {
+fn budget_left_for(percent: u32) -> AnalysisReport {
     let lower_to = Some(Weight::percent(percent));
-    Judgement::Hold {
+    AnalysisReport::Hold {
         cause: "BudgetLeft".into(),
         message: "this rollout has used 95 of 100".into(),
         lower_to,
@@ -313,7 +313,7 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
         world.run_for(secs(600));
         assert_eq!(
             (world.share(), world.state.stage),
-            (Weight::ZERO, Stage::Stepping),
+            (Weight::ZERO, Stage::Progressing),
             "{}",
             world.state.message
         );
@@ -326,25 +326,25 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
     }
 }
 
-fn questions(objectives: &[&str], checks: &[&str]) -> Questions {
+fn questions(objectives: &[&str], checks: &[&str]) -> Requirements {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Questions {
+    Requirements {
         objectives: names(objectives),
         checks: names(checks),
     }
 }
 
 /// Undecided, but for what suffices at this weight.
-fn proven(world: &World, percent: u32, answers: Questions) -> Judgement {
-    let proven = Proven {
+fn proven(world: &World, percent: u32, answers: Requirements) -> AnalysisReport {
+    let proven = SatisfiedRequirements {
         weight: Weight::percent(percent),
-        answers,
+        requirements: answers,
     };
-    Judgement::Undecided {
+    AnalysisReport::Undecided {
         message: "undecided".into(),
         fresh_since: world.now,
         next_weight: None,
-        proven,
+        satisfied: proven,
     }
 }
 
@@ -359,14 +359,14 @@ fn with_checks(plan: Plan, checks: &[&str]) -> Plan {
 
 fn watched(plan: Plan, seconds: u64, checks: &[&str]) -> Plan {
     edit(analysed(plan), |canary| {
-        let watch = Some(WatchPlan {
+        let watch = Some(BakePlan {
             duration: secs(seconds),
             checks: questions(&[], checks).checks,
         });
-        canary.analysis = canary
-            .analysis
-            .take()
-            .map(|analysis| Analysis { watch, ..analysis });
+        canary.analysis = canary.analysis.take().map(|analysis| Analysis {
+            bake: watch,
+            ..analysis
+        });
     })
 }
 
@@ -393,7 +393,7 @@ fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() 
     world.run_for(secs(700));
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "it runs into no progress deadline"
     );
     world.report = proven(&world, 50, questions(&[], &["errors"]));
@@ -404,7 +404,7 @@ fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() 
 
 #[test]
 fn a_step_waits_for_what_it_names_and_for_nothing_else() {
-    let step = Step::Prove(questions(&["availability"], &["errors"]));
+    let step = Step::Require(questions(&["availability"], &["errors"]));
     let mut world = World::stable(analysed(plan(
         4,
         vec![weight(25), step, weight(50), Step::Pause(None)],
@@ -445,14 +445,14 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
     ));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("all traffic", |world| world.state.watch.is_some());
+    world.run_until("all traffic", |world| world.state.bake.is_some());
     assert_eq!(world.share(), Weight::FULL);
-    let since = world.state.watch.unwrap().since;
+    let since = world.state.bake.unwrap().since;
     // Longer than the progress deadline, and over a restart.
     world.run_for(secs(690));
     world.restart();
     world.run_for(secs(5));
-    assert_eq!(world.state.watch.unwrap().since, since);
+    assert_eq!(world.state.bake.unwrap().since, since);
     assert_eq!(
         (world.stable_service.clone(), world.desired("v1")),
         (Some(rev("v1")), 4),
@@ -489,9 +489,9 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
     let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 600, &[]));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("all traffic", |world| world.state.watch.is_some());
+    world.run_until("all traffic", |world| world.state.bake.is_some());
     world.run_for(secs(300));
-    world.report = Judgement::RollBack {
+    world.report = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "breach".into(),
     };
@@ -501,7 +501,7 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
         (Weight::ZERO, Stage::Aborted),
         "in the same look"
     );
-    assert_eq!(world.state.watch, None);
+    assert_eq!(world.state.bake, None);
     world.run_for(secs(60));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 0));
     world.assert_nothing_lost();
@@ -517,8 +517,8 @@ fn a_person_can_end_the_watch_or_the_release_in_it() {
         ));
         world.report = undecided(&world);
         world.release("v2");
-        world.run_until("all traffic", |world| world.state.watch.is_some());
-        assert_eq!(world.command("1", verb).result, OutcomeResult::Done);
+        world.run_until("all traffic", |world| world.state.bake.is_some());
+        assert_eq!(world.command("1", verb).result, CommandResult::Done);
         world.run_for(secs(60));
         assert_eq!(world.state.stable_revision, Some(rev(stable)));
         world.assert_nothing_lost();
@@ -566,7 +566,7 @@ fn missing_metrics_for_the_longest_duration_are_inconclusive_and_a_person_decide
     assert_eq!(world.events_of("Inconclusive").len(), 1);
     assert_eq!(
         world.command("1", Verb::Promote).result,
-        OutcomeResult::Done
+        CommandResult::Done
     );
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
@@ -587,12 +587,16 @@ fn an_analysis_step_needs_fresh_data_for_its_duration() {
     world.run_for(secs(200));
     world.report = hold("Stale");
     world.run_for(secs(200));
-    assert_eq!(world.state.stage, Stage::Stepping, "a hold does not count");
+    assert_eq!(
+        world.state.stage,
+        Stage::Progressing,
+        "a hold does not count"
+    );
     world.report = undecided(&world);
     world.run_for(secs(200));
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "the duration is counted anew"
     );
     world.run_for(secs(200));
@@ -614,20 +618,20 @@ fn evidence_sets_the_pace_where_no_steps_are_written() {
         world.state.weights.verified == Some(Weight::percent(5))
     });
     let next_weight = Some(Weight::percent(20));
-    world.report = Judgement::Undecided {
+    world.report = AnalysisReport::Undecided {
         message: "more".into(),
         fresh_since: world.now,
         next_weight,
-        proven: Proven::default(),
+        satisfied: SatisfiedRequirements::default(),
     };
     world.run_until("at 20 %", |world| {
         world.state.weights.verified == Some(Weight::percent(20))
     });
     assert_eq!(world.desired("v2"), 4);
-    world.report = Judgement::Sound {
+    world.report = AnalysisReport::Sound {
         message: "sound".into(),
         fresh_since: world.now,
-        proven: Proven::default(),
+        satisfied: SatisfiedRequirements::default(),
     };
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
@@ -647,7 +651,7 @@ fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
     world.run_for(secs(9));
     assert_eq!(
         (world.state.stage, world.share()),
-        (Stage::Stepping, Weight::percent(50))
+        (Stage::Progressing, Weight::percent(50))
     );
     world.run_for(secs(2));
     assert_eq!(world.state.stage, Stage::Promoting);

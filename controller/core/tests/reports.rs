@@ -6,8 +6,8 @@ mod world;
 use std::time::Duration;
 
 use serin_core::command::Verb;
-use serin_core::observed::{Judgement, ReplicasSource};
-use serin_core::plan::{EvidencePace, Pace, Plan, Step, WatchPlan};
+use serin_core::observed::{AnalysisReport, ReplicasSource};
+use serin_core::plan::{BakePlan, EvidencePace, Pace, Plan, Step};
 use serin_core::state::{PauseReason, Phase, Stage};
 use serin_core::units::Weight;
 use world::{Pods, World, analysed, edit, plan, rev, secs, undecided, unrouted, wait, weight};
@@ -48,7 +48,7 @@ fn raised_replicas_are_no_reason_to_be_overdue() {
         world.run_for(secs(25));
         assert_eq!(
             (world.state.stage, abort_cause(&world)),
-            (Stage::Stepping, None),
+            (Stage::Progressing, None),
             "{}",
             world.state.message
         );
@@ -65,7 +65,7 @@ fn raised_replicas_are_no_reason_to_be_overdue() {
     world.run_for(secs(300));
     assert_eq!(
         (world.state.stage, world.share()),
-        (Stage::Stepping, HALF),
+        (Stage::Progressing, HALF),
         "{}",
         world.state.message
     );
@@ -80,12 +80,15 @@ fn a_pod_that_is_replaced_after_a_long_quiet_time_is_not_overdue() {
     world.settle();
     assert_eq!(
         (world.state.stage, world.share()),
-        (Stage::Stepping, Weight::percent(25)),
+        (Stage::Progressing, Weight::percent(25)),
         "{}",
         world.state.message
     );
     world.run_for(secs(10));
-    assert_eq!((world.state.stage, world.share()), (Stage::Stepping, HALF));
+    assert_eq!(
+        (world.state.stage, world.share()),
+        (Stage::Progressing, HALF)
+    );
     world.assert_nothing_lost();
 }
 
@@ -101,7 +104,7 @@ fn a_disturbance_after_a_restart_of_the_controller_is_not_overdue() {
     world.run_for(secs(60));
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "{}",
         world.state.message
     );
@@ -118,7 +121,7 @@ fn a_route_that_is_confirmed_again_is_not_overdue() {
     world.run_for(secs(30));
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "{}",
         world.state.message
     );
@@ -126,7 +129,7 @@ fn a_route_that_is_confirmed_again_is_not_overdue() {
     world.run_for(secs(30));
     assert_eq!(
         (world.state.stage, world.share()),
-        (Stage::Stepping, HALF),
+        (Stage::Progressing, HALF),
         "put back: {}",
         world.state.message
     );
@@ -139,7 +142,7 @@ fn a_disturbance_that_lasts_has_the_whole_deadline_and_no_more() {
     world.pod_start.insert(rev("v2"), secs(100_000));
     world.replace_pod("v2");
     world.run_for(secs(19));
-    assert_eq!(world.state.stage, Stage::Stepping);
+    assert_eq!(world.state.stage, Stage::Progressing);
     world.run_for(secs(2));
     assert_eq!(abort_cause(&world), Some("ProgressDeadline"));
 }
@@ -192,7 +195,7 @@ fn flapping_pods_renew_no_deadline() {
         world.run_for(secs(2));
         world.pods.remove(&rev("v2"));
         world.run_for(Duration::from_millis(1_500));
-        if world.state.stage != Stage::Stepping {
+        if world.state.stage != Stage::Progressing {
             break;
         }
     }
@@ -283,7 +286,7 @@ fn assert_runs_its_steps(world: &mut World, version: &str) {
     world.run_for(secs(60));
     assert_eq!(
         (world.state.stage, world.share()),
-        (Stage::Stepping, Weight::percent(20)),
+        (Stage::Progressing, Weight::percent(20)),
         "{}",
         world.state.message
     );
@@ -298,7 +301,7 @@ fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
         world.report = undecided(&world);
         world.release("v2");
         world.run_until("paused", |world| world.state.pause.is_some());
-        world.report = Judgement::RollBack {
+        world.report = AnalysisReport::RollBack {
             cause: "Evidence".into(),
             message: "breach".into(),
         };
@@ -336,7 +339,7 @@ fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
         Stage::Promoting,
         "promoted before: without steps"
     );
-    world.report = Judgement::RollBack {
+    world.report = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "breach".into(),
     };
@@ -356,7 +359,7 @@ fn a_return_inside_the_rollback_window_waits_while_a_person_holds() {
     world.run_for(secs(60));
     assert_eq!(
         (world.state.stage, world.state.step.map(|step| step.index)),
-        (Stage::Stepping, Some(0))
+        (Stage::Progressing, Some(0))
     );
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
 }
@@ -408,7 +411,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
         }),
         ("spec.paused", |world| world.plan.paused = true),
         ("a freeze", |world| {
-            world.report = Judgement::Frozen {
+            world.report = AnalysisReport::Frozen {
                 cause: "BudgetSpent".into(),
                 message: "nothing to spend".into(),
             };
@@ -434,7 +437,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
             world.run_for(secs(60));
             assert_eq!(
                 (world.state.stage, world.state.step),
-                (Stage::Stepping, step),
+                (Stage::Progressing, step),
                 "{name}: {}",
                 world.state.message
             );
@@ -488,16 +491,16 @@ fn scaling_to_zero_in_a_promotion_keeps_it_there() {
     let mut world = World::stable(edit(
         analysed(plan(3, vec![weight(50), wait(5)])),
         |canary| {
-            let watch = WatchPlan {
+            let watch = BakePlan {
                 duration: secs(600),
                 checks: std::collections::BTreeSet::new(),
             };
-            canary.analysis.as_mut().unwrap().watch = Some(watch);
+            canary.analysis.as_mut().unwrap().bake = Some(watch);
         },
     ));
     world.report = undecided(&world);
     world.release("v2");
-    world.run_until("all traffic", |world| world.state.watch.is_some());
+    world.run_until("all traffic", |world| world.state.bake.is_some());
     scale_to_zero_and_back(&mut world);
     world.run_for(secs(60));
     assert_eq!(
@@ -505,7 +508,7 @@ fn scaling_to_zero_in_a_promotion_keeps_it_there() {
         (Stage::Promoting, Some(rev("v1")))
     );
     assert!(
-        world.state.watch.is_some(),
+        world.state.bake.is_some(),
         "still watched: {}",
         world.state.message
     );
@@ -587,7 +590,7 @@ fn highest_canary_share(mut world: World, replicas: u32) -> f64 {
     }
     assert_eq!(
         world.state.stage,
-        Stage::Stepping,
+        Stage::Progressing,
         "{}",
         world.state.message
     );

@@ -2,7 +2,7 @@
 //! judgement, and never waits.
 
 use serin_core::units::Revision;
-use serin_judging::{JudgeRequest, Look};
+use serin_metrics_analysis::{JudgeRequest, Look};
 
 use crate::judging::Judges;
 

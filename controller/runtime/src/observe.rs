@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serin_core::observed::{
-    Judgement, Observed, Programmed, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen,
+    AnalysisReport, Observed, Programmed, ReplicaSetView, ReplicasSource, RouteView, ServiceView,
 };
 use serin_core::plan::{Plan, RouteRef};
 use serin_core::state::State;
@@ -55,7 +55,7 @@ pub struct Context {
     /// The revision of the spec's template.
     pub target: Option<Revision>,
     /// What the metrics say.
-    pub judgement: Judgement,
+    pub judgement: AnalysisReport,
 }
 
 /// Pods as they are told in status.
@@ -188,7 +188,7 @@ impl Snapshot {
         &self,
         set: &ReplicaSetFact,
         release_started_at: Option<Timestamp>,
-    ) -> ReplicaSetSeen {
+    ) -> ReplicaSetView {
         let pods = || self.of_set(set).filter(|pod| pod.active);
         let restarts =
             |pod: &PodFact| release_started_at.map_or(0, |start| pod.restarts_since(start));
@@ -201,7 +201,7 @@ impl Snapshot {
             .iter()
             .find(|reason| **reason == CRASH_LOOP)
             .or_else(|| blocked.first());
-        ReplicaSetSeen {
+        ReplicaSetView {
             name: set.identity.key.name.clone(),
             desired: set.desired,
             current: tally(pods()),
@@ -222,7 +222,7 @@ impl Snapshot {
         let is_named_after = |set: &ReplicaSetFact| {
             let name = &set.identity.key.name;
             pod.rsplit_once('-').is_some_and(|(set, _)| set == name)
-                || serin_judging::is_pod_name_of(name, pod)
+                || serin_metrics_analysis::is_pod_name_of(name, pod)
         };
         let mut sets = self
             .replica_sets
@@ -234,10 +234,10 @@ impl Snapshot {
         sets.next().is_none().then_some(revision)
     }
 
-    fn service(&self, name: &str, sightings: &mut Sightings, now: Timestamp) -> ServiceSeen {
+    fn service(&self, name: &str, sightings: &mut Sightings, now: Timestamp) -> ServiceView {
         let Some(service) = self.services.get(name) else {
             sightings.services.remove(name);
-            return ServiceSeen::default();
+            return ServiceView::default();
         };
         // Without our label no watch brings its EndpointSlices: it counts as not bound, and is
         // bound anew.
@@ -258,7 +258,7 @@ impl Snapshot {
         };
         let (right, wrong): (Vec<_>, Vec<_>) = ready.into_iter().partition(|pod| belongs(*pod));
         let serving = !right.is_empty() && wrong.is_empty();
-        ServiceSeen {
+        ServiceView {
             exists: true,
             ready: u32::try_from(right.len()).unwrap_or(u32::MAX),
             serving_since: sightings.serving(name, selects.as_ref(), serving, now),
@@ -280,7 +280,7 @@ impl Snapshot {
         route: &RouteRef,
         sightings: &mut Sightings,
         now: Timestamp,
-    ) -> RouteSeen {
+    ) -> RouteView {
         let fact = self.routes.get(&route.name);
         let canary_weight = match (fact, plan.routing()) {
             (Some(fact), Some(routing)) => serin_traffic::canary_weight(
@@ -313,7 +313,7 @@ impl Snapshot {
                 Programmed::Unreported
             }
         };
-        RouteSeen {
+        RouteView {
             route: route.clone(),
             canary_weight,
             written_since: sighting.written_since,
@@ -386,13 +386,13 @@ pub fn observe(
     let service = |name: &String, sightings: &mut Sightings| snapshot.service(name, sightings, now);
     Observed {
         state: context.state,
-        looked_since: *sightings.first_at.get_or_insert(now),
+        observed_since: *sightings.first_at.get_or_insert(now),
         generation: context.generation,
         spec_problem: context.spec_problem,
         spec_replicas: context.spec_replicas,
         replicas_source: context.replicas_source,
         plan_hash: context.plan_hash,
-        target: context.target,
+        target_revision: context.target,
         replica_sets: replica_sets
             .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
             .collect(),
@@ -408,7 +408,7 @@ pub fn observe(
             })
             .unwrap_or_default(),
         commands: pending.map(|command| command.command.clone()).collect(),
-        judgement: context.judgement,
+        analysis: context.judgement,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::Client;
-use serin_judging::prometheus::{HttpClient, Limits, Poller};
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 

@@ -149,7 +149,7 @@ async fn release(
         status.state().is_ok_and(|state| {
             matches!(
                 state.stage,
-                Stage::Stepping | Stage::Promoting | Stage::Aborted
+                Stage::Progressing | Stage::Promoting | Stage::Aborted
             )
         })
     });

@@ -8,6 +8,8 @@
 //! Each kind of router is one file. The functions here choose it by the object's `kind`; an object
 //! without one (typed clients drop it) is taken for an HTTPRoute.
 
+#![warn(missing_docs)]
+
 mod backend;
 mod http_route;
 mod original;

@@ -10,14 +10,14 @@ use super::checks;
 use super::problem::Problems;
 use super::values::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
 use crate::analysis::{
-    AnalysisSpec, ArmsSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec,
+    AnalysisSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec, VariantsSpec,
 };
 use crate::rollout::RolloutSpec;
 use crate::text::parse_percentage;
 
 const PATH: &str = "spec.analysis";
-const LONGEST_DEFAULT: Duration = HOUR;
-pub(super) const LONGEST_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
+const DEFAULT_MAX_DURATION: Duration = HOUR;
+pub(super) const MAX_DURATION_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 const WARM_UP_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const STEP_DOWN_BOUNDS: RangeInclusive<Duration> =
     SECOND.saturating_mul(10)..=DAY.saturating_mul(30);
@@ -68,48 +68,28 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     let warm_up = analysis.warm_up.as_ref();
     let warm_up = warm_up
         .and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
-    let longest = longest(spec, analysis, problems);
-    let checks = checks::checks(spec, analysis, longest, problems);
-    let watch = checks::watch(spec, analysis, problems);
+    let max_duration = max_duration(analysis, problems);
+    let checks = checks::checks(spec, analysis, max_duration, problems);
+    let bake = checks::bake(spec, analysis, problems);
     Some(Analysis {
-        longest,
-        warm_up: warm_up.unwrap_or(Analysis::USUAL_WARM_UP),
+        max_duration,
+        warm_up: warm_up.unwrap_or(Analysis::DEFAULT_WARM_UP),
         checks,
-        watch,
+        bake,
     })
 }
 
-/// How long a release may stay undecided: said by the analysis or by the pace, not by both.
-fn longest(spec: &RolloutSpec, analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
-    let pace = spec
-        .strategy
-        .canary
-        .pace
-        .as_ref()
-        .and_then(|pace| pace.longest.as_ref());
-    match (&analysis.longest, pace) {
-        (Some(text), None) => {
-            duration_in(&format!("{PATH}.longest"), text, &LONGEST_BOUNDS, problems)
-                .unwrap_or(LONGEST_DEFAULT)
-        }
-        (None, Some(text)) => duration_in(
-            "spec.strategy.canary.pace.longest",
+fn max_duration(analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
+    let text = analysis.max_duration.as_ref();
+    text.and_then(|text| {
+        duration_in(
+            &format!("{PATH}.maxDuration"),
             text,
-            &LONGEST_BOUNDS,
+            &MAX_DURATION_BOUNDS,
             problems,
         )
-        .unwrap_or(LONGEST_DEFAULT),
-        (Some(text), Some(_)) => {
-            problems.invalid(
-                format!("{PATH}.longest"),
-                text,
-                "spec.strategy.canary.pace.longest says it too",
-                "keep one of the two",
-            );
-            LONGEST_DEFAULT
-        }
-        (None, None) => LONGEST_DEFAULT,
-    }
+    })
+    .unwrap_or(DEFAULT_MAX_DURATION)
 }
 
 fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &mut Problems) {
@@ -206,8 +186,8 @@ fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) 
             );
         }
     }
-    if let Some(arms) = &counters.arms {
-        check_arms(&format!("{path}.arms"), arms, problems);
+    if let Some(variants) = &counters.variants {
+        check_variants(&format!("{path}.variants"), variants, problems);
     }
 }
 
@@ -261,9 +241,9 @@ fn is_bare_selector(text: &str) -> bool {
     name_is_plain && !text.is_empty() && (matchers.is_empty() || matchers.ends_with('}'))
 }
 
-fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
-    let by_value = [&arms.label, &arms.canary, &arms.stable];
-    match &arms.pod_label {
+fn check_variants(path: &str, variants: &VariantsSpec, problems: &mut Problems) {
+    let by_value = [&variants.label, &variants.canary, &variants.stable];
+    match &variants.pod_label {
         Some(pod_label) if by_value.iter().any(|field| field.is_some()) => {
             let fix = "keep podLabel, or label, canary and stable";
             problems.invalid(
@@ -279,7 +259,10 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
         }
         _ => {}
     }
-    for (field, label) in [("podLabel", &arms.pod_label), ("label", &arms.label)] {
+    for (field, label) in [
+        ("podLabel", &variants.pod_label),
+        ("label", &variants.label),
+    ] {
         if let Some(label) = label.as_ref().filter(|label| !is_label_name(label)) {
             let fix = "use letters, digits and underscores, for example pod";
             problems.invalid(
@@ -290,11 +273,11 @@ fn check_arms(path: &str, arms: &ArmsSpec, problems: &mut Problems) {
             );
         }
     }
-    if arms.canary.is_some() && arms.canary == arms.stable {
+    if variants.canary.is_some() && variants.canary == variants.stable {
         let fix = "give each side a value of its own";
         problems.invalid(
             format!("{path}.canary"),
-            &arms.canary,
+            &variants.canary,
             "it equals stable, so the two sides cannot be told apart",
             fix,
         );
@@ -417,8 +400,8 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
         return;
     };
     for (field, share) in [
-        ("share", &budget.share),
-        ("ofRemaining", &budget.of_remaining),
+        ("maxShareOfBudget", &budget.max_share_of_budget),
+        ("maxShareOfRemaining", &budget.max_share_of_remaining),
     ] {
         let Some(text) = share else { continue };
         let path = format!("{PATH}.budget.{field}");

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serin_core::plan::{Canary, WatchPlan};
+use serin_core::plan::{BakePlan, Canary};
 
 use super::problem::{CANARY, Problems};
 use super::values::{DAY, SECOND, count, duration_in};
 use super::{pace, steps};
-use crate::analysis::{AnalysisSpec, CheckSpec, CheckTime};
+use crate::analysis::{AnalysisSpec, CheckPhase, CheckSpec};
 use crate::check::{BUILT_IN_ARGS, Condition, is_arg_name, query};
 use crate::rollout::RolloutSpec;
 use crate::text::format_duration;
@@ -18,13 +18,13 @@ use crate::text::format_duration;
 const PATH: &str = "spec.analysis";
 const INTERVAL_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY;
 const INITIAL_DELAY_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=DAY;
-const WATCH_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
+const BAKE_BOUNDS: RangeInclusive<Duration> = SECOND..=DAY.saturating_mul(30);
 
 /// The checks that must have succeeded before a release is promoted, by name.
 pub(super) fn checks(
     spec: &RolloutSpec,
     analysis: &AnalysisSpec,
-    longest: Duration,
+    max_duration: Duration,
     problems: &mut Problems,
 ) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
@@ -39,34 +39,32 @@ pub(super) fn checks(
             );
         }
         check_one(&path, check, problems);
-        check_initial_delay(&path, check, longest, problems);
-        if check.during == Some(CheckTime::AfterPromotion)
-            && analysis.watch_after_promotion.is_none()
-        {
-            let fix = "add spec.analysis.watchAfterPromotion, for example 10m";
+        check_initial_delay(&path, check, max_duration, problems);
+        if check.phase == Some(CheckPhase::Bake) && analysis.bake_time.is_none() {
+            let fix = "add spec.analysis.bakeTime, for example 10m";
             problems.invalid(
-                format!("{path}.during"),
-                &check.during,
+                format!("{path}.phase"),
+                &check.phase,
                 "nothing is watched after promotion",
                 fix,
             );
         }
     }
-    let required = decisive(analysis, |time| time != CheckTime::AfterPromotion);
+    let required = decisive(analysis, |time| time != CheckPhase::Bake);
     if !required.is_empty() {
         check_traffic(spec, problems);
     }
     required
 }
 
-/// How a promoted release is watched.
-pub(super) fn watch(
+/// The bake of a release that has all of the traffic.
+pub(super) fn bake(
     spec: &RolloutSpec,
     analysis: &AnalysisSpec,
     problems: &mut Problems,
-) -> Option<WatchPlan> {
-    let text = analysis.watch_after_promotion.as_ref()?;
-    let path = format!("{PATH}.watchAfterPromotion");
+) -> Option<BakePlan> {
+    let text = analysis.bake_time.as_ref()?;
+    let path = format!("{PATH}.bakeTime");
     if spec.strategy.canary.traffic_routing.is_none() {
         let problem =
             "without trafficRouting nothing takes the traffic back from a promoted release";
@@ -77,16 +75,16 @@ pub(super) fn watch(
             "add spec.strategy.canary.trafficRouting, or remove it",
         );
     }
-    let duration = duration_in(&path, text, &WATCH_BOUNDS, problems)?;
-    Some(WatchPlan {
+    let duration = duration_in(&path, text, &BAKE_BOUNDS, problems)?;
+    Some(BakePlan {
         duration,
-        checks: decisive(analysis, |time| time == CheckTime::AfterPromotion),
+        checks: decisive(analysis, |time| time == CheckPhase::Bake),
     })
 }
 
-fn decisive(analysis: &AnalysisSpec, at: impl Fn(CheckTime) -> bool) -> BTreeSet<String> {
+fn decisive(analysis: &AnalysisSpec, at: impl Fn(CheckPhase) -> bool) -> BTreeSet<String> {
     let decides =
-        |check: &&CheckSpec| check.dry_run != Some(true) && at(check.during.unwrap_or_default());
+        |check: &&CheckSpec| check.dry_run != Some(true) && at(check.phase.unwrap_or_default());
     analysis
         .checks
         .iter()
@@ -140,7 +138,12 @@ fn check_one(path: &str, check: &CheckSpec, problems: &mut Problems) {
 }
 
 /// A check that begins after the release has become inconclusive would never be queried.
-fn check_initial_delay(path: &str, check: &CheckSpec, longest: Duration, problems: &mut Problems) {
+fn check_initial_delay(
+    path: &str,
+    check: &CheckSpec,
+    max_duration: Duration,
+    problems: &mut Problems,
+) {
     let Some(text) = &check.initial_delay else {
         return;
     };
@@ -148,15 +151,16 @@ fn check_initial_delay(path: &str, check: &CheckSpec, longest: Duration, problem
     let Some(delay) = duration_in(&path, text, &INITIAL_DELAY_BOUNDS, problems) else {
         return;
     };
-    if check.during != Some(CheckTime::AfterPromotion) && delay >= longest {
-        let longest = format_duration(longest);
-        let problem =
-            format!("it must be shorter than the longest undecided time, which is {longest}");
+    if check.phase != Some(CheckPhase::Bake) && delay >= max_duration {
+        let max_duration = format_duration(max_duration);
+        let problem = format!(
+            "it must be shorter than the maximum duration of the analysis, which is {max_duration}"
+        );
         problems.invalid(
             path,
             text,
             problem,
-            "use a shorter initialDelay, or a longer spec.analysis.longest",
+            "use a shorter initialDelay, or a longer spec.analysis.maxDuration",
         );
     }
 }

@@ -4,12 +4,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{CanaryScale, Questions, Step};
+use serin_core::plan::{CanaryScale, Requirements, Step};
 use serin_core::units::Weight;
 
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{DAY, MILLISECOND, count, duration_in, weight};
-use crate::analysis::{CheckSpec, CheckTime};
+use crate::analysis::{CheckPhase, CheckSpec};
 use crate::rollout::RolloutSpec;
 use crate::strategy::{AnalysisStepSpec, CanaryScaleSpec, PauseSpec, StepSpec};
 
@@ -94,11 +94,11 @@ fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problem
         }
         (None, objectives, checks) => {
             let names = |names: &Option<Vec<String>>| names.iter().flatten().cloned().collect();
-            let questions = Questions {
+            let questions = Requirements {
                 objectives: names(objectives),
                 checks: names(checks),
             };
-            if questions == Questions::default() {
+            if questions == Requirements::default() {
                 problems.required(
                     path,
                     "it waits for nothing",
@@ -106,7 +106,7 @@ fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problem
                 );
                 return None;
             }
-            Some(Step::Prove(questions))
+            Some(Step::Require(questions))
         }
         (Some(text), _, _) => {
             let fix = "keep duration, or objectives and checks";
@@ -212,9 +212,9 @@ fn check(
                 problems.invalid(path, scale, "the canary has traffic here", fix);
             }
         }
-        Step::Analysis(_) | Step::Prove(_) => {
+        Step::Analysis(_) | Step::Require(_) => {
             let path = format!("{path}.analysis");
-            if let Step::Prove(questions) = step {
+            if let Step::Require(questions) = step {
                 check_names(&path, questions, spec, problems);
             }
             if spec.analysis.is_none() {
@@ -233,7 +233,7 @@ fn check(
 }
 
 /// What a step names is there, and can be answered while the step is at hand.
-fn check_names(path: &str, questions: &Questions, spec: &RolloutSpec, problems: &mut Problems) {
+fn check_names(path: &str, questions: &Requirements, spec: &RolloutSpec, problems: &mut Problems) {
     let Some(analysis) = &spec.analysis else {
         return;
     };
@@ -258,7 +258,7 @@ fn check_names(path: &str, questions: &Questions, spec: &RolloutSpec, problems: 
         }
     }
     let decides = |check: &&CheckSpec| {
-        check.dry_run != Some(true) && check.during.unwrap_or_default() == CheckTime::Release
+        check.dry_run != Some(true) && check.phase.unwrap_or_default() == CheckPhase::Release
     };
     for name in &questions.checks {
         let path = format!("{path}.checks");

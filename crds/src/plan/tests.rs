@@ -85,7 +85,7 @@ fn every_default_is_the_documented_one() {
         (Duration::from_secs(2), Duration::from_secs(10))
     );
     assert_eq!(
-        canary.analysis.as_ref().unwrap().longest,
+        canary.analysis.as_ref().unwrap().max_duration,
         Duration::from_hours(1)
     );
     let pace = EvidencePace {
@@ -306,8 +306,8 @@ fn each_wrong_field_of_the_analysis_is_named() {
     let counters = |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
     each_is_named([
         (
-            analysis(json!({"longest": "0s"})),
-            "spec.analysis.longest".into(),
+            analysis(json!({"maxDuration": "0s"})),
+            "spec.analysis.maxDuration".into(),
         ),
         (
             analysis(json!({"objectives": []})),
@@ -330,12 +330,12 @@ fn each_wrong_field_of_the_analysis_is_named() {
             "spec.analysis.rollback.falseRollbackProbability".into(),
         ),
         (
-            analysis(json!({"budget": {"share": "2"}})),
-            "spec.analysis.budget.share".into(),
+            analysis(json!({"budget": {"maxShareOfBudget": "2"}})),
+            "spec.analysis.budget.maxShareOfBudget".into(),
         ),
         (
-            analysis(json!({"budget": {"ofRemaining": "0%"}})),
-            "spec.analysis.budget.ofRemaining".into(),
+            analysis(json!({"budget": {"maxShareOfRemaining": "0%"}})),
+            "spec.analysis.budget.maxShareOfRemaining".into(),
         ),
         (
             objective(json!({"objective": 100})),
@@ -366,12 +366,12 @@ fn each_wrong_field_of_the_analysis_is_named() {
             "spec.analysis.objectives[0].counters.errors".into(),
         ),
         (
-            counters(json!({"total": "a", "errors": "b", "arms": {"label": "v"}})),
-            "spec.analysis.objectives[0].counters.arms".into(),
+            counters(json!({"total": "a", "errors": "b", "variants": {"label": "v"}})),
+            "spec.analysis.objectives[0].counters.variants".into(),
         ),
         (
-            counters(json!({"total": "a", "errors": "b", "arms": {"podLabel": "a-b"}})),
-            "spec.analysis.objectives[0].counters.arms.podLabel".into(),
+            counters(json!({"total": "a", "errors": "b", "variants": {"podLabel": "a-b"}})),
+            "spec.analysis.objectives[0].counters.variants.podLabel".into(),
         ),
         (
             objective(json!({"indicator": "envoy-gateway"})),
@@ -492,19 +492,6 @@ fn an_objective_named_twice_is_refused() {
 }
 
 #[test]
-fn longest_is_said_by_the_analysis_or_by_the_pace() {
-    let by_pace = routed(json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}}));
-    assert_eq!(
-        plan(&by_pace).canary().analysis.as_ref().unwrap().longest,
-        Duration::from_mins(90)
-    );
-    let by_both = routed(
-        json!({"strategy": {"canary": {"pace": {"longest": "90m"}}}, "analysis": {"longest": "1h"}}),
-    );
-    assert_eq!(wrong(&by_both), ["spec.analysis.longest"]);
-}
-
-#[test]
 fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
     let plan = plan(&routed(
         json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {"duration": "5m"}}]}}}),
@@ -532,14 +519,11 @@ fn an_initial_delay_ends_before_the_release_is_inconclusive() {
         merge(&mut written, check);
         routed(
             json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}},
-            "analysis": {"longest": longest, "watchAfterPromotion": "10m", "checks": [written]}}),
+            "analysis": {"maxDuration": longest, "bakeTime": "10m", "checks": [written]}}),
         )
     };
     plan(&with(json!({"initialDelay": "2m"}), "30m"));
-    plan(&with(
-        json!({"initialDelay": "2h", "during": "afterPromotion"}),
-        "30m",
-    ));
+    plan(&with(json!({"initialDelay": "2h", "phase": "bake"}), "30m"));
     let path = "spec.analysis.checks[0].initialDelay";
     assert_eq!(wrong(&with(json!({"initialDelay": "30m"}), "30m")), [path]);
     assert_eq!(wrong(&with(json!({"initialDelay": "2d"}), "3d")), [path]);

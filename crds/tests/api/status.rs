@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use serin_core::command::{Outcome, OutcomeResult};
+use serin_core::command::{CommandOutcome, CommandResult};
 use serin_core::plan::{
-    Amount, Analysis, Canary, CanaryScale, EvidencePace, Pace, Plan, Questions, RouteKind,
-    RouteRef, Routing, Step, Strategy as Rollout, WatchPlan,
+    Amount, Analysis, BakePlan, Canary, CanaryScale, EvidencePace, Pace, Plan, Requirements,
+    RouteKind, RouteRef, Routing, Step, Strategy as Rollout,
 };
 use serin_core::state::{
-    Abort, CommandDone, Drain, FreezeOverride, Pause, PauseReason, Phase, PlanInForce, Progress,
-    Release, ReleaseResult, ReplicasKept, Stage, State, StepPosition, Watch, Weights,
+    Abort, ActivePlan, Bake, Drain, FreezeOverride, HandledCommand, Pause, PauseReason, Phase,
+    Progress, ReleaseRecord, ReleaseResult, ReplicasKept, Stage, State, StepPosition, Weights,
 };
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
@@ -67,7 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         option::of(duration()).prop_map(Step::Pause),
         scale().prop_map(Step::SetCanaryScale),
         option::of(duration()).prop_map(Step::Analysis),
-        questions().prop_map(Step::Prove),
+        questions().prop_map(Step::Require),
     ]
 }
 
@@ -164,45 +164,45 @@ fn freeze_override() -> impl Strategy<Value = FreezeOverride> {
     })
 }
 
-fn watch() -> impl Strategy<Value = Watch> {
-    (time(), option::of(time())).prop_map(|(since, ended_at)| Watch { since, ended_at })
+fn watch() -> impl Strategy<Value = Bake> {
+    (time(), option::of(time())).prop_map(|(since, ended_at)| Bake { since, ended_at })
 }
 
 fn names() -> impl Strategy<Value = BTreeSet<String>> {
     prop::collection::btree_set("[a-z]{1,5}", 0..3)
 }
 
-fn questions() -> impl Strategy<Value = Questions> {
-    (names(), names()).prop_map(|(objectives, checks)| Questions { objectives, checks })
+fn questions() -> impl Strategy<Value = Requirements> {
+    (names(), names()).prop_map(|(objectives, checks)| Requirements { objectives, checks })
 }
 
 fn analysis() -> impl Strategy<Value = Analysis> {
-    let watch = (duration(), names()).prop_map(|(duration, checks)| WatchPlan { duration, checks });
+    let watch = (duration(), names()).prop_map(|(duration, checks)| BakePlan { duration, checks });
     (duration(), duration(), names(), option::of(watch)).prop_map(
         |(longest, warm_up, checks, watch)| Analysis {
-            longest,
+            max_duration: longest,
             warm_up,
             checks,
-            watch,
+            bake: watch,
         },
     )
 }
 
-fn command() -> impl Strategy<Value = CommandDone> {
-    let result = prop::sample::select(vec![OutcomeResult::Done, OutcomeResult::Refused]);
-    (text(), result, text()).prop_map(|(uid, result, message)| CommandDone {
+fn command() -> impl Strategy<Value = HandledCommand> {
+    let result = prop::sample::select(vec![CommandResult::Done, CommandResult::Refused]);
+    (text(), result, text()).prop_map(|(uid, result, message)| HandledCommand {
         uid,
-        outcome: Outcome { result, message },
+        outcome: CommandOutcome { result, message },
     })
 }
 
-fn release() -> impl Strategy<Value = Release> {
+fn release() -> impl Strategy<Value = ReleaseRecord> {
     let result = prop::sample::select(vec![
         ReleaseResult::Promoted,
         ReleaseResult::Aborted,
         ReleaseResult::Superseded,
     ]);
-    (revision(), result, time(), text()).prop_map(|(revision, result, at, message)| Release {
+    (revision(), result, time(), text()).prop_map(|(revision, result, at, message)| ReleaseRecord {
         revision,
         result,
         at,
@@ -228,16 +228,16 @@ prop_compose! {
     fn state()(
         (observed_generation, message) in (any::<i64>(), text()),
         phase in prop::sample::select(vec![Phase::Progressing, Phase::Paused, Phase::Degraded, Phase::Healthy]),
-        stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Stepping, Stage::Promoting, Stage::Aborted, Stage::Stable]),
+        stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Progressing, Stage::Promoting, Stage::Aborted, Stage::Stable]),
         (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
-        plan in option::of((text(), plan()).prop_map(|(hash, spec)| PlanInForce { hash, spec })).boxed(),
+        plan in option::of((text(), plan()).prop_map(|(hash, spec)| ActivePlan { hash, spec })).boxed(),
         (stage_since, restarting, watch) in (option::of(time()), any::<bool>(), option::of(watch())),
         (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
         (growing_since, replicas_scaled, replicas_kept) in
             (option::of(time()), any::<bool>(), option::of(replicas_kept())).boxed(),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
-            .prop_map(|(asked, verified, since, pods, cap)| Weights { asked, verified, since, pods, cap }),
+            .prop_map(|(asked, verified, since, pods, cap)| Weights { desired, verified, since, pods, cap }),
         (pause, abort, freeze_override) in
             (option::of(pause()), option::of(abort()), option::of(freeze_override())).boxed(),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
@@ -246,7 +246,7 @@ prop_compose! {
     ) -> State {
         State {
             observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, release_started_at, progress,
-            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, watch, freeze_override, draining, commands, history,
+            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, freeze_override, draining, commands, history,
         }
     }
 }

@@ -529,7 +529,7 @@ impl Shop {
     ///
     /// # Errors
     /// When the API server refuses it, or it has no outcome within 20 s.
-    pub async fn command(&self, verb: &str, expect: Value) -> Result<(bool, String)> {
+    pub async fn command(&self, verb: &str, preconditions: Value) -> Result<(bool, String)> {
         let review = Api::<SelfSubjectReview>::all(self.client.clone());
         let review = review
             .create(&PostParams::default(), &SelfSubjectReview::default())
@@ -538,7 +538,7 @@ impl Shop {
         let object = json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
             "metadata": {"generateName": format!("{}-{}-", self.name, verb.to_lowercase())},
-            "spec": {"rolloutRef": {"name": self.name}, "verb": verb, "expect": expect, "reason": "a case",
+            "spec": {"rolloutRef": {"name": self.name}, "verb": verb, "preconditions": preconditions, "reason": "a case",
                 "requestedBy": requested_by,
             },
         });
@@ -561,7 +561,7 @@ impl Shop {
             .context("no outcome within 20 s")??
             .context("the command is gone")?;
         let status = command.status.unwrap_or_default();
-        let is_done = status.outcome == Some(serin_crds::command::CommandOutcome::Done);
+        let is_done = status.outcome == Some(serin_crds::command::CommandResult::Done);
         Ok((is_done, status.message.unwrap_or_default()))
     }
 }

@@ -9,10 +9,10 @@ use serin_core::plan::{Pace, Plan};
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
-use serin_judging::checkpoint::Checkpoint;
-use serin_judging::replay::{Question, Weights};
-use serin_judging::routes::RouteRules;
-use serin_judging::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::checkpoint::Checkpoint;
+use serin_metrics_analysis::replay::{Question, Weights};
+use serin_metrics_analysis::routes::RouteRules;
+use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
 
 use super::{Case, numbers, render};
 use crate::chart::Chart;
@@ -102,7 +102,7 @@ impl Read {
         picture: &Picture,
         report: &Report,
         look: &Look,
-        server: serin_judging::prometheus::Server,
+        server: serin_metrics_analysis::prometheus::Server,
     ) -> Result<Question, Failure> {
         let nothing = || {
             Failure::new(

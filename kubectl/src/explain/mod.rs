@@ -126,7 +126,7 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
     if let Some(guard) = &evidence.latency_guard {
         line(page, &guarded(guard));
     }
-    if let Some(reading) = &evidence.reading {
+    if let Some(reading) = &evidence.note {
         line(page, reading);
     }
 }

@@ -6,9 +6,9 @@ use serin_analysis::judge::{JudgeConfig, ObjectiveEvidence};
 use serin_core::plan::{EvidencePace, Pace, Plan};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::RolloutStatus;
-use serin_judging::checkpoint::Checkpoint;
-use serin_judging::prometheus::Server;
-use serin_judging::settings::Settings;
+use serin_metrics_analysis::checkpoint::Checkpoint;
+use serin_metrics_analysis::prometheus::Server;
+use serin_metrics_analysis::settings::Settings;
 
 /// Stands where a spec names no Prometheus: nothing is asked here.
 const NOBODY: &str = "http://nobody.invalid";

@@ -70,7 +70,7 @@ pub(super) fn standing(report: &Report, judged: bool, look: &Look) -> Standing {
             )
             .then("It becomes stable as soon as all of its pods are available."),
         ("Stable", _) => stable(report, look),
-        ("Stepping" | "Promoting", _) => under_way(report, judged),
+        ("Progressing" | "Promoting", _) => under_way(report, judged),
         (other, _) => Standing::new(Kind::Over, other.to_owned()).because(report.message.clone().unwrap_or_default()),
     };
     if let Some(problem) = condition(report, "InvalidSpec") {
@@ -145,7 +145,10 @@ fn stable(report: &Report, look: &Look) -> Standing {
 
 fn under_way(report: &Report, judged: bool) -> Standing {
     let revision = current(report);
-    let weight = report.weights.as_ref().map_or(0.0, |weights| weights.asked);
+    let weight = report
+        .weights
+        .as_ref()
+        .map_or(0.0, |weights| weights.desired);
     let at = format!("revision {revision} at {weight} % of the traffic");
     if report.stage.as_deref() == Some("Promoting") {
         return Standing::new(Kind::UnderWay, format!("Being promoted: {at}"))

@@ -10,9 +10,9 @@ use serin_analysis::evidence::TickContext;
 use serin_analysis::judge::{JudgeConfig, ObjectiveEvidence};
 use serin_analysis::{Objective, PodCounts};
 use serin_crds::RolloutSpec;
-use serin_judging::checkpoint::{Checkpoint, ObjectiveCheckpoint};
-use serin_judging::prometheus::Server;
-use serin_judging::settings::Settings;
+use serin_metrics_analysis::checkpoint::{Checkpoint, ObjectiveCheckpoint};
+use serin_metrics_analysis::prometheus::Server;
+use serin_metrics_analysis::settings::Settings;
 
 use super::*;
 use crate::picture::Picture;
@@ -119,7 +119,7 @@ fn status(stage: &str, phase: &str, weight: f64, judged: Option<Judged>) -> Valu
         "observedGeneration": 3, "phase": phase, "stage": stage, "stageSince": "2026-03-01T11:50:00Z",
         "stableRevision": "v1", "currentRevision": "v2",
         "plan": {"hash": "h", "spec": serde_json::to_value(spec.plan("checkout").unwrap()).unwrap()},
-        "weights": {"asked": weight, "verified": weight, "since": "2026-03-01T11:50:00Z"},
+        "weights": {"desired": weight, "verified": weight, "since": "2026-03-01T11:50:00Z"},
         "replicas": 5, "updatedReplicas": 1, "readyReplicas": 5, "availableReplicas": 5
     });
     if let Some(judged) = judged {
@@ -144,7 +144,7 @@ fn in_condition((condition, is): (&str, &str), reason: &str, message: &str) -> V
         "lastTransitionTime": "2026-03-01T11:58:00Z"
     }]);
     with(
-        status("Stepping", "Progressing", 5.0, Some(good())),
+        status("Progressing", "Progressing", 5.0, Some(good())),
         "conditions",
         condition,
     )
@@ -200,7 +200,7 @@ fn explained(status: &Value) -> String {
 #[test]
 fn undecided_tells_counts_then_the_comparison_then_what_is_needed_then_the_guarantee() {
     insta::assert_snapshot!(explained(&status(
-        "Stepping",
+        "Progressing",
         "Progressing",
         5.0,
         Some(good())
@@ -210,7 +210,7 @@ fn undecided_tells_counts_then_the_comparison_then_what_is_needed_then_the_guara
 #[test]
 fn all_adds_the_numbers_and_what_the_guarantee_stands_on() {
     insta::assert_snapshot!(explained_with(
-        &status("Stepping", "Progressing", 5.0, Some(good())),
+        &status("Progressing", "Progressing", 5.0, Some(good())),
         true,
         true
     ));
@@ -222,7 +222,7 @@ fn clustered_errors_are_told_with_the_temper() {
         [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts { requests, errors });
     let judged = judged(20, Counts::new(75.0, 0.0, 1425.0, 9.0), None, &pods);
     let text = explained_with(
-        &status("Stepping", "Progressing", 5.0, Some(judged)),
+        &status("Progressing", "Progressing", 5.0, Some(judged)),
         true,
         true,
     );
@@ -338,7 +338,7 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
 #[test]
 fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
     let guarded = |e_value: f64| {
-        let mut status = status("Stepping", "Progressing", 5.0, Some(good()));
+        let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
         status["evidence"][0]["latencyGuard"] = json!({
             "eValue": e_value, "threshold": 100.0, "action": "Hold", "edges": 12, "edge": "25ms",
             "message": "Slower than stable: 300 of 3,000 requests took longer than 25 ms."
@@ -363,13 +363,13 @@ fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
 
 #[test]
 fn no_request_yet_is_no_success() {
-    let none = explained(&status("Stepping", "Progressing", 5.0, None));
+    let none = explained(&status("Progressing", "Progressing", 5.0, None));
     assert!(
         none.contains("no request to the canary has been counted. This is not success."),
         "{none}"
     );
     let zero = judged(4, Counts::new(0.0, 0.0, 1500.0, 1.0), Some(5184.0), &[]);
-    let zero = explained(&status("Stepping", "Progressing", 5.0, Some(zero)));
+    let zero = explained(&status("Progressing", "Progressing", 5.0, Some(zero)));
     assert!(
         zero.contains("No request to the canary has been counted. This is not success."),
         "{zero}"
@@ -380,7 +380,7 @@ fn no_request_yet_is_no_success() {
 #[test]
 fn a_canary_without_a_stable_side_has_nothing_to_be_compared_with() {
     let alone = judged(4, Counts::new(1500.0, 1.0, 0.0, 0.0), Some(5184.0), &[]);
-    let alone = explained(&status("Stepping", "Progressing", 100.0, Some(alone)));
+    let alone = explained(&status("Progressing", "Progressing", 100.0, Some(alone)));
     let unwrapped = alone.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         unwrapped.contains("there is nothing to compare with"),
@@ -394,7 +394,7 @@ fn a_pause_tells_who_can_end_it() {
     let pause = |reason: &str, until: Value| {
         let pause = json!({"reason": reason, "since": "2026-03-01T11:58:00Z", "until": until});
         explained(&with(
-            status("Stepping", "Paused", 5.0, Some(good())),
+            status("Progressing", "Paused", 5.0, Some(good())),
             "pause",
             pause,
         ))
@@ -438,7 +438,11 @@ fn states_without_evidence_say_so() {
         first.contains("no stable one to compare it with"),
         "{first}"
     );
-    let unjudged = explained_with(&status("Stepping", "Progressing", 5.0, None), false, false);
+    let unjudged = explained_with(
+        &status("Progressing", "Progressing", 5.0, None),
+        false,
+        false,
+    );
     assert!(
         unjudged.contains("Not judged") && unjudged.contains("pods that crash and people alone"),
         "{unjudged}"
@@ -464,7 +468,7 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
         "lastTransitionTime": "2026-03-01T11:58:00Z"
     }]);
     let invalid = explained(&with(
-        status("Stepping", "Progressing", 5.0, None),
+        status("Progressing", "Progressing", 5.0, None),
         "conditions",
         condition,
     ));
@@ -473,7 +477,7 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
         "{invalid}"
     );
     let stale = explained(&with(
-        status("Stepping", "Progressing", 5.0, None),
+        status("Progressing", "Progressing", 5.0, None),
         "observedGeneration",
         json!(2),
     ));
@@ -485,7 +489,7 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
 
 #[test]
 fn evidence_that_cannot_be_read_hides_nothing_else() {
-    let mut status = status("Stepping", "Progressing", 5.0, Some(good()));
+    let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
     status["analysis"]["checkpoint"] = json!({"of": "another version"});
     let text = explained_with(&status, true, true);
     assert!(

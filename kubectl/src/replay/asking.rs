@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serin_judging::prometheus::{HttpClient, Limits, Poller, QueryError, Server};
-use serin_judging::replay::{Question, ReplayError, Replayed, replay};
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, QueryError, Server};
+use serin_metrics_analysis::replay::{Question, ReplayError, Replayed, replay};
 
 use crate::cli::AccessArgs;
 use crate::exit::{Exit, Failure};
@@ -95,7 +95,7 @@ mod tests {
     use axum::Router;
     use axum::http::{HeaderMap, StatusCode};
     use axum::routing::post;
-    use serin_sim::tls::Authority;
+    use serin_fake_cluster::tls::Authority;
 
     use super::*;
     use crate::cli::Header;

@@ -10,10 +10,10 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_analysis::Counts;
-use serin_core::observed::Judgement;
-use serin_judging::replay::{Course, Ending, Outcome, Replayed};
-use serin_trials::Decision;
-use serin_trials::rivals::{Checks, Rival};
+use serin_core::observed::AnalysisReport;
+use serin_metrics_analysis::replay::{Course, Ending, Outcome, Replayed};
+use serin_simulation::Decision;
+use serin_simulation::rivals::{Checks, Rival};
 
 /// How far a release is projected, from its first request on.
 const PROJECTED_MS: i64 = 3_600_000;
@@ -178,14 +178,14 @@ impl Compared {
 }
 
 /// What an operator reads of a judgement.
-pub(super) fn said(judgement: &Judgement) -> String {
+pub(super) fn said(judgement: &AnalysisReport) -> String {
     match judgement {
-        Judgement::NotConfigured => "Not judged.".to_owned(),
-        Judgement::Hold { cause, message, .. } => format!("Held ({cause}): {message}"),
-        Judgement::Frozen { cause, message } => format!("Frozen ({cause}): {message}"),
-        Judgement::Undecided { message, .. }
-        | Judgement::Sound { message, .. }
-        | Judgement::RollBack { message, .. } => message.clone(),
+        AnalysisReport::NotConfigured => "Not judged.".to_owned(),
+        AnalysisReport::Hold { cause, message, .. } => format!("Held ({cause}): {message}"),
+        AnalysisReport::Frozen { cause, message } => format!("Frozen ({cause}): {message}"),
+        AnalysisReport::Undecided { message, .. }
+        | AnalysisReport::Sound { message, .. }
+        | AnalysisReport::RollBack { message, .. } => message.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A replayed release as charts.
 
 use jiff::Timestamp;
-use serin_judging::replay::{self, Replayed};
+use serin_metrics_analysis::replay::{self, Replayed};
 
 use crate::chart::{Chart, Course, Point};
 use crate::look::Look;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_core::units::{Revision, Weight};
-use serin_crds::analysis::{AnalysisSpec, ArmsSpec, Indicator, ObjectiveSpec};
+use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, VariantsSpec};
 use serin_crds::text::format_duration;
-use serin_judging::prometheus::Server;
-use serin_judging::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
-use serin_judging::routes::RouteRules;
-use serin_judging::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::prometheus::Server;
+use serin_metrics_analysis::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
+use serin_metrics_analysis::routes::RouteRules;
+use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
 
 use crate::cli::{Format, ReplayArgs};
 use crate::connect::Connection;
@@ -351,9 +351,9 @@ fn tells_by_pod(objective: &ObjectiveSpec) -> bool {
     match (&objective.indicator, &objective.counters) {
         (Some(indicator), _) => *indicator == Indicator::Pod,
         (None, Some(counters)) => counters
-            .arms
+            .variants
             .as_ref()
-            .is_none_or(|arms: &ArmsSpec| arms.label.is_none()),
+            .is_none_or(|arms: &VariantsSpec| arms.label.is_none()),
         (None, None) => false,
     }
 }
@@ -366,7 +366,7 @@ fn with_sides(analysis: &AnalysisSpec, asked: &Asked) -> AnalysisSpec {
         .iter_mut()
         .filter_map(|of| of.counters.as_mut());
     for arms in counters
-        .filter_map(|counters| counters.arms.as_mut())
+        .filter_map(|counters| counters.variants.as_mut())
         .filter(|arms| arms.label.is_some())
     {
         arms.canary = asked.canary.clone().or_else(|| arms.canary.clone());

@@ -31,7 +31,7 @@ fn manifest(objective: &str) -> Manifest {
 
 const TRAEFIK: &str = "indicator: traefik";
 const PODS: &str = "counters: {total: requests_total, errors: errors_total}";
-const LABEL: &str = "counters: {total: requests_total, errors: errors_total, arms: {label: version, canary: v2, stable: v1}}";
+const LABEL: &str = "counters: {total: requests_total, errors: errors_total, variants: {label: version, canary: v2, stable: v1}}";
 
 fn asked(objective: &str, line: &str) -> Result<Question, String> {
     let args = args(line)?;
@@ -62,7 +62,7 @@ fn the_sides_are_those_of_the_rollout_unless_they_are_given() {
         .counters
         .clone()
         .unwrap()
-        .arms
+        .variants
         .unwrap();
     assert_eq!(
         (arms.stable.as_deref(), arms.canary.as_deref()),

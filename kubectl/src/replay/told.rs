@@ -5,7 +5,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serin_analysis::explain::thousands;
-use serin_judging::replay::{Ending, Moment, Outcome, Replayed, Weights};
+use serin_metrics_analysis::replay::{Ending, Moment, Outcome, Replayed, Weights};
 
 use super::compared::{Compared, Ruled, Ruling, errors_by, said};
 use super::summary::{Fared, Summary};

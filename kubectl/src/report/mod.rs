@@ -40,7 +40,7 @@ pub struct Report {
     pub name: String,
     /// Progressing, Paused, Degraded or Healthy; none: the controller has not seen it yet.
     pub phase: Option<String>,
-    /// FirstDeploy, Stepping, Promoting, Aborted or Stable.
+    /// FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Option<String>,
     /// What it does or waits for, in the controller's words.
     pub message: Option<String>,

@@ -73,7 +73,7 @@ fn text(step: &Step) -> String {
         }
         Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
         Step::Analysis(Some(wait)) => format!("analysis {}", duration(*wait)),
-        Step::Prove(questions) => {
+        Step::Require(questions) => {
             let names: Vec<&str> = questions
                 .objectives
                 .iter()

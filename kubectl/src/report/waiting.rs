@@ -43,7 +43,7 @@ pub fn waiting(
     if let Some(pause) = &status.pause {
         return Some(paused(pause, facts, now));
     }
-    let releasing = matches!(facts.stage.as_deref(), Some("Stepping" | "Promoting"));
+    let releasing = matches!(facts.stage.as_deref(), Some("Progressing" | "Promoting"));
     if let (true, Some(asked)) = (facts.routed && releasing, facts.asked)
         && !facts.verified.is_some_and(|verified| same(verified, asked))
     {

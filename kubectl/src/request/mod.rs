@@ -10,7 +10,7 @@ use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serin_crds::command::{
-    CommandOutcome, CommandVerb, Expectation, RolloutCommandStatus, RolloutRef,
+    CommandResult, CommandVerb, Preconditions, RolloutCommandStatus, RolloutRef,
 };
 use serin_crds::{RolloutCommand, RolloutCommandSpec};
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ pub async fn carry_out(
     let deadline = started + timeout;
     let status = outcome(connection, &created, deadline).await?;
     let message = status.message.unwrap_or_default();
-    if status.outcome == Some(CommandOutcome::Refused) {
+    if status.outcome == Some(CommandResult::Refused) {
         return Err(refusal::by_the_controller(wish, &message));
     }
     let after = follow(connection, wish, &before, deadline).await?;
@@ -85,7 +85,7 @@ fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCo
     let step_matters = matches!(wish.verb, CommandVerb::Promote | CommandVerb::SkipStep);
     let of_another = wish.revision.is_some() && wish.revision != seen.current;
     let step_at_hand = seen.step_index.and_then(|index| i32::try_from(index).ok());
-    let expect = Expectation {
+    let expect = Preconditions {
         revision: wish.revision.clone().or_else(|| seen.current.clone()),
         step: wish
             .step_index
@@ -96,7 +96,7 @@ fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCo
             name: wish.name.clone(),
         },
         verb: wish.verb,
-        expect: (expect != Expectation::default()).then_some(expect),
+        preconditions: (expect != Preconditions::default()).then_some(expect),
         reason: wish.reason.clone(),
         requested_by,
     };
@@ -196,9 +196,9 @@ async fn outcome_in_the_rollout(
     let refused = done["outcome"]["result"] == "Refused";
     Ok(RolloutCommandStatus {
         outcome: Some(if refused {
-            CommandOutcome::Refused
+            CommandResult::Refused
         } else {
-            CommandOutcome::Done
+            CommandResult::Done
         }),
         message: done["outcome"]["message"].as_str().map(ToOwned::to_owned),
         at: None,
@@ -308,7 +308,7 @@ mod tests {
     fn expected(wish: &Wish) -> Option<(Option<String>, Option<i32>)> {
         command(wish, &seen(), None)
             .spec
-            .expect
+            .preconditions
             .map(|expect| (expect.revision, expect.step))
     }
 
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(
             command(&wish(CommandVerb::Abort), &Facts::default(), None)
                 .spec
-                .expect,
+                .preconditions,
             None
         );
     }

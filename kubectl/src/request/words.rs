@@ -153,7 +153,7 @@ mod tests {
             name: "checkout".into(),
             namespace: "shop".into(),
             phase: Some("Paused".into()),
-            stage: Some("Stepping".into()),
+            stage: Some("Progressing".into()),
             stable: Some("v1".into()),
             current: Some("v2".into()),
             step_index: Some(1),

@@ -9,11 +9,11 @@ use serin_analysis::explain::{duration, percent};
 use serin_analysis::feasibility;
 use serin_core::plan::{self, Pace as Planned};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
-use serin_judging::prometheus::Server;
-use serin_judging::settings::{Settings, slo_window};
-use serin_trials::Options;
-use serin_trials::odds::{Ended, Pace, Release, Step, odds};
-use serin_trials::world::{Effect, Scenario, Weather};
+use serin_metrics_analysis::prometheus::Server;
+use serin_metrics_analysis::settings::{Settings, slo_window};
+use serin_simulation::Options;
+use serin_simulation::odds::{Ended, Pace, Release, Step, odds};
+use serin_simulation::world::{Effect, Scenario, Weather};
 
 use crate::cli::SimulateArgs;
 use crate::exit::{Exit, Failure};
@@ -274,7 +274,7 @@ fn written(steps: &[plan::Step], args: &SimulateArgs, notes: &mut Vec<String>) -
         plan::Step::Analysis(wait) => Some(Step::Analysis(wait.map(|wait| wait.as_secs_f64()))),
         // Until the evidence suffices, which is asked of every objective here. What checks say is
         // not simulated.
-        plan::Step::Prove(_) => Some(Step::Analysis(None)),
+        plan::Step::Require(_) => Some(Step::Analysis(None)),
         plan::Step::SetCanaryScale(_) => None,
     };
     steps.iter().filter_map(step).collect()

@@ -1,8 +1,8 @@
 //! From a file and arguments to what is simulated, and to what is told.
 
 use jiff::tz::TimeZone;
-use serin_trials::Decision;
-use serin_trials::odds::odds;
+use serin_simulation::Decision;
+use serin_simulation::odds::odds;
 
 use super::*;
 use crate::cli::{Task, parse};
@@ -55,8 +55,8 @@ fn told_of(case: &Case) -> String {
 
 #[test]
 fn what_the_file_says_is_what_is_simulated() {
-    let analysis = "analysis: {prometheus: {scrapeInterval: 5s}, longest: 30m, warmUp: 30s, rollback: {falseRollbackProbability: 0.05},
-      budget: {share: 1%}, objectives: [{name: availability, objective: 99, window: 7d, indicator: traefik}]}";
+    let analysis = "analysis: {prometheus: {scrapeInterval: 5s}, maxDuration: 30m, warmUp: 30s, rollback: {falseRollbackProbability: 0.05},
+      budget: {maxShareOfBudget: 1%}, objectives: [{name: availability, objective: 99, window: 7d, indicator: traefik}]}";
     let case = case_of(", pace: {firstWeight: 10, maxWeight: 40}", analysis, BAD);
     let release = &case.release;
     assert_eq!(release.scenario.tick_seconds, 5);

@@ -2,8 +2,8 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use serin_analysis::explain::{duration, percent, rate, thousands};
-use serin_trials::odds::{Ended, Pace, Step};
-use serin_trials::{Decision, Options};
+use serin_simulation::odds::{Ended, Pace, Step};
+use serin_simulation::{Decision, Options};
 
 use super::{Case, quantile, sorted};
 use crate::chart::{Chart, Ink, Line, Panel, Scale};

@@ -32,7 +32,7 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
         if !message.is_empty() {
             line(page, message, paint::plain);
         }
-        if let Some(reading) = &objective.reading {
+        if let Some(reading) = &objective.note {
             line(page, reading, paint::dim);
         }
         if let Some(guard) = &objective.latency_guard {

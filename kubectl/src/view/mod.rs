@@ -108,7 +108,7 @@ fn weight(report: &Report, look: &Look) -> Option<String> {
         return None;
     }
     let weights = report.weights.as_ref()?;
-    let asked = weights.asked;
+    let asked = weights.desired;
     Some(match (weights.verified, weights.since) {
         (Some(seen), Some(since)) if crate::facts::same(seen, asked) => {
             format!(

@@ -143,11 +143,11 @@ fn show(picture: &Picture, width: usize) -> String {
 fn stepping() -> Scene {
     Scene {
         status: json!({
-            "observedGeneration": 3, "phase": "Progressing", "stage": "Stepping",
+            "observedGeneration": 3, "phase": "Progressing", "stage": "Progressing",
             "message": "step 3 of 8 (setWeight 20 %): waiting for the router",
             "stableRevision": "5d8b2a", "currentRevision": "7c9f4d", "plan": {"hash": "h", "spec": plan()},
             "stageSince": "2026-03-01T11:59:52Z", "step": {"index": 2, "startedAt": "2026-03-01T11:59:52Z"},
-            "weights": {"asked": 20.0, "since": "2026-03-01T11:59:52Z"},
+            "weights": {"desired": 20.0, "since": "2026-03-01T11:59:52Z"},
             "evidence": evidence(),
             "conditions": [condition("Available", "True", "Ok", ""), condition("Ready", "False", "Releasing", "")],
             "history": [
@@ -221,7 +221,7 @@ fn first_deploy() {
         status: json!({
             "observedGeneration": 3, "phase": "Progressing", "stage": "FirstDeploy",
             "message": "first deploy: waiting for pods", "currentRevision": "7c9f4d",
-            "stageSince": "2026-03-01T11:58:00Z", "weights": {"asked": 0.0}, "plan": {"hash": "h", "spec": plan()},
+            "stageSince": "2026-03-01T11:58:00Z", "weights": {"desired": 0.0}, "plan": {"hash": "h", "spec": plan()},
             "conditions": [condition("Available", "False", "NoPods", "no pod is available yet")]
         }),
         replica_sets: vec![replica_set("7c9f4d", 4, 0)],
@@ -236,7 +236,7 @@ fn paused_for_a_time() {
     let scene = changed(&json!({
         "phase": "Paused", "message": "step 4 of 8 (pause 10m): until 2026-03-01T12:07:50Z",
         "step": {"index": 3, "startedAt": "2026-03-01T11:57:50Z"}, "stageSince": "2026-03-01T11:57:50Z",
-        "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
+        "weights": {"desired": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
         "pause": {"reason": "Step", "since": "2026-03-01T11:57:50Z", "until": "2026-03-01T12:07:50Z"}
     }));
     insta::assert_snapshot!(
@@ -253,7 +253,7 @@ fn paused_until_promoted() {
     let scene = changed(&json!({
         "phase": "Paused", "message": "step 8 of 8 (pause): until promoted",
         "step": {"index": 7, "startedAt": "2026-03-01T10:00:00Z"}, "stageSince": "2026-03-01T10:00:00Z",
-        "weights": {"asked": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
+        "weights": {"desired": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
         "pause": {"reason": "Step", "since": "2026-03-01T10:00:00Z"}, "evidence": []
     }));
     insta::assert_snapshot!(
@@ -272,7 +272,7 @@ fn aborted() {
     let scene = changed(&json!({
         "phase": "Degraded", "stage": "Aborted", "step": null,
         "message": format!("{message}. Stable 5d8b2a serves; the spec still asks for 7c9f4d, which was given up: declare another revision, or retry"),
-        "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
+        "weights": {"desired": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
         "abort": {"revision": "7c9f4d", "at": "2026-03-01T11:58:59Z", "cause": "Evidence", "message": message},
         "draining": [{"revision": "7c9f4d", "until": "2026-03-01T12:00:25Z"}],
         "evidence": [{
@@ -296,7 +296,7 @@ fn promoting() {
     let scene = changed(&json!({
         "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": null,
         "stageSince": "2026-03-01T11:59:30Z",
-        "weights": {"asked": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
+        "weights": {"desired": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
     }));
     insta::assert_snapshot!(
         Scene {
@@ -311,7 +311,7 @@ fn promoting() {
 fn healthy() {
     let scene = changed(&json!({
         "phase": "Healthy", "stage": "Stable", "message": "the revision is stable", "currentRevision": "5d8b2a",
-        "step": null, "weights": {"asked": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
+        "step": null, "weights": {"desired": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
     }));
     let scene = Scene {
         replica_sets: vec![replica_set("5d8b2a", 8, 8)],
@@ -328,7 +328,7 @@ fn invalid_spec() {
     let scene = changed(&json!({
         "phase": "Degraded",
         "message": format!("the spec cannot be used: {problem}; meanwhile: step 3 of 8 (setWeight 20 %)"),
-        "weights": {"asked": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
+        "weights": {"desired": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
         "conditions": [condition("InvalidSpec", "True", "InvalidField", problem)], "evidence": [], "history": []
     }));
     insta::assert_snapshot!(
@@ -368,7 +368,7 @@ fn what_may_not_be_read_hides_nothing_else() {
 
 #[test]
 fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
-    let text = changed(&json!({"weights": {"asked": "a lot"}})).show();
+    let text = changed(&json!({"weights": {"desired": "a lot"}})).show();
     assert!(
         text.contains("is this plugin older or newer than the controller?"),
         "{text}"

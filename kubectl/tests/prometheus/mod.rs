@@ -10,7 +10,7 @@ use axum::http::{StatusCode, Uri};
 use axum::routing::post;
 use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
-use serin_judging::prometheus::{Labels, Series};
+use serin_metrics_analysis::prometheus::{Labels, Series};
 
 /// What is on record.
 #[derive(Debug, Default)]

@@ -66,7 +66,7 @@ async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
     let example = [
         "--release",
         "--package",
-        "serin-trials",
+        "serin-simulation",
         "--example",
         "detect",
     ];
@@ -130,7 +130,7 @@ async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
             "--package",
             "serin-analysis",
             "--package",
-            "serin-judging",
+            "serin-metrics-analysis",
         ],
     );
     run.args(["--", "fuzz_"])

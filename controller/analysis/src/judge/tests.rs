@@ -364,7 +364,7 @@ fn a_weight_shrinks_with_the_budget_that_is_left() {
     };
     assert!(next > 0.0 && next < 0.4, "{next}");
     assert!(
-        judgement.because[0].starts_with("This rollout has used 15 of its 20 allotted errors (75 %). The worst case at this weight no longer fits what is left. Stepping down from 50 % to "),
+        judgement.because[0].starts_with("This rollout has used 15 of its 20 allotted errors (75 %). The worst case at this weight no longer fits what is left. Progressing down from 50 % to "),
         "{:?}", judgement.because
     );
     let spent = slow.judged(Some(15.0), |_| {});

@@ -16,14 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serin_core::command::{Command, Outcome, OutcomeResult, Verb};
+use serin_core::command::{Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level, Side};
 use serin_core::observed::{
-    Judgement, Observed, Programmed, Proven, ReplicaSetSeen, ReplicasSource, RouteSeen, ServiceSeen,
+    AnalysisReport, Observed, Programmed, ReplicaSetView, ReplicasSource, RouteView,
+    SatisfiedRequirements, ServiceView,
 };
 use serin_core::plan::{
-    Amount, Analysis, Canary, Pace, Plan, Questions, RouteKind, RouteRef, Routing, Step, Strategy,
+    Amount, Analysis, Canary, Pace, Plan, Requirements, RouteKind, RouteRef, Routing, Step,
+    Strategy,
 };
 use serin_core::replicas;
 use serin_core::state::{Stage, State};
@@ -99,10 +101,10 @@ pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
 pub fn analysed(plan: Plan) -> Plan {
     edit(plan, |canary| {
         canary.analysis = Some(Analysis {
-            longest: secs(3600),
+            max_duration: secs(3600),
             warm_up: secs(10),
             checks: BTreeSet::new(),
-            watch: None,
+            bake: None,
         });
     })
 }
@@ -143,8 +145,8 @@ pub struct World {
     pub canary_service: Option<Revision>,
     pub route: Result<Weight, String>,
     pub commands: Vec<Command>,
-    pub outcomes: Vec<(String, Outcome)>,
-    pub report: Judgement,
+    pub outcomes: Vec<(String, CommandOutcome)>,
+    pub report: AnalysisReport,
     /// Every decision with its time, while it is recorded.
     pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
@@ -184,7 +186,7 @@ impl World {
             route: Ok(Weight::ZERO),
             commands: Vec::new(),
             outcomes: Vec::new(),
-            report: Judgement::NotConfigured,
+            report: AnalysisReport::NotConfigured,
             recording: None,
             events: Vec::new(),
             status_writes: 0,
@@ -244,12 +246,12 @@ impl World {
         entry.1
     }
 
-    fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceSeen {
+    fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceView {
         let ready = selects
             .as_ref()
             .map_or(0, |revision| self.available(revision));
         let at = self.since(key, format!("{selects:?} {}", ready > 0));
-        ServiceSeen {
+        ServiceView {
             exists: selects.is_some(),
             selects,
             ready,
@@ -268,7 +270,7 @@ impl World {
             (false, true) => Programmed::Since(written_since),
             (false, false) => Programmed::Unreported,
         };
-        let seen_route = |route: &RouteRef| RouteSeen {
+        let seen_route = |route: &RouteRef| RouteView {
             route: route.clone(),
             canary_weight: self.route.clone(),
             written_since,
@@ -276,7 +278,7 @@ impl World {
         };
         let sets = self.sets.iter().map(|(revision, set)| {
             let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
-            let seen = ReplicaSetSeen {
+            let seen = ReplicaSetView {
                 name: format!("shop-{revision}"),
                 desired: set.desired,
                 current: u32::try_from(set.ready_at.len()).unwrap(),
@@ -297,11 +299,11 @@ impl World {
             spec_replicas,
             replicas_source: self.replicas_source,
             state: self.state.clone(),
-            looked_since,
+            observed_since: looked_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
             plan_hash,
-            target: self.target.clone(),
+            target_revision: self.target.clone(),
             replica_sets: sets.collect(),
             stable_service: routed.is_some().then_some(stable_service),
             canary_service: routed.is_some().then_some(canary_service),
@@ -311,7 +313,7 @@ impl World {
                 .map(seen_route)
                 .collect(),
             commands: self.commands.clone(),
-            judgement: self.report.clone(),
+            analysis: self.report.clone(),
         }
     }
 
@@ -343,7 +345,7 @@ impl World {
             );
             self.status_writes += 1;
             for reason in decision
-                .because
+                .reasons
                 .iter()
                 .filter(|reason| reason.level > Level::Detail)
             {
@@ -594,7 +596,7 @@ impl World {
         self.target = Some(rev(revision));
     }
 
-    pub fn command(&mut self, uid: &str, verb: Verb) -> Outcome {
+    pub fn command(&mut self, uid: &str, verb: Verb) -> CommandOutcome {
         self.command_for(uid, verb, None, None)
     }
 
@@ -604,13 +606,13 @@ impl World {
         verb: Verb,
         revision: Option<&str>,
         step: Option<usize>,
-    ) -> Outcome {
+    ) -> CommandOutcome {
         self.commands.push(Command {
             uid: uid.into(),
             name: format!("command-{uid}"),
             verb,
-            expect_revision: revision.map(rev),
-            expect_step: step,
+            required_revision: revision.map(rev),
+            required_step: step,
             reason: Some("a test".into()),
             requested_by: Some("ada".into()),
         });
@@ -628,7 +630,7 @@ impl World {
         let outcome = self.command(uid, verb);
         assert_eq!(
             outcome.result,
-            OutcomeResult::Refused,
+            CommandResult::Refused,
             "{}",
             outcome.message
         );
@@ -669,18 +671,18 @@ impl World {
 }
 
 /// Fresh data that decides nothing yet.
-pub fn undecided(world: &World) -> Judgement {
-    Judgement::Undecided {
+pub fn undecided(world: &World) -> AnalysisReport {
+    AnalysisReport::Undecided {
         message: "undecided".into(),
         fresh_since: world.now,
         next_weight: None,
-        proven: Proven::default(),
+        satisfied: SatisfiedRequirements::default(),
     }
 }
 
 /// Nothing can be judged.
-pub fn hold(cause: &str) -> Judgement {
-    Judgement::Hold {
+pub fn hold(cause: &str) -> AnalysisReport {
+    AnalysisReport::Hold {
         cause: cause.into(),
         message: format!("hold: {cause}"),
         lower_to: None,
@@ -688,44 +690,44 @@ pub fn hold(cause: &str) -> Judgement {
 }
 
 /// As [`hold`], with the weight that the metrics ask for.
-pub fn lower(to: Weight) -> Judgement {
-    Judgement::Hold {
+pub fn lower(to: Weight) -> AnalysisReport {
+    AnalysisReport::Hold {
         cause: "NoTraffic".into(),
         message: "no requests".into(),
         lower_to: Some(to),
     }
 }
 
-pub fn frozen(message: &str) -> Judgement {
-    Judgement::Frozen {
+pub fn frozen(message: &str) -> AnalysisReport {
+    AnalysisReport::Frozen {
         cause: "BudgetSpent".into(),
         message: message.into(),
     }
 }
 
-pub fn roll_back(message: &str) -> Judgement {
-    Judgement::RollBack {
+pub fn roll_back(message: &str) -> AnalysisReport {
+    AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: message.into(),
     }
 }
 
 /// Fresh data that suffices to promote, with what was found at a weight.
-pub fn sound(world: &World, percent: u32, answers: Questions) -> Judgement {
-    let proven = Proven {
+pub fn sound(world: &World, percent: u32, answers: Requirements) -> AnalysisReport {
+    let proven = SatisfiedRequirements {
         weight: Weight::percent(percent),
-        answers,
+        requirements: answers,
     };
-    Judgement::Sound {
+    AnalysisReport::Sound {
         message: "sound".into(),
         fresh_since: world.now,
-        proven,
+        satisfied: proven,
     }
 }
 
-pub fn requirements(objectives: &[&str], checks: &[&str]) -> Questions {
+pub fn requirements(objectives: &[&str], checks: &[&str]) -> Requirements {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Questions {
+    Requirements {
         objectives: owned(objectives),
         checks: owned(checks),
     }

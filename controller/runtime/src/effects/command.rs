@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
-use serin_core::command::{Outcome, OutcomeResult};
+use serin_core::command::{CommandOutcome, CommandResult};
 use serin_crds::{RolloutCommand, api_status};
 
 use super::{EffectError, Hands, patch_params};
@@ -29,7 +29,7 @@ impl Hands<'_> {
         &self,
         name: &str,
         uid: &str,
-        outcome: &Outcome,
+        outcome: &CommandOutcome,
     ) -> Result<(), EffectError> {
         let known = self
             .world
@@ -53,12 +53,12 @@ pub async fn finish(
     client: &Client,
     world: &World,
     command: &CommandFact,
-    outcome: &Outcome,
+    outcome: &CommandOutcome,
     now: Timestamp,
 ) -> Result<(), EffectError> {
     let result = match outcome.result {
-        OutcomeResult::Done => "Done",
-        OutcomeResult::Refused => "Refused",
+        CommandResult::Done => "Done",
+        CommandResult::Refused => "Refused",
     };
     let Key { namespace, name } = &command.identity.key;
     let patch = json!({
@@ -115,7 +115,7 @@ pub async fn sweep(
             }
             Due::Refuse => {
                 metrics.api_write("RolloutCommand", "patch");
-                let outcome = Outcome::refused(format!(
+                let outcome = CommandOutcome::refused(format!(
                     "there is no Rollout {} in this namespace",
                     command.rollout
                 ));

@@ -44,7 +44,7 @@ pub fn originals(
             || !is_restored(entry, routing, rollout, world)
     });
     let Some(routing) = routing else { return all };
-    let releasing = matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
+    let releasing = matches!(decision.state.stage, Stage::Progressing | Stage::Promoting);
     for route in &routing.routes {
         let changes = |effect: &Effect| matches!(effect, Effect::SetWeight { route: changed, .. } if changed == route);
         // Its entry is about other Services and is given back first.

@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serin_core::units::Revision;
-use serin_judging::prometheus::Poller;
-use serin_judging::{JudgeRequest, Look, Phase};
+use serin_metrics_analysis::prometheus::Poller;
+use serin_metrics_analysis::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 

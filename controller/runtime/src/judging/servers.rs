@@ -15,10 +15,10 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serin_crds::analysis::{CaSourceSpec, PrometheusSpec, SecretSourceSpec, TlsSpec};
 use serin_crds::api_status;
-use serin_judging::access::{Data, Kind, Source};
-use serin_judging::prometheus::{Server, Tls};
-use serin_judging::selector::Trouble;
-use serin_judging::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::access::{Data, Kind, Source};
+use serin_metrics_analysis::prometheus::{Server, Tls};
+use serin_metrics_analysis::selector::Trouble;
+use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 

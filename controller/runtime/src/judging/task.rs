@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use serin_core::observed::Judgement;
-use serin_judging::budget;
-use serin_judging::checkpoint::Checkpoint;
-use serin_judging::history::{catch_up, learn};
-use serin_judging::judged::{Polled, Prepared};
-use serin_judging::prometheus::{Answer, Asked, Poll, QueryError, Server, newest_ms, next_answer};
-use serin_judging::release::{Release, settings_of};
-use serin_judging::selector::Trouble;
-use serin_judging::service::{self, Cadence, Questions, Service};
-use serin_judging::settings::{Settings, millis, slo_window};
-use serin_judging::telling::{Kind, held};
-use serin_judging::{JudgeRequest, Look, Phase};
+use serin_core::observed::AnalysisReport;
+use serin_metrics_analysis::budget;
+use serin_metrics_analysis::checkpoint::Checkpoint;
+use serin_metrics_analysis::history::{catch_up, learn};
+use serin_metrics_analysis::judged::{Polled, Prepared};
+use serin_metrics_analysis::prometheus::{
+    Answer, Asked, Poll, QueryError, Server, newest_ms, next_answer,
+};
+use serin_metrics_analysis::release::{Release, settings_of};
+use serin_metrics_analysis::selector::Trouble;
+use serin_metrics_analysis::service::{self, Cadence, Questions, Service};
+use serin_metrics_analysis::settings::{Settings, millis, slo_window};
+use serin_metrics_analysis::telling::{Kind, held};
+use serin_metrics_analysis::{JudgeRequest, Look, Phase};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -111,12 +113,12 @@ impl Teller {
         let kind = Kind::of(&look);
         let has_evidence = look.checkpoint.is_some();
         let message = match &look.judgement {
-            Judgement::NotConfigured => "",
-            Judgement::Hold { message, .. }
-            | Judgement::Frozen { message, .. }
-            | Judgement::Undecided { message, .. }
-            | Judgement::Sound { message, .. }
-            | Judgement::RollBack { message, .. } => message,
+            AnalysisReport::NotConfigured => "",
+            AnalysisReport::Hold { message, .. }
+            | AnalysisReport::Frozen { message, .. }
+            | AnalysisReport::Undecided { message, .. }
+            | AnalysisReport::Sound { message, .. }
+            | AnalysisReport::RollBack { message, .. } => message,
         };
         let has_changed = kind != self.kind;
         // Of what is not released nothing is judged: only its budget is followed.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures::Stream;
 
-use serin_judging::RolloutName;
+use serin_metrics_analysis::RolloutName;
 
 use super::lock;
 

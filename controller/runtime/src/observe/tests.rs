@@ -138,7 +138,7 @@ fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Obser
         spec_problem: None,
         plan_hash: None,
         target: Some(Revision::new("two")),
-        judgement: Judgement::NotConfigured,
+        judgement: AnalysisReport::NotConfigured,
     };
     observe(snapshot, &plan(), context, sightings, now)
 }

@@ -11,7 +11,7 @@ use kube::runtime::controller::Action;
 use serin_core::backoff::retry_after;
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
-use serin_core::observed::{Judgement, Observed};
+use serin_core::observed::{AnalysisReport, Observed};
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -153,7 +153,7 @@ impl Look<'_> {
         let (seen, judged) = self.observe(state, target.revision, memory);
         let mut decision = decide(&self.plan, &seen, self.now);
         // The least of what an Event tells: of two warnings the later one gives it its name.
-        decision.because.splice(0..0, judged.infeasible(&self.plan));
+        decision.reasons.splice(0..0, judged.infeasible(&self.plan));
         log(&decision);
         let rollout = finalizer::add(self.context, self.rollout, &decision.effects, memory).await?;
         let (rollout, written) = self
@@ -233,7 +233,7 @@ impl Look<'_> {
             replicas_source: self.reading.replicas_source,
             plan_hash: self.reading.hash.clone(),
             target,
-            judgement: Judgement::NotConfigured,
+            judgement: AnalysisReport::NotConfigured,
             state,
         };
         let mut seen = observe(
@@ -256,7 +256,7 @@ impl Look<'_> {
             },
             memory,
         );
-        seen.judgement = judged.judgement.clone();
+        seen.analysis = judged.judgement.clone();
         (seen, judged)
     }
 
@@ -341,7 +341,7 @@ impl Look<'_> {
             .events
             .tell(
                 rollout,
-                &decision.because,
+                &decision.reasons,
                 &position,
                 moved,
                 &mut memory.told,
@@ -452,7 +452,7 @@ impl Failures {
 }
 
 fn log(decision: &Decision) {
-    for reason in &decision.because {
+    for reason in &decision.reasons {
         match reason.level {
             Level::Detail | Level::Normal => {
                 tracing::info!(reason = reason.code, "{}", reason.message)

@@ -55,7 +55,7 @@ pub(super) async fn remove(
     memory: &mut Memory,
 ) -> Result<(), Failure> {
     let is_at_rest = decision.effects.is_empty()
-        && !matches!(decision.state.stage, Stage::Stepping | Stage::Promoting);
+        && !matches!(decision.state.stage, Stage::Progressing | Stage::Promoting);
     if !is_held(rollout) || !is_at_rest {
         return Ok(());
     }

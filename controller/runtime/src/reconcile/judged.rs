@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serin_analysis::Arm;
 use serin_core::effect::{Level, Reason};
-use serin_core::observed::{Judgement, Observed};
+use serin_core::observed::{AnalysisReport, Observed};
 use serin_core::plan::{Canary, Pace, Plan, Step};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 use serin_crds::{RolloutSpec, RolloutStatus};
-use serin_judging::routes::{RouteRules, service_names};
-use serin_judging::{JudgeRequest, Look, Phase, RolloutName};
+use serin_metrics_analysis::routes::{RouteRules, service_names};
+use serin_metrics_analysis::{JudgeRequest, Look, Phase, RolloutName};
 
 use crate::judge::Judge;
 use crate::memory::Memory;
@@ -34,7 +34,7 @@ pub(super) struct Case<'a> {
 
 /// The judge's answer, and what the status said before.
 pub(super) struct Judged {
-    pub judgement: Judgement,
+    pub judgement: AnalysisReport,
     revision: Option<Revision>,
     look: Option<Look>,
     before: Box<RolloutStatus>,
@@ -58,14 +58,14 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
     });
     let was_aborted = state.stage == Stage::Aborted;
     let previous_ended_at = previous_ended_at(state);
-    let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
+    let releasing = matches!(state.stage, Stage::Progressing | Stage::Promoting);
     let revision = state
         .current_revision
         .clone()
         .filter(|_| releasing && case.plan.canary().analysis.is_some());
     let Some(revision) = revision else {
         let look = idle(case, memory);
-        let judgement = Judgement::NotConfigured;
+        let judgement = AnalysisReport::NotConfigured;
         return Judged {
             judgement,
             revision: None,
@@ -80,7 +80,7 @@ pub(super) fn judge(case: &Case<'_>, memory: &mut Memory) -> Judged {
         memory.judging = true;
     }
     if !memory.judging {
-        let judgement = Judgement::Hold {
+        let judgement = AnalysisReport::Hold {
             cause: "SpecUnusable".to_owned(),
             message: "how to judge this release cannot be read from the spec".to_owned(),
             lower_to: None,
@@ -244,8 +244,8 @@ fn proven_at(canary: &Canary) -> Option<Weight> {
     for step in steps {
         match step {
             Step::SetWeight(set) => weight = *set,
-            Step::Prove(questions) if questions.objectives.is_empty() => {}
-            Step::Analysis(None) | Step::Prove(_) if !weight.is_zero() => {
+            Step::Require(questions) if questions.objectives.is_empty() => {}
+            Step::Analysis(None) | Step::Require(_) if !weight.is_zero() => {
                 least = Some(least.map_or(weight, |least: Weight| least.min(weight)));
             }
             _ => {}
@@ -257,8 +257,8 @@ fn proven_at(canary: &Canary) -> Option<Weight> {
 /// How far the release has come.
 fn phase(case: &Case<'_>) -> Phase {
     let state = &case.seen.state;
-    let is_watched = state.watch.is_some_and(|watch| watch.ended_at.is_none());
-    let is_in_effect = state.weights.verified == Some(state.weights.asked);
+    let is_watched = state.bake.is_some_and(|watch| watch.ended_at.is_none());
+    let is_in_effect = state.weights.verified == Some(state.weights.desired);
     match (state.stage, &case.plan.canary().pace, state.step) {
         (Stage::Promoting, _, _) if is_watched => Phase::AfterPromotion,
         (Stage::Promoting, _, _) => Phase::Promoting,
@@ -272,7 +272,7 @@ fn phase(case: &Case<'_>) -> Phase {
 /// The canary's share as the routes have it now; without a router as it is asked for.
 fn weight(seen: &Observed, plan: &Plan) -> Weight {
     if plan.routing().is_none() {
-        return seen.state.weights.asked;
+        return seen.state.weights.desired;
     }
     let written = seen
         .routes
@@ -293,7 +293,7 @@ impl Judged {
     /// reconcile.
     fn is_another_attempt(&self, state: &State) -> bool {
         let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
-        matches!(state.stage, Stage::Stepping | Stage::Promoting)
+        matches!(state.stage, Stage::Progressing | Stage::Promoting)
             && second(previous_ended_at(state)) != second(self.previous_ended_at)
     }
 
@@ -415,7 +415,7 @@ impl Judged {
                 .filter(|_| self.is_of_before(state))
         };
         let begun = || {
-            let releasing = matches!(state.stage, Stage::Stepping | Stage::Promoting);
+            let releasing = matches!(state.stage, Stage::Progressing | Stage::Promoting);
             let revision = state
                 .current_revision
                 .as_ref()

@@ -1,7 +1,7 @@
 //! Rollouts on which nothing can be decided: each is told so, and holds up nobody else.
 
 use kube::runtime::controller::Action;
-use serin_core::command::Outcome;
+use serin_core::command::CommandOutcome;
 use serin_core::effect::{Level, Reason};
 use serin_crds::RolloutStatus;
 
@@ -61,7 +61,7 @@ async fn refuse_commands(
         .into_iter()
         .filter(|command| command.finished_at.is_none());
     for command in waiting {
-        let outcome = Outcome::refused(format!(
+        let outcome = CommandOutcome::refused(format!(
             "nothing is deployed yet, and the spec cannot be used: {problem}"
         ));
         may_write(context, "RolloutCommand", "patch")?;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use serin_core::observed::{Judgement, Programmed};
+use serin_core::observed::{AnalysisReport, Programmed};
 use serin_core::state::{Phase, Stage};
 use serin_crds::status::EvidenceStatus;
-use serin_judging::telling::NO_DATA_IS_MISSING;
+use serin_metrics_analysis::telling::NO_DATA_IS_MISSING;
 
 use super::Told;
 
@@ -195,7 +195,7 @@ fn available(told: &Told<'_>) -> Answer {
 fn under_way(told: &Told<'_>) -> bool {
     matches!(
         told.state.stage,
-        Stage::FirstDeploy | Stage::Stepping | Stage::Promoting
+        Stage::FirstDeploy | Stage::Progressing | Stage::Promoting
     )
 }
 
@@ -285,19 +285,21 @@ fn route_ready(told: &Told<'_>) -> Option<Answer> {
 
 fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
     told.plan.canary().analysis.as_ref()?;
-    if !matches!(told.state.stage, Stage::Stepping | Stage::Promoting) {
+    if !matches!(told.state.stage, Stage::Progressing | Stage::Promoting) {
         return Some(Answer::unknown("MetricsReady", "NothingToJudge", ""));
     }
-    Some(match &told.seen.judgement {
-        Judgement::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
-        Judgement::Hold { cause, message, .. } if !NO_DATA_IS_MISSING.contains(&cause.as_str()) => {
+    Some(match &told.seen.analysis {
+        AnalysisReport::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
+        AnalysisReport::Hold { cause, message, .. }
+            if !NO_DATA_IS_MISSING.contains(&cause.as_str()) =>
+        {
             Answer::new("MetricsReady", false, cause, message)
         }
-        Judgement::Hold { .. }
-        | Judgement::Frozen { .. }
-        | Judgement::Undecided { .. }
-        | Judgement::Sound { .. }
-        | Judgement::RollBack { .. } => {
+        AnalysisReport::Hold { .. }
+        | AnalysisReport::Frozen { .. }
+        | AnalysisReport::Undecided { .. }
+        | AnalysisReport::Sound { .. }
+        | AnalysisReport::RollBack { .. } => {
             Answer::new("MetricsReady", true, "Fresh", readings(&told.evidence))
         }
     })
@@ -308,7 +310,7 @@ fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
 fn readings(evidence: &[EvidenceStatus]) -> String {
     let distinct: BTreeSet<&str> = evidence
         .iter()
-        .filter_map(|objective| objective.reading.as_deref())
+        .filter_map(|objective| objective.note.as_deref())
         .collect();
     distinct.into_iter().collect::<Vec<_>>().join(" ")
 }
@@ -317,11 +319,11 @@ fn readings(evidence: &[EvidenceStatus]) -> String {
 /// need not.
 fn frozen(told: &Told<'_>) -> Option<Answer> {
     told.plan.canary().analysis.as_ref()?;
-    let releasing = matches!(told.state.stage, Stage::Stepping | Stage::Promoting);
+    let releasing = matches!(told.state.stage, Stage::Progressing | Stage::Promoting);
     let lifted = told.state.freeze_override.as_ref().filter(|_| releasing);
-    Some(match (&told.seen.judgement, lifted) {
+    Some(match (&told.seen.analysis, lifted) {
         (_, Some(lifted)) => Answer::new("Frozen", false, "Overridden", &lifted.reason),
-        (Judgement::Frozen { cause, message }, None) if releasing => {
+        (AnalysisReport::Frozen { cause, message }, None) if releasing => {
             Answer::new("Frozen", true, cause, message)
         }
         _ => Answer::new("Frozen", false, "NotFrozen", ""),

@@ -77,7 +77,7 @@ pub enum Urgency {
 pub fn status(
     told: &Told<'_>,
     before: &RolloutStatus,
-) -> Result<RolloutStatus, serin_crds::status::NotAState> {
+) -> Result<RolloutStatus, serin_crds::status::IncompatibleStatus> {
     let mut status = before.clone();
     status.with_state(told.state)?;
     status.summary = Some(summary(told));
@@ -201,7 +201,7 @@ fn position(mut status: RolloutStatus) -> RolloutStatus {
 fn summary(told: &Told<'_>) -> SummaryStatus {
     let total = told.plan.steps().len();
     let step = match told.state.stage {
-        Stage::Stepping | Stage::Promoting if total > 0 => {
+        Stage::Progressing | Stage::Promoting if total > 0 => {
             let done = told.state.step.map_or(total, |step| step.index);
             Some(format!("{}/{total}", (done + 1).min(total)))
         }
@@ -210,7 +210,7 @@ fn summary(told: &Told<'_>) -> SummaryStatus {
     let weight = match told.state.stage {
         Stage::FirstDeploy => None,
         _ if told.plan.routing().is_some() => Some(routed_weight(told)),
-        _ => Some(told.state.weights.asked.to_string()),
+        _ => Some(told.state.weights.desired.to_string()),
     };
     SummaryStatus {
         step,
@@ -228,7 +228,7 @@ fn routed_weight(told: &Told<'_>) -> String {
         .filter_map(|route| route.canary_weight.as_ref().ok());
     said.max()
         .copied()
-        .unwrap_or(told.state.weights.asked)
+        .unwrap_or(told.state.weights.desired)
         .to_string()
 }
 

@@ -1,5 +1,5 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serin_core::observed::{Judgement, Programmed, RouteSeen};
+use serin_core::observed::{AnalysisReport, Programmed, RouteView};
 use serin_core::plan::{RouteKind, RouteRef};
 use serin_core::state::{Abort, Phase, StepPosition};
 use serin_core::units::{Revision, Weight};
@@ -21,8 +21,8 @@ fn plan() -> Plan {
     spec.plan("checkout").unwrap()
 }
 
-fn route(weight: u32) -> RouteSeen {
-    RouteSeen {
+fn route(weight: u32) -> RouteView {
+    RouteView {
         route: RouteRef {
             kind: RouteKind::HttpRoute,
             name: "checkout".into(),
@@ -44,7 +44,7 @@ fn state() -> State {
         message: "step 1 of 3".into(),
         stable_revision: Some(Revision::new("one")),
         current_revision: Some(Revision::new("two")),
-        stage: Stage::Stepping,
+        stage: Stage::Progressing,
         step: Some(StepPosition {
             index: 0,
             started_at: at(0),
@@ -53,22 +53,22 @@ fn state() -> State {
     }
 }
 
-fn seen(state: &State, routes: Vec<RouteSeen>) -> Observed {
+fn seen(state: &State, routes: Vec<RouteView>) -> Observed {
     Observed {
         state: state.clone(),
         generation: 7,
-        looked_since: at(0),
+        observed_since: at(0),
         spec_problem: None,
         spec_replicas: 4,
         replicas_source: serin_core::observed::ReplicasSource::Declared,
         plan_hash: None,
-        target: state.current_revision.clone(),
+        target_revision: state.current_revision.clone(),
         replica_sets: std::collections::BTreeMap::new(),
         stable_service: None,
         canary_service: None,
         routes,
         commands: Vec::new(),
-        judgement: Judgement::NotConfigured,
+        analysis: AnalysisReport::NotConfigured,
     }
 }
 
@@ -144,11 +144,11 @@ fn a_release_under_way_is_told() {
     );
     assert_eq!(
         answer(&status, "Progressing"),
-        ("True".into(), "Stepping".into())
+        ("True".into(), "Progressing".into())
     );
     assert_eq!(
         answer(&status, "Reconciling"),
-        ("True".into(), "Stepping".into())
+        ("True".into(), "Progressing".into())
     );
     assert_eq!(
         answer(&status, "RouteReady"),
@@ -214,7 +214,7 @@ fn transition_times_move_only_with_the_answer() {
             .map(|condition| condition.last_transition_time.0)
     };
     assert_eq!(time(&first, "Ready"), time(&second, "Ready"));
-    scene.seen.routes = vec![RouteSeen {
+    scene.seen.routes = vec![RouteView {
         programmed: Programmed::Pending("not yet".into()),
         ..route(20)
     }];
@@ -283,7 +283,7 @@ fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
 #[test]
 fn a_number_that_comes_back_in_another_form_is_no_change() {
     let mut scene = Scene::new();
-    let in_force = serin_core::state::PlanInForce {
+    let in_force = serin_core::state::ActivePlan {
         hash: "a".into(),
         spec: scene.plan.clone(),
     };

@@ -209,7 +209,7 @@ impl From<DynamicObject> for RouteFact {
         let generation = route.metadata.generation.unwrap_or_default();
         // A map of JSON values always is JSON.
         let object = serde_json::to_value(route).unwrap_or(Value::Null);
-        let backends = serin_judging::routes::backend_names(&object);
+        let backends = serin_metrics_analysis::routes::backend_names(&object);
         Self {
             identity,
             generation,
@@ -225,13 +225,13 @@ impl From<RolloutCommand> for CommandFact {
         let identity = Identity::from(&object.metadata);
         let status = object.status.unwrap_or_default();
         let spec = object.spec;
-        let expect = spec.expect.unwrap_or_default();
+        let expect = spec.preconditions.unwrap_or_default();
         let command = Command {
             uid: identity.uid.clone(),
             name: identity.key.name.clone(),
             verb: spec.verb.into(),
-            expect_revision: expect.revision.map(Revision::new),
-            expect_step: expect.step.and_then(|step| usize::try_from(step).ok()),
+            required_revision: expect.revision.map(Revision::new),
+            required_step: expect.step.and_then(|step| usize::try_from(step).ok()),
             reason: spec.reason,
             requested_by: spec.requested_by,
         };

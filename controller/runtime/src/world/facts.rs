@@ -207,7 +207,7 @@ pub struct RouteFact {
     pub generation: i64,
     /// The whole object but its managedFields.
     pub object: Value,
-    /// The Services behind it, as [`serin_judging::routes::backend_names`] reads them.
+    /// The Services behind it, as [`serin_metrics_analysis::routes::backend_names`] reads them.
     pub backends: Vec<String>,
 }
 

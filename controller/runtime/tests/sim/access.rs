@@ -11,15 +11,15 @@ use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
-use serin_judging::prometheus::{HttpClient, Limits, Poller};
+use serin_fake_cluster::World;
+use serin_fake_cluster::tls::Authority;
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
 use serin_runtime::clock::Clock;
 use serin_runtime::controller::{Controller, Parts};
 use serin_runtime::election::Leadership;
 use serin_runtime::judging::{Bench, Judges, Rereading, Servers};
 use serin_runtime::telemetry::Metrics;
 use serin_runtime::world::Key;
-use serin_sim::World;
-use serin_sim::tls::Authority;
 
 use crate::stage::*;
 

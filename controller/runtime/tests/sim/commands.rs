@@ -1,9 +1,9 @@
 //! What people ask for.
 
 use serde_json::json;
-use serin_core::observed::Judgement;
+use serin_core::observed::AnalysisReport;
 use serin_crds::RolloutCommand;
-use serin_sim::{Fault, World};
+use serin_fake_cluster::{Fault, World};
 
 use crate::stage::*;
 
@@ -14,7 +14,7 @@ async fn paused_at_20(world: &World) -> Running {
     apply(world, routed("checkout", "v1", 4, steps()));
     healthy(world, "checkout", "v1").await;
     apply(world, routed("checkout", "v2", 4, steps()));
-    reaches(world, "checkout", "Paused/Stepping/1").await;
+    reaches(world, "checkout", "Paused/Progressing/1").await;
     running
 }
 
@@ -25,10 +25,10 @@ async fn promote_goes_on_from_the_pause_and_no_further() {
     command(&world, "go", "checkout", "promote");
     let (result, message) = outcome(&world, "go").await;
     assert_eq!(result, "Done", "{message}");
-    reaches(&world, "checkout", "Paused/Stepping/3").await;
+    reaches(&world, "checkout", "Paused/Progressing/3").await;
     world
         .holds(
-            |world| position(world, "checkout") == "Paused/Stepping/3",
+            |world| position(world, "checkout") == "Paused/Progressing/3",
             MINUTE,
         )
         .await
@@ -104,13 +104,13 @@ async fn a_command_for_another_revision_is_refused_with_the_reason() {
         &world,
         json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand", "metadata": {"name": "old", "namespace": SHOP},
-            "spec": {"rolloutRef": {"name": "checkout"}, "verb": "promote", "expect": {"revision": "another"}},
+            "spec": {"rolloutRef": {"name": "checkout"}, "verb": "promote", "preconditions": {"revision": "another"}},
         }),
     );
     let (result, message) = outcome(&world, "old").await;
     assert_eq!(result, "Refused");
     assert!(message.contains("another"), "{message}");
-    assert_eq!(position(&world, "checkout"), "Paused/Stepping/1");
+    assert_eq!(position(&world, "checkout"), "Paused/Progressing/1");
 }
 
 /// Found by chance: the sweep ran before the Rollouts were listed, and refused a command that had
@@ -159,7 +159,7 @@ async fn a_freeze_is_told_and_lifted_and_the_judge_hears_of_it() {
     healthy(&world, "checkout", "v1").await;
     running.judge.say(
         "checkout",
-        Judgement::Frozen {
+        AnalysisReport::Frozen {
             cause: "BudgetSpent".into(),
             message: "nothing to spend".into(),
         },

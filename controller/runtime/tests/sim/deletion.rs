@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 use serin_crds::Rollout;
-use serin_sim::{Fault, World};
+use serin_fake_cluster::{Fault, World};
 
 use crate::stage::*;
 
@@ -24,7 +24,7 @@ async fn in_mid_release(world: &World) -> (Running, serde_json::Value) {
     apply(world, routed("checkout", "v1", 4, steps()));
     healthy(world, "checkout", "v1").await;
     apply(world, routed("checkout", "v2", 4, steps()));
-    reaches(world, "checkout", "Paused/Stepping/1").await;
+    reaches(world, "checkout", "Paused/Progressing/1").await;
     (running, before)
 }
 
@@ -125,7 +125,7 @@ async fn a_rollout_at_rest_that_has_changed_nothing_of_others_is_deleted_without
         "its Services are its own"
     );
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     assert_eq!(
         held(&world),
         ["serin.dev/routes"],
@@ -209,7 +209,7 @@ async fn without_a_controller_the_finalizers_are_released_and_the_route_is_as_it
     );
     // The controller comes back: the release goes on where it was.
     let running = start(&world, "serin-again");
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;

@@ -6,7 +6,7 @@ use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use serin_crds::Rollout;
-use serin_sim::World;
+use serin_fake_cluster::World;
 
 use crate::stage::*;
 
@@ -46,7 +46,7 @@ async fn a_change_of_min_ready_seconds_is_no_revision_and_reaches_every_replica_
     apply(&world, routed("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let before = status(&world, "checkout").current_revision;
     let mut slower = routed("checkout", "v2", 4, steps());
     slower["spec"]["minReadySeconds"] = json!(7);
@@ -87,7 +87,7 @@ async fn a_router_that_is_taken_away_in_mid_release_leaves_the_route_as_it_was_a
     apply(&world, routed("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     apply(&world, plain("checkout", "v2", 4, steps()));
     let is_back =
         |world: &World| world.get_json("httproutes", SHOP, "checkout").unwrap()["spec"] == before;
@@ -129,7 +129,7 @@ async fn a_router_that_is_added_to_an_idle_rollout_or_in_mid_release_takes_part_
         healthy(&world, "checkout", "v1").await;
         if releasing {
             apply(&world, plain("checkout", "v2", 4, steps()));
-            reaches(&world, "checkout", "Paused/Stepping/1").await;
+            reaches(&world, "checkout", "Paused/Progressing/1").await;
         } else {
             apply(&world, routed("checkout", "v1", 4, steps()));
             world.pass(MINUTE).await;
@@ -142,7 +142,7 @@ async fn a_router_that_is_added_to_an_idle_rollout_or_in_mid_release_takes_part_
             .await
             .unwrap_or_else(|_| panic!("{:?}", status(&world, "checkout")));
         assert!(no_request_is_lost(&world, "checkout"));
-        reaches(&world, "checkout", "Paused/Stepping/1").await;
+        reaches(&world, "checkout", "Paused/Progressing/1").await;
         command(&world, "go", "checkout", "promote");
         healthy(&world, "checkout", "v2").await;
     }
@@ -159,7 +159,7 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
         healthy(&world, "checkout", "v1").await;
         if releasing {
             apply(&world, routed("checkout", "v2", 4, steps()));
-            reaches(&world, "checkout", "Paused/Stepping/1").await;
+            reaches(&world, "checkout", "Paused/Progressing/1").await;
         }
         let version = if releasing { "v2" } else { "v1" };
         let mut renamed = routed("checkout", version, 4, steps());
@@ -177,7 +177,7 @@ async fn services_with_other_names_are_taken_up_and_the_old_ones_given_back() {
         moved["spec"]["rules"][1]["backendRefs"][0]["name"] = json!("front");
         apply(&world, moved);
         if releasing {
-            reaches(&world, "checkout", "Paused/Stepping/1").await;
+            reaches(&world, "checkout", "Paused/Progressing/1").await;
             command(&world, "go", "checkout", "promote");
         }
         healthy(&world, "checkout", version).await;
@@ -218,7 +218,7 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     apply(&world, routed("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     command(&world, "go", "checkout", "promote");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
@@ -248,7 +248,7 @@ async fn a_rollout_that_is_created_again_takes_over_what_its_deletion_has_orphan
     assert!(sets(&world, "checkout").iter().all(owned));
     // And releases as before.
     apply(&world, routed("checkout", "v3", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     vigil.ends_well().await;
 }
 

@@ -1,8 +1,8 @@
 //! What goes wrong around the controller, and to it.
 
 use serde_json::json;
-use serin_core::observed::Judgement;
-use serin_sim::{Fault, World};
+use serin_core::observed::AnalysisReport;
+use serin_fake_cluster::{Fault, World};
 
 use crate::stage::*;
 
@@ -80,7 +80,7 @@ async fn an_abort_survives_a_kill_after_any_write() {
                 json!([{"setWeight": 20}, {"pause": {}}]),
             ),
         );
-        reaches(&world, "checkout", "Paused/Stepping/1").await;
+        reaches(&world, "checkout", "Paused/Progressing/1").await;
         world.pass(MINUTE).await;
         world.dies_after_writes("serin-0", usize::try_from(writes).unwrap());
         command(&world, "stop", "checkout", "abort");
@@ -115,7 +115,7 @@ async fn an_api_server_that_is_away_for_a_minute_changes_nothing_but_the_time() 
     let _running = at_v1(&world).await;
     let vigil = Vigil::over(&world, "checkout");
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     world.api_away_for(MINUTE);
     world.pass(59 * SECOND).await;
     assert_eq!(weights(&world, "checkout"), (Some(80), Some(20)));
@@ -163,10 +163,10 @@ async fn a_write_that_hangs_delays_nobody_else() {
         apply(&world, judged(name, "v1", 2, steps()));
         healthy(&world, name, "v1").await;
         apply(&world, judged(name, "v2", 2, steps()));
-        reaches(&world, name, "Paused/Stepping/1").await;
+        reaches(&world, name, "Paused/Progressing/1").await;
     }
     world.inject(Fault::on("patch", "httproutes").named("slow").hangs());
-    let breach = || Judgement::RollBack {
+    let breach = || AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "bad".into(),
     };
@@ -193,7 +193,7 @@ async fn one_of_two_controllers_acts_and_the_other_takes_over() {
     healthy(&world, "checkout", "v1").await;
     let vigil = Vigil::over(&world, "checkout");
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let acted = |who: &str| {
         world
             .writes()

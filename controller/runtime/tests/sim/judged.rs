@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use serin_core::observed::{Judgement, Proven};
-use serin_core::plan::Questions;
+use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::plan::Requirements;
 use serin_core::units::Weight;
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus};
-use serin_judging::{Look, Phase};
-use serin_sim::World;
+use serin_fake_cluster::World;
+use serin_metrics_analysis::{Look, Phase};
 
 use crate::stage::*;
 
@@ -20,7 +20,7 @@ async fn released(world: &World, steps: serde_json::Value, watch: Option<&str>) 
         let mut rollout = judged("checkout", version, 4, steps.clone());
         rollout["spec"]["analysis"]["checks"] = json!([{"name": "queue", "query": "max(queue_length)", "condition": "result[0] < 100"}]);
         if let Some(watch) = watch {
-            rollout["spec"]["analysis"]["watchAfterPromotion"] = json!(watch);
+            rollout["spec"]["analysis"]["bakeTime"] = json!(watch);
         }
         rollout
     };
@@ -33,7 +33,7 @@ async fn released(world: &World, steps: serde_json::Value, watch: Option<&str>) 
 /// Undecided, with the check's answer at this weight.
 fn with_check(world: &World, weight: Weight, result: &str, message: &str) -> Look {
     let succeeded = (result == "Succeeded").then(|| "queue".to_owned());
-    let answers = Questions {
+    let answers = Requirements {
         checks: succeeded.into_iter().collect(),
         objectives: BTreeSet::new(),
     };
@@ -44,11 +44,14 @@ fn with_check(world: &World, weight: Weight, result: &str, message: &str) -> Loo
         message: Some(message.into()),
         ..CheckStatus::default()
     };
-    let judgement = Judgement::Undecided {
+    let judgement = AnalysisReport::Undecided {
         message: "undecided".into(),
         fresh_since: world.now(),
         next_weight: None,
-        proven: Proven { weight, answers },
+        satisfied: SatisfiedRequirements {
+            weight,
+            requirements: answers,
+        },
     };
     Look {
         checks: vec![check],
@@ -80,10 +83,10 @@ async fn a_budget_that_runs_low_takes_traffic_off_the_canary_and_gives_none_back
         None,
     )
     .await;
-    reaches(&world, "checkout", "Paused/Stepping/2").await;
+    reaches(&world, "checkout", "Paused/Progressing/2").await;
     let vigil = Vigil::over(&world, "checkout");
-    let message = "This rollout has used 95 of its 100 allotted errors (95 %). Stepping down from 50 % to 5 %.";
-    let low = |to: u32| Judgement::Hold {
+    let message = "This rollout has used 95 of its 100 allotted errors (95 %). Progressing down from 50 % to 5 %.";
+    let low = |to: u32| AnalysisReport::Hold {
         cause: "BudgetLeft".into(),
         message: message.into(),
         lower_to: Some(Weight::percent(to)),
@@ -104,7 +107,7 @@ async fn a_budget_that_runs_low_takes_traffic_off_the_canary_and_gives_none_back
         .await
         .unwrap();
     let told = status(&world, "checkout").weights.unwrap();
-    assert_eq!((told.asked, told.cap), (5.0, Some(5.0)));
+    assert_eq!((told.desired, told.cap), (5.0, Some(5.0)));
     is_told(&world, "SteppedDown").await;
     let (ready, ..) = condition(&world, "checkout", "MetricsReady").unwrap();
     assert_eq!(ready, "True", "nothing is wrong with the metrics");
@@ -152,9 +155,9 @@ async fn a_check_is_told_and_promotes_no_release_before_it_has_succeeded() {
             "Found nothing.",
         ),
     );
-    reaches(&world, "checkout", "Progressing/Stepping/2").await;
+    reaches(&world, "checkout", "Progressing/Progressing/2").await;
     world.pass(5 * MINUTE).await;
-    assert_eq!(position(&world, "checkout"), "Progressing/Stepping/2");
+    assert_eq!(position(&world, "checkout"), "Progressing/Progressing/2");
     let told = status(&world, "checkout");
     assert_eq!(told.checks[0].result, "Inconclusive");
     assert!(told.message.unwrap().contains("waiting for check queue"));
@@ -173,7 +176,7 @@ async fn a_check_is_told_and_promotes_no_release_before_it_has_succeeded() {
 async fn a_check_that_fails_too_often_ends_the_release_with_its_sentence() {
     let world = World::new(43);
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let message = "Check queue has failed 1 times, and may 0 times: it found 120.";
     let failed = with_check(
         &world,
@@ -181,7 +184,7 @@ async fn a_check_that_fails_too_often_ends_the_release_with_its_sentence() {
         "Failed",
         "Found 120; it must be result[0] < 100.",
     );
-    let breach = Judgement::RollBack {
+    let breach = AnalysisReport::RollBack {
         cause: "Check".into(),
         message: message.into(),
     };
@@ -227,7 +230,7 @@ async fn a_watched_release_becomes_stable_after_the_watch_or_goes_back() {
         let vigil = Vigil::over(&world, "checkout");
         world
             .until(
-                |world| status(world, "checkout").watch.is_some(),
+                |world| status(world, "checkout").bake.is_some(),
                 10 * MINUTE,
             )
             .await
@@ -248,7 +251,7 @@ async fn a_watched_release_becomes_stable_after_the_watch_or_goes_back() {
             let message = "the canary failed 31 of 1,000 requests".to_owned();
             running.judge.say(
                 "checkout",
-                Judgement::RollBack {
+                AnalysisReport::RollBack {
                     cause: "Evidence".into(),
                     message,
                 },
@@ -318,7 +321,7 @@ async fn the_budget_is_told_before_a_release_and_during_it() {
         },
     );
     apply(&world, judged("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Progressing/Stepping/1").await;
+    reaches(&world, "checkout", "Progressing/Progressing/1").await;
     assert_eq!(status(&world, "checkout").budgets, [tight()]);
     let told = events(&world, "checkout")
         .into_iter()
@@ -331,14 +334,14 @@ async fn the_budget_is_told_before_a_release_and_during_it() {
 async fn a_second_attempt_is_judged_by_its_own_evidence() {
     let world = World::new(46);
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let revision = status(&world, "checkout").current_revision.unwrap();
     let checkpoint = Some(AnalysisStatus {
         revision,
         started_at: world.now(),
         checkpoint: json!({"decided": true}),
     });
-    let breach = Judgement::RollBack {
+    let breach = AnalysisReport::RollBack {
         cause: "Evidence".into(),
         message: "31 of 1,000 requests failed".into(),
     };
@@ -356,7 +359,7 @@ async fn a_second_attempt_is_judged_by_its_own_evidence() {
     );
     command(&world, "again", "checkout", "retry");
     assert_eq!(outcome(&world, "again").await.0, "Done");
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     assert_eq!(running.judge.asked("checkout").unwrap().resume_from, None);
 }
 
@@ -364,7 +367,7 @@ async fn a_second_attempt_is_judged_by_its_own_evidence() {
 async fn evidence_does_not_count_against_a_retry_in_the_same_reconcile_as_the_abort() {
     let world = World::new(47);
     let running = released(&world, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let revision = status(&world, "checkout").current_revision.unwrap();
     let checkpoint = Some(AnalysisStatus {
         revision,

@@ -3,7 +3,7 @@
 //! 404 with an unknown reason.
 
 use serde_json::json;
-use serin_sim::{Fault, World};
+use serin_fake_cluster::{Fault, World};
 
 use super::stage::*;
 
@@ -71,13 +71,13 @@ async fn a_kind_that_disappears_in_mid_release_holds_it_and_nothing_is_scaled_or
     apply(&world, routed("checkout", "v1", 4, json!([])));
     healthy(&world, "checkout", "v1").await;
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let before = sizes(&world, "checkout");
     let saved = world.get_json(ROUTES, SHOP, "checkout").unwrap();
     world.serve(ROUTES, &[]);
     is_told_what_to_install(&world, "checkout").await;
     let held = |world: &World| {
-        sizes(world, "checkout") == before && position(world, "checkout").contains("Stepping")
+        sizes(world, "checkout") == before && position(world, "checkout").contains("Progressing")
     };
     world
         .holds(held, 5 * MINUTE)
@@ -110,7 +110,7 @@ async fn a_change_of_the_served_version_is_followed_in_mid_release() {
     {
         let version = format!("v{}", index + 2);
         apply(&world, routed("checkout", &version, 4, steps()));
-        reaches(&world, "checkout", "Paused/Stepping/1").await;
+        reaches(&world, "checkout", "Paused/Progressing/1").await;
         world.serve(ROUTES, versions);
         healthy(&world, "checkout", &version).await;
     }
@@ -140,7 +140,7 @@ async fn a_rollout_can_be_deleted_after_its_routes_are_gone_with_their_kind() {
     apply(&world, routed("checkout", "v1", 2, json!([])));
     healthy(&world, "checkout", "v1").await;
     apply(&world, routed("checkout", "v2", 2, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     world.serve(ROUTES, &[]);
     world
         .delete::<serin_crds::Rollout>(SHOP, "checkout")
@@ -191,7 +191,7 @@ async fn commands_may_be_absent_too_and_are_carried_out_once_their_kind_appears(
         &world,
         plain("plain", "v2", 2, json!([{"setWeight": 50}, {"pause": {}}])),
     );
-    reaches(&world, "plain", "Paused/Stepping/1").await;
+    reaches(&world, "plain", "Paused/Progressing/1").await;
     world.serve("rolloutcommands", &["v1alpha1"]);
     command(&world, "go-on", "plain", "promote");
     healthy(&world, "plain", "v2").await;

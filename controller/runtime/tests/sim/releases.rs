@@ -2,9 +2,9 @@
 
 use kube::ResourceExt;
 use serde_json::json;
-use serin_core::observed::Judgement;
-use serin_judging::Phase;
-use serin_sim::{Fate, World};
+use serin_core::observed::AnalysisReport;
+use serin_fake_cluster::{Fate, World};
+use serin_metrics_analysis::Phase;
 
 use crate::stage::*;
 
@@ -43,9 +43,9 @@ async fn a_good_release_goes_through_its_steps_and_loses_no_request() {
     let vigil = Vigil::over(&world, "checkout");
     let began = world.now();
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     assert_eq!(weights(&world, "checkout"), (Some(80), Some(20)));
-    reaches(&world, "checkout", "Paused/Stepping/3").await;
+    reaches(&world, "checkout", "Paused/Progressing/3").await;
     assert_eq!(weights(&world, "checkout"), (Some(50), Some(50)));
     healthy(&world, "checkout", "v2").await;
     assert!(
@@ -76,7 +76,7 @@ async fn a_breach_takes_the_traffic_off_before_anything_else_and_says_why() {
     let running = at_v1(&world, judged).await;
     let vigil = Vigil::over(&world, "checkout");
     apply(&world, judged("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let asked = running
         .judge
         .asked("checkout")
@@ -113,7 +113,7 @@ async fn a_breach_takes_the_traffic_off_before_anything_else_and_says_why() {
     let message = "31 of 1,000 requests failed".to_owned();
     running.judge.say(
         "checkout",
-        Judgement::RollBack {
+        AnalysisReport::RollBack {
             cause: "Evidence".into(),
             message: message.clone(),
         },
@@ -180,15 +180,16 @@ async fn invariant_09_the_users_spec_is_never_written() {
         )
     };
     let before = written(&world);
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     command(&world, "go", "checkout", "promote");
-    reaches(&world, "checkout", "Paused/Stepping/3").await;
+    reaches(&world, "checkout", "Paused/Progressing/3").await;
     assert_eq!(written(&world), before, "in mid-release");
     healthy(&world, "checkout", "v2").await;
     world.pass(MINUTE).await;
     assert_eq!(written(&world), before, "after it");
-    let on_spec =
-        |write: &serin_sim::RequestSeen| write.plural == "rollouts" && write.subresource.is_none();
+    let on_spec = |write: &serin_fake_cluster::RequestSeen| {
+        write.plural == "rollouts" && write.subresource.is_none()
+    };
     let patches: Vec<_> = world
         .writes()
         .into_iter()
@@ -252,7 +253,7 @@ async fn a_route_that_somebody_else_changed_is_put_back() {
             json!([{"setWeight": 20}, {"pause": {}}]),
         ),
     );
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let mut edited = world.get_json("httproutes", SHOP, "checkout").unwrap();
     edited["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(10);
     edited["spec"]["rules"][1]["backendRefs"][1]["weight"] = json!(90);
@@ -283,7 +284,7 @@ async fn a_share_cut_for_want_of_pods_is_no_drift() {
             json!([{"setWeight": 50}, {"pause": {}}]),
         ),
     );
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     world.pass(MINUTE).await;
     let revision = status(&world, "checkout").current_revision.unwrap();
     let pods = world.objects::<k8s_openapi::api::core::v1::Pod>();
@@ -321,7 +322,7 @@ async fn a_route_that_the_plan_names_no_longer_is_given_back_in_mid_release() {
     apply(&world, other);
     let paused = || json!([{"setWeight": 20}, {"pause": {}}]);
     apply(&world, routed("checkout", "v2", 4, paused()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     let mut moved = routed("checkout", "v2", 4, paused());
     moved["spec"]["strategy"]["canary"]["trafficRouting"]["gatewayAPI"]["httpRoute"] =
         json!("other");
@@ -377,13 +378,13 @@ async fn a_newer_revision_takes_over_in_mid_release_and_a_revert_ends_it() {
     let _running = at_v1(&world, routed).await;
     let vigil = Vigil::over(&world, "checkout");
     apply(&world, routed("checkout", "v2", 4, steps()));
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     apply(&world, routed("checkout", "v3", 4, steps()));
     world
         .until(|world| sizes(world, "checkout").contains_key("v3"), MINUTE)
         .await
         .unwrap();
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     apply(&world, routed("checkout", "v1", 4, steps()));
     healthy(&world, "checkout", "v1").await;
     world.pass(MINUTE).await;

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
-use serin_sim::World;
+use serin_fake_cluster::World;
 use tokio::task::JoinHandle;
 
 use crate::stage::*;
@@ -88,7 +88,7 @@ fn disagrees(world: &World, name: &str) -> bool {
 
 async fn release(world: &World, version: &str, ports: Value) {
     apply(world, paused(version, ports));
-    reaches(world, "checkout", "Paused/Stepping/1").await;
+    reaches(world, "checkout", "Paused/Progressing/1").await;
 }
 
 async fn promote(world: &World, version: &str) {
@@ -177,7 +177,7 @@ async fn a_port_that_is_added_ships_also_if_the_route_names_it_at_once() {
         .until(|world| targets(world, "checkout") == both, 10 * SECOND)
         .await
         .expect("the route can be resolved");
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     world.pass(10 * SECOND).await;
     assert_eq!(targets(&world, "checkout-canary"), both);
     promote(&world, "v2").await;
@@ -364,7 +364,7 @@ async fn a_users_service_that_cannot_reach_the_new_version_is_named_and_no_reque
             &world,
             paused("v3", json!([{"name": "http", "containerPort": 8080}])),
         );
-        reaches(&world, "checkout", "Paused/Stepping/1").await;
+        reaches(&world, "checkout", "Paused/Progressing/1").await;
         promote(&world, "v3").await;
     }
 }

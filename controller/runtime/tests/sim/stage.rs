@@ -13,18 +13,18 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use serin_core::observed::{Judgement, Proven};
+use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
-use serin_judging::{JudgeRequest, Look};
+use serin_fake_cluster::World;
+use serin_metrics_analysis::{JudgeRequest, Look};
 use serin_runtime::clock::Clock;
 use serin_runtime::controller::{Controller, Parts};
 use serin_runtime::election::{Candidate, Election, Leadership};
 use serin_runtime::judge::Judge;
 use serin_runtime::telemetry::Metrics;
 use serin_runtime::world::Key;
-use serin_sim::World;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -44,7 +44,7 @@ pub struct Script {
 
 impl Script {
     /// From now on the judge says this of that Rollout's releases, and triggers it.
-    pub fn say(&self, rollout: &str, judgement: Judgement) {
+    pub fn say(&self, rollout: &str, judgement: AnalysisReport) {
         self.show(rollout, Look::of(judgement));
     }
 
@@ -104,11 +104,11 @@ impl Judge for Script {
                 .get(&request.rollout.name)
                 .cloned()
         });
-        let begins = || Judgement::Undecided {
+        let begins = || AnalysisReport::Undecided {
             message: "begins".into(),
             fresh_since: Timestamp::UNIX_EPOCH,
             next_weight: None,
-            proven: Proven::default(),
+            satisfied: SatisfiedRequirements::default(),
         };
         said.unwrap_or_else(|| Look::of(begins()))
     }
@@ -281,7 +281,7 @@ pub fn status(world: &World, name: &str) -> RolloutStatus {
         .unwrap_or_default()
 }
 
-/// Phase, stage and step index in one word, for example `Progressing/Stepping/2`.
+/// Phase, stage and step index in one word, for example `Progressing/Progressing/2`.
 pub fn position(world: &World, name: &str) -> String {
     let status = status(world, name);
     let step = status

@@ -1,7 +1,7 @@
 //! What cannot be used stays with its Rollout.
 
 use serde_json::json;
-use serin_sim::{Fault, World};
+use serin_fake_cluster::{Fault, World};
 
 use crate::stage::*;
 

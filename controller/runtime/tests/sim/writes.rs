@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use serin_sim::{RequestSeen, World};
+use serin_fake_cluster::{RequestSeen, World};
 
 use crate::stage::*;
 
@@ -153,7 +153,7 @@ async fn an_idle_rollout_costs_nothing() {
             json!([{"setWeight": 20}, {"pause": {}}]),
         ),
     );
-    reaches(&world, "checkout", "Paused/Stepping/1").await;
+    reaches(&world, "checkout", "Paused/Progressing/1").await;
     world.pass(MINUTE).await;
     world.forget_requests();
     world.pass(60 * MINUTE).await;

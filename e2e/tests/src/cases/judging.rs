@@ -196,7 +196,7 @@ pub async fn a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_late
 pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<()> {
     let shop = Shop::open(env, "serin-e2e-watch").await?;
     let mut analysis = analysis();
-    analysis["watchAfterPromotion"] = json!("120s");
+    analysis["bakeTime"] = json!("120s");
     let watched = Spec {
         analysis: Some(analysis),
         ..Spec::default()
@@ -216,7 +216,7 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
     shop.declare(&watched, &late).await?;
     let begun = |rollout: &Rollout| {
         let status = rollout.status.as_ref();
-        is_aborted(rollout) || status.is_some_and(|status| status.watch.is_some())
+        is_aborted(rollout) || status.is_some_and(|status| status.bake.is_some())
     };
     let watching = shop
         .until("it is watched", Duration::from_secs(120), begun)
@@ -249,7 +249,7 @@ pub async fn a_breach_in_the_watch_gives_the_traffic_back(env: &Env) -> Result<(
 
     // A good release is watched to the end.
     let mut analysis = watched.analysis.clone().context("an analysis")?;
-    analysis["watchAfterPromotion"] = json!("10s");
+    analysis["bakeTime"] = json!("10s");
     let watched = Spec {
         analysis: Some(analysis),
         ..Spec::default()

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use serde_json::{Value, json};
 use serin_crds::Rollout;
-use serin_sim::tls::Authority;
+use serin_fake_cluster::tls::Authority;
 
 use crate::env::Env;
 use crate::manifests::{Release, Spec, analysis};

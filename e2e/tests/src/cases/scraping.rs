@@ -34,7 +34,7 @@ fn messages(rollout: &Rollout) -> Vec<String> {
     let evidence = status
         .evidence
         .iter()
-        .flat_map(|evidence| [evidence.reading.clone(), evidence.message.clone()]);
+        .flat_map(|evidence| [evidence.note.clone(), evidence.message.clone()]);
     conditions
         .chain(evidence.flatten())
         .chain(status.message.clone())
@@ -90,7 +90,7 @@ pub async fn a_renamed_service_label_is_read_or_named_with_its_remedy(env: &Env)
         let counters = json!({
             "total": "traefik_service_requests_total",
             "errors": "traefik_service_requests_total{code=~\"5..\"}",
-            "arms": {
+            "variants": {
                 "label": "exported_service",
                 "canary": format!(".*{}-{}-canary-.*", shop.namespace, shop.name),
                 "stable": format!(".*{}-{}-[0-9]+.*", shop.namespace, shop.name),

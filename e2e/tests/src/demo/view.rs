@@ -106,7 +106,7 @@ impl Look<'_> {
         };
         let weights = status.weights.as_ref();
         let (asked, verified) = (
-            weights.map_or(0.0, |weights| weights.asked),
+            weights.map_or(0.0, |weights| weights.desired),
             weights.and_then(|seen| seen.verified),
         );
         let seen = if verified == Some(asked) {
@@ -121,7 +121,7 @@ impl Look<'_> {
             _ => format!("gets {asked} % of the traffic, {seen}"),
         };
         match &status.step {
-            Some(step) if status.stage.as_deref() == Some("Stepping") => {
+            Some(step) if status.stage.as_deref() == Some("Progressing") => {
                 let at = usize::try_from(step.index).unwrap_or_default() + 1;
                 format!(
                     "{stage}, step {} of {}",
@@ -141,7 +141,7 @@ impl Look<'_> {
         let share = if is_stable {
             1.0
         } else {
-            weights.map_or(0.0, |weights| weights.asked / 100.0)
+            weights.map_or(0.0, |weights| weights.desired / 100.0)
         };
         let text = format!(
             "{} {} ({} s)",
@@ -324,9 +324,9 @@ mod tests {
 
     fn stepping() -> RolloutStatus {
         serde_json::from_value(json!({
-            "observedGeneration": 2, "stage": "Stepping", "message": "step 3 of 6 (setWeight 25 %)",
+            "observedGeneration": 2, "stage": "Progressing", "message": "step 3 of 6 (setWeight 25 %)",
             "step": {"index": 2, "startedAt": "2026-01-01T00:00:00Z"},
-            "weights": {"asked": 25.0, "verified": 25.0},
+            "weights": {"desired": 25.0, "verified": 25.0},
             "evidence": [{
                 "objective": "availability", "eValue": 10.0, "threshold": 100.0, "excess": 0.029, "lower": 0.002,
                 "upper": 1.0, "budgetAllotment": 26.0, "budgetSpent": 13.0,

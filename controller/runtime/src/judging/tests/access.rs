@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use serin_sim::tls::Authority;
-use serin_sim::{Fault, World};
+use serin_fake_cluster::tls::Authority;
+use serin_fake_cluster::{Fault, World};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -115,7 +115,7 @@ fn encoded(token: &str) -> Value {
 
 async fn evidence(life: &Life) -> Look {
     life.until("evidence", |look| {
-        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+        matches!(look.judgement, AnalysisReport::Undecided { .. }) && look.checkpoint.is_some()
     })
     .await
 }
@@ -236,7 +236,7 @@ async fn a_canary_whose_prometheus_cannot_be_asked_loses_its_traffic_after_a_whi
         ..request.clone()
     });
     life.until("waiting", |look| {
-        matches!(&look.judgement, Judgement::Undecided { .. })
+        matches!(&look.judgement, AnalysisReport::Undecided { .. })
     })
     .await;
     closed
@@ -245,7 +245,7 @@ async fn a_canary_whose_prometheus_cannot_be_asked_loses_its_traffic_after_a_whi
         .unwrap();
     life.held_for("SecretNotFound").await;
     life.judges.watch(request.clone());
-    let lowered = |look: &Look| matches!(&look.judgement, Judgement::Hold { cause, lower_to: Some(_), .. } if cause == "SecretNotFound");
+    let lowered = |look: &Look| matches!(&look.judgement, AnalysisReport::Hold { cause, lower_to: Some(_), .. } if cause == "SecretNotFound");
     life.until("a step down", lowered).await;
     closed.put_token(ONE);
     evidence(&life).await;
@@ -277,7 +277,7 @@ async fn who_may_not_read_a_secret_is_told_what_to_add_and_others_are_judged() {
     life.until("the other's evidence", |_| other().checkpoint.is_some())
         .await;
     assert!(
-        matches!(other().judgement, Judgement::Undecided { .. }),
+        matches!(other().judgement, AnalysisReport::Undecided { .. }),
         "{:?}",
         other().judgement
     );
@@ -302,7 +302,7 @@ async fn what_was_read_is_used_on_while_the_api_server_is_away() {
     let seconds = round_at(began.checkpoint.as_ref()) / 1_000 - start().as_second();
     life.judged_until(seconds.max(0) + 3).await;
     assert!(
-        matches!(life.look().judgement, Judgement::Undecided { .. }),
+        matches!(life.look().judgement, AnalysisReport::Undecided { .. }),
         "{:?}",
         life.look().judgement
     );

@@ -87,7 +87,7 @@ async fn a_spent_budget_freezes_a_release_but_never_the_cure() {
         resume_from: Some(begun.clone()),
         ..request()
     });
-    let frozen = |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
+    let frozen = |look: &Look| matches!(&look.judgement, AnalysisReport::Frozen { cause, .. } if cause == "BudgetSpent");
     let look = early.until("a freeze", frozen).await;
     assert_eq!(state(&look), "Spent");
     assert!(
@@ -103,7 +103,7 @@ async fn a_spent_budget_freezes_a_release_but_never_the_cure() {
         ..request()
     });
     let cures = |look: &Look| match &look.judgement {
-        Judgement::Undecided { message, .. } | Judgement::Sound { message, .. } => {
+        AnalysisReport::Undecided { message, .. } | AnalysisReport::Sound { message, .. } => {
             message.contains("is the cure")
         }
         _ => false,

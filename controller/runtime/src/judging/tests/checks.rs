@@ -21,7 +21,7 @@ fn checked(check: &Value) -> JudgeRequest {
         "prometheus": {"scrapeInterval": "1s"},
         "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
         "checks": [written],
-        "watchAfterPromotion": "10m",
+        "bakeTime": "10m",
     });
     JudgeRequest {
         analysis: serde_json::from_value(analysis).unwrap(),
@@ -41,7 +41,9 @@ async fn a_check_is_asked_with_its_arguments_and_rolls_back_past_its_limit() {
     script.set_values(QUERY, &[12.0]);
     let life = gone_on(&script, &checked(&json!({"failureLimit": 1})), 60).await;
     let succeeded = |look: &Look| match &look.judgement {
-        Judgement::Undecided { proven, .. } => proven.answers.checks.contains("queue"),
+        AnalysisReport::Undecided { satisfied, .. } => {
+            satisfied.requirements.checks.contains("queue")
+        }
         _ => false,
     };
     let look = life.until("a success", succeeded).await;
@@ -49,10 +51,10 @@ async fn a_check_is_asked_with_its_arguments_and_rolls_back_past_its_limit() {
     script.set_values(QUERY, &[120.0]);
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
-    let Judgement::RollBack { cause, message } = &look.judgement else {
+    let AnalysisReport::RollBack { cause, message } = &look.judgement else {
         panic!()
     };
     assert_eq!(cause, "Check");
@@ -77,7 +79,7 @@ async fn a_check_that_finds_nothing_or_cannot_be_asked_holds_the_release() {
     life.held_for("CheckNotANumber").await;
     script.set_values(QUERY, &[12.0]);
     life.until("going on", |look| {
-        matches!(look.judgement, Judgement::Undecided { .. })
+        matches!(look.judgement, AnalysisReport::Undecided { .. })
     })
     .await;
 }
@@ -94,7 +96,7 @@ async fn a_dry_run_fails_and_decides_nothing() {
     };
     life.until("two failures", failed).await;
     life.until("going on", |look| {
-        failed(look) && matches!(look.judgement, Judgement::Undecided { .. })
+        failed(look) && matches!(look.judgement, AnalysisReport::Undecided { .. })
     })
     .await;
 }
@@ -103,7 +105,7 @@ async fn a_dry_run_fails_and_decides_nothing() {
 async fn a_check_after_promotion_is_asked_then_and_not_before() {
     let script = script(&Story::default()).await;
     script.set_values(QUERY, &[120.0]);
-    let request = checked(&json!({"during": "afterPromotion"}));
+    let request = checked(&json!({"phase": "bake"}));
     let life = gone_on(&script, &request, 60).await;
     let looked = life
         .until("the evidence", |look| !look.evidence.is_empty())
@@ -116,7 +118,7 @@ async fn a_check_after_promotion_is_asked_then_and_not_before() {
     });
     life.until(
         "a rollback",
-        |look| matches!(&look.judgement, Judgement::RollBack { cause, .. } if cause == "Check"),
+        |look| matches!(&look.judgement, AnalysisReport::RollBack { cause, .. } if cause == "Check"),
     )
     .await;
 }
@@ -143,7 +145,7 @@ async fn a_canary_that_fails_in_the_watch_is_rolled_back_against_what_stable_fai
     let begun = |look: &Look| {
         look.checkpoint
             .as_ref()
-            .is_some_and(|at| at.checkpoint["phase"][0] == "afterPromotion")
+            .is_some_and(|at| at.checkpoint["phase"][0] == "bake")
     };
     let begun = life.until("the watch", begun).await.checkpoint;
     assert_ne!(begun, checkpoint);
@@ -154,10 +156,10 @@ async fn a_canary_that_fails_in_the_watch_is_rolled_back_against_what_stable_fai
     });
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
-    let Judgement::RollBack { cause, message } = &look.judgement else {
+    let AnalysisReport::RollBack { cause, message } = &look.judgement else {
         panic!()
     };
     assert_eq!(cause, "Evidence");
@@ -185,7 +187,7 @@ async fn a_check_without_objectives_is_asked_once_its_initial_delay_has_passed()
         .until("the beginning", |look| !look.checks.is_empty())
         .await;
     assert!(
-        matches!(look.judgement, Judgement::Undecided { .. }),
+        matches!(look.judgement, AnalysisReport::Undecided { .. }),
         "{:?}",
         look.judgement
     );
@@ -196,7 +198,7 @@ async fn a_check_without_objectives_is_asked_once_its_initial_delay_has_passed()
     );
     let look = life
         .until("a success", |look| {
-            matches!(look.judgement, Judgement::Sound { .. })
+            matches!(look.judgement, AnalysisReport::Sound { .. })
         })
         .await;
     assert_eq!(result(&look), "Succeeded");
@@ -210,7 +212,7 @@ async fn failures_of_an_aborted_attempt_do_not_count_against_a_retry() {
     let life = gone_on(&script, &request, 60).await;
     life.until(
         "a rollback",
-        |look| matches!(&look.judgement, Judgement::RollBack { cause, .. } if cause == "Check"),
+        |look| matches!(&look.judgement, AnalysisReport::RollBack { cause, .. } if cause == "Check"),
     )
     .await;
     let resume_from = life.look().checkpoint;
@@ -229,7 +231,7 @@ async fn failures_of_an_aborted_attempt_do_not_count_against_a_retry() {
     };
     let look = life.until("another attempt", begun).await;
     assert!(
-        matches!(look.judgement, Judgement::Undecided { .. }),
+        matches!(look.judgement, AnalysisReport::Undecided { .. }),
         "{:?}",
         look.judgement
     );

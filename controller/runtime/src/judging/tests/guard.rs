@@ -97,10 +97,10 @@ async fn a_guard_that_may_rolls_back_and_one_of_alike_sides_lets_go_on() {
     let life = gone_on(&script, &guarded("RollBack"), 60).await;
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
-    let Judgement::RollBack { cause, message } = look.judgement else {
+    let AnalysisReport::RollBack { cause, message } = look.judgement else {
         panic!()
     };
     assert_eq!(cause, "Evidence");
@@ -118,7 +118,7 @@ async fn a_guard_that_may_rolls_back_and_one_of_alike_sides_lets_go_on() {
         .await;
     let goes_on = matches!(
         look.judgement,
-        Judgement::Undecided { .. } | Judgement::Sound { .. }
+        AnalysisReport::Undecided { .. } | AnalysisReport::Sound { .. }
     );
     assert!(goes_on, "{:?}", look.judgement);
     assert!(
@@ -161,5 +161,5 @@ async fn buckets_of_too_many_series_are_added_up_and_guarded_all_the_same() {
         message.contains("of the canary took longer than 100 ms"),
         "{message}"
     );
-    assert!(life.look().evidence[0].reading.is_some());
+    assert!(life.look().evidence[0].note.is_some());
 }

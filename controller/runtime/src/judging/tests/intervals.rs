@@ -28,13 +28,13 @@ async fn a_release_that_is_scraped_less_often_than_configured_is_not_stale() {
     assert!(
         matches!(
             look.judgement,
-            Judgement::Undecided { .. } | Judgement::Sound { .. }
+            AnalysisReport::Undecided { .. } | AnalysisReport::Sound { .. }
         ),
         "{:?}",
         look.judgement
     );
     assert_eq!(
-        look.evidence[0].reading.as_deref(),
+        look.evidence[0].note.as_deref(),
         Some("Samples arrive every 30 s; spec.analysis.prometheus.scrapeInterval says 1 s.")
     );
     let checkpoint = look.checkpoint.unwrap();
@@ -67,12 +67,12 @@ async fn sums_are_asked_for_at_the_interval_of_the_samples() {
     assert!(
         matches!(
             look.judgement,
-            Judgement::Undecided { .. } | Judgement::Sound { .. }
+            AnalysisReport::Undecided { .. } | AnalysisReport::Sound { .. }
         ),
         "{:?}",
         look.judgement
     );
-    let reading = look.evidence[0].reading.clone().unwrap();
+    let reading = look.evidence[0].note.clone().unwrap();
     assert!(reading.contains("Samples arrive every 10 s"), "{reading}");
     assert!(
         reading.contains("up to 25 s later"),

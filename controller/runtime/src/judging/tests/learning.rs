@@ -40,7 +40,7 @@ async fn how_stables_errors_cluster_is_learnt_from_before_the_release() {
     let analysis = json!({
         "prometheus": {"scrapeInterval": "1s"},
         "objectives": [{"name": "availability", "objective": 99.9, "counters": {
-            "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}", "arms": {"podLabel": "pod"}}}],
+            "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}", "variants": {"podLabel": "pod"}}}],
     });
     let request = JudgeRequest {
         analysis: serde_json::from_value(analysis).unwrap(),

@@ -12,7 +12,7 @@ async fn without_traffic_nothing_is_read_and_forgetting_stops_everything() {
     });
     life.until(
         "waiting",
-        |look| matches!(&look.judgement, Judgement::Undecided { message, .. } if message.contains("No traffic")),
+        |look| matches!(&look.judgement, AnalysisReport::Undecided { message, .. } if message.contains("No traffic")),
     )
     .await;
     assert_eq!((script.asked().len(), life.poller.polls()), (0, 0));

@@ -21,12 +21,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-use serin_core::observed::Judgement;
+use serin_core::observed::AnalysisReport;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
-use serin_judging::fixtures::request;
-use serin_judging::prometheus::{HttpClient, Limits, Series};
+use serin_metrics_analysis::fixtures::request;
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Series};
 use tokio::time::{sleep, timeout};
 
 use self::script::{Mode, Script};
@@ -214,10 +214,10 @@ impl Life {
 
     async fn held_for(&self, cause: &str) -> String {
         let look = self
-            .until(cause, |look| matches!(&look.judgement, Judgement::Hold { cause: held, .. } if held == cause))
+            .until(cause, |look| matches!(&look.judgement, AnalysisReport::Hold { cause: held, .. } if held == cause))
             .await;
         match look.judgement {
-            Judgement::Hold { message, .. } => message,
+            AnalysisReport::Hold { message, .. } => message,
             other => panic!("{other:?}"),
         }
     }

@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::post;
 use promql_parser::parser::{self, Expr, VectorSelector};
 use serde_json::{Value, json};
-use serin_judging::prometheus::{Labels, Series};
-use serin_sim::tls::TlsListener;
+use serin_fake_cluster::tls::TlsListener;
+use serin_metrics_analysis::prometheus::{Labels, Series};
 
 use crate::clock::Clock;
 
@@ -149,7 +149,7 @@ impl Script {
     }
 }
 
-/// What a query of sums asks: see `serin_judging`'s `sums.rs`, whose tests hold the queries against
+/// What a query of sums asks: see `serin_metrics_analysis`'s `sums.rs`, whose tests hold the queries against
 /// a real Prometheus.
 struct Sums {
     selector: VectorSelector,

@@ -59,7 +59,7 @@ async fn series_that_have_become_too_many_are_added_up_and_nothing_counts_twice(
         checkpoint.checkpoint["objectives"]["availability"]["summed"],
         json!(true)
     );
-    let reading = look.evidence[0].reading.as_deref().unwrap();
+    let reading = look.evidence[0].note.as_deref().unwrap();
     assert!(
         reading.starts_with("Its series are too many to be read one by one"),
         "{reading}"

@@ -7,7 +7,7 @@ async fn every_trouble_holds_by_its_name_and_goes_away_by_itself() {
     let script = script(&Story::default()).await;
     let life = gone_on(&script, &request(), 60).await;
     let undecided = |look: &Look| {
-        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+        matches!(look.judgement, AnalysisReport::Undecided { .. }) && look.checkpoint.is_some()
     };
     life.until("evidence", undecided).await;
     for (mode, cause, words) in [
@@ -79,7 +79,7 @@ async fn series_that_another_route_can_have_written_hold_and_name_it() {
     );
     life.judges.watch(request());
     life.until("evidence", |look| {
-        matches!(look.judgement, Judgement::Undecided { .. })
+        matches!(look.judgement, AnalysisReport::Undecided { .. })
     })
     .await;
 }
@@ -112,7 +112,7 @@ fn written(errors: &str) -> JudgeRequest {
         "prometheus": {"scrapeInterval": "1s"},
         "objectives": [{"name": "availability", "objective": 99.9, "counters": {
             "total": "traefik_service_requests_total", "errors": errors,
-            "arms": {"label": "service", "canary": ".*canary-.*", "stable": ".*checkout-[0-9]+@.*"}}}],
+            "variants": {"label": "service", "canary": ".*canary-.*", "stable": ".*checkout-[0-9]+@.*"}}}],
     });
     JudgeRequest {
         analysis: serde_json::from_value(analysis).unwrap(),
@@ -134,7 +134,7 @@ async fn a_mistyped_error_selector_is_not_a_perfect_release() {
     life.judges
         .watch(written("traefik_service_requests_total{code=~\"5..\"}"));
     life.until("no hold", |look| {
-        matches!(look.judgement, Judgement::Undecided { .. })
+        matches!(look.judgement, AnalysisReport::Undecided { .. })
     })
     .await;
 }
@@ -155,7 +155,7 @@ async fn a_selector_that_history_has_verified_need_not_match_now() {
     )
     .await;
     life.until("evidence", |look| {
-        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+        matches!(look.judgement, AnalysisReport::Undecided { .. }) && look.checkpoint.is_some()
     })
     .await;
 }

@@ -12,10 +12,10 @@ async fn a_bad_canary_is_rolled_back_and_the_message_says_why_in_counts() {
     let life = gone_on(&script, &request(), 120).await;
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
-    let Judgement::RollBack { cause, message } = &look.judgement else {
+    let AnalysisReport::RollBack { cause, message } = &look.judgement else {
         panic!()
     };
     assert_eq!(cause, "Evidence");
@@ -42,7 +42,7 @@ async fn a_rollback_stands_even_when_the_canary_recovers() {
     let life = gone_on(&script, &request(), 120).await;
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
     script.set_mode(Mode::Warns);
@@ -81,7 +81,7 @@ async fn a_good_canary_is_sound_once_the_evidence_suffices() {
     let life = gone_on(&script, &request, 600).await;
     let look = life
         .until("sound", |look| {
-            matches!(look.judgement, Judgement::Sound { .. })
+            matches!(look.judgement, AnalysisReport::Sound { .. })
         })
         .await;
     let evidence = &look.evidence[0];
@@ -103,7 +103,7 @@ async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes
     .await;
     script.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
     let life = gone_on(&script, &request(), 200).await;
-    let frozen = |look: &Look| matches!(&look.judgement, Judgement::Frozen { cause, .. } if cause == "BudgetSpent");
+    let frozen = |look: &Look| matches!(&look.judgement, AnalysisReport::Frozen { cause, .. } if cause == "BudgetSpent");
     let checkpoint = life.until("a freeze", frozen).await.checkpoint;
     // A person's word lets it go on, at once and after a restart.
     let lifted = JudgeRequest {
@@ -113,7 +113,7 @@ async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes
     };
     life.judges.watch(lifted.clone());
     let goes_on = |look: &Look| {
-        matches!(look.judgement, Judgement::Undecided { .. }) && look.checkpoint.is_some()
+        matches!(look.judgement, AnalysisReport::Undecided { .. }) && look.checkpoint.is_some()
     };
     life.until("going on", goes_on).await;
     let again = live(&script, at(210));
@@ -124,14 +124,14 @@ async fn a_spent_budget_freezes_until_that_is_lifted_and_a_spent_allotment_takes
     let life = gone_on(&script, &request(), 200).await;
     let message = life.held_for("BudgetLeft").await;
     assert!(
-        message.contains("Stepping down from 20 % to 0 %"),
+        message.contains("Progressing down from 20 % to 0 %"),
         "{message}"
     );
     // Off the traffic it stays there: back on it, it would only be taken off again.
     let lowered = |look: &Look| {
         matches!(
             &look.judgement,
-            Judgement::Hold {
+            AnalysisReport::Hold {
                 lower_to: Some(Weight::ZERO),
                 ..
             }
@@ -176,7 +176,7 @@ async fn the_pace_of_evidence_names_the_next_weight() {
         ..request()
     };
     let life = gone_on(&script, &request, 200).await;
-    let stepped = |look: &Look| matches!(&look.judgement, Judgement::Undecided { next_weight: Some(next), .. } if *next == Weight::percent(20));
+    let stepped = |look: &Look| matches!(&look.judgement, AnalysisReport::Undecided { next_weight: Some(next), .. } if *next == Weight::percent(20));
     life.until("a step", stepped).await;
 }
 
@@ -196,7 +196,7 @@ async fn the_first_polls_that_see_the_completing_sample_decide() {
     });
     let look = life
         .until("a rollback", |look| {
-            matches!(look.judgement, Judgement::RollBack { .. })
+            matches!(look.judgement, AnalysisReport::RollBack { .. })
         })
         .await;
     let decided_ms = life.judges.inner.bench.clock.now().as_millisecond();

@@ -1,0 +1,459 @@
+use serde_json::{Value, json};
+use serin_core::observed::SatisfiedRequirements;
+use serin_core::units::Weight;
+
+use super::*;
+use crate::fixtures::request;
+use crate::prometheus::Series;
+
+const MINUTE_MS: i64 = 60_000;
+
+fn checks(specs: Value) -> Checks {
+    with_stored(specs, BTreeMap::new())
+}
+
+fn with_stored(specs: Value, stored: BTreeMap<String, CheckState>) -> Checks {
+    let mut request = request();
+    request.analysis.checks = serde_json::from_value(specs).unwrap();
+    Checks::new(&request, stored).unwrap()
+}
+
+fn errors(more: Value) -> Checks {
+    let mut spec =
+        json!({"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 5"});
+    spec.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    checks(json!([spec]))
+}
+
+type Found = Result<Vec<Answer>, QueryError>;
+
+fn found(values: &[f64]) -> Vec<Answer> {
+    let series = |value: &f64| Series {
+        labels: BTreeMap::new(),
+        samples: vec![(0, *value)],
+    };
+    vec![values.iter().map(series).collect()]
+}
+
+fn at(now_ms: i64) -> Position {
+    Position {
+        phase: Phase::Release,
+        phase_since_ms: 0,
+        weight_changed_at_ms: 0,
+        has_traffic: true,
+        traffic_since_ms: 0,
+        warm_up_ends_ms: 0,
+        pods_are_young: false,
+        grace_ms: 2_000,
+        now_ms,
+    }
+}
+
+fn sound() -> AnalysisReport {
+    AnalysisReport::Sound {
+        message: "Enough.".into(),
+        fresh_since: Timestamp::UNIX_EPOCH,
+        satisfied: SatisfiedRequirements::default(),
+    }
+}
+
+fn cause(judgement: &AnalysisReport) -> &str {
+    match judgement {
+        AnalysisReport::Hold { cause, .. } | AnalysisReport::RollBack { cause, .. } => cause,
+        _ => "",
+    }
+}
+
+#[test]
+fn the_arguments_are_put_in_with_those_that_every_query_has() {
+    let checks = checks(
+        json!([{"name": "queue", "condition": "result[0] < 5", "args": [{"name": "queue", "value": "a\"b"}],
+        "query": "max(queue_length{queue=\"{{args.queue}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"})"}]),
+    );
+    let query = &checks.all()[0].query;
+    assert_eq!(
+        query,
+        "max(queue_length{queue=\"a\\\"b\",pod=~\"checkout-bbb-.*\"})"
+    );
+}
+
+#[test]
+fn a_release_goes_on_only_once_every_check_has_succeeded_at_this_weight() {
+    let mut checks = errors(json!({}));
+    let AnalysisReport::Undecided {
+        message,
+        next_weight: None,
+        ..
+    } = weigh(sound(), &checks, &at(0))
+    else {
+        panic!()
+    };
+    assert_eq!(message, "Enough. Not yet succeeded at this weight: errors.");
+    checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
+    let AnalysisReport::Sound {
+        satisfied: proven, ..
+    } = weigh(sound(), &checks, &at(MINUTE_MS))
+    else {
+        panic!()
+    };
+    assert_eq!(proven.requirements.checks, ["errors".to_owned()].into());
+    let moved = Position {
+        weight_changed_at_ms: MINUTE_MS + 1,
+        ..at(MINUTE_MS + 1)
+    };
+    assert!(
+        matches!(
+            weigh(sound(), &checks, &moved),
+            AnalysisReport::Undecided { .. }
+        ),
+        "at another weight it is asked anew"
+    );
+    let next_weight = Some(Weight::percent(20));
+    let proven = SatisfiedRequirements::default();
+    let step = AnalysisReport::Undecided {
+        message: "More.".into(),
+        fresh_since: Timestamp::UNIX_EPOCH,
+        next_weight,
+        satisfied: proven,
+    };
+    let AnalysisReport::Undecided { next_weight, .. } = weigh(step.clone(), &checks, &moved) else {
+        panic!()
+    };
+    assert_eq!(next_weight, None, "nor does the weight rise before");
+    let AnalysisReport::Undecided { next_weight, .. } = weigh(step, &checks, &at(MINUTE_MS)) else {
+        panic!()
+    };
+    assert_eq!(next_weight, Some(Weight::percent(20)));
+}
+
+#[test]
+fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
+    let mut checks = errors(json!({"failureLimit": 2}));
+    for minute in 1..=2 {
+        checks.observe(
+            0,
+            &Found::Ok(found(&[7.0])),
+            minute * MINUTE_MS,
+            &at(minute * MINUTE_MS),
+        );
+        assert_eq!(cause(&weigh(sound(), &checks, &at(minute * MINUTE_MS))), "");
+    }
+    // A restarted controller goes on from what was stored, and asks at once: that is no third
+    // failure.
+    let stored: BTreeMap<String, CheckState> =
+        serde_json::from_value(serde_json::to_value(checks.states()).unwrap()).unwrap();
+    let spec = json!([{"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 5", "failureLimit": 2}]);
+    let mut checks = with_stored(spec, stored.clone());
+    checks.observe(
+        0,
+        &Found::Ok(found(&[7.0])),
+        2 * MINUTE_MS + 1_000,
+        &at(2 * MINUTE_MS + 1_000),
+    );
+    assert_eq!(checks.breach(), None);
+    checks.observe(
+        0,
+        &Found::Ok(found(&[7.0])),
+        3 * MINUTE_MS,
+        &at(3 * MINUTE_MS),
+    );
+    let judgement = weigh(sound(), &checks, &at(3 * MINUTE_MS));
+    assert_eq!(cause(&judgement), "Check");
+    let AnalysisReport::RollBack { message, .. } = judgement else {
+        panic!()
+    };
+    assert_eq!(
+        message,
+        "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
+    );
+    // What was found of another question counts for nothing.
+    let other = json!([{"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 6", "failureLimit": 2}]);
+    assert_eq!(with_stored(other, stored).states()["errors"].failures, 0);
+}
+
+#[test]
+fn what_is_no_number_is_never_a_success_and_has_its_own_name() {
+    for (values, name) in [
+        (&[][..], "CheckEmpty"),
+        (&[f64::NAN][..], "CheckNotANumber"),
+    ] {
+        let mut checks = errors(json!({"condition": "true || result[0] < 5"}));
+        checks.observe(0, &Found::Ok(found(values)), MINUTE_MS, &at(MINUTE_MS));
+        let judgement = weigh(sound(), &checks, &at(MINUTE_MS));
+        assert_eq!(cause(&judgement), name, "{judgement:?}");
+        assert_eq!(checks.told(&at(MINUTE_MS))[0].result, "Inconclusive");
+    }
+    let mut checks = errors(json!({"condition": "result[1] < 5"}));
+    checks.observe(0, &Found::Ok(found(&[1.0])), MINUTE_MS, &at(MINUTE_MS));
+    assert_eq!(
+        cause(&weigh(sound(), &checks, &at(MINUTE_MS))),
+        "CheckUnreadable"
+    );
+}
+
+#[test]
+fn a_dry_run_is_told_and_decides_nothing() {
+    let mut checks = errors(json!({"dryRun": true}));
+    for minute in 1..5 {
+        checks.observe(
+            0,
+            &Found::Ok(found(&[7.0])),
+            minute * MINUTE_MS,
+            &at(minute * MINUTE_MS),
+        );
+    }
+    assert!(matches!(
+        weigh(sound(), &checks, &at(0)),
+        AnalysisReport::Sound { .. }
+    ));
+    let told = &checks.told(&at(0))[0];
+    assert_eq!(
+        (told.failures, told.dry_run, told.result.as_str()),
+        (4, true, "Failed")
+    );
+    checks.observe(
+        0,
+        &Err(QueryError::BadQuery("no".into())),
+        9 * MINUTE_MS,
+        &at(9 * MINUTE_MS),
+    );
+    assert!(matches!(
+        weigh(sound(), &checks, &at(9 * MINUTE_MS)),
+        AnalysisReport::Sound { .. }
+    ));
+}
+
+#[test]
+fn a_server_in_trouble_holds_after_the_usual_grace_and_counts_as_no_failure() {
+    let mut checks = errors(json!({}));
+    checks.observe(0, &Found::Ok(found(&[3.0])), 0, &at(0));
+    let away = Err(QueryError::Unreachable("away".into()));
+    checks.observe(0, &away, MINUTE_MS, &at(MINUTE_MS));
+    assert!(matches!(
+        weigh(sound(), &checks, &at(MINUTE_MS + 1_000)),
+        AnalysisReport::Sound { .. }
+    ));
+    let later = at(MINUTE_MS + 2_000);
+    assert_eq!(cause(&weigh(sound(), &checks, &later)), "Unreachable");
+    checks.observe(
+        0,
+        &Found::Ok(found(&[3.0])),
+        MINUTE_MS + 5_000,
+        &at(MINUTE_MS + 5_000),
+    );
+    assert!(matches!(
+        weigh(sound(), &checks, &at(MINUTE_MS + 5_000)),
+        AnalysisReport::Sound { .. }
+    ));
+    assert_eq!(checks.states()["errors"].failures, 0);
+}
+
+#[test]
+fn each_check_is_asked_in_its_time_alone() {
+    let check = |name: &str, during: &str| json!({"name": name, "query": "1", "condition": "result[0] > 0", "phase": during});
+    let mut checks = checks(json!([
+        check("all-along", "release"),
+        check("before", "beforePromotion"),
+        check("after", "bake"),
+    ]));
+    let asked = |checks: &Checks, at: &Position| [0, 1, 2].map(|index| checks.is_asked(index, at));
+    let before = Position {
+        phase: Phase::BeforePromotion,
+        phase_since_ms: 5_000,
+        ..at(5_000)
+    };
+    let after = Position {
+        phase: Phase::AfterPromotion,
+        phase_since_ms: 9_000,
+        ..at(9_000)
+    };
+    assert_eq!(asked(&checks, &at(0)), [true, false, false]);
+    assert_eq!(asked(&checks, &before), [true, true, false]);
+    assert_eq!(asked(&checks, &after), [false, false, true]);
+    assert_eq!(
+        asked(
+            &checks,
+            &Position {
+                has_traffic: false,
+                ..at(0)
+            }
+        ),
+        [false; 3]
+    );
+    checks.observe(1, &Found::Ok(found(&[1.0])), 4_000, &before);
+    assert_eq!(
+        checks.succeeded(&before),
+        BTreeSet::new(),
+        "what was asked earlier is no answer"
+    );
+    checks.observe(1, &Found::Ok(found(&[1.0])), 70_000, &before);
+    assert_eq!(checks.succeeded(&before), ["before".to_owned()].into());
+}
+
+#[test]
+fn what_the_objectives_say_against_a_release_stands() {
+    let mut checks = errors(json!({}));
+    checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
+    let rolled_back = AnalysisReport::RollBack {
+        cause: "Evidence".into(),
+        message: "worse".into(),
+    };
+    assert_eq!(
+        weigh(rolled_back.clone(), &checks, &at(MINUTE_MS)),
+        rolled_back
+    );
+    let frozen = AnalysisReport::Frozen {
+        cause: "BudgetSpent".into(),
+        message: "nothing left".into(),
+    };
+    assert_eq!(weigh(frozen.clone(), &checks, &at(MINUTE_MS)), frozen);
+}
+
+#[test]
+fn what_was_found_is_told_in_as_many_digits_as_a_person_reads() {
+    let values = [0.101_315_509_264_367_83, 120.0, 0.000_003_515_18, -1e300];
+    assert_eq!(in_words(&values), "0.101316, 120, 3.51518e-6, -1e300");
+    assert_eq!(
+        in_words(&[0.0, f64::INFINITY, 1.0, 2.0, 3.0]),
+        "0, inf, 1, 2, and 1 more"
+    );
+}
+
+/// What the status says of the first check.
+fn message(checks: &Checks, at: &Position) -> String {
+    checks.told(at)[0].message.clone().unwrap()
+}
+
+// argo-rollouts #3258, PR #4864: a metric that is measured before the canary is warm aborts a
+// healthy release.
+#[test]
+fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
+    let mut checks = errors(json!({"initialDelay": "2m"}));
+    let early = at(119_000);
+    assert!(!checks.is_asked(0, &early));
+    assert_eq!(checks.next_begins_ms(&early), Some(120_000));
+    assert_eq!(
+        message(&checks, &early),
+        "Begins at 1970-01-01T00:02:00Z, by initialDelay."
+    );
+    let AnalysisReport::Undecided {
+        message: waits,
+        next_weight: None,
+        satisfied: proven,
+        ..
+    } = weigh(sound(), &checks, &early)
+    else {
+        panic!("it is not satisfied before it has begun")
+    };
+    assert_eq!(
+        waits,
+        "Enough. Not yet succeeded at this weight: errors (begins at 1970-01-01T00:02:00Z, by initialDelay)."
+    );
+    assert!(proven.requirements.checks.is_empty());
+    // Polls are shared: an answer to a query that was sent before counts neither way.
+    checks.observe(0, &Found::Ok(found(&[7.0])), 119_000, &at(121_000));
+    checks.observe(
+        0,
+        &Err(QueryError::BadQuery("no".into())),
+        119_000,
+        &at(121_000),
+    );
+    assert_eq!((checks.breach(), checks.hold(&at(121_000))), (None, None));
+    checks.observe(0, &Found::Ok(found(&[3.0])), 121_000, &at(121_000));
+    assert!(matches!(
+        weigh(sound(), &checks, &at(121_000)),
+        AnalysisReport::Sound { .. }
+    ));
+    assert_eq!(checks.next_begins_ms(&at(121_000)), None);
+}
+
+#[test]
+fn the_warm_up_holds_checks_too() {
+    let mut checks = errors(json!({"initialDelay": "10s"}));
+    let young = |now_ms: i64| Position {
+        warm_up_ends_ms: 60_000,
+        ..at(now_ms)
+    };
+    assert!(!checks.is_asked(0, &young(59_999)));
+    assert_eq!(
+        message(&checks, &young(30_000)),
+        "Begins at 1970-01-01T00:01:00Z, by warmUp."
+    );
+    assert!(matches!(
+        weigh(sound(), &checks, &young(30_000)),
+        AnalysisReport::Undecided { .. }
+    ));
+    checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
+    assert_eq!(checks.states()["errors"].failures, 0);
+    assert!(checks.is_asked(0, &young(60_000)));
+    // Later most of the pods are young again, as after a scale-up: a failure does not count, and is
+    // no success.
+    let scaled_up = Position {
+        pods_are_young: true,
+        ..young(120_000)
+    };
+    checks.observe(0, &Found::Ok(found(&[7.0])), 120_000, &scaled_up);
+    assert_eq!(
+        (checks.breach(), checks.succeeded(&scaled_up)),
+        (None, BTreeSet::new())
+    );
+    assert!(message(&checks, &scaled_up).contains("most canary pods are younger than warmUp"));
+    checks.observe(
+        0,
+        &Found::Ok(found(&[3.0])),
+        180_000,
+        &Position {
+            pods_are_young: true,
+            ..young(180_000)
+        },
+    );
+    assert!(
+        matches!(
+            weigh(sound(), &checks, &young(180_000)),
+            AnalysisReport::Sound { .. }
+        ),
+        "a success counts"
+    );
+    checks.observe(0, &Found::Ok(found(&[7.0])), 240_000, &young(240_000));
+    assert!(checks.breach().is_some());
+}
+
+#[test]
+fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
+    for (during, phase) in [
+        ("beforePromotion", Phase::BeforePromotion),
+        ("bake", Phase::AfterPromotion),
+    ] {
+        let checks = errors(json!({"initialDelay": "2m", "phase": during}));
+        assert_eq!(checks.next_begins_ms(&at(300_000)), None, "it is not due");
+        let in_phase = |now_ms: i64| Position {
+            phase,
+            phase_since_ms: 300_000,
+            ..at(now_ms)
+        };
+        assert_eq!(checks.next_begins_ms(&in_phase(300_000)), Some(420_000));
+        assert!(!checks.is_asked(0, &in_phase(419_999)) && checks.is_asked(0, &in_phase(420_000)));
+        assert!(matches!(
+            weigh(sound(), &checks, &in_phase(310_000)),
+            AnalysisReport::Undecided { .. }
+        ));
+    }
+}
+
+#[test]
+fn failures_of_an_earlier_attempt_do_not_count_against_a_retry() {
+    let mut checks = errors(json!({}));
+    // This attempt has had traffic for ten minutes only; the query is shared with another Rollout
+    // and was sent before.
+    let retry = Position {
+        traffic_since_ms: 600_000,
+        ..at(600_500)
+    };
+    checks.observe(0, &Found::Ok(found(&[7.0])), 599_000, &retry);
+    assert_eq!(
+        (checks.breach(), checks.states()["errors"].failures),
+        (None, 0)
+    );
+}

@@ -1,0 +1,83 @@
+//! What several tests begin with, here and in the runtime.
+
+use std::collections::BTreeMap;
+
+use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
+
+use crate::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
+use crate::{JudgeRequest, Phase, RolloutName};
+
+/// The first rule of a route behind the Gateway `infra/public`, to one Service on port 80.
+pub fn split_rule(namespace: &str, route: &str, service: &str) -> RouteRule {
+    let [namespace, service] = [namespace, service].map(ToOwned::to_owned);
+    RouteRule {
+        namespace: namespace.clone(),
+        route: route.to_owned(),
+        index: Some(0),
+        name: None,
+        parents: vec![RouteParent {
+            is_listener_set: false,
+            namespace: "infra".to_owned(),
+            name: "public".to_owned(),
+        }],
+        backends: vec![RouteBackend {
+            namespace,
+            service,
+            port: Some(80),
+        }],
+    }
+}
+
+/// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters, scraped once a
+/// second.
+pub fn request() -> JudgeRequest {
+    let objective = ObjectiveSpec {
+        name: "availability".to_owned(),
+        objective: 99.9,
+        window: None,
+        indicator: Some(Indicator::Traefik),
+        counters: None,
+        latency: None,
+    };
+    let analysis = AnalysisSpec {
+        prometheus: Some(PrometheusSpec {
+            scrape_interval: Some("1s".to_owned()),
+            ..PrometheusSpec::default()
+        }),
+        objectives: vec![objective],
+        checks: Vec::new(),
+        bake_time: None,
+        rollback: None,
+        budget: None,
+        on_no_data: None,
+        warm_up: None,
+        max_duration: None,
+    };
+    JudgeRequest {
+        rollout: RolloutName {
+            namespace: "shop".to_owned(),
+            name: "checkout".to_owned(),
+        },
+        uid: "1".to_owned(),
+        revision: Revision::new("bbb"),
+        analysis,
+        stable_service: Some("checkout".to_owned()),
+        canary_service: Some("checkout-canary".to_owned()),
+        rules: RouteRules {
+            split: vec![split_rule("shop", "checkout", "checkout")],
+            others: Vec::new(),
+        },
+        stable_replica_set: Some("checkout-aaa".to_owned()),
+        canary_replica_set: "checkout-bbb".to_owned(),
+        pod_sides: BTreeMap::new(),
+        pods_created_at: BTreeMap::new(),
+        weight: Weight::percent(20),
+        pace: None,
+        proven_at: None,
+        phase: Phase::Release,
+        freeze_lifted: false,
+        previous_ended_at: None,
+        resume_from: None,
+    }
+}

@@ -1,0 +1,191 @@
+//! A Prometheus that is reached by TLS, and asks who asks.
+
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use serin_fake_cluster::tls::{Authority, Certified};
+
+use super::*;
+
+const TOKEN: &str = "Bearer s3cret-t0ken";
+
+fn authority() -> Authority {
+    // Another test may have installed it before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Authority::new().unwrap()
+}
+
+async fn answer(headers: HeaderMap) -> (StatusCode, &'static str) {
+    let is_known = headers
+        .get("authorization")
+        .is_some_and(|value| value == TOKEN);
+    if is_known {
+        (StatusCode::OK, ONE)
+    } else {
+        (StatusCode::UNAUTHORIZED, "who are you?")
+    }
+}
+
+/// A Prometheus by this authority's certificate; the server as the test asks it, and how many
+/// connections it has had.
+async fn serve(
+    authority: &Authority,
+    mutual: bool,
+) -> (Server, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = authority.listen(mutual).await.unwrap();
+    let (url, accepted) = (listener.url().unwrap(), listener.accepted());
+    let router = Router::new().route("/api/v1/query", post(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let tls = Tls::default()
+        .with_authorities(authority.pem().as_bytes())
+        .unwrap();
+    (
+        Server {
+            headers: vec![("authorization".into(), TOKEN.into())],
+            tls,
+            ..Server::at(url)
+        },
+        accepted,
+    )
+}
+
+async fn error(server: &Server) -> QueryError {
+    let error = poller(small())
+        .ask_once(server, "up", None)
+        .await
+        .unwrap_err();
+    let shown = format!("{error} {error:?} {server:?}");
+    assert!(
+        !shown.contains("s3cret") && !shown.contains("BEGIN"),
+        "{shown}"
+    );
+    error
+}
+
+#[tokio::test]
+async fn by_its_authority_and_with_its_header_it_answers() {
+    let (server, _) = serve(&authority(), false).await;
+    assert_eq!(
+        poller(small())
+            .ask_once(&server, "up", None)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_not_trusted() {
+    let (server, _) = serve(&authority(), false).await;
+    let tls = Tls::default()
+        .with_authorities(authority().pem().as_bytes())
+        .unwrap();
+    for tls in [tls, Tls::default()] {
+        let error = error(&Server {
+            tls,
+            ..server.clone()
+        })
+        .await;
+        assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
+        assert!(
+            error.to_string().contains("invalid peer certificate"),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("spec.analysis.prometheus.tls.caFrom"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_not_trusted() {
+    let (server, _) = serve(&authority(), false).await;
+    let error = error(&Server {
+        url: server.url.replace("127.0.0.1", "localhost"),
+        ..server
+    })
+    .await;
+    assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
+    assert!(error.to_string().contains("localhost"), "{error}");
+}
+
+#[tokio::test]
+async fn without_the_header_it_is_told_that_who_asks_is_not_accepted() {
+    let (server, _) = serve(&authority(), false).await;
+    let error = error(&Server {
+        headers: Vec::new(),
+        ..server
+    })
+    .await;
+    assert_eq!(error.kind(), "Unauthorized");
+    assert!(error.to_string().contains("401 Unauthorized"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("spec.analysis.prometheus.headersFrom"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn one_that_wants_a_certificate_is_shown_one() {
+    let authority = authority();
+    let (server, _) = serve(&authority, true).await;
+    let error = error(&server).await;
+    assert_eq!(error.kind(), "Unauthorized", "{error}");
+    assert!(
+        error.to_string().contains("clientCertificateFrom"),
+        "{error}"
+    );
+    let Certified { certificate, key } = authority.certify().unwrap();
+    let tls = server
+        .tls
+        .clone()
+        .with_identity(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
+    let server = Server { tls, ..server };
+    assert_eq!(
+        poller(small())
+            .ask_once(&server, "up", None)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(!format!("{server:?}").contains("BEGIN"));
+}
+
+#[tokio::test]
+async fn servers_of_the_same_tls_share_connections_and_only_equal_ones_a_query() {
+    let (server, accepted) = serve(&authority(), false).await;
+    let poller = poller(small());
+    let poll = |server: &Server| Poll {
+        server: server.clone(),
+        queries: vec!["up".into()],
+        period: Duration::from_secs(600),
+    };
+    let mut tenant = server.clone();
+    tenant.headers.push(("x-scope-orgid".into(), "shop".into()));
+    let mut first = poller.subscribe(poll(&server));
+    assert!(next_answer(&mut first).await.answers.is_ok());
+    let same = poller.subscribe(poll(&server));
+    assert_eq!((poller.polls(), poller.servers()), (1, 1));
+    let mut other = poller.subscribe(poll(&tenant));
+    assert!(next_answer(&mut other).await.answers.is_ok());
+    assert_eq!(poller.polls(), 2, "the tenant's answer is nobody else's");
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    drop((first, same, other));
+    timeout(Duration::from_secs(5), async {
+        while poller.polls() > 0 || poller.servers() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("what nobody asks any more is forgotten, and with it what it was asked with");
+}

@@ -1,0 +1,477 @@
+//! Each built-in indicator on what its exporter exposes: which series are read, and which side each
+//! counts for.
+
+use std::collections::BTreeMap;
+
+use promql_parser::parser::{self, Expr};
+use serde_json::{Value, json};
+use serin_analysis::Arm;
+use serin_core::units::{Revision, Weight};
+use serin_metrics_analysis::prometheus::{Labels, Series};
+use serin_metrics_analysis::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
+use serin_metrics_analysis::selector::{Counters, Trouble};
+use serin_metrics_analysis::targets::Targets;
+use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
+
+/// A series as Prometheus stores it, and its value.
+pub type Stored = (Labels, f64);
+
+/// Requests and bad ones: of the canary, of stable; and of all versions together.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    canary: (f64, f64),
+    stable: (f64, f64),
+    service: (f64, f64),
+}
+
+const SEEN: Seen = Seen {
+    canary: (3000.0, 24.0),
+    stable: (27_015.0, 14.0),
+    service: (30_015.0, 38.0),
+};
+
+/// What Prometheus makes of exposition text. A line `# target: ...` says which labels the scrape
+/// adds from there on; where a series has one of them itself, it becomes `exported_...`, unless the
+/// scrape honours the labels of its target.
+fn scraped(text: &str, honor_labels: bool) -> Vec<Stored> {
+    let mut target = Labels::new();
+    let mut stored = Vec::new();
+    for line in text.lines() {
+        if let Some(labels) = line.strip_prefix("# target: ") {
+            target = labels_of(labels);
+        }
+        if line.starts_with('#') || line.is_empty() {
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap();
+        let mut all = Labels::from([("__name__".to_owned(), name.to_owned())]);
+        for (label, value) in labels_of(labels.strip_suffix('}').unwrap()) {
+            let is_taken = target.contains_key(&label) && !honor_labels;
+            // Prometheus stores no label without a value.
+            if !value.is_empty() {
+                all.insert(
+                    if is_taken {
+                        format!("exported_{label}")
+                    } else {
+                        label
+                    },
+                    value,
+                );
+            }
+        }
+        for (label, value) in &target {
+            all.entry(label.clone()).or_insert_with(|| value.clone());
+        }
+        stored.push((all, value.parse().unwrap()));
+    }
+    assert!(!stored.is_empty());
+    stored
+}
+
+/// `a="b",c="d"`; no value of the fixtures has a quote or an escape.
+fn labels_of(text: &str) -> Labels {
+    let pairs = text
+        .split("\",")
+        .map(|pair| pair.split_once("=\"").unwrap());
+    pairs
+        .map(|(label, value)| (label.to_owned(), value.trim_end_matches('"').to_owned()))
+        .collect()
+}
+
+/// The series that a selector picks, as Prometheus would.
+pub fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
+    let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else {
+        panic!("no selector: {selector}")
+    };
+    let matches = |(labels, _): &&Stored| {
+        let name = selector
+            .name
+            .as_ref()
+            .is_none_or(|name| labels["__name__"] == *name);
+        let value = |label: &str| labels.get(label).map_or("", String::as_str);
+        name && selector
+            .matchers
+            .matchers
+            .iter()
+            .all(|matcher| matcher.is_match(value(&matcher.name)))
+    };
+    stored.iter().filter(matches).collect()
+}
+
+/// A rule of a route behind the Gateway `gateway-system/local`, to these Services.
+pub fn rule(namespace: &str, route: &str, index: usize, services: &[&str]) -> RouteRule {
+    let backend = |service: &&str| RouteBackend {
+        namespace: namespace.to_owned(),
+        service: (*service).to_owned(),
+        port: Some(80),
+    };
+    RouteRule {
+        namespace: namespace.to_owned(),
+        route: route.to_owned(),
+        index: Some(index),
+        name: None,
+        parents: vec![RouteParent {
+            is_listener_set: false,
+            namespace: "gateway-system".into(),
+            name: "local".into(),
+        }],
+        backends: services.iter().map(backend).collect(),
+    }
+}
+
+pub fn request() -> JudgeRequest {
+    JudgeRequest {
+        rollout: RolloutName {
+            namespace: "shop".into(),
+            name: "checkout".into(),
+        },
+        uid: "1".into(),
+        revision: Revision::new("bbb"),
+        analysis: serde_json::from_value(json!({"objectives": []})).unwrap(),
+        stable_service: Some("checkout".into()),
+        canary_service: Some("checkout-canary".into()),
+        rules: RouteRules {
+            split: vec![rule(
+                "shop",
+                "checkout",
+                0,
+                &["checkout", "checkout-canary"],
+            )],
+            others: Vec::new(),
+        },
+        pod_sides: BTreeMap::new(),
+        stable_replica_set: Some("checkout-aaa".into()),
+        canary_replica_set: "checkout-bbb".into(),
+        pods_created_at: BTreeMap::new(),
+        weight: Weight::percent(10),
+        pace: None,
+        proven_at: None,
+        phase: Phase::Release,
+        freeze_lifted: false,
+        previous_ended_at: None,
+        resume_from: None,
+    }
+}
+
+fn counters(objective: Value) -> Result<Counters, Trouble> {
+    counters_of(&request(), objective)
+}
+
+pub fn counters_of(request: &JudgeRequest, objective: Value) -> Result<Counters, Trouble> {
+    let mut written = json!({"name": "availability", "objective": 99.9});
+    written
+        .as_object_mut()
+        .unwrap()
+        .extend(objective.as_object().unwrap().clone());
+    Counters::new(&serde_json::from_value(written).unwrap(), request)
+}
+
+fn indicator(name: &str) -> Counters {
+    counters(json!({"indicator": name})).unwrap()
+}
+
+fn sum<'a>(series: impl IntoIterator<Item = &'a Stored>) -> f64 {
+    series.into_iter().map(|(_, value)| value).sum()
+}
+
+/// What an objective's four selectors see. Of a histogram, bad is what is not within its bucket.
+fn seen(counters: &Counters, stored: &[Stored]) -> Seen {
+    let of = |selector: &str, arm: Arm| {
+        sum(picked(stored, selector)
+            .into_iter()
+            .filter(|(labels, _)| counters.arm(labels) == Some(arm)))
+    };
+    let bad = |total: f64, second: f64| {
+        if counters.histogram.is_some() {
+            total - second
+        } else {
+            second
+        }
+    };
+    let arm = |arm: Arm| {
+        let total = of(&counters.total_of_sides, arm);
+        (total, bad(total, of(&counters.errors_of_sides, arm)))
+    };
+    let total = sum(picked(stored, &counters.total));
+    let service = (total, bad(total, sum(picked(stored, &counters.errors))));
+    Seen {
+        canary: arm(Arm::Canary),
+        stable: arm(Arm::Stable),
+        service,
+    }
+}
+
+#[test]
+fn traefik_counts_by_service_under_the_names_of_every_release() {
+    let stored = scraped(include_str!("../fixtures/traefik.txt"), false);
+    // The older names of a few more requests: three to stable, one to the canary, which failed.
+    let expected = Seen {
+        canary: (3001.0, 25.0),
+        stable: (27_018.0, 14.0),
+        service: (30_019.0, 39.0),
+    };
+    assert_eq!(seen(&indicator("traefik"), &stored), expected);
+}
+
+#[test]
+fn istio_counts_by_the_service_that_callers_chose_and_once_only() {
+    let stored = scraped(include_str!("../fixtures/istio.txt"), false);
+    assert_eq!(seen(&indicator("istio"), &stored), SEEN);
+}
+
+#[test]
+fn linkerd_counts_by_backend_and_a_request_without_an_answer_is_a_bad_one() {
+    let stored = scraped(include_str!("../fixtures/linkerd.txt"), false);
+    assert_eq!(seen(&indicator("linkerd"), &stored), SEEN);
+}
+
+#[test]
+fn nginx_counts_the_canary_by_its_upstream_and_stable_by_the_lack_of_one() {
+    let stored = scraped(include_str!("../fixtures/nginx.txt"), true);
+    assert_eq!(seen(&indicator("nginx"), &stored), SEEN);
+}
+
+/// The layouts of an indicator's labels in which anything is found.
+fn found(counters: &Counters, stored: &[Stored]) -> Vec<Counters> {
+    let is_found = |layout: &&Counters| !picked(stored, &layout.total_of_sides).is_empty();
+    counters.layouts().filter(is_found).cloned().collect()
+}
+
+/// The series that count, of each process once.
+fn counted(counters: &Counters, stored: &[Stored]) -> Vec<Stored> {
+    let series = |(labels, value): &Stored| Series {
+        labels: labels.clone(),
+        samples: vec![(0, *value)],
+    };
+    let answer = picked(stored, &counters.total_of_sides)
+        .into_iter()
+        .map(series)
+        .collect();
+    let [counted] = Targets::default().select(counters, [&answer]).unwrap();
+    counted
+        .iter()
+        .map(|series| (series.labels.clone(), series.samples[0].1))
+        .collect()
+}
+
+#[test]
+fn traefik_counts_once_however_it_is_scraped() {
+    let text = include_str!("../fixtures/scrapes-traefik.txt");
+    let sections: Vec<String> = text
+        .split("# target: ")
+        .skip(1)
+        .map(|section| format!("# target: {section}"))
+        .collect();
+    assert_eq!(sections.len(), 4);
+    // flagger #974, traefik-helm-chart #702: with a ServiceMonitor the label `service` becomes
+    // `exported_service`.
+    for section in &sections {
+        let stored = scraped(section, false);
+        let [layout] = found(&indicator("traefik"), &stored).try_into().unwrap();
+        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN, "{section}");
+    }
+    let stored: Vec<Stored> = sections
+        .iter()
+        .flat_map(|section| scraped(section, false))
+        .collect();
+    for layout in found(&indicator("traefik"), &stored) {
+        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
+    }
+}
+
+#[test]
+fn pods_behind_a_collector_are_those_of_the_renamed_label() {
+    // A collector names the pods whose metrics it exposes; the scrape of the collector names the
+    // collector's own.
+    let collector = "# target: job=\"collector\",instance=\"10.0.0.9:8889\",namespace=\"monitoring\",pod=\"collector-0\"\n";
+    let series = |pod: &str| {
+        format!(
+            "http_server_request_duration_seconds_count{{namespace=\"shop\",pod=\"{pod}\",http_response_status_code=\"200\"}} 7\n"
+        )
+    };
+    let text = format!(
+        "{collector}{}{}",
+        series("checkout-aaa-4c8mn"),
+        series("checkout-bbb-x7k2p")
+    );
+    let stored = scraped(&text, false);
+    let [layout] = found(&indicator("pod"), &stored).try_into().unwrap();
+    let seen = seen(&layout, &counted(&layout, &stored));
+    assert_eq!((seen.canary.0, seen.stable.0), (7.0, 7.0));
+}
+
+#[test]
+fn nginx_scraped_without_honor_labels_is_found_under_the_renamed_ones() {
+    let stored = scraped(include_str!("../fixtures/nginx.txt"), false);
+    let nothing = Seen {
+        canary: (0.0, 0.0),
+        stable: (0.0, 0.0),
+        service: (0.0, 0.0),
+    };
+    assert_eq!(seen(&indicator("nginx"), &stored), nothing);
+    let [layout] = found(&indicator("nginx"), &stored).try_into().unwrap();
+    assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
+    // Written out, as docs/indicators.md has it.
+    let series = "nginx_ingress_controller_requests{exported_namespace=\"shop\",exported_service=\"checkout\"";
+    let written = counters(json!({"counters": {
+        "total": format!("{series}}}"), "errors": format!("{series},status=~\"5..\"}}"),
+        "variants": {"label": "canary", "canary": "shop-checkout-canary-.+", "stable": "(?:)"},
+    }}));
+    assert_eq!(seen(&written.unwrap(), &stored), SEEN);
+}
+
+#[test]
+fn pods_count_for_themselves_and_a_pod_that_names_its_statuses_otherwise_is_no_data() {
+    let stored = scraped(include_str!("../fixtures/pod.txt"), false);
+    let counters = indicator("pod");
+    // The whole service has the pods of all revisions.
+    assert_eq!(
+        seen(&counters, &stored),
+        Seen {
+            service: (30_085.0, 38.0),
+            ..SEEN
+        }
+    );
+    let of_pods = picked(&stored, &counters.total_of_sides);
+    let pods: Vec<_> = of_pods
+        .into_iter()
+        .filter_map(|(labels, _)| counters.pod(labels))
+        .collect();
+    assert_eq!(
+        pods,
+        [
+            "checkout-aaa-4c8mn",
+            "checkout-aaa-4c8mn",
+            "checkout-bbb-x7k2p",
+            "checkout-bbb-x7k2p"
+        ]
+    );
+}
+
+#[test]
+fn envoy_gateway_is_refused_because_its_counters_have_no_sides() {
+    let trouble = counters(json!({"indicator": "envoy-gateway"})).unwrap_err();
+    assert!(
+        trouble.message.contains("use the indicator pod"),
+        "{}",
+        trouble.message
+    );
+    let stored = scraped(include_str!("../fixtures/envoy-gateway.txt"), false);
+    let written = |route: &str| {
+        let cluster =
+            format!("envoy_cluster_name=~\"httproute/shop/{route}/rule/0(/backend/.+)?\"");
+        let counters = counters(json!({"counters": {
+            "total": format!("envoy_cluster_upstream_rq_completed{{{cluster}}}"),
+            "errors": format!("envoy_cluster_upstream_rq_xx{{{cluster},envoy_response_code_class=\"5\"}}"),
+            "variants": {"label": "envoy_cluster_name", "canary": ".*/backend/1", "stable": ".*/backend/0"},
+        }}));
+        seen(&counters.unwrap(), &stored)
+    };
+    // A backend with a filter gives each backend a cluster: then they can be told apart. Without
+    // one there is nothing to tell.
+    assert_eq!(written("filtered"), SEEN);
+    let untold = Seen {
+        canary: (0.0, 0.0),
+        stable: (0.0, 0.0),
+        service: (30_015.0, 38.0),
+    };
+    assert_eq!(written("checkout"), untold);
+}
+
+#[test]
+fn a_native_histogram_is_read_under_the_name_without_a_suffix() {
+    let stored = scraped(include_str!("../fixtures/pod.txt"), false);
+    let counters =
+        counters(json!({"indicator": "pod", "objective": 99, "latency": {"threshold": "250ms"}}))
+            .unwrap();
+    let native = |(labels, value): &Stored| {
+        let mut labels = labels.clone();
+        let name = labels["__name__"].strip_suffix("_count")?.to_owned();
+        labels.insert("__name__".to_owned(), name);
+        Some((labels, *value))
+    };
+    let native: Vec<Stored> = stored.iter().filter_map(native).collect();
+    assert_eq!(picked(&native, &counters.total_of_sides).len(), 4);
+    assert_eq!(
+        picked(&native, &counters.errors_of_sides).len(),
+        4,
+        "its buckets are inside of it"
+    );
+    let service = counters.histogram.as_ref().unwrap().native.clone();
+    assert!(picked(&native, &service).len() > 4, "{service}");
+}
+
+#[test]
+fn slow_requests_are_those_that_are_not_within_the_bucket() {
+    let cases = [
+        (
+            "traefik",
+            "300ms",
+            (2976.0, 76.0),
+            (27_001.0, 201.0),
+            include_str!("../fixtures/traefik.txt"),
+        ),
+        (
+            "istio",
+            "250ms",
+            (2976.0, 76.0),
+            (27_001.0, 201.0),
+            include_str!("../fixtures/istio.txt"),
+        ),
+        (
+            "linkerd",
+            "1s",
+            (3000.0, 2.0),
+            (27_015.0, 14.0),
+            include_str!("../fixtures/linkerd.txt"),
+        ),
+        (
+            "nginx",
+            "250ms",
+            (2976.0, 76.0),
+            (27_001.0, 201.0),
+            include_str!("../fixtures/nginx.txt"),
+        ),
+        (
+            "pod",
+            "250ms",
+            (3000.0, 76.0),
+            (27_015.0, 201.0),
+            include_str!("../fixtures/pod.txt"),
+        ),
+    ];
+    for (name, threshold, canary, stable, text) in cases {
+        let counters =
+            counters(json!({"indicator": name, "latency": {"threshold": threshold}})).unwrap();
+        let seen = seen(&counters, &scraped(text, name == "nginx"));
+        assert_eq!((seen.canary, seen.stable), (canary, stable), "{name}");
+        assert!(!counters.verified, "{name}: its bucket may be missing");
+    }
+}
+
+#[test]
+fn a_histogram_of_ones_own_is_its_count_and_the_pods_tell_the_sides() {
+    let stored = scraped(include_str!("../fixtures/pod.txt"), false);
+    let total = "http_server_request_duration_seconds_count{namespace=\"shop\",http_response_status_code!=\"\"}";
+    let counters =
+        counters(json!({"latency": {"threshold": "0.5s"}, "counters": {"total": total}})).unwrap();
+    let seen = seen(&counters, &stored);
+    assert_eq!((seen.canary, seen.stable), ((3000.0, 0.0), (27_015.0, 1.0)));
+}
+
+#[test]
+fn a_latency_objective_that_cannot_be_counted_is_named() {
+    let message = |objective: Value| counters(objective).unwrap_err().message;
+    let total =
+        |total: &str| json!({"latency": {"threshold": "300ms"}, "counters": {"total": total}});
+    assert!(message(total("http_requests_total")).contains("the count of a histogram"));
+    assert!(message(total("request_time_count")).contains("does not say its unit"));
+    assert!(
+        message(json!({"latency": {"threshold": "soon"}, "indicator": "traefik"}))
+            .contains("threshold \"soon\"")
+    );
+    assert!(message(json!({"counters": {"total": "a"}})).contains("counters.errors"));
+    let both = json!({"latency": {"threshold": "1s"}, "counters": {"total": "a_seconds_count", "errors": "b"}});
+    assert!(message(both).contains("keep one of the two"));
+}
