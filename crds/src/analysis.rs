@@ -1,4 +1,4 @@
-//! How a release is judged, as users write it.
+//! `spec.analysis`: how a release is compared with the stable revision.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,380 +6,395 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules;
 
-/// How a release is judged: from the first canary request to the end, against the stable side
-/// beside it.
+/// Analysis of a release. The canary is compared with the stable revision over the same period,
+/// from the first canary request to the end of the release.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::analysis_asks_something())]
+#[x_kube(validation = rules::analysis_is_not_empty())]
 pub struct AnalysisSpec {
-    /// Where the counters are read; without it the controller's own default.
+    /// Prometheus that is queried. Defaults to the Prometheus that the controller is configured
+    /// with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusSpec>,
-    /// What the service promises; at least one, or a check.
+    /// Service level objectives. At least one objective or check is required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub objectives: Vec<ObjectiveSpec>,
-    /// What else must be so, where it is not a promise of so many good requests: a query and a
-    /// condition on its result.
+    /// Additional conditions that a ratio of good requests cannot express. Each check is a query
+    /// and a condition on its result. Defaults to none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub checks: Vec<CheckSpec>,
-    /// How long a release with all of the traffic is watched before it becomes stable, for example
-    /// `10m`; not at all where it is not written. The old pods stay for that time, so that a breach
-    /// takes the traffic back at once.
+    /// Time for which a release with all of the traffic is analyzed before it becomes stable, for
+    /// example `10m`. The old pods are kept during this time, so that a breach moves the traffic
+    /// back at once. If unset, a release becomes stable without a bake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub bake_time: Option<String>,
-    /// When evidence rolls back.
+    /// When evidence rolls a release back. If unset, the defaults of its fields apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackSpec>,
-    /// How much of the service's error budget one release may spend.
+    /// Share of the service's error budget that one release may spend. If unset, the defaults of
+    /// its fields apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSpec>,
-    /// What is done while there is no data to judge by. The release is held in any case.
+    /// What happens while metrics are missing. The release is held in any case. If unset, the
+    /// defaults of its fields apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<OnNoDataSpec>,
-    /// How long pods count as young, for example `60s`, which is what it is where it is not
-    /// written. Until then a canary that fails up to five percent more than stable is tolerated, no
-    /// check is queried, and no release is promoted.
+    /// Time after the start of a pod during which the pod counts as warming up, for example `60s`.
+    /// During this time a canary error rate of up to five percentage points above stable is
+    /// tolerated, checks are not queried, and the release is not promoted. Defaults to 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub warm_up: Option<String>,
-    /// How long it may stay undecided before a person is asked, for example `60m`, which is what it
-    /// is where it is not written.
+    /// Maximum time without a verdict before the rollout pauses for manual action, for example
+    /// `60m`. Defaults to 60m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub max_duration: Option<String>,
 }
 
-/// A Prometheus.
+/// A Prometheus server and how to connect to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::access_goes_with_an_address())]
-#[x_kube(validation = rules::tls_goes_with_https())]
+#[x_kube(validation = rules::credentials_require_address())]
+#[x_kube(validation = rules::tls_requires_https())]
 pub struct PrometheusSpec {
-    /// Its base URL; without it the controller's own default.
+    /// Base URL, for example `http://prometheus.monitoring:9090`. Defaults to the Prometheus that
+    /// the controller is configured with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
-    #[x_kube(validation = rules::address())]
+    #[x_kube(validation = rules::prometheus_address())]
     pub address: Option<String>,
-    /// How often it scrapes the series, for example `15s`. Used until the interval is known from
-    /// the samples themselves; it only has to be set if it is longer than 5 minutes. A value that
-    /// differs from the samples is reported and does not hold a release. Defaults to `15s`.
+    /// Scrape interval of the series, for example `15s`. It is used until the interval has been
+    /// measured from the samples, and only has to be set if it is longer than 5 minutes. If it
+    /// differs from the samples, this is reported but does not hold the release. Defaults to 15s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub scrape_interval: Option<String>,
-    /// The headers of each request, for example `Authorization` or `X-Scope-OrgID`: each key of the
-    /// Secret is a header's name, and what it holds the value. The Secret is in the Rollout's
-    /// namespace, and the controller must have been given the right to read it.
+    /// HTTP headers of each request, for example `Authorization` or `X-Scope-OrgID`. Each key of
+    /// the Secret is a header name and its data is the header value. The Secret must be in the
+    /// Rollout's namespace, and the controller needs permission to read it. If unset, no additional
+    /// headers are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_from: Option<SecretSourceSpec>,
-    /// How an https address is reached; without it the controller's own authorities count, and no
-    /// client certificate is shown.
+    /// TLS settings for an https address. If unset, the controller's own CA certificates are used
+    /// and no client certificate is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
 }
 
-/// A whole Secret of the Rollout's namespace.
+/// All keys of a Secret in the Rollout's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretSourceSpec {
-    /// Which.
+    /// Reference to the Secret.
     pub secret_ref: NameRefSpec,
 }
 
-/// An object of the Rollout's namespace.
+/// Reference to an object in the Rollout's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NameRefSpec {
-    /// Its name.
+    /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
     pub name: String,
 }
 
-/// What a TLS connection to a Prometheus needs. Its certificate must be for the address' host, and
-/// is always checked.
+/// TLS settings of a connection to Prometheus. The server certificate must match the host of the
+/// address and is always verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::tls_says_something())]
+#[x_kube(validation = rules::tls_is_not_empty())]
 pub struct TlsSpec {
-    /// The authorities that its certificate is checked against, as PEM; only these count then.
+    /// CA certificates in PEM format that verify the server certificate. They replace the
+    /// controller's own CA certificates. If unset, the controller's own CA certificates are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_from: Option<CaSourceSpec>,
-    /// The certificate that is shown to it: a Secret of type `kubernetes.io/tls`, with the keys
-    /// `tls.crt` and `tls.key`.
+    /// Client certificate, from a Secret of type `kubernetes.io/tls` with the keys `tls.crt` and
+    /// `tls.key`. If unset, no client certificate is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate_from: Option<SecretSourceSpec>,
 }
 
-/// One key of a ConfigMap or of a Secret of the Rollout's namespace.
+/// One key of a ConfigMap or Secret in the Rollout's namespace. Exactly one field must be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::one_source())]
+#[x_kube(validation = rules::exactly_one_ca_source())]
 pub struct CaSourceSpec {
-    /// A key of a ConfigMap, for example `{name: kube-root-ca.crt, key: ca.crt}`.
+    /// Key of a ConfigMap, for example `{name: kube-root-ca.crt, key: ca.crt}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<KeyRefSpec>,
-    /// A key of a Secret.
+    /// Key of a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeyRefSpec>,
 }
 
-/// A key of an object of the Rollout's namespace.
+/// Reference to a key of an object in the Rollout's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRefSpec {
-    /// The object's name.
+    /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
     pub name: String,
-    /// The key, for example `ca.crt`.
+    /// Key in the object's data, for example `ca.crt`.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::data_key())]
     pub key: String,
 }
 
-/// A promise of the service and the two counters that tell whether it is kept.
+/// A service level objective and the two counters that measure it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.indicator) != has(self.counters)")
-    .message("say where the counters are: either indicator (a built-in by name) or counters (written out)"))]
-#[x_kube(validation = rules::counts_bad_requests_once())]
-#[x_kube(validation = rules::counts_a_histogram())]
-#[x_kube(validation = rules::tells_the_sides())]
+    .message("an objective needs exactly one source of counters: set either indicator or counters"))]
+#[x_kube(validation = rules::bad_requests_are_defined_once())]
+#[x_kube(validation = rules::latency_requires_histogram())]
+#[x_kube(validation = rules::indicator_distinguishes_variants())]
 pub struct ObjectiveSpec {
-    /// Its name, for example `availability`.
+    /// Name of the objective, for example `availability`. Must be unique.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// The percentage of requests that shall be good, for example 99.9; over 0 and under 100.
-    #[x_kube(validation = rules::leaves_a_budget())]
+    /// Percentage of requests that must be good, for example 99.9. Above 0 and below 100.
+    #[x_kube(validation = rules::objective_leaves_error_budget())]
     pub objective: f64,
-    /// The period that the objective covers, for example `30d`, which is what it is where it is not
-    /// written.
+    /// Period that the objective covers, for example `30d`. Defaults to 30d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub window: Option<String>,
-    /// A built-in source of counters by name: `traefik`, `istio`, `linkerd`, `nginx` or `pod`.
+    /// Built-in source of the counters: `traefik`, `istio`, `linkerd`, `nginx` or `pod`. Exactly
+    /// one of `indicator` and `counters` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indicator: Option<Indicator>,
-    /// The counters, written out.
+    /// Custom counters, as PromQL series selectors. Exactly one of `indicator` and `counters` must
+    /// be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
-    /// Bad are requests that took longer than a threshold, whatever their answer; without it those
-    /// that failed.
+    /// Counts requests slower than `threshold` as bad, whatever their response. If unset, failed
+    /// requests are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySpec>,
 }
 
-/// What counts as too slow.
+/// When a request is too slow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LatencySpec {
-    /// A request that takes longer is bad, for example `300ms`. A bucket of the histogram must end
-    /// there: a counter of what is slower is needed, and no estimate between two buckets will do.
+    /// Maximum duration of a good request, for example `300ms`. Must be the upper bound of a
+    /// histogram bucket, because the number of slower requests is counted and not interpolated.
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub threshold: String,
-    /// What is done when the canary is slower than stable anywhere in the distribution, whatever
-    /// the threshold: `Hold`, until that is over or a person decides, or `RollBack`. Without it
-    /// only the threshold is looked at.
+    /// Action if the canary is slower than stable anywhere in the latency distribution, whatever
+    /// the threshold. `Hold` holds the release until the difference is gone or a user intervenes.
+    /// `RollBack` also counts the evidence toward a rollback. If unset, only the threshold is
+    /// analyzed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardAction>,
 }
 
-/// What a latency guard does when the canary is slower than stable at some edge of the histogram.
+/// Action of a latency guard if the canary is slower than stable at any bucket bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum GuardAction {
-    /// It holds the release.
+    /// Holds the release.
     Hold,
-    /// It holds the release, and its evidence takes part in rolling back.
+    /// Holds the release. The evidence also counts toward a rollback.
     RollBack,
 }
 
-/// A query, asked again and again, and a condition that its result must meet.
+/// A query that runs periodically and a condition that its result must meet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckSpec {
-    /// Its name, for example `queue-length`.
+    /// Name of the check, for example `queue-length`. Must be unique.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// PromQL that gives a vector or a scalar. `{{args.NAME}}` stands for an argument's value,
-    /// which is put in as a string.
+    /// PromQL query that returns a vector or a scalar. `{{args.NAME}}` is replaced by the value of
+    /// an argument, as a string literal.
     #[schemars(length(min = 1, max = 4096))]
     pub query: String,
-    /// Arguments of the query. Every query has `namespace`, `rollout`, `canaryService`,
-    /// `stableService`, `canaryReplicaSet` and `stableReplicaSet` as well.
+    /// Arguments of the query. Every query also has the arguments `namespace`, `rollout`,
+    /// `canaryService`, `stableService`, `canaryReplicaSet` and `stableReplicaSet`. Defaults to
+    /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub args: Vec<ArgSpec>,
-    /// CEL over `result`, a list of doubles: the values of the vector; a scalar is a list of one.
-    /// For example `result[0] < 0.05`.
+    /// CEL expression that must be true, for example `result[0] < 0.05`. `result` is the list of
+    /// the values of the vector, as doubles. A scalar is a list with one value.
     #[schemars(length(min = 1, max = 512))]
     pub condition: String,
-    /// How often it is asked, for example `1m`, which is what it is where it is not written.
+    /// Time between two queries, for example `1m`. Defaults to 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
-    /// Time to wait before the first query, for example `2m`. For `phase: release` it starts with
-    /// the canary's first traffic, otherwise with the phase. No check is queried before `warmUp`
-    /// has passed for the canary's first pods. The release waits for it. Defaults to `0s`.
+    /// Time before the first query, for example `2m`. For `phase: release` it starts with the
+    /// canary's first traffic, otherwise with the phase. No check is queried before `warmUp` has
+    /// passed for the canary's first pods. The release waits for it. Defaults to 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub initial_delay: Option<String>,
-    /// How often it may fail; once more rolls the release back. 0 where it is not written.
+    /// Number of failures that are tolerated. One more failure rolls the release back. Defaults to
+    /// 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub failure_limit: Option<i32>,
-    /// When it is asked: `release`, which is what it is where it is not written, from the first
-    /// canary traffic on; `beforePromotion`, once all steps are complete; `bake`, in the
-    /// watch.
+    /// When the check is queried. `release`: from the first canary traffic until promotion.
+    /// `beforePromotion`: once all steps are complete. `bake`: during the bake. Defaults to
+    /// release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<CheckPhase>,
-    /// true: it is told, and decides nothing.
+    /// If true, the result is reported but never affects the rollout. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<bool>,
 }
 
-/// An argument of a query.
+/// Argument of a query.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArgSpec {
-    /// Its name: letters, digits, dashes and underscores, beginning with a letter.
+    /// Name of the argument: letters, digits, dashes and underscores, starting with a letter.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::arg_name())]
+    #[x_kube(validation = rules::argument_name())]
     pub name: String,
-    /// Its value, for everyone to read.
+    /// Value of the argument. It is not secret: everyone who can read the Rollout can read it.
     #[schemars(length(max = 1024))]
     pub value: String,
 }
 
-/// When a check is asked.
+/// When a check is queried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CheckPhase {
     /// From the first canary traffic until the release is promoted.
     #[default]
     Release,
-    /// Once all steps are complete, or the evidence suffices.
+    /// Once all steps are complete, or the evidence is sufficient.
     BeforePromotion,
-    /// In the watch over a release that has all of the traffic.
+    /// During the bake of a release that has all of the traffic.
     Bake,
 }
 
-/// A built-in source of counters.
+/// Built-in source of counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Indicator {
     /// Traefik's request counters for the two Services of the Rollout.
     Traefik,
-    /// Envoy Gateway, which counts both Services as one: always refused, with what to write
-    /// instead.
+    /// Envoy Gateway counts both Services together. This indicator is always rejected, with a
+    /// message that names the alternatives.
     EnvoyGateway,
-    /// Istio's standard metrics for the two Services, as gateways and sidecars of the callers tell
-    /// them.
+    /// Istio's standard metrics for the two Services, as reported by gateways and client sidecars.
     Istio,
     /// Linkerd's outbound metrics for the two Services as backends of an HTTPRoute.
     Linkerd,
-    /// The metrics of ingress-nginx for the stable Service and the canary Ingress beside it.
+    /// Metrics of ingress-nginx for the stable Service and the canary Ingress.
     Nginx,
-    /// The pods' own `http_server_request_duration_seconds`, as OpenTelemetry's conventions have
-    /// it. It needs no router.
+    /// The pods' own `http_server_request_duration_seconds` metric, according to the OpenTelemetry
+    /// semantic conventions. It needs no router.
     Pod,
 }
 
-/// Two counters as PromQL series selectors (not rates), and how a series tells canary from stable.
+/// Two counters as PromQL series selectors (not rates), and how to distinguish the series of canary
+/// and stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::errors_are_fewer())]
+#[x_kube(validation = rules::errors_differ_from_total())]
 pub struct CountersSpec {
-    /// All requests, for example `http_requests_total{namespace="shop"}`.
+    /// Selects all requests, for example `http_requests_total{namespace="shop"}`. With `latency` it
+    /// selects the `_count` series of a histogram, for example
+    /// `http_request_duration_seconds_count{namespace="shop"}`.
     #[schemars(length(min = 1, max = 4096))]
     pub total: String,
-    /// The bad ones among them, for example `http_requests_total{namespace="shop",code=~"5.."}`.
-    /// With `latency` it is left out, and `total` is the count of a histogram, for example
-    /// `http_request_duration_seconds_count{namespace="shop"}`.
+    /// Selects the bad requests, for example `http_requests_total{namespace="shop",code=~"5.."}`.
+    /// Required without `latency`, not allowed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub errors: Option<String>,
-    /// How a series tells canary from stable; without it by the `pod` label.
+    /// How to distinguish the series of canary and stable. If unset, the `pod` label is the name of
+    /// the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variants: Option<VariantsSpec>,
 }
 
-/// How a series tells canary from stable: by pod, or by a label's value.
+/// How to distinguish the series of canary and stable: by the pod name, or by the value of another
+/// label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.podLabel) ? !has(self.label) && !has(self.canary) && !has(self.stable) : has(self.label) && has(self.canary) && has(self.stable)")
-    .message("arms is either podLabel, or label with the canary's and the stable side's value"))]
-#[x_kube(validation = rules::sides_differ())]
+    .message("variants needs either podLabel, or all of label, canary and stable: set one of the two"))]
+#[x_kube(validation = rules::variant_values_differ())]
 pub struct VariantsSpec {
-    /// The label that holds the pod's name.
+    /// Label that contains the pod name, for example `pod`. Excludes the other fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = rules::label_name())]
     pub pod_label: Option<String>,
-    /// A label whose value differs between the two sides.
+    /// Label whose value differs between canary and stable. Requires `canary` and `stable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = rules::label_name())]
     pub label: Option<String>,
-    /// The label's value on the canary side, as a regular expression that matches all of it.
+    /// Value of `label` for the canary, as a regular expression that must match the whole value.
+    /// Required if `label` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub canary: Option<String>,
-    /// The label's value on the stable side, as a regular expression that matches all of it.
+    /// Value of `label` for stable, as a regular expression that must match the whole value.
+    /// Required if `label` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub stable: Option<String>,
 }
 
-/// What is done while there is no data to judge by.
+/// What happens while metrics are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OnNoDataSpec {
-    /// After so long without data the canary's weight goes down to a quarter, and again after as
-    /// long, for example `5m`, which is what it is where it is not written.
+    /// Time without data after which the canary's weight is reduced to a quarter, for example `5m`.
+    /// The reduction repeats each time this period passes again. Defaults to 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub step_down_after: Option<String>,
 }
 
-/// When evidence rolls back.
+/// When evidence rolls a release back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackSpec {
-    /// The bound on rolling back a good release, over 0 and at most 0.1; 0.01 where it is not
-    /// written.
+    /// Upper bound on the probability that a good release is rolled back. Above 0 and at most 0.1.
+    /// Defaults to 0.01.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::bounds_false_rollbacks())]
+    #[x_kube(validation = rules::false_rollback_probability())]
     pub false_rollback_probability: Option<f64>,
 }
 
-/// How much of the service's error budget one release may spend: the smaller of the two.
+/// Share of the service's error budget that one release may spend. The smaller of the two limits
+/// applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetSpec {
-    /// A share of the whole budget, for example `2%`, which is what it is where it is not written.
+    /// Maximum share of the whole error budget, for example `2%`. Defaults to 2%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
-    #[x_kube(validation = rules::share())]
+    #[x_kube(validation = rules::percentage())]
     pub max_share_of_budget: Option<String>,
-    /// A share of what remains of it, for example `20%`, which is what it is where it is not
-    /// written.
+    /// Maximum share of the remaining error budget, for example `20%`. Defaults to 20%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
-    #[x_kube(validation = rules::share())]
+    #[x_kube(validation = rules::percentage())]
     pub max_share_of_remaining: Option<String>,
 }

@@ -1,19 +1,19 @@
-//! What a failed request to the Kubernetes API means.
+//! Classification of failed requests to the Kubernetes API.
 //!
-//! Not every error answer is a complete `Status`. An API server answers a path of an unknown group
-//! with the plain text `404 page not found`, priority and fairness answer 429 in plain text,
-//! proxies answer with HTML, and aggregated API servers may leave out `reason` or `details`. The
-//! predicates of [`kube::core::Status`] look only at `reason`; these follow client-go: a known
-//! reason decides, and without one the HTTP code does.
+//! Not every error response is a complete `Status`. The API server responds to a path of an unknown
+//! group with the plain text `404 page not found`, and API Priority and Fairness responds with 429
+//! in plain text. Proxies respond with HTML, and aggregated API servers may omit `reason` or
+//! `details`. The predicates of [`kube::core::Status`] check only `reason`. The functions in this
+//! module follow client-go: a known reason decides, otherwise the HTTP code decides.
 
 use kube::core::Status;
 use kube::core::response::reason;
 
-/// Longest part of an answer that is not a `Status` (for example an HTML page) that a message
-/// repeats.
-const LONGEST_QUOTE: usize = 200;
+/// Maximum number of characters that [`message`] quotes from a response that is not a `Status`, for
+/// example an HTML page.
+const MAX_QUOTED_CHARS: usize = 200;
 
-/// The reasons that Kubernetes itself uses, except the empty one.
+/// The reasons that Kubernetes defines, except the empty one.
 const KNOWN_REASONS: [&str; 18] = [
     reason::UNAUTHORIZED,
     reason::FORBIDDEN,
@@ -36,55 +36,57 @@ const KNOWN_REASONS: [&str; 18] = [
 ];
 
 /// Whether the API server does not serve the resource: its CRD is missing, its group is unknown, or
-/// the version is no longer served. A 404 about a single object is not one.
+/// its version is no longer served. A 404 for a single object is not a missing kind.
 pub fn is_missing_kind(status: &Status) -> bool {
-    has(status, reason::NOT_FOUND, 404) && object_name(status).is_empty()
+    has_reason_or_code(status, reason::NOT_FOUND, 404) && object_name(status).is_empty()
 }
 
-/// Whether the API server serves the resource and says that this object does not exist. A 404
-/// without the object's name, for example from a proxy, proves nothing about the object.
+/// Whether the API server serves the resource and the object does not exist. A 404 without the name
+/// of the object, for example from a proxy, is not a missing object.
 pub fn is_missing_object(status: &Status) -> bool {
-    has(status, reason::NOT_FOUND, 404) && !object_name(status).is_empty()
+    has_reason_or_code(status, reason::NOT_FOUND, 404) && !object_name(status).is_empty()
 }
 
-/// Whether the object has changed since it was read, or is not the one that was meant.
+/// Whether the object was changed after it was read, or a precondition on it failed.
 pub fn is_conflict(status: &Status) -> bool {
-    has(status, reason::CONFLICT, 409)
+    has_reason_or_code(status, reason::CONFLICT, 409)
 }
 
-/// Whether an object of that name already exists.
+/// Whether an object with this name already exists.
 pub fn is_already_exists(status: &Status) -> bool {
     status.reason == reason::ALREADY_EXISTS
 }
 
-/// Whether the request is not permitted.
+/// Whether the client lacks permission for the request.
 pub fn is_forbidden(status: &Status) -> bool {
-    has(status, reason::FORBIDDEN, 403)
+    has_reason_or_code(status, reason::FORBIDDEN, 403)
 }
 
-/// Whether the credentials are missing or not accepted.
+/// Whether the credentials are missing or invalid.
 pub fn is_unauthorized(status: &Status) -> bool {
-    has(status, reason::UNAUTHORIZED, 401)
+    has_reason_or_code(status, reason::UNAUTHORIZED, 401)
 }
 
-/// Whether the object breaks a rule, or a JSON Patch does not apply to it.
+/// Whether the object is invalid, or a JSON Patch cannot be applied to it.
 pub fn is_invalid(status: &Status) -> bool {
-    has(status, reason::INVALID, 422)
+    has_reason_or_code(status, reason::INVALID, 422)
 }
 
 /// Whether the request itself is malformed.
 pub fn is_bad_request(status: &Status) -> bool {
-    has(status, reason::BAD_REQUEST, 400)
+    has_reason_or_code(status, reason::BAD_REQUEST, 400)
 }
 
-/// Whether an admission webhook or policy refused the request. Both choose the code freely, so only
-/// the text tells.
+/// Whether an admission webhook or policy denied the request. Both choose the code freely, so the
+/// message text is compared.
 pub fn is_denied_by_admission(status: &Status) -> bool {
-    let says = |words: &str| status.message.contains(words);
-    says("denied the request") || says("denied request") || (is_forbidden(status) && says("denied"))
+    let contains = |text: &str| status.message.contains(text);
+    contains("denied the request")
+        || contains("denied request")
+        || (is_forbidden(status) && contains("denied"))
 }
 
-/// The message for people: never empty, on one line, and bounded.
+/// A message for users: never empty, on one line, and of limited length.
 pub fn message(status: &Status) -> String {
     let text = status
         .message
@@ -95,7 +97,7 @@ pub fn message(status: &Status) -> String {
         return text;
     }
     let code = if status.code == 0 {
-        "an error answer without a code".to_owned()
+        "an error response without a code".to_owned()
     } else {
         format!("HTTP {}", status.code)
     };
@@ -106,14 +108,14 @@ pub fn message(status: &Status) -> String {
             format!("{code} ({})", status.reason)
         };
     }
-    let cut = text.char_indices().nth(LONGEST_QUOTE).map(|(at, _)| at);
+    let cut = text.char_indices().nth(MAX_QUOTED_CHARS).map(|(at, _)| at);
     cut.map_or_else(
         || format!("{code}: {text}"),
         |at| format!("{code}: {}...", &text[..at]),
     )
 }
 
-fn has(status: &Status, reason: &str, code: u16) -> bool {
+fn has_reason_or_code(status: &Status, reason: &str, code: u16) -> bool {
     status.reason == reason || (!is_known(&status.reason) && status.code == code)
 }
 
@@ -135,7 +137,7 @@ mod tests {
         serde_json::from_value(body).unwrap()
     }
 
-    /// As kube reports an answer that is not JSON.
+    /// A response that is not JSON, as kube reports it.
     fn plain_text(code: u16, text: &str) -> Status {
         Status::failure(text, "Failed to parse error data").with_code(code)
     }
@@ -148,7 +150,7 @@ mod tests {
         let unknown = json!({"code": 404, "reason": "NotFound", "details": {},
             "message": "the server could not find the requested resource"});
         assert!(is_missing_kind(&status(unknown)));
-        // An aggregated API server that leaves the reason out.
+        // An aggregated API server that omits the reason.
         assert!(is_missing_kind(&status(
             json!({"code": 404, "message": "no"})
         )));
@@ -170,7 +172,7 @@ mod tests {
         let exists = status(json!({"code": 409, "reason": "AlreadyExists"}));
         assert!(
             is_already_exists(&exists) && !is_conflict(&exists),
-            "a known reason is more than its code"
+            "a known reason takes precedence over the code"
         );
         assert!(!is_conflict(&status(
             json!({"code": 500, "reason": "InternalError"})
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_never_empty_nor_a_whole_page() {
+    fn a_message_is_never_empty_and_has_a_limited_length() {
         assert_eq!(
             message(&status(
                 json!({"code": 404, "reason": "NotFound", "message": "no such thing"})
@@ -195,7 +197,7 @@ mod tests {
         );
         assert_eq!(
             message(&status(json!({"error": "from a proxy"}))),
-            "an error answer without a code"
+            "an error response without a code"
         );
         let page = format!("<html>\n<body>{}</body>", "ä".repeat(5_000));
         assert!(message(&plain_text(502, &page)).chars().count() < 230);

@@ -1,4 +1,4 @@
-//! RolloutCommand: a request by a person or a pipeline.
+//! The RolloutCommand resource.
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
@@ -8,8 +8,8 @@ use serin_core::command::Verb;
 
 use crate::rules;
 
-/// A request about a Rollout, carried out once: create-only, with its outcome in its status,
-/// deleted after a while.
+/// A request to act on a Rollout, executed once. The object is immutable, its outcome is in
+/// `status`, and it is deleted some time after execution.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "serin.dev",
@@ -18,9 +18,9 @@ use crate::rules;
     namespaced,
     status = "RolloutCommandStatus",
     shortname = "srncmd",
-    doc = "A request about a Rollout, carried out once.",
+    doc = "A request to act on a Rollout, executed once.",
     derive = "PartialEq",
-    validation = Rule::new("self.spec == oldSelf.spec").message("a command cannot be changed: create another"),
+    validation = Rule::new("self.spec == oldSelf.spec").message("a RolloutCommand is immutable: create another one"),
     printcolumn(name = "Rollout", type_ = "string", json_path = ".spec.rolloutRef.name"),
     printcolumn(name = "Verb", type_ = "string", json_path = ".spec.verb"),
     printcolumn(name = "By", type_ = "string", json_path = ".spec.requestedBy"),
@@ -29,54 +29,56 @@ use crate::rules;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::override_has_a_reason())]
+#[x_kube(validation = rules::override_requires_reason())]
 pub struct RolloutCommandSpec {
-    /// The Rollout, in the same namespace.
+    /// Rollout to act on, in the same namespace.
     pub rollout_ref: RolloutRef,
-    /// What to do.
+    /// Action to execute.
     pub verb: CommandVerb,
-    /// What the requester was looking at; the command is refused where that is no longer so.
+    /// State that the requester expects. The command is refused if the Rollout is in a different
+    /// state. If unset, the command is executed in any state that allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preconditions: Option<Preconditions>,
-    /// Why, for the record.
+    /// Reason of the request, for the record. Required for `override`. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// Who; the admission policy refuses any name but the requester's own.
+    /// User name of the requester. The admission policy of the Helm chart requires the requester's
+    /// own name. If unset, the requester is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub requested_by: Option<String>,
 }
 
-/// A Rollout by name.
+/// Reference to a Rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutRef {
-    /// Its name.
+    /// Name of the Rollout.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// What a command can ask for; each is also a verb on `rollouts` that RBAC grants.
+/// Action of a command. Each action is also a verb on `rollouts` that RBAC can grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CommandVerb {
-    /// Go on from the pause at hand.
+    /// Continues after the current pause.
     Promote,
-    /// Go to 100 % without the remaining steps; a breach still aborts.
+    /// Skips the remaining steps and goes to 100% of the traffic. A breach still aborts.
     PromoteFull,
-    /// Take all traffic off the canary and keep the stable revision.
+    /// Removes all traffic from the canary and keeps the stable revision.
     Abort,
-    /// Start an aborted revision again from the first step.
+    /// Restarts an aborted revision from the first step.
     Retry,
-    /// Let nothing advance until `resume`.
+    /// Stops the rollout from advancing until `resume`.
     Pause,
-    /// Undo `pause`.
+    /// Reverts `pause`.
     Resume,
-    /// Go on from the step at hand, whatever it waits for.
+    /// Skips the current step, whatever it waits for.
     SkipStep,
-    /// Let the current revision go on although the service has no errors to spend. It takes a
-    /// reason, and lifts no evidence.
+    /// Lets the current revision continue although the service's error budget is exhausted.
+    /// Requires a reason and does not override evidence against the release.
     Override,
 }
 
@@ -95,39 +97,39 @@ impl From<CommandVerb> for Verb {
     }
 }
 
-/// What the requester was looking at.
+/// State that the requester expects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preconditions {
-    /// The current revision.
+    /// Current revision. If unset, it is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// The index of the step at hand, from 0.
+    /// Index of the current step, from 0. If unset, it is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub step: Option<i32>,
 }
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutCommandStatus {
-    /// How it ended; nothing yet while it is waiting.
+    /// Outcome of the command: Done or Refused. Unset until the command is executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<CommandResult>,
-    /// What happened, or why not.
+    /// What was done, or why the command was refused. Unset until the command is executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When.
+    /// Time of the execution. Unset until the command is executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
 }
 
-/// How a command ended.
+/// Outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum CommandResult {
-    /// It was carried out, or there was nothing to do.
+    /// The command was executed, or there was nothing to do.
     Done,
-    /// It was not, for the reason given.
+    /// The command was not executed, for the reason in `message`.
     Refused,
 }

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions of these types.
+//! Generation of the CustomResourceDefinitions.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -7,9 +7,9 @@ use kube::CustomResourceExt;
 
 use crate::{Rollout, RolloutCommand};
 
-/// Annotations that keep tools from deleting or replacing a CustomResourceDefinition: with it goes
-/// every Rollout, and with them all their pods.
-const KEPT: [(&str, &str); 3] = [
+/// Annotations that prevent tools from deleting or replacing a CustomResourceDefinition, because
+/// that would delete every Rollout and all of their pods.
+const KEEP_ANNOTATIONS: [(&str, &str); 3] = [
     (
         "argocd.argoproj.io/sync-options",
         "Prune=false,Delete=false,Replace=false",
@@ -18,30 +18,32 @@ const KEPT: [(&str, &str); 3] = [
     ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
 ];
 
-/// Every CustomResourceDefinition of Serin, as `crds/yaml` holds them and a cluster gets them.
+/// All CustomResourceDefinitions of Serin, as published in `crds/yaml`.
 ///
-/// They differ from [`CustomResourceExt::crd`] in what the derive cannot leave out: no field is
-/// nullable (so that `pause:` without a value is refused instead of read as no step at all), none
-/// but `spec.replicas` of a Rollout has a default (the user's spec is never written), and no number
-/// has a format that the API server does not know.
+/// They differ from [`CustomResourceExt::crd`] as follows:
+/// - No field is nullable, so that `pause:` without a value is rejected instead of ignored.
+/// - Only `spec.replicas` of a Rollout has a default, so that the API server changes nothing else
+///   in the user's spec.
+/// - Number formats that the API server does not know are removed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![Rollout::crd(), RolloutCommand::crd()];
     for crd in &mut crds {
         let annotations = crd.metadata.annotations.get_or_insert_default();
-        annotations.extend(KEPT.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        annotations
+            .extend(KEEP_ANNOTATIONS.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
     let versions = crds.iter_mut().flat_map(|crd| &mut crd.spec.versions);
     for schema in
         versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
     {
-        tidy(schema);
+        normalize(schema);
         default_replicas(schema);
     }
     crds
 }
 
-/// Without a default the API server cannot answer `/scale` of a Rollout that leaves `spec.replicas`
-/// out, and an autoscaler could never take over.
+/// Sets the default of `spec.replicas`. Without it the `/scale` subresource fails if the field is
+/// unset, so that an autoscaler can never take over.
 fn default_replicas(schema: &mut JSONSchemaProps) {
     let spec = schema
         .properties
@@ -53,7 +55,7 @@ fn default_replicas(schema: &mut JSONSchemaProps) {
     }
 }
 
-fn tidy(schema: &mut JSONSchemaProps) {
+fn normalize(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.default = None;
     schema.format.take_if(|format| format.starts_with("uint"));
@@ -61,13 +63,13 @@ fn tidy(schema: &mut JSONSchemaProps) {
         .properties
         .iter_mut()
         .flatten()
-        .for_each(|(_, property)| tidy(property));
+        .for_each(|(_, property)| normalize(property));
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy(items),
-        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => normalize(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(normalize),
         None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
-        tidy(values);
+        normalize(values);
     }
 }

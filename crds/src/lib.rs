@@ -1,13 +1,13 @@
-//! The Serin API: what users write and read.
+//! The Kubernetes API of Serin: the resources Rollout and RolloutCommand.
 //!
 //! The CustomResourceDefinitions in `crds/yaml` are generated from these types.
-//! [`rollout::RolloutSpec::plan`] turns a spec into the planner's validated
-//! [`serin_core::plan::Plan`] or names every field that is wrong.
+//! [`rollout::RolloutSpec::plan`] validates a spec and converts it into a
+//! [`serin_core::plan::Plan`], or reports every invalid field.
 
 #![warn(missing_docs)]
 #![expect(
     clippy::doc_markdown,
-    reason = "the docs of the types are what `kubectl explain` prints, where names stand plain"
+    reason = "`kubectl explain` prints these docs as plain text, so names have no backticks"
 )]
 
 pub mod analysis;
@@ -15,13 +15,13 @@ pub mod api_status;
 pub mod check;
 pub mod command;
 mod crd;
+pub mod literals;
 pub mod names;
 pub mod plan;
 pub mod rollout;
 mod rules;
 pub mod status;
 pub mod strategy;
-pub mod text;
 
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
 pub use crd::crds;

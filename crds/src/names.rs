@@ -1,16 +1,17 @@
-//! The labels, annotations and names that Serin puts on objects.
+//! Labels, annotations and other names that Serin sets on objects.
 
 /// The API group.
 pub const GROUP: &str = "serin.dev";
-/// Names the Rollout that an object belongs to: on ReplicaSets, pods, Services and so on
-/// EndpointSlices.
+/// Label with the name of the Rollout. It is set on ReplicaSets, pods and Services. Kubernetes
+/// copies it from Services to EndpointSlices.
 pub const ROLLOUT_LABEL: &str = "serin.dev/rollout";
-/// Names the revision: on ReplicaSets and pods, and in the selectors of the two Services.
+/// Label with the revision. It is set on ReplicaSets and pods, and used in the selectors of the two
+/// Services.
 pub const REVISION_LABEL: &str = "serin.dev/revision";
-/// On a ReplicaSet: the hash of the template as the user wrote it, which saves asking the API
-/// server again.
+/// Annotation of a ReplicaSet with the hash of the user's template, which avoids another request to
+/// the API server.
 pub const TEMPLATE_HASH_ANNOTATION: &str = "serin.dev/template-hash";
-/// Holds a Rollout back from deletion until its routes are restored.
+/// Finalizer that delays the deletion of a Rollout until its routes are restored.
 pub const FINALIZER: &str = "serin.dev/routes";
-/// The field manager of everything that the controller writes.
+/// Field manager of all writes of the controller.
 pub const FIELD_MANAGER: &str = "serin";

@@ -1,5 +1,5 @@
-//! From a spec, as a user wrote it, to the planner's [`Plan`], with every default filled in, or to
-//! every field that is wrong.
+//! Validation of a spec and its conversion into a [`Plan`] with all defaults, or into a list of all
+//! invalid fields.
 
 mod analysis;
 mod canary;
@@ -20,67 +20,69 @@ pub use problem::{FieldError, FieldErrors};
 
 use crate::rollout::RolloutSpec;
 use problem::Problems;
-use values::count;
+use values::non_negative;
 
 const REPLICAS_DEFAULT: i32 = 1;
 const REVISION_HISTORY_DEFAULT: i32 = 10;
 const PROGRESS_DEADLINE_SECONDS_DEFAULT: i32 = 600;
-/// The label that names the Rollout holds no longer name.
-const NAME_LIMIT: usize = 63;
+/// Maximum length of a label value, which the name of a Rollout is used as.
+const MAX_NAME_LENGTH: usize = 63;
 
 impl RolloutSpec {
-    /// The validated plan of the Rollout called `name`.
+    /// Validates the spec and converts it into a plan, for the Rollout called `name`.
     ///
     /// # Errors
-    /// Every field that is wrong, at once, with what to write instead.
+    ///
+    /// All invalid fields, each with a suggested fix.
     pub fn plan(&self, name: &str) -> Result<Plan, FieldErrors> {
         let mut problems = Problems::default();
-        if name.len() > NAME_LIMIT {
+        if name.len() > MAX_NAME_LENGTH {
             problems.invalid(
                 "metadata.name",
                 &name,
-                "it does not fit into a label",
+                "it does not fit into a label value",
                 "use at most 63 characters",
             );
         }
-        let replicas = count(
+        let replicas = non_negative(
             "spec.replicas",
             self.replicas,
             REPLICAS_DEFAULT,
             &mut problems,
         );
-        let deadline_seconds = count(
+        let deadline_seconds = non_negative(
             "spec.progressDeadlineSeconds",
             self.progress_deadline_seconds,
             PROGRESS_DEADLINE_SECONDS_DEFAULT,
             &mut problems,
         );
-        let min_ready_seconds = count(
+        let min_ready_seconds = non_negative(
             "spec.minReadySeconds",
             self.min_ready_seconds,
             0,
             &mut problems,
         );
         if deadline_seconds <= min_ready_seconds {
-            let fix = format!("use more than minReadySeconds, which is {min_ready_seconds}");
+            let fix = format!("use more than spec.minReadySeconds, which is {min_ready_seconds}");
             problems.invalid(
                 "spec.progressDeadlineSeconds",
                 &deadline_seconds,
-                "no pod could become available in time",
+                "no pod can become available in time",
                 fix,
             );
         }
-        let history = count(
+        let history = non_negative(
             "spec.revisionHistoryLimit",
             self.revision_history_limit,
             REVISION_HISTORY_DEFAULT,
             &mut problems,
         );
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
-        let rollback_window = count("spec.rollbackWindow.revisions", window, 0, &mut problems);
-        selector::check(self, &mut problems);
+        let rollback_window =
+            non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
+        selector::check_selector(self, &mut problems);
         let canary = canary::canary(self, name, &mut problems);
-        problems.finish(Plan {
+        problems.into_result(Plan {
             replicas,
             progress_deadline: Duration::from_secs(deadline_seconds.into()),
             revision_history_limit: usize::try_from(history).unwrap_or(usize::MAX),
@@ -91,16 +93,15 @@ impl RolloutSpec {
     }
 }
 
-/// A short hash of everything in a plan: equal plans have equal hashes, in every release of the
-/// controller.
+/// A short hash of a plan. Equal plans have equal hashes, in every version of the controller.
 ///
-/// It is taken over the plan's JSON with its keys in order. A field that is added to [`Plan`] later
-/// must be left out of the JSON while it has its default, or every plan in force would seem to have
-/// changed on the day of the upgrade.
+/// The input is the JSON of the plan with sorted keys. A field that is added to [`Plan`] later must
+/// be omitted from the JSON while it has its default. Otherwise an upgrade would seem to change
+/// every active plan.
 pub fn plan_hash(plan: &Plan) -> String {
     let mut json = String::new();
-    // A plan is numbers, texts, lists and string-keyed objects, all of which have a JSON form.
-    write_in_order(&serde_json::to_value(plan).unwrap_or_default(), &mut json);
+    // Serialization cannot fail: all values in a plan have a JSON form.
+    write_canonical(&serde_json::to_value(plan).unwrap_or_default(), &mut json);
     let digest = Sha256::digest(json.as_bytes());
     let short = digest
         .iter()
@@ -109,13 +110,13 @@ pub fn plan_hash(plan: &Plan) -> String {
     format!("{short:010x}")
 }
 
-/// JSON with the keys of every object in order, whatever order `serde_json` was built to keep.
-fn write_in_order(value: &Value, out: &mut String) {
+/// Writes JSON with sorted keys, whatever key order `serde_json` was compiled with.
+fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Array(items) => {
             out.push('[');
             for item in items {
-                write_in_order(item, out);
+                write_canonical(item, out);
                 out.push(',');
             }
             out.push(']');
@@ -127,7 +128,7 @@ fn write_in_order(value: &Value, out: &mut String) {
             for (key, field) in fields {
                 out.push_str(&Value::from(key.as_str()).to_string());
                 out.push(':');
-                write_in_order(field, out);
+                write_canonical(field, out);
                 out.push(',');
             }
             out.push('}');

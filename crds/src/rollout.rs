@@ -1,4 +1,4 @@
-//! Rollout: what a user declares.
+//! The Rollout resource.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,15 @@ use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
 
-/// Description of `spec.replicas`.
-const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it out if an autoscaler sets it. Removing it \
-                        from a manifest that is applied with kubectl apply or server-side (Argo CD, Flux) keeps the current \
-                        number until somebody sets one. For other clients (Helm 3, kubectl edit, patch and replace), \
-                        removing it is the same as writing 1: scale to the number you want with kubectl scale.";
+const REPLICAS: &str = "\
+    Number of pods in steady state. Defaults to 1. Leave it unset if an autoscaler sets it. If it is \
+    removed from a manifest that is applied with kubectl apply or server-side apply (Argo CD, \
+    Flux), the current number is kept until it is set again. With other clients (Helm 3, kubectl \
+    edit, patch and replace), removing it is the same as setting it to 1: use kubectl scale to \
+    restore the desired number.";
 
-/// A workload whose every release is an experiment with a budget: traffic shifts in steps, the
-/// canary is judged against stable, and a release that breaches its error budget is rolled back.
+/// Desired state of a Rollout. A Rollout shifts traffic to a new revision in steps, compares the
+/// canary with the stable revision, and rolls back a release that breaches its error budget.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "serin.dev",
@@ -28,7 +29,8 @@ const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it 
     namespaced,
     status = "RolloutStatus",
     shortname = "srn",
-    doc = "A workload whose every release is an experiment with a budget.",
+    doc = "A workload whose releases shift traffic in steps and are rolled back if they breach the \
+        error budget.",
     category = "all",
     derive = "PartialEq",
     validation = rules::rollout_name(),
@@ -48,91 +50,90 @@ const REPLICAS: &str = "Number of pods in steady state. Defaults to 1. Leave it 
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::template_matches_selector())]
 #[x_kube(validation = rules::deadline_exceeds_min_ready())]
-#[x_kube(validation = rules::analysis_step_has_analysis())]
-#[x_kube(validation = rules::pace_has_analysis())]
-#[x_kube(validation = rules::indicator_has_router())]
-#[x_kube(validation = rules::bake_has_router())]
+#[x_kube(validation = rules::analysis_step_requires_analysis())]
+#[x_kube(validation = rules::pace_requires_analysis())]
+#[x_kube(validation = rules::indicator_requires_router())]
+#[x_kube(validation = rules::bake_requires_router())]
 pub struct RolloutSpec {
-    /// Number of pods in steady state. The description says what to do with clients that cannot be
-    /// told apart.
+    /// Number of pods in steady state. The description in the schema also covers clients that the
+    /// controller cannot distinguish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0), description = REPLICAS)]
     pub replicas: Option<i32>,
-    /// The labels by which the pods are known; the template's labels must match. It cannot be
-    /// changed.
+    /// Label selector of the pods. The labels of the template must match it. Immutable.
     #[schemars(schema_with = "selector")]
     #[x_kube(validation = rules::selector_is_not_empty())]
-    #[x_kube(validation = rules::selector_stays())]
+    #[x_kube(validation = rules::selector_is_immutable())]
     pub selector: LabelSelector,
-    /// The pod template, as in a Deployment. A change of it is a new revision.
+    /// Pod template, as in a Deployment. Each change of it creates a new revision.
     pub template: PodTemplate,
-    /// How many seconds a pod must have been ready to count as available; 0 where it is not
-    /// written.
+    /// Time in seconds for which a pod must be ready before it counts as available. Defaults to 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub min_ready_seconds: Option<i32>,
-    /// How many empty ReplicaSets of old revisions are kept; 10 where it is not written.
+    /// Number of empty ReplicaSets of old revisions to keep. Defaults to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub revision_history_limit: Option<i32>,
-    /// How many seconds a release may wait for pods, the router or the Services without progress
-    /// before it is aborted. A new highest number of available pods is progress, as in a
-    /// Deployment; pods that come and go are not. What was reached once and is disturbed later has
-    /// the whole time again. Defaults to 600.
+    /// Maximum time in seconds for which a release may wait for pods, the router or the Services
+    /// without progress before it is aborted. As in a Deployment, progress is a new highest number
+    /// of available pods; pods that come and go are not progress. If a complete state is disturbed
+    /// later, the full time starts again. Defaults to 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub progress_deadline_seconds: Option<i32>,
-    /// Lets nothing advance while it is true.
+    /// If true, the rollout does not advance. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
-    /// A return to a recent revision skips the steps if its last release was promoted. A revision
-    /// that was aborted since, or that was superseded before it was promoted, runs its steps.
+    /// Lets a return to a recent revision skip the steps if the last release of that revision was
+    /// promoted. A revision that was aborted since, or superseded before it was promoted, runs its
+    /// steps. If unset, every revision runs its steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_window: Option<RollbackWindow>,
     /// How a new revision replaces the stable one.
     pub strategy: StrategySpec,
-    /// How a release is judged; without it pods and people alone decide.
+    /// How a release is analyzed. If unset, only pod status and manual actions decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
 }
 
-/// How far back a return skips the steps.
+/// Range of revisions for which a return skips the steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackWindow {
-    /// The number of revisions, counted by age from the newest ReplicaSet before the current one.
+    /// Number of revisions, counted by age from the newest ReplicaSet before the current one.
     #[schemars(range(min = 1))]
     pub revisions: i32,
 }
 
-/// A pod template; the API server checks it when the ReplicaSet is made, and its refusal is told in
-/// the status.
+/// Pod template. The API server validates it when the ReplicaSet is created. An error is reported
+/// in the status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
-    /// Labels and annotations of the pods.
+    /// Labels and annotations of the pods. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<PodMetadata>,
-    /// The pod spec, as in a Deployment.
+    /// Pod spec, as in a Deployment.
     #[schemars(schema_with = "pod_spec")]
     pub spec: serde_json::Value,
 }
 
-/// Labels and annotations.
+/// Labels and annotations of the pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMetadata {
-    /// The pods' labels.
+    /// Labels of the pods. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = rules::no_reserved_label())]
+    #[x_kube(validation = rules::no_reserved_labels())]
     pub labels: Option<BTreeMap<String, String>>,
-    /// The pods' annotations.
+    /// Annotations of the pods. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
-/// A label selector with bounds, so that rules over it have a bounded cost.
+/// Schema of a label selector with size limits, which bound the cost of the validation rules.
 fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
@@ -140,28 +141,28 @@ fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "properties": {
             "matchLabels": {
                 "type": "object",
-                "description": "Labels that a pod must have, with these values.",
+                "description": "Labels that a pod must have, with their values.",
                 "maxProperties": 32,
                 "additionalProperties": { "type": "string", "maxLength": 63 }
             },
             "matchExpressions": {
                 "type": "array",
-                "description": "Conditions on labels, all of which must hold.",
+                "description": "Requirements on labels. All of them must be met.",
                 "maxItems": 32,
                 "x-kubernetes-list-type": "atomic",
                 "items": {
                     "type": "object",
                     "required": ["key", "operator"],
                     "properties": {
-                        "key": { "type": "string", "description": "The label's key.", "maxLength": 317 },
+                        "key": { "type": "string", "description": "Key of the label.", "maxLength": 317 },
                         "operator": {
                             "type": "string",
-                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "description": "Operator: In, NotIn, Exists or DoesNotExist.",
                             "enum": ["In", "NotIn", "Exists", "DoesNotExist"]
                         },
                         "values": {
                             "type": "array",
-                            "description": "The values for In and NotIn.",
+                            "description": "Values for In and NotIn. Must be empty for Exists and DoesNotExist.",
                             "maxItems": 64,
                             "x-kubernetes-list-type": "atomic",
                             "items": { "type": "string", "maxLength": 63 }
@@ -173,17 +174,17 @@ fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// A pod spec is kept as written: its full schema would outgrow the size of a CRD, and the API
-/// server checks it anyway.
+/// Schema of a pod spec. Unknown fields are preserved: the full schema would exceed the size limit
+/// of a CRD, and the API server validates the pod spec when the ReplicaSet is created.
 fn pod_spec(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
-        "description": "The pod spec, as in a Deployment.",
+        "description": "Pod spec, as in a Deployment.",
         "required": ["containers"],
         "properties": {
             "containers": {
                 "type": "array",
-                "description": "The containers of the pod, at least one.",
+                "description": "Containers of the pod. At least one is required.",
                 "minItems": 1,
                 "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true }
             }

@@ -1,4 +1,4 @@
-//! How a new revision replaces the stable one, as users write it.
+//! `spec.strategy`: how a new revision replaces the stable one.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
@@ -11,112 +11,114 @@ use crate::rules;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StrategySpec {
-    /// Traffic moves in steps, judged on the way.
+    /// Canary strategy: traffic moves to the new revision in steps.
     pub canary: CanarySpec,
 }
 
-/// The canary strategy.
+/// Canary strategy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::steps_or_pace())]
-#[x_kube(validation = rules::router_only_fields())]
-#[x_kube(validation = rules::router_only_steps())]
-#[x_kube(validation = rules::two_services())]
-#[x_kube(validation = rules::room_to_replace())]
+#[x_kube(validation = rules::fields_require_router())]
+#[x_kube(validation = rules::steps_require_router())]
+#[x_kube(validation = rules::services_differ())]
+#[x_kube(validation = rules::pods_can_be_replaced())]
 pub struct CanarySpec {
-    /// The Service of the stable side. Where it is not written and there is a router: the Rollout's
-    /// name. Made when absent.
+    /// Name of the Service that selects the stable pods. Requires `trafficRouting`. The Service is
+    /// created if it does not exist. Defaults to the name of the Rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub stable_service: Option<String>,
-    /// The Service of the canary side. Where it is not written and there is a router: the Rollout's
-    /// name with `-canary`. Made when absent.
+    /// Name of the Service that selects the canary pods. Requires `trafficRouting`. The Service is
+    /// created if it does not exist. Defaults to the name of the Rollout with the suffix `-canary`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub canary_service: Option<String>,
-    /// Pods allowed above `replicas` (a number or a percentage) where there is no router; 25 %
-    /// where it is not written.
+    /// Maximum number of pods above `replicas`, as a number or a percentage. Used only without
+    /// `trafficRouting`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_surge: Option<IntOrString>,
-    /// Pods allowed to be missing (a number or a percentage) where there is no router; 25 % where
-    /// it is not written.
+    /// Maximum number of unavailable pods, as a number or a percentage. Used only without
+    /// `trafficRouting`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_unavailable: Option<IntOrString>,
-    /// How many seconds old stable pods stay after a promotion once no traffic can reach them; 30
-    /// where it is not written.
+    /// Time in seconds for which the old stable pods are kept after a promotion. It starts when no
+    /// traffic can reach them. Defaults to 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub scale_down_delay_seconds: Option<i32>,
-    /// How many seconds canary pods stay after an abort once no traffic can reach them; 30 where it
-    /// is not written.
+    /// Time in seconds for which the canary pods are kept after an abort. It starts when no traffic
+    /// can reach them. Defaults to 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub abort_scale_down_delay_seconds: Option<i32>,
-    /// Lets stable give up pods as its share of traffic shrinks.
+    /// If true, the stable ReplicaSet is scaled down as its share of the traffic shrinks. Requires
+    /// `trafficRouting`. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic_stable_scale: Option<bool>,
-    /// How many container restarts of canary pods, together, since the release began, abort it.
-    /// Restarts that the stable pods have in the same proportion, or that come with a restart of
+    /// Number of container restarts that aborts the release, over all canary pods since the release
+    /// began. Restarts that stable pods have in the same proportion, or that come with a restart of
     /// the node, do not count. A crash loop always aborts. Defaults to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub pod_restart_limit: Option<i32>,
-    /// The router that splits the traffic. Without it weights are approximated by replica counts.
+    /// Router that splits the traffic. If unset, weights are approximated by replica counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_routing: Option<TrafficRoutingSpec>,
-    /// What happens between the first canary pod and full promotion. Without steps the evidence
-    /// sets the pace where there is an analysis and a router, and the release goes straight to 100
-    /// % where there is not.
+    /// Steps between the first canary pod and full promotion. If unset, evidence sets the pace,
+    /// provided that there are objectives and a router. Otherwise the release goes directly to
+    /// 100%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 100))]
     pub steps: Option<Vec<StepSpec>>,
-    /// Bounds of a pace that is set by evidence.
+    /// Bounds of the weight while evidence sets the pace. Excludes `steps`. If unset, the defaults
+    /// of its fields apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<PaceSpec>,
 }
 
-/// Bounds of a pace that is set by evidence.
+/// Bounds of the weight while evidence sets the pace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::pace_rises())]
+#[x_kube(validation = rules::first_weight_is_at_most_max_weight())]
 pub struct PaceSpec {
-    /// The first weight in percent; 5 where it is not written.
+    /// First weight in percent, above 0 and below 100. Defaults to 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::compares_two_sides())]
+    #[x_kube(validation = rules::weight_splits_traffic())]
     pub first_weight: Option<f64>,
-    /// The last weight before promotion in percent; 50 where it is not written.
+    /// Highest weight before promotion in percent, above 0 and below 100. Defaults to 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::compares_two_sides())]
+    #[x_kube(validation = rules::weight_splits_traffic())]
     pub max_weight: Option<f64>,
 }
 
-/// The router.
+/// Router that splits the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficRoutingSpec {
     /// Gateway API routes.
     #[serde(rename = "gatewayAPI")]
     pub gateway_api: GatewayApiSpec,
-    /// How long the router needs to act on what its object says, for example `2s`, which is what it
-    /// is where it is not written.
+    /// Time that the router needs to apply a change after its route reports it, for example `2s`.
+    /// Defaults to 2s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub settle: Option<String>,
 }
 
-/// Gateway API routes in the Rollout's namespace: either `httpRoute` or `httpRoutes`.
+/// Gateway API routes in the Rollout's namespace. Exactly one of `httpRoute` and `httpRoutes` must
+/// be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.httpRoute) != has(self.httpRoutes)")
-    .message("name the route either by httpRoute or by httpRoutes, not both and not neither"))]
+    .message("exactly one of httpRoute and httpRoutes is required: set httpRoute for one route, or httpRoutes for several"))]
 pub struct GatewayApiSpec {
-    /// The name of one HTTPRoute: every rule of it that has the stable Service as a backend is
-    /// split.
+    /// Name of one HTTPRoute. Every rule of it that has the stable Service as a backend is split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
@@ -128,88 +130,92 @@ pub struct GatewayApiSpec {
     pub http_routes: Option<Vec<RouteSpec>>,
 }
 
-/// One route.
+/// A route or one of its rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteSpec {
-    /// The HTTPRoute's name.
+    /// Name of the HTTPRoute.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::object_name())]
     pub name: String,
-    /// The rule's name; without it every rule that has the stable Service as a backend.
+    /// Name of the rule. If unset, every rule that has the stable Service as a backend is split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub rule: Option<String>,
 }
 
-/// One step: exactly one of its fields.
+/// A step. Exactly one of its fields must be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis)].filter(x, x).size() == 1")
-    .message("a step is exactly one of setWeight, pause, setCanaryScale, analysis"))]
+    .message("a step must have exactly one of setWeight, pause, setCanaryScale, analysis"))]
 pub struct StepSpec {
-    /// Shift so many percent of the traffic to the canary; up to three decimals.
+    /// Share of the traffic that goes to the canary, in percent, with up to three decimals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub set_weight: Option<f64>,
-    /// Wait: for `duration`, or without one until promoted.
+    /// Waits for `duration`, or until the rollout is promoted manually.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<PauseSpec>,
-    /// Set the canary's size apart from its weight.
+    /// Sets the number of canary pods independently of the weight. Requires `trafficRouting`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_canary_scale: Option<CanaryScaleSpec>,
-    /// Wait for evidence: for `duration` of fresh data, or without one until the evidence suffices
-    /// to promote.
+    /// Waits for evidence: `duration` of fresh data without a breach, the named objectives and
+    /// checks, or sufficient evidence to promote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStepSpec>,
 }
 
-/// A wait.
+/// A pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PauseSpec {
-    /// How long, for example `30s`, `10m`, `1h30m`, or a bare number of seconds; without it until
-    /// somebody promotes.
+    /// Length of the pause, for example `30s`, `10m`, `1h30m`, or a plain number of seconds. If
+    /// unset, the rollout waits until it is promoted manually.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("pattern" = "^([0-9]+|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$", "minimum" = 1))]
     pub duration: Option<IntOrString>,
 }
 
-/// The canary's size: exactly one of its fields.
+/// Number of canary pods. Exactly one of the fields must be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.replicas), has(self.weight), has(self.matchTrafficWeight)].filter(x, x).size() == 1")
-    .message("setCanaryScale is exactly one of replicas, weight, matchTrafficWeight"))]
+    .message("setCanaryScale must have exactly one of replicas, weight, matchTrafficWeight"))]
 pub struct CanaryScaleSpec {
-    /// So many pods.
+    /// Number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub replicas: Option<i32>,
-    /// So many percent of `spec.replicas`.
+    /// Percentage of `spec.replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub weight: Option<f64>,
-    /// As many pods as the traffic weight asks for; only `true` has a meaning.
+    /// If true, the number of pods follows the traffic weight. Only `true` is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::only_true())]
     pub match_traffic_weight: Option<bool>,
 }
 
-/// A wait for evidence: for a duration, for what is named, or until all of it suffices to promote.
+/// Waits for a duration, for the named objectives and checks, or, if no field is set, until all
+/// evidence is sufficient to promote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::duration_or_names())]
 pub struct AnalysisStepSpec {
-    /// How long fresh data must have shown no breach.
+    /// Time for which fresh data must show no breach, for example `5m`. Excludes the other fields.
+    /// If unset, the step waits for the named objectives and checks, or for all evidence if none is
+    /// named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub duration: Option<String>,
-    /// The objectives, by name, whose evidence must suffice to promote.
+    /// Names of the objectives whose evidence must be sufficient to promote. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), inner(length(max = 63)))]
     pub objectives: Option<Vec<String>>,
-    /// The checks, by name, that must have succeeded since the weight last changed.
+    /// Names of the checks that must have succeeded since the last change of the weight. Defaults
+    /// to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(max = 63)))]
     pub checks: Option<Vec<String>>,

@@ -1,5 +1,4 @@
-//! The way to the API server: the same kubeconfig, context and namespace that kubectl itself would
-//! use.
+//! Connection to the API server with the kubeconfig, context and namespace that kubectl would use.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,15 +7,15 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serin_crds::api_status;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{CliError, Exit};
 use crate::options::GlobalOptions;
 
-/// How long one request may take: a person waits for it.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// How long a connection may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Timeout of one request; a person waits for it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout for the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client and the namespace to look in.
+/// A client and the current namespace.
 #[derive(Clone)]
 pub struct Connection {
     /// The client.
@@ -25,11 +24,11 @@ pub struct Connection {
     pub namespace: String,
 }
 
-/// Reads the kubeconfig and makes a client; nothing is sent yet.
+/// Reads the kubeconfig and creates a client. Sends no request.
 ///
 /// # Errors
-/// The kubeconfig is missing, unreadable or names something that it does not hold.
-pub async fn connect(options: &GlobalOptions) -> Result<Connection, Failure> {
+/// Fails if the kubeconfig is missing, invalid, or lacks the requested context.
+pub async fn connect(options: &GlobalOptions) -> Result<Connection, CliError> {
     let chosen_context = KubeConfigOptions {
         context: options.context.clone(),
         ..KubeConfigOptions::default()
@@ -39,17 +38,17 @@ pub async fn connect(options: &GlobalOptions) -> Result<Connection, Failure> {
         Some(file) => match Kubeconfig::read_from(file) {
             Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &chosen_context)
                 .await
-                .map_err(unreadable)?,
-            Err(error) => return Err(unreadable(error)),
+                .map_err(kubeconfig_error)?,
+            Err(error) => return Err(kubeconfig_error(error)),
         },
         None if chosen => Config::from_kubeconfig(&chosen_context)
             .await
-            .map_err(unreadable)?,
-        None => Config::infer().await.map_err(unreadable)?,
+            .map_err(kubeconfig_error)?,
+        None => Config::infer().await.map_err(kubeconfig_error)?,
     };
     let mut config = config;
-    config.connect_timeout = Some(CONNECT_WITHIN);
-    // A person waits: an answer of "too many requests" is told, not retried for minutes.
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // A person waits: "too many requests" is reported instead of retried for minutes.
     config.default_retry = false;
     if let Some(user) = &options.impersonate {
         config.auth_info.impersonate = Some(user.clone());
@@ -59,84 +58,90 @@ pub async fn connect(options: &GlobalOptions) -> Result<Connection, Failure> {
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| {
-        Failure::new(
+        CliError::new(
             Exit::Usage,
-            format!("cannot make a client of the kubeconfig: {}", causes(&error)),
+            format!(
+                "cannot create a client from the kubeconfig: {}",
+                error_chain(&error)
+            ),
         )
     })?;
     Ok(Connection { client, namespace })
 }
 
-fn unreadable(error: impl std::error::Error + 'static) -> Failure {
-    Failure::new(Exit::Usage, format!("no usable kubeconfig: {}", causes(&error)))
-        .hint("Name one with --kubeconfig or KUBECONFIG; `kubectl config get-contexts` lists the contexts.")
+fn kubeconfig_error(error: impl std::error::Error + 'static) -> CliError {
+    CliError::new(
+        Exit::Usage,
+        format!("no usable kubeconfig: {}", error_chain(&error)),
+    )
+    .hint("Set --kubeconfig or KUBECONFIG. `kubectl config get-contexts` lists the contexts.")
 }
 
-/// Sends one request and waits a bounded time for the answer.
+/// Sends one request with a timeout. `doing` completes "cannot ..." in the error.
 ///
 /// # Errors
-/// The API server's refusal, or that it could not be reached in time.
-pub async fn ask<T>(
+/// Returns the error of the API server, or a timeout.
+pub async fn send<T>(
     doing: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Failure> {
-    match try_ask(request).await {
+) -> Result<T, CliError> {
+    match try_send(request).await {
         Some(Ok(answer)) => Ok(answer),
-        Some(Err(error)) => Err(api_failure(doing, &error)),
-        None => Err(no_answer(doing)),
+        Some(Err(error)) => Err(api_error(doing, &error)),
+        None => Err(timeout_error(doing)),
     }
 }
 
-/// As [`ask`], for a caller that looks at the error itself; `None`: no answer in time.
-pub async fn try_ask<T>(
+/// Same as [`send`] for callers that handle the error. `None` means a timeout.
+pub async fn try_send<T>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Option<Result<T, kube::Error>> {
-    tokio::time::timeout(ANSWER_WITHIN, request).await.ok()
+    tokio::time::timeout(REQUEST_TIMEOUT, request).await.ok()
 }
 
-/// The failure where the API server has not answered in time.
-pub fn no_answer(doing: &str) -> Failure {
-    Failure::new(
+/// The error for a timeout.
+pub fn timeout_error(doing: &str) -> CliError {
+    CliError::new(
         Exit::Api,
         format!(
-            "cannot {doing}: no answer from the API server for {} s",
-            ANSWER_WITHIN.as_secs()
+            "cannot {doing}: no answer from the API server within {} s",
+            REQUEST_TIMEOUT.as_secs()
         ),
     )
 }
 
-/// What an error of the API means to a person.
-pub fn api_failure(doing: &str, error: &kube::Error) -> Failure {
+/// Converts an API error to an error for the user.
+pub fn api_error(doing: &str, error: &kube::Error) -> CliError {
     match error {
-        kube::Error::Api(status) if api_status::is_forbidden(status) => Failure::new(
+        kube::Error::Api(status) if api_status::is_forbidden(status) => CliError::new(
             Exit::Refused,
             format!("cannot {doing}: {}", api_status::message(status)),
         ),
-        kube::Error::Api(status) if api_status::is_unauthorized(status) => Failure::new(
+        kube::Error::Api(status) if api_status::is_unauthorized(status) => CliError::new(
             Exit::Refused,
             format!("cannot {doing}: the API server does not accept your credentials"),
         ),
-        kube::Error::Api(status) if api_status::is_missing_kind(status) => Failure::new(
+        kube::Error::Api(status) if api_status::is_missing_kind(status) => CliError::new(
             Exit::Api,
-            format!("cannot {doing}: this cluster does not know the kind"),
+            format!("cannot {doing}: this cluster does not serve the kind"),
         )
-        .hint("Are Serin's CRDs installed? `kubectl get crd rollouts.serin.dev` tells."),
-        kube::Error::Api(status) => Failure::new(
+        .hint("Check that Serin's CRDs are installed: kubectl get crd rollouts.serin.dev"),
+        kube::Error::Api(status) => CliError::new(
             Exit::Api,
             format!("cannot {doing}: {}", api_status::message(status)),
         ),
-        other => Failure::new(Exit::Api, format!("cannot {doing}: {}", causes(other))),
+        other => CliError::new(Exit::Api, format!("cannot {doing}: {}", error_chain(other))),
     }
 }
 
-/// An error and what caused it, on one line, each said once.
-pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+/// The error and its sources on one line, without repetition.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
+        let message = cause.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         next = cause.source();
     }
@@ -154,37 +159,37 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_kind_is_told_from_a_missing_object() {
+    fn a_missing_kind_is_distinguished_from_a_missing_object() {
         let kind = api(
             404,
             serde_json::json!({"reason": "NotFound", "message": "404 page not found"}),
         );
-        assert!(api_failure("list Rollouts", &kind).hints[0].contains("CRDs"));
-        // What kube makes of the plain text with which the API server answers for a group that
-        // nobody installed.
+        assert!(api_error("list Rollouts", &kind).hints[0].contains("CRDs"));
+        // How kube represents the plain-text answer of the API server for an API group that is not
+        // installed.
         let group = serde_json::json!({"reason": "Failed to parse error data", "message": "404 page not found"});
-        assert!(api_failure("list Rollouts", &api(404, group)).hints[0].contains("CRDs"));
+        assert!(api_error("list Rollouts", &api(404, group)).hints[0].contains("CRDs"));
         let object = api(
             404,
             serde_json::json!({"reason": "NotFound", "message": "no", "details": {"name": "x"}}),
         );
-        assert!(api_failure("list Rollouts", &object).hints.is_empty());
+        assert!(api_error("list Rollouts", &object).hints.is_empty());
     }
 
     #[test]
-    fn what_the_api_server_forbids_is_a_refusal_and_what_breaks_is_not() {
+    fn forbidden_requests_are_refusals_and_server_errors_are_not() {
         let forbidden = api(
             403,
             serde_json::json!({"reason": "Forbidden", "message": "no"}),
         );
-        assert_eq!(api_failure("read", &forbidden).exit, Exit::Refused);
+        assert_eq!(api_error("read", &forbidden).exit, Exit::Refused);
         // From a proxy in front of the API server.
         let page = serde_json::json!({"reason": "Failed to parse error data", "message": "<html>no</html>"});
-        assert_eq!(api_failure("read", &api(403, page)).exit, Exit::Refused);
+        assert_eq!(api_error("read", &api(403, page)).exit, Exit::Refused);
         let broken = api(
             500,
             serde_json::json!({"reason": "InternalError", "message": "etcd"}),
         );
-        assert_eq!(api_failure("read", &broken).exit, Exit::Api);
+        assert_eq!(api_error("read", &broken).exit, Exit::Api);
     }
 }

@@ -1,4 +1,4 @@
-//! From the arguments to the task.
+//! Runs the parsed command.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -7,92 +7,107 @@ use jiff::Timestamp;
 use serin_crds::command::CommandVerb;
 
 use crate::cli::{Format, Invocation, StatusArgs, Task};
+use crate::command::CommandRequest;
 use crate::connect::{Connection, connect};
-use crate::exit::{Exit, Failure};
-use crate::look::Look;
-use crate::request::carry_out;
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
+use crate::request::execute;
 use crate::view::render;
-use crate::wish::Wish;
-use crate::{evaluate, explain, list, picture, replay, report, simulate, watch};
+use crate::{evaluate, explain, list, replay, report, resources, simulate, watch};
 
-/// Starts the runtime, connects and runs the task.
+/// Starts the runtime, connects to the API server if necessary, and runs the command.
 ///
 /// # Errors
-/// What went wrong, with its exit code.
-pub fn start(invocation: &Invocation, colour: ColorChoice) -> Result<Exit, Failure> {
+/// Returns the problem with its exit code.
+pub fn start(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliError> {
     if let Task::Evaluate(args) = &invocation.task {
-        let mut out = AutoStream::new(io::stdout(), colour);
+        let mut out = AutoStream::new(io::stdout(), color);
         evaluate::run(
             args,
             io::stdin().lock(),
             &mut out,
-            &mut AutoStream::new(io::stderr(), colour),
+            &mut AutoStream::new(io::stderr(), color),
         )?;
         return Ok(Exit::Done);
     }
     if let Task::Simulate(args) = &invocation.task {
-        let mut out = AutoStream::new(io::stdout(), colour);
+        let mut out = AutoStream::new(io::stdout(), color);
         simulate::simulate(
             args,
-            &Look::now(),
+            &DisplayContext::from_terminal(),
             &mut out,
-            &mut AutoStream::new(io::stderr(), colour),
+            &mut AutoStream::new(io::stderr(), color),
         )?;
         return Ok(Exit::Done);
     }
-    // Two TLS providers in one program panic at run time, and none does too: ours is the one.
+    // rustls panics at run time if no TLS provider or more than one is installed.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()
     {
-        return Err(Failure::new(
+        return Err(CliError::new(
             Exit::Usage,
-            "a TLS provider was installed before ours",
+            "cannot start: a TLS provider is already installed",
         ));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Usage, format!("cannot start: {error}")))?;
+        .map_err(|error| CliError::new(Exit::Usage, format!("cannot start: {error}")))?;
     runtime.block_on(async {
         if let Task::Replay(args) = &invocation.task {
-            let mut out = AutoStream::new(io::stdout(), colour);
+            let mut out = AutoStream::new(io::stdout(), color);
             let connection = if args.file.is_some() {
                 None
             } else {
                 Some(connect(&invocation.options).await?)
             };
             let namespace = invocation.options.namespace.as_deref();
-            replay::run(args, namespace, connection.as_ref(), &Look::now(), &mut out).await?;
+            replay::run(
+                args,
+                namespace,
+                connection.as_ref(),
+                &DisplayContext::from_terminal(),
+                &mut out,
+            )
+            .await?;
             return Ok(Exit::Done);
         }
         let connection = connect(&invocation.options).await?;
         if let Task::Status(args) = &invocation.task
             && args.watch
         {
-            return watch::watch(&connection, args, colour).await;
+            return watch::watch(&connection, args, color).await;
         }
-        let mut out = AutoStream::new(io::stdout(), colour);
-        run(&connection, &invocation.task, &ask_on_terminal, &mut out).await
+        let mut out = AutoStream::new(io::stdout(), color);
+        run(
+            &connection,
+            &invocation.task,
+            &confirm_on_terminal,
+            &mut out,
+        )
+        .await
     })
 }
 
-/// Runs a task that ends by itself and writes what it has to say.
+/// Runs a command that ends by itself and writes its output.
 ///
 /// # Errors
-/// What went wrong, with its exit code.
+/// Returns the problem with its exit code.
 pub async fn run(
     connection: &Connection,
     task: &Task,
     confirm: crate::request::Confirm<'_>,
     out: &mut (dyn Write + Send),
-) -> Result<Exit, Failure> {
-    match wish(task) {
-        Some(wish) => carry_out(connection, &wish, confirm, out).await?,
+) -> Result<Exit, CliError> {
+    match command_request(task) {
+        Some(request) => execute(connection, &request, confirm, out).await?,
         None => match task {
             Task::List(args) => list::list(connection, args, Timestamp::now(), out).await?,
             Task::Status(args) => status(connection, args, out).await?,
-            Task::Explain(args) => explain::explain(connection, args, &Look::now(), out).await?,
+            Task::Explain(args) => {
+                explain::explain(connection, args, &DisplayContext::from_terminal(), out).await?
+            }
             _ => {}
         },
     }
@@ -100,8 +115,8 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-/// The request that a task makes, if it is one.
-fn wish(task: &Task) -> Option<Wish> {
+/// The command request of a task, `None` if the task only reads.
+fn command_request(task: &Task) -> Option<CommandRequest> {
     match task {
         Task::Status(_)
         | Task::List(_)
@@ -109,13 +124,13 @@ fn wish(task: &Task) -> Option<Wish> {
         | Task::Simulate(_)
         | Task::Replay(_)
         | Task::Evaluate(_) => None,
-        Task::Promote(args) => Some(args.wish()),
-        Task::Abort(args) => Some(args.wish(CommandVerb::Abort)),
-        Task::Retry(args) => Some(args.wish(CommandVerb::Retry)),
-        Task::Pause(args) => Some(args.wish(CommandVerb::Pause)),
-        Task::Resume(args) => Some(args.wish(CommandVerb::Resume)),
-        Task::SkipStep(args) => Some(args.wish(CommandVerb::SkipStep)),
-        Task::Override(args) => Some(args.wish(CommandVerb::Override)),
+        Task::Promote(args) => Some(args.command_request()),
+        Task::Abort(args) => Some(args.command_request(CommandVerb::Abort)),
+        Task::Retry(args) => Some(args.command_request(CommandVerb::Retry)),
+        Task::Pause(args) => Some(args.command_request(CommandVerb::Pause)),
+        Task::Resume(args) => Some(args.command_request(CommandVerb::Resume)),
+        Task::SkipStep(args) => Some(args.command_request(CommandVerb::SkipStep)),
+        Task::Override(args) => Some(args.command_request(CommandVerb::Override)),
     }
 }
 
@@ -123,35 +138,35 @@ async fn status(
     connection: &Connection,
     args: &StatusArgs,
     out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
-    let picture = picture::read(connection, &args.name).await?;
-    let look = Look::now();
-    let report = report::report(&picture, look.now);
+) -> Result<(), CliError> {
+    let resources = resources::read_resources(connection, &args.name).await?;
+    let display = DisplayContext::from_terminal();
+    let report = report::report(&resources, display.now);
     let text = match args.output {
-        None => render(&report, &look),
+        None => render(&report, &display),
         Some(Format::Json) => {
-            serde_json::to_string_pretty(&report).map_err(|error| unprintable(&error))? + "\n"
+            serde_json::to_string_pretty(&report).map_err(|error| print_error(&error))? + "\n"
         }
         Some(Format::Yaml) => {
-            serde_saphyr::to_string(&report).map_err(|error| unprintable(&error))?
+            serde_saphyr::to_string(&report).map_err(|error| print_error(&error))?
         }
     };
     out.write_all(text.as_bytes())?;
     Ok(())
 }
 
-fn unprintable(error: &dyn std::error::Error) -> Failure {
-    Failure::new(Exit::Usage, format!("cannot print the report: {error}"))
+fn print_error(error: &dyn std::error::Error) -> CliError {
+    CliError::new(Exit::Usage, format!("cannot print the report: {error}"))
 }
 
-/// Asks back where a person sits at the terminal.
-fn ask_on_terminal(question: &str) -> Option<bool> {
+/// Asks for confirmation. `None` if stdin or stderr is not a terminal.
+fn confirm_on_terminal(prompt: &str) -> Option<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;
     }
     let mut answer = String::new();
     let mut terminal = io::stderr().lock();
-    write!(terminal, "{question} [y/N] ")
+    write!(terminal, "{prompt} [y/N] ")
         .and_then(|()| terminal.flush())
         .ok()?;
     io::stdin().lock().read_line(&mut answer).ok()?;

@@ -1,79 +1,87 @@
-//! `kubectl serin evaluate`: Serin's rule for anybody's counters, without a cluster.
+//! `kubectl serin evaluate`: runs Serin's decision rule on counters from any source, without a
+//! cluster.
 //!
-//! One JSON object a line in, one a line out, flushed line by line, so that it can stand in a pipe
-//! that never ends.
+//! Reads one JSON object per line and writes one per line, flushed after each line, so that it
+//! works in an endless pipe.
 
 use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
-use serin_analysis::evaluate::{Config, Engine, Line, LineVerdict, TickLine};
-use serin_analysis::{EvidenceConfig, JudgeConfig};
+use serin_analysis::line_evaluator::{
+    LineEvaluator, LineEvaluatorConfig, LineVerdict, OutputLine, TickLine,
+};
+use serin_analysis::{AnalysisConfig, EvidenceConfig};
 
-use crate::chart::{Course, Point};
+use crate::chart::{EvidencePoint, EvidenceSeries};
 use crate::cli::EvaluateArgs;
-use crate::exit::{Exit, Failure};
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
 use crate::json_line;
-use crate::look::Look;
-use crate::manifest::yaml_trouble;
+use crate::manifest::yaml_error;
 
-/// The longest line that is read: counts of some ten thousand pods.
+/// Maximum length of an input line: enough for the counts of about ten thousand pods.
 const LONGEST_LINE_BYTES: u64 = 1 << 20;
 
 const EXAMPLE: &str = r#"{"t": 15, "canary": {"requests": 150, "errors": 3}, "stable": {"requests": 1350, "errors": 1}}"#;
 
-/// Judges every tick of `input`, writes a line for each to `out`, and at the end draws them on
-/// `aside` and to a file, where that is asked for. What came before a malformed line is drawn, too.
+/// Analyzes every tick of `input` and writes a line for each to `out`. At the end it draws the
+/// chart on `aside` and to a file, if requested. The ticks before a malformed line are drawn, too.
 ///
 /// # Errors
-/// The configuration or a line is malformed (with its line and field), or the output cannot be
-/// written.
+/// Fails if the configuration or a line is malformed (the error has its line and field), or if the
+/// output cannot be written.
 pub fn run(
     args: &EvaluateArgs,
     input: impl BufRead,
     out: &mut dyn Write,
     aside: &mut dyn Write,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let (config, engine) = match args.config.as_deref() {
         Some(file) => read_config(file)?,
         None => (
-            Config::default(),
-            Engine::new(&Config::default()).map_err(|error| wrong(error.to_string()))?,
+            LineEvaluatorConfig::default(),
+            LineEvaluator::new(&LineEvaluatorConfig::default())
+                .map_err(|error| usage_error(error.to_string()))?,
         ),
     };
-    let usual = EvidenceConfig::for_budget_fraction(config.slo.map_or_else(
+    let defaults = EvidenceConfig::for_budget_fraction(config.slo.map_or_else(
         || EvidenceConfig::default().budget_fraction,
         |slo| 1.0 - slo,
     ));
-    let mut course = Course {
-        title: "The evidence over the seconds of the ticks".to_owned(),
-        threshold: 1.0 / config.alpha.unwrap_or(JudgeConfig::default().alpha),
-        margin: Some(config.delta1.unwrap_or(usual.delta1)),
-        ..Course::default()
+    let mut course = EvidenceSeries {
+        title: "Evidence by tick time in seconds".to_owned(),
+        threshold: 1.0 / config.alpha.unwrap_or(AnalysisConfig::default().alpha),
+        margin: Some(config.delta1.unwrap_or(defaults.delta1)),
+        ..EvidenceSeries::default()
     };
     let is_drawn = args.chart || args.svg.is_some();
     let ended = evaluate(engine, input, out, |line| {
         if is_drawn {
             course.points.push(point(line));
-            if course.moments.is_empty()
+            if course.markers.is_empty()
                 && matches!(line.verdict, LineVerdict::RollBack | LineVerdict::Promote)
             {
-                course.moments.push(line.t);
+                course.markers.push(line.t);
             }
         }
     });
     let Some(chart) = course.chart() else {
-        // A line that cannot be read is worse news than that nothing is drawn.
+        // A malformed line is reported before the missing chart.
         ended?;
         return match &args.svg {
-            Some(file) => Err(wrong(format!(
-                "--svg {}: there is nothing to draw: the input has no tick",
+            Some(file) => Err(usage_error(format!(
+                "--svg {}: nothing to draw: the input has no ticks",
                 file.display()
             ))),
             None => Ok(()),
         };
     };
     if args.chart {
-        aside.write_all(chart.for_terminal(Look::now().width).as_bytes())?;
+        aside.write_all(
+            chart
+                .for_terminal(DisplayContext::from_terminal().width)
+                .as_bytes(),
+        )?;
     }
     if let Some(file) = &args.svg {
         chart.write_svg(file)?;
@@ -81,8 +89,8 @@ pub fn run(
     ended
 }
 
-fn point(line: &Line) -> Point {
-    let Line {
+fn point(line: &OutputLine) -> EvidencePoint {
+    let OutputLine {
         t,
         ln_e,
         excess,
@@ -91,22 +99,22 @@ fn point(line: &Line) -> Point {
         budget_used,
         ..
     } = *line;
-    Point {
+    EvidencePoint {
         at_seconds: t,
         ln_e,
         excess,
         budget_used,
-        ..Point::default()
+        ..EvidencePoint::default()
     }
-    .bounded(Some(lower), Some(upper))
+    .with_bounds(Some(lower), Some(upper))
 }
 
 fn evaluate(
-    mut engine: Engine,
+    mut engine: LineEvaluator,
     mut input: impl BufRead,
     out: &mut dyn Write,
-    mut each: impl FnMut(&Line),
-) -> Result<(), Failure> {
+    mut each: impl FnMut(&OutputLine),
+) -> Result<(), CliError> {
     let mut bytes = Vec::new();
     for number in 1_u64.. {
         bytes.clear();
@@ -114,11 +122,13 @@ fn evaluate(
             .by_ref()
             .take(LONGEST_LINE_BYTES + 1)
             .read_until(b'\n', &mut bytes);
-        if read.map_err(|error| wrong(format!("line {number}: cannot be read: {error}")))? == 0 {
+        if read.map_err(|error| usage_error(format!("line {number}: cannot be read: {error}")))?
+            == 0
+        {
             break;
         }
         if bytes.len() as u64 > LONGEST_LINE_BYTES {
-            return Err(wrong(format!(
+            return Err(usage_error(format!(
                 "line {number}: longer than {LONGEST_LINE_BYTES} bytes"
             )));
         }
@@ -126,13 +136,14 @@ fn evaluate(
             continue;
         }
         let tick: TickLine = json_line::parse(&bytes).map_err(|why| {
-            wrong(format!("line {number}: {why}")).hint(format!("Write for example {EXAMPLE}"))
+            usage_error(format!("line {number}: {why}"))
+                .hint(format!("Write for example {EXAMPLE}"))
         })?;
         let line = engine
-            .tick(&tick)
-            .map_err(|error| wrong(format!("line {number}: {error}")))?;
+            .evaluate(&tick)
+            .map_err(|error| usage_error(format!("line {number}: {error}")))?;
         serde_json::to_writer(&mut *out, &line)
-            .map_err(|error| Failure::from(std::io::Error::from(error)))?;
+            .map_err(|error| CliError::from(std::io::Error::from(error)))?;
         out.write_all(b"\n")?;
         out.flush()?;
         each(&line);
@@ -140,33 +151,33 @@ fn evaluate(
     Ok(())
 }
 
-fn wrong(message: String) -> Failure {
-    Failure::new(Exit::Usage, message)
+fn usage_error(message: String) -> CliError {
+    CliError::new(Exit::Usage, message)
 }
 
-/// Reads a configuration in YAML, of which JSON is a part. Its errors name the line and the field.
-fn read_config(file: &Path) -> Result<(Config, Engine), Failure> {
+/// Reads a configuration in YAML or JSON. Errors name the line and the field.
+fn read_config(file: &Path) -> Result<(LineEvaluatorConfig, LineEvaluator), CliError> {
     let name = file.display();
     let text = std::fs::read_to_string(file)
-        .map_err(|error| wrong(format!("cannot read {name}: {error}")))?;
+        .map_err(|error| usage_error(format!("cannot read {name}: {error}")))?;
     let written: Option<serde_json::Value> = serde_saphyr::from_str(&text).ok();
-    // Nothing but comments is nothing that differs from the defaults. A list would be taken for the
-    // keys in their order.
+    // A file with only comments means the defaults. serde would read a list as the keys in their
+    // order.
     if written
         .as_ref()
         .is_some_and(|written| !written.is_null() && !written.is_object())
     {
-        return Err(wrong(format!(
-            "{name}: line 1: there are no keys in it; write for example slo: 0.999"
+        return Err(usage_error(format!(
+            "{name}: line 1: contains no keys; write for example slo: 0.999"
         )));
     }
-    let config: Option<Config> = serde_saphyr::from_str(&text).map_err(|error| {
-        // The reader of YAML knows the line, the one of values the field: both are told.
+    let config: Option<LineEvaluatorConfig> = serde_saphyr::from_str(&text).map_err(|error| {
+        // The YAML parser knows the line and serde knows the field; the error has both.
         let field = written.and_then(|written| {
-            serde_path_to_error::deserialize::<_, Option<Config>>(written).err()
+            serde_path_to_error::deserialize::<_, Option<LineEvaluatorConfig>>(written).err()
         });
-        let told = field.map_or_else(
-            || yaml_trouble(&error),
+        let problem = field.map_or_else(
+            || yaml_error(&error),
             |field| {
                 let at = error
                     .location()
@@ -174,18 +185,18 @@ fn read_config(file: &Path) -> Result<(Config, Engine), Failure> {
                 format!("{at}{}", json_line::with_field(&field))
             },
         );
-        wrong(format!("{name}: {told}"))
+        usage_error(format!("{name}: {problem}"))
     })?;
     let config = config.unwrap_or_default();
-    let engine = Engine::new(&config).map_err(|error| {
+    let engine = LineEvaluator::new(&config).map_err(|error| {
         let at =
             line_of(&text, error.field).map_or_else(String::new, |line| format!("line {line}: "));
-        wrong(format!("{name}: {at}{error}"))
+        usage_error(format!("{name}: {at}{error}"))
     })?;
     Ok((config, engine))
 }
 
-/// The line of a field, by its path: each key stands after the one that it belongs to.
+/// The line of a field, by its path. Each key follows the key of its parent.
 fn line_of(text: &str, path: &str) -> Option<usize> {
     let mut begins = 0;
     for key in path.split('.') {
@@ -209,9 +220,9 @@ fn line_of(text: &str, path: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn run(input: &str) -> (Result<(), Failure>, Vec<serde_json::Value>) {
+    fn run(input: &str) -> (Result<(), CliError>, Vec<serde_json::Value>) {
         let mut out = Vec::new();
-        let engine = Engine::new(&Config::default()).unwrap();
+        let engine = LineEvaluator::new(&LineEvaluatorConfig::default()).unwrap();
         let ended = evaluate(engine, input.as_bytes(), &mut out, |_| {});
         let text = String::from_utf8(out).unwrap();
         (
@@ -229,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn each_tick_gives_a_line_and_a_bad_canary_is_rolled_back() {
+    fn each_tick_has_an_output_line_and_a_bad_canary_is_rolled_back() {
         let input: Vec<String> = (1..=8)
             .map(|n| tick(n * 15, 150, if n > 4 { 30 } else { 0 }))
             .collect();
@@ -255,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_named_with_its_field_and_what_came_before_stands() {
+    fn a_malformed_line_is_reported_with_its_field_after_the_output_of_earlier_lines() {
         let cases = [
             (
                 r#"{"t": 30, "canary": {"requests": "x", "errors": 0}}"#,
@@ -269,7 +280,7 @@ mod tests {
             (r#"{"t": 30}"#, "line 2: missing field `canary` at column "),
             (
                 &format!("{} 1", tick(30, 1, 0)),
-                "line 2: one object a line",
+                "line 2: expected one object per line",
             ),
             ("{", "line 2: "),
             ("[30, {}, {}, null]", "line 2: not a JSON object"),
@@ -294,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    fn a_byte_order_mark_is_ignored() {
         assert_eq!(run(&format!("\u{feff}{}", tick(15, 150, 0))).1.len(), 1);
     }
 
     #[test]
-    fn a_drawing_of_nothing_is_refused_and_not_silently_left_out() {
+    fn an_svg_without_data_is_an_error() {
         let args = EvaluateArgs {
             config: None,
             chart: false,
@@ -310,13 +321,13 @@ mod tests {
         assert!(
             failure
                 .message
-                .starts_with("--svg evidence.svg: there is nothing to draw"),
+                .starts_with("--svg evidence.svg: nothing to draw"),
             "{failure}"
         );
     }
 
     #[test]
-    fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+    fn an_endless_line_is_refused() {
         let long = " ".repeat(usize::try_from(LONGEST_LINE_BYTES).unwrap() + 2);
         assert!(run(&long).0.unwrap_err().message.contains("longer than"));
     }

@@ -1,4 +1,4 @@
-//! How the program ends: exit codes with a meaning, and failures told in plain words.
+//! Exit codes and errors of the program.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -6,26 +6,26 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 
-use crate::paint;
+use crate::style;
 
-/// What the exit code says.
+/// Exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: it was done, or shown; with `--until-done`: the release ended healthy.
+    /// 0: done; with `--until-done`, the release ended healthy.
     Done,
-    /// 1: it was refused, by the API server or by the controller; with `--until-done`: the release
-    /// was aborted.
+    /// 1: refused by the API server or by the controller; with `--until-done`, the release was
+    /// aborted.
     Refused,
-    /// 2: the arguments or the input are wrong, or they name something that does not exist.
+    /// 2: wrong arguments or input, or the named object does not exist.
     Usage,
-    /// 3: the outcome did not come in time; the request stands.
+    /// 3: no outcome within the timeout; the command remains in place.
     TimedOut,
-    /// 4: the API server could not be reached, or answered with an error.
+    /// 4: the API server or Prometheus could not be reached or returned an error.
     Api,
 }
 
 impl Exit {
-    /// The number that the shell sees.
+    /// The numeric exit code.
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -43,19 +43,19 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why it did not work, and what would help.
+/// An error with its exit code and hints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct CliError {
     /// The exit code.
     pub exit: Exit,
-    /// What happened, in a sentence.
+    /// The problem, in one sentence.
     pub message: String,
-    /// What to do about it, a line each.
+    /// Possible fixes, one per line.
     pub hints: Vec<String>,
 }
 
-impl Failure {
-    /// A failure without a hint.
+impl CliError {
+    /// Creates an error without hints.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -64,7 +64,7 @@ impl Failure {
         }
     }
 
-    /// The same with one more hint.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
@@ -72,7 +72,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         self.hints
@@ -81,11 +81,10 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for CliError {}
 
-/// A reader that has gone away (`kubectl serin list | head -1`) is not a failure; any other trouble
-/// with output is.
-impl From<io::Error> for Failure {
+/// A closed reader (`kubectl serin list | head -1`) is not an error. Any other output error is.
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         let exit = if error.kind() == io::ErrorKind::BrokenPipe {
             Exit::Done
@@ -96,19 +95,19 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Tells the failure on stderr, unless it is none, and gives its exit code.
-pub fn told(failure: &Failure, colour: ColorChoice) -> Exit {
+/// Prints the error to stderr unless it stands for success, and returns the exit code.
+pub fn report_error(failure: &CliError, color: ColorChoice) -> Exit {
     if failure.exit != Exit::Done {
-        let mut out = anstream::AutoStream::new(io::stderr().lock(), colour);
-        // Where stderr is closed nobody can be told; the exit code still says it.
-        let _ = writeln!(out, "{} {failure}", paint::bad("error:"));
+        let mut out = anstream::AutoStream::new(io::stderr().lock(), color);
+        // If stderr is closed, the exit code is all that is left.
+        let _ = writeln!(out, "{} {failure}", style::error("error:"));
     }
     failure.exit
 }
 
-/// Prints clap's answer (help, version or a usage error) and gives its exit code.
-pub fn after_usage(usage: &clap::Error) -> ExitCode {
-    // Where the stream is closed nobody can be told; the exit code still says it.
+/// Prints help, version or a usage error from clap and returns the exit code.
+pub fn report_usage(usage: &clap::Error) -> ExitCode {
+    // If the stream is closed, the exit code is all that is left.
     let _ = usage.print();
     if usage.use_stderr() {
         Exit::Usage.into()
@@ -124,20 +123,20 @@ mod tests {
     #[test]
     fn a_broken_pipe_is_success() {
         assert_eq!(
-            Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit,
+            CliError::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit,
             Exit::Done
         );
         assert_eq!(
-            Failure::from(io::Error::from(io::ErrorKind::StorageFull)).exit,
+            CliError::from(io::Error::from(io::ErrorKind::StorageFull)).exit,
             Exit::Usage
         );
     }
 
     #[test]
-    fn hints_follow_the_message_on_lines_of_their_own() {
-        let failure = Failure::new(Exit::Refused, "no")
-            .hint("ask")
-            .hint("ask again");
-        assert_eq!(failure.to_string(), "no\n  ask\n  ask again");
+    fn each_hint_is_on_its_own_line() {
+        let failure = CliError::new(Exit::Refused, "no")
+            .hint("first")
+            .hint("second");
+        assert_eq!(failure.to_string(), "no\n  first\n  second");
     }
 }

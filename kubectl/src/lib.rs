@@ -1,12 +1,12 @@
-//! The kubectl plugin of Serin: see what a release does and why, and ask for what people decide.
+//! The kubectl plugin of Serin: inspects releases and sends commands to the controller.
 //!
-//! One program by three names: `kubectl-serin`, and `kubectl-promote` and `kubectl-abort`, so that
-//! `kubectl promote NAME` and `kubectl abort NAME` work. It reads objects and creates
-//! RolloutCommands, nothing else: what happens is decided by the controller, who may ask for it by
-//! the API server.
+//! One program with three names: `kubectl-serin`, `kubectl-promote` and `kubectl-abort`. The last
+//! two provide `kubectl promote NAME` and `kubectl abort NAME`. The plugin reads objects and
+//! creates RolloutCommands, nothing else. The controller executes them; the API server decides who
+//! may create them.
 //!
-//! What is shown is made in two pure steps: [`report::report`] turns the objects that were read
-//! into a [`report::Report`], [`view::render`] turns that into text.
+//! Output is produced in two pure steps: [`report::report`] turns the objects into a
+//! [`report::Report`], and [`view::render`] turns that into text.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,33 +14,33 @@ use std::process::ExitCode;
 
 pub mod chart;
 pub mod cli;
+pub mod command;
 pub mod connect;
+pub mod display;
 pub mod evaluate;
 pub mod exit;
 pub mod explain;
-pub mod facts;
 mod json_line;
 pub mod list;
-pub mod look;
 pub mod manifest;
 pub mod options;
 pub(crate) mod page;
-pub mod paint;
-pub mod picture;
 pub mod replay;
 pub mod report;
 pub mod request;
+pub mod resources;
+pub mod rollout_summary;
 pub mod simulate;
+pub mod style;
 mod values;
 pub mod view;
 pub mod watch;
-pub mod wish;
 
 mod dispatch;
 
 pub use dispatch::run;
 
-/// Runs the program: the name that it was started by and its arguments say what for.
+/// Entry point of all three programs. The name of the executable selects the command line.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = arguments.first().map_or_else(String::new, |first| {
@@ -52,15 +52,15 @@ pub fn main() -> ExitCode {
     });
     let invocation = match cli::parse(&name, arguments) {
         Ok(invocation) => invocation,
-        Err(usage) => return exit::after_usage(&usage),
+        Err(usage) => return exit::report_usage(&usage),
     };
-    let colour = if invocation.options.no_color {
+    let color = if invocation.options.no_color {
         anstream::ColorChoice::Never
     } else {
         anstream::ColorChoice::Auto
     };
-    match dispatch::start(&invocation, colour) {
+    match dispatch::start(&invocation, color) {
         Ok(exit) => exit.into(),
-        Err(failure) => exit::told(&failure, colour).into(),
+        Err(failure) => exit::report_error(&failure, color).into(),
     }
 }

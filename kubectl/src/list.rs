@@ -8,27 +8,27 @@ use kube::api::{Api, ListParams};
 use kube::core::DynamicObject;
 
 use crate::cli::ListArgs;
-use crate::connect::{Connection, ask};
-use crate::exit::Failure;
-use crate::facts::Facts;
-use crate::look::duration;
-use crate::paint;
-use crate::picture::{rollout_resource, rollouts};
-use crate::view::of_phase;
+use crate::connect::{Connection, send};
+use crate::display::human_duration;
+use crate::exit::CliError;
+use crate::resources::{rollout_resource, rollouts};
+use crate::rollout_summary::RolloutSummary;
+use crate::style;
+use crate::view::phase_style;
 
-/// How many objects a page of the list holds.
+/// Page size of the list requests.
 const PAGE: u32 = 500;
 
-/// Lists the Rollouts.
+/// Prints one line for each Rollout.
 ///
 /// # Errors
-/// The API server could not be asked, or the output not be written.
+/// Fails if the request fails or the output cannot be written.
 pub async fn list(
     connection: &Connection,
     args: &ListArgs,
     now: Timestamp,
     out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let api: Api<DynamicObject> = if args.all_namespaces {
         Api::all_with(connection.client.clone(), &rollout_resource())
     } else {
@@ -37,7 +37,7 @@ pub async fn list(
     let mut found = Vec::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = ask("list Rollouts", api.list(&params)).await?;
+        let page = send("list Rollouts", api.list(&params)).await?;
         found.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -57,7 +57,7 @@ pub async fn list(
     Ok(())
 }
 
-/// The table: columns as wide as they need to be, the message last.
+/// The table. The message is the last column and is not padded.
 fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> String {
     let head = [
         "NAMESPACE",
@@ -85,12 +85,12 @@ fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> St
     for (index, row) in rows.iter().enumerate() {
         for (column, width) in widths.iter().copied().enumerate().skip(first) {
             let padded = format!("{:width$}  ", row[column]);
-            let painted = match (index, column) {
-                (0, _) => paint::dim(&padded),
-                (_, 2) => of_phase(Some(&row[column]))(&padded),
+            let styled = match (index, column) {
+                (0, _) => style::dimmed(&padded),
+                (_, 2) => phase_style(Some(&row[column]))(&padded),
                 _ => padded,
             };
-            text.push_str(&painted);
+            text.push_str(&styled);
         }
         text.push_str(if index == 0 { "MESSAGE" } else { &row[last] });
         text.push('\n');
@@ -99,24 +99,27 @@ fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> St
 }
 
 fn row(rollout: &DynamicObject, now: Timestamp) -> [String; 8] {
-    let facts = Facts::of(rollout);
+    let summary = RolloutSummary::from_object(rollout);
     let none = || "-".to_owned();
     let age = rollout
         .creation_timestamp()
-        .map(|created| duration(now.duration_since(created.0).unsigned_abs()));
-    let releasing = facts.current != facts.stable;
+        .map(|created| human_duration(now.duration_since(created.0).unsigned_abs()));
+    let releasing = summary.current_revision != summary.stable_revision;
     [
-        facts.namespace.clone(),
-        facts.name.clone(),
-        facts.phase.clone().unwrap_or_else(|| "Unknown".to_owned()),
-        facts.step().unwrap_or_else(none),
-        facts
-            .asked
+        summary.namespace.clone(),
+        summary.name.clone(),
+        summary
+            .phase
+            .clone()
+            .unwrap_or_else(|| "Unknown".to_owned()),
+        summary.step_label().unwrap_or_else(none),
+        summary
+            .desired_weight
             .filter(|_| releasing)
-            .map_or_else(none, |asked| format!("{asked} %")),
-        facts.current.clone().unwrap_or_else(none),
+            .map_or_else(none, |desired| format!("{desired} %")),
+        summary.current_revision.clone().unwrap_or_else(none),
         age.unwrap_or_else(none),
-        facts.message.unwrap_or_default(),
+        summary.message.unwrap_or_default(),
     ]
 }
 
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let rollout = |name: &str, status: serde_json::Value| -> DynamicObject {
             serde_json::from_value(serde_json::json!({
                 "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",

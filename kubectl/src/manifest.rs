@@ -1,4 +1,4 @@
-//! A Rollout from a YAML file: the one among the documents, checked as the controller checks it.
+//! Reads a Rollout from a YAML file and validates it as the controller does.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,19 +8,19 @@ use serin_core::plan::Plan;
 use serin_crds::RolloutSpec;
 use serin_crds::names::GROUP;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{CliError, Exit};
 
-/// The version of the API that is read.
+/// The supported API version.
 const API_VERSION: &str = "serin.dev/v1alpha1";
-const WRITE_ONE: &str =
-    "Name a file with a document that begins: apiVersion: serin.dev/v1alpha1, kind: Rollout.";
+const MANIFEST_HINT: &str =
+    "Use a file with a document that starts with apiVersion: serin.dev/v1alpha1 and kind: Rollout.";
 
-/// A Rollout as written, and its plan with every default filled in.
+/// A Rollout and its plan with all defaults.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// Its name.
     pub name: String,
-    /// Its namespace, where one is written.
+    /// Its namespace, if set.
     pub namespace: Option<String>,
     /// Its spec.
     pub spec: RolloutSpec,
@@ -28,13 +28,15 @@ pub struct Manifest {
     pub plan: Plan,
 }
 
-/// Reads the Rollout of a file, or of standard input where the file is `-`.
+/// Reads the Rollout from a file, or from standard input if the file is `-`.
 ///
 /// # Errors
-/// The file cannot be read, holds no Rollout or several, or the Rollout's fields that are wrong.
-pub fn read(file: &Path) -> Result<Manifest, Failure> {
-    let unreadable =
-        |error: std::io::Error| wrong(format!("-f {}: cannot be read: {error}", file.display()));
+/// Fails if the file cannot be read, does not contain exactly one Rollout, or the Rollout is
+/// invalid.
+pub fn read(file: &Path) -> Result<Manifest, CliError> {
+    let unreadable = |error: std::io::Error| {
+        usage_error(format!("-f {}: cannot be read: {error}", file.display()))
+    };
     let text = if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin()
@@ -47,13 +49,13 @@ pub fn read(file: &Path) -> Result<Manifest, Failure> {
     parse(&text, &format!("-f {}", file.display()))
 }
 
-/// Picks the Rollout out of the documents of `text`, which came from `source`.
+/// Parses the only Rollout among the documents of `text`. `source` is the start of each error.
 ///
 /// # Errors
-/// As [`read`].
-pub fn parse(text: &str, source: &str) -> Result<Manifest, Failure> {
+/// Same as [`read`].
+pub fn parse(text: &str, source: &str) -> Result<Manifest, CliError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| wrong(format!("{source}: {}", yaml_trouble(&error))))?;
+        .map_err(|error| usage_error(format!("{source}: {}", yaml_error(&error))))?;
     let rollouts: Vec<&Value> = documents
         .iter()
         .filter(|document| is_rollout(document))
@@ -65,52 +67,51 @@ pub fn parse(text: &str, source: &str) -> Result<Manifest, Failure> {
             .collect();
         return Err(match rollouts.len() {
             0 if kinds.is_empty() => {
-                wrong(format!("{source}: there is no Rollout in it")).hint(WRITE_ONE)
+                usage_error(format!("{source}: contains no Rollout")).hint(MANIFEST_HINT)
             }
-            0 => wrong(format!(
-                "{source}: there is no Rollout in it, only {}",
+            0 => usage_error(format!(
+                "{source}: contains no Rollout, only {}",
                 kinds.join(", ")
             ))
-            .hint(WRITE_ONE),
-            several => wrong(format!(
-                "{source}: there are {several} Rollouts in it; keep the one that is meant"
-            )),
+            .hint(MANIFEST_HINT),
+            several => usage_error(format!("{source}: contains {several} Rollouts; keep one")),
         });
     };
-    of_object(rollout, source)
+    from_object(rollout, source)
 }
 
-/// Takes a Rollout that came from `source`.
+/// Validates a Rollout object. `source` is the start of each error.
 ///
 /// # Errors
-/// Its fields that are wrong.
-pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
+/// Returns the invalid fields.
+pub fn from_object(rollout: &Value, source: &str) -> Result<Manifest, CliError> {
     let name = match &rollout["metadata"]["name"] {
         Value::String(name) if !name.is_empty() => name.clone(),
         Value::Null | Value::String(_) => {
-            return Err(wrong(format!(
+            return Err(usage_error(format!(
                 "{source}: the Rollout has no metadata.name; write one"
             )));
         }
         other => {
             let fix = format!("write it in quotes: name: \"{other}\"");
-            return Err(wrong(format!(
-                "{source}: metadata.name: {other} is not a text; {fix}"
+            return Err(usage_error(format!(
+                "{source}: metadata.name: {other} is not a string; {fix}"
             )));
         }
     };
     let version = rollout["apiVersion"].as_str().unwrap_or_default();
     if version != API_VERSION {
-        return Err(wrong(format!(
-            "{source}: apiVersion: {version} is not known here; write {API_VERSION}"
+        return Err(usage_error(format!(
+            "{source}: apiVersion: {version} is not supported; write {API_VERSION}"
         )));
     }
     if !rollout["spec"].is_object() {
-        return Err(wrong(format!(
-            "{source}: Rollout {name}: spec: it has no fields; write them as in examples/quickstart.yaml"
+        return Err(usage_error(format!(
+            "{source}: Rollout {name}: spec: is empty; see examples/quickstart.yaml"
         )));
     }
-    let refused = |field: &str, why: &str| wrong(format!("{source}: Rollout {name}: {field}{why}"));
+    let refused =
+        |field: &str, why: &str| usage_error(format!("{source}: Rollout {name}: {field}{why}"));
     let spec: RolloutSpec =
         serde_path_to_error::deserialize(&rollout["spec"]).map_err(|error| {
             let path = error.path().to_string();
@@ -129,10 +130,10 @@ pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
         ));
     }
     let plan = spec.plan(&name).map_err(|errors| {
-        let told = wrong(format!("{source}: Rollout {name} is not valid"));
+        let invalid = usage_error(format!("{source}: Rollout {name} is invalid"));
         errors
             .iter()
-            .fold(told, |told, error| told.hint(error.to_string()))
+            .fold(invalid, |invalid, error| invalid.hint(error.to_string()))
     })?;
     let namespace = rollout["metadata"]["namespace"]
         .as_str()
@@ -145,23 +146,23 @@ pub fn of_object(rollout: &Value, source: &str) -> Result<Manifest, Failure> {
     })
 }
 
-/// What is wrong with a text as YAML, with its line, in words for whoever wrote it.
-pub fn yaml_trouble(error: &serde_saphyr::Error) -> String {
+/// A YAML syntax error with its line, for the author of the file.
+pub fn yaml_error(error: &serde_saphyr::Error) -> String {
     let at = error
         .location()
         .map_or_else(String::new, |at| format!("line {}: ", at.line()));
-    let told = error
+    let message = error
         .without_snippet()
         .render_with_formatter(&serde_saphyr::UserMessageFormatter);
-    // It ends with the place, which is told already.
-    let why = told
+    // The message ends with the location, which is already part of the result.
+    let why = message
         .rsplit_once(" at line ")
-        .map_or(told.as_str(), |(why, _)| why);
-    format!("{at}not readable as YAML: {why}")
+        .map_or(message.as_str(), |(why, _)| why);
+    format!("{at}invalid YAML: {why}")
 }
 
-fn wrong(message: String) -> Failure {
-    Failure::new(Exit::Usage, message)
+fn usage_error(message: String) -> CliError {
+    CliError::new(Exit::Usage, message)
 }
 
 fn is_rollout(document: &Value) -> bool {
@@ -171,7 +172,7 @@ fn is_rollout(document: &Value) -> bool {
     is_ours && document["kind"] == "Rollout"
 }
 
-/// The first field that was written and not taken in.
+/// The first field that was written but is unknown to the schema.
 fn unknown_field(written: &Value, known: &Value, path: &str) -> Option<String> {
     match (written, known) {
         (Value::Object(written), Value::Object(known)) => {
@@ -179,9 +180,9 @@ fn unknown_field(written: &Value, known: &Value, path: &str) -> Option<String> {
                 let path = format!("{path}.{field}");
                 match known.get(field) {
                     Some(known) => unknown_field(value, known, &path),
-                    // What is null is as if it were not written, and so is what is empty, which the
-                    // spec's own check tells where it matters.
-                    None => (!is_nothing(value)).then_some(path),
+                    // A null or empty value counts as absent; the validation of the spec reports it
+                    // if it matters.
+                    None => (!is_empty_value(value)).then_some(path),
                 }
             })
         }
@@ -196,7 +197,7 @@ fn unknown_field(written: &Value, known: &Value, path: &str) -> Option<String> {
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
+fn is_empty_value(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
@@ -242,7 +243,7 @@ spec:
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_field_with_the_fix() {
+    fn errors_name_the_field_and_the_fix() {
         let invalid = refusal("objective: 99.9", "objective: 100");
         assert!(
             invalid.contains("spec.analysis.objectives[0].objective: Invalid value: 100"),
@@ -260,12 +261,12 @@ spec:
         );
         let none = refusal("kind: Rollout", "kind: Rolout");
         assert!(
-            none.contains("no Rollout in it, only Service, Rolout"),
+            none.contains("contains no Rollout, only Service, Rolout"),
             "{none}"
         );
         let yaml = refusal("kind: Service", "kind: [Service");
         assert!(
-            yaml.contains("-f shop.yaml: line ") && yaml.contains("not readable as YAML"),
+            yaml.contains("-f shop.yaml: line ") && yaml.contains("invalid YAML"),
             "{yaml}"
         );
         let several = parse(&format!("{ROLLOUT}---{ROLLOUT}"), "-f shop.yaml")
@@ -280,7 +281,7 @@ spec:
         );
         let name = refusal("metadata: {name: shop, ", "metadata: {name: 7, ");
         assert!(
-            name.contains("metadata.name: 7 is not a text") && name.contains("\"7\""),
+            name.contains("metadata.name: 7 is not a string") && name.contains("\"7\""),
             "{name}"
         );
         let nothing = refusal(
@@ -295,34 +296,29 @@ spec:
             "apiVersion: serin.dev/v1alpha1\nkind: Rollout\nmetadata: {name: shop}\n",
             "-f shop.yaml",
         );
-        assert!(
-            empty
-                .unwrap_err()
-                .to_string()
-                .contains("spec: it has no fields")
-        );
+        assert!(empty.unwrap_err().to_string().contains("spec: is empty"));
         for no_rollout in ["", "- a", "text"] {
             let none = parse(no_rollout, "-f shop.yaml").unwrap_err().to_string();
             assert!(
-                none.contains("no Rollout in it") && none.contains("kind: Rollout"),
+                none.contains("contains no Rollout") && none.contains("kind: Rollout"),
                 "{none}"
             );
         }
     }
 
     #[test]
-    fn what_is_no_yaml_is_told_to_its_author_and_not_to_a_programmer() {
+    fn yaml_errors_have_a_line_and_no_internal_names() {
         for (from, to) in [
             ("name: shop}", "name: .nan}"),
             ("kind: Service", "kind: Service\nkind: Service"),
             ("kind: Service", "kind: {"),
         ] {
-            let told = refusal(from, to);
+            let message = refusal(from, to);
             assert!(
-                told.contains("-f shop.yaml: line ")
-                    && !told.contains("error: ")
-                    && !told.contains("Policy"),
-                "{told}"
+                message.contains("-f shop.yaml: line ")
+                    && !message.contains("error: ")
+                    && !message.contains("Policy"),
+                "{message}"
             );
         }
     }

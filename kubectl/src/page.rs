@@ -1,18 +1,19 @@
-//! Lines that fit: text is wrapped first and painted after, so that colours never count as width.
+//! Text layout for a terminal. Text is wrapped before it is styled, so escape sequences do not
+//! count as width.
 
-use crate::paint;
+use crate::style;
 
-/// How text of a line is painted.
-pub type Paint = fn(&str) -> String;
+/// A function that styles text.
+pub type Style = fn(&str) -> String;
 
-/// A page of a given width that is written from top to bottom.
+/// Text of a given width, written from top to bottom.
 pub struct Page {
     width: usize,
     text: String,
 }
 
 impl Page {
-    /// An empty page. Narrower than 40 columns nothing can be laid out, so such a terminal wraps by
+    /// Creates an empty page. The width is at least 40 columns; a narrower terminal wraps by
     /// itself.
     pub fn new(width: usize) -> Self {
         Self {
@@ -21,55 +22,56 @@ impl Page {
         }
     }
 
-    /// The page as text.
+    /// Returns the text.
     pub fn finish(self) -> String {
         self.text
     }
 
-    /// An empty line, unless the page is empty.
+    /// Adds an empty line unless the page is empty.
     pub fn gap(&mut self) {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
     }
 
-    /// A heading, set apart from what comes before.
+    /// Adds a heading, separated by an empty line.
     pub fn heading(&mut self, heading: &str) {
         self.gap();
-        self.line(&paint::strong(heading));
+        self.line(&style::bold(heading));
     }
 
-    /// A painted line that is short enough.
-    pub fn line(&mut self, painted: &str) {
-        self.text.push_str(painted);
+    /// Adds a styled line without wrapping.
+    pub fn line(&mut self, styled: &str) {
+        self.text.push_str(styled);
         self.text.push('\n');
     }
 
-    /// Text behind a prefix, wrapped; further lines stand behind `rest`, which is as wide.
+    /// Adds wrapped text after the prefix `first`. Further lines start with `rest`, which has the
+    /// same width.
     ///
-    /// The prefixes are painted already; `columns` is their width.
+    /// The prefixes are styled already; `columns` is their width.
     pub fn wrapped(
         &mut self,
         (first, rest, columns): (&str, &str, usize),
         text: &str,
-        paint: Paint,
+        style: Style,
     ) {
         let options =
             textwrap::Options::new(self.width.saturating_sub(columns).max(20)).break_words(false);
         for (index, line) in textwrap::wrap(text, options).iter().enumerate() {
             let prefix = if index == 0 { first } else { rest };
-            self.line(&format!("{prefix}{}", paint(line)));
+            self.line(&format!("{prefix}{}", style(line)));
         }
     }
 
-    /// A label and its text, wrapped beside the label.
-    pub fn field(&mut self, label: &str, text: &str, paint: Paint) {
+    /// Adds a label and its text, wrapped beside the label.
+    pub fn field(&mut self, label: &str, text: &str, style: Style) {
         const LABEL: usize = 11;
         let first = format!(
             "{}{}",
-            paint::dim(label),
+            style::dimmed(label),
             " ".repeat(LABEL.saturating_sub(label.len()))
         );
-        self.wrapped((&first, &" ".repeat(LABEL), LABEL), text, paint);
+        self.wrapped((&first, &" ".repeat(LABEL), LABEL), text, style);
     }
 }

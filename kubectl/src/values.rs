@@ -1,4 +1,4 @@
-//! Times, weights, rates and addresses as they are typed.
+//! Parsers for times, weights, rates and addresses on the command line.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,52 +8,53 @@ use std::time::Duration;
 use http::Uri;
 use jiff::Timestamp;
 use serin_core::units::Weight;
-use serin_crds::text::parse_duration;
+use serin_crds::literals::parse_duration;
 
-/// A moment: by the clock, or before now.
+/// A time argument, absolute or relative to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// This one.
-    At(Timestamp),
-    /// So many milliseconds before now.
-    Before(i64),
+pub enum TimeArg {
+    /// A point in time.
+    Absolute(Timestamp),
+    /// Milliseconds before now.
+    Ago(i64),
 }
 
-impl Moment {
-    /// In milliseconds since the epoch.
+impl TimeArg {
+    /// Converts to milliseconds since the epoch.
     pub fn milliseconds(self, now: Timestamp) -> i64 {
         match self {
-            Self::At(at) => at.as_millisecond(),
-            Self::Before(milliseconds) => now.as_millisecond().saturating_sub(milliseconds),
+            Self::Absolute(at) => at.as_millisecond(),
+            Self::Ago(milliseconds) => now.as_millisecond().saturating_sub(milliseconds),
         }
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for TimeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "now" {
-            return Ok(Self::Before(0));
+            return Ok(Self::Ago(0));
         }
         if let Some(before) = text.strip_prefix('-') {
             let before = parse_duration(before).map_err(|error| error.to_string())?;
-            return Ok(Self::Before(
+            return Ok(Self::Ago(
                 i64::try_from(before.as_millis()).unwrap_or(i64::MAX),
             ));
         }
-        text.parse().map(Self::At).map_err(|_| {
-            "write a time as in 2026-03-01T10:00:00Z or 2026-03-01T12:00:00+02:00, or one before now as in -2h, or now".to_owned()
+        text.parse().map(Self::Absolute).map_err(|_| {
+            "write for example 2026-03-01T10:00:00Z, 2026-03-01T12:00:00+02:00, -2h or now"
+                .to_owned()
         })
     }
 }
 
-/// The canary's share from a time on: `10m=20` is 20 % from ten minutes after its first request.
+/// A canary weight from a time on: `10m=20` is 20 % from ten minutes after the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepWeight {
-    /// Milliseconds since the first request.
+    /// Start of the weight, in milliseconds since the first request.
     pub after_ms: i64,
-    /// The share.
+    /// The weight.
     pub weight: Weight,
 }
 
@@ -62,7 +63,8 @@ impl FromStr for StepWeight {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let why = || {
-            "write a time since the first request and a percentage, as in 0s=5 or 10m=20".to_owned()
+            "write a time since the first request and a percentage, for example 0s=5 or 10m=20"
+                .to_owned()
         };
         let (after, weight) = text.split_once('=').ok_or_else(why)?;
         let after = parse_duration(after).map_err(|error| error.to_string())?;
@@ -75,7 +77,7 @@ impl FromStr for StepWeight {
     }
 }
 
-/// A fraction of requests, typed as a percentage.
+/// A fraction of requests from 0 to 1, written as a percentage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErrorRate(pub f64);
 
@@ -91,57 +93,57 @@ impl FromStr for ErrorRate {
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(digits) = text.strip_suffix('%') else {
             return Err(
-                "it has no unit; write a percentage of requests, for example 0.05%".to_owned(),
+                "has no unit; write a percentage of requests, for example 0.05%".to_owned(),
             );
         };
-        let percent: f64 = digits.trim().parse().map_err(|_| {
-            "it is not a number and a percent sign; write for example 0.05%".to_owned()
-        })?;
+        let percent: f64 = digits
+            .trim()
+            .parse()
+            .map_err(|_| "not a number with a percent sign; write for example 0.05%".to_owned())?;
         if !(0.0..100.0).contains(&percent) {
             return Err(
-                "a rate of errors is at least 0% and under 100%; write for example 0.05%"
-                    .to_owned(),
+                "an error rate is at least 0% and under 100%; write for example 0.05%".to_owned(),
             );
         }
         Ok(Self(percent / 100.0))
     }
 }
 
-/// A span of time, for example 1m30s.
+/// Parses a duration, for example 1m30s.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text
         .parse()
-        .map_err(|_| "write it as in 30s, 5m or 1h30m".to_owned())?;
-    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+        .map_err(|_| "write for example 30s, 5m or 1h30m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "must not be negative".to_owned())
 }
 
-/// The rate of a service that can be judged.
+/// Parses the request rate of a service.
 pub(crate) fn requests_per_second(text: &str) -> Result<f64, String> {
-    // A request in a quarter of an hour: of less nothing can be said in any release's time.
+    // 0.001 is about one request per quarter of an hour. Less cannot be analyzed within a release.
     const BOUNDS: RangeInclusive<f64> = 0.001..=1e7;
     let rate: f64 = text
         .parse()
-        .map_err(|_| "it is not a number; write for example 120".to_owned())?;
+        .map_err(|_| "not a number; write for example 120".to_owned())?;
     if BOUNDS.contains(&rate) {
         return Ok(rate);
     }
     let (least, most) = (BOUNDS.start(), BOUNDS.end());
     Err(format!(
-        "it must be from {least} to {most}: without requests nothing can be judged; write for example 120"
+        "must be from {least} to {most}; write for example 120"
     ))
 }
 
-/// The seed of a simulation.
+/// Parses the seed of a simulation.
 pub(crate) fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
         format!(
-            "it is not a whole number from 0 to {}; write for example 1",
+            "not a whole number from 0 to {}; write for example 1",
             u64::MAX
         )
     })
 }
 
-/// The address of a Prometheus.
+/// Parses the address of a Prometheus.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let uri: Option<Uri> = text.parse().ok();
     let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
@@ -150,22 +152,22 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
         .and_then(Uri::authority)
         .filter(|authority| !authority.host().is_empty())
     else {
-        return Err("it is not an address; write for example http://localhost:9090".to_owned());
+        return Err("not an address; write for example http://localhost:9090".to_owned());
     };
     if authority.as_str().contains('@') {
-        let fix = "leave them out; a token goes into a file, --bearer-token-file";
+        let fix = "remove them and pass a token with --bearer-token-file";
         return Err(format!(
-            "it holds a name or password, which would be shown wherever it was asked; {fix}"
+            "contains a user name or password, which would appear in output; {fix}"
         ));
     }
-    // What stands behind the host is a colon and a port, or nothing.
+    // The host is followed by a colon and a port, or by nothing.
     let behind_host = authority
         .as_str()
         .strip_prefix(authority.host())
         .unwrap_or_default();
     match authority.port_u16() {
         None if !behind_host.is_empty() => Err(format!(
-            "its port {:?} is not one; write a number up to 65535",
+            "invalid port {:?}; write a number up to 65535",
             behind_host.trim_start_matches(':')
         )),
         _ => Ok(text.to_owned()),
@@ -177,10 +179,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_by_the_clock_or_before_now() {
+    fn a_time_is_absolute_or_relative_to_now() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let at = |text: &str| {
-            text.parse::<Moment>()
+            text.parse::<TimeArg>()
                 .map(|moment| moment.milliseconds(now))
         };
         assert_eq!(at("now"), Ok(now.as_millisecond()));
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_holds_from_a_time_on() {
+    fn a_step_weight_has_a_time_and_a_percentage() {
         let step: StepWeight = "10m=20%".parse().unwrap();
         assert_eq!((step.after_ms, step.weight), (600_000, Weight::percent(20)));
         assert_eq!(
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_that_can_be_asked_and_shown() {
+    fn an_address_must_be_reachable_and_free_of_credentials() {
         for right in [
             "http://localhost:9090",
             "https://prometheus.example/path",
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_requests_and_not_more_than_any() {
+    fn a_request_rate_must_be_within_bounds() {
         assert_eq!(requests_per_second("0.5"), Ok(0.5));
         for wrong in ["0", "-1", "1e-300", "NaN", "inf", "1e8", "many"] {
             let error = requests_per_second(wrong).unwrap_err();
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_rate_has_a_unit_and_is_one() {
+    fn an_error_rate_has_a_unit_and_is_below_100_percent() {
         assert_eq!("0.05%".parse(), Ok(ErrorRate(0.0005)));
         assert_eq!("0%".parse(), Ok(ErrorRate(0.0)));
         for (wrong, why) in [

@@ -1,10 +1,7 @@
-//! Commands from the arguments to the outcome, against the API server in memory, with a door that
-//! knows who may do what.
+//! Commands from the command line to the outcome, against the in-memory API server with
+//! authentication and authorization in front of it.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on shall fail there"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails at the first error")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,9 +13,9 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 use serin_crds::{Rollout, RolloutCommand};
-use serin_fake_cluster::World;
+use serin_fake_cluster::FakeCluster;
 use serin_kubectl::connect::Connection;
-use serin_kubectl::exit::{Exit, Failure};
+use serin_kubectl::exit::{CliError, Exit};
 
 const EVERY_VERB: [&str; 9] = [
     "create",
@@ -32,17 +29,17 @@ const EVERY_VERB: [&str; 9] = [
     "override",
 ];
 
-/// A cluster in memory and a user of it.
+/// An in-memory cluster and a user.
 struct Scene {
-    world: World,
+    world: FakeCluster,
     user: &'static str,
     may: BTreeSet<&'static str>,
 }
 
 impl Scene {
-    /// A Rollout at step 2 of 4 with 20 %, in namespace `shop`, and a user who may do everything.
+    /// A Rollout at step 2 of 4 with 20 %, in namespace `shop`, and a user with all permissions.
     fn new() -> Self {
-        let world = World::new(7);
+        let world = FakeCluster::new(7);
         world.apply_object(rollout("checkout", "shop")).unwrap();
         let scene = Self {
             world,
@@ -53,7 +50,7 @@ impl Scene {
         scene
     }
 
-    fn who_may_only(verbs: &[&'static str]) -> Self {
+    fn with_verbs(verbs: &[&'static str]) -> Self {
         Self {
             may: verbs.iter().copied().collect(),
             ..Self::new()
@@ -66,12 +63,16 @@ impl Scene {
             .unwrap();
     }
 
-    /// Runs a command line and gives its exit code, what it printed and why it failed.
-    async fn run(&self, line: &str) -> (Exit, String, Option<Failure>) {
-        self.run_asked(line, None).await
+    /// Runs a command line. Returns its exit code, output and error.
+    async fn run(&self, line: &str) -> (Exit, String, Option<CliError>) {
+        self.run_with_answer(line, None).await
     }
 
-    async fn run_asked(&self, line: &str, answer: Option<bool>) -> (Exit, String, Option<Failure>) {
+    async fn run_with_answer(
+        &self,
+        line: &str,
+        answer: Option<bool>,
+    ) -> (Exit, String, Option<CliError>) {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let name = line.split(' ').next().unwrap();
         let invocation = serin_kubectl::cli::parse(name, arguments).unwrap();
@@ -81,7 +82,7 @@ impl Scene {
             .clone()
             .unwrap_or_else(|| "shop".into());
         let connection = Connection {
-            client: self.door(),
+            client: self.client(),
             namespace,
         };
         let mut out = Vec::new();
@@ -93,10 +94,9 @@ impl Scene {
         }
     }
 
-    /// A client for which the API server knows who it is and asks the admission policy before it
-    /// takes a command.
-    fn door(&self) -> Client {
-        let inner = self.world.client_of("kubectl");
+    /// A client whose requests pass authentication and the admission policy.
+    fn client(&self) -> Client {
+        let inner = self.world.client_for("kubectl");
         let (user, may) = (self.user, self.may.clone());
         let service = tower::service_fn(move |request: Request<Body>| {
             let (inner, may) = (inner.clone(), may.clone());
@@ -109,11 +109,10 @@ impl Scene {
         self.world.objects()
     }
 
-    /// Acts as the controller does, once: takes the first command and lets the Rollout's status be
-    /// what it then is.
+    /// Acts as the controller: sets the outcome of the first command and the given Rollout status.
     async fn controller(&self, outcome: &str, message: &str, status: Option<Value>) {
         self.world
-            .until(
+            .wait_until(
                 |world| !world.objects::<RolloutCommand>().is_empty(),
                 Duration::from_secs(10),
             )
@@ -192,11 +191,17 @@ fn rollout(name: &str, namespace: &str) -> Value {
     })
 }
 
-fn status(phase: &str, stage: &str, step: Option<u32>, asked: f64, verified: Option<f64>) -> Value {
+fn status(
+    phase: &str,
+    stage: &str,
+    step: Option<u32>,
+    desired: f64,
+    verified: Option<f64>,
+) -> Value {
     let step = step.map(|index| json!({"index": index, "startedAt": "2026-03-01T11:00:00Z"}));
     json!({
         "observedGeneration": 1, "phase": phase, "stage": stage, "stableRevision": "v1", "currentRevision": "v2",
-        "step": step, "weights": {"desired": asked, "verified": verified}, "replicas": 0, "updatedReplicas": 0,
+        "step": step, "weights": {"desired": desired, "verified": verified}, "replicas": 0, "updatedReplicas": 0,
         "readyReplicas": 0, "availableReplicas": 0,
         "plan": {"hash": "h", "spec": {"strategy": {"canary": {"pace": {"steps": [1, 2, 3, 4]}}}}}
     })
@@ -214,7 +219,7 @@ fn aborted(verified: Option<f64>) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
+async fn promote_is_bound_to_revision_and_step_and_reports_the_result() {
     let scene = Scene::new();
     let after = status("Progressing", "Progressing", Some(2), 50.0, None);
     let (ran, ()) = tokio::join!(
@@ -229,7 +234,7 @@ async fn promote_is_bound_to_what_was_seen_and_tells_what_happened() {
     assert_eq!(
         ran.1,
         "rollout.serin.dev/checkout promoted: the pause is over: going on with step 3 of 4\n\
-         Revision v2 was at step 2/4 with 20 % of the traffic, now at step 3/4 with 50 % (not yet confirmed) (Progressing).\n"
+         Revision v2 was at step 2/4 with 20 % of traffic, now at step 3/4 with 50 % (not yet confirmed) (Progressing).\n"
     );
     let command = &scene.commands()[0];
     assert!(
@@ -268,14 +273,14 @@ async fn abort_waits_until_the_router_confirms() {
     );
     assert!(
         ran.1
-            .contains("stable v1 has all traffic, as the router confirms"),
+            .contains("stable v1 has all traffic, confirmed by the router"),
         "{}",
         ran.1
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_abort_that_no_router_confirms_says_so() {
+async fn an_unconfirmed_abort_says_so() {
     let scene = Scene::new();
     let (ran, ()) = tokio::join!(
         scene.run("kubectl-abort checkout"),
@@ -290,7 +295,7 @@ async fn an_abort_that_no_router_confirms_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_controller_refuses_is_told_with_its_reason() {
+async fn a_refusal_by_the_controller_is_reported_with_its_reason() {
     let scene = Scene::new();
     let refusal = "made for revision v1, but the current revision is v2";
     let (ran, ()) = tokio::join!(
@@ -302,7 +307,7 @@ async fn what_the_controller_refuses_is_told_with_its_reason() {
         ran.2.unwrap().message,
         format!("promote of checkout was refused: {refusal}")
     );
-    // The step at hand belongs to v2: nothing is assumed about v1's.
+    // The current step belongs to v2; the step of v1 is unknown.
     assert_eq!(
         serde_json::to_value(&scene.commands()[0].spec.preconditions).unwrap(),
         json!({"revision": "v1"})
@@ -310,8 +315,8 @@ async fn what_the_controller_refuses_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_only_abort_is_told_so_and_how_to_get_more() {
-    let scene = Scene::who_may_only(&["create", "abort"]);
+async fn a_missing_verb_is_reported_with_the_allowed_verbs_and_the_required_role() {
+    let scene = Scene::with_verbs(&["create", "abort"]);
     let (exit, _, failure) = scene.run("kubectl-promote checkout").await;
     assert_eq!(exit, Exit::Refused);
     insta::assert_snapshot!(failure.unwrap().to_string());
@@ -319,15 +324,15 @@ async fn who_may_only_abort_is_told_so_and_how_to_get_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_not_create_commands_is_told_what_it_takes() {
-    let scene = Scene::who_may_only(&["abort"]);
+async fn a_missing_create_permission_is_reported_with_the_required_role() {
+    let scene = Scene::with_verbs(&["abort"]);
     let (exit, _, failure) = scene.run("kubectl-abort checkout").await;
     assert_eq!(exit, Exit::Refused);
     insta::assert_snapshot!(failure.unwrap().to_string());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_that_nobody_acts_on_times_out_and_stands() {
+async fn an_unhandled_command_times_out_and_remains() {
     let scene = Scene::new();
     let started = tokio::time::Instant::now();
     let (exit, _, failure) = scene.run("kubectl-promote checkout --timeout 5s").await;
@@ -342,12 +347,12 @@ async fn a_command_that_nobody_acts_on_times_out_and_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_that_was_cleared_away_has_its_outcome_in_the_rollout() {
+async fn the_outcome_of_a_deleted_command_is_read_from_the_rollout() {
     let scene = Scene::new();
     let controller = async {
         let world = &scene.world;
         world
-            .until(
+            .wait_until(
                 |world| !world.objects::<RolloutCommand>().is_empty(),
                 Duration::from_secs(10),
             )
@@ -367,18 +372,18 @@ async fn a_command_that_was_cleared_away_has_its_outcome_in_the_rollout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_connection_while_it_waits_is_taken_up_again() {
+async fn a_broken_connection_is_retried_while_waiting() {
     let scene = Scene::new();
     let controller = async {
         scene
             .world
-            .until(
+            .wait_until(
                 |world| !world.objects::<RolloutCommand>().is_empty(),
                 Duration::from_secs(10),
             )
             .await
             .unwrap();
-        scene.world.api_away_for(Duration::from_secs(4));
+        scene.world.take_api_down_for(Duration::from_secs(4));
         tokio::time::sleep(Duration::from_secs(6)).await;
         scene
             .controller("Done", "given up", Some(aborted(Some(0.0))))
@@ -392,7 +397,7 @@ async fn a_broken_connection_while_it_waits_is_taken_up_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_does_not_exist_suggests_near_ones_and_other_namespaces() {
+async fn an_unknown_name_suggests_similar_names_and_other_namespaces() {
     let scene = Scene::new();
     scene
         .world
@@ -402,21 +407,21 @@ async fn a_name_that_does_not_exist_suggests_near_ones_and_other_namespaces() {
     assert_eq!(exit, Exit::Usage);
     assert_eq!(
         failure.unwrap().to_string(),
-        "there is no Rollout chekout in namespace shop\n  Did you mean checkout?\n  \
-         There is one in namespace other: add -n other"
+        "Rollout chekout not found in namespace shop\n  Did you mean checkout?\n  \
+         It exists in namespace other: use -n other"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_promotion_that_is_not_confirmed_asks_for_nothing() {
+async fn an_unconfirmed_full_promotion_creates_no_command() {
     let scene = Scene::new();
     let (exit, ..) = scene
-        .run_asked("kubectl-promote checkout --full", Some(false))
+        .run_with_answer("kubectl-promote checkout --full", Some(false))
         .await;
     assert_eq!(exit, Exit::Refused);
     assert!(scene.commands().is_empty());
     let (exit, out, _) = scene
-        .run_asked("kubectl-promote checkout --full --no-wait", Some(true))
+        .run_with_answer("kubectl-promote checkout --full --no-wait", Some(true))
         .await;
     assert_eq!(exit, Exit::Done);
     assert!(
@@ -426,7 +431,7 @@ async fn a_full_promotion_that_is_not_confirmed_asks_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rollout_whose_spec_this_plugin_cannot_read_can_be_aborted() {
+async fn a_rollout_with_an_unknown_spec_can_be_aborted() {
     let scene = Scene::new();
     scene
         .world
@@ -442,14 +447,14 @@ async fn a_rollout_whose_spec_this_plugin_cannot_read_can_be_aborted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_and_list_show_what_there_is() {
+async fn status_and_list_show_the_rollout() {
     let scene = Scene::new();
     let (exit, out, _) = scene.run("kubectl-serin status checkout").await;
     assert_eq!(exit, Exit::Done);
     assert!(out.contains("Paused · Progressing · step 2/4"), "{out}");
     assert!(
         out.contains("httproutes.gateway.networking.k8s.io"),
-        "the missing route is told: {out}"
+        "the missing route is reported: {out}"
     );
     let (_, yaml, _) = scene.run("kubectl-serin status checkout -o yaml").await;
     assert!(yaml.contains("currentRevision: v2"), "{yaml}");
@@ -466,21 +471,21 @@ async fn status_and_list_show_what_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_override_takes_a_reason_and_a_right_of_its_own() {
+async fn an_override_requires_a_reason_and_its_own_verb() {
     let arguments = ["kubectl-serin", "override", "checkout"].map(OsString::from);
     assert!(
         serin_kubectl::cli::parse("kubectl-serin", arguments.to_vec()).is_err(),
-        "it is asked for with a reason"
+        "a reason is required"
     );
-    let scene = Scene::who_may_only(&["create", "promote"]);
+    let scene = Scene::with_verbs(&["create", "promote"]);
     let (exit, _, failure) = scene
         .run("kubectl-serin override checkout --reason incident")
         .await;
     assert_eq!(exit, Exit::Refused);
     assert!(failure.unwrap().to_string().contains("override"));
     let scene = Scene::new();
-    let asking = scene.run("kubectl-serin override checkout --reason incident --no-wait");
-    assert_eq!(asking.await.0, Exit::Done);
+    let run = scene.run("kubectl-serin override checkout --reason incident --no-wait");
+    assert_eq!(run.await.0, Exit::Done);
     let command = scene.commands().remove(0);
     assert_eq!(
         serde_json::to_value(&command.spec).unwrap()["verb"],

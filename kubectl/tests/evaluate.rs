@@ -1,10 +1,6 @@
-//! `evaluate` as a program in a pipe: what comes out of what goes in, and what is refused, with its
-//! exit code.
+//! `evaluate` as a program in a pipe: output, errors and exit codes.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on shall fail there"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails at the first error")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -27,7 +23,7 @@ fn evaluate(config: Option<&str>, lines: &str) -> (i32, String, String) {
             .args(["--config", "config.yaml"]);
     }
     let mut child = command.spawn().unwrap();
-    // Refused before the first line, it reads none: that the pipe is closed then is right.
+    // A program that fails before reading closes the pipe; the write error is expected.
     let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
     let ended = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -57,7 +53,7 @@ const TICKS: [(u32, u32, u32, u32); 6] = [
 ];
 
 #[test]
-fn the_golden_mixture_comes_out_to_nine_digits_with_every_field() {
+fn the_golden_vector_is_reproduced_to_nine_digits() {
     let lines: Vec<String> = (1..)
         .zip(TICKS)
         .map(|(number, counts)| tick(number * 15, counts))
@@ -125,7 +121,7 @@ fn the_golden_mixture_comes_out_to_nine_digits_with_every_field() {
 }
 
 #[test]
-fn what_is_not_yet_defined_is_null_and_doubles_are_printed_to_be_read_again() {
+fn undefined_values_are_null_and_floats_round_trip() {
     let lines = [tick(15, (0, 0, 1500, 1)), tick(30, (7, 1, 1493, 3))].join("\n");
     let (_, out, _) = evaluate(None, &lines);
     let (first, second) = out.trim().split_once('\n').unwrap();
@@ -157,7 +153,7 @@ fn what_is_not_yet_defined_is_null_and_doubles_are_printed_to_be_read_again() {
         assert_eq!(
             format!("{parsed:?}"),
             written,
-            "{key} has the digits that it needs and no more"
+            "{key} has the shortest exact representation"
         );
     }
 }
@@ -185,7 +181,7 @@ fn two_errors_at_next_to_no_traffic_do_not_roll_back() {
 }
 
 #[test]
-fn every_key_of_the_configuration_is_known_in_yaml_and_in_json() {
+fn every_configuration_key_is_accepted_in_yaml_and_json() {
     let yaml = "
 alpha: 0.02
 beta: 0.1
@@ -213,12 +209,12 @@ allotment: 500
     assert_eq!(
         evaluate(Some("# nothing\n"), &lines),
         evaluate(None, &lines),
-        "all of it is optional"
+        "every key is optional"
     );
 }
 
 #[test]
-fn a_configuration_is_refused_with_line_and_field() {
+fn configuration_errors_have_line_and_field() {
     let cases = [
         ("alpha: 0.01\nbetta: 0.05\n", "line 2: betta: unknown field"),
         (
@@ -287,16 +283,13 @@ fn a_configuration_is_refused_with_line_and_field() {
         ("alpha: [\n", "line "),
         (
             "- 0.05\n- 0.05\n",
-            "line 1: there are no keys in it; write for example slo: 0.999",
+            "line 1: contains no keys; write for example slo: 0.999",
         ),
         (
             "alpha: 0.01\nalpha: 0.02\n",
-            "line 2: not readable as YAML: duplicate",
+            "line 2: invalid YAML: duplicate",
         ),
-        (
-            "---\nalpha: 0.01\n---\nalpha: 0.02\n",
-            "not readable as YAML: ",
-        ),
+        ("---\nalpha: 0.01\n---\nalpha: 0.02\n", "invalid YAML: "),
     ];
     for (config, expected) in cases {
         let (exit, out, error) = evaluate(Some(config), &tick(15, (150, 0, 1350, 1)));
@@ -311,7 +304,7 @@ fn a_configuration_is_refused_with_line_and_field() {
         );
         assert!(
             !error.contains("from_str") && !error.contains("Policy"),
-            "that is for programmers: {error}"
+            "contains internal names: {error}"
         );
     }
     let missing = Command::new(env!("CARGO_BIN_EXE_kubectl-serin"))
@@ -322,7 +315,7 @@ fn a_configuration_is_refused_with_line_and_field() {
 }
 
 #[test]
-fn a_line_is_refused_with_its_number_and_field_and_what_came_before_stands() {
+fn input_errors_have_line_and_field_and_keep_earlier_output() {
     let with = |from: &str, to: &str| tick(30, (150, 0, 1350, 1)).replace(from, to);
     let cases = [
         (
@@ -376,7 +369,7 @@ fn a_line_is_refused_with_its_number_and_field_and_what_came_before_stands() {
         ("{\"t\": 30".to_owned(), "line 2: EOF"),
         (
             format!("{} {}", with("30", "30"), with("30", "45")),
-            "line 2: one object a line",
+            "line 2: expected one object per line",
         ),
     ];
     for (line, expected) in cases {
@@ -392,9 +385,12 @@ fn a_line_is_refused_with_its_number_and_field_and_what_came_before_stands() {
 }
 
 #[test]
-fn the_example_in_the_documentation_is_what_runs() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/evaluate.md"))
-        .unwrap();
+fn the_example_in_the_documentation_runs() {
+    let page = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/reference/evaluate.md"
+    ))
+    .unwrap();
     let example = page.split("## An example").nth(1).unwrap();
     let block = |number: usize| {
         let block = example.split("```").nth(2 * number + 1).unwrap();

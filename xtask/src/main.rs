@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use commands::bench::BenchCommand;
 use commands::cluster::ClusterCommand;
 use commands::demo::DemoArguments;
+use commands::lint::LintCommand;
 use commands::soak::{SoakArguments, VerdictsArguments};
 use commands::test::TestArguments;
 
@@ -23,30 +24,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch a real cluster ship three releases under load: one stable, one rolled back, one
-    /// promoted.
+    /// Deploy three releases on a real cluster under load: one becomes stable, one is rolled back,
+    /// one is promoted.
     Demo(DemoArguments),
-    /// Run all checks: format, lints, tests, the cases on a real cluster, the demo.
+    /// Run all checks: format, words, lints, tests, the cases on a real cluster, the demo.
     Test(TestArguments),
-    /// Count promotions, rollbacks and aborts under load by the dozen, and tell the times they
-    /// took.
+    /// Run dozens of promotions, rollbacks and aborts under load, and report how long they took.
     Soak(SoakArguments),
-    /// Judge good releases and such that fail ten times as often, and tell how each ended and what
-    /// it spent.
+    /// Run good releases and releases that fail ten times as often, and report how each ended and
+    /// what it spent.
     Verdicts(VerdictsArguments),
-    /// The local cluster: real pods, a real gateway, no container engine.
+    /// Manage the local cluster: real pods, a real gateway, no container engine.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Measure, and write the figures into docs/.
+    /// Run benchmarks and write the results into docs/.
     #[command(subcommand)]
     Bench(BenchCommand),
-    /// Writes what is generated from the types: the CustomResourceDefinitions, also those of the
+    /// Generate the CustomResourceDefinitions from the Rust types, for `crds/yaml` and for the
     /// chart.
     Codegen {
-        /// Only compare, and fail where a file is out of date.
+        /// Only compare, and fail if a file is out of date.
         #[arg(long)]
         check: bool,
     },
+    /// Check the wording of source files, pages and manifests.
+    #[command(subcommand)]
+    Lint(LintCommand),
 }
 
 #[tokio::main]
@@ -56,13 +59,14 @@ async fn main() -> ExitCode {
         Command::Soak(arguments) => commands::soak::run(arguments).await,
         Command::Verdicts(arguments) => commands::soak::run_verdicts(arguments).await,
         Command::Test(arguments) => match commands::test::run(arguments).await {
-            // It has told what failed; its last line is the count.
+            // The failures are printed already; the last line of the output is the count.
             Ok(false) => return ExitCode::FAILURE,
             other => other.map(drop),
         },
         Command::Cluster(command) => commands::cluster::run(command).await,
         Command::Bench(command) => commands::bench::run(command).await,
         Command::Codegen { check } => commands::codegen::run(check),
+        Command::Lint(command) => commands::lint::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

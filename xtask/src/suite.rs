@@ -1,5 +1,5 @@
-//! A sequence of checks: each with a heading, its output passed through, its time, and all of their
-//! results at the end.
+//! A sequence of checks. Each has a heading, its output passed through, and its duration; a table
+//! at the end has all results.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,35 +12,34 @@ use serin_e2e::interrupt::Interrupts;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// How long a check may take to clean up once it is interrupted; the demo has a namespace to
-/// remove.
-const CLEAN_UP: Duration = Duration::from_secs(150);
+/// Time that an interrupted check has for cleanup. The demo has to remove a namespace.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// What a check counts for.
+/// How the result of a check is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Counting {
-    /// One, by its exit status.
-    Whole,
-    /// The same, and its standard output is of no interest.
-    Silent,
-    /// The tests that it says it has run; none at all is a failure.
+pub(crate) enum CountMode {
+    /// As one check, by its exit status.
+    ExitStatus,
+    /// As one check, by its exit status. Standard output is discarded.
+    SilentExitStatus,
+    /// As the number of tests in its output. Zero tests are a failure.
     Tests,
-    /// The same, and none is no failure.
-    SomeTests,
+    /// As the number of tests in its output. Zero tests are allowed.
+    OptionalTests,
 }
 
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// With so many passed and failed.
+pub(crate) enum CheckOutcome {
+    /// The check ran. The fields are the numbers of tests or checks.
     Checked { passed: u64, failed: u64 },
-    /// It was not run, and why.
+    /// The check did not run, with the reason.
     Skipped(String),
 }
 
-impl Outcome {
-    /// One check; tells on standard error what it failed with.
-    pub(crate) fn of(result: Result<()>) -> Self {
+impl CheckOutcome {
+    /// Counts one check. Prints the error on standard error.
+    pub(crate) fn from_result(result: Result<()>) -> Self {
         match result {
             Ok(()) => Self::Checked {
                 passed: 1,
@@ -57,23 +56,23 @@ impl Outcome {
     }
 }
 
-/// Announces a check.
+/// Prints the heading of a check.
 pub(crate) fn heading(name: &str) {
     println!("\n=== {name}");
 }
 
-/// The checks so far.
+/// The results of the checks so far.
 pub(crate) struct Suite {
     checkout: PathBuf,
     began: Instant,
     interrupts: Interrupts,
     interrupted: bool,
-    results: Vec<(String, Outcome, Duration)>,
+    results: Vec<(String, CheckOutcome, Duration)>,
 }
 
 impl Suite {
-    /// Begins; from here on Ctrl-C ends the check at hand, skips all others and leaves time to
-    /// clean up.
+    /// Starts the suite. From now on Ctrl-C stops the current check after its cleanup and skips all
+    /// other checks.
     pub(crate) fn new(checkout: &Path) -> Result<Self> {
         Ok(Self {
             checkout: checkout.to_owned(),
@@ -84,19 +83,23 @@ impl Suite {
         })
     }
 
-    /// Notes how a check ended that was run elsewhere.
-    pub(crate) fn record(&mut self, name: &str, outcome: Outcome, took: Duration) {
-        println!("=== {name}: {} ({})", told(&outcome), seconds(took));
+    /// Records the outcome of a check that ran elsewhere.
+    pub(crate) fn record(&mut self, name: &str, outcome: CheckOutcome, took: Duration) {
+        println!(
+            "=== {name}: {} ({})",
+            describe_outcome(&outcome),
+            format_duration(took)
+        );
         self.results.push((name.to_owned(), outcome, took));
     }
 
-    /// Notes a check that cannot be run here.
+    /// Records a check that cannot run here.
     pub(crate) fn skip(&mut self, name: &str, why: &str) {
         heading(name);
-        self.record(name, Outcome::Skipped(why.to_owned()), Duration::ZERO);
+        self.record(name, CheckOutcome::Skipped(why.to_owned()), Duration::ZERO);
     }
 
-    /// Does something in this process, unless it is interrupted meanwhile.
+    /// Runs work in this process until it completes or is interrupted.
     pub(crate) async fn unless_interrupted<T>(
         &mut self,
         work: impl Future<Output = Result<T>>,
@@ -113,9 +116,8 @@ impl Suite {
         }
     }
 
-    /// Runs a program as a check. Whatever becomes of it is on record, and the next check may
-    /// follow.
-    pub(crate) async fn run(&mut self, name: &str, mut command: Command, counting: Counting) {
+    /// Runs a program as a check and records its outcome.
+    pub(crate) async fn run(&mut self, name: &str, mut command: Command, count_mode: CountMode) {
         if self.interrupted {
             return;
         }
@@ -126,23 +128,27 @@ impl Suite {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
-        // A group of its own: on Ctrl-C it is told once, by this process.
+        // A separate process group: on Ctrl-C only this process signals it.
         command.process_group(0);
-        let outcome = match self.watch(&mut command, counting).await {
-            Ok((status_is_good, tally)) => judged(status_is_good, tally, counting),
-            Err(error) => Outcome::of(Err(error)),
+        let outcome = match self.pass_through(&mut command, count_mode).await {
+            Ok((status_is_good, tally)) => count_outcome(status_is_good, tally, count_mode),
+            Err(error) => CheckOutcome::from_result(Err(error)),
         };
         self.record(name, outcome, began.elapsed());
     }
 
-    /// Passes the output on, and counts what it tells.
-    async fn watch(&mut self, command: &mut Command, counting: Counting) -> Result<(bool, Tally)> {
+    /// Passes the output through and counts the tests in it.
+    async fn pass_through(
+        &mut self,
+        command: &mut Command,
+        count_mode: CountMode,
+    ) -> Result<(bool, Tally)> {
         let program = command.as_std().get_program().to_owned();
         let mut child = command
             .spawn()
-            .with_context(|| format!("{} does not start", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let output = child.stdout.take().context("no output")?;
-        let reading = read(output, counting == Counting::Silent);
+        let reading = read_output(output, count_mode == CountMode::SilentExitStatus);
         tokio::pin!(reading);
         let tally = tokio::select! {
             tally = &mut reading => tally?,
@@ -159,35 +165,45 @@ impl Suite {
         Ok((status.success(), tally))
     }
 
-    /// Tells the results, and with the last line how many passed and failed; whether none failed.
-    pub(crate) fn close(self) -> bool {
+    /// Prints all results; the last line has the totals. Returns whether nothing failed.
+    pub(crate) fn print_summary(self) -> bool {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
         table.set_header(["CHECK", "RESULT", "TIME"]);
         for (name, outcome, took) in &self.results {
-            table.add_row([name.clone(), told(outcome), seconds(*took)]);
+            table.add_row([
+                name.clone(),
+                describe_outcome(outcome),
+                format_duration(*took),
+            ]);
         }
         let (passed, failed) = total(self.results.iter().map(|(_, outcome, _)| outcome));
-        println!("\n=== In all {}\n{table}\n", seconds(self.began.elapsed()));
+        println!(
+            "\n=== Total {}\n{table}\n",
+            format_duration(self.began.elapsed())
+        );
         println!("{passed} passed, {failed} failed");
         failed == 0
     }
 }
 
-/// Asks a check's whole process group to end, and waits until it has cleaned up.
+/// Sends SIGINT to the process group of a check and waits for its cleanup.
 async fn interrupt(child: &mut Child) -> Result<()> {
     let Some(id) = child.id() else { return Ok(()) };
     Command::new("kill")
         .args(["-INT", "--", &format!("-{id}")])
         .status()
         .await?;
-    if tokio::time::timeout(CLEAN_UP, child.wait()).await.is_err() {
+    if tokio::time::timeout(CLEANUP_TIMEOUT, child.wait())
+        .await
+        .is_err()
+    {
         child.kill().await?;
     }
     Ok(())
 }
 
-async fn read(output: impl AsyncRead + Unpin, silent: bool) -> Result<Tally> {
+async fn read_output(output: impl AsyncRead + Unpin, silent: bool) -> Result<Tally> {
     let mut lines = BufReader::new(output);
     let mut printed = std::io::stdout();
     let (mut tally, mut line) = (Tally::default(), Vec::new());
@@ -196,13 +212,13 @@ async fn read(output: impl AsyncRead + Unpin, silent: bool) -> Result<Tally> {
             printed.write_all(&line)?;
             printed.flush()?;
         }
-        tally.read(&String::from_utf8_lossy(&line));
+        tally.add_line(&String::from_utf8_lossy(&line));
         line.clear();
     }
     Ok(tally)
 }
 
-/// Tests by what test programs say of themselves.
+/// The test counts in the output of test programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
@@ -210,13 +226,13 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`; other lines
-    /// count nothing.
-    fn read(&mut self, line: &str) {
+    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`. Ignores other
+    /// lines.
+    fn add_line(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
         };
-        let of = |word: &str| {
+        let number_before = |word: &str| {
             let before = counts.split_once(word).map_or("", |(before, _)| before);
             before
                 .split_whitespace()
@@ -224,23 +240,23 @@ impl Tally {
                 .and_then(|number| number.parse().ok())
                 .unwrap_or(0)
         };
-        self.passed += of(" passed");
-        self.failed += of(" failed");
+        self.passed += number_before(" passed");
+        self.failed += number_before(" failed");
     }
 }
 
-fn judged(status_is_good: bool, tally: Tally, counting: Counting) -> Outcome {
+fn count_outcome(status_is_good: bool, tally: Tally, count_mode: CountMode) -> CheckOutcome {
     let Tally { passed, failed } = tally;
-    match counting {
-        Counting::Whole | Counting::Silent => Outcome::Checked {
+    match count_mode {
+        CountMode::ExitStatus | CountMode::SilentExitStatus => CheckOutcome::Checked {
             passed: u64::from(status_is_good),
             failed: u64::from(!status_is_good),
         },
-        Counting::Tests | Counting::SomeTests => {
-            // It may also fail without a failed test: it does not compile, or is killed.
-            let ran_nothing = counting == Counting::Tests && passed + failed == 0;
+        CountMode::Tests | CountMode::OptionalTests => {
+            // A program can fail without a failed test: it does not compile, or it is killed.
+            let ran_nothing = count_mode == CountMode::Tests && passed + failed == 0;
             let failed_otherwise = failed == 0 && (!status_is_good || ran_nothing);
-            Outcome::Checked {
+            CheckOutcome::Checked {
                 passed,
                 failed: failed + u64::from(failed_otherwise),
             }
@@ -248,22 +264,22 @@ fn judged(status_is_good: bool, tally: Tally, counting: Counting) -> Outcome {
     }
 }
 
-fn total<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> (u64, u64) {
+fn total<'a>(outcomes: impl Iterator<Item = &'a CheckOutcome>) -> (u64, u64) {
     outcomes.fold((0, 0), |(all_passed, all_failed), outcome| match outcome {
-        Outcome::Checked { passed, failed } => (all_passed + passed, all_failed + failed),
-        Outcome::Skipped(_) => (all_passed, all_failed),
+        CheckOutcome::Checked { passed, failed } => (all_passed + passed, all_failed + failed),
+        CheckOutcome::Skipped(_) => (all_passed, all_failed),
     })
 }
 
-fn told(outcome: &Outcome) -> String {
+fn describe_outcome(outcome: &CheckOutcome) -> String {
     match outcome {
-        Outcome::Checked { passed, failed: 0 } => format!("{passed} passed"),
-        Outcome::Checked { passed, failed } => format!("{passed} passed, {failed} FAILED"),
-        Outcome::Skipped(why) => format!("skipped: {why}"),
+        CheckOutcome::Checked { passed, failed: 0 } => format!("{passed} passed"),
+        CheckOutcome::Checked { passed, failed } => format!("{passed} passed, {failed} FAILED"),
+        CheckOutcome::Skipped(why) => format!("skipped: {why}"),
     }
 }
 
-fn seconds(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     let whole = time.as_secs();
     if whole < 60 {
         format!("{:.1} s", time.as_secs_f64())
@@ -279,13 +295,13 @@ mod tests {
     fn tally(lines: &[&str]) -> Tally {
         let mut tally = Tally::default();
         for line in lines {
-            tally.read(line);
+            tally.add_line(line);
         }
         tally
     }
 
     #[test]
-    fn tests_are_counted_from_what_they_print() {
+    fn tests_are_counted_from_their_output() {
         let lines = [
             "running 14 tests",
             "test a ... ok",
@@ -303,67 +319,71 @@ mod tests {
 
     #[test]
     fn a_failure_without_a_failed_test_counts() {
-        let checked = |passed, failed| Outcome::Checked { passed, failed };
+        let checked = |passed, failed| CheckOutcome::Checked { passed, failed };
         let some = Tally {
             passed: 3,
             failed: 0,
         };
-        assert_eq!(judged(true, some, Counting::Tests), checked(3, 0));
+        assert_eq!(count_outcome(true, some, CountMode::Tests), checked(3, 0));
         assert_eq!(
-            judged(false, some, Counting::Tests),
+            count_outcome(false, some, CountMode::Tests),
             checked(3, 1),
-            "killed, or another does not compile"
+            "a program was killed or does not compile"
         );
         assert_eq!(
-            judged(
+            count_outcome(
                 false,
                 Tally {
                     passed: 3,
                     failed: 2
                 },
-                Counting::Tests
+                CountMode::Tests
             ),
             checked(3, 2)
         );
         assert_eq!(
-            judged(true, Tally::default(), Counting::Tests),
+            count_outcome(true, Tally::default(), CountMode::Tests),
             checked(0, 1),
-            "nothing was tested"
+            "no test ran"
         );
         assert_eq!(
-            judged(true, Tally::default(), Counting::SomeTests),
+            count_outcome(true, Tally::default(), CountMode::OptionalTests),
             checked(0, 0),
-            "nothing has that name"
+            "no test matches the filter"
         );
         assert_eq!(
-            judged(false, Tally::default(), Counting::Whole),
+            count_outcome(false, Tally::default(), CountMode::ExitStatus),
             checked(0, 1)
         );
     }
 
     #[test]
-    fn what_is_skipped_counts_neither_way() {
+    fn a_skipped_check_neither_passes_nor_fails() {
         let outcomes = [
-            Outcome::Checked {
+            CheckOutcome::Checked {
                 passed: 4,
                 failed: 1,
             },
-            Outcome::Skipped("no tool".into()),
+            CheckOutcome::Skipped("no tool".into()),
         ];
         assert_eq!(total(outcomes.iter()), (4, 1));
     }
 
     #[tokio::test]
-    async fn a_later_check_runs_whatever_fails_before() {
+    async fn a_check_runs_after_an_earlier_one_failed() {
         let mut suite = Suite::new(Path::new(".")).unwrap();
         suite
-            .run("missing", Command::new("/no/such/program"), Counting::Whole)
+            .run(
+                "missing",
+                Command::new("/no/such/program"),
+                CountMode::ExitStatus,
+            )
             .await;
         suite
-            .run("bad", Command::new("false"), Counting::Whole)
+            .run("bad", Command::new("false"), CountMode::ExitStatus)
             .await;
         suite
-            .run("good", Command::new("true"), Counting::Whole)
+            .run("good", Command::new("true"), CountMode::ExitStatus)
             .await;
         let outcomes: Vec<_> = suite
             .results
@@ -371,16 +391,16 @@ mod tests {
             .map(|(_, outcome, _)| outcome.clone())
             .collect();
         let (bad, good) = (
-            Outcome::Checked {
+            CheckOutcome::Checked {
                 passed: 0,
                 failed: 1,
             },
-            Outcome::Checked {
+            CheckOutcome::Checked {
                 passed: 1,
                 failed: 0,
             },
         );
         assert_eq!(outcomes, [bad.clone(), bad, good]);
-        assert!(!suite.close());
+        assert!(!suite.print_summary());
     }
 }

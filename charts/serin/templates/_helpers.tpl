@@ -11,7 +11,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The name of objects of the whole cluster: a release for one namespace leaves room for others. */}}
+{{/* Name of cluster-scoped objects. It contains watchNamespace, so that releases for different
+namespaces do not conflict. */}}
 {{- define "serin.clusterName" -}}
 {{- if .Values.watchNamespace -}}
 {{- printf "%s-%s" (include "serin.fullname" .) .Values.watchNamespace | trunc 60 | trimSuffix "-" -}}
@@ -24,7 +25,7 @@
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "serin.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
-{{- required "serviceAccount.name: name the ServiceAccount, or let serviceAccount.create be true" .Values.serviceAccount.name -}}
+{{- required "serviceAccount.name: set the name of the ServiceAccount, or set serviceAccount.create to true" .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 
@@ -49,14 +50,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* Annotations of what runs after the release is deleted; the argument is its weight. */}}
+{{/* Annotations of the post-delete hooks. The argument is the hook weight. */}}
 {{- define "serin.uninstallHook" -}}
 helm.sh/hook: post-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* What the controller may do where it looks after Rollouts; nothing more than what its code calls. */}}
+{{/* Permissions of the controller in the namespaces of the Rollouts. They cover only requests that it
+sends. */}}
 {{- define "serin.rules" -}}
 - apiGroups: [serin.dev]
   resources: [rollouts]
@@ -64,7 +66,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - apiGroups: [serin.dev]
   resources: [rollouts/status]
   verbs: [update, patch]
-# To own what it makes, with blockOwnerDeletion.
+# Required for owner references with blockOwnerDeletion.
 - apiGroups: [serin.dev]
   resources: [rollouts/finalizers]
   verbs: [update]

@@ -1,4 +1,4 @@
-//! What the evaluation of one tick of one objective costs.
+//! Cost of the evaluation of one tick of one objective.
 
 use std::hint::black_box;
 
@@ -32,7 +32,7 @@ fn evaluate(criterion: &mut Criterion) {
             index += 1;
             (
                 evidence.ln_e(&bets),
-                evidence.ln_e_cure(&bets),
+                evidence.ln_e_reversed(&bets),
                 evidence.ln_m_good(&bets, 5e-4),
             )
         });

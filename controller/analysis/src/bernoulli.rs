@@ -1,20 +1,20 @@
-//! The Bernoulli form of the bets, for error rates above 5 %, where the Poisson form wastes
-//! evidence.
+//! The Bernoulli form of the bets, for error rates above 5 %. The Poisson form has less power
+//! there.
 //!
 //! A bet is a pair of likelihood ratios, `p_c*/a` on the canary and `p/c` on stable, where `a =
 //! rho0 c`. With `x = (p_c* - a) / (a (1 - a))` the canary's factor is `1 + (p_c - a) x` in
 //! expectation, and stable's likewise; `c` is chosen so that the two slopes cancel, `rho0 n_c x +
 //! n_s x_s = 0`, which by concavity of the logarithm gives `E[exp(l)] <= exp(n_c x (p_c - rho0
 //! p_s))`. At `rho0 = 1` this is `p0 = w p_c* + (1 - w) p`, the block e-variable of Turner, Ly and
-//! Grünwald (JSPI 230, 2024); the tolerance is an extension of ours, by the argument above.
+//! Grünwald (JSPI 230, 2024); the tolerance is our extension, by the argument above.
 
 use crate::bet::BetLine;
 use crate::counts::Counts;
 
-/// Above this error rate the Bernoulli form is the sharper one.
-pub const FROM_RATE: f64 = 0.05;
+/// Error rate above which the Bernoulli form has more power.
+pub const BERNOULLI_MIN_RATE: f64 = 0.05;
 
-/// Odds ratios that the rollback bets on, of equal weight.
+/// Odds ratios of the rollback bets, with equal weights.
 pub const ODDS_RATIOS: [f64; 6] = [1.1, 1.25, 1.5, 2.0, 4.0, 10.0];
 
 /// `expit(logit(p) + ln(psi))`: the rate whose odds are `psi` times those of `p`.
@@ -22,11 +22,11 @@ pub fn rate_at_odds_ratio(p: f64, psi: f64) -> f64 {
     psi * p / (1.0 - p + psi * p)
 }
 
-/// The bet that the canary's odds of failing are `psi` times those of `p`, the error rate that
-/// stable is thought to have; what the bet is worth depends on `p`, that it is valid does not.
+/// The bet that the canary's odds of failing are `psi` times those of `p`, the assumed error rate
+/// of stable. The power of the bet depends on `p`, its validity does not.
 ///
-/// A bet that lies inside the tolerance (`p_c* <= rho0 p` for `psi > 1`) is worth nothing and stays
-/// out.
+/// A bet within the tolerance (`p_c* <= rho0 p` for `psi > 1`) has no power and is replaced by a
+/// constant 1.
 pub fn bernoulli(counts: &Counts, p: f64, psi: f64, rho0: f64) -> BetLine {
     let n_c = counts.canary_requests;
     let n_s = counts.stable_requests;
@@ -37,8 +37,8 @@ pub fn bernoulli(counts: &Counts, p: f64, psi: f64, rho0: f64) -> BetLine {
     if psi > 1.0 && p_c <= rho0 * p {
         return BetLine::default();
     }
-    // n_c (p_c - rho0 c)(1 - c) = n_s (c - p)(1 - rho0 c), the smaller root, by shares to stay in
-    // range.
+    // n_c (p_c - rho0 c)(1 - c) = n_s (c - p)(1 - rho0 c), the smaller root, with shares instead of
+    // counts to stay in range.
     let w = n_c / (n_c + n_s);
     let half_sum = w * (p_c + rho0) + (1.0 - w) * (1.0 + rho0 * p);
     let product = w * p_c + (1.0 - w) * p;
@@ -47,11 +47,11 @@ pub fn bernoulli(counts: &Counts, p: f64, psi: f64, rho0: f64) -> BetLine {
     likelihood_ratio(counts, (p_c, rho0 * c), (p, c))
 }
 
-/// The promotion bet that both arms fail at rate `p`, at its best against an excess of exactly
+/// The promotion bet that both arms fail at rate `p`, optimal against an excess of exactly
 /// `delta1`.
 ///
-/// `q_c = q_s + delta1`, with `q_s` where the slopes cancel: `w (p - q_c) / (q_c (1 - q_c)) + (1 -
-/// w)(p - q_s) / (q_s (1 - q_s)) = 0`.
+/// `q_c = q_s + delta1`, with `q_s` such that the slopes cancel: `w (p - q_c) / (q_c (1 - q_c)) +
+/// (1 - w)(p - q_s) / (q_s (1 - q_s)) = 0`.
 pub fn bernoulli_plug_in(counts: &Counts, p: f64, delta1: f64) -> BetLine {
     let n_c = counts.canary_requests;
     let n_s = counts.stable_requests;
@@ -71,7 +71,7 @@ pub fn bernoulli_plug_in(counts: &Counts, p: f64, delta1: f64) -> BetLine {
     }
     let q_s = f64::midpoint(low, high);
     let line = likelihood_ratio(counts, (p, q_s + delta1), (p, q_s));
-    // The ratio is an e-value at an excess of delta1; the line is told at none.
+    // The ratio is an e-value at an excess of delta1. The line is relative to an excess of 0.
     BetLine {
         at_zero: line.at_zero + line.slope * delta1,
         slope: line.slope,
@@ -82,7 +82,7 @@ pub fn bernoulli_plug_in(counts: &Counts, p: f64, delta1: f64) -> BetLine {
 fn likelihood_ratio(counts: &Counts, canary: (f64, f64), stable: (f64, f64)) -> BetLine {
     let good = |requests: f64, errors: f64| (requests - errors).max(0.0);
     let log_ratio = |errors: f64, goods: f64, (p, q): (f64, f64)| {
-        // A term without events is left out: its logarithm may be infinite.
+        // A term without events is omitted: its logarithm may be infinite.
         let bad = if errors > 0.0 {
             errors * (p / q).ln()
         } else {
@@ -113,15 +113,15 @@ fn likelihood_ratio(counts: &Counts, canary: (f64, f64), stable: (f64, f64)) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
     use proptest::prelude::*;
 
     #[test]
     fn golden_g10_bernoulli() {
         let p_c = rate_at_odds_ratio(0.3, 1.5);
-        nine_digits(p_c, 0.391_304_348);
-        nine_digits(0.1 * p_c + 0.9 * 0.3, 0.309_130_435);
-        nine_digits(
+        assert_nine_digits(p_c, 0.391_304_348);
+        assert_nine_digits(0.1 * p_c + 0.9 * 0.3, 0.309_130_435);
+        assert_nine_digits(
             bernoulli(&Counts::new(200.0, 80.0, 1800.0, 540.0), 0.3, 1.5, 1.0).at_zero,
             4.015_126_39,
         );

@@ -1,4 +1,4 @@
-//! One bet on one tick: the logarithm of an e-value, linear in the tolerance.
+//! One bet on one tick: the logarithm of an e-value as a linear function of the tolerance.
 
 use crate::counts::Counts;
 
@@ -13,7 +13,7 @@ use crate::counts::Counts;
 pub struct BetLine {
     /// The log e-value at no tolerance (`A_j` sums these).
     pub at_zero: f64,
-    /// What a unit of tolerance costs (`B_j` sums these).
+    /// The decrease of the log e-value per unit of tolerance (`B_j` sums these).
     pub slope: f64,
 }
 
@@ -69,16 +69,16 @@ pub fn poisson(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
     use proptest::prelude::*;
 
     #[test]
     fn golden_g1() {
         let line = poisson(&Counts::new(150.0, 3.0, 1350.0, 1.0), 5.0, 1.0);
-        nine_digits(line.slope / 150.0 + 1.0, 3.571_428_57);
-        nine_digits(line.at(0.0), 3.482_424_79);
-        // 1/D, seen through one stable error and nothing else.
-        nine_digits(
+        assert_nine_digits(line.slope / 150.0 + 1.0, 3.571_428_57);
+        assert_nine_digits(line.at(0.0), 3.482_424_79);
+        // 1/D, from a single stable error.
+        assert_nine_digits(
             poisson(&Counts::new(150.0, 0.0, 1350.0, 1.0), 5.0, 1.0)
                 .at_zero
                 .exp(),
@@ -89,12 +89,12 @@ mod tests {
     #[test]
     fn golden_g2() {
         let line = poisson(&Counts::new(150.0, 3.0, 1350.0, 1.0), 5.0, 1.1);
-        nine_digits(line.at(5e-5), 3.363_240_15);
-        nine_digits(line.tempered(4.0).at(5e-5), 0.840_810_036);
+        assert_nine_digits(line.at(5e-5), 3.363_240_15);
+        assert_nine_digits(line.tempered(4.0).at(5e-5), 0.840_810_036);
     }
 
     #[test]
-    fn an_arm_without_requests_says_nothing() {
+    fn an_arm_without_requests_gives_no_evidence() {
         assert_eq!(poisson(&Counts::default(), 5.0, 1.1), BetLine::default());
         assert_eq!(
             poisson(&Counts::new(0.0, 0.0, 500.0, 3.0), 5.0, 1.1),
@@ -141,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn without_stable_requests_a_bet_is_worth_nothing(n_c in 1_u32..20_000, errors in 0.0_f64..=1.0, rho in 0.01_f64..1000.0) {
+        fn without_stable_requests_a_bet_has_no_value(n_c in 1_u32..20_000, errors in 0.0_f64..=1.0, rho in 0.01_f64..1000.0) {
             let n_c = f64::from(n_c);
             let line = poisson(&Counts::new(n_c, (errors * n_c).floor(), 0.0, 0.0), rho, 1.1);
             prop_assert!(line.at(0.0).abs() < 1e-9, "{line:?}");

@@ -1,25 +1,25 @@
-//! The error budget: what a rollout may spend of it, and what it has spent.
+//! The error budget: what a rollout may spend and what it has spent.
 
 use serde::{Deserialize, Serialize};
 
 use crate::counts::{Counts, Tick};
 
-/// A comparison of the arms never spans more than this, so that daily drift cancels within it.
-const LONGEST_BLOCK_MS: i64 = 300_000;
+/// Maximum length of a block. Daily drift is negligible within it.
+const MAX_BLOCK_MS: i64 = 300_000;
 
-/// What the service's budget is and what is left of it, in errors.
+/// The service's error budget and its remainder, in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceBudget {
-    /// `B`: the errors that the objective allows in its period.
+    /// `B`: errors that the objective allows in its period.
     pub total: f64,
-    /// `B_rem`: those not yet spent; negative when overspent.
+    /// `B_rem`: errors not yet spent. Negative if overspent.
     pub remaining: f64,
 }
 
 impl ServiceBudget {
-    /// From the fraction that may fail, the requests of the objective's period, and the bad ones
-    /// among them.
+    /// Computes the budget from the fraction that may fail, the requests in the objective's period,
+    /// and the bad requests among them.
     pub fn new(budget_fraction: f64, period_requests: f64, period_bad: f64) -> Self {
         let total = budget_fraction * period_requests;
         Self {
@@ -28,12 +28,12 @@ impl ServiceBudget {
         }
     }
 
-    /// `A = min(share of B, of_remaining of max(B_rem, 0))`: what one rollout may spend, in errors.
+    /// `A = min(of_total * B, of_remaining * max(B_rem, 0))`: errors that one rollout may spend.
     pub fn allotment(&self, share: &AllotmentShare) -> f64 {
         (share.of_total * self.total).min(share.of_remaining * self.remaining.max(0.0))
     }
 
-    /// Whether releases can spend of it as usual, less, or nothing.
+    /// Classifies the remaining budget.
     pub fn state(&self, share: &AllotmentShare) -> BudgetState {
         if self.remaining <= 0.0 {
             BudgetState::Spent
@@ -45,25 +45,25 @@ impl ServiceBudget {
     }
 }
 
-/// How the service's error budget stands for whoever wants to release.
+/// State of the service's error budget with respect to releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BudgetState {
-    /// A release may spend its usual share of the whole.
+    /// A release may spend its full share of the total budget.
     Healthy,
-    /// Less than that: so little remains that what remains is the limit.
+    /// The share of the remaining budget limits a release.
     Tight,
-    /// Nothing: releases are frozen.
+    /// No budget remains. Releases are frozen.
     Spent,
 }
 
-/// How much of the service's budget one rollout may spend.
+/// Limits on the part of the service's budget that one rollout may spend.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AllotmentShare {
-    /// Of the whole budget of the period, from 0 to 1.
+    /// Maximum share of the total budget of the period, from 0 to 1.
     pub of_total: f64,
-    /// Of what is left, from 0 to 1.
+    /// Maximum share of the remaining budget, from 0 to 1.
     pub of_remaining: f64,
 }
 
@@ -76,11 +76,11 @@ impl Default for AllotmentShare {
     }
 }
 
-/// No test at `alpha` = 1 % can finish inside an allotment of fewer errors than this: said at
+/// Minimum allotment, in errors: no test at `alpha` = 1 % can finish within fewer. Reported at
 /// admission.
-pub const LEAST_USEFUL_ALLOTMENT: f64 = 10.0;
+pub const MIN_USEFUL_ALLOTMENT: f64 = 10.0;
 
-/// `burn rate = (bad / requests) / b`: 1 spends the budget exactly over its period; 0 without
+/// `burn rate = (bad / requests) / b`. 1 spends the budget exactly over its period. 0 without
 /// requests.
 pub fn burn_rate(bad: f64, requests: f64, budget_fraction: f64) -> f64 {
     if requests > 0.0 {
@@ -90,11 +90,11 @@ pub fn burn_rate(bad: f64, requests: f64, budget_fraction: f64) -> f64 {
     }
 }
 
-/// What the canary has spent beyond what stable would have: `X = sum over blocks of (E_c - N_c E_s
-/// / N_s)`.
+/// The errors of the canary beyond those expected at stable's rate: `X = sum over blocks of (E_c -
+/// N_c E_s / N_s)`.
 ///
-/// A block is at most five minutes at one weight, so that neither the drift of the day nor a change
-/// of the weight (Simpson's paradox) is charged to the canary.
+/// A block is at most five minutes at one weight, so that neither daily drift nor a change of the
+/// weight (Simpson's paradox) is charged to the canary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SpentBudget {
@@ -104,25 +104,25 @@ pub struct SpentBudget {
 }
 
 impl SpentBudget {
-    /// Charges one tick. `weight_changed_at_ms` is the last change of the weight; `usual_rate` is
-    /// stable's error rate where the block has no stable requests to compare with.
-    pub fn charge(&mut self, tick: &Tick, weight_changed_at_ms: i64, usual_rate: f64) {
-        let outlived = tick.at_ms.saturating_sub(self.opened_ms) > LONGEST_BLOCK_MS;
-        let reweighted =
+    /// Adds one tick. `weight_changed_at_ms` is the last change of the weight. `baseline_rate`
+    /// replaces stable's error rate if the block has no stable requests.
+    pub fn charge(&mut self, tick: &Tick, weight_changed_at_ms: i64, baseline_rate: f64) {
+        let is_too_long = tick.at_ms.saturating_sub(self.opened_ms) > MAX_BLOCK_MS;
+        let has_new_weight =
             self.opened_ms < weight_changed_at_ms && weight_changed_at_ms <= tick.at_ms;
         if self.block == Counts::default() {
             self.opened_ms = tick.started_ms;
-        } else if outlived || reweighted {
-            self.closed = self.excess_errors(usual_rate);
+        } else if is_too_long || has_new_weight {
+            self.closed = self.excess_errors(baseline_rate);
             self.block = Counts::default();
             self.opened_ms = tick.started_ms;
         }
         self.block.add(&tick.counts);
     }
 
-    /// `X`, in errors; negative where the canary fails less than stable.
-    pub fn excess_errors(&self, usual_rate: f64) -> f64 {
-        let rate = self.block.stable_rate().unwrap_or(usual_rate);
+    /// `X`, in errors. Negative if the canary fails less often than stable.
+    pub fn excess_errors(&self, baseline_rate: f64) -> f64 {
+        let rate = self.block.stable_rate().unwrap_or(baseline_rate);
         self.closed + self.block.canary_errors - self.block.canary_requests * rate
     }
 }
@@ -130,7 +130,7 @@ impl SpentBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
 
     fn tick(started_s: i64, at_s: i64, counts: (f64, f64, f64, f64)) -> Tick {
         let (n_c, e_c, n_s, e_s) = counts;
@@ -145,9 +145,9 @@ mod tests {
     #[test]
     fn golden_g9_budget() {
         let budget = ServiceBudget::new(1.0 - 0.999, 100.0 * 30.0 * 86_400.0, 120_000.0);
-        nine_digits(budget.total, 259_200.0);
-        nine_digits(budget.allotment(&AllotmentShare::default()), 5184.0);
-        nine_digits(burn_rate(37.0, 9000.0, 0.001), 4.111_111_11);
+        assert_nine_digits(budget.total, 259_200.0);
+        assert_nine_digits(budget.allotment(&AllotmentShare::default()), 5184.0);
+        assert_nine_digits(burn_rate(37.0, 9000.0, 0.001), 4.111_111_11);
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_tight_where_what_remains_is_the_limit_and_spent_where_nothing_does() {
+    fn a_budget_is_tight_if_the_remainder_limits_and_spent_if_nothing_remains() {
         let state =
             |bad: f64| ServiceBudget::new(0.001, 1e6, bad).state(&AllotmentShare::default());
         assert_eq!([0.0, 900.0].map(state), [BudgetState::Healthy; 2]);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn without_stable_requests_the_usual_rate_is_what_counts() {
+    fn without_stable_requests_the_baseline_rate_is_used() {
         let mut spent = SpentBudget::default();
         spent.charge(&tick(0, 15, (100.0, 3.0, 0.0, 0.0)), 0, 0.0);
         assert!((spent.excess_errors(0.01) - 2.0).abs() < 1e-12);

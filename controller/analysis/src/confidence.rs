@@ -6,21 +6,20 @@ use serde::{Deserialize, Serialize};
 use crate::bet::BetLine;
 use crate::numeric::log_sum_exp;
 
-/// A bound outside of this says nothing: an excess is a difference of two fractions.
-const WIDEST: f64 = 1.0;
+/// Limit of the bounds: an excess is a difference of two fractions.
+const MAX_BOUND: f64 = 1.0;
 
-/// Newton's method needs about four steps; this many end it whatever the input.
+/// Maximum number of Newton steps. About four are needed.
 const MAX_STEPS: usize = 200;
 
-/// How close to its target a logarithm need be, relative to it: the rounding of the sums is of this
-/// size.
-const CLOSE_ENOUGH: f64 = 1e-14;
+/// Relative tolerance of the logarithm: the rounding error of the sums.
+const RELATIVE_TOLERANCE: f64 = 1e-14;
 
-/// The two sums a bet keeps, `A_j` and `B_j`: `ln M(delta) = logsumexp_j(ln pi_j + A_j - delta
+/// The two sums of each bet, `A_j` and `B_j`: `ln M(delta) = logsumexp_j(ln pi_j + A_j - delta
 /// B_j)`.
 ///
-/// As each `M(delta)` is a test supermartingale for its `delta`, the `delta` that are not refuted
-/// make a confidence sequence (Howard, Ramdas et al., time-uniform bounds).
+/// Each `M(delta)` is a test supermartingale for its `delta`. The values of `delta` that are not
+/// rejected form a confidence sequence (Howard, Ramdas et al., time-uniform bounds).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinearMixture {
@@ -31,7 +30,7 @@ pub struct LinearMixture {
 }
 
 impl LinearMixture {
-    /// No evidence yet, for this many bets.
+    /// Creates a mixture without evidence.
     pub fn new(bets: usize) -> Self {
         Self {
             at_zero: vec![0.0; bets],
@@ -39,17 +38,17 @@ impl LinearMixture {
         }
     }
 
-    /// How many bets.
+    /// Number of bets.
     pub fn len(&self) -> usize {
         self.at_zero.len()
     }
 
-    /// Whether there is no bet at all.
+    /// Whether there are no bets.
     pub fn is_empty(&self) -> bool {
         self.at_zero.is_empty()
     }
 
-    /// Whether the stored state fits its two arrays to each other.
+    /// Whether the two stored arrays have the same length.
     pub fn is_consistent(&self) -> bool {
         self.at_zero.len() == self.slopes.len()
     }
@@ -78,50 +77,50 @@ impl LinearMixture {
         log_sum_exp(self.exponents(ln_weights, delta))
     }
 
-    /// `U = inf {delta : ln M(delta) >= target}` for bets with slopes of at most 0; 1 while nothing
-    /// is refuted.
+    /// `U = inf {delta : ln M(delta) >= target}` for bets with slopes of at most 0. 1 if no value
+    /// is rejected.
     pub fn upper(&self, ln_weights: &[f64], target: f64) -> f64 {
         self.furthest(ln_weights, target, 1.0)
     }
 
-    /// `L = sup {delta : ln M(delta) >= target}` for bets with slopes of at least 0; -1 while
-    /// nothing is refuted.
+    /// `L = sup {delta : ln M(delta) >= target}` for bets with slopes of at least 0. -1 if no value
+    /// is rejected.
     pub fn lower(&self, ln_weights: &[f64], target: f64) -> f64 {
         -self.furthest(ln_weights, target, -1.0)
     }
 
-    /// The least `y` in [-1, 1] with `f(y) = ln M(side * y) >= target`, where `f` rises.
+    /// The smallest `y` in [-1, 1] with `f(y) = ln M(side * y) >= target`, for an increasing `f`.
     ///
-    /// `f` is convex, as a logarithm of a sum of exponentials of lines: from the right Newton's
-    /// method falls monotonically onto the root and never past it, and reaches what bisection
-    /// would. As `f` is above each of its lines, it has reached the target where the first of them
-    /// has: that is where to start from.
+    /// `f` is convex, because it is the logarithm of a sum of exponentials of lines. From the
+    /// right, Newton's method therefore converges monotonically to the root without overshooting,
+    /// with the same result as bisection. `f` is above each of its lines, so it has reached the
+    /// target at the point where the first line does. Newton's method starts there.
     fn furthest(&self, ln_weights: &[f64], target: f64, side: f64) -> f64 {
-        let mut y = WIDEST;
+        let mut y = MAX_BOUND;
         for ((a, b), ln_weight) in self.at_zero.iter().zip(&self.slopes).zip(ln_weights) {
             let rise = -side * b;
             if rise > 0.0 {
                 y = y.min((target - ln_weight - a) / rise);
             }
         }
-        if y <= -WIDEST {
-            return -WIDEST;
+        if y <= -MAX_BOUND {
+            return -MAX_BOUND;
         }
         for _ in 0..MAX_STEPS {
             let (value, derivative) = self.value_and_derivative(ln_weights, side * y);
             let over = value - target;
-            if over <= CLOSE_ENOUGH * target.abs().max(1.0) || over.is_nan() {
+            if over <= RELATIVE_TOLERANCE * target.abs().max(1.0) || over.is_nan() {
                 break;
             }
             let next = y - over / (side * derivative);
-            if next <= -WIDEST {
-                // The tangent leaves the range; the root is where the far end says.
-                let (at_end, _) = self.value_and_derivative(ln_weights, -side * WIDEST);
+            if next <= -MAX_BOUND {
+                // The tangent leaves the range: evaluate the far end of the range.
+                let (at_end, _) = self.value_and_derivative(ln_weights, -side * MAX_BOUND);
                 if at_end >= target {
-                    return -WIDEST;
+                    return -MAX_BOUND;
                 }
             }
-            if !(next < y && next > -WIDEST) {
+            if !(next < y && next > -MAX_BOUND) {
                 break;
             }
             y = next;
@@ -153,7 +152,7 @@ mod tests {
     use crate::bet::poisson;
     use crate::config::Grid;
     use crate::counts::Counts;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
     use proptest::prelude::*;
 
     fn rollback(ticks: &[Counts]) -> (LinearMixture, Vec<f64>) {
@@ -172,27 +171,27 @@ mod tests {
     fn golden_g7() {
         let counts = Counts::new(3000.0, 24.0, 27_000.0, 14.0);
         let (mixture, ln_weights) = rollback(&[counts]);
-        nine_digits(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
-        nine_digits(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
-        nine_digits(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
-        nine_digits(
+        assert_nine_digits(mixture.ln_value(&ln_weights, 0.0), 28.985_184_9);
+        assert_nine_digits(mixture.lower(&ln_weights, 100_f64.ln()), 0.003_103_633_25);
+        assert_nine_digits(mixture.lower(&ln_weights, 20_f64.ln()), 0.003_635_578_9);
+        assert_nine_digits(
             counts.canary_errors - counts.expected_canary_errors().unwrap(),
             22.444_444_4,
         );
-        nine_digits(
+        assert_nine_digits(
             mixture.lower(&ln_weights, 100_f64.ln()) * 3000.0,
             9.310_899_76,
         );
     }
 
     #[test]
-    fn without_evidence_the_bounds_are_as_wide_as_can_be() {
+    fn without_evidence_the_bounds_are_maximal() {
         let (mixture, ln_weights) = rollback(&[]);
         assert_eq!(mixture.lower(&ln_weights, 3.0), -1.0);
         assert_eq!(mixture.upper(&ln_weights, 3.0), 1.0);
     }
 
-    /// The definition, by bisection: what Newton's method must agree with.
+    /// The definition, by bisection. Newton's method must agree with it.
     fn bisected(mixture: &LinearMixture, ln_weights: &[f64], target: f64, side: f64) -> f64 {
         let (mut low, mut high) = (-1.0, 1.0);
         if mixture.ln_value(ln_weights, side * low) >= target {

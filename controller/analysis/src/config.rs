@@ -1,16 +1,16 @@
-//! What the evidence of one objective is gathered with.
+//! Configuration of the evidence of one objective.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{bernoulli, promotion};
 
-/// A value that no evidence can be gathered with: which field, and what is wrong with it.
+/// An invalid configuration value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct ConfigError {
     /// The field's name.
     pub field: &'static str,
-    /// What is expected of it.
+    /// The constraint that the value violates.
     pub message: String,
 }
 
@@ -27,19 +27,19 @@ impl ConfigError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
-    /// How many times worse each bet says that the canary is (odds ratios in the Bernoulli form);
-    /// each above 1.
+    /// Ratio of the canary's error rate to stable's under each bet (odds ratio in the Bernoulli
+    /// form). Each is above 1.
     pub rho: Vec<f64>,
-    /// The share of each bet; they sum to 1.
+    /// The share of each bet. The shares sum to 1.
     pub weights: Vec<f64>,
 }
 
-/// From half as bad again to a thousand times as bad.
+/// From 1.5 times to 1000 times stable's error rate.
 const RATIOS: [f64; 8] = [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
 
 impl Default for Grid {
-    /// What a release is judged by: no effect from 2 to 100 times costs more than 1.3 of what a
-    /// test that knows it would need (simulated; docs/adr/0011).
+    /// The grid that the controller uses. For effects from 2 to 100 times it needs at most 1.3
+    /// times the requests of a test that knows the effect (simulated, docs/adr/0011).
     fn default() -> Self {
         Self {
             rho: RATIOS.to_vec(),
@@ -49,9 +49,9 @@ impl Default for Grid {
 }
 
 impl Grid {
-    /// The shares that the line-oriented interface was published with, which stay so that its
-    /// results repeat: somewhat sooner than [`Grid::default`] at twice the errors, later from ten
-    /// times on.
+    /// The grid of the published line-oriented interface, kept so that its results stay
+    /// reproducible. It detects twice the errors somewhat sooner than [`Grid::default`], and ten
+    /// times or more later.
     pub fn published() -> Self {
         Self {
             rho: RATIOS.to_vec(),
@@ -67,79 +67,78 @@ impl Grid {
     }
 }
 
-/// Which likelihood the bets are made of. Both are valid at every error rate; they differ in how
-/// sharp they are.
+/// Likelihood of the bets. Both are valid at every error rate but differ in power.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Form {
+pub enum BetForm {
     /// For error rates up to about 5 %.
     #[default]
     Poisson,
-    /// For higher ones.
+    /// For higher error rates.
     Bernoulli {
-        /// The error rate that stable is thought to have, strictly between 0 and 1.
+        /// The assumed error rate of stable, strictly between 0 and 1.
         stable_rate: f64,
     },
 }
 
-/// How clustered errors are allowed for.
+/// The temper `k`: log e-values are divided by it to allow for clustered errors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Temper {
-    /// By the overdispersion of the stable pods in the ticks before, and at least 1.
+    /// The overdispersion of the stable pods in earlier ticks, at least 1.
     #[default]
     Auto,
-    /// By this, at least 1.
+    /// A fixed value of at least 1.
     Fixed(f64),
 }
 
-/// When cash is put at stake.
+/// Schedule by which the reserve of the mixture is put at stake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Restarts {
     /// 0.1 at the first tick, 0.5 after the warm-up, 0.4 spread over one restart a minute.
     EveryMinute {
-        /// The longest that the rollout may take.
-        longest_seconds: f64,
+        /// Maximum duration of the rollout, in seconds.
+        max_duration_seconds: f64,
     },
     /// Shares at ticks counted from 1.
     AtTicks(Vec<(u64, f64)>),
 }
 
-/// What the evidence of one objective is gathered with; see analysis.md for each.
+/// Configuration of the evidence of one objective. `docs/explanation/analysis.md` explains each
+/// parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EvidenceConfig {
     /// `b = 1 - objective`: the fraction of requests that may fail.
     pub budget_fraction: f64,
-    /// The relative tolerance: a canary that fails up to this many times as often as stable is
-    /// good.
+    /// Relative tolerance: a canary with at most this multiple of stable's error rate is good.
     pub rho0: f64,
-    /// The additive tolerance on top of it, a fraction of requests.
+    /// Additive tolerance on top of `rho0`, as a fraction of requests.
     pub delta0: f64,
-    /// The margin of promotion: an excess of this or more must not be promoted.
+    /// Promotion margin: a release with this excess or more must not be promoted.
     pub delta1: f64,
-    /// The temper against clustered errors.
+    /// The temper, which allows for clustered errors.
     pub temper: Temper,
-    /// The most that one tick may add to a bet, in nats; nothing for no clip.
+    /// Maximum increment of a bet in one tick, in nats. `None` disables clipping.
     pub clip: Option<f64>,
-    /// Which likelihood.
-    pub form: Form,
+    /// Likelihood of the bets.
+    pub form: BetForm,
     /// The bets of the rollback.
     pub rollback: Grid,
     /// The ratios of the promotion bets, each below 1.
     pub promotion: Vec<f64>,
-    /// The error rate of the plug-in promotion bet, from history; nothing for no such bet.
+    /// Error rate of the plug-in promotion bet, from history. `None` omits this bet.
     pub plug_in: Option<f64>,
-    /// When cash is put at stake.
+    /// Schedule by which the reserve of the mixture is put at stake.
     pub restarts: Restarts,
-    /// How long young pods are given more tolerance.
+    /// Duration of the warm-up, in seconds, during which new pods get more tolerance.
     pub warm_up_seconds: f64,
-    /// The additive tolerance of that time.
+    /// Additive tolerance during the warm-up.
     pub warm_up_delta: f64,
 }
 
-/// Fractions of the error budget, by default.
+/// Default tolerances as fractions of the error budget.
 const DELTA0_OF_BUDGET: f64 = 0.05;
 const DELTA1_OF_BUDGET: f64 = 0.5;
 
@@ -160,31 +159,31 @@ impl EvidenceConfig {
             delta1: DELTA1_OF_BUDGET * b,
             temper: Temper::Auto,
             clip: Some(100_f64.ln()),
-            form: Form::Poisson,
+            form: BetForm::Poisson,
             rollback: Grid::default(),
             promotion: promotion::RATIOS.to_vec(),
             plug_in: None,
             restarts: Restarts::EveryMinute {
-                longest_seconds: 3600.0,
+                max_duration_seconds: 3600.0,
             },
             warm_up_seconds: 60.0,
             warm_up_delta: 0.05,
         }
     }
 
-    /// The same, knowing how often stable failed before this rollout: the plug-in bet, and above 5
-    /// % the Bernoulli form.
+    /// Uses stable's error rate from before the rollout: enables the plug-in bet, and the Bernoulli
+    /// form above 5 %.
     #[must_use]
     pub fn with_history(mut self, stable_rate: f64) -> Self {
         self.plug_in = Some(stable_rate);
-        if stable_rate > bernoulli::FROM_RATE && stable_rate < 1.0 {
-            self.form = Form::Bernoulli { stable_rate };
+        if stable_rate > bernoulli::BERNOULLI_MIN_RATE && stable_rate < 1.0 {
+            self.form = BetForm::Bernoulli { stable_rate };
             self.rollback = Grid::odds_ratios();
         }
         self
     }
 
-    /// Refuses what no evidence can be gathered with.
+    /// Checks all fields.
     ///
     /// # Errors
     /// The first field that is out of its range.
@@ -209,7 +208,7 @@ impl EvidenceConfig {
         if let Some(p) = self.plug_in {
             within("promotion.plugin", p, 0.0, 1.0)?;
         }
-        if let Form::Bernoulli { stable_rate } = self.form {
+        if let BetForm::Bernoulli { stable_rate } = self.form {
             within("form.stableRate", stable_rate, 1e-9, 1.0 - 1e-9)?;
         }
         self.validate_bets()?;
@@ -219,12 +218,12 @@ impl EvidenceConfig {
     fn validate_bets(&self) -> Result<(), ConfigError> {
         let Grid { rho, weights } = &self.rollback;
         if rho.is_empty()
-            || rho.len() > MOST_BETS
+            || rho.len() > MAX_BETS
             || rho.iter().any(|rho| !(*rho > 1.0 && *rho <= 1e9))
         {
             return Err(ConfigError::new(
                 "rollback.rho",
-                format!("from 1 to {MOST_BETS} ratios, each above 1"),
+                format!("from 1 to {MAX_BETS} ratios, each above 1"),
             ));
         }
         let sum: f64 = weights.iter().sum();
@@ -238,12 +237,12 @@ impl EvidenceConfig {
             ));
         }
         if self.promotion.is_empty()
-            || self.promotion.len() > MOST_BETS
+            || self.promotion.len() > MAX_BETS
             || self.promotion.iter().any(|rho| !(*rho > 0.0 && *rho < 1.0))
         {
             return Err(ConfigError::new(
                 "promotion.rho",
-                format!("from 1 to {MOST_BETS} ratios, each between 0 and 1"),
+                format!("from 1 to {MAX_BETS} ratios, each between 0 and 1"),
             ));
         }
         Ok(())
@@ -251,9 +250,9 @@ impl EvidenceConfig {
 
     fn validate_restarts(&self) -> Result<(), ConfigError> {
         match &self.restarts {
-            Restarts::EveryMinute { longest_seconds } => {
-                within("longestSeconds", *longest_seconds, 1.0, 1e9)
-            }
+            Restarts::EveryMinute {
+                max_duration_seconds: longest_seconds,
+            } => within("maxDurationSeconds", *longest_seconds, 1.0, 1e9),
             Restarts::AtTicks(shares) => {
                 if shares
                     .iter()
@@ -276,8 +275,9 @@ impl EvidenceConfig {
     }
 }
 
-/// More bets than this make the state too large for a status, and the mixture no better.
-const MOST_BETS: usize = 32;
+/// Maximum number of bets. More would make the state too large for a status without improving the
+/// mixture.
+const MAX_BETS: usize = 32;
 
 pub(crate) fn within(
     field: &'static str,
@@ -317,19 +317,19 @@ mod tests {
     }
 
     #[test]
-    fn a_high_error_rate_takes_the_bernoulli_form() {
+    fn a_high_error_rate_selects_the_bernoulli_form() {
         assert_eq!(
             EvidenceConfig::default().with_history(0.01).form,
-            Form::Poisson
+            BetForm::Poisson
         );
         assert_eq!(
             EvidenceConfig::default().with_history(0.2).form,
-            Form::Bernoulli { stable_rate: 0.2 }
+            BetForm::Bernoulli { stable_rate: 0.2 }
         );
     }
 
     #[test]
-    fn what_is_out_of_range_is_named() {
+    fn an_out_of_range_field_is_reported() {
         let field = |change: fn(&mut EvidenceConfig)| {
             let mut config = EvidenceConfig::default();
             change(&mut config);
@@ -360,9 +360,9 @@ mod tests {
         );
         assert_eq!(
             field(|config| config.restarts = Restarts::EveryMinute {
-                longest_seconds: 0.0
+                max_duration_seconds: 0.0
             }),
-            "longestSeconds"
+            "maxDurationSeconds"
         );
     }
 }

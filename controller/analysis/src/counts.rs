@@ -1,21 +1,21 @@
-//! What was counted: requests and errors of the two arms.
+//! Counts: requests and errors of the two arms.
 
 use serde::{Deserialize, Serialize};
 
-/// Requests and errors of both arms over one stretch of time.
+/// Requests and errors of both arms over one time span.
 ///
-/// Whole numbers, kept as doubles because Prometheus' counters are (exact up to 2^53). Errors never
+/// Whole numbers, stored as doubles like Prometheus counters (exact up to 2^53). Errors never
 /// exceed requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Counts {
-    /// Requests that the canary answered (`n_c`).
+    /// Requests to the canary (`n_c`).
     pub canary_requests: f64,
-    /// Those of them that were bad (`e_c`).
+    /// Bad requests to the canary (`e_c`).
     pub canary_errors: f64,
-    /// Requests that stable answered (`n_s`).
+    /// Requests to stable (`n_s`).
     pub stable_requests: f64,
-    /// Those of them that were bad (`e_s`).
+    /// Bad requests to stable (`e_s`).
     pub stable_errors: f64,
 }
 
@@ -35,7 +35,7 @@ impl Counts {
         }
     }
 
-    /// The same counts with the arms exchanged, which asks whether stable is the worse one.
+    /// The same counts with the arms exchanged, to test whether stable is worse.
     #[must_use]
     pub const fn exchanged(self) -> Self {
         Self::new(
@@ -59,42 +59,42 @@ impl Counts {
         self.canary_requests + self.stable_requests
     }
 
-    /// The canary's share of the requests, from 0 to 1; nothing without requests.
+    /// The canary's share of the requests, from 0 to 1. `None` without requests.
     pub fn canary_share(&self) -> Option<f64> {
         let requests = self.requests();
         (requests > 0.0).then(|| self.canary_requests / requests)
     }
 
-    /// Stable's bad fraction, from 0 to 1; nothing without requests.
+    /// Stable's error rate, from 0 to 1. `None` without requests.
     pub fn stable_rate(&self) -> Option<f64> {
         (self.stable_requests > 0.0).then(|| self.stable_errors / self.stable_requests)
     }
 
-    /// The errors that the canary would have had, had it failed like stable.
+    /// The errors expected of the canary at stable's error rate. `None` without stable requests.
     pub fn expected_canary_errors(&self) -> Option<f64> {
         self.stable_rate().map(|rate| rate * self.canary_requests)
     }
 }
 
-/// Requests and errors of one stable pod in one tick; for the overdispersion only.
+/// Requests and errors of one stable pod in one tick, used for the overdispersion only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PodCounts {
-    /// Requests that the pod answered.
+    /// Requests to the pod.
     pub requests: f64,
-    /// Those of them that were bad.
+    /// Bad requests among them.
     pub errors: f64,
 }
 
-/// One round of scrapes: the counts between two moments.
+/// One round of scrapes: the counts between two times.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tick {
-    /// When the round before this one closed, in milliseconds since the epoch.
+    /// When the previous round closed, in milliseconds since the epoch.
     pub started_ms: i64,
     /// When this round closed, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// What was counted.
+    /// Counts of both arms.
     pub counts: Counts,
-    /// Stable's counts by pod; empty where a gateway counts for all of them.
+    /// Stable's counts by pod. Empty if a single source, such as a gateway, counts for all pods.
     pub stable_pods: Vec<PodCounts>,
 }

@@ -6,25 +6,25 @@ use crate::config::Restarts;
 use crate::counts::Tick;
 use crate::numeric::{ln_add_exp, log_sum_exp};
 
-/// A mixture of test martingales with money kept back for restarts:
-/// `M_j <- (M_j + omega_t) exp(min(l_j, clip))`, `E_t = cash + sum_j pi_j M_j`.
+/// A mixture of test martingales with a reserve ("cash") for restarts: `M_j <- (M_j + omega_t)
+/// exp(min(l_j, clip))`, `E_t = cash + sum_j pi_j M_j`.
 ///
-/// Each `M_j` is a nonnegative supermartingale plus what is put in, and what is put in leaves the
-/// cash: `E_t` starts at 1 and is a supermartingale, so by Ville's inequality it ever passes
-/// `1/alpha` with probability at most `alpha`. Restarts keep old good behaviour from hiding a late
-/// regression (Shin, Ramdas, Rinaldo, e-detectors).
+/// Each `M_j` is a nonnegative supermartingale plus deposits from the cash. `E_t` therefore starts
+/// at 1 and is a supermartingale, so by Ville's inequality it ever exceeds `1/alpha` with
+/// probability at most `alpha`. Restarts keep earlier good behavior from hiding a late regression
+/// (Shin, Ramdas, Rinaldo, e-detectors).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mixture {
     /// `ln M_j`; minus infinity (null in JSON) for a bet not yet funded.
     #[serde(with = "crate::numeric::ln_values")]
     ln_values: Vec<f64>,
-    /// What is not yet at stake, from 1 down to 0.
+    /// Reserve that is not yet at stake, from 1 down to 0.
     cash: f64,
 }
 
 impl Mixture {
-    /// All in cash, for this many bets.
+    /// Creates a mixture of unfunded bets.
     pub fn new(bets: usize) -> Self {
         Self {
             ln_values: vec![f64::NEG_INFINITY; bets],
@@ -32,22 +32,22 @@ impl Mixture {
         }
     }
 
-    /// How many bets.
+    /// Number of bets.
     pub fn len(&self) -> usize {
         self.ln_values.len()
     }
 
-    /// Whether there is no bet at all.
+    /// Whether there are no bets.
     pub fn is_empty(&self) -> bool {
         self.ln_values.is_empty()
     }
 
-    /// What is not yet at stake.
+    /// Reserve that is not yet at stake.
     pub fn cash(&self) -> f64 {
         self.cash
     }
 
-    /// Puts `omega` of the cash on every bet.
+    /// Moves `omega` of the cash to every bet.
     pub fn fund(&mut self, omega: f64) {
         let omega = omega.min(self.cash);
         if omega > 0.0 {
@@ -59,8 +59,8 @@ impl Mixture {
         }
     }
 
-    /// Multiplies one tick's log e-values in, each clipped from above so that one scrape alone
-    /// never decides.
+    /// Multiplies by the e-values of one tick, given as logarithms. Each is limited to `clip`, so
+    /// that a single scrape never decides.
     pub fn multiply(&mut self, ln_e_values: impl Iterator<Item = f64>, clip: f64) {
         for (value, increment) in self.ln_values.iter_mut().zip(ln_e_values) {
             *value += increment.min(clip);
@@ -78,7 +78,7 @@ impl Mixture {
     }
 }
 
-/// How far the schedule of restarts has been paid out.
+/// Progress of the restart schedule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Funding {
@@ -87,24 +87,24 @@ pub struct Funding {
     restarts_paid: u32,
 }
 
-/// At stake from the first tick on, where a warm-up follows.
+/// Share at stake from the first tick.
 const AT_START: f64 = 0.1;
-/// Put in when the warm-up ends.
+/// Share added at the end of the warm-up.
 const AFTER_WARM_UP: f64 = 0.5;
-/// Spread evenly over the restarts.
+/// Share distributed evenly over the restarts.
 const OVER_RESTARTS: f64 = 0.4;
-/// One restart a minute.
+/// Interval between restarts.
 const RESTART_EVERY_SECONDS: f64 = 60.0;
 
 impl Funding {
-    /// What to put at stake at this tick, the `index`-th from 1, which starts `elapsed_seconds`
-    /// into the rollout.
+    /// The share to put at stake at tick `index`, counted from 1, which starts `elapsed_seconds`
+    /// after the start of the rollout. `warming_up` states whether it is within the warm-up.
     pub fn due(
         &mut self,
         restarts: &Restarts,
         index: u64,
         elapsed_seconds: f64,
-        warm: bool,
+        warming_up: bool,
         warm_up_seconds: f64,
     ) -> f64 {
         match restarts {
@@ -113,7 +113,9 @@ impl Funding {
                 .filter(|(tick, _)| *tick == index)
                 .map(|(_, share)| share)
                 .sum(),
-            Restarts::EveryMinute { longest_seconds } => {
+            Restarts::EveryMinute {
+                max_duration_seconds: longest_seconds,
+            } => {
                 let count = ((longest_seconds - warm_up_seconds) / RESTART_EVERY_SECONDS)
                     .floor()
                     .clamp(0.0, f64::from(u32::MAX));
@@ -122,7 +124,7 @@ impl Funding {
                     self.started = true;
                     omega += AT_START;
                 }
-                if !self.warmed_up && !warm {
+                if !self.warmed_up && !warming_up {
                     self.warmed_up = true;
                     omega += if count >= 1.0 {
                         AFTER_WARM_UP
@@ -153,7 +155,7 @@ impl Funding {
     }
 }
 
-/// Seconds from the rollout's beginning to the start of a tick; never negative.
+/// Seconds from the start of the rollout to the start of a tick. Never negative.
 pub(crate) fn elapsed_seconds(began_ms: i64, tick: &Tick) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
@@ -169,7 +171,7 @@ mod tests {
     use crate::bet::poisson;
     use crate::config::Grid;
     use crate::counts::Counts;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
     use proptest::prelude::*;
 
     #[test]
@@ -206,16 +208,16 @@ mod tests {
                 100_f64.ln(),
             );
             let actual = mixture.ln_value(&ln_weights);
-            nine_digits(actual, ln_e[index]);
+            assert_nine_digits(actual, ln_e[index]);
             assert!((mixture.cash() - cash[index]).abs() < 1e-12);
             assert_eq!(actual >= 100_f64.ln(), index >= 4);
         }
     }
 
     #[test]
-    fn the_schedule_pays_out_everything_once() {
+    fn the_schedule_puts_all_cash_at_stake_once() {
         let restarts = Restarts::EveryMinute {
-            longest_seconds: 3600.0,
+            max_duration_seconds: 3600.0,
         };
         let mut funding = Funding::default();
         let shares: Vec<f64> = (0..400_u32)
@@ -238,9 +240,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_warm_up_most_is_at_stake_from_the_start() {
+    fn without_a_warm_up_most_of_the_cash_is_at_stake_from_the_start() {
         let restarts = Restarts::EveryMinute {
-            longest_seconds: 3600.0,
+            max_duration_seconds: 3600.0,
         };
         assert_eq!(Funding::default().due(&restarts, 1, 0.0, false, 0.0), 0.6);
     }
@@ -261,8 +263,8 @@ mod tests {
     }
 
     proptest! {
-        /// What Ville's inequality needs: whatever has happened so far, the next tick does not
-        /// raise the process on the average.
+        /// The condition of Ville's inequality: for every history, the expectation of the process
+        /// does not increase with the next tick.
         #[test]
         fn no_tick_on_the_null_raises_the_expectation(
             ln_values in prop::collection::vec(-20.0_f64..5.0, 8), cash in 0.0_f64..=1.0, omega in 0.0_f64..=1.0,

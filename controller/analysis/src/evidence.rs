@@ -1,4 +1,4 @@
-//! The evidence on one objective: every process that a tick of counts is multiplied into.
+//! The evidence on one objective: all processes that are updated with each tick.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,13 +6,13 @@ use crate::bernoulli::{bernoulli, bernoulli_plug_in};
 use crate::bet::{BetLine, poisson};
 use crate::budget::SpentBudget;
 use crate::confidence::LinearMixture;
-use crate::config::{ConfigError, EvidenceConfig, Form, Temper};
+use crate::config::{BetForm, ConfigError, EvidenceConfig, Temper};
 use crate::counts::{Counts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::overdispersion::Overdispersion;
 use crate::promotion::{PLUG_IN_WEIGHT, PlugIn};
 
-/// A valid configuration with what is reckoned from it once.
+/// A validated configuration with precomputed values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bets {
     config: EvidenceConfig,
@@ -21,7 +21,7 @@ pub struct Bets {
 }
 
 impl Bets {
-    /// Takes a configuration that evidence can be gathered with.
+    /// Validates the configuration.
     ///
     /// # Errors
     /// The first field that is out of its range.
@@ -59,60 +59,66 @@ impl Bets {
         &self.rollback_ln_weights
     }
 
-    /// One tick's line of every bet that the canary is worse than `rho0` times stable.
-    fn worse<'a>(&'a self, counts: &'a Counts, rho0: f64) -> impl Iterator<Item = BetLine> + 'a {
+    /// The lines of one tick for all bets that the canary's error rate exceeds `rho0` times
+    /// stable's.
+    fn worse_lines<'a>(
+        &'a self,
+        counts: &'a Counts,
+        rho0: f64,
+    ) -> impl Iterator<Item = BetLine> + 'a {
         let form = self.config.form;
         self.config.rollback.rho.iter().map(move |rho| match form {
-            Form::Poisson => poisson(counts, *rho, rho0),
-            Form::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, rho0),
+            BetForm::Poisson => poisson(counts, *rho, rho0),
+            BetForm::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, rho0),
         })
     }
 
-    /// One tick's line of every bet that the canary is not worse.
-    fn better<'a>(&'a self, counts: &'a Counts) -> impl Iterator<Item = BetLine> + 'a {
+    /// The lines of one tick for all bets that the canary is not worse.
+    fn better_lines<'a>(&'a self, counts: &'a Counts) -> impl Iterator<Item = BetLine> + 'a {
         let form = self.config.form;
         let grid = self.config.promotion.iter().map(move |rho| match form {
-            Form::Poisson => poisson(counts, *rho, 1.0),
-            Form::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, 1.0),
+            BetForm::Poisson => poisson(counts, *rho, 1.0),
+            BetForm::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, 1.0),
         });
         let delta1 = self.config.delta1;
         let plug_in = self.config.plug_in.map(move |p| match form {
-            Form::Poisson => {
+            BetForm::Poisson => {
                 let share = counts.canary_share().unwrap_or(0.0);
                 PlugIn::new(p, share, delta1).map_or_else(BetLine::default, |bet| bet.line(counts))
             }
-            Form::Bernoulli { .. } => bernoulli_plug_in(counts, p, delta1),
+            BetForm::Bernoulli { .. } => bernoulli_plug_in(counts, p, delta1),
         });
         grid.chain(plug_in)
     }
 }
 
-/// What the caller knows of a tick beside its counts.
+/// Context of a tick beyond its counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TickContext {
-    /// A tick that starts before this is given the tolerance of the warm-up, and does not count for
-    /// promotion.
+    /// End of the warm-up, in milliseconds since the epoch. A tick that starts earlier gets the
+    /// warm-up tolerance and does not count toward promotion.
     pub warm_up_ends_ms: i64,
-    /// When the weight last changed.
+    /// Time of the last weight change, in milliseconds since the epoch.
     pub weight_changed_at_ms: i64,
 }
 
-/// The evidence on one objective: serialisable, of fixed size (about 1.5 KB as JSON), exact across
+/// The evidence on one objective: serializable, of fixed size (about 1.5 KB as JSON), exact across
 /// restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Evidence {
     /// When the rollout began, in milliseconds since the epoch.
     pub began_ms: i64,
-    /// Ticks taken in so far.
+    /// Number of ticks so far.
     pub ticks: u64,
-    /// All counts so far, the warm-up's too.
+    /// All counts so far, including the warm-up.
     pub totals: Counts,
-    /// The counts since the weight last changed, of ticks that began after it.
+    /// Counts of the ticks that started after the last weight change.
     pub at_weight: Counts,
     at_weight_since_ms: i64,
     rollback: Mixture,
-    cure: Mixture,
+    #[serde(rename = "cure")]
+    reversed: Mixture,
     funding: Funding,
     worse: LinearMixture,
     better: LinearMixture,
@@ -121,7 +127,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// No evidence yet.
+    /// Creates an empty state.
     pub fn new(bets: &Bets, began_ms: i64) -> Self {
         let rollback = bets.rollback_ln_weights.len();
         Self {
@@ -131,7 +137,7 @@ impl Evidence {
             at_weight: Counts::default(),
             at_weight_since_ms: began_ms,
             rollback: Mixture::new(rollback),
-            cure: Mixture::new(rollback),
+            reversed: Mixture::new(rollback),
             funding: Funding::default(),
             worse: LinearMixture::new(rollback),
             better: LinearMixture::new(bets.promotion_ln_weights.len()),
@@ -140,8 +146,8 @@ impl Evidence {
         }
     }
 
-    /// Takes in how the stable pods' errors clustered before the rollout: ticks in order, canary or
-    /// not. Without this the temper starts at 1 and the first clusters of a rollout are taken for
+    /// Estimates the overdispersion from stable's ticks before the rollout, in order of time.
+    /// Without this the temper starts at 1, and the first error clusters of a rollout count as
     /// evidence.
     pub fn learn_dispersion(&mut self, history: &[Tick]) {
         for tick in history {
@@ -149,66 +155,65 @@ impl Evidence {
         }
     }
 
-    /// Whether this evidence was gathered with as many bets as these: otherwise it is of another
+    /// Whether this evidence has the same number of bets as `bets`. Otherwise it belongs to another
     /// configuration.
-    pub fn fits(&self, bets: &Bets) -> bool {
+    pub fn is_compatible(&self, bets: &Bets) -> bool {
         let rollback = bets.rollback_ln_weights.len();
         self.rollback.len() == rollback
-            && self.cure.len() == rollback
+            && self.reversed.len() == rollback
             && self.worse.len() == rollback
             && self.worse.is_consistent()
             && self.better.len() == bets.promotion_ln_weights.len()
             && self.better.is_consistent()
     }
 
-    /// Takes one tick in. Ticks come in the order of time, each once.
+    /// Adds one tick. Ticks must come in order of time, each once.
     pub fn add(&mut self, bets: &Bets, tick: &Tick, context: &TickContext) {
         let config = bets.config();
         let counts = &tick.counts;
         self.ticks += 1;
-        let warm = tick.started_ms < context.warm_up_ends_ms;
+        let warming_up = tick.started_ms < context.warm_up_ends_ms;
         let elapsed = elapsed_seconds(self.began_ms, tick);
         let omega = self.funding.due(
             &config.restarts,
             self.ticks,
             elapsed,
-            warm,
+            warming_up,
             config.warm_up_seconds,
         );
         self.rollback.fund(omega);
-        self.cure.fund(omega);
-        // Of the ticks before this one only: a temper that looks at its own tick would not keep the
-        // theorem.
+        self.reversed.fund(omega);
+        // The temper must depend on earlier ticks only. Otherwise the bound does not hold.
         let k = self.k(config);
         if counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
             let clip = config.clip.unwrap_or(f64::INFINITY);
-            let delta = if warm {
+            let delta = if warming_up {
                 config.delta0.max(config.warm_up_delta)
             } else {
                 config.delta0
             };
             let rollback = bets
-                .worse(counts, config.rho0)
+                .worse_lines(counts, config.rho0)
                 .map(|line| line.tempered(k).at(delta));
             self.rollback.multiply(rollback, clip);
-            // Young pods are the canary's: that they may fail more needs no tolerance when asking
-            // whether they fail less.
+            // Only the canary has new pods, so the test in the other direction needs no warm-up
+            // tolerance.
             let exchanged = counts.exchanged();
-            let other_way = bets
-                .worse(&exchanged, config.rho0)
+            let reversed_bets = bets
+                .worse_lines(&exchanged, config.rho0)
                 .map(|line| line.tempered(k).at(config.delta0));
-            self.cure.multiply(other_way, clip);
+            self.reversed.multiply(reversed_bets, clip);
             self.worse
-                .add(bets.worse(counts, 1.0).map(|line| line.tempered(k)));
-            if !warm {
+                .add(bets.worse_lines(counts, 1.0).map(|line| line.tempered(k)));
+            if !warming_up {
                 self.better
-                    .add(bets.better(counts).map(|line| line.tempered(k)));
+                    .add(bets.better_lines(counts).map(|line| line.tempered(k)));
             }
         }
         self.dispersion.add(&tick.stable_pods);
-        let usual_rate = self.usual_rate(config);
+        let baseline_rate = self.baseline_rate(config);
         self.spent
-            .charge(tick, context.weight_changed_at_ms, usual_rate);
+            .charge(tick, context.weight_changed_at_ms, baseline_rate);
         self.totals.add(counts);
         if self.at_weight_since_ms < context.weight_changed_at_ms {
             self.at_weight = Counts::default();
@@ -219,15 +224,15 @@ impl Evidence {
         }
     }
 
-    /// The error rate that stable usually has: of history, else of this rollout so far, else none.
-    pub fn usual_rate(&self, config: &EvidenceConfig) -> f64 {
+    /// Stable's usual error rate: from history if known, else from this rollout so far, else 0.
+    pub fn baseline_rate(&self, config: &EvidenceConfig) -> f64 {
         config
             .plug_in
             .or_else(|| self.totals.stable_rate())
             .unwrap_or(0.0)
     }
 
-    /// The temper that the next tick is divided by.
+    /// The temper by which the log e-values of the next tick are divided.
     pub fn k(&self, config: &EvidenceConfig) -> f64 {
         match config.temper {
             Temper::Auto => self.dispersion.k(),
@@ -235,7 +240,7 @@ impl Evidence {
         }
     }
 
-    /// The overdispersion of the stable pods, where it is known.
+    /// The overdispersion of the stable pods. `None` if unknown.
     pub fn phi(&self) -> Option<f64> {
         self.dispersion.phi()
     }
@@ -245,13 +250,13 @@ impl Evidence {
         self.rollback.ln_value(&bets.rollback_ln_weights)
     }
 
-    /// `ln E_t` with the arms exchanged: the evidence that stable is worse, and this release the
-    /// cure.
-    pub fn ln_e_cure(&self, bets: &Bets) -> f64 {
-        self.cure.ln_value(&bets.rollback_ln_weights)
+    /// `ln E_t` with the arms exchanged: the evidence that stable is worse and this release is the
+    /// fix.
+    pub fn ln_e_reversed(&self, bets: &Bets) -> f64 {
+        self.reversed.ln_value(&bets.rollback_ln_weights)
     }
 
-    /// What the rollback mixture has not yet put at stake.
+    /// Reserve of the rollback mixture that is not yet at stake, from 1 down to 0.
     pub fn cash(&self) -> f64 {
         self.rollback.cash()
     }
@@ -261,26 +266,26 @@ impl Evidence {
         self.better.ln_value(&bets.promotion_ln_weights, delta)
     }
 
-    /// `U`: since the warm-up the canary's excess is below this, but for this chance of being
-    /// wrong; 1 while nothing is known.
+    /// `U`: upper bound of the canary's excess since the warm-up, wrong with probability at most
+    /// `chance`. 1 without evidence.
     pub fn upper(&self, bets: &Bets, chance: f64) -> f64 {
         self.better.upper(&bets.promotion_ln_weights, -chance.ln())
     }
 
-    /// `L`: over the whole rollout the canary's excess is above this, but for this chance of being
-    /// wrong; -1 while nothing is known.
+    /// `L`: lower bound of the canary's excess over the whole rollout, wrong with probability at
+    /// most `chance`. -1 without evidence.
     pub fn lower(&self, bets: &Bets, chance: f64) -> f64 {
         self.worse.lower(&bets.rollback_ln_weights, -chance.ln())
     }
 
-    /// `X`: the errors spent beyond what stable would have made; negative where the canary fails
-    /// less.
+    /// `X`: errors spent beyond those expected at stable's rate. Negative if the canary fails less
+    /// often.
     pub fn excess_errors(&self, config: &EvidenceConfig) -> f64 {
-        self.spent.excess_errors(self.usual_rate(config))
+        self.spent.excess_errors(self.baseline_rate(config))
     }
 
-    /// The estimate of `p_c - p_s`, block by block so that drift cancels; nothing before both arms
-    /// had requests.
+    /// Estimate of `p_c - p_s`, block by block so that drift cancels out. `None` until both arms
+    /// have requests.
     pub fn excess(&self, config: &EvidenceConfig) -> Option<f64> {
         let both = self.totals.canary_requests > 0.0 && self.totals.stable_requests > 0.0;
         both.then(|| self.excess_errors(config) / self.totals.canary_requests)
@@ -318,41 +323,53 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_release_is_evident_and_a_cure_is_too() {
+    fn a_bad_release_and_a_fix_are_both_evident() {
         let bets = Bets::new(EvidenceConfig::default()).unwrap();
         let bad = Counts::new(150.0, 5.0, 1350.0, 1.0);
         let worse = run(&bets, &NO_WARM_UP, [bad; 12]);
         assert!(worse.ln_e(&bets) > 100_f64.ln());
-        assert!(worse.ln_e_cure(&bets) < 0.0);
-        let cure = run(&bets, &NO_WARM_UP, [bad.exchanged(); 12]);
-        assert!(cure.ln_e(&bets) < 0.0);
-        assert!(cure.ln_e_cure(&bets) > 100_f64.ln());
+        assert!(worse.ln_e_reversed(&bets) < 0.0);
+        let fix = run(&bets, &NO_WARM_UP, [bad.exchanged(); 12]);
+        assert!(fix.ln_e(&bets) < 0.0);
+        assert!(fix.ln_e_reversed(&bets) > 100_f64.ln());
     }
 
     #[test]
-    fn the_warm_up_is_tolerance_and_not_blindness() {
+    fn the_warm_up_tolerates_spikes_but_not_outages() {
         let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let warm = TickContext {
+        let warming_up = TickContext {
             warm_up_ends_ms: 60_000,
             weight_changed_at_ms: 0,
         };
-        let spike = run(&bets, &warm, [Counts::new(150.0, 5.0, 1350.0, 1.0); 4]);
+        let spike = run(
+            &bets,
+            &warming_up,
+            [Counts::new(150.0, 5.0, 1350.0, 1.0); 4],
+        );
         assert!(
             spike.ln_e(&bets) < 1.0,
             "a spike of 3 % is tolerated: {}",
             spike.ln_e(&bets)
         );
-        let broken = run(&bets, &warm, [Counts::new(150.0, 75.0, 1350.0, 1.0); 2]);
+        let broken = run(
+            &bets,
+            &warming_up,
+            [Counts::new(150.0, 75.0, 1350.0, 1.0); 2],
+        );
         assert!(
             broken.ln_e(&bets) > 100_f64.ln(),
-            "half of the requests failing is not: {}",
+            "half of the requests failing is not tolerated: {}",
             broken.ln_e(&bets)
         );
         assert!(
             spike.excess_errors(bets.config()) > 19.0,
-            "what the warm-up spends is charged"
+            "errors of the warm-up are charged"
         );
-        assert_eq!(spike.upper(&bets, 0.05), 1.0, "and it promotes nothing");
+        assert_eq!(
+            spike.upper(&bets, 0.05),
+            1.0,
+            "the warm-up does not count toward promotion"
+        );
     }
 
     #[test]
@@ -367,12 +384,12 @@ mod tests {
         let json = serde_json::to_string(&evidence).unwrap();
         assert!(json.len() < 2048, "{} bytes", json.len());
         assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
-        assert!(evidence.fits(&bets));
-        assert!(!evidence.fits(&Bets::new(EvidenceConfig::default()).unwrap()));
+        assert!(evidence.is_compatible(&bets));
+        assert!(!evidence.is_compatible(&Bets::new(EvidenceConfig::default()).unwrap()));
     }
 
     #[test]
-    fn the_share_is_counted_anew_at_every_weight() {
+    fn the_share_is_counted_separately_at_every_weight() {
         let bets = Bets::new(EvidenceConfig::default()).unwrap();
         let mut evidence = Evidence::new(&bets, 0);
         let counts = Counts::new(5.0, 0.0, 95.0, 0.0);
@@ -385,7 +402,7 @@ mod tests {
         assert_eq!(
             evidence.at_weight,
             Counts::default(),
-            "the tick in which the weight changed is of neither"
+            "the tick with the weight change counts for neither weight"
         );
         evidence.add(&bets, &tick(2, counts), &changed);
         assert_eq!(evidence.at_weight, counts);

@@ -1,118 +1,15 @@
-//! What an operator reads: counts first, the comparison second, the guarantee last.
+//! Explanations for operators: counts first, then the comparison, then the guarantee.
 //!
-//! Never a sentence that sounds like "99 % sure that it is bad": what is bounded is how often a
-//! good release is rolled back.
+//! No sentence may read like "99 % sure that it is bad". The bound applies to the frequency of
+//! rolling back good releases.
 
-use crate::latency::{EdgeEvidence, GUARD_SHARE, GuardEvidence};
+pub use crate::format::{bucket_edge, duration, e_value, percent, rate, share, thousands};
+use crate::format::{significant, two_digits};
+use crate::latency::{EdgeEvidence, GUARD_WEIGHT, LatencyGuardEvidence};
 use crate::verdict::{
-    Context, Forward, FreezeReason, HoldReason, JudgeConfig, Judgement, ObjectiveEvidence,
-    RollBackCause, Verdict,
+    AnalysisConfig, Evaluation, FreezeReason, HoldReason, NextAction, ObjectiveEvidence,
+    RollBackCause, RolloutContext, Verdict,
 };
-
-/// A number with thousands separators; below 100 up to one decimal, where it has one.
-pub fn thousands(value: f64) -> String {
-    let text = if value.abs() < 100.0 && value.fract().abs() > 1e-9 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    };
-    let text = text.strip_suffix(".0").map(str::to_owned).unwrap_or(text);
-    let (sign, digits) = text
-        .strip_prefix('-')
-        .map_or(("", text.as_str()), |digits| ("-", digits));
-    let (whole, fraction) = digits
-        .split_once('.')
-        .map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
-    let mut grouped = String::from(sign);
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    if let Some(fraction) = fraction {
-        grouped.push('.');
-        grouped.push_str(fraction);
-    }
-    grouped
-}
-
-/// A fraction in percent, with as many decimals as it needs up to three significant digits.
-pub fn percent(fraction: f64) -> String {
-    format!("{} %", significant(fraction * 100.0))
-}
-
-/// A part of a whole in percent: to a tenth of a percent, and below that with two significant
-/// digits, so that little is not told as nothing.
-pub fn share(fraction: f64) -> String {
-    const LEAST: f64 = 1e-4;
-    let percent = fraction * 100.0;
-    let size = percent.abs();
-    let text = if size == 0.0 || size >= 0.1 {
-        significant((percent * 10.0).round() / 10.0)
-    } else if size < LEAST {
-        return format!("under {LEAST} %");
-    } else {
-        let decimals = if size < 0.001 {
-            5
-        } else if size < 0.01 {
-            4
-        } else {
-            3
-        };
-        format!("{percent:.decimals$}")
-            .trim_end_matches('0')
-            .to_owned()
-    };
-    format!("{text} %")
-}
-
-/// Up to three significant digits below 100 and all digits above, or five where it is close to 100,
-/// as objectives are.
-fn significant(value: f64) -> String {
-    const NOTHING: f64 = 1e-9;
-    let size = value.abs();
-    let decimals = if (99.0..100.0).contains(&size) {
-        3
-    } else if size >= 10.0 {
-        1
-    } else if !(NOTHING..0.1).contains(&size) {
-        2
-    } else {
-        4
-    };
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    }
-}
-
-/// Requests a second; few of them with the digits that tell them from none.
-pub fn rate(requests_per_second: f64) -> String {
-    if requests_per_second < 1.0 {
-        significant(requests_per_second)
-    } else {
-        thousands(requests_per_second)
-    }
-}
-
-/// A duration as people say it: `40 s`, `6 min`, `2.5 h`, `9.2 days`.
-pub fn duration(seconds: f64) -> String {
-    const MINUTE: f64 = 60.0;
-    const HOUR: f64 = 3600.0;
-    const DAY: f64 = 86_400.0;
-    if seconds < MINUTE {
-        format!("{seconds:.0} s")
-    } else if seconds < 1.5 * HOUR {
-        format!("{:.0} min", seconds / MINUTE)
-    } else if seconds < 2.0 * DAY {
-        format!("{} h", thousands((seconds / HOUR * 10.0).round() / 10.0))
-    } else {
-        format!("{} days", thousands((seconds / DAY * 10.0).round() / 10.0))
-    }
-}
 
 /// "The canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 expected)."
 pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
@@ -134,7 +31,7 @@ pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
 /// "This rollout has used 37 of its 5,184 allotted errors (0.7 %)."
 pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
     let allotment = evidence.allotment.filter(|allotment| *allotment > 0.0)?;
-    // Few are told with a tenth: they are what stands behind a small share.
+    // Small numbers get one decimal, to match the share in percent.
     let spent = if evidence.spent < 10.0 {
         (evidence.spent * 10.0).round() / 10.0
     } else {
@@ -153,7 +50,7 @@ pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
 pub fn undecided_sentence(evidence: &ObjectiveEvidence, requests_per_second: f64) -> String {
     let burn = |excess: f64| significant((excess / evidence.budget_fraction * 10.0).round() / 10.0);
     let worst = if evidence.upper >= 1.0 {
-        "nothing is known yet of the worst case".to_owned()
+        "no evidence about the worst case yet".to_owned()
     } else {
         format!(
             "worst case still {}{}x budget burn",
@@ -185,7 +82,7 @@ pub fn undecided_sentence(evidence: &ObjectiveEvidence, requests_per_second: f64
     )
 }
 
-/// `E = 311 (rolls back at 100)`, the bounds and the tolerances: for those who ask.
+/// Details for experts: `E = 311 (rolls back at 100)`, the bounds and the tolerances.
 pub fn details(evidence: &ObjectiveEvidence, alpha: f64) -> String {
     format!(
         "{}: E = {} (rolls back at {}); excess {} (from {} to {}), promotion below {}; k = {}.",
@@ -202,95 +99,80 @@ pub fn details(evidence: &ObjectiveEvidence, alpha: f64) -> String {
     )
 }
 
-/// An e-value for people, from its logarithm; what is beyond a million million is told as a power
-/// of ten.
-pub fn e_value(ln_e: f64) -> String {
-    const HUGE: f64 = 27.6;
-    if ln_e > HUGE {
-        format!("10^{:.0}", ln_e / std::f64::consts::LN_10)
-    } else {
-        thousands((ln_e.exp() * 10.0).round() / 10.0)
-    }
-}
-
-/// Two significant digits: more would claim what an estimate cannot know.
-fn two_digits(value: f64) -> f64 {
-    if value < 100.0 {
-        return value.ceil();
-    }
-    let unit = 10_f64.powf(value.log10().floor() - 1.0);
-    (value / unit).round() * unit
-}
-
-/// The sentences for a verdict, the most important one first.
-pub(crate) fn because(
-    judgement: &Judgement,
-    config: &JudgeConfig,
-    context: &Context,
+/// The explanation of a verdict, most important sentence first.
+pub(crate) fn reasons(
+    evaluation: &Evaluation,
+    config: &AnalysisConfig,
+    context: &RolloutContext,
 ) -> Vec<String> {
-    let mut sentences = match judgement.verdict {
-        Verdict::RollBack(cause) => rolled_back(judgement, cause, config, context),
+    let mut sentences = match evaluation.verdict {
+        Verdict::RollBack(cause) => rollback_messages(evaluation, cause, config, context),
         Verdict::Hold(reason) => {
             let holding = format!("Holding at {}.", percent(context.weight));
-            match (reason, slower(judgement)) {
-                (HoldReason::Slower, Some((of, guard, edge))) => vec![
+            match (reason, strongest_guard(evaluation)) {
+                (HoldReason::Slower, Some((objective, guard, edge))) => vec![
                     format!("Slower than stable: {}", slower_sentence(edge)),
                     format!(
-                        "A release that is nowhere slower shows evidence like this (E = {}) at most 1 time in {}. {holding}",
+                        "A release that is not slower shows evidence this strong (E = {}) at most 1 time in {}. {holding}",
                         e_value(guard.ln_e),
                         thousands((1.0 / config.alpha).round()),
                     ),
-                    format!("This is the latency guard of {}.", of.name),
+                    format!("Reported by the latency guard of {}.", objective.name),
                 ],
-                _ => vec![held(judgement, reason, context, &holding)],
+                _ => vec![hold_message(evaluation, reason, context, &holding)],
             }
         }
         Verdict::StepDown { next, reason } => {
-            vec![held(
-                judgement,
+            vec![hold_message(
+                evaluation,
                 reason,
                 context,
                 &format!(
-                    "Progressing down from {} to {}.",
+                    "Lowering the weight from {} to {}.",
                     percent(context.weight),
                     percent(next)
                 ),
             )]
         }
-        Verdict::Freeze(reason) => vec![frozen(judgement, reason, context)],
-        Verdict::GoOnCure(forward) => {
+        Verdict::Freeze(reason) => vec![freeze_message(evaluation, reason, context)],
+        Verdict::ProceedDespiteFreeze(forward) => {
             let mut sentences = vec![
-                "Stable is demonstrably the worse one: this release is the cure, and goes on."
+                "Stable is demonstrably worse: this release is the fix and proceeds despite the freeze."
                     .to_owned(),
             ];
-            sentences.extend(went_forward(judgement, forward, config, context));
+            sentences.extend(progress_messages(evaluation, forward, config, context));
             sentences
         }
-        Verdict::Forward(forward) => went_forward(judgement, forward, config, context),
+        Verdict::Proceed(forward) => progress_messages(evaluation, forward, config, context),
         Verdict::Inconclusive => {
             let mut sentences = vec![format!(
-                "Inconclusive after {}: a person must decide.",
+                "Inconclusive after {}: promote or abort manually.",
                 duration(context.elapsed_seconds)
             )];
-            sentences.extend(went_forward(judgement, Forward::Continue, config, context));
+            sentences.extend(progress_messages(
+                evaluation,
+                NextAction::Continue,
+                config,
+                context,
+            ));
             sentences
         }
     };
-    for evidence in &judgement.objectives {
-        let told = matches!(
-            judgement.verdict,
+    for evidence in &evaluation.objectives {
+        let is_mentioned = matches!(
+            evaluation.verdict,
             Verdict::RollBack(RollBackCause::Budget)
                 | Verdict::StepDown {
                     reason: HoldReason::BudgetLeft,
                     ..
                 }
         );
-        if !told {
+        if !is_mentioned {
             sentences.extend(budget_sentence(evidence));
         }
         sentences.extend(evidence.traffic_mismatch.map(|share| {
             format!(
-                "The canary gets {} of the requests, not the {} that were set.",
+                "The canary receives {} of the requests, but its weight is {}.",
                 percent(share),
                 percent(context.weight)
             )
@@ -299,17 +181,8 @@ pub(crate) fn because(
     sentences
 }
 
-/// An edge of a histogram as people write it: `300 ms`, `1.2 s`.
-pub fn edge(seconds: f64) -> String {
-    if seconds < 1.0 {
-        format!("{} ms", significant((seconds * 1e6).round() / 1e3))
-    } else {
-        format!("{} s", significant(seconds))
-    }
-}
-
-/// "240 of 3,000 requests of the canary took longer than 300 ms; of stable's 900 of 27,000 (about
-/// 100 expected)."
+/// "240 of 3,000 canary requests took longer than 300 ms; for stable, 900 of 27,000 did (about 100
+/// expected)."
 pub fn slower_sentence(EdgeEvidence { seconds, counts }: &EdgeEvidence) -> String {
     let expected = counts
         .expected_canary_errors()
@@ -320,59 +193,62 @@ pub fn slower_sentence(EdgeEvidence { seconds, counts }: &EdgeEvidence) -> Strin
             )
         });
     format!(
-        "{} of {} requests of the canary took longer than {}; of stable's {} of {}{expected}.",
+        "{} of {} canary requests took longer than {}; for stable, {} of {} did{expected}.",
         thousands(counts.canary_errors),
         thousands(counts.canary_requests),
-        edge(*seconds),
+        bucket_edge(*seconds),
         thousands(counts.stable_errors),
         thousands(counts.stable_requests),
     )
 }
 
 /// The latency guard with the most evidence.
-fn slower(judgement: &Judgement) -> Option<(&ObjectiveEvidence, &GuardEvidence, &EdgeEvidence)> {
-    let guards = judgement.objectives.iter().filter_map(|of| {
-        let guard = of.guard.as_ref()?;
-        Some((of, guard, guard.worst.as_ref()?))
+fn strongest_guard(
+    evaluation: &Evaluation,
+) -> Option<(&ObjectiveEvidence, &LatencyGuardEvidence, &EdgeEvidence)> {
+    let guards = evaluation.objectives.iter().filter_map(|objective| {
+        let guard = objective.guard.as_ref()?;
+        Some((objective, guard, guard.worst.as_ref()?))
     });
     guards.max_by(|(_, one, _), (_, other, _)| one.ln_e.total_cmp(&other.ln_e))
 }
 
 /// The objective with the strongest evidence against the canary.
-fn worst(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
-    judgement
+fn strongest_evidence(evaluation: &Evaluation) -> Option<&ObjectiveEvidence> {
+    evaluation
         .objectives
         .iter()
         .max_by(|one, other| one.ln_e.total_cmp(&other.ln_e))
 }
 
 /// The objective that is furthest from promotion.
-fn slowest(judgement: &Judgement) -> Option<&ObjectiveEvidence> {
-    judgement
+fn furthest_from_promotion(evaluation: &Evaluation) -> Option<&ObjectiveEvidence> {
+    evaluation
         .objectives
         .iter()
         .min_by(|one, other| one.ln_m_good.total_cmp(&other.ln_m_good))
 }
 
-fn rolled_back(
-    judgement: &Judgement,
+fn rollback_messages(
+    evaluation: &Evaluation,
     cause: RollBackCause,
-    config: &JudgeConfig,
-    context: &Context,
+    config: &AnalysisConfig,
+    context: &RolloutContext,
 ) -> Vec<String> {
-    let Some(evidence) = worst(judgement) else {
+    let Some(evidence) = strongest_evidence(evaluation) else {
         return Vec::new();
     };
-    // By then the traffic may have been taken off pods that are gone.
+    // The weight may already be 0 if the canary's pods are gone.
     let at = if context.weight > 0.0 {
         format!(" at {}", percent(context.weight))
     } else {
         String::new()
     };
-    // What has the larger part in the mean is what is told.
-    let is_more =
-        |guard: &GuardEvidence| guard.rolls_back && guard.ln_e + GUARD_SHARE.ln() > evidence.ln_e;
-    let by_guard = slower(judgement).filter(|(_, guard, _)| is_more(guard));
+    // Reports whichever contributes more to the mean.
+    let outweighs_objective = |guard: &LatencyGuardEvidence| {
+        guard.rolls_back && guard.ln_e + GUARD_WEIGHT.ln() > evidence.ln_e
+    };
+    let by_guard = strongest_guard(evaluation).filter(|(_, guard, _)| outweighs_objective(guard));
     let counts = by_guard.map_or_else(
         || counts_sentence(evidence),
         |(_, _, edge)| slower_sentence(edge),
@@ -393,30 +269,35 @@ fn rolled_back(
             ));
         }
         RollBackCause::Budget => {
-            sentences.extend(judgement.objectives.iter().filter_map(budget_sentence));
+            sentences.extend(evaluation.objectives.iter().filter_map(budget_sentence));
             sentences.push(format!(
-                "The allotment is spent, and a good release shows evidence like this {}.",
-                one_in(config.breach_from)
+                "The allotment is spent, and a good release shows evidence this strong {}.",
+                one_in(config.suspect_from_e)
             ));
         }
         RollBackCause::ServiceGuard => {
             sentences.push(format!(
-                "The service burns its error budget, and a good release shows evidence like this {}.",
-                one_in(config.breach_from)
+                "The service is burning its error budget too fast, and a good release shows evidence this strong {}.",
+                one_in(config.suspect_from_e)
             ));
         }
     }
     sentences
 }
 
-fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str) -> String {
-    let of = judgement
+fn hold_message(
+    evaluation: &Evaluation,
+    reason: HoldReason,
+    context: &RolloutContext,
+    what: &str,
+) -> String {
+    let objective = evaluation
         .objectives
         .iter()
-        .find(|of| of.hold.is_some_and(|(holds, _)| holds == reason));
-    let name = of.map_or("", |of| of.name.as_str());
-    let since_ms = of
-        .and_then(|of| of.hold)
+        .find(|objective| objective.hold.is_some_and(|(holds, _)| holds == reason));
+    let name = objective.map_or("", |objective| objective.name.as_str());
+    let since_ms = objective
+        .and_then(|objective| objective.hold)
         .map_or(context.now_ms, |(_, since_ms)| since_ms);
     #[expect(
         clippy::cast_precision_loss,
@@ -426,37 +307,43 @@ fn held(judgement: &Judgement, reason: HoldReason, context: &Context, what: &str
     let happened = match reason {
         HoldReason::Unreachable => format!("The metrics of {name} could not be read for {lasted}."),
         HoldReason::PartialData => format!("The metrics of {name} have been partial for {lasted}."),
-        HoldReason::NotANumber => format!("The metrics of {name} had a value that is not a count."),
+        HoldReason::NotANumber => {
+            format!("The metrics of {name} contain a value that is not a count.")
+        }
         HoldReason::NoData => format!("{name} has had no data for {lasted}."),
         HoldReason::Stale => format!("The last sample of {name} is {lasted} old."),
         HoldReason::NoTraffic => format!("No requests reached the canary for {lasted}."),
         HoldReason::Slower => {
-            format!("The canary is slower than stable by the latency guard of {name}.")
+            format!("The latency guard of {name} found the canary slower than stable.")
         }
         HoldReason::NothingToCompare => format!(
-            "The latency guard of {name} has had no bucket that canary and stable both have for {lasted}: their histograms differ, or are not there."
+            "The latency guard of {name} has found no histogram bucket that canary and stable share for {lasted}: the histograms differ or are missing."
         ),
         HoldReason::BudgetLeft => {
-            let spent = judgement
+            let spent = evaluation
                 .objectives
                 .iter()
                 .filter_map(budget_sentence)
                 .collect::<Vec<_>>()
                 .join(" ");
             return format!(
-                "{spent} The worst case at this weight no longer fits what is left. {what}"
+                "{spent} The worst case at this weight exceeds the remaining allotment. {what}"
             );
         }
         HoldReason::UnverifiedSelector => {
             format!(
-                "The error selector of {name} has never matched anything of stable: no errors may only mean that it is mistyped."
+                "The error selector of {name} has never matched a series of stable. It may be mistyped."
             )
         }
     };
     format!("{happened} This is not success. {what}")
 }
 
-fn frozen(judgement: &Judgement, reason: FreezeReason, context: &Context) -> String {
+fn freeze_message(
+    evaluation: &Evaluation,
+    reason: FreezeReason,
+    context: &RolloutContext,
+) -> String {
     match reason {
         FreezeReason::ServiceGuard => {
             let rate = context.guard.map_or_else(String::new, |guard| {
@@ -466,32 +353,32 @@ fn frozen(judgement: &Judgement, reason: FreezeReason, context: &Context) -> Str
                     duration(guard.pair.long_seconds.into())
                 )
             });
-            // What can be said of the canary is what was not found, no more.
-            let alike = if judgement.ln_e < 5_f64.ln() {
-                "but canary and stable fail alike: not the canary's fault, holding."
+            // Without evidence against the canary, the sentence claims only that.
+            let cause = if evaluation.ln_e < 5_f64.ln() {
+                "but canary and stable fail at similar rates. The canary is not the cause. Holding."
             } else {
-                "and it is not yet clear whether the canary is to blame: holding."
+                "and it is not yet clear whether the canary is the cause. Holding."
             };
-            format!("The service is burning its error budget{rate}, {alike}")
+            format!("The service is burning its error budget{rate}, {cause}")
         }
         FreezeReason::BudgetSpent => {
-            "No error budget is left for a rollout: frozen until it recovers or a person lifts it."
+            "No error budget remains for a rollout: frozen until the budget recovers or the freeze is overridden."
                 .to_owned()
         }
     }
 }
 
-fn went_forward(
-    judgement: &Judgement,
-    forward: Forward,
-    config: &JudgeConfig,
-    context: &Context,
+fn progress_messages(
+    evaluation: &Evaluation,
+    forward: NextAction,
+    config: &AnalysisConfig,
+    context: &RolloutContext,
 ) -> Vec<String> {
-    let Some(evidence) = slowest(judgement) else {
+    let Some(evidence) = furthest_from_promotion(evaluation) else {
         return Vec::new();
     };
     match forward {
-        Forward::Promote => vec![
+        NextAction::Promote => vec![
             format!(
                 "Promoted at {}: {}",
                 percent(context.weight),
@@ -503,7 +390,7 @@ fn went_forward(
                 thousands((1.0 / config.beta).round()),
             ),
         ],
-        Forward::Step { next } => {
+        NextAction::Step { next } => {
             vec![format!(
                 "From {} to {}: {}",
                 percent(context.weight),
@@ -511,11 +398,11 @@ fn went_forward(
                 counts_sentence(evidence)
             )]
         }
-        Forward::Continue => {
+        NextAction::Continue => {
             let proven = evidence.needed_requests == Some(0.0);
             vec![if proven {
                 format!(
-                    "At {}: {} The evidence is enough; the weight is not yet the last one, or has not been held long enough.",
+                    "At {}: {} The evidence suffices, but the weight is not yet the last one or has not been held long enough.",
                     percent(context.weight),
                     counts_sentence(evidence)
                 )
@@ -523,51 +410,5 @@ fn went_forward(
                 undecided_sentence(evidence, context.requests_per_second)
             }]
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_told_as_people_write_them() {
-        assert_eq!(thousands(3000.0), "3,000");
-        assert_eq!(thousands(27_000.0), "27,000");
-        assert_eq!(thousands(1_234_567.0), "1,234,567");
-        assert_eq!(thousands(1.5556), "1.6");
-        assert_eq!(thousands(0.0), "0");
-        assert_eq!(thousands(-1234.0), "-1,234");
-        assert_eq!(thousands(999.0), "999");
-        assert_eq!(percent(0.1), "10 %");
-        assert_eq!(percent(0.999), "99.9 %");
-        assert_eq!(percent(0.9995), "99.95 %");
-        assert_eq!(percent(0.005), "0.5 %");
-        assert_eq!(percent(1.0), "100 %");
-        assert_eq!(significant(0.310_363), "0.31");
-        let shares = [
-            (37.0 / 5184.0, "0.7 %"),
-            (0.000_431, "0.043 %"),
-            (0.000_999_9, "0.1 %"),
-            (0.000_04, "0.004 %"),
-        ];
-        for (fraction, text) in shares {
-            assert_eq!(share(fraction), text);
-        }
-        assert_eq!(
-            [0.0, 1e-9, 1.234, 0.000_001_2].map(share),
-            ["0 %", "under 0.0001 %", "123.4 %", "0.00012 %"]
-        );
-        assert_eq!(
-            [0.02, 0.8, 1.0, 120.4, 12_000.0].map(rate),
-            ["0.02", "0.8", "1", "120", "12,000"]
-        );
-        assert_eq!(duration(40.0), "40 s");
-        assert_eq!(duration(380.0), "6 min");
-        assert_eq!(duration(9000.0), "2.5 h");
-        assert_eq!(duration(795_000.0), "9.2 days");
-        assert_eq!(e_value(311_f64.ln()), "311");
-        assert_eq!(e_value(100.0), "10^43");
-        assert_eq!(two_digits(38_412.0), 38_000.0);
     }
 }

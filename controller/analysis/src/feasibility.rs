@@ -1,28 +1,29 @@
-//! Whether an objective can be judged in time at all: told when a Rollout is admitted, not an hour
-//! later.
+//! Feasibility of an objective: whether it can be evaluated in time. Reported when a Rollout is
+//! admitted.
 
 use serde::Serialize;
 
 use crate::explain::{duration, percent, rate, thousands};
 use crate::promotion::PlugIn;
 
-/// The mean time to promote is about this much of the bound `ln(1/beta) / I`.
-const OVER_THE_BOUND: f64 = 1.2;
+/// Ratio of the mean time to promotion to the bound `ln(1/beta) / I`.
+const MEAN_OVER_BOUND: f64 = 1.2;
 
-/// Objectives that people choose, strictest first: what is suggested where one is not feasible.
-const LADDER: [f64; 8] = [0.9999, 0.9995, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9];
+/// Common objectives, strictest first. One of them is suggested if the configured one is not
+/// feasible.
+const COMMON_TARGETS: [f64; 8] = [0.9999, 0.9995, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9];
 
-/// Requests of both arms that it takes to promote a good release: `ln(1/beta) / I`; infinite at
-/// shares of 0 and 1.
+/// Requests to both arms until promotion of a good release: `ln(1/beta) / I`. Infinite if `w` is 0
+/// or 1.
 ///
 /// `p` is the error rate of both arms, `w` the canary's share, `delta1` the margin.
 pub fn expected_requests(p: f64, w: f64, delta1: f64, beta: f64) -> f64 {
     PlugIn::new(p, w, delta1).map_or(f64::INFINITY, |bet| (1.0 / beta).ln() / bet.information)
 }
 
-/// What is known of an objective before its first rollout.
+/// The properties of an objective that are known before its first rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Question {
+pub struct FeasibilityInput {
     /// The objective as a fraction, such as 0.999.
     pub target: f64,
     /// The margin as a fraction of the budget (`delta1 / b`).
@@ -31,29 +32,29 @@ pub struct Question {
     pub stable_rate: f64,
     /// The service's requests per second.
     pub requests_per_second: f64,
-    /// The share of the last weight.
+    /// The maximum weight, from 0 to 1.
     pub max_weight: f64,
-    /// The chance allowed of promoting at the margin.
+    /// Maximum probability of promoting at the margin.
     pub beta: f64,
-    /// The longest that a rollout may take.
-    pub longest_seconds: f64,
-    /// What a rollout may spend, in errors, where it is known.
+    /// Maximum duration of a rollout, in seconds.
+    pub max_duration_seconds: f64,
+    /// Errors that a rollout may spend. `None` if unknown.
     pub allotment: Option<f64>,
 }
 
-/// Whether it is feasible, and what would be.
+/// The feasibility of an objective, with an alternative.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
-    /// The expected time to promote a good release, in seconds; infinite (null in JSON) without
+pub struct Feasibility {
+    /// Expected time to promotion of a good release, in seconds. Infinite (null in JSON) without
     /// traffic.
     #[serde(serialize_with = "finite_or_null")]
     pub expected_seconds: f64,
-    /// Whether that is within the longest duration.
+    /// Whether the expected time is within the maximum duration.
     pub feasible: bool,
-    /// The strictest usual objective that would be, where this one is not.
+    /// The strictest common objective that is feasible, if this one is not.
     pub feasible_target: Option<f64>,
-    /// Whether the allotment is too small for any test to finish inside it.
+    /// Whether the allotment is too small for any test.
     pub allotment_too_small: bool,
 }
 
@@ -69,10 +70,10 @@ fn finite_or_null<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S:
     }
 }
 
-impl Question {
+impl FeasibilityInput {
     fn expected_seconds(&self, target: f64) -> f64 {
         let delta1 = self.margin_of_budget * (1.0 - target);
-        let requests = OVER_THE_BOUND
+        let requests = MEAN_OVER_BOUND
             * expected_requests(self.stable_rate, self.max_weight, delta1, self.beta);
         if self.requests_per_second > 0.0 {
             requests / self.requests_per_second
@@ -81,22 +82,24 @@ impl Question {
         }
     }
 
-    /// Whether a good release can be promoted in time.
-    pub fn answer(&self) -> Answer {
+    /// Evaluates whether a good release can be promoted in time.
+    pub fn evaluate(&self) -> Feasibility {
         let expected_seconds = self.expected_seconds(self.target);
-        let feasible = expected_seconds <= self.longest_seconds;
+        let feasible = expected_seconds <= self.max_duration_seconds;
         let feasible_target = if feasible {
             None
         } else {
-            let looser = LADDER.into_iter().filter(|target| *target < self.target);
+            let looser = COMMON_TARGETS
+                .into_iter()
+                .filter(|target| *target < self.target);
             looser
                 .into_iter()
-                .find(|target| self.expected_seconds(*target) <= self.longest_seconds)
+                .find(|target| self.expected_seconds(*target) <= self.max_duration_seconds)
         };
         let allotment_too_small = self
             .allotment
-            .is_some_and(|errors| errors < crate::budget::LEAST_USEFUL_ALLOTMENT);
-        Answer {
+            .is_some_and(|errors| errors < crate::budget::MIN_USEFUL_ALLOTMENT);
+        Feasibility {
             expected_seconds,
             feasible,
             feasible_target,
@@ -104,45 +107,45 @@ impl Question {
         }
     }
 
-    /// The answer in a sentence, or two; empty where there is nothing to say.
-    pub fn told(&self) -> String {
+    /// The problems found, in one or two sentences. Empty if there are none.
+    pub fn message(&self) -> String {
         let sentences: Vec<String> = self
-            .too_slow()
+            .slow_message()
             .into_iter()
-            .chain(self.too_small())
+            .chain(self.allotment_message())
             .collect();
         sentences.join(" ")
     }
 
-    /// That a good release cannot be promoted in time, in a sentence.
-    pub fn too_slow(&self) -> Option<String> {
-        let answer = self.answer();
-        if answer.feasible {
+    /// A warning if a good release cannot be promoted in time.
+    pub fn slow_message(&self) -> Option<String> {
+        let feasibility = self.evaluate();
+        if feasibility.feasible {
             return None;
         }
-        if !answer.expected_seconds.is_finite() {
-            return Some("Without traffic this objective can never be judged.".to_owned());
+        if !feasibility.expected_seconds.is_finite() {
+            return Some("Without traffic this objective can never be evaluated.".to_owned());
         }
         let rate = rate(self.requests_per_second);
-        let advice = answer.feasible_target.map_or_else(
+        let advice = feasibility.feasible_target.map_or_else(
             || "choose a longer duration".to_owned(),
             |target| format!("choose {} or a longer duration", percent(target)),
         );
         Some(format!(
             "At {rate} requests/s this objective needs {}; {advice}.",
-            duration(answer.expected_seconds)
+            duration(feasibility.expected_seconds)
         ))
     }
 
-    /// That a bad release cannot be found within its allotment, in a sentence.
-    pub fn too_small(&self) -> Option<String> {
+    /// A warning if a bad release cannot be detected within its allotment.
+    pub fn allotment_message(&self) -> Option<String> {
         let errors = self
             .allotment
-            .filter(|_| self.answer().allotment_too_small)?;
+            .filter(|_| self.evaluate().allotment_too_small)?;
         Some(format!(
             "A rollout may spend {} errors of the budget, and no test can finish within fewer than {}.",
             thousands(errors.max(0.0).floor()),
-            thousands(crate::budget::LEAST_USEFUL_ALLOTMENT)
+            thousands(crate::budget::MIN_USEFUL_ALLOTMENT)
         ))
     }
 }
@@ -151,21 +154,21 @@ impl Question {
 mod tests {
     use super::*;
 
-    fn question(target: f64, requests_per_second: f64) -> Question {
-        Question {
+    fn input(target: f64, requests_per_second: f64) -> FeasibilityInput {
+        FeasibilityInput {
             target,
             margin_of_budget: 0.5,
             stable_rate: 0.5 * (1.0 - target),
             requests_per_second,
             max_weight: 0.5,
             beta: 0.05,
-            longest_seconds: 3600.0,
+            max_duration_seconds: 3600.0,
             allotment: None,
         }
     }
 
     #[test]
-    fn the_table_of_the_design() {
+    fn expected_requests_match_the_design_table() {
         let expected = [
             (0.0, [12.0, 6.0, 3.0]),
             (0.1, [20.0, 8.2, 3.6]),
@@ -185,27 +188,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_feasible_needs_no_words() {
-        assert!(question(0.999, 100.0).answer().feasible);
-        assert_eq!(question(0.999, 100.0).told(), "");
+    fn a_feasible_objective_has_no_message() {
+        assert!(input(0.999, 100.0).evaluate().feasible);
+        assert_eq!(input(0.999, 100.0).message(), "");
     }
 
     #[test]
-    fn what_is_not_feasible_says_what_would_be() {
+    fn an_infeasible_objective_suggests_a_feasible_one() {
         assert_eq!(
-            question(0.9999, 0.8).told(),
+            input(0.9999, 0.8).message(),
             "At 0.8 requests/s this objective needs 9.2 days; choose 99 % or a longer duration."
         );
         assert_eq!(
-            question(0.999, 0.0).told(),
-            "Without traffic this objective can never be judged."
+            input(0.999, 0.0).message(),
+            "Without traffic this objective can never be evaluated."
         );
-        let tiny = Question {
+        let tiny = FeasibilityInput {
             allotment: Some(4.2),
-            ..question(0.999, 100.0)
+            ..input(0.999, 100.0)
         };
         assert_eq!(
-            tiny.told(),
+            tiny.message(),
             "A rollout may spend 4 errors of the budget, and no test can finish within fewer than 10."
         );
     }

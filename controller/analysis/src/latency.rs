@@ -1,19 +1,20 @@
 //! Latency objectives: the bad event is "slower than the threshold".
 //!
-//! Of a histogram the bucket that ends at the threshold counts the good requests
-//! ([`crate::Kind::Good`]) and `_count` all of them ([`crate::Kind::Total`]), under one series
-//! name; bad are the others.
+//! The histogram bucket that ends at the threshold counts the good requests
+//! ([`crate::CounterKind::Good`]) and `_count` counts all requests ([`crate::CounterKind::Total`]),
+//! under one series name. The remaining requests are bad.
 
 mod guard;
 
 pub use guard::{
-    EdgeEvidence, EdgeState, GUARD_SHARE, GuardEvidence, GuardState, LatencyGuard, MOST_EDGES,
+    EdgeEvidence, EdgeState, GUARD_WEIGHT, LatencyGuard, LatencyGuardEvidence, LatencyGuardState,
+    MAX_EDGES,
 };
 
-/// The threshold is not an edge of a bucket, so that nothing counts what is slower than it.
+/// No bucket ends at the threshold, so slower requests cannot be counted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("no bucket ends at {threshold} s: choose {}", choices(.below.as_ref(), .above.as_ref()))]
-pub struct NoSuchEdge {
+pub struct MissingEdge {
     /// The threshold, in seconds.
     pub threshold: f64,
     /// The closest edge below it.
@@ -30,19 +31,20 @@ fn choices(below: Option<&f64>, above: Option<&f64>) -> String {
     }
 }
 
-/// How close an edge must be to the threshold: labels are decimal texts of doubles.
+/// Relative tolerance when comparing an edge with the threshold: labels are decimal texts of
+/// doubles.
 const SAME_EDGE: f64 = 1e-9;
 
-/// The edge of a classic histogram that is the threshold. `edges` are the values of the label `le`,
-/// in seconds.
+/// Finds the bucket edge of a classic histogram at the threshold. `edges` are the values of the
+/// label `le`, in seconds.
 ///
 /// # Errors
-/// [`NoSuchEdge`] with the closest edges, where the threshold is between two of them.
-pub fn edge_at(edges: &[f64], threshold: f64) -> Result<f64, NoSuchEdge> {
+/// [`MissingEdge`] with the closest edges if no bucket ends at the threshold.
+pub fn find_edge(edges: &[f64], threshold: f64) -> Result<f64, MissingEdge> {
     let finite = || edges.iter().copied().filter(|edge| edge.is_finite());
     finite()
         .find(|edge| (edge - threshold).abs() <= SAME_EDGE * threshold.abs())
-        .ok_or_else(|| NoSuchEdge {
+        .ok_or_else(|| MissingEdge {
             threshold,
             below: finite()
                 .filter(|edge| *edge < threshold)
@@ -60,17 +62,17 @@ mod tests {
     #[test]
     fn a_threshold_between_two_edges_is_refused_with_both() {
         let edges = [0.1, 0.25, 0.5, f64::INFINITY];
-        assert_eq!(edge_at(&edges, 0.25), Ok(0.25));
+        assert_eq!(find_edge(&edges, 0.25), Ok(0.25));
         assert_eq!(
-            edge_at(&edges, 0.3).unwrap_err().to_string(),
+            find_edge(&edges, 0.3).unwrap_err().to_string(),
             "no bucket ends at 0.3 s: choose 0.25 or 0.5"
         );
         assert_eq!(
-            edge_at(&edges, 2.0).unwrap_err().to_string(),
+            find_edge(&edges, 2.0).unwrap_err().to_string(),
             "no bucket ends at 2 s: choose 0.5"
         );
         assert_eq!(
-            edge_at(&[], 2.0).unwrap_err().to_string(),
+            find_edge(&[], 2.0).unwrap_err().to_string(),
             "no bucket ends at 2 s: choose another metric: it has no buckets"
         );
     }

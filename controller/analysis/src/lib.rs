@@ -1,23 +1,22 @@
-//! The pure statistics of Serin: counters to evidence to verdict, error budgets.
+//! The statistics of Serin: from counters to evidence to a verdict, and error budgets.
 //!
-//! The way of a release through this crate:
+//! Data flow of one release:
 //!
 //! 1. [`counters`] turns raw Prometheus samples into [`Tick`]s: exact counts of requests and errors
 //!    of the canary and of stable, as a function of the samples' timestamps alone.
 //! 2. [`evidence`] multiplies each tick into test martingales: against "the canary is as good as
 //!    stable" ([`eprocess`]), against "the canary is worse by the margin" ([`promotion`]), and into
 //!    the error budget spent ([`budget`]).
-//! 3. [`judge`] reads the decision table, [`explain`] tells the verdict in counts.
+//! 3. [`decision`] evaluates the decision table and [`explain`] describes the verdict in counts.
 //!
-//! Nothing in here has a clock, does IO or draws a random number, so that replaying the same
-//! samples always gives the same verdict, and everything that must survive a restart is in one
-//! small serialisable value, [`ObjectiveState`].
+//! This crate reads no clock, performs no IO and draws no random numbers. Replaying the same
+//! samples therefore always gives the same verdict. All state that must survive a restart is in one
+//! small serializable value, [`ObjectiveState`].
 //!
-//! What is a theorem here: with counts that are independent Bernoulli (or Poisson) trials given the
-//! past, the rollback process is a supermartingale under the null hypothesis, so by Ville's
-//! inequality a good release is rolled back by it with probability at most `alpha`, however often
-//! one looks. What is a heuristic: the overdispersion factor `k` estimated from data, where the
-//! trials are not independent.
+//! Proven: if the counts are independent Bernoulli (or Poisson) trials given the past, the rollback
+//! process is a supermartingale under the null hypothesis. By Ville's inequality it then rolls back
+//! a good release with probability at most `alpha`, at any number of evaluations. Heuristic: the
+//! overdispersion factor `k`, which is estimated from data if the trials are not independent.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -25,6 +24,7 @@
     expect(clippy::float_cmp, reason = "tests compare doubles that must be exact")
 )]
 
+pub mod bake;
 pub mod bernoulli;
 pub mod bet;
 pub mod budget;
@@ -32,27 +32,27 @@ pub mod confidence;
 pub mod config;
 pub mod counters;
 pub mod counts;
+pub mod decision;
 pub mod eprocess;
-pub mod evaluate;
 pub mod evidence;
 pub mod explain;
 pub mod feasibility;
+mod format;
 #[cfg(test)]
 mod golden;
-pub mod guard;
-pub mod judge;
 pub mod latency;
+pub mod line_evaluator;
 mod numeric;
 pub mod objective;
 pub mod overdispersion;
 pub mod promotion;
+pub mod service_guard;
 pub mod step_size;
 pub mod verdict;
-pub mod watch;
 
 pub use config::{ConfigError, EvidenceConfig};
-pub use counters::{Arm, Feed, Kind, Sample};
+pub use counters::{Arm, CounterKind, Sample, SampleBatch};
 pub use counts::{Counts, PodCounts, Tick};
+pub use decision::{AnalysisConfig, Evaluation, RolloutContext, Verdict, evaluate};
 pub use evidence::Evidence;
-pub use judge::{Context, JudgeConfig, Judgement, Verdict, judge};
 pub use objective::{Objective, ObjectiveConfig, ObjectiveState, RoundReport};

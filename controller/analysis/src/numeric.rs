@@ -23,8 +23,7 @@ pub(crate) fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
             .ln()
 }
 
-/// JSON knows no infinities: minus infinity, the logarithm of a bet not yet funded, is written as
-/// null.
+/// JSON has no infinities: minus infinity, the logarithm of an unfunded bet, is written as null.
 pub(crate) mod ln_values {
     use serde::{Deserialize, Deserializer, Serializer};
 

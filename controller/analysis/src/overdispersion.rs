@@ -1,5 +1,5 @@
-//! Overdispersion of the stable pods: how much more their errors cluster than independent ones
-//! would.
+//! Overdispersion of the stable pods: the degree to which their errors cluster compared with
+//! independent errors.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use crate::counts::PodCounts;
 
 /// Running sums of `phi = sum_t E_t X2_t / sum_t (P_t - 1) E_t`.
 ///
-/// `X2_t` is Pearson's statistic of the tick's errors over the pods. A heuristic: where trials are
-/// independent, a temper `k >= 1` taken from earlier ticks only keeps the theorem (Jensen's
-/// inequality); where they are not, it is simulation that supports it.
+/// `X2_t` is Pearson's statistic of the tick's errors over the pods. A heuristic: if trials are
+/// independent, a temper `k >= 1` from earlier ticks preserves the bound (Jensen's inequality). If
+/// they are not, only simulation supports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Overdispersion {
@@ -18,7 +18,7 @@ pub struct Overdispersion {
 }
 
 impl Overdispersion {
-    /// Adds one tick of the stable pods; fewer than two pods with requests say nothing.
+    /// Adds one tick of the stable pods. Fewer than two pods with requests are ignored.
     pub fn add(&mut self, pods: &[PodCounts]) {
         let serving = || pods.iter().filter(|pod| pod.requests > 0.0);
         let count = serving().count();
@@ -44,7 +44,7 @@ impl Overdispersion {
         }
     }
 
-    /// `phi`; nothing before the first error of a tick with two pods.
+    /// `phi`. `None` before the first error in a tick with two pods.
     pub fn phi(&self) -> Option<f64> {
         (self.denominator > 0.0).then(|| self.numerator / self.denominator)
     }
@@ -58,7 +58,7 @@ impl Overdispersion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
 
     #[test]
     fn golden_g10_overdispersion() {
@@ -74,11 +74,11 @@ mod tests {
                 errors,
             }));
         }
-        nine_digits(phi.phi().unwrap(), 2.363_636_36);
+        assert_nine_digits(phi.phi().unwrap(), 2.363_636_36);
     }
 
     #[test]
-    fn one_pod_or_no_error_says_nothing() {
+    fn one_pod_or_no_error_gives_no_estimate() {
         let mut phi = Overdispersion::default();
         phi.add(&[PodCounts {
             requests: 100.0,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_fail_alike_do_not_temper() {
+    fn pods_with_equal_error_rates_do_not_temper() {
         let mut phi = Overdispersion::default();
         phi.add(
             &[PodCounts {

@@ -3,17 +3,17 @@
 use crate::bet::BetLine;
 use crate::counts::Counts;
 
-/// Ratios of error rates that the promotion bets on, of equal weight.
+/// Ratios of error rates of the promotion bets, with equal weights.
 pub const RATIOS: [f64; 7] = [0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85];
 
-/// The weight that the plug-in bet takes of the mixture, where there is one.
+/// Weight of the plug-in bet in the mixture, if configured.
 pub const PLUG_IN_WEIGHT: f64 = 0.5;
 
-/// The bet that is the best one at error rate `p`, canary share `w` and margin `delta1`.
+/// The optimal bet at error rate `p`, canary share `w` and margin `delta1`.
 ///
 /// It is the log-optimal bet of "both arms fail at rate `p`" against the nearest point with an
 /// excess of `delta1` (the reverse information projection of Turner, Ly and Grünwald, in its
-/// Poisson limit). That it is valid does not depend on `p`.
+/// Poisson limit). Its validity does not depend on `p`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlugIn {
     /// Stable's rate at the nearest point of the null.
@@ -29,14 +29,15 @@ pub struct PlugIn {
 }
 
 impl PlugIn {
-    /// The bet; nothing where one arm has no share, as there the arms cannot be compared.
+    /// Creates the bet. `None` if an arm has no share of the requests, because the arms cannot be
+    /// compared.
     pub fn new(p: f64, w: f64, delta1: f64) -> Option<Self> {
         if !(w > 0.0 && w < 1.0 && p >= 0.0 && delta1 > 0.0) {
             return None;
         }
         let difference = p - delta1;
         let root = (difference * difference + 4.0 * (1.0 - w) * p * delta1).sqrt();
-        // The textbook root, or its conjugate where that would cancel.
+        // The textbook root, or its conjugate if the former would cancel.
         let q_s = if difference >= 0.0 {
             f64::midpoint(difference, root)
         } else {
@@ -62,8 +63,8 @@ impl PlugIn {
         })
     }
 
-    /// The bet's line for one tick. A canary error at `p = 0` was impossible under the bet: it
-    /// loses all of it.
+    /// The bet's line for one tick. A canary error at `p = 0` is impossible under the bet: the bet
+    /// loses everything.
     pub fn line(&self, counts: &Counts) -> BetLine {
         let term = |errors: f64, factor: f64| {
             if errors > 0.0 {
@@ -84,22 +85,22 @@ mod tests {
     use super::*;
     use crate::bet::poisson;
     use crate::confidence::LinearMixture;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
     use proptest::prelude::*;
 
     #[test]
     fn golden_g4() {
         let even = PlugIn::new(5e-4, 0.5, 5e-4).unwrap();
-        nine_digits(even.q_s, 3.535_533_91e-4);
-        nine_digits(even.q_c, 8.535_533_91e-4);
-        nine_digits(even.r, 0.585_786_438);
-        nine_digits(even.r_s, std::f64::consts::SQRT_2);
-        nine_digits(even.information, 5.649_678_9e-5);
-        nine_digits(20_f64.ln() / even.information, 53_024.823_7);
+        assert_nine_digits(even.q_s, 3.535_533_91e-4);
+        assert_nine_digits(even.q_c, 8.535_533_91e-4);
+        assert_nine_digits(even.r, 0.585_786_438);
+        assert_nine_digits(even.r_s, std::f64::consts::SQRT_2);
+        assert_nine_digits(even.information, 5.649_678_9e-5);
+        assert_nine_digits(20_f64.ln() / even.information, 53_024.823_7);
         let tenth = PlugIn::new(5e-4, 0.1, 1e-3).unwrap();
-        nine_digits(tenth.r, 0.341_089_468);
-        nine_digits(tenth.r_s, 1.073_212_28);
-        nine_digits(tenth.information, 4.390_585_73e-5);
+        assert_nine_digits(tenth.r, 0.341_089_468);
+        assert_nine_digits(tenth.r_s, 1.073_212_28);
+        assert_nine_digits(tenth.information, 4.390_585_73e-5);
     }
 
     fn mixture(counts: &Counts, plug_in: Option<PlugIn>) -> (LinearMixture, Vec<f64>) {
@@ -123,25 +124,25 @@ mod tests {
     fn golden_g5() {
         let counts = Counts::new(4500.0, 2.0, 4500.0, 3.0);
         let (grid, ln_weights) = mixture(&counts, None);
-        nine_digits(grid.ln_value(&ln_weights, 1e-3), 1.551_910_81);
-        nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 0.001_537_972_71);
+        assert_nine_digits(grid.ln_value(&ln_weights, 1e-3), 1.551_910_81);
+        assert_nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 0.001_537_972_71);
         let (both, ln_weights) = mixture(&counts, PlugIn::new(5e-4, 0.5, 5e-4));
-        nine_digits(both.ln_value(&ln_weights, 5e-4), 0.715_526_455);
-        nine_digits(both.ln_value(&ln_weights, 1e-3), 1.702_916_03);
-        nine_digits(both.upper(&ln_weights, 20_f64.ln()), 0.001_569_026_98);
+        assert_nine_digits(both.ln_value(&ln_weights, 5e-4), 0.715_526_455);
+        assert_nine_digits(both.ln_value(&ln_weights, 1e-3), 1.702_916_03);
+        assert_nine_digits(both.upper(&ln_weights, 20_f64.ln()), 0.001_569_026_98);
     }
 
     #[test]
     fn golden_g6() {
         let counts = Counts::new(6000.0, 0.0, 6000.0, 0.0);
         let (grid, ln_weights) = mixture(&counts, None);
-        nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 7.438_833_27e-4);
-        nine_digits(grid.ln_value(&ln_weights, 1e-3), 4.296_822_91);
+        assert_nine_digits(grid.upper(&ln_weights, 20_f64.ln()), 7.438_833_27e-4);
+        assert_nine_digits(grid.ln_value(&ln_weights, 1e-3), 4.296_822_91);
         let plug_in = PlugIn::new(2e-5, 0.5, 5e-4).unwrap();
-        nine_digits(plug_in.r, 0.039_200_319_7);
+        assert_nine_digits(plug_in.r, 0.039_200_319_7);
         let (both, ln_weights) = mixture(&counts, Some(plug_in));
-        nine_digits(both.upper(&ln_weights, 20_f64.ln()), 5.919_389_08e-4);
-        nine_digits(both.ln_value(&ln_weights, 5e-4), 2.493_950_41);
+        assert_nine_digits(both.upper(&ln_weights, 20_f64.ln()), 5.919_389_08e-4);
+        assert_nine_digits(both.ln_value(&ln_weights, 5e-4), 2.493_950_41);
     }
 
     #[test]
@@ -153,14 +154,14 @@ mod tests {
     #[test]
     fn a_service_that_never_fails_can_still_be_bet_on() {
         let bet = PlugIn::new(0.0, 0.5, 5e-4).unwrap();
-        nine_digits(bet.information, 2.5e-4);
+        assert_nine_digits(bet.information, 2.5e-4);
         let lost = bet.line(&Counts::new(10.0, 1.0, 10.0, 0.0));
         assert!(lost.at_zero.is_finite() && lost.at_zero < -700.0);
     }
 
     proptest! {
-        /// Whatever rate `p` the bet was made for: that is why history may be wrong and the promise
-        /// holds.
+        /// Holds for every rate `p` of the bet: an inaccurate history does not invalidate the
+        /// bound.
         #[test]
         fn the_plug_in_bet_expects_at_most_one_at_and_above_its_margin(
             n_c in 1_u32..20_000, n_s in 1_u32..200_000, p in 0.0_f64..0.5, delta1 in 1e-5_f64..0.1,

@@ -1,24 +1,24 @@
-//! Evidence-sized steps: the largest next weight whose worst case still fits the budget left.
+//! Evidence-sized steps: the largest next weight whose worst case fits the remaining budget.
 
 use serde::{Deserialize, Serialize};
 
-/// How weights grow. Weights are fractions of the traffic.
+/// Parameters of the weight growth. Weights are fractions of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StepConfig {
-    /// `kappa`: the part of the budget left that one step may put at risk.
+    /// `kappa`: fraction of the remaining budget that one step may put at risk.
     pub kappa: f64,
-    /// `tau`: the time to detect and act, in which the worst case is served.
+    /// `tau`: seconds to detect a regression and act, during which the worst case is served.
     pub tau_seconds: f64,
-    /// `g`: the most that a weight may grow by in one step.
+    /// `g`: maximum growth factor of the weight in one step.
     pub growth: f64,
-    /// The most that the first weight may be.
+    /// Maximum first weight.
     pub first_weight: f64,
-    /// `w_max`: the last weight before promotion.
+    /// `w_max`: maximum weight before promotion.
     pub max_weight: f64,
-    /// The part of the allotment that steps leave alone. Errors come by chance: a rollout that is
-    /// led up to the very end of its allotment passes it in half of all cases, one that is led up
-    /// to nine tenths hardly ever (simulated: twice stable's errors, 50 allotted).
+    /// Fraction of the allotment that steps leave unused. Errors are random: a rollout that plans
+    /// to use its whole allotment exceeds it in half of all cases, one that plans nine tenths
+    /// almost never (simulated: twice stable's errors, an allotment of 50).
     pub reserve: f64,
 }
 
@@ -35,12 +35,13 @@ impl Default for StepConfig {
     }
 }
 
-/// A step that is not at least this much larger is not worth a change.
-pub const LEAST_GROWTH: f64 = 1.2;
+/// Minimum growth factor of a step. Smaller changes are not made.
+pub const MIN_GROWTH: f64 = 1.2;
 
 impl StepConfig {
     /// `kappa (A - max(X, 0)) / (excess R tau)`: the weight at which an excess of `worst_excess`,
-    /// served for `tau`, spends `kappa` of the budget left. Not capped; 0 where nothing is left.
+    /// served for `tau`, spends `kappa` of the remaining budget. Not capped. 0 if no budget
+    /// remains.
     pub fn budget_weight(
         &self,
         budget_left: f64,
@@ -58,8 +59,7 @@ impl StepConfig {
         }
     }
 
-    /// The first weight: nothing is known, so every request may fail (`U = 1`), and nothing is
-    /// spent.
+    /// The first weight. Without evidence every request may fail (`U = 1`), and nothing is spent.
     pub fn first(&self, allotment: Option<f64>, requests_per_second: f64) -> f64 {
         let fits = allotment.map_or(f64::INFINITY, |left| {
             self.budget_weight(left, 1.0, requests_per_second)
@@ -67,13 +67,12 @@ impl StepConfig {
         fits.min(self.first_weight).min(self.max_weight)
     }
 
-    /// What steps may still put at risk of the allotment.
+    /// Remaining part of the allotment that steps may put at risk, in errors.
     pub fn budget_left(&self, allotment: f64, spent: f64) -> f64 {
         (1.0 - self.reserve) * allotment - spent
     }
 
-    /// The next weight from `weight`, for an excess of at most `upper`, but reckoned with at least
-    /// `delta1`.
+    /// The next weight after `weight`, for a worst-case excess of `upper`, but at least `delta1`.
     pub fn next(
         &self,
         weight: f64,
@@ -93,14 +92,14 @@ impl StepConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::nine_digits;
+    use crate::golden::assert_nine_digits;
 
     #[test]
     fn golden_g9_steps() {
         let steps = StepConfig::default();
         assert!((steps.first(Some(5184.0), 100.0) - 0.05).abs() < 1e-12);
         let uncapped = steps.budget_weight(5184.0 - 37.0, 0.004, 100.0);
-        nine_digits(uncapped, 107.229_167);
+        assert_nine_digits(uncapped, 107.229_167);
         assert_eq!(
             steps.next(0.05, Some(5184.0 - 37.0), 0.004, 5e-4, 100.0),
             0.2
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_budget_takes_small_steps_and_an_empty_one_none() {
+    fn a_small_budget_allows_small_steps_and_an_empty_one_none() {
         let steps = StepConfig::default();
         assert!((steps.first(Some(60.0), 100.0) - 0.005).abs() < 1e-12);
         assert_eq!(steps.next(0.05, Some(0.0), 0.004, 5e-4, 100.0), 0.0);

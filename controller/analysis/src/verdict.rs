@@ -1,100 +1,101 @@
-//! What is decided by, and what a decision says: the words that the judge and those who explain it
-//! share.
+//! The inputs and results of the decision table, shared by [`crate::decision`] and
+//! [`crate::explain`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::counts::Counts;
-use crate::guard::Burning;
-use crate::latency::GuardEvidence;
+use crate::latency::LatencyGuardEvidence;
+use crate::service_guard::BurnAlert;
 use crate::step_size::StepConfig;
 
-/// The thresholds of the decision.
+/// The thresholds of the decision table.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct JudgeConfig {
-    /// The most that the chance of rolling back a good release by evidence may be.
+pub struct AnalysisConfig {
+    /// Maximum probability of rolling back a good release by evidence.
     pub alpha: f64,
-    /// The most that the chance of promoting at an excess of the margin may be.
+    /// Maximum probability of promoting a release whose excess equals the margin.
     pub beta: f64,
-    /// Promotion and steps need `E` below this.
-    pub calm_below: f64,
-    /// A spent allotment rolls back from this `E` on. Theory bounds a good release's chance of it
-    /// by its inverse only.
-    pub breach_from: f64,
+    /// Promotion and steps require `E` below this value.
+    pub advance_below_e: f64,
+    /// With a spent allotment or a fast budget burn, `E` at or above this value rolls back. The
+    /// inverse of this value bounds the probability of doing so for a good release.
+    pub suspect_from_e: f64,
     /// How weights grow.
     pub steps: StepConfig,
-    /// The least time at a weight.
+    /// Minimum time at a weight, in seconds.
     pub soak_seconds: f64,
-    /// The least number of scrapes at a weight.
+    /// Minimum number of scrapes at a weight.
     pub soak_scrapes: f64,
-    /// Without data for this long the weight goes down.
+    /// Seconds without data after which the weight is lowered.
     pub step_down_after_seconds: f64,
-    /// The longest that a rollout may take before a person is asked.
-    pub longest_seconds: f64,
+    /// Maximum duration in seconds without a verdict. After it, the verdict is
+    /// [`Verdict::Inconclusive`].
+    pub max_duration_seconds: f64,
 }
 
-impl Default for JudgeConfig {
+impl Default for AnalysisConfig {
     fn default() -> Self {
         Self {
             alpha: 0.01,
             beta: 0.05,
-            calm_below: 5.0,
-            breach_from: 10.0,
+            advance_below_e: 5.0,
+            suspect_from_e: 10.0,
             steps: StepConfig::default(),
             soak_seconds: 60.0,
             soak_scrapes: 4.0,
             step_down_after_seconds: 300.0,
-            longest_seconds: 3600.0,
+            max_duration_seconds: 3600.0,
         }
     }
 }
 
-/// Where the rollout stands.
+/// The state of the rollout at the time of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Context {
-    /// The clock, in milliseconds since the epoch.
+pub struct RolloutContext {
+    /// Current time, in milliseconds since the epoch.
     pub now_ms: i64,
     /// The canary's weight in effect, from 0 to 1.
     pub weight: f64,
-    /// When it last changed.
+    /// Time of the last weight change, in milliseconds since the epoch.
     pub weight_changed_at_ms: i64,
-    /// How long the rollout has been judged, without the time that it was paused by a person.
+    /// Duration of the analysis, in seconds, without manual pauses.
     pub elapsed_seconds: f64,
-    /// The most requests per second that the service may soon have.
+    /// Expected peak of the service's requests per second.
     pub requests_per_second: f64,
-    /// The service guard, where it burns.
-    pub guard: Option<Burning>,
-    /// Whether a person has lifted the freeze.
+    /// The alert of the service guard, if the service burns its budget too fast.
+    pub guard: Option<BurnAlert>,
+    /// Whether the freeze was overridden manually.
     pub freeze_lifted: bool,
 }
 
-/// Why a rollout holds.
+/// Reason for a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HoldReason {
-    /// The provider of the metrics does not answer.
+    /// The metrics provider does not respond.
     Unreachable,
-    /// It answers with some of the data missing.
+    /// The metrics provider returns incomplete data.
     PartialData,
     /// A sample was not a number, negative or infinite.
     NotANumber,
     /// An arm has no series.
     NoData,
-    /// An arm's samples are old.
+    /// The samples of an arm are too old.
     Stale,
-    /// The canary gets no requests.
+    /// The canary receives no requests.
     NoTraffic,
-    /// The error selector has never matched anything: no errors may be a mistyped selector.
+    /// The error selector has never matched a series. It may be mistyped.
     UnverifiedSelector,
-    /// The worst case at this weight no longer fits what is left of the allotment.
+    /// The worst case at this weight exceeds the remaining allotment.
     BudgetLeft,
-    /// The latency guard: the canary is slower than stable somewhere in the distribution.
+    /// The latency guard found the canary slower than stable at some bucket edge.
     Slower,
-    /// The latency guard has had no edge of the histogram to compare both arms at.
+    /// The latency guard has no histogram bucket that both arms share.
     NothingToCompare,
 }
 
-/// Why a rollout is rolled back.
+/// Cause of a rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RollBackCause {
@@ -102,24 +103,24 @@ pub enum RollBackCause {
     Evidence,
     /// The allotment is spent, and `E >= 10`.
     Budget,
-    /// The service burns, and `E >= 10`.
+    /// The service burns its budget too fast, and `E >= 10`.
     ServiceGuard,
 }
 
-/// Why a rollout is frozen.
+/// Reason for a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FreezeReason {
-    /// The service burns its budget, all versions together.
+    /// The service as a whole burns its budget too fast.
     ServiceGuard,
-    /// No budget is left for a rollout.
+    /// No error budget remains for a rollout.
     BudgetSpent,
 }
 
-/// A way forward.
+/// The next action of a rollout that is allowed to proceed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Forward {
+pub enum NextAction {
     /// Make the canary stable.
     Promote,
     /// Raise the weight.
@@ -131,85 +132,86 @@ pub enum Forward {
     Continue,
 }
 
-/// What to do.
+/// The decision on a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// Take the traffic off the canary.
+    /// Remove all traffic from the canary.
     RollBack(RollBackCause),
-    /// Stay at this weight; never success.
+    /// Stay at this weight. A hold never counts as success.
     Hold(HoldReason),
-    /// Lower the weight: there has been no data for too long.
+    /// Lower the weight: data has been missing for too long, or the allotment is nearly spent.
     StepDown {
         /// The next weight, from 0 to 1.
         next: f64,
-        /// What is missing.
+        /// Reason for lowering the weight.
         reason: HoldReason,
     },
-    /// Stay until the service is well or a person lifts it.
+    /// Stay at this weight until the service recovers or the freeze is overridden.
     Freeze(FreezeReason),
-    /// Go on in spite of a freeze: stable is demonstrably worse, this release is the cure.
-    GoOnCure(Forward),
-    /// Go on.
-    Forward(Forward),
-    /// Ask a person: the longest duration is over.
+    /// Proceed despite a freeze: stable is demonstrably worse, so this release is the fix.
+    ProceedDespiteFreeze(NextAction),
+    /// Proceed.
+    Proceed(NextAction),
+    /// No verdict within the maximum duration. Manual action is required.
     Inconclusive,
 }
 
-/// The evidence on one objective, as told.
+/// The reported evidence on one objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectiveEvidence {
     /// The objective's name.
     pub name: String,
-    /// What was counted over the rollout.
+    /// Counts over the whole rollout.
     pub counts: Counts,
-    /// `p_c - p_s`, estimated; nothing before both arms had requests.
+    /// Estimate of `p_c - p_s`. `None` until both arms have requests.
     pub excess: Option<f64>,
     /// `L`, the always-valid lower bound of the excess.
     pub lower: f64,
-    /// `U`, the upper one.
+    /// `U`, the always-valid upper bound of the excess.
     pub upper: f64,
-    /// `delta1`, the margin that `U` must come below.
+    /// `delta1`, the margin. Promotion requires `U` below it.
     pub margin: f64,
-    /// `b`, the fraction that may fail.
+    /// `b`, the fraction of requests that may fail.
     pub budget_fraction: f64,
     /// `ln E`.
     pub ln_e: f64,
     /// `ln E` with the arms exchanged.
-    pub ln_e_cure: f64,
-    /// `ln M_good(delta1)`; promotion needs `ln(1/beta)`.
+    pub ln_e_reversed: f64,
+    /// `ln M_good(delta1)`. Promotion requires at least `ln(1/beta)`.
     pub ln_m_good: f64,
-    /// The temper `k`; 1 where errors do not cluster.
+    /// The temper `k`, by which log e-values are divided. 1 if errors do not cluster.
     pub k: f64,
-    /// What the rollout may spend, in errors, where it is known.
+    /// Errors that the rollout may spend. `None` if unknown.
     pub allotment: Option<f64>,
-    /// What it has spent, in errors: `max(X, 0)`.
+    /// Errors spent so far: `max(X, 0)`.
     pub spent: f64,
-    /// About how many more requests promotion needs, of both arms, if the canary fails like stable.
+    /// Estimated number of further requests to both arms until promotion, if the canary is as good
+    /// as stable.
     pub needed_requests: Option<f64>,
-    /// Why it holds, and since when.
+    /// Reason to hold and its start, in milliseconds since the epoch.
     pub hold: Option<(HoldReason, i64)>,
     /// Whether both arms have fresh samples.
     pub fresh: bool,
-    /// The canary's share of the requests, where it differs from the weight that was set.
+    /// The canary's share of the requests if it differs from the configured weight.
     pub traffic_mismatch: Option<f64>,
-    /// What the latency guard says, where there is one.
-    pub guard: Option<GuardEvidence>,
+    /// Evidence of the latency guard, if configured.
+    pub guard: Option<LatencyGuardEvidence>,
 }
 
-/// The verdict and all that it stands on.
+/// The result of one evaluation: the verdict with its evidence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Judgement {
-    /// What to do.
+pub struct Evaluation {
+    /// The decision on a rollout.
     pub verdict: Verdict,
-    /// Why, in sentences for an operator.
-    pub because: Vec<String>,
-    /// `ln` of the weighted mean of the objectives' `E`: rolls back at `ln(1/alpha)`.
+    /// Explanation for operators, one sentence or group of sentences per entry.
+    pub reasons: Vec<String>,
+    /// `ln` of the weighted mean of the objectives' `E`. Rolls back at `ln(1/alpha)`.
     pub ln_e: f64,
-    /// Whether every objective's evidence allows promotion, whatever the weight.
-    pub proven: bool,
+    /// Whether the evidence of every objective suffices for promotion, regardless of the weight.
+    pub is_promotable: bool,
     /// The largest next weight that the budget allows, from 0 to 1.
     pub next_weight: f64,
     /// The evidence on each objective.

@@ -1,11 +1,12 @@
-//! The Serin controller program.
+//! The Serin controller binary.
 
 use clap::Parser;
 use serin_runtime::config::Config;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // One TLS provider for the API server's and the Prometheus client, before either is made.
+    // The clients for the API server and Prometheus share this TLS provider. It must be installed
+    // before either client is created.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

@@ -1,17 +1,17 @@
-//! What goes wrong between a client and the API server, and the log of what went by.
+//! Injected request failures and the request log.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::Call;
+use crate::api::ApiRequest;
 
-/// A plan for one or more requests to go wrong: which, and how.
+/// Makes one or more matching requests fail.
 ///
 /// ```
 /// use serin_fake_cluster::Fault;
-/// // The second patch of the route `checkout` is refused as a conflict.
-/// let fault = Fault::on("patch", "httproutes").named("checkout").after(1).status(409);
+/// // The second patch of the route `checkout` fails with a conflict.
+/// let fault = Fault::on("patch", "httproutes").named("checkout").skip_first(1).status(409);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -19,45 +19,45 @@ pub struct Fault {
     plural: String,
     name: Option<String>,
     subresource: Option<String>,
-    who: Option<String>,
-    skip: usize,
+    client: Option<String>,
+    skip_remaining: usize,
     times: usize,
-    outcome: Outcome,
+    effect: FaultEffect,
 }
 
-/// How a request goes wrong.
+/// How a request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It is refused with this code and nothing happens.
+pub(crate) enum FaultEffect {
+    /// The server responds with this code and stores nothing.
     Status(u16),
-    /// It never arrives and is never answered.
+    /// The request never arrives and never gets a response.
     Hangs,
-    /// It is carried out, but the answer is never heard.
-    LosesAnswer,
+    /// The server processes the request, but the response is lost.
+    LosesResponse,
     /// The connection is refused.
     Refused,
-    /// It arrives so much later.
+    /// The request arrives later by this duration.
     Delayed(Duration),
 }
 
 impl Fault {
-    /// Requests with this verb (as in RBAC: get, list, watch, create, update, patch, delete) on
-    /// this plural (`httproutes`); `*` is any. Without more, the first such request is refused with
-    /// 500.
+    /// Matches requests with this verb (as in RBAC: get, list, watch, create, update, patch,
+    /// delete) and this plural resource name (`httproutes`). `*` matches everything. By default
+    /// only the first matching request fails, with status 500.
     pub fn on(verb: &str, plural: &str) -> Self {
         Self {
             verb: verb.into(),
             plural: plural.into(),
             name: None,
             subresource: None,
-            who: None,
-            skip: 0,
+            client: None,
+            skip_remaining: 0,
             times: 1,
-            outcome: Outcome::Status(500),
+            effect: FaultEffect::Status(500),
         }
     }
 
-    /// Only requests about the object of this name.
+    /// Matches only requests for the object with this name.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Fault {
         }
     }
 
-    /// Only requests to this subresource, for example `status`.
+    /// Matches only requests to this subresource, for example `status`.
     #[must_use]
     pub fn subresource(self, subresource: &str) -> Self {
         Self {
@@ -75,25 +75,25 @@ impl Fault {
         }
     }
 
-    /// Only requests of this client.
+    /// Matches only requests from this client.
     #[must_use]
-    pub fn by(self, who: &str) -> Self {
+    pub fn from_client(self, client: &str) -> Self {
         Self {
-            who: Some(who.into()),
+            client: Some(client.into()),
             ..self
         }
     }
 
-    /// Lets so many such requests pass first.
+    /// Lets the given number of matching requests succeed first.
     #[must_use]
-    pub fn after(self, requests: usize) -> Self {
+    pub fn skip_first(self, requests: usize) -> Self {
         Self {
-            skip: requests,
+            skip_remaining: requests,
             ..self
         }
     }
 
-    /// So many requests go wrong; one where this is not said.
+    /// Number of matching requests that fail. Defaults to 1.
     #[must_use]
     pub fn times(self, requests: usize) -> Self {
         Self {
@@ -102,126 +102,137 @@ impl Fault {
         }
     }
 
-    /// Every such request goes wrong.
+    /// Every matching request fails.
     #[must_use]
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }
 
-    /// It is refused with this code, and nothing happens.
+    /// The server responds with this code and stores nothing.
     #[must_use]
     pub fn status(self, code: u16) -> Self {
         Self {
-            outcome: Outcome::Status(code),
+            effect: FaultEffect::Status(code),
             ..self
         }
     }
 
-    /// It never arrives and is never answered.
+    /// The request never arrives and never gets a response.
     #[must_use]
     pub fn hangs(self) -> Self {
         Self {
-            outcome: Outcome::Hangs,
+            effect: FaultEffect::Hangs,
             ..self
         }
     }
 
-    /// It is carried out, but the answer is never heard.
+    /// The server processes the request, but the response is lost.
     #[must_use]
-    pub fn loses_answer(self) -> Self {
+    pub fn loses_response(self) -> Self {
         Self {
-            outcome: Outcome::LosesAnswer,
+            effect: FaultEffect::LosesResponse,
             ..self
         }
     }
 
     /// The connection is refused.
     #[must_use]
-    pub fn refused(self) -> Self {
+    pub fn refuse_connection(self) -> Self {
         Self {
-            outcome: Outcome::Refused,
+            effect: FaultEffect::Refused,
             ..self
         }
     }
 
-    /// It arrives so much later.
+    /// The request arrives later by `delay`.
     #[must_use]
-    pub fn delayed(self, by: Duration) -> Self {
+    pub fn delayed(self, delay: Duration) -> Self {
         Self {
-            outcome: Outcome::Delayed(by),
+            effect: FaultEffect::Delayed(delay),
             ..self
         }
     }
 
-    fn concerns(&self, call: &Call, who: &str) -> bool {
-        let Some((target, verb)) = call.target.as_ref().zip(call.verb()) else {
+    fn matches(&self, request: &ApiRequest, client: &str) -> bool {
+        let Some((resource_path, verb)) = request.resource_path.as_ref().zip(request.verb()) else {
             return false;
         };
-        let is = |pattern: &str, value: &str| pattern == "*" || pattern == value;
-        let maybe = |wanted: &Option<String>, value: Option<&str>| {
-            wanted.is_none() || wanted.as_deref() == value
+        let matches_pattern = |pattern: &str, value: &str| pattern == "*" || pattern == value;
+        let matches_optional = |expected: &Option<String>, value: Option<&str>| {
+            expected.is_none() || expected.as_deref() == value
         };
-        is(&self.verb, verb)
-            && is(&self.plural, &target.plural)
-            && maybe(&self.name, target.name.as_deref())
-            && maybe(&self.subresource, target.subresource.as_deref())
-            && maybe(&self.who, Some(who))
+        matches_pattern(&self.verb, verb)
+            && matches_pattern(&self.plural, &resource_path.plural)
+            && matches_optional(&self.name, resource_path.name.as_deref())
+            && matches_optional(&self.subresource, resource_path.subresource.as_deref())
+            && matches_optional(&self.client, Some(client))
     }
 
-    /// What goes wrong with a request, by the first plan that concerns it; each plan counts the
-    /// requests it concerns.
-    pub(crate) fn strike(plans: &mut [Self], call: &Call, who: &str) -> Option<Outcome> {
-        let mut struck = None;
-        for plan in plans.iter_mut().filter(|plan| plan.concerns(call, who)) {
-            if plan.skip > 0 {
-                plan.skip -= 1;
-            } else if plan.times > 0 && struck.is_none() {
-                plan.times -= usize::from(plan.times != usize::MAX);
-                struck = Some(plan.outcome);
+    /// The effect of the first active fault that matches a request. Every fault counts the requests
+    /// that it matches.
+    pub(crate) fn next_effect(
+        faults: &mut [Self],
+        request: &ApiRequest,
+        client: &str,
+    ) -> Option<FaultEffect> {
+        let mut effect = None;
+        for fault in faults
+            .iter_mut()
+            .filter(|fault| fault.matches(request, client))
+        {
+            if fault.skip_remaining > 0 {
+                fault.skip_remaining -= 1;
+            } else if fault.times > 0 && effect.is_none() {
+                fault.times -= usize::from(fault.times != usize::MAX);
+                effect = Some(fault.effect);
             }
         }
-        struck
+        effect
     }
 }
 
-/// A request that the API server got.
+/// A request in the log of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestSeen {
+pub struct RequestRecord {
     /// When it arrived.
     pub at: Timestamp,
     /// The client.
-    pub who: String,
-    /// As in RBAC: get, list, watch, create, update, patch, delete.
+    pub client: String,
+    /// RBAC verb: get, list, watch, create, update, patch, delete.
     pub verb: &'static str,
     /// The plural of the kind, for example `httproutes`.
     pub plural: String,
-    /// The subresource, where it is about one.
+    /// The subresource, if any.
     pub subresource: Option<String>,
-    /// `namespace/name`, as far as the path says.
+    /// `namespace/name`. A part that the path does not contain is empty.
     pub object: String,
-    /// Whether nothing was to be stored.
+    /// Whether the request was a dry run.
     pub dry_run: bool,
-    /// What was answered; 0: a fault came before.
+    /// HTTP status code of the response; 0 if a fault prevented a response.
     pub code: u16,
 }
 
-impl RequestSeen {
-    pub(crate) fn new(call: &Call, who: &str, at: Timestamp) -> Option<Self> {
-        let target = call.target.as_ref()?;
+impl RequestRecord {
+    pub(crate) fn new(request: &ApiRequest, client: &str, at: Timestamp) -> Option<Self> {
+        let resource_path = request.resource_path.as_ref()?;
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         Some(Self {
             at,
-            who: who.into(),
-            verb: call.verb()?,
-            plural: target.plural.clone(),
-            subresource: target.subresource.clone(),
-            object: format!("{}/{}", part(&target.namespace), part(&target.name)),
-            dry_run: call.is_dry_run(),
+            client: client.into(),
+            verb: request.verb()?,
+            plural: resource_path.plural.clone(),
+            subresource: resource_path.subresource.clone(),
+            object: format!(
+                "{}/{}",
+                part(&resource_path.namespace),
+                part(&resource_path.name)
+            ),
+            dry_run: request.is_dry_run(),
             code: 0,
         })
     }
 
-    /// Whether it asked for something to be stored.
+    /// Whether the request could have changed a stored object.
     pub fn is_write(&self) -> bool {
         !self.dry_run && !matches!(self.verb, "get" | "list" | "watch")
     }

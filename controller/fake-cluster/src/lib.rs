@@ -1,32 +1,33 @@
-//! A Kubernetes cluster in memory, for tests of controllers in milliseconds.
+//! An in-memory Kubernetes cluster for controller tests that run in milliseconds.
 //!
-//! [`World`] holds an API server (a store behind the real rules of resourceVersion, generation,
-//! finalizers, watches, patches and refusals, reached by a real [`kube::Client`]) and the
-//! controllers that a workload needs around it: ReplicaSets make pods, pods get ready or crash,
-//! Services get EndpointSlices, a gateway reports on routes, and what lost its owner goes. All of
-//! it runs on tokio's clock, so that a test with paused time waits for nothing.
+//! [`FakeCluster`] contains an API server and the controllers that a workload depends on. The API
+//! server implements resourceVersion, generation, finalizers, watches, patches and error responses
+//! as Kubernetes does; tests reach it through a real [`kube::Client`]. The controllers create pods
+//! for ReplicaSets, make pods ready or crash them, write EndpointSlices for Services, report route
+//! status as a gateway, and delete orphaned objects. Everything runs on tokio's clock, so a test
+//! with paused time never waits.
 //!
-//! What goes wrong is planned: [`Fault`] for single requests, [`World::api_away_for`] for outages,
-//! [`World::dies_after_writes`] for a controller that is killed between two writes, [`World::fate`]
-//! for pods.
+//! Tests inject failures with [`Fault`] (single requests), [`FakeCluster::take_api_down_for`]
+//! (outages), [`FakeCluster::kill_after_writes`] (a controller that crashes between two writes) and
+//! [`FakeCluster::set_pod_behavior`] (pods).
 //!
-//! [`tls`] is for a Prometheus that wants to be asked in confidence.
+//! [`tls`] provides certificates and TLS listeners for a fake Prometheus.
 //!
-//! What it is not: there is no schema validation (structural defaults are filled in), no admission,
-//! ownership of fields is kept for Rollouts only (elsewhere server-side apply merges), and
-//! strategic merge patches replace lists.
+//! Limitations: there is no schema validation (structural defaults are applied) and no admission.
+//! Field ownership is tracked for Rollouts only; for other kinds server-side apply merges.
+//! Strategic merge patches replace lists.
 
-mod actors;
 mod api;
+mod cluster;
 pub mod conformance;
+mod controller_loop;
+mod controllers;
 mod faults;
-mod shared;
+mod state;
 pub mod tls;
 mod tuning;
-mod turns;
-mod world;
 
-pub use api::{Failure, Kind};
-pub use faults::{Fault, RequestSeen};
-pub use tuning::{Fate, GatewayReports, Tuning};
-pub use world::{Overdue, Refusal, World};
+pub use api::{ApiError, ServedKind};
+pub use cluster::{ClusterError, FakeCluster, WaitTimeout};
+pub use faults::{Fault, RequestRecord};
+pub use tuning::{ClusterTuning, GatewayReporting, PodBehavior};

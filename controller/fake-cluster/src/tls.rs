@@ -1,4 +1,4 @@
-//! An authority that one test trusts, and sockets that speak TLS by its certificates.
+//! A certificate authority for tests, and TLS listeners with its certificates.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,32 +14,32 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Signs certificates. The process' TLS provider must have been installed before it is used.
-pub struct Authority {
+/// A certificate authority. The TLS provider of the process must be installed first.
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// A certificate and its key, both as PEM.
-pub struct Certified {
+/// A certificate and its private key, both as PEM.
+pub struct CertificateAndKey {
     /// The certificate.
     pub certificate: String,
-    /// Its key.
+    /// The private key.
     pub key: String,
 }
 
-/// Connections that are encrypted; those that fail to be are passed over.
+/// Accepts TLS connections. Connections with a failed handshake are dropped.
 pub struct TlsListener {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     accepted: Arc<AtomicUsize>,
 }
 
-impl Authority {
-    /// One that nobody else trusts.
+impl CertificateAuthority {
+    /// Creates a self-signed certificate authority.
     ///
     /// # Errors
-    /// No key or certificate could be made.
+    /// The key or the certificate could not be generated.
     pub fn new() -> io::Result<Self> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
@@ -52,16 +52,16 @@ impl Authority {
         })
     }
 
-    /// Its own certificate, as PEM.
+    /// The CA certificate as PEM.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// A certificate for 127.0.0.1, of a server or a client.
+    /// Issues a server or client certificate for 127.0.0.1.
     ///
     /// # Errors
-    /// It could not be made.
-    pub fn certify(&self) -> io::Result<Certified> {
+    /// The key or the certificate could not be generated.
+    pub fn issue_certificate(&self) -> io::Result<CertificateAndKey> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
         params
@@ -71,19 +71,19 @@ impl Authority {
             .signed_by(&key, &self.issuer)
             .map_err(io::Error::other)?
             .pem();
-        Ok(Certified {
+        Ok(CertificateAndKey {
             certificate,
             key: key.serialize_pem(),
         })
     }
 
-    /// A socket on a free port of 127.0.0.1; where it is `mutual`, clients show a certificate of
-    /// the same authority.
+    /// Listens on a free port of 127.0.0.1. If `mutual` is true, clients must present a certificate
+    /// of this authority.
     ///
     /// # Errors
-    /// The socket or its certificate could not be made.
+    /// The socket could not be opened, or the certificate could not be issued.
     pub async fn listen(&self, mutual: bool) -> io::Result<TlsListener> {
-        let Certified { certificate, key } = self.certify()?;
+        let CertificateAndKey { certificate, key } = self.issue_certificate()?;
         let certificate =
             CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(io::Error::other)?;
@@ -113,15 +113,15 @@ impl Authority {
 }
 
 impl TlsListener {
-    /// `https://127.0.0.1:` and its port.
+    /// The URL of the listener, `https://127.0.0.1:PORT`.
     ///
     /// # Errors
-    /// The socket has none.
+    /// The local address cannot be determined.
     pub fn url(&self) -> io::Result<String> {
         Ok(format!("https://{}", self.listener.local_addr()?))
     }
 
-    /// Counts the connections that were encrypted.
+    /// Number of connections with a successful handshake.
     pub fn accepted(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.accepted)
     }

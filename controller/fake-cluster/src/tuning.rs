@@ -1,45 +1,45 @@
-//! How fast the world is, and what becomes of its pods.
+//! Speed of the cluster and behavior of its pods.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// How long things take. Change it by [`crate::World::tune`], at any time.
+/// Speed of the cluster. Change it with [`crate::FakeCluster::tune`] at any time.
 #[derive(Clone, Debug)]
-pub struct Tuning {
-    /// A message between a client and the API server, one way.
+pub struct ClusterTuning {
+    /// One-way latency between a client and the API server.
     pub latency: Range<Duration>,
-    /// A change on its way to a watcher, so that caches are behind.
+    /// Delay of a watch event. It makes caches stale.
     pub watch_lag: Range<Duration>,
-    /// From a ReplicaSet that has too few or too many pods to the pods.
+    /// Delay before a ReplicaSet with too few or too many pods is scaled.
     pub replica_sets: Duration,
-    /// From a pod without a node to one with a node and an address.
+    /// Delay before a new pod gets a node and an address.
     pub schedule: Duration,
-    /// From a pod with a node to a ready one, where its [`Fate`] does not say otherwise.
+    /// Delay before a scheduled pod is ready, unless its [`PodBehavior`] overrides it.
     pub pods_ready: Duration,
-    /// From a pod's deletion to its end.
+    /// Time that a deleted pod takes to stop.
     pub pods_stop: Duration,
-    /// From a Service or a pod to the EndpointSlices.
+    /// Delay before EndpointSlices follow a Service or a pod.
     pub endpoints: Duration,
-    /// From a route to what its gateway says of it.
+    /// Delay before the gateway reports on a changed route.
     pub gateway: Duration,
-    /// What the gateway says.
-    pub gateway_reports: GatewayReports,
-    /// From an owner's end to its dependents'.
+    /// What the gateway reports.
+    pub gateway_reporting: GatewayReporting,
+    /// Delay before the dependents of a deleted owner are deleted.
     pub garbage: Duration,
 }
 
-/// What the gateway says of a route.
+/// What the gateway reports in the status of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GatewayReports {
-    /// Its conditions, with the generation that they are about.
+pub enum GatewayReporting {
+    /// Conditions with `observedGeneration`.
     WithGeneration,
-    /// Its conditions, without a generation, as some gateways do.
+    /// Conditions without `observedGeneration`, as some gateways report them.
     WithoutGeneration,
-    /// Nothing: no gateway looks at the routes.
-    Nothing,
+    /// No conditions at all: no gateway handles the routes.
+    Disabled,
 }
 
-impl Default for Tuning {
+impl Default for ClusterTuning {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
@@ -51,24 +51,25 @@ impl Default for Tuning {
             pods_stop: ms(2_000),
             endpoints: ms(50),
             gateway: ms(150),
-            gateway_reports: GatewayReports::WithGeneration,
+            gateway_reporting: GatewayReporting::WithGeneration,
             garbage: ms(100),
         }
     }
 }
 
-/// What becomes of a pod.
+/// What happens to a pod.
 ///
-/// The image decides where no rule of [`crate::World::fate`] does: one with `never-ready` in its
-/// name never gets ready, one with `crash` crashes one second after each start.
+/// If no rule of [`crate::FakeCluster::set_pod_behavior`] matches a pod, its image decides: a pod
+/// whose image contains `never-ready` never becomes ready, and one whose image contains `crash`
+/// crashes one second after each start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It gets ready so long after its start, and stays so.
+pub enum PodBehavior {
+    /// Becomes ready after the given time and stays ready.
     Ready(Duration),
-    /// It runs and never gets ready.
+    /// Runs and never becomes ready.
     NeverReady,
-    /// Its image cannot be pulled.
+    /// The image cannot be pulled.
     ImagePullBackOff,
-    /// It is ready so long after each start as a healthy one, and crashes so long after each start.
+    /// Becomes ready like a healthy pod and crashes the given time after each start.
     CrashesAfter(Duration),
 }

@@ -1,47 +1,51 @@
-//! The API server in memory against a real one.
+//! Compares the fake API server with a real one.
 
-use serin_fake_cluster::World;
-use serin_fake_cluster::conformance::{Answer, answers};
+use serin_fake_cluster::FakeCluster;
+use serin_fake_cluster::conformance::{StepResult, run_conformance};
 
-/// Where the two differ, one pair of lines a step.
-fn differences(here: &[Answer], there: &[Answer]) -> String {
-    let pairs = here.iter().zip(there).filter(|(here, there)| here != there);
-    let told = pairs.map(|(here, there)| {
+/// The steps with different responses.
+fn differences(in_memory: &[StepResult], real: &[StepResult]) -> String {
+    let pairs = in_memory
+        .iter()
+        .zip(real)
+        .filter(|(in_memory, real)| in_memory != real);
+    let observed = pairs.map(|(in_memory, real)| {
         format!(
             "{}\n  in memory: {}\n  real:      {}",
-            here.step, here.told, there.told
+            in_memory.step, in_memory.observed, real.observed
         )
     });
-    told.collect::<Vec<_>>().join("\n")
+    observed.collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_requests_get_the_same_answers_every_time() {
-    let one = answers(&World::new(1).client(), "conformance")
+async fn responses_do_not_depend_on_the_seed() {
+    let one = run_conformance(&FakeCluster::new(1).client(), "conformance")
         .await
         .unwrap();
-    let other = answers(&World::new(2).client(), "conformance")
+    let other = run_conformance(&FakeCluster::new(2).client(), "conformance")
         .await
         .unwrap();
     assert!(one.len() > 70);
     assert_eq!(differences(&one, &other), "");
 }
 
-/// Needs a cluster with the Gateway API's kinds, by KUBECONFIG; makes and deletes one namespace of
-/// its own.
+/// Needs a cluster with the Gateway API in KUBECONFIG. Creates and deletes one namespace.
 #[tokio::test]
 #[ignore = "needs a cluster; the end-to-end tests run it"]
-async fn a_real_api_server_gives_the_same_answers() {
-    // An answer of 504 is an answer to compare, not to be retried.
+async fn a_real_api_server_returns_the_same_responses() {
+    // A 504 response is part of the comparison and must not be retried.
     let mut config = kube::Config::infer().await.unwrap();
     config.default_retry = false;
     let client = kube::Client::try_from(config).unwrap();
     let namespace = format!("serin-conformance-{}", std::process::id());
-    let real = answers(&client, &namespace).await.unwrap();
-    let in_memory = answers(&World::new(1).client(), &namespace).await.unwrap();
+    let real = run_conformance(&client, &namespace).await.unwrap();
+    let in_memory = run_conformance(&FakeCluster::new(1).client(), &namespace)
+        .await
+        .unwrap();
     let differ = differences(&in_memory, &real);
     assert!(
         differ.is_empty(),
-        "the API server in memory answers otherwise than the real one:\n{differ}"
+        "the fake API server responds differently from the real one:\n{differ}"
     );
 }

@@ -1,31 +1,31 @@
-//! The service's error budget as it is told, before a release and during it, and whether the
-//! traffic that was seen suffices to judge one.
+//! Reports the error budget of the service, and whether its traffic is sufficient to analyze a
+//! release.
 
 use jiff::Timestamp;
 use serin_analysis::budget::BudgetState;
 use serin_analysis::explain::{duration, share, thousands};
-use serin_analysis::feasibility::Question;
+use serin_analysis::feasibility::FeasibilityInput;
 use serin_core::units::Weight;
 use serin_crds::analysis::ObjectiveSpec;
 use serin_crds::status::BudgetStatus;
 
-use crate::service::Service;
+use crate::service_slo::ServiceSlo;
 use crate::settings::Settings;
 
-/// Of a service that nothing is known of it is assumed that it fails this part of what it may.
+/// Assumed error rate of a service without history, as a fraction of its error budget.
 const USUAL_PART_OF_BUDGET: f64 = 0.5;
 
-/// How the budget of one objective stands; nothing while that could not be read.
-pub fn told(
+/// The error budget of one objective, for the status. `None` until the budget has been read.
+pub fn budget_status(
     spec: &ObjectiveSpec,
-    service: &Service,
+    service: &ServiceSlo,
     settings: &Settings,
     proven_at: Option<Weight>,
     now: Timestamp,
 ) -> Option<BudgetStatus> {
     let budget = service.budget(1.0 - spec.objective / 100.0)?;
-    let allotment = budget.allotment(&settings.share);
-    let state = budget.state(&settings.share);
+    let allotment = budget.allotment(&settings.allotment_share);
+    let state = budget.state(&settings.allotment_share);
     let period = service
         .window_seconds()
         .map_or_else(String::new, |seconds| format!(" in {}", duration(seconds)));
@@ -63,11 +63,11 @@ pub fn told(
     })
 }
 
-/// Why a release can hardly be judged with the traffic that was seen, in sentences that name the
+/// Explains why the observed traffic is not sufficient to analyze a release. The text names the
 /// objective.
 fn infeasible(
     spec: &ObjectiveSpec,
-    service: &Service,
+    service: &ServiceSlo,
     settings: &Settings,
     proven_at: Option<Weight>,
     allotment: f64,
@@ -77,7 +77,7 @@ fn infeasible(
         .objective(spec, service.usual_rate(), true)
         .evidence;
     let budget_fraction = evidence.budget_fraction;
-    let question = |share: f64| Question {
+    let question = |share: f64| FeasibilityInput {
         target: spec.objective / 100.0,
         margin_of_budget: evidence.delta1 / budget_fraction,
         stable_rate: service
@@ -86,16 +86,16 @@ fn infeasible(
         requests_per_second,
         max_weight: share,
         beta: settings.judge.beta,
-        longest_seconds: settings.longest.as_secs_f64(),
-        // Of a spent budget that is said already.
+        max_duration_seconds: settings.max_duration.as_secs_f64(),
+        // The budget message already reports a spent budget.
         allotment: Some(allotment).filter(|allotment| *allotment > 0.0),
     };
-    // With all of the traffic there is nobody beside it to compare with, whatever the time.
+    // With 100 % of the traffic there is no stable side to compare with, however long it takes.
     let judged_at = proven_at
         .filter(|weight| *weight < Weight::FULL)
         .map(|weight| weight.as_percent() / 100.0);
-    let too_slow = judged_at.and_then(|share| question(share).too_slow());
-    let too_small = question(settings.judge.steps.max_weight).too_small();
+    let too_slow = judged_at.and_then(|share| question(share).slow_message());
+    let too_small = question(settings.judge.steps.max_weight).allotment_message();
     let sentences: Vec<String> = too_slow.into_iter().chain(too_small).collect();
     (!sentences.is_empty()).then(|| format!("Objective {}: {}", spec.name, sentences.join(" ")))
 }
@@ -116,12 +116,12 @@ mod tests {
 
     fn settings() -> Settings {
         let spec = serde_json::from_value(json!({"objectives": []})).unwrap();
-        Settings::new(&spec, None, Server::at("http://prometheus")).unwrap()
+        Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap()
     }
 
     fn told_of(requests_per_second: f64, bad: f64, proven_at: Option<Weight>) -> BudgetStatus {
-        let service = Service::of_month(requests_per_second, bad);
-        told(
+        let service = ServiceSlo::with_month_of_traffic(requests_per_second, bad);
+        budget_status(
             &objective(),
             &service,
             &settings(),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_told_in_counts() {
+    fn a_budget_is_reported_in_counts() {
         let healthy = told_of(100.0, 100_000.0, None);
         assert_eq!(healthy.state, "Healthy");
         let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A release may spend 5,184.";
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_judged_in_time_says_what_could_be() {
+    fn insufficient_traffic_is_reported_with_alternatives() {
         let at_half = Some(Weight::percent(50));
         assert_eq!(told_of(100.0, 100_000.0, at_half).infeasible, None);
         let slow = told_of(2.0, 2_000.0, at_half).infeasible.unwrap();

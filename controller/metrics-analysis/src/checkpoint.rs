@@ -1,107 +1,107 @@
-//! The position of a judgement, as it is kept in the status.
+//! The state of an analysis that is stored in the Rollout status.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::ObjectiveState;
-use serin_analysis::latency::GuardState;
-use serin_analysis::watch::Watch;
+use serin_analysis::bake::BakeEvidence;
+use serin_analysis::latency::LatencyGuardState;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
 
 use crate::checks::CheckState;
-use crate::request::{JudgeRequest, Phase};
+use crate::request::{AnalysisRequest, ReleasePhase};
 
-/// All that a restarted controller needs beside the samples, which it reads again.
+/// The state that a restarted controller needs in addition to the samples, which it reads again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    /// From when its requests count, a scrape before it was first seen to have traffic, in
-    /// milliseconds since the epoch.
+    /// Start of the analysis: one scrape interval before canary traffic was first observed.
+    /// Milliseconds since the epoch.
     pub began_ms: i64,
-    /// When the canary was first seen to have traffic, in milliseconds since the epoch; absent in
+    /// Time at which canary traffic was first observed, in milliseconds since the epoch. `None` in
     /// checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_since_ms: Option<i64>,
-    /// Until when its pods count as young.
+    /// End of the warm-up of the canary's first pods, in milliseconds since the epoch.
     pub warm_up_ends_ms: i64,
-    /// The weight last seen, in thousandths of a percent.
+    /// Last observed weight, in thousandths of a percent.
     pub weight_thousandths: u32,
-    /// Since when.
+    /// Time of the last weight change, in milliseconds since the epoch.
     pub weight_changed_at_ms: i64,
-    /// Since when the data has been fresh without a gap.
+    /// Time since which the data has been fresh without a gap, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fresh_since_ms: Option<i64>,
-    /// That it is to be rolled back, once that is decided.
+    /// The decision to roll back, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decided: Option<Decided>,
-    /// When the last release before this one ended, in seconds since the epoch; 0 if there was
-    /// none. It identifies the attempt. Absent in checkpoints of versions that did not tell
-    /// attempts apart.
+    pub decided: Option<RollbackDecision>,
+    /// End of the previous release in seconds since the epoch, or 0 if there was none. It
+    /// identifies the attempt. `None` in checkpoints of versions that did not distinguish attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_ended_second: Option<i64>,
-    /// Whether the service burned its budget when the release began, and has done so since.
+    /// Whether the service was burning its budget too fast when the release began, and has done so
+    /// ever since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burned_before: Option<bool>,
-    /// How far the release had come, and since when, in milliseconds since the epoch.
+    /// Phase of the release and the time at which it began, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<(Phase, i64)>,
-    /// By check.
+    pub phase: Option<(ReleasePhase, i64)>,
+    /// State of each check, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checks: BTreeMap<String, CheckState>,
-    /// By objective.
+    /// State of each objective, by name.
     pub objectives: BTreeMap<String, ObjectiveCheckpoint>,
 }
 
-/// A decision to roll back stands, whatever the evidence says later.
+/// A decision to roll back. It is final, whatever later evidence shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decided {
-    /// One CamelCase word.
+pub struct RollbackDecision {
+    /// CamelCase reason.
     pub cause: String,
-    /// What an operator reads.
+    /// Message for operators.
     pub message: String,
 }
 
-/// The position of one objective.
+/// The stored state of one objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectiveCheckpoint {
-    /// Of what the evidence is; evidence of anything else is not gone on with.
+    /// Identifies the parameters that the evidence depends on. Evidence with another fingerprint is
+    /// discarded.
     pub fingerprint: String,
-    /// How often the service failed before the release, where that was known when it began.
+    /// Error rate of the service before the release. `None` if it was unknown when the release
+    /// began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usual_rate: Option<f64>,
-    /// The evidence itself.
+    /// The evidence.
     pub state: ObjectiveState,
-    /// That of the watch after promotion.
+    /// Evidence of the bake time after promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watch: Option<Watch>,
-    /// Whether Prometheus adds its series up, since they are too many to be read one by one.
+    pub watch: Option<BakeEvidence>,
+    /// Whether Prometheus aggregates the series because they are too many to be read individually.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub summed: bool,
-    /// The scrape interval that was learned, in milliseconds, if it differs from the configured
-    /// one.
+    /// Learned scrape interval in milliseconds, if it differs from the configured one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_interval_ms: Option<i64>,
-    /// The evidence of its latency guard.
+    /// Evidence of the latency guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guard: Option<GuardState>,
+    pub guard: Option<LatencyGuardState>,
 }
 
-/// As a checkpoint has it. Whole seconds, because a timestamp that was read back from a status has
-/// no more.
+/// Whole seconds, because timestamps in a status have no higher resolution.
 pub(crate) fn previous_ended_second(at: Option<Timestamp>) -> i64 {
     at.map_or(0, Timestamp::as_second)
 }
 
 impl Checkpoint {
-    /// The checkpoint in a status, if it is of the attempt that the request is about and can be
-    /// read.
-    pub fn of(status: Option<&AnalysisStatus>, request: &JudgeRequest) -> Option<Self> {
+    /// Reads the checkpoint from a status. `None` if it is unreadable or belongs to another attempt
+    /// than the request.
+    pub fn from_status(status: Option<&AnalysisStatus>, request: &AnalysisRequest) -> Option<Self> {
         let status = status.filter(|status| status.revision == request.revision.as_str())?;
         let checkpoint: Self = serde_json::from_value(status.checkpoint.clone())
-            .inspect_err(|error| tracing::warn!(%error, "the stored evidence cannot be read and is gathered anew"))
+            .inspect_err(|error| tracing::warn!(%error, "discarding unreadable stored evidence"))
             .ok()?;
         let expected = previous_ended_second(request.previous_ended_at);
         Some(checkpoint).filter(|checkpoint| {
@@ -111,7 +111,7 @@ impl Checkpoint {
         })
     }
 
-    /// For the status.
+    /// Converts the checkpoint to its representation in the status.
     pub fn into_status(self, revision: &Revision) -> Option<AnalysisStatus> {
         let started_at = Timestamp::from_millisecond(self.began_ms).ok()?;
         let checkpoint = serde_json::to_value(self).ok()?;

@@ -1,5 +1,5 @@
-//! Checks: what each has answered so far, and what that means for the release. Pure: asking is
-//! somebody else's.
+//! Checks: the results so far, and their consequences for the release. Does not perform queries
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,37 +8,37 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_core::observed::AnalysisReport;
 use serin_crds::analysis::{CheckPhase, CheckSpec};
-use serin_crds::check::{Condition, query};
+use serin_crds::check::{Condition, render_query};
+use serin_crds::literals::parse_duration;
 use serin_crds::status::CheckStatus;
-use serin_crds::text::parse_duration;
 
-use crate::fingerprint::fingerprint_of;
+use crate::counter_selectors::AnalysisError;
+use crate::fingerprint::fingerprint;
 use crate::prometheus::{Answer, QueryError};
-use crate::request::{JudgeRequest, Phase};
-use crate::selector::Trouble;
+use crate::request::{AnalysisRequest, ReleasePhase};
 use crate::settings::millis;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// How one asking of a check came out.
+/// Result of one evaluation of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CheckResult {
     /// The condition holds.
     Succeeded,
-    /// It does not.
+    /// The condition does not hold.
     Failed,
-    /// The query found nothing: never a success.
+    /// The query returned no series. Never counts as success.
     Empty,
-    /// A value was not a number: never a success.
+    /// A value was not a number. Never counts as success.
     NotANumber,
-    /// The condition cannot be reckoned on what was found: never a success.
+    /// The condition cannot be evaluated on the returned values. Never counts as success.
     Unreadable,
 }
 
 impl CheckResult {
-    /// Why it holds the release, one CamelCase word; nothing where it was decided.
-    const fn holds(self) -> Option<&'static str> {
+    /// CamelCase reason for a hold. `None` if the check succeeded or failed.
+    const fn hold_cause(self) -> Option<&'static str> {
         match self {
             Self::Succeeded | Self::Failed => None,
             Self::Empty => Some("CheckEmpty"),
@@ -47,7 +47,7 @@ impl CheckResult {
         }
     }
 
-    const fn word(self) -> &'static str {
+    const fn label(self) -> &'static str {
         match self {
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
@@ -56,58 +56,58 @@ impl CheckResult {
     }
 }
 
-/// What a check has answered so far: kept in the status.
+/// State of a check, as stored in the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CheckState {
-    /// Of what question.
+    /// Identifies the query, the condition and the phase.
     pub fingerprint: String,
-    /// How often it has failed.
+    /// Number of failures.
     pub failures: u32,
-    /// When it was asked last, in milliseconds since the epoch.
+    /// Time of the last evaluation, in milliseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<i64>,
-    /// How that came out.
+    /// Result of the last evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<CheckResult>,
-    /// What was found, for people.
+    /// The values of the last evaluation, for display.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub found: String,
 }
 
-/// A check at work.
+/// A check that is being evaluated.
 #[derive(Debug)]
 pub struct Check {
     /// Its name.
     pub name: String,
-    /// What is asked of Prometheus.
+    /// PromQL query.
     pub query: String,
-    /// How often.
+    /// Time between two evaluations.
     pub interval: Duration,
     initial_delay: Duration,
-    during: CheckPhase,
-    decides: bool,
+    phase: CheckPhase,
+    is_decisive: bool,
     failure_limit: u32,
     condition: Condition,
     condition_text: String,
     state: CheckState,
-    failing: Option<(i64, QueryError)>,
+    query_failure: Option<(i64, QueryError)>,
 }
 
-/// Where the release stands, as far as it matters to checks.
+/// State of the release on which the schedule of checks depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub phase: Phase,
-    /// Since when it has been in this phase, in milliseconds since the epoch.
+pub(crate) struct CheckContext {
+    pub phase: ReleasePhase,
+    /// Start of this phase, in milliseconds since the epoch.
     pub phase_since_ms: i64,
-    /// When the weight last changed.
+    /// Time of the last weight change, in milliseconds since the epoch.
     pub weight_changed_at_ms: i64,
     pub has_traffic: bool,
-    /// When the canary first had traffic in this attempt.
+    /// Time of the first canary traffic in this attempt, in milliseconds since the epoch.
     pub traffic_since_ms: i64,
-    /// Until when the pods that the canary began with count as young.
+    /// End of the warm-up of the canary's first pods, in milliseconds since the epoch.
     pub warm_up_ends_ms: i64,
-    /// Whether most of the canary's pods are young now.
+    /// Whether most of the canary's pods are currently in their warm-up.
     pub pods_are_young: bool,
     pub grace_ms: i64,
     pub now_ms: i64,
@@ -118,14 +118,14 @@ pub(crate) struct Position {
 pub struct Checks(Vec<Check>);
 
 impl Checks {
-    /// The checks of a spec, which go on where `stored` ends.
+    /// Creates the checks of a spec and continues from the `stored` states.
     ///
     /// # Errors
-    /// The field that cannot be used.
+    /// The invalid field.
     pub(crate) fn new(
-        request: &JudgeRequest,
+        request: &AnalysisRequest,
         mut stored: BTreeMap<String, CheckState>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, AnalysisError> {
         let built_in = built_in_args(request);
         let checks = request
             .analysis
@@ -135,12 +135,12 @@ impl Checks {
         checks.collect::<Result<Vec<_>, _>>().map(Self)
     }
 
-    /// All of them, in the spec's order.
+    /// All checks, in the order of the spec.
     pub fn all(&self) -> &[Check] {
         &self.0
     }
 
-    /// What is to be persisted.
+    /// The states to persist, by name.
     pub(crate) fn states(&self) -> BTreeMap<String, CheckState> {
         self.0
             .iter()
@@ -148,40 +148,39 @@ impl Checks {
             .collect()
     }
 
-    /// Takes in what an asking at `asked_ms` has found.
+    /// Records the result of a query that was sent at `queried_at_ms`.
     pub(crate) fn observe(
         &mut self,
         index: usize,
         found: &Result<Vec<Answer>, QueryError>,
         asked_ms: i64,
-        at: &Position,
+        at: &CheckContext,
     ) {
-        if let Some(check) = self.0.get_mut(index).filter(|check| check.is_asked(at)) {
+        if let Some(check) = self.0.get_mut(index).filter(|check| check.is_active(at)) {
             check.observe(found, asked_ms, at);
         }
     }
 
-    /// Whether a check is to be asked at this position.
-    pub(crate) fn is_asked(&self, index: usize, at: &Position) -> bool {
-        self.0.get(index).is_some_and(|check| check.is_asked(at))
+    /// Whether the check is queried in this context.
+    pub(crate) fn is_active(&self, index: usize, at: &CheckContext) -> bool {
+        self.0.get(index).is_some_and(|check| check.is_active(at))
     }
 
-    /// When the next check begins that is held by its initial delay or the warm-up.
-    pub(crate) fn next_begins_ms(&self, at: &Position) -> Option<i64> {
+    /// Earliest start of a check that is still delayed by its initial delay or by the warm-up.
+    pub(crate) fn next_start_ms(&self, at: &CheckContext) -> Option<i64> {
         let waiting = self
             .0
             .iter()
-            .filter(|check| check.is_due(at) && !check.has_begun(at));
-        waiting.map(|check| check.begins_ms(at)).min()
+            .filter(|check| check.is_due(at) && !check.has_started(at));
+        waiting.map(|check| check.starts_at_ms(at)).min()
     }
 
-    /// Why the release is to be rolled back: the first check that has failed more often than it
-    /// may.
+    /// The reason for a rollback: the first check that has exceeded its failure limit.
     pub(crate) fn breach(&self) -> Option<String> {
         let check = self
             .0
             .iter()
-            .find(|check| check.decides && check.state.failures > check.failure_limit)?;
+            .find(|check| check.is_decisive && check.state.failures > check.failure_limit)?;
         let Check {
             name,
             condition_text,
@@ -205,31 +204,31 @@ impl Checks {
         ))
     }
 
-    /// Why the release holds: a check that has found nothing to decide by, or cannot be asked.
-    pub(crate) fn hold(&self, at: &Position) -> Option<Trouble> {
+    /// The reason for a hold: a check without a usable result, or whose query fails.
+    pub(crate) fn blocking_error(&self, at: &CheckContext) -> Option<AnalysisError> {
         let mut asked = self
             .0
             .iter()
-            .filter(|check| check.decides && check.is_asked(at));
-        asked.find_map(|check| check.trouble(at))
+            .filter(|check| check.is_decisive && check.is_active(at));
+        asked.find_map(|check| check.blocking_error(at))
     }
 
-    /// The checks that have succeeded at this position.
-    pub(crate) fn succeeded(&self, at: &Position) -> BTreeSet<String> {
+    /// Names of the checks that have succeeded in this context.
+    pub(crate) fn succeeded(&self, at: &CheckContext) -> BTreeSet<String> {
         let succeeded = self
             .0
             .iter()
-            .filter(|check| check.decides && check.has_succeeded(at));
+            .filter(|check| check.is_decisive && check.has_succeeded(at));
         succeeded.map(|check| check.name.clone()).collect()
     }
 
-    /// The checks that this position still waits for, in words.
-    pub(crate) fn pending(&self, at: &Position) -> Option<String> {
+    /// Lists the checks that have not yet succeeded in this context.
+    pub(crate) fn pending(&self, at: &CheckContext) -> Option<String> {
         let pending = self
             .0
             .iter()
-            .filter(|check| check.decides && check.is_due(at) && !check.has_succeeded(at));
-        let name = |check: &Check| match check.waiting_to_begin(at) {
+            .filter(|check| check.is_decisive && check.is_due(at) && !check.has_succeeded(at));
+        let name = |check: &Check| match check.pending_start(at) {
             Some(begins) => format!("{} (begins {begins})", check.name),
             None => check.name.clone(),
         };
@@ -238,20 +237,20 @@ impl Checks {
             .then(|| format!("Not yet succeeded at this weight: {}.", names.join(", ")))
     }
 
-    /// Whether any check is to be asked before promotion alone.
-    pub(crate) fn ask_before_promotion(&self) -> bool {
+    /// Whether any check belongs to the phase before promotion.
+    pub(crate) fn has_before_promotion_checks(&self) -> bool {
         self.0
             .iter()
-            .any(|check| check.decides && check.during == CheckPhase::BeforePromotion)
+            .any(|check| check.is_decisive && check.phase == CheckPhase::BeforePromotion)
     }
 
     /// For the status.
-    pub(crate) fn told(&self, at: &Position) -> Vec<CheckStatus> {
-        self.0.iter().map(|check| check.told(at)).collect()
+    pub(crate) fn statuses(&self, at: &CheckContext) -> Vec<CheckStatus> {
+        self.0.iter().map(|check| check.status(at)).collect()
     }
 }
 
-fn built_in_args(request: &JudgeRequest) -> BTreeMap<String, String> {
+fn built_in_args(request: &AnalysisRequest) -> BTreeMap<String, String> {
     let or_empty = |name: &Option<String>| name.clone().unwrap_or_default();
     [
         ("namespace", request.rollout.namespace.clone()),
@@ -270,9 +269,9 @@ impl Check {
         spec: &CheckSpec,
         built_in: &BTreeMap<String, String>,
         stored: Option<CheckState>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, AnalysisError> {
         let invalid = |field: &str, why: String| {
-            Trouble::spec(format!(
+            AnalysisError::invalid_spec(format!(
                 "spec.analysis.checks[{}].{field}: {why}",
                 spec.name
             ))
@@ -286,7 +285,7 @@ impl Check {
                 .iter()
                 .map(|arg| (arg.name.as_str(), arg.value.as_str())),
         );
-        let query = query(&spec.query, &args).map_err(|why| invalid("query", why))?;
+        let query = render_query(&spec.query, &args).map_err(|why| invalid("query", why))?;
         let condition =
             Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
         let interval = spec
@@ -300,15 +299,15 @@ impl Check {
             .map_or(Ok(Duration::ZERO), parse_duration);
         let initial_delay =
             initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
-        let fingerprint = fingerprint_of(&format!("{query}|{}|{:?}", spec.condition, spec.phase));
+        let fingerprint = fingerprint(&format!("{query}|{}|{:?}", spec.condition, spec.phase));
         let state = stored.filter(|stored| stored.fingerprint == fingerprint);
         Ok(Self {
             name: spec.name.clone(),
             query,
             interval,
             initial_delay,
-            during: spec.phase.unwrap_or_default(),
-            decides: spec.dry_run != Some(true),
+            phase: spec.phase.unwrap_or_default(),
+            is_decisive: spec.dry_run != Some(true),
             failure_limit: u32::try_from(spec.failure_limit.unwrap_or(0)).unwrap_or(0),
             condition,
             condition_text: spec.condition.clone(),
@@ -316,23 +315,23 @@ impl Check {
                 fingerprint,
                 ..CheckState::default()
             }),
-            failing: None,
+            query_failure: None,
         })
     }
 
-    /// Whether it is queried now: it is due, and has begun.
-    fn is_asked(&self, at: &Position) -> bool {
-        self.is_due(at) && self.has_begun(at)
+    /// Whether the check is queried now: it is due and has started.
+    fn is_active(&self, at: &CheckContext) -> bool {
+        self.is_due(at) && self.has_started(at)
     }
 
-    fn has_begun(&self, at: &Position) -> bool {
-        at.now_ms >= self.begins_ms(at)
+    fn has_started(&self, at: &CheckContext) -> bool {
+        at.now_ms >= self.starts_at_ms(at)
     }
 
-    /// When it is first queried: `initialDelay` after it became due for the first time in this
-    /// attempt, and not before the warm-up of the canary's first pods ends.
-    fn begins_ms(&self, at: &Position) -> i64 {
-        let due_ms = match self.during {
+    /// Time of the first query: `initialDelay` after the check first became due in this attempt,
+    /// but not before the end of the warm-up of the canary's first pods.
+    fn starts_at_ms(&self, at: &CheckContext) -> i64 {
+        let due_ms = match self.phase {
             CheckPhase::Release => at.traffic_since_ms,
             CheckPhase::BeforePromotion | CheckPhase::Bake => {
                 at.phase_since_ms.max(at.traffic_since_ms)
@@ -343,13 +342,13 @@ impl Check {
             .max(at.warm_up_ends_ms)
     }
 
-    /// When and why it begins later, if it is due and has not begun.
-    fn waiting_to_begin(&self, at: &Position) -> Option<String> {
-        if !self.is_due(at) || self.has_begun(at) {
+    /// Start time and the field that delays it, if the check is due but has not started.
+    fn pending_start(&self, at: &CheckContext) -> Option<String> {
+        if !self.is_due(at) || self.has_started(at) {
             return None;
         }
-        let begins_ms = self.begins_ms(at);
-        // Rounded up, so that it has begun at the time that is shown.
+        let begins_ms = self.starts_at_ms(at);
+        // Rounded up, so that the check has started at the displayed time.
         let begins_at =
             Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
         let field = if begins_ms > at.warm_up_ends_ms {
@@ -360,36 +359,40 @@ impl Check {
         Some(format!("at {begins_at}, by {field}"))
     }
 
-    /// Whether it belongs to this phase, and the canary has traffic.
-    fn is_due(&self, at: &Position) -> bool {
-        let is_time = match self.during {
-            CheckPhase::Release => at.phase != Phase::AfterPromotion,
-            CheckPhase::BeforePromotion => at.phase == Phase::BeforePromotion,
-            CheckPhase::Bake => at.phase == Phase::AfterPromotion,
+    /// Whether the check belongs to this phase and the canary has traffic.
+    fn is_due(&self, at: &CheckContext) -> bool {
+        let is_time = match self.phase {
+            CheckPhase::Release => at.phase != ReleasePhase::AfterPromotion,
+            CheckPhase::BeforePromotion => at.phase == ReleasePhase::BeforePromotion,
+            CheckPhase::Bake => at.phase == ReleasePhase::AfterPromotion,
         };
         is_time && at.has_traffic
     }
 
-    fn observe(&mut self, found: &Result<Vec<Answer>, QueryError>, asked_ms: i64, at: &Position) {
+    fn observe(
+        &mut self,
+        found: &Result<Vec<Answer>, QueryError>,
+        asked_ms: i64,
+        at: &CheckContext,
+    ) {
         // Polls are shared: the query may have been sent before this attempt, or before the check
-        // began.
-        if asked_ms < self.begins_ms(at) {
+        // started.
+        if asked_ms < self.starts_at_ms(at) {
             return;
         }
         let answers = match found {
             Ok(answers) => answers,
             Err(error) => {
                 let since_ms = self
-                    .failing
+                    .query_failure
                     .as_ref()
                     .map_or(asked_ms, |(since_ms, _)| *since_ms);
-                self.failing = Some((since_ms, error.clone()));
+                self.query_failure = Some((since_ms, error.clone()));
                 return;
             }
         };
-        self.failing = None;
-        // A controller that has restarted asks at once: that is not one more failure of the same
-        // moment.
+        self.query_failure = None;
+        // A restarted controller queries immediately. This must not count as a second failure.
         let is_early = |at_ms: i64| asked_ms < at_ms.saturating_add(millis(self.interval) / 2);
         if self.state.at_ms.is_some_and(is_early) {
             return;
@@ -399,13 +402,13 @@ impl Check {
             .filter_map(|series| series.samples.last())
             .map(|(_, value)| *value)
             .collect();
-        let (result, why) = self.result(&values);
+        let (result, why) = self.evaluate(&values);
         let is_excused = result == CheckResult::Failed && at.pods_are_young;
         let counts = result == CheckResult::Failed && !is_excused;
         self.state.failures = self.state.failures.saturating_add(u32::from(counts));
         self.state.at_ms = Some(asked_ms);
         self.state.result = Some(result);
-        self.state.found = why.unwrap_or_else(|| in_words(&values));
+        self.state.found = why.unwrap_or_else(|| format_values(&values));
         if is_excused {
             self.state
                 .found
@@ -413,55 +416,55 @@ impl Check {
         }
     }
 
-    fn result(&self, values: &[f64]) -> (CheckResult, Option<String>) {
+    fn evaluate(&self, values: &[f64]) -> (CheckResult, Option<String>) {
         if values.is_empty() {
             return (CheckResult::Empty, Some("nothing".to_owned()));
         }
         if values.iter().any(|value| value.is_nan()) {
             return (CheckResult::NotANumber, None);
         }
-        match self.condition.holds(values) {
+        match self.condition.evaluate(values) {
             Ok(true) => (CheckResult::Succeeded, None),
             Ok(false) => (CheckResult::Failed, None),
             Err(why) => (
                 CheckResult::Unreadable,
-                Some(format!("{} ({why})", in_words(values))),
+                Some(format!("{} ({why})", format_values(values))),
             ),
         }
     }
 
-    /// Whether it was asked since the weight last changed, and since it is asked at all, and its
-    /// condition held.
-    fn has_succeeded(&self, at: &Position) -> bool {
-        let since_ms = match self.during {
+    /// Whether the condition held at the last evaluation, and that evaluation is newer than the
+    /// last weight change and the start of the phase.
+    fn has_succeeded(&self, at: &CheckContext) -> bool {
+        let since_ms = match self.phase {
             CheckPhase::Release => at.weight_changed_at_ms,
             CheckPhase::BeforePromotion | CheckPhase::Bake => {
                 at.weight_changed_at_ms.max(at.phase_since_ms)
             }
         };
         let is_of_here = self.state.at_ms.is_some_and(|at_ms| at_ms >= since_ms);
-        self.is_asked(at) && is_of_here && self.state.result == Some(CheckResult::Succeeded)
+        self.is_active(at) && is_of_here && self.state.result == Some(CheckResult::Succeeded)
     }
 
-    fn trouble(&self, at: &Position) -> Option<Trouble> {
-        if let Some((since_ms, error)) = &self.failing
-            && (!error.concerns_server() || at.now_ms.saturating_sub(*since_ms) >= at.grace_ms)
+    fn blocking_error(&self, at: &CheckContext) -> Option<AnalysisError> {
+        if let Some((since_ms, error)) = &self.query_failure
+            && (!error.is_server_wide() || at.now_ms.saturating_sub(*since_ms) >= at.grace_ms)
         {
-            let message = error.told(&format!("Check {} cannot be asked", self.name));
-            return Some(Trouble {
-                cause: error.kind(),
+            let message = error.describe(&format!("Check {} cannot be queried", self.name));
+            return Some(AnalysisError {
+                cause: error.cause(),
                 message,
             });
         }
-        let cause = self.state.result.and_then(CheckResult::holds)?;
+        let cause = self.state.result.and_then(CheckResult::hold_cause)?;
         let message = format!(
             "Check {} found {}. This is not success.",
             self.name, self.state.found
         );
-        Some(Trouble { cause, message })
+        Some(AnalysisError { cause, message })
     }
 
-    fn told(&self, at: &Position) -> CheckStatus {
+    fn status(&self, at: &CheckContext) -> CheckStatus {
         let CheckState {
             failures,
             at_ms,
@@ -471,27 +474,27 @@ impl Check {
         } = &self.state;
         let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
         let trouble = self
-            .failing
+            .query_failure
             .as_ref()
-            .map(|(_, error)| format!("Cannot be asked. {error}."));
+            .map(|(_, error)| format!("Cannot be queried. {error}."));
         let begins = self
-            .waiting_to_begin(at)
+            .pending_start(at)
             .map(|begins| format!("Begins {begins}."));
-        let waits = || match self.during {
-            CheckPhase::Release => "Not yet asked.",
-            CheckPhase::BeforePromotion => "It is asked before promotion.",
-            CheckPhase::Bake => "It is asked after promotion.",
+        let waits = || match self.phase {
+            CheckPhase::Release => "Not queried yet.",
+            CheckPhase::BeforePromotion => "Queried before promotion.",
+            CheckPhase::Bake => "Queried after promotion.",
         };
         let signed = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
         CheckStatus {
             name: self.name.clone(),
-            result: result.map_or("Pending", CheckResult::word).to_owned(),
+            result: result.map_or("Pending", CheckResult::label).to_owned(),
             failures: signed(*failures),
             failure_limit: signed(self.failure_limit),
-            dry_run: !self.decides,
+            dry_run: !self.is_decisive,
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
             message: trouble
-                .filter(|_| self.is_asked(at))
+                .filter(|_| self.is_active(at))
                 .or(begins)
                 .or(found)
                 .or_else(|| Some(waits().to_owned())),
@@ -499,18 +502,23 @@ impl Check {
     }
 }
 
-/// The first few values, as people read them.
-fn in_words(values: &[f64]) -> String {
+/// Formats the first few values for display.
+fn format_values(values: &[f64]) -> String {
     const MOST: usize = 4;
-    let mut words: Vec<String> = values.iter().take(MOST).copied().map(rounded).collect();
+    let mut words: Vec<String> = values
+        .iter()
+        .take(MOST)
+        .copied()
+        .map(format_number)
+        .collect();
     if values.len() > MOST {
         words.push(format!("and {} more", values.len() - MOST));
     }
     words.join(", ")
 }
 
-/// A number to six digits; very large and very small ones with an exponent.
-fn rounded(value: f64) -> String {
+/// Formats a number with six significant digits, and very large or small ones with an exponent.
+fn format_number(value: f64) -> String {
     let scientific = format!("{value:.5e}");
     let Some(value) = scientific
         .parse::<f64>()
@@ -527,9 +535,13 @@ fn rounded(value: f64) -> String {
     }
 }
 
-/// What the checks make of what the objectives say: they can roll back, hold, and keep a sound
-/// release from going on; they never make one sound.
-pub(crate) fn weigh(judgement: AnalysisReport, checks: &Checks, at: &Position) -> AnalysisReport {
+/// Combines the report on the objectives with the checks. Checks can cause a rollback, a hold, or a
+/// delay. They never turn an undecided release into a sound one.
+pub(crate) fn apply_checks(
+    judgement: AnalysisReport,
+    checks: &Checks,
+    at: &CheckContext,
+) -> AnalysisReport {
     if matches!(judgement, AnalysisReport::RollBack { .. }) {
         return judgement;
     }
@@ -553,7 +565,7 @@ pub(crate) fn weigh(judgement: AnalysisReport, checks: &Checks, at: &Position) -
         } => (true, message, fresh_since, None, proven),
         other => return other,
     };
-    if let Some(Trouble { cause, message }) = checks.hold(at) {
+    if let Some(AnalysisError { cause, message }) = checks.blocking_error(at) {
         return AnalysisReport::Hold {
             cause: cause.to_owned(),
             message,

@@ -1,9 +1,9 @@
-//! Short names of questions.
+//! Short identifiers of queries and configurations.
 
 use sha2::{Digest, Sha256};
 
-/// Tells what was asked from what else might be: a short hash.
-pub(crate) fn fingerprint_of(question: &str) -> String {
+/// Returns a short hash that identifies `text`.
+pub(crate) fn fingerprint(question: &str) -> String {
     let digest = Sha256::digest(question.as_bytes());
     let start = digest
         .iter()

@@ -1,4 +1,4 @@
-//! What several tests begin with, here and in the runtime.
+//! Test fixtures for this crate and the runtime.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 
 use crate::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
-use crate::{JudgeRequest, Phase, RolloutName};
+use crate::{AnalysisRequest, ReleasePhase, RolloutName};
 
 /// The first rule of a route behind the Gateway `infra/public`, to one Service on port 80.
 pub fn split_rule(namespace: &str, route: &str, service: &str) -> RouteRule {
@@ -29,9 +29,9 @@ pub fn split_rule(namespace: &str, route: &str, service: &str) -> RouteRule {
     }
 }
 
-/// A release of `shop/checkout` from revision `aaa` to `bbb`, by Traefik's counters, scraped once a
-/// second.
-pub fn request() -> JudgeRequest {
+/// A release of `shop/checkout` from revision `aaa` to `bbb`, analyzed with Traefik's counters at a
+/// scrape interval of one second.
+pub fn request() -> AnalysisRequest {
     let objective = ObjectiveSpec {
         name: "availability".to_owned(),
         objective: 99.9,
@@ -54,7 +54,7 @@ pub fn request() -> JudgeRequest {
         warm_up: None,
         max_duration: None,
     };
-    JudgeRequest {
+    AnalysisRequest {
         rollout: RolloutName {
             namespace: "shop".to_owned(),
             name: "checkout".to_owned(),
@@ -74,8 +74,8 @@ pub fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(20),
         pace: None,
-        proven_at: None,
-        phase: Phase::Release,
+        evidence_required_at: None,
+        phase: ReleasePhase::Release,
         freeze_lifted: false,
         previous_ended_at: None,
         resume_from: None,

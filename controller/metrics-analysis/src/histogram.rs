@@ -1,44 +1,45 @@
-//! Latency objectives: which bucket of which histogram counts the requests that were fast enough.
+//! Latency objectives: determines the histogram bucket that counts the requests that were fast
+//! enough.
 
 use std::time::Duration;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::VectorSelector;
-use serin_analysis::latency::{NoSuchEdge, edge_at};
+use serin_analysis::latency::{MissingEdge, find_edge};
 
-/// The label of a bucket's upper edge.
+/// Label of the upper bound of a bucket.
 pub(crate) const EDGE_LABEL: &str = "le";
 
-/// The label of a series' name.
+/// Label of the metric name.
 const NAME_LABEL: &str = "__name__";
 
-/// Of a list of edges more than this says nothing to a person.
-const MOST_TOLD: usize = 12;
+/// Longer lists of bucket bounds are omitted from messages.
+const MAX_LISTED_EDGES: usize = 12;
 
-/// A histogram, classic or native, and the threshold that its requests are held against.
+/// A classic or native histogram and the latency threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// The selector of all of its classic buckets, every version of the service.
+    /// Selector of all classic buckets, across all versions of the service.
     pub buckets: String,
-    /// The selector of the native histogram of the same name, every version of the service.
+    /// Selector of the native histogram of the same name, across all versions of the service.
     pub native: String,
-    /// As it is written in the spec.
-    written: String,
-    /// The same in the histogram's unit, in which its edges are.
+    /// The threshold as written in the spec.
+    threshold_text: String,
+    /// The threshold in the unit of the histogram, which is the unit of its bucket bounds.
     threshold: f64,
     unit: &'static str,
-    /// The seconds of that unit.
-    seconds: f64,
+    /// Length of the unit in seconds.
+    unit_seconds: f64,
 }
 
-/// The units that a histogram's name ends with, and the seconds of each.
+/// Suffixes of histogram names, the length of their unit in seconds, and its symbol.
 const UNITS: [(&str, f64, &str); 2] = [("_seconds", 1.0, "s"), ("_milliseconds", 1e-3, "ms")];
 
 impl Histogram {
-    /// A threshold in the unit of a histogram, by its name without the suffix of its series.
+    /// Creates a histogram from its base name, without the suffix of its series.
     ///
     /// # Errors
-    /// That the name says no unit.
+    /// The name does not contain a unit.
     pub(crate) fn new(
         base: &str,
         buckets: &VectorSelector,
@@ -53,7 +54,7 @@ impl Histogram {
                 "{base} does not say its unit: use a histogram whose name ends in _seconds or _milliseconds"
             ));
         };
-        // Whole microseconds first: 300 ms are 0.3 s, not the nearest product of doubles.
+        // Converted to whole microseconds first, so that 300 ms are exactly 0.3 s.
         #[expect(
             clippy::cast_precision_loss,
             reason = "an hour in microseconds is far below 2^53"
@@ -66,33 +67,34 @@ impl Histogram {
         Ok(Self {
             buckets: buckets.to_string(),
             native: native.to_string(),
-            written: written.to_owned(),
+            threshold_text: written.to_owned(),
             threshold,
             unit,
-            seconds,
+            unit_seconds: seconds,
         })
     }
 
-    /// Where a bucket with this label ends, in seconds; nothing of the last one, which has no end.
-    pub(crate) fn seconds(&self, label: &str) -> Option<f64> {
+    /// Upper bound of a bucket in seconds. `None` for the last bucket, which has none.
+    pub(crate) fn edge_seconds(&self, label: &str) -> Option<f64> {
         let edge: f64 = label.parse().ok()?;
-        edge.is_finite().then_some(edge * self.seconds)
+        edge.is_finite().then_some(edge * self.unit_seconds)
     }
 
-    /// The threshold as PromQL takes it, in the histogram's unit.
+    /// The threshold in the unit of the histogram, for PromQL.
     pub(crate) fn threshold(&self) -> f64 {
         self.threshold
     }
 
-    /// Whether a bucket with this label ends at the threshold.
+    /// Whether the upper bound of this bucket equals the threshold.
     pub(crate) fn is_edge(&self, label: &str) -> bool {
         label
             .parse()
-            .is_ok_and(|edge| edge_at(&[edge], self.threshold).is_ok())
+            .is_ok_and(|edge| find_edge(&[edge], self.threshold).is_ok())
     }
 
-    /// A regular expression of what exporters write for the threshold's edge: `0.3`, `1` or `1.0`.
-    pub(crate) fn edge(&self) -> String {
+    /// A regular expression of the label values that exporters use for the threshold: `0.3`, `1` or
+    /// `1.0`.
+    pub(crate) fn edge_pattern(&self) -> String {
         let text = self.threshold.to_string();
         let zeros = if text.contains('.') {
             "0*"
@@ -102,12 +104,12 @@ impl Histogram {
         format!("{}{zeros}", regex::escape(&text))
     }
 
-    /// Whether a bucket ends at the threshold, among the edges that exist.
+    /// Checks that one of these bucket bounds equals the threshold.
     ///
     /// # Errors
-    /// What to choose instead.
-    pub fn check(&self, edges: &[f64]) -> Result<(), String> {
-        let Err(NoSuchEdge { below, above, .. }) = edge_at(edges, self.threshold) else {
+    /// The thresholds to use instead.
+    pub fn check_edges(&self, edges: &[f64]) -> Result<(), String> {
+        let Err(MissingEdge { below, above, .. }) = find_edge(edges, self.threshold) else {
             return Ok(());
         };
         let told = |edge: f64| format!("{edge}{}", self.unit);
@@ -123,7 +125,7 @@ impl Histogram {
         } else {
             format!("use {}", choices.join(" or "))
         };
-        let all = if finite.len() > MOST_TOLD {
+        let all = if finite.len() > MAX_LISTED_EDGES {
             String::new()
         } else {
             format!(
@@ -133,16 +135,16 @@ impl Histogram {
         };
         Err(format!(
             "no bucket ends at {}, so that nothing counts what is slower: {fix}{all}",
-            self.written
+            self.threshold_text
         ))
     }
 }
 
-/// The selector of a histogram's buckets from that of its `_count`.
+/// Converts the selector of a histogram's `_count` to the selector of its buckets.
 ///
 /// # Errors
-/// That it is no such selector.
-pub(crate) fn buckets_of(count: &VectorSelector) -> Result<(String, VectorSelector), String> {
+/// It is not the selector of a `_count`.
+pub(crate) fn bucket_selector(count: &VectorSelector) -> Result<(String, VectorSelector), String> {
     let base = count
         .name
         .as_deref()
@@ -155,9 +157,12 @@ pub(crate) fn buckets_of(count: &VectorSelector) -> Result<(String, VectorSelect
     Ok((base.to_owned(), buckets))
 }
 
-/// The selector, of the native histogram with the same labels as well. Which of the two there is,
-/// or both, is the scrape's affair: they count the same.
-pub(crate) fn or_native(base: &str, mut classic: VectorSelector) -> Result<VectorSelector, String> {
+/// Extends a selector to the native histogram with the same labels. The scrape configuration
+/// determines which forms exist. Both count the same requests.
+pub(crate) fn with_native(
+    base: &str,
+    mut classic: VectorSelector,
+) -> Result<VectorSelector, String> {
     let pattern = format!("{}|{base}", classic.name.take().unwrap_or_default());
     let regex = regex::Regex::new(&pattern).map_err(|error| error.to_string())?;
     classic
@@ -167,8 +172,8 @@ pub(crate) fn or_native(base: &str, mut classic: VectorSelector) -> Result<Vecto
     Ok(classic)
 }
 
-/// The selector, of the buckets that end at an edge only.
-pub(crate) fn at_edge(mut buckets: VectorSelector, edge: &str) -> Result<VectorSelector, String> {
+/// Restricts a selector to the buckets with this bound.
+pub(crate) fn with_edge(mut buckets: VectorSelector, edge: &str) -> Result<VectorSelector, String> {
     let regex = regex::Regex::new(edge).map_err(|error| error.to_string())?;
     buckets
         .matchers
@@ -192,18 +197,21 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_is_told_in_the_unit_of_its_histogram() {
-        assert_eq!(histogram("request_duration_seconds", 300).edge(), "0\\.30*");
+    fn a_threshold_is_converted_to_the_unit_of_its_histogram() {
         assert_eq!(
-            histogram("request_duration_seconds", 1_000).edge(),
+            histogram("request_duration_seconds", 300).edge_pattern(),
+            "0\\.30*"
+        );
+        assert_eq!(
+            histogram("request_duration_seconds", 1_000).edge_pattern(),
             "1(?:[.]0+)?"
         );
         assert_eq!(
-            histogram("request_duration_milliseconds", 250).edge(),
+            histogram("request_duration_milliseconds", 250).edge_pattern(),
             "250(?:[.]0+)?"
         );
         assert_eq!(
-            histogram("request_duration_seconds", 25).edge(),
+            histogram("request_duration_seconds", 25).edge_pattern(),
             "0\\.0250*"
         );
         assert!(
@@ -219,26 +227,26 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_between_two_edges_is_told_with_the_edges_that_exist() {
+    fn a_threshold_between_two_bounds_is_rejected_with_the_existing_bounds() {
         let edges = [1.2, 0.1, 5.0, 0.3, f64::INFINITY];
         assert_eq!(
-            histogram("request_duration_seconds", 300).check(&edges),
+            histogram("request_duration_seconds", 300).check_edges(&edges),
             Ok(())
         );
         assert_eq!(
             histogram("request_duration_seconds", 500)
-                .check(&edges)
+                .check_edges(&edges)
                 .unwrap_err(),
             "no bucket ends at as written, so that nothing counts what is slower: use 0.3s or 1.2s (its buckets end at 0.1s, 0.3s, 1.2s, 5s)"
         );
         assert_eq!(
-            histogram("request_duration_milliseconds", 250).check(&[100.0, 250.0]),
+            histogram("request_duration_milliseconds", 250).check_edges(&[100.0, 250.0]),
             Ok(())
         );
         let powers: Vec<f64> = (-10..=14).map(|power| 2_f64.powi(power)).collect();
         assert_eq!(
             histogram("request_duration_seconds", 300)
-                .check(&powers)
+                .check_edges(&powers)
                 .unwrap_err(),
             "no bucket ends at as written, so that nothing counts what is slower: use 0.25s or 0.5s"
         );

@@ -1,60 +1,61 @@
-//! The built-in indicators: which counters a router, a mesh or the pods themselves keep, and how a
-//! series tells canary from stable.
+//! The built-in indicators: the counters of a router, a service mesh or the pods themselves, and
+//! how their series are assigned to canary and stable.
 //!
-//! Each is tested on exposition text as its exporter writes it (`tests/fixtures`). One that cannot
-//! tell the two sides apart is refused, with what to write instead: a guess would judge the wrong
-//! pods.
+//! Each indicator is tested on the exposition text of its exporter (`tests/fixtures`). If the two
+//! sides cannot be distinguished, the indicator is rejected with instructions: a guess could
+//! analyze the wrong pods.
 
 use serin_crds::analysis::Indicator;
 
-use crate::matcher::{any_of, either, pods_of, pods_of_all_revisions, quoted};
-use crate::request::JudgeRequest;
+use crate::matcher::{
+    alternation, any_of, pod_name_pattern, pod_name_pattern_of_all_revisions, quote,
+};
+use crate::request::AnalysisRequest;
 use crate::routes::{RouteBackend, RouteRule};
 use crate::traefik;
 
-/// The counters of an indicator, for one Rollout.
+/// The counters of an indicator for one Rollout.
 #[derive(Clone, Debug)]
-pub(crate) struct BuiltIn {
-    /// The counter of requests.
+pub(crate) struct IndicatorCounters {
+    /// Name of the request counter.
     pub(crate) requests: &'static str,
-    /// Matchers of the service's series, every version.
+    /// Label matchers of the service's series, across all versions.
     pub(crate) service: String,
-    /// The same, of the two sides only.
+    /// Label matchers of the canary and stable series.
     pub(crate) sides: String,
-    /// The matcher of bad requests among them.
+    /// Label matcher of bad requests.
     pub(crate) bad: &'static str,
-    /// The histogram of durations, without its suffix.
+    /// Histogram of durations, without the suffix of its series.
     pub(crate) durations: &'static str,
-    /// The label that tells the sides.
+    /// Label that distinguishes the sides.
     pub(crate) label: &'static str,
-    /// Its values on the canary side, as a regular expression that matches all of it.
+    /// Label values of the canary, as an anchored regular expression.
     pub(crate) canary: String,
-    /// Its values on the stable side.
+    /// Label values of stable, as an anchored regular expression.
     pub(crate) stable: String,
-    /// Its values that can be of the Rollout or of somebody else: a regular expression, and what a
-    /// person reads.
-    pub(crate) unclear: Option<(String, String)>,
-    /// Whether it names pods.
+    /// Label values that may belong to the Rollout or to something else: a regular expression, and
+    /// the reason for operators.
+    pub(crate) ambiguous: Option<(String, String)>,
+    /// Whether the label names pods.
     pub(crate) by_pod: bool,
-    /// The labels that name the pod of the process that counts, if the scrape adds them: its
-    /// namespace and its name.
+    /// Labels with the namespace and the name of the exporter's pod, if the scrape adds them.
     pub(crate) exporter: Option<[&'static str; 2]>,
 }
 
-/// What Envoy Gateway's users can write instead.
+/// The alternative for users of Envoy Gateway.
 const NO_ENVOY_GATEWAY: &str = "Envoy Gateway counts all backends of a rule as one cluster, so that canary and stable cannot be told apart: use the indicator pod, or \
-     counters of your own (docs/indicators.md has those for Envoy)";
+     counters of your own (docs/reference/indicators.md has those for Envoy)";
 
-impl BuiltIn {
-    /// The counters of this indicator, once for each way in which Prometheus can have renamed their
-    /// labels: a label that the scrape adds as well becomes `exported_...`, unless the scrape
-    /// honors the labels of its target.
+impl IndicatorCounters {
+    /// The counters of this indicator, for each way in which Prometheus may have renamed their
+    /// labels. If the scrape adds a label that the series already has, the original label becomes
+    /// `exported_...`, unless the scrape sets `honor_labels`.
     ///
     /// # Errors
-    /// What the Rollout lacks for it, with the fix.
+    /// What the Rollout lacks, and how to fix it.
     pub(crate) fn layouts(
         indicator: Indicator,
-        request: &JudgeRequest,
+        request: &AnalysisRequest,
     ) -> Result<Vec<Self>, String> {
         if indicator == Indicator::EnvoyGateway {
             return Err(NO_ENVOY_GATEWAY.to_owned());
@@ -78,18 +79,18 @@ impl BuiltIn {
     }
 }
 
-/// The names of the canary's and of the stable Service.
-fn services(indicator: Indicator, request: &JudgeRequest) -> Result<(&str, &str), String> {
+/// Names of the canary Service and the stable Service.
+fn services(indicator: Indicator, request: &AnalysisRequest) -> Result<(&str, &str), String> {
     match (&request.canary_service, &request.stable_service) {
         (Some(canary), Some(stable)) => Ok((canary, stable)),
         _ => Err(format!(
             "the {} indicator needs strategy.canary.trafficRouting: it counts by the two Services",
-            name(indicator)
+            indicator_name(indicator)
         )),
     }
 }
 
-const fn name(indicator: Indicator) -> &'static str {
+const fn indicator_name(indicator: Indicator) -> &'static str {
     match indicator {
         Indicator::Traefik => "traefik",
         Indicator::EnvoyGateway => "envoy-gateway",
@@ -100,12 +101,16 @@ const fn name(indicator: Indicator) -> &'static str {
     }
 }
 
-/// The pod of the process that counts, as the usual service discovery names it.
+/// Labels of the exporter's pod in the usual service discovery.
 const EXPORTER: Option<[&str; 2]> = Some(["namespace", "pod"]);
 
-/// Traefik counts by service; a service is one backend of a route's rule.
-fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<BuiltIn>, String> {
-    let [canary, stable] = [canary, stable].map(|service| traefik::names_of(request, service));
+/// Traefik counts by service. A service is one backend of a route rule.
+fn traefik(
+    request: &AnalysisRequest,
+    canary: &str,
+    stable: &str,
+) -> Result<Vec<IndicatorCounters>, String> {
+    let [canary, stable] = [canary, stable].map(|service| traefik::backend_names(request, service));
     if canary.service == stable.service {
         return Err(format!(
             "Traefik writes both Services as {}, so that canary and stable cannot be told apart: rename one of them, or use the \
@@ -113,17 +118,17 @@ fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<Bui
             canary.service
         ));
     }
-    let unclear: Vec<String> = [canary.unclear, stable.unclear].concat();
+    let unclear: Vec<String> = [canary.ambiguous, stable.ambiguous].concat();
     let unclear = canary.why.or(stable.why).map(|why| (any_of(&unclear), why));
     let [canary, stable] = [canary.certain, stable.certain].map(|patterns| any_of(&patterns));
     let of_layout = |label: &'static str| {
-        let both = either(&canary, &stable);
-        let service = matcher(label, &both);
+        let both = alternation(&canary, &stable);
+        let service = label_matcher(label, &both);
         let sides = unclear.as_ref().map_or_else(
             || service.clone(),
-            |(unclear, _)| matcher(label, &either(&both, unclear)),
+            |(unclear, _)| label_matcher(label, &alternation(&both, unclear)),
         );
-        BuiltIn {
+        IndicatorCounters {
             requests: "traefik_service_requests_total",
             service,
             sides,
@@ -132,7 +137,7 @@ fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<Bui
             label,
             canary: canary.clone(),
             stable: stable.clone(),
-            unclear: unclear.clone(),
+            ambiguous: unclear.clone(),
             by_pod: false,
             exporter: EXPORTER,
         }
@@ -140,22 +145,22 @@ fn traefik(request: &JudgeRequest, canary: &str, stable: &str) -> Result<Vec<Bui
     Ok(["service", "exported_service"].map(of_layout).into())
 }
 
-/// Matches a label of the exporter's own: where it was renamed, the label without the prefix is the
-/// target's.
-fn matcher(label: &str, pattern: &str) -> String {
+/// Matches a label of the exporter itself. If it was renamed, the label without the prefix belongs
+/// to the target.
+fn label_matcher(label: &str, pattern: &str) -> String {
     let not_renamed = if label.starts_with("exported_") {
         String::new()
     } else {
         format!(",exported_{label}=\"\"")
     };
-    format!("{label}=~{}{not_renamed}", quoted(pattern))
+    format!("{label}=~{}{not_renamed}", quote(pattern))
 }
 
-/// Refuses an indicator that counts by Service alone, if another rule sends requests to one of the
+/// Rejects an indicator that only counts by Service if another rule sends requests to one of the
 /// two Services.
-fn alone(
+fn check_not_shared(
     indicator: Indicator,
-    request: &JudgeRequest,
+    request: &AnalysisRequest,
     is_told: impl Fn(&RouteRule) -> bool,
 ) -> Result<(), String> {
     let namespace = &request.rollout.namespace;
@@ -175,22 +180,26 @@ fn alone(
         "{} sends requests to the same Service without being split, and the {} indicator counts them alike: name that rule in \
          strategy.canary.trafficRouting, give it a Service of its own, or write counters that tell the two apart",
         other.title(),
-        name(indicator)
+        indicator_name(indicator)
     ))
 }
 
-/// Istio's standard metrics as the calling side's proxies tell them: gateways and sidecars alike
-/// name the Service that they chose, and count the requests that never reached a pod. What the
-/// pods' own proxies tell names no Service that is sure.
-fn istio(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, String> {
-    alone(Indicator::Istio, request, |_| false)?;
+/// Istio's standard metrics, as reported by the proxies of the callers. Gateways and sidecars name
+/// the Service that they chose, and also count requests that never reached a pod. The proxies of
+/// the pods themselves do not name the Service reliably.
+fn istio(
+    request: &AnalysisRequest,
+    canary: &str,
+    stable: &str,
+) -> Result<IndicatorCounters, String> {
+    check_not_shared(Indicator::Istio, request, |_| false)?;
     let [canary, stable] = [canary, stable].map(regex::escape);
-    let namespace = quoted(&request.rollout.namespace);
+    let namespace = quote(&request.rollout.namespace);
     let both = format!(
         "reporter=\"source\",destination_service_namespace={namespace},destination_service_name=~{}",
-        quoted(&either(&canary, &stable))
+        quote(&alternation(&canary, &stable))
     );
-    Ok(BuiltIn {
+    Ok(IndicatorCounters {
         requests: "istio_requests_total",
         service: both.clone(),
         sides: both,
@@ -199,22 +208,26 @@ fn istio(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, 
         label: "destination_service_name",
         canary,
         stable,
-        unclear: None,
+        ambiguous: None,
         by_pod: false,
         exporter: EXPORTER,
     })
 }
 
-/// Linkerd's outbound metrics, by the backend of an HTTPRoute that the calling side's proxies
-/// chose. A request without an answer has no status, and is a bad one. They name the route, and not
+/// Linkerd's outbound metrics, by the HTTPRoute backend that the proxies of the callers chose. A
+/// request without a response has no status and counts as bad. The metrics name the route, but not
 /// its rule.
-fn linkerd(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn, String> {
+fn linkerd(
+    request: &AnalysisRequest,
+    canary: &str,
+    stable: &str,
+) -> Result<IndicatorCounters, String> {
     let namespace = &request.rollout.namespace;
     let split = &request.rules.split;
     let is_other_route = |rule: &RouteRule| {
         rule.namespace != *namespace || split.iter().all(|split| split.route != rule.route)
     };
-    alone(Indicator::Linkerd, request, is_other_route)?;
+    check_not_shared(Indicator::Linkerd, request, is_other_route)?;
     let [canary, stable] = [canary, stable].map(regex::escape);
     let mut routes: Vec<String> = split
         .iter()
@@ -224,11 +237,11 @@ fn linkerd(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn
     routes.dedup();
     let both = format!(
         "route_kind=\"HTTPRoute\",route_namespace={namespace},route_name=~{},backend_namespace={namespace},backend_name=~{}",
-        quoted(&any_of(&routes)),
-        quoted(&either(&canary, &stable)),
-        namespace = quoted(namespace),
+        quote(&any_of(&routes)),
+        quote(&alternation(&canary, &stable)),
+        namespace = quote(namespace),
     );
-    Ok(BuiltIn {
+    Ok(IndicatorCounters {
         requests: "outbound_http_route_backend_response_statuses_total",
         service: both.clone(),
         sides: both,
@@ -237,13 +250,14 @@ fn linkerd(request: &JudgeRequest, canary: &str, stable: &str) -> Result<BuiltIn
         label: "backend_name",
         canary,
         stable,
-        unclear: None,
+        ambiguous: None,
         by_pod: false,
         exporter: EXPORTER,
     })
 }
 
-/// The labels of ingress-nginx for the namespace and the Service, as scrapes can have renamed them.
+/// Labels of ingress-nginx for the namespace and the Service, including the names that they may
+/// have after renaming.
 const NGINX_LABELS: [[&str; 2]; 4] = [
     ["namespace", "service"],
     ["exported_namespace", "exported_service"],
@@ -251,19 +265,24 @@ const NGINX_LABELS: [[&str; 2]; 4] = [
     ["namespace", "exported_service"],
 ];
 
-/// ingress-nginx counts by the Service of the main Ingress, and names the canary's upstream,
-/// `<ns>-<service>-<port>`, where it served.
-fn nginx(request: &JudgeRequest, canary: &str, stable: &str, labels: [&'static str; 2]) -> BuiltIn {
+/// ingress-nginx counts by the Service of the main Ingress. Requests that the canary served also
+/// name its upstream, `<ns>-<service>-<port>`.
+fn nginx(
+    request: &AnalysisRequest,
+    canary: &str,
+    stable: &str,
+    labels: [&'static str; 2],
+) -> IndicatorCounters {
     let namespace = &request.rollout.namespace;
     let upstream = regex::escape(&format!("{namespace}-{canary}"));
-    // A dash more can be in the Service's name or in the port's.
+    // An additional dash may belong to the name of the Service or of the port.
     let (canary, unclear) = (
         format!("{upstream}-[a-z0-9]+"),
         format!("{upstream}-[a-z0-9]+-[-a-z0-9]+"),
     );
     let matchers = |pattern: &str| {
-        let of = |label, value| matcher(label, &regex::escape(value));
-        let pattern = quoted(&format!("(?:{pattern})?"));
+        let of = |label, value| label_matcher(label, &regex::escape(value));
+        let pattern = quote(&format!("(?:{pattern})?"));
         format!(
             "{},{},canary=~{pattern}",
             of(labels[0], namespace),
@@ -275,7 +294,7 @@ fn nginx(request: &JudgeRequest, canary: &str, stable: &str, labels: [&'static s
          the port of the canary's Ingress as a number",
         request.canary_service.as_deref().unwrap_or_default()
     );
-    BuiltIn {
+    IndicatorCounters {
         requests: "nginx_ingress_controller_requests",
         service: matchers(&canary),
         sides: matchers(&format!("{canary}|{unclear}")),
@@ -283,43 +302,47 @@ fn nginx(request: &JudgeRequest, canary: &str, stable: &str, labels: [&'static s
         durations: "nginx_ingress_controller_request_duration_seconds",
         label: "canary",
         canary,
-        // A label without a value.
+        // Empty label value.
         stable: String::new(),
-        unclear: Some((unclear, why)),
+        ambiguous: Some((unclear, why)),
         by_pod: false,
         exporter: Some(["controller_namespace", "controller_pod"]),
     }
 }
 
-/// The pods' own histogram by OpenTelemetry's semantic conventions for HTTP servers, with the
-/// labels `namespace` and `pod` of the usual scrape configuration. Series without a status are left
-/// out: with them, a service that names its statuses otherwise would seem never to fail.
+/// The histogram of the pods themselves, according to OpenTelemetry's semantic conventions for HTTP
+/// servers, with the labels `namespace` and `pod` of the usual scrape configuration. Series without
+/// a status code are excluded. Otherwise a service that uses another status label would seem never
+/// to fail.
 fn pod(
-    request: &JudgeRequest,
+    request: &AnalysisRequest,
     [namespace_label, label]: [&'static str; 2],
-) -> Result<BuiltIn, String> {
+) -> Result<IndicatorCounters, String> {
     let Some(stable) = &request.stable_replica_set else {
         return Err("there is no stable revision to compare with".to_owned());
     };
-    let (canary, stable) = (pods_of(&request.canary_replica_set), pods_of(stable));
-    let all = pods_of_all_revisions(&request.rollout.name);
+    let (canary, stable) = (
+        pod_name_pattern(&request.canary_replica_set),
+        pod_name_pattern(stable),
+    );
+    let all = pod_name_pattern_of_all_revisions(&request.rollout.name);
     let matchers = |pods: &str| {
-        let namespace = quoted(&request.rollout.namespace);
+        let namespace = quote(&request.rollout.namespace);
         format!(
             "{namespace_label}={namespace},{label}=~{},http_response_status_code!=\"\"",
-            quoted(pods)
+            quote(pods)
         )
     };
-    Ok(BuiltIn {
+    Ok(IndicatorCounters {
         requests: "http_server_request_duration_seconds_count",
         service: matchers(&all),
-        sides: matchers(&either(&canary, &stable)),
+        sides: matchers(&alternation(&canary, &stable)),
         bad: "http_response_status_code=~\"5..\"",
         durations: "http_server_request_duration_seconds",
         label,
         canary,
         stable,
-        unclear: None,
+        ambiguous: None,
         by_pod: true,
         exporter: None,
     })

@@ -1,44 +1,45 @@
-//! From what Prometheus has counted to what a planner, a status and people read.
+//! Metrics analysis: queries Prometheus and reports evidence to the planner, to the status and to
+//! operators.
 //!
-//! The way of an objective through this crate: [`selector`] says which series are read and which
-//! side each counts for, [`prometheus`] asks for them ([`access`]: with which headers and
-//! certificates), [`reading`] turns the answers into samples, [`release`] hands those to the
-//! statistics of `serin_analysis` and keeps their state, [`telling`] says what came out. Whatever
-//! asks at its own pace stands outside: the controller polls for the releases under way, [`replay`]
-//! reads the past.
+//! Data flow for one objective: [`counter_selectors`] defines the series and their assignment to
+//! canary and stable. [`prometheus`] queries them, with the headers and certificates of
+//! [`credentials`]. [`sample_reader`] converts the answers to samples. [`release_analysis`] passes
+//! the samples to the statistics of `serin_analysis` and keeps their state. [`report`] converts the
+//! result for the planner and the status. Scheduling is the caller's responsibility: the controller
+//! polls for active releases, and [`replay`] reads the past.
 //!
-//! Only [`prometheus`], [`history`], [`service`] and [`replay`] do IO; nothing here knows
-//! Kubernetes' API.
+//! Only [`prometheus`], [`backfill`], [`service_slo`] and [`replay`] perform IO. This crate does
+//! not use the Kubernetes API.
 
-pub mod access;
+pub mod backfill;
+mod bake;
 pub mod budget;
 pub mod checkpoint;
 pub mod checks;
+pub mod counter_selectors;
+pub mod credentials;
 mod fingerprint;
-mod guarded;
 pub mod histogram;
-pub mod history;
 mod indicator;
-pub mod judged;
+mod latency_guard;
 mod matcher;
+pub mod objective_analysis;
 pub mod prometheus;
-pub mod reading;
-pub mod release;
+pub mod release_analysis;
 pub mod replay;
+pub mod report;
 mod request;
 pub mod routes;
+pub mod sample_reader;
 mod scrape_interval;
-pub mod selector;
-pub mod service;
+mod server_side_aggregation;
+pub mod service_slo;
 pub mod settings;
-mod sums;
-pub mod targets;
-pub mod telling;
+pub mod target_deduplicator;
 mod traefik;
-mod watch;
 
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 
 pub use matcher::is_pod_name_of;
-pub use request::{JudgeRequest, Look, Phase, RolloutName};
+pub use request::{AnalysisRequest, AnalysisSnapshot, ReleasePhase, RolloutName};

@@ -1,23 +1,23 @@
-//! The texts of label matchers, and the names that Kubernetes and routers make of other names.
+//! Label matchers, and the names that Kubernetes and routers derive from other names.
 
-/// The API server cuts a generated name's base here, so that the name has at most 63 characters.
-const LONGEST_GENERATED_BASE: usize = 58;
+/// The API server truncates the base of a generated name to this length, so that the name has at
+/// most 63 characters.
+const MAX_GENERATED_BASE: usize = 58;
 
-/// The length of the random suffix of a generated name.
+/// Length of the random suffix of a generated name.
 const SUFFIX_LENGTH: usize = 5;
 
-/// What the names of a ReplicaSet's pods begin with, and whether the ReplicaSet's name is too long
-/// to be in them completely.
+/// The prefix of a ReplicaSet's pod names, and whether the ReplicaSet name is truncated in it.
 pub(crate) fn pod_name_base(replica_set: &str) -> (String, bool) {
     let base = format!("{replica_set}-");
-    match base.get(..LONGEST_GENERATED_BASE) {
+    match base.get(..MAX_GENERATED_BASE) {
         Some(cut) if cut.len() < base.len() => (cut.to_owned(), true),
         _ => (base, false),
     }
 }
 
-/// Whether a pod can be one of a ReplicaSet's by its name. If the ReplicaSet's name is too long,
-/// pods of others can be as well.
+/// Whether a pod may belong to a ReplicaSet, according to its name. If the ReplicaSet name is
+/// truncated, pods of other ReplicaSets can match.
 pub fn is_pod_name_of(replica_set: &str, pod: &str) -> bool {
     let (base, _) = pod_name_base(replica_set);
     let is_random = |suffix: &str| {
@@ -29,18 +29,18 @@ pub fn is_pod_name_of(replica_set: &str, pod: &str) -> bool {
     pod.strip_prefix(base.as_str()).is_some_and(is_random)
 }
 
-/// The names of a ReplicaSet's pods: its name and a random suffix.
-pub(crate) fn pods_of(replica_set: &str) -> String {
+/// Pattern of a ReplicaSet's pod names: its name and a random suffix.
+pub(crate) fn pod_name_pattern(replica_set: &str) -> String {
     let (base, _) = pod_name_base(replica_set);
     format!("{}[a-z0-9]{{{SUFFIX_LENGTH}}}", regex::escape(&base))
 }
 
-/// The names of the pods of every revision of a Rollout: its name, the revision and a random
-/// suffix, as far as the name leaves room.
-pub(crate) fn pods_of_all_revisions(rollout: &str) -> String {
+/// Pattern of the pod names of all revisions of a Rollout: its name, the revision and a random
+/// suffix, as far as they fit.
+pub(crate) fn pod_name_pattern_of_all_revisions(rollout: &str) -> String {
     let base = format!("{rollout}-");
-    let room = LONGEST_GENERATED_BASE.saturating_sub(base.len());
-    let base = base.get(..LONGEST_GENERATED_BASE).unwrap_or(&base);
+    let room = MAX_GENERATED_BASE.saturating_sub(base.len());
+    let base = base.get(..MAX_GENERATED_BASE).unwrap_or(&base);
     match room {
         0 => format!("{}[a-z0-9]{{{SUFFIX_LENGTH}}}", regex::escape(base)),
         _ => format!(
@@ -50,11 +50,11 @@ pub(crate) fn pods_of_all_revisions(rollout: &str) -> String {
     }
 }
 
-pub(crate) fn either(canary: &str, stable: &str) -> String {
+pub(crate) fn alternation(canary: &str, stable: &str) -> String {
     format!("(?:{canary})|(?:{stable})")
 }
 
-/// One of these regular expressions; one that matches no name of an object if there is none.
+/// Matches any of these patterns. Without patterns it matches no object name.
 pub(crate) fn any_of(patterns: &[String]) -> String {
     match patterns {
         [] => "!".to_owned(),
@@ -63,12 +63,12 @@ pub(crate) fn any_of(patterns: &[String]) -> String {
     }
 }
 
-pub(crate) fn quoted(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Names as Traefik joins them: letters and numbers, separated by single dashes.
-pub(crate) fn joined(names: &[&str]) -> String {
+/// Joins names as Traefik does: letters and digits, separated by single dashes.
+pub(crate) fn join_with_dashes(names: &[&str]) -> String {
     let words = names
         .iter()
         .flat_map(|name| name.split(|c: char| !c.is_alphanumeric()));
@@ -83,12 +83,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_joined_by_single_dashes() {
-        assert_eq!(joined(&["shop-check.out--v2", "x"]), "shop-check-out-v2-x");
+    fn names_are_joined_with_single_dashes() {
+        assert_eq!(
+            join_with_dashes(&["shop-check.out--v2", "x"]),
+            "shop-check-out-v2-x"
+        );
     }
 
     #[test]
-    fn a_pod_name_is_its_replica_set_and_five_characters() {
+    fn a_pod_name_is_its_replica_set_name_and_five_characters() {
         assert!(is_pod_name_of("shop-abc", "shop-abc-x7k2p"));
         for other in [
             "shop-abc",
@@ -102,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_before_the_suffix_as_the_api_server_does() {
-        // kubernetes apiserver, storage/names/generate.go: the base is cut at 58 characters, and
-        // what is cut can be the dash.
+    fn a_long_name_is_truncated_before_the_suffix() {
+        // kubernetes apiserver, storage/names/generate.go: the base is truncated to 58 characters,
+        // which can remove the dash.
         let set = "s".repeat(58);
         assert!(is_pod_name_of(&set, &format!("{set}x7k2p")));
         assert!(!pod_name_base(&"s".repeat(57)).1 && pod_name_base(&set).1);

@@ -1,4 +1,4 @@
-//! What is asked of a judge, and what it says.
+//! Input and output of an analysis.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStat
 use crate::matcher::is_pod_name_of;
 use crate::routes::RouteRules;
 
-/// A Rollout by its namespace and name.
+/// Namespace and name of a Rollout.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RolloutName {
     /// The namespace.
@@ -23,74 +23,71 @@ pub struct RolloutName {
     pub name: String,
 }
 
-/// How far a release has come, as far as it matters to what is asked of its metrics.
+/// Phase of a release, as far as it affects the analysis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Phase {
-    /// Not under way: only how the service's error budget stands is asked.
+pub enum ReleasePhase {
+    /// No release is in progress. Only the error budget of the service is read.
     Idle,
-    /// On its way through steps or weights.
+    /// The release progresses through steps or weights.
     #[default]
     Release,
     /// All steps are complete.
     BeforePromotion,
-    /// On its way to all of the traffic: nothing but a breach matters any more.
+    /// Traffic is moving to the canary completely. Only a breach matters.
     Promoting,
-    /// With all of the traffic, watched.
+    /// The release receives all of the traffic during the bake time.
     AfterPromotion,
 }
 
-/// What is to be judged, as one reconcile sees it. Say it again at every reconcile; it costs
-/// nothing where nothing has changed.
+/// Desired analysis of one release. Idempotent: submit it on every reconcile.
 #[derive(Clone, Debug, PartialEq)]
-pub struct JudgeRequest {
-    /// The Rollout, told when its judgement has changed.
+pub struct AnalysisRequest {
+    /// The Rollout, which is reconciled when its report changes.
     pub rollout: RolloutName,
     /// The Rollout's UID.
     pub uid: String,
-    /// The revision that is being released.
+    /// Revision that is being released.
     pub revision: Revision,
-    /// How it is judged.
+    /// Analysis settings of the spec.
     pub analysis: AnalysisSpec,
-    /// The Service of the stable side, where there is one.
+    /// Service of stable, if there is one.
     pub stable_service: Option<String>,
-    /// The Service of the canary side, where there is one.
+    /// Service of the canary, if there is one.
     pub canary_service: Option<String>,
-    /// The rules of HTTPRoutes that send requests to the two Services, or whose names look like
-    /// that in metrics.
+    /// HTTPRoute rules that send requests to the two Services, or whose names cannot be
+    /// distinguished from these in metrics.
     pub rules: RouteRules,
-    /// The name of the stable revision's ReplicaSet.
+    /// Name of the stable ReplicaSet.
     pub stable_replica_set: Option<String>,
-    /// The name of the canary revision's ReplicaSet.
+    /// Name of the canary ReplicaSet.
     pub canary_replica_set: String,
-    /// The side of each pod that is known by its owner. It decides if the ReplicaSet's name is too
-    /// long to be in its pods' names.
+    /// Side of each pod whose owner is known. Required if the name of the ReplicaSet is truncated
+    /// in the names of its pods.
     pub pod_sides: BTreeMap<String, Arm>,
-    /// When each pod of either side was created, by name. A pod that is not listed counts from its
+    /// Creation times of the pods of both sides, by name. A pod that is not listed counts from its
     /// second scrape on.
     pub pods_created_at: BTreeMap<String, Timestamp>,
-    /// The canary's share in effect; zero: nothing is judged.
+    /// Effective canary weight. At zero there is no analysis.
     pub weight: Weight,
-    /// The bounds of the pace where evidence sets it; nothing where steps do.
+    /// Bounds of an evidence-driven pace. `None` if explicit steps set the pace.
     pub pace: Option<EvidencePace>,
-    /// The canary's share at which the evidence must suffice before it goes on; nothing where no
+    /// Weight at which the evidence must be sufficient before the release continues. `None` if no
     /// step waits for that.
-    pub proven_at: Option<Weight>,
-    /// How far it has come.
-    pub phase: Phase,
-    /// Whether a person has lifted the freeze for this revision.
+    pub evidence_required_at: Option<Weight>,
+    /// Phase of the release.
+    pub phase: ReleasePhase,
+    /// Whether the freeze was lifted manually for this revision.
     pub freeze_lifted: bool,
-    /// When the last release before this one ended, if there was one, be it of the same revision.
-    /// It identifies the attempt: a retry has a later one. Nothing that an earlier attempt has
-    /// counted is held against this one.
+    /// End of the previous release, if there was one, even of the same revision. It identifies the
+    /// attempt: a retry has a later one. Nothing from an earlier attempt counts against this one.
     pub previous_ended_at: Option<Timestamp>,
-    /// The position from which to go on, as the status has it.
+    /// Stored state from which to continue.
     pub resume_from: Option<AnalysisStatus>,
 }
 
-impl JudgeRequest {
-    /// Whether this is a pod of the canary's ReplicaSet: by its owner if that is known, else by its
-    /// name.
+impl AnalysisRequest {
+    /// Whether this is a canary pod, according to its owner if known, else according to its name.
     pub(crate) fn is_canary_pod(&self, pod: &str) -> bool {
         match self.pod_sides.get(pod) {
             Some(side) => *side == Arm::Canary,
@@ -98,8 +95,8 @@ impl JudgeRequest {
         }
     }
 
-    /// When the canary's pods were created, in milliseconds since the epoch.
-    pub(crate) fn canary_created_ms(&self) -> impl Iterator<Item = i64> {
+    /// Creation times of the canary's pods, in milliseconds since the epoch.
+    pub(crate) fn canary_creation_times_ms(&self) -> impl Iterator<Item = i64> {
         let pods = self
             .pods_created_at
             .iter()
@@ -107,37 +104,37 @@ impl JudgeRequest {
         pods.map(|(_, created_at)| created_at.as_millisecond())
     }
 
-    /// Whether both are about the same attempt at releasing a revision.
+    /// Whether both requests belong to the same attempt to release a revision.
     pub fn is_same_attempt(&self, other: &Self) -> bool {
         let second = |request: &Self| request.previous_ended_at.map(Timestamp::as_second);
         self.revision == other.revision && second(self) == second(other)
     }
 }
 
-/// What the metrics say of a release at this moment.
+/// Result of the analysis at one point in time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
-    /// For the planner.
-    pub judgement: AnalysisReport,
-    /// For the status, by objective.
+pub struct AnalysisSnapshot {
+    /// Report for the planner.
+    pub report: AnalysisReport,
+    /// Evidence for the status, by objective.
     pub evidence: Vec<EvidenceStatus>,
-    /// For the status, by objective: how the service's error budget stands.
+    /// Error budgets for the status, by objective.
     pub budgets: Vec<BudgetStatus>,
-    /// For the status, by check.
+    /// Check results for the status.
     pub checks: Vec<CheckStatus>,
-    /// Whether samples of the canary at its weight have arrived.
+    /// Whether canary samples at the current weight have arrived.
     pub has_samples_at_weight: bool,
-    /// For the status: from here a restarted controller goes on.
+    /// Stored state for the status, from which a restarted controller continues.
     pub checkpoint: Option<AnalysisStatus>,
-    /// For `kubectl get`: `budget 0.7 % · E 3.1/100`.
+    /// Summary for `kubectl get`: `budget 0.7 % · E 3.1/100`.
     pub summary: Option<String>,
 }
 
-impl Look {
-    /// Nothing is known yet.
+impl AnalysisSnapshot {
+    /// A snapshot before the first result.
     pub fn undecided(message: &str, now: Timestamp) -> Self {
         let proven = SatisfiedRequirements::default();
-        Self::of(AnalysisReport::Undecided {
+        Self::from_report(AnalysisReport::Undecided {
             message: message.to_owned(),
             fresh_since: now,
             next_weight: None,
@@ -145,10 +142,10 @@ impl Look {
         })
     }
 
-    /// A judgement without evidence.
-    pub fn of(judgement: AnalysisReport) -> Self {
+    /// A snapshot without evidence.
+    pub fn from_report(judgement: AnalysisReport) -> Self {
         Self {
-            judgement,
+            report: judgement,
             evidence: Vec::new(),
             budgets: Vec::new(),
             checks: Vec::new(),

@@ -1,76 +1,76 @@
-//! The rules of HTTPRoutes that send requests to a Rollout's two Services.
+//! HTTPRoute rules that send requests to the two Services of a Rollout.
 //!
-//! A router's counters name the backend and, at best, the route. Which of them count for a Rollout
-//! depends on all routes of the cluster: another rule can reach the same Service, and names that
-//! are joined by dashes can be equal.
+//! The counters of a router name the backend and, at best, the route. Which of them belong to a
+//! Rollout depends on all routes of the cluster: another rule may reach the same Service, and
+//! different names can be equal once they are joined with dashes.
 
 use serde_json::Value;
 use serin_core::plan::{RouteRef, Routing};
 
-use crate::matcher::joined;
+use crate::matcher::join_with_dashes;
 
-/// What a route is attached to.
+/// Parent of a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteParent {
-    /// Whether it is a ListenerSet; if not, a Gateway.
+    /// Whether the parent is a ListenerSet instead of a Gateway.
     pub is_listener_set: bool,
-    /// Its namespace.
+    /// Namespace.
     pub namespace: String,
-    /// Its name.
+    /// Name.
     pub name: String,
 }
 
-/// A Service that a rule sends requests to.
+/// A Service that receives requests from a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteBackend {
-    /// Its namespace.
+    /// Namespace.
     pub namespace: String,
-    /// Its name.
+    /// Name.
     pub service: String,
-    /// Its port.
+    /// Port.
     pub port: Option<u64>,
 }
 
 /// One rule of an HTTPRoute.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteRule {
-    /// The namespace of the route.
+    /// Namespace of the route.
     pub namespace: String,
-    /// The name of the route.
+    /// Name of the route.
     pub route: String,
-    /// The position of the rule in the route; `None` if it is not known.
+    /// Index of the rule in the route. `None` if unknown.
     pub index: Option<usize>,
-    /// The name of the rule.
+    /// Name of the rule.
     pub name: Option<String>,
-    /// What the route is attached to; empty if it is not known.
+    /// Parents of the route. Empty if unknown.
     pub parents: Vec<RouteParent>,
-    /// The Services that the rule sends requests to.
+    /// Services that receive requests from the rule.
     pub backends: Vec<RouteBackend>,
 }
 
-/// The rules that matter to one Rollout.
+/// The rules that are relevant for one Rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteRules {
-    /// The rules that the Rollout splits.
+    /// Rules whose traffic the Rollout splits.
     pub split: Vec<RouteRule>,
-    /// All other rules of the cluster with a backend whose name, joined by dashes, is that of one
-    /// of the two Services.
+    /// All other rules of the cluster with a backend whose name, joined with dashes, equals that of
+    /// one of the two Services.
     pub others: Vec<RouteRule>,
 }
 
 impl RouteRules {
-    /// Reads the rules that matter to a Rollout from the HTTPRoutes of a cluster.
-    pub fn of<'a>(
+    /// Selects the rules that are relevant for a Rollout from the HTTPRoutes of a cluster.
+    pub fn from_routes<'a>(
         routes: impl IntoIterator<Item = &'a Value>,
         namespace: &str,
         routing: &Routing,
     ) -> Self {
         let names = [&routing.stable_service, &routing.canary_service]
-            .map(|service| joined(&[namespace, service]));
+            .map(|service| join_with_dashes(&[namespace, service]));
         let mut rules = Self::default();
-        for rule in routes.into_iter().flat_map(rules_of) {
+        for rule in routes.into_iter().flat_map(parse_rules) {
             let concerns = |backend: &RouteBackend| {
-                names.contains(&joined(&[&backend.namespace, &backend.service]))
+                names.contains(&join_with_dashes(&[&backend.namespace, &backend.service]))
             };
             if is_split(&rule, namespace, routing) {
                 rules.split.push(rule);
@@ -83,8 +83,8 @@ impl RouteRules {
         rules
     }
 
-    /// The rules that a plan names, if the HTTPRoutes themselves cannot be read.
-    pub fn planned(namespace: &str, routing: &Routing) -> Self {
+    /// Creates the rules from a plan, if the HTTPRoutes cannot be read.
+    pub fn from_plan(namespace: &str, routing: &Routing) -> Self {
         let rule = |RouteRef { name, rule, .. }: &RouteRef| RouteRule {
             namespace: namespace.to_owned(),
             route: name.clone(),
@@ -101,7 +101,7 @@ impl RouteRules {
 }
 
 impl RouteRule {
-    /// The rule as messages name it.
+    /// The name of the rule in messages.
     pub(crate) fn title(&self) -> String {
         let rule = match (&self.name, self.index) {
             (Some(name), _) => format!("rule {name} of "),
@@ -112,21 +112,24 @@ impl RouteRule {
     }
 }
 
-/// The Services behind a route, as their joined names: a cheap test for whether [`RouteRules::of`]
-/// needs the route at all.
+/// The Services behind a route, as joined names: a cheap test whether [`RouteRules::from_routes`]
+/// needs the route.
 pub fn backend_names(route: &Value) -> Vec<String> {
-    let backends = rules_of(route).into_iter().flat_map(|rule| rule.backends);
+    let backends = parse_rules(route)
+        .into_iter()
+        .flat_map(|rule| rule.backends);
     let mut names: Vec<String> = backends
-        .map(|backend| joined(&[&backend.namespace, &backend.service]))
+        .map(|backend| join_with_dashes(&[&backend.namespace, &backend.service]))
         .collect();
     names.sort();
     names.dedup();
     names
 }
 
-/// The same for the two Services of a Rollout.
+/// The joined names of the two Services of a Rollout.
 pub fn service_names(namespace: &str, routing: &Routing) -> [String; 2] {
-    [&routing.stable_service, &routing.canary_service].map(|service| joined(&[namespace, service]))
+    [&routing.stable_service, &routing.canary_service]
+        .map(|service| join_with_dashes(&[namespace, service]))
 }
 
 fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {
@@ -141,51 +144,57 @@ fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {
         && rule.backends.iter().any(is_stable)
 }
 
-fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
+fn string_field<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object
         .get(field)
         .and_then(Value::as_str)
         .filter(|text| !text.is_empty())
 }
 
-fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+fn array_at<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object
         .pointer(pointer)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
-fn rules_of(route: &Value) -> Vec<RouteRule> {
+fn parse_rules(route: &Value) -> Vec<RouteRule> {
     let of_route = |field: &str| {
         route
             .get("metadata")
-            .and_then(|metadata| text(metadata, field))
+            .and_then(|metadata| string_field(metadata, field))
             .unwrap_or_default()
     };
     let (namespace, name) = (of_route("namespace"), of_route("name"));
     let parent = |parent: &Value| RouteParent {
-        is_listener_set: text(parent, "kind") == Some("ListenerSet"),
-        namespace: text(parent, "namespace").unwrap_or(namespace).to_owned(),
-        name: text(parent, "name").unwrap_or_default().to_owned(),
+        is_listener_set: string_field(parent, "kind") == Some("ListenerSet"),
+        namespace: string_field(parent, "namespace")
+            .unwrap_or(namespace)
+            .to_owned(),
+        name: string_field(parent, "name").unwrap_or_default().to_owned(),
     };
-    let mut parents: Vec<RouteParent> =
-        list(route, "/spec/parentRefs").iter().map(parent).collect();
+    let mut parents: Vec<RouteParent> = array_at(route, "/spec/parentRefs")
+        .iter()
+        .map(parent)
+        .collect();
     parents.sort();
     parents.dedup();
     let backend = |backend: &Value| RouteBackend {
-        namespace: text(backend, "namespace").unwrap_or(namespace).to_owned(),
-        service: text(backend, "name").unwrap_or_default().to_owned(),
+        namespace: string_field(backend, "namespace")
+            .unwrap_or(namespace)
+            .to_owned(),
+        service: string_field(backend, "name").unwrap_or_default().to_owned(),
         port: backend.get("port").and_then(Value::as_u64),
     };
     let rule = |(index, rule): (usize, &Value)| RouteRule {
         namespace: namespace.to_owned(),
         route: name.to_owned(),
         index: Some(index),
-        name: text(rule, "name").map(ToOwned::to_owned),
+        name: string_field(rule, "name").map(ToOwned::to_owned),
         parents: parents.clone(),
-        backends: list(rule, "/backendRefs").iter().map(backend).collect(),
+        backends: array_at(rule, "/backendRefs").iter().map(backend).collect(),
     };
-    list(route, "/spec/rules")
+    array_at(route, "/spec/rules")
         .iter()
         .enumerate()
         .map(rule)
@@ -222,12 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn the_named_rule_is_split_and_the_others_are_not() {
+    fn only_the_named_rule_is_split() {
         // gatewayapi plugin #226: two rules name the same Services, only one is managed.
         let rules = json!([{"name": "probe", "backendRefs": [{"name": "shop", "port": 80}]},
             {"name": "api", "backendRefs": [{"name": "shop", "port": 80}, {"name": "shop-canary", "port": 80}]}]);
         let shop = route("web", "shop", &rules);
-        let found = RouteRules::of([&shop], "web", &routing(Some("api")));
+        let found = RouteRules::from_routes([&shop], "web", &routing(Some("api")));
         assert_eq!(
             found
                 .split
@@ -245,13 +254,15 @@ mod tests {
             ["rule probe of HTTPRoute web/shop"]
         );
         assert_eq!(
-            RouteRules::of([&shop], "web", &routing(None)).split.len(),
+            RouteRules::from_routes([&shop], "web", &routing(None))
+                .split
+                .len(),
             2
         );
     }
 
     #[test]
-    fn a_backend_whose_joined_name_is_the_same_is_another_rule_that_matters() {
+    fn a_backend_with_the_same_joined_name_is_relevant() {
         // traefik #10139: namespace and Service joined by a dash.
         let other = route(
             "web-shop",
@@ -263,7 +274,7 @@ mod tests {
             "y",
             &json!([{"backendRefs": [{"name": "cart", "port": 80}]}]),
         );
-        let found = RouteRules::of([&other, &unrelated], "web", &routing(None));
+        let found = RouteRules::from_routes([&other, &unrelated], "web", &routing(None));
         assert_eq!((found.split.len(), found.others.len()), (0, 1));
         assert_eq!(backend_names(&other), ["web-shop-canary"]);
         assert!(service_names("web", &routing(None)).contains(&"web-shop-canary".to_owned()));

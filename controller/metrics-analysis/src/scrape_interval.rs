@@ -1,45 +1,46 @@
-//! The scrape interval, learned from the timestamps of the samples.
+//! Learns the scrape interval from the timestamps of the samples.
 //!
-//! Each scrape target is followed on its own: a gateway may be scraped every second and pods every
+//! Each scrape target is tracked separately: a gateway may be scraped every second, and pods every
 //! minute. The interval of an objective is that of its slowest target, because its rounds and its
-//! staleness must wait for that one.
+//! staleness depend on that target.
 //!
-//! Of each target the median of its latest spacings counts, so that missed scrapes and jitter
-//! change nothing. A spacing beyond [`LONGEST_MS`] is a gap and says nothing: a target that stops
-//! delivering keeps the interval it had, and becomes stale by it.
+//! The interval of a target is the median of its latest spacings, so that missed scrapes and jitter
+//! have no effect. A spacing beyond [`MAX_INTERVAL_MS`] is a gap and is ignored: a target that
+//! stops delivering keeps its interval, and becomes stale accordingly.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serin_crds::text::format_duration;
+use serin_crds::literals::format_duration;
 
-/// The longest interval that is learned. A longer one must be written into the spec.
-pub const LONGEST_MS: i64 = 300_000;
-/// Samples closer together than this are not two scrapes of one target.
-const SHORTEST_MS: i64 = 100;
-/// Prometheus' own default. Once samples arrive, staleness assumes at least this until their
-/// spacing is known.
+/// Maximum interval that is learned, in milliseconds. Longer intervals must be configured in the
+/// spec.
+pub const MAX_INTERVAL_MS: i64 = 300_000;
+/// Minimum spacing between two scrapes of one target, in milliseconds.
+const MIN_INTERVAL_MS: i64 = 100;
+/// Prometheus' default scrape interval in milliseconds. Once samples arrive, staleness assumes at
+/// least this interval until their spacing is known.
 const PROMETHEUS_DEFAULT_MS: i64 = 60_000;
-/// Number of spacings remembered per target, and the number needed to learn from it.
+/// Number of spacings stored per target, and the number required to learn from them.
 const SPACINGS: usize = 8;
-const LEAST_SPACINGS: usize = 2;
-/// Number of targets followed per objective. More of them add nothing to what these show.
-const TARGETS: usize = 512;
-/// Samples later than the clock by more than this are not believed.
+const MIN_SPACINGS: usize = 2;
+/// Maximum number of targets tracked per objective. More targets add no information.
+const MAX_TARGETS: usize = 512;
+/// Samples that are later than the clock by more than this are ignored, in milliseconds.
 const CLOCK_SKEW_MS: i64 = 300_000;
 
 /// The latest scrapes of one target.
 #[derive(Clone, Debug)]
-struct Target {
+struct TargetSpacings {
     last_ms: i64,
     spacings: VecDeque<i64>,
 }
 
-impl Target {
-    /// Records a scrape; an older one than the last is known already.
+impl TargetSpacings {
+    /// Records a scrape. Scrapes older than the last one are already known.
     fn record(&mut self, at_ms: i64, longest_ms: i64) {
         let spacing_ms = at_ms.saturating_sub(self.last_ms);
-        if spacing_ms < SHORTEST_MS {
+        if spacing_ms < MIN_INTERVAL_MS {
             return;
         }
         self.last_ms = at_ms;
@@ -54,7 +55,7 @@ impl Target {
 
     /// The lower median of the spacings, once there are enough.
     fn interval_ms(&self) -> Option<i64> {
-        if self.spacings.len() < LEAST_SPACINGS {
+        if self.spacings.len() < MIN_SPACINGS {
             return None;
         }
         let mut sorted: Vec<i64> = self.spacings.iter().copied().collect();
@@ -68,7 +69,7 @@ impl Target {
 pub(crate) struct ScrapeInterval {
     configured_ms: i64,
     learned_ms: Option<i64>,
-    targets: BTreeMap<String, Target>,
+    targets: BTreeMap<String, TargetSpacings>,
 }
 
 impl ScrapeInterval {
@@ -79,12 +80,12 @@ impl ScrapeInterval {
             learned_ms: None,
             targets: BTreeMap::new(),
         };
-        interval.learned_ms = learned_ms.map(|ms| ms.clamp(SHORTEST_MS, interval.longest_ms()));
+        interval.learned_ms = learned_ms.map(|ms| ms.clamp(MIN_INTERVAL_MS, interval.longest_ms()));
         interval
     }
 
     fn longest_ms(&self) -> i64 {
-        LONGEST_MS.max(self.configured_ms)
+        MAX_INTERVAL_MS.max(self.configured_ms)
     }
 
     /// Records the scrapes in an answer: target and timestamp, in any order and with repetitions.
@@ -94,7 +95,7 @@ impl ScrapeInterval {
         scrapes: impl Iterator<Item = (&'a str, i64)>,
         now_ms: i64,
     ) -> bool {
-        let before = (self.interval_ms(), self.patient_ms());
+        let before = (self.interval_ms(), self.staleness_interval_ms());
         let mut by_target: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
         let latest_ms = now_ms.saturating_add(CLOCK_SKEW_MS);
         for (target, at_ms) in scrapes.filter(|(_, at_ms)| *at_ms <= latest_ms) {
@@ -110,12 +111,12 @@ impl ScrapeInterval {
                 continue;
             };
             if !self.targets.contains_key(target) {
-                if self.targets.len() >= TARGETS {
+                if self.targets.len() >= MAX_TARGETS {
                     continue;
                 }
                 self.targets.insert(
                     target.to_owned(),
-                    Target {
+                    TargetSpacings {
                         last_ms: first_ms,
                         spacings: VecDeque::new(),
                     },
@@ -128,11 +129,11 @@ impl ScrapeInterval {
             }
         }
         self.forget_removed_targets();
-        self.learn();
-        before != (self.interval_ms(), self.patient_ms())
+        self.update_learned_interval();
+        before != (self.interval_ms(), self.staleness_interval_ms())
     }
 
-    /// A target that is gone must not hold the others up for long. If all are gone, the newest one
+    /// A removed target must not delay the others for long. If all targets are gone, the newest one
     /// stays.
     fn forget_removed_targets(&mut self) {
         let newest_ms = self
@@ -146,8 +147,13 @@ impl ScrapeInterval {
         self.targets.retain(|_, target| target.last_ms >= oldest_ms);
     }
 
-    fn learn(&mut self) {
-        let Some(observed_ms) = self.targets.values().filter_map(Target::interval_ms).max() else {
+    fn update_learned_interval(&mut self) {
+        let Some(observed_ms) = self
+            .targets
+            .values()
+            .filter_map(TargetSpacings::interval_ms)
+            .max()
+        else {
             return;
         };
         let is_near = |known_ms: i64| {
@@ -160,7 +166,7 @@ impl ScrapeInterval {
             // queries.
             let unit_ms = if observed_ms >= 5_000 { 1_000 } else { 100 };
             let rounded_ms = (observed_ms + unit_ms / 2) / unit_ms * unit_ms;
-            self.learned_ms = Some(rounded_ms.clamp(SHORTEST_MS, self.longest_ms()));
+            self.learned_ms = Some(rounded_ms.clamp(MIN_INTERVAL_MS, self.longest_ms()));
         }
     }
 
@@ -169,10 +175,10 @@ impl ScrapeInterval {
         self.learned_ms.unwrap_or(self.configured_ms)
     }
 
-    /// The interval that staleness is measured by. Between the first sample and the time when the
-    /// spacing is known, it is at least Prometheus' default: one scrape a minute must not look
-    /// stale before the second and third have arrived.
-    pub(crate) fn patient_ms(&self) -> i64 {
+    /// The interval on which the staleness limit is based. Between the first sample and the time
+    /// when the spacing is known, it is at least Prometheus' default: a scrape interval of one
+    /// minute must not seem stale before the second and third scrape.
+    pub(crate) fn staleness_interval_ms(&self) -> i64 {
         match self.learned_ms {
             Some(learned_ms) => learned_ms,
             None if self.targets.is_empty() => self.configured_ms,
@@ -180,16 +186,15 @@ impl ScrapeInterval {
         }
     }
 
-    /// What the next process starts from; `None` while nothing but the configured interval is
-    /// known.
-    pub(crate) fn to_store(&self) -> Option<i64> {
+    /// The value to store. `None` while only the configured interval is known.
+    pub(crate) fn stored_ms(&self) -> Option<i64> {
         self.learned_ms
             .filter(|learned_ms| *learned_ms != self.configured_ms)
     }
 
-    /// How the samples differ from the spec, as a sentence.
+    /// A sentence that reports how the samples differ from the spec.
     pub(crate) fn mismatch(&self, is_configured: bool) -> Option<String> {
-        let learned_ms = self.to_store()?;
+        let learned_ms = self.stored_ms()?;
         let verb = if is_configured {
             "says"
         } else {
@@ -235,33 +240,39 @@ mod tests {
 
     // flagger #1123, prometheus #8001: Prometheus scrapes once a minute by default.
     #[test]
-    fn the_interval_is_that_of_the_samples() {
+    fn the_interval_is_learned_from_the_samples() {
         let slow = learned(15_000, &every(60_000, 4));
-        assert_eq!((slow.interval_ms(), slow.patient_ms()), (60_000, 60_000));
+        assert_eq!(
+            (slow.interval_ms(), slow.staleness_interval_ms()),
+            (60_000, 60_000)
+        );
         assert_eq!(
             slow.mismatch(true).unwrap(),
             "Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval says 15 s."
         );
         let fast = learned(60_000, &every(5_000, 4));
-        assert_eq!((fast.interval_ms(), fast.patient_ms()), (5_000, 5_000));
+        assert_eq!(
+            (fast.interval_ms(), fast.staleness_interval_ms()),
+            (5_000, 5_000)
+        );
         let equal = learned(15_000, &every(15_003, 4));
         assert_eq!(
-            (equal.interval_ms(), equal.mismatch(true), equal.to_store()),
+            (equal.interval_ms(), equal.mismatch(true), equal.stored_ms()),
             (15_000, None, None)
         );
     }
 
     #[test]
-    fn until_the_spacing_is_known_staleness_is_patient() {
+    fn staleness_is_lenient_until_the_spacing_is_known() {
         let mut interval = ScrapeInterval::new(15_000, None);
         assert_eq!(
-            (interval.interval_ms(), interval.patient_ms()),
+            (interval.interval_ms(), interval.staleness_interval_ms()),
             (15_000, 15_000),
             "nothing has arrived"
         );
         assert!(observe(&mut interval, "pod", &[0]));
         assert_eq!(
-            (interval.interval_ms(), interval.patient_ms()),
+            (interval.interval_ms(), interval.staleness_interval_ms()),
             (15_000, 60_000)
         );
         assert!(
@@ -271,14 +282,14 @@ mod tests {
         assert!(observe(&mut interval, "pod", &[60_000, 120_000]));
         assert_eq!(interval.interval_ms(), 60_000);
         assert_eq!(
-            ScrapeInterval::new(15_000, interval.to_store()).interval_ms(),
+            ScrapeInterval::new(15_000, interval.stored_ms()).interval_ms(),
             60_000,
             "it survives a restart"
         );
     }
 
     #[test]
-    fn missed_scrapes_jitter_and_one_long_gap_change_nothing() {
+    fn missed_scrapes_jitter_and_a_long_gap_are_ignored() {
         let missed = learned(1_000, &[0, 15_010, 29_990, 60_000, 75_020, 90_000, 120_000]);
         assert_eq!(missed.interval_ms(), 15_000);
         let mut interval = learned(15_000, &every(15_000, 10));
@@ -294,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_target_counts_and_one_that_is_gone_does_not() {
+    fn the_slowest_target_counts_until_it_is_removed() {
         let mut interval = learned(15_000, &every(1_000, 100));
         observe(&mut interval, "slow", &every(60_000, 4));
         assert_eq!(interval.interval_ms(), 60_000);
@@ -307,7 +318,7 @@ mod tests {
     fn hostile_timestamps_are_bounded() {
         let future = learned(15_000, &[NOW_MS + 400_000, i64::MAX, i64::MAX - 5]);
         assert_eq!(
-            (future.interval_ms(), future.patient_ms()),
+            (future.interval_ms(), future.staleness_interval_ms()),
             (15_000, 15_000)
         );
         let past = learned(15_000, &[i64::MIN, -1, 0, 300_001, 700_000]);
@@ -315,12 +326,12 @@ mod tests {
         let dense = learned(15_000, &(0..5_000).collect::<Vec<_>>());
         assert_eq!(dense.interval_ms(), 100);
         let slow = learned(15_000, &every(300_000, 5));
-        assert_eq!(slow.interval_ms(), LONGEST_MS);
+        assert_eq!(slow.interval_ms(), MAX_INTERVAL_MS);
         let mut many = ScrapeInterval::new(15_000, None);
         for target in 0..10_000 {
             observe(&mut many, &format!("pod-{target}"), &every(60_000, 20));
         }
-        assert_eq!(many.targets.len(), TARGETS);
+        assert_eq!(many.targets.len(), MAX_TARGETS);
         assert!(
             many.targets
                 .values()
@@ -328,16 +339,16 @@ mod tests {
         );
         assert_eq!(
             ScrapeInterval::new(15_000, Some(i64::MAX)).interval_ms(),
-            LONGEST_MS
+            MAX_INTERVAL_MS
         );
         assert_eq!(
             ScrapeInterval::new(600_000, Some(0)).interval_ms(),
-            SHORTEST_MS
+            MIN_INTERVAL_MS
         );
     }
 
     #[test]
-    fn an_interval_that_is_longer_than_what_is_learned_may_be_configured() {
+    fn a_longer_interval_than_the_maximum_may_be_configured() {
         assert_eq!(learned(600_000, &every(600_000, 4)).interval_ms(), 600_000);
     }
 }

@@ -1,111 +1,112 @@
-//! The analysis of a spec as the judge uses it: units read, defaults filled in.
+//! Settings of an analysis: parsed values of the spec, with defaults.
 
 use std::time::Duration;
 
 use serin_analysis::budget::AllotmentShare;
 use serin_analysis::counters::CounterConfig;
 use serin_analysis::objective::Timing;
-use serin_analysis::{JudgeConfig, ObjectiveConfig};
+use serin_analysis::{AnalysisConfig, ObjectiveConfig};
 use serin_core::plan::{Analysis, EvidencePace};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
-use serin_crds::text::{parse_duration, parse_percentage};
+use serin_crds::literals::{parse_duration, parse_percentage};
 
+use crate::counter_selectors::AnalysisError;
 use crate::prometheus::Server;
-use crate::selector::Trouble;
 
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const SLO_WINDOW: Duration = Duration::from_secs(30 * 86_400);
-const LONGEST: Duration = Duration::from_secs(3_600);
+const MAX_DURATION: Duration = Duration::from_secs(3_600);
 const STEP_DOWN_AFTER: Duration = Duration::from_secs(300);
 
-/// The fastest and the slowest that counters are polled.
+/// Minimum and maximum period of polls.
 const POLL_BOUNDS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// How long after a scrape began its samples are taken to be visible, where several targets are
-/// scraped: a tenth of the interval.
+/// Bounds of the delay after which the samples of a scrape count as visible on all targets. The
+/// delay is a tenth of the scrape interval.
 const SETTLE_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Three scrapes missed and so much on top make an arm stale.
+/// A side is stale after three missed scrapes plus this margin, in milliseconds.
 const STALE_MARGIN_MS: i64 = 5_000;
 
-/// The settings that all objectives of a release share.
+/// Settings of all objectives of a release.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whom to ask.
+    /// Prometheus server.
     pub server: Server,
-    /// How often it scrapes according to the spec. What the samples show replaces it, objective by
-    /// objective.
+    /// Configured scrape interval. It is replaced per objective by the interval of the samples.
     pub scrape_interval: Duration,
     /// Whether the spec sets the scrape interval.
     pub scrape_interval_is_set: bool,
-    /// The decision table's numbers.
-    pub judge: JudgeConfig,
-    /// How much of the error budget a release may spend.
-    pub share: AllotmentShare,
-    /// How long a release may stay undecided.
-    pub longest: Duration,
-    /// How long pods count as young.
+    /// Parameters of the decision.
+    pub judge: AnalysisConfig,
+    /// Share of the error budget that a release may spend.
+    pub allotment_share: AllotmentShare,
+    /// Maximum time without a decision.
+    pub max_duration: Duration,
+    /// Warm-up time of pods.
     pub warm_up: Duration,
-    /// How long a release with all of the traffic is watched.
-    pub watch: Duration,
+    /// Duration of the analysis after promotion.
+    pub bake_time: Duration,
 }
 
-/// Reads one text of the spec. The API server and the plan have refused what is not valid before;
-/// what has slipped through is named again instead of being replaced by a default.
-fn read<T, E: std::fmt::Display>(
+/// Parses a text field of the spec. Invalid values are normally rejected by the API server and the
+/// plan. Any remaining ones are reported here instead of being replaced with a default.
+fn parse_field<T, E: std::fmt::Display>(
     field: &str,
     text: Option<&String>,
     parse: impl Fn(&str) -> Result<T, E>,
     default: T,
-) -> Result<T, Trouble> {
+) -> Result<T, AnalysisError> {
     let Some(text) = text else { return Ok(default) };
-    parse(text).map_err(|error| Trouble::spec(format!("spec.analysis.{field} {text:?}: {error}")))
+    parse(text).map_err(|error| {
+        AnalysisError::invalid_spec(format!("spec.analysis.{field} {text:?}: {error}"))
+    })
 }
 
 impl Settings {
-    /// Reads the settings of a spec; `server` is asked.
+    /// Parses the settings of a spec, with `server` as the Prometheus to query.
     ///
     /// # Errors
-    /// The field that cannot be read.
+    /// The invalid field.
     pub fn new(
         spec: &AnalysisSpec,
         pace: Option<&EvidencePace>,
         server: Server,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, AnalysisError> {
         let interval = spec
             .prometheus
             .as_ref()
             .and_then(|prometheus| prometheus.scrape_interval.as_ref());
-        let scrape_interval = read(
+        let scrape_interval = parse_field(
             "prometheus.scrapeInterval",
             interval,
             parse_duration,
             SCRAPE_INTERVAL,
         )?;
-        let longest = read(
-            "longest",
+        let longest = parse_field(
+            "maxDuration",
             spec.max_duration.as_ref(),
             parse_duration,
-            LONGEST,
+            MAX_DURATION,
         )?;
-        let warm_up = read(
+        let warm_up = parse_field(
             "warmUp",
             spec.warm_up.as_ref(),
             parse_duration,
             Analysis::DEFAULT_WARM_UP,
         )?;
         let watch = spec.bake_time.as_ref();
-        let watch = read("bakeTime", watch, parse_duration, Duration::ZERO)?;
+        let watch = parse_field("bakeTime", watch, parse_duration, Duration::ZERO)?;
         let budget = spec.budget.clone().unwrap_or_default();
         let usual = AllotmentShare::default();
         let share = AllotmentShare {
-            of_total: read(
-                "budget.share",
+            of_total: parse_field(
+                "budget.maxShareOfBudget",
                 budget.max_share_of_budget.as_ref(),
                 parse_percentage,
                 usual.of_total,
             )?,
-            of_remaining: read(
+            of_remaining: parse_field(
                 "budget.maxShareOfRemaining",
                 budget.max_share_of_remaining.as_ref(),
                 parse_percentage,
@@ -116,17 +117,17 @@ impl Settings {
             .on_no_data
             .as_ref()
             .and_then(|on_no_data| on_no_data.step_down_after.as_ref());
-        let step_down_after = read(
+        let step_down_after = parse_field(
             "onNoData.stepDownAfter",
             step_down_after,
             parse_duration,
             STEP_DOWN_AFTER,
         )?;
-        let mut judge = JudgeConfig {
+        let mut judge = AnalysisConfig {
             step_down_after_seconds: step_down_after.as_secs_f64(),
-            // How long to wait for a decision is the planner's to say.
-            longest_seconds: f64::INFINITY,
-            ..JudgeConfig::default()
+            // The planner limits the time without a decision.
+            max_duration_seconds: f64::INFINITY,
+            ..AnalysisConfig::default()
         };
         if let Some(alpha) = spec
             .rollback
@@ -137,7 +138,7 @@ impl Settings {
                 let message = format!(
                     "spec.analysis.rollback.falseRollbackProbability {alpha} must be above 0 and at most 0.1"
                 );
-                return Err(Trouble::spec(message));
+                return Err(AnalysisError::invalid_spec(message));
             }
             judge.alpha = alpha;
         }
@@ -150,25 +151,25 @@ impl Settings {
             scrape_interval,
             scrape_interval_is_set: interval.is_some(),
             judge,
-            share,
-            longest,
+            allotment_share: share,
+            max_duration: longest,
             warm_up,
-            watch,
+            bake_time: watch,
         })
     }
 
-    /// How often counters are polled while only the configured scrape interval is known.
+    /// Poll period while only the configured scrape interval is known.
     pub fn poll_period(&self) -> Duration {
         poll_period(self.scrape_interval)
     }
 
-    /// The scrape interval in whole milliseconds, at least one.
+    /// Configured scrape interval in milliseconds, at least one.
     pub fn scrape_interval_ms(&self) -> i64 {
         millis(self.scrape_interval).max(1)
     }
 
-    /// How one objective's evidence is gathered. `usual_rate` is how often the service failed
-    /// before this release, where that is known.
+    /// Configuration of one objective. `usual_rate` is the error rate of the service before this
+    /// release, if it is known.
     pub fn objective(
         &self,
         spec: &ObjectiveSpec,
@@ -183,7 +184,7 @@ impl Settings {
         }
         config.evidence.clip = Some(-self.judge.alpha.ln());
         config.evidence.restarts = serin_analysis::config::Restarts::EveryMinute {
-            longest_seconds: self.longest.as_secs_f64().max(1.0),
+            max_duration_seconds: self.max_duration.as_secs_f64().max(1.0),
         };
         config.settle_ms = timing.settle_ms;
         config.stale_after_ms = timing.stale_after_ms;
@@ -193,13 +194,13 @@ impl Settings {
     }
 }
 
-/// How often counters are polled: a quarter of the scrape interval, within bounds.
+/// Poll period: a quarter of the scrape interval, within bounds.
 pub(crate) fn poll_period(scrape_interval: Duration) -> Duration {
     (scrape_interval / 4).clamp(POLL_BOUNDS.0, POLL_BOUNDS.1)
 }
 
-/// What follows from a scrape interval. Staleness is measured by `patient_ms`, which is longer
-/// while the interval is not known yet.
+/// Timing parameters of a scrape interval. Staleness is based on `patient_ms`, which is longer
+/// while the interval is unknown.
 pub(crate) fn timing(interval_ms: i64, patient_ms: i64) -> Timing {
     let usual = CounterConfig::default();
     let (least, most) = (millis(SETTLE_BOUNDS.0), millis(SETTLE_BOUNDS.1));
@@ -213,12 +214,12 @@ pub(crate) fn timing(interval_ms: i64, patient_ms: i64) -> Timing {
     }
 }
 
-/// The period that an objective covers.
+/// SLO window of an objective.
 ///
 /// # Errors
-/// That it cannot be read.
-pub fn slo_window(spec: &ObjectiveSpec) -> Result<Duration, Trouble> {
-    let window = read(
+/// The field is invalid.
+pub fn slo_window(spec: &ObjectiveSpec) -> Result<Duration, AnalysisError> {
+    let window = parse_field(
         &format!("objectives[{}].window", spec.name),
         spec.window.as_ref(),
         parse_duration,
@@ -227,7 +228,7 @@ pub fn slo_window(spec: &ObjectiveSpec) -> Result<Duration, Trouble> {
     Ok(window.max(Duration::from_secs(60)))
 }
 
-/// Whole milliseconds.
+/// Converts a duration to whole milliseconds.
 pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -243,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_written_has_its_default() {
+    fn missing_fields_have_defaults() {
         let spec = spec(
             json!({"objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}]}),
         );
-        let settings = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap();
-        assert_eq!(settings.server, Server::at("http://prometheus"));
+        let settings = Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap();
+        assert_eq!(settings.server, Server::with_url("http://prometheus"));
         assert_eq!(settings.poll_period(), Duration::from_millis(3_750));
         assert!((settings.judge.alpha - 0.01).abs() < 1e-12);
         let config = settings.objective(&spec.objectives[0], None, true);
@@ -261,16 +262,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_taken() {
+    fn fields_of_the_spec_are_used() {
         let spec = spec(json!({
             "prometheus": {"scrapeInterval": "1s"}, "maxDuration": "30m",
             "rollback": {"falseRollbackProbability": 0.05}, "budget": {"maxShareOfBudget": "1%", "maxShareOfRemaining": "10%"},
             "objectives": [{"name": "availability", "objective": 99.9, "window": "7d", "indicator": "traefik"}]
         }));
-        let settings = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap();
+        let settings = Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap();
         assert_eq!(settings.poll_period(), Duration::from_millis(250));
         assert_eq!(
-            settings.share,
+            settings.allotment_share,
             AllotmentShare {
                 of_total: 0.01,
                 of_remaining: 0.1
@@ -282,9 +283,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_invalid_field_is_named() {
         let spec = spec(json!({"maxDuration": "soon", "objectives": []}));
-        let trouble = Settings::new(&spec, None, Server::at("http://prometheus")).unwrap_err();
+        let trouble =
+            Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap_err();
         assert!(
             trouble
                 .message

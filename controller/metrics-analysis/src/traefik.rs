@@ -1,60 +1,61 @@
-//! The names that Traefik gives the backends of the Gateway API in its metrics.
+//! Names of Gateway API backends in Traefik's metrics.
 //!
 //! Since 3.7 a name is `httproute-<ns>-<route>-gw-<gateway's ns>-<gateway>-ep-<entry
 //! point>-<rule>-<hash>-svc-<ns>-<service>-<backend>@kubernetesgateway`
-//! (pkg/provider/kubernetes/gateway of traefik/traefik: makeRouterName, loadHTTPService; seen with
-//! 3.7.15). `ls` stands for `gw` where the route is attached to a ListenerSet, and its first
-//! releases wrote no hash. Before, it was `<ns>-<service>-<port>@kubernetesgateway`.
+//! (pkg/provider/kubernetes/gateway of traefik/traefik: makeRouterName, loadHTTPService; verified
+//! with 3.7.15). If the route is attached to a ListenerSet, `ls` replaces `gw`. The first releases
+//! of 3.7 had no hash. Earlier names are `<ns>-<service>-<port>@kubernetesgateway`.
 //!
-//! All names in it are joined by dashes (traefik #10105, #10139), and tenants choose most of them.
-//! So nothing but the entry point is left open, which whoever runs Traefik names, and it has at
-//! most three words: a longer one could hide the names of another route. What another route of the
-//! cluster can have caused as well is unclear, and counts for neither side.
+//! All parts of a name are joined with dashes (traefik #10105, #10139), and tenants choose most of
+//! them. Therefore only the entry point is matched by a wildcard, which is named by the operator of
+//! Traefik. It has at most three words: a longer match could hide the name of another route. Names
+//! that another route of the cluster can also have are ambiguous, and count for neither side.
 
-use crate::matcher::joined;
-use crate::request::JudgeRequest;
+use crate::matcher::join_with_dashes;
+use crate::request::AnalysisRequest;
 use crate::routes::{RouteBackend, RouteParent, RouteRule};
 
 const ENTRY_POINT: &str = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+){0,2}";
 const WORDS: &str = "[a-z0-9]+(?:-[a-z0-9]+)*";
 const HASH: &str = "(?:[0-9a-f]{8,64}-)?";
 
-/// The names of one Service's requests by way of the rules that a Rollout splits.
+/// Names of one Service's backends in the rules that a Rollout splits.
 #[derive(Debug)]
-pub(crate) struct Names {
-    /// The Service as Traefik writes it.
+pub(crate) struct BackendNames {
+    /// The Service in Traefik's notation.
     pub(crate) service: String,
-    /// Regular expressions of the names that nobody else's requests have.
+    /// Patterns of names that only this Rollout uses.
     pub(crate) certain: Vec<String>,
-    /// Of those that others' can have as well.
-    pub(crate) unclear: Vec<String>,
-    /// Why they are unclear, and what to do.
+    /// Patterns of names that other routes can also have.
+    pub(crate) ambiguous: Vec<String>,
+    /// Why they are ambiguous, and how to fix it.
     pub(crate) why: Option<String>,
 }
 
-pub(crate) fn names_of(request: &JudgeRequest, service: &str) -> Names {
+pub(crate) fn backend_names(request: &AnalysisRequest, service: &str) -> BackendNames {
     let namespace = &request.rollout.namespace;
-    let mut names = Names {
-        service: joined(&[namespace, service]),
+    let mut names = BackendNames {
+        service: join_with_dashes(&[namespace, service]),
         certain: Vec::new(),
-        unclear: Vec::new(),
+        ambiguous: Vec::new(),
         why: None,
     };
-    let is_written_so =
-        |backend: &RouteBackend| joined(&[&backend.namespace, &backend.service]) == names.service;
+    let is_written_so = |backend: &RouteBackend| {
+        join_with_dashes(&[&backend.namespace, &backend.service]) == names.service
+    };
     let others = request
         .rules
         .others
         .iter()
         .filter(|rule| rule.backends.iter().any(is_written_so));
     let others: Vec<&RouteRule> = others.collect();
-    let written = written(namespace, service);
+    let written = service_pattern(namespace, service);
     for rule in &request.rules.split {
         let pattern = name_since_3_7(rule, &written);
-        match others.iter().find(|other| collide(rule, other)) {
+        match others.iter().find(|other| may_collide(rule, other)) {
             None => names.certain.push(pattern),
             Some(other) => {
-                names.unclear.push(pattern);
+                names.ambiguous.push(pattern);
                 names.why = Some(format!(
                     "Traefik writes {} and {} alike, so that their requests cannot be told apart: rename one of the routes or \
                      Services, or use the indicator pod",
@@ -68,7 +69,7 @@ pub(crate) fn names_of(request: &JudgeRequest, service: &str) -> Names {
     match others.first() {
         None => names.certain.push(before_3_7),
         Some(other) => {
-            names.unclear.push(before_3_7);
+            names.ambiguous.push(before_3_7);
             names.why.get_or_insert_with(|| {
                 format!(
                     "Traefik before 3.7 writes requests to Service {namespace}/{service} and those of {} alike, so that they cannot be \
@@ -83,10 +84,10 @@ pub(crate) fn names_of(request: &JudgeRequest, service: &str) -> Names {
     names
 }
 
-/// A Service as the releases of Traefik write it, with or without its double dashes.
-fn written(namespace: &str, service: &str) -> String {
+/// Pattern of a Service in the notation of all Traefik releases, with or without double dashes.
+fn service_pattern(namespace: &str, service: &str) -> String {
     let (joined, plain) = (
-        joined(&[namespace, service]),
+        join_with_dashes(&[namespace, service]),
         format!("{namespace}-{service}"),
     );
     if joined == plain {
@@ -96,10 +97,10 @@ fn written(namespace: &str, service: &str) -> String {
     }
 }
 
-/// What the name of a rule begins with, up to the entry point.
-fn beginning(rule: &RouteRule, parent: &RouteParent) -> String {
+/// Prefix of the name of a rule, up to the entry point.
+fn rule_prefix(rule: &RouteRule, parent: &RouteParent) -> String {
     let kind = if parent.is_listener_set { "ls" } else { "gw" };
-    joined(&[
+    join_with_dashes(&[
         "httproute",
         &rule.namespace,
         &rule.route,
@@ -114,10 +115,14 @@ fn name_since_3_7(rule: &RouteRule, service: &str) -> String {
     let beginnings: Vec<String> = rule
         .parents
         .iter()
-        .map(|parent| regex::escape(&beginning(rule, parent)))
+        .map(|parent| regex::escape(&rule_prefix(rule, parent)))
         .collect();
     let beginning = if beginnings.is_empty() {
-        let route = regex::escape(&joined(&["httproute", &rule.namespace, &rule.route]));
+        let route = regex::escape(&join_with_dashes(&[
+            "httproute",
+            &rule.namespace,
+            &rule.route,
+        ]));
         format!("{route}-(?:gw|ls)-{WORDS}-ep")
     } else {
         format!("(?:{})", beginnings.join("|"))
@@ -128,9 +133,9 @@ fn name_since_3_7(rule: &RouteRule, service: &str) -> String {
     format!("{beginning}-{ENTRY_POINT}-{index}-{HASH}svc-{service}-[0-9]+@kubernetesgateway")
 }
 
-/// Whether two rules of different routes, to Services that are written alike, can have the same
+/// Whether two rules of different routes, whose Services have the same notation, can have the same
 /// name.
-fn collide(rule: &RouteRule, other: &RouteRule) -> bool {
+fn may_collide(rule: &RouteRule, other: &RouteRule) -> bool {
     let is_same_route = (&rule.namespace, &rule.route) == (&other.namespace, &other.route);
     if is_same_route || (rule.index.is_some() && rule.index != other.index) {
         return false;
@@ -138,7 +143,7 @@ fn collide(rule: &RouteRule, other: &RouteRule) -> bool {
     let of = |rule: &RouteRule| -> Vec<String> {
         rule.parents
             .iter()
-            .map(|parent| format!("{}-", beginning(rule, parent)))
+            .map(|parent| format!("{}-", rule_prefix(rule, parent)))
             .collect()
     };
     let others = of(other);

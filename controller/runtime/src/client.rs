@@ -1,4 +1,4 @@
-//! The client of the API server.
+//! The Kubernetes API client.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
 
-/// How long a connection may take.
+/// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the API server may take to begin an answer. A watch begins its answer at once.
+/// Maximum time until the API server starts its response. Watches start their response immediately.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no client.
+/// Errors that prevent the creation of a client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Neither a kubeconfig nor a ServiceAccount was found.
-    #[error("no way to the API server is configured: {0}")]
+    #[error("no Kubernetes API server is configured: {0}")]
     Config(#[from] kube::config::InferConfigError),
-    /// What was found cannot be used.
-    #[error("the API server's client cannot be set up: {0}")]
+    /// The discovered configuration is invalid.
+    #[error("cannot create the Kubernetes client: {0}")]
     Setup(#[from] kube::Error),
 }
 
-/// A client as the environment says: a kubeconfig, or else the pod's own ServiceAccount.
+/// Creates a client from the environment: from a kubeconfig, or from the ServiceAccount of the pod.
 ///
 /// # Errors
-/// Where the environment names no API server, or what it names cannot be used.
+/// The environment contains no configuration, or the configuration is invalid.
 pub async fn infer() -> Result<Client, ClientError> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Retries are the reconcile's own: the client's would hold one reconcile for minutes.
+    // The reconcile loop retries. Retries inside the client would block one reconcile for minutes.
     config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))

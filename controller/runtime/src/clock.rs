@@ -1,21 +1,22 @@
-//! The one place that reads the wall clock, so that tests can hold it still.
+//! The only source of wall-clock time, so that tests can control it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Tells the time.
+/// A source of wall-clock time.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// The machine's wall clock.
+    /// The wall clock of the machine.
     pub fn wall() -> Self {
         Self(Arc::new(Timestamp::now))
     }
 
-    /// A clock that starts at `start` and goes as tokio's does: virtual time where that is paused.
+    /// A clock that starts at `start` and advances with tokio's clock. It uses virtual time if
+    /// tokio's clock is paused.
     pub fn tokio_from(start: Timestamp) -> Self {
         let origin = tokio::time::Instant::now();
         Self(Arc::new(move || {
@@ -26,7 +27,7 @@ impl Clock {
         }))
     }
 
-    /// The time now.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }

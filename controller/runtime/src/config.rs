@@ -1,4 +1,4 @@
-//! What the controller program can be told.
+//! Command-line arguments of the controller.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,81 +6,80 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use serin_core::lease::Timing;
-use serin_crds::text::parse_duration;
+use serin_crds::literals::parse_duration;
 
-use crate::judging::DefaultServer;
+use crate::analysis::DefaultServer;
 use crate::telemetry;
 
-/// The Serin controller: ships every release as an experiment with a budget.
+/// The Serin controller: progressive delivery with error budgets for Kubernetes.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "serin-controller", version)]
 pub struct Config {
-    /// What to do. Defaults to running the controller
+    /// Command to run. Runs the controller if no command is given
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Look after the Rollouts of this namespace only; without it after those of all namespaces
+    /// Namespace to manage Rollouts in. All namespaces if not set
     #[arg(long, env = "SERIN_NAMESPACE")]
     pub namespace: Option<String>,
-    /// The Prometheus of Rollouts that name none, for example http://prometheus.monitoring:9090
+    /// Prometheus URL for Rollouts that specify none, for example http://prometheus.monitoring:9090
     #[arg(long, env = "SERIN_PROMETHEUS_ADDRESS")]
     pub prometheus_address: Option<String>,
-    /// A directory of headers for that Prometheus: each file's name is a header's, for example
-    /// Authorization, and its content the value, as a mounted Secret has it; read again while it is
-    /// in use
+    /// Directory with HTTP headers for that Prometheus, in the layout of a mounted Secret: each
+    /// file name is a header name, for example Authorization, and the file content is the header
+    /// value. The files are reread periodically
     #[arg(
         long,
         env = "SERIN_PROMETHEUS_HEADERS_DIR",
         requires = "prometheus_address"
     )]
     pub prometheus_headers_dir: Option<PathBuf>,
-    /// Where /metrics, /healthz and /readyz are served
+    /// Listen address for /metrics, /healthz and /readyz
     #[arg(long, env = "SERIN_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,
-    /// Act only while holding the Lease, so that several controllers can stand by
+    /// Enable leader election. Only the holder of the Lease acts, so that several replicas can run
     #[arg(long, env = "SERIN_LEADER_ELECT", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
     pub leader_elect: bool,
-    /// The Lease's namespace; without it the pod's own, or the kubeconfig's
+    /// Namespace of the Lease. Defaults to the namespace of the pod or of the kubeconfig
     #[arg(long, env = "SERIN_LEASE_NAMESPACE")]
     pub lease_namespace: Option<String>,
-    /// The Lease's name
+    /// Name of the Lease
     #[arg(long, env = "SERIN_LEASE_NAME", default_value = "serin")]
     pub lease_name: String,
-    /// How long a silent leader is waited for; it is renewed four times in this time
+    /// Lease duration, from 2s to 10m. The leader renews every quarter of it
     #[arg(long, env = "SERIN_LEASE_DURATION", default_value = "4s", value_parser = lease_duration)]
     pub lease_duration: Duration,
-    /// What this process calls itself: its pod's name
+    /// Name of this process in Events and in the Lease, normally the pod name
     #[arg(long, env = "POD_NAME", default_value = "serin-controller")]
     pub pod_name: String,
-    /// How log lines are written
+    /// Log format
     #[arg(long, env = "SERIN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of RUST_LOG; what the API client has to say is told by those
-    /// who use it
+    /// Log filter in RUST_LOG syntax. Client logs are disabled by default
     #[arg(long, env = "SERIN_LOG", default_value = "info,kube_client=off")]
     pub log_filter: String,
-    /// How many Rollouts are reconciled at once
+    /// Maximum number of concurrent reconciles
     #[arg(long, env = "SERIN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
-    /// How long reconciles under way may take to end when the program is stopped
+    /// Maximum time for running reconciles to finish at shutdown
     #[arg(long, env = "SERIN_SHUTDOWN_GRACE", default_value = "8s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
 }
 
-/// What the program does besides running the controller.
+/// Commands besides running the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Restore the routes and Services that Rollouts have changed, remove the finalizers of the
-    /// Rollouts, and exit. To be run after the controller has been deleted; waits until nobody
-    /// holds its Lease. Rollouts and pods stay
+    /// Rollouts, and exit. Run this after you delete the controller. It waits until the Lease is
+    /// free. Rollouts and pods are kept
     ReleaseFinalizers,
 }
 
-/// How log lines are written.
+/// Log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
-    /// Coloured text
+    /// Colored text
     Human,
 }
 
@@ -94,7 +93,7 @@ impl From<LogFormat> for telemetry::LogFormat {
 }
 
 impl Config {
-    /// The Prometheus of Rollouts that name none.
+    /// The Prometheus for Rollouts that specify none.
     pub fn default_server(&self) -> Option<DefaultServer> {
         let address = self.prometheus_address.clone()?;
         Some(DefaultServer {
@@ -103,8 +102,8 @@ impl Config {
         })
     }
 
-    /// The election's timing: a leader that cannot renew stops well before anybody else may take
-    /// over.
+    /// The timing of the leader election. A leader that cannot renew stops acting well before
+    /// another candidate may take over.
     pub fn timing(&self) -> Timing {
         let lease = self.lease_duration;
         Timing {
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_lease_rule() {
+    fn the_default_timing_equals_the_core_default() {
         let config = parse(&[]).unwrap();
         assert_eq!(config.timing(), Timing::default());
         assert!(config.leader_elect);
@@ -156,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused() {
+    fn invalid_arguments_are_refused() {
         assert!(parse(&["--concurrency", "0"]).is_err());
         assert!(
             parse(&["--prometheus-headers-dir", "/headers"]).is_err(),
-            "headers are of a Prometheus"
+            "headers require a Prometheus address"
         );
         assert!(parse(&["--lease-duration", "1s"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());

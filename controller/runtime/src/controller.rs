@@ -1,4 +1,4 @@
-//! The controller as one object: the watches, the queue of reconciles, and who may act.
+//! The controller: watches, the reconcile queue and leadership.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,127 +15,123 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::analyzer::Analyzer;
 use crate::clock::Clock;
+use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Trigger, Watches};
 use crate::effects::command;
 use crate::election::Leadership;
 use crate::events::Events;
-use crate::judge::Judge;
-use crate::memory::Memories;
+use crate::local_state::LocalStates;
 use crate::reconcile::{Context, reconcile};
 use crate::telemetry::Metrics;
-use crate::world::{Key, RolloutObject, Trigger, Watches, World};
 
-/// How many triggers may wait to be taken into the queue; the queue itself holds each Rollout at
-/// most once.
-const TRIGGERS: usize = 256;
+/// Capacity of the channel into the reconcile queue. The queue contains each Rollout at most once.
+const TRIGGER_BUFFER: usize = 256;
 
-/// What a controller is made of.
-pub struct Parts {
-    /// The API server.
+/// Dependencies of the controller.
+pub struct ControllerDeps {
     pub client: Client,
-    /// The only namespace to look at; none: all of them.
+    /// The namespace to watch. All namespaces if `None`.
     pub namespace: Option<String>,
-    /// How many Rollouts are reconciled at once.
+    /// Maximum number of concurrent reconciles.
     pub concurrency: u16,
-    /// The time.
     pub clock: Clock,
     /// Whether this process may act.
     pub leadership: Leadership,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What judges releases.
-    pub judge: Arc<dyn Judge>,
-    /// The Rollouts whose judgement has changed.
-    pub judged: BoxStream<'static, Key>,
-    /// What this process calls itself in Events.
+    /// Analyzes the metrics of releases.
+    pub analyzer: Arc<dyn Analyzer>,
+    /// Rollouts whose analysis has changed.
+    pub analysis_triggers: BoxStream<'static, Key>,
+    /// Name of this process in Events.
     pub instance: String,
 }
 
-/// A controller that has not begun yet.
+/// A controller that has not been started.
 pub struct Controller {
     context: Arc<Context>,
     rollouts: reflector::store::Writer<RolloutObject>,
     namespace: Option<String>,
     concurrency: u16,
-    judged: BoxStream<'static, Key>,
+    analysis_triggers: BoxStream<'static, Key>,
     ready: watch::Sender<bool>,
 }
 
-/// A part of the controller has ended that must not.
+/// A long-running task of the controller exited unexpectedly.
 #[derive(Debug, thiserror::Error)]
-#[error("a part of the controller has ended by itself: {0}")]
-pub struct PartEnded(String);
+#[error("a controller task exited unexpectedly: {0}")]
+pub struct TaskExited(String);
 
 impl Controller {
-    /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
-        let (world, rollouts) = World::new();
+    /// Creates the controller and its caches.
+    pub fn new(deps: ControllerDeps) -> Self {
+        let (cache, rollouts) = ClusterCache::new();
         let events = Events::new(
-            parts.client.clone(),
-            parts.instance,
-            Arc::clone(&parts.metrics),
+            deps.client.clone(),
+            deps.instance,
+            Arc::clone(&deps.metrics),
         );
         let context = Context {
-            client: parts.client,
-            world,
-            clock: parts.clock,
-            leadership: parts.leadership,
-            metrics: parts.metrics,
+            client: deps.client,
+            cache,
+            clock: deps.clock,
+            leadership: deps.leadership,
+            metrics: deps.metrics,
             events,
-            judge: parts.judge,
-            memories: Memories::default(),
+            analyzer: deps.analyzer,
+            local_states: LocalStates::default(),
         };
         Self {
             context: Arc::new(context),
             rollouts,
-            namespace: parts.namespace,
-            concurrency: parts.concurrency,
-            judged: parts.judged,
+            namespace: deps.namespace,
+            concurrency: deps.concurrency,
+            analysis_triggers: deps.analysis_triggers,
             ready: watch::Sender::new(false),
         }
     }
 
-    /// Whether everything has been listed once.
+    /// Becomes true when all caches have been listed once.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
 
-    /// Runs until `stop` ends; reconciles under way then have `grace` to end.
+    /// Runs until `stop` completes. Running reconciles then have `grace` to finish.
     ///
     /// # Errors
-    /// Where a part has ended by itself: the process is of no use any more.
+    /// A long-running task exited. The process must be restarted.
     pub async fn run(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
         grace: Duration,
-    ) -> Result<(), PartEnded> {
-        let (triggers, queue) = mpsc::channel(TRIGGERS);
+    ) -> Result<(), TaskExited> {
+        let (triggers, queue) = mpsc::channel(TRIGGER_BUFFER);
         let mut tasks = JoinSet::new();
         let context = self.context;
         let watches = Watches {
             client: context.client.clone(),
             namespace: self.namespace,
-            world: Arc::clone(&context.world),
+            cluster: Arc::clone(&context.cache),
             triggers: triggers.clone(),
         };
-        let forgetting = Arc::clone(&context);
+        let on_deleted = Arc::clone(&context);
         watches.spawn(&mut tasks, self.rollouts, move |key, uid| {
-            forgetting.forget(key, uid)
+            on_deleted.forget(key, uid)
         });
-        tasks.spawn(take_turns(
+        tasks.spawn(enqueue_all_on_election(
             Arc::clone(&context),
             triggers.clone(),
             self.ready,
         ));
-        tasks.spawn(pass_on(self.judged, triggers));
-        tasks.spawn(sweep(Arc::clone(&context)));
+        tasks.spawn(forward(self.analysis_triggers, triggers));
+        tasks.spawn(sweep_commands(Arc::clone(&context)));
 
         let (stopping, stopped) = watch::channel(false);
         let queue = queue
-            .take_until(is_set(stopped.clone()))
+            .take_until(wait_until_set(stopped.clone()))
             .map(Ok::<_, std::convert::Infallible>);
         let settings = ApplierConfig::default().concurrency(self.concurrency);
-        let store = context.world.rollouts.clone();
+        let store = context.cache.rollouts.clone();
         let shared = Arc::clone(&context);
         let reconciles = applier(
             |rollout, context| reconcile(rollout, context).boxed(),
@@ -145,21 +141,21 @@ impl Controller {
             queue,
             settings,
         );
-        // Rollouts that are gone when their turn comes are no trouble.
+        // A Rollout that was deleted while it was queued is not an error.
         let mut reconciles = Box::pin(reconciles.for_each(|_| future::ready(())));
         tokio::select! {
-            () = &mut reconciles => return Err(PartEnded("the queue".to_owned())),
+            () = &mut reconciles => return Err(TaskExited("the queue".to_owned())),
             ended = tasks.join_next() => {
                 let why = ended.and_then(Result::err).map_or_else(|| "a watch".to_owned(), |error| error.to_string());
-                return Err(PartEnded(why));
+                return Err(TaskExited(why));
             }
             () = stop => {}
         }
-        tracing::info!(grace = ?grace, "stopping: reconciles under way end");
+        tracing::info!(grace = ?grace, "shutting down; waiting for running reconciles");
         stopping.send_replace(true);
-        if context.world.awaited().is_empty() && timeout(grace, reconciles).await.is_err() {
+        if context.cache.unsynced_kinds().is_empty() && timeout(grace, reconciles).await.is_err() {
             tracing::warn!(
-                "some reconciles did not end in time; the next leader goes on from the status"
+                "some reconciles did not finish within the grace period; the next leader resumes from the status"
             );
         }
         tasks.shutdown().await;
@@ -167,65 +163,65 @@ impl Controller {
     }
 }
 
-async fn is_set(mut flag: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
+pub(crate) async fn wait_until_set(mut flag: watch::Receiver<bool>) {
+    // An error means that the sender was dropped, which also means stop.
     let _ = flag.wait_for(|set| *set).await;
 }
 
-/// Looks at every Rollout once when everything has been listed and whenever this process begins to
-/// lead.
-async fn take_turns(
+/// Enqueues every Rollout once all caches are synced, and each time this process becomes the
+/// leader.
+async fn enqueue_all_on_election(
     context: Arc<Context>,
     mut triggers: mpsc::Sender<Trigger>,
     ready: watch::Sender<bool>,
 ) {
-    context.world.synced().await;
+    context.cache.wait_until_synced().await;
     ready.send_replace(true);
-    tracing::info!(
-        rollouts = context.world.rollouts.len(),
-        "everything has been listed"
-    );
+    tracing::info!(rollouts = context.cache.rollouts.len(), "caches synced");
     let mut changes = context.leadership.changes();
     loop {
         let leads = *changes.borrow_and_update();
         context.metrics.set_leader(leads);
         if leads {
-            for rollout in context.world.rollouts.state() {
+            for rollout in context.cache.rollouts.state() {
                 let _ = triggers.send(rollout.key().as_rollout()).await;
             }
         } else {
-            context.stand_by();
+            context.on_leadership_lost();
         }
         if changes.changed().await.is_err() {
-            // There is no election (any more): what is so now stays so.
+            // Without an election, leadership never changes again.
             future::pending::<()>().await;
         }
     }
 }
 
-async fn pass_on(mut judged: BoxStream<'static, Key>, mut triggers: mpsc::Sender<Trigger>) {
-    while let Some(rollout) = judged.next().await {
+async fn forward(
+    mut analysis_triggers: BoxStream<'static, Key>,
+    mut triggers: mpsc::Sender<Trigger>,
+) {
+    while let Some(rollout) = analysis_triggers.next().await {
         let _ = triggers.send(rollout.as_rollout()).await;
     }
-    // The judges are gone: nothing more will come from there.
+    // The analysis manager was dropped. No more triggers will arrive.
     future::pending::<()>().await;
 }
 
-async fn sweep(context: Arc<Context>) {
-    context.world.synced().await;
+async fn sweep_commands(context: Arc<Context>) {
+    context.cache.wait_until_synced().await;
     let mut ticks = interval(command::SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        context.metrics.set_rollouts(context.world.rollouts.len());
+        context.metrics.set_rollouts(context.cache.rollouts.len());
         context
             .metrics
-            .set_quarantined(context.memories.set_aside());
+            .set_quarantined(context.local_states.quarantined_count());
         if context.leadership.is_leader() {
-            let (client, world) = (&context.client, &context.world);
+            let (client, cache) = (&context.client, &context.cache);
             command::sweep(
                 client,
-                world,
+                cache,
                 &context.leadership,
                 &context.metrics,
                 context.clock.now(),

@@ -1,12 +1,13 @@
 //! Leader election over a `coordination.k8s.io/v1` Lease.
 //!
-//! The rule is [`serin_core::lease`]; this is its IO. Every write is a compare-and-swap by
-//! resourceVersion, so two candidates can never both take the Lease. Expiry is measured on this
-//! process' monotonic clock from when it saw the record change, never by comparing clocks across
-//! machines. A holder that cannot renew stops acting by itself ([`Leadership::is_leader`]) before
-//! anybody else may take over, counted from before its last successful renewal was sent.
+//! The protocol is defined in [`serin_core::lease`]. This module performs the requests. Every write
+//! is a compare-and-swap on resourceVersion, so two candidates can never both acquire the Lease.
+//! Expiry is measured on the monotonic clock of this process, from the time at which it observed
+//! the last change of the record. Clocks of different machines are never compared. A holder that
+//! cannot renew stops acting ([`Leadership::is_leader`]) before another candidate may take over,
+//! measured from the time at which its last successful renewal was sent.
 //!
-//! Cost: one write a renewal by the holder, without a read before it; reads only by the standbys.
+//! Cost: one write per renewal by the holder, without a preceding read. Standbys only read.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,18 +29,18 @@ use crate::telemetry::Metrics;
 #[cfg(test)]
 mod tests;
 
-/// Whether this process may act; cheap to clone and to ask.
+/// Whether this process may act. Cheap to clone and to query.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    fence: Fence,
+    mode: LeadershipMode,
     changes: watch::Receiver<bool>,
 }
 
 #[derive(Clone, Debug)]
-enum Fence {
-    /// There is no election: the only process. The sender keeps the channel open for whoever waits
-    /// for a change.
-    Always { _open: Arc<watch::Sender<bool>> },
+enum LeadershipMode {
+    /// Leader election is disabled; this is the only process. The sender keeps the channel open for
+    /// receivers that wait for a change.
+    Disabled { _open: Arc<watch::Sender<bool>> },
     #[cfg(test)]
     Scripted,
     Elected {
@@ -49,60 +50,60 @@ enum Fence {
 }
 
 impl Leadership {
-    /// The leadership of a process that runs alone, without an election.
-    pub fn always() -> Self {
+    /// The leadership of a process without leader election.
+    pub fn without_election() -> Self {
         let (sender, changes) = watch::channel(true);
         Self {
-            fence: Fence::Always {
+            mode: LeadershipMode::Disabled {
                 _open: Arc::new(sender),
             },
             changes,
         }
     }
 
-    /// A leadership that a test gives and takes.
+    /// A leadership that is controlled by a test.
     #[cfg(test)]
     pub(crate) fn scripted(leads: bool) -> (watch::Sender<bool>, Self) {
         let (sender, changes) = watch::channel(leads);
         (
             sender,
             Self {
-                fence: Fence::Scripted,
+                mode: LeadershipMode::Scripted,
                 changes,
             },
         )
     }
 
-    /// Whether this process may act right now. Turns false by the clock alone when renewals fail;
-    /// ask before every effect.
+    /// Whether this process may act now. Becomes false by time alone if renewals fail. Check it
+    /// before every write.
     pub fn is_leader(&self) -> bool {
-        match &self.fence {
-            Fence::Always { .. } => true,
+        match &self.mode {
+            LeadershipMode::Disabled { .. } => true,
             #[cfg(test)]
-            Fence::Scripted => *self.changes.borrow(),
-            Fence::Elected { renewed_at, timing } => {
+            LeadershipMode::Scripted => *self.changes.borrow(),
+            LeadershipMode::Elected { renewed_at, timing } => {
                 let renewed_at = *renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
                 renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), timing))
             }
         }
     }
 
-    /// Follows the leadership: true once it is won, false once it is lost.
+    /// The leadership over time: true when it is acquired, false when it is lost.
     pub fn changes(&self) -> watch::Receiver<bool> {
         self.changes.clone()
     }
 
-    /// Waits until this process leads. Never returns where the election has ended.
-    pub async fn won(&self) {
-        self.becomes(true).await;
+    /// Waits until this process leads. Never returns if the election has ended.
+    pub async fn wait_until_leading(&self) {
+        self.wait_until(true).await;
     }
 
     /// Waits until this process does not lead.
-    pub async fn lost(&self) {
-        self.becomes(false).await;
+    pub async fn wait_until_lost(&self) {
+        self.wait_until(false).await;
     }
 
-    async fn becomes(&self, leads: bool) {
+    async fn wait_until(&self, leads: bool) {
         let mut changes = self.changes.clone();
         if changes.wait_for(|now| *now == leads).await.is_err() && leads {
             std::future::pending::<()>().await;
@@ -110,7 +111,7 @@ impl Leadership {
     }
 }
 
-/// An election under way.
+/// A running election.
 #[derive(Debug)]
 pub struct Election {
     leadership: Leadership,
@@ -118,37 +119,36 @@ pub struct Election {
     task: JoinHandle<()>,
 }
 
-/// Who takes part in which election.
+/// A candidate in an election.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// The Lease's namespace.
+    /// Namespace of the Lease.
     pub namespace: String,
-    /// The Lease's name.
+    /// Name of the Lease.
     pub lease: String,
-    /// What this process calls itself, unique among all candidates and over restarts: see
-    /// [`identity`].
+    /// Name of this process, unique among all candidates and across restarts. See
+    /// [`unique_identity`].
     pub identity: String,
-    /// The timing; all candidates of one election must have the same.
+    /// The timing, which must be equal for all candidates.
     pub timing: Timing,
 }
 
-/// A name for this process: the pod's and a random suffix, so that a restarted container is a new
-/// candidate.
-pub fn identity(pod_name: &str) -> String {
-    // The standard library seeds its hashers from the operating system's randomness.
+/// The pod name with a random suffix, so that a restarted container is a new candidate.
+pub fn unique_identity(pod_name: &str) -> String {
+    // The standard library seeds its hashers with random numbers from the operating system.
     format!("{pod_name}_{:016x}", RandomState::new().hash_one(pod_name))
 }
 
 impl Election {
-    /// Takes part from now on, in a task of its own.
+    /// Starts a task that takes part in the election.
     pub fn start(client: Client, candidate: Candidate, metrics: Arc<Metrics>) -> Self {
         let renewed_at = Arc::new(Mutex::new(None));
         let (announce, changes) = watch::channel(false);
-        let fence = Fence::Elected {
+        let mode = LeadershipMode::Elected {
             renewed_at: renewed_at.clone(),
             timing: candidate.timing,
         };
-        let runner = Runner {
+        let elector = Elector {
             api: Api::namespaced(client, &candidate.namespace),
             candidate,
             metrics,
@@ -157,55 +157,55 @@ impl Election {
             lease: None,
         };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(runner.run(stopped));
+        let task = tokio::spawn(elector.run(stopped));
         Self {
-            leadership: Leadership { fence, changes },
+            leadership: Leadership { mode, changes },
             stop,
             task,
         }
     }
 
-    /// Whether this process may act.
+    /// The leadership of this process.
     pub fn leadership(&self) -> Leadership {
         self.leadership.clone()
     }
 
-    /// Stops taking part and gives the Lease up, so that a standby takes over at its next look.
+    /// Leaves the election and releases the Lease, so that a standby takes over at its next poll.
     ///
-    /// Call it when nothing of this process acts any more. Takes one renewal interval at most.
+    /// Call this after all other work has stopped. It takes one renewal interval at most.
     pub async fn release(self) {
-        // Both fail only where the task has ended, and then there is nothing to give up.
+        // Both calls fail only if the task has exited. Then there is nothing to release.
         let _ = self.stop.send(());
         let _ = self.task.await;
     }
 }
 
-/// The Lease as last read or written, and since when it has been seen so.
+/// The Lease as last read or written, and since when it is unchanged.
 #[derive(Debug)]
-struct Known {
+struct ObservedLease {
     lease: Lease,
     since: Instant,
 }
 
-struct Runner {
+struct Elector {
     api: Api<Lease>,
     candidate: Candidate,
     metrics: Arc<Metrics>,
     renewed_at: Arc<Mutex<Option<Instant>>>,
     announce: watch::Sender<bool>,
-    lease: Option<Known>,
+    lease: Option<ObservedLease>,
 }
 
-/// Why a request to the API server came to nothing.
+/// Errors of requests for the Lease.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum LeaseError {
     #[error(transparent)]
     Api(#[from] kube::Error),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Timeout(Duration),
 }
 
-impl Failure {
+impl LeaseError {
     fn code(&self) -> Option<u16> {
         match self {
             Self::Api(kube::Error::Api(status)) => Some(status.code),
@@ -214,41 +214,41 @@ impl Failure {
     }
 }
 
-impl Runner {
+impl Elector {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         loop {
             let pause = tokio::select! {
-                pause = self.turn() => pause,
+                pause = self.run_round() => pause,
                 _ = &mut stopped => break,
             };
-            let fence = self.until_fenced();
+            let fence = self.time_until_fenced();
             tokio::select! {
                 () = sleep(pause.min(fence)) => {}
                 _ = &mut stopped => break,
             }
-            self.tell();
+            self.announce_change();
         }
-        self.give_up().await;
+        self.stand_down().await;
     }
 
-    /// One look or one write; returns how long to wait for the next.
-    async fn turn(&mut self) -> Duration {
+    /// Reads or writes the Lease once. Returns the time until the next round.
+    async fn run_round(&mut self) -> Duration {
         let outcome = match self.next_move() {
-            Some(Move::Renew) => self.write(Change::Renew).await,
-            Some(Move::Acquire) => self.write(Change::Acquire).await,
-            Some(Move::Wait(_)) | None => self.look().await,
+            Some(Move::Renew) => self.write(LeaseWrite::Renew).await,
+            Some(Move::Acquire) => self.write(LeaseWrite::Acquire).await,
+            Some(Move::Wait(_)) | None => self.read_or_create().await,
         };
         let failed = outcome.is_err();
-        if let Err(failure) = outcome {
-            tracing::warn!(lease = %self.candidate.lease, error = %failure, "the Lease could not be reached");
+        if let Err(error) = outcome {
+            tracing::warn!(lease = %self.candidate.lease, %error, "Lease request failed");
         }
-        self.tell();
-        let glance = self.candidate.timing.renew_every / 3;
+        self.announce_change();
+        let poll_interval = self.candidate.timing.renew_every / 3;
         match self.next_move() {
             Some(Move::Renew) if !failed => self.candidate.timing.renew_every,
             Some(Move::Acquire) if !failed => Duration::ZERO,
-            Some(Move::Wait(wait)) => wait.min(glance),
-            _ => glance,
+            Some(Move::Wait(wait)) => wait.min(poll_interval),
+            _ => poll_interval,
         }
     }
 
@@ -269,7 +269,7 @@ impl Runner {
         ))
     }
 
-    fn leads(&self) -> bool {
+    fn is_leading(&self) -> bool {
         let renewed_at = *self
             .renewed_at
             .lock()
@@ -277,7 +277,7 @@ impl Runner {
         renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), &self.candidate.timing))
     }
 
-    fn until_fenced(&self) -> Duration {
+    fn time_until_fenced(&self) -> Duration {
         let renewed_at = *self
             .renewed_at
             .lock()
@@ -298,19 +298,19 @@ impl Runner {
             .unwrap_or_else(PoisonError::into_inner) = at;
     }
 
-    /// Tells whoever follows, where the leadership has changed.
-    fn tell(&self) {
-        let leads = self.leads();
+    /// Notifies the receivers if the leadership has changed.
+    fn announce_change(&self) {
+        let leads = self.is_leading();
         let changed = self
             .announce
-            .send_if_modified(|told| std::mem::replace(told, leads) != leads);
+            .send_if_modified(|announced| std::mem::replace(announced, leads) != leads);
         if changed {
             self.metrics.set_leader(leads);
             tracing::info!(lease = %self.candidate.lease, identity = %self.candidate.identity, leads, "leadership changed");
         }
     }
 
-    async fn look(&mut self) -> Result<(), Failure> {
+    async fn read_or_create(&mut self) -> Result<(), LeaseError> {
         if self.read().await? {
             Ok(())
         } else {
@@ -318,19 +318,19 @@ impl Runner {
         }
     }
 
-    /// Reads the record; false where there is none.
-    async fn read(&mut self) -> Result<bool, Failure> {
+    /// Reads the Lease. Returns false if it does not exist.
+    async fn read(&mut self) -> Result<bool, LeaseError> {
         let request = self.api.get_opt(&self.candidate.lease);
-        let lease = within(self.candidate.timing.renew_every, request).await?;
+        let lease = with_timeout(self.candidate.timing.renew_every, request).await?;
         let exists = lease.is_some();
         if let Some(lease) = lease {
-            self.learn(lease);
+            self.record_read(lease);
         }
         Ok(exists)
     }
 
-    /// Takes in a record that was read; the clock of its age starts anew where it has changed.
-    fn learn(&mut self, lease: Lease) {
+    /// Records a Lease that was read. Its age is measured from now on if it has changed.
+    fn record_read(&mut self, lease: Lease) {
         let unchanged = self
             .lease
             .as_ref()
@@ -345,82 +345,78 @@ impl Runner {
         if holder != Some(self.candidate.identity.as_str()) {
             self.set_renewed(None);
         }
-        self.lease = Some(Known {
+        self.lease = Some(ObservedLease {
             lease,
             since: Instant::now(),
         });
     }
 
-    async fn create(&mut self) -> Result<(), Failure> {
+    async fn create(&mut self) -> Result<(), LeaseError> {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(self.candidate.lease.clone()),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(Change::Acquire, &LeaseSpec::default())),
+            spec: Some(self.lease_spec(LeaseWrite::Acquire, &LeaseSpec::default())),
         };
         let sent_at = Instant::now();
-        self.metrics.api_write("Lease", "create");
-        let written = within(
+        self.metrics.record_api_write("Lease", "create");
+        let written = with_timeout(
             self.candidate.timing.renew_every,
-            self.api.create(&params(), &lease),
+            self.api.create(&post_params(), &lease),
         )
         .await;
-        self.wrote(written, Some(sent_at))
+        self.record_write(written, Some(sent_at))
     }
 
-    async fn write(&mut self, change: Change) -> Result<(), Failure> {
+    async fn write(&mut self, change: LeaseWrite) -> Result<(), LeaseError> {
         let Some(known) = &self.lease else {
             return Ok(());
         };
         let mut lease = known.lease.clone();
-        lease.spec = Some(self.spec(change, &known.lease.spec.clone().unwrap_or_default()));
+        lease.spec = Some(self.lease_spec(change, &known.lease.spec.clone().unwrap_or_default()));
         let sent_at = Instant::now();
-        self.metrics.api_write("Lease", "update");
-        let params = params();
+        self.metrics.record_api_write("Lease", "update");
+        let params = post_params();
         let request = self.api.replace(&self.candidate.lease, &params, &lease);
-        let written = within(self.candidate.timing.renew_every, request).await;
-        self.wrote(
+        let written = with_timeout(self.candidate.timing.renew_every, request).await;
+        self.record_write(
             written,
-            (!matches!(change, Change::Release)).then_some(sent_at),
+            (!matches!(change, LeaseWrite::Release)).then_some(sent_at),
         )
     }
 
-    /// Takes in the answer to a write; one that lost the race means only that the record must be
-    /// read again.
-    fn wrote(
+    /// Records the result of a write. A conflict only means that the Lease must be read again.
+    fn record_write(
         &mut self,
-        written: Result<Lease, Failure>,
+        written: Result<Lease, LeaseError>,
         renewed_at: Option<Instant>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), LeaseError> {
         match written {
             Ok(lease) => {
                 self.set_renewed(renewed_at);
-                self.lease = Some(Known {
+                self.lease = Some(ObservedLease {
                     lease,
                     since: Instant::now(),
                 });
                 Ok(())
             }
-            Err(failure) => {
-                // What is stored now is not known: a write that timed out may have arrived.
+            Err(error) => {
+                // The stored record is unknown: a write that timed out may have succeeded.
                 self.lease = None;
-                if matches!(failure.code(), Some(404 | 409)) {
+                if matches!(error.code(), Some(404 | 409)) {
                     Ok(())
                 } else {
-                    Err(failure)
+                    Err(error)
                 }
             }
         }
     }
 
-    fn spec(&self, change: Change, before: &LeaseSpec) -> LeaseSpec {
+    fn lease_spec(&self, change: LeaseWrite, before: &LeaseSpec) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let seconds = self.candidate.timing.lease.as_secs_f64().ceil();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a lease of more than 68 years is cut"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the limit is 68 years")]
         let mut spec = LeaseSpec {
             holder_identity: Some(self.candidate.identity.clone()),
             lease_duration_seconds: Some(seconds as i32),
@@ -428,8 +424,8 @@ impl Runner {
             ..before.clone()
         };
         match change {
-            Change::Renew => {}
-            Change::Acquire => {
+            LeaseWrite::Renew => {}
+            LeaseWrite::Acquire => {
                 spec.acquire_time = Some(now);
                 spec.lease_transitions = Some(
                     before
@@ -437,30 +433,30 @@ impl Runner {
                         .map_or(0, |count| count.saturating_add(1)),
                 );
             }
-            Change::Release => spec.holder_identity = Some(String::new()),
+            LeaseWrite::Release => spec.holder_identity = Some(String::new()),
         }
         spec
     }
 
-    /// Gives the Lease up where this process holds it.
-    async fn give_up(&mut self) {
-        let led = self.leads();
+    /// Releases the Lease if this process holds it.
+    async fn stand_down(&mut self) {
+        let led = self.is_leading();
         self.set_renewed(None);
-        self.tell();
+        self.announce_change();
         if !led {
             return;
         }
         match self.release().await {
-            Ok(()) => tracing::info!(lease = %self.candidate.lease, "the Lease is released"),
-            Err(failure) => {
-                tracing::warn!(error = %failure, "the Lease could not be released; it expires by itself")
+            Ok(()) => tracing::info!(lease = %self.candidate.lease, "released the Lease"),
+            Err(error) => {
+                tracing::warn!(%error, "failed to release the Lease; it will expire")
             }
         }
     }
 
-    /// Writes the release; once more where a renewal was under way when the stop came, so that the
-    /// record has moved on.
-    async fn release(&mut self) -> Result<(), Failure> {
+    /// Writes the release. It is retried once, because a concurrent renewal at shutdown may have
+    /// changed the record.
+    async fn release(&mut self) -> Result<(), LeaseError> {
         for _ in 0..2 {
             if self.lease.is_none() {
                 self.read().await?;
@@ -468,32 +464,32 @@ impl Runner {
             if !matches!(self.next_move(), Some(Move::Renew)) {
                 break;
             }
-            self.write(Change::Release).await?;
+            self.write(LeaseWrite::Release).await?;
         }
         Ok(())
     }
 }
 
 #[derive(Clone, Copy)]
-enum Change {
+enum LeaseWrite {
     Renew,
     Acquire,
     Release,
 }
 
-fn params() -> PostParams {
+fn post_params() -> PostParams {
     PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     }
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     request: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Failure> {
+) -> Result<T, LeaseError> {
     match timeout(limit, request).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Failure::Timeout(limit)),
+        Err(_) => Err(LeaseError::Timeout(limit)),
     }
 }

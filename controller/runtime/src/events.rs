@@ -1,4 +1,4 @@
-//! Events: what happened, for people who run `kubectl describe`.
+//! Kubernetes Events about Rollouts, as shown by `kubectl describe`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,42 +8,42 @@ use kube::{Client, Resource};
 use serin_core::effect::{Level, Reason};
 use tokio::time::{Duration, Instant, timeout};
 
+use crate::cluster_cache::RolloutObject;
 use crate::telemetry::Metrics;
-use crate::world::RolloutObject;
 
-/// The name under which Events are reported.
+/// `reportingController` of the Events.
 const REPORTER: &str = "serin";
-/// How long one Event may take.
+/// Maximum time to write one Event.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The longest note that the API takes, in bytes.
+/// Maximum length of `note` in the Events API, in bytes.
 const NOTE_LIMIT: usize = 1024;
-/// The longest action that the API takes, in bytes.
+/// Maximum length of `action` in the Events API, in bytes.
 const ACTION_LIMIT: usize = 128;
-/// The same thing is told again only after so long, unless the position has changed.
+/// Minimum time between two identical Events, unless the state of the Rollout has changed.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// How many things told are remembered per Rollout.
-const TOLD_LIMIT: usize = 16;
+/// Maximum number of remembered Events per Rollout.
+const DEDUP_LIMIT: usize = 16;
 
-/// What was told of a Rollout lately.
+/// Recently published Events of one Rollout, used to suppress duplicates.
 #[derive(Debug, Default)]
-pub struct Told(VecDeque<(String, Instant)>);
+pub struct EventDedup(VecDeque<(String, Instant)>);
 
-impl Told {
-    /// Whether this is news, which it then no longer is.
-    fn is_news(&mut self, what: &str) -> bool {
+impl EventDedup {
+    /// Returns whether an Event with this fingerprint was not published recently, and records it.
+    fn should_publish(&mut self, fingerprint: &str) -> bool {
         self.0.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
-        if self.0.iter().any(|(told, _)| told == what) {
+        if self.0.iter().any(|(dedup, _)| dedup == fingerprint) {
             return false;
         }
-        if self.0.len() >= TOLD_LIMIT {
+        if self.0.len() >= DEDUP_LIMIT {
             self.0.pop_front();
         }
-        self.0.push_back((what.to_owned(), Instant::now()));
+        self.0.push_back((fingerprint.to_owned(), Instant::now()));
         true
     }
 }
 
-/// Writes Events.
+/// Publishes Events.
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
@@ -51,7 +51,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Writes to this API server, as `instance`.
+    /// Creates a publisher that reports as `instance`.
     pub fn new(client: Client, instance: String, metrics: Arc<Metrics>) -> Self {
         let reporter = Reporter {
             controller: REPORTER.to_owned(),
@@ -63,29 +63,28 @@ impl Events {
         }
     }
 
-    /// Tells the reasons of one decision that matter to people, in one Event: each Event is a
-    /// write.
+    /// Publishes the reasons of one decision as a single Event, because each Event is a write.
     ///
-    /// `position` (for example the revision and step) keeps the Events of different moments apart,
-    /// which the API would otherwise count as repetitions. `moved` says that the position has
-    /// changed with it.
+    /// `position` (for example the revision and step) distinguishes Events that the API would
+    /// otherwise aggregate. `moved` is true if the state of the Rollout has changed; the Event is
+    /// then published even if it is a duplicate.
     ///
-    /// A failure is logged and nothing more: an Event is never worth holding a release for.
-    pub async fn tell(
+    /// Failures are only logged. A failed Event never holds a release.
+    pub async fn publish(
         &self,
         rollout: &RolloutObject,
-        because: &[Reason],
+        reasons: &[Reason],
         position: &str,
         moved: bool,
-        told: &mut Told,
+        dedup: &mut EventDedup,
     ) {
-        let Some((event, what)) = compose(because, position) else {
+        let Some((event, fingerprint)) = compose(reasons, position) else {
             return;
         };
-        if !told.is_news(&what) && !moved {
+        if !dedup.should_publish(&fingerprint) && !moved {
             return;
         }
-        self.metrics.api_write("Event", "create");
+        self.metrics.record_api_write("Event", "create");
         match timeout(
             TIMEOUT,
             self.recorder.publish(&event, &rollout.object_ref(&())),
@@ -94,28 +93,28 @@ impl Events {
         {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, reason = %event.reason, "an Event could not be written")
+                tracing::warn!(%error, reason = %event.reason, "failed to write Event")
             }
             Err(_) => {
-                tracing::warn!(reason = %event.reason, "an Event could not be written in time")
+                tracing::warn!(reason = %event.reason, "timed out writing Event")
             }
         }
     }
 }
 
-fn compose(because: &[Reason], position: &str) -> Option<(Event, String)> {
-    let mut telling: Vec<&Reason> = because
+fn compose(reasons: &[Reason], position: &str) -> Option<(Event, String)> {
+    let mut published: Vec<&Reason> = reasons
         .iter()
         .filter(|reason| reason.level > Level::Detail)
         .collect();
-    let first = *telling.iter().max_by_key(|reason| reason.level)?;
-    // The heaviest gives the Event its reason; the others are told beside it.
-    telling.sort_by_key(|reason| *reason != first);
-    let notes: Vec<&str> = telling
+    let first = *published.iter().max_by_key(|reason| reason.level)?;
+    // The most severe reason becomes the reason of the Event. The other messages are appended.
+    published.sort_by_key(|reason| *reason != first);
+    let notes: Vec<&str> = published
         .iter()
         .map(|reason| reason.message.as_str())
         .collect();
-    let note = cut(notes.join("; "), NOTE_LIMIT);
+    let note = truncate_bytes(notes.join("; "), NOTE_LIMIT);
     let event = Event {
         type_: if first.level == Level::Warning {
             EventType::Warning
@@ -124,13 +123,13 @@ fn compose(because: &[Reason], position: &str) -> Option<(Event, String)> {
         },
         reason: first.code.to_owned(),
         note: Some(note.clone()),
-        action: cut(position.to_owned(), ACTION_LIMIT),
+        action: truncate_bytes(position.to_owned(), ACTION_LIMIT),
         secondary: None,
     };
     Some((event, format!("{}/{position}/{note}", first.code)))
 }
 
-fn cut(mut text: String, limit: usize) -> String {
+fn truncate_bytes(mut text: String, limit: usize) -> String {
     let end = (0..=limit.min(text.len()))
         .rev()
         .find(|at| text.is_char_boundary(*at))
@@ -152,34 +151,34 @@ mod tests {
     }
 
     #[test]
-    fn one_decision_is_one_event_under_its_heaviest_reason() {
-        let because = [
+    fn a_decision_becomes_one_event_with_its_most_severe_reason() {
+        let reasons = [
             reason("Detail", Level::Detail),
             reason("WeightRaised", Level::Normal),
             reason("RolledBack", Level::Warning),
         ];
-        let (event, _) = compose(&because, "abc step 2").unwrap();
+        let (event, _) = compose(&reasons, "abc step 2").unwrap();
         assert_eq!(event.reason, "RolledBack");
         assert_eq!(event.type_, EventType::Warning);
         assert_eq!(
             event.note.as_deref(),
             Some("RolledBack happened; WeightRaised happened")
         );
-        assert!(compose(&because[..1], "abc").is_none());
+        assert!(compose(&reasons[..1], "abc").is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_is_told_again_only_after_a_while() {
-        let mut told = Told::default();
-        assert!(told.is_news("drift"));
-        assert!(!told.is_news("drift"));
-        assert!(told.is_news("something else"));
+    async fn duplicates_are_suppressed_for_a_while() {
+        let mut dedup = EventDedup::default();
+        assert!(dedup.should_publish("drift"));
+        assert!(!dedup.should_publish("drift"));
+        assert!(dedup.should_publish("something else"));
         tokio::time::advance(REPEAT_AFTER).await;
-        assert!(told.is_news("drift"));
+        assert!(dedup.should_publish("drift"));
     }
 
     #[test]
-    fn a_long_note_is_cut_between_characters() {
-        assert_eq!(cut("ääää".into(), 3), "ä");
+    fn a_long_note_is_truncated_at_a_character_boundary() {
+        assert_eq!(truncate_bytes("ääää".into(), 3), "ä");
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP endpoints: `/metrics`, `/healthz`, `/readyz`.
+//! The HTTP endpoints `/metrics`, `/healthz` and `/readyz`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,10 +22,11 @@ struct Shared {
     ready: watch::Receiver<bool>,
 }
 
-/// The endpoints.
+/// Creates the router for the endpoints.
 ///
-/// `/healthz` answers while the process can answer at all. `/readyz` answers 200 once `ready` says
-/// that the caches are synced; a standby is ready too, because it can take over at any moment.
+/// `/healthz` returns 200 if the process responds. `/readyz` returns 200 once `ready` is true,
+/// which means that the caches are synced. Standbys are ready too, because they can take over at
+/// any time.
 pub fn router(metrics: Arc<Metrics>, ready: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/metrics", get(serve_metrics))
@@ -34,10 +35,10 @@ pub fn router(metrics: Arc<Metrics>, ready: watch::Receiver<bool>) -> Router {
         .with_state(Shared { metrics, ready })
 }
 
-/// Serves the endpoints until `stop` ends, then finishes the answers under way.
+/// Serves the endpoints until `stop` completes, then finishes open requests.
 ///
 /// # Errors
-/// Where the address cannot be listened on, or the listener fails.
+/// The address cannot be bound, or the listener fails.
 pub async fn serve(
     address: SocketAddr,
     router: Router,
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ready_follows_the_caches_and_healthy_does_not() {
+    async fn readyz_depends_on_the_caches_and_healthz_does_not() {
         let (set_ready, ready) = watch::channel(false);
         let router = router(Arc::new(Metrics::new()), ready);
         assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);

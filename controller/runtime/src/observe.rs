@@ -1,5 +1,5 @@
-//! From facts to what the planner looks at. Pure: what has been seen since when is kept by the
-//! caller in [`Sightings`].
+//! Converts cached objects into the input of [`serin_core::decide`]. Pure: the caller stores the
+//! observation times in [`ObservationTimes`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,94 +11,94 @@ use serin_core::observed::{
 use serin_core::plan::{Plan, RouteRef};
 use serin_core::state::State;
 use serin_core::units::{Revision, Weight};
-use serin_traffic::ProgrammedSeen;
+use serin_traffic::ProgrammedStatus;
 
-use crate::world::{
-    Availability, CRASH_LOOP, CommandFact, Key, PodFact, ReplicaSetFact, RouteFact, ServiceFact,
-    SliceFact, World,
+use crate::cluster_cache::{
+    Availability, CRASH_LOOP, CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet,
+    CachedRoute, CachedService, ClusterCache, Key,
 };
 
-/// The facts about one Rollout at one moment.
+/// The cached objects of one Rollout at one point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The ReplicaSets that it owns, by revision.
-    pub replica_sets: BTreeMap<Revision, Arc<ReplicaSetFact>>,
-    /// The pods of those.
-    pub pods: Vec<Arc<PodFact>>,
+    /// The ReplicaSets that the Rollout owns, by revision.
+    pub replica_sets: BTreeMap<Revision, Arc<CachedReplicaSet>>,
+    /// The pods of these ReplicaSets.
+    pub pods: Vec<Arc<CachedPod>>,
     /// The EndpointSlices of its Services.
-    pub slices: Vec<Arc<SliceFact>>,
-    /// The Services of its plan that exist, by name.
-    pub services: BTreeMap<String, Arc<ServiceFact>>,
-    /// The routes of its plan that exist, by name.
-    pub routes: BTreeMap<String, Arc<RouteFact>>,
-    /// Why its routes cannot be read, if the cluster does not serve their kind.
+    pub slices: Vec<Arc<CachedEndpointSlice>>,
+    /// The existing Services of its plan, by name.
+    pub services: BTreeMap<String, Arc<CachedService>>,
+    /// The existing routes of its plan, by name.
+    pub routes: BTreeMap<String, Arc<CachedRoute>>,
+    /// Why the routes cannot be read, if the cluster does not serve their kind.
     pub routes_unreadable: Option<String>,
-    /// Its commands, oldest first.
-    pub commands: Vec<Arc<CommandFact>>,
+    /// The commands of the Rollout, oldest first.
+    pub commands: Vec<Arc<CachedCommand>>,
 }
 
-/// What the planner is told beside the facts.
+/// The inputs of [`observe`] besides the snapshot.
 #[derive(Clone, Debug)]
-pub struct Context {
-    /// The persisted position.
+pub struct ObserveInputs {
+    /// The persisted state.
     pub state: State,
     /// `metadata.generation`.
     pub generation: i64,
-    /// Why the spec cannot be used.
+    /// Why the spec is invalid. `None` if it is valid.
     pub spec_problem: Option<String>,
-    /// `spec.replicas` as the API server stores it.
+    /// `spec.replicas` as stored by the API server.
     pub spec_replicas: u32,
-    /// Who set it.
+    /// Who set `spec.replicas`.
     pub replicas_source: ReplicasSource,
-    /// The hash of the valid spec's plan.
+    /// The hash of the plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
     /// The revision of the spec's template.
     pub target: Option<Revision>,
-    /// What the metrics say.
-    pub judgement: AnalysisReport,
+    /// The report of the metrics analysis.
+    pub analysis: AnalysisReport,
 }
 
-/// Pods as they are told in status.
+/// Numbers of pods, as reported in `.status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Of all revisions.
+pub struct PodCounts {
+    /// Active pods of all revisions.
     pub replicas: u32,
-    /// Of the target revision.
+    /// Active pods of the target revision.
     pub updated: u32,
-    /// Ready, of all revisions.
+    /// Ready pods of all revisions.
     pub ready: u32,
-    /// Available, of all revisions.
+    /// Available pods of all revisions.
     pub available: u32,
 }
 
-/// Since when this process has seen what it sees now; a restarted one starts anew, so these times
-/// are late, never early.
+/// When this process first observed the current state. A restarted process starts again, so these
+/// times can be late but never early.
 #[derive(Debug, Default)]
-pub struct Sightings {
+pub struct ObservationTimes {
     first_at: Option<Timestamp>,
-    services: BTreeMap<String, ServiceSighting>,
-    routes: BTreeMap<RouteRef, RouteSighting>,
+    services: BTreeMap<String, ServiceTimes>,
+    routes: BTreeMap<RouteRef, RouteTimes>,
 }
 
 #[derive(Debug)]
-struct ServiceSighting {
+struct ServiceTimes {
     selects: Option<Revision>,
     serving_since: Timestamp,
 }
 
 #[derive(Debug)]
-struct RouteSighting {
+struct RouteTimes {
     weight: Result<Weight, String>,
     written_since: Timestamp,
     programmed_since: Option<Timestamp>,
 }
 
 impl Snapshot {
-    /// The facts about the Rollout `rollout` with UID `uid`, whose plan is `plan` (none: none is in
-    /// force).
-    pub fn of(world: &World, rollout: &Key, uid: &str, plan: Option<&Plan>) -> Self {
-        let mut replica_sets: BTreeMap<Revision, Arc<ReplicaSetFact>> = BTreeMap::new();
-        for set in world.replica_sets.of_rollout(rollout) {
+    /// Collects the objects of the Rollout `rollout` with UID `uid`. `plan` is the active plan, if
+    /// any.
+    pub fn from_cache(cache: &ClusterCache, rollout: &Key, uid: &str, plan: Option<&Plan>) -> Self {
+        let mut replica_sets: BTreeMap<Revision, Arc<CachedReplicaSet>> = BTreeMap::new();
+        for set in cache.replica_sets.for_rollout(rollout) {
             let Some(revision) = set
                 .revision
                 .clone()
@@ -108,18 +108,18 @@ impl Snapshot {
             };
             replica_sets.insert(revision, set);
         }
-        let mut pods = world.pods.of_rollout(rollout);
+        let mut pods = cache.pods.for_rollout(rollout);
         pods.retain(|pod| {
             replica_sets
                 .values()
                 .any(|set| pod.owner_uid.as_ref() == Some(&set.identity.uid))
         });
-        let mut commands = world.commands.of_rollout(rollout);
+        let mut commands = cache.commands.for_rollout(rollout);
         commands
             .sort_by(|a, b| (a.created_at, &a.identity.key).cmp(&(b.created_at, &b.identity.key)));
         let mut snapshot = Self {
             pods,
-            slices: world.slices.of_rollout(rollout),
+            slices: cache.slices.for_rollout(rollout),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             routes_unreadable: None,
@@ -128,16 +128,17 @@ impl Snapshot {
         };
         if let Some(routing) = plan.and_then(Plan::routing) {
             for name in [&routing.stable_service, &routing.canary_service] {
-                let service = world.services.get(&Key::new(&rollout.namespace, name));
+                let service = cache.services.get(&Key::new(&rollout.namespace, name));
                 snapshot
                     .services
                     .extend(service.map(|service| (name.clone(), service)));
             }
-            // Before the routes: their cache is emptied only after the kind is known to be absent.
-            let absent = world.route_kind.availability() == Availability::Absent;
-            snapshot.routes_unreadable = absent.then(|| world.route_kind.absent_message());
+            // This must be read before the routes: their cache is cleared only after the kind is
+            // marked as absent.
+            let absent = cache.route_kind.availability() == Availability::Absent;
+            snapshot.routes_unreadable = absent.then(|| cache.route_kind.absent_message());
             for RouteRef { name, .. } in &routing.routes {
-                let route = world.routes.get(&Key::new(&rollout.namespace, name));
+                let route = cache.routes.get(&Key::new(&rollout.namespace, name));
                 snapshot
                     .routes
                     .extend(route.map(|route| (name.clone(), route)));
@@ -146,14 +147,14 @@ impl Snapshot {
         snapshot
     }
 
-    /// Pods as they are told in status.
-    pub fn counts(&self, target: Option<&Revision>) -> Counts {
+    /// The numbers of pods.
+    pub fn counts(&self, target: Option<&Revision>) -> PodCounts {
         let active = || self.pods.iter().filter(|pod| pod.active);
-        let of_target = |pod: &&Arc<PodFact>| target.is_some() && pod.revision.as_ref() == target;
-        Counts {
-            replicas: tally(active()),
-            updated: tally(active().filter(of_target)),
-            ready: tally(active().filter(|pod| pod.ready)),
+        let of_target = |pod: &&Arc<CachedPod>| target.is_some() && pod.revision.as_ref() == target;
+        PodCounts {
+            replicas: count(active()),
+            updated: count(active().filter(of_target)),
+            ready: count(active().filter(|pod| pod.ready)),
             available: self
                 .replica_sets
                 .values()
@@ -162,7 +163,7 @@ impl Snapshot {
         }
     }
 
-    /// When each pod was created, by name.
+    /// The creation time of each pod, by name.
     pub fn pods_created_at(&self) -> BTreeMap<String, Timestamp> {
         self.pods
             .iter()
@@ -170,29 +171,30 @@ impl Snapshot {
             .collect()
     }
 
-    fn of_set<'a>(&'a self, set: &'a ReplicaSetFact) -> impl Iterator<Item = &'a PodFact> {
-        let owned = move |pod: &&Arc<PodFact>| pod.owner_uid.as_deref() == Some(&set.identity.uid);
+    fn pods_of<'a>(&'a self, set: &'a CachedReplicaSet) -> impl Iterator<Item = &'a CachedPod> {
+        let owned =
+            move |pod: &&Arc<CachedPod>| pod.owner_uid.as_deref() == Some(&set.identity.uid);
         self.pods.iter().filter(owned).map(AsRef::as_ref)
     }
 
-    /// The ReplicaSet's status knows `minReadySeconds` but comes late; pods that are gone or
-    /// unready are known at once.
-    fn available(&self, set: &ReplicaSetFact) -> u32 {
-        set.available.min(tally(
-            self.of_set(set).filter(|pod| pod.active && pod.ready),
+    /// The status of the ReplicaSet respects `minReadySeconds` but lags behind. Deleted and unready
+    /// pods are known immediately.
+    fn available(&self, set: &CachedReplicaSet) -> u32 {
+        set.available.min(count(
+            self.pods_of(set).filter(|pod| pod.active && pod.ready),
         ))
     }
 
-    /// What the planner sees of a ReplicaSet, with what its pods have done since the release began.
+    /// The view of a ReplicaSet, with the restarts of its pods since the release started.
     fn replica_set(
         &self,
-        set: &ReplicaSetFact,
+        set: &CachedReplicaSet,
         release_started_at: Option<Timestamp>,
     ) -> ReplicaSetView {
-        let pods = || self.of_set(set).filter(|pod| pod.active);
+        let pods = || self.pods_of(set).filter(|pod| pod.active);
         let restarts =
-            |pod: &PodFact| release_started_at.map_or(0, |start| pod.restarts_since(start));
-        // A pod that was in a crash loop before says nothing of this release until it has failed
+            |pod: &CachedPod| release_started_at.map_or(0, |start| pod.restarts_since(start));
+        // A pod that was already in a crash loop counts against this release only after it fails
         // again.
         let blocked: Vec<&str> = pods()
             .filter_map(|pod| pod.waiting_since(release_started_at))
@@ -204,7 +206,7 @@ impl Snapshot {
         ReplicaSetView {
             name: set.identity.key.name.clone(),
             desired: set.desired,
-            current: tally(pods()),
+            current: count(pods()),
             available: self.available(set),
             restarts: pods().map(restarts).sum(),
             crash: crash.map(|reason| (*reason).to_owned()),
@@ -212,14 +214,17 @@ impl Snapshot {
         }
     }
 
-    /// The revision of a pod by its name: its label, or, where the pod is already gone and an
-    /// endpoint still names it, the ReplicaSet that it was named after.
+    /// The revision of a pod name, from the pod's label. If the pod is gone but an endpoint still
+    /// refers to it, the revision is derived from the name of its ReplicaSet.
     fn revision_of_pod(&self, pod: &str) -> Option<&Revision> {
-        let known = self.pods.iter().find(|fact| fact.identity.key.name == pod);
+        let known = self
+            .pods
+            .iter()
+            .find(|cached| cached.identity.key.name == pod);
         if let Some(known) = known {
             return known.revision.as_ref();
         }
-        let is_named_after = |set: &ReplicaSetFact| {
+        let is_named_after = |set: &CachedReplicaSet| {
             let name = &set.identity.key.name;
             pod.rsplit_once('-').is_some_and(|(set, _)| set == name)
                 || serin_metrics_analysis::is_pod_name_of(name, pod)
@@ -229,18 +234,23 @@ impl Snapshot {
             .iter()
             .filter(|(_, set)| is_named_after(set));
         let (revision, _) = sets.next()?;
-        // Of long names only the beginning is in a pod's name, and it can be the same of two
+        // A pod name contains only a prefix of a long ReplicaSet name, which can match two
         // ReplicaSets.
         sets.next().is_none().then_some(revision)
     }
 
-    fn service(&self, name: &str, sightings: &mut Sightings, now: Timestamp) -> ServiceView {
+    fn service(
+        &self,
+        name: &str,
+        observation_times: &mut ObservationTimes,
+        now: Timestamp,
+    ) -> ServiceView {
         let Some(service) = self.services.get(name) else {
-            sightings.services.remove(name);
+            observation_times.services.remove(name);
             return ServiceView::default();
         };
-        // Without our label no watch brings its EndpointSlices: it counts as not bound, and is
-        // bound anew.
+        // Without our label, its EndpointSlices are not watched. It counts as unbound and is bound
+        // again.
         let selects = service
             .selects
             .clone()
@@ -261,12 +271,12 @@ impl Snapshot {
         ServiceView {
             exists: true,
             ready: u32::try_from(right.len()).unwrap_or(u32::MAX),
-            serving_since: sightings.serving(name, selects.as_ref(), serving, now),
+            serving_since: observation_times.record_serving(name, selects.as_ref(), serving, now),
             selects,
         }
     }
 
-    /// Why a route is not among those that were read.
+    /// Why a route is missing from the snapshot.
     fn missing_route(&self, name: &str) -> String {
         match &self.routes_unreadable {
             Some(why) => format!("HTTPRoute {name} cannot be read: {why}"),
@@ -278,13 +288,13 @@ impl Snapshot {
         &self,
         plan: &Plan,
         route: &RouteRef,
-        sightings: &mut Sightings,
+        observation_times: &mut ObservationTimes,
         now: Timestamp,
     ) -> RouteView {
-        let fact = self.routes.get(&route.name);
-        let canary_weight = match (fact, plan.routing()) {
-            (Some(fact), Some(routing)) => serin_traffic::canary_weight(
-                &fact.object,
+        let cached = self.routes.get(&route.name);
+        let canary_weight = match (cached, plan.routing()) {
+            (Some(cached), Some(routing)) => serin_traffic::canary_weight(
+                &cached.object,
                 route.rule.as_deref(),
                 &routing.stable_service,
                 &routing.canary_service,
@@ -292,38 +302,40 @@ impl Snapshot {
             .map_err(|problem| problem.to_string()),
             _ => Err(self.missing_route(&route.name)),
         };
-        let said = fact.map_or_else(
-            || ProgrammedSeen::Pending(self.missing_route(&route.name)),
-            |fact| serin_traffic::programmed(&fact.object),
+        let reported = cached.map_or_else(
+            || ProgrammedStatus::Pending(self.missing_route(&route.name)),
+            |cached| serin_traffic::programmed_status(&cached.object),
         );
-        let sighting = sightings.route(route, canary_weight.clone(), now);
-        let programmed = match said {
-            ProgrammedSeen::Yes => Programmed::Since(*sighting.programmed_since.get_or_insert(now)),
-            // Somebody has edited another part of the route: the split that was confirmed before is
-            // in effect in either generation.
-            ProgrammedSeen::Earlier(why) => sighting
+        let times = observation_times.record_route(route, canary_weight.clone(), now);
+        let programmed = match reported {
+            ProgrammedStatus::Programmed => {
+                Programmed::Since(*times.programmed_since.get_or_insert(now))
+            }
+            // Another part of the route was edited. The confirmed split is in effect in both
+            // generations.
+            ProgrammedStatus::PreviousGeneration(why) => times
                 .programmed_since
                 .map_or(Programmed::Pending(why), Programmed::Since),
-            ProgrammedSeen::Pending(why) => {
-                sighting.programmed_since = None;
+            ProgrammedStatus::Pending(why) => {
+                times.programmed_since = None;
                 Programmed::Pending(why)
             }
-            ProgrammedSeen::Unreported => {
-                sighting.programmed_since = None;
+            ProgrammedStatus::UnknownGeneration => {
+                times.programmed_since = None;
                 Programmed::Unreported
             }
         };
         RouteView {
             route: route.clone(),
             canary_weight,
-            written_since: sighting.written_since,
+            written_since: times.written_since,
             programmed,
         }
     }
 }
 
-impl Sightings {
-    fn serving(
+impl ObservationTimes {
+    fn record_serving(
         &mut self,
         name: &str,
         selects: Option<&Revision>,
@@ -334,85 +346,87 @@ impl Sightings {
             self.services.remove(name);
             return None;
         }
-        let fresh = || ServiceSighting {
+        let fresh = || ServiceTimes {
             selects: selects.cloned(),
             serving_since: now,
         };
-        let sighting = self.services.entry(name.to_owned()).or_insert_with(fresh);
-        if sighting.selects.as_ref() != selects {
-            *sighting = fresh();
+        let times = self.services.entry(name.to_owned()).or_insert_with(fresh);
+        if times.selects.as_ref() != selects {
+            *times = fresh();
         }
-        Some(sighting.serving_since)
+        Some(times.serving_since)
     }
 
-    fn route(
+    fn record_route(
         &mut self,
         route: &RouteRef,
         weight: Result<Weight, String>,
         now: Timestamp,
-    ) -> &mut RouteSighting {
-        let sighting = self
+    ) -> &mut RouteTimes {
+        let times = self
             .routes
             .entry(route.clone())
-            .or_insert_with(|| RouteSighting {
+            .or_insert_with(|| RouteTimes {
                 weight: weight.clone(),
                 written_since: now,
                 programmed_since: None,
             });
-        if sighting.weight != weight {
-            sighting.weight = weight;
-            sighting.written_since = now;
-            sighting.programmed_since = None;
+        if times.weight != weight {
+            times.weight = weight;
+            times.written_since = now;
+            times.programmed_since = None;
         }
-        sighting
+        times
     }
 }
 
-/// One look at everything, in the planner's words.
+/// Builds the input of [`serin_core::decide`] from a snapshot.
 pub fn observe(
     snapshot: &Snapshot,
     plan: &Plan,
-    context: Context,
-    sightings: &mut Sightings,
+    inputs: ObserveInputs,
+    observation_times: &mut ObservationTimes,
     now: Timestamp,
 ) -> Observed {
     let replica_sets = snapshot.replica_sets.iter();
-    let started_at = context.state.release_started_at;
+    let started_at = inputs.state.release_started_at;
     let pending = snapshot
         .commands
         .iter()
         .filter(|command| command.finished_at.is_none());
     let routing = plan.routing();
-    let service = |name: &String, sightings: &mut Sightings| snapshot.service(name, sightings, now);
+    let service = |name: &String, observation_times: &mut ObservationTimes| {
+        snapshot.service(name, observation_times, now)
+    };
     Observed {
-        state: context.state,
-        observed_since: *sightings.first_at.get_or_insert(now),
-        generation: context.generation,
-        spec_problem: context.spec_problem,
-        spec_replicas: context.spec_replicas,
-        replicas_source: context.replicas_source,
-        plan_hash: context.plan_hash,
-        target_revision: context.target,
+        state: inputs.state,
+        observed_since: *observation_times.first_at.get_or_insert(now),
+        generation: inputs.generation,
+        spec_problem: inputs.spec_problem,
+        spec_replicas: inputs.spec_replicas,
+        replicas_source: inputs.replicas_source,
+        plan_hash: inputs.plan_hash,
+        target_revision: inputs.target,
         replica_sets: replica_sets
             .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
             .collect(),
-        stable_service: routing.map(|routing| service(&routing.stable_service, sightings)),
-        canary_service: routing.map(|routing| service(&routing.canary_service, sightings)),
+        stable_service: routing.map(|routing| service(&routing.stable_service, observation_times)),
+        canary_service: routing.map(|routing| service(&routing.canary_service, observation_times)),
         routes: routing
             .map(|routing| {
                 routing
                     .routes
                     .iter()
-                    .map(|route| snapshot.route(plan, route, sightings, now))
+                    .map(|route| snapshot.route(plan, route, observation_times, now))
                     .collect()
             })
             .unwrap_or_default(),
         commands: pending.map(|command| command.command.clone()).collect(),
-        analysis: context.judgement,
+        analysis: inputs.analysis,
     }
 }
 
-fn tally<T>(things: impl Iterator<Item = T>) -> u32 {
+fn count<T>(things: impl Iterator<Item = T>) -> u32 {
     u32::try_from(things.count()).unwrap_or(u32::MAX)
 }
 

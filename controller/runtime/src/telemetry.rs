@@ -1,8 +1,8 @@
-//! Logs, spans and the metrics of the controller itself.
+//! Logs and metrics of the controller.
 //!
-//! Metric names follow the Prometheus conventions: the prefix `serin_`, base units, `_total` for
-//! counters. Every label has a small, fixed set of values; no label ever carries an object's name,
-//! so that a fleet of a thousand Rollouts costs as many series as one.
+//! Metric names follow the Prometheus conventions: the prefix `serin_`, base units, and `_total`
+//! for counters. Every label has a small, fixed set of values. No label contains an object name, so
+//! the number of series does not depend on the number of Rollouts.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -17,37 +17,37 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
-/// How log lines are written to stderr.
+/// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line, for collectors.
+    /// One JSON object per line, for log collectors.
     #[default]
     Json,
-    /// Coloured text, for a person at a terminal.
+    /// Colored text, for a terminal.
     Human,
 }
 
-/// Why logging could not be set up.
+/// Errors that prevent the setup of logging.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter cannot be read.
-    #[error("the log filter {filter:?} cannot be read: {source}")]
+    /// The log filter is invalid.
+    #[error("invalid log filter {filter:?}: {source}")]
     Filter {
-        /// What was given.
+        /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Somebody else in this process has set up logging before.
-    #[error("logging is set up already: {0}")]
+    /// Logging was already set up in this process.
+    #[error("logging is already set up: {0}")]
     Installed(String),
 }
 
-/// Sends logs to stderr from now on, filtered by `filter` (the syntax of `RUST_LOG`, for example
-/// `info,serin_runtime=debug`).
+/// Sets up logging to stderr. `filter` uses the syntax of `RUST_LOG`, for example
+/// `info,serin_runtime=debug`.
 ///
 /// # Errors
-/// Where the filter cannot be read, or logging was set up before.
+/// The filter is invalid, or logging was already set up.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
         filter: filter.to_owned(),
@@ -68,16 +68,16 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
     .map_err(|error| LogError::Installed(error.to_string()))
 }
 
-/// How a reconcile ended.
+/// Result of a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReconcileResult {
-    /// Everything that was to be done is done.
+    /// All effects succeeded.
     Done,
-    /// Something was written over in the meantime (HTTP 409); it is tried again at once.
+    /// A write conflicted (HTTP 409). The reconcile is retried soon.
     Conflict,
-    /// Something failed; it is tried again later.
+    /// A request failed. The reconcile is retried with backoff.
     Failed,
-    /// The reconcile panicked; the object is quarantined.
+    /// The reconcile panicked. The Rollout is quarantined.
     Panicked,
 }
 
@@ -109,7 +109,7 @@ struct EffectLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct JudgementLabels {
+struct AnalysisLabels {
     judgement: &'static str,
     cause: String,
 }
@@ -124,14 +124,14 @@ struct BuildLabels {
     version: &'static str,
 }
 
-/// From 1 ms to 16 s in steps of 4.
+/// From 1 ms to 16 s, each bucket 4 times the previous one.
 const SECONDS_BUCKETS: [f64; 8] = [0.001, 0.004, 0.016, 0.064, 0.25, 1.0, 4.0, 16.0];
 
 fn seconds_histogram() -> Histogram {
     Histogram::new(SECONDS_BUCKETS)
 }
 
-/// The metrics of one controller process; shared by everything that has something to count.
+/// The metrics of one controller process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -143,8 +143,8 @@ pub struct Metrics {
     quarantined: Gauge,
     rollouts: Gauge,
     leader: Gauge,
-    judgements: Family<JudgementLabels, Counter>,
-    judging: Gauge,
+    analysis_changes: Family<AnalysisLabels, Counter>,
+    active_analyses: Gauge,
     evidence_age_seconds: Gauge<f64, AtomicU64>,
     query_seconds: Histogram,
     query_errors: Family<ErrorLabel, Counter>,
@@ -157,7 +157,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates and registers all metrics.
     pub fn new() -> Self {
         let metrics = Self {
             registry: Mutex::new(Registry::with_prefix("serin")),
@@ -169,21 +169,21 @@ impl Metrics {
             quarantined: Gauge::default(),
             rollouts: Gauge::default(),
             leader: Gauge::default(),
-            judgements: Family::default(),
-            judging: Gauge::default(),
+            analysis_changes: Family::default(),
+            active_analyses: Gauge::default(),
             evidence_age_seconds: Gauge::default(),
             query_seconds: seconds_histogram(),
             query_errors: Family::default(),
         };
         metrics.with_registry(|registry| {
-            metrics.register_reconciling(registry);
-            metrics.register_judging(registry);
+            metrics.register_reconcile(registry);
+            metrics.register_analysis(registry);
         });
         metrics
     }
 
-    /// The registry is only ever appended to or read, so that a panic elsewhere cannot leave it
-    /// half written.
+    /// The registry is only appended to or read, so a poisoned lock does not mean inconsistent
+    /// data.
     fn with_registry<R>(&self, act: impl FnOnce(&mut Registry) -> R) -> R {
         let mut registry = self
             .registry
@@ -192,22 +192,22 @@ impl Metrics {
         act(&mut registry)
     }
 
-    fn register_reconciling(&self, registry: &mut Registry) {
+    fn register_reconcile(&self, registry: &mut Registry) {
         registry.register(
             "build",
-            "The running version",
+            "Version of the controller",
             Info::new(BuildLabels {
                 version: env!("CARGO_PKG_VERSION"),
             }),
         );
         registry.register(
             "reconciles",
-            "Reconciles by how they ended",
+            "Reconciles by result",
             self.reconciles.clone(),
         );
         registry.register(
             "reconcile_duration_seconds",
-            "How long one reconcile takes",
+            "Duration of one reconcile",
             self.reconcile_seconds.clone(),
         );
         registry.register(
@@ -217,7 +217,7 @@ impl Metrics {
         );
         registry.register(
             "effect_failures",
-            "Effects that could not be carried out",
+            "Failed effects by kind",
             self.effect_failures.clone(),
         );
         registry.register(
@@ -227,41 +227,41 @@ impl Metrics {
         );
         registry.register(
             "quarantined",
-            "Rollouts set aside because their reconcile panics or they cannot be read",
+            "Rollouts that are quarantined because their reconcile panicked",
             self.quarantined.clone(),
         );
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
         registry.register(
             "leader",
-            "1 where this process holds the Lease",
+            "1 if this process holds the Lease",
             self.leader.clone(),
         );
     }
 
-    fn register_judging(&self, registry: &mut Registry) {
+    fn register_analysis(&self, registry: &mut Registry) {
         registry.register(
             "judgements",
-            "Changes of what the metrics say of a release, by judgement and cause",
-            self.judgements.clone(),
+            "Changes of the analysis report of a release, by report and cause",
+            self.analysis_changes.clone(),
         );
         registry.register(
             "judging",
-            "Releases that are being judged",
-            self.judging.clone(),
+            "Releases under analysis",
+            self.active_analyses.clone(),
         );
         registry.register(
             "evidence_age_seconds",
-            "From the scrape of the newest sample to its being judged, of the release judged last",
+            "Time from the scrape of the newest sample to its analysis, for the release analyzed last",
             self.evidence_age_seconds.clone(),
         );
         registry.register(
             "prometheus_query_duration_seconds",
-            "How long one Prometheus query takes",
+            "Duration of one Prometheus query",
             self.query_seconds.clone(),
         );
         registry.register(
             "prometheus_query_errors",
-            "Prometheus queries that gave no usable answer, by what was wrong",
+            "Failed Prometheus queries by error",
             self.query_errors.clone(),
         );
     }
@@ -269,15 +269,15 @@ impl Metrics {
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// Where a metric cannot be written down, which no metric of ours should cause.
+    /// A metric cannot be formatted. This does not happen with the metrics registered here.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut page = String::new();
         self.with_registry(|registry| text::encode(&mut page, registry))?;
         Ok(page)
     }
 
-    /// One reconcile ended.
-    pub fn reconciled(&self, result: ReconcileResult, took: Duration) {
+    /// Records one reconcile.
+    pub fn record_reconcile(&self, result: ReconcileResult, took: Duration) {
         self.reconciles
             .get_or_create(&ResultLabel {
                 result: result.as_str(),
@@ -286,71 +286,72 @@ impl Metrics {
         self.reconcile_seconds.observe(took.as_secs_f64());
     }
 
-    /// One write to the API server, for example kind `HTTPRoute` and verb `patch`.
-    pub fn api_write(&self, kind: &'static str, verb: &'static str) {
+    /// Records a write to the API server, for example kind `HTTPRoute` and verb `patch`.
+    pub fn record_api_write(&self, kind: &'static str, verb: &'static str) {
         self.api_writes
             .get_or_create(&WriteLabels { kind, verb })
             .inc();
     }
 
-    /// The writes of one kind and verb so far.
+    /// Number of writes with this kind and verb so far.
     pub fn api_writes(&self, kind: &'static str, verb: &'static str) -> u64 {
         self.api_writes
             .get_or_create(&WriteLabels { kind, verb })
             .get()
     }
 
-    /// An effect could not be carried out; `effect` is its kind, for example `SetWeight`.
-    pub fn effect_failed(&self, effect: &'static str) {
+    /// Records a failed effect. `effect` is its kind, for example `SetWeight`.
+    pub fn record_effect_failure(&self, effect: &'static str) {
         self.effect_failures
             .get_or_create(&EffectLabel { effect })
             .inc();
     }
 
-    /// A traffic weight was written to a route.
-    pub fn weight_changed(&self) {
+    /// Records that a traffic weight was written to a route.
+    pub fn record_weight_change(&self) {
         self.weight_changes.inc();
     }
 
-    /// So many Rollouts are set aside.
+    /// Sets the number of quarantined Rollouts.
     pub fn set_quarantined(&self, count: usize) {
         self.quarantined
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// So many Rollouts are in the cache.
+    /// Sets the number of Rollouts in the cache.
     pub fn set_rollouts(&self, count: usize) {
         self.rollouts.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Whether this process holds the Lease.
+    /// Sets whether this process holds the Lease.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }
 
-    /// What the metrics say of a release has changed to this; `cause` is one CamelCase word or
-    /// empty.
-    pub fn judged(&self, judgement: &'static str, cause: &str) {
-        self.judgements
-            .get_or_create(&JudgementLabels {
+    /// Records that the analysis of a release has changed to this report. `cause` is in CamelCase,
+    /// or empty.
+    pub fn record_analysis_change(&self, judgement: &'static str, cause: &str) {
+        self.analysis_changes
+            .get_or_create(&AnalysisLabels {
                 judgement,
                 cause: cause.to_owned(),
             })
             .inc();
     }
 
-    /// So many releases are being judged.
-    pub fn set_judging(&self, count: usize) {
-        self.judging.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// Sets the number of releases under analysis.
+    pub fn set_active_analyses(&self, count: usize) {
+        self.active_analyses
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The newest sample was this old when it was judged.
+    /// Sets the age that the newest sample had when it was analyzed.
     pub fn set_evidence_age(&self, age: Duration) {
         self.evidence_age_seconds.set(age.as_secs_f64());
     }
 
-    /// One Prometheus query ended; `error` is the kind of trouble, for example `Timeout`.
-    pub fn queried(&self, took: Duration, error: Option<&'static str>) {
+    /// Records one Prometheus query. `error` is the kind of error, for example `Timeout`.
+    pub fn record_query(&self, took: Duration, error: Option<&'static str>) {
         self.query_seconds.observe(took.as_secs_f64());
         if let Some(error) = error {
             self.query_errors.get_or_create(&ErrorLabel { error }).inc();
@@ -363,12 +364,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_tells_what_was_counted() {
+    fn the_page_contains_the_recorded_metrics() {
         let metrics = Metrics::new();
-        metrics.reconciled(ReconcileResult::Done, Duration::from_millis(3));
-        metrics.api_write("HTTPRoute", "patch");
-        metrics.judged("Hold", "NoData");
-        metrics.queried(Duration::from_millis(20), Some("Timeout"));
+        metrics.record_reconcile(ReconcileResult::Done, Duration::from_millis(3));
+        metrics.record_api_write("HTTPRoute", "patch");
+        metrics.record_analysis_change("Hold", "NoData");
+        metrics.record_query(Duration::from_millis(20), Some("Timeout"));
         metrics.set_leader(true);
         let page = metrics.encode().unwrap();
         for line in [
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_refused() {
+    fn an_invalid_filter_is_refused() {
         let error = init_logs(LogFormat::Json, "info,serin=loud").unwrap_err();
         assert!(matches!(error, LogError::Filter { .. }), "{error}");
     }

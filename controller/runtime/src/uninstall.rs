@@ -1,10 +1,10 @@
-//! `serin-controller release-finalizers`: what is left to do when the controller goes and Rollouts
-//! stay.
+//! `serin-controller release-finalizers`: cleans up after the controller was deleted while Rollouts
+//! remain.
 //!
-//! A Rollout that has changed a route or a user's Service holds a finalizer. Without a controller
-//! nobody would remove it, and neither the Rollout nor its namespace could be deleted. This gives
-//! back what was changed, as a deletion does, and removes the finalizer. The Rollouts and their
-//! pods stay.
+//! A Rollout that has changed a route or a user's Service has a finalizer. Without a controller,
+//! nothing would remove it, and neither the Rollout nor its namespace could be deleted. This
+//! command restores what was changed, as a deletion does, and removes the finalizer. The Rollouts
+//! and their pods are kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,45 +19,47 @@ use serin_crds::names::ROLLOUT_LABEL;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::cluster_cache::{
+    Availability, CachedRoute, CachedService, ClusterCache, Discovery, Key, RolloutObject,
+};
 use crate::election::{Candidate, Election, Leadership};
-use crate::reconcile::{GiveBack, release_finalizer};
+use crate::reconcile::{ResourceRestorer, release_finalizer};
 use crate::telemetry::Metrics;
-use crate::world::{Availability, Discovery, Key, RolloutObject, RouteFact, ServiceFact, World};
 
-/// How long a controller that is still running may take to stop and give its Lease back.
-const CONTROLLER_STOPS_WITHIN: Duration = Duration::from_secs(60);
-/// How many Rollouts are read at once.
-const PAGE: u32 = 200;
+/// Maximum time to wait for a running controller to release its Lease.
+const CONTROLLER_STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of Rollouts per list request.
+const PAGE_SIZE: u32 = 200;
 
-/// Why not all finalizers could be released.
+/// Errors that prevent the release of all finalizers.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
-    /// A controller is at work and would add them again.
+    /// A controller is running and would add the finalizers again.
     #[error(
-        "a controller still holds the Lease after {} s: delete its Deployment first, then run this again",
-        CONTROLLER_STOPS_WITHIN.as_secs()
+        "a controller still holds the Lease after {} s: delete its Deployment, then run this command again",
+        CONTROLLER_STOP_TIMEOUT.as_secs()
     )]
     ControllerRuns,
-    /// The Rollouts could not be read.
+    /// The Rollouts could not be listed.
     #[error("listing the Rollouts: {0}")]
     List(kube::Error),
-    /// Some could not be released.
+    /// Some finalizers could not be removed.
     #[error(
-        "{failed} of {all} Rollouts still hold the finalizer; the log says why. Run this again, or remove it by hand"
+        "{failed} of {all} Rollouts still have the finalizer; see the log for the reasons. Run this command again, or remove the finalizer manually"
     )]
     Incomplete {
-        /// How many failed.
+        /// Number of failures.
         failed: usize,
-        /// How many there were.
+        /// Number of Rollouts with a finalizer.
         all: usize,
     },
 }
 
-/// Releases the finalizers of all Rollouts, or of those of one namespace, once no controller leads.
-/// Returns how many.
+/// Releases the finalizers of all Rollouts, or of those in one namespace, once no controller holds
+/// the Lease. Returns the number of released Rollouts.
 ///
 /// # Errors
-/// A controller is still running, or the API server refuses.
+/// A controller is still running, or requests to the API server fail.
 pub async fn release_finalizers(
     client: &Client,
     namespace: Option<&str>,
@@ -69,10 +71,10 @@ pub async fn release_finalizers(
         candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let leadership = election
         .as_ref()
-        .map_or_else(Leadership::always, Election::leadership);
+        .map_or_else(Leadership::without_election, Election::leadership);
     let mut changes = leadership.changes();
-    // What is waited for is a lock on the channel, which must be gone before the election goes on.
-    let leads = timeout(CONTROLLER_STOPS_WITHIN, changes.wait_for(|leads| *leads))
+    // The borrowed value locks the channel and must be dropped before the election can proceed.
+    let leads = timeout(CONTROLLER_STOP_TIMEOUT, changes.wait_for(|leads| *leads))
         .await
         .is_ok_and(|leads| leads.is_ok());
     let result = if leads {
@@ -94,7 +96,7 @@ async fn release_all(
     clock: &Clock,
 ) -> Result<usize, UninstallError> {
     let (mut all, mut failed) = (0, 0);
-    let mut params = ListParams::default().limit(PAGE);
+    let mut params = ListParams::default().limit(PAGE_SIZE);
     let api: Api<DeserializeGuard<RolloutObject>> = namespace.map_or_else(
         || Api::all(client.clone()),
         |namespace| Api::namespaced(client.clone(), namespace),
@@ -102,7 +104,7 @@ async fn release_all(
     loop {
         let page = match api.list(&params).await {
             Ok(page) => page,
-            // Without the CustomResourceDefinition there are no Rollouts.
+            // Without the CustomResourceDefinition, there are no Rollouts.
             Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {
                 return Ok(all);
             }
@@ -115,12 +117,12 @@ async fn release_all(
                 Ok(false) => {}
                 Ok(true) => {
                     all += 1;
-                    tracing::info!(rollout = %key, "gave back its routes and Services, and removed the finalizer");
+                    tracing::info!(rollout = %key, "restored routes and Services and removed the finalizer");
                 }
                 Err(problem) => {
                     all += 1;
                     failed += 1;
-                    tracing::error!(rollout = %key, %problem, "the finalizer could not be removed");
+                    tracing::error!(rollout = %key, %problem, "failed to remove the finalizer");
                 }
             }
         }
@@ -132,7 +134,7 @@ async fn release_all(
     }
 }
 
-/// Releases one Rollout; false if it holds no finalizer.
+/// Releases one Rollout. Returns false if it has no finalizer.
 async fn release(
     client: &Client,
     rollout: &RolloutObject,
@@ -140,11 +142,11 @@ async fn release(
     metrics: &Metrics,
     clock: &Clock,
 ) -> Result<bool, String> {
-    let world = read(client, rollout)
+    let cache = load_cache(client, rollout)
         .await
         .map_err(|error| error.to_string())?;
-    // In the middle of a release a Service that selects pods of any revision would send requests to
-    // the canary.
+    // During a release, a Service that selects pods of all revisions would send requests to the
+    // canary.
     let is_releasing = rollout.status.as_ref().is_ok_and(|status| {
         status.state().is_ok_and(|state| {
             matches!(
@@ -154,20 +156,20 @@ async fn release(
         })
     });
     let keeps_selectors = is_releasing && rollout.metadata.deletion_timestamp.is_none();
-    let give_back = GiveBack {
+    let restorer = ResourceRestorer {
         client,
-        world: &world,
+        cache: &cache,
         leadership,
         metrics,
         now: clock.now(),
         keeps_selectors,
     };
-    release_finalizer(&give_back, rollout).await
+    release_finalizer(&restorer, rollout).await
 }
 
-/// What a Rollout may have changed.
-async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<World>> {
-    let (world, _) = World::new();
+/// Reads the objects that the Rollout may have changed.
+async fn load_cache(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<ClusterCache>> {
+    let (cache, _) = ClusterCache::new();
     let Key { namespace, name } = rollout.key();
     let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
     for service in services
@@ -175,16 +177,16 @@ async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<Worl
         .await?
         .items
     {
-        world.services.put(ServiceFact::from(service));
+        cache.services.put(CachedService::from(service));
     }
-    match world.route_kind.kind().discover(client).await {
-        Discovery::Served(version) => drop(world.route_kind.set(Availability::Served(version))),
-        Discovery::Absent => drop(world.route_kind.set(Availability::Absent)),
+    match cache.route_kind.kind().discover(client).await {
+        Discovery::Served(version) => drop(cache.route_kind.set(Availability::Served(version))),
+        Discovery::Absent => drop(cache.route_kind.set(Availability::Absent)),
         Discovery::Forbidden | Discovery::Failed(_) => {}
     }
-    // Without the kind there are no routes to give back.
-    let Ok(resource) = world.route_kind.resource() else {
-        return Ok(world);
+    // Without the kind, there are no routes to restore.
+    let Ok(resource) = cache.route_kind.resource() else {
+        return Ok(cache);
     };
     let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
     let originals = rollout
@@ -194,12 +196,12 @@ async fn read(client: &Client, rollout: &RolloutObject) -> kube::Result<Arc<Worl
         .unwrap_or_default();
     for original in originals {
         match routes.get_opt(&original.name).await {
-            Ok(Some(route)) => drop(world.routes.put(RouteFact::from(route))),
+            Ok(Some(route)) => drop(cache.routes.put(CachedRoute::from(route))),
             Ok(None) => {}
-            // The kind has just gone.
+            // The kind was removed after discovery.
             Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(world)
+    Ok(cache)
 }

@@ -1,5 +1,5 @@
-//! Writes the tables to the standard output and the chart to a file: what `cargo xtask bench
-//! detect` runs.
+//! Writes the tables to standard output and the chart to a file. Used by `cargo xtask bench
+//! detect`.
 //!
 //! `cargo run --release -p serin-simulation --example detect -- RUNS SEED CHART.svg`
 
@@ -8,9 +8,9 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [runs, seed, chart] = arguments.as_slice() else {
-        return Err("detect RUNS SEED CHART.svg: how many rollouts a cell, the seed of them, and where to draw".into());
+        return Err("usage: detect RUNS SEED CHART.svg (rollouts for each cell, base seed, output file of the chart)".into());
     };
-    let options = serin_simulation::Options {
+    let options = serin_simulation::SimulationOptions {
         runs: runs.parse()?,
         seed: seed.parse()?,
     };

@@ -1,8 +1,8 @@
-//! The errors that each rule lets through, as a picture.
+//! Chart of the errors that each rule lets through.
 
 use std::fmt::Write as _;
 
-use crate::report::{Cell, Report};
+use crate::report::{BenchmarkReport, TableCell};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
@@ -12,8 +12,7 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// The axis of errors, in powers of ten.
 const DECADES: f64 = 4.0;
-/// Told apart without colour, too: each line has its own dashes. The colours are those of Okabe and
-/// Ito.
+/// Color and dash pattern of each line, distinguishable without color. Colors of Okabe and Ito.
 const STROKES: [(&str, &str); 6] = [
     ("#0072b2", ""),
     ("#56b4e9", "6 3"),
@@ -29,8 +28,8 @@ fn y(errors: f64) -> f64 {
 }
 
 /// Writes the chart of the errors served within the hour, by release and rule, as SVG.
-pub fn chart(report: &Report) -> String {
-    let bad: Vec<&Cell> = report
+pub fn chart(report: &BenchmarkReport) -> String {
+    let bad: Vec<&TableCell> = report
         .rules
         .iter()
         .filter(|cell| cell.row != "A/A")
@@ -81,7 +80,7 @@ pub fn chart(report: &Report) -> String {
             points.join(" "),
         );
     }
-    // The legend is a list of its own: lines that end together would write over each other.
+    // The legend is a separate list, because labels at the line ends could overlap.
     #[expect(clippy::cast_precision_loss, reason = "a handful of rules")]
     for (index, (column, (colour, dashes))) in columns.iter().zip(STROKES).enumerate() {
         let (left, at) = (WIDTH - RIGHT + 20.0, TOP + 12.0 + index as f64 * 20.0);

@@ -1,9 +1,8 @@
-//! How many requests the evidence needs, over what theory says that any rule needs.
+//! The number of requests that the evidence needs, relative to the theoretical minimum of any rule.
 //!
-//! At a constant weight, without a warm-up, on ticks of a second so that the scrape interval is not
-//! what is measured, and behind a router that keeps the weight exactly: in a hundred requests a
-//! random split varies by so much that its noise would be measured, and the bound is that of a
-//! constant one.
+//! Measured at a constant weight, without a warm-up, on ticks of one second so that the scrape
+//! interval has no influence, and with a router that keeps the weight exactly. The bound applies to
+//! a constant split; the noise of a random split would distort the result.
 
 use serin_analysis::bet::poisson;
 use serin_analysis::config::Temper;
@@ -12,7 +11,7 @@ use serin_analysis::feasibility::expected_requests;
 use serin_analysis::{ConfigError, Counts, EvidenceConfig};
 
 use crate::parallel;
-use crate::world::{Effect, Scenario, Weather, World};
+use crate::scenario::{CanaryEffect, Conditions, Scenario, ServiceSimulator};
 
 const ALPHA: f64 = 0.01;
 const BETA: f64 = 0.05;
@@ -21,47 +20,47 @@ const CONTEXT: TickContext = TickContext {
     warm_up_ends_ms: 0,
     weight_changed_at_ms: 0,
 };
-/// A run that has not ended after this many ticks ends here.
-const MOST_TICKS: u32 = 40_000;
+/// Maximum number of ticks of a run.
+const MAX_TICKS: u32 = 40_000;
 
-/// The mean requests until a regression is found, by this rule and by a test that knows it, and the
-/// bound.
+/// Mean requests until a regression is detected, by this rule and by a test that knows the effect,
+/// and the bound.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
-    /// How many times as often the canary fails.
+    /// Ratio of the canary's error rate to stable's.
     pub times: f64,
-    /// The canary's share.
+    /// The canary's weight, from 0 to 1.
     pub weight: f64,
-    /// The shipped rule.
+    /// Mean requests with Serin's rule.
     pub requests: f64,
-    /// The shipped rule with its tolerances at nothing.
+    /// The same with tolerances of 0.
     pub requests_without_tolerance: f64,
-    /// A sequential likelihood-ratio test that knows how many times.
-    pub knowing: f64,
+    /// Mean requests of a sequential likelihood-ratio test that knows the effect.
+    pub oracle: f64,
     /// `ln(1/alpha) / I`.
     pub bound: f64,
 }
 
-/// The mean requests until a good release is promoted.
+/// Mean requests until a good release is promoted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Promotion {
-    /// The error rate of both arms, of the budget fraction.
+    /// The error rate of both arms, relative to the budget fraction.
     pub rate_of_budget: f64,
-    /// The margin, of the budget fraction.
+    /// The margin, relative to the budget fraction.
     pub margin_of_budget: f64,
-    /// The shipped rule.
+    /// Mean requests with Serin's rule.
     pub requests: f64,
     /// `ln(1/beta) / I`.
     pub bound: f64,
 }
 
-fn scenario(stable_rate: f64, effect: Effect) -> Scenario {
+fn scenario(stable_rate: f64, effect: CanaryEffect) -> Scenario {
     Scenario {
         requests_per_second: 100.0,
         tick_seconds: 1,
         stable_rate,
         effect,
-        weather: Weather::Plain,
+        conditions: Conditions::Plain,
     }
 }
 
@@ -73,17 +72,17 @@ fn bets(change: impl Fn(&mut EvidenceConfig)) -> Result<Bets, ConfigError> {
     Bets::new(config)
 }
 
-/// Requests until the evidence has reached `until`.
+/// Simulates until `reached` returns true. Returns the number of requests to both arms.
 fn requests(
     scenario: &Scenario,
     weight: f64,
     seed: u64,
     mut reached: impl FnMut(&serin_analysis::Tick) -> bool,
 ) -> f64 {
-    let mut world = World::with_exact_split(*scenario, seed);
+    let mut simulator = ServiceSimulator::with_exact_split(*scenario, seed);
     let mut requests = 0.0;
-    for _ in 0..MOST_TICKS {
-        let tick = world.serve(weight).tick;
+    for _ in 0..MAX_TICKS {
+        let tick = simulator.serve(weight).tick;
         requests += tick.counts.requests();
         if reached(&tick) {
             break;
@@ -104,7 +103,7 @@ pub(crate) fn detection(
     runs: u32,
     seed: u64,
 ) -> Result<Detection, ConfigError> {
-    let scenario = scenario(0.5 * B, Effect::Times(times));
+    let scenario = scenario(0.5 * B, CanaryEffect::Times(times));
     let threshold = -ALPHA.ln();
     let shipped = bets(|_| {})?;
     let strict = bets(|config| {
@@ -112,7 +111,7 @@ pub(crate) fn detection(
         config.delta0 = 0.0;
     })?;
     let by_rule = |bets: &Bets| {
-        mean(&parallel::map(runs, seed, |seed| {
+        mean(&parallel::map_seeds(runs, seed, |seed| {
             let mut evidence = Evidence::new(bets, 0);
             requests(&scenario, weight, seed, |tick| {
                 evidence.add(bets, tick, &CONTEXT);
@@ -120,14 +119,14 @@ pub(crate) fn detection(
             })
         }))
     };
-    let knowing = mean(&parallel::map(runs, seed, |seed| {
+    let oracle = mean(&parallel::map_seeds(runs, seed, |seed| {
         let mut ln_ratio = 0.0;
         requests(&scenario, weight, seed, |tick| {
             ln_ratio += poisson(&tick.counts, times, 1.0).at_zero;
             ln_ratio >= threshold
         })
     }));
-    // Expected growth of the bet that knows, per request of both arms.
+    // Expected growth of the oracle's bet per request to either arm.
     let p_s = scenario.stable_rate;
     let per_request = Counts::new(
         weight,
@@ -142,7 +141,7 @@ pub(crate) fn detection(
         weight,
         requests,
         requests_without_tolerance,
-        knowing,
+        oracle: oracle,
         bound,
     })
 }
@@ -154,12 +153,12 @@ pub(crate) fn promotion(
     seed: u64,
 ) -> Result<Promotion, ConfigError> {
     let (rate, delta1) = (rate_of_budget * B, margin_of_budget * B);
-    let scenario = scenario(rate, Effect::Times(1.0));
+    let scenario = scenario(rate, CanaryEffect::Times(1.0));
     let bets = bets(|config| {
         config.delta1 = delta1;
         config.plug_in = Some(rate);
     })?;
-    let requests = mean(&parallel::map(runs, seed, |seed| {
+    let requests = mean(&parallel::map_seeds(runs, seed, |seed| {
         let mut evidence = Evidence::new(&bets, 0);
         requests(&scenario, 0.5, seed, |tick| {
             evidence.add(&bets, tick, &CONTEXT);

@@ -1,51 +1,51 @@
-//! What the rule is meant to reach, beside what was seen.
+//! The goals of the rule, compared with the observed figures.
 
 use serin_analysis::explain::duration;
 
-use crate::outcome::Summary;
-use crate::report::{Cell, Report};
-use crate::world::Weather;
+use crate::outcome::OutcomeSummary;
+use crate::report::{BenchmarkReport, TableCell};
+use crate::scenario::Conditions;
 
-/// One figure beside its goal.
+/// One figure and its goal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
     /// What is measured.
     pub what: String,
-    /// The goal, in words.
+    /// The goal as text.
     pub goal: String,
-    /// What was seen, in words: the worst of all cells that the goal speaks of, and which one that
-    /// was.
-    pub seen: String,
-    /// Whether that is within the goal.
+    /// The observed figure as text: the worst of all cells to which the goal applies, and the name
+    /// of that cell.
+    pub observed: String,
+    /// Whether the figure meets the goal.
     pub met: bool,
 }
 
 impl Goal {
-    /// A figure that is not to exceed a limit.
-    fn at_most(what: &str, limit: f64, figure: &Figure, tell: impl Fn(f64) -> String) -> Self {
+    /// Creates a goal with an upper limit.
+    fn at_most(what: &str, limit: f64, figure: &Figure, format: impl Fn(f64) -> String) -> Self {
         let seen = if figure.cell.is_empty() {
-            tell(figure.value)
+            format(figure.value)
         } else {
-            format!("{} ({})", tell(figure.value), figure.cell)
+            format!("{} ({})", format(figure.value), figure.cell)
         };
-        // A figure that is not there meets no goal.
+        // A missing figure is NaN and does not meet the goal.
         Self {
             what: what.to_owned(),
-            goal: format!("<= {}", tell(limit)),
-            seen,
+            goal: format!("<= {}", format(limit)),
+            observed: seen,
             met: figure.value <= limit,
         }
     }
 }
 
-/// A figure and the cell that it is of.
+/// A figure and the name of its cell.
 #[derive(Debug, Clone, PartialEq)]
 struct Figure {
     value: f64,
     cell: String,
 }
 
-/// The highest of several; not a number where there are none.
+/// The highest figure. NaN if there are none.
 fn worst(figures: impl Iterator<Item = Figure>) -> Figure {
     let none = Figure {
         value: f64::NAN,
@@ -72,9 +72,9 @@ fn errors(value: f64) -> String {
     format!("{value:.1} errors")
 }
 
-fn of_cells<'a>(
-    cells: impl Iterator<Item = &'a Cell>,
-    value: impl Fn(&Summary) -> f64,
+fn figures<'a>(
+    cells: impl Iterator<Item = &'a TableCell>,
+    value: impl Fn(&OutcomeSummary) -> f64,
 ) -> impl Iterator<Item = Figure> {
     cells.map(move |cell| Figure {
         value: value(&cell.summary),
@@ -83,7 +83,12 @@ fn of_cells<'a>(
 }
 
 /// One cell of the table of rules.
-fn of_rule(report: &Report, row: &str, column: &str, value: impl Fn(&Summary) -> f64) -> Figure {
+fn rule_figure(
+    report: &BenchmarkReport,
+    row: &str,
+    column: &str,
+    value: impl Fn(&OutcomeSummary) -> f64,
+) -> Figure {
     let cell = report
         .rules
         .iter()
@@ -94,61 +99,61 @@ fn of_rule(report: &Report, row: &str, column: &str, value: impl Fn(&Summary) ->
     }
 }
 
-/// Every goal of the design beside what this report has seen.
-pub fn goals(report: &Report) -> Vec<Goal> {
+/// Compares every goal of the design with this report.
+pub fn goals(report: &BenchmarkReport) -> Vec<Goal> {
     let mut goals = false_rollbacks(report);
     goals.extend(efficiency(report));
     goals.extend(speed(report));
     goals.push(Goal::at_most(
         "bad releases that spend more than an allotment A of 50 errors or more",
         5.0,
-        &worst(of_cells(report.budget.iter(), |cell| cell.overspent)),
+        &worst(figures(report.budget.iter(), |cell| cell.overspent)),
         percent,
     ));
     goals
 }
 
-fn false_rollbacks(report: &Report) -> Vec<Goal> {
-    let sticky = Weather::StickyRetries.name();
+fn false_rollbacks(report: &BenchmarkReport) -> Vec<Goal> {
+    let sticky = Conditions::StickyRetries.name();
     let independent = || report.good.iter().filter(|cell| cell.row != sticky);
     let clustered = report.good.iter().filter(|cell| cell.row == sticky);
-    let by_evidence = |cell: &Summary| cell.rolled_back;
-    let by_either = |cell: &Summary| cell.rolled_back + cell.rolled_back_by_budget;
+    let by_evidence = |cell: &OutcomeSummary| cell.rolled_back;
+    let by_either = |cell: &OutcomeSummary| cell.rolled_back + cell.rolled_back_by_budget;
     vec![
         Goal::at_most(
             "good releases rolled back by evidence; 10, 100, 1000 requests/s, also with shared bursts, daily drift, a warm-up spike (guaranteed: 1 %)",
             0.3,
-            &worst(of_cells(independent(), by_evidence)),
+            &worst(figures(independent(), by_evidence)),
             percent,
         ),
         Goal::at_most(
-            "the same by evidence or by the budget's rule, for which theory says 10 % only",
+            "the same by evidence or by the budget rule (guaranteed: only 10 %)",
             0.3,
-            &worst(of_cells(independent(), by_either)),
+            &worst(figures(independent(), by_either)),
             percent,
         ),
         Goal::at_most(
             "releases as bad as the tolerances allow, rolled back by evidence (guaranteed: 1 %)",
             1.0,
-            &worst(of_cells(report.edge.iter(), by_evidence)),
+            &worst(figures(report.edge.iter(), by_evidence)),
             percent,
         ),
         Goal::at_most(
             "good releases with sticky retries, an overdispersion of 7, tempered, rolled back by either (no theorem)",
             1.0,
-            &worst(of_cells(clustered, by_either)),
+            &worst(figures(clustered, by_either)),
             percent,
         ),
         Goal::at_most(
             "releases at exactly the margin that are promoted",
             5.0,
-            &worst(of_cells(report.margin.iter(), |cell| cell.promoted)),
+            &worst(figures(report.margin.iter(), |cell| cell.promoted)),
             percent,
         ),
     ]
 }
 
-fn efficiency(report: &Report) -> Vec<Goal> {
+fn efficiency(report: &BenchmarkReport) -> Vec<Goal> {
     let detection = |most: f64, over: fn(&crate::Detection) -> f64| {
         let cells = report
             .detection
@@ -168,19 +173,19 @@ fn efficiency(report: &Report) -> Vec<Goal> {
     }));
     vec![
         Goal::at_most(
-            "mean requests to find 2x to 10x over the bound ln(1/alpha)/I, without tolerance",
+            "mean requests to detect 2x to 10x, relative to the bound ln(1/alpha)/I, without tolerance",
             1.5,
             &detection(10.0, |cell| cell.bound),
             ratio,
         ),
         Goal::at_most(
-            "the same, 2x to 100x, over a sequential likelihood-ratio test that knows the effect",
+            "the same, 2x to 100x, relative to a sequential likelihood-ratio test with the known effect",
             1.3,
-            &detection(100.0, |cell| cell.knowing),
+            &detection(100.0, |cell| cell.oracle),
             ratio,
         ),
         Goal::at_most(
-            "mean requests to promote over the bound ln(1/beta)/I",
+            "mean requests to promote, relative to the bound ln(1/beta)/I",
             1.25,
             &promotion,
             ratio,
@@ -188,39 +193,41 @@ fn efficiency(report: &Report) -> Vec<Goal> {
     ]
 }
 
-fn speed(report: &Report) -> Vec<Goal> {
-    const HALF: &str = "this rule, .5b";
-    const WHOLE: &str = "this rule, 1b";
-    let median = |cell: &Summary| cell.median_seconds;
+fn speed(report: &BenchmarkReport) -> Vec<Goal> {
+    const HALF_MARGIN: &str = "this rule, .5b";
+    const FULL_MARGIN: &str = "this rule, 1b";
+    let median = |cell: &OutcomeSummary| cell.median_seconds;
     vec![
         Goal::at_most(
             "50 % of the canary's requests fail, scrapes of 15 s: the slowest decision of all runs",
             30.0,
-            &of_rule(report, "50 % fail", HALF, |cell| cell.slowest_seconds),
+            &rule_figure(report, "50 % fail", HALF_MARGIN, |cell| {
+                cell.slowest_seconds
+            }),
             duration_of,
         ),
         Goal::at_most(
             "100 requests/s: median time to promote a good release, margin 1b",
             300.0,
-            &of_rule(report, "A/A", WHOLE, median),
+            &rule_figure(report, "A/A", FULL_MARGIN, median),
             duration_of,
         ),
         Goal::at_most(
             "the same, margin .5b",
             650.0,
-            &of_rule(report, "A/A", HALF, median),
+            &rule_figure(report, "A/A", HALF_MARGIN, median),
             duration_of,
         ),
         Goal::at_most(
             "100 requests/s: median time to roll back ten times the errors",
             180.0,
-            &of_rule(report, "10x", HALF, median),
+            &rule_figure(report, "10x", HALF_MARGIN, median),
             duration_of,
         ),
         Goal::at_most(
             "the same: mean errors beyond those of stable",
             15.0,
-            &of_rule(report, "10x", HALF, |cell| cell.excess_errors),
+            &rule_figure(report, "10x", HALF_MARGIN, |cell| cell.excess_errors),
             errors,
         ),
     ]
@@ -237,22 +244,26 @@ fn duration_of(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Options, run};
+    use crate::{SimulationOptions, run};
 
     #[test]
-    fn every_goal_has_a_figure_and_names_its_worst_cell() {
-        let report = run(Options { runs: 4, seed: 1 }).unwrap();
+    fn every_goal_has_a_figure_and_its_worst_cell() {
+        let report = run(SimulationOptions { runs: 4, seed: 1 }).unwrap();
         let goals = goals(&report);
         assert_eq!(goals.len(), 14);
         assert!(
-            goals.iter().all(|goal| !goal.seen.contains("NaN")),
+            goals.iter().all(|goal| !goal.observed.contains("NaN")),
             "{goals:#?}"
         );
-        assert!(goals[0].seen.contains("requests/s"), "{}", goals[0].seen);
+        assert!(
+            goals[0].observed.contains("requests/s"),
+            "{}",
+            goals[0].observed
+        );
     }
 
     #[test]
-    fn a_figure_that_is_not_there_meets_no_goal() {
+    fn a_missing_figure_does_not_meet_its_goal() {
         let nothing = worst(std::iter::empty());
         assert!(!Goal::at_most("nothing", 1.0, &nothing, ratio).met);
         assert!(

@@ -1,12 +1,13 @@
-//! How fast and how surely bad releases are found: the shipped rule beside those that other
-//! controllers ship, simulated.
+//! Simulations of the speed and reliability of rollbacks: Serin's rule compared with the rules of
+//! other controllers.
 //!
-//! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, in several
-//! [`world`]s, and decides them with the very code of `serin-analysis` that the controller runs.
-//! [`markdown`] writes the tables, [`goals`] holds them against what is wanted, [`chart`] draws a
-//! picture. The same options give the same numbers, whatever the number of threads: every rollout
-//! has a seed of its own. [`simulate`] answers for one release under any configuration, [`odds`]
-//! for one as its Rollout paces it, and [`rivals`] work on recorded ticks, too.
+//! [`run`] simulates whole rollouts, tick by tick, with binomial requests and errors, under several
+//! [`scenario::Conditions`]. It evaluates them with the same `serin-analysis` code as the
+//! controller. [`markdown`] writes the tables, [`goals`] compares them with the goals, [`chart`]
+//! draws a chart. Every rollout has its own seed, so the same options give the same numbers with
+//! any number of threads. [`simulate`] simulates one release under any configuration,
+//! [`release_simulation`] one that is paced by its Rollout. [`competing_rules`] also work on
+//! recorded ticks.
 
 #![cfg_attr(
     test,
@@ -14,20 +15,20 @@
 )]
 
 mod chart;
+pub mod competing_rules;
 mod efficiency;
 mod goals;
 mod markdown;
-pub mod odds;
 mod outcome;
-mod paced;
 mod parallel;
+pub mod release_simulation;
 mod report;
-pub mod rivals;
-pub mod world;
+pub mod scenario;
+mod shipped_rule;
 
 pub use chart::chart;
 pub use efficiency::{Detection, Promotion};
 pub use goals::{Goal, goals};
 pub use markdown::markdown;
-pub use outcome::{Decision, Summary};
-pub use report::{Cell, Options, Report, run, simulate};
+pub use outcome::{FinalDecision, OutcomeSummary};
+pub use report::{BenchmarkReport, SimulationOptions, TableCell, run, simulate};

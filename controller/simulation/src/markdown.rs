@@ -1,12 +1,12 @@
-//! The tables, as Markdown.
+//! Writes the tables as Markdown.
 
 use std::fmt::Write as _;
 
 use crate::goals::goals;
-use crate::outcome::Summary;
-use crate::report::{Cell, Report};
+use crate::outcome::OutcomeSummary;
+use crate::report::{BenchmarkReport, TableCell};
 
-/// A percentage with as many decimals as its runs can tell.
+/// Formats a percentage with the precision that the number of runs allows.
 fn percent(value: f64) -> String {
     if value == 0.0 || value >= 99.95 {
         format!("{value:.0}")
@@ -25,8 +25,13 @@ fn seconds(value: f64) -> String {
     }
 }
 
-/// A table of cells; they come row by row.
-fn table(out: &mut String, corner: &str, cells: &[Cell], tell: impl Fn(&Summary) -> String) {
+/// Writes a table. The cells are ordered by row.
+fn table(
+    out: &mut String,
+    corner: &str,
+    cells: &[TableCell],
+    format_cell: impl Fn(&OutcomeSummary) -> String,
+) {
     let Some(first) = cells.first() else { return };
     let columns: Vec<_> = cells
         .iter()
@@ -36,20 +41,21 @@ fn table(out: &mut String, corner: &str, cells: &[Cell], tell: impl Fn(&Summary)
     let _ = writeln!(out, "| {corner} | {} |", columns.join(" | "));
     let _ = writeln!(out, "|{}", "---|".repeat(columns.len() + 1));
     for row in cells.chunks(columns.len()) {
-        let told: Vec<_> = row.iter().map(|cell| tell(&cell.summary)).collect();
+        let values: Vec<_> = row.iter().map(|cell| format_cell(&cell.summary)).collect();
         let _ = writeln!(
             out,
             "| {} | {} |",
             row.first().map_or("", |cell| cell.row.as_str()),
-            told.join(" | ")
+            values.join(" | ")
         );
     }
     out.push('\n');
 }
 
-/// By evidence and by the budget's rule apart: they have different bounds.
-fn of_both_rules(cell: &Summary) -> String {
-    let Summary {
+/// Shows rollbacks by evidence and by the budget rule separately, because they have different
+/// bounds.
+fn rollback_and_promotion(cell: &OutcomeSummary) -> String {
+    let OutcomeSummary {
         rolled_back,
         rolled_back_by_budget,
         promoted,
@@ -69,29 +75,39 @@ fn of_both_rules(cell: &Summary) -> String {
     )
 }
 
-/// Writes the tables.
-pub fn markdown(report: &Report) -> String {
+/// Writes all tables of a report.
+pub fn markdown(report: &BenchmarkReport) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
         "{} simulated rollouts for each cell: an objective of 99.9 %, stable fails 0.05 %, a scrape every 15 s, at most 60 min.\n",
         serin_analysis::explain::thousands(report.options.runs.into())
     );
-    out.push_str("### Goals\n\n| what | goal | seen, at worst | |\n|---|---|---|---|\n");
+    out.push_str("### Goals\n\n| what | goal | worst observed | |\n|---|---|---|---|\n");
     for goal in goals(report) {
         let met = if goal.met { "met" } else { "**not met**" };
         let _ = writeln!(
             out,
             "| {} | {} | {} | {met} |",
-            goal.what, goal.goal, goal.seen
+            goal.what, goal.goal, goal.observed
         );
     }
     out.push('\n');
     out.push_str("### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, median seconds to promotion.\n\n");
-    table(&mut out, "good releases", &report.good, of_both_rules);
-    out.push_str("### Releases at the edge of the tolerance\n\nThe same. What these spend is inside the tolerances, so that rolling one back is a mistake.\n\n");
-    table(&mut out, "the canary fails", &report.edge, of_both_rules);
-    out.push_str("### Beside the rules that others ship\n\nAt 100 requests/s: rolled back % / promoted %, median seconds [errors served in 60 min beyond those of stable].\n\n");
+    table(
+        &mut out,
+        "good releases",
+        &report.good,
+        rollback_and_promotion,
+    );
+    out.push_str("### Releases at the edge of the tolerance\n\nThe same. Their excess is within the tolerances, so every rollback is false.\n\n");
+    table(
+        &mut out,
+        "the canary fails",
+        &report.edge,
+        rollback_and_promotion,
+    );
+    out.push_str("### Compared with other rules\n\nAt 100 requests/s: rolled back % / promoted %, median seconds [errors served in 60 min beyond those of stable].\n\n");
     table(&mut out, "release", &report.rules, |cell| {
         let rolled_back = cell.rolled_back + cell.rolled_back_by_budget;
         format!(
@@ -124,11 +140,11 @@ pub fn markdown(report: &Report) -> String {
     out
 }
 
-fn efficiency(out: &mut String, report: &Report) {
+fn efficiency(out: &mut String, report: &BenchmarkReport) {
     out.push_str(
-        "### Requests to find a regression\n\nMean requests of both arms at a constant weight that the router keeps exactly, on ticks of 1 s.\n\n",
+        "### Requests to detect a regression\n\nMean requests of both arms at a constant weight that the router keeps exactly, on ticks of 1 s.\n\n",
     );
-    out.push_str("| regression | weight | this rule | over the bound ln(1/alpha)/I | without tolerance, over the bound | over a sequential likelihood-ratio test that knows it | without tolerance, over the same |\n|---|---|---|---|---|---|---|\n");
+    out.push_str("| regression | weight | this rule | relative to the bound ln(1/alpha)/I | without tolerance, relative to the bound | relative to a sequential likelihood-ratio test with the known effect | without tolerance, relative to the same |\n|---|---|---|---|---|---|---|\n");
     for cell in &report.detection {
         let _ = writeln!(
             out,
@@ -138,15 +154,15 @@ fn efficiency(out: &mut String, report: &Report) {
             cell.requests,
             cell.requests / cell.bound,
             cell.requests_without_tolerance / cell.bound,
-            cell.requests / cell.knowing,
-            cell.requests_without_tolerance / cell.knowing,
+            cell.requests / cell.oracle,
+            cell.requests_without_tolerance / cell.oracle,
         );
     }
     out.push_str(
         "\n### Requests to promote\n\nMean requests of both arms at a weight of 50 %.\n\n",
     );
     out.push_str(
-        "| error rate | margin | requests | over the bound ln(1/beta)/I |\n|---|---|---|---|\n",
+        "| error rate | margin | requests | relative to the bound ln(1/beta)/I |\n|---|---|---|---|\n",
     );
     for cell in &report.promotion {
         let _ = writeln!(

@@ -1,35 +1,36 @@
-//! What became of a rollout, and of many.
+//! The outcome of one rollout, and the summary of many.
 
-/// What became of a rollout.
+/// The final decision on a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Rolled back, by the rule's evidence.
+pub enum FinalDecision {
+    /// Rolled back by evidence.
     RolledBack,
     /// Rolled back because the allotment was spent.
     RolledBackByBudget,
     /// Promoted.
     Promoted,
-    /// Neither within the hour.
+    /// Neither promoted nor rolled back in time.
     Undecided,
 }
 
-/// One rollout.
+/// The outcome of one rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Outcome {
-    /// What became of it.
-    pub decision: Decision,
-    /// After how long.
+pub(crate) struct RolloutOutcome {
+    /// The final decision.
+    pub decision: FinalDecision,
+    /// Seconds until the decision.
     pub seconds: f64,
-    /// The canary's expected errors beyond stable's within the hour, those after a promotion too.
+    /// The canary's expected errors beyond stable's within the hour, including those after a
+    /// promotion.
     pub excess_errors: f64,
-    /// Whether it had spent more than its allotment, as counted, when it ended.
+    /// Whether the counted errors exceeded the allotment at the end.
     pub overspent: bool,
 }
 
-/// Many rollouts.
+/// Summary of many rollouts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
-    /// How many.
+pub struct OutcomeSummary {
+    /// Number of rollouts.
     pub runs: u32,
     /// The percentage rolled back by evidence.
     pub rolled_back: f64,
@@ -37,20 +38,20 @@ pub struct Summary {
     pub rolled_back_by_budget: f64,
     /// The percentage promoted.
     pub promoted: f64,
-    /// The median seconds until the commonest of the two outcomes.
+    /// Median seconds until the more frequent of promotion and rollback.
     pub median_seconds: f64,
     /// The 95th percentile of the same.
     pub p95_seconds: f64,
-    /// The slowest of the same.
+    /// The maximum of the same.
     pub slowest_seconds: f64,
-    /// The mean errors served within the hour.
+    /// Mean excess errors within the hour.
     pub excess_errors: f64,
     /// The percentage that spent more than the allotment.
     pub overspent: f64,
 }
 
-impl Summary {
-    pub(crate) fn of(outcomes: &[Outcome]) -> Self {
+impl OutcomeSummary {
+    pub(crate) fn from_outcomes(outcomes: &[RolloutOutcome]) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
         let (count, percent) = (outcomes.len().max(1) as f64, |of: usize| {
             of as f64 * 100.0 / outcomes.len().max(1) as f64
@@ -64,18 +65,18 @@ impl Summary {
             )
         };
         let (rolled_back, by_budget) = (
-            share(Decision::RolledBack),
-            share(Decision::RolledBackByBudget),
+            share(FinalDecision::RolledBack),
+            share(FinalDecision::RolledBackByBudget),
         );
-        let promoted = share(Decision::Promoted);
+        let promoted = share(FinalDecision::Promoted);
         let mut seconds: Vec<f64> = outcomes
             .iter()
             .filter(|outcome| match outcome.decision {
-                Decision::Promoted => promoted > rolled_back + by_budget,
-                Decision::RolledBack | Decision::RolledBackByBudget => {
+                FinalDecision::Promoted => promoted > rolled_back + by_budget,
+                FinalDecision::RolledBack | FinalDecision::RolledBackByBudget => {
                     promoted <= rolled_back + by_budget
                 }
-                Decision::Undecided => false,
+                FinalDecision::Undecided => false,
             })
             .map(|outcome| outcome.seconds)
             .collect();

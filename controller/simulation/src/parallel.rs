@@ -1,11 +1,11 @@
-//! Many rollouts on all cores, each with a seed of its own.
+//! Runs many rollouts on all cores, each with its own seed.
 
 use std::num::NonZeroUsize;
 use std::thread;
 
-/// Runs `one` for `runs` seeds and joins what it returns in the order of the runs, whatever the
+/// Runs `one` for `runs` seeds and returns the results in order of the runs, independent of the
 /// number of threads.
-pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) -> Vec<T> {
+pub(crate) fn map_seeds<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = u32::try_from(threads).unwrap_or(1);
     let share = runs.div_ceil(threads).max(1);
@@ -17,7 +17,7 @@ pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) 
                 let last = first.saturating_add(share).min(runs);
                 scope.spawn(move || {
                     (first..last)
-                        .map(|run| one(mix(seed, run)))
+                        .map(|run| one(derive_seed(seed, run)))
                         .collect::<Vec<_>>()
                 })
             })
@@ -33,8 +33,8 @@ pub(crate) fn map<T: Send>(runs: u32, seed: u64, one: impl Fn(u64) -> T + Sync) 
     })
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): seeds that are close give streams that are not.
-pub(crate) fn mix(seed: u64, run: u32) -> u64 {
+/// `SplitMix64` (Steele, Lea, Flood 2014): similar seeds give unrelated streams.
+pub(crate) fn derive_seed(seed: u64, run: u32) -> u64 {
     let mut z = seed.wrapping_add(
         u64::from(run)
             .wrapping_add(1)
@@ -48,12 +48,14 @@ pub(crate) fn mix(seed: u64, run: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_run_is_there_once_and_in_order() {
-        let seeds = super::map(1001, 42, |seed| seed);
+    fn every_run_is_returned_once_in_order() {
+        let seeds = super::map_seeds(1001, 42, |seed| seed);
         assert_eq!(seeds.len(), 1001);
         assert_eq!(
             seeds,
-            (0..1001).map(|run| super::mix(42, run)).collect::<Vec<_>>()
+            (0..1001)
+                .map(|run| super::derive_seed(42, run))
+                .collect::<Vec<_>>()
         );
     }
 }

@@ -1,24 +1,24 @@
-//! Which rollouts are simulated, and what became of them.
+//! The simulated rollouts and their results.
 
-use serin_analysis::{ConfigError, EvidenceConfig, JudgeConfig};
+use serin_analysis::{AnalysisConfig, ConfigError, EvidenceConfig};
 
+use crate::competing_rules::CompetingRule;
 use crate::efficiency::{self, Detection, Promotion};
-use crate::outcome::Summary;
-use crate::paced::Rule;
+use crate::outcome::OutcomeSummary;
 use crate::parallel;
-use crate::rivals::Rival;
-use crate::world::{Effect, Scenario, Weather};
+use crate::scenario::{CanaryEffect, Conditions, Scenario};
+use crate::shipped_rule::ShippedRule;
 
-/// How much to simulate.
+/// Size and seed of a simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Rollouts for each cell.
+pub struct SimulationOptions {
+    /// Number of rollouts for each cell.
     pub runs: u32,
-    /// The seed of all of them.
+    /// Base seed.
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for SimulationOptions {
     fn default() -> Self {
         Self {
             runs: 100_000,
@@ -27,12 +27,11 @@ impl Default for Options {
     }
 }
 
-impl Options {
-    /// The same with a seed of its own for each cell, so that what one cell happened to draw is not
-    /// repeated in the next.
-    fn of_cell(self, cell: u32) -> Self {
+impl SimulationOptions {
+    /// Derives the seed of a cell, so that cells are independent.
+    fn for_cell(self, cell: u32) -> Self {
         Self {
-            seed: parallel::mix(self.seed, cell),
+            seed: parallel::derive_seed(self.seed, cell),
             ..self
         }
     }
@@ -40,33 +39,33 @@ impl Options {
 
 /// One cell of a table.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cell {
-    /// The row.
+pub struct TableCell {
+    /// Name of the row.
     pub row: String,
-    /// The column.
+    /// Name of the column.
     pub column: String,
-    /// What was seen.
-    pub summary: Summary,
+    /// Summary of the rollouts.
+    pub summary: OutcomeSummary,
 }
 
 /// All tables.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// What was asked for.
-    pub options: Options,
-    /// Good releases: rows are worlds, columns are requests per second.
-    pub good: Vec<Cell>,
-    /// Releases of all kinds at 100 requests/s: columns are rules.
-    pub rules: Vec<Cell>,
+pub struct BenchmarkReport {
+    /// The options of this report.
+    pub options: SimulationOptions,
+    /// Good releases: rows are conditions, columns are requests per second.
+    pub good: Vec<TableCell>,
+    /// Releases with various error rates at 100 requests/s: columns are rules.
+    pub rules: Vec<TableCell>,
     /// Releases that are as bad as the tolerances allow.
-    pub edge: Vec<Cell>,
+    pub edge: Vec<TableCell>,
     /// Releases at exactly the margin.
-    pub margin: Vec<Cell>,
+    pub margin: Vec<TableCell>,
     /// Bad releases under a small allotment.
-    pub budget: Vec<Cell>,
-    /// Requests to find a regression.
+    pub budget: Vec<TableCell>,
+    /// Requests until a regression is detected.
     pub detection: Vec<Detection>,
-    /// Requests to promote.
+    /// Requests until promotion.
     pub promotion: Vec<Promotion>,
 }
 
@@ -74,22 +73,22 @@ const BUDGET_FRACTION: f64 = 0.001;
 const STABLE_RATE: f64 = 0.0005;
 const TICK_SECONDS: u32 = 15;
 
-fn scenario(requests_per_second: f64, effect: Effect, weather: Weather) -> Scenario {
+fn scenario(requests_per_second: f64, effect: CanaryEffect, conditions: Conditions) -> Scenario {
     Scenario {
         requests_per_second,
         tick_seconds: TICK_SECONDS,
         stable_rate: STABLE_RATE,
         effect,
-        weather,
+        conditions: conditions,
     }
 }
 
-/// Simulates everything; 100,000 runs take some minutes on two cores.
+/// Simulates all tables. 100,000 runs take a few minutes on two cores.
 ///
 /// # Errors
-/// None with the configurations that are simulated here; they are checked all the same.
-pub fn run(options: Options) -> Result<Report, ConfigError> {
-    Ok(Report {
+/// An invalid configuration. Does not occur with the built-in configurations.
+pub fn run(options: SimulationOptions) -> Result<BenchmarkReport, ConfigError> {
+    Ok(BenchmarkReport {
         options,
         good: good(options)?,
         rules: rules(options)?,
@@ -101,36 +100,37 @@ pub fn run(options: Options) -> Result<Report, ConfigError> {
     })
 }
 
-/// Simulates rollouts of one release under one configuration: the odds of promotion and rollback,
-/// the time and the errors.
+/// Simulates rollouts of one release under one configuration: the probabilities of promotion and
+/// rollback, the time and the errors.
 ///
 /// # Errors
 /// The first field of the configuration that is out of its range.
 pub fn simulate(
-    options: Options,
+    options: SimulationOptions,
     scenario: &Scenario,
     evidence: EvidenceConfig,
-    judge: JudgeConfig,
+    analysis: AnalysisConfig,
     allotment: Option<f64>,
-) -> Result<Summary, ConfigError> {
-    let usual = || Rule::usual_allotment(evidence.budget_fraction, scenario.requests_per_second);
+) -> Result<OutcomeSummary, ConfigError> {
+    let usual =
+        || ShippedRule::default_allotment(evidence.budget_fraction, scenario.requests_per_second);
     let allotment = allotment.unwrap_or_else(usual);
-    let rule = Rule::new(evidence, judge, allotment)?;
-    Ok(Summary::of(&parallel::map(
+    let rule = ShippedRule::new(evidence, analysis, allotment)?;
+    Ok(OutcomeSummary::from_outcomes(&parallel::map_seeds(
         options.runs,
         options.seed,
         |seed| rule.rollout(scenario, seed),
     )))
 }
 
-/// The defaults at 99.9 % with this margin (`delta1 / b`), knowing stable's error rate from
-/// history.
+/// Simulates the defaults at 99.9 % with this margin (`delta1 / b`) and stable's error rate known
+/// from history.
 fn paced(
-    options: Options,
+    options: SimulationOptions,
     scenario: &Scenario,
     margin: f64,
     allotment: Option<f64>,
-) -> Result<Summary, ConfigError> {
+) -> Result<OutcomeSummary, ConfigError> {
     let mut evidence =
         EvidenceConfig::for_budget_fraction(BUDGET_FRACTION).with_history(scenario.stable_rate);
     evidence.delta1 = margin * BUDGET_FRACTION;
@@ -138,24 +138,24 @@ fn paced(
         options,
         scenario,
         evidence,
-        JudgeConfig::default(),
+        AnalysisConfig::default(),
         allotment,
     )
 }
 
-fn good(options: Options) -> Result<Vec<Cell>, ConfigError> {
+fn good(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
-    for (index, weather) in (0..).zip(Weather::ALL) {
+    for (index, conditions) in (0..).zip(Conditions::ALL) {
         for (column, rate) in (0..).zip([10.0, 100.0, 1000.0]) {
-            let options = options.of_cell(3 * index + column);
+            let options = options.for_cell(3 * index + column);
             let summary = paced(
                 options,
-                &scenario(rate, Effect::Times(1.0), weather),
+                &scenario(rate, CanaryEffect::Times(1.0), conditions),
                 0.5,
                 None,
             )?;
-            cells.push(Cell {
-                row: weather.name().to_owned(),
+            cells.push(TableCell {
+                row: conditions.name().to_owned(),
                 column: format!("{rate} requests/s"),
                 summary,
             });
@@ -164,60 +164,60 @@ fn good(options: Options) -> Result<Vec<Cell>, ConfigError> {
     Ok(cells)
 }
 
-/// The releases of the table of rules.
-fn releases() -> [(&'static str, Effect); 7] {
+/// The releases in the table of rules.
+fn releases() -> [(&'static str, CanaryEffect); 7] {
     [
-        ("A/A", Effect::Times(1.0)),
-        ("2x", Effect::Times(2.0)),
-        ("5x", Effect::Times(5.0)),
-        ("10x", Effect::Times(10.0)),
-        ("20x", Effect::Times(20.0)),
-        ("100x", Effect::Times(100.0)),
-        ("50 % fail", Effect::Fraction(0.5)),
+        ("A/A", CanaryEffect::Times(1.0)),
+        ("2x", CanaryEffect::Times(2.0)),
+        ("5x", CanaryEffect::Times(5.0)),
+        ("10x", CanaryEffect::Times(10.0)),
+        ("20x", CanaryEffect::Times(20.0)),
+        ("100x", CanaryEffect::Times(100.0)),
+        ("50 % fail", CanaryEffect::Fraction(0.5)),
     ]
 }
 
-fn rules(options: Options) -> Result<Vec<Cell>, ConfigError> {
+fn rules(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
     for (row, effect) in releases() {
-        let scenario = scenario(100.0, effect, Weather::Plain);
+        let scenario = scenario(100.0, effect, Conditions::Plain);
         for (column, margin) in [("this rule, .5b", 0.5), ("this rule, 1b", 1.0)] {
             let summary = paced(options, &scenario, margin, None)?;
-            cells.push(Cell {
+            cells.push(TableCell {
                 row: row.to_owned(),
                 column: column.to_owned(),
                 summary,
             });
         }
-        for rival in Rival::shipped(BUDGET_FRACTION) {
-            let outcomes = parallel::map(options.runs, options.seed, |seed| {
-                rival.rollout(&scenario, seed)
+        for rule in CompetingRule::shipped(BUDGET_FRACTION) {
+            let outcomes = parallel::map_seeds(options.runs, options.seed, |seed| {
+                rule.rollout(&scenario, seed)
             });
-            cells.push(Cell {
+            cells.push(TableCell {
                 row: row.to_owned(),
-                column: rival.name(),
-                summary: Summary::of(&outcomes),
+                column: rule.name(),
+                summary: OutcomeSummary::from_outcomes(&outcomes),
             });
         }
     }
     Ok(cells)
 }
 
-/// The edge of what counts as good is where the bound on false rollbacks is put to the test: a
-/// release that changes nothing is well inside.
-fn edge(options: Options) -> Result<Vec<Cell>, ConfigError> {
+/// Releases at the limit of the tolerances test the bound on false rollbacks. A release without any
+/// change is well inside.
+fn edge(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let EvidenceConfig { rho0, delta0, .. } = EvidenceConfig::for_budget_fraction(BUDGET_FRACTION);
     let excess = (rho0 - 1.0) * STABLE_RATE + delta0;
     let mut cells = Vec::new();
     for (cell, rate) in (100..).zip([10.0, 100.0, 1000.0]) {
         let summary = paced(
-            options.of_cell(cell),
-            &scenario(rate, Effect::Plus(excess), Weather::Plain),
+            options.for_cell(cell),
+            &scenario(rate, CanaryEffect::Plus(excess), Conditions::Plain),
             0.5,
             None,
         )?;
         let row = "1.1 times stable's errors and 0.05 b".to_owned();
-        cells.push(Cell {
+        cells.push(TableCell {
             row,
             column: format!("{rate} requests/s"),
             summary,
@@ -226,13 +226,13 @@ fn edge(options: Options) -> Result<Vec<Cell>, ConfigError> {
     Ok(cells)
 }
 
-fn margin(options: Options) -> Result<Vec<Cell>, ConfigError> {
+fn margin(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
     for rate in [10.0, 100.0, 1000.0] {
         for margin in [0.5, 1.0] {
-            let scenario = scenario(rate, Effect::Plus(margin * 0.001), Weather::Plain);
+            let scenario = scenario(rate, CanaryEffect::Plus(margin * 0.001), Conditions::Plain);
             let summary = paced(options, &scenario, margin, None)?;
-            cells.push(Cell {
+            cells.push(TableCell {
                 row: format!("{rate} requests/s"),
                 column: format!("margin {margin}b"),
                 summary,
@@ -242,17 +242,17 @@ fn margin(options: Options) -> Result<Vec<Cell>, ConfigError> {
     Ok(cells)
 }
 
-fn budget(options: Options) -> Result<Vec<Cell>, ConfigError> {
+fn budget(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
     for (row, effect) in releases().into_iter().skip(1) {
         for allotment in [50.0, 100.0, 500.0] {
             let summary = paced(
                 options,
-                &scenario(100.0, effect, Weather::Plain),
+                &scenario(100.0, effect, Conditions::Plain),
                 0.5,
                 Some(allotment),
             )?;
-            cells.push(Cell {
+            cells.push(TableCell {
                 row: row.to_owned(),
                 column: format!("A = {allotment}"),
                 summary,
@@ -262,11 +262,11 @@ fn budget(options: Options) -> Result<Vec<Cell>, ConfigError> {
     Ok(cells)
 }
 
-/// Means need fewer runs than rates of a few in a thousand.
-const RUNS_OF_MEANS: u32 = 10_000;
+/// Means need fewer runs than small probabilities.
+const MAX_RUNS_FOR_MEANS: u32 = 10_000;
 
-fn detection(options: Options) -> Result<Vec<Detection>, ConfigError> {
-    let runs = options.runs.min(RUNS_OF_MEANS);
+fn detection(options: SimulationOptions) -> Result<Vec<Detection>, ConfigError> {
+    let runs = options.runs.min(MAX_RUNS_FOR_MEANS);
     let cells = [2.0, 3.0, 5.0, 10.0, 30.0, 100.0]
         .into_iter()
         .flat_map(|times| [0.5, 0.1].map(|weight| (times, weight)));
@@ -275,8 +275,8 @@ fn detection(options: Options) -> Result<Vec<Detection>, ConfigError> {
         .collect()
 }
 
-fn promotion(options: Options) -> Result<Vec<Promotion>, ConfigError> {
-    let runs = options.runs.min(RUNS_OF_MEANS);
+fn promotion(options: SimulationOptions) -> Result<Vec<Promotion>, ConfigError> {
+    let runs = options.runs.min(MAX_RUNS_FOR_MEANS);
     let cells = [0.0, 0.1, 0.25, 0.5, 1.0]
         .into_iter()
         .flat_map(|rate| [0.5, 1.0].map(|margin| (rate, margin)));
@@ -289,50 +289,51 @@ fn promotion(options: Options) -> Result<Vec<Promotion>, ConfigError> {
 mod tests {
     use super::*;
 
-    /// The promises of the design with as many runs as a test may take; the chance that a rate of 1
-    /// in 1000 shows 12 or more in 4000 is below 1 in 1000, and the seeds are fixed.
-    const OPTIONS: Options = Options {
+    /// Checks the goals of the design with a number of runs that is acceptable for a test. The
+    /// probability that a rate of 1 in 1000 shows 12 or more in 4000 is below 1 in 1000, and the
+    /// seeds are fixed.
+    const OPTIONS: SimulationOptions = SimulationOptions {
         runs: 4000,
         seed: 7,
     };
 
-    fn rolled_back(summary: &Summary) -> f64 {
+    fn rolled_back(summary: &OutcomeSummary) -> f64 {
         summary.rolled_back + summary.rolled_back_by_budget
     }
 
     #[test]
-    fn a_good_release_is_promoted_in_any_weather() {
-        for weather in [
-            Weather::Plain,
-            Weather::SharedBursts,
-            Weather::DailyDrift,
-            Weather::WarmUpSpike,
+    fn a_good_release_is_promoted_under_all_conditions() {
+        for conditions in [
+            Conditions::Plain,
+            Conditions::SharedBursts,
+            Conditions::DailyDrift,
+            Conditions::WarmUpSpike,
         ] {
             let good = paced(
                 OPTIONS,
-                &scenario(100.0, Effect::Times(1.0), weather),
+                &scenario(100.0, CanaryEffect::Times(1.0), conditions),
                 0.5,
                 None,
             )
             .unwrap();
-            assert!(rolled_back(&good) <= 0.3, "{weather:?}: {good:?}");
+            assert!(rolled_back(&good) <= 0.3, "{conditions:?}: {good:?}");
             assert!(
                 good.promoted >= 97.0 && good.median_seconds <= 750.0,
-                "{weather:?}: {good:?}"
+                "{conditions:?}: {good:?}"
             );
         }
     }
 
     #[test]
-    fn errors_in_clusters_do_not_roll_a_good_release_back() {
-        let options = Options {
+    fn clustered_errors_do_not_roll_back_a_good_release() {
+        let options = SimulationOptions {
             runs: 500,
             ..OPTIONS
         };
         for rate in [10.0, 100.0, 1000.0] {
             let good = paced(
                 options,
-                &scenario(rate, Effect::Times(1.0), Weather::StickyRetries),
+                &scenario(rate, CanaryEffect::Times(1.0), Conditions::StickyRetries),
                 0.5,
                 None,
             )
@@ -342,10 +343,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_release_is_rolled_back_soon_and_cheaply() {
+    fn a_bad_release_is_rolled_back_quickly_with_few_errors() {
         let ten_times = paced(
             OPTIONS,
-            &scenario(100.0, Effect::Times(10.0), Weather::Plain),
+            &scenario(100.0, CanaryEffect::Times(10.0), Conditions::Plain),
             0.5,
             None,
         )
@@ -357,7 +358,7 @@ mod tests {
         );
         let half = paced(
             OPTIONS,
-            &scenario(100.0, Effect::Fraction(0.5), Weather::Plain),
+            &scenario(100.0, CanaryEffect::Fraction(0.5), Conditions::Plain),
             0.5,
             None,
         )
@@ -366,11 +367,11 @@ mod tests {
     }
 
     #[test]
-    fn a_release_at_the_margin_is_seldom_promoted() {
+    fn a_release_at_the_margin_is_rarely_promoted() {
         for margin in [0.5, 1.0] {
             let at_margin = paced(
                 OPTIONS,
-                &scenario(100.0, Effect::Plus(margin * 0.001), Weather::Plain),
+                &scenario(100.0, CanaryEffect::Plus(margin * 0.001), Conditions::Plain),
                 margin,
                 None,
             )
@@ -380,15 +381,19 @@ mod tests {
     }
 
     #[test]
-    fn the_allotment_is_kept() {
-        let options = Options {
+    fn the_allotment_is_rarely_exceeded() {
+        let options = SimulationOptions {
             runs: 1000,
             ..OPTIONS
         };
-        for effect in [Effect::Times(2.0), Effect::Times(5.0), Effect::Times(100.0)] {
+        for effect in [
+            CanaryEffect::Times(2.0),
+            CanaryEffect::Times(5.0),
+            CanaryEffect::Times(100.0),
+        ] {
             let spending = paced(
                 options,
-                &scenario(100.0, effect, Weather::Plain),
+                &scenario(100.0, effect, Conditions::Plain),
                 0.5,
                 Some(50.0),
             )
@@ -398,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn evidence_costs_little_more_than_theory_says_it_must() {
+    fn evidence_needs_few_more_requests_than_the_bound() {
         for times in [2.0, 5.0, 10.0] {
             let found = efficiency::detection(times, 0.5, 300, 7).unwrap();
             assert!(
@@ -406,7 +411,7 @@ mod tests {
                 "{found:?}"
             );
             assert!(
-                found.requests_without_tolerance / found.knowing <= 1.3,
+                found.requests_without_tolerance / found.oracle <= 1.3,
                 "{found:?}"
             );
         }
@@ -415,19 +420,15 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_every_table_and_the_same_numbers_each_time() {
-        let options = Options { runs: 4, seed: 1 };
+    fn a_report_is_complete_and_reproducible() {
+        let options = SimulationOptions { runs: 4, seed: 1 };
         let report = run(options).unwrap();
-        let told = crate::markdown(&report);
-        assert_eq!(told.matches("\n### ").count(), 8, "{told}");
-        assert_eq!(told, crate::markdown(&run(options).unwrap()));
-        assert!(!told.contains("NaN"));
-        let drawn = crate::chart(&report);
-        assert_eq!(
-            drawn.matches("<polyline").count(),
-            6,
-            "a line for each rule"
-        );
-        assert!(drawn.contains("Mann-Whitney") && !drawn.contains("NaN"));
+        let tables = crate::markdown(&report);
+        assert_eq!(tables.matches("\n### ").count(), 8, "{tables}");
+        assert_eq!(tables, crate::markdown(&run(options).unwrap()));
+        assert!(!tables.contains("NaN"));
+        let svg = crate::chart(&report);
+        assert_eq!(svg.matches("<polyline").count(), 6, "a line for each rule");
+        assert!(svg.contains("Mann-Whitney") && !svg.contains("NaN"));
     }
 }

@@ -1,9 +1,9 @@
-//! A rule's backends, read without losing what is not understood.
+//! Rules and backends of a route, read without losing unknown fields.
 
 use serde_json::Value;
 
+use crate::error::{RouteError, RouteName};
 use crate::original::{OriginalBackend, OriginalRule};
-use crate::problem::{RouteName, RouteProblem};
 use crate::split::MAX_WEIGHT;
 
 /// A rule of a route.
@@ -13,49 +13,49 @@ pub(crate) struct Rule<'a> {
     pub(crate) backends: Vec<Backend<'a>>,
 }
 
-/// A backend of a rule: the object, and who it is.
+/// A backend of a rule: the JSON object and its parsed identity.
 pub(crate) struct Backend<'a> {
     pub(crate) index: usize,
     pub(crate) object: &'a Value,
-    /// Who it is and its weight as written.
-    pub(crate) seen: OriginalBackend,
+    /// Identity and specified weight.
+    pub(crate) identity: OriginalBackend,
 }
 
 impl Backend<'_> {
-    /// The weight in force: 1 where none is written.
+    /// The effective weight. Defaults to 1.
     pub(crate) fn weight(&self) -> u64 {
-        self.seen.weight_in_force()
+        self.identity.effective_weight()
     }
 }
 
 impl<'a> Rule<'a> {
     /// All rules of a route.
-    pub(crate) fn all(route: &'a Value, name: &RouteName) -> Result<Vec<Self>, RouteProblem> {
+    pub(crate) fn all(route: &'a Value, name: &RouteName) -> Result<Vec<Self>, RouteError> {
         let rules = match route.pointer("/spec/rules") {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(rules)) => rules,
             Some(_) => return Err(malformed(name, "/spec/rules".into(), "a list")),
         };
-        let read = |(index, rule)| Self::read(index, rule, name);
-        rules.iter().enumerate().map(read).collect()
+        let parse = |(index, rule)| Self::parse(index, rule, name);
+        rules.iter().enumerate().map(parse).collect()
     }
 
-    fn read(index: usize, rule: &'a Value, route: &RouteName) -> Result<Self, RouteProblem> {
+    fn parse(index: usize, rule: &'a Value, route: &RouteName) -> Result<Self, RouteError> {
         let at = format!("/spec/rules/{index}/backendRefs");
         let references = match rule.get("backendRefs") {
             None | Some(Value::Null) => &[][..],
             Some(Value::Array(references)) => references,
             Some(_) => return Err(malformed(route, at, "a list")),
         };
-        let read = |(place, object)| -> Result<Backend<'a>, RouteProblem> {
-            let seen = read_backend(object, route, &format!("{at}/{place}"))?;
+        let parse = |(index, object)| -> Result<Backend<'a>, RouteError> {
+            let identity = parse_backend(object, route, &format!("{at}/{index}"))?;
             Ok(Backend {
-                index: place,
+                index,
                 object,
-                seen,
+                identity,
             })
         };
-        let backends = references.iter().enumerate().map(read);
+        let backends = references.iter().enumerate().map(parse);
         Ok(Self {
             index,
             name: rule.get("name").and_then(Value::as_str),
@@ -63,7 +63,7 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// The rule as messages name it.
+    /// The rule in messages.
     pub(crate) fn title(&self) -> String {
         match self.name {
             Some(name) => format!("rule `{name}`"),
@@ -71,16 +71,19 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// The backend that is this Service of the route's own namespace.
+    /// The backend of a Service in the namespace of the route.
     pub(crate) fn service(
         &self,
         service: &str,
         route: &RouteName,
-    ) -> Result<Option<&Backend<'a>>, RouteProblem> {
-        let mut found = self.backends.iter().filter(|b| b.seen.is_service(service));
+    ) -> Result<Option<&Backend<'a>>, RouteError> {
+        let mut found = self
+            .backends
+            .iter()
+            .filter(|b| b.identity.is_service(service));
         let first = found.next();
         if found.next().is_some() {
-            return Err(RouteProblem::ListedTwice {
+            return Err(RouteError::DuplicateBackend {
                 route: route.clone(),
                 rule: self.title(),
                 service: service.into(),
@@ -89,24 +92,24 @@ impl<'a> Rule<'a> {
         Ok(first)
     }
 
-    /// The rule's weights as they stand.
-    pub(crate) fn as_original(&self) -> OriginalRule {
+    /// The current weights of the rule.
+    pub(crate) fn to_original(&self) -> OriginalRule {
         OriginalRule {
             index: self.index,
             name: self.name.map(Into::into),
-            backends: self.backends.iter().map(|b| b.seen.clone()).collect(),
+            backends: self.backends.iter().map(|b| b.identity.clone()).collect(),
         }
     }
 }
 
-fn read_backend(
+fn parse_backend(
     object: &Value,
     route: &RouteName,
     at: &str,
-) -> Result<OriginalBackend, RouteProblem> {
+) -> Result<OriginalBackend, RouteError> {
     let text = |field: &str| object.get(field).and_then(Value::as_str);
     let Some(name) = text("name") else {
-        return Err(malformed(route, format!("{at}/name"), "a text"));
+        return Err(malformed(route, format!("{at}/name"), "a string"));
     };
     let weight = match object.get("weight") {
         None | Some(Value::Null) => None,
@@ -118,23 +121,23 @@ fn read_backend(
             )
         })?),
     };
-    let unless = |field: &str, default: &str| {
+    let non_default = |field: &str, default: &str| {
         text(field)
             .filter(|v| !v.is_empty() && *v != default)
             .map(Into::into)
     };
     Ok(OriginalBackend {
-        group: unless("group", ""),
-        kind: unless("kind", "Service"),
-        namespace: unless("namespace", &route.namespace),
+        group: non_default("group", ""),
+        kind: non_default("kind", "Service"),
+        namespace: non_default("namespace", &route.namespace),
         name: name.into(),
         port: object.get("port").and_then(Value::as_u64),
         weight,
     })
 }
 
-pub(crate) fn malformed(route: &RouteName, at: String, expected: &'static str) -> RouteProblem {
-    RouteProblem::Malformed {
+pub(crate) fn malformed(route: &RouteName, at: String, expected: &'static str) -> RouteError {
+    RouteError::Malformed {
         route: route.clone(),
         at,
         expected,

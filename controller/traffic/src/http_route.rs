@@ -1,4 +1,4 @@
-//! Gateway API HTTPRoute: a split is two `backendRefs` of one rule.
+//! Gateway API HTTPRoute: stable and canary are two `backendRefs` of a rule.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{
@@ -8,8 +8,8 @@ use serde_json::Value;
 use serin_core::units::Weight;
 
 use crate::backend::{Backend, Rule, malformed};
-use crate::original::{Original, OriginalBackend, OriginalRule};
-use crate::problem::{RouteName, RouteProblem};
+use crate::error::{RouteError, RouteName};
+use crate::original::{OriginalBackend, OriginalRule, OriginalWeights};
 use crate::split::{Split, share, split};
 
 /// The stable and the canary Service.
@@ -20,15 +20,15 @@ pub(crate) fn canary_weight(
     rule: Option<&str>,
     stable: &str,
     canary: &str,
-) -> Result<Weight, RouteProblem> {
-    let name = name_of(route);
+) -> Result<Weight, RouteError> {
+    let name = route_name(route);
     let mut shares = Vec::new();
-    for rule in selected(route, &name, rule, stable)? {
-        let weight = |service| -> Result<u64, RouteProblem> {
+    for rule in selected_rules(route, &name, rule, stable)? {
+        let weight = |service| -> Result<u64, RouteError> {
             Ok(rule.service(service, &name)?.map_or(0, Backend::weight))
         };
         let (stable, canary) = (weight(stable)?, weight(canary)?);
-        // A rule that gives nothing to either side says nothing about the split.
+        // A rule without traffic for either side is ignored.
         if stable + canary > 0 {
             shares.push((rule.title(), share(stable, canary)));
         }
@@ -37,7 +37,7 @@ pub(crate) fn canary_weight(
     if shares.iter().all(|(_, share)| *share == first) {
         return Ok(first);
     }
-    Err(RouteProblem::RulesDisagree {
+    Err(RouteError::RulesDisagree {
         route: name,
         shares: shares
             .iter()
@@ -51,283 +51,300 @@ pub(crate) fn set_weight(
     rule: Option<&str>,
     services: Services<'_>,
     weight: Weight,
-    original: Option<&Original>,
-) -> Result<Patch, RouteProblem> {
-    let name = name_of(route);
-    let mut changes = Changes::default();
-    let rules = selected(route, &name, rule, services.0)?;
-    let hands: Vec<Hand<'_, '_>> = rules
+    original: Option<&OriginalWeights>,
+) -> Result<Patch, RouteError> {
+    let name = route_name(route);
+    let mut changes = PatchBuilder::default();
+    let rules = selected_rules(route, &name, rule, services.0)?;
+    let splits: Vec<RuleSplit<'_, '_>> = rules
         .iter()
-        .map(|rule| Hand::of(rule, &name, services, original))
+        .map(|rule| RuleSplit::new(rule, &name, services, original))
         .collect::<Result<_, _>>()?;
-    let any_traffic = !hands.iter().all(Hand::is_unused);
-    for hand in hands {
-        // The user has taken the traffic of this rule off the Rollout; that of the others is
-        // divided.
-        if any_traffic && hand.is_unused() {
+    let any_traffic = !splits.iter().all(RuleSplit::has_no_traffic);
+    for split_rule in splits {
+        // The user has removed the traffic of this rule. Only the other rules are divided.
+        if any_traffic && split_rule.has_no_traffic() {
             continue;
         }
         if weight.is_zero() {
-            hand.reset(&mut changes, &name, Some(0))?;
+            split_rule.reset(&mut changes, &name, Some(0))?;
         } else {
-            hand.divide(&mut changes, &name, weight)?;
+            split_rule.divide(&mut changes, &name, weight)?;
         }
     }
     changes.into_patch(route, &name)
 }
 
-pub(crate) fn refreshed(
+pub(crate) fn refresh_original(
     route: &Value,
     rule: Option<&str>,
     (stable, canary): Services<'_>,
-    known: Option<&Original>,
-) -> Result<Original, RouteProblem> {
-    let name = name_of(route);
-    let rules = selected(route, &name, rule, stable)?;
+    known: Option<&OriginalWeights>,
+) -> Result<OriginalWeights, RouteError> {
+    let name = route_name(route);
+    let rules = selected_rules(route, &name, rule, stable)?;
     let refresh = |rule: &Rule<'_>| {
-        let base = Hand::of(rule, &name, (stable, canary), known)?.base;
+        let original_rule = RuleSplit::new(rule, &name, (stable, canary), known)?.original_rule;
         Ok(OriginalRule {
             index: rule.index,
-            ..base
+            ..original_rule
         })
     };
-    Ok(Original {
+    Ok(OriginalWeights {
         rules: rules.iter().map(refresh).collect::<Result<_, _>>()?,
     })
 }
 
 pub(crate) fn restore(
     route: &Value,
-    original: &Original,
+    original: &OriginalWeights,
     services: Services<'_>,
-) -> Result<Patch, RouteProblem> {
-    let name = name_of(route);
-    let mut changes = Changes::default();
+) -> Result<Patch, RouteError> {
+    let name = route_name(route);
+    let mut changes = PatchBuilder::default();
     for rule in Rule::all(route, &name)? {
-        let remembered = original.rule(rule.index, rule.name).is_some();
-        if remembered && rule.service(services.0, &name)?.is_some() {
-            Hand::of(&rule, &name, services, Some(original))?.reset(&mut changes, &name, None)?;
+        let recorded = original.rule(rule.index, rule.name).is_some();
+        if recorded && rule.service(services.0, &name)?.is_some() {
+            RuleSplit::new(&rule, &name, services, Some(original))?.reset(
+                &mut changes,
+                &name,
+                None,
+            )?;
         }
     }
     changes.into_patch(route, &name)
 }
 
-/// The rules to split: the named one, or all that have the stable Service; never none.
-fn selected<'a>(
+/// The managed rules: the rule with this name, or all rules with the stable Service. Never empty.
+fn selected_rules<'a>(
     route: &'a Value,
     name: &RouteName,
     rule: Option<&str>,
     stable: &str,
-) -> Result<Vec<Rule<'a>>, RouteProblem> {
+) -> Result<Vec<Rule<'a>>, RouteError> {
     let rules = Rule::all(route, name)?;
-    if let Some(wanted) = rule
-        && rules.iter().all(|rule| rule.name != Some(wanted))
+    if let Some(expected) = rule
+        && rules.iter().all(|rule| rule.name != Some(expected))
     {
-        return Err(RouteProblem::RuleNotFound {
+        return Err(RouteError::RuleNotFound {
             route: name.clone(),
-            rule: wanted.into(),
+            rule: expected.into(),
             known: rules.iter().map(Rule::title).collect(),
         });
     }
     let mut others = Vec::new();
-    let mut chosen = Vec::new();
+    let mut selected = Vec::new();
     for candidate in rules {
         if rule.is_some() && candidate.name != rule {
             continue;
         }
         if candidate.service(stable, name)?.is_some() {
-            chosen.push(candidate);
+            selected.push(candidate);
         } else {
             others.extend(
                 candidate
                     .backends
                     .iter()
-                    .map(|b| format!("`{}`", b.seen.name)),
+                    .map(|b| format!("`{}`", b.identity.name)),
             );
         }
     }
-    if chosen.is_empty() {
+    if selected.is_empty() {
         others.dedup();
-        return Err(RouteProblem::StableNotFound {
+        return Err(RouteError::StableNotFound {
             route: name.clone(),
-            place: rule.map_or_else(|| "any rule".into(), |rule| format!("rule `{rule}`")),
+            location: rule.map_or_else(|| "any rule".into(), |rule| format!("rule `{rule}`")),
             stable: stable.into(),
             backends: others,
         });
     }
-    Ok(chosen)
+    Ok(selected)
 }
 
-/// A rule, and what its weights are without Serin's hand in it.
-struct Hand<'r, 'a> {
+/// A managed rule with its current and original weights.
+struct RuleSplit<'r, 'a> {
     rule: &'r Rule<'a>,
     services: Services<'r>,
     stable: &'r Backend<'a>,
-    /// Stable's weight without Serin, as written.
-    stable_base: OriginalBackend,
+    /// The original stable backend.
+    original_stable: OriginalBackend,
     canary: Option<&'r Backend<'a>>,
-    /// The canary's backend, where the user wrote one.
-    canary_base: Option<OriginalBackend>,
-    base: OriginalRule,
+    /// The original canary backend, if the user listed one.
+    original_canary: Option<OriginalBackend>,
+    original_rule: OriginalRule,
 }
 
-impl<'r, 'a> Hand<'r, 'a> {
-    fn of(
+impl<'r, 'a> RuleSplit<'r, 'a> {
+    fn new(
         rule: &'r Rule<'a>,
         route: &RouteName,
         services: Services<'r>,
-        original: Option<&Original>,
-    ) -> Result<Self, RouteProblem> {
+        original: Option<&OriginalWeights>,
+    ) -> Result<Self, RouteError> {
         let (stable, canary) = services;
         let Some(stable_now) = rule.service(stable, route)? else {
-            return Err(RouteProblem::StableNotFound {
+            return Err(RouteError::StableNotFound {
                 route: route.clone(),
-                place: rule.title(),
+                location: rule.title(),
                 stable: stable.into(),
                 backends: rule
                     .backends
                     .iter()
-                    .map(|b| format!("`{}`", b.seen.name))
+                    .map(|b| format!("`{}`", b.identity.name))
                     .collect(),
             });
         };
         let canary_now = rule.service(canary, route)?;
-        // Without a canary the rule is as its user wrote it; with one, only what was remembered
-        // tells.
-        let remembered = original
+        // A rule without a canary backend is as the user wrote it. Otherwise the recorded original
+        // is needed.
+        let recorded = original
             .and_then(|original| original.rule(rule.index, rule.name))
             .filter(|known| canary_now.is_some() && known.service(stable).is_some());
-        let base = remembered.cloned().unwrap_or_else(|| rule.as_original());
+        let original_rule = recorded.cloned().unwrap_or_else(|| rule.to_original());
         Ok(Self {
             rule,
             services,
             stable: stable_now,
-            stable_base: base
+            original_stable: original_rule
                 .service(stable)
                 .cloned()
-                .unwrap_or_else(|| stable_now.seen.clone()),
+                .unwrap_or_else(|| stable_now.identity.clone()),
             canary: canary_now,
-            canary_base: base.service(canary).cloned(),
-            base,
+            original_canary: original_rule.service(canary).cloned(),
+            original_rule,
         })
     }
 
-    /// Whether the user's weights give nothing to either side.
-    fn is_unused(&self) -> bool {
+    /// Whether the user's weights give no traffic to either side.
+    fn has_no_traffic(&self) -> bool {
         let canary = self.canary.map_or(0, Backend::weight);
-        self.stable_base.weight_in_force() == 0 && self.stable.weight() == 0 && canary == 0
+        self.original_stable.effective_weight() == 0 && self.stable.weight() == 0 && canary == 0
     }
 
-    /// Divides stable's original share.
+    /// Divides the original stable weight.
     fn divide(
         &self,
-        changes: &mut Changes,
+        changes: &mut PatchBuilder,
         route: &RouteName,
         weight: Weight,
-    ) -> Result<(), RouteProblem> {
-        let whole = self.stable_base.weight_in_force();
-        if whole == 0 {
-            return Err(self.no_traffic(route));
+    ) -> Result<(), RouteError> {
+        let stable_weight = self.original_stable.effective_weight();
+        if stable_weight == 0 {
+            return Err(self.no_traffic_error(route));
         }
         let others = self
             .others()
-            .map(|(_, base)| base.map_or(0, OriginalBackend::weight_in_force));
+            .map(|(_, original_rule)| original_rule.map_or(0, OriginalBackend::effective_weight));
         let largest_other = others.filter(|weight| *weight > 0).max();
         let Split {
             stable,
             canary,
             factor,
-        } = split(whole, largest_other, weight).ok_or_else(|| RouteProblem::TooFine {
-            route: route.clone(),
-            rule: self.rule.title(),
-            stable: self.services.0.into(),
-            weight,
+        } = split(stable_weight, largest_other, weight).ok_or_else(|| {
+            RouteError::WeightTooFine {
+                route: route.clone(),
+                rule: self.rule.title(),
+                stable: self.services.0.into(),
+                weight,
+            }
         })?;
-        changes.weight(self.rule, self.stable, Some(stable));
-        for (backend, base) in self.others() {
-            if let Some(base) = base
+        changes.set_weight(self.rule, self.stable, Some(stable));
+        for (backend, original_rule) in self.others() {
+            if let Some(original_rule) = original_rule
                 && (factor > 1 || self.others_are_scaled())
             {
-                let scaled = base.weight_in_force() * factor;
-                changes.weight(
+                let scaled = original_rule.effective_weight() * factor;
+                changes.set_weight(
                     self.rule,
                     backend,
                     if factor > 1 {
                         Some(scaled)
                     } else {
-                        base.weight
+                        original_rule.weight
                     },
                 );
             }
         }
-        match (self.canary, &self.canary_base) {
-            (Some(now), Some(_)) => changes.weight(self.rule, now, Some(canary)),
-            (Some(now), None) => changes.replace(self.rule, now, self.canary_like_stable(canary)),
-            (None, _) => changes.append(self.rule, self.stable, self.canary_like_stable(canary)),
+        match (self.canary, &self.original_canary) {
+            (Some(now), Some(_)) => changes.set_weight(self.rule, now, Some(canary)),
+            (Some(now), None) => changes.replace(self.rule, now, self.canary_backend(canary)),
+            (None, _) => changes.append(self.rule, self.stable, self.canary_backend(canary)),
         }
         Ok(())
     }
 
-    /// Puts the weights back as the user wrote them; a canary that the user wrote gets
-    /// `canary_weight`, or without one its own.
+    /// Restores the original weights. A canary backend that the user listed gets `canary_weight`,
+    /// or its original weight if `None`.
     fn reset(
         &self,
-        changes: &mut Changes,
+        changes: &mut PatchBuilder,
         route: &RouteName,
         canary_weight: Option<u64>,
-    ) -> Result<(), RouteProblem> {
+    ) -> Result<(), RouteError> {
         let Some(canary) = self.canary else {
             return Ok(());
         };
-        let keeps_canary = canary_weight.is_none() && self.canary_base.is_some();
-        if self.stable_base.weight == Some(0) && canary.weight() > 0 && !keeps_canary {
-            return Err(self.no_traffic(route));
+        let keeps_canary = canary_weight.is_none() && self.original_canary.is_some();
+        if self.original_stable.weight == Some(0) && canary.weight() > 0 && !keeps_canary {
+            return Err(self.no_traffic_error(route));
         }
-        changes.weight(self.rule, self.stable, self.stable_base.weight);
+        changes.set_weight(self.rule, self.stable, self.original_stable.weight);
         if self.others_are_scaled() {
-            for (backend, base) in self.others() {
-                if let Some(base) = base {
-                    changes.weight(self.rule, backend, base.weight);
+            for (backend, original_rule) in self.others() {
+                if let Some(original_rule) = original_rule {
+                    changes.set_weight(self.rule, backend, original_rule.weight);
                 }
             }
         }
-        match &self.canary_base {
-            Some(base) => changes.weight(self.rule, canary, canary_weight.or(base.weight)),
+        match &self.original_canary {
+            Some(original_rule) => {
+                changes.set_weight(self.rule, canary, canary_weight.or(original_rule.weight))
+            }
             None => changes.remove(self.rule, canary),
         }
         Ok(())
     }
 
-    /// Whether the two sum to something else than stable's own weight, so that the others' weights
-    /// were multiplied too. Where they were not, they are their user's at every moment and are not
-    /// touched.
+    /// Whether the weights of the other backends were multiplied, because the weights of stable and
+    /// canary do not sum to the original stable weight. If not, they are as the user wrote them and
+    /// must not be changed.
     fn others_are_scaled(&self) -> bool {
         let both = self.stable.weight() + self.canary.map_or(0, Backend::weight);
-        both != self.stable_base.weight_in_force()
+        both != self.original_stable.effective_weight()
     }
 
-    /// The rule's other backends, each with what it was.
+    /// The other backends of the rule, each with its original.
     fn others(&self) -> impl Iterator<Item = (&'r Backend<'a>, Option<&OriginalBackend>)> {
-        let seen: Vec<OriginalBackend> =
-            self.rule.backends.iter().map(|b| b.seen.clone()).collect();
+        let identity: Vec<OriginalBackend> = self
+            .rule
+            .backends
+            .iter()
+            .map(|b| b.identity.clone())
+            .collect();
         self.rule.backends.iter().filter_map(move |backend| {
             let (stable, canary) = self.services;
-            let ours = backend.seen.is_service(stable) || backend.seen.is_service(canary);
-            (!ours).then(|| (backend, self.base.counterpart(&seen, backend.index)))
+            let is_managed =
+                backend.identity.is_service(stable) || backend.identity.is_service(canary);
+            (!is_managed).then(|| {
+                (
+                    backend,
+                    self.original_rule.counterpart(&identity, backend.index),
+                )
+            })
         })
     }
 
-    /// The stable backend as it stands (port, filters and what else it has), under the canary's
-    /// name.
-    fn canary_like_stable(&self, weight: u64) -> Value {
+    /// A copy of the current stable backend, including port and filters, with the name of the
+    /// canary.
+    fn canary_backend(&self, weight: u64) -> Value {
         let mut copy = self.stable.object.clone();
         copy["name"] = self.services.1.into();
         copy["weight"] = weight.into();
         copy
     }
 
-    fn no_traffic(&self, route: &RouteName) -> RouteProblem {
-        RouteProblem::StableHasNoTraffic {
+    fn no_traffic_error(&self, route: &RouteName) -> RouteError {
+        RouteError::StableHasNoTraffic {
             route: route.clone(),
             rule: self.rule.title(),
             stable: self.services.0.into(),
@@ -335,27 +352,27 @@ impl<'r, 'a> Hand<'r, 'a> {
     }
 }
 
-/// A patch in the making: what is expected of the object, what changes in place, and what goes
-/// (last, so that no index moves under another operation).
+/// Builds a patch: tests, changes in place, and removals. Removals come last, so that no index of
+/// another operation shifts.
 #[derive(Default)]
-struct Changes {
+struct PatchBuilder {
     tests: Vec<PatchOperation>,
     edits: Vec<PatchOperation>,
     removals: Vec<PatchOperation>,
 }
 
-impl Changes {
-    /// Gives a backend this weight, or no weight field.
-    fn weight(&mut self, rule: &Rule<'_>, backend: &Backend<'_>, weight: Option<u64>) {
-        if backend.seen.weight == weight {
+impl PatchBuilder {
+    /// Sets the weight of a backend, or removes the field if `None`.
+    fn set_weight(&mut self, rule: &Rule<'_>, backend: &Backend<'_>, weight: Option<u64>) {
+        if backend.identity.weight == weight {
             return;
         }
-        self.expect(rule, backend);
+        self.test_backend(rule, backend);
         let path = backend_path(rule, backend).with_trailing_token("weight");
-        let written = backend.object.get("weight").is_some();
+        let has_weight = backend.object.get("weight").is_some();
         self.edits.push(match weight {
             None => PatchOperation::Remove(RemoveOperation { path }),
-            Some(w) if written => PatchOperation::Replace(ReplaceOperation {
+            Some(w) if has_weight => PatchOperation::Replace(ReplaceOperation {
                 path,
                 value: w.into(),
             }),
@@ -370,14 +387,14 @@ impl Changes {
         if *backend.object == value {
             return;
         }
-        self.expect(rule, backend);
+        self.test_backend(rule, backend);
         let path = backend_path(rule, backend);
         self.edits
             .push(PatchOperation::Replace(ReplaceOperation { path, value }));
     }
 
     fn append(&mut self, rule: &Rule<'_>, beside: &Backend<'_>, value: Value) {
-        self.expect(rule, beside);
+        self.test_backend(rule, beside);
         let path =
             PointerBuf::from_tokens(["spec", "rules", &rule.index.to_string(), "backendRefs", "-"]);
         self.edits
@@ -385,24 +402,24 @@ impl Changes {
     }
 
     fn remove(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
-        self.expect(rule, backend);
+        self.test_backend(rule, backend);
         let path = backend_path(rule, backend);
         self.removals
             .push(PatchOperation::Remove(RemoveOperation { path }));
     }
 
-    /// The backend at this place is still the one that was read.
-    fn expect(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
+    /// Adds a test that the backend at this index is still the same.
+    fn test_backend(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
         let path = backend_path(rule, backend).with_trailing_token("name");
-        let value = Value::from(backend.seen.name.as_str());
+        let value = Value::from(backend.identity.name.as_str());
         let test = PatchOperation::Test(TestOperation { path, value });
         if !self.tests.contains(&test) {
             self.tests.push(test);
         }
     }
 
-    /// Nothing at all where nothing changes.
-    fn into_patch(self, route: &Value, name: &RouteName) -> Result<Patch, RouteProblem> {
+    /// The patch, or an empty patch without changes.
+    fn into_patch(self, route: &Value, name: &RouteName) -> Result<Patch, RouteError> {
         if self.edits.is_empty() && self.removals.is_empty() {
             return Ok(Patch(Vec::new()));
         }
@@ -413,7 +430,7 @@ impl Changes {
             return Err(malformed(
                 name,
                 "/metadata/resourceVersion".into(),
-                "a text",
+                "a string",
             ));
         };
         let unchanged = PatchOperation::Test(TestOperation {
@@ -429,11 +446,11 @@ impl Changes {
 }
 
 fn backend_path(rule: &Rule<'_>, backend: &Backend<'_>) -> PointerBuf {
-    let (rule, place) = (rule.index.to_string(), backend.index.to_string());
-    PointerBuf::from_tokens(["spec", "rules", &rule, "backendRefs", &place])
+    let (rule, index) = (rule.index.to_string(), backend.index.to_string());
+    PointerBuf::from_tokens(["spec", "rules", &rule, "backendRefs", &index])
 }
 
-fn name_of(route: &Value) -> RouteName {
+fn route_name(route: &Value) -> RouteName {
     let text = |field: &str| {
         let value = route
             .get("metadata")

@@ -1,19 +1,19 @@
-//! What a router object must look like for a given traffic split: JSON in, RFC 6902 patches out.
+//! Computes the RFC 6902 patch that sets the canary weight in a route object. Input is plain JSON.
 //!
-//! A router object belongs to its users; Serin owns nothing in it but how the stable side's share
-//! is divided between the stable and the canary backend of the rules it was pointed to. So an
-//! object is read as plain JSON, never through a type that could drop an unknown field, and changed
-//! by a JSON Patch whose `test` operations refuse an object that has changed since it was read.
+//! A route object belongs to its users. Serin only divides the weight of the stable backend between
+//! the stable and the canary backend, in the rules that it manages. Therefore an object is read as
+//! plain JSON, never through a type that could drop an unknown field, and changed by a JSON Patch
+//! whose `test` operations fail if the object has changed since it was read.
 //!
-//! Each kind of router is one file. The functions here choose it by the object's `kind`; an object
-//! without one (typed clients drop it) is taken for an HTTPRoute.
+//! Each kind of route has its own module, selected by the object's `kind`. An object without a kind
+//! (typed clients drop it) is treated as an HTTPRoute.
 
 #![warn(missing_docs)]
 
 mod backend;
+mod error;
 mod http_route;
 mod original;
-mod problem;
 mod programmed;
 mod split;
 
@@ -21,134 +21,134 @@ use json_patch::Patch;
 use serde_json::Value;
 use serin_core::units::Weight;
 
-pub use original::{Original, OriginalBackend, OriginalRule};
-pub use problem::RouteProblem;
-pub use programmed::ProgrammedSeen;
+pub use error::RouteError;
+pub use original::{OriginalBackend, OriginalRule, OriginalWeights};
+pub use programmed::ProgrammedStatus;
 
-/// The kinds of router object that there is a file for.
-enum Router {
+/// The supported kinds of route object.
+enum RouteKind {
     HttpRoute,
 }
 
-impl Router {
-    fn of(route: &Value) -> Result<Self, RouteProblem> {
+impl RouteKind {
+    fn from_object(route: &Value) -> Result<Self, RouteError> {
         match route.get("kind").and_then(Value::as_str) {
             None | Some("HTTPRoute") => Ok(Self::HttpRoute),
-            Some(other) => Err(RouteProblem::UnknownKind { kind: other.into() }),
+            Some(other) => Err(RouteError::UnsupportedKind { kind: other.into() }),
         }
     }
 }
 
-/// The canary's share of what the route's rule gives to stable and canary together, as written in
-/// the object.
+/// The current canary weight: the canary's share of the combined weight of the stable and the
+/// canary backend.
 ///
-/// `rule` is the name of the one rule that counts; without it every rule counts that has the
-/// Service `stable` of the route's own namespace as a backend. This is what drift is detected by.
+/// `rule` is the name of the managed rule. If `None`, all rules with the Service `stable` of the
+/// route's own namespace as a backend are managed. Drift detection compares this value with the
+/// desired weight.
 ///
 /// # Errors
-/// The rule or its stable backend does not exist, the object is malformed, or several rules say
-/// different things ([`RouteProblem::RulesDisagree`], which [`set_weight`] mends).
+/// The rule or its stable backend does not exist, the object is malformed, or the rules have
+/// different weights ([`RouteError::RulesDisagree`], which [`set_weight`] fixes).
 pub fn canary_weight(
     route: &Value,
     rule: Option<&str>,
     stable: &str,
     canary: &str,
-) -> Result<Weight, RouteProblem> {
-    match Router::of(route)? {
-        Router::HttpRoute => http_route::canary_weight(route, rule, stable, canary),
+) -> Result<Weight, RouteError> {
+    match RouteKind::from_object(route)? {
+        RouteKind::HttpRoute => http_route::canary_weight(route, rule, stable, canary),
     }
 }
 
-/// The patch that gives the canary `canary_weight` of what the rule gives to stable and canary
-/// together.
+/// The patch that sets the canary weight to `canary_weight` of the combined weight of the stable
+/// and the canary backend.
 ///
-/// It is empty where the object already says so. At weight 0 the canary's backend is not in the
-/// rule (unless the user had written it: then it stays with weight 0) and the weights are as the
-/// user wrote them. Other backends of the rule keep their share of the whole: their weights are
-/// multiplied by a common factor where stable's own weight cannot be divided in whole numbers, and
-/// put back at weight 0.
+/// The patch is empty if the object already has this weight. At weight 0 the canary backend is
+/// removed (or kept with weight 0 if the user listed it), and all weights are as the user wrote
+/// them. Other backends of the rule keep their share of the rule's traffic: if the weight of the
+/// stable backend cannot be divided in whole numbers, their weights are multiplied by a common
+/// factor, which is undone at weight 0.
 ///
-/// `original` is what [`original`] or [`refreshed`] told; it is not needed for a rule that carries
-/// no canary, because such a rule is as the user wrote it, whatever was remembered.
+/// `original` is the result of [`capture_original`] or [`refresh_original`]. It is ignored for a
+/// rule without a canary backend, because such a rule is as the user wrote it.
 ///
 /// # Errors
-/// As [`canary_weight`] (but rules that disagree are mended), and where the share cannot be written
-/// in the object.
+/// As [`canary_weight`], except that rules with different weights are fixed. Also if the weight
+/// cannot be expressed in whole numbers.
 pub fn set_weight(
     route: &Value,
     rule: Option<&str>,
     stable: &str,
     canary: &str,
     canary_weight: Weight,
-    original: Option<&Original>,
-) -> Result<Patch, RouteProblem> {
-    match Router::of(route)? {
-        Router::HttpRoute => {
+    original: Option<&OriginalWeights>,
+) -> Result<Patch, RouteError> {
+    match RouteKind::from_object(route)? {
+        RouteKind::HttpRoute => {
             http_route::set_weight(route, rule, (stable, canary), canary_weight, original)
         }
     }
 }
 
-/// Whether every router that the route is attached to has taken over the object's current
-/// generation.
-pub fn programmed(route: &Value) -> ProgrammedSeen {
-    match Router::of(route) {
-        Ok(Router::HttpRoute) => programmed::programmed(route),
-        Err(problem) => ProgrammedSeen::Pending(problem.to_string()),
+/// Whether every gateway that the route is attached to has programmed the current generation of the
+/// object.
+pub fn programmed_status(route: &Value) -> ProgrammedStatus {
+    match RouteKind::from_object(route) {
+        Ok(RouteKind::HttpRoute) => programmed::programmed_status(route),
+        Err(error) => ProgrammedStatus::Pending(error.to_string()),
     }
 }
 
-/// The weights of the route's rules as they stand, for [`restore`]: to be stored before the first
+/// The current weights of the managed rules, for [`restore`]. Must be stored before the first
 /// change.
 ///
 /// # Errors
 /// As [`canary_weight`].
-pub fn original(
+pub fn capture_original(
     route: &Value,
     rule: Option<&str>,
     stable: &str,
     canary: &str,
-) -> Result<Original, RouteProblem> {
-    refreshed(route, rule, stable, canary, None)
+) -> Result<OriginalWeights, RouteError> {
+    refresh_original(route, rule, stable, canary, None)
 }
 
-/// What was `known`, brought up to date: a rule that carries no canary is as its user wrote it now
-/// (an `apply` in the middle of a release replaces the rule), and a rule that carries one is as it
-/// was known.
+/// Updates `known`. For a rule without a canary backend the current weights are the original ones,
+/// because the user has written it (an `apply` during a release replaces the rule). For a rule with
+/// a canary backend the known weights are kept.
 ///
-/// Cheap enough for every reconcile; to be stored, where it differs from `known`, before the next
-/// change.
+/// Cheap enough for every reconcile. If the result differs from `known`, it must be stored before
+/// the next change.
 ///
 /// # Errors
 /// As [`canary_weight`].
-pub fn refreshed(
+pub fn refresh_original(
     route: &Value,
     rule: Option<&str>,
     stable: &str,
     canary: &str,
-    known: Option<&Original>,
-) -> Result<Original, RouteProblem> {
-    match Router::of(route)? {
-        Router::HttpRoute => http_route::refreshed(route, rule, (stable, canary), known),
+    known: Option<&OriginalWeights>,
+) -> Result<OriginalWeights, RouteError> {
+    match RouteKind::from_object(route)? {
+        RouteKind::HttpRoute => http_route::refresh_original(route, rule, (stable, canary), known),
     }
 }
 
-/// The patch that takes Serin's hand off the route: every remembered rule gets its weights back,
-/// also that of a canary which the user had written, and a canary that the user had not written
-/// goes.
+/// The patch that restores the original weights of every recorded rule, including the weight of a
+/// canary backend that the user listed. Removes a canary backend that the user did not list.
 ///
-/// Rules and backends that no longer exist are left alone. Empty where there is nothing to put
-/// back.
+/// Rules and backends that no longer exist are ignored. The patch is empty if there is nothing to
+/// restore.
 ///
 /// # Errors
 /// The object is malformed.
 pub fn restore(
     route: &Value,
-    original: &Original,
+    original: &OriginalWeights,
     stable: &str,
     canary: &str,
-) -> Result<Patch, RouteProblem> {
-    match Router::of(route)? {
-        Router::HttpRoute => http_route::restore(route, original, (stable, canary)),
+) -> Result<Patch, RouteError> {
+    match RouteKind::from_object(route)? {
+        RouteKind::HttpRoute => http_route::restore(route, original, (stable, canary)),
     }
 }

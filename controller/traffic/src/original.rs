@@ -1,15 +1,15 @@
-//! What a route's weights were before Serin's first change.
+//! The original weights of a route.
 
 use serde::{Deserialize, Serialize};
 
-/// What a route's weights were before Serin's first change: all that Serin ever changes in it.
+/// The weights of a route before the first change by Serin.
 ///
-/// It is stored as a short JSON text in the Rollout's status. Only weights are kept, not whole
-/// backends, so that whatever else its users change in the route meanwhile survives a restoration.
+/// Stored as a short JSON string in the Rollout's status. Contains only weights, not whole
+/// backends, so that other changes by users during a release survive a restoration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Original {
-    /// The rules that Serin was pointed to.
+pub struct OriginalWeights {
+    /// The managed rules.
     pub rules: Vec<OriginalRule>,
 }
 
@@ -17,40 +17,40 @@ pub struct Original {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OriginalRule {
-    /// Its index, by which a rule without a name is known.
+    /// The index. It identifies a rule without a name.
     pub index: usize,
-    /// Its name, where it has one.
+    /// The name, if the rule has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its backends in their order.
+    /// The backends in order.
     pub backends: Vec<OriginalBackend>,
 }
 
-/// One backend: who it is, with defaults left out, and its weight as written.
+/// Identity and weight of a backend, with defaults omitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OriginalBackend {
-    /// The API group; none: the core group.
+    /// The API group. `None` for the core group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// The kind; none: Service.
+    /// The kind. `None` for Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// The namespace; none: the route's own.
+    /// The namespace. `None` for the namespace of the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name.
     pub name: String,
-    /// The port, where one is written.
+    /// The port, if specified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u64>,
-    /// The weight as written, 0 to 1,000,000; none: not written, which means 1.
+    /// The specified weight, 0 to 1,000,000. `None` means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u64>,
 }
 
 impl OriginalBackend {
-    /// Whether it is this Service of the route's own namespace.
+    /// Whether the backend is this Service in the namespace of the route.
     pub(crate) fn is_service(&self, service: &str) -> bool {
         self.group.is_none()
             && self.kind.is_none()
@@ -58,11 +58,11 @@ impl OriginalBackend {
             && self.name == service
     }
 
-    pub(crate) fn weight_in_force(&self) -> u64 {
+    pub(crate) fn effective_weight(&self) -> u64 {
         self.weight.unwrap_or(1)
     }
 
-    fn same_backend(&self, other: &Self) -> bool {
+    fn is_same_backend(&self, other: &Self) -> bool {
         Self {
             weight: None,
             ..self.clone()
@@ -73,8 +73,8 @@ impl OriginalBackend {
     }
 }
 
-impl Original {
-    /// The rule of this name, or without one at this index.
+impl OriginalWeights {
+    /// The rule with this name, or the unnamed rule at this index.
     pub(crate) fn rule(&self, index: usize, name: Option<&str>) -> Option<&OriginalRule> {
         self.rules.iter().find(|rule| match name {
             Some(_) => rule.name.as_deref() == name,
@@ -84,29 +84,29 @@ impl Original {
 }
 
 impl OriginalRule {
-    /// This Service's backend.
+    /// The backend of a Service.
     pub(crate) fn service(&self, service: &str) -> Option<&OriginalBackend> {
         self.backends
             .iter()
             .find(|backend| backend.is_service(service))
     }
 
-    /// The remembered counterpart of `backends[place]`: the first of its kind for the first, the
-    /// second for the second.
+    /// The original of `backends[index]`. If several backends have the same identity, they are
+    /// matched in order.
     pub(crate) fn counterpart(
         &self,
         backends: &[OriginalBackend],
-        place: usize,
+        index: usize,
     ) -> Option<&OriginalBackend> {
-        let wanted = backends.get(place)?;
+        let backend = backends.get(index)?;
         let before = backends
             .iter()
-            .take(place)
-            .filter(|b| b.same_backend(wanted))
+            .take(index)
+            .filter(|b| b.is_same_backend(backend))
             .count();
         self.backends
             .iter()
-            .filter(|b| b.same_backend(wanted))
+            .filter(|b| b.is_same_backend(backend))
             .nth(before)
     }
 }

@@ -1,94 +1,95 @@
-//! What the routers say of a route, in its status.
+//! The status that gateways report on a route.
 
 use serde_json::Value;
 
 const CONDITIONS: [&str; 2] = ["Accepted", "ResolvedRefs"];
 
-/// Whether every router that a route is attached to has taken over its current generation.
+/// Whether every gateway that a route is attached to has programmed its current generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProgrammedSeen {
-    /// All have.
-    Yes,
-    /// One has not, and why.
+pub enum ProgrammedStatus {
+    /// All gateways have.
+    Programmed,
+    /// A gateway has not, for this reason.
     Pending(String),
-    /// One has taken over an earlier generation and nothing speaks against the current one so far.
-    /// What both generations say alike is in effect.
-    Earlier(String),
-    /// None contradicts, but one does not tell which generation it means.
-    Unreported,
+    /// A gateway has programmed an earlier generation and reports no error. Settings that are equal
+    /// in both generations are in effect.
+    PreviousGeneration(String),
+    /// No gateway reports an error, but one does not report the generation.
+    UnknownGeneration,
 }
 
-/// Judges `status.parents` for every parent that `spec.parentRefs` names; several controllers may
-/// report on one parent, and then each must agree. Reports on parents that the route is no longer
-/// attached to do not count.
-pub(crate) fn programmed(route: &Value) -> ProgrammedSeen {
+/// Evaluates `status.parents` for every parent in `spec.parentRefs`. If several controllers report
+/// on a parent, all of them must agree. Reports on former parents are ignored.
+pub(crate) fn programmed_status(route: &Value) -> ProgrammedStatus {
     let namespace = text(route.pointer("/metadata/namespace"));
     let parents = list(route.pointer("/spec/parentRefs"));
     if parents.is_empty() {
-        return ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into());
+        return ProgrammedStatus::Pending("the route has no parent in spec.parentRefs".into());
     }
     let generation = route
         .pointer("/metadata/generation")
         .and_then(Value::as_i64);
     let reports = list(route.pointer("/status/parents"));
     if reports.is_empty() {
-        return ProgrammedSeen::Pending("no parent has reported".into());
+        return ProgrammedStatus::Pending("no parent has reported".into());
     }
-    let mut all_tell_the_generation = true;
+    let mut all_report_generation = true;
     let mut earlier = None;
     for parent in parents {
-        let parent = Parent::read(parent, namespace);
-        let about_it = |report: &&Value| {
+        let parent = ParentRef::parse(parent, namespace);
+        let matches_parent = |report: &&Value| {
             report
                 .get("parentRef")
-                .is_some_and(|reference| Parent::read(reference, namespace) == parent)
+                .is_some_and(|reference| ParentRef::parse(reference, namespace) == parent)
         };
-        let mut about = reports.iter().filter(about_it).peekable();
-        if about.peek().is_none() {
-            return ProgrammedSeen::Pending(format!("{} has not reported", parent.title()));
+        let mut parent_reports = reports.iter().filter(matches_parent).peekable();
+        if parent_reports.peek().is_none() {
+            return ProgrammedStatus::Pending(format!("{} has not reported", parent.title()));
         }
-        for report in about {
-            match judge(report, generation) {
-                Report::Agrees => {}
-                Report::TellsNoGeneration => all_tell_the_generation = false,
-                Report::Earlier(why) => earlier = Some(format!("{} {why}", parent.title())),
-                Report::Not(why) => {
-                    return ProgrammedSeen::Pending(format!("{} {why}", parent.title()));
+        for report in parent_reports {
+            match evaluate_report(report, generation) {
+                ReportResult::Programmed => {}
+                ReportResult::NoGeneration => all_report_generation = false,
+                ReportResult::PreviousGeneration(why) => {
+                    earlier = Some(format!("{} {why}", parent.title()))
+                }
+                ReportResult::Failed(why) => {
+                    return ProgrammedStatus::Pending(format!("{} {why}", parent.title()));
                 }
             }
         }
     }
     if let Some(why) = earlier {
-        return ProgrammedSeen::Earlier(why);
+        return ProgrammedStatus::PreviousGeneration(why);
     }
-    if all_tell_the_generation {
-        ProgrammedSeen::Yes
+    if all_report_generation {
+        ProgrammedStatus::Programmed
     } else {
-        ProgrammedSeen::Unreported
+        ProgrammedStatus::UnknownGeneration
     }
 }
 
-enum Report {
-    Agrees,
-    TellsNoGeneration,
-    Earlier(String),
-    Not(String),
+enum ReportResult {
+    Programmed,
+    NoGeneration,
+    PreviousGeneration(String),
+    Failed(String),
 }
 
-fn judge(report: &Value, generation: Option<i64>) -> Report {
+fn evaluate_report(report: &Value, generation: Option<i64>) -> ReportResult {
     let conditions = list(report.get("conditions"));
-    let mut tells = true;
+    let mut reports_generation = true;
     let mut earlier = None;
-    for wanted in CONDITIONS {
-        let of_type = |c: &&Value| text(c.get("type")) == wanted;
+    for condition_type in CONDITIONS {
+        let of_type = |c: &&Value| text(c.get("type")) == condition_type;
         let Some(condition) = conditions.iter().find(of_type) else {
-            return Report::Not(format!("has not reported {wanted}"));
+            return ReportResult::Failed(format!("has not reported {condition_type}"));
         };
         let observed = condition.get("observedGeneration").and_then(Value::as_i64);
         let is_earlier = observed.is_some() && observed != generation;
         if is_earlier {
             earlier.get_or_insert(format!(
-                "reports {wanted} for generation {}, not yet for {}",
+                "reports {condition_type} for generation {}, not yet for {}",
                 observed.unwrap_or_default(),
                 generation.unwrap_or_default(),
             ));
@@ -96,23 +97,25 @@ fn judge(report: &Value, generation: Option<i64>) -> Report {
         if text(condition.get("status")) != "True" {
             let reason = text(condition.get("reason"));
             let message = text(condition.get("message"));
-            return Report::Not(format!("reports {wanted} not true: {reason}: {message}"));
+            return ReportResult::Failed(format!(
+                "reports {condition_type} as not true: {reason}: {message}"
+            ));
         }
-        tells &= observed.is_some();
+        reports_generation &= observed.is_some();
     }
     if let Some(why) = earlier {
-        return Report::Earlier(why);
+        return ReportResult::PreviousGeneration(why);
     }
-    if tells {
-        Report::Agrees
+    if reports_generation {
+        ReportResult::Programmed
     } else {
-        Report::TellsNoGeneration
+        ReportResult::NoGeneration
     }
 }
 
-/// A parent with the defaults of Gateway API filled in.
+/// A parent reference with the defaults of Gateway API.
 #[derive(PartialEq, Eq)]
-struct Parent<'a> {
+struct ParentRef<'a> {
     group: &'a str,
     kind: &'a str,
     namespace: &'a str,
@@ -121,20 +124,20 @@ struct Parent<'a> {
     port: Option<u64>,
 }
 
-impl<'a> Parent<'a> {
-    fn read(reference: &'a Value, namespace: &'a str) -> Self {
-        let or = |field: &str, default: &'a str| {
+impl<'a> ParentRef<'a> {
+    fn parse(reference: &'a Value, namespace: &'a str) -> Self {
+        let field_or = |field: &str, default: &'a str| {
             reference
                 .get(field)
                 .and_then(Value::as_str)
                 .unwrap_or(default)
         };
         Self {
-            group: or("group", "gateway.networking.k8s.io"),
-            kind: or("kind", "Gateway"),
-            namespace: or("namespace", namespace),
-            name: or("name", ""),
-            section: or("sectionName", ""),
+            group: field_or("group", "gateway.networking.k8s.io"),
+            kind: field_or("kind", "Gateway"),
+            namespace: field_or("namespace", namespace),
+            name: field_or("name", ""),
+            section: field_or("sectionName", ""),
             port: reference.get("port").and_then(Value::as_u64),
         }
     }
@@ -184,81 +187,87 @@ mod tests {
     #[test]
     fn every_controller_that_reports_on_the_parent_must_agree() {
         let good = report("traefik", Some(4), "True");
-        assert_eq!(programmed(&route(&json!([good]))), ProgrammedSeen::Yes);
+        assert_eq!(
+            programmed_status(&route(&json!([good]))),
+            ProgrammedStatus::Programmed
+        );
         let stale = report("envoy", Some(3), "True");
         assert_eq!(
-            programmed(&route(&json!([good, stale]))),
-            ProgrammedSeen::Earlier(
+            programmed_status(&route(&json!([good, stale]))),
+            ProgrammedStatus::PreviousGeneration(
                 "Gateway shop/public reports Accepted for generation 3, not yet for 4".into()
             )
         );
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_routers_words() {
+    fn a_false_condition_is_reported_with_its_message() {
         assert_eq!(
-            programmed(&route(&json!([report("traefik", Some(4), "False")]))),
-            ProgrammedSeen::Pending(
-                "Gateway shop/public reports ResolvedRefs not true: BackendNotFound: no Service"
+            programmed_status(&route(&json!([report("traefik", Some(4), "False")]))),
+            ProgrammedStatus::Pending(
+                "Gateway shop/public reports ResolvedRefs as not true: BackendNotFound: no Service"
                     .into()
             )
         );
     }
 
     #[test]
-    fn without_a_generation_nobody_can_tell_but_a_refusal_still_counts() {
+    fn without_a_generation_the_result_is_unknown_unless_a_condition_is_false() {
         assert_eq!(
-            programmed(&route(&json!([report("old", None, "True")]))),
-            ProgrammedSeen::Unreported
+            programmed_status(&route(&json!([report("old", None, "True")]))),
+            ProgrammedStatus::UnknownGeneration
         );
         assert!(matches!(
-            programmed(&route(&json!([report("old", None, "False")]))),
-            ProgrammedSeen::Pending(_)
+            programmed_status(&route(&json!([report("old", None, "False")]))),
+            ProgrammedStatus::Pending(_)
         ));
     }
 
     #[test]
-    fn silence_is_pending() {
-        let none = ProgrammedSeen::Pending("no parent has reported".into());
-        assert_eq!(programmed(&route(&json!([]))), none);
-        assert_eq!(programmed(&route(&Value::Null)), none);
+    fn a_missing_report_is_pending() {
+        let none = ProgrammedStatus::Pending("no parent has reported".into());
+        assert_eq!(programmed_status(&route(&json!([]))), none);
+        assert_eq!(programmed_status(&route(&Value::Null)), none);
         let mut only_accepted = report("traefik", Some(4), "True");
         only_accepted["conditions"].as_array_mut().unwrap().pop();
         assert_eq!(
-            programmed(&route(&json!([only_accepted]))),
-            ProgrammedSeen::Pending("Gateway shop/public has not reported ResolvedRefs".into())
+            programmed_status(&route(&json!([only_accepted]))),
+            ProgrammedStatus::Pending("Gateway shop/public has not reported ResolvedRefs".into())
         );
     }
 
     #[test]
-    fn a_parent_that_the_route_has_left_does_not_count_and_one_it_has_joined_must_report() {
+    fn only_reports_on_current_parents_count() {
         let mut left = report("traefik", Some(2), "False");
         left["parentRef"]["name"] = "former".into();
         let good = report("traefik", Some(4), "True");
         assert_eq!(
-            programmed(&route(&json!([left, good]))),
-            ProgrammedSeen::Yes
+            programmed_status(&route(&json!([left, good]))),
+            ProgrammedStatus::Programmed
         );
         assert_eq!(
-            programmed(&route(&json!([left]))),
-            ProgrammedSeen::Pending("Gateway shop/public has not reported".into())
+            programmed_status(&route(&json!([left]))),
+            ProgrammedStatus::Pending("Gateway shop/public has not reported".into())
         );
     }
 
     #[test]
-    fn sections_of_one_gateway_are_parents_of_their_own() {
+    fn sections_of_a_gateway_are_separate_parents() {
         let mut two = route(&json!([report("traefik", Some(4), "True")]));
         two["spec"]["parentRefs"] =
             json!([{"name": "public"}, {"name": "public", "sectionName": "tls"}]);
-        assert!(matches!(programmed(&two), ProgrammedSeen::Pending(_)));
+        assert!(matches!(
+            programmed_status(&two),
+            ProgrammedStatus::Pending(_)
+        ));
     }
 
     #[test]
-    fn a_route_that_is_attached_to_nothing_says_so() {
-        let alone = json!({"metadata": {"generation": 1}, "spec": {}});
+    fn a_route_without_parents_is_pending() {
+        let without_parents = json!({"metadata": {"generation": 1}, "spec": {}});
         assert_eq!(
-            programmed(&alone),
-            ProgrammedSeen::Pending("the route names no parent in spec.parentRefs".into())
+            programmed_status(&without_parents),
+            ProgrammedStatus::Pending("the route has no parent in spec.parentRefs".into())
         );
     }
 }

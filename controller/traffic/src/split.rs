@@ -1,13 +1,13 @@
-//! The arithmetic of a split: whole-number weights, exact shares.
+//! Computes whole-number weights for an exact share.
 
 use serin_core::units::Weight;
 
-/// The largest weight that Gateway API allows.
+/// Maximum weight in Gateway API.
 pub(crate) const MAX_WEIGHT: u64 = 1_000_000;
 
 const THOUSANDTHS: u64 = 100_000;
 
-/// Weights for stable and canary, and what the weights of the other backends are multiplied with.
+/// Weights of stable and canary, and the factor for the weights of the other backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
     pub(crate) stable: u64,
@@ -15,8 +15,8 @@ pub(crate) struct Split {
     pub(crate) factor: u64,
 }
 
-/// The canary's share of both, to the nearest thousandth of a percent; nothing of nothing is
-/// nothing.
+/// The canary's share of the combined weight, rounded to a thousandth of a percent. 0 if both
+/// weights are 0.
 pub(crate) fn share(stable: u64, canary: u64) -> Weight {
     let both = stable + canary;
     if both == 0 {
@@ -26,32 +26,35 @@ pub(crate) fn share(stable: u64, canary: u64) -> Weight {
     Weight::from_thousandths(u32::try_from(thousandths).unwrap_or(u32::MAX))
 }
 
-/// Divides stable's share so that the canary gets `weight` of it.
+/// Divides `stable_weight` so that the canary gets `weight` of it.
 ///
-/// `others` is the largest weight of the other backends that get traffic, none where there are
-/// none: then the two weights sum to 100, or to 100,000 where `weight` is finer than a percent.
-/// Beside others the two sum to `stable_weight * factor`. None: not to be had within
-/// [`MAX_WEIGHT`].
-pub(crate) fn split(stable_weight: u64, others: Option<u64>, weight: Weight) -> Option<Split> {
+/// `largest_other` is the largest non-zero weight of the other backends. If it is `None`, the two
+/// weights sum to 100, or to 100,000 if `weight` is not a whole percentage. Otherwise they sum to
+/// `stable_weight * factor`. Returns `None` if the weights would exceed [`MAX_WEIGHT`].
+pub(crate) fn split(
+    stable_weight: u64,
+    largest_other: Option<u64>,
+    weight: Weight,
+) -> Option<Split> {
     let resolution = if weight.thousandths().is_multiple_of(1_000) {
         100
     } else {
         THOUSANDTHS
     };
-    let Some(largest_other) = others else {
+    let Some(largest_other) = largest_other else {
         return divide(resolution, 1, weight);
     };
     if stable_weight == 0 {
         return None;
     }
-    let wanted = u64::from(weight.thousandths());
+    let thousandths = u64::from(weight.thousandths());
     let largest = stable_weight.max(largest_other);
-    // The first factor is the same for all whole percents, so that the others' weights stay put
-    // from step to step; the second is the smallest that is exact for this weight; the third
-    // divides as finely as there is room.
+    // The first factor is the same for all whole percentages, so that the weights of the other
+    // backends do not change from step to step. The second is the smallest exact factor for this
+    // weight. The third has the finest possible resolution.
     let factors = [
         resolution / gcd(resolution, stable_weight),
-        THOUSANDTHS / gcd(THOUSANDTHS, stable_weight * wanted),
+        THOUSANDTHS / gcd(THOUSANDTHS, stable_weight * thousandths),
         MAX_WEIGHT / largest,
     ];
     factors
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_the_two_sum_to_a_hundred_or_where_that_is_too_coarse_to_a_hundred_thousand() {
+    fn without_other_backends_the_weights_sum_to_100_or_100_000() {
         assert_eq!(split(1, None, Weight::percent(5)), Some(weights(95, 5, 1)));
         assert_eq!(split(7, None, Weight::FULL), Some(weights(0, 100, 1)));
         let eighth = Weight::from_thousandths(125);
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn beside_others_the_factor_is_the_same_for_every_whole_percent() {
+    fn with_other_backends_the_factor_is_the_same_for_every_whole_percentage() {
         assert_eq!(
             split(1, Some(1), Weight::percent(5)),
             Some(weights(95, 5, 100))
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_does_not_fit_exactly_is_rounded_as_long_as_it_reads_back() {
+    fn an_inexact_share_is_rounded_if_it_reads_back_unchanged() {
         let odd = Weight::from_thousandths(12_345);
         let found = split(333, Some(667), odd).unwrap();
         assert_eq!(share(found.stable, found.canary), odd);
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_finer_than_there_is_room_for_is_refused() {
+    fn a_share_that_is_too_fine_is_rejected() {
         assert_eq!(split(1, Some(1_000), Weight::from_thousandths(1)), None);
         assert_eq!(split(1, Some(MAX_WEIGHT), Weight::percent(5)), None);
         assert!(split(1, Some(1_000), Weight::percent(5)).is_some());
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_nothing_is_nothing() {
+    fn the_share_of_zero_weights_is_zero() {
         assert_eq!(share(0, 0), Weight::ZERO);
     }
 }

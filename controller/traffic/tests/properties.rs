@@ -1,4 +1,4 @@
-//! What holds for every HTTPRoute, every remembered original and every sequence of weights.
+//! Properties of all HTTPRoutes, originals and sequences of weights.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,14 +9,14 @@ use json_patch::Patch;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use serin_core::units::Weight;
-use serin_traffic::{canary_weight, original, restore, set_weight};
+use serin_traffic::{canary_weight, capture_original, restore, set_weight};
 
 const STABLE: &str = "checkout";
 const CANARY: &str = "checkout-canary";
 
-fn backend(name: &'static str, most: u64) -> impl Strategy<Value = Value> {
+fn backend(name: &'static str, max_weight: u64) -> impl Strategy<Value = Value> {
     (
-        prop::option::of(1..=most),
+        prop::option::of(1..=max_weight),
         prop::option::of(1u16..),
         any::<bool>(),
     )
@@ -35,7 +35,7 @@ fn backend(name: &'static str, most: u64) -> impl Strategy<Value = Value> {
         })
 }
 
-/// Weights of a size that leaves room for a split as fine as a thousandth of a percent.
+/// A rule with weights that are small enough for a split in thousandths of a percent.
 fn rule() -> impl Strategy<Value = Value> {
     let others = prop::collection::vec(
         prop_oneof![backend("legacy", 10), backend("other", 10)],
@@ -64,7 +64,7 @@ fn rule() -> impl Strategy<Value = Value> {
 
 fn route() -> impl Strategy<Value = Value> {
     prop::collection::vec(rule(), 1..4).prop_map(|mut rules| {
-        // Names are unique in a route.
+        // Rule names must be unique in a route.
         for (index, rule) in rules.iter_mut().enumerate() {
             if let Some(name) = rule
                 .get("name")
@@ -90,14 +90,14 @@ fn weight() -> impl Strategy<Value = Weight> {
 
 fn has_stable(route: &Value) -> bool {
     canary_weight(route, None, STABLE, CANARY).is_ok()
-        || original(route, None, STABLE, CANARY).is_ok()
+        || capture_original(route, None, STABLE, CANARY).is_ok()
 }
 
 fn apply(route: &mut Value, patch: &Patch) {
     json_patch::patch(route, patch).unwrap();
 }
 
-/// Every backend's share of its rule, by name, with the canary's added to stable's.
+/// The share of every other backend in its rule, by name.
 fn shares(route: &Value, canary_counts: bool) -> Vec<Vec<(String, f64)>> {
     let of_rule = |rule: &Value| {
         let backends = rule["backendRefs"].as_array().unwrap();
@@ -129,11 +129,11 @@ fn without_backends(route: &Value) -> Value {
 
 proptest! {
     #[test]
-    fn any_sequence_of_weights_reads_back_and_ends_where_it_began(
+    fn any_sequence_of_weights_reads_back_and_can_be_restored(
         before in route(), weights in prop::collection::vec(weight(), 1..5),
     ) {
         prop_assume!(has_stable(&before));
-        let known = original(&before, None, STABLE, CANARY).unwrap();
+        let known = capture_original(&before, None, STABLE, CANARY).unwrap();
         let mut now = before.clone();
         for weight in weights {
             let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&known)).unwrap();
@@ -151,7 +151,7 @@ proptest! {
     #[test]
     fn at_weight_zero_only_a_listed_canary_differs_from_the_original(before in route(), weight in weight()) {
         prop_assume!(has_stable(&before));
-        let known = original(&before, None, STABLE, CANARY).unwrap();
+        let known = capture_original(&before, None, STABLE, CANARY).unwrap();
         let mut now = before.clone();
         for weight in [weight, Weight::ZERO] {
             let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&known)).unwrap();
@@ -179,9 +179,9 @@ proptest! {
         let (old, new) = (shares(&before, false), shares(&now, true));
         for (index, rule) in rules.iter().enumerate() {
             if rule["backendRefs"].as_array().unwrap().iter().any(|b| b["name"] == STABLE) {
-                for (was, is) in old[index].iter().zip(&new[index]) {
-                    prop_assert_eq!(&was.0, &is.0);
-                    prop_assert!((was.1 - is.1).abs() < 1e-9, "{was:?} became {is:?}");
+                for (before, after) in old[index].iter().zip(&new[index]) {
+                    prop_assert_eq!(&before.0, &after.0);
+                    prop_assert!((before.1 - after.1).abs() < 1e-9, "{before:?} became {after:?}");
                 }
             } else {
                 prop_assert_eq!(rule, &now["spec"]["rules"][index]);
@@ -190,7 +190,7 @@ proptest! {
     }
 
     #[test]
-    fn malformed_objects_are_refused_and_never_panic(text in r#"[\{\}\[\]":,a-z0-9]{0,60}"#, weight in weight()) {
+    fn malformed_objects_are_errors_and_never_panic(text in r#"[\{\}\[\]":,a-z0-9]{0,60}"#, weight in weight()) {
         let junk = serde_json::from_str(&text).unwrap_or(Value::String(text));
         let route = json!({"metadata": {}, "spec": {"rules": [{"backendRefs": junk}]}});
         prop_assert!(set_weight(&route, None, STABLE, CANARY, weight, None).is_err());

@@ -1,65 +1,70 @@
-//! The condition of a check: CEL over `result`.
+//! The condition of a check: a CEL expression over `result`.
 
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 use cel::{Context, Program, Value};
 
-/// The longest condition, in characters, and how deep its brackets may nest. The parser recurses;
-/// this bounds its stack.
-const LONGEST: usize = 512;
-const DEEPEST_BRACKETS: usize = 10;
-/// How deep `all`, `exists`, `map` and `filter` may nest, and over how many values they go at most:
-/// this bounds the time.
-const DEEPEST_LOOPS: usize = 2;
-const MOST_VALUES: usize = 100;
+/// Maximum length in characters and maximum nesting of brackets. They bound the stack of the
+/// recursive parser.
+const MAX_LENGTH: usize = 512;
+const MAX_BRACKET_DEPTH: usize = 10;
+/// Maximum nesting of `all`, `exists`, `map` and `filter`, and maximum number of values that they
+/// iterate over. They bound the evaluation time.
+const MAX_LOOP_DEPTH: usize = 2;
+const MAX_VALUES: usize = 100;
 
-/// A condition on the numbers that a query gave.
+/// A condition on the result of a query.
 ///
-/// `result` is a list of doubles: the values of the vector in the order in which Prometheus gives
-/// them; a scalar is a list of one. So `result[0] < 0.05` and `result.all(value, value < 0.05)` are
-/// conditions.
+/// `result` is a list of doubles: the values of the vector in the order of the Prometheus response.
+/// A scalar is a list with one value. Examples: `result[0] < 0.05` and `result.all(value, value <
+/// 0.05)`.
 #[derive(Debug)]
 pub struct Condition {
     program: Program,
 }
 
 impl Condition {
-    /// Reads a condition.
+    /// Parses a condition.
     ///
     /// # Errors
-    /// Why it is none: not CEL, not about `result`, not true or false.
+    ///
+    /// A message if the text is not CEL, uses another variable than `result`, is not boolean, or
+    /// exceeds a limit.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.chars().count() > LONGEST {
-            return Err(format!("it is longer than {LONGEST} characters"));
+        if text.chars().count() > MAX_LENGTH {
+            return Err(format!("it is longer than {MAX_LENGTH} characters"));
         }
-        if deepest_brackets(text) > DEEPEST_BRACKETS {
-            return Err(format!("its brackets nest deeper than {DEEPEST_BRACKETS}"));
+        if bracket_depth(text) > MAX_BRACKET_DEPTH {
+            return Err(format!(
+                "its brackets are nested deeper than {MAX_BRACKET_DEPTH}"
+            ));
         }
         let program = Program::compile(text).map_err(|errors| {
             let first = errors
                 .errors
                 .first()
-                .map_or("unreadable", |error| error.msg.as_str());
+                .map_or("syntax error", |error| error.msg.as_str());
             format!(
                 "it is not CEL: {}",
                 first.lines().next().unwrap_or_default()
             )
         })?;
-        if loops(program.expression()) > DEEPEST_LOOPS {
-            return Err(format!("its loops nest deeper than {DEEPEST_LOOPS}"));
+        if loop_depth(program.expression()) > MAX_LOOP_DEPTH {
+            return Err(format!("its loops are nested deeper than {MAX_LOOP_DEPTH}"));
         }
         let condition = Self { program };
-        condition.try_out()?;
+        condition.check_evaluates()?;
         Ok(condition)
     }
 
-    /// Whether the condition holds for these numbers.
+    /// Evaluates the condition on a result.
     ///
     /// # Errors
-    /// What of it cannot be reckoned, for example that `result[1]` is not there.
-    pub fn holds(&self, result: &[f64]) -> Result<bool, String> {
-        if result.len() > MOST_VALUES {
+    ///
+    /// A message if the evaluation fails, for example because `result[1]` does not exist.
+    pub fn evaluate(&self, result: &[f64]) -> Result<bool, String> {
+        if result.len() > MAX_VALUES {
             return Err(format!(
-                "the result has {} values where {MOST_VALUES} are the limit",
+                "the result has {} values; the limit is {MAX_VALUES}",
                 result.len()
             ));
         }
@@ -67,36 +72,36 @@ impl Condition {
         context.add_variable_from_value("result", result.to_vec());
         match self.program.execute(&context) {
             Ok(Value::Bool(holds)) => Ok(holds),
-            Ok(_) => Err("it gives something else than true or false".to_owned()),
+            Ok(_) => Err("its result is neither true nor false".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// A condition that can be reckoned for no number of values, few or many, small or large, is a
-    /// mistake.
-    fn try_out(&self) -> Result<(), String> {
-        let mut why = String::new();
-        for count in [1, 2, 3, 10, MOST_VALUES] {
+    /// Evaluates the condition on samples of different sizes. A condition that fails on all of them
+    /// is a mistake.
+    fn check_evaluates(&self) -> Result<(), String> {
+        let mut first_error = String::new();
+        for count in [1, 2, 3, 10, MAX_VALUES] {
             for value in [1.0, 0.0] {
-                match self.holds(&vec![value; count]) {
+                match self.evaluate(&vec![value; count]) {
                     Ok(_) => return Ok(()),
-                    Err(error) if why.is_empty() => why = error,
+                    Err(error) if first_error.is_empty() => first_error = error,
                     Err(_) => {}
                 }
             }
         }
-        Err(why)
+        Err(first_error)
     }
 }
 
-fn deepest_brackets(text: &str) -> usize {
+fn bracket_depth(text: &str) -> usize {
     let mut depth = 0_usize;
     let mut deepest = 0;
     for character in text.chars() {
         match character {
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            // Each goes one level down for what follows it.
+            // Each ternary operator nests what follows it one level deeper.
             '?' => deepest = deepest.max(depth + text.matches('?').count()),
             _ => {}
         }
@@ -105,31 +110,32 @@ fn deepest_brackets(text: &str) -> usize {
     deepest
 }
 
-fn loops(expression: &IdedExpr) -> usize {
-    let deepest = |parts: &mut dyn Iterator<Item = &IdedExpr>| parts.map(loops).max().unwrap_or(0);
+fn loop_depth(expression: &IdedExpr) -> usize {
+    let deepest =
+        |parts: &mut dyn Iterator<Item = &IdedExpr>| parts.map(loop_depth).max().unwrap_or(0);
     let entries = |entries: &[IdedEntryExpr]| {
-        let of = |entry: &IdedEntryExpr| match &entry.expr {
-            EntryExpr::StructField(field) => loops(&field.value),
-            EntryExpr::MapEntry(entry) => loops(&entry.key).max(loops(&entry.value)),
+        let depth = |entry: &IdedEntryExpr| match &entry.expr {
+            EntryExpr::StructField(field) => loop_depth(&field.value),
+            EntryExpr::MapEntry(entry) => loop_depth(&entry.key).max(loop_depth(&entry.value)),
         };
-        entries.iter().map(of).max().unwrap_or(0)
+        entries.iter().map(depth).max().unwrap_or(0)
     };
     match &expression.expr {
         Expr::Call(call) => deepest(&mut call.target.as_deref().into_iter().chain(&call.args)),
-        Expr::Comprehension(over) => {
+        Expr::Comprehension(comprehension) => {
             let parts = [
-                &over.iter_range,
-                &over.accu_init,
-                &over.loop_cond,
-                &over.loop_step,
-                &over.result,
+                &comprehension.iter_range,
+                &comprehension.accu_init,
+                &comprehension.loop_cond,
+                &comprehension.loop_step,
+                &comprehension.result,
             ];
             1 + deepest(&mut parts.into_iter())
         }
         Expr::List(list) => deepest(&mut list.elements.iter()),
         Expr::Map(map) => entries(&map.entries),
         Expr::Struct(structure) => entries(&structure.entries),
-        Expr::Select(select) => loops(&select.operand),
+        Expr::Select(select) => loop_depth(&select.operand),
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => 0,
     }
 }
@@ -143,7 +149,7 @@ mod tests {
     fn holds(condition: &str, result: &[f64]) -> Result<bool, String> {
         Condition::parse(condition)
             .unwrap_or_else(|why| panic!("{condition}: {why}"))
-            .holds(result)
+            .evaluate(result)
     }
 
     #[test]
@@ -153,7 +159,7 @@ mod tests {
         assert_eq!(
             holds("result[0] >= 1 && result[0] <= 2", &[1.5]),
             Ok(true),
-            "whole numbers compare too"
+            "integers can be compared with doubles"
         );
         assert_eq!(
             holds(
@@ -168,13 +174,13 @@ mod tests {
         );
         assert!(
             holds("result[1] < 0.05", &[0.04]).is_err(),
-            "what is not there is no success"
+            "a missing value is not a success"
         );
         assert!(holds("result[0] < 0.05", &[0.04; 101]).is_err());
     }
 
     #[test]
-    fn what_is_no_condition_is_refused() {
+    fn invalid_conditions_are_rejected() {
         for (text, why) in [
             ("result[0] <", "not CEL"),
             ("", "not CEL"),
@@ -197,9 +203,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "[a-z0-9\\[\\]().,<>=&|!?:+*/ '\"-]{0,60}", result in prop::collection::vec(any::<f64>(), 0..3)) {
+        fn parsing_and_evaluating_never_panics(text in "[a-z0-9\\[\\]().,<>=&|!?:+*/ '\"-]{0,60}", result in prop::collection::vec(any::<f64>(), 0..3)) {
             if let Ok(condition) = Condition::parse(&text) {
-                let _ = condition.holds(&result);
+                let _ = condition.evaluate(&result);
             }
         }
     }

@@ -1,10 +1,10 @@
-//! What a check is made of: a query with its arguments in place, and a condition on its result.
+//! The two parts of a check: a query with arguments, and a condition on its result.
 //!
-//! Both are read when a Rollout is admitted, so that a mistake is told then, and again where they
-//! are used.
+//! Both are parsed when a Rollout is validated, so that mistakes are reported early, and again when
+//! the check runs.
 
 mod condition;
 mod query;
 
 pub use condition::Condition;
-pub use query::{BUILT_IN_ARGS, is_arg_name, query};
+pub use query::{BUILT_IN_ARGS, is_arg_name, render_query};

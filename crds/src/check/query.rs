@@ -1,15 +1,14 @@
-//! The query of a check: PromQL in which `{{args.NAME}}` stands for an argument's value.
+//! The query of a check: PromQL in which `{{args.NAME}}` is replaced by the value of an argument.
 //!
-//! A value is only ever put in as a part of a string, with everything escaped that could end it, so
-//! that no value can change what the query asks for. Where the placeholder stands outside of a
-//! string, the quotes are put around it.
+//! A value is always inserted as a part of a string literal and escaped, so that no value can
+//! change the meaning of the query. Outside of a string literal, the value is put in quotes.
 
 use std::collections::BTreeMap;
 
 use promql_parser::parser::{self, value::ValueType};
 
-/// The arguments that every check has: the namespace and the name of the Rollout, its Services and
-/// the ReplicaSets of both sides. What there is not (no router, no stable revision) is empty.
+/// Built-in arguments of every check: namespace and name of the Rollout, its Services, and its
+/// canary and stable ReplicaSets. A value is empty if there is no router or no stable revision.
 pub const BUILT_IN_ARGS: [&str; 6] = [
     "namespace",
     "rollout",
@@ -22,7 +21,7 @@ pub const BUILT_IN_ARGS: [&str; 6] = [
 const OPEN: &str = "{{args.";
 const CLOSE: &str = "}}";
 
-/// Whether an argument can have this name.
+/// Whether the text is a valid argument name.
 pub fn is_arg_name(name: &str) -> bool {
     let head = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
     head && name
@@ -30,84 +29,85 @@ pub fn is_arg_name(name: &str) -> bool {
         .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// The query with every argument in its place.
+/// Replaces the placeholders of a query and validates the result.
 ///
 /// # Errors
-/// Why it cannot be asked: an argument that is not there or stands where no string can, or what is
-/// not PromQL for numbers.
-pub fn query(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
-    let query = put_in(template, args)?;
+///
+/// A message if an argument is unknown or inside backquotes, or if the query is not PromQL that
+/// returns a vector or a scalar.
+pub fn render_query(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
+    let query = substitute(template, args)?;
     let parsed = parser::parse(&query).map_err(|error| format!("it is not PromQL: {error}"))?;
     match parsed.value_type() {
         ValueType::Vector | ValueType::Scalar => Ok(query),
         ValueType::Matrix => Err(
-            "it gives many samples of each series: wrap it, for example in avg_over_time()"
+            "it returns a range of samples for each series: wrap it, for example in avg_over_time()"
                 .to_owned(),
         ),
-        ValueType::String => Err("it gives a text where numbers are wanted".to_owned()),
+        ValueType::String => Err("it returns a string instead of numbers".to_owned()),
     }
 }
 
-/// Where in a query a character stands.
+/// Lexical context of a character in a query.
 #[derive(Clone, Copy, PartialEq)]
-enum Place {
+enum LexerState {
     Outside,
-    /// In a string that this character ends, and in which a backslash escapes.
+    /// In a string literal that ends with this character. Backslash escapes.
     Quoted(char),
-    /// In a string without escapes.
+    /// In a string literal with backquotes, without escapes.
     Raw,
     Comment,
 }
 
-fn put_in(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
+fn substitute(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
     let mut query = String::with_capacity(template.len());
-    let mut place = Place::Outside;
+    let mut state = LexerState::Outside;
     let mut rest = template;
     while let Some(character) = rest.chars().next() {
-        if place != Place::Comment && rest.starts_with(OPEN) {
-            let (name, after) = rest[OPEN.len()..]
+        if state != LexerState::Comment && rest.starts_with(OPEN) {
+            let (name, suffix) = rest[OPEN.len()..]
                 .split_once(CLOSE)
-                .ok_or_else(|| format!("{OPEN} is not closed by {CLOSE}"))?;
+                .ok_or_else(|| format!("{OPEN} has no closing {CLOSE}"))?;
             let value = args.get(name).ok_or_else(|| {
                 let known: Vec<&str> = args.keys().copied().collect();
                 format!(
-                    "there is no argument {name:?}: there are {}",
+                    "there is no argument {name:?}: the arguments are {}",
                     known.join(", ")
                 )
             })?;
-            match place {
-                Place::Quoted(quote) => query.push_str(&escaped(value, quote)),
-                Place::Raw => {
+            match state {
+                LexerState::Quoted(quote) => query.push_str(&escaped(value, quote)),
+                LexerState::Raw => {
                     return Err(format!(
-                        "{OPEN}{name}{CLOSE} stands between backquotes: use quotes, so that it can be escaped"
+                        "{OPEN}{name}{CLOSE} is inside backquotes: use quotes, in which the value can be escaped"
                     ));
                 }
-                Place::Outside | Place::Comment => {
+                LexerState::Outside | LexerState::Comment => {
                     query.push('"');
                     query.push_str(&escaped(value, '"'));
                     query.push('"');
                 }
             }
-            rest = after;
+            rest = suffix;
             continue;
         }
         query.push(character);
         rest = &rest[character.len_utf8()..];
-        place = match (place, character) {
-            (Place::Outside, '"' | '\'') => Place::Quoted(character),
-            (Place::Outside, '`') => Place::Raw,
-            (Place::Outside, '#') => Place::Comment,
-            (Place::Quoted(quote), _) if quote == character => Place::Outside,
-            (Place::Quoted(_), '\\') => {
-                // What is escaped ends nothing.
+        state = match (state, character) {
+            (LexerState::Outside, '"' | '\'') => LexerState::Quoted(character),
+            (LexerState::Outside, '`') => LexerState::Raw,
+            (LexerState::Outside, '#') => LexerState::Comment,
+            (LexerState::Quoted(quote), _) if quote == character => LexerState::Outside,
+            (LexerState::Quoted(_), '\\') => {
+                // An escaped character does not end the string.
                 if let Some(next) = rest.chars().next() {
                     query.push(next);
                     rest = &rest[next.len_utf8()..];
                 }
-                place
+                state
             }
-            (Place::Raw, '`') | (Place::Comment, '\n') => Place::Outside,
-            _ => place,
+            (LexerState::Raw, '`') | (LexerState::Comment, '\n') => LexerState::Outside,
+            _ => state,
         };
     }
     Ok(query)
@@ -137,53 +137,56 @@ mod tests {
 
     use super::*;
 
-    fn with(template: &str, value: &str) -> Result<String, String> {
-        query(template, &BTreeMap::from([("service", value)]))
+    fn render(template: &str, value: &str) -> Result<String, String> {
+        render_query(template, &BTreeMap::from([("service", value)]))
     }
 
     #[test]
-    fn a_value_is_put_in_as_a_string() {
+    fn a_value_is_inserted_as_a_string() {
         let expected = Ok("sum(rate(requests_total{service=\"check\\\"out\"}[5m]))".to_owned());
         assert_eq!(
-            with(
+            render(
                 "sum(rate(requests_total{service=\"{{args.service}}\"}[5m]))",
                 "check\"out"
             ),
             expected
         );
         assert_eq!(
-            with(
+            render(
                 "sum(rate(requests_total{service={{args.service}}}[5m]))",
                 "check\"out"
             ),
             expected
         );
-        let single = with("requests_total{service=~'{{args.service}}-.*'}", "o'clock").unwrap();
+        let single = render("requests_total{service=~'{{args.service}}-.*'}", "o'clock").unwrap();
         assert_eq!(single, "requests_total{service=~'o\\'clock-.*'}");
     }
 
     #[test]
-    fn what_cannot_be_asked_is_told() {
+    fn an_invalid_query_is_an_error() {
         for (template, why) in [
             (
                 "requests_total{service=\"{{args.other}}\"}",
                 "there is no argument \"other\"",
             ),
-            ("requests_total{service=\"{{args.service\"}", "not closed"),
+            (
+                "requests_total{service=\"{{args.service\"}",
+                "has no closing",
+            ),
             ("requests_total{service=`{{args.service}}`}", "backquotes"),
             ("rate(requests_total[{{args.service}}])", "not PromQL"),
-            ("requests_total[5m]", "many samples"),
-            ("\"text\"", "a text"),
+            ("requests_total[5m]", "range of samples"),
+            ("\"text\"", "a string"),
             ("rate(", "not PromQL"),
         ] {
-            let error = with(template, "5m").unwrap_err();
+            let error = render(template, "5m").unwrap_err();
             assert!(error.contains(why), "{template}: {error}");
         }
     }
 
     #[test]
-    fn a_comment_is_left_as_it_is_and_confuses_nobody() {
-        let text = with(
+    fn a_placeholder_in_a_comment_is_not_replaced() {
+        let text = render(
             "requests_total # it's {{args.service}}\n{service={{args.service}}}",
             "\"} or vector(1) #",
         )
@@ -196,8 +199,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_value_changes_what_is_asked(value in any::<String>(), single in any::<bool>(), bare in any::<bool>()) {
-            // The parser itself takes no NUL in a text.
+        fn no_value_changes_the_query(value in any::<String>(), single in any::<bool>(), bare in any::<bool>()) {
+            // The parser does not accept NUL.
             prop_assume!(!value.contains('\0'));
             let quote = if single { '\'' } else { '"' };
             let template = if bare {
@@ -205,7 +208,7 @@ mod tests {
             } else {
                 format!("requests_total{{service={quote}{{{{args.service}}}}{quote},other='x'}}")
             };
-            let text = with(&template, &value).unwrap();
+            let text = render(&template, &value).unwrap();
             let Expr::VectorSelector(selector) = parser::parse(&text).unwrap() else { panic!("{text}") };
             let matchers = &selector.matchers.matchers;
             prop_assert_eq!(matchers.len(), 2);
@@ -213,8 +216,8 @@ mod tests {
         }
 
         #[test]
-        fn no_template_makes_it_panic(template in ".{0,60}", value in ".{0,10}") {
-            let _ = with(&template, &value);
+        fn rendering_never_panics(template in ".{0,60}", value in ".{0,10}") {
+            let _ = render(&template, &value);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The analysis of a spec, checked. The PromQL itself is parsed where it is used.
+//! Validation of `spec.analysis`. The PromQL of the counters is parsed when they are queried.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -8,12 +8,12 @@ use serin_core::plan::Analysis;
 
 use super::checks;
 use super::problem::Problems;
-use super::values::{DAY, HOUR, MILLISECOND, SECOND, duration_in};
+use super::values::{DAY, HOUR, MILLISECOND, SECOND, parse_duration_in};
 use crate::analysis::{
     AnalysisSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec, VariantsSpec,
 };
+use crate::literals::parse_percentage;
 use crate::rollout::RolloutSpec;
-use crate::text::parse_percentage;
 
 const PATH: &str = "spec.analysis";
 const DEFAULT_MAX_DURATION: Duration = HOUR;
@@ -24,8 +24,8 @@ const STEP_DOWN_BOUNDS: RangeInclusive<Duration> =
 const SCRAPE_INTERVAL_BOUNDS: RangeInclusive<Duration> = MILLISECOND.saturating_mul(100)..=HOUR;
 const THRESHOLD_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=HOUR;
 const WINDOW_BOUNDS: RangeInclusive<Duration> = HOUR..=DAY.saturating_mul(366);
-/// Above this a "bound on rolling back a good release" bounds nothing that anybody would want.
-const FALSE_ROLLBACK_MOST: f64 = 0.1;
+/// A higher false rollback probability would not be a useful bound.
+const MAX_FALSE_ROLLBACK_PROBABILITY: f64 = 0.1;
 
 pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<Analysis> {
     let analysis = spec.analysis.as_ref()?;
@@ -33,7 +33,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
         let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
         problems.required(
             format!("{PATH}.objectives"),
-            "an analysis needs an objective or a check",
+            "an analysis needs at least one objective or check",
             fix,
         );
     }
@@ -46,7 +46,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
                 format!("{path}.name"),
                 &objective.name,
                 "another objective has this name",
-                "give each its own",
+                "use a unique name",
             );
         }
         check_objective(&path, objective, routed, problems);
@@ -58,7 +58,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
         .as_ref()
         .and_then(|on_no_data| on_no_data.step_down_after.as_ref())
     {
-        duration_in(
+        parse_duration_in(
             &format!("{PATH}.onNoData.stepDownAfter"),
             text,
             &STEP_DOWN_BOUNDS,
@@ -66,11 +66,12 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
         );
     }
     let warm_up = analysis.warm_up.as_ref();
-    let warm_up = warm_up
-        .and_then(|text| duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems));
+    let warm_up = warm_up.and_then(|text| {
+        parse_duration_in(&format!("{PATH}.warmUp"), text, &WARM_UP_BOUNDS, problems)
+    });
     let max_duration = max_duration(analysis, problems);
-    let checks = checks::checks(spec, analysis, max_duration, problems);
-    let bake = checks::bake(spec, analysis, problems);
+    let checks = checks::required_checks(spec, analysis, max_duration, problems);
+    let bake = checks::bake_plan(spec, analysis, problems);
     Some(Analysis {
         max_duration,
         warm_up: warm_up.unwrap_or(Analysis::DEFAULT_WARM_UP),
@@ -82,7 +83,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
 fn max_duration(analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
     let text = analysis.max_duration.as_ref();
     text.and_then(|text| {
-        duration_in(
+        parse_duration_in(
             &format!("{PATH}.maxDuration"),
             text,
             &MAX_DURATION_BOUNDS,
@@ -97,40 +98,44 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         problems.required(
             format!("{path}.name"),
             "an objective needs a name",
-            "for example availability",
+            "set a name, for example availability",
         );
     }
     if !(objective.objective > 0.0 && objective.objective < 100.0) {
-        let problem =
-            "it must be over 0 and under 100 percent: at 100 there is no error budget to spend";
+        let problem = "it must be above 0 and below 100 percent: at 100 there is no error budget";
         problems.invalid(
             format!("{path}.objective"),
             &objective.objective,
             problem,
-            "for example 99.9",
+            "use for example 99.9",
         );
     }
     if let Some(window) = &objective.window {
-        duration_in(&format!("{path}.window"), window, &WINDOW_BOUNDS, problems);
+        parse_duration_in(&format!("{path}.window"), window, &WINDOW_BOUNDS, problems);
     }
     if let Some(latency) = &objective.latency {
-        duration_in(
+        parse_duration_in(
             &format!("{path}.latency.threshold"),
             &latency.threshold,
             &THRESHOLD_BOUNDS,
             problems,
         );
     }
+    check_source(path, objective, routed, problems);
+}
+
+/// Checks that there is exactly one source of counters, and that it can be used.
+fn check_source(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &mut Problems) {
     match (&objective.indicator, &objective.counters) {
         (Some(indicator @ Indicator::EnvoyGateway), None) => {
-            let problem = "it counts all backends of a rule as one, so that canary and stable cannot be told apart";
-            let fix = "use the indicator pod, or counters of your own";
+            let problem = "it counts all backends of a rule together, so canary and stable cannot be distinguished";
+            let fix = "use the indicator pod, or custom counters";
             problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
         }
         (Some(indicator), None) if routed || *indicator == Indicator::Pod => {}
         (Some(indicator), None) => {
-            let fix = "add spec.strategy.canary.trafficRouting, or write counters that tell the pods apart";
-            let problem = "it reads the router's counters of the two Services, and this Rollout has no router";
+            let fix = "add spec.strategy.canary.trafficRouting, or use the indicator pod or custom counters";
+            let problem = "it reads the router's metrics, but this Rollout has no router";
             problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
         }
         (None, Some(counters)) => {
@@ -146,8 +151,8 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
                 None if objective.latency.is_some() => check_histogram(&path, counters, problems),
                 None => problems.required(
                     format!("{path}.errors"),
-                    "nothing says which requests are bad",
-                    "select them, or write latency",
+                    "it defines which requests are bad",
+                    "add a selector of the bad requests, or set latency",
                 ),
             }
             check_counters(&path, counters, problems);
@@ -155,8 +160,8 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         (None, None) => {
             problems.required(
                 format!("{path}.indicator"),
-                "nothing says where the counters are",
-                "write indicator, or counters",
+                "the source of the counters is missing",
+                "set indicator or counters",
             );
         }
         (Some(indicator), Some(_)) => {
@@ -164,7 +169,7 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
             problems.invalid(
                 format!("{path}.indicator"),
                 indicator,
-                "counters are written beside it",
+                "it excludes counters, which are also set",
                 fix,
             );
         }
@@ -177,7 +182,7 @@ fn check_counters(path: &str, counters: &CountersSpec, problems: &mut Problems) 
         ("errors", counters.errors.as_ref()),
     ] {
         if let Some(selector) = selector.filter(|selector| !is_bare_selector(selector)) {
-            let fix = "write the counter itself without rate, sum or range, for example http_requests_total{job=\"shop\"}";
+            let fix = "write the counter without rate, sum or range, for example http_requests_total{job=\"shop\"}";
             problems.invalid(
                 format!("{path}.{field}"),
                 selector,
@@ -195,43 +200,44 @@ fn check_errors(
     path: &str,
     counters: &CountersSpec,
     errors: &String,
-    is_timed: bool,
+    has_latency: bool,
     problems: &mut Problems,
 ) {
-    if is_timed {
+    if has_latency {
         let fix = "keep one of the two";
         problems.invalid(
             format!("{path}.errors"),
             errors,
-            "latency says which requests are bad",
+            "it excludes latency, which is also set",
             fix,
         );
     }
     if counters.total == *errors {
-        let problem = "it equals total, so that every request would count as bad";
+        let problem = "it equals total, so every request would count as bad";
         problems.invalid(
             format!("{path}.errors"),
             errors,
             problem,
-            "select the bad ones, for example by code=~\"5..\"",
+            "select only the bad requests, for example with code=~\"5..\"",
         );
     }
 }
 
-/// With a latency objective, total is the count of a histogram whose unit is known.
+/// With a latency objective, `total` must be the count series of a histogram with a known unit.
 fn check_histogram(path: &str, counters: &CountersSpec, problems: &mut Problems) {
     let name = counters.total.split('{').next().unwrap_or_default();
     if !["_seconds_count", "_milliseconds_count"]
         .iter()
         .any(|suffix| name.ends_with(suffix))
     {
-        let problem = "with latency it is the count of a histogram whose name says its unit";
-        let fix = "for example http_request_duration_seconds_count{namespace=\"shop\"}";
+        let problem =
+            "with latency it must be the count series of a histogram with its unit in the name";
+        let fix = "use for example http_request_duration_seconds_count{namespace=\"shop\"}";
         problems.invalid(format!("{path}.total"), &counters.total, problem, fix);
     }
 }
 
-/// Whether a text has the outer form of a series selector; its matchers are parsed where they are
+/// Whether the text has the outer form of a series selector. Its matchers are parsed when it is
 /// used.
 fn is_bare_selector(text: &str) -> bool {
     let (name, matchers) = text.split_at(text.find('{').unwrap_or(text.len()));
@@ -242,20 +248,24 @@ fn is_bare_selector(text: &str) -> bool {
 }
 
 fn check_variants(path: &str, variants: &VariantsSpec, problems: &mut Problems) {
-    let by_value = [&variants.label, &variants.canary, &variants.stable];
+    let value_fields = [&variants.label, &variants.canary, &variants.stable];
     match &variants.pod_label {
-        Some(pod_label) if by_value.iter().any(|field| field.is_some()) => {
+        Some(pod_label) if value_fields.iter().any(|field| field.is_some()) => {
             let fix = "keep podLabel, or label, canary and stable";
             problems.invalid(
                 format!("{path}.podLabel"),
                 pod_label,
-                "label, canary or stable are written beside it",
+                "it excludes label, canary and stable, which are also set",
                 fix,
             );
         }
-        None if by_value.iter().any(|field| field.is_none()) => {
-            let fix = "write podLabel, or all of label, canary and stable";
-            problems.required(path, "nothing tells canary from stable", fix);
+        None if value_fields.iter().any(|field| field.is_none()) => {
+            let fix = "set podLabel, or all of label, canary and stable";
+            problems.required(
+                path,
+                "there is no rule to distinguish canary from stable",
+                fix,
+            );
         }
         _ => {}
     }
@@ -268,17 +278,17 @@ fn check_variants(path: &str, variants: &VariantsSpec, problems: &mut Problems) 
             problems.invalid(
                 format!("{path}.{field}"),
                 label,
-                "it is not the name of a Prometheus label",
+                "it is not a valid Prometheus label name",
                 fix,
             );
         }
     }
     if variants.canary.is_some() && variants.canary == variants.stable {
-        let fix = "give each side a value of its own";
+        let fix = "use two different values";
         problems.invalid(
             format!("{path}.canary"),
             &variants.canary,
-            "it equals stable, so the two sides cannot be told apart",
+            "it equals stable, so canary and stable cannot be distinguished",
             fix,
         );
     }
@@ -298,7 +308,7 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
     };
     let path = format!("{PATH}.prometheus");
     if let Some(address) = &prometheus.address {
-        let fix = "for example http://prometheus.monitoring:9090";
+        let fix = "use for example http://prometheus.monitoring:9090";
         let host = address
             .strip_prefix("http://")
             .or_else(|| address.strip_prefix("https://"));
@@ -316,31 +326,31 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
             problems.invalid(
                 format!("{path}.address"),
                 &"...",
-                "it holds a name or password that everyone can read here",
+                "it contains a user name or password, which everyone who can read the Rollout can see",
                 fix,
             );
         } else if address.contains(['?', '#']) {
             problems.invalid(
                 format!("{path}.address"),
                 address,
-                "a base URL has no query and no fragment",
+                "a base URL must not have a query or fragment",
                 fix,
             );
         }
     }
     if let Some(interval) = &prometheus.scrape_interval {
-        duration_in(
+        parse_duration_in(
             &format!("{path}.scrapeInterval"),
             interval,
             &SCRAPE_INTERVAL_BOUNDS,
             problems,
         );
     }
-    check_access(&path, prometheus, problems);
+    check_credentials(&path, prometheus, problems);
 }
 
-/// What opens a Prometheus is for one that the Rollout names, and TLS for one that speaks it.
-fn check_access(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems) {
+/// Headers and TLS settings require an address, and TLS settings require https.
+fn check_credentials(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems) {
     let PrometheusSpec {
         address,
         headers_from,
@@ -348,10 +358,10 @@ fn check_access(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems
         ..
     } = prometheus;
     if address.is_none() && (headers_from.is_some() || tls.is_some()) {
-        let fix = "for example https://prometheus.monitoring:9090; the controller's default is asked in the controller's own name";
+        let fix = "add it, for example https://prometheus.monitoring:9090: the controller's default Prometheus is queried with the controller's own credentials";
         problems.required(
             format!("{path}.address"),
-            "headersFrom and tls are for a Prometheus that is named",
+            "headersFrom and tls require it",
             fix,
         );
     }
@@ -363,21 +373,26 @@ fn check_access(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems
         problems.invalid(
             format!("{path}.address"),
             address,
-            "tls is written beside it",
+            "tls is set, but the address is not https",
             "use https, or remove tls",
         );
     }
     if tls.ca_from.is_none() && tls.client_certificate_from.is_none() {
-        let fix = "write caFrom, clientCertificateFrom or both, or remove tls";
-        problems.required(format!("{path}.tls.caFrom"), "tls says nothing", fix);
+        let fix = "set caFrom, clientCertificateFrom or both, or remove tls";
+        problems.required(format!("{path}.tls.caFrom"), "tls is empty", fix);
     }
     if let Some(ca) = tls
         .ca_from
         .as_ref()
         .filter(|ca| ca.config_map_key_ref.is_some() == ca.secret_key_ref.is_some())
     {
-        let fix = "write either configMapKeyRef or secretKeyRef";
-        problems.invalid(format!("{path}.tls.caFrom"), ca, "one place is needed", fix);
+        let fix = "set either configMapKeyRef or secretKeyRef";
+        problems.invalid(
+            format!("{path}.tls.caFrom"),
+            ca,
+            "it must have exactly one source",
+            fix,
+        );
     }
 }
 
@@ -386,14 +401,14 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
         .rollback
         .as_ref()
         .and_then(|rollback| rollback.false_rollback_probability)
-        && !(probability > 0.0 && probability <= FALSE_ROLLBACK_MOST)
+        && !(probability > 0.0 && probability <= MAX_FALSE_ROLLBACK_PROBABILITY)
     {
         let path = format!("{PATH}.rollback.falseRollbackProbability");
         problems.invalid(
             path,
             &probability,
-            "it must be over 0 and at most 0.1",
-            "0.01 rolls back at most one good release in a hundred",
+            "it must be above 0 and at most 0.1",
+            "use for example 0.01, which rolls back at most one good release in a hundred",
         );
     }
     let Some(budget) = &analysis.budget else {
@@ -410,10 +425,10 @@ fn check_rollback_and_budget(analysis: &AnalysisSpec, problems: &mut Problems) {
             Ok(_) => problems.invalid(
                 path,
                 text,
-                "a release that may cost no error at all can never run",
+                "a release that may not cause any error can never run",
                 "use more than 0%, for example 2%",
             ),
-            Err(error) => problems.invalid(path, text, error.to_string(), "for example 2%"),
+            Err(error) => problems.invalid(path, text, error.to_string(), "use for example 2%"),
         }
     }
 }

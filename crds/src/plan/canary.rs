@@ -1,4 +1,4 @@
-//! The canary strategy of a spec, checked.
+//! Validation of the canary strategy.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -7,29 +7,29 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serin_core::plan::{Amount, Analysis, Canary, RouteKind, RouteRef, Routing};
 
 use super::problem::{CANARY as PATH, Problems};
-use super::values::{MILLISECOND, count, duration_in};
+use super::values::{MILLISECOND, non_negative, parse_duration_in};
 use super::{analysis, pace};
 use crate::rollout::RolloutSpec;
 use crate::strategy::{CanarySpec, GatewayApiSpec, RouteSpec};
 
-const QUARTER: Amount = Amount::Percent(25);
+const MAX_SURGE_DEFAULT: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
 const POD_RESTART_LIMIT_DEFAULT: i32 = 2;
 const SETTLE_DEFAULT: Duration = Duration::from_secs(2);
 const SETTLE_BOUNDS: RangeInclusive<Duration> =
     MILLISECOND.saturating_mul(0)..=Duration::from_mins(10);
-/// How long a router that reports no generation is waited for; longer than any that was seen to
-/// report takes.
+/// Time after which a change counts as applied if the router does not report the generation of its
+/// route. Longer than every router in the tests takes to report.
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Canary {
     let canary = &spec.strategy.canary;
     let max_surge = amount("maxSurge", canary.max_surge.as_ref(), problems);
     let max_unavailable = amount("maxUnavailable", canary.max_unavailable.as_ref(), problems);
-    check_room(canary, max_surge, max_unavailable, problems);
+    check_replacement(canary, max_surge, max_unavailable, problems);
     let delay = |field: &str, seconds: Option<i32>, problems: &mut Problems| {
         Duration::from_secs(
-            count(
+            non_negative(
                 &format!("{PATH}.{field}"),
                 seconds,
                 DELAY_SECONDS_DEFAULT,
@@ -48,18 +48,18 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
         canary.abort_scale_down_delay_seconds,
         problems,
     );
-    let pod_restart_limit = count(
+    let pod_restart_limit = non_negative(
         &format!("{PATH}.podRestartLimit"),
         canary.pod_restart_limit,
         POD_RESTART_LIMIT_DEFAULT,
         problems,
     );
     if pod_restart_limit == 0 {
-        let fix = "use 1 or more: a crash loop aborts whatever the limit";
+        let fix = "use 1 or more: a crash loop aborts regardless of the limit";
         problems.invalid(
             format!("{PATH}.podRestartLimit"),
             &0,
-            "a release cannot be aborted before anything has happened",
+            "it would abort every release before the first restart",
             fix,
         );
     }
@@ -79,9 +79,11 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
     }
 }
 
-/// A count of pods or a percentage, as a Deployment's: 25 % where it is not written.
+/// A number of pods or a percentage, as in a Deployment. Defaults to 25 %.
 fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> Amount {
-    let Some(value) = value else { return QUARTER };
+    let Some(value) = value else {
+        return MAX_SURGE_DEFAULT;
+    };
     let amount = match value {
         IntOrString::Int(pods) => u32::try_from(*pods).ok().map(Amount::Pods),
         IntOrString::String(text) => whole_percentage(text).map(Amount::Percent),
@@ -90,7 +92,7 @@ fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> 
         let problem = "it is neither a number of pods nor a whole percentage from 0% to 100%";
         let fix = "use for example 1, or in quotes \"25%\"";
         problems.invalid(format!("{PATH}.{field}"), value, problem, fix);
-        QUARTER
+        MAX_SURGE_DEFAULT
     })
 }
 
@@ -101,8 +103,8 @@ fn whole_percentage(text: &str) -> Option<u32> {
     digits.parse().ok().filter(|percent| *percent <= 100)
 }
 
-/// Replacing pods needs room: above `replicas` or below it.
-fn check_room(
+/// Pods can only be replaced if surge or unavailability is allowed.
+fn check_replacement(
     canary: &CanarySpec,
     max_surge: Amount,
     max_unavailable: Amount,
@@ -110,11 +112,11 @@ fn check_room(
 ) {
     let none = |amount| matches!(amount, Amount::Pods(0) | Amount::Percent(0));
     if none(max_surge) && none(max_unavailable) {
-        let fix = "let one of the two be over 0";
+        let fix = "set one of the two to more than 0";
         problems.invalid(
             format!("{PATH}.maxUnavailable"),
             &canary.max_unavailable,
-            "it is 0 and maxSurge is 0, so no pod can ever be replaced",
+            "it is 0 and maxSurge is 0, so no pod can be replaced",
             fix,
         );
     }
@@ -122,7 +124,7 @@ fn check_room(
 
 fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<Routing> {
     let Some(spec) = &canary.traffic_routing else {
-        refuse_without_router(canary, problems);
+        check_router_only_fields(canary, problems);
         return None;
     };
     let stable_service = canary
@@ -146,11 +148,11 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
         problems,
     );
     if stable_service == canary_service {
-        let fix = "give each side a Service of its own";
+        let fix = "use two different Services";
         problems.invalid(
             format!("{PATH}.canaryService"),
             &canary_service,
-            "it is the stable Service too",
+            "it is also the stable Service",
             fix,
         );
     }
@@ -158,7 +160,7 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
     let settle = spec
         .settle
         .as_ref()
-        .and_then(|text| duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
+        .and_then(|text| parse_duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
     let routes = routes(&spec.gateway_api, problems);
     let settle = settle.unwrap_or(SETTLE_DEFAULT);
     Some(Routing {
@@ -170,8 +172,8 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
     })
 }
 
-/// What means nothing without a router is refused, so that nobody relies on it.
-fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
+/// Rejects fields that have no effect without a router, so that nobody relies on them.
+fn check_router_only_fields(canary: &CanarySpec, problems: &mut Problems) {
     let fix = "add trafficRouting, or remove it";
     for (field, service) in [
         ("stableService", &canary.stable_service),
@@ -181,18 +183,19 @@ fn refuse_without_router(canary: &CanarySpec, problems: &mut Problems) {
             problems.invalid(
                 format!("{PATH}.{field}"),
                 service,
-                "without trafficRouting no traffic is sent by Service",
+                "without trafficRouting the Service would receive no traffic",
                 fix,
             );
         }
     }
     if canary.dynamic_stable_scale == Some(true) {
-        let problem = "without trafficRouting the replica counts are the weights already";
+        let problem = "without trafficRouting the replica counts determine the weights";
         problems.invalid(format!("{PATH}.dynamicStableScale"), &true, problem, fix);
     }
 }
 
-/// A Service's name is a DNS label (RFC 1035), also where it is derived from the Rollout's.
+/// Checks that a Service name, set or derived from the name of the Rollout, is a DNS label (RFC
+/// 1035).
 fn check_service(field: &str, written: Option<&String>, name: &str, problems: &mut Problems) {
     let letters = name
         .bytes()
@@ -202,14 +205,14 @@ fn check_service(field: &str, written: Option<&String>, name: &str, problems: &m
         return;
     }
     let path = format!("{PATH}.{field}");
-    let rule = "use at most 63 lower-case letters, digits and dashes, beginning with a letter";
+    let fix = "use at most 63 lowercase letters, digits and dashes, starting with a letter";
     if written.is_some() {
-        problems.invalid(path, &name, "it is not the name of a Service", rule);
+        problems.invalid(path, &name, "it is not a valid Service name", fix);
     } else {
         problems.required(
             path,
-            format!("the name it would get, {name}, cannot be a Service's"),
-            format!("write one: {rule}"),
+            format!("its default, {name}, is not a valid Service name"),
+            format!("set a name: {fix}"),
         );
     }
 }
@@ -218,14 +221,19 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
     let path = format!("{PATH}.trafficRouting.gatewayAPI");
     let listed: &[RouteSpec] = match (&spec.http_route, &spec.http_routes) {
         (Some(name), None) => {
-            return vec![route(&format!("{path}.httpRoute"), name, None, problems)];
+            return vec![route_ref(
+                &format!("{path}.httpRoute"),
+                name,
+                None,
+                problems,
+            )];
         }
         (None, Some(listed)) if !listed.is_empty() => listed,
         (Some(name), Some(_)) => {
             problems.invalid(
                 format!("{path}.httpRoute"),
                 name,
-                "httpRoutes is written beside it",
+                "it excludes httpRoutes, which is also set",
                 "keep one of the two",
             );
             &[]
@@ -233,8 +241,8 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
         (None, _) => {
             problems.required(
                 format!("{path}.httpRoute"),
-                "nothing names the route",
-                "write the HTTPRoute's name",
+                "the name of the route is missing",
+                "set it to the name of an HTTPRoute",
             );
             &[]
         }
@@ -242,31 +250,31 @@ fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
     let mut routes: Vec<RouteRef> = Vec::new();
     for (index, spec) in listed.iter().enumerate() {
         let path = format!("{path}.httpRoutes[{index}]");
-        let found = route(
+        let route = route_ref(
             &format!("{path}.name"),
             &spec.name,
             spec.rule.clone(),
             problems,
         );
-        let same = |other: &RouteRef| {
-            other.name == found.name
-                && (other.rule.is_none() || found.rule.is_none() || other.rule == found.rule)
+        let overlaps = |other: &RouteRef| {
+            other.name == route.name
+                && (other.rule.is_none() || route.rule.is_none() || other.rule == route.rule)
         };
-        if routes.iter().any(same) {
+        if routes.iter().any(overlaps) {
             problems.invalid(
                 path,
                 spec,
-                "another entry covers the same rule",
-                "name each rule once",
+                "another entry selects the same rule",
+                "list each rule once",
             );
         }
-        routes.push(found);
+        routes.push(route);
     }
     routes
 }
 
-/// An object's name is a DNS subdomain (RFC 1123).
-fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) -> RouteRef {
+/// Checks that the name of a route is a DNS subdomain (RFC 1123).
+fn route_ref(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) -> RouteRef {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let ends = |c: char| c == '-' || c == '.';
     if name.is_empty()
@@ -275,15 +283,15 @@ fn route(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) 
         || name.starts_with(ends)
         || name.ends_with(ends)
     {
-        let fix = "use the HTTPRoute's metadata.name; it is looked for in the Rollout's namespace";
-        problems.invalid(path, &name, "it is not the name of an object", fix);
+        let fix = "use the metadata.name of an HTTPRoute in the Rollout's namespace";
+        problems.invalid(path, &name, "it is not a valid object name", fix);
     }
     if rule.as_deref() == Some("") {
         problems.invalid(
             path.replace(".name", ".rule"),
             &"",
             "it is empty",
-            "name the rule, or leave it out",
+            "set the name of a rule, or remove the field",
         );
     }
     RouteRef {

@@ -1,25 +1,25 @@
-//! What is wrong with a spec, field by field, in the API server's manner.
+//! Problems of a spec by field, formatted like the validation errors of the API server.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The path of the canary strategy, in which most of the fields are.
+/// Path of the canary strategy, which contains most of the fields.
 pub(super) const CANARY: &str = "spec.strategy.canary";
 
-/// The longest value that is repeated in a message, in characters.
-const VALUE_LIMIT: usize = 100;
+/// Maximum number of characters of a value in a message.
+const MAX_VALUE_CHARS: usize = 100;
 
-/// One field that is wrong.
+/// An invalid field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where, for example `spec.strategy.canary.steps[2].setWeight`.
+    /// Path of the field, for example `spec.strategy.canary.steps[2].setWeight`.
     pub path: String,
-    /// What stands there, as JSON; none: nothing does, and something should.
+    /// Value of the field as JSON. `None` if a required field is missing.
     pub value: Option<String>,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: String,
-    /// What to write instead.
+    /// A suggested fix.
     pub fix: String,
 }
 
@@ -40,12 +40,12 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// Every field that is wrong, in the order of the spec; never empty.
+/// All invalid fields in the order of the spec. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FieldErrors(Vec<FieldError>);
 
 impl FieldErrors {
-    /// The fields, at least one.
+    /// Iterates over the invalid fields. There is at least one.
     pub fn iter(&self) -> std::slice::Iter<'_, FieldError> {
         self.0.iter()
     }
@@ -70,12 +70,12 @@ impl fmt::Display for FieldErrors {
     }
 }
 
-/// Collects what is wrong, so that all of it is told at once.
+/// Collects problems, so that all of them are reported at once.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<FieldError>);
 
 impl Problems {
-    /// Something stands at `path` that cannot be used.
+    /// Records that the value at `path` is invalid.
     pub(super) fn invalid(
         &mut self,
         path: impl Into<String>,
@@ -85,13 +85,13 @@ impl Problems {
     ) {
         self.0.push(FieldError {
             path: path.into(),
-            value: Some(shown(value)),
+            value: Some(shortened_json(value)),
             problem: problem.into(),
             fix: fix.into(),
         });
     }
 
-    /// Nothing stands at `path`, and something should.
+    /// Records that a required value at `path` is missing.
     pub(super) fn required(
         &mut self,
         path: impl Into<String>,
@@ -106,8 +106,8 @@ impl Problems {
         });
     }
 
-    /// The value, if nothing was found to be wrong.
-    pub(super) fn finish<T>(self, value: T) -> Result<T, FieldErrors> {
+    /// Returns `value` if there are no problems.
+    pub(super) fn into_result<T>(self, value: T) -> Result<T, FieldErrors> {
         if self.0.is_empty() {
             Ok(value)
         } else {
@@ -116,14 +116,14 @@ impl Problems {
     }
 }
 
-/// The value as JSON, cut where it is long.
-fn shown(value: &impl Serialize) -> String {
+/// The value as JSON, truncated to [`MAX_VALUE_CHARS`].
+fn shortened_json(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).unwrap_or_else(|_| "?".into());
-    if json.chars().count() <= VALUE_LIMIT {
+    if json.chars().count() <= MAX_VALUE_CHARS {
         return json;
     }
     json.chars()
-        .take(VALUE_LIMIT)
+        .take(MAX_VALUE_CHARS)
         .chain("...".chars())
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Whether the template's pods are the ones that the selector picks.
+//! Checks that the selector matches the labels of the template.
 
 use std::collections::BTreeMap;
 
@@ -10,51 +10,51 @@ use crate::rollout::RolloutSpec;
 
 const LABELS: &str = "spec.template.metadata.labels";
 
-pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
-    let none = BTreeMap::new();
+pub(super) fn check_selector(spec: &RolloutSpec, problems: &mut Problems) {
+    let no_labels = BTreeMap::new();
     let labels = spec
         .template
         .metadata
         .as_ref()
         .and_then(|metadata| metadata.labels.as_ref())
-        .unwrap_or(&none);
-    let wanted = spec.selector.match_labels.as_ref().unwrap_or(&none);
+        .unwrap_or(&no_labels);
+    let match_labels = spec.selector.match_labels.as_ref().unwrap_or(&no_labels);
     let expressions = spec
         .selector
         .match_expressions
         .as_deref()
         .unwrap_or_default();
-    if wanted.is_empty() && expressions.is_empty() {
+    if match_labels.is_empty() && expressions.is_empty() {
         let fix =
-            "write spec.selector.matchLabels with a label of the template, for example {app: NAME}";
+            "set spec.selector.matchLabels to a label of the template, for example {app: NAME}";
         problems.required(
             "spec.selector",
-            "an empty selector would pick every pod of the namespace",
+            "an empty selector selects every pod in the namespace",
             fix,
         );
     }
-    let reserved = |key: &str| {
+    let is_reserved = |key: &str| {
         key.split_once('/')
             .is_some_and(|(prefix, _)| prefix == GROUP)
     };
-    for key in wanted.keys().filter(|key| reserved(key)) {
+    for key in match_labels.keys().filter(|key| is_reserved(key)) {
         let path = format!("spec.selector.matchLabels[{key}]");
         problems.invalid(
             path,
-            &wanted[key],
-            "labels under serin.dev/ are the controller's own",
+            &match_labels[key],
+            "labels with the prefix serin.dev/ are reserved for the controller",
             "remove it",
         );
     }
-    for (key, value) in labels.iter().filter(|(key, _)| reserved(key)) {
+    for (key, value) in labels.iter().filter(|(key, _)| is_reserved(key)) {
         problems.invalid(
             format!("{LABELS}[{key}]"),
             value,
-            "labels under serin.dev/ are the controller's own",
+            "labels with the prefix serin.dev/ are reserved for the controller",
             "remove it",
         );
     }
-    for (key, value) in wanted {
+    for (key, value) in match_labels {
         let fix = format!("add {key}: {value} to {LABELS}");
         match labels.get(key) {
             Some(found) if found == value => {}
@@ -64,7 +64,7 @@ pub(super) fn check(spec: &RolloutSpec, problems: &mut Problems) {
                 "it does not match spec.selector",
                 fix,
             ),
-            None => problems.required(format!("{LABELS}[{key}]"), "spec.selector asks for it", fix),
+            None => problems.required(format!("{LABELS}[{key}]"), "spec.selector requires it", fix),
         }
     }
     for (index, requirement) in expressions.iter().enumerate() {
@@ -91,18 +91,18 @@ fn check_expression(
             return problems.invalid(
                 path,
                 &operator,
-                "it is unknown",
+                "it is not a known operator",
                 "use In, NotIn, Exists or DoesNotExist",
             );
         }
     };
-    let takes_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
-    if takes_values == values.is_empty() {
-        let fix = "In and NotIn take at least one value, Exists and DoesNotExist none";
+    let needs_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
+    if needs_values == values.is_empty() {
+        let fix = "In and NotIn need at least one value; Exists and DoesNotExist take none";
         problems.invalid(
             format!("{path}.values"),
             &values,
-            "the number of values does not fit the operator",
+            "the number of values does not match the operator",
             fix,
         );
     } else if !matches {

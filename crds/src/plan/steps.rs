@@ -1,4 +1,4 @@
-//! The steps of a spec, checked: each by itself, and each against those before it.
+//! Validation of the steps: each step by itself, and with regard to the steps before it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,51 +8,51 @@ use serin_core::plan::{CanaryScale, Requirements, Step};
 use serin_core::units::Weight;
 
 use super::problem::{CANARY as PATH, Problems};
-use super::values::{DAY, MILLISECOND, count, duration_in, weight};
+use super::values::{DAY, MILLISECOND, non_negative, parse_duration_in, parse_weight};
 use crate::analysis::{CheckPhase, CheckSpec};
 use crate::rollout::RolloutSpec;
 use crate::strategy::{AnalysisStepSpec, CanaryScaleSpec, PauseSpec, StepSpec};
 
 const WAIT_BOUNDS: RangeInclusive<Duration> = MILLISECOND..=DAY.saturating_mul(365);
 
-/// What the steps so far have brought about.
-struct SoFar {
+/// State of the canary after the steps so far.
+struct CanaryState {
     weight: Weight,
-    /// The canary was told to have no pods at all.
-    empty: bool,
+    /// Whether `setCanaryScale` has set the canary to zero pods.
+    has_no_pods: bool,
 }
 
 pub(super) fn steps(
     spec: &RolloutSpec,
-    written: &[StepSpec],
+    specs: &[StepSpec],
     routed: bool,
     problems: &mut Problems,
 ) -> Vec<Step> {
-    let mut so_far = SoFar {
+    let mut canary = CanaryState {
         weight: Weight::ZERO,
-        empty: false,
+        has_no_pods: false,
     };
-    let mut steps = Vec::with_capacity(written.len());
-    for (index, step) in written.iter().enumerate() {
+    let mut steps = Vec::with_capacity(specs.len());
+    for (index, step) in specs.iter().enumerate() {
         let path = format!("{PATH}.steps[{index}]");
-        let Some(step) = one(&path, step, problems) else {
+        let Some(step) = parse_step(&path, step, problems) else {
             continue;
         };
-        check(&path, &step, spec, routed, &mut so_far, problems);
+        check_step(&path, &step, spec, routed, &mut canary, problems);
         steps.push(step);
     }
     steps
 }
 
-/// A step is exactly one of its fields.
-fn one(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
+/// Converts a step, which must have exactly one field.
+fn parse_step(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
     match step {
         StepSpec {
             set_weight: Some(percent),
             pause: None,
             set_canary_scale: None,
             analysis: None,
-        } => weight(&format!("{path}.setWeight"), *percent, problems).map(Step::SetWeight),
+        } => parse_weight(&format!("{path}.setWeight"), *percent, problems).map(Step::SetWeight),
         StepSpec {
             set_weight: None,
             pause: Some(pause),
@@ -72,14 +72,14 @@ fn one(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
             analysis: Some(analysis),
         } => analysis_step(&format!("{path}.analysis"), analysis, problems),
         step => {
-            let fix = "write exactly one of setWeight, pause, setCanaryScale, analysis";
-            problems.invalid(path, step, "a step does one thing", fix);
+            let fix = "set exactly one of setWeight, pause, setCanaryScale, analysis";
+            problems.invalid(path, step, "a step must have exactly one action", fix);
             None
         }
     }
 }
 
-/// For a duration, for what is named, or for all of it.
+/// Waits for a duration, for the named objectives and checks, or for all evidence.
 fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problems) -> Option<Step> {
     let AnalysisStepSpec {
         duration,
@@ -89,31 +89,32 @@ fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problem
     match (duration, objectives, checks) {
         (None, None, None) => Some(Step::Analysis(None)),
         (Some(text), None, None) => {
-            let duration = duration_in(&format!("{path}.duration"), text, &WAIT_BOUNDS, problems)?;
+            let duration =
+                parse_duration_in(&format!("{path}.duration"), text, &WAIT_BOUNDS, problems)?;
             Some(Step::Analysis(Some(duration)))
         }
         (None, objectives, checks) => {
             let names = |names: &Option<Vec<String>>| names.iter().flatten().cloned().collect();
-            let questions = Requirements {
+            let requirements = Requirements {
                 objectives: names(objectives),
                 checks: names(checks),
             };
-            if questions == Requirements::default() {
+            if requirements == Requirements::default() {
                 problems.required(
                     path,
-                    "it waits for nothing",
-                    "name an objective or a check, or write analysis: {}",
+                    "it names no objective or check",
+                    "name one, or use analysis: {} to wait for all evidence",
                 );
                 return None;
             }
-            Some(Step::Require(questions))
+            Some(Step::Require(requirements))
         }
         (Some(text), _, _) => {
             let fix = "keep duration, or objectives and checks";
             problems.invalid(
                 format!("{path}.duration"),
                 text,
-                "objectives or checks are named beside it",
+                "it excludes objectives and checks, which are also set",
                 fix,
             );
             None
@@ -121,7 +122,7 @@ fn analysis_step(path: &str, analysis: &AnalysisStepSpec, problems: &mut Problem
     }
 }
 
-/// A bare number is a number of seconds, as it is in Argo Rollouts.
+/// A plain number is a number of seconds, as in Argo Rollouts.
 fn pause_step(path: &str, pause: &PauseSpec, problems: &mut Problems) -> Option<Step> {
     let text = match &pause.duration {
         None => return Some(Step::Pause(None)),
@@ -133,7 +134,8 @@ fn pause_step(path: &str, pause: &PauseSpec, problems: &mut Problems) -> Option<
         }
         Some(IntOrString::String(text)) => text.clone(),
     };
-    duration_in(path, &text, &WAIT_BOUNDS, problems).map(|duration| Step::Pause(Some(duration)))
+    parse_duration_in(path, &text, &WAIT_BOUNDS, problems)
+        .map(|duration| Step::Pause(Some(duration)))
 }
 
 fn scale_step(path: &str, scale: &CanaryScaleSpec, problems: &mut Problems) -> Option<Step> {
@@ -142,7 +144,7 @@ fn scale_step(path: &str, scale: &CanaryScaleSpec, problems: &mut Problems) -> O
             replicas: Some(replicas),
             weight: None,
             match_traffic_weight: None,
-        } => CanaryScale::Replicas(count(
+        } => CanaryScale::Replicas(non_negative(
             &format!("{path}.replicas"),
             Some(*replicas),
             0,
@@ -152,39 +154,39 @@ fn scale_step(path: &str, scale: &CanaryScaleSpec, problems: &mut Problems) -> O
             replicas: None,
             weight: Some(percent),
             match_traffic_weight: None,
-        } => CanaryScale::Weight(weight(&format!("{path}.weight"), *percent, problems)?),
+        } => CanaryScale::Weight(parse_weight(&format!("{path}.weight"), *percent, problems)?),
         CanaryScaleSpec {
             replicas: None,
             weight: None,
             match_traffic_weight: Some(true),
         } => CanaryScale::MatchTrafficWeight,
         scale => {
-            let fix = "write exactly one of replicas, weight, matchTrafficWeight: true";
-            problems.invalid(path, scale, "the canary has one size", fix);
+            let fix = "set exactly one of replicas, weight, matchTrafficWeight: true";
+            problems.invalid(path, scale, "it must define exactly one size", fix);
             return None;
         }
     };
     Some(Step::SetCanaryScale(scale))
 }
 
-/// What a step asks for must be possible where the steps before it have led.
-fn check(
+/// Checks that a step is possible after the steps before it.
+fn check_step(
     path: &str,
     step: &Step,
     spec: &RolloutSpec,
     routed: bool,
-    so_far: &mut SoFar,
+    canary: &mut CanaryState,
     problems: &mut Problems,
 ) {
     match step {
         Step::SetWeight(weight) => {
-            so_far.weight = *weight;
-            if so_far.empty && !weight.is_zero() {
-                let fix = "put a setCanaryScale with pods before it";
+            canary.weight = *weight;
+            if canary.has_no_pods && !weight.is_zero() {
+                let fix = "add a setCanaryScale with at least one pod before it";
                 problems.invalid(
                     format!("{path}.setWeight"),
                     weight,
-                    "the canary has no pods here to take traffic",
+                    "the canary has no pods at this step",
                     fix,
                 );
             }
@@ -192,7 +194,7 @@ fn check(
         Step::Pause(_) => {}
         Step::SetCanaryScale(scale) => {
             let path = format!("{path}.setCanaryScale");
-            so_far.empty = matches!(
+            canary.has_no_pods = matches!(
                 scale,
                 CanaryScale::Replicas(0) | CanaryScale::Weight(Weight::ZERO)
             );
@@ -201,43 +203,48 @@ fn check(
                 problems.invalid(
                     path,
                     scale,
-                    "without trafficRouting the replica counts are the weights already",
+                    "without trafficRouting the replica counts determine the weights",
                     fix,
                 );
-            } else if so_far.empty && !so_far.weight.is_zero() {
+            } else if canary.has_no_pods && !canary.weight.is_zero() {
                 let fix = format!(
-                    "put setWeight: 0 before it, or keep pods for {}",
-                    so_far.weight
+                    "add setWeight: 0 before it, or keep pods for {}",
+                    canary.weight
                 );
-                problems.invalid(path, scale, "the canary has traffic here", fix);
+                problems.invalid(path, scale, "the canary receives traffic at this step", fix);
             }
         }
         Step::Analysis(_) | Step::Require(_) => {
             let path = format!("{path}.analysis");
-            if let Step::Require(questions) = step {
-                check_names(&path, questions, spec, problems);
+            if let Step::Require(requirements) = step {
+                check_requirements(&path, requirements, spec, problems);
             }
             if spec.analysis.is_none() {
                 problems.required(
                     "spec.analysis",
-                    format!("{path} waits for evidence, and nothing gathers any"),
-                    "add objectives there, or remove the step",
+                    format!("{path} needs evidence, which only an analysis collects"),
+                    "add objectives to it, or remove the step",
                 );
-            } else if so_far.weight.is_zero() || so_far.weight == Weight::FULL {
-                let fix = "put a setWeight over 0 and under 100 before it";
-                let problem = "canary and stable can only be compared while both have traffic";
-                problems.invalid(path, &so_far.weight, problem, fix);
+            } else if canary.weight.is_zero() || canary.weight == Weight::FULL {
+                let fix = "add a setWeight above 0 and below 100 before it";
+                let problem = "canary and stable can only be compared while both receive traffic";
+                problems.invalid(path, &canary.weight, problem, fix);
             }
         }
     }
 }
 
-/// What a step names is there, and can be answered while the step is at hand.
-fn check_names(path: &str, questions: &Requirements, spec: &RolloutSpec, problems: &mut Problems) {
+/// Checks that the objectives and checks of a step exist and can be evaluated during the step.
+fn check_requirements(
+    path: &str,
+    requirements: &Requirements,
+    spec: &RolloutSpec,
+    problems: &mut Problems,
+) {
     let Some(analysis) = &spec.analysis else {
         return;
     };
-    for name in &questions.objectives {
+    for name in &requirements.objectives {
         if analysis
             .objectives
             .iter()
@@ -260,7 +267,7 @@ fn check_names(path: &str, questions: &Requirements, spec: &RolloutSpec, problem
     let decides = |check: &&CheckSpec| {
         check.dry_run != Some(true) && check.phase.unwrap_or_default() == CheckPhase::Release
     };
-    for name in &questions.checks {
+    for name in &requirements.checks {
         let path = format!("{path}.checks");
         let known: Vec<&str> = analysis
             .checks
@@ -269,7 +276,7 @@ fn check_names(path: &str, questions: &Requirements, spec: &RolloutSpec, problem
             .map(|check| check.name.as_str())
             .collect();
         let fix = format!(
-            "use one of spec.analysis.checks during the release: {}",
+            "use one of the checks with phase release: {}",
             known.join(", ")
         );
         match analysis.checks.iter().find(|check| check.name == *name) {
@@ -278,7 +285,7 @@ fn check_names(path: &str, questions: &Requirements, spec: &RolloutSpec, problem
                 problems.invalid(
                     path,
                     name,
-                    "it is not asked during the release, or decides nothing",
+                    "it is not queried during the release, or it is a dry run",
                     fix,
                 );
             }

@@ -17,7 +17,7 @@ fn spec(change: Value) -> RolloutSpec {
     serde_json::from_value(spec).unwrap()
 }
 
-/// The same with a router and an analysis.
+/// A Rollout with a router and an analysis.
 fn routed(change: Value) -> RolloutSpec {
     let mut full = json!({
         "strategy": {"canary": {"trafficRouting": {"gatewayAPI": {"httpRoute": "shop"}}}},
@@ -42,14 +42,14 @@ fn plan(spec: &RolloutSpec) -> Plan {
     spec.plan("shop").unwrap()
 }
 
-/// The paths of the wrong fields.
-fn wrong(spec: &RolloutSpec) -> Vec<String> {
+/// Paths of the invalid fields.
+fn invalid_paths(spec: &RolloutSpec) -> Vec<String> {
     let errors = spec.plan("shop").unwrap_err();
     errors.iter().map(|error| error.path.clone()).collect()
 }
 
 #[test]
-fn every_default_is_the_documented_one() {
+fn defaults_match_the_documentation() {
     let plan = plan(&routed(json!({})));
     let canary = plan.canary();
     let routing = plan.routing().unwrap();
@@ -96,7 +96,7 @@ fn every_default_is_the_documented_one() {
 }
 
 #[test]
-fn without_router_or_analysis_nothing_holds_a_release_back() {
+fn without_router_or_analysis_there_are_no_steps() {
     assert_eq!(plan(&spec(json!({}))).canary().pace, Pace::Steps(vec![]));
     assert_eq!(plan(&spec(json!({}))).routing(), None);
     let steps_win = routed(json!({"strategy": {"canary": {"steps": []}}}));
@@ -104,7 +104,7 @@ fn without_router_or_analysis_nothing_holds_a_release_back() {
 }
 
 #[test]
-fn steps_are_read_as_written() {
+fn steps_are_converted() {
     let steps = json!([
         {"setCanaryScale": {"replicas": 2}},
         {"setWeight": 0.125},
@@ -132,16 +132,16 @@ fn steps_are_read_as_written() {
     assert_eq!(plan.steps(), expected);
 }
 
-/// Each change of a good Rollout makes this one field wrong.
-fn each_is_named<const N: usize>(table: [(Value, String); N]) {
+/// Asserts that each change of a valid Rollout makes exactly this field invalid.
+fn assert_invalid_paths<const N: usize>(table: [(Value, String); N]) {
     for (change, path) in table {
-        assert_eq!(wrong(&routed(change.clone())), [path], "{change}");
+        assert_eq!(invalid_paths(&routed(change.clone())), [path], "{change}");
     }
 }
 
 #[test]
-fn each_wrong_field_of_the_spec_is_named() {
-    each_is_named([
+fn each_invalid_field_of_the_spec_is_reported() {
+    assert_invalid_paths([
         (json!({"replicas": -1}), "spec.replicas".to_owned()),
         (
             json!({"progressDeadlineSeconds": 5, "minReadySeconds": 5}),
@@ -179,10 +179,10 @@ fn each_wrong_field_of_the_spec_is_named() {
 }
 
 #[test]
-fn each_wrong_field_of_the_strategy_is_named() {
+fn each_invalid_field_of_the_strategy_is_reported() {
     let canary = |canary: Value| json!({"strategy": {"canary": canary}});
     let at = "spec.strategy.canary";
-    each_is_named([
+    assert_invalid_paths([
         (
             canary(json!({"maxSurge": "a lot"})),
             format!("{at}.maxSurge"),
@@ -242,11 +242,11 @@ fn each_wrong_field_of_the_strategy_is_named() {
 }
 
 #[test]
-fn each_wrong_step_is_named() {
+fn each_invalid_step_is_reported() {
     let canary = |canary: Value| json!({"strategy": {"canary": canary}});
     let step = |step: Value| json!({"strategy": {"canary": {"steps": [{"setWeight": 10}, step]}}});
     let at = "spec.strategy.canary";
-    each_is_named([
+    assert_invalid_paths([
         (step(json!({})), format!("{at}.steps[1]")),
         (
             step(json!({"setWeight": 20, "pause": {}})),
@@ -296,15 +296,9 @@ fn each_wrong_step_is_named() {
 }
 
 #[test]
-fn each_wrong_field_of_the_analysis_is_named() {
+fn each_invalid_field_of_the_analysis_is_reported() {
     let analysis = |analysis: Value| json!({"analysis": analysis});
-    let objective = |change: Value| {
-        let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
-        merge(&mut objective, change);
-        json!({"analysis": {"objectives": [objective]}})
-    };
-    let counters = |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
-    each_is_named([
+    assert_invalid_paths([
         (
             analysis(json!({"maxDuration": "0s"})),
             "spec.analysis.maxDuration".into(),
@@ -337,6 +331,18 @@ fn each_wrong_field_of_the_analysis_is_named() {
             analysis(json!({"budget": {"maxShareOfRemaining": "0%"}})),
             "spec.analysis.budget.maxShareOfRemaining".into(),
         ),
+    ]);
+}
+
+#[test]
+fn each_invalid_field_of_an_objective_is_reported() {
+    let objective = |change: Value| {
+        let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
+        merge(&mut objective, change);
+        json!({"analysis": {"objectives": [objective]}})
+    };
+    let counters = |counters: Value| json!({"analysis": {"objectives": [{"name": "a", "objective": 99, "counters": counters}]}});
+    assert_invalid_paths([
         (
             objective(json!({"objective": 100})),
             "spec.analysis.objectives[0].objective".into(),
@@ -402,7 +408,7 @@ fn each_wrong_field_of_the_analysis_is_named() {
 }
 
 #[test]
-fn the_pods_own_indicator_needs_no_router_and_latency_no_errors() {
+fn the_pod_indicator_needs_no_router_and_latency_needs_no_errors() {
     let analysis =
         |objective: Value| spec(json!({"analysis": {"objectives": [objective]}})).plan("shop");
     assert!(analysis(json!({"name": "a", "objective": 99, "indicator": "pod"})).is_ok());
@@ -419,7 +425,7 @@ fn the_pods_own_indicator_needs_no_router_and_latency_no_errors() {
 }
 
 #[test]
-fn what_needs_a_router_or_an_analysis_is_refused_without_one() {
+fn fields_that_need_a_router_or_an_analysis_are_rejected_without_one() {
     let at = "spec.strategy.canary";
     let table = [
         (
@@ -448,12 +454,12 @@ fn what_needs_a_router_or_an_analysis_is_refused_without_one() {
         ),
     ];
     for (change, paths) in table {
-        assert_eq!(wrong(&spec(change.clone())), paths, "{change}");
+        assert_eq!(invalid_paths(&spec(change.clone())), paths, "{change}");
     }
 }
 
 #[test]
-fn all_wrong_fields_are_told_at_once_in_the_api_servers_manner() {
+fn all_problems_are_reported_at_once_in_the_format_of_the_api_server() {
     let spec =
         spec(json!({"replicas": -1, "strategy": {"canary": {"steps": [{"setWeight": 120}]}}}));
     assert_eq!(
@@ -465,7 +471,7 @@ fn all_wrong_fields_are_told_at_once_in_the_api_servers_manner() {
 }
 
 #[test]
-fn a_name_that_no_service_can_have_asks_for_one() {
+fn a_rollout_name_that_is_no_service_name_requires_explicit_names() {
     let errors = routed(json!({})).plan("shop.v2").unwrap_err().to_string();
     assert!(
         errors.contains("spec.strategy.canary.stableService: Required value"),
@@ -485,10 +491,10 @@ fn a_name_that_no_service_can_have_asks_for_one() {
 }
 
 #[test]
-fn an_objective_named_twice_is_refused() {
+fn a_duplicate_objective_name_is_rejected() {
     let objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
     let spec = routed(json!({"analysis": {"objectives": [objective.clone(), objective]}}));
-    assert_eq!(wrong(&spec), ["spec.analysis.objectives[1].name"]);
+    assert_eq!(invalid_paths(&spec), ["spec.analysis.objectives[1].name"]);
 }
 
 #[test]
@@ -500,8 +506,7 @@ fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
     let stored = serde_json::to_string(&plan).unwrap().replace("20.0", "20");
     let read: Plan = serde_json::from_str(&stored).unwrap();
     assert_eq!(plan_hash(&read), plan_hash(&plan));
-    // A change of this line restarts the steps of every release under way at the upgrade that
-    // brings it.
+    // If this hash changes, an upgrade restarts the steps of every active release.
     assert_eq!(plan_hash(&plan), "6f597068d5");
     let other = Plan {
         replicas: 2,
@@ -510,21 +515,30 @@ fn equal_plans_have_equal_hashes_after_the_api_server_has_stored_them() {
     assert_ne!(plan_hash(&other), plan_hash(&plan));
 }
 
-// argo-rollouts #3258: `initialDelay`. A check that begins when the release is inconclusive already
-// would never be queried.
+// argo-rollouts #3258: a check that starts when the release is already inconclusive would never be
+// queried.
 #[test]
 fn an_initial_delay_ends_before_the_release_is_inconclusive() {
-    let with = |check: Value, longest: &str| {
+    let spec_with = |check: Value, max_duration: &str| {
         let mut written = json!({"name": "queue", "query": "1", "condition": "result[0] < 5"});
         merge(&mut written, check);
         routed(
             json!({"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}},
-            "analysis": {"maxDuration": longest, "bakeTime": "10m", "checks": [written]}}),
+            "analysis": {"maxDuration": max_duration, "bakeTime": "10m", "checks": [written]}}),
         )
     };
-    plan(&with(json!({"initialDelay": "2m"}), "30m"));
-    plan(&with(json!({"initialDelay": "2h", "phase": "bake"}), "30m"));
+    plan(&spec_with(json!({"initialDelay": "2m"}), "30m"));
+    plan(&spec_with(
+        json!({"initialDelay": "2h", "phase": "bake"}),
+        "30m",
+    ));
     let path = "spec.analysis.checks[0].initialDelay";
-    assert_eq!(wrong(&with(json!({"initialDelay": "30m"}), "30m")), [path]);
-    assert_eq!(wrong(&with(json!({"initialDelay": "2d"}), "3d")), [path]);
+    assert_eq!(
+        invalid_paths(&spec_with(json!({"initialDelay": "30m"}), "30m")),
+        [path]
+    );
+    assert_eq!(
+        invalid_paths(&spec_with(json!({"initialDelay": "2d"}), "3d")),
+        [path]
+    );
 }

@@ -1,4 +1,4 @@
-//! Counts, durations and weights as they are written in fields, read within their bounds.
+//! Validation of single values: counts, durations and weights.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,15 +6,20 @@ use std::time::Duration;
 use serin_core::units::Weight;
 
 use super::problem::Problems;
-use crate::text::{format_duration, parse_duration};
+use crate::literals::{format_duration, parse_duration};
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_hours(1);
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
-/// A count that cannot be negative; the default where it is not written.
-pub(super) fn count(path: &str, value: Option<i32>, default: i32, problems: &mut Problems) -> u32 {
+/// A non-negative number, or the default if it is unset. Records a problem if it is negative.
+pub(super) fn non_negative(
+    path: &str,
+    value: Option<i32>,
+    default: i32,
+    problems: &mut Problems,
+) -> u32 {
     let value = value.unwrap_or(default);
     u32::try_from(value).unwrap_or_else(|_| {
         problems.invalid(
@@ -27,18 +32,18 @@ pub(super) fn count(path: &str, value: Option<i32>, default: i32, problems: &mut
     })
 }
 
-/// A duration within bounds; none where it is not one, which is then among the problems.
-pub(super) fn duration_in(
+/// Parses a duration within bounds. Records a problem and returns `None` if it is invalid.
+pub(super) fn parse_duration_in(
     path: &str,
     text: &str,
     bounds: &RangeInclusive<Duration>,
     problems: &mut Problems,
 ) -> Option<Duration> {
-    let (least, most) = (
+    let (min, max) = (
         format_duration(*bounds.start()),
         format_duration(*bounds.end()),
     );
-    let fix = format!("use {least} to {most}");
+    let fix = format!("use {min} to {max}");
     match parse_duration(text) {
         Ok(duration) if bounds.contains(&duration) => return Some(duration),
         Ok(duration) if duration < *bounds.start() => {
@@ -50,8 +55,8 @@ pub(super) fn duration_in(
     None
 }
 
-/// A share of traffic; none where it is not one, which is then among the problems.
-pub(super) fn weight(path: &str, percent: f64, problems: &mut Problems) -> Option<Weight> {
+/// Converts a percentage into a weight. Records a problem and returns `None` if it is invalid.
+pub(super) fn parse_weight(path: &str, percent: f64, problems: &mut Problems) -> Option<Weight> {
     let weight = Weight::try_from(percent).ok();
     if weight.is_none() {
         let fix = "use a percentage from 0 to 100 with at most three decimals";

@@ -1,6 +1,7 @@
-//! What the API server does with an object of ours, in as many lines as the schemas here need:
-//! unknown fields and the structural schema in its words, then the validation rules; and how it
-//! stores a number.
+//! A minimal model of the API server: validates an object against the CRD schema, with the same
+//! messages, evaluates the validation rules, and models how numbers are stored.
+//!
+//! It covers only the keywords that the schemas of Serin use.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -8,7 +9,7 @@ use std::sync::LazyLock;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Map, Value};
 
-/// The schema of a kind of ours, as it is installed.
+/// The installed schema of a kind of Serin.
 pub fn schema_of(kind: &str) -> &'static Value {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         let schema = |crd: CustomResourceDefinition| {
@@ -29,8 +30,8 @@ pub fn schema_of(kind: &str) -> &'static Value {
     &SCHEMAS[kind]
 }
 
-/// Why the API server would refuse an object, with strict field validation as `kubectl` asks for;
-/// nothing: it would not.
+/// The reasons for which the API server rejects an object, with strict field validation as
+/// requested by `kubectl`. Empty if it accepts the object.
 pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
@@ -40,7 +41,7 @@ pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
         "",
         &mut found,
     );
-    // The rules are looked at only where the structure is right.
+    // The rules are evaluated only if the structure is valid.
     if found.is_empty() {
         by_rule(&object, old)
     } else {
@@ -48,7 +49,7 @@ pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// The same, of an object that has the right structure.
+/// The reasons from validation rules only. Empty if the structure is invalid.
 pub fn refusals_by_rule(object: &Value) -> Vec<String> {
     let object = without_nulls(object);
     let mut found = Vec::new();
@@ -76,7 +77,7 @@ fn by_rule(object: &Value, old: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// A field without a value, where none may be null, is not there.
+/// Removes null fields. The API server drops them, because no field is nullable.
 fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -92,14 +93,14 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// The object as it comes back: fields that the schema does not know are gone, whole floats are
-/// integers.
+/// The object as the API server returns it: unknown fields are removed, and floats without a
+/// fraction are integers.
 pub fn stored(schema: &Value, value: Value) -> Value {
     let keep = schema["x-kubernetes-preserve-unknown-fields"] == true;
     match value {
         Value::Object(fields) => {
             let field = |(key, value): (String, Value)| {
-                let inner = inner(schema, &key);
+                let inner = property_schema(schema, &key);
                 (keep || inner.is_some()).then(|| (key, stored(inner.unwrap_or(schema), value)))
             };
             Value::Object(fields.into_iter().filter_map(field).collect::<Map<_, _>>())
@@ -126,8 +127,8 @@ pub fn stored(schema: &Value, value: Value) -> Value {
     }
 }
 
-/// The schema of a field: by its name, or by that of all of a map's values.
-fn inner<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
+/// The schema of a property, or of the values of a map.
+fn property_schema<'a>(schema: &'a Value, key: &str) -> Option<&'a Value> {
     schema["properties"].get(key).or_else(|| {
         schema
             .get("additionalProperties")
@@ -243,10 +244,10 @@ fn object(schema: &Value, fields: &Map<String, Value>, path: &str, found: &mut V
             found.push(format!("{}: Required value", join(key)));
         }
     }
-    // The API server itself knows these three of every kind.
+    // Every kind has these three fields.
     let known = |key: &str| path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&key);
     for (key, value) in fields {
-        match inner(schema, key) {
+        match property_schema(schema, key) {
             Some(inner) => structural(inner, value, &join(key), found),
             None if known(key) || schema["x-kubernetes-preserve-unknown-fields"] == true => {}
             None => found.push(format!("unknown field \"{}\"", join(key))),

@@ -1,4 +1,4 @@
-//! Every file in `examples/`, as an API server and the controller would take it.
+//! Every file in `examples/`, validated like the API server and the controller do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ fn documents(file: &Path) -> Vec<Value> {
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The plan of a Rollout, or what the controller tells of it.
-fn plan(rollout: &Value) -> Result<(), String> {
+/// Whether the controller accepts a Rollout. The error is the message that it reports.
+fn validate(rollout: &Value) -> Result<(), String> {
     let rollout: Rollout =
         serde_json::from_value(rollout.clone()).map_err(|error| error.to_string())?;
     let name = rollout.metadata.name.unwrap();
@@ -47,13 +47,13 @@ fn plan(rollout: &Value) -> Result<(), String> {
 }
 
 #[test]
-fn every_good_example_is_taken_in() {
+fn every_valid_example_is_accepted() {
     let files = yaml_files(&examples());
-    let good = files
+    let valid = files
         .iter()
         .filter(|file| !file.starts_with(examples().join("invalid")));
     let mut rollouts = 0;
-    for file in good {
+    for file in valid {
         for document in documents(file) {
             let name = file.display();
             for field in ["apiVersion", "kind"] {
@@ -70,7 +70,7 @@ fn every_good_example_is_taken_in() {
                 Vec::<String>::new(),
                 "{name}"
             );
-            assert_eq!(plan(&document), Ok(()), "{name}");
+            assert_eq!(validate(&document), Ok(()), "{name}");
             rollouts += 1;
         }
     }
@@ -82,9 +82,9 @@ fn every_good_example_is_taken_in() {
 }
 
 #[test]
-fn every_bad_example_is_refused_with_the_message_it_expects() {
+fn every_invalid_example_gets_its_expected_message() {
     let files = yaml_files(&examples().join("invalid"));
-    assert!(files.len() >= 20, "only {} malformed Rollouts", files.len());
+    assert!(files.len() >= 20, "only {} invalid Rollouts", files.len());
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         let header = |key: &str| {
@@ -101,18 +101,18 @@ fn every_bad_example_is_refused_with_the_message_it_expects() {
             "refused" => {
                 assert!(
                     refusals.contains(message),
-                    "{name} expects {message:?} of the API server, which says {refusals:?}"
+                    "{name} expects {message:?}, but the API server reports {refusals:?}"
                 );
             }
             "InvalidSpec" => {
-                assert_eq!(refusals, "", "{name} must be taken in by the API server");
-                let told = plan(&document).err().unwrap_or_default();
-                if header("# told by:").is_some() {
-                    assert_eq!(told, "", "{name} must be left to the API server");
+                assert_eq!(refusals, "", "{name} must be accepted by the API server");
+                let problems = validate(&document).err().unwrap_or_default();
+                if header("# reported by:").is_some() {
+                    assert_eq!(problems, "", "{name}: only the API server must reject it");
                 } else {
                     assert!(
-                        told.contains(message),
-                        "{name} expects {message:?}, and the plan says {told:?}"
+                        problems.contains(message),
+                        "{name} expects {message:?}, but the plan reports {problems:?}"
                     );
                 }
             }
@@ -122,16 +122,16 @@ fn every_bad_example_is_refused_with_the_message_it_expects() {
 }
 
 #[test]
-fn what_the_api_server_refuses_by_rule_the_plan_refuses_too() {
+fn the_plan_rejects_what_a_validation_rule_rejects() {
     for file in yaml_files(&examples().join("invalid")) {
         let text = fs::read_to_string(&file).unwrap();
         let document = documents(&file).remove(0);
         let by_rule = admission::refusals_by_rule(&document);
-        // A Rollout that was stored by an older definition must not get past the controller either.
+        // The controller must also reject a Rollout that was stored under an older CRD.
         if text.contains("# expect: refused") && !by_rule.is_empty() {
             assert!(
-                plan(&document).is_err(),
-                "{} is refused by rule alone: {by_rule:?}",
+                validate(&document).is_err(),
+                "{} is rejected only by a rule: {by_rule:?}",
                 file.display()
             );
         }
@@ -139,7 +139,7 @@ fn what_the_api_server_refuses_by_rule_the_plan_refuses_too() {
 }
 
 #[test]
-fn the_long_example_shows_every_field() {
+fn the_full_example_contains_every_field() {
     let text = fs::read_to_string(examples().join("canary-full.yaml")).unwrap();
     let schema = admission::schema_of("Rollout");
     let mut missing = Vec::new();
@@ -151,16 +151,16 @@ fn the_long_example_shows_every_field() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// Calls `see` with the path and name of each field that is Serin's own.
-fn fields(schema: &Value, path: &str, see: &mut impl FnMut(&str, &str)) {
+/// Calls `visit` with the path and name of each field that Serin defines.
+fn fields(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &str)) {
     let properties = schema["properties"]
         .as_object()
         .into_iter()
         .flat_map(Map::iter);
     for (name, property) in properties {
         let path = format!("{path}.{name}");
-        see(&path, name);
-        // What a pod template and a label selector hold is Kubernetes'.
+        visit(&path, name);
+        // Kubernetes defines the fields of a pod template and a label selector.
         if path != "spec.template" && path != "spec.selector" {
             fields(
                 if property["items"].is_object() {
@@ -169,14 +169,14 @@ fn fields(schema: &Value, path: &str, see: &mut impl FnMut(&str, &str)) {
                     property
                 },
                 &path,
-                see,
+                visit,
             );
         }
     }
 }
 
 #[test]
-fn a_selector_cannot_be_changed() {
+fn a_selector_is_immutable() {
     let old = documents(&examples().join("quickstart.yaml")).remove(0);
     let mut new = old.clone();
     assert_eq!(admission::refusals(&new, Some(&old)), Vec::<String>::new());
@@ -188,13 +188,13 @@ fn a_selector_cannot_be_changed() {
     }
     let refusals = admission::refusals(&new, Some(&old)).join("\n");
     assert!(
-        refusals.contains("spec.selector cannot be changed"),
+        refusals.contains("spec.selector is immutable"),
         "{refusals}"
     );
 }
 
 #[test]
-fn a_command_cannot_be_changed() {
+fn a_command_is_immutable_and_an_override_needs_a_reason() {
     let command = |verb: &str| {
         serde_json::json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand", "metadata": {"name": "x"},
@@ -207,12 +207,12 @@ fn a_command_cannot_be_changed() {
     );
     let refusals = admission::refusals(&command("promote"), Some(&command("abort"))).join("\n");
     assert!(
-        refusals.contains("a command cannot be changed"),
+        refusals.contains("a RolloutCommand is immutable"),
         "{refusals}"
     );
     let refusals = admission::refusals(&command("override"), None).join("\n");
     assert!(
-        refusals.contains("spec.reason must say why the freeze is lifted"),
+        refusals.contains("spec.reason is required for override"),
         "{refusals}"
     );
     let mut with_a_reason = command("override");
@@ -230,40 +230,40 @@ fn a_command_cannot_be_changed() {
     assert!(refusals.contains("Unsupported value"), "{refusals}");
 }
 
-/// Whether an expression over an object's fields holds, as Flux evaluates it.
+/// Evaluates an expression over the fields of an object like Flux does.
 fn holds(expression: &str, object: &Value) -> bool {
     let field = regex::Regex::new(r"\b(status|metadata)\.").unwrap();
     let rule = field.replace_all(expression, "self.$1.");
     let schema = serde_json::json!({
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": true,
-        "x-kubernetes-validations": [{"rule": rule, "message": "it does not hold"}],
+        "x-kubernetes-validations": [{"rule": rule, "message": "expression is false"}],
     });
     match kube_cel::Validator::new().validate(&schema, object, None) {
         Ok(()) => true,
         Err(errors) => {
-            let told: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
-            assert_eq!(told, ["it does not hold"], "{expression}");
+            let messages: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
+            assert_eq!(messages, ["expression is false"], "{expression}");
             false
         }
     }
 }
 
 #[test]
-fn flux_sees_each_rollout_in_one_state_and_the_right_one() {
+fn flux_derives_the_right_health_from_each_phase() {
     let documents = documents(&examples().join("gitops/flux/kustomization.yaml"));
     let expressions = &documents[1]["spec"]["healthCheckExprs"][0];
     let rollout = |generation: i64, status: Value| serde_json::json!({"metadata": {"generation": generation}, "status": status});
-    let seen = |phase: &str| serde_json::json!({"observedGeneration": 2, "phase": phase});
+    let status = |phase: &str| serde_json::json!({"observedGeneration": 2, "phase": phase});
     for (object, expected) in [
         (rollout(1, serde_json::json!({})), "inProgress"),
-        (rollout(3, seen("Healthy")), "inProgress"),
-        (rollout(2, seen("Progressing")), "inProgress"),
-        (rollout(2, seen("Paused")), "inProgress"),
-        (rollout(2, seen("Degraded")), "failed"),
-        (rollout(2, seen("Healthy")), "current"),
+        (rollout(3, status("Healthy")), "inProgress"),
+        (rollout(2, status("Progressing")), "inProgress"),
+        (rollout(2, status("Paused")), "inProgress"),
+        (rollout(2, status("Degraded")), "failed"),
+        (rollout(2, status("Healthy")), "current"),
     ] {
-        // Flux asks in this order and takes the first that holds.
+        // Flux evaluates the expressions in this order and uses the first that is true.
         let state = ["inProgress", "failed", "current"]
             .into_iter()
             .find(|state| {

@@ -1,4 +1,4 @@
-//! The API as its users and an API server see it.
+//! Tests of the API: examples, schema, admission and status.
 
 #[cfg(test)]
 mod admission;

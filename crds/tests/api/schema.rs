@@ -1,22 +1,21 @@
-//! The `CustomResourceDefinitions` as a whole: what a person reads in `kubectl explain`, and what
-//! an API server accepts.
+//! The CRDs have a description for every field and a schema that the API server accepts.
 
 use serde_json::Value;
 
-/// Calls `see` with every schema in a `CustomResourceDefinition` and its path.
-fn walk(schema: &Value, path: &str, see: &mut impl FnMut(&str, &Value)) {
-    see(path, schema);
+/// Calls `visit` with every schema in a schema, and its path.
+fn walk(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        walk(property, &format!("{path}.{name}"), see);
+        walk(property, &format!("{path}.{name}"), visit);
     }
     for (key, at) in [("items", "[]"), ("additionalProperties", "{}")] {
         if schema[key].is_object() {
-            walk(&schema[key], &format!("{path}{at}"), see);
+            walk(&schema[key], &format!("{path}{at}"), visit);
         }
     }
 }
 
-fn each(mut see: impl FnMut(&str, &Value)) {
+fn for_each_schema(mut visit: impl FnMut(&str, &Value)) {
     for crd in serin_crds::crds() {
         let schema = crd.spec.versions[0]
             .schema
@@ -28,14 +27,14 @@ fn each(mut see: impl FnMut(&str, &Value)) {
         walk(
             &serde_json::to_value(schema).unwrap(),
             &crd.spec.names.kind,
-            &mut see,
+            &mut visit,
         );
     }
 }
 
 #[test]
-fn every_field_is_described() {
-    each(|path, schema| {
+fn every_field_has_a_description() {
+    for_each_schema(|path, schema| {
         let is_field = !path.ends_with("[]") && !path.ends_with("{}");
         let described = schema["description"]
             .as_str()
@@ -46,7 +45,7 @@ fn every_field_is_described() {
 
 #[test]
 fn every_schema_is_structural() {
-    each(|path, schema| {
+    for_each_schema(|path, schema| {
         let typed = schema["type"].is_string() || schema["x-kubernetes-int-or-string"] == true;
         assert!(typed, "{path} has no type");
         for key in ["$ref", "oneOf", "anyOf", "allOf", "not", "definitions"] {
@@ -56,9 +55,9 @@ fn every_schema_is_structural() {
 }
 
 #[test]
-fn nothing_is_nullable_or_unsigned_and_replicas_alone_has_a_default() {
+fn no_field_is_nullable_or_unsigned_and_only_replicas_has_a_default() {
     let mut defaults = Vec::new();
-    each(|path, schema| {
+    for_each_schema(|path, schema| {
         defaults.extend(
             schema
                 .get("default")
@@ -74,12 +73,12 @@ fn nothing_is_nullable_or_unsigned_and_replicas_alone_has_a_default() {
             "{path} has the format {format}"
         );
     });
-    // argo-rollouts #119: without it `/scale` is an error where the field is left out, and an
-    // autoscaler never takes over.
+    // argo-rollouts #119: without a default, `/scale` fails if the field is unset, so an autoscaler
+    // can never take over.
     assert_eq!(
         defaults.len(),
         1,
-        "the user's spec is never written: {defaults:?}"
+        "a default changes the user's spec: {defaults:?}"
     );
     assert!(
         defaults[0].ends_with("spec.replicas 1") || defaults[0].ends_with("replicas 1"),
@@ -88,8 +87,8 @@ fn nothing_is_nullable_or_unsigned_and_replicas_alone_has_a_default() {
 }
 
 #[test]
-fn every_rule_says_what_to_do() {
-    each(|path, schema| {
+fn every_rule_has_a_message() {
+    for_each_schema(|path, schema| {
         for rule in schema["x-kubernetes-validations"]
             .as_array()
             .into_iter()
@@ -104,10 +103,10 @@ fn every_rule_says_what_to_do() {
 }
 
 #[test]
-fn each_definition_fits_into_an_annotation() {
+fn every_crd_fits_into_an_annotation() {
     for crd in serin_crds::crds() {
         let bytes = serde_json::to_string(&crd).unwrap().len();
-        // `kubectl apply` keeps the whole object in an annotation of 256 KiB.
+        // `kubectl apply` stores the whole object in an annotation of at most 256 KiB.
         assert!(
             bytes < 262_144 / 2,
             "{} has {bytes} bytes",
@@ -116,10 +115,9 @@ fn each_definition_fits_into_an_annotation() {
     }
 }
 
-// flagger #1363: a CustomResourceDefinition that a GitOps tool replaces takes every object of it
-// along.
+// flagger #1363: if a GitOps tool replaces a CRD, all of its objects are deleted.
 #[test]
-fn no_tool_prunes_or_replaces_a_definition() {
+fn the_crds_forbid_pruning_and_replacement() {
     for crd in serin_crds::crds() {
         let annotations = crd.metadata.annotations.unwrap();
         assert_eq!(

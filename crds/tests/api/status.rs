@@ -1,4 +1,4 @@
-//! The position in a release survives being stored: as the status, by the API server.
+//! The planner state survives a round trip through the status and the API server.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         option::of(duration()).prop_map(Step::Pause),
         scale().prop_map(Step::SetCanaryScale),
         option::of(duration()).prop_map(Step::Analysis),
-        questions().prop_map(Step::Require),
+        requirements().prop_map(Step::Require),
     ]
 }
 
@@ -164,7 +164,7 @@ fn freeze_override() -> impl Strategy<Value = FreezeOverride> {
     })
 }
 
-fn watch() -> impl Strategy<Value = Bake> {
+fn bake() -> impl Strategy<Value = Bake> {
     (time(), option::of(time())).prop_map(|(since, ended_at)| Bake { since, ended_at })
 }
 
@@ -172,18 +172,18 @@ fn names() -> impl Strategy<Value = BTreeSet<String>> {
     prop::collection::btree_set("[a-z]{1,5}", 0..3)
 }
 
-fn questions() -> impl Strategy<Value = Requirements> {
+fn requirements() -> impl Strategy<Value = Requirements> {
     (names(), names()).prop_map(|(objectives, checks)| Requirements { objectives, checks })
 }
 
 fn analysis() -> impl Strategy<Value = Analysis> {
-    let watch = (duration(), names()).prop_map(|(duration, checks)| BakePlan { duration, checks });
-    (duration(), duration(), names(), option::of(watch)).prop_map(
-        |(longest, warm_up, checks, watch)| Analysis {
-            max_duration: longest,
+    let bake = (duration(), names()).prop_map(|(duration, checks)| BakePlan { duration, checks });
+    (duration(), duration(), names(), option::of(bake)).prop_map(
+        |(max_duration, warm_up, checks, bake)| Analysis {
+            max_duration,
             warm_up,
             checks,
-            bake: watch,
+            bake,
         },
     )
 }
@@ -231,13 +231,13 @@ prop_compose! {
         stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Progressing, Stage::Promoting, Stage::Aborted, Stage::Stable]),
         (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| ActivePlan { hash, spec })).boxed(),
-        (stage_since, restarting, watch) in (option::of(time()), any::<bool>(), option::of(watch())),
+        (stage_since, restarting, bake) in (option::of(time()), any::<bool>(), option::of(bake())),
         (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
         (growing_since, replicas_scaled, replicas_kept) in
             (option::of(time()), any::<bool>(), option::of(replicas_kept())).boxed(),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
-            .prop_map(|(asked, verified, since, pods, cap)| Weights { desired, verified, since, pods, cap }),
+            .prop_map(|(desired, verified, since, pods, cap)| Weights { desired, verified, since, pods, cap }),
         (pause, abort, freeze_override) in
             (option::of(pause()), option::of(abort()), option::of(freeze_override())).boxed(),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
@@ -251,7 +251,7 @@ prop_compose! {
     }
 }
 
-/// The status as the API server gives it back.
+/// The status as the API server returns it.
 fn stored(status: &RolloutStatus) -> RolloutStatus {
     let schema = admission::schema_of("Rollout");
     let value = admission::stored(
@@ -263,23 +263,23 @@ fn stored(status: &RolloutStatus) -> RolloutStatus {
 
 proptest! {
     #[test]
-    fn a_position_comes_back_from_the_status(state in state(), former in state()) {
+    fn a_state_survives_a_round_trip_through_the_status(state in state(), previous in state()) {
         let mut status = RolloutStatus::default();
-        status.with_state(&former).unwrap();
-        status.with_state(&state).unwrap();
+        status.set_state(&previous).unwrap();
+        status.set_state(&state).unwrap();
         prop_assert_eq!(&status.state().unwrap(), &state);
         prop_assert_eq!(&stored(&status).state().unwrap(), &state);
     }
 }
 
 proptest! {
-    // Each case compiles every validation rule anew.
+    // Each case compiles every validation rule again.
     #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
-    fn the_api_server_accepts_every_position(state in state()) {
+    fn the_api_server_accepts_every_state(state in state()) {
         let mut status = RolloutStatus::default();
-        status.with_state(&state).unwrap();
+        status.set_state(&state).unwrap();
         let object = serde_json::json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": "shop"},
             "spec": {
@@ -294,12 +294,12 @@ proptest! {
 }
 
 #[test]
-fn an_empty_status_is_the_position_of_a_rollout_never_seen() {
+fn an_empty_status_gives_the_default_state() {
     assert_eq!(RolloutStatus::default().state().unwrap(), State::default());
 }
 
 #[test]
-fn what_is_told_beside_the_position_stays() {
+fn set_state_keeps_the_other_fields() {
     let evidence = EvidenceStatus {
         canary: CountsStatus {
             requests: 10.0,
@@ -312,9 +312,9 @@ fn what_is_told_beside_the_position_stays() {
         evidence: vec![evidence],
         ..RolloutStatus::default()
     };
-    let told = status.clone();
+    let before = status.clone();
     status
-        .with_state(&State {
+        .set_state(&State {
             observed_generation: 7,
             ..State::default()
         })
@@ -323,11 +323,11 @@ fn what_is_told_beside_the_position_stays() {
         (status.observed_generation, status.ready_replicas),
         (Some(7), 3)
     );
-    assert_eq!(status.evidence, told.evidence);
+    assert_eq!(status.evidence, before.evidence);
 }
 
 #[test]
-fn a_status_written_by_hand_is_named() {
+fn an_unknown_value_in_the_status_is_an_error() {
     let status = RolloutStatus {
         phase: Some("Happy".into()),
         ..RolloutStatus::default()

@@ -1,4 +1,4 @@
-//! Calls to the API server and to the components' health endpoints.
+//! Calls to the API server and to the health endpoints of components.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,52 +11,52 @@ use kube::{Client, Config};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::host::Unmet;
+use crate::host::UnmetCondition;
 
-/// Who the fields belong to that the cluster's own objects set.
+/// The field manager of the initial objects.
 const FIELD_MANAGER: &str = "serin-cluster";
 
-/// How long one call may take.
-const CALL: Duration = Duration::from_secs(5);
+/// Timeout of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The API server, as the administrator.
+/// A client of the API server with administrator permissions.
 #[derive(Clone)]
 pub(crate) struct Api {
     client: Client,
 }
 
 impl Api {
-    /// A client by a kubeconfig file.
+    /// Creates a client from a kubeconfig file.
     ///
     /// # Errors
-    /// When the file is missing or wrong; nothing is called yet.
+    /// If the file is missing or invalid. The API server is not called yet.
     pub(crate) async fn connect(kubeconfig: &Path) -> Result<Self> {
         install_tls_provider();
         let file = Kubeconfig::read_from(kubeconfig)?;
         let mut config =
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-        // We wait for conditions ourselves, and want to know why they do not hold.
+        // The callers poll conditions themselves and report why they do not hold.
         config.default_retry = false;
         Ok(Self {
             client: Client::try_from(config)?,
         })
     }
 
-    /// Reads an object or a list by its path.
+    /// Reads an object or a list at a path.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let request = Request::get(path).body(Vec::new())?;
-        let answer = timeout(CALL, self.client.request(request)).await;
+        let answer = timeout(CALL_TIMEOUT, self.client.request(request)).await;
         answer
             .with_context(|| format!("no answer to {path}"))?
             .with_context(|| path.to_owned())
     }
 
-    /// Server-side apply of a whole object at its path.
+    /// Applies an object (server-side apply) at a path.
     pub(crate) async fn apply(&self, path: &str, object: &Value) -> Result<()> {
         let request = Request::patch(format!("{path}?fieldManager={FIELD_MANAGER}&force=true"))
             .header(CONTENT_TYPE, "application/apply-patch+yaml")
             .body(serde_json::to_vec(object)?)?;
-        let answer = timeout(CALL, self.client.request::<Value>(request)).await;
+        let answer = timeout(CALL_TIMEOUT, self.client.request::<Value>(request)).await;
         answer
             .with_context(|| format!("no answer to {path}"))?
             .with_context(|| format!("cannot apply {path}"))?;
@@ -64,7 +64,7 @@ impl Api {
     }
 }
 
-/// Asks a health endpoint; `authority` signs the certificates of those that have one.
+/// A health check of one component.
 pub(crate) struct Health {
     base: String,
     path: &'static str,
@@ -81,19 +81,25 @@ impl Health {
         Ok(Self { base, path, client })
     }
 
-    /// Whether it answers that all is well.
-    pub(crate) async fn ask(&self) -> Result<(), Unmet> {
+    /// Succeeds if the endpoint returns a success status.
+    pub(crate) async fn check(&self) -> Result<(), UnmetCondition> {
         let request = Request::get(self.path).body(Vec::new());
-        let request = request.map_err(|error| Unmet::Never(error.into()))?;
-        match timeout(CALL, self.client.request_text(request)).await {
+        let request = request.map_err(|error| UnmetCondition::Never(error.into()))?;
+        match timeout(CALL_TIMEOUT, self.client.request_text(request)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Unmet::yet(format!("{}{}: {error}", self.base, self.path))),
-            Err(_) => Err(Unmet::yet(format!("{}{}: no answer", self.base, self.path))),
+            Ok(Err(error)) => Err(UnmetCondition::not_yet(format!(
+                "{}{}: {error}",
+                self.base, self.path
+            ))),
+            Err(_) => Err(UnmetCondition::not_yet(format!(
+                "{}{}: no answer",
+                self.base, self.path
+            ))),
         }
     }
 }
 
-/// The value of a condition of an object's status, if it has that condition.
+/// The status of a condition of an object. `None` if the object does not have the condition.
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     let found = conditions
@@ -102,7 +108,7 @@ pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
     found["status"].as_str()
 }
 
-/// One TLS provider for the process; another that stands already is as good.
+/// Installs the TLS provider of this process. Does nothing if one is installed.
 fn install_tls_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

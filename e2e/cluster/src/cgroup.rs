@@ -1,9 +1,9 @@
-//! The control groups of a cluster: by them its processes are known, and ended.
+//! The control groups of a cluster, which track its processes.
 //!
-//! The kernel's own record of who belongs to what has no stale pid file: it goes when the
-//! machine restarts, survives whatever happens to the program that started a process, and
-//! takes in every child. Each component has a group under the cluster's, and the kubelet
-//! puts the pods' groups beside them.
+//! Unlike pid files, control groups are never out of date: they disappear when the machine
+//! restarts, survive the program that started a process, and include every child process. Each
+//! component has a group inside the group of the cluster. The kubelet creates the groups of pods
+//! next to them.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,23 +13,23 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::host::{Unmet, until};
+use crate::host::{UnmetCondition, wait_until};
 
-/// The groups of one cluster, in every hierarchy that the machine has.
+/// The groups of one cluster in all hierarchies of the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroups {
     name: String,
-    /// Where components are put: one hierarchy is enough to know them by.
+    /// The hierarchy that tracks components. One hierarchy is enough.
     tracking: PathBuf,
-    /// All of them: the kubelet wants its root group in each, and pods leave groups in each.
+    /// All hierarchies: the kubelet needs its root group in each, and pods have groups in each.
     hierarchies: Vec<PathBuf>,
 }
 
 impl Cgroups {
-    /// The groups of the given name on this machine, whether they exist or not.
+    /// The groups with this name, which may not exist.
     ///
     /// # Errors
-    /// When the machine has no control groups mounted.
+    /// If no control groups are mounted.
     pub(crate) fn named(name: &str) -> Result<Self> {
         let mounts =
             fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
@@ -44,7 +44,7 @@ impl Cgroups {
         })
     }
 
-    /// Makes the cluster's group in every hierarchy.
+    /// Creates the group of the cluster in every hierarchy.
     pub(crate) fn create(&self) -> Result<()> {
         for root in self.roots() {
             fs::create_dir_all(&root)
@@ -53,7 +53,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Makes a component's group; the file to write a process's id into.
+    /// Creates the group of a component. Returns the file for process ids.
     pub(crate) fn create_component(&self, component: &str) -> Result<PathBuf> {
         let folder = self.tracking.join(&self.name).join(component);
         fs::create_dir_all(&folder)
@@ -61,32 +61,34 @@ impl Cgroups {
         Ok(folder.join("cgroup.procs"))
     }
 
-    /// The processes of a component; none when it does not run.
+    /// The processes of a component. Empty if it does not run.
     pub(crate) fn processes(&self, component: &str) -> Vec<Pid> {
         processes_in(&self.tracking.join(&self.name).join(component))
     }
 
-    /// Sends a signal to every process of a component; how many there were.
+    /// Sends a signal to every process of a component. Returns the number of processes.
     pub(crate) fn signal(&self, component: &str, signal: Signal) -> usize {
         signal_all(&self.processes(component), signal)
     }
 
-    /// Ends every process of a component and waits until they are gone.
+    /// Kills every process of a component and waits until they have ended.
     pub(crate) async fn kill_component(&self, component: &str) -> Result<()> {
-        until(
+        wait_until(
             &format!("the end of {component}"),
             Duration::from_secs(10),
             async || match self.signal(component, Signal::KILL) {
                 0 => Ok(()),
-                left => Err(Unmet::yet(format!("{left} processes are left"))),
+                left => Err(UnmetCondition::not_yet(format!(
+                    "{left} processes still run"
+                ))),
             },
         )
         .await
     }
 
-    /// Ends every process of the cluster, pods too, and removes its groups.
+    /// Kills every process of the cluster, including pods, and removes its groups.
     pub(crate) async fn destroy(&self) -> Result<()> {
-        until(
+        wait_until(
             "the end of every process",
             Duration::from_secs(20),
             async || {
@@ -99,27 +101,29 @@ impl Cgroups {
                 if left == 0 {
                     Ok(())
                 } else {
-                    Err(Unmet::yet(format!("{left} processes are left")))
+                    Err(UnmetCondition::not_yet(format!(
+                        "{left} processes still run"
+                    )))
                 }
             },
         )
         .await?;
-        until(
+        wait_until(
             "the end of the control groups",
             Duration::from_secs(20),
             async || {
                 let roots: Vec<PathBuf> = self.roots().collect();
                 match roots.iter().try_for_each(|root| remove(root)) {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(Unmet::yet(format!("{error:#}"))),
+                    Err(error) => Err(UnmetCondition::not_yet(format!("{error:#}"))),
                 }
             },
         )
         .await
     }
 
-    /// Whether anything of the cluster's groups is there.
-    pub(crate) fn exist(&self) -> bool {
+    /// Whether a group of the cluster exists.
+    pub(crate) fn exists(&self) -> bool {
         self.roots().any(|root| root.exists())
     }
 
@@ -149,7 +153,8 @@ fn hierarchies(mounts: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The hierarchy to know processes by: the whole of version 2, else one that always allows moves.
+/// The hierarchy that tracks processes: version 2, or a version 1 hierarchy that always allows
+/// moves.
 fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
     let ending = |name: &str| hierarchies.iter().find(|folder| folder.ends_with(name));
     ending("pids")
@@ -157,13 +162,14 @@ fn tracking(hierarchies: &[PathBuf]) -> Option<&PathBuf> {
         .or_else(|| hierarchies.first())
 }
 
-/// Whether a process was stopped by a signal.
+/// Whether a process is stopped by a signal.
 pub(crate) fn is_suspended(process: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     stat.is_ok_and(|stat| state_letter(&stat) == Some('T'))
 }
 
-/// The state in `/proc/PID/stat`: after the name, which may hold anything, in parentheses.
+/// The state in `/proc/PID/stat`. It follows the name in parentheses, which may contain any
+/// character.
 fn state_letter(stat: &str) -> Option<char> {
     let (_, after) = stat.rsplit_once(')')?;
     after.trim_start().chars().next()
@@ -178,13 +184,13 @@ fn processes_in(group: &Path) -> Vec<Pid> {
 
 fn signal_all(processes: &[Pid], signal: Signal) -> usize {
     for process in processes {
-        // A process that has just gone is what was wanted.
+        // The process may have ended already.
         let _ = kill_process(*process, signal);
     }
     processes.len()
 }
 
-/// A folder and all below it, the deepest first.
+/// A folder and all folders below it, deepest first.
 fn folders_below(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     if let Ok(entries) = fs::read_dir(root) {
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_is_read_past_any_name() {
+    fn the_process_state_is_parsed_after_any_name() {
         assert_eq!(state_letter("12 (a) T (b) S 1 2"), Some('S'));
         assert_eq!(state_letter("12 (etcd) T 1 2"), Some('T'));
         assert_eq!(state_letter(""), None);
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_come_deepest_first() {
+    fn folders_are_listed_deepest_first() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("kubepods/burstable");
         fs::create_dir_all(&deep).unwrap();

@@ -1,4 +1,4 @@
-//! A cluster as a whole: started, attached to, disturbed, ended.
+//! The life cycle of a cluster: start, attach, remove.
 
 use std::fs::File;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::api::{Api, Health};
 use crate::cgroup::Cgroups;
 use crate::component::Component;
-use crate::config::{self, Machine};
-use crate::host::{Unmet, last_lines, run, until, write_atomically};
+use crate::config::{self, MachineSettings};
+use crate::host::{UnmetCondition, last_lines, run, wait_until, write_atomically};
 use crate::image::Image;
 use crate::instance::{Instance, Network, hex};
 use crate::node::{self, Node};
@@ -23,14 +23,14 @@ use crate::prerequisites;
 use crate::progress::Progress;
 use crate::tools::{PAUSE_IMAGE, Programs, Tools};
 
-/// How long a component may take to become healthy.
-pub(crate) const HEALTHY: Duration = Duration::from_secs(60);
+/// Maximum time for a component to become healthy.
+pub(crate) const HEALTHY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is remembered of a cluster between commands.
+/// The state of a cluster that is stored between commands.
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct ClusterRecord {
     slot: u8,
-    /// Stands for the programs and settings that it was started with.
+    /// A digest of the programs and settings that the cluster was started with.
     fingerprint: String,
 }
 
@@ -46,24 +46,25 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the cluster, or what of it does not run; building its programs first where they
-    /// are not in the cache. Whatever a killed run left is put right. Safe to repeat.
+    /// Starts the cluster, or the components that do not run. Builds the programs first if they are
+    /// not in the cache, and repairs the remains of a killed run. Idempotent.
     ///
     /// # Errors
-    /// When something is missing on the machine or a component does not become healthy; says
-    /// what, with the last words of the component.
+    /// If a prerequisite is missing, or if a component does not become healthy. The error has the
+    /// last lines of its log.
     pub async fn up(instance: Instance, progress: Progress) -> Result<Self> {
         prerequisites::require_root("up")?;
-        let tools = Tools::of(instance.checkout())?;
+        let tools = Tools::for_checkout(instance.checkout())?;
         prerequisites::require_outside_node(instance.checkout(), "the checkout")?;
         prerequisites::require_outside_node(tools.cache(), "the cache, SERIN_CACHE_DIR")?;
         prerequisites::ensure(progress).await?;
         let programs = tools.prepare(progress).await?;
-        let _lock = lock(&instance, progress).await?;
+        let _lock = lock_cluster(&instance, progress).await?;
         let cluster = match Self::resume(&instance, &programs).await {
             Some(cluster) => cluster,
             None => {
-                // Left by a killed run or a restart, or started with other programs or settings.
+                // Left over from a killed run or a restart, or started with other programs or
+                // settings.
                 Self::remove(
                     &instance,
                     progress,
@@ -77,31 +78,31 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The cluster of this checkout, which runs already; it is not changed.
+    /// The running cluster of this checkout. Does not change it.
     ///
     /// # Errors
-    /// When it does not run.
+    /// If it does not run.
     pub fn attach(instance: &Instance) -> Result<Self> {
         let found = Self::find(instance)?;
         let (cluster, _) =
-            found.context("no cluster runs here: start it by `cargo xtask cluster up`")?;
+            found.context("no cluster runs for this checkout: run `cargo xtask cluster up`")?;
         Ok(cluster)
     }
 
-    /// Ends the cluster and removes all of it: processes, pods, mounts, links, rules, files.
-    /// Does so too with what is left of one; safe to repeat.
+    /// Removes the cluster or its remains: processes, pods, mounts, links, rules and files.
+    /// Idempotent.
     ///
     /// # Errors
-    /// When something resists, with what it is.
+    /// If something cannot be removed.
     pub async fn down(instance: &Instance, progress: Progress) -> Result<()> {
         prerequisites::require_root("down")?;
-        let _lock = lock(instance, progress).await?;
+        let _lock = lock_cluster(instance, progress).await?;
         Self::remove(instance, progress, "Removing the cluster").await
     }
 
-    /// What runs of this checkout's cluster, and the record of how it was started.
-    fn find(instance: &Instance) -> Result<Option<(Self, Record)>> {
-        let paths = Paths::of(instance);
+    /// The running cluster of this checkout, and its record.
+    fn find(instance: &Instance) -> Result<Option<(Self, ClusterRecord)>> {
+        let paths = Paths::for_instance(instance);
         let cgroups = Cgroups::named(&instance.cgroup())?;
         let Some(node) = Node::find(&cgroups) else {
             return Ok(None);
@@ -109,14 +110,14 @@ impl Cluster {
         let Ok(text) = std::fs::read_to_string(paths.record()) else {
             return Ok(None);
         };
-        let record: Record = serde_json::from_str(&text)?;
+        let record: ClusterRecord = serde_json::from_str(&text)?;
         let network = Network::new(record.slot);
         if !node::is_linked(instance, network) {
             return Ok(None);
         }
         let cluster = Self {
             instance: instance.clone(),
-            programs: Tools::of(instance.checkout())?.programs()?,
+            programs: Tools::for_checkout(instance.checkout())?.programs()?,
             paths,
             cgroups,
             network,
@@ -125,21 +126,21 @@ impl Cluster {
         Ok(Some((cluster, record)))
     }
 
-    /// The cluster that runs, if it was started with these programs and settings.
+    /// The running cluster, if it was started with these programs and settings.
     async fn resume(instance: &Instance, programs: &Programs) -> Option<Self> {
         let (cluster, record) = Self::find(instance).ok().flatten()?;
         let group = format!("/{}", instance.cgroup());
-        let machine = machine(&cluster.paths, cluster.network, &group)
+        let machine = machine_settings(&cluster.paths, cluster.network, &group)
             .await
             .ok()?;
         let now = fingerprint(programs, &cluster.paths, &machine);
         (record.fingerprint == now).then_some(cluster)
     }
 
-    /// Makes everything that the components need, and starts none yet.
+    /// Creates everything that the components need, without starting them.
     async fn create(instance: Instance, programs: Programs, progress: Progress) -> Result<Self> {
         let step = progress.step("Preparing the node");
-        let paths = Paths::of(&instance);
+        let paths = Paths::for_instance(&instance);
         paths
             .create()
             .with_context(|| format!("cannot create {}", paths.root().display()))?;
@@ -148,13 +149,13 @@ impl Cluster {
         let node = Node::create(&cgroups, &paths.node(), &paths.log("node")).await?;
         let network = node.connect(&instance).await?;
         let group = format!("/{}", instance.cgroup());
-        let machine = machine(&paths, network, &group).await?;
+        let machine = machine_settings(&paths, network, &group).await?;
         pki::write(&paths, network)?;
         config::write(&paths, &machine)?;
         for program in ["kubectl", "helm"] {
             std::os::unix::fs::symlink(programs.program(program), paths.bin().join(program))?;
         }
-        let record = Record {
+        let record = ClusterRecord {
             slot: network.slot(),
             fingerprint: fingerprint(&programs, &paths, &machine),
         };
@@ -180,9 +181,9 @@ impl Cluster {
             self.launch(component).await?;
         }
         tokio::try_join!(
-            self.healthy(Etcd),
-            self.healthy(ApiServer),
-            self.healthy(Prometheus),
+            self.wait_until_healthy(Etcd),
+            self.wait_until_healthy(ApiServer),
+            self.wait_until_healthy(Prometheus),
             self.prepare_containerd(),
         )?;
         step.done();
@@ -195,19 +196,19 @@ impl Cluster {
         objects::apply(&api, self.network, &self.programs.folder("gateway-api")).await?;
         self.launch(Traefik).await?;
         tokio::try_join!(
-            self.healthy(ControllerManager),
-            self.healthy(Scheduler),
-            self.healthy(Kubelet),
-            self.healthy(Proxy),
-            self.healthy(Traefik),
-            objects::settle(&api),
+            self.wait_until_healthy(ControllerManager),
+            self.wait_until_healthy(Scheduler),
+            self.wait_until_healthy(Kubelet),
+            self.wait_until_healthy(Proxy),
+            self.wait_until_healthy(Traefik),
+            objects::wait_until_ready(&api),
         )?;
         step.done();
         Ok(())
     }
 
     async fn prepare_containerd(&self) -> Result<()> {
-        self.healthy(Component::Containerd).await?;
+        self.wait_until_healthy(Component::Containerd).await?;
         if self.has_image(PAUSE_IMAGE).await? {
             return Ok(());
         }
@@ -219,33 +220,33 @@ impl Cluster {
     }
 
     async fn remove(instance: &Instance, progress: Progress, what: &str) -> Result<()> {
-        let paths = Paths::of(instance);
+        let paths = Paths::for_instance(instance);
         let cgroups = Cgroups::named(&instance.cgroup())?;
-        if !cgroups.exist() && !paths.root().exists() {
+        if !cgroups.exists() && !paths.root().exists() {
             return Ok(());
         }
         let step = progress.step(what);
         cgroups.destroy().await?;
         node::remove_links(instance).await?;
-        // The kernel takes the node's mounts away a moment after its last process.
-        until(
+        // The kernel removes the mounts of the node shortly after its last process.
+        wait_until(
             "the removal of its files",
             Duration::from_secs(20),
             async || match std::fs::remove_dir_all(paths.root()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Unmet::yet(format!("{}: {error}", paths.root().display())))
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(
+                    UnmetCondition::not_yet(format!("{}: {error}", paths.root().display())),
+                ),
                 _ => Ok(()),
             },
         )
         .await?;
-        // It stays if somebody keeps something else there.
+        // The parent folder remains if it has other files.
         let _ = paths.root().parent().map(std::fs::remove_dir);
         step.done();
         Ok(())
     }
 
-    /// Starts a component unless it runs; one that was suspended goes on.
+    /// Starts a component unless it runs. Resumes it if it is suspended.
     pub(crate) async fn launch(&self, component: Component) -> Result<()> {
         if self.cgroups.signal(component.name(), Signal::CONT) > 0 {
             return Ok(());
@@ -257,19 +258,19 @@ impl Cluster {
             .await
     }
 
-    /// Waits until a component is well.
+    /// Waits until a component is healthy.
     ///
     /// # Errors
-    /// When it ends or does not become well within a minute, with its last words.
-    pub(crate) async fn healthy(&self, component: Component) -> Result<()> {
+    /// If it ends, or if it is not healthy after a minute. The error has the last lines of its log.
+    pub(crate) async fn wait_until_healthy(&self, component: Component) -> Result<()> {
         let health = self.health(component)?;
-        let well = until(
+        let well = wait_until(
             &format!("{component} to become healthy"),
-            HEALTHY,
+            HEALTHY_TIMEOUT,
             async || {
-                let answer = self.ask(component, health.as_ref()).await;
+                let answer = self.check_health(component, health.as_ref()).await;
                 if answer.is_err() && self.cgroups.processes(component.name()).is_empty() {
-                    return Err(Unmet::Never(anyhow::anyhow!("it has ended")));
+                    return Err(UnmetCondition::Never(anyhow::anyhow!("it has ended")));
                 }
                 answer
             },
@@ -294,21 +295,21 @@ impl Cluster {
             .transpose()
     }
 
-    pub(crate) async fn ask(
+    pub(crate) async fn check_health(
         &self,
         component: Component,
         health: Option<&Health>,
-    ) -> Result<(), Unmet> {
+    ) -> Result<(), UnmetCondition> {
         match health {
-            Some(health) => health.ask().await,
+            Some(health) => health.check().await,
             None => run(self.node.inside("ctr").arg("version"))
                 .await
                 .map(|_| ())
-                .map_err(|error| Unmet::yet(format!("{component}: {error:#}"))),
+                .map_err(|error| UnmetCondition::not_yet(format!("{component}: {error:#}"))),
         }
     }
 
-    /// Whether pods may name an image: imported, and known to the part that the kubelet asks.
+    /// Whether pods can use an image: it is imported, and the CRI plugin of containerd knows it.
     pub(crate) async fn has_image(&self, reference: &str) -> Result<bool> {
         let name = crate::image::full_name(reference);
         let filter = format!("name=={name},labels.\"io.cri-containerd.image\"==managed");
@@ -325,22 +326,26 @@ impl Cluster {
     }
 }
 
-/// Held by `up` and `down`, so that two of them on one checkout take turns.
-async fn lock(instance: &Instance, progress: Progress) -> Result<File> {
-    let path = Paths::of(instance).lock();
+/// Serializes `up` and `down` on one checkout.
+async fn lock_cluster(instance: &Instance, progress: Progress) -> Result<File> {
+    let path = Paths::for_instance(instance).lock();
     let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }
     let step = progress.step("Waiting for another command on this cluster");
-    // In a thread of its own: who holds it may be another task of this one.
+    // In a separate thread: another task of this thread may hold the lock.
     let file = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??;
     step.done();
     Ok(file)
 }
 
-async fn machine<'a>(paths: &Paths, network: Network, cgroup: &'a str) -> Result<Machine<'a>> {
-    Ok(Machine {
+async fn machine_settings<'a>(
+    paths: &Paths,
+    network: Network,
+    cgroup: &'a str,
+) -> Result<MachineSettings<'a>> {
+    Ok(MachineSettings {
         network,
         cgroup,
         plugins: prerequisites::plugin_folder()?,
@@ -348,8 +353,8 @@ async fn machine<'a>(paths: &Paths, network: Network, cgroup: &'a str) -> Result
     })
 }
 
-/// Stands for everything that a running cluster was started with.
-fn fingerprint(programs: &Programs, paths: &Paths, machine: &Machine<'_>) -> String {
+/// A digest of everything that a running cluster was started with.
+fn fingerprint(programs: &Programs, paths: &Paths, machine: &MachineSettings<'_>) -> String {
     let mut digest = Sha256::new();
     for (name, content) in config::render(paths, machine) {
         digest.update(format!("{name}\n{content}\n"));

@@ -1,4 +1,4 @@
-//! Static binaries of the workspace's packages, to be packed into images.
+//! Builds static binaries of workspace packages for images.
 
 use std::path::{Path, PathBuf};
 
@@ -7,30 +7,30 @@ use serde::Deserialize;
 
 use crate::host::{command, run};
 
-/// What cargo tells of each thing it has built; only the part that is read here.
+/// The fields that are used here of a JSON message of cargo.
 #[derive(Deserialize)]
-struct Message {
+struct CargoMessage {
     reason: String,
     executable: Option<PathBuf>,
-    target: Option<Target>,
+    target: Option<CargoTarget>,
 }
 
 #[derive(Deserialize)]
-struct Target {
+struct CargoTarget {
     name: String,
 }
 
-/// Builds a binary that needs no library: glibc, linked statically, so that no other target
-/// has to be installed. Its debug information is left out, since it goes into an image.
+/// Builds a static binary. It links glibc statically, so that no additional target has to be
+/// installed, and has no debug information, which keeps the image small.
 ///
 /// # Errors
-/// When it does not compile, with the compiler's words.
+/// If it does not compile, with the output of the compiler.
 pub async fn build_static(checkout: &Path, package: &str, binary: &str) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = command("cargo");
     cargo
         .current_dir(checkout)
-        // With an explicit target the flags leave build scripts and procedural macros alone.
+        // With an explicit target, the flags do not apply to build scripts and procedural macros.
         .env(
             "RUSTFLAGS",
             "-C target-feature=+crt-static -C strip=debuginfo",
@@ -50,7 +50,7 @@ pub async fn build_static(checkout: &Path, package: &str, binary: &str) -> Resul
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     messages
         .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter_map(|line| serde_json::from_str::<CargoMessage>(line).ok())
         .filter(|message| message.reason == "compiler-artifact")
         .filter(|message| {
             message
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_binary_is_found_among_cargos_messages() {
+    fn the_executable_is_found_in_the_output_of_cargo() {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
 {"reason":"build-script-executed","package_id":"x"}
 {"reason":"compiler-artifact","target":{"name":"sample"},"executable":"/t/sample"}

@@ -1,38 +1,38 @@
-//! The components: what each is started with, and how its health is asked for.
+//! The components of the cluster: command lines, addresses and health endpoints.
 
 use std::fmt;
 
-use crate::config::{ports, text};
+use crate::config::{path_text, ports};
 use crate::instance::Network;
 use crate::paths::Paths;
 use crate::pki::NODE_NAME;
 use crate::tools::Programs;
 
-/// A program of the cluster, in the order in which they are started.
+/// A component of the cluster, in start order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Component {
-    /// The API server's store.
+    /// The data store of the API server.
     Etcd,
     /// The container runtime.
     Containerd,
-    /// The metrics store that analysis asks.
+    /// The metrics store that analysis queries.
     Prometheus,
     /// The Kubernetes API.
     ApiServer,
-    /// Deployments, ReplicaSets, endpoints, garbage collection and the like.
+    /// Deployments, ReplicaSets, endpoints, garbage collection and other controllers.
     ControllerManager,
-    /// Gives pods their node.
+    /// Assigns pods to the node.
     Scheduler,
     /// Runs pods.
     Kubelet,
-    /// Makes Service addresses work, by nftables.
+    /// Implements Service addresses with nftables.
     Proxy,
     /// The gateway.
     Traefik,
 }
 
 impl Component {
-    /// All of them, in the order in which they are started.
+    /// All components in start order.
     pub const ALL: [Self; 9] = [
         Self::Etcd,
         Self::Containerd,
@@ -45,7 +45,7 @@ impl Component {
         Self::Traefik,
     ];
 
-    /// The program's name; its control group and its log have it too.
+    /// The name of the program, which is also the name of its control group and log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Etcd => "etcd",
@@ -60,7 +60,7 @@ impl Component {
         }
     }
 
-    /// Where it listens, if it is to be reached from outside the node.
+    /// Its address, if it is reachable from outside the node.
     pub fn address(self, network: Network) -> Option<String> {
         let port = match self {
             Self::ApiServer => return Some(crate::config::api_server(network)),
@@ -71,7 +71,8 @@ impl Component {
         Some(http(network, port))
     }
 
-    /// What answers 200 when it is well; none for containerd, which is asked by its own client.
+    /// The base URL and path of the health endpoint. `None` for containerd, which is checked with
+    /// its own client.
     pub(crate) fn health(self, network: Network) -> Option<(String, &'static str)> {
         let https = |port: u16| format!("https://{}:{port}", network.node());
         Some(match self {
@@ -87,7 +88,7 @@ impl Component {
         })
     }
 
-    /// Program and arguments.
+    /// The program and its arguments.
     pub(crate) fn command(
         self,
         programs: &Programs,
@@ -96,7 +97,7 @@ impl Component {
     ) -> Vec<String> {
         let program = match self {
             Self::Containerd => self.name().to_owned(),
-            _ => text(&programs.program(self.name())),
+            _ => path_text(&programs.program(self.name())),
         };
         let arguments = match self {
             Self::Etcd => etcd(paths, network),
@@ -142,7 +143,7 @@ fn etcd(paths: &Paths, network: Network) -> Vec<String> {
         flag("--advertise-client-urls", "http://127.0.0.1:2379"),
         flag("--listen-peer-urls", "http://127.0.0.1:2380"),
         flag("--listen-metrics-urls", http(network, ports::ETCD_METRICS)),
-        // The cluster is not kept over a restart of the machine: nothing to protect.
+        // The cluster does not survive a restart of the machine, so durability is not needed.
         "--unsafe-no-fsync".into(),
         flag("--log-level", "warn"),
     ]
@@ -162,7 +163,7 @@ fn prometheus(paths: &Paths, network: Network) -> Vec<String> {
 }
 
 fn api_server(paths: &Paths, network: Network) -> Vec<String> {
-    let file = |name: &str| text(&paths.config(name));
+    let file = |name: &str| path_text(&paths.config(name));
     vec![
         flag("--etcd-servers", "http://127.0.0.1:2379"),
         flag("--bind-address", "0.0.0.0"),
@@ -192,7 +193,7 @@ fn api_server(paths: &Paths, network: Network) -> Vec<String> {
 }
 
 fn controller_manager(paths: &Paths, network: Network) -> Vec<String> {
-    let file = |name: &str| text(&paths.config(name));
+    let file = |name: &str| path_text(&paths.config(name));
     vec![
         flag("--kubeconfig", file("kube-controller-manager.kubeconfig")),
         flag("--bind-address", network.node()),
@@ -200,9 +201,9 @@ fn controller_manager(paths: &Paths, network: Network) -> Vec<String> {
         flag("--tls-cert-file", file("serving.pem")),
         flag("--tls-private-key-file", file("serving.key")),
         flag("--leader-elect", false),
-        // Where it holds a lease it loses that when the API server is away and begins anew, with
-        // all nodes believed. Without a lease it goes on, and would take the node's pods out of
-        // their Services for the heartbeats that it could not read.
+        // With leader election the controller manager would lose its lease during an outage of the
+        // API server, restart, and consider all nodes healthy. Without it, it keeps running and
+        // would remove the pods of the node from their Services because of missed heartbeats.
         flag("--node-monitor-grace-period", "300s"),
         flag("--use-service-account-credentials", true),
         flag(
@@ -216,7 +217,7 @@ fn controller_manager(paths: &Paths, network: Network) -> Vec<String> {
 }
 
 fn scheduler(paths: &Paths) -> Vec<String> {
-    let file = |name: &str| text(&paths.config(name));
+    let file = |name: &str| path_text(&paths.config(name));
     vec![
         flag("--kubeconfig", file("kube-scheduler.kubeconfig")),
         flag("--secure-port", ports::SCHEDULER),
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_containerd_has_no_health_of_its_own() {
+    fn every_component_except_containerd_has_a_health_endpoint() {
         let network = Network::new(0);
         for component in Component::ALL {
             let expected = component != Component::Containerd;
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_reach_has_an_address() {
+    fn components_reachable_from_the_host_have_an_address() {
         let address = |component: Component| component.address(Network::new(1));
         assert_eq!(address(Component::Traefik).unwrap(), "http://198.18.4.2");
         assert_eq!(

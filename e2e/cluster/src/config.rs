@@ -1,4 +1,5 @@
-//! The configuration files of the components. All but containerd's are JSON, which is YAML too.
+//! The configuration files of the components. All except the one of containerd are JSON, which is
+//! also YAML.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::instance::Network;
 use crate::paths::Paths;
-use crate::pki::{ACCOUNTS, ADMIN, NODE_NAME, secret};
+use crate::pki::{ACCOUNTS, ADMIN, NODE_NAME, write_secret_file};
 use crate::tools::PAUSE_IMAGE;
 
-/// Ports on the node's address; each cluster has an address of its own.
+/// Ports on the address of the node. Each cluster has its own address.
 pub(crate) mod ports {
     /// The gateway's listener: plain HTTP.
     pub(crate) const GATEWAY: u16 = 80;
@@ -25,19 +26,19 @@ pub(crate) mod ports {
     pub(crate) const PROXY_HEALTH: u16 = 10256;
 }
 
-/// What the files say that differs from machine to machine.
-pub(crate) struct Machine<'a> {
+/// The settings that depend on the machine.
+pub(crate) struct MachineSettings<'a> {
     pub(crate) network: Network,
-    /// The kubelet's root group, as a path below each hierarchy.
+    /// The root control group of the kubelet, as a path below each hierarchy.
     pub(crate) cgroup: &'a str,
-    /// Where the CNI plugins are.
+    /// The folder with the CNI plugins.
     pub(crate) plugins: PathBuf,
-    /// `overlayfs`, or `native` where the disk is an overlay itself.
+    /// `overlayfs`, or `native` if the disk is itself an overlay.
     pub(crate) snapshotter: &'a str,
 }
 
-/// Every file that holds no secret, by its name.
-pub(crate) fn render(paths: &Paths, machine: &Machine<'_>) -> Vec<(&'static str, String)> {
+/// The name and content of every file without secrets.
+pub(crate) fn render(paths: &Paths, machine: &MachineSettings<'_>) -> Vec<(&'static str, String)> {
     let json = |value: Value| format!("{value:#}\n");
     vec![
         ("containerd.toml", containerd(paths, machine)),
@@ -53,16 +54,16 @@ pub(crate) fn render(paths: &Paths, machine: &Machine<'_>) -> Vec<(&'static str,
 /// Writes every component's configuration.
 ///
 /// # Errors
-/// When a file cannot be written or a token is missing.
-pub(crate) fn write(paths: &Paths, machine: &Machine<'_>) -> Result<()> {
+/// If a file cannot be written or a token is missing.
+pub(crate) fn write(paths: &Paths, machine: &MachineSettings<'_>) -> Result<()> {
     for account in &ACCOUNTS {
         let file = paths.config(&format!("{}.kubeconfig", account.name));
-        secret(
+        write_secret_file(
             &file,
             format!("{:#}\n", kubeconfig(paths, machine, account.name)?),
         )?;
     }
-    secret(
+    write_secret_file(
         &paths.kubeconfig(),
         std::fs::read(paths.config(&format!("{ADMIN}.kubeconfig")))?,
     )?;
@@ -72,12 +73,12 @@ pub(crate) fn write(paths: &Paths, machine: &Machine<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The API server's address.
+/// The URL of the API server.
 pub(crate) fn api_server(network: Network) -> String {
     format!("https://{}:{}", network.node(), ports::API_SERVER)
 }
 
-fn kubeconfig(paths: &Paths, machine: &Machine<'_>, account: &str) -> Result<Value> {
+fn kubeconfig(paths: &Paths, machine: &MachineSettings<'_>, account: &str) -> Result<Value> {
     let token = std::fs::read_to_string(paths.config(&format!("{account}.token")))?;
     let context = machine.cgroup.trim_start_matches('/');
     Ok(json!({
@@ -93,12 +94,12 @@ fn kubeconfig(paths: &Paths, machine: &Machine<'_>, account: &str) -> Result<Val
     }))
 }
 
-fn containerd(paths: &Paths, machine: &Machine<'_>) -> String {
+fn containerd(paths: &Paths, machine: &MachineSettings<'_>) -> String {
     let plugins = machine.plugins.display();
     let networks = paths.config("cni");
     let networks = networks.display();
     let snapshotter = machine.snapshotter;
-    // Without `restrict_oom_score_adj` no sandbox starts where root lacks CAP_SYS_RESOURCE.
+    // Without `restrict_oom_score_adj` sandboxes do not start if root lacks CAP_SYS_RESOURCE.
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -128,9 +129,9 @@ conf_dir = "{networks}"
     )
 }
 
-/// Point-to-point links: every packet between pods passes the node's own stack, where
-/// kube-proxy's rules see it in both directions. A bridge would let answers take a short cut.
-fn cni(machine: &Machine<'_>) -> Value {
+/// Point-to-point links: every packet between pods passes the network stack of the node, so that
+/// the rules of kube-proxy apply in both directions. With a bridge, responses would bypass them.
+fn cni(machine: &MachineSettings<'_>) -> Value {
     json!({
         "cniVersion": "0.4.0",
         "name": "serin",
@@ -146,7 +147,7 @@ fn cni(machine: &Machine<'_>) -> Value {
     })
 }
 
-fn kubelet(paths: &Paths, machine: &Machine<'_>) -> Value {
+fn kubelet(paths: &Paths, machine: &MachineSettings<'_>) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -171,7 +172,7 @@ fn kubelet(paths: &Paths, machine: &Machine<'_>) -> Value {
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         "makeIPTablesUtilChains": false,
-        // A developer's disk and memory may be nearly full: that is no reason to evict.
+        // Do not evict pods because the disk or memory of a developer machine is nearly full.
         "evictionHard": {
             "memory.available": "50Mi",
             "nodefs.available": "1%",
@@ -187,7 +188,7 @@ fn kubelet(paths: &Paths, machine: &Machine<'_>) -> Value {
     })
 }
 
-fn kube_proxy(paths: &Paths, machine: &Machine<'_>) -> Value {
+fn kube_proxy(paths: &Paths, machine: &MachineSettings<'_>) -> Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -198,7 +199,7 @@ fn kube_proxy(paths: &Paths, machine: &Machine<'_>) -> Value {
         "clusterCIDR": machine.network.pods().to_string(),
         "healthzBindAddress": format!("{}:{}", machine.network.node(), ports::PROXY_HEALTH),
         "metricsBindAddress": "127.0.0.1:10249",
-        // Zero leaves the machine's settings alone.
+        // Zero keeps the settings of the machine.
         "conntrack": {
             "maxPerCore": 0,
             "tcpEstablishedTimeout": "0s",
@@ -208,8 +209,8 @@ fn kube_proxy(paths: &Paths, machine: &Machine<'_>) -> Value {
     })
 }
 
-/// Every write to the API server with who did it, and nothing of what was read: so that a test
-/// can count what a rollout costs.
+/// Audits every write to the API server and no reads, so that a test can count the writes of a
+/// rollout.
 fn audit() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -222,7 +223,7 @@ fn audit() -> Value {
     })
 }
 
-fn prometheus(paths: &Paths, machine: &Machine<'_>) -> Value {
+fn prometheus(paths: &Paths, machine: &MachineSettings<'_>) -> Value {
     let node = machine.network.node();
     let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
     json!({
@@ -245,7 +246,7 @@ fn prometheus(paths: &Paths, machine: &Machine<'_>) -> Value {
                     {"action": "drop", "source_labels": ["__meta_kubernetes_pod_phase"],
                         "regex": "Succeeded|Failed"},
                     {"action": "keep", "source_labels": ["__meta_kubernetes_pod_ip"], "regex": ".+"},
-                    // One target a pod, whichever ports its containers name.
+                    // One target per pod, independent of the ports of its containers.
                     {"source_labels": ["__meta_kubernetes_pod_ip", annotation("port")],
                         "separator": ":", "target_label": "__address__"},
                     {"source_labels": [annotation("path")], "regex": "(.+)",
@@ -259,7 +260,7 @@ fn prometheus(paths: &Paths, machine: &Machine<'_>) -> Value {
     })
 }
 
-/// The arguments that are paths, as text.
-pub(crate) fn text(path: &Path) -> String {
+/// A path as text.
+pub(crate) fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Running the host's programs, and waiting for conditions.
+//! Runs programs of the host and waits for conditions.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// Debian keeps `ip`, `nft` and `runc` in folders that a user's PATH may lack.
+/// Debian installs `ip`, `nft` and `runc` in folders that may not be on the PATH of a user.
 const SYSTEM_FOLDERS: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
@@ -20,15 +20,15 @@ const SYSTEM_FOLDERS: [&str; 6] = [
     "/bin",
 ];
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(25);
+/// Interval between checks of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// The PATH that the components run with.
+/// The PATH of the components.
 pub(crate) fn system_path() -> String {
     SYSTEM_FOLDERS.join(":")
 }
 
-/// Where a program is: on PATH, or in one of the system's own folders.
+/// The path of a program on PATH or in one of the system folders.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -37,7 +37,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A command by its program's name, found as [`find_program`] does.
+/// A command whose program is located with [`find_program`].
 pub(crate) fn command(name: &str) -> Command {
     let program = find_program(name).unwrap_or_else(|| PathBuf::from(name));
     let mut command = Command::new(program);
@@ -45,7 +45,7 @@ pub(crate) fn command(name: &str) -> Command {
     command
 }
 
-/// Runs a command to its end; its standard output, or an error that holds its standard error.
+/// Runs a command. Returns its standard output, or an error with its output.
 pub(crate) async fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -64,7 +64,7 @@ pub(crate) async fn run(command: &mut Command) -> Result<String> {
     )
 }
 
-/// As [`run`], with `input` on its standard input.
+/// Like [`run`], with `input` on standard input.
 pub(crate) async fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let what = describe(command);
     let mut child = command
@@ -103,50 +103,52 @@ pub(crate) fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// Writes a file as a whole or not at all: beside its place first, then renamed.
+/// Writes a file atomically: to a temporary file first, which is then renamed.
 pub(crate) fn write_atomically(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    let beside = path.with_extension("partial");
-    std::fs::write(&beside, content)
-        .with_context(|| format!("cannot write {}", beside.display()))?;
-    std::fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, content)
+        .with_context(|| format!("cannot write {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Why a condition does not hold: yet, or for good.
+/// Why a condition does not hold.
 #[derive(Debug)]
-pub(crate) enum Unmet {
-    /// It may still come; why it has not.
+pub(crate) enum UnmetCondition {
+    /// It may hold later. The reason why it does not hold yet.
     NotYet(String),
-    /// Waiting on is no use.
+    /// It will never hold.
     Never(anyhow::Error),
 }
 
-impl Unmet {
-    /// A reason to go on waiting.
-    pub(crate) fn yet(reason: impl Into<String>) -> Self {
+impl UnmetCondition {
+    /// A reason to continue waiting.
+    pub(crate) fn not_yet(reason: impl Into<String>) -> Self {
         Self::NotYet(reason.into())
     }
 }
 
-/// Looks at a condition until it holds.
+/// Polls a condition until it holds.
 ///
 /// # Errors
-/// When it never will, or does not within `limit`; the error says why it did not the last time.
-pub(crate) async fn until<T>(
+/// If it can never hold, or if it does not hold within `limit`. The error has the last reason.
+pub(crate) async fn wait_until<T>(
     what: &str,
     limit: Duration,
-    mut probe: impl AsyncFnMut() -> Result<T, Unmet>,
+    mut probe: impl AsyncFnMut() -> Result<T, UnmetCondition>,
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         let reason = match probe().await {
             Ok(value) => return Ok(value),
-            Err(Unmet::Never(error)) => return Err(error.context(format!("waiting for {what}"))),
-            Err(Unmet::NotYet(reason)) => reason,
+            Err(UnmetCondition::Never(error)) => {
+                return Err(error.context(format!("waiting for {what}")));
+            }
+            Err(UnmetCondition::NotYet(reason)) => reason,
         };
         if Instant::now() >= deadline {
             bail!("{what}: not within {} s: {reason}", limit.as_secs());
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -155,14 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_the_last() {
+    fn last_lines_returns_the_end() {
         assert_eq!(last_lines("a\nb\nc\n\n", 2), "b\nc");
         assert_eq!(last_lines("a", 2), "a");
         assert_eq!(last_lines("", 2), "");
     }
 
     #[tokio::test]
-    async fn a_failed_command_says_what_it_said() {
+    async fn the_error_of_a_failed_command_has_its_output() {
         let error = run(command("sh").args(["-c", "echo wrong >&2; exit 3"]))
             .await
             .unwrap_err();
@@ -173,29 +175,29 @@ mod tests {
     #[tokio::test]
     async fn input_reaches_the_command() {
         assert_eq!(
-            run_with_input(&mut command("cat"), "told").await.unwrap(),
-            "told"
+            run_with_input(&mut command("cat"), "input").await.unwrap(),
+            "input"
         );
     }
 
     #[tokio::test]
-    async fn waiting_ends_with_the_value_the_verdict_or_the_last_reason() {
+    async fn waiting_ends_with_a_value_an_error_or_the_last_reason() {
         let mut left = 3;
-        let value = until("three looks", Duration::from_secs(5), async || {
+        let value = wait_until("three polls", Duration::from_secs(5), async || {
             left -= 1;
             if left == 0 {
                 Ok(7)
             } else {
-                Err(Unmet::yet("more"))
+                Err(UnmetCondition::not_yet("more"))
             }
         });
         assert_eq!(value.await.unwrap(), 7);
-        let never = until("a corpse", Duration::from_secs(5), async || {
-            Err::<(), _>(Unmet::Never(anyhow::anyhow!("dead")))
+        let never = wait_until("a dead process", Duration::from_secs(5), async || {
+            Err::<(), _>(UnmetCondition::Never(anyhow::anyhow!("dead")))
         });
         assert!(format!("{:#}", never.await.unwrap_err()).contains("dead"));
-        let late = until("a late one", Duration::ZERO, async || {
-            Err::<(), _>(Unmet::yet("still asleep"))
+        let late = wait_until("a sleeper", Duration::ZERO, async || {
+            Err::<(), _>(UnmetCondition::not_yet("still asleep"))
         });
         assert!(late.await.unwrap_err().to_string().contains("still asleep"));
     }

@@ -1,7 +1,7 @@
-//! Images of one static binary, written without a container engine.
+//! Builds images from one static binary without a container engine.
 //!
-//! The archive is what `docker save` writes and containerd imports: a layer, its configuration
-//! and a manifest. The same binary gives the same bytes, and so the same image id.
+//! The archive has the format of `docker save`, which containerd imports: a layer, a configuration
+//! and a manifest. Archives are reproducible: the same binary gives the same image id.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,15 +14,16 @@ use sha2::{Digest, Sha256};
 
 use crate::instance::hex;
 
-/// The user that images run as: nobody that exists, as restricted pod security wants.
-const USER: u32 = 65532;
+/// The user id of the image: not root, as the restricted pod security standard requires.
+const USER_ID: u32 = 65532;
 
-/// An image to be made of one static binary.
+/// An image of one static binary.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Name and tag, as pods name it: `sample:v1`.
+    /// Name and tag as in pod specs, for example `sample:v1`.
     pub reference: String,
-    /// The binary; it must need no library and no file. It becomes `/<file name>`, the entry point.
+    /// The binary, which must not depend on libraries or files. It becomes `/<file name>`, the
+    /// entry point.
     pub binary: PathBuf,
 }
 
@@ -30,14 +31,14 @@ impl Image {
     /// Writes the archive.
     ///
     /// # Errors
-    /// When the binary cannot be read or `archive` cannot be written.
+    /// If the binary cannot be read or `archive` cannot be written.
     pub fn write(&self, archive: &Path) -> Result<()> {
         let name = self
             .binary
             .file_name()
             .and_then(OsStr::to_str)
             .with_context(|| format!("{} has no usable name", self.binary.display()))?;
-        let mut layer = tempfile_beside(archive)?;
+        let mut layer = anonymous_file_next_to(archive)?;
         let digest = self.write_layer(name, &mut layer)?;
         let layer_bytes = layer.stream_position()?;
         layer.seek(SeekFrom::Start(0))?;
@@ -74,21 +75,21 @@ impl Image {
         Ok(())
     }
 
-    /// Writes the one layer; the hex digest of what was written.
+    /// Writes the layer. Returns its hex digest.
     fn write_layer(&self, name: &str, out: &mut File) -> Result<String> {
         let binary = File::open(&self.binary)
             .with_context(|| format!("cannot read {}", self.binary.display()))?;
         let bytes = binary.metadata()?.len();
-        let mut digested = Digested {
+        let mut writer = DigestWriter {
             out: std::io::BufWriter::new(out),
             digest: Sha256::new(),
         };
-        let mut layer = tar::Builder::new(&mut digested);
+        let mut layer = tar::Builder::new(&mut writer);
         append(&mut layer, name, 0o755, bytes, binary)?;
         layer.finish()?;
         drop(layer);
-        digested.out.flush()?;
-        Ok(hex(&digested.digest.finalize()))
+        writer.out.flush()?;
+        Ok(hex(&writer.digest.finalize()))
     }
 }
 
@@ -99,7 +100,7 @@ fn config(name: &str, layer_digest: &str) -> serde_json::Value {
         "created": "1970-01-01T00:00:00Z",
         "config": {
             "Entrypoint": [format!("/{name}")],
-            "User": format!("{USER}:{USER}"),
+            "User": format!("{USER_ID}:{USER_ID}"),
             "WorkingDir": "/",
         },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
@@ -125,7 +126,7 @@ fn append(
     Ok(())
 }
 
-/// The name by which containerd knows an image: with the registry that a short one leaves out.
+/// The full name of an image in containerd, including the registry that short names omit.
 pub(crate) fn full_name(reference: &str) -> String {
     match reference.split_once('/') {
         None => format!("docker.io/library/{reference}"),
@@ -136,8 +137,8 @@ pub(crate) fn full_name(reference: &str) -> String {
     }
 }
 
-/// A file that is gone when it is closed, on the disk that has room for the archive too.
-fn tempfile_beside(archive: &Path) -> Result<File> {
+/// A temporary file that is deleted on close, on the same disk as the archive.
+fn anonymous_file_next_to(archive: &Path) -> Result<File> {
     let path = archive.with_extension("layer");
     let file = File::options()
         .read(true)
@@ -150,13 +151,13 @@ fn tempfile_beside(archive: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Passes on what is written, and digests it.
-struct Digested<W> {
+/// A writer that forwards its input and computes its digest.
+struct DigestWriter<W> {
     out: W,
     digest: Sha256,
 }
 
-impl<W: Write> Write for Digested<W> {
+impl<W: Write> Write for DigestWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let count = self.out.write(bytes)?;
         self.digest.update(&bytes[..count]);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_name_each_other_by_their_digests() {
+    fn manifest_config_and_layer_refer_to_each_other_by_digest() {
         let folder = tempfile::tempdir().unwrap();
         let files = entries(&pack(folder.path(), b"binary")[..]);
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_get_their_registry() {
+    fn short_image_names_get_the_default_registry() {
         assert_eq!(full_name("sample:v1"), "docker.io/library/sample:v1");
         assert_eq!(full_name("serin/sample:v1"), "docker.io/serin/sample:v1");
         assert_eq!(full_name("serin.local/pause:1"), "serin.local/pause:1");
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_binary_gives_the_same_archive_and_another_another() {
+    fn the_archive_depends_on_the_binary_only() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = pack(one.path(), b"binary");
         assert_eq!(first, pack(two.path(), b"binary"));

@@ -1,4 +1,4 @@
-//! Which cluster this is: one per checkout, told apart by an id and by a slot of addresses.
+//! The identity of a cluster: one per checkout, with an id and a slot of addresses.
 
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// How many clusters one machine has addresses for: a /22 each out of 198.18.0.0/15.
+/// Number of clusters that one machine has addresses for: a /22 of 198.18.0.0/15 each.
 pub const SLOTS: u8 = 128;
 
-/// The checkout a cluster belongs to, and the names derived from it.
+/// The checkout of a cluster, and the names derived from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     checkout: PathBuf,
@@ -18,24 +18,24 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// The instance of the checkout that holds `folder`: the nearest parent with
+    /// The instance of the checkout that contains `folder`: the nearest parent with
     /// `e2e/cluster/tools`.
     ///
     /// # Errors
-    /// When no parent of `folder` is a checkout.
+    /// If no parent of `folder` is a checkout.
     pub fn containing(folder: &Path) -> Result<Self> {
         let folder = folder
             .canonicalize()
             .with_context(|| format!("no such folder: {}", folder.display()))?;
         for parent in folder.ancestors() {
             if parent.join("e2e/cluster/tools").is_dir() {
-                return Ok(Self::of_checkout(parent));
+                return Ok(Self::for_checkout(parent));
             }
         }
         bail!("{} is not inside a Serin checkout", folder.display())
     }
 
-    fn of_checkout(checkout: &Path) -> Self {
+    fn for_checkout(checkout: &Path) -> Self {
         let digest = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
         Self {
             checkout: checkout.to_owned(),
@@ -48,22 +48,22 @@ impl Instance {
         &self.checkout
     }
 
-    /// Eight hex digits, the same for the same checkout path.
+    /// Eight hex digits that depend on the path of the checkout only.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The name of the control group that every process of this cluster lives under.
+    /// The name of the control group of all processes of this cluster.
     pub fn cgroup(&self) -> String {
         format!("serin-{}", self.id)
     }
 
-    /// The alias on this cluster's host link, by which it is found again and told from others'.
+    /// The alias of the host link, which identifies the cluster that it belongs to.
     pub fn link_alias(&self) -> String {
         format!("serin-{} {}", self.id, self.checkout.display())
     }
 
-    /// The slots in the order in which to try them: from one given by the id, then round.
+    /// All slots in the order in which to try them. The first one depends on the id.
     pub fn slots(&self) -> impl Iterator<Item = Network> {
         let digest = Sha256::digest(self.id.as_bytes());
         let first = digest[0] % SLOTS;
@@ -73,8 +73,8 @@ impl Instance {
 
 /// The addresses of one cluster, all from its slot's /22 of 198.18.0.0/15.
 ///
-/// RFC 2544 sets that block aside for tests of devices, so that no real network that the
-/// machine talks to should have it.
+/// RFC 2544 reserves this block for benchmarks of network devices, so that it should not overlap
+/// real networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     slot: u8,
@@ -86,47 +86,47 @@ impl Network {
         Self { slot: slot % SLOTS }
     }
 
-    /// Which slot this is, below [`SLOTS`].
+    /// The slot, below [`SLOTS`].
     pub fn slot(self) -> u8 {
         self.slot
     }
 
-    /// The host's end of the link to the node.
+    /// The name of the link to the node on the host.
     pub fn link(self) -> String {
         format!("serin{}", self.slot)
     }
 
-    /// The host as the node and its pods see it.
+    /// The address of the host for the node and its pods.
     pub fn host(self) -> Ipv4Addr {
         self.address(0, 1)
     }
 
-    /// The node: API server, gateway, Prometheus and every other component listen here.
+    /// The address of the node, on which all components listen.
     pub fn node(self) -> Ipv4Addr {
         self.address(0, 2)
     }
 
-    /// Everything of this cluster, as the host routes it to the node.
+    /// The whole network of this cluster, which the host routes to the node.
     pub fn all(self) -> Cidr {
         Cidr::new(self.address(0, 0), 22)
     }
 
-    /// Pod addresses.
+    /// The network of the pods.
     pub fn pods(self) -> Cidr {
         Cidr::new(self.address(1, 0), 24)
     }
 
-    /// Service addresses.
+    /// The network of the Services.
     pub fn services(self) -> Cidr {
         Cidr::new(self.address(2, 0), 24)
     }
 
-    /// The `kubernetes` Service: the first of [`Network::services`].
+    /// The address of the Service `kubernetes`: the first one of [`Network::services`].
     pub fn api_service(self) -> Ipv4Addr {
         self.address(2, 1)
     }
 
-    /// Where pods look for a name server; nobody answers, see `objects`.
+    /// The DNS server address of the pods. Nothing responds there, see `objects`.
     pub(crate) fn name_server(self) -> Ipv4Addr {
         self.address(2, 10)
     }
@@ -145,7 +145,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// A network of an address and a prefix length in bits (up to 32).
+    /// A network from an address and a prefix length in bits, at most 32.
     pub fn new(address: Ipv4Addr, prefix_bits: u8) -> Self {
         Self {
             address,
@@ -153,7 +153,7 @@ impl Cidr {
         }
     }
 
-    /// Reads `10.0.0.0/8` or a bare address; `None` for anything else.
+    /// Parses `10.0.0.0/8` or a single address. `None` if the text is neither.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, prefix_bits) = match text.split_once('/') {
             Some((address, bits)) => (address, bits.parse().ok().filter(|bits| *bits <= 32)?),
@@ -162,7 +162,7 @@ impl Cidr {
         Some(Self::new(address.parse().ok()?, prefix_bits))
     }
 
-    /// Whether the two networks share an address.
+    /// Whether the networks share an address.
     pub fn overlaps(self, other: Self) -> bool {
         let bits = self.prefix_bits.min(other.prefix_bits);
         let shift = 32 - u32::from(bits);
@@ -195,17 +195,17 @@ mod tests {
 
     #[test]
     fn the_id_depends_on_the_path_alone() {
-        let first = Instance::of_checkout(Path::new("/a/serin"));
-        assert_eq!(first, Instance::of_checkout(Path::new("/a/serin")));
+        let first = Instance::for_checkout(Path::new("/a/serin"));
+        assert_eq!(first, Instance::for_checkout(Path::new("/a/serin")));
         assert_ne!(
             first.id(),
-            Instance::of_checkout(Path::new("/b/serin")).id()
+            Instance::for_checkout(Path::new("/b/serin")).id()
         );
         assert_eq!(first.id().len(), 8);
     }
 
     #[test]
-    fn a_folder_deep_inside_finds_its_checkout() {
+    fn a_nested_folder_finds_its_checkout() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("controller/core/src");
         std::fs::create_dir_all(&deep).unwrap();
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_slot_is_tried_once_and_they_do_not_overlap() {
-        let instance = Instance::of_checkout(Path::new("/a/serin"));
+        let instance = Instance::for_checkout(Path::new("/a/serin"));
         let networks: Vec<Network> = instance.slots().collect();
         assert_eq!(networks.len(), usize::from(SLOTS));
         for (index, one) in networks.iter().enumerate() {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_slot_lie_inside_it_and_apart() {
+    fn the_parts_of_a_slot_are_inside_it_and_disjoint() {
         let network = Network::new(127);
         assert_eq!(network.node().to_string(), "198.19.252.2");
         assert_eq!(network.services().to_string(), "198.19.254.0/24");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_overlap_when_one_holds_the_other() {
+    fn networks_overlap_when_one_contains_the_other() {
         assert!(cidr("10.0.0.0/8").overlaps(cidr("10.1.2.3")));
         assert!(cidr("0.0.0.0/0").overlaps(cidr("198.18.0.0/22")));
         assert!(!cidr("198.18.0.0/22").overlaps(cidr("198.18.4.0/22")));

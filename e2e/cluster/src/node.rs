@@ -1,7 +1,7 @@
-//! The node: namespaces for mounts and network that every component of a cluster runs in.
+//! The node: the mount and network namespaces in which all components of a cluster run.
 //!
-//! A sleeping process holds them. What is mounted there, linked there or written to nftables
-//! there is seen nowhere else, collides with nothing, and is gone with the last process.
+//! A sleeping process holds the namespaces. Their mounts, links and nftables rules are not visible
+//! outside and disappear with the last process.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,17 @@ use rustix::process::Pid;
 use tokio::process::Command;
 
 use crate::cgroup::Cgroups;
-use crate::host::{Unmet, command, last_lines, run, run_with_input, system_path, until};
+use crate::host::{
+    UnmetCondition, command, last_lines, run, run_with_input, system_path, wait_until,
+};
 use crate::instance::{Cidr, Instance, Network};
 
-/// The name of the holder's control group.
-const HOLDER: &str = "node";
+/// The control group of the process that holds the namespaces.
+const HOLDER_GROUP: &str = "node";
 
-/// What the kubelet sets machine-wide, with its value. The node shows it files of our own in
-/// their place, so that the machine keeps its settings.
-const SETTINGS: [(&str, &str); 6] = [
+/// The sysctls that the kubelet sets, with their values. The node mounts other files over them, so
+/// that the machine keeps its settings.
+const SYSCTLS: [(&str, &str); 6] = [
     ("vm/overcommit_memory", "1"),
     ("vm/panic_on_oom", "0"),
     ("kernel/panic", "10"),
@@ -30,11 +32,11 @@ const SETTINGS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// The folders of the host that the node has its own in place of.
-pub(crate) const REPLACED: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+/// The folders of the host that the node replaces.
+pub(crate) const REPLACED_FOLDERS: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 
-/// What the holder does in its new namespaces before it sleeps. $1: the node's folder.
-const PREPARE: &str = r#"
+/// The script that prepares the new namespaces and then sleeps. `$1` is the folder of the node.
+const PREPARE_SCRIPT: &str = r#"
 mount -t tmpfs -o mode=755 tmpfs /run
 mount --bind "$1/lib" /var/lib
 mount --bind "$1/log" /var/log
@@ -47,33 +49,33 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 exec sleep infinity
 "#;
 
-/// A node that exists.
+/// A running node.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     holder: Pid,
 }
 
 impl Node {
-    /// The node whose holder runs in `cgroups`, if there is one.
+    /// The node whose holder runs in `cgroups`. `None` if there is no such process.
     pub(crate) fn find(cgroups: &Cgroups) -> Option<Self> {
-        let holder = *cgroups.processes(HOLDER).first()?;
+        let holder = *cgroups.processes(HOLDER_GROUP).first()?;
         is_asleep(holder).then_some(Self { holder })
     }
 
-    /// Makes the namespaces; `folder` is where the node's own files go.
+    /// Creates the namespaces. `folder` is for the files of the node.
     ///
     /// # Errors
-    /// When the kernel refuses, with what it said.
+    /// If the kernel refuses, with the error message.
     pub(crate) async fn create(cgroups: &Cgroups, folder: &Path, log: &Path) -> Result<Self> {
         for part in ["lib", "log", "sysctl"] {
             std::fs::create_dir_all(folder.join(part))?;
         }
-        for (name, value) in SETTINGS {
+        for (name, value) in SYSCTLS {
             let file = folder.join("sysctl").join(name.replace('/', "."));
             std::fs::write(file, format!("{value}\n"))?;
         }
-        let procs = cgroups.create_component(HOLDER)?;
-        let mut child = Launch::new(&procs, log)
+        let procs = cgroups.create_component(HOLDER_GROUP)?;
+        let mut child = LaunchCommand::new(&procs, log)
             .program("unshare")
             .args([
                 "--mount",
@@ -82,31 +84,32 @@ impl Node {
                 "private",
                 "sh",
                 "-euc",
-                PREPARE,
+                PREPARE_SCRIPT,
                 "sh",
             ])
             .arg(folder)
             .spawn()?;
-        let holder = until(
+        let holder = wait_until(
             "the node's namespaces",
             Duration::from_secs(10),
             async || {
                 if let Ok(Some(status)) = child.try_wait() {
-                    let told = std::fs::read_to_string(log).unwrap_or_default();
-                    let error = anyhow::anyhow!("{status}: {}", last_lines(&told, 5));
-                    return Err(Unmet::Never(error));
+                    let log_text = std::fs::read_to_string(log).unwrap_or_default();
+                    let error = anyhow::anyhow!("{status}: {}", last_lines(&log_text, 5));
+                    return Err(UnmetCondition::Never(error));
                 }
-                Self::find(cgroups).ok_or_else(|| Unmet::yet("not asleep yet"))
+                Self::find(cgroups)
+                    .ok_or_else(|| UnmetCondition::not_yet("the holder does not sleep yet"))
             },
         )
         .await?;
         Ok(holder)
     }
 
-    /// Takes a free slot for the node: links it to the host and gives both ends their addresses.
+    /// Claims a free slot for the node, links it to the host, and assigns addresses to both ends.
     ///
     /// # Errors
-    /// When every slot is taken or overlaps a route of the host.
+    /// If every slot is taken or overlaps a route of the host.
     pub(crate) async fn connect(&self, instance: &Instance) -> Result<Network> {
         let routes = host_routes().await?;
         for network in instance.slots() {
@@ -121,7 +124,8 @@ impl Node {
         bail!("all the address slots in 198.18.0.0/15 are taken: see `ip link` and `ip route`")
     }
 
-    /// Takes a slot by its link's name, which the kernel gives out once; false when it is taken.
+    /// Claims a slot through the name of its link, which the kernel assigns once. Returns false if
+    /// it is taken.
     async fn claim(&self, network: Network) -> Result<bool> {
         let link = network.link();
         let holder = self.holder.as_raw_nonzero().to_string();
@@ -153,7 +157,7 @@ impl Node {
         Ok(())
     }
 
-    /// A command that runs in the node, with no more environment than a path.
+    /// A command that runs in the node, with PATH as its only environment variable.
     pub(crate) fn inside(&self, program: &str) -> Command {
         let mut inside = command("nsenter");
         inside
@@ -164,10 +168,10 @@ impl Node {
         inside
     }
 
-    /// Starts a component in the node and its control group, with its words in `log`.
+    /// Starts a component in the node and in its control group. Its output goes to `log`.
     ///
     /// # Errors
-    /// When it cannot be started; what it does afterwards is seen by its control group.
+    /// If it cannot be started.
     pub(crate) async fn start(
         &self,
         cgroups: &Cgroups,
@@ -176,12 +180,12 @@ impl Node {
         log: &Path,
     ) -> Result<()> {
         let procs = cgroups.create_component(name)?;
-        let mut child = Launch::new(&procs, log)
+        let mut child = LaunchCommand::new(&procs, log)
             .program("nsenter")
             .args(self.enter())
             .args(arguments)
             .spawn()?;
-        until(
+        wait_until(
             &format!("the start of {name}"),
             Duration::from_secs(10),
             async || {
@@ -189,7 +193,7 @@ impl Node {
                 if ended || !cgroups.processes(name).is_empty() {
                     Ok(())
                 } else {
-                    Err(Unmet::yet("not in its control group yet"))
+                    Err(UnmetCondition::not_yet("not in its control group yet"))
                 }
             },
         )
@@ -208,18 +212,18 @@ impl Node {
     }
 }
 
-/// Whether the link of `network` is this instance's.
+/// Whether the link of `network` belongs to this instance.
 pub(crate) fn is_linked(instance: &Instance, network: Network) -> bool {
     let folder = PathBuf::from("/sys/class/net").join(network.link());
     let alias = std::fs::read_to_string(folder.join("ifalias")).unwrap_or_default();
     alias.trim_end() == instance.link_alias()
 }
 
-/// Removes links to nodes of this instance that outlived their node.
+/// Removes the links of this instance whose node no longer exists.
 pub(crate) async fn remove_links(instance: &Instance) -> Result<()> {
     for network in instance.slots() {
         if is_linked(instance, network) {
-            // It may vanish by itself at this moment, with the last process of its node.
+            // The link may disappear concurrently with the last process of its node.
             let removed = run(command("ip").args(["link", "delete", &network.link()])).await;
             if let Err(error) = removed
                 && is_linked(instance, network)
@@ -231,7 +235,7 @@ pub(crate) async fn remove_links(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-/// The IPv4 networks that the host has routes for, the default route aside.
+/// The IPv4 networks that the host has routes for, except the default route.
 async fn host_routes() -> Result<Vec<Cidr>> {
     let text = run(command("ip").args(["-4", "route", "show", "table", "all"])).await?;
     Ok(parse_routes(&text))
@@ -262,13 +266,13 @@ fn is_asleep(process: Pid) -> bool {
     name.is_ok_and(|name| name.trim_end() == "sleep")
 }
 
-/// Starts a program that outlives us, in a control group from its first instruction on.
-struct Launch {
+/// Starts a program that outlives this process, directly in a control group.
+struct LaunchCommand {
     command: Command,
     log: PathBuf,
 }
 
-impl Launch {
+impl LaunchCommand {
     fn new(procs: &Path, log: &Path) -> Self {
         let mut command = command("sh");
         command
@@ -319,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_are_read_whatever_their_kind() {
+    fn routes_of_every_kind_are_parsed() {
         let text = "default via 192.0.2.1 dev eth0\n\
             192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.2\n\
             198.18.4.0/22 via 198.18.4.2 dev serin1\n\
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_does_not_sleep_is_no_holder() {
+    fn a_process_that_is_not_sleep_is_not_the_holder() {
         assert!(!is_asleep(rustix::process::getpid()));
     }
 }

@@ -1,4 +1,4 @@
-//! What a cluster holds from the beginning: permissions, the Gateway API's kinds, the gateway.
+//! The initial objects of a cluster: permissions, the Gateway API and the Gateway.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, condition};
 use crate::config::ports;
-use crate::host::{Unmet, until};
+use crate::host::{UnmetCondition, wait_until};
 use crate::instance::Network;
 use crate::pki::NODE_NAME;
 
 /// The namespace of [`GATEWAY`].
 pub const GATEWAY_NAMESPACE: &str = "gateway-system";
-/// The one Gateway; routes of every namespace may name it as their parent.
+/// The name of the Gateway. Routes in every namespace can use it as their parent.
 pub const GATEWAY: &str = "local";
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const GATEWAYS: &str = "/apis/gateway.networking.k8s.io/v1";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// How long the cluster may take to carry out what was applied.
-const SETTLE: Duration = Duration::from_secs(60);
+/// Maximum time for applied objects to take effect.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Applies everything; safe to repeat.
+/// Applies all objects. Idempotent.
 ///
 /// # Errors
-/// When the API server refuses something or a kind is not served in time.
+/// If the API server rejects an object, or if a kind is not served in time.
 pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()> {
     apply_name_service(api, network).await?;
     for (name, rules) in [
@@ -56,14 +56,14 @@ pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()
         api.apply(&format!("{folder}/{name}"), &object).await?;
     }
     for name in names {
-        until(&format!("the kind {name}"), SETTLE, async || {
+        wait_until(&format!("the kind {name}"), READY_TIMEOUT, async || {
             let definition = api
                 .get(&format!("{CRDS}/{name}"))
                 .await
-                .map_err(|error| Unmet::yet(format!("{error:#}")))?;
+                .map_err(|error| UnmetCondition::not_yet(format!("{error:#}")))?;
             match condition(&definition, "Established") {
                 Some("True") => Ok(()),
-                _ => Err(Unmet::yet("not established yet")),
+                _ => Err(UnmetCondition::not_yet("not established yet")),
             }
         })
         .await?;
@@ -71,48 +71,51 @@ pub(crate) async fn apply(api: &Api, network: Network, crds: &Path) -> Result<()
     apply_gateway(api).await
 }
 
-/// Waits until pods can be scheduled with a service account and the gateway listens.
+/// Waits until pods can be scheduled and the gateway listens.
 ///
 /// # Errors
-/// When that does not come in time, with what is missing.
-pub(crate) async fn settle(api: &Api) -> Result<()> {
-    until("the node", SETTLE, async || {
+/// If this takes too long, with what is missing.
+pub(crate) async fn wait_until_ready(api: &Api) -> Result<()> {
+    wait_until("the node", READY_TIMEOUT, async || {
         let path = format!("/api/v1/nodes/{NODE_NAME}");
         let node = api
             .get(&path)
             .await
-            .map_err(|error| Unmet::yet(format!("{error:#}")))?;
+            .map_err(|error| UnmetCondition::not_yet(format!("{error:#}")))?;
         let free = node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
         match condition(&node, "Ready") {
             Some("True") if free => Ok(()),
-            Some("True") => Err(Unmet::yet(format!(
+            Some("True") => Err(UnmetCondition::not_yet(format!(
                 "still tainted: {}",
                 node["spec"]["taints"]
             ))),
-            _ => Err(Unmet::yet(format!(
+            _ => Err(UnmetCondition::not_yet(format!(
                 "not ready: {}",
                 node["status"]["conditions"]
             ))),
         }
     })
     .await?;
-    until("the default service account", SETTLE, async || {
+    wait_until("the default service account", READY_TIMEOUT, async || {
         let path = "/api/v1/namespaces/default/serviceaccounts/default";
         api.get(path)
             .await
             .map(|_| ())
-            .map_err(|error| Unmet::yet(format!("{error:#}")))
+            .map_err(|error| UnmetCondition::not_yet(format!("{error:#}")))
     })
     .await?;
-    until("the gateway", SETTLE, async || {
+    wait_until("the gateway", READY_TIMEOUT, async || {
         let path = format!("{GATEWAYS}/namespaces/{GATEWAY_NAMESPACE}/gateways/{GATEWAY}");
         let gateway = api
             .get(&path)
             .await
-            .map_err(|error| Unmet::yet(format!("{error:#}")))?;
+            .map_err(|error| UnmetCondition::not_yet(format!("{error:#}")))?;
         match condition(&gateway, "Programmed") {
             Some("True") => Ok(()),
-            _ => Err(Unmet::yet(format!("not programmed: {}", gateway["status"]))),
+            _ => Err(UnmetCondition::not_yet(format!(
+                "not programmed: {}",
+                gateway["status"]
+            ))),
         }
     })
     .await
@@ -132,7 +135,7 @@ fn read_objects(folder: &Path) -> Result<Vec<Value>> {
         let text = std::fs::read_to_string(&file)?;
         let found: Vec<Value> = serde_saphyr::from_multiple(&text)
             .with_context(|| format!("cannot read {}", file.display()))?;
-        // The folder also holds a file for kustomize, which is no object of a cluster.
+        // The folder also has a kustomization file, which is not a Kubernetes object.
         objects.extend(found.into_iter().filter(|object| {
             object.is_object() && object["kind"] != "Kustomization" && !object["kind"].is_null()
         }));
@@ -179,8 +182,8 @@ fn prometheus_rules() -> Value {
     json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}])
 }
 
-/// The cluster has no name server. A Service without endpoints makes kube-proxy refuse look-ups,
-/// so that they fail at once, and the kubelet has an address to give to pods.
+/// The cluster has no DNS server. A Service without endpoints makes kube-proxy reject DNS queries,
+/// so that they fail immediately, and gives the kubelet an address for the pods.
 async fn apply_name_service(api: &Api, network: Network) -> Result<()> {
     let service = json!({
         "apiVersion": "v1",
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_document_of_every_file_is_read_but_kustomizes() {
+    fn every_document_is_read_except_kustomizations() {
         let folder = tempfile::tempdir().unwrap();
         let write =
             |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();

@@ -1,4 +1,4 @@
-//! Where a cluster's files are.
+//! The paths of the files of a cluster.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    pub(crate) fn of(instance: &Instance) -> Self {
+    pub(crate) fn for_instance(instance: &Instance) -> Self {
         Self {
             checkout: instance.checkout().to_owned(),
             root: instance.checkout().join(".local/cluster"),
@@ -24,12 +24,13 @@ impl Paths {
         &self.root
     }
 
-    /// What `up` and `down` lock: a folder that stays when the root goes.
+    /// The folder that `up` and `down` lock. It remains when the root is removed.
     pub(crate) fn lock(&self) -> PathBuf {
         self.checkout.join("e2e/cluster/tools")
     }
 
-    /// Written last: a cluster without it was never made ready to run.
+    /// The record of the cluster. It is written last: without it, the creation of the cluster was
+    /// not completed.
     pub(crate) fn record(&self) -> PathBuf {
         self.root.join("cluster.json")
     }
@@ -38,7 +39,7 @@ impl Paths {
         self.root.join("kubeconfig")
     }
 
-    /// Links to the programs for people: kubectl and helm.
+    /// Links to the programs for users: kubectl and helm.
     pub(crate) fn bin(&self) -> PathBuf {
         self.root.join("bin")
     }
@@ -59,12 +60,12 @@ impl Paths {
         self.root.join("log").join(format!("{name}.log"))
     }
 
-    /// The node's own /var/lib, /var/log and settings.
+    /// The /var/lib, /var/log and sysctls of the node.
     pub(crate) fn node(&self) -> PathBuf {
         self.root.join("node")
     }
 
-    /// Makes the folders.
+    /// Creates the folders.
     pub(crate) fn create(&self) -> std::io::Result<()> {
         for folder in [
             "bin",

@@ -1,4 +1,4 @@
-//! Certificates, keys and tokens of one cluster, made anew with it.
+//! Certificates, keys and tokens of one cluster. They are generated for each new cluster.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ use rustix::fs::{Mode, chmod};
 use crate::instance::{Network, hex};
 use crate::paths::Paths;
 
-/// Who may call the API server by a token: user and group.
+/// A user of the API server that authenticates with a token.
 pub(crate) struct Account {
     /// The file name of its kubeconfig and token.
     pub(crate) name: &'static str,
@@ -22,13 +22,13 @@ pub(crate) struct Account {
     group: &'static str,
 }
 
-/// The name of the one node.
+/// The name of the only node.
 pub(crate) const NODE_NAME: &str = "local";
 
-/// The person's own account.
+/// The account of the administrator.
 pub(crate) const ADMIN: &str = "admin";
 
-/// The accounts of the person and of each component that calls the API server.
+/// The accounts of the administrator and of each component that calls the API server.
 pub(crate) const ACCOUNTS: [Account; 7] = [
     Account::new(ADMIN, "admin", "system:masters"),
     Account::new(
@@ -49,16 +49,16 @@ impl Account {
     }
 }
 
-/// Writes the authority, the node's serving certificate, the API server's client certificate,
-/// the service-account key, and a token for each of [`ACCOUNTS`].
+/// Writes the certificate authority, the serving certificate of the node, the client certificate of
+/// the API server, the service-account key, and a token for each of [`ACCOUNTS`].
 ///
 /// # Errors
-/// When a file cannot be written.
+/// If a file cannot be written.
 pub(crate) fn write(paths: &Paths, network: Network) -> Result<()> {
     let authority_key = KeyPair::generate()?;
     let authority = authority()?;
     let certificate = authority.self_signed(&authority_key)?;
-    secret(&paths.config("ca.pem"), certificate.pem())?;
+    write_secret_file(&paths.config("ca.pem"), certificate.pem())?;
     let issuer = Issuer::new(authority, authority_key);
 
     let mut serving = CertificateParams::new(
@@ -97,11 +97,11 @@ pub(crate) fn write(paths: &Paths, network: Network) -> Result<()> {
     sign(paths, "kubelet-client", &client, &issuer)?;
 
     let service_accounts = KeyPair::generate()?;
-    secret(
+    write_secret_file(
         &paths.config("service-accounts.key"),
         service_accounts.serialize_pem(),
     )?;
-    secret(
+    write_secret_file(
         &paths.config("service-accounts.pub"),
         service_accounts.public_key_pem(),
     )?;
@@ -129,8 +129,8 @@ fn sign(
 ) -> Result<()> {
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer)?;
-    secret(&paths.config(&format!("{name}.pem")), certificate.pem())?;
-    secret(&paths.config(&format!("{name}.key")), key.serialize_pem())
+    write_secret_file(&paths.config(&format!("{name}.pem")), certificate.pem())?;
+    write_secret_file(&paths.config(&format!("{name}.key")), key.serialize_pem())
 }
 
 fn write_tokens(paths: &Paths) -> Result<()> {
@@ -141,13 +141,13 @@ fn write_tokens(paths: &Paths) -> Result<()> {
         let token = hex(&bytes);
         let Account { name, user, group } = account;
         let _ = writeln!(table, "{token},{user},{name},\"{group}\"");
-        secret(&paths.config(&format!("{name}.token")), token)?;
+        write_secret_file(&paths.config(&format!("{name}.token")), token)?;
     }
-    secret(&paths.config("tokens.csv"), table)
+    write_secret_file(&paths.config("tokens.csv"), table)
 }
 
-/// Writes a file that only its owner may read.
-pub(crate) fn secret(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+/// Writes a file that only its owner can read.
+pub(crate) fn write_secret_file(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     std::fs::write(path, content)?;
     chmod(path, Mode::RUSR | Mode::WUSR)?;
     Ok(())

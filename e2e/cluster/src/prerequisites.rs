@@ -1,17 +1,17 @@
-//! What must be on the machine: checked, and installed where that is possible.
+//! Checks the prerequisites on this machine and installs missing packages.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::host::{command, find_program, run};
-use crate::node::REPLACED;
+use crate::node::REPLACED_FOLDERS;
 use crate::progress::Progress;
 
-/// Where distributions put the CNI plugins.
+/// Folders in which distributions install the CNI plugins.
 const PLUGIN_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
-/// Programs of the machine, with the Debian package of each.
+/// Required programs and their Debian packages.
 const PROGRAMS: [(&str, &str); 10] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -25,11 +25,11 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("python3", "python3"),
 ];
 
-/// Sees to everything that `up` needs from the machine.
+/// Ensures that all prerequisites of `up` are installed.
 ///
 /// # Errors
-/// When something is missing that cannot be installed from here; names all of it, with the
-/// command that installs it.
+/// If a package is missing and cannot be installed. The error lists all missing packages and the
+/// command that installs them.
 pub(crate) async fn ensure(progress: Progress) -> Result<()> {
     require_root("up")?;
     let missing = missing_packages().await;
@@ -38,60 +38,60 @@ pub(crate) async fn ensure(progress: Progress) -> Result<()> {
     }
     let list = missing.join(" ");
     if find_program("apt-get").is_none() {
-        bail!("missing on this machine (names of Debian packages): {list}");
+        bail!("missing on this machine (Debian package names): {list}");
     }
     let step = progress.step(format!("Installing {list}"));
     if install(&missing).await.is_err() {
-        // The usual reason is a package list that is missing or old.
+        // The usual cause is a missing or outdated package list.
         run(command("apt-get").arg("update").args(["-qq"]))
             .await
             .context("apt-get update")?;
         install(&missing)
             .await
-            .with_context(|| format!("try `apt-get install {list}` by hand"))?;
+            .with_context(|| format!("run `apt-get install {list}` manually"))?;
     }
     step.done();
     let missing = missing_packages().await;
     if missing.is_empty() {
         return Ok(());
     }
-    bail!(
-        "still missing after their installation: {}",
-        missing.join(" ")
-    )
+    bail!("still missing after installation: {}", missing.join(" "))
 }
 
-/// Namespaces, links and control groups are root's to make.
+/// Creating namespaces, links and control groups requires root.
 ///
 /// # Errors
-/// When this is not root.
+/// If the user is not root.
 pub(crate) fn require_root(verb: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     bail!(
-        "a cluster with real pods needs root: try `sudo -E env PATH=\"$PATH\" cargo xtask cluster {verb}`"
+        "a cluster with real pods needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask cluster {verb}`"
     )
 }
 
-/// The node has its own folders in place of some of the host's: nothing of ours may lie there.
+/// Checks that a folder is not hidden inside the node, which replaces some folders of the host.
 ///
 /// # Errors
-/// When `folder` does.
+/// If `folder` is inside one of [`REPLACED_FOLDERS`].
 pub(crate) fn require_outside_node(folder: &Path, what: &str) -> Result<()> {
-    match REPLACED
+    match REPLACED_FOLDERS
         .iter()
         .find(|replaced| folder.starts_with(replaced))
     {
         None => Ok(()),
-        Some(replaced) => bail!("{what} ({}) must not lie in {replaced}", folder.display()),
+        Some(replaced) => bail!(
+            "{what} ({}) must not be inside {replaced}",
+            folder.display()
+        ),
     }
 }
 
-/// Where the CNI plugins are.
+/// The folder with the CNI plugins.
 ///
 /// # Errors
-/// When they are in none of the usual places.
+/// If none of the usual folders has them.
 pub(crate) fn plugin_folder() -> Result<PathBuf> {
     let mut folders = PLUGIN_FOLDERS.iter().map(PathBuf::from);
     folders
@@ -99,7 +99,7 @@ pub(crate) fn plugin_folder() -> Result<PathBuf> {
         .with_context(|| format!("no CNI plugins in {}", PLUGIN_FOLDERS.join(", ")))
 }
 
-/// The containerd snapshotter that works in `folder`: an overlay does not go on an overlay.
+/// The containerd snapshotter that works in `folder`: an overlay cannot be mounted on an overlay.
 pub(crate) async fn snapshotter(folder: &Path) -> Result<&'static str> {
     let kind = run(command("stat").args(["-f", "-c", "%T"]).arg(folder)).await?;
     Ok(if kind.trim().starts_with("overlay") {
@@ -132,7 +132,7 @@ async fn install(packages: &[&str]) -> Result<String> {
     apt.args(["install", "--yes", "--no-install-recommends", "-qq"])
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        // Keeps Debian from starting a containerd of its own on a machine with an init system.
+        // Keeps Debian from starting its containerd service on a machine with an init system.
         .env("RUNLEVEL", "1");
     run(&mut apt).await
 }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_node_hides_is_refused() {
+    fn a_folder_hidden_by_the_node_is_refused() {
         assert!(require_outside_node(Path::new("/home/me/serin"), "the checkout").is_ok());
         assert!(require_outside_node(Path::new("/var/library/serin"), "the checkout").is_ok());
         let error =

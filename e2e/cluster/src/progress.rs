@@ -1,44 +1,50 @@
-//! Telling a person what is going on: a live line on a terminal, plain lines elsewhere.
+//! Progress output: a live line on a terminal, plain lines otherwise.
 
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a long step says that it goes on, where there is no terminal.
+/// Interval of progress lines of a long step without a terminal.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// Where progress is told: standard error, so that standard output stays for answers.
+/// Reports progress on standard error. Standard output is reserved for results.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    told: Told,
+    mode: ProgressMode,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Told {
+enum ProgressMode {
     Live,
     Lines,
     Silent,
 }
 
 impl Progress {
-    /// Live on a terminal, in plain lines elsewhere.
+    /// Live output on a terminal, plain lines otherwise.
     pub fn detect() -> Self {
         let live = std::io::stderr().is_terminal();
         Self {
-            told: if live { Told::Live } else { Told::Lines },
+            mode: if live {
+                ProgressMode::Live
+            } else {
+                ProgressMode::Lines
+            },
         }
     }
 
-    /// Tells nothing.
+    /// No output.
     pub fn silent() -> Self {
-        Self { told: Told::Silent }
+        Self {
+            mode: ProgressMode::Silent,
+        }
     }
 
-    /// Begins a step; it ends with [`Step::done`], or unfinished when dropped.
+    /// Starts a step. It ends with [`Step::done`], or unfinished on drop.
     pub(crate) fn step(self, what: impl Into<String>) -> Step {
         let what = what.into();
-        let bar = matches!(self.told, Told::Live).then(|| {
+        let bar = matches!(self.mode, ProgressMode::Live).then(|| {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
                 bar.set_style(style);
@@ -47,42 +53,42 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        if matches!(self.told, Told::Lines) {
-            tell(format_args!("  {what} ..."));
+        if matches!(self.mode, ProgressMode::Lines) {
+            print_line(format_args!("  {what} ..."));
         }
         let now = Instant::now();
         Step {
             what,
             bar,
-            told: self.told,
+            mode: self.mode,
             began: now,
             reminded: now,
         }
     }
 }
 
-/// Writes a line; when nobody reads any more, the work goes on all the same.
-fn tell(line: std::fmt::Arguments<'_>) {
+/// Writes a line. Ignores a closed standard error.
+fn print_line(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Something under way.
+/// A step in progress.
 pub(crate) struct Step {
     what: String,
     bar: Option<ProgressBar>,
-    told: Told,
+    mode: ProgressMode,
     began: Instant,
     reminded: Instant,
 }
 
 impl Step {
-    /// Says how far it is.
+    /// Reports a detail of the step.
     pub(crate) fn detail(&mut self, detail: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {detail}", self.what));
-        } else if matches!(self.told, Told::Lines) && self.reminded.elapsed() >= REMINDER {
+        } else if matches!(self.mode, ProgressMode::Lines) && self.reminded.elapsed() >= REMINDER {
             self.reminded = Instant::now();
-            tell(format_args!(
+            print_line(format_args!(
                 "  {} ... {} s: {detail}",
                 self.what,
                 self.began.elapsed().as_secs()
@@ -90,13 +96,13 @@ impl Step {
         }
     }
 
-    /// It is finished; says how long it took.
+    /// Completes the step and reports its duration.
     pub(crate) fn done(mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        if !matches!(self.told, Told::Silent) {
-            tell(format_args!(
+        if !matches!(self.mode, ProgressMode::Silent) {
+            print_line(format_args!(
                 "✓ {} ({:.1} s)",
                 self.what,
                 self.began.elapsed().as_secs_f64()

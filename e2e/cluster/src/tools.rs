@@ -1,7 +1,8 @@
-//! The programs of the cluster: pinned, built once, shared between checkouts.
+//! The programs of the cluster: pinned, built once, and shared between checkouts.
 //!
-//! Each set of programs has a folder in the cache that is named after what pins it. A program
-//! appears there whole or not at all, so that an interrupted build costs that program only.
+//! Each set of programs has a folder in the cache, whose name has a digest of the pinned versions.
+//! A program is moved there when it is complete, so that an interrupted build repeats only that
+//! program.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::host::{command, last_lines, run};
 use crate::instance::hex;
 use crate::progress::{Progress, Step};
 
-/// The image of the pods' sandboxes.
+/// The image of pod sandboxes.
 pub(crate) const PAUSE_IMAGE: &str = "serin.local/pause:1";
 
 const K8S_VERSION: &str = "-X k8s.io/component-base/version.gitVersion=v1.34.4 \
@@ -27,13 +28,13 @@ const HELM_VERSION: &str = "-X helm.sh/helm/v3/internal/version.version=v3.19.4 
     -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=34";
 const PROMETHEUS_VERSION: &str = "-X github.com/prometheus/common/version.Version=3.5.0";
 
-/// Programs that share a module, a folder and the linker's settings.
+/// Programs that share a Go module, a folder and linker flags.
 struct GoModule {
     name: &'static str,
-    /// What is pinned, as people call it.
+    /// The pinned version, for display.
     version: &'static str,
     linker: &'static str,
-    /// Each program with its package.
+    /// Each program and its package.
     programs: &'static [(&'static str, &'static str)],
 }
 
@@ -79,7 +80,7 @@ const GO_MODULES: [GoModule; 4] = [
 
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api";
 
-/// The cache, with everything that a cluster runs.
+/// The cache of all programs of a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
     sources: PathBuf,
@@ -87,26 +88,26 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// The tools that `checkout` pins, in the cache of this user.
+    /// The tools that `checkout` pins, in the cache folder of this user.
     ///
     /// # Errors
-    /// When there is no home folder and nothing else says where the cache is.
-    pub(crate) fn of(checkout: &Path) -> Result<Self> {
+    /// If none of the environment variables determines the cache folder.
+    pub(crate) fn for_checkout(checkout: &Path) -> Result<Self> {
         Ok(Self {
             sources: checkout.join("e2e/cluster/tools"),
             cache: cache_folder()?,
         })
     }
 
-    /// Where the cache is.
+    /// The cache folder.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// Builds what is missing; the folder of each set, by its name.
+    /// Builds the missing programs and returns the folder of each set.
     ///
     /// # Errors
-    /// When a compiler or a source is missing, with what to do about it.
+    /// If a compiler or a source is missing, with how to fix it.
     pub(crate) async fn prepare(&self, progress: Progress) -> Result<Programs> {
         std::fs::create_dir_all(&self.cache)
             .with_context(|| format!("cannot create {}", self.cache.display()))?;
@@ -128,25 +129,25 @@ impl Tools {
         if programs.complete() {
             Ok(programs)
         } else {
-            bail!("the programs in {} are not complete", self.cache.display())
+            bail!("the programs in {} are incomplete", self.cache.display())
         }
     }
 
-    /// Where everything is or will be.
+    /// The folders of all sets, which may not exist yet.
     pub(crate) fn programs(&self) -> Result<Programs> {
         let mut folders = Vec::new();
         for module in &GO_MODULES {
             let more = format!("{}{:?}", module.linker, module.programs);
-            folders.push(self.keyed(module.name, &["go.mod", "go.sum"], &more)?);
+            folders.push(self.cache_entry(module.name, &["go.mod", "go.sum"], &more)?);
         }
-        folders.push(self.keyed("gateway-api", &["go.mod", "go.sum"], "")?);
-        folders.push(self.keyed("traefik", &["requirements.txt"], "")?);
-        folders.push(self.keyed("pause", &["pause.rs"], "")?);
+        folders.push(self.cache_entry("gateway-api", &["go.mod", "go.sum"], "")?);
+        folders.push(self.cache_entry("traefik", &["requirements.txt"], "")?);
+        folders.push(self.cache_entry("pause", &["pause.rs"], "")?);
         Ok(Programs { folders })
     }
 
-    /// The folder of a set: its name and a digest of what pins it.
-    fn keyed(
+    /// The folder of a set: its name and a digest of its pinned versions.
+    fn cache_entry(
         &self,
         name: &'static str,
         pins: &[&str],
@@ -161,10 +162,15 @@ impl Tools {
         }
         contents.push(more.as_bytes().to_vec());
         contents.push(std::env::consts::ARCH.as_bytes().to_vec());
-        Ok((name, self.cache.join(format!("{name}-{}", key(&contents)))))
+        Ok((
+            name,
+            self.cache
+                .join(format!("{name}-{}", content_key(&contents))),
+        ))
     }
 
-    /// Held while building, so that two checkouts do not build the same thing at once.
+    /// Locks the cache during a build, so that two checkouts do not build the same program
+    /// concurrently.
     async fn lock(&self, progress: Progress) -> Result<File> {
         let file = File::create(self.cache.join("lock"))?;
         if file.try_lock().is_ok() {
@@ -184,7 +190,7 @@ impl Tools {
             }
             require_go()?;
             std::fs::create_dir_all(folder)?;
-            let beside = folder.join(format!(".{program}.partial"));
+            let partial = folder.join(format!(".{program}.partial"));
             let mut step = progress.step(format!("Building {program} ({})", module.version));
             let mut build = self.go(module.name);
             build
@@ -195,39 +201,39 @@ impl Tools {
                     &format!("-s -w {}", module.linker),
                     "-o",
                 ])
-                .arg(&beside)
+                .arg(&partial)
                 .arg(package);
             run_with_detail(&mut build, &mut step).await?;
-            std::fs::rename(&beside, &target)?;
+            std::fs::rename(&partial, &target)?;
             step.done();
         }
         Ok(())
     }
 
-    /// The Gateway API's definitions come with its module.
+    /// Copies the CustomResourceDefinitions of the Gateway API from its Go module.
     async fn copy_crds(&self, folder: &Path, progress: Progress) -> Result<()> {
         if folder.is_dir() {
             return Ok(());
         }
         require_go()?;
-        let step = progress.step("Fetching the Gateway API's definitions");
+        let step = progress.step("Fetching the CustomResourceDefinitions of the Gateway API");
         run(self
             .go("gateway-api")
             .args(["mod", "download", GATEWAY_API]))
         .await?;
         let mut list = self.go("gateway-api");
         let sources = run(list.args(["list", "-m", "-f", "{{.Dir}}", GATEWAY_API])).await?;
-        let beside = fresh_folder(folder)?;
+        let partial = fresh_folder(folder)?;
         for entry in std::fs::read_dir(Path::new(sources.trim()).join("config/crd/standard"))? {
             let file = entry?.path();
             if let (Some("yaml"), Some(name)) = (
                 file.extension().and_then(|kind| kind.to_str()),
                 file.file_name(),
             ) {
-                std::fs::write(beside.join(name), std::fs::read(&file)?)?;
+                std::fs::write(partial.join(name), std::fs::read(&file)?)?;
             }
         }
-        std::fs::rename(&beside, folder)?;
+        std::fs::rename(&partial, folder)?;
         step.done();
         Ok(())
     }
@@ -237,7 +243,7 @@ impl Tools {
             return Ok(());
         }
         let step = progress.step("Fetching Traefik 3.7.15");
-        let beside = fresh_folder(folder)?;
+        let partial = fresh_folder(folder)?;
         let mut pip = command("python3");
         pip.args([
             "-m",
@@ -248,13 +254,13 @@ impl Tools {
             "--no-deps",
         ])
         .args(["--require-hashes", "--only-binary", ":all:", "--target"])
-        .arg(beside.join("package"))
+        .arg(partial.join("package"))
         .arg("--requirement")
         .arg(self.sources.join("traefik/requirements.txt"));
         run(&mut pip).await?;
-        std::fs::rename(beside.join("package/bin/traefik"), beside.join("traefik"))?;
-        std::fs::remove_dir_all(beside.join("package"))?;
-        std::fs::rename(&beside, folder)?;
+        std::fs::rename(partial.join("package/bin/traefik"), partial.join("traefik"))?;
+        std::fs::remove_dir_all(partial.join("package"))?;
+        std::fs::rename(&partial, folder)?;
         step.done();
         Ok(())
     }
@@ -264,7 +270,7 @@ impl Tools {
             return Ok(());
         }
         let step = progress.step("Compiling pause");
-        let beside = fresh_folder(folder)?;
+        let partial = fresh_folder(folder)?;
         let mut rustc = command("rustc");
         rustc
             .args([
@@ -275,15 +281,15 @@ impl Tools {
                 "target-feature=+crt-static",
             ])
             .args(["-C", "panic=abort", "-C", "strip=symbols", "-o"])
-            .arg(beside.join("pause"))
+            .arg(partial.join("pause"))
             .arg(self.sources.join("pause/pause.rs"));
         run(&mut rustc).await?;
-        std::fs::rename(&beside, folder)?;
+        std::fs::rename(&partial, folder)?;
         step.done();
         Ok(())
     }
 
-    /// The Go command in a pinned module, free of the user's own settings for modules.
+    /// The Go command in a pinned module, independent of the module settings of the user.
     fn go(&self, module: &str) -> tokio::process::Command {
         let mut go = command("go");
         go.current_dir(self.sources.join(module))
@@ -294,7 +300,7 @@ impl Tools {
     }
 }
 
-/// The folders of all the sets.
+/// The folders of all sets of programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     folders: Vec<(&'static str, PathBuf)>,
@@ -309,35 +315,37 @@ impl Programs {
 
     /// The file of a program.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        let of_go = GO_MODULES
+        let go_program = GO_MODULES
             .iter()
             .find(|module| module.programs.iter().any(|(program, _)| *program == name));
-        self.folder(of_go.map_or(name, |module| module.name))
+        self.folder(go_program.map_or(name, |module| module.name))
             .join(name)
     }
 
     fn complete(&self) -> bool {
-        let of_go = GO_MODULES.iter().flat_map(|module| module.programs);
-        let mut programs = of_go.map(|(name, _)| *name).chain(["traefik", "pause"]);
+        let go_program = GO_MODULES.iter().flat_map(|module| module.programs);
+        let mut programs = go_program
+            .map(|(name, _)| *name)
+            .chain(["traefik", "pause"]);
         programs.all(|name| self.program(name).is_file()) && self.folder("gateway-api").is_dir()
     }
 }
 
 /// `SERIN_CACHE_DIR`, else `serin` in the user's cache folder.
 fn cache_folder() -> Result<PathBuf> {
-    let of = |name| {
+    let folder_from = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    of("SERIN_CACHE_DIR")
-        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("serin")))
-        .or_else(|| of("HOME").map(|folder| folder.join(".cache/serin")))
+    folder_from("SERIN_CACHE_DIR")
+        .or_else(|| folder_from("XDG_CACHE_HOME").map(|folder| folder.join("serin")))
+        .or_else(|| folder_from("HOME").map(|folder| folder.join(".cache/serin")))
         .context("neither SERIN_CACHE_DIR nor XDG_CACHE_HOME nor HOME is set")
 }
 
-/// Twelve hex digits that stand for these contents in this order.
-fn key(contents: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+/// Twelve hex digits of a digest of the contents.
+fn content_key(contents: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut digest = Sha256::new();
     for content in contents {
         let content = content.as_ref();
@@ -351,44 +359,44 @@ fn require_go() -> Result<()> {
     match crate::host::find_program("go") {
         Some(_) => Ok(()),
         None => bail!(
-            "Go is missing (1.26 or newer): it builds the cluster's programs. See https://go.dev/dl"
+            "Go 1.26 or newer is missing: install it to build the programs of the cluster, see https://go.dev/dl"
         ),
     }
 }
 
-/// An empty folder beside `folder`, to be renamed to it.
+/// Creates an empty folder next to `folder`, to be renamed to it.
 fn fresh_folder(folder: &Path) -> Result<PathBuf> {
-    let beside = folder.with_extension("partial");
-    if beside.exists() {
-        std::fs::remove_dir_all(&beside)?;
+    let partial = folder.with_extension("partial");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial)?;
     }
-    std::fs::create_dir_all(&beside)?;
-    Ok(beside)
+    std::fs::create_dir_all(&partial)?;
+    Ok(partial)
 }
 
-/// Runs a command that names what it is at, line by line, on its standard error.
+/// Runs a command and reports each line of its standard error as progress.
 async fn run_with_detail(command: &mut tokio::process::Command, step: &mut Step) -> Result<()> {
     let mut child = command
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .context("cannot run the compiler")?;
-    let mut told = String::new();
+    let mut output = String::new();
     if let Some(pipe) = child.stderr.take() {
         let mut lines = BufReader::new(pipe).lines();
         let mut count = 0;
         while let Some(line) = lines.next_line().await? {
             count += 1;
             step.detail(&format!("{count} packages, {line}"));
-            told.push_str(&line);
-            told.push('\n');
+            output.push_str(&line);
+            output.push('\n');
         }
     }
     let status = child.wait().await?;
     if status.success() {
         return Ok(());
     }
-    bail!("the build failed ({status}):\n{}", last_lines(&told, 20))
+    bail!("the build failed ({status}):\n{}", last_lines(&output, 20))
 }
 
 #[cfg(test)]
@@ -400,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn the_key_tells_contents_and_their_borders_apart() {
-        assert_eq!(key(["ab", "c"]), key(["ab", "c"]));
-        assert_ne!(key(["ab", "c"]), key(["a", "bc"]));
-        assert_eq!(key(["ab"]).len(), 12);
+    fn the_key_depends_on_contents_and_their_boundaries() {
+        assert_eq!(content_key(["ab", "c"]), content_key(["ab", "c"]));
+        assert_ne!(content_key(["ab", "c"]), content_key(["a", "bc"]));
+        assert_eq!(content_key(["ab"]).len(), 12);
     }
 
     #[test]
-    fn a_changed_pin_moves_only_its_own_set() {
+    fn a_changed_pin_invalidates_only_its_own_set() {
         let copy = tempfile::tempdir().unwrap();
         for set in [
             "etcd",
@@ -443,13 +451,14 @@ mod tests {
     }
 
     #[test]
-    fn every_package_built_is_pinned_as_a_tool() {
+    fn every_built_package_is_pinned() {
         for module in &GO_MODULES {
             let pins = std::fs::read_to_string(sources().join(module.name).join("go.mod")).unwrap();
             for (_, package) in module.programs {
                 assert!(pins.contains(package), "{package}");
             }
-            // Prometheus 3.5 is the module's 0.305: only the others' numbers are their modules'.
+            // Prometheus 3.5 has the module version 0.305. Other version numbers match their
+            // modules.
             if module.name != "prometheus" {
                 let number = module.version.rsplit(' ').next().unwrap();
                 assert!(pins.contains(&format!(" v{number}\n")), "{number}");

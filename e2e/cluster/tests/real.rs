@@ -1,4 +1,4 @@
-//! The whole of a cluster, for real: pods, Service addresses, the gateway, Prometheus, faults.
+//! End-to-end test of a cluster: pods, Service addresses, the gateway, Prometheus and faults.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,17 +15,18 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use serin_cluster::{
-    Cluster, Component, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress, State, build_static,
+    Cluster, Component, ComponentState, GATEWAY, GATEWAY_NAMESPACE, Image, Instance, Progress,
+    build_static,
 };
 
 const NAMESPACE: &str = "serin-cluster-test";
 
-struct World {
+struct ClusterFixture {
     cluster: Cluster,
     api: Client,
 }
 
-impl World {
+impl ClusterFixture {
     async fn new() -> Self {
         let instance = Instance::containing(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         let cluster = Cluster::up(instance, Progress::detect()).await.unwrap();
@@ -57,14 +58,14 @@ impl World {
     async fn delete(&self, path: &str) {
         let request = Request::delete(path).body(Vec::new()).unwrap();
         let _ = self.api.request::<Value>(request).await;
-        until("the deletion", async || match self.get(path).await {
+        wait_until("the deletion", async || match self.get(path).await {
             Err(error) if error.contains("not found") => Ok(()),
             other => Err(format!("{other:?}")),
         })
         .await;
     }
 
-    /// The instant value of a query, by the value of one label.
+    /// Runs an instant query. Returns the values by one label.
     async fn query(&self, query: &str, label: &str) -> Result<BTreeMap<String, f64>, String> {
         let text = fetch(
             &self.cluster.prometheus_url(),
@@ -99,8 +100,8 @@ fn percent_encoded(text: &str) -> String {
         .collect()
 }
 
-/// Looks until the probe succeeds; fails with its last words.
-async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+/// Polls until the probe succeeds. Fails with its last error.
+async fn wait_until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
         match probe().await {
@@ -183,8 +184,8 @@ fn route() -> Value {
     })
 }
 
-async fn deploy(world: &World) {
-    let checkout = world.cluster.instance().checkout();
+async fn deploy(fixture: &ClusterFixture) {
+    let checkout = fixture.cluster.instance().checkout();
     let binary = build_static(checkout, "serin-sample", "serin-sample")
         .await
         .unwrap();
@@ -193,11 +194,11 @@ async fn deploy(world: &World) {
         binary,
     };
     let began = Instant::now();
-    world.cluster.load_image(&image).await.unwrap();
+    fixture.cluster.load_image(&image).await.unwrap();
     eprintln!("image loaded: {:.2} s", began.elapsed().as_secs_f64());
     let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
     let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-    world
+    fixture
         .apply(
             &namespace,
             json!({"apiVersion": "v1", "kind": "Namespace",
@@ -206,8 +207,8 @@ async fn deploy(world: &World) {
         .await;
     for version in ["one", "two"] {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/sample-{version}");
-        world.apply(&path, deployment(version)).await;
-        world
+        fixture.apply(&path, deployment(version)).await;
+        fixture
             .apply(
                 &format!("{namespace}/services/sample-{version}"),
                 service(version),
@@ -216,8 +217,8 @@ async fn deploy(world: &World) {
     }
     for version in ["one", "two"] {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/sample-{version}");
-        until("two pods ready", async || {
-            let deployment = world.get(&path).await?;
+        wait_until("two pods ready", async || {
+            let deployment = fixture.get(&path).await?;
             match deployment["status"]["readyReplicas"].as_i64() {
                 Some(2) => Ok(()),
                 _ => Err(deployment["status"].to_string()),
@@ -227,8 +228,11 @@ async fn deploy(world: &World) {
     }
 }
 
-async fn send_through_the_gateway(world: &World, count: usize) -> BTreeMap<String, usize> {
-    let mut config = Config::new(world.cluster.gateway_url().parse().unwrap());
+async fn send_through_the_gateway(
+    fixture: &ClusterFixture,
+    count: usize,
+) -> BTreeMap<String, usize> {
+    let mut config = Config::new(fixture.cluster.gateway_url().parse().unwrap());
     config.default_retry = false;
     let client = Client::try_from(config).unwrap();
     let mut versions = BTreeMap::new();
@@ -245,28 +249,28 @@ async fn send_through_the_gateway(world: &World, count: usize) -> BTreeMap<Strin
 }
 
 #[tokio::test]
-#[ignore = "starts a real cluster: needs root and, the first time, many minutes"]
-async fn pods_run_and_are_reached_split_and_scraped() {
-    let world = World::new().await;
+#[ignore = "starts a real cluster: needs root, and many minutes for the first run"]
+async fn pods_run_behind_services_and_the_gateway_and_are_scraped() {
+    let fixture = ClusterFixture::new().await;
     let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
-    world.delete(&namespace).await;
-    deploy(&world).await;
+    fixture.delete(&namespace).await;
+    deploy(&fixture).await;
 
-    let service = world
+    let service = fixture
         .get(&format!("{namespace}/services/sample-one"))
         .await
         .unwrap();
     let address = service["spec"]["clusterIP"].as_str().unwrap();
-    until("the Service's address from the host", async || {
+    wait_until("the Service's address from the host", async || {
         fetch(&format!("http://{address}"), "/").await
     })
     .await;
 
     let path =
         format!("/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/sample");
-    world.apply(&path, route()).await;
-    until("the route to be accepted", async || {
-        let route = world.get(&path).await?;
+    fixture.apply(&path, route()).await;
+    wait_until("the route to be accepted", async || {
+        let route = fixture.get(&path).await?;
         let conditions = &route["status"]["parents"][0]["conditions"];
         let holds = |kind: &str| {
             let all = conditions.as_array().into_iter().flatten();
@@ -280,8 +284,8 @@ async fn pods_run_and_are_reached_split_and_scraped() {
         }
     })
     .await;
-    until("the gateway to serve the route", async || {
-        let mut config = Config::new(world.cluster.gateway_url().parse().unwrap());
+    wait_until("the gateway to serve the route", async || {
+        let mut config = Config::new(fixture.cluster.gateway_url().parse().unwrap());
         config.default_retry = false;
         let client = Client::try_from(config).unwrap();
         let request = Request::get("/")
@@ -297,14 +301,14 @@ async fn pods_run_and_are_reached_split_and_scraped() {
         }
     })
     .await;
-    let versions = send_through_the_gateway(&world, 200).await;
+    let versions = send_through_the_gateway(&fixture, 200).await;
     assert_eq!(
         versions,
         BTreeMap::from([("one".into(), 180), ("two".into(), 20)])
     );
 
-    until("Prometheus to have both versions' pods", async || {
-        let up = world
+    wait_until("Prometheus to have both versions' pods", async || {
+        let up = fixture
             .query(&format!("up{{namespace=\"{NAMESPACE}\"}}"), "pod")
             .await?;
         if up.len() == 4 && up.values().all(|up| *up > 0.0) {
@@ -314,11 +318,11 @@ async fn pods_run_and_are_reached_split_and_scraped() {
         }
     })
     .await;
-    until("Prometheus to have the gateway's counts", async || {
-        let counts = world
+    wait_until("Prometheus to have the gateway's counts", async || {
+        let counts = fixture
             .query("traefik_service_requests_total", "service")
             .await?;
-        let of = |version: &str| {
+        let count_for = |version: &str| {
             let name = format!("sample-{version}");
             counts
                 .iter()
@@ -326,20 +330,20 @@ async fn pods_run_and_are_reached_split_and_scraped() {
                 .map(|(_, count)| *count)
                 .sum::<f64>()
         };
-        if of("one") >= 180.0 && of("two") >= 20.0 {
+        if count_for("one") >= 180.0 && count_for("two") >= 20.0 {
             Ok(())
         } else {
             Err(format!("{counts:?}"))
         }
     })
     .await;
-    world.delete(&namespace).await;
-    check_faults(&world).await;
+    fixture.delete(&namespace).await;
+    check_faults(&fixture).await;
 }
 
-/// A component can be hung, killed and started again, one at a time, and says so.
-async fn check_faults(world: &World) {
-    let cluster = &world.cluster;
+/// Checks that components can be suspended, killed and restarted, and that the status reports it.
+async fn check_faults(fixture: &ClusterFixture) {
+    let cluster = &fixture.cluster;
     let state = async |component: Component| {
         let all = cluster.status().await.unwrap();
         all.into_iter()
@@ -348,11 +352,14 @@ async fn check_faults(world: &World) {
             .state
     };
     cluster.suspend(Component::Prometheus).unwrap();
-    assert_eq!(state(Component::Prometheus).await, State::Suspended);
-    assert_eq!(world.query("up", "job").await.unwrap_err(), "no answer");
+    assert_eq!(
+        state(Component::Prometheus).await,
+        ComponentState::Suspended
+    );
+    assert_eq!(fixture.query("up", "job").await.unwrap_err(), "no answer");
     cluster.resume_component(Component::Prometheus).unwrap();
-    until("Prometheus to go on", async || {
-        world.query("up", "job").await
+    wait_until("Prometheus to respond again", async || {
+        fixture.query("up", "job").await
     })
     .await;
 
@@ -362,10 +369,10 @@ async fn check_faults(world: &World) {
         Component::Traefik,
     ] {
         cluster.kill(component).await.unwrap();
-        assert_eq!(state(component).await, State::Ended);
+        assert_eq!(state(component).await, ComponentState::Ended);
         assert!(cluster.suspend(component).is_err());
         cluster.start(component).await.unwrap();
-        assert_eq!(state(component).await, State::Healthy);
+        assert_eq!(state(component).await, ComponentState::Healthy);
     }
-    world.get("/api/v1/namespaces/default").await.unwrap();
+    fixture.get("/api/v1/namespaces/default").await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! One request: sent, read to its end, judged.
+//! Sends one request, reads the whole response, and determines the outcome.
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
@@ -12,32 +12,31 @@ use hyper_util::{
 use tokio::time::timeout;
 
 use crate::{
-    options::{Plan, Target},
-    outcome::{Outcome, RoutingFailure},
+    options::{LoadPlan, LoadTarget},
+    outcome::{RequestOutcome, RoutingFailure},
 };
 
 const X_VERSION: HeaderName = HeaderName::from_static("x-version");
 
-/// A version longer than this is no version.
-const LONGEST_VERSION_BYTES: usize = 128;
+/// A longer version is ignored.
+const MAX_VERSION_BYTES: usize = 128;
 
-/// Kept-alive connections are given up before any common gateway gives them up (Traefik 180 s,
-/// Envoy 1 h, nginx 75 s): a request that met a closing connection would be counted as the
-/// routing's loss.
+/// Idle connections are closed before any common gateway closes them (Traefik 180 s, Envoy 1 h,
+/// nginx 75 s). A request on a closing connection would count as a routing failure.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Kept-alive connections at most; a stall may open as many as there are requests in flight.
+/// Maximum number of idle connections. A stall may open as many as there are requests in flight.
 const POOL_MAX_IDLE: usize = 512;
 
 type HyperClient = legacy::Client<HttpConnector, Empty<Bytes>>;
 
-/// What was seen of one request.
+/// The result of one request as the client observed it.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) outcome: Outcome,
-    /// `x-version`, where an answer carried it.
+pub(crate) struct Exchange {
+    pub(crate) outcome: RequestOutcome,
+    /// `x-version`, if a response had it.
     pub(crate) version: Option<String>,
-    /// The story of a routing failure.
+    /// Details of a routing failure.
     pub(crate) detail: Option<String>,
 }
 
@@ -46,23 +45,23 @@ pub(crate) struct Seen {
 pub(crate) struct Client {
     kept_alive: HyperClient,
     fresh: HyperClient,
-    target: Target,
+    target: LoadTarget,
     timeout: Duration,
 }
 
 impl Client {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &LoadPlan) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        // A connection may be begun for one request and finished for another, beyond the first
-        // one's time.
+        // A connection may be started for one request and used by another, after the timeout of the
+        // first.
         connector.set_connect_timeout(Some(plan.timeout));
         let build = |max_idle| {
             legacy::Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                 .pool_max_idle_per_host(max_idle)
-                // What a retry would mend is what this load is here to count.
+                // A retry would hide the failures that this load counts.
                 .retry_canceled_requests(false)
                 .build(connector.clone())
         };
@@ -74,35 +73,41 @@ impl Client {
         }
     }
 
-    /// Sends one request, on a connection of its own if it shall be `fresh`.
-    pub(crate) async fn send(&self, fresh: bool) -> Seen {
+    /// Sends one request. Uses a new connection if `fresh`.
+    pub(crate) async fn send(&self, fresh: bool) -> Exchange {
         let mut version = None;
         let outcome = timeout(self.timeout, self.exchange(fresh, &mut version)).await;
         let (outcome, detail) = match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => (
-                Outcome::Routing(RoutingFailure::of_error(error.as_ref())),
-                Some(story(error.as_ref())),
+                RequestOutcome::Routing(RoutingFailure::from_error(error.as_ref())),
+                Some(error_chain(error.as_ref())),
             ),
             Err(_) => {
-                let story = format!("no whole answer within {} s", self.timeout.as_secs_f64());
-                (Outcome::Routing(RoutingFailure::Timeout), Some(story))
+                let detail = format!(
+                    "no complete response within {} s",
+                    self.timeout.as_secs_f64()
+                );
+                (
+                    RequestOutcome::Routing(RoutingFailure::Timeout),
+                    Some(detail),
+                )
             }
         };
-        Seen {
+        Exchange {
             outcome,
             version,
             detail,
         }
     }
 
-    /// The exchange itself. The version is handed out as soon as it is known, for the body may fail
-    /// after it.
+    /// Sends the request and reads the response. Sets `version` as soon as it is known, because the
+    /// body may fail afterwards.
     async fn exchange(
         &self,
         fresh: bool,
         version: &mut Option<String>,
-    ) -> Result<(Outcome, Option<String>), Box<dyn Error + Send + Sync>> {
+    ) -> Result<(RequestOutcome, Option<String>), Box<dyn Error + Send + Sync>> {
         let mut request = Request::builder()
             .uri(self.target.uri.clone())
             .header(header::HOST, self.target.host.clone())
@@ -112,8 +117,8 @@ impl Client {
             )
             .body(Empty::new())?;
         if fresh {
-            // The server closes first and so keeps the TIME_WAIT: the client's ports do not run
-            // out.
+            // The server closes first and keeps the TIME_WAIT state, so that the client does not
+            // run out of ports.
             request
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -121,36 +126,38 @@ impl Client {
         let client = if fresh { &self.fresh } else { &self.kept_alive };
         let response = client.request(request).await?;
         let (parts, mut body) = response.into_parts();
-        *version = version_of(&parts.headers);
+        *version = parse_version(&parts.headers);
         while let Some(frame) = body.frame().await {
             frame?;
         }
-        let outcome = Outcome::of_answer(parts.status, version.is_some());
+        let outcome = RequestOutcome::from_response(parts.status, version.is_some());
         let detail = match outcome {
-            Outcome::Routing(_) => Some(format!("answered {} without x-version", parts.status)),
-            Outcome::Ok | Outcome::ServiceError => None,
+            RequestOutcome::Routing(_) => {
+                Some(format!("answered {} without x-version", parts.status))
+            }
+            RequestOutcome::Ok | RequestOutcome::ServiceError => None,
         };
         Ok((outcome, detail))
     }
 }
 
-fn version_of(headers: &HeaderMap) -> Option<String> {
+fn parse_version(headers: &HeaderMap) -> Option<String> {
     let version = headers.get(X_VERSION)?.to_str().ok()?;
-    (1..=LONGEST_VERSION_BYTES)
+    (1..=MAX_VERSION_BYTES)
         .contains(&version.len())
         .then(|| version.to_owned())
 }
 
 /// An error with all its causes.
-fn story(error: &(dyn Error + 'static)) -> String {
-    let mut story = error.to_string();
+fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Writing to a string does not fail.
-        let _ = write!(story, ": {error}");
+        // Writing to a `String` does not fail.
+        let _ = write!(text, ": {error}");
         cause = error.source();
     }
-    story
+    text
 }
 
 #[cfg(test)]
@@ -161,12 +168,12 @@ mod tests {
     fn a_version_must_be_readable_and_short() {
         let version = |value: &[u8]| {
             let value = HeaderValue::from_bytes(value).unwrap();
-            version_of(&HeaderMap::from_iter([(X_VERSION, value)]))
+            parse_version(&HeaderMap::from_iter([(X_VERSION, value)]))
         };
         assert_eq!(version(b"v2").as_deref(), Some("v2"));
         assert_eq!(version(b""), None);
         assert_eq!(version(b"\xff"), None);
-        assert_eq!(version(&[b'a'; LONGEST_VERSION_BYTES + 1]), None);
-        assert_eq!(version_of(&HeaderMap::new()), None);
+        assert_eq!(version(&[b'a'; MAX_VERSION_BYTES + 1]), None);
+        assert_eq!(parse_version(&HeaderMap::new()), None);
     }
 }

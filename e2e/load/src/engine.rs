@@ -1,7 +1,7 @@
-//! The running load: one thread keeps the schedule, another does the sending.
+//! The running load: one thread keeps the schedule, another one sends.
 //!
-//! Both are the load's own, so that neither a busy caller nor a caller's paused clock holds
-//! arrivals up.
+//! Both threads belong to the load, so that neither a blocked caller nor a paused clock delays
+//! requests.
 
 use std::{
     io,
@@ -19,38 +19,38 @@ use tokio::{
 
 use crate::{
     client::Client,
-    options::{Options, Plan, Rate, StartError, limits},
-    record::{Recorder, Snapshot},
-    report::{EndedBy, Report},
+    options::{LoadOptions, LoadPlan, RequestRate, StartError, limits},
+    record::{LoadSnapshot, Recorder},
+    report::{EndReason, LoadReport},
     schedule::{Rotation, Schedule},
 };
 
-/// Files that the rest of the process may need beside the load's sockets.
-const OTHER_FILES: u64 = 1_024;
+/// Open files that are reserved for the rest of the process.
+const RESERVED_FILES: u64 = 1_024;
 
 /// The generator.
 #[derive(Debug)]
 pub struct Load;
 
 impl Load {
-    /// Starts a load; the first request is sent at once. Raises the process's soft limit of open
-    /// files where the requests in flight may need it.
+    /// Starts a load and sends the first request immediately. Raises the soft limit of open files
+    /// if the requests in flight may need it.
     ///
     /// # Errors
-    /// A URL that is malformed, cannot be resolved or is not one's own; an option out of range; no
-    /// threads or too few open files to be had.
-    pub fn start(options: &Options) -> Result<LoadHandle, StartError> {
-        let plan = Plan::new(options)?;
-        allow_open_files(u64::from(plan.max_in_flight) + OTHER_FILES)?;
+    /// If the URL is malformed, cannot be resolved or is public, if an option is out of range, or
+    /// if threads or open files are not available.
+    pub fn start(options: &LoadOptions) -> Result<LoadHandle, StartError> {
+        let plan = LoadPlan::new(options)?;
+        allow_open_files(u64::from(plan.max_in_flight) + RESERVED_FILES)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("serin-load-io")
             .enable_all()
             .build()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             client: Client::new(&plan),
             slots: Arc::new(Semaphore::new(plan.max_in_flight as usize)),
-            orders: Mutex::new(Orders {
+            control: Mutex::new(PacerControl {
                 rate: plan.rate,
                 stop: false,
             }),
@@ -82,42 +82,41 @@ impl Load {
     }
 }
 
-/// A load that runs until its duration is over, it is stopped, or the handle is dropped.
+/// A running load. It ends after its duration, when it is stopped, or when the handle is dropped.
 #[derive(Debug)]
 pub struct LoadHandle {
-    shared: Arc<Shared>,
-    ended: watch::Receiver<Option<EndedBy>>,
-    /// Taken only by `drop`, for a runtime may be shut down in an async context only in the
-    /// background.
+    shared: Arc<SharedState>,
+    ended: watch::Receiver<Option<EndReason>>,
+    /// Taken by `drop` only: in an async context a runtime must be shut down in the background.
     runtime: Option<Runtime>,
 }
 
 impl LoadHandle {
-    /// Time since the start, on the clock of all times in the [`Report`].
+    /// Time since the start. All times in the [`LoadReport`] use this clock.
     pub fn elapsed(&self) -> Duration {
         self.shared.started.elapsed()
     }
 
-    /// The wall clock's time of the start.
+    /// Wall-clock time of the start.
     pub fn started_at(&self) -> Timestamp {
         self.shared.started_at
     }
 
-    /// Changes the rate. The next arrival comes one new interval after the last one.
+    /// Changes the rate. The next request is due one new interval after the last one.
     ///
     /// # Errors
-    /// A rate outside 1 to [`limits::RATE_PER_SECOND`].
+    /// If the rate is not between 1 and [`limits::RATE_PER_SECOND`].
     pub fn set_rate(&self, rate_per_second: u32) -> Result<(), StartError> {
-        let rate = Rate::per_second(rate_per_second)?;
-        self.shared.order(|orders| orders.rate = rate);
+        let rate = RequestRate::per_second(rate_per_second)?;
+        self.shared.update_control(|control| control.rate = rate);
         Ok(())
     }
 
-    /// The counts as they stand. Cheap: it copies no records.
-    pub fn snapshot(&self) -> Snapshot {
-        let rate_per_second = lock(&self.shared.orders).rate.get();
+    /// The current counts. Cheap: it does not copy records.
+    pub fn snapshot(&self) -> LoadSnapshot {
+        let rate_per_second = lock(&self.shared.control).rate.get();
         let recorder = lock(&self.shared.recorder);
-        Snapshot {
+        LoadSnapshot {
             elapsed: self.elapsed(),
             rate_per_second,
             sent: recorder.sent,
@@ -128,10 +127,10 @@ impl LoadHandle {
         }
     }
 
-    /// A report of the requests that have ended so far. It copies all records: 16 bytes each.
-    pub fn report_so_far(&self) -> Report {
+    /// A report of the requests that are complete so far. It copies all records, 16 bytes each.
+    pub fn report_so_far(&self) -> LoadReport {
         let recorder = lock(&self.shared.recorder);
-        let mut report = Report {
+        let mut report = LoadReport {
             url: self.shared.plan.url.clone(),
             started_at: self.shared.started_at,
             elapsed: self.elapsed(),
@@ -153,25 +152,24 @@ impl LoadHandle {
         report
     }
 
-    /// Resolves once no more requests will be sent. Those in flight may still be.
-    pub async fn ended(&self) -> EndedBy {
+    /// Waits until no more requests will be sent. Requests may still be in flight afterwards.
+    pub async fn wait_until_ended(&self) -> EndReason {
         let mut ended = self.ended.clone();
-        // The sender lives until it has sent; without it nothing is sent any more, which is what
-        // was asked.
+        // A dropped sender means that nothing is sent any more.
         ended
             .wait_for(Option::is_some)
             .await
             .ok()
             .and_then(|end| *end)
-            .unwrap_or(EndedBy::Stopped)
+            .unwrap_or(EndReason::Stopped)
     }
 
-    /// Sends no more requests, waits for those in flight (each within its timeout), and reports
-    /// them all.
-    pub async fn stop(self) -> Report {
-        self.shared.order(|orders| orders.stop = true);
-        self.ended().await;
-        // All slots are free when no request is in flight. The semaphore is never closed, so this
+    /// Stops sending, waits for the requests in flight (each has its timeout), and returns the
+    /// report.
+    pub async fn stop(self) -> LoadReport {
+        self.shared.update_control(|control| control.stop = true);
+        self.wait_until_ended().await;
+        // All slots are free if no request is in flight. The semaphore is never closed, so this
         // does not fail.
         let _idle = self
             .shared
@@ -184,114 +182,113 @@ impl LoadHandle {
 
 impl Drop for LoadHandle {
     fn drop(&mut self) {
-        self.shared.order(|orders| orders.stop = true);
+        self.shared.update_control(|control| control.stop = true);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// What the pacer is told while it runs.
+/// The settings of the pacer that can change while it runs.
 #[derive(Clone, Copy, Debug)]
-struct Orders {
-    rate: Rate,
+struct PacerControl {
+    rate: RequestRate,
     stop: bool,
 }
 
 #[derive(Debug)]
-struct Shared {
-    plan: Plan,
+struct SharedState {
+    plan: LoadPlan,
     client: Client,
     /// One permit for each request in flight.
     slots: Arc<Semaphore>,
-    orders: Mutex<Orders>,
-    /// Told of every change of the orders.
+    control: Mutex<PacerControl>,
+    /// Notified of every change of `control`.
     changed: Condvar,
     recorder: Mutex<Recorder>,
     started: Instant,
     started_at: Timestamp,
 }
 
-impl Shared {
-    fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut lock(&self.orders));
+impl SharedState {
+    fn update_control(&self, change: impl FnOnce(&mut PacerControl)) {
+        change(&mut lock(&self.control));
         self.changed.notify_all();
     }
 
-    /// Waits until `due`, or until the orders are not as they were at `rate` any more.
-    fn wait(&self, due: Duration, rate: Rate) -> Orders {
-        let orders = lock(&self.orders);
+    /// Waits until `due`, until the rate is no longer `rate`, or until the load is stopped.
+    fn wait(&self, due: Duration, rate: RequestRate) -> PacerControl {
+        let control = lock(&self.control);
         let remaining = due.saturating_sub(self.started.elapsed());
-        let unchanged = |orders: &mut Orders| !orders.stop && orders.rate == rate;
-        let (orders, _) = self
+        let unchanged = |control: &mut PacerControl| !control.stop && control.rate == rate;
+        let (control, _) = self
             .changed
-            .wait_timeout_while(orders, remaining, unchanged)
+            .wait_timeout_while(control, remaining, unchanged)
             .unwrap_or_else(PoisonError::into_inner);
-        *orders
+        *control
     }
 
-    async fn request(&self, due: Duration, fresh: bool) {
-        let seen = self.client.send(fresh).await;
+    async fn send_request(&self, due: Duration, fresh: bool) {
+        let exchange = self.client.send(fresh).await;
         let latency = self.started.elapsed().saturating_sub(due);
-        lock(&self.recorder).ended(due, latency, seen);
+        lock(&self.recorder).record_end(due, latency, exchange);
     }
 }
 
-/// The thread that keeps the schedule. It sleeps on a condition variable, which the system wakes
-/// within some 0.1 ms; the runtime's timers tick in whole milliseconds.
+/// The thread that keeps the schedule. It sleeps on a condition variable, which wakes within about
+/// 0.1 ms; the timers of the runtime have a resolution of 1 ms.
 struct Pacer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     schedule: Schedule,
     rotation: Rotation,
-    rate: Rate,
+    rate: RequestRate,
     runtime: Handle,
 }
 
 impl Pacer {
-    fn run(mut self) -> EndedBy {
+    fn run(mut self) -> EndReason {
         let end = self.shared.plan.duration;
         for _ in 0..limits::RECORDS {
             let due = loop {
                 let due = self.schedule.next_due().min(end);
-                let orders = self.shared.wait(due, self.rate);
-                if orders.stop {
-                    return EndedBy::Stopped;
+                let control = self.shared.wait(due, self.rate);
+                if control.stop {
+                    return EndReason::Stopped;
                 }
-                if orders.rate == self.rate {
+                if control.rate == self.rate {
                     break due;
                 }
-                self.rate = orders.rate;
+                self.rate = control.rate;
                 self.schedule
-                    .set_rate(orders.rate, self.shared.started.elapsed());
+                    .set_rate(control.rate, self.shared.started.elapsed());
             };
             if due >= end {
-                return EndedBy::Duration;
+                return EndReason::Duration;
             }
             self.schedule.advance();
             self.launch(due);
         }
-        EndedBy::Records
+        EndReason::Records
     }
 
-    /// Sends the request that is due, whatever became of those before, unless too many are in
-    /// flight.
+    /// Sends the request that is due, unless too many are in flight.
     fn launch(&mut self, due: Duration) {
         let lateness = self.shared.started.elapsed().saturating_sub(due);
         let Ok(slot) = Arc::clone(&self.shared.slots).try_acquire_owned() else {
             lock(&self.shared.recorder).overruns += 1;
             return;
         };
-        lock(&self.shared.recorder).sent(lateness);
+        lock(&self.shared.recorder).record_sent(lateness);
         let fresh = self.rotation.next();
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
-            shared.request(due, fresh).await;
+            shared.send_request(due, fresh).await;
             drop(slot);
         });
     }
 }
 
-/// A poisoned lock still guards sound counts: nothing panics between two changes of them.
+/// A poisoned lock still holds consistent counts: nothing panics between two related changes.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,21 +1,24 @@
-//! An open-loop load generator that records every answer.
+//! An open-loop load generator that records every request.
 //!
-//! A closed-loop client waits for an answer before it asks again, so that an outage of a second
-//! costs it a handful of requests and its averages hide it ("coordinated omission"). Here requests
-//! start when the schedule says, whatever became of those before, and every latency counts from the
-//! scheduled start.
+//! A closed-loop client waits for a response before it sends the next request. An outage of a
+//! second then affects only a few requests, and averages hide it ("coordinated omission"). This
+//! generator sends requests on a fixed schedule, independently of earlier ones, and measures every
+//! latency from the scheduled start.
 //!
-//! Every answer becomes a record of 16 bytes: when, how long, which version (`x-version`), and the
-//! [`Outcome`], which tells the service's own errors from requests that the routing lost. Nothing
-//! is ever retried.
+//! Every request becomes a record of 16 bytes: its due time, latency, version (`x-version`) and
+//! [`RequestOutcome`], which distinguishes errors of the service from requests that were lost in
+//! routing. Nothing is retried.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), serin_load::StartError> {
-//! use serin_load::{Load, Options};
+//! use serin_load::{Load, LoadOptions};
 //!
-//! let load = Load::start(&Options { rate_per_second: 300, ..Options::new("http://127.0.0.1:8000/") })?;
+//! let load = Load::start(&LoadOptions {
+//!     rate_per_second: 300,
+//!     ..LoadOptions::new("http://127.0.0.1:8000/")
+//! })?;
 //! let before = load.elapsed();
-//! // ... move the traffic ...
+//! // ... shift traffic ...
 //! let report = load.stop().await;
 //! assert_eq!(report.between(before..).counts().routing_failures(), 0);
 //! # Ok(())
@@ -23,9 +26,9 @@
 //! ```
 //!
 //! # Bounds
-//! Only loopback and private addresses are ever sent to (RFC 1918, RFC 4193): a slip of the URL
-//! must not become an attack. Rate, duration, requests in flight and records have limits of their
-//! own ([`limits`]).
+//! Requests go to loopback and private addresses only (RFC 1918, RFC 4193): a typo in the URL must
+//! not become an attack. Rate, duration, requests in flight and records are limited too
+//! ([`limits`]).
 
 mod client;
 mod engine;
@@ -38,9 +41,9 @@ mod summary;
 
 pub use crate::{
     engine::{Load, LoadHandle},
-    options::{Options, StartError, limits},
-    outcome::{Counts, Outcome, RoutingFailure},
-    record::{FailureDetail, Snapshot, VersionSnapshot},
-    report::{Answer, EndedBy, Latency, Report, View},
-    summary::{Summary, VersionSummary},
+    options::{LoadOptions, StartError, limits},
+    outcome::{OutcomeCounts, RequestOutcome, RoutingFailure},
+    record::{FailureDetail, LoadSnapshot, VersionSnapshot},
+    report::{EndReason, LatencySummary, LoadReport, ReportView, RequestResult},
+    summary::{LoadSummary, VersionSummary},
 };

@@ -1,5 +1,5 @@
-//! The load generator as a program. Exit codes: 0 done, 1 requests were lost and
-//! `--fail-on-routing` was given, 2 it could not start.
+//! The load generator as a program. Exit codes: 0 completed, 1 requests were lost and
+//! `--fail-on-routing` is set, 2 the load could not start.
 
 use std::{
     io::{self, Write as _},
@@ -10,43 +10,44 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser;
 use jiff::SignedDuration;
-use serin_load::{Load, Options, Report};
+use serin_load::{Load, LoadOptions, LoadReport};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Sends requests at a constant rate to a service of your own, whatever becomes of them, and
-/// records every answer.
+/// Sends requests at a constant rate, independently of the responses, and records every request.
 ///
-/// Answers that carry `x-version` are the service's own; everything else that is not 2xx, and every
-/// request without an answer, is a routing failure. Only loopback and private addresses are sent
-/// to. Interrupt it to end early.
+/// A response with the header `x-version` comes from the service. Every other response that is not
+/// 2xx, and every request without a response, is a routing failure. Only loopback and private
+/// addresses are allowed. Press Ctrl-C to stop early.
 #[derive(Debug, Parser)]
 #[command(name = "serin-load", version)]
 struct Arguments {
-    /// Where to send, such as `http://127.0.0.1:8000/`.
+    /// Target URL, for example `http://127.0.0.1:8000/`.
     #[arg(long)]
     url: String,
-    /// The Host header, where it is not the URL's host.
+    /// Host header. Defaults to the host of the URL.
     #[arg(long)]
     host: Option<String>,
-    /// Requests a second, at most 5000.
+    /// Requests per second, at most 5000.
     #[arg(long, default_value_t = 300)]
     rate: u32,
-    /// How long, such as `60s` or `1h30m`, at most 4h.
+    /// Duration of the load, for example `60s` or `1h30m`, at most 4h.
     #[arg(long, default_value = "60s", value_parser = duration)]
     duration: Duration,
-    /// How long one request may take, at most 60s.
+    /// Timeout of one request, at most 60s.
     #[arg(long, default_value = "2s", value_parser = duration)]
     timeout: Duration,
-    /// Requests in flight at most; arrivals beyond are counted as overruns.
+    /// Maximum number of requests in flight. Requests beyond it are not sent but counted as
+    /// overruns.
     #[arg(long, default_value_t = 4_096)]
     max_in_flight: u32,
-    /// The fraction of requests sent on a connection of their own, from 0 to 1.
+    /// Fraction of requests that use a new connection, from 0 to 1.
     #[arg(long, default_value_t = 0.1)]
     fresh: f64,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Exit 1 where a request failed on its way, or was not sent for too many were in flight.
+    /// Exit with code 1 if a request was lost in routing, or was not sent because too many were in
+    /// flight.
     #[arg(long)]
     fail_on_routing: bool,
 }
@@ -55,7 +56,8 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            // Nobody may be reading; the exit code tells as well.
+            // A closed standard error must not cause a panic. The exit code reports the failure
+            // too.
             let _ = writeln!(io::stderr(), "serin-load: {error:#}");
             ExitCode::from(2)
         }
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (json, fail_on_routing) = (arguments.json, arguments.fail_on_routing);
-    let options = Options {
+    let options = LoadOptions {
         url: arguments.url,
         host: arguments.host,
         rate_per_second: arguments.rate,
@@ -78,27 +80,27 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .build()?;
     let report = runtime.block_on(send(&options))?;
     print(&report, json)?;
-    Ok(if fail_on_routing && !report.lost_nothing() {
+    Ok(if fail_on_routing && !report.has_no_losses() {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     })
 }
 
-/// Sends until the duration is over or a signal asks for the end.
-async fn send(options: &Options) -> anyhow::Result<Report> {
+/// Sends requests until the duration is over or a signal arrives.
+async fn send(options: &LoadOptions) -> anyhow::Result<LoadReport> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let load = Load::start(options)?;
     tokio::select! {
-        _ = load.ended() => {}
+        _ = load.wait_until_ended() => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     Ok(load.stop().await)
 }
 
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+fn print(report: &LoadReport, json: bool) -> anyhow::Result<()> {
     let summary = report.summary();
     let text = if json {
         format!("{}\n", serde_json::to_string_pretty(&summary)?)

@@ -1,4 +1,4 @@
-//! What to send where, and the bounds that keep it harmless.
+//! Options of a load, and the limits that keep it harmless.
 
 use std::{
     fmt, io,
@@ -13,44 +13,45 @@ use http::{HeaderValue, Uri, uri::Scheme};
 pub mod limits {
     use std::time::Duration;
 
-    /// Requests a second at most: more than one machine's gateway is asked to carry in any test.
+    /// Maximum rate in requests per second. No test needs more.
     pub const RATE_PER_SECOND: u32 = 5_000;
-    /// A load ends by itself after this time.
+    /// Maximum duration. Every load ends after this time.
     pub const DURATION: Duration = Duration::from_hours(4);
-    /// Requests in flight at most; each may hold a socket.
+    /// Maximum number of requests in flight. Each may hold a socket.
     pub const IN_FLIGHT: u32 = 16_000;
-    /// A request may take this long at most.
+    /// Maximum timeout of a request.
     pub const TIMEOUT: Duration = Duration::from_mins(1);
-    /// Answers recorded at most, of 16 bytes each: an hour at 2,700 a second. The load ends there.
+    /// Maximum number of records of 16 bytes each: one hour at 2,700 requests per second. The load
+    /// ends when it is reached.
     pub const RECORDS: u64 = 10_000_000;
 }
 
-/// What to send where. Start from [`Options::new`].
+/// Options of a load. Start from [`LoadOptions::new`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
-    /// An `http` URL whose host is, or resolves only to, loopback or private addresses. It is
-    /// resolved once; an IPv4 address is preferred.
+pub struct LoadOptions {
+    /// An `http` URL. Its host must be, or resolve only to, loopback or private addresses. It is
+    /// resolved once; IPv4 is preferred.
     pub url: String,
-    /// The `Host` header, where it is not the URL's host.
+    /// The `Host` header. Defaults to the host of the URL.
     pub host: Option<String>,
-    /// Requests a second, from 1 to [`limits::RATE_PER_SECOND`].
+    /// Requests per second, from 1 to [`limits::RATE_PER_SECOND`].
     pub rate_per_second: u32,
-    /// How long to send, at most [`limits::DURATION`]; none for until stopped (or that limit).
+    /// Duration, at most [`limits::DURATION`]. If `None`, the load runs until it is stopped or
+    /// reaches that limit.
     pub duration: Option<Duration>,
-    /// How long one request may take from its connection to the end of its body, at most
-    /// [`limits::TIMEOUT`].
+    /// Timeout of one request, from connecting to the end of the body, at most [`limits::TIMEOUT`].
     pub timeout: Duration,
-    /// Requests in flight, from 1 to [`limits::IN_FLIGHT`]. An arrival beyond is not sent but
-    /// counted as overrun.
+    /// Maximum number of requests in flight, from 1 to [`limits::IN_FLIGHT`]. A request beyond it
+    /// is not sent but counted as an overrun.
     pub max_in_flight: u32,
-    /// The fraction of requests, from 0 to 1, sent on a connection of their own, evenly spread.
-    /// Kept-alive connections alone would not exercise a router's choice for new ones.
+    /// Fraction of requests, from 0 to 1, that use a new connection, evenly spread. Keep-alive
+    /// connections alone would not exercise the routing of new connections.
     pub fresh_connection_fraction: f64,
 }
 
-impl Options {
-    /// 100 requests a second until stopped, each at most 2 s, at most 4,096 in flight, all on
-    /// kept-alive connections.
+impl LoadOptions {
+    /// 100 requests per second until stopped, with a timeout of 2 s, at most 4,096 in flight, all
+    /// on keep-alive connections.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -71,7 +72,7 @@ pub enum StartError {
     /// The URL is not `http://host[:port][/path]`.
     #[error("{url:?} is not a URL like http://127.0.0.1:8000/path: {problem}")]
     Url {
-        /// As it was given.
+        /// The given value.
         url: String,
         /// What is wrong with it.
         problem: String,
@@ -81,12 +82,12 @@ pub enum StartError {
     Resolve {
         /// The URL's host and port.
         host: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         #[source]
         source: io::Error,
     },
-    /// The host is, or might be, someone else's.
-    #[error("{address} is neither loopback nor private: load goes only to machines of one's own")]
+    /// The host has a public address.
+    #[error("{address} is neither loopback nor private: use a loopback or private address")]
     Public {
         /// The address it resolved to.
         address: IpAddr,
@@ -94,7 +95,7 @@ pub enum StartError {
     /// The `Host` header cannot be sent.
     #[error("{host:?} is not a host name")]
     Host {
-        /// As it was given.
+        /// The given value.
         host: String,
     },
     /// A number is out of its range.
@@ -102,31 +103,31 @@ pub enum StartError {
     Range {
         /// The option's name.
         option: &'static str,
-        /// What is allowed.
+        /// The allowed range.
         range: String,
-        /// What was given.
+        /// The given value.
         value: String,
     },
-    /// The requests in flight may need more open files than the process may have.
+    /// The requests in flight may need more open files than the process is allowed to open.
     #[error(
-        "{needed} open files may be needed and {allowed} are allowed: raise `ulimit -n` or lower max_in_flight"
+        "the load may need {needed} open files but only {allowed} are allowed: raise `ulimit -n` or lower max_in_flight"
     )]
     OpenFiles {
-        /// Sockets and what the process needs beside them.
+        /// Sockets, and a reserve for the rest of the process.
         needed: u64,
         /// The hard limit.
         allowed: u64,
     },
-    /// The system refuses the threads, or the open files that it allows.
-    #[error("cannot start the load's threads")]
+    /// The system refuses to start threads or to raise the limit of open files.
+    #[error("cannot start the threads of the load")]
     Threads(#[from] io::Error),
 }
 
-/// Requests a second, in range.
+/// A valid rate in requests per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rate(NonZeroU32);
+pub(crate) struct RequestRate(NonZeroU32);
 
-impl Rate {
+impl RequestRate {
     pub(crate) fn per_second(rate: u32) -> Result<Self, StartError> {
         in_range("rate_per_second", &rate, &1, &limits::RATE_PER_SECOND)?;
         Ok(Self(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN)))
@@ -137,41 +138,41 @@ impl Rate {
     }
 }
 
-/// [`Options`] that have been checked.
+/// Validated [`LoadOptions`].
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct LoadPlan {
     pub(crate) url: String,
-    pub(crate) target: Target,
-    pub(crate) rate: Rate,
+    pub(crate) target: LoadTarget,
+    pub(crate) rate: RequestRate,
     pub(crate) duration: Duration,
     pub(crate) timeout: Duration,
     pub(crate) max_in_flight: u32,
-    /// Requests of every 10,000 that get a connection of their own.
+    /// Requests of every 10,000 that use a new connection.
     pub(crate) fresh_per_10_000: u32,
 }
 
-/// Where to send: an address that was checked, so that no later resolution can change it.
+/// The validated target address. It is not resolved again.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Target {
+pub(crate) struct LoadTarget {
     pub(crate) uri: Uri,
     pub(crate) host: HeaderValue,
 }
 
-impl Plan {
-    pub(crate) fn new(options: &Options) -> Result<Self, StartError> {
+impl LoadPlan {
+    pub(crate) fn new(options: &LoadOptions) -> Result<Self, StartError> {
         let duration = options.duration.unwrap_or(limits::DURATION);
-        let shortest = Seconds(Duration::from_millis(1));
+        let shortest = InSeconds(Duration::from_millis(1));
         in_range(
             "duration",
-            &Seconds(duration),
+            &InSeconds(duration),
             &shortest,
-            &Seconds(limits::DURATION),
+            &InSeconds(limits::DURATION),
         )?;
         in_range(
             "timeout",
-            &Seconds(options.timeout),
+            &InSeconds(options.timeout),
             &shortest,
-            &Seconds(limits::TIMEOUT),
+            &InSeconds(limits::TIMEOUT),
         )?;
         in_range(
             "max_in_flight",
@@ -193,8 +194,8 @@ impl Plan {
         let fresh_per_10_000 = (options.fresh_connection_fraction * 10_000.0).round() as u32;
         Ok(Self {
             url: options.url.clone(),
-            target: Target::resolve(&options.url, options.host.as_deref())?,
-            rate: Rate::per_second(options.rate_per_second)?,
+            target: LoadTarget::resolve(&options.url, options.host.as_deref())?,
+            rate: RequestRate::per_second(options.rate_per_second)?,
             duration,
             timeout: options.timeout,
             max_in_flight: options.max_in_flight,
@@ -203,7 +204,7 @@ impl Plan {
     }
 }
 
-impl Target {
+impl LoadTarget {
     fn resolve(url: &str, host: Option<&str>) -> Result<Self, StartError> {
         let wrong = |problem: String| StartError::Url {
             url: url.to_owned(),
@@ -225,7 +226,7 @@ impl Target {
             .host()
             .trim_start_matches('[')
             .trim_end_matches(']');
-        let address = choose(
+        let address = resolve_address(
             (name, authority.port_u16().unwrap_or(80)),
             authority.as_str(),
         )?;
@@ -249,14 +250,14 @@ impl Target {
     }
 }
 
-/// Resolves a host to one address, having checked all of them.
-fn choose(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
+/// Resolves a host, checks all of its addresses, and returns one of them.
+fn resolve_address(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
     let unresolved = |source| StartError::Resolve {
         host: shown.to_owned(),
         source,
     };
     let mut addresses: Vec<SocketAddr> = host.to_socket_addrs().map_err(unresolved)?.collect();
-    if let Some(public) = addresses.iter().find(|address| !is_own(address.ip())) {
+    if let Some(public) = addresses.iter().find(|address| !is_local(address.ip())) {
         return Err(StartError::Public {
             address: public.ip(),
         });
@@ -266,15 +267,14 @@ fn choose(host: (&str, u16), shown: &str) -> Result<SocketAddr, StartError> {
     addresses.first().copied().ok_or_else(none)
 }
 
-/// Whether an address can only be a machine of one's own: loopback, RFC 1918 or RFC 4193.
-/// 198.18.0.0/15, set aside for benchmarks of one's own network (RFC 2544): the local cluster lives
-/// there.
+/// Whether an address is in 198.18.0.0/15, which RFC 2544 reserves for benchmarks. The local
+/// cluster uses it.
 fn is_for_benchmarks(address: Ipv4Addr) -> bool {
     let [first, second, ..] = address.octets();
     first == 198 && matches!(second, 18 | 19)
 }
 
-fn is_own(address: IpAddr) -> bool {
+fn is_local(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             address.is_loopback() || address.is_private() || is_for_benchmarks(address)
@@ -283,11 +283,11 @@ fn is_own(address: IpAddr) -> bool {
     }
 }
 
-/// A duration that is shown in seconds.
+/// A duration that is displayed in seconds.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Seconds(Duration);
+struct InSeconds(Duration);
 
-impl fmt::Display for Seconds {
+impl fmt::Display for InSeconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} s", self.0.as_secs_f64())
     }
@@ -313,12 +313,12 @@ fn in_range<T: PartialOrd + fmt::Display>(
 mod tests {
     use super::*;
 
-    fn refusal(options: &Options) -> String {
-        Plan::new(options).unwrap_err().to_string()
+    fn error_message(options: &LoadOptions) -> String {
+        LoadPlan::new(options).unwrap_err().to_string()
     }
 
     #[test]
-    fn only_loopback_and_private_addresses_are_sent_to() {
+    fn only_loopback_and_private_addresses_are_allowed() {
         for own in [
             "127.0.0.1",
             "127.9.9.9",
@@ -330,7 +330,7 @@ mod tests {
             "[fd00::1]",
         ] {
             assert!(
-                Plan::new(&Options::new(format!("http://{own}:8000/"))).is_ok(),
+                LoadPlan::new(&LoadOptions::new(format!("http://{own}:8000/"))).is_ok(),
                 "{own}"
             );
         }
@@ -345,19 +345,19 @@ mod tests {
             "[fe80::1]",
             "[::]",
         ] {
-            let error = Plan::new(&Options::new(format!("http://{other}/"))).unwrap_err();
+            let error = LoadPlan::new(&LoadOptions::new(format!("http://{other}/"))).unwrap_err();
             assert!(
                 matches!(error, StartError::Public { .. }),
                 "{other}: {error}"
             );
         }
-        let mapped = refusal(&Options::new("http://[::ffff:8.8.8.8]/"));
+        let mapped = error_message(&LoadOptions::new("http://[::ffff:8.8.8.8]/"));
         assert!(mapped.contains("neither loopback nor private"), "{mapped}");
     }
 
     #[test]
-    fn the_target_is_the_address_and_the_host_header_the_name() {
-        let target = |url: &str, host| Target::resolve(url, host).unwrap();
+    fn the_target_is_resolved_and_the_host_header_keeps_the_name() {
+        let target = |url: &str, host| LoadTarget::resolve(url, host).unwrap();
         let by_name = target("http://localhost:8000/a?b=c", None);
         assert!(
             ["127.0.0.1:8000", "[::1]:8000"].contains(&by_name.uri.authority().unwrap().as_str())
@@ -370,74 +370,74 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_refused_with_what_would_do() {
-        let options = Options::new("http://127.0.0.1/");
+    fn invalid_options_are_refused_with_the_valid_range() {
+        let options = LoadOptions::new("http://127.0.0.1/");
         for (options, message) in [
             (
-                Options::new("https://127.0.0.1/"),
+                LoadOptions::new("https://127.0.0.1/"),
                 "the scheme must be http",
             ),
-            (Options::new("127.0.0.1:80"), "the scheme must be http"),
+            (LoadOptions::new("127.0.0.1:80"), "the scheme must be http"),
             (
-                Options::new("http://u:p@127.0.0.1/"),
+                LoadOptions::new("http://u:p@127.0.0.1/"),
                 "credentials are not supported",
             ),
             (
-                Options::new("not a url"),
+                LoadOptions::new("not a url"),
                 "is not a URL like http://127.0.0.1:8000/path",
             ),
             (
-                Options {
+                LoadOptions {
                     host: Some("a b".into()),
                     ..options.clone()
                 },
                 "\"a b\" is not a host name",
             ),
             (
-                Options {
+                LoadOptions {
                     rate_per_second: 0,
                     ..options.clone()
                 },
                 "rate_per_second must be from 1 to 5000, not 0",
             ),
             (
-                Options {
+                LoadOptions {
                     rate_per_second: 5_001,
                     ..options.clone()
                 },
                 "rate_per_second must be from 1 to 5000, not 5001",
             ),
             (
-                Options {
+                LoadOptions {
                     duration: Some(Duration::from_hours(5)),
                     ..options.clone()
                 },
                 "duration must be from 0.001 s to 14400 s, not 18000 s",
             ),
             (
-                Options {
+                LoadOptions {
                     timeout: Duration::ZERO,
                     ..options.clone()
                 },
                 "timeout must be from 0.001 s to 60 s, not 0 s",
             ),
             (
-                Options {
+                LoadOptions {
                     max_in_flight: 0,
                     ..options.clone()
                 },
                 "max_in_flight must be from 1 to 16000, not 0",
             ),
             (
-                Options {
+                LoadOptions {
                     fresh_connection_fraction: f64::NAN,
                     ..options.clone()
                 },
                 "fresh_connection_fraction must be from 0 to 1, not NaN",
             ),
         ] {
-            let refusal = refusal(&options);
-            assert!(refusal.contains(message), "{refusal}");
+            let message_text = error_message(&options);
+            assert!(message_text.contains(message), "{message_text}");
         }
     }
 }

@@ -1,49 +1,48 @@
-//! What became of a request, told apart by who is to blame.
+//! Outcomes of requests: success, error of the service, or routing failure.
 
 use std::{error::Error, fmt, io};
 
 use http::StatusCode;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-/// What became of one request.
+/// Outcome of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// A whole answer with a status of 2xx.
+pub enum RequestOutcome {
+    /// A complete response with a 2xx status.
     Ok,
-    /// Any other answer that carries `x-version`: the request reached the service, and the service
-    /// failed it.
+    /// A complete response with another status and `x-version`: the request reached the service,
+    /// and the service failed.
     ServiceError,
-    /// The request never reached the service, or its answer never came back.
+    /// The request did not reach the service, or the response did not arrive.
     Routing(RoutingFailure),
 }
 
-/// How the way to the service and back failed.
+/// How a request was lost between the client and the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum RoutingFailure {
-    /// Nothing listens there (`ECONNREFUSED`).
+    /// The connection was refused (`ECONNREFUSED`).
     Refused,
-    /// The connection was closed before the whole answer had come.
+    /// The connection was closed before the response was complete.
     Reset,
-    /// 404 without `x-version`: the gateway knows no route.
+    /// 404 without `x-version`: the gateway has no route.
     NotFound404,
-    /// 500 without `x-version`: what the Gateway API prescribes for a route whose backend is
-    /// invalid.
+    /// 500 without `x-version`: the Gateway API requires it for a route with an invalid backend.
     InternalError500,
-    /// 502 without `x-version`: the gateway could not reach the backend that it chose.
+    /// 502 without `x-version`: the gateway could not reach the selected backend.
     BadGateway502,
-    /// 503 without `x-version`: the gateway has no backend.
+    /// 503 without `x-version`: the gateway has no available backend.
     Unavailable503,
-    /// 504 without `x-version`: the backend did not answer the gateway in time.
+    /// 504 without `x-version`: the backend did not respond to the gateway in time.
     GatewayTimeout504,
-    /// No whole answer within the load's own time.
+    /// No complete response within the timeout of the load.
     Timeout,
-    /// Anything else; [`crate::Report::details`] tells of the first ones.
+    /// Any other failure. [`crate::LoadReport::details`] has the details of the first ones.
     Other,
 }
 
 impl RoutingFailure {
-    /// All of them, in the order of their discriminants.
+    /// All failures, in the order of their discriminants.
     pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::Reset,
@@ -56,7 +55,7 @@ impl RoutingFailure {
         Self::Other,
     ];
 
-    /// A short name, the same in tables and in JSON.
+    /// The short name in tables and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -71,8 +70,8 @@ impl RoutingFailure {
         }
     }
 
-    /// Which failure an error of the client is, from the whole chain of its causes.
-    pub(crate) fn of_error(error: &(dyn Error + 'static)) -> Self {
+    /// Classifies an error of the client by the chain of its causes.
+    pub(crate) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         let mut found = Self::Other;
         while let Some(error) = cause {
@@ -88,8 +87,8 @@ impl RoutingFailure {
                     _ => {}
                 }
             }
-            // The peer closed a connection between or within messages; where the system has a word
-            // on it, it wins.
+            // The peer closed the connection between or within messages. An I/O error further down
+            // the chain is more specific.
             if let Some(hyper) = error.downcast_ref::<hyper::Error>()
                 && (hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
             {
@@ -113,9 +112,9 @@ impl Serialize for RoutingFailure {
     }
 }
 
-impl Outcome {
-    /// What a whole answer means. `from_service` is whether it carries `x-version`.
-    pub(crate) fn of_answer(status: StatusCode, from_service: bool) -> Self {
+impl RequestOutcome {
+    /// Classifies a complete response. `from_service` is true if it has `x-version`.
+    pub(crate) fn from_response(status: StatusCode, from_service: bool) -> Self {
         if status.is_success() {
             return Self::Ok;
         }
@@ -133,51 +132,51 @@ impl Outcome {
     }
 }
 
-/// How many requests came to which outcome.
+/// Number of requests by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// [`Outcome::Ok`].
+pub struct OutcomeCounts {
+    /// [`RequestOutcome::Ok`].
     pub ok: u64,
-    /// [`Outcome::ServiceError`].
+    /// [`RequestOutcome::ServiceError`].
     pub service_errors: u64,
     routing: [u64; RoutingFailure::ALL.len()],
 }
 
-impl Counts {
-    /// How many failed on their way in this manner.
-    pub fn of(&self, failure: RoutingFailure) -> u64 {
+impl OutcomeCounts {
+    /// Number of routing failures of this kind.
+    pub fn failures_of_kind(&self, failure: RoutingFailure) -> u64 {
         self.routing[failure as usize]
     }
 
-    /// How many failed on their way in any manner.
+    /// Number of routing failures of all kinds.
     pub fn routing_failures(&self) -> u64 {
         self.routing.iter().sum()
     }
 
-    /// All requests that have come to an end.
+    /// Number of completed requests.
     pub fn total(&self) -> u64 {
         self.ok + self.service_errors + self.routing_failures()
     }
 
-    /// The routing failures that occurred, with their numbers.
+    /// The kinds of routing failures that occurred, with their counts.
     pub fn routing(&self) -> impl Iterator<Item = (RoutingFailure, u64)> {
         RoutingFailure::ALL
             .into_iter()
-            .map(|failure| (failure, self.of(failure)))
+            .map(|failure| (failure, self.failures_of_kind(failure)))
             .filter(|(_, count)| *count > 0)
     }
 
-    pub(crate) fn add(&mut self, outcome: Outcome) {
+    pub(crate) fn add(&mut self, outcome: RequestOutcome) {
         match outcome {
-            Outcome::Ok => self.ok += 1,
-            Outcome::ServiceError => self.service_errors += 1,
-            Outcome::Routing(failure) => self.routing[failure as usize] += 1,
+            RequestOutcome::Ok => self.ok += 1,
+            RequestOutcome::ServiceError => self.service_errors += 1,
+            RequestOutcome::Routing(failure) => self.routing[failure as usize] += 1,
         }
     }
 }
 
-impl FromIterator<Outcome> for Counts {
-    fn from_iter<I: IntoIterator<Item = Outcome>>(outcomes: I) -> Self {
+impl FromIterator<RequestOutcome> for OutcomeCounts {
+    fn from_iter<I: IntoIterator<Item = RequestOutcome>>(outcomes: I) -> Self {
         let mut counts = Self::default();
         outcomes.into_iter().for_each(|outcome| counts.add(outcome));
         counts
@@ -185,7 +184,7 @@ impl FromIterator<Outcome> for Counts {
 }
 
 /// `{"ok": 5, "service_errors": 1, "routing_failures": 2, "routing": {"502": 2}}`
-impl Serialize for Counts {
+impl Serialize for OutcomeCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let by_kind: std::collections::BTreeMap<_, _> = self
             .routing()
@@ -212,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_version_header_makes_an_error_the_services_own() {
-        let of = |status, from_service| {
-            Outcome::of_answer(StatusCode::from_u16(status).unwrap(), from_service)
+    fn an_error_with_a_version_header_comes_from_the_service() {
+        let from = |status, from_service| {
+            RequestOutcome::from_response(StatusCode::from_u16(status).unwrap(), from_service)
         };
         for status in [200, 204] {
-            assert_eq!(of(status, true), Outcome::Ok);
-            assert_eq!(of(status, false), Outcome::Ok);
+            assert_eq!(from(status, true), RequestOutcome::Ok);
+            assert_eq!(from(status, false), RequestOutcome::Ok);
         }
         for (status, failure) in [
             (301, RoutingFailure::Other),
@@ -229,20 +228,20 @@ mod tests {
             (503, RoutingFailure::Unavailable503),
             (504, RoutingFailure::GatewayTimeout504),
         ] {
-            assert_eq!(of(status, true), Outcome::ServiceError);
-            assert_eq!(of(status, false), Outcome::Routing(failure));
+            assert_eq!(from(status, true), RequestOutcome::ServiceError);
+            assert_eq!(from(status, false), RequestOutcome::Routing(failure));
         }
     }
 
     #[test]
-    fn counts_add_up_and_tell_only_what_occurred() {
-        let counts: Counts = [
-            Outcome::Ok,
-            Outcome::Ok,
-            Outcome::ServiceError,
-            Outcome::Routing(RoutingFailure::Reset),
-            Outcome::Routing(RoutingFailure::BadGateway502),
-            Outcome::Routing(RoutingFailure::BadGateway502),
+    fn counts_add_up_and_list_only_failures_that_occurred() {
+        let counts: OutcomeCounts = [
+            RequestOutcome::Ok,
+            RequestOutcome::Ok,
+            RequestOutcome::ServiceError,
+            RequestOutcome::Routing(RoutingFailure::Reset),
+            RequestOutcome::Routing(RoutingFailure::BadGateway502),
+            RequestOutcome::Routing(RoutingFailure::BadGateway502),
         ]
         .into_iter()
         .collect();
@@ -254,15 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn system_errors_are_told_apart() {
-        let of = |kind| RoutingFailure::of_error(&io::Error::from(kind));
+    fn system_errors_are_distinguished() {
+        let from = |kind| RoutingFailure::from_error(&io::Error::from(kind));
         assert_eq!(
-            of(io::ErrorKind::ConnectionRefused),
+            from(io::ErrorKind::ConnectionRefused),
             RoutingFailure::Refused
         );
-        assert_eq!(of(io::ErrorKind::ConnectionReset), RoutingFailure::Reset);
-        assert_eq!(of(io::ErrorKind::BrokenPipe), RoutingFailure::Reset);
-        assert_eq!(of(io::ErrorKind::TimedOut), RoutingFailure::Timeout);
-        assert_eq!(of(io::ErrorKind::AddrNotAvailable), RoutingFailure::Other);
+        assert_eq!(from(io::ErrorKind::ConnectionReset), RoutingFailure::Reset);
+        assert_eq!(from(io::ErrorKind::BrokenPipe), RoutingFailure::Reset);
+        assert_eq!(from(io::ErrorKind::TimedOut), RoutingFailure::Timeout);
+        assert_eq!(from(io::ErrorKind::AddrNotAvailable), RoutingFailure::Other);
     }
 }

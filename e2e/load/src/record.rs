@@ -1,87 +1,87 @@
-//! The records as they come in, compactly.
+//! Compact records of requests, and live counts.
 
 use std::time::Duration;
 
 use crate::{
-    client::Seen,
-    outcome::{Counts, Outcome, RoutingFailure},
+    client::Exchange,
+    outcome::{OutcomeCounts, RequestOutcome, RoutingFailure},
 };
 
-/// Versions told apart at most; answers of any further one count as of no version.
-const MOST_VERSIONS: usize = 256;
+/// Maximum number of versions. Responses of further versions count as without a version.
+const MAX_VERSIONS: usize = 256;
 
-/// Routing failures whose story is kept.
-const MOST_DETAILS: usize = 200;
+/// Maximum number of routing failures with details.
+const MAX_DETAILS: usize = 200;
 
-/// An arrival sent later than this after it was due counts as late: the generator itself was held
-/// up.
-const LATE: Duration = Duration::from_millis(10);
+/// A request that is sent later than this after it was due counts as late: the generator itself was
+/// delayed.
+const LATE_THRESHOLD: Duration = Duration::from_millis(10);
 
-/// One request that has come to its end.
+/// One completed request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
     /// When it was due, in microseconds since the start.
     pub(crate) at_us: u64,
-    /// From then to its end, in microseconds; a request is bounded by its timeout, far below the 71
-    /// minutes of a `u32`.
+    /// Time from due to completion, in microseconds. The timeout keeps it far below the 71 minutes
+    /// of a `u32`.
     pub(crate) latency_us: u32,
     /// Index into [`Recorder::versions`].
     pub(crate) version: u16,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RequestOutcome,
 }
 
 const _: () = assert!(
     size_of::<Record>() == 16,
-    "an hour at 2,700 requests a second must fit"
+    "one hour at 2,700 requests per second must fit in memory"
 );
 
-/// The story of one routing failure.
+/// Details of one routing failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureDetail {
     /// When the request was due, since the start.
     pub at: Duration,
-    /// Its kind.
+    /// The kind of failure.
     pub failure: RoutingFailure,
-    /// `x-version`, where the headers of an answer came before the failure.
+    /// `x-version`, if response headers arrived before the failure.
     pub version: Option<String>,
     /// The client's error with all its causes, or the status.
     pub detail: String,
 }
 
-/// What one version has answered so far.
+/// The requests that one version has answered so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionSnapshot {
-    /// `x-version`; none for answers without it and for requests without an answer.
+    /// `x-version`. `None` for responses without it and for requests without a response.
     pub version: Option<String>,
-    /// Its answers by outcome.
-    pub counts: Counts,
+    /// Its requests by outcome.
+    pub counts: OutcomeCounts,
     /// When the first request that it answered was due, since the start.
     pub first_at: Duration,
     /// When the last request that it answered was due, since the start.
     pub last_at: Duration,
 }
 
-/// The load as it stands.
+/// The current state of the load.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct LoadSnapshot {
     /// Time since the start.
     pub elapsed: Duration,
-    /// The present rate.
+    /// Current rate.
     pub rate_per_second: u32,
     /// Requests sent so far.
     pub sent: u64,
-    /// Those among them that have no outcome yet.
+    /// Sent requests without an outcome yet.
     pub in_flight: u64,
-    /// Arrivals that were not sent, for too many were in flight.
+    /// Requests that were not sent because too many were in flight.
     pub overruns: u64,
-    /// Outcomes of all versions together.
-    pub counts: Counts,
-    /// By version, in the order of their first answer.
+    /// Outcomes of all versions.
+    pub counts: OutcomeCounts,
+    /// Outcomes by version, in the order of the first response.
     pub versions: Vec<VersionSnapshot>,
 }
 
-impl Snapshot {
-    /// What a version has answered so far, if anything.
+impl LoadSnapshot {
+    /// The requests that a version has answered so far. `None` if it has not answered any.
     pub fn version(&self, version: &str) -> Option<&VersionSnapshot> {
         self.versions
             .iter()
@@ -89,13 +89,13 @@ impl Snapshot {
     }
 }
 
-/// Gathers records and keeps the live counts beside them.
+/// Collects records and live counts.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     pub(crate) records: Vec<Record>,
     pub(crate) versions: Vec<VersionSnapshot>,
     pub(crate) details: Vec<FailureDetail>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: OutcomeCounts,
     pub(crate) sent: u64,
     pub(crate) overruns: u64,
     pub(crate) late: u64,
@@ -103,19 +103,20 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Counts an arrival that is sent `lateness` after it was due.
-    pub(crate) fn sent(&mut self, lateness: Duration) {
+    /// Counts a request that is sent `lateness` after it was due.
+    pub(crate) fn record_sent(&mut self, lateness: Duration) {
         self.sent += 1;
-        self.late += u64::from(lateness > LATE);
+        self.late += u64::from(lateness > LATE_THRESHOLD);
         self.max_lateness = self.max_lateness.max(lateness);
     }
 
     /// Records the end of a request that was due at `at`.
-    pub(crate) fn ended(&mut self, at: Duration, latency: Duration, seen: Seen) {
-        if let (Outcome::Routing(failure), Some(detail)) = (seen.outcome, seen.detail)
-            && self.details.len() < MOST_DETAILS
+    pub(crate) fn record_end(&mut self, at: Duration, latency: Duration, exchange: Exchange) {
+        if let (RequestOutcome::Routing(failure), Some(detail)) =
+            (exchange.outcome, exchange.detail)
+            && self.details.len() < MAX_DETAILS
         {
-            let version = seen.version.clone();
+            let version = exchange.version.clone();
             self.details.push(FailureDetail {
                 at,
                 failure,
@@ -123,22 +124,22 @@ impl Recorder {
                 detail,
             });
         }
-        let version = self.version(seen.version, at);
+        let version = self.version(exchange.version, at);
         let known = &mut self.versions[usize::from(version)];
-        known.counts.add(seen.outcome);
+        known.counts.add(exchange.outcome);
         known.first_at = known.first_at.min(at);
         known.last_at = known.last_at.max(at);
-        self.counts.add(seen.outcome);
+        self.counts.add(exchange.outcome);
         self.records.push(Record {
             at_us: u64::try_from(at.as_micros()).unwrap_or(u64::MAX),
             latency_us: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
             version,
-            outcome: seen.outcome,
+            outcome: exchange.outcome,
         });
     }
 
-    /// The index of a version, added when it is new. A handful of versions: a scan is cheaper than
-    /// a map.
+    /// The index of a version, which is added if it is new. A scan is cheaper than a map for a few
+    /// versions.
     fn version(&mut self, version: Option<String>, at: Duration) -> u16 {
         let position = |version: &Option<String>| {
             self.versions
@@ -148,12 +149,12 @@ impl Recorder {
         if let Some(known) = position(&version) {
             return u16::try_from(known).unwrap_or(u16::MAX);
         }
-        if version.is_some() && self.versions.len() >= MOST_VERSIONS {
+        if version.is_some() && self.versions.len() >= MAX_VERSIONS {
             return self.version(None, at);
         }
         self.versions.push(VersionSnapshot {
             version,
-            counts: Counts::default(),
+            counts: OutcomeCounts::default(),
             first_at: at,
             last_at: at,
         });
@@ -165,9 +166,9 @@ impl Recorder {
 mod tests {
     use super::*;
 
-    fn seen(outcome: Outcome, version: Option<&str>) -> Seen {
-        let detail = matches!(outcome, Outcome::Routing(_)).then(|| "a story".to_owned());
-        Seen {
+    fn exchange(outcome: RequestOutcome, version: Option<&str>) -> Exchange {
+        let detail = matches!(outcome, RequestOutcome::Routing(_)).then(|| "details".to_owned());
+        Exchange {
             outcome,
             version: version.map(str::to_owned),
             detail,
@@ -177,15 +178,19 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn live_counts_follow_the_records_whatever_their_order() {
+    fn live_counts_do_not_depend_on_the_order_of_records() {
         let mut recorder = Recorder::default();
-        recorder.ended(5 * MS, MS, seen(Outcome::Ok, Some("v1")));
-        recorder.ended(9 * MS, MS, seen(Outcome::ServiceError, Some("v2")));
-        recorder.ended(2 * MS, 8 * MS, seen(Outcome::Ok, Some("v1")));
-        recorder.ended(
+        recorder.record_end(5 * MS, MS, exchange(RequestOutcome::Ok, Some("v1")));
+        recorder.record_end(
+            9 * MS,
+            MS,
+            exchange(RequestOutcome::ServiceError, Some("v2")),
+        );
+        recorder.record_end(2 * MS, 8 * MS, exchange(RequestOutcome::Ok, Some("v1")));
+        recorder.record_end(
             3 * MS,
             MS,
-            seen(Outcome::Routing(RoutingFailure::Refused), None),
+            exchange(RequestOutcome::Routing(RoutingFailure::Refused), None),
         );
         let v1 = &recorder.versions[0];
         assert_eq!((v1.version.as_deref(), v1.counts.ok), (Some("v1"), 2));
@@ -198,19 +203,22 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_stories_are_bounded_and_counts_are_not() {
+    fn versions_and_details_are_bounded_and_counts_are_not() {
         let mut recorder = Recorder::default();
         for index in 0..1_000 {
-            let outcome = Outcome::Routing(RoutingFailure::Reset);
-            recorder.ended(MS, MS, seen(outcome, Some(&format!("v{index}"))));
+            let outcome = RequestOutcome::Routing(RoutingFailure::Reset);
+            recorder.record_end(MS, MS, exchange(outcome, Some(&format!("v{index}"))));
         }
         assert!(
-            recorder.versions.len() <= MOST_VERSIONS + 1,
+            recorder.versions.len() <= MAX_VERSIONS + 1,
             "{}",
             recorder.versions.len()
         );
-        assert_eq!(recorder.details.len(), MOST_DETAILS);
-        assert_eq!(recorder.counts.of(RoutingFailure::Reset), 1_000);
+        assert_eq!(recorder.details.len(), MAX_DETAILS);
+        assert_eq!(
+            recorder.counts.failures_of_kind(RoutingFailure::Reset),
+            1_000
+        );
         assert_eq!(
             recorder
                 .versions
@@ -222,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn lateness_is_the_generators_own() {
+    fn lateness_is_counted_when_a_request_is_sent() {
         let mut recorder = Recorder::default();
-        recorder.sent(LATE);
-        recorder.sent(LATE + MS);
+        recorder.record_sent(LATE_THRESHOLD);
+        recorder.record_sent(LATE_THRESHOLD + MS);
         assert_eq!(
             (recorder.sent, recorder.late, recorder.max_lateness),
-            (2, 1, LATE + MS)
+            (2, 1, LATE_THRESHOLD + MS)
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The records, and the questions one asks of them.
+//! The report of a load and queries on its records.
 
 use std::{
     collections::BTreeMap,
@@ -10,60 +10,60 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    outcome::{Counts, Outcome, RoutingFailure},
+    outcome::{OutcomeCounts, RequestOutcome, RoutingFailure},
     record::{FailureDetail, Record},
 };
 
 /// Why no more requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EndedBy {
+pub enum EndReason {
     /// The caller stopped it.
     Stopped,
-    /// Its duration is over.
+    /// The duration is over.
     Duration,
-    /// It has as many records as it may keep ([`crate::limits::RECORDS`]).
+    /// The maximum number of records is reached ([`crate::limits::RECORDS`]).
     Records,
 }
 
-/// One request and what became of it.
+/// One completed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer<'a> {
-    /// When it was due (not when it was sent, nor when it ended), since the start.
+pub struct RequestResult<'a> {
+    /// When it was due, since the start. Not when it was sent or completed.
     pub at: Duration,
-    /// From when it was due to its end, to the microsecond.
+    /// Time from due to completion, with microsecond resolution.
     pub latency: Duration,
-    /// `x-version`, where an answer carried it.
+    /// `x-version`, if a response had it.
     pub version: Option<&'a str>,
-    /// What became of it.
-    pub outcome: Outcome,
+    /// Its outcome.
+    pub outcome: RequestOutcome,
 }
 
-impl Answer<'_> {
-    /// When it ended, since the start.
-    pub fn ended(&self) -> Duration {
+impl RequestResult<'_> {
+    /// When it was completed, since the start.
+    pub fn ended_at(&self) -> Duration {
         self.at + self.latency
     }
 }
 
-/// Latencies by nearest rank, exact to the microsecond: every one is on record, so no histogram
-/// need approximate them.
+/// Latency percentiles by nearest rank. They are exact to the microsecond because every latency is
+/// recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Latency {
+pub struct LatencySummary {
     /// The median.
     pub p50: Duration,
-    /// 90 % are not above it.
+    /// The 90th percentile.
     pub p90: Duration,
-    /// 99 % are not above it.
+    /// The 99th percentile.
     pub p99: Duration,
-    /// 99.9 % are not above it.
+    /// The 99.9th percentile.
     pub p999: Duration,
-    /// The longest.
+    /// The maximum.
     pub max: Duration,
 }
 
-impl Latency {
-    fn of(mut microseconds: Vec<u32>) -> Option<Self> {
+impl LatencySummary {
+    fn from_microseconds(mut microseconds: Vec<u32>) -> Option<Self> {
         microseconds.sort_unstable();
         let max = *microseconds.last()?;
         let at = |per_mille: usize| {
@@ -84,46 +84,45 @@ impl Latency {
     }
 }
 
-/// All that a load has seen.
+/// All results of a load.
 #[derive(Clone, Debug)]
-pub struct Report {
-    /// Where it went.
+pub struct LoadReport {
+    /// Target URL.
     pub url: String,
-    /// The wall clock's time of the start.
+    /// Wall-clock time of the start.
     pub started_at: Timestamp,
-    /// From the start to this report.
+    /// Time from the start to this report.
     pub elapsed: Duration,
-    /// Why it ended; none while it runs.
-    pub ended_by: Option<EndedBy>,
+    /// Why the load ended. `None` while it runs.
+    pub ended_by: Option<EndReason>,
     /// Requests sent.
     pub sent: u64,
-    /// Arrivals that were not sent, for too many were in flight. Not 0: the load was not what it
-    /// was meant to be.
+    /// Requests that were not sent because too many were in flight. If not 0, the load was lower
+    /// than configured.
     pub overruns: u64,
-    /// Requests that were sent more than 10 ms after they were due: this machine was too busy to
-    /// keep the schedule.
+    /// Requests that were sent more than 10 ms after they were due. If not 0, this machine was too
+    /// busy to keep the schedule.
     pub late: u64,
-    /// The longest time from due to sent.
+    /// Longest delay from due to sent.
     pub max_lateness: Duration,
-    /// The stories of the first 200 routing failures to end.
+    /// Details of the first 200 routing failures.
     pub details: Vec<FailureDetail>,
     pub(crate) versions: Vec<Option<String>>,
-    /// By the time they were due.
+    /// Sorted by due time.
     pub(crate) records: Vec<Record>,
 }
 
-impl Report {
+impl LoadReport {
     /// All requests.
-    pub fn all(&self) -> View<'_> {
+    pub fn all(&self) -> ReportView<'_> {
         self.between(..)
     }
 
-    /// The requests that were due in a span of time since the start, such as `before..after` by
+    /// The requests that were due within a time span since the start, such as `before..after` from
     /// [`crate::LoadHandle::elapsed`].
-    pub fn between(&self, span: impl RangeBounds<Duration>) -> View<'_> {
+    pub fn between(&self, span: impl RangeBounds<Duration>) -> ReportView<'_> {
         let at = |record: &Record| Duration::from_micros(record.at_us);
-        // Records keep whole microseconds, so the bounds must too: what is due now is not before
-        // now.
+        // Records have microsecond resolution, so the bounds are truncated to it as well.
         let bound = |time: &Duration| {
             Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
         };
@@ -145,26 +144,26 @@ impl Report {
             Bound::Excluded(time) => before(time),
             Bound::Unbounded => self.records.len(),
         };
-        View {
+        ReportView {
             report: self,
             records: self.records.get(from..to).unwrap_or_default(),
             version: None,
         }
     }
 
-    /// The wall clock's time of a time since the start.
+    /// Converts a time since the start to wall-clock time.
     pub fn wall_clock(&self, at: Duration) -> Timestamp {
         self.started_at.checked_add(at).unwrap_or(Timestamp::MAX)
     }
 
-    /// The time since the start of a time of the wall clock; 0 for one before the start. A wall
-    /// clock that was stepped meanwhile makes this wrong by the step.
+    /// Converts a wall-clock time to the time since the start. 0 if it is before the start. If the
+    /// wall clock was stepped meanwhile, the result is off by the step.
     pub fn since_start(&self, time: Timestamp) -> Duration {
         Duration::try_from(time.duration_since(self.started_at)).unwrap_or_default()
     }
 
-    fn answer(&self, record: &Record) -> Answer<'_> {
-        Answer {
+    fn request_result(&self, record: &Record) -> RequestResult<'_> {
+        RequestResult {
             at: Duration::from_micros(record.at_us),
             latency: Duration::from_micros(record.latency_us.into()),
             version: self
@@ -176,16 +175,16 @@ impl Report {
     }
 }
 
-/// Some of the requests of a report.
+/// A subset of the requests of a report.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    report: &'a Report,
+pub struct ReportView<'a> {
+    report: &'a LoadReport,
     records: &'a [Record],
-    /// Only those answered by this version.
+    /// If set, only requests that this version answered.
     version: Option<&'a str>,
 }
 
-impl<'a> View<'a> {
+impl<'a> ReportView<'a> {
     /// Only the requests that this version answered.
     #[must_use]
     pub fn of_version(self, version: &'a str) -> Self {
@@ -195,50 +194,54 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The requests, by the time they were due.
-    pub fn answers(self) -> impl DoubleEndedIterator<Item = Answer<'a>> {
-        let answers = self
+    /// The requests, sorted by due time.
+    pub fn requests(self) -> impl DoubleEndedIterator<Item = RequestResult<'a>> {
+        let requests = self
             .records
             .iter()
-            .map(move |record| self.report.answer(record));
-        answers.filter(move |answer| self.version.is_none() || answer.version == self.version)
+            .map(move |record| self.report.request_result(record));
+        requests.filter(move |request| self.version.is_none() || request.version == self.version)
     }
 
-    /// How many came to which outcome.
-    pub fn counts(self) -> Counts {
-        self.answers().map(|answer| answer.outcome).collect()
+    /// Number of requests by outcome.
+    pub fn counts(self) -> OutcomeCounts {
+        self.requests().map(|request| request.outcome).collect()
     }
 
-    /// The same by version; none stands for no `x-version`.
-    pub fn counts_by_version(self) -> BTreeMap<Option<&'a str>, Counts> {
-        let mut counts = BTreeMap::<_, Counts>::new();
-        for answer in self.answers() {
+    /// Number of requests by version and outcome. The key `None` stands for no `x-version`.
+    pub fn counts_by_version(self) -> BTreeMap<Option<&'a str>, OutcomeCounts> {
+        let mut counts = BTreeMap::<_, OutcomeCounts>::new();
+        for request in self.requests() {
             counts
-                .entry(answer.version)
+                .entry(request.version)
                 .or_default()
-                .add(answer.outcome);
+                .add(request.outcome);
         }
         counts
     }
 
-    /// The requests that never reached the service or whose answers never came back.
-    pub fn routing_failures(self) -> impl DoubleEndedIterator<Item = (Answer<'a>, RoutingFailure)> {
-        self.answers().filter_map(|answer| match answer.outcome {
-            Outcome::Routing(failure) => Some((answer, failure)),
-            Outcome::Ok | Outcome::ServiceError => None,
+    /// The requests that were lost in routing.
+    pub fn routing_failures(
+        self,
+    ) -> impl DoubleEndedIterator<Item = (RequestResult<'a>, RoutingFailure)> {
+        self.requests().filter_map(|request| match request.outcome {
+            RequestOutcome::Routing(failure) => Some((request, failure)),
+            RequestOutcome::Ok | RequestOutcome::ServiceError => None,
         })
     }
 
     /// The request that was due last.
-    pub fn last(self) -> Option<Answer<'a>> {
-        self.answers().next_back()
+    pub fn last(self) -> Option<RequestResult<'a>> {
+        self.requests().next_back()
     }
 
-    /// The latencies of all its requests, failures too; none where there are none.
-    pub fn latency(self) -> Option<Latency> {
-        let microseconds =
-            |answer: Answer<'_>| u32::try_from(answer.latency.as_micros()).unwrap_or(u32::MAX);
-        Latency::of(self.answers().map(microseconds).collect())
+    /// The latency percentiles of all requests, including failures. `None` if there are no
+    /// requests.
+    pub fn latency(self) -> Option<LatencySummary> {
+        let microseconds = |request: RequestResult<'_>| {
+            u32::try_from(request.latency.as_micros()).unwrap_or(u32::MAX)
+        };
+        LatencySummary::from_microseconds(self.requests().map(microseconds).collect())
     }
 }
 
@@ -249,7 +252,7 @@ pub(crate) mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A report of `(due, latency, version, outcome)` in milliseconds.
-    pub(crate) fn report(records: &[(u64, u32, Option<&str>, Outcome)]) -> Report {
+    pub(crate) fn report(records: &[(u64, u32, Option<&str>, RequestOutcome)]) -> LoadReport {
         let versions = vec![None, Some("v1".to_owned()), Some("v2".to_owned())];
         let index = |version: Option<&str>| {
             versions
@@ -257,11 +260,11 @@ pub(crate) mod tests {
                 .position(|known| known.as_deref() == version)
                 .unwrap()
         };
-        Report {
+        LoadReport {
             url: "http://127.0.0.1:8000/".to_owned(),
             started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             elapsed: Duration::from_secs(10),
-            ended_by: Some(EndedBy::Duration),
+            ended_by: Some(EndReason::Duration),
             sent: records.len() as u64,
             overruns: 0,
             late: 0,
@@ -280,25 +283,25 @@ pub(crate) mod tests {
         }
     }
 
-    const RESET: Outcome = Outcome::Routing(RoutingFailure::Reset);
+    const RESET: RequestOutcome = RequestOutcome::Routing(RoutingFailure::Reset);
 
-    fn switch() -> Report {
+    fn switch() -> LoadReport {
         report(&[
-            (0, 1, Some("v1"), Outcome::Ok),
-            (10, 2, Some("v2"), Outcome::ServiceError),
-            (20, 3, Some("v1"), Outcome::Ok),
+            (0, 1, Some("v1"), RequestOutcome::Ok),
+            (10, 2, Some("v2"), RequestOutcome::ServiceError),
+            (20, 3, Some("v1"), RequestOutcome::Ok),
             (30, 4, None, RESET),
-            (40, 500, Some("v2"), Outcome::Ok),
-            (50, 6, Some("v1"), Outcome::Ok),
+            (40, 500, Some("v2"), RequestOutcome::Ok),
+            (50, 6, Some("v1"), RequestOutcome::Ok),
         ])
     }
 
     #[test]
-    fn spans_follow_their_bounds() {
+    fn a_span_honors_its_bounds() {
         let report = switch();
-        let due = |span: View<'_>| {
-            span.answers()
-                .map(|answer| answer.at.as_millis())
+        let due = |span: ReportView<'_>| {
+            span.requests()
+                .map(|request| request.at.as_millis())
                 .collect::<Vec<_>>()
         };
         assert_eq!(due(report.all()), [0, 10, 20, 30, 40, 50]);
@@ -319,12 +322,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_version_has_its_own_counts_and_its_last_request() {
+    fn counts_and_the_last_request_are_per_version() {
         let report = switch();
         let v2 = report.all().of_version("v2");
         assert_eq!((v2.counts().ok, v2.counts().service_errors), (1, 1));
         let last = v2.last().unwrap();
-        assert_eq!((last.at, last.ended()), (40 * MS, 540 * MS));
+        assert_eq!((last.at, last.ended_at()), (40 * MS, 540 * MS));
         assert!(report.all().of_version("v3").last().is_none());
         let by_version = report.all().counts_by_version();
         assert_eq!(by_version[&Some("v1")].ok, 3);
@@ -332,7 +335,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn routing_failures_come_with_time_and_kind() {
+    fn routing_failures_have_a_time_and_a_kind() {
         let report = switch();
         let failures: Vec<_> = report.all().routing_failures().collect();
         assert_eq!(failures.len(), 1);
@@ -344,7 +347,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn wall_clock_and_start_agree() {
+    fn wall_clock_and_load_time_convert_both_ways() {
         let report = switch();
         let time = report.wall_clock(1_500 * MS);
         assert_eq!(time.to_string(), "2026-01-02T03:04:06.5Z");
@@ -357,7 +360,7 @@ pub(crate) mod tests {
 
     #[test]
     fn percentiles_are_nearest_ranks() {
-        let latency = Latency::of((1..=1_000).rev().collect()).unwrap();
+        let latency = LatencySummary::from_microseconds((1..=1_000).rev().collect()).unwrap();
         let ranks = [
             latency.p50,
             latency.p90,
@@ -369,11 +372,11 @@ pub(crate) mod tests {
             ranks,
             [500, 900, 990, 999, 1_000].map(Duration::from_micros)
         );
-        let one = Latency::of(vec![7]).unwrap();
+        let one = LatencySummary::from_microseconds(vec![7]).unwrap();
         assert_eq!(
             (one.p50, one.max),
             (Duration::from_micros(7), Duration::from_micros(7))
         );
-        assert_eq!(Latency::of(Vec::new()), None);
+        assert_eq!(LatencySummary::from_microseconds(Vec::new()), None);
     }
 }

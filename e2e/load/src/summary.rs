@@ -1,4 +1,4 @@
-//! A report told briefly: as a table for people, as JSON for programs.
+//! A short form of a report: a table for people, JSON for programs.
 
 use std::{fmt, time::Duration};
 
@@ -7,39 +7,39 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use crate::{
-    outcome::{Counts, RoutingFailure},
+    outcome::{OutcomeCounts, RoutingFailure},
     record::FailureDetail,
-    report::{EndedBy, Latency, Report, View},
+    report::{EndReason, LatencySummary, LoadReport, ReportView},
 };
 
-/// Routing failures whose stories the table tells.
-const STORIES_SHOWN: usize = 5;
+/// Number of routing failures that the table lists with details.
+const DETAILS_SHOWN: usize = 5;
 
-/// A report without its records. `Display` makes a table of it.
+/// A report without its records. `Display` formats it as a table.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// Where the load went.
+pub struct LoadSummary {
+    /// Target URL.
     pub url: String,
-    /// The wall clock's time of the start.
+    /// Wall-clock time of the start.
     pub started_at: Timestamp,
-    /// From the start to the report.
+    /// Time from the start to the report.
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub elapsed: Duration,
-    /// Why it ended; none while it runs.
-    pub ended_by: Option<EndedBy>,
+    /// Why the load ended. `None` while it runs.
+    pub ended_by: Option<EndReason>,
     /// Requests sent.
     pub sent: u64,
-    /// Arrivals not sent, for too many were in flight.
+    /// Requests that were not sent because too many were in flight.
     pub overruns: u64,
     /// Requests sent more than 10 ms after they were due.
     pub late: u64,
-    /// The longest time from due to sent.
+    /// Longest delay from due to sent.
     #[serde(rename = "max_lateness_ms", serialize_with = "milliseconds")]
     pub max_lateness: Duration,
-    /// All versions together.
+    /// All versions.
     #[serde(flatten)]
     pub total: VersionSummary,
-    /// Each version, and answers without one.
+    /// One entry per version.
     pub versions: Vec<VersionSummary>,
     /// The first routing failures.
     pub failures: Vec<FailureDetail>,
@@ -48,17 +48,17 @@ pub struct Summary {
 /// The requests that one version answered.
 #[derive(Clone, Debug, Serialize)]
 pub struct VersionSummary {
-    /// `x-version`; none in the total, for answers without it, and for requests without an answer.
+    /// `x-version`. `None` in the total.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// By outcome.
-    pub counts: Counts,
-    /// None where there are no requests.
-    pub latency: Option<Latency>,
+    /// Requests by outcome.
+    pub counts: OutcomeCounts,
+    /// `None` if there are no requests.
+    pub latency: Option<LatencySummary>,
 }
 
 impl VersionSummary {
-    fn of(version: Option<&str>, view: View<'_>) -> Self {
+    fn from_view(version: Option<&str>, view: ReportView<'_>) -> Self {
         Self {
             version: version.map(str::to_owned),
             counts: view.counts(),
@@ -67,15 +67,15 @@ impl VersionSummary {
     }
 }
 
-impl Report {
+impl LoadReport {
     /// The report without its records.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> LoadSummary {
         let versions = self.versions.iter().flatten();
         let mut versions: Vec<_> = versions
-            .map(|version| VersionSummary::of(Some(version), self.all().of_version(version)))
+            .map(|version| VersionSummary::from_view(Some(version), self.all().of_version(version)))
             .collect();
         versions.sort_by(|a, b| a.version.cmp(&b.version));
-        Summary {
+        LoadSummary {
             url: self.url.clone(),
             started_at: self.started_at,
             elapsed: self.elapsed,
@@ -84,19 +84,19 @@ impl Report {
             overruns: self.overruns,
             late: self.late,
             max_lateness: self.max_lateness,
-            total: VersionSummary::of(None, self.all()),
+            total: VersionSummary::from_view(None, self.all()),
             versions,
             failures: self.details.clone(),
         }
     }
 
-    /// Whether every arrival was sent and none failed on its way.
-    pub fn lost_nothing(&self) -> bool {
+    /// Whether every request was sent and none was lost in routing.
+    pub fn has_no_losses(&self) -> bool {
         self.overruns == 0 && self.all().counts().routing_failures() == 0
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for LoadSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
@@ -131,7 +131,7 @@ impl fmt::Display for Summary {
             failure,
             detail,
             ..
-        } in self.failures.iter().take(STORIES_SHOWN)
+        } in self.failures.iter().take(DETAILS_SHOWN)
         {
             writeln!(f, "  at {:.3} s: {failure}: {detail}", at.as_secs_f64())?;
         }
@@ -158,7 +158,7 @@ fn row(name: &str, version: &VersionSummary) -> [String; 7] {
     let VersionSummary {
         counts, latency, ..
     } = version;
-    let milliseconds = |pick: fn(&Latency) -> Duration| {
+    let milliseconds = |pick: fn(&LatencySummary) -> Duration| {
         latency.as_ref().map_or_else(
             || "-".to_owned(),
             |latency| format!("{:.1}", in_milliseconds(pick(latency))),
@@ -184,9 +184,9 @@ fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::
 }
 
 /// `{"p50_ms": 1.5, ...}`
-impl Serialize for Latency {
+impl Serialize for LatencySummary {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut latency = serializer.serialize_struct("Latency", 5)?;
+        let mut latency = serializer.serialize_struct("LatencySummary", 5)?;
         latency.serialize_field("p50_ms", &in_milliseconds(self.p50))?;
         latency.serialize_field("p90_ms", &in_milliseconds(self.p90))?;
         latency.serialize_field("p99_ms", &in_milliseconds(self.p99))?;
@@ -206,26 +206,26 @@ impl Serialize for FailureDetail {
             detail,
         } = self;
         let failure: &RoutingFailure = failure;
-        let mut story = serializer.serialize_struct("FailureDetail", 4)?;
-        story.serialize_field("at_ms", &in_milliseconds(*at))?;
-        story.serialize_field("failure", failure)?;
-        story.serialize_field("version", version)?;
-        story.serialize_field("detail", detail)?;
-        story.end()
+        let mut fields = serializer.serialize_struct("FailureDetail", 4)?;
+        fields.serialize_field("at_ms", &in_milliseconds(*at))?;
+        fields.serialize_field("failure", failure)?;
+        fields.serialize_field("version", version)?;
+        fields.serialize_field("detail", detail)?;
+        fields.end()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{outcome::Outcome, report::tests::report};
+    use crate::{outcome::RequestOutcome, report::tests::report};
 
-    fn sample() -> Report {
-        let lost = Outcome::Routing(RoutingFailure::BadGateway502);
+    fn sample() -> LoadReport {
+        let lost = RequestOutcome::Routing(RoutingFailure::BadGateway502);
         let mut report = report(&[
-            (0, 1, Some("v2"), Outcome::Ok),
-            (10, 2, Some("v1"), Outcome::Ok),
-            (20, 4, Some("v1"), Outcome::ServiceError),
+            (0, 1, Some("v2"), RequestOutcome::Ok),
+            (10, 2, Some("v1"), RequestOutcome::Ok),
+            (20, 4, Some("v1"), RequestOutcome::ServiceError),
             (30, 3, None, lost),
         ]);
         report.details = vec![FailureDetail {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_for_people() {
+    fn the_table_has_one_row_per_version() {
         let expected = "
  version  ok  own errors  routing failures  p50 ms  p99 ms  max ms
  v1        1           1                 0     2.0     4.0     4.0
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_spoils_a_measurement_is_told() {
+    fn overruns_and_late_requests_are_reported() {
         let mut report = sample();
         report.overruns = 3;
         report.late = 2;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_is_for_programs() {
+    fn the_json_has_all_fields() {
         let json = serde_json::to_value(sample().summary()).unwrap();
         assert_eq!(json["started_at"], "2026-01-02T03:04:05Z");
         assert_eq!(json["ended_by"], "duration");
@@ -279,19 +279,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lost_means_every_arrival_was_sent_and_came_back() {
+    fn a_report_without_losses_has_no_overruns_and_no_failures() {
         let clean = report(&[
-            (0, 1, Some("v1"), Outcome::Ok),
-            (1, 1, Some("v1"), Outcome::ServiceError),
+            (0, 1, Some("v1"), RequestOutcome::Ok),
+            (1, 1, Some("v1"), RequestOutcome::ServiceError),
         ]);
-        assert!(clean.lost_nothing());
+        assert!(clean.has_no_losses());
         assert!(
-            !Report {
+            !LoadReport {
                 overruns: 1,
                 ..clean
             }
-            .lost_nothing()
+            .has_no_losses()
         );
-        assert!(!sample().lost_nothing());
+        assert!(!sample().has_no_losses());
     }
 }

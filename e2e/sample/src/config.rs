@@ -1,4 +1,5 @@
-//! The configuration: parsed once, strictly, with every problem named at once.
+//! The configuration from environment variables. Parsing is strict and reports all problems at
+//! once.
 
 use std::{
     collections::BTreeMap,
@@ -9,11 +10,11 @@ use std::{
 
 use axum::http::HeaderValue;
 
-/// No delay is longer than this; what is longer is a slip of the unit.
-const LONGEST_DELAY_MS: u64 = 3_600_000;
+/// Upper limit of delays. A larger value is most likely in the wrong unit.
+const MAX_DELAY_MS: u64 = 3_600_000;
 
-/// The variables read, in the order of the crate's table.
-const KNOWN: [&str; 14] = [
+/// The supported variables, in the order of the crate documentation.
+const SETTINGS: [&str; 14] = [
     "VERSION",
     "PORT",
     "BIND_ADDRESS",
@@ -30,9 +31,9 @@ const KNOWN: [&str; 14] = [
     "DRAIN_MS",
 ];
 
-/// A variable that begins like this and is not in [`KNOWN`] is a slip that would make a bad release
-/// look good.
-const OURS: [&str; 6] = [
+/// A variable with one of these prefixes that is not in [`SETTINGS`] is refused: a typo would
+/// otherwise disable a fault.
+const SETTING_PREFIXES: [&str; 6] = [
     "ERROR_",
     "LATENCY_",
     "START_DELAY",
@@ -41,46 +42,46 @@ const OURS: [&str; 6] = [
     "DRAIN_",
 ];
 
-/// What the service shall be and how it shall fail.
+/// The configuration of the service and its faults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What the answers and metrics say: 1 to 63 letters, digits, `.`, `_`, `-` or `+`.
+    /// The version in responses and metrics: 1 to 63 letters, digits, `.`, `_`, `-` or `+`.
     pub version: String,
-    /// The same as a header value.
+    /// The version as a header value.
     pub version_header: HeaderValue,
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on. Port 0 takes a free port.
     pub listen: SocketAddr,
-    /// The fraction of requests answered 500, from 0 to 1.
+    /// Fraction of requests that get status 500, from 0 to 1.
     pub error_fraction: f64,
-    /// How long after the start the first of them may fail.
+    /// Time after the start before the first request fails.
     pub error_after: Duration,
-    /// The seed of the randomness, or none for one from the system.
+    /// Seed of the random numbers. `None` takes a seed from the system.
     pub seed: Option<u64>,
-    /// How long every request takes at least.
+    /// Minimum duration of a request.
     pub latency: Duration,
-    /// How much longer a request takes at most.
+    /// Maximum additional random duration of a request.
     pub latency_jitter: Duration,
-    /// How long after the start it becomes ready; none for never.
+    /// Time after the start before the service becomes ready. `None` if it never does.
     pub ready_after: Option<Duration>,
     /// Whether to exit before listening.
     pub crash_on_start: bool,
-    /// How many requests to answer before crashing on the next.
+    /// Number of requests to serve before the crash.
     pub crash_after_requests: Option<u64>,
-    /// How long after the start to crash.
+    /// Time after the start at which the service crashes.
     pub crash_after: Option<Duration>,
-    /// How long to keep accepting after SIGTERM.
+    /// Time to keep accepting requests after SIGTERM.
     pub drain: Duration,
 }
 
-/// One variable that cannot be used.
+/// One invalid variable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}{}: {fix}", .value.as_ref().map(|value| format!("={value:?}")).unwrap_or_default())]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The variable's name.
     pub variable: String,
-    /// Its value as found, if it was set.
+    /// Its value, if it is set.
     pub value: Option<String>,
-    /// What to do about it.
+    /// How to fix it.
     pub fix: String,
 }
 
@@ -88,12 +89,11 @@ impl Config {
     /// Reads the environment's variables.
     ///
     /// # Errors
-    /// Every variable that is missing, malformed, out of range, or nearly but not quite one of
-    /// ours.
+    /// One problem for each variable that is missing, malformed, out of range or unknown.
     pub fn from_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Vec<Problem>> {
-        let mut reader = Reader::new(variables);
+    ) -> Result<Self, Vec<ConfigProblem>> {
+        let mut reader = EnvironmentReader::new(variables);
         let (version, version_header) = reader.version();
         let port = reader.parse(
             "PORT",
@@ -137,13 +137,13 @@ impl Config {
     }
 }
 
-/// Reads variables and gathers what is wrong with them; a bad one reads as its default meanwhile.
-struct Reader {
+/// Reads variables and collects the problems. An invalid variable reads as its default.
+struct EnvironmentReader {
     variables: BTreeMap<String, String>,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Reader {
+impl EnvironmentReader {
     fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let variables = variables
@@ -154,16 +154,16 @@ impl Reader {
             variables,
             problems: Vec::new(),
         };
-        let strays: Vec<String> = reader
+        let unknown_settings: Vec<String> = reader
             .variables
             .keys()
-            .filter(|name| is_stray(name))
+            .filter(|name| is_unknown_setting(name))
             .cloned()
             .collect();
-        for name in strays {
+        for name in unknown_settings {
             reader.problem(
                 &name,
-                &format!("no such setting; the settings are {}", KNOWN.join(", ")),
+                &format!("no such setting; the settings are {}", SETTINGS.join(", ")),
             );
         }
         reader
@@ -171,7 +171,7 @@ impl Reader {
 
     fn problem(&mut self, variable: &str, fix: &str) {
         let value = self.variables.get(variable).cloned();
-        self.problems.push(Problem {
+        self.problems.push(ConfigProblem {
             variable: variable.to_owned(),
             value,
             fix: fix.to_owned(),
@@ -195,9 +195,9 @@ impl Reader {
     }
 
     fn delay(&mut self, variable: &str) -> Option<Duration> {
-        let fix = format!("set a whole number of milliseconds, at most {LONGEST_DELAY_MS}");
+        let fix = format!("set a whole number of milliseconds, at most {MAX_DELAY_MS}");
         let milliseconds = self.optional(variable, &fix)?;
-        if milliseconds > LONGEST_DELAY_MS {
+        if milliseconds > MAX_DELAY_MS {
             self.problem(variable, &fix);
             return None;
         }
@@ -206,7 +206,7 @@ impl Reader {
 
     /// Reads a percentage as a fraction.
     fn percentage(&mut self, variable: &str) -> f64 {
-        let fix = "set per cent of requests from 0 to 100 without a sign, such as 3 or 0.05";
+        let fix = "set a percentage of requests from 0 to 100 without a sign, such as 3 or 0.05";
         let percent: f64 = self.parse(variable, 0.0, fix);
         if !(0.0..=100.0).contains(&percent) {
             self.problem(variable, fix);
@@ -231,19 +231,22 @@ impl Reader {
     }
 }
 
-/// Whether a name looks like a setting and is none. Kubernetes adds variables of its own for the
-/// Services of a namespace (`ERROR_PAGES_SERVICE_HOST`, `ERROR_PAGES_PORT_80_TCP`); those are left
-/// alone.
-fn is_stray(name: &str) -> bool {
+/// Whether a name looks like a setting but is not one. Kubernetes adds variables for the Services
+/// of a namespace (`ERROR_PAGES_SERVICE_HOST`, `ERROR_PAGES_PORT_80_TCP`), which are ignored.
+fn is_unknown_setting(name: &str) -> bool {
     let kubernetes = name.contains("_SERVICE_") || name.contains("_PORT");
-    OURS.iter().any(|prefix| name.starts_with(prefix)) && !KNOWN.contains(&name) && !kubernetes
+    SETTING_PREFIXES
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+        && !SETTINGS.contains(&name)
+        && !kubernetes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<ConfigProblem>> {
         Config::from_environment(
             variables
                 .iter()
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_enough() {
+    fn the_version_is_the_only_required_setting() {
         let config = read(&[("VERSION", "v1"), ("HOME", "/")]).unwrap();
         assert_eq!(config.listen, "0.0.0.0:8080".parse().unwrap());
         assert!(config.error_fraction.abs() < f64::EPSILON);
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_read() {
+    fn every_setting_is_read() {
         let config = read(&[
             ("VERSION", "v2.1"),
             ("PORT", "0"),
@@ -315,7 +318,7 @@ mod tests {
         assert_eq!(
             problems(&[("ERROR_RATE", "3%")]),
             [
-                r#"ERROR_RATE="3%": set per cent of requests from 0 to 100 without a sign, such as 3 or 0.05"#
+                r#"ERROR_RATE="3%": set a percentage of requests from 0 to 100 without a sign, such as 3 or 0.05"#
             ]
         );
         assert_eq!(
@@ -325,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_meant_is_refused() {
+    fn invalid_values_are_refused() {
         for (variable, value) in [
             ("VERSION", ""),
             ("VERSION", "v 2"),
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         assert_eq!(
             problems(&[("PORT", "x"), ("DRAIN_MS", "x"), ("NEVER_READY", "x")]).len(),
             3
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_setting_is_refused_and_what_kubernetes_adds_is_not() {
+    fn a_misspelled_setting_is_refused_and_a_kubernetes_variable_is_not() {
         let problems = problems(&[("CRASH_AFTER_REQUEST", "5"), ("ERROR_RATES", "3")]);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_delay_that_never_ends_is_a_contradiction() {
+    fn never_ready_and_a_start_delay_exclude_each_other() {
         let problems = problems(&[("NEVER_READY", "true"), ("START_DELAY_MS", "5")]);
         assert_eq!(problems.len(), 1);
     }

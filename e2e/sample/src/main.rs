@@ -1,31 +1,30 @@
-//! The sample service of Serin's demo and tests: a static HTTP/1.1 service whose faults are set by
-//! environment.
+//! The sample service of Serin's demo and tests: an HTTP/1.1 service with configurable faults.
 //!
-//! Every path but the probes and `/metrics` is the service: it answers 200, or 500 at the rate that
-//! was asked for. Every answer carries `x-version`, so that a client can tell the service's own 500
-//! from one that a gateway made up.
+//! Every path except the probes and `/metrics` returns 200, or 500 at the configured rate. Every
+//! response has the header `x-version`, so that a client can distinguish a 500 of the service from
+//! a 500 of the gateway.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
-//! | `VERSION` | (required) | what `x-version`, the body and the metrics' `version` label say |
-//! | `PORT` | `8080` | where to listen; `0` takes a free port, which the first line of standard output names |
+//! | `VERSION` | (required) | value of `x-version`, of the body and of the metric label `version` |
+//! | `PORT` | `8080` | port to listen on; `0` takes a free port, which the first line of standard output names |
 //! | `BIND_ADDRESS` | `0.0.0.0` | the IP address to listen on |
-//! | `ERROR_RATE` | `0` | per cent of requests that are answered 500, at random (`3`, `0.05`) |
-//! | `ERROR_AFTER_MS` | `0` | until so long after the start none of them is |
-//! | `SEED` | from the system | makes that randomness repeatable |
-//! | `LATENCY_MS` | `0` | how long every request takes |
-//! | `LATENCY_JITTER_MS` | `0` | up to this much more, uniformly |
-//! | `START_DELAY_MS` | `0` | not ready until then |
-//! | `NEVER_READY` | `false` | never ready |
-//! | `CRASH_ON_START` | `false` | exit 1 before listening |
-//! | `CRASH_AFTER_REQUESTS` | (never) | answer so many requests, then exit 1 on the next one without an answer |
-//! | `CRASH_AFTER_MS` | (never) | exit 1 so long after the start |
-//! | `DRAIN_MS` | `2000` | how long to keep accepting after SIGTERM |
+//! | `ERROR_RATE` | `0` | percentage of requests that get status 500, at random (`3`, `0.05`) |
+//! | `ERROR_AFTER_MS` | `0` | time after the start before the first request fails |
+//! | `SEED` | from the system | seed of the random numbers, for repeatable runs |
+//! | `LATENCY_MS` | `0` | minimum duration of every request |
+//! | `LATENCY_JITTER_MS` | `0` | additional random duration, uniformly distributed up to this value |
+//! | `START_DELAY_MS` | `0` | time after the start before the service becomes ready |
+//! | `NEVER_READY` | `false` | the service never becomes ready |
+//! | `CRASH_ON_START` | `false` | exit with code 1 before listening |
+//! | `CRASH_AFTER_REQUESTS` | (never) | number of requests to serve; the next request gets no response and ends the process with code 1 |
+//! | `CRASH_AFTER_MS` | (never) | time after the start at which the process exits with code 1 |
+//! | `DRAIN_MS` | `2000` | time to keep accepting requests after SIGTERM |
 //!
-//! On SIGTERM (or SIGINT) it turns unready and asks clients to close their connections
-//! (`connection: close`), but accepts and answers for `DRAIN_MS`, while the endpoint is taken out
-//! of every router; then it stops listening, finishes what it has begun and exits 0. Exit codes: 0
-//! stopped, 1 crashed as told or failed, 2 bad configuration.
+//! On SIGTERM or SIGINT the service becomes unready and sends `connection: close`, but keeps
+//! serving for `DRAIN_MS` while routers remove its endpoint. Then it stops listening, finishes the
+//! requests in flight and exits with code 0. Exit codes: 0 stopped, 1 crashed as configured or
+//! failed, 2 invalid configuration.
 
 mod config;
 mod metrics;
@@ -47,18 +46,17 @@ use tokio::{
 
 use crate::{config::Config, service::Service};
 
-/// How long requests that have begun may take after the drain before the service gives up on them:
-/// less than Kubernetes' default grace period of 30 s with the default drain, so that the exit code
-/// tells of it.
-const FINISH_AT_MOST: Duration = Duration::from_secs(20);
+/// Time that requests in flight have to finish after the drain. With the default drain this is less
+/// than the default grace period of Kubernetes (30 s), so that the exit code shows an overrun.
+const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
-/// How the service came to its end.
-enum Ending {
-    /// It was told to stop and has answered everything.
+/// Why the service exits.
+enum ExitReason {
+    /// It received a signal and has finished all requests.
     Stopped,
-    /// It was configured to crash, here.
+    /// It crashed as configured by this variable.
     Crashed(&'static str),
-    /// Requests were still in flight [`FINISH_AT_MOST`] after the drain.
+    /// Requests were still in flight after [`DRAIN_GRACE`].
     Overdue,
 }
 
@@ -67,40 +65,40 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
-                complain(&problem.to_string());
+                log_error(&problem.to_string());
             }
             return ExitCode::from(2);
         }
     };
     if config.crash_on_start {
-        complain("crashing: CRASH_ON_START");
+        log_error("crashing: CRASH_ON_START");
         return ExitCode::FAILURE;
     }
-    // One thread: a pod of the sample must leave the machine's few cores to what is being measured.
-    let ending = tokio::runtime::Builder::new_current_thread()
+    // One thread: the sample must leave the few cores of the machine to the programs under test.
+    let exit_reason = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .and_then(|runtime| runtime.block_on(run(&config)));
-    match ending {
-        Ok(Ending::Stopped) => return ExitCode::SUCCESS,
-        Ok(Ending::Crashed(why)) => complain(&format!("crashing: {why}")),
-        Ok(Ending::Overdue) => complain("gave up on requests that did not finish after the drain"),
-        Err(error) => complain(&format!("cannot serve on {}: {error}", config.listen)),
+    match exit_reason {
+        Ok(ExitReason::Stopped) => return ExitCode::SUCCESS,
+        Ok(ExitReason::Crashed(why)) => log_error(&format!("crashing: {why}")),
+        Ok(ExitReason::Overdue) => log_error("requests did not finish within 20 s after the drain"),
+        Err(error) => log_error(&format!("cannot serve on {}: {error}", config.listen)),
     }
     ExitCode::FAILURE
 }
 
-async fn run(config: &Config) -> io::Result<Ending> {
-    // The handlers come first: as a container's first process it would otherwise ignore SIGTERM.
+async fn run(config: &Config) -> io::Result<ExitReason> {
+    // Install the handlers first: process 1 of a container ignores SIGTERM without a handler.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = TcpListener::bind(config.listen).await?.tap_io(|stream| {
-        // Small answers must not wait for Nagle; a connection that refuses the option serves all
-        // the same.
+        // Disable Nagle's algorithm for small responses. A connection that refuses the option still
+        // works.
         let _ = stream.set_nodelay(true);
     });
     let service = Arc::new(Service::new(config));
-    // Nobody may be reading; that is no reason to stop serving.
+    // A closed standard output must not stop the service.
     let _ = writeln!(
         io::stdout(),
         "serin-sample {} listens on {}",
@@ -121,28 +119,28 @@ async fn run(config: &Config) -> io::Result<Ending> {
         }
     };
     let overdue = async {
-        service.draining().await;
-        sleep(config.drain + FINISH_AT_MOST).await;
+        service.wait_until_draining().await;
+        sleep(config.drain + DRAIN_GRACE).await;
     };
     let serving = axum::serve(listener, service::router(Arc::clone(&service)))
         .with_graceful_shutdown(drained);
     tokio::select! {
-        served = serving.into_future() => served.map(|()| Ending::Stopped),
-        () = service.crashed() => Ok(Ending::Crashed("CRASH_AFTER_REQUESTS")),
-        () = after(config.crash_after) => Ok(Ending::Crashed("CRASH_AFTER_MS")),
-        () = overdue => Ok(Ending::Overdue),
+        served = serving.into_future() => served.map(|()| ExitReason::Stopped),
+        () = service.wait_until_crash() => Ok(ExitReason::Crashed("CRASH_AFTER_REQUESTS")),
+        () = sleep_or_never(config.crash_after) => Ok(ExitReason::Crashed("CRASH_AFTER_MS")),
+        () = overdue => Ok(ExitReason::Overdue),
     }
 }
 
 /// Resolves after `delay`, or never.
-async fn after(delay: Option<Duration>) {
+async fn sleep_or_never(delay: Option<Duration>) {
     match delay {
         Some(delay) => sleep(delay).await,
         None => std::future::pending().await,
     }
 }
 
-/// Says something on standard error, where a closed pipe is no reason to panic.
-fn complain(text: &str) {
+/// Writes a line to standard error. Does not panic if the pipe is closed.
+fn log_error(text: &str) {
     let _ = writeln!(io::stderr(), "serin-sample: {text}");
 }

@@ -1,4 +1,4 @@
-//! The service's metrics. Probes and scrapes are not requests of the service and are not counted.
+//! The metrics of the service. Probes and scrapes are not counted.
 
 use std::{fmt, time::Duration};
 
@@ -11,18 +11,18 @@ use prometheus_client::{
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds in seconds, from well below to well above what a request of the sample takes.
+/// Upper bounds in seconds, from well below to well above the duration of a request.
 const BUCKETS_SECONDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Version {
+struct VersionLabel {
     version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CodeAndVersion {
+struct RequestLabels {
     code: u16,
     version: String,
 }
@@ -37,20 +37,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the series. Both codes exist from the start: a counter that first appears with its
-    /// first error loses that error to everyone who takes differences.
+    /// Registers the series. Both status codes exist from the start: if a counter first appears
+    /// with its first error, `increase()` does not see that error.
     pub fn new(version: &str) -> Self {
-        let requests = Family::<CodeAndVersion, Counter>::default();
-        let durations =
-            Family::<Version, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS));
+        let requests = Family::<RequestLabels, Counter>::default();
+        let durations = Family::<VersionLabel, Histogram>::new_with_constructor(|| {
+            Histogram::new(BUCKETS_SECONDS)
+        });
         let code = |code| {
-            requests.get_or_create_owned(&CodeAndVersion {
+            requests.get_or_create_owned(&RequestLabels {
                 code,
                 version: version.to_owned(),
             })
         };
         let (succeeded, failed) = (code(200), code(500));
-        let duration = durations.get_or_create_owned(&Version {
+        let duration = durations.get_or_create_owned(&VersionLabel {
             version: version.to_owned(),
         });
         let mut registry = Registry::default();
@@ -72,16 +73,16 @@ impl Metrics {
         }
     }
 
-    /// Counts one answer.
+    /// Counts one response.
     pub fn count(&self, ok: bool, took: Duration) {
         if ok { &self.succeeded } else { &self.failed }.inc();
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// The `OpenMetrics` text.
+    /// The metrics in the `OpenMetrics` text format.
     ///
     /// # Errors
-    /// None that a `String` could make.
+    /// None in practice: writing to a `String` does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

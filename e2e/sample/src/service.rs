@@ -1,4 +1,4 @@
-//! The service: what it answers, when it is ready, and how it fails.
+//! The HTTP service: its responses, its readiness and its faults.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use crate::{
     metrics::{self, Metrics},
 };
 
-/// The header that names who answered.
+/// The header with the version of the service.
 const X_VERSION: HeaderName = HeaderName::from_static("x-version");
 
 /// One running service.
@@ -36,14 +36,14 @@ pub struct Service {
     version: String,
     version_header: HeaderValue,
     error_fraction: f64,
-    /// From when on requests fail.
+    /// Time of the first failing request.
     errors_from: Instant,
     latency: Duration,
     latency_jitter: Duration,
-    /// When it becomes ready; none for never.
+    /// When the service becomes ready. `None` if it never does.
     ready_at: Option<Instant>,
     crash_after_requests: Option<u64>,
-    taken: AtomicU64,
+    request_count: AtomicU64,
     crash: Notify,
     draining: watch::Sender<bool>,
     random: Mutex<SmallRng>,
@@ -51,7 +51,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the clock of the start delay.
+    /// Creates the service and starts its start delay.
     pub fn new(config: &Config) -> Self {
         Self {
             version: config.version.clone(),
@@ -62,7 +62,7 @@ impl Service {
             latency_jitter: config.latency_jitter,
             ready_at: config.ready_after.map(|delay| Instant::now() + delay),
             crash_after_requests: config.crash_after_requests,
-            taken: AtomicU64::new(0),
+            request_count: AtomicU64::new(0),
             crash: Notify::new(),
             draining: watch::Sender::new(false),
             random: Mutex::new(
@@ -74,14 +74,14 @@ impl Service {
         }
     }
 
-    /// Turns unready for good, and asks clients to take their next request elsewhere.
+    /// Becomes unready permanently and sends `connection: close` from now on.
     pub fn start_draining(&self) {
         self.draining.send_replace(true);
     }
 
-    /// Resolves once the service drains.
-    pub async fn draining(&self) {
-        // The sender is `self`, so the only error, a dropped sender, cannot be.
+    /// Waits until the service drains.
+    pub async fn wait_until_draining(&self) {
+        // The only error is a dropped sender, and `self` holds the sender.
         let _ = self
             .draining
             .subscribe()
@@ -89,8 +89,8 @@ impl Service {
             .await;
     }
 
-    /// Resolves once a request has come that the service shall not survive.
-    pub async fn crashed(&self) {
+    /// Waits for the request that crashes the service.
+    pub async fn wait_until_crash(&self) {
         self.crash.notified().await;
     }
 
@@ -102,8 +102,8 @@ impl Service {
         !self.is_draining() && self.ready_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// What becomes of one request: whether it is answered 200, and after how long.
-    fn draw(&self) -> (bool, Duration) {
+    /// Draws the outcome of one request: whether it succeeds, and its duration.
+    fn draw_outcome(&self) -> (bool, Duration) {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let ok = !random.random_bool(self.error_fraction) || Instant::now() < self.errors_from;
         let jitter = random.random_range(Duration::ZERO..=self.latency_jitter);
@@ -111,14 +111,17 @@ impl Service {
     }
 }
 
-/// The probes, the metrics, and the service everywhere else.
+/// The routes: probes, metrics, and the service on every other path.
 pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readiness))
         .route("/metrics", get(scrape))
-        .fallback(answer)
-        .layer(middleware::from_fn_with_state(Arc::clone(&service), sign))
+        .fallback(handle_request)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&service),
+            add_version_header,
+        ))
         .with_state(service)
 }
 
@@ -142,17 +145,17 @@ async fn scrape(State(service): State<Arc<Service>>) -> Response {
     }
 }
 
-async fn answer(State(service): State<Arc<Service>>) -> Response {
+async fn handle_request(State(service): State<Arc<Service>>) -> Response {
     let arrived = Instant::now();
     if service
         .crash_after_requests
-        .is_some_and(|most| service.taken.fetch_add(1, Ordering::Relaxed) >= most)
+        .is_some_and(|most| service.request_count.fetch_add(1, Ordering::Relaxed) >= most)
     {
         service.crash.notify_one();
-        // The process ends before this request is answered, as it would in a real crash.
+        // The process exits before this request gets a response, as in a real crash.
         return std::future::pending().await;
     }
-    let (ok, takes) = service.draw();
+    let (ok, takes) = service.draw_outcome();
     if !takes.is_zero() {
         sleep(takes).await;
     }
@@ -161,16 +164,20 @@ async fn answer(State(service): State<Arc<Service>>) -> Response {
         format!("serin-sample {}\n", service.version).into_response()
     } else {
         let text = format!(
-            "serin-sample {}: this request fails by ERROR_RATE\n",
+            "serin-sample {}: this request fails because of ERROR_RATE\n",
             service.version
         );
         (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
     }
 }
 
-/// Signs every answer with the version, and ends kept-alive connections while the service drains: a
-/// client that reused one when the service stops would lose its request.
-async fn sign(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+/// Adds the version to every response, and closes keep-alive connections while the service drains:
+/// a client that reuses one while the service stops would lose its request.
+async fn add_version_header(
+    State(service): State<Arc<Service>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut response = next.run(request).await;
     response
         .headers_mut()
@@ -199,7 +206,7 @@ mod tests {
         Arc::new(Service::new(&config))
     }
 
-    async fn ask(service: &Arc<Service>, path: &str) -> Response {
+    async fn get_path(service: &Arc<Service>, path: &str) -> Response {
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         router(Arc::clone(service)).oneshot(request).await.unwrap()
     }
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_answer_names_the_version() {
+    async fn every_response_carries_the_version_header() {
         let service = service(&[("ERROR_RATE", "100")]);
         for (path, status) in [
             ("/", 500),
@@ -227,13 +234,13 @@ mod tests {
             ("/readyz", 200),
             ("/metrics", 200),
         ] {
-            let response = ask(&service, path).await;
+            let response = get_path(&service, path).await;
             assert_eq!(response.status(), status, "{path}");
             assert_eq!(response.headers()["x-version"], "v2", "{path}");
             assert!(!response.headers().contains_key("connection"), "{path}");
         }
         assert!(
-            text(ask(&service, "/").await)
+            text(get_path(&service, "/").await)
                 .await
                 .starts_with("serin-sample v2: this request fails")
         );
@@ -243,9 +250,9 @@ mod tests {
     async fn probes_and_scrapes_are_not_counted() {
         let service = service(&[]);
         for path in ["/healthz", "/readyz", "/metrics", "/", "/shop"] {
-            ask(&service, path).await;
+            get_path(&service, path).await;
         }
-        let response = ask(&service, "/metrics").await;
+        let response = get_path(&service, "/metrics").await;
         assert_eq!(response.headers()["content-type"], metrics::CONTENT_TYPE);
         let text = text(response).await;
         assert!(
@@ -259,35 +266,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_come_at_the_rate_and_repeat_with_the_seed() {
+    async fn the_error_rate_is_met_and_the_seed_makes_it_repeatable() {
         let run = async |seed: &str| {
             let service = service(&[("ERROR_RATE", "10"), ("SEED", seed)]);
             let mut failed = Vec::new();
             for request in 0..2_000 {
-                if ask(&service, "/").await.status() == 500 {
+                if get_path(&service, "/").await.status() == 500 {
                     failed.push(request);
                 }
             }
             failed
         };
         let first = run("1").await;
-        // Five standard deviations (13.4 each) around 200, and a fixed seed.
+        // 200 plus or minus five standard deviations (13.4 each), with a fixed seed.
         assert!((133..=267).contains(&first.len()), "{}", first.len());
         assert_eq!(first, run("1").await);
         assert_ne!(first, run("2").await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn errors_may_come_late() {
+    async fn errors_start_after_the_configured_delay() {
         let service = service(&[("ERROR_RATE", "100"), ("ERROR_AFTER_MS", "1000")]);
         sleep(Duration::from_millis(999)).await;
-        assert_eq!(ask(&service, "/").await.status(), 200);
+        assert_eq!(get_path(&service, "/").await.status(), 200);
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(ask(&service, "/").await.status(), 500);
+        assert_eq!(get_path(&service, "/").await.status(), 500);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn latency_is_at_least_what_was_asked_and_jitter_is_bounded() {
+    async fn latency_includes_bounded_jitter() {
         let service = service(&[
             ("LATENCY_MS", "20"),
             ("LATENCY_JITTER_MS", "10"),
@@ -296,8 +303,8 @@ mod tests {
         let mut longest = Duration::ZERO;
         for _ in 0..200 {
             let start = Instant::now();
-            ask(&service, "/").await;
-            // Timers of the runtime tick in whole milliseconds.
+            get_path(&service, "/").await;
+            // The timers of the runtime have a resolution of 1 ms.
             assert!(
                 (20..=31).contains(&start.elapsed().as_millis()),
                 "{:?}",
@@ -309,40 +316,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readiness_comes_after_the_delay_and_goes_with_the_drain() {
+    async fn readiness_starts_after_the_delay_and_ends_with_the_drain() {
         let service = service(&[("START_DELAY_MS", "1000")]);
         sleep(Duration::from_millis(999)).await;
-        assert_eq!(ask(&service, "/readyz").await.status(), 503);
+        assert_eq!(get_path(&service, "/readyz").await.status(), 503);
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(ask(&service, "/readyz").await.status(), 200);
+        assert_eq!(get_path(&service, "/readyz").await.status(), 200);
         service.start_draining();
-        service.draining().await;
-        assert_eq!(ask(&service, "/readyz").await.status(), 503);
-        let still = ask(&service, "/").await;
-        assert_eq!(still.status(), 200);
-        assert_eq!(still.headers()["connection"], "close");
-        assert_eq!(ask(&service, "/healthz").await.status(), 200);
+        service.wait_until_draining().await;
+        assert_eq!(get_path(&service, "/readyz").await.status(), 503);
+        let response = get_path(&service, "/").await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["connection"], "close");
+        assert_eq!(get_path(&service, "/healthz").await.status(), 200);
     }
 
     #[tokio::test(start_paused = true)]
     async fn never_ready_is_never_ready() {
         let service = service(&[("NEVER_READY", "true")]);
         sleep(Duration::from_hours(24)).await;
-        assert_eq!(text(ask(&service, "/readyz").await).await, "not ready\n");
-        assert_eq!(ask(&service, "/healthz").await.status(), 200);
+        assert_eq!(
+            text(get_path(&service, "/readyz").await).await,
+            "not ready\n"
+        );
+        assert_eq!(get_path(&service, "/healthz").await.status(), 200);
     }
 
     #[tokio::test]
-    async fn the_request_after_the_last_is_not_answered() {
+    async fn the_request_after_the_limit_gets_no_response() {
         let service = service(&[("CRASH_AFTER_REQUESTS", "2")]);
         for _ in 0..2 {
-            assert_eq!(ask(&service, "/").await.status(), 200);
+            assert_eq!(get_path(&service, "/").await.status(), 200);
         }
-        assert_eq!(ask(&service, "/readyz").await.status(), 200);
+        assert_eq!(get_path(&service, "/readyz").await.status(), 200);
         tokio::select! {
             biased;
-            response = ask(&service, "/") => panic!("answered {response:?}"),
-            () = service.crashed() => {}
+            response = get_path(&service, "/") => panic!("answered {response:?}"),
+            () = service.wait_until_crash() => {}
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The sample as a process: its signals, its exit codes, and its counters against what a client
-//! saw.
+//! Tests of the sample as a process: signals, exit codes, and counters compared with a client.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +9,7 @@
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serin_load::{Load, Options};
+use serin_load::{Load, LoadOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -18,11 +17,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Longer than any condition of these tests takes, and shorter than the sample's own patience with
-/// old requests.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than any condition of these tests takes, and shorter than the grace period of the sample
+/// after a drain.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running sample; killed when it is dropped.
+/// A running sample. It is killed on drop.
 struct Sample {
     child: Child,
     address: SocketAddr,
@@ -48,7 +47,7 @@ impl Sample {
         let mut child = command(variables).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        timeout(PATIENCE, stdout.read_line(&mut line))
+        timeout(TIMEOUT, stdout.read_line(&mut line))
             .await
             .unwrap()
             .unwrap();
@@ -67,7 +66,7 @@ impl Sample {
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
-        timeout(PATIENCE, self.child.wait())
+        timeout(TIMEOUT, self.child.wait())
             .await
             .expect("it exits")
             .unwrap()
@@ -78,13 +77,14 @@ impl Sample {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// One request on a connection of its own: the whole answer, or nothing.
+    /// Sends one request on a new connection. Returns the whole response, or an empty string if
+    /// there is none.
     async fn get(&self, path: &str) -> String {
         let mut stream = self.connect().await;
         let request = format!("GET {path} HTTP/1.1\r\nhost: sample\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let _ = timeout(PATIENCE, stream.read_to_string(&mut answer))
+        let _ = timeout(TIMEOUT, stream.read_to_string(&mut answer))
             .await
             .expect("it answers or closes");
         answer
@@ -101,25 +101,25 @@ impl Sample {
 }
 
 #[tokio::test]
-async fn its_counters_are_what_a_client_saw() {
+async fn counters_match_the_client() {
     let sample = Sample::start(&[
         ("ERROR_RATE", "20"),
         ("SEED", "7"),
         ("LATENCY_JITTER_MS", "5"),
     ])
     .await;
-    let options = Options {
+    let options = LoadOptions {
         rate_per_second: 500,
         duration: Some(Duration::from_secs(1)),
         fresh_connection_fraction: 0.1,
-        ..Options::new(format!("http://{}/", sample.address))
+        ..LoadOptions::new(format!("http://{}/", sample.address))
     };
     let load = Load::start(&options).unwrap();
-    // Probes and scrapes in between are not requests of the service.
+    // Probes and scrapes are not counted as requests of the service.
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert!(sample.get(path).await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    load.ended().await;
+    load.wait_until_ended().await;
     let report = load.stop().await;
     let seen = report.all().of_version("v1").counts();
     assert_eq!(
@@ -150,15 +150,15 @@ async fn its_counters_are_what_a_client_saw() {
 }
 
 #[tokio::test]
-async fn a_drain_under_load_loses_no_request() {
+async fn draining_under_load_loses_no_request() {
     let mut sample = Sample::start(&[("DRAIN_MS", "4000"), ("LATENCY_MS", "2")]).await;
-    let options = Options {
+    let options = LoadOptions {
         rate_per_second: 300,
         fresh_connection_fraction: 0.1,
-        ..Options::new(format!("http://{}/", sample.address))
+        ..LoadOptions::new(format!("http://{}/", sample.address))
     };
     let load = Load::start(&options).unwrap();
-    let answers_one_due_at = async |time: Duration| {
+    let wait_for_request_due_at = async |time: Duration| {
         let polling = async {
             while load
                 .snapshot()
@@ -168,19 +168,19 @@ async fn a_drain_under_load_loses_no_request() {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, polling)
+        timeout(TIMEOUT, polling)
             .await
             .expect("requests are answered");
     };
-    answers_one_due_at(Duration::from_millis(300)).await;
+    wait_for_request_due_at(Duration::from_millis(300)).await;
     sample.terminate();
     let unready = async { while !sample.get("/readyz").await.starts_with("HTTP/1.1 503 ") {} };
-    timeout(PATIENCE, unready).await.expect("it turns unready");
+    timeout(TIMEOUT, unready).await.expect("it turns unready");
     let drains_since = load.elapsed();
     assert!(sample.get("/").await.contains("\r\nconnection: close\r\n"));
-    // Traffic goes on for a while before the routers have heard of it, and then ends.
-    let goes_on = Duration::from_secs(1);
-    answers_one_due_at(drains_since + goes_on).await;
+    // Traffic continues until the routers have removed the endpoint.
+    let more_traffic = Duration::from_secs(1);
+    wait_for_request_due_at(drains_since + more_traffic).await;
     let report = load.stop().await;
     assert_eq!(
         report.all().counts().routing_failures(),
@@ -190,7 +190,7 @@ async fn a_drain_under_load_loses_no_request() {
     );
     assert_eq!(report.all().counts().ok, report.sent);
     let drained = report
-        .between(drains_since..drains_since + goes_on)
+        .between(drains_since..drains_since + more_traffic)
         .of_version("v1")
         .counts();
     assert!((299..=301).contains(&drained.ok), "{drained:?}");
@@ -198,7 +198,7 @@ async fn a_drain_under_load_loses_no_request() {
 }
 
 #[tokio::test]
-async fn what_was_begun_before_the_drain_ended_is_finished() {
+async fn requests_in_flight_finish_after_the_drain() {
     let mut sample = Sample::start(&[("DRAIN_MS", "1000"), ("LATENCY_MS", "2000")]).await;
     let mut stream = sample.connect().await;
     stream
@@ -207,7 +207,7 @@ async fn what_was_begun_before_the_drain_ended_is_finished() {
         .unwrap();
     sample.terminate();
     let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer))
+    timeout(TIMEOUT, stream.read_to_string(&mut answer))
         .await
         .unwrap()
         .unwrap();
@@ -218,7 +218,7 @@ async fn what_was_begun_before_the_drain_ended_is_finished() {
 }
 
 #[tokio::test]
-async fn an_idle_kept_alive_connection_does_not_hold_the_stop_up() {
+async fn an_idle_connection_does_not_delay_the_exit() {
     let mut sample = Sample::start(&[("DRAIN_MS", "0")]).await;
     let mut stream = sample.connect().await;
     stream
@@ -233,7 +233,7 @@ async fn an_idle_kept_alive_connection_does_not_hold_the_stop_up() {
 }
 
 #[tokio::test]
-async fn it_crashes_on_the_request_after_the_last_without_an_answer() {
+async fn it_crashes_on_the_request_after_the_limit_without_a_response() {
     let mut sample = Sample::start(&[("CRASH_AFTER_REQUESTS", "3")]).await;
     for _ in 0..3 {
         assert!(sample.get("/").await.starts_with("HTTP/1.1 200 OK\r\n"));
@@ -249,22 +249,22 @@ async fn it_crashes_on_the_request_after_the_last_without_an_answer() {
 }
 
 #[tokio::test]
-async fn it_crashes_after_its_time() {
+async fn it_crashes_after_the_configured_time() {
     let mut sample = Sample::start(&[("CRASH_AFTER_MS", "1")]).await;
     assert_eq!(sample.exit_code().await, Some(1));
 }
 
 #[tokio::test]
-async fn never_ready_is_alive_and_answers() {
+async fn a_service_that_is_never_ready_is_alive_and_responds() {
     let sample = Sample::start(&[("NEVER_READY", "true")]).await;
     assert!(sample.get("/readyz").await.starts_with("HTTP/1.1 503 "));
     assert!(sample.get("/healthz").await.starts_with("HTTP/1.1 200 "));
     assert!(sample.get("/").await.contains("\r\nx-version: v1\r\n"));
 }
 
-/// Runs to the end: exit code and what was said.
-async fn end(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let output = timeout(PATIENCE, command(variables).output())
+/// Runs the sample until it exits. Returns the exit code, standard output and standard error.
+async fn run_to_exit(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = timeout(TIMEOUT, command(variables).output())
         .await
         .expect("it ends")
         .unwrap();
@@ -278,32 +278,32 @@ async fn end(variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
 
 #[tokio::test]
 async fn it_crashes_on_start_before_it_listens() {
-    let (code, said, complained) = end(&[("CRASH_ON_START", "true")]).await;
-    assert_eq!((code, said.as_str()), (Some(1), ""));
-    assert_eq!(complained, "serin-sample: crashing: CRASH_ON_START\n");
+    let (code, stdout, stderr) = run_to_exit(&[("CRASH_ON_START", "true")]).await;
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!(stderr, "serin-sample: crashing: CRASH_ON_START\n");
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_in_full() {
-    let (code, said, complained) = end(&[("ERROR_RATE", "3%"), ("DRAIN_MS", "2s")]).await;
-    assert_eq!((code, said.as_str()), (Some(2), ""));
+async fn every_configuration_problem_is_reported() {
+    let (code, stdout, stderr) = run_to_exit(&[("ERROR_RATE", "3%"), ("DRAIN_MS", "2s")]).await;
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(
-        complained.contains("ERROR_RATE=\"3%\": set per cent"),
-        "{complained}"
+        stderr.contains("ERROR_RATE=\"3%\": set a percentage"),
+        "{stderr}"
     );
     assert!(
-        complained.contains("DRAIN_MS=\"2s\": set a whole number of milliseconds"),
-        "{complained}"
+        stderr.contains("DRAIN_MS=\"2s\": set a whole number of milliseconds"),
+        "{stderr}"
     );
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_in_use_is_reported() {
     let sample = Sample::start(&[]).await;
-    let (code, _, complained) = end(&[("PORT", &sample.address.port().to_string())]).await;
+    let (code, _, stderr) = run_to_exit(&[("PORT", &sample.address.port().to_string())]).await;
     assert_eq!(code, Some(1));
     assert!(
-        complained.contains(&format!("cannot serve on {}: ", sample.address)),
-        "{complained}"
+        stderr.contains(&format!("cannot serve on {}: ", sample.address)),
+        "{stderr}"
     );
 }

@@ -1,4 +1,4 @@
-//! The controller as a process of this host, so that it can be killed at any moment.
+//! The controller as a process of this host, so that tests can kill it at any time.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,50 +10,53 @@ use tokio::process::{Child, Command};
 
 use crate::env::Env;
 
-/// A running controller; killed when it is dropped.
+/// A running controller. It is killed on drop.
 pub struct Controller {
     child: Child,
-    /// Where `/metrics`, `/healthz` and `/readyz` answer.
+    /// The address of `/metrics`, `/healthz` and `/readyz`.
     pub address: String,
-    /// Its log.
+    /// Its log file.
     pub log: PathBuf,
 }
 
-/// How a controller is started.
+/// Options of a controller process.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Its name in file names.
+pub struct ControllerOptions {
+    /// The name of its log file.
     pub name: String,
-    /// The port of its HTTP endpoints on the loopback.
+    /// The port of its HTTP endpoints on the loopback interface.
     pub port: u16,
-    /// Whether it takes part in an election; the namespace of the Lease.
+    /// The namespace of the Lease. If `None`, leader election is disabled.
     pub election: Option<String>,
 }
 
-/// How far a controller reaches and how long it lives.
+/// The scope and the lifetime of a controller.
 #[derive(Clone, Debug, Default)]
-pub struct Scope {
-    /// The one namespace that it looks after; without it all.
+pub struct ControllerScope {
+    /// The namespace to watch. If `None`, it watches all namespaces.
     pub namespace: Option<String>,
-    /// Whether it runs apart from this process: Ctrl-C does not reach it, and dropping it does not
-    /// end it.
-    pub apart: bool,
+    /// If true, Ctrl-C does not reach the controller, and dropping it does not kill it.
+    pub detached: bool,
 }
 
 impl Controller {
-    /// Starts the controller of this checkout; it must have been built.
+    /// Starts the controller of this checkout, which must be built.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn start(env: &Env, options: &Options) -> Result<Self> {
-        Self::start_in(env, options, &Scope::default())
+    /// If it cannot be started.
+    pub fn start(env: &Env, options: &ControllerOptions) -> Result<Self> {
+        Self::start_with_scope(env, options, &ControllerScope::default())
     }
 
-    /// The same for a scope.
+    /// Like [`Self::start`] with a scope.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn start_in(env: &Env, options: &Options, scope: &Scope) -> Result<Self> {
+    /// If it cannot be started.
+    pub fn start_with_scope(
+        env: &Env,
+        options: &ControllerOptions,
+        scope: &ControllerScope,
+    ) -> Result<Self> {
         let folder = env.checkout.join(".local/e2e");
         std::fs::create_dir_all(&folder)?;
         let log = folder.join(format!("{}.log", options.name));
@@ -74,8 +77,8 @@ impl Controller {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            .kill_on_drop(!scope.apart);
-        if scope.apart {
+            .kill_on_drop(!scope.detached);
+        if scope.detached {
             command.process_group(0);
         }
         if let Some(namespace) = &scope.namespace {
@@ -97,17 +100,17 @@ impl Controller {
         })
     }
 
-    /// Leaves a controller that runs [apart](Scope::apart) to itself; its process id, while it
+    /// Releases a [detached](ControllerScope::detached) controller. Returns its process id if it
     /// runs.
     pub fn detach(self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until `/readyz` reports success.
     ///
     /// # Errors
-    /// When it ends, or is not ready after 60 s.
-    pub async fn ready(&mut self) -> Result<()> {
+    /// If it ends, or if it is not ready after 60 s.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
         let url = format!("http://{}/readyz", self.address);
         loop {
@@ -129,28 +132,28 @@ impl Controller {
         }
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     ///
     /// # Errors
-    /// When the system does not say.
-    pub fn runs(&mut self) -> Result<bool> {
+    /// If the process cannot be inspected.
+    pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Kills it as an outage does: SIGKILL, no clean-up.
+    /// Kills it without cleanup (SIGKILL), as in an outage.
     ///
     /// # Errors
-    /// When it has ended by itself before.
+    /// If it has already ended.
     pub async fn kill(mut self) -> Result<()> {
         self.child.start_kill()?;
         self.child.wait().await?;
         Ok(())
     }
 
-    /// Stops it as a node drain does: SIGTERM, and waits.
+    /// Stops it gracefully (SIGTERM), as in a node drain, and waits.
     ///
     /// # Errors
-    /// When it does not end within 20 s.
+    /// If it does not end within 20 s.
     pub async fn stop(mut self) -> Result<()> {
         let Some(id) = self.child.id() else {
             return Ok(());

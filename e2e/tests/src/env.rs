@@ -1,4 +1,4 @@
-//! Where the cases run: the cluster, its addresses, and the programs of this checkout.
+//! The test environment: the cluster, its addresses, and the programs of this checkout.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,47 +13,47 @@ use kube::{Api, Client, Config, ResourceExt};
 use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
 use tokio::io::AsyncWriteExt as _;
 
-/// The sample service's image, which the local cluster is given; a cluster of one's own must be
+/// The image of the sample service. It is loaded into the local cluster; another cluster must be
 /// able to pull it.
 pub const SAMPLE_IMAGE: &str = "serin.local/sample:v1";
-/// The controller's image, likewise.
+/// The image of the controller, loaded into the local cluster.
 pub const CONTROLLER_IMAGE: &str = "serin.local/controller:dev";
 
 /// The name of the chart's admission policy and of its binding.
 const ADMISSION_POLICY: &str = "serin-commands";
 
-/// A cluster to run on.
+/// The cluster that the tests use.
 pub struct Env {
-    /// The administrator's client.
+    /// A client with administrator permissions.
     pub client: Client,
-    /// Its kubeconfig's path.
+    /// The path of the kubeconfig.
     pub kubeconfig: PathBuf,
     /// The base URL of Prometheus, for this host and for pods.
     pub prometheus_url: String,
     /// The base URL of the gateway.
     pub gateway_url: String,
-    /// The local cluster, where it is one; faults can be made only there.
+    /// The local cluster. `None` for another cluster, in which faults cannot be injected.
     pub cluster: Option<Cluster>,
     /// The root of this checkout.
     pub checkout: PathBuf,
 }
 
 impl Env {
-    /// The cluster that KUBECONFIG names, or the local one, started where it does not run.
+    /// Prepares the cluster of KUBECONFIG, or starts the local cluster if it does not run.
     ///
     /// # Errors
-    /// When it cannot be reached or started, or the programs do not build.
-    pub async fn ready(checkout: &Path, progress: Progress) -> Result<Self> {
+    /// If the cluster cannot be reached or started, or if a program does not compile.
+    pub async fn prepare(checkout: &Path, progress: Progress) -> Result<Self> {
         let env = match Self::named_cluster(checkout) {
-            Some(path) => Self::of_kubeconfig(checkout, path).await?,
+            Some(path) => Self::for_kubeconfig(checkout, path).await?,
             None => Self::local(checkout, progress).await?,
         };
         env.apply_crds().await?;
         Ok(env)
     }
 
-    /// The kubeconfig of a cluster of somebody's own: KUBECONFIG, unless it names the local cluster
-    /// of this checkout, as it does after `eval "$(cargo xtask cluster env)"`.
+    /// KUBECONFIG, unless it names the local cluster of this checkout (as after `eval "$(cargo
+    /// xtask cluster env)"`).
     pub fn named_cluster(checkout: &Path) -> Option<PathBuf> {
         let path = std::env::var_os("KUBECONFIG")
             .filter(|path| !path.is_empty())
@@ -80,7 +80,7 @@ impl Env {
         })
     }
 
-    async fn of_kubeconfig(checkout: &Path, kubeconfig: PathBuf) -> Result<Self> {
+    async fn for_kubeconfig(checkout: &Path, kubeconfig: PathBuf) -> Result<Self> {
         let url = |name: &str, what: &str| {
             std::env::var(name)
                 .with_context(|| format!("KUBECONFIG is set: also set {name}, {what}"))
@@ -89,9 +89,9 @@ impl Env {
             client: client(&kubeconfig).await?,
             prometheus_url: url(
                 "PROMETHEUS_URL",
-                "where Prometheus answers for this host and for pods",
+                "the base URL of Prometheus for this host and for pods",
             )?,
-            gateway_url: url("GATEWAY_URL", "where the gateway answers for this host")?,
+            gateway_url: url("GATEWAY_URL", "the base URL of the gateway for this host")?,
             cluster: None,
             checkout: checkout.to_owned(),
             kubeconfig,
@@ -101,7 +101,7 @@ impl Env {
     /// Loads the controller's image into the local cluster.
     ///
     /// # Errors
-    /// When it does not build, or this is not the local cluster.
+    /// If the controller does not compile, or if this is not the local cluster.
     pub async fn load_controller_image(&self) -> Result<()> {
         let cluster = self
             .cluster
@@ -142,7 +142,7 @@ impl Env {
     /// Applies the admission policy for commands, rendered from the chart.
     ///
     /// # Errors
-    /// When the chart cannot be rendered or the API server refuses it.
+    /// If the chart cannot be rendered or the API server rejects it.
     pub async fn apply_admission_policy(&self) -> Result<()> {
         let chart = self
             .checkout
@@ -151,7 +151,7 @@ impl Env {
             .into_owned();
         let policy = "templates/admission-policy.yaml";
         let rendered = self
-            .helm(&["template", "serin", &chart, "--show-only", policy])
+            .run_helm(&["template", "serin", &chart, "--show-only", policy])
             .await?;
         let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered)?;
         for object in documents.iter().filter(|object| object["kind"].is_string()) {
@@ -167,10 +167,10 @@ impl Env {
         Ok(())
     }
 
-    /// Removes what [`Self::apply_admission_policy`] has applied, here or in a run that was killed.
+    /// Removes the admission policy, including one left by a killed run.
     ///
     /// # Errors
-    /// When the API server refuses.
+    /// If the API server rejects the request.
     pub async fn remove_admission_policy(&self) -> Result<()> {
         for kind in [
             "ValidatingAdmissionPolicyBinding",
@@ -190,34 +190,38 @@ impl Env {
         Api::all_with(self.client.clone(), &ApiResource::from_gvk(&kind))
     }
 
-    /// Runs helm against this cluster and answers with what it prints.
+    /// Runs helm on this cluster and returns its standard output.
     ///
     /// # Errors
-    /// When it does not run or fails, with what it says.
-    pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let helm = self.tool("helm");
+    /// If it does not run or fails, with its error message.
+    pub async fn run_helm(&self, arguments: &[&str]) -> Result<String> {
+        let helm = self.find_tool("helm");
         let output = tokio::process::Command::new(&helm)
             .env("KUBECONFIG", &self.kubeconfig)
             .args(arguments)
             .output()
             .await
             .with_context(|| format!("{} does not run", helm.display()))?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(
             output.status.success(),
-            "helm {}: {said}",
+            "helm {}: {errors}",
             arguments.join(" ")
         );
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs kubectl against this cluster with an object on standard input, and returns what it
-    /// prints.
+    /// Runs kubectl on this cluster with an object on standard input, and returns its standard
+    /// output.
     ///
     /// # Errors
     /// If it does not run or fails, with its error message.
-    pub async fn kubectl(&self, arguments: &[&str], input: &serde_json::Value) -> Result<String> {
-        let program = self.tool("kubectl");
+    pub async fn run_kubectl(
+        &self,
+        arguments: &[&str],
+        input: &serde_json::Value,
+    ) -> Result<String> {
+        let program = self.find_tool("kubectl");
         let mut child = tokio::process::Command::new(&program)
             .env("KUBECONFIG", &self.kubeconfig)
             .args(arguments)
@@ -243,8 +247,8 @@ impl Env {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// A tool that comes with the local cluster, or the one on PATH.
-    fn tool(&self, name: &str) -> PathBuf {
+    /// A tool of the local cluster or on PATH.
+    fn find_tool(&self, name: &str) -> PathBuf {
         let path = self
             .cluster
             .as_ref()
@@ -269,7 +273,7 @@ impl Env {
     /// A client that acts as another user of the local cluster, by impersonation.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be read.
+    /// If the kubeconfig cannot be read.
     pub async fn client_as(&self, user: &str) -> Result<Client> {
         let mut config = config(&self.kubeconfig).await?;
         config.auth_info.impersonate = Some(user.to_owned());

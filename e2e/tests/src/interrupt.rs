@@ -1,9 +1,9 @@
-//! When a person or a machine's manager asks this process to end.
+//! Handling of Ctrl-C and SIGTERM.
 
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears Ctrl-C and SIGTERM from its making on; without it they end the process at once.
+/// Receives Ctrl-C and SIGTERM, which would otherwise end the process.
 #[derive(Debug)]
 pub struct Interrupts {
     interrupt: Signal,
@@ -11,10 +11,10 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Begins to listen.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If a signal handler cannot be installed.
     pub fn listen() -> Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -22,7 +22,7 @@ impl Interrupts {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -1,15 +1,14 @@
-//! What must be seen on a real cluster: the harness, the demo, the cases and the long counts.
+//! Tests on a real cluster: the harness, the cases, the demo and the soak tests.
 //!
-//! Everything here goes through the real API server, real pods, the real gateway and the real
-//! Prometheus. Each case works in a namespace of its own and removes it; the cluster is the local
-//! one, or the one that KUBECONFIG names.
+//! All of them use a real API server, real pods, a real gateway and a real Prometheus. Each case
+//! creates a namespace and removes it. The cluster is the one of KUBECONFIG, or the local cluster.
 
+pub mod case_log;
 pub mod cases;
 pub mod controller;
 pub mod demo;
 pub mod env;
 pub mod interrupt;
-pub mod journal;
 pub mod manifests;
 pub mod prometheus;
 pub mod shop;
@@ -17,8 +16,8 @@ pub mod soak;
 pub mod traffic;
 pub mod verdicts;
 
-/// Chooses the TLS provider for all clients of this process, where none has been chosen yet.
+/// Installs the TLS provider for all clients of this process.
 pub fn install_tls_provider() {
-    // The one error is that a provider is installed already, which is all that is asked for.
+    // The only error is that a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

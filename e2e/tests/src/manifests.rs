@@ -1,4 +1,4 @@
-//! The objects that the cases apply, as a user would write them.
+//! The manifests that the cases apply.
 
 use serde_json::{Value, json};
 
@@ -6,20 +6,20 @@ use crate::env::SAMPLE_IMAGE;
 
 /// A release of the sample service.
 #[derive(Clone, Debug)]
-pub struct Release {
-    /// Its version, in every answer.
+pub struct SampleRelease {
+    /// Its version, which every response has.
     pub version: String,
-    /// More environment: how it fails.
+    /// Additional environment variables that configure faults.
     pub faults: Vec<(&'static str, String)>,
 }
 
-impl Release {
-    /// A good release: one request in two thousand fails.
+impl SampleRelease {
+    /// A good release: one of two thousand requests fails.
     pub fn good(version: &str) -> Self {
         Self::failing(version, "0.05")
     }
 
-    /// A release of which so many percent of the requests fail.
+    /// A release with this percentage of failing requests.
     pub fn failing(version: &str, percent: &str) -> Self {
         Self {
             version: version.into(),
@@ -27,8 +27,8 @@ impl Release {
         }
     }
 
-    /// A release with a fault of its own.
-    pub fn with(version: &str, fault: &'static str, value: &str) -> Self {
+    /// A release with one fault.
+    pub fn with_fault(version: &str, fault: &'static str, value: &str) -> Self {
         Self {
             version: version.into(),
             faults: vec![(fault, value.into())],
@@ -36,22 +36,22 @@ impl Release {
     }
 }
 
-/// What a case varies of the Rollout.
+/// The fields of the Rollout that cases vary.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct RolloutOptions {
     /// `spec.replicas`.
     pub replicas: u32,
-    /// `spec.strategy.canary.steps`; none: paced by evidence.
+    /// `spec.strategy.canary.steps`. If `None`, the evidence sets the pace.
     pub steps: Option<Value>,
-    /// `spec.analysis`; none: pods and people alone decide.
+    /// `spec.analysis`. If `None`, metrics are not analyzed.
     pub analysis: Option<Value>,
     /// `spec.progressDeadlineSeconds`.
     pub progress_deadline_seconds: u32,
-    /// How long left-over pods stay.
+    /// Delay before unused pods are removed.
     pub scale_down_delay_seconds: u32,
 }
 
-impl Default for Spec {
+impl Default for RolloutOptions {
     fn default() -> Self {
         Self {
             replicas: 2,
@@ -65,18 +65,18 @@ impl Default for Spec {
     }
 }
 
-/// One objective of 99.9 %, counted at the gateway, scraped every second.
+/// One objective of 99.9 % on gateway metrics that are scraped every second.
 pub fn analysis() -> Value {
     json!({
         "prometheus": {"scrapeInterval": "1s"},
-        // The sample service needs none to speak of.
+        // The sample service needs almost no warm-up.
         "warmUp": "5s",
         "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
     })
 }
 
 /// The Rollout.
-pub fn rollout(name: &str, spec: &Spec, release: &Release) -> Value {
+pub fn rollout(name: &str, spec: &RolloutOptions, release: &SampleRelease) -> Value {
     let mut canary = json!({
         "trafficRouting": {"gatewayAPI": {"httpRoute": name}},
         "scaleDownDelaySeconds": spec.scale_down_delay_seconds,
@@ -103,15 +103,15 @@ pub fn rollout(name: &str, spec: &Spec, release: &Release) -> Value {
     rollout
 }
 
-/// Adds to the environment of the container.
+/// Adds an environment variable to the container.
 pub fn set_env(rollout: &mut Value, name: &str, value: &str) {
     if let Some(env) = rollout["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut() {
         env.push(json!({"name": name, "value": value}));
     }
 }
 
-/// The pod template: the sample service with good manners.
-pub fn template(app: &str, release: &Release) -> Value {
+/// The pod template of the sample service, with probes, limits and a restricted security context.
+pub fn template(app: &str, release: &SampleRelease) -> Value {
     let mut env = vec![json!({"name": "VERSION", "value": release.version})];
     env.extend(
         release
@@ -133,8 +133,7 @@ pub fn template(app: &str, release: &Release) -> Value {
                 "imagePullPolicy": "IfNotPresent",
                 "env": env,
                 "ports": [{"name": "http", "containerPort": 8080}],
-                // On a busy machine an answer takes more than the usual second, which is no reason
-                // to take the pod out.
+                // On a busy machine a response may take longer than the default of 1 s.
                 "readinessProbe": {
                     "httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 5,
                 },
@@ -149,8 +148,7 @@ pub fn template(app: &str, release: &Release) -> Value {
     })
 }
 
-/// The HTTPRoute as a user writes it: the stable Service alone, and another rule that is nobody's
-/// business.
+/// The HTTPRoute as a user writes it, with the stable Service as its only backend.
 pub fn http_route(name: &str, host: &str, gateway: (&str, &str)) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1",

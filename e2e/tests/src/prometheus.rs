@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::env::Env;
 use crate::shop::eventually;
 
-/// A running Prometheus. It is killed when it is dropped, and its data is removed.
+/// A running Prometheus. On drop it is killed and its data is removed.
 pub struct Prometheus {
     _child: Child,
     folder: PathBuf,
@@ -26,7 +26,7 @@ impl Prometheus {
     ///
     /// # Errors
     /// If this is not the local cluster, or if it is not ready after a minute.
-    pub async fn of_traefik(
+    pub async fn scraping_traefik(
         env: &Env,
         name: &str,
         scrape_interval: &str,
@@ -88,7 +88,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // What is left is removed by the next start.
+        // The next start removes the remains.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,5 +1,4 @@
-//! The long counts: tens of promotions, rollbacks and aborts under load, with the times that they
-//! took.
+//! The soak test: dozens of promotions, rollbacks and aborts under load, with their durations.
 
 use std::time::Duration;
 
@@ -15,27 +14,26 @@ use serin_load::LoadHandle;
 
 use crate::cases::lifecycle;
 use crate::env::Env;
-use crate::manifests::{Release, Spec};
+use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::shop::{Shop, is_aborted, is_stable, share_of};
 
-/// How much to do.
+/// Number of releases of each kind, and the load.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct SoakOptions {
     /// Good releases to promote.
     pub promotions: u32,
-    /// Bad releases to roll back by evidence.
+    /// Bad releases that must be rolled back by evidence.
     pub rollbacks: u32,
     /// Releases to abort by command.
     pub aborts: u32,
-    /// Releases after which `kubectl serin status --watch --until-done` must end with the new
-    /// health.
+    /// Releases that `kubectl serin status --watch --until-done` must follow to completion.
     pub statuses: u32,
-    /// Requests a second to each of the three services.
+    /// Requests per second to each of the three services.
     pub rate_per_second: u32,
 }
 
-impl Options {
-    /// What the project promises.
+impl SoakOptions {
+    /// The full run.
     pub const FULL: Self = Self {
         promotions: 30,
         rollbacks: 30,
@@ -43,7 +41,7 @@ impl Options {
         statuses: 50,
         rate_per_second: 300,
     };
-    /// What CI has time for. The statuses are a case of the suite already.
+    /// The short run for CI. The suite has a separate case for the status command.
     pub const SLICE: Self = Self {
         promotions: 4,
         rollbacks: 4,
@@ -53,143 +51,161 @@ impl Options {
     };
 }
 
-/// What was measured.
+/// Measurements of all releases.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// From the scrape that completed the evidence to weight 0 in the route.
+pub struct SoakMeasurements {
+    /// Time from the scrape that completed the evidence to weight 0 in the route.
     pub evidence_to_zero: Vec<Duration>,
-    /// From the first failing answer to weight 0 in the route.
+    /// Time from the first failed response to weight 0 in the route.
     pub failure_to_zero: Vec<Duration>,
-    /// The service's own errors on the canary, in each rollback.
+    /// Errors of the canary in each rollback.
     pub canary_errors: Vec<u64>,
-    /// From the command to the last request on the canary.
+    /// Time from the command to the last request on the canary.
     pub abort_to_last_request: Vec<Duration>,
-    /// From the declaration to stable.
+    /// Time from applying a release until it is stable.
     pub promotion: Vec<Duration>,
-    /// Requests in all.
+    /// Total number of requests.
     pub requests: u64,
-    /// Answers that were not the service's own.
+    /// Requests that were lost in routing.
     pub routing_failures: u64,
 }
 
-/// Does it all, one kind after another, each under its own load.
+/// Runs the promotions, then the rollbacks, then the aborts, each under load.
 ///
 /// # Errors
-/// When a release does not end as it must, or a request is lost to routing.
-pub async fn run(env: &Env, options: Options) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    promotions(env, options, &mut outcome).await?;
-    rollbacks(env, options, &mut outcome).await?;
-    aborts(env, options, &mut outcome).await?;
+/// If a release does not end as expected, or if a request is lost in routing.
+pub async fn run(env: &Env, options: SoakOptions) -> Result<SoakMeasurements> {
+    let mut measurements = SoakMeasurements::default();
+    promotions(env, options, &mut measurements).await?;
+    rollbacks(env, options, &mut measurements).await?;
+    aborts(env, options, &mut measurements).await?;
     if options.statuses > 0 {
         Box::pin(lifecycle::status_until_done(env, options.statuses)).await?;
     }
-    print(&outcome);
+    print_measurements(&measurements);
     ensure!(
-        outcome.routing_failures == 0,
-        "{} requests were lost to routing",
-        outcome.routing_failures
+        measurements.routing_failures == 0,
+        "{} requests were lost in routing",
+        measurements.routing_failures
     );
-    Ok(outcome)
+    Ok(measurements)
 }
 
-async fn promotions(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()> {
-    let shop = Shop::open(env, "serin-soak-promote").await?;
+async fn promotions(
+    env: &Env,
+    options: SoakOptions,
+    measurements: &mut SoakMeasurements,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-soak-promote").await?;
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "1s"}}, {"setWeight": 60}, {"pause": {"duration": "1s"}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         scale_down_delay_seconds: 2,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v0")).await?;
-    let load = shop.load(options.rate_per_second)?;
+    shop.deploy_first(&spec, &SampleRelease::good("v0")).await?;
+    let load = shop.start_load(options.rate_per_second)?;
     for number in 1..=options.promotions {
         let declared_at = Timestamp::now();
-        shop.declare(&spec, &Release::good(&format!("v{number}")))
+        shop.apply_release(&spec, &SampleRelease::good(&format!("v{number}")))
             .await?;
         let rollout = shop
-            .until("promoted", Duration::from_secs(180), |rollout| {
+            .wait_until("promoted", Duration::from_secs(180), |rollout| {
                 is_stable(rollout) || is_aborted(rollout)
             })
             .await?;
         ensure!(
             is_stable(&rollout),
-            "v{number} was given up: {:?}",
+            "v{number} was aborted: {:?}",
             rollout.status.and_then(|status| status.message)
         );
-        outcome.promotion.push(since(declared_at, Timestamp::now()));
+        measurements
+            .promotion
+            .push(duration_between(declared_at, Timestamp::now()));
         println!("promoted {number} of {}", options.promotions);
     }
-    end(shop, load, outcome).await
+    finish(shop, load, measurements).await
 }
 
-async fn rollbacks(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()> {
-    let shop = Shop::open(env, "serin-soak-rollback").await?;
+async fn rollbacks(
+    env: &Env,
+    options: SoakOptions,
+    measurements: &mut SoakMeasurements,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-soak-rollback").await?;
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "120s"}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         scale_down_delay_seconds: 2,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v0")).await?;
-    let load = shop.load(options.rate_per_second)?;
+    shop.deploy_first(&spec, &SampleRelease::good("v0")).await?;
+    let load = shop.start_load(options.rate_per_second)?;
     for number in 1..=options.rollbacks {
         let version = format!("v{number}");
-        let mut zeroes = Box::pin(zeroes(&shop));
-        shop.declare(&spec, &Release::failing(&version, "10"))
+        let mut zero_weights = Box::pin(zero_weights(&shop));
+        shop.apply_release(&spec, &SampleRelease::failing(&version, "10"))
             .await?;
-        // A release may be over before anybody has looked: it is the route that is watched, from
-        // before to after.
-        let zero_at = tokio::time::timeout(Duration::from_secs(120), zeroes.next()).await;
+        // A release may end quickly, so the route is watched from before its start.
+        let zero_at = tokio::time::timeout(Duration::from_secs(120), zero_weights.next()).await;
         let zero_at = zero_at
-            .context("the weight did not rise and go to 0 in time")?
+            .context("the weight did not rise and return to 0 in time")?
             .context("the watch ended")?;
         let rollout = shop
-            .until("rolled back", Duration::from_secs(10), is_aborted)
+            .wait_until("rolled back", Duration::from_secs(10), is_aborted)
             .await?;
         let status = rollout.status.context("a status")?;
-        let sample_at = last_sample(&status).context("the checkpoint names its last sample")?;
-        outcome.evidence_to_zero.push(since(sample_at, zero_at));
+        let sample_at =
+            last_sample(&status).context("the checkpoint has no time of its last sample")?;
+        measurements
+            .evidence_to_zero
+            .push(duration_between(sample_at, zero_at));
         let report = load.report_so_far();
         let failed = report
             .all()
             .of_version(&version)
-            .answers()
-            .find(|answer| answer.outcome == serin_load::Outcome::ServiceError);
+            .requests()
+            .find(|request| request.outcome == serin_load::RequestOutcome::ServiceError);
         let failed = failed.context("a failed request of the canary")?;
-        outcome
-            .failure_to_zero
-            .push(since(report.wall_clock(failed.ended()), zero_at));
-        outcome
+        measurements.failure_to_zero.push(duration_between(
+            report.wall_clock(failed.ended_at()),
+            zero_at,
+        ));
+        measurements
             .canary_errors
             .push(report.all().of_version(&version).counts().service_errors);
         println!("rolled back {number} of {}", options.rollbacks);
     }
-    end(shop, load, outcome).await
+    finish(shop, load, measurements).await
 }
 
-async fn aborts(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()> {
-    let shop = Shop::open(env, "serin-soak-abort").await?;
+async fn aborts(
+    env: &Env,
+    options: SoakOptions,
+    measurements: &mut SoakMeasurements,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-soak-abort").await?;
     let steps = json!([{"setWeight": 50}, {"pause": {}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         analysis: None,
         scale_down_delay_seconds: 2,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v0")).await?;
-    let load = shop.load(options.rate_per_second)?;
+    shop.deploy_first(&spec, &SampleRelease::good("v0")).await?;
+    let load = shop.start_load(options.rate_per_second)?;
     for number in 1..=options.aborts {
         let version = format!("v{number}");
-        shop.declare(&spec, &Release::good(&version)).await?;
-        shop.until("paused", Duration::from_secs(60), |rollout| {
+        shop.apply_release(&spec, &SampleRelease::good(&version))
+            .await?;
+        shop.wait_until("paused", Duration::from_secs(60), |rollout| {
             rollout
                 .status
                 .as_ref()
                 .is_some_and(|status| status.pause.is_some())
         })
         .await?;
-        let asked_at = Timestamp::now();
+        let requested_at = Timestamp::now();
         let aborted = tokio::process::Command::new(env.program("kubectl-abort"))
             .env("KUBECONFIG", &env.kubeconfig)
             .args([&shop.name, "--namespace", &shop.namespace])
@@ -200,10 +216,10 @@ async fn aborts(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()
             "{}",
             String::from_utf8_lossy(&aborted.stderr)
         );
-        // The last request is known once stable has answered alone for a while.
+        // The last request is known after stable has served alone for a while.
         let from = load.elapsed();
         shop.eventually(
-            "stable answers alone",
+            "only stable serves requests",
             Duration::from_secs(10),
             async || {
                 let quiet = load
@@ -220,26 +236,26 @@ async fn aborts(env: &Env, options: Options, outcome: &mut Outcome) -> Result<()
             .of_version(&version)
             .last()
             .context("a request of the canary")?;
-        outcome
+        measurements
             .abort_to_last_request
-            .push(since(asked_at, report.wall_clock(last.at)));
+            .push(duration_between(requested_at, report.wall_clock(last.at)));
         println!("aborted {number} of {}", options.aborts);
     }
-    end(shop, load, outcome).await
+    finish(shop, load, measurements).await
 }
 
-async fn end(shop: Shop, load: LoadHandle, outcome: &mut Outcome) -> Result<()> {
+async fn finish(shop: Shop, load: LoadHandle, measurements: &mut SoakMeasurements) -> Result<()> {
     let report = load.stop().await;
-    outcome.requests += report.sent;
-    outcome.routing_failures += report.all().counts().routing_failures();
+    measurements.requests += report.sent;
+    measurements.routing_failures += report.all().counts().routing_failures();
     for detail in &report.details {
-        println!("{}: lost to routing: {detail:?}", shop.namespace);
+        println!("{}: lost in routing: {detail:?}", shop.namespace);
     }
-    shop.close().await
+    shop.delete().await
 }
 
-/// When the route is seen to give the canary nothing, after it was seen to give it something.
-fn zeroes(shop: &Shop) -> impl futures::Stream<Item = Timestamp> + use<> {
+/// The times at which the weight of the canary in the route drops to 0.
+fn zero_weights(shop: &Shop) -> impl futures::Stream<Item = Timestamp> + use<> {
     let canary = format!("{}-canary", shop.name);
     let changes = watcher(shop.routes(), watcher::Config::default()).applied_objects();
     changes
@@ -258,7 +274,7 @@ fn zeroes(shop: &Shop) -> impl futures::Stream<Item = Timestamp> + use<> {
         .filter_map(|at| async move { at })
 }
 
-/// The time of the last sample that the analysis has taken in.
+/// The time of the last sample in the analysis.
 fn last_sample(status: &RolloutStatus) -> Option<Timestamp> {
     let objectives = status
         .analysis
@@ -273,11 +289,11 @@ fn last_sample(status: &RolloutStatus) -> Option<Timestamp> {
     Timestamp::from_millisecond(newest).ok()
 }
 
-fn since(start: Timestamp, end: Timestamp) -> Duration {
+fn duration_between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or_default()
 }
 
-/// The value that so many of a hundred are not above, by nearest rank.
+/// A percentile by nearest rank.
 fn percentile(values: &[Duration], percent: usize) -> Duration {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -288,7 +304,7 @@ fn percentile(values: &[Duration], percent: usize) -> Duration {
         .unwrap_or_default()
 }
 
-fn print(outcome: &Outcome) {
+fn print_measurements(measurements: &SoakMeasurements) {
     let row = |what: &str, values: &[Duration]| {
         let seconds = |percent| percentile(values, percent).as_secs_f64();
         println!(
@@ -298,25 +314,25 @@ fn print(outcome: &Outcome) {
             seconds(99)
         );
     };
-    row("promotion, declared to stable", &outcome.promotion);
+    row("promotion, applied to stable", &measurements.promotion);
     row(
-        "completing sample to weight 0 in the route",
-        &outcome.evidence_to_zero,
+        "last sample to weight 0 in the route",
+        &measurements.evidence_to_zero,
     );
     row(
-        "first failed answer to weight 0 in the route",
-        &outcome.failure_to_zero,
+        "first failed response to weight 0 in the route",
+        &measurements.failure_to_zero,
     );
     row(
         "abort command to last request on the canary",
-        &outcome.abort_to_last_request,
+        &measurements.abort_to_last_request,
     );
     println!(
         "errors served by each bad canary: {:?}",
-        outcome.canary_errors
+        measurements.canary_errors
     );
     println!(
-        "{} requests, {} lost to routing",
-        outcome.requests, outcome.routing_failures
+        "{} requests, {} lost in routing",
+        measurements.requests, measurements.routing_failures
     );
 }

@@ -1,14 +1,18 @@
-//! Checks of how the traffic was split, by what the load has seen.
+//! Checks of the traffic split, based on the report of the load.
 
 use std::ops::RangeBounds;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serin_load::{Counts, Report};
+use serin_load::{LoadReport, OutcomeCounts};
 
-/// The answers of one version in a span of time, and those of all versions.
-fn answers(report: &Report, span: impl RangeBounds<Duration>, version: &str) -> (u64, u64) {
-    let answered = |counts: &Counts| counts.ok + counts.service_errors;
+/// The number of responses of one version in a time span, and of all versions.
+fn count_responses(
+    report: &LoadReport,
+    span: impl RangeBounds<Duration>,
+    version: &str,
+) -> (u64, u64) {
+    let answered = |counts: &OutcomeCounts| counts.ok + counts.service_errors;
     let by_version = report.between(span).counts_by_version();
     let of_version = by_version.get(&Some(version)).map_or(0, answered);
     let all = by_version
@@ -18,19 +22,19 @@ fn answers(report: &Report, span: impl RangeBounds<Duration>, version: &str) -> 
     (of_version, all.sum())
 }
 
-/// Checks that a version answered at most a share of the requests in a span of time, apart from
+/// Checks that a version answered at most `share` of the requests in a time span. Allows for
 /// sampling noise.
 ///
 /// # Errors
 /// If it answered more.
 pub fn ensure_share_at_most(
-    report: &Report,
+    report: &LoadReport,
     span: impl RangeBounds<Duration>,
     version: &str,
     share: f64,
 ) -> Result<()> {
-    let (of_version, all) = answers(report, span, version);
-    let most = most_answers(all, share);
+    let (of_version, all) = count_responses(report, span, version);
+    let most = max_responses(all, share);
     ensure!(
         of_version <= most,
         "{version} answered {of_version} of {all} requests; with a share of {share} it is at most {most}"
@@ -38,13 +42,13 @@ pub fn ensure_share_at_most(
     Ok(())
 }
 
-/// The same for every window of this length in a span of time, so that a short excess is not hidden
-/// by a long average.
+/// Like [`ensure_share_at_most`] for every window in a time span, so that a long average does not
+/// hide a short excess.
 ///
 /// # Errors
 /// If the version answered more in one of the windows.
 pub fn ensure_share_at_most_in_windows(
-    report: &Report,
+    report: &LoadReport,
     span: std::ops::Range<Duration>,
     window: Duration,
     version: &str,
@@ -61,9 +65,9 @@ pub fn ensure_share_at_most_in_windows(
     Ok(())
 }
 
-/// The expected number plus five standard deviations, and two requests for the rounding of the
-/// gateway's round robin.
-fn most_answers(all: u64, share: f64) -> u64 {
+/// The expected number plus five standard deviations, plus two requests for the rounding of the
+/// round robin of the gateway.
+fn max_responses(all: u64, share: f64) -> u64 {
     let all = f64::from(u32::try_from(all).unwrap_or(u32::MAX));
     let noise = 5.0 * (all * share * (1.0 - share)).sqrt();
     #[expect(
@@ -80,10 +84,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_leaves_room_for_noise_and_not_for_another_share() {
-        assert_eq!(most_answers(0, 0.2), 2);
-        assert_eq!(most_answers(100, 0.0), 2);
-        let most = most_answers(1_000, 0.2);
+    fn the_limit_allows_noise_and_not_a_larger_share() {
+        assert_eq!(max_responses(0, 0.2), 2);
+        assert_eq!(max_responses(100, 0.0), 2);
+        let most = max_responses(1_000, 0.2);
         assert!((260..300).contains(&most), "{most}");
     }
 }

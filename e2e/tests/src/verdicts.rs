@@ -1,5 +1,5 @@
-//! How releases are judged on the real cluster: those that are as good as stable, and those that
-//! fail ten times as often.
+//! Verdicts on a real cluster for releases that are as good as stable, and for releases that fail
+//! ten times as often.
 
 use std::time::Duration;
 
@@ -12,71 +12,71 @@ use serin_crds::RolloutStatus;
 use serin_load::LoadHandle;
 
 use crate::env::Env;
-use crate::manifests::{Release, Spec};
+use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::shop::{Shop, is_aborted, is_stable};
 
-/// How much to do. Several services are released side by side.
+/// Number of releases and their load. Several services are released in parallel.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct VerdictOptions {
     /// Releases that are as good as stable.
     pub same: u32,
     /// Releases that fail ten times as often.
     pub worse: u32,
-    /// Services side by side.
+    /// Number of parallel services.
     pub services: u32,
-    /// Requests a second to each of them.
+    /// Requests per second to each service.
     pub rate_per_second: u32,
 }
 
 /// How one release ended.
 #[derive(Clone, Debug)]
-pub struct Verdict {
+pub struct ReleaseVerdict {
     /// Its namespace.
     pub namespace: String,
     /// Its version.
     pub version: String,
     /// Whether it was rolled back.
     pub rolled_back: bool,
-    /// Why, in one CamelCase word, where it was.
+    /// The cause of the rollback in CamelCase, if it was rolled back.
     pub cause: Option<String>,
-    /// When it was declared.
+    /// When it was applied.
     pub declared_at: Timestamp,
     /// When it was decided.
     pub decided_at: Timestamp,
-    /// From its first answer to the decision.
-    pub judged_for: Duration,
-    /// Requests that it has answered by then.
+    /// Time from its first response to the decision.
+    pub observed_for: Duration,
+    /// Requests that it answered until the decision.
     pub requests: u64,
-    /// Those of them that failed.
+    /// Failed requests among them.
     pub errors: u64,
-    /// What it may spend of the error budget, in errors.
+    /// Its allotment of the error budget, in errors.
     pub allotment: f64,
-    /// What it has spent, in errors.
+    /// The spent part of the allotment, in errors.
     pub spent: f64,
 }
 
-/// Releases them all and tells how each ended.
+/// Runs all releases and prints how each ended.
 ///
 /// # Errors
-/// When a good release is rolled back or a bad one is not, when one spends more than its allotment,
-/// or a request is lost to routing.
-pub async fn run(env: &Env, options: Options) -> Result<()> {
+/// If a good release is rolled back, a bad one is promoted, one exceeds its allotment, or a request
+/// is lost in routing.
+pub async fn run(env: &Env, options: VerdictOptions) -> Result<()> {
     let services = options.services.max(1);
     let share = |count: u32, index: u32| count / services + u32::from(index < count % services);
     let shops = (0..services).map(|index| {
-        let own = Options {
+        let own = VerdictOptions {
             same: share(options.same, index),
             worse: share(options.worse, index),
             ..options
         };
-        service(env, index, own)
+        run_service(env, index, own)
     });
-    let judged: Vec<(Vec<Verdict>, Vec<Verdict>)> = try_join_all(shops).await?;
-    let (same, worse): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
+    let verdicts: Vec<(Vec<ReleaseVerdict>, Vec<ReleaseVerdict>)> = try_join_all(shops).await?;
+    let (same, worse): (Vec<_>, Vec<_>) = verdicts.into_iter().unzip();
     let (same, worse) = (same.concat(), worse.concat());
-    print("as good as stable", &same);
-    print("ten times the errors", &worse);
-    let rolled_back = |verdicts: &[Verdict]| {
+    print_table("as good as stable", &same);
+    print_table("ten times the errors", &worse);
+    let rolled_back = |verdicts: &[ReleaseVerdict]| {
         verdicts
             .iter()
             .filter(|verdict| verdict.rolled_back)
@@ -101,64 +101,69 @@ pub async fn run(env: &Env, options: Options) -> Result<()> {
         .iter()
         .chain(&worse)
         .find(|verdict| verdict.spent > verdict.allotment);
-    ensure!(over.is_none(), "it spent more than its allotment: {over:?}");
+    ensure!(over.is_none(), "a release exceeded its allotment: {over:?}");
     Ok(())
 }
 
-async fn service(env: &Env, index: u32, options: Options) -> Result<(Vec<Verdict>, Vec<Verdict>)> {
-    let shop = Shop::open(env, &format!("serin-verdicts-{index}")).await?;
-    let spec = |last: &str| Spec {
+async fn run_service(
+    env: &Env,
+    index: u32,
+    options: VerdictOptions,
+) -> Result<(Vec<ReleaseVerdict>, Vec<ReleaseVerdict>)> {
+    let shop = Shop::create(env, &format!("serin-verdicts-{index}")).await?;
+    let spec = |last: &str| RolloutOptions {
         steps: Some(json!([
             {"setWeight": 20}, {"pause": {"duration": "20s"}}, {"setWeight": 50}, {"pause": {"duration": last}},
         ])),
         scale_down_delay_seconds: 2,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec("40s"), &Release::good("v0")).await?;
-    let load = shop.load(options.rate_per_second)?;
-    // What is compared with must have been seen for a while.
+    shop.deploy_first(&spec("40s"), &SampleRelease::good("v0"))
+        .await?;
+    let load = shop.start_load(options.rate_per_second)?;
+    // The comparison needs some history of stable.
     let history = Duration::from_secs(30);
-    shop.eventually("it has served for a while", history * 2, async || {
+    shop.eventually("stable has served for 30 s", history * 2, async || {
         Ok(load.elapsed() > history)
     })
     .await?;
     let (mut same, mut worse) = (Vec::new(), Vec::new());
     for number in 1..=options.same {
         same.push(
-            release(
+            run_release(
                 &shop,
                 &load,
                 &spec("40s"),
-                &Release::good(&format!("same-{number}")),
+                &SampleRelease::good(&format!("same-{number}")),
             )
             .await?,
         );
     }
     for number in 1..=options.worse {
-        let bad = Release::failing(&format!("worse-{number}"), "0.5");
-        worse.push(release(&shop, &load, &spec("900s"), &bad).await?);
+        let bad = SampleRelease::failing(&format!("worse-{number}"), "0.5");
+        worse.push(run_release(&shop, &load, &spec("900s"), &bad).await?);
     }
     let report = load.stop().await;
     ensure!(
-        report.lost_nothing(),
+        report.has_no_losses(),
         "{}\n{:#?}",
         report.summary(),
         report.details
     );
-    shop.close().await?;
+    shop.delete().await?;
     Ok((same, worse))
 }
 
-async fn release(
+async fn run_release(
     shop: &Shop,
     load: &LoadHandle,
-    spec: &Spec,
-    release: &Release,
-) -> Result<Verdict> {
+    spec: &RolloutOptions,
+    release: &SampleRelease,
+) -> Result<ReleaseVerdict> {
     let declared_at = Timestamp::now();
-    shop.declare(spec, release).await?;
+    shop.apply_release(spec, release).await?;
     let ended = shop
-        .until("decided", Duration::from_secs(1_000), |rollout| {
+        .wait_until("decided", Duration::from_secs(1_000), |rollout| {
             is_stable(rollout) || is_aborted(rollout)
         })
         .await?;
@@ -168,20 +173,22 @@ async fn release(
     let answers = report.all();
     let answers = answers.of_version(&release.version);
     let first = answers
-        .answers()
+        .requests()
         .next()
         .context("an answer of the canary")?;
     let counts = answers.counts();
     let (allotment, spent) = budget(&status);
-    let verdict = Verdict {
+    let verdict = ReleaseVerdict {
         namespace: shop.namespace.clone(),
         version: release.version.clone(),
         rolled_back: status.stage.as_deref() == Some("Aborted"),
         cause: status.abort.map(|abort| abort.cause),
         declared_at,
         decided_at,
-        judged_for: Duration::try_from(decided_at.duration_since(report.wall_clock(first.ended())))
-            .unwrap_or_default(),
+        observed_for: Duration::try_from(
+            decided_at.duration_since(report.wall_clock(first.ended_at())),
+        )
+        .unwrap_or_default(),
         requests: counts.ok + counts.service_errors,
         errors: counts.service_errors,
         allotment,
@@ -196,29 +203,30 @@ async fn release(
         } else {
             "promoted"
         },
-        verdict.judged_for.as_secs_f64()
+        verdict.observed_for.as_secs_f64()
     );
     Ok(verdict)
 }
 
-/// Allotted and spent, in errors, of the one objective.
+/// The allotment and the spent part of it, in errors, of the only objective.
 fn budget(status: &RolloutStatus) -> (f64, f64) {
-    let of = status.evidence.first();
-    let allotment = of
+    let evidence = status.evidence.first();
+    let allotment = evidence
         .and_then(|evidence| evidence.budget_allotment)
         .unwrap_or(f64::INFINITY);
     (
         allotment,
-        of.and_then(|evidence| evidence.budget_spent)
+        evidence
+            .and_then(|evidence| evidence.budget_spent)
             .unwrap_or_default(),
     )
 }
 
-fn print(what: &str, verdicts: &[Verdict]) {
+fn print_table(what: &str, verdicts: &[ReleaseVerdict]) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
-        "SERVICE", "RELEASE", "DECLARED", "DECIDED", "OUTCOME", "JUDGED", "REQUESTS", "ERRORS",
+        "SERVICE", "RELEASE", "DECLARED", "DECIDED", "OUTCOME", "OBSERVED", "REQUESTS", "ERRORS",
         "SPENT", "ALLOTTED",
     ]);
     for verdict in verdicts {
@@ -232,7 +240,7 @@ fn print(what: &str, verdicts: &[Verdict]) {
             format!("{:.0}", verdict.declared_at),
             format!("{:.0}", verdict.decided_at),
             outcome,
-            format!("{:.0} s", verdict.judged_for.as_secs_f64()),
+            format!("{:.0} s", verdict.observed_for.as_secs_f64()),
             verdict.requests.to_string(),
             verdict.errors.to_string(),
             format!("{:.1}", verdict.spent),

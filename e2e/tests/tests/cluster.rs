@@ -1,4 +1,4 @@
-//! Runs the cases on the real cluster: only where SERIN_E2E=1 asks for it, since they need one.
+//! Runs the cases on a real cluster if SERIN_E2E=1.
 
 #![allow(
     clippy::print_stdout,
@@ -13,22 +13,23 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serin_cluster::Progress;
-use serin_e2e::cases::{ALL, Case, Needs};
-use serin_e2e::controller::{Controller, Options};
+use serin_e2e::cases::{ALL, Isolation, TestCase};
+use serin_e2e::controller::{Controller, ControllerOptions};
 use serin_e2e::env::Env;
-use serin_e2e::{journal, note};
+use serin_e2e::{case_log, note};
 
-/// No case takes longer than this.
-const LONGEST: Duration = Duration::from_secs(900);
+/// Timeout of a case.
+const TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Shared cases that run at the same time unless `--test-threads` says otherwise. They mostly wait:
-/// for pods, pauses and scrapes. More of them would keep two cores busy with their load.
-const SIDE_BY_SIDE: usize = 3;
+/// Number of shared cases that run in parallel. Defaults to this unless `--test-threads` is set.
+/// Cases mostly wait for pods, pauses and scrapes, but their load would overload two cores if more
+/// of them ran.
+const PARALLEL_CASES: usize = 3;
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
     if std::env::var("SERIN_E2E").as_deref() != Ok("1") && !arguments.list {
-        eprintln!("the cases on a real cluster run with SERIN_E2E=1, as `cargo xtask test` does");
+        eprintln!("set SERIN_E2E=1 to run the cases on a real cluster, or use `cargo xtask test`");
         return Ok(());
     }
     rustls::crypto::ring::default_provider()
@@ -42,33 +43,33 @@ fn main() -> Result<()> {
     if arguments.list {
         libtest_mimic::run(&arguments, trials(&runtime, None, |_| true)).exit();
     }
-    let env = Arc::new(runtime.block_on(Env::ready(&checkout, Progress::detect()))?);
-    let run = |needs: Needs, threads: usize| {
+    let env = Arc::new(runtime.block_on(Env::prepare(&checkout, Progress::detect()))?);
+    let run = |isolation: Isolation, threads: usize| {
         let arguments = Arguments {
             test_threads: Some(threads),
             ..arguments.clone()
         };
         libtest_mimic::run(
             &arguments,
-            trials(&runtime, Some(&env), |of_case| of_case == needs),
+            trials(&runtime, Some(&env), |of_case| of_case == isolation),
         )
     };
 
-    let options = Options {
+    let options = ControllerOptions {
         name: "shared".into(),
         port: 18_180,
         election: Some("default".into()),
     };
     let mut controller = runtime.block_on(async { Controller::start(&env, &options) })?;
-    runtime.block_on(controller.ready())?;
+    runtime.block_on(controller.wait_until_ready())?;
     let shared = run(
-        Needs::Shared,
-        arguments.test_threads.unwrap_or(SIDE_BY_SIDE),
+        Isolation::Shared,
+        arguments.test_threads.unwrap_or(PARALLEL_CASES),
     );
-    let exclusive = run(Needs::Exclusive, 1);
+    let exclusive = run(Isolation::Exclusive, 1);
     runtime.block_on(controller.stop())?;
 
-    let alone = run(Needs::Alone, 1);
+    let alone = run(Isolation::Alone, 1);
     for conclusion in [shared, exclusive, alone] {
         conclusion.exit_if_failed();
     }
@@ -78,21 +79,21 @@ fn main() -> Result<()> {
 fn trials(
     runtime: &Arc<tokio::runtime::Runtime>,
     env: Option<&Arc<Env>>,
-    of: impl Fn(Needs) -> bool,
+    is_selected: impl Fn(Isolation) -> bool,
 ) -> Vec<Trial> {
-    let cases = ALL.iter().filter(|case| of(case.needs));
-    let trial = |case: &'static Case| {
+    let cases = ALL.iter().filter(|case| is_selected(case.isolation));
+    let trial = |case: &'static TestCase| {
         let (runtime, env) = (runtime.clone(), env.cloned());
         Trial::test(case.name, move || {
             let env = env.ok_or("no cluster")?;
-            let _journal =
-                journal::start(&env.checkout, case.name).map_err(|error| format!("{error:?}"))?;
-            let run = async { tokio::time::timeout(LONGEST, (case.run)(&env)).await };
+            let _log =
+                case_log::start(&env.checkout, case.name).map_err(|error| format!("{error:?}"))?;
+            let run = async { tokio::time::timeout(TIMEOUT, (case.run)(&env)).await };
             let failure = match runtime.block_on(run) {
                 Ok(Ok(())) => return Ok(()),
-                // Without the backtrace, which shows the harness only.
+                // Without the backtrace, which has frames of the harness only.
                 Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => format!("not within {LONGEST:?}"),
+                Err(_) => format!("not within {TIMEOUT:?}"),
             };
             note!("FAILED: {failure}");
             Err(Failed::from(failure))

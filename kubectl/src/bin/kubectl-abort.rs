@@ -1,4 +1,4 @@
-//! `kubectl abort NAME`: the same program by another name.
+//! `kubectl abort NAME`: same program as kubectl-serin.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `kubectl promote NAME`: the same program by another name.
+//! `kubectl promote NAME`: same program as kubectl-serin.
 
 use std::process::ExitCode;
 

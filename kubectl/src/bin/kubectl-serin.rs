@@ -1,5 +1,5 @@
-//! `kubectl serin ...`: the whole family; also `kubectl promote` and `kubectl abort` where it is
-//! linked under those names.
+//! `kubectl serin ...`. Also provides `kubectl promote` and `kubectl abort` if linked under those
+//! names.
 
 use std::process::ExitCode;
 

@@ -1,105 +1,109 @@
-//! Pictures over time, for a terminal and as SVG: what is drawn is decided here, how in
-//! [`terminal`] and [`svg`].
+//! Time series charts for a terminal and as SVG. This module decides what is svg; [`terminal`]
+//! and [`svg`] draw it.
 
 use std::path::Path;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::{CliError, Exit};
 
-mod course;
+mod evidence_series;
 mod svg;
 mod terminal;
 
-pub use course::{Course, Point};
+pub use evidence_series::{EvidencePoint, EvidenceSeries};
 
-/// Panels over the same time, one below the other.
+/// Panels with a common time axis, one below the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
-    /// What it shows.
+    /// Title of the chart.
     pub title: String,
-    /// From when to when, in seconds.
+    /// Start and end, in seconds.
     pub span_seconds: (f64, f64),
     /// The panels.
     pub panels: Vec<Panel>,
-    /// Moments, in seconds: each a line from top to bottom.
-    pub moments: Vec<f64>,
+    /// Times to mark with a vertical line, in seconds.
+    pub markers: Vec<f64>,
 }
 
-/// Lines over one axis.
+/// Lines with a common value axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
-    /// What it shows, with the unit.
+    /// Title, with the unit.
     pub title: String,
-    /// The lowest and the highest value; on a logarithmic axis whole powers of ten.
+    /// Lowest and highest value; whole powers of ten on a logarithmic axis.
     pub range: (f64, f64),
-    /// How values are placed.
+    /// Scale of the value axis.
     pub scale: Scale,
-    /// The lines, those drawn last on top.
+    /// The lines, the last one on top.
     pub lines: Vec<Line>,
 }
 
-/// How the values of an axis are placed.
+/// Scale of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly.
+    /// Linear.
     Linear,
-    /// By their logarithm; values are above 0.
+    /// Logarithmic, for values above 0.
     Logarithmic,
 }
 
-/// A line, in as many pieces as the data has.
+/// A line of one or more separate pieces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// What it is.
+    /// Name in the legend.
     pub name: String,
-    /// What it means.
-    pub ink: Ink,
-    /// Pieces of points: seconds and value.
+    /// Style by meaning.
+    pub style: LineStyle,
+    /// Connected points: seconds and value.
     pub pieces: Vec<Vec<(f64, f64)>>,
 }
 
-/// What a line means: its colour, and whether it is dashed.
+/// Style of a line: its color, and whether it is dashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ink {
-    /// What was measured.
+pub enum LineStyle {
+    /// A measured value.
     Measured,
-    /// Between which bounds the truth is.
+    /// A confidence bound.
     Bound,
-    /// Where it is too much.
+    /// An upper limit.
     Limit,
-    /// Where it is enough.
+    /// A target.
     Target,
-    /// What went well.
+    /// A good outcome.
     Good,
-    /// What did not.
+    /// A bad outcome.
     Bad,
 }
 
 impl Line {
-    /// A line at one value, all the time.
-    pub fn level(name: impl Into<String>, ink: Ink, span_seconds: (f64, f64), value: f64) -> Self {
+    /// A horizontal line.
+    pub fn horizontal(
+        name: impl Into<String>,
+        line_style: LineStyle,
+        span_seconds: (f64, f64),
+        value: f64,
+    ) -> Self {
         let (from, to) = span_seconds;
         Self {
             name: name.into(),
-            ink,
+            style: line_style,
             pieces: vec![vec![(from, value), (to, value)]],
         }
     }
 }
 
 impl Panel {
-    /// The values on the axis: the first and the last are its ends.
+    /// The ticks. The first and the last are the ends of the axis.
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => values(self.range),
-            Scale::Logarithmic => powers(self.range),
+            Scale::Linear => linear_ticks(self.range),
+            Scale::Logarithmic => logarithmic_ticks(self.range),
         }
     }
 
-    /// The pieces of a line as far as they are within the range: what is beyond it is drawn at its
-    /// edge.
-    fn within(&self, line: &Line) -> Vec<Vec<(f64, f64)>> {
+    /// The pieces of a line, clamped to the range of the axis.
+    fn clamped_pieces(&self, line: &Line) -> Vec<Vec<(f64, f64)>> {
         let ticks = self.ticks();
-        let (low, high) = ends(&ticks);
+        let (low, high) = axis_range(&ticks);
         let inside = |piece: &Vec<(f64, f64)>| {
             piece
                 .iter()
@@ -111,54 +115,54 @@ impl Panel {
 }
 
 impl Chart {
-    /// The chart for a terminal of that width.
+    /// Draws the chart for a terminal of the given width.
     pub fn for_terminal(&self, width: usize) -> String {
         terminal::draw(self, width)
     }
 
-    /// The chart as an SVG file's text.
+    /// Draws the chart as SVG.
     ///
     /// # Errors
-    /// Where it cannot be drawn.
-    pub fn to_svg(&self) -> Result<String, Failure> {
+    /// Fails if the chart cannot be svg.
+    pub fn to_svg(&self) -> Result<String, CliError> {
         svg::draw(self)
-            .map_err(|why| Failure::new(Exit::Usage, format!("cannot draw the chart: {why}")))
+            .map_err(|why| CliError::new(Exit::Usage, format!("cannot draw the chart: {why}")))
     }
 
     /// Writes the chart to an SVG file.
     ///
     /// # Errors
-    /// Where it cannot be drawn, or the file not be written.
-    pub fn write_svg(&self, file: &Path) -> Result<(), Failure> {
-        let drawn = self.to_svg()?;
-        std::fs::write(file, drawn).map_err(|error| {
-            Failure::new(
+    /// Fails if the chart cannot be svg or the file cannot be written.
+    pub fn write_svg(&self, file: &Path) -> Result<(), CliError> {
+        let svg = self.to_svg()?;
+        std::fs::write(file, svg).map_err(|error| {
+            CliError::new(
                 Exit::Usage,
                 format!("--svg {}: cannot write the file: {error}", file.display()),
             )
-            .hint("Name a file in a folder that exists and that you may write to.")
+            .hint("Use a file in an existing, writable directory.")
         })
     }
 }
 
 /// The ends of an axis.
-fn ends(ticks: &[f64]) -> (f64, f64) {
+fn axis_range(ticks: &[f64]) -> (f64, f64) {
     (
         ticks.first().copied().unwrap_or(0.0),
         ticks.last().copied().unwrap_or(1.0),
     )
 }
 
-/// How many distances an axis has at most.
-const MOST_DISTANCES: f64 = 6.0;
-/// Distances on an axis of time, in seconds.
-const TIMES: [f64; 18] = [
+/// Maximum number of intervals of an axis.
+const MAX_INTERVALS: f64 = 6.0;
+/// Tick intervals of a time axis, in seconds.
+const TIME_INTERVALS: [f64; 18] = [
     1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0,
     10_800.0, 21_600.0, 43_200.0, 86_400.0,
 ];
 
-/// Round values at equal distances, of which the first and the last are the ends of the axis.
-fn evenly(low: f64, high: f64, distance: f64) -> Vec<f64> {
+/// Round values at equal intervals that cover the range.
+fn evenly_spaced(low: f64, high: f64, distance: f64) -> Vec<f64> {
     let (first, last) = ((low / distance).floor(), (high / distance).ceil());
     #[expect(
         clippy::cast_possible_truncation,
@@ -171,35 +175,34 @@ fn evenly(low: f64, high: f64, distance: f64) -> Vec<f64> {
         .collect()
 }
 
-/// The times on the axis of a span, in seconds.
-fn times((from, to): (f64, f64)) -> Vec<f64> {
+/// Ticks of a time axis, in seconds.
+fn time_ticks((from, to): (f64, f64)) -> Vec<f64> {
     let span = (to - from).max(1.0);
-    let days = (span / 86_400.0 / MOST_DISTANCES).ceil() * 86_400.0;
-    let fits =
-        |distance: &f64| (to / distance).ceil() - (from / distance).floor() <= MOST_DISTANCES;
-    evenly(
+    let days = (span / 86_400.0 / MAX_INTERVALS).ceil() * 86_400.0;
+    let fits = |distance: &f64| (to / distance).ceil() - (from / distance).floor() <= MAX_INTERVALS;
+    evenly_spaced(
         from,
         to.max(from + 1.0),
-        TIMES.into_iter().find(fits).unwrap_or(days),
+        TIME_INTERVALS.into_iter().find(fits).unwrap_or(days),
     )
 }
 
-/// The values on a linear axis.
-fn values((low, high): (f64, f64)) -> Vec<f64> {
-    let least = (high - low).max(f64::MIN_POSITIVE) / MOST_DISTANCES;
+/// Ticks of a linear axis.
+fn linear_ticks((low, high): (f64, f64)) -> Vec<f64> {
+    let least = (high - low).max(f64::MIN_POSITIVE) / MAX_INTERVALS;
     let unit = 10_f64.powf(least.log10().floor());
     let fits =
-        |distance: &f64| (high / distance).ceil() - (low / distance).floor() <= MOST_DISTANCES;
-    let distances = [1.0, 2.0, 2.5, 5.0, 10.0, 20.0].map(|of| of * unit);
-    evenly(
+        |distance: &f64| (high / distance).ceil() - (low / distance).floor() <= MAX_INTERVALS;
+    let distances = [1.0, 2.0, 2.5, 5.0, 10.0, 20.0].map(|multiple| multiple * unit);
+    evenly_spaced(
         low,
         high,
         distances.into_iter().find(fits).unwrap_or(20.0 * unit),
     )
 }
 
-/// The powers of ten on a logarithmic axis; so many that the distances between them are equal.
-fn powers((low, high): (f64, f64)) -> Vec<f64> {
+/// Ticks of a logarithmic axis: powers of ten at equal intervals.
+fn logarithmic_ticks((low, high): (f64, f64)) -> Vec<f64> {
     #[expect(clippy::cast_possible_truncation, reason = "a dozen decades")]
     let (first, last) = (low.log10().round() as i32, high.log10().round() as i32);
     let step = (1..=4)
@@ -210,10 +213,10 @@ fn powers((low, high): (f64, f64)) -> Vec<f64> {
         .collect()
 }
 
-/// A span of time on an axis: `0`, `45s`, `10m`, `1h30m`.
-fn clock(seconds: f64) -> String {
+/// Label of a time: `0`, `45s`, `10m`, `1h30m`.
+fn time_label(seconds: f64) -> String {
     if seconds < -0.5 {
-        return format!("-{}", clock(-seconds));
+        return format!("-{}", time_label(-seconds));
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -232,8 +235,8 @@ fn clock(seconds: f64) -> String {
     }
 }
 
-/// A value on an axis.
-fn value(value: f64) -> String {
+/// Label of a value.
+fn value_label(value: f64) -> String {
     let size = value.abs();
     let text = match size {
         size if size >= 1e6 => return format!("{value:.0e}"),

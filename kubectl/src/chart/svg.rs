@@ -5,22 +5,24 @@ use std::ops::Range;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-use super::{Chart, Ink, Line, Panel, Scale, clock, ends, times, value};
+use super::{
+    Chart, Line, LineStyle, Panel, Scale, axis_range, time_label, time_ticks, value_label,
+};
 
 const WIDTH: u32 = 900;
 const PANEL_HEIGHT: u32 = 280;
 const HEADING_HEIGHT: u32 = 46;
-/// Where the axes begin.
+/// Left edge of the axes.
 const LEFT: i32 = 72;
-/// How wide a character of the legend is, about.
+/// Approximate width of a character in the legend.
 const CHARACTER: i32 = 7;
 const TITLE_HEIGHT: u32 = 40;
 const FONT: &str = "sans-serif";
 
-type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
+type DrawResult<T> = Result<T, Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// An axis with the ticks that it is given.
+/// An axis with given ticks.
 struct Axis {
     ticks: Vec<f64>,
     scale: Scale,
@@ -42,7 +44,7 @@ impl Ranged for Axis {
     type ValueType = f64;
 
     fn map(&self, at: &f64, (from, to): (i32, i32)) -> i32 {
-        let (low, high) = ends(&self.ticks);
+        let (low, high) = axis_range(&self.ticks);
         let (low, high) = (self.place(low), self.place(high));
         let part = (self.place(*at) - low) / (high - low);
         #[expect(clippy::cast_possible_truncation, reason = "a place on a page")]
@@ -56,7 +58,7 @@ impl Ranged for Axis {
     }
 
     fn range(&self) -> Range<f64> {
-        let (low, high) = ends(&self.ticks);
+        let (low, high) = axis_range(&self.ticks);
         low..high
     }
 }
@@ -67,8 +69,8 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// The chart as the text of an SVG file.
-pub(super) fn draw(chart: &Chart) -> Drawn<String> {
+/// Draws the chart as SVG.
+pub(super) fn draw(chart: &Chart) -> DrawResult<String> {
     let mut text = String::new();
     let panels = u32::try_from(chart.panels.len())?;
     {
@@ -78,27 +80,27 @@ pub(super) fn draw(chart: &Chart) -> Drawn<String> {
         let root = root.titled(&chart.title, (FONT, 21))?;
         let areas = root.split_evenly((chart.panels.len(), 1));
         for (panel, area) in chart.panels.iter().zip(&areas) {
-            drawn(chart, panel, area)?;
+            draw_panel(chart, panel, area)?;
         }
         root.present()?;
     }
     Ok(text)
 }
 
-/// The panel's title and, below it, its lines by name: nothing of the data is covered.
-fn heading(panel: &Panel, area: &Area<'_>) -> Drawn<()> {
+/// Draws the title of a panel and its legend above the data.
+fn draw_heading(panel: &Panel, area: &Area<'_>) -> DrawResult<()> {
     area.draw(&Text::new(
         panel.title.as_str(),
         (LEFT, 8),
         (FONT, 17).into_font(),
     ))?;
     let mut from = LEFT;
-    let mut known: Vec<(&str, Ink)> = Vec::new();
+    let mut known: Vec<(&str, LineStyle)> = Vec::new();
     for line in panel.lines.iter().rev() {
-        if known.contains(&(&line.name, line.ink)) {
+        if known.contains(&(&line.name, line.style)) {
             continue;
         }
-        known.push((&line.name, line.ink));
+        known.push((&line.name, line.style));
         area.draw(&PathElement::new(
             [(from, 38), (from + 20, 38)],
             style(line),
@@ -113,20 +115,20 @@ fn heading(panel: &Panel, area: &Area<'_>) -> Drawn<()> {
     Ok(())
 }
 
-fn drawn(chart: &Chart, panel: &Panel, area: &Area<'_>) -> Drawn<()> {
+fn draw_panel(chart: &Chart, panel: &Panel, area: &Area<'_>) -> DrawResult<()> {
     let (head, area) = area.split_vertically(HEADING_HEIGHT);
-    heading(panel, &head)?;
+    draw_heading(panel, &head)?;
     let across = Axis {
-        ticks: times(chart.span_seconds),
+        ticks: time_ticks(chart.span_seconds),
         scale: Scale::Linear,
-        format: clock,
+        format: time_label,
     };
     let up = Axis {
         ticks: panel.ticks(),
         scale: panel.scale,
-        format: value,
+        format: value_label,
     };
-    let (low, high) = ends(&up.ticks);
+    let (low, high) = axis_range(&up.ticks);
     let mut context = ChartBuilder::on(&area)
         .margin(8)
         .margin_right(30)
@@ -140,12 +142,12 @@ fn drawn(chart: &Chart, panel: &Panel, area: &Area<'_>) -> Drawn<()> {
         .bold_line_style(BLACK.mix(0.12))
         .label_style((FONT, 15))
         .draw()?;
-    for at in &chart.moments {
+    for at in &chart.markers {
         context.draw_series(LineSeries::new([(*at, low), (*at, high)], BLACK.mix(0.4)))?;
     }
     for line in &panel.lines {
-        for piece in panel.within(line) {
-            if is_dashed(line.ink) {
+        for piece in panel.clamped_pieces(line) {
+            if is_dashed(line.style) {
                 context.draw_series(DashedLineSeries::new(piece, 6, 4, style(line)))?;
             } else {
                 context.draw_series(LineSeries::new(piece, style(line)))?;
@@ -155,17 +157,17 @@ fn drawn(chart: &Chart, panel: &Panel, area: &Area<'_>) -> Drawn<()> {
     Ok(())
 }
 
-const fn is_dashed(ink: Ink) -> bool {
-    matches!(ink, Ink::Limit | Ink::Target)
+const fn is_dashed(line_style: LineStyle) -> bool {
+    matches!(line_style, LineStyle::Limit | LineStyle::Target)
 }
 
-/// The colours of Okabe and Ito, which people who see fewer colours can tell apart, too.
+/// The palette of Okabe and Ito, which is distinguishable with color vision deficiencies.
 fn style(line: &Line) -> ShapeStyle {
-    let (colour, width) = match line.ink {
-        Ink::Measured => (RGBColor(0, 114, 178), 2),
-        Ink::Bound => (RGBColor(230, 159, 0), 1),
-        Ink::Limit | Ink::Bad => (RGBColor(213, 94, 0), 2),
-        Ink::Target | Ink::Good => (RGBColor(0, 158, 115), 2),
+    let (color, width) = match line.style {
+        LineStyle::Measured => (RGBColor(0, 114, 178), 2),
+        LineStyle::Bound => (RGBColor(230, 159, 0), 1),
+        LineStyle::Limit | LineStyle::Bad => (RGBColor(213, 94, 0), 2),
+        LineStyle::Target | LineStyle::Good => (RGBColor(0, 158, 115), 2),
     };
-    colour.stroke_width(width)
+    color.stroke_width(width)
 }

@@ -1,4 +1,4 @@
-//! A chart in a terminal: ratatui draws into a buffer, which is then printed.
+//! Draws a chart for a terminal: ratatui draws into a buffer, which is then printed.
 
 use owo_colors::OwoColorize;
 use ratatui_core::buffer::Buffer;
@@ -8,44 +8,44 @@ use ratatui_core::symbols::Marker;
 use ratatui_core::widgets::Widget;
 use ratatui_widgets::chart::{Axis, Chart as Drawing, Dataset, GraphType};
 
-use super::{Chart, Ink, Panel, Scale, clock, ends, times, value};
-use crate::paint;
+use super::{Chart, LineStyle, Panel, Scale, axis_range, time_label, time_ticks, value_label};
+use crate::style;
 
-/// Lines of one panel at least, without its time axis.
+/// Minimum rows of a panel, without its time axis.
 const ROWS: usize = 9;
-/// Lines of the time axis and its labels.
+/// Rows of the time axis and its labels.
 const AXIS_ROWS: usize = 2;
-/// Drawn no wider than this: what happens in a minute shall not be a hand's breadth away.
-const WIDEST: usize = 110;
+/// Maximum width, so that short events stay close to each other.
+const MAX_COLUMNS: usize = 110;
 
-/// The chart as lines of text, painted.
+/// Draws the chart as styled text.
 pub(super) fn draw(chart: &Chart, width: usize) -> String {
-    let width = u16::try_from(width.clamp(40, WIDEST)).unwrap_or(40);
-    let mut text = format!("{}\n", paint::strong(&chart.title));
+    let width = u16::try_from(width.clamp(40, MAX_COLUMNS)).unwrap_or(40);
+    let mut text = format!("{}\n", style::bold(&chart.title));
     for panel in &chart.panels {
         text.push('\n');
         text.push_str(&heading(panel));
-        text.push_str(&printed(&drawn(chart, panel, width)));
+        text.push_str(&buffer_to_text(&render_panel(chart, panel, width)));
     }
     text
 }
 
-/// The panel's title and, on the next line, its lines by name in their colours.
+/// The title of a panel and, on the next line, its legend.
 fn heading(panel: &Panel) -> String {
-    let mut names: Vec<(&str, Ink)> = Vec::new();
+    let mut names: Vec<(&str, LineStyle)> = Vec::new();
     for line in panel.lines.iter().rev() {
         if !names.iter().any(|(name, _)| *name == line.name) {
-            names.push((&line.name, line.ink));
+            names.push((&line.name, line.style));
         }
     }
     let legend: Vec<String> = names
         .into_iter()
-        .map(|(name, ink)| format!("{} {name}", painted("━", colour(ink))))
+        .map(|(name, line_style)| format!("{} {name}", colored("━", color(line_style))))
         .collect();
     format!("{}\n  {}\n", panel.title, legend.join("   "))
 }
 
-fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
+fn render_panel(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
     let on_axis = |value: f64| {
         if panel.scale == Scale::Logarithmic {
             value.log10()
@@ -54,20 +54,20 @@ fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
         }
     };
     let ticks = panel.ticks();
-    let (low, high) = ends(&ticks);
+    let (low, high) = axis_range(&ticks);
     let (low, high) = (on_axis(low), on_axis(high));
-    let pieces: Vec<(Ink, Vec<(f64, f64)>)> = panel
+    let pieces: Vec<(LineStyle, Vec<(f64, f64)>)> = panel
         .lines
         .iter()
         .flat_map(|line| {
             panel
-                .within(line)
+                .clamped_pieces(line)
                 .into_iter()
-                .map(|piece| (line.ink, piece))
+                .map(|piece| (line.style, piece))
         })
-        .map(|(ink, piece)| {
+        .map(|(line_style, piece)| {
             (
-                ink,
+                line_style,
                 piece
                     .into_iter()
                     .map(|(at, value)| (at, on_axis(value)))
@@ -75,32 +75,36 @@ fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
             )
         })
         .collect();
-    let moments: Vec<Vec<(f64, f64)>> = chart
-        .moments
+    let markers: Vec<Vec<(f64, f64)>> = chart
+        .markers
         .iter()
         .map(|at| vec![(*at, low), (*at, high)])
         .collect();
-    let of = |points, colour| {
+    let dataset = |points, color| {
         Dataset::default()
             .data(points)
             .marker(Marker::Braille)
             .graph_type(GraphType::Line)
-            .style(Style::new().fg(colour))
+            .style(Style::new().fg(color))
     };
-    let mut datasets: Vec<Dataset<'_>> = moments
+    let mut datasets: Vec<Dataset<'_>> = markers
         .iter()
-        .map(|points| of(points, Color::DarkGray))
+        .map(|points| dataset(points, Color::DarkGray))
         .collect();
-    datasets.extend(pieces.iter().map(|(ink, points)| of(points, colour(*ink))));
-    let times = times(chart.span_seconds);
-    let (from, to) = ends(&times);
-    let clocks: Vec<String> = times.into_iter().map(clock).collect();
-    // All of one width, so that the panels' axes stand below each other.
+    datasets.extend(
+        pieces
+            .iter()
+            .map(|(line_style, points)| dataset(points, color(*line_style))),
+    );
+    let times = time_ticks(chart.span_seconds);
+    let (from, to) = axis_range(&times);
+    let clocks: Vec<String> = times.into_iter().map(time_label).collect();
+    // Equal widths align the axes of all panels.
     let labels: Vec<String> = ticks
         .iter()
-        .map(|at| format!("{:>8}", value(*at)))
+        .map(|at| format!("{:>8}", value_label(*at)))
         .collect();
-    // Labels stand on lines: with so many lines each stands where its value is.
+    // Use a number of rows with which each label is on a row of its value.
     let distances = ticks.len().saturating_sub(1).max(1);
     let rows = (ROWS - 1).div_ceil(distances) * distances + 1 + AXIS_ROWS;
     let drawing = Drawing::new(datasets)
@@ -113,17 +117,17 @@ fn drawn(chart: &Chart, panel: &Panel, width: u16) -> Buffer {
     buffer
 }
 
-const fn colour(ink: Ink) -> Color {
-    match ink {
-        Ink::Measured => Color::Cyan,
-        Ink::Bound => Color::Yellow,
-        Ink::Limit | Ink::Bad => Color::Red,
-        Ink::Target | Ink::Good => Color::Green,
+const fn color(line_style: LineStyle) -> Color {
+    match line_style {
+        LineStyle::Measured => Color::Cyan,
+        LineStyle::Bound => Color::Yellow,
+        LineStyle::Limit | LineStyle::Bad => Color::Red,
+        LineStyle::Target | LineStyle::Good => Color::Green,
     }
 }
 
-fn painted(text: &str, colour: Color) -> String {
-    match colour {
+fn colored(text: &str, color: Color) -> String {
+    match color {
         Color::Cyan => text.cyan().to_string(),
         Color::Yellow => text.yellow().to_string(),
         Color::Red => text.red().to_string(),
@@ -133,8 +137,8 @@ fn painted(text: &str, colour: Color) -> String {
     }
 }
 
-/// The buffer as text, without the blanks at the ends of its lines.
-fn printed(buffer: &Buffer) -> String {
+/// Converts the buffer to text without trailing spaces.
+fn buffer_to_text(buffer: &Buffer) -> String {
     let mut text = String::new();
     let columns = usize::from(buffer.area.width);
     for row in buffer.content.chunks(columns) {
@@ -147,7 +151,7 @@ fn printed(buffer: &Buffer) -> String {
                 .iter()
                 .map(ratatui_core::buffer::Cell::symbol)
                 .collect();
-            text.push_str(&painted(
+            text.push_str(&colored(
                 &run,
                 cells.first().map_or(Color::Reset, |cell| cell.fg),
             ));

@@ -1,43 +1,43 @@
-//! What is drawn of a course, and that both ways of drawing show it.
+//! Charts of an evidence series, in both output formats.
 
 use super::*;
 
-/// A canary that begins to fail after five minutes.
-fn course() -> Course {
+/// A canary that starts to fail after five minutes.
+fn series() -> EvidenceSeries {
     let point = |tick: u32| {
         let after = f64::from(tick.saturating_sub(20));
-        Point {
+        EvidencePoint {
             at_seconds: f64::from(tick) * 15.0,
             ln_e: -0.2 + 0.35 * after,
             excess: Some(0.0001 + 0.0004 * after),
             budget_used: Some(0.002 * f64::from(tick) + 0.01 * after),
-            ..Point::default()
+            ..EvidencePoint::default()
         }
-        .bounded(Some(-0.5 / f64::from(tick)), Some(1.0 / f64::from(tick)))
+        .with_bounds(Some(-0.5 / f64::from(tick)), Some(1.0 / f64::from(tick)))
     };
-    Course {
+    EvidenceSeries {
         title: "checkout: availability".into(),
         threshold: 100.0,
         margin: Some(0.0005),
         points: (1..=36).map(point).collect(),
-        moments: vec![510.0],
+        markers: vec![510.0],
     }
 }
 
 #[test]
-fn the_three_panels_are_drawn_in_a_terminal() {
-    let drawn = course().chart().unwrap().for_terminal(80);
-    insta::assert_snapshot!(anstream::adapter::strip_str(&drawn).to_string());
+fn terminal_chart() {
+    let output = series().chart().unwrap().for_terminal(80);
+    insta::assert_snapshot!(anstream::adapter::strip_str(&output).to_string());
 }
 
 #[test]
-fn the_svg_holds_the_lines_the_names_and_nothing_that_is_not_a_number() {
-    let drawn = course().chart().unwrap().to_svg().unwrap();
-    assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"));
+fn the_svg_contains_lines_and_names_and_only_finite_numbers() {
+    let output = series().chart().unwrap().to_svg().unwrap();
+    assert!(output.starts_with("<svg") && output.trim_end().ends_with("</svg>"));
     assert!(
-        drawn.matches("<polyline").count() > 10,
+        output.matches("<polyline").count() > 10,
         "{}",
-        drawn.matches("<polyline").count()
+        output.matches("<polyline").count()
     );
     for words in [
         "checkout: availability",
@@ -47,23 +47,23 @@ fn the_svg_holds_the_lines_the_names_and_nothing_that_is_not_a_number() {
         "10m",
         "2m",
     ] {
-        assert!(drawn.contains(words), "{words}");
+        assert!(output.contains(words), "{words}");
     }
-    assert!(!drawn.contains("NaN") && !drawn.contains("inf"));
+    assert!(!output.contains("NaN") && !output.contains("inf"));
 }
 
 #[test]
-fn a_gap_is_not_joined_and_what_is_unknown_is_not_drawn() {
-    let mut course = course();
-    course
+fn gaps_and_unknown_values_interrupt_a_line() {
+    let mut series = series();
+    series
         .points
         .retain(|point| !(150.0..300.0).contains(&point.at_seconds));
-    course.points[0] = Point {
+    series.points[0] = EvidencePoint {
         excess: None,
-        ..course.points[0]
+        ..series.points[0]
     }
-    .bounded(Some(-1.0), Some(1.0));
-    let chart = course.chart().unwrap();
+    .with_bounds(Some(-1.0), Some(1.0));
+    let chart = series.chart().unwrap();
     let line = |panel: usize, name: &str| {
         chart.panels[panel]
             .lines
@@ -86,26 +86,26 @@ fn a_gap_is_not_joined_and_what_is_unknown_is_not_drawn() {
 }
 
 #[test]
-fn without_an_allotment_there_is_no_panel_of_it_and_without_points_no_chart() {
-    let mut course = course();
-    for point in &mut course.points {
+fn panels_without_data_are_omitted() {
+    let mut series = series();
+    for point in &mut series.points {
         point.budget_used = None;
     }
-    assert_eq!(course.chart().unwrap().panels.len(), 2);
-    course.points.clear();
-    assert_eq!(course.chart(), None);
+    assert_eq!(series.chart().unwrap().panels.len(), 2);
+    series.points.clear();
+    assert_eq!(series.chart(), None);
 }
 
 #[test]
-fn evidence_beyond_all_measure_is_drawn_at_the_edge() {
-    let mut course = course();
-    course.points.push(Point {
+fn extreme_evidence_is_clamped_to_the_axis() {
+    let mut series = series();
+    series.points.push(EvidencePoint {
         at_seconds: 600.0,
         ln_e: 900.0,
         excess: Some(0.9),
-        ..Point::default()
+        ..EvidencePoint::default()
     });
-    let chart = course.chart().unwrap();
+    let chart = series.chart().unwrap();
     assert!((chart.panels[0].range.1 - 1e9).abs() < 1.0);
     assert!(chart.panels[1].range.1 < 5.0, "{:?}", chart.panels[1].range);
     assert!(!chart.to_svg().unwrap().contains("NaN"));
@@ -113,23 +113,32 @@ fn evidence_beyond_all_measure_is_drawn_at_the_edge() {
 }
 
 #[test]
-fn an_axis_has_round_numbers_and_holds_all_of_its_data() {
+fn ticks_are_round_and_cover_the_range() {
     assert_eq!(
-        times((0.0, 345.0)),
+        time_ticks((0.0, 345.0)),
         [0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0]
     );
-    assert_eq!(times((-15.0, 20.0)), [-20.0, -10.0, 0.0, 10.0, 20.0]);
-    assert_eq!(times((0.0, 0.0)), [0.0, 1.0]);
-    assert_eq!(ends(&times((0.0, 40.0 * 86_400.0))), (0.0, 42.0 * 86_400.0));
-    assert_eq!(values((0.0, 100.0)), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
-    assert_eq!(values((-0.71, 1.2)), [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]);
-    assert_eq!(ends(&values((0.0, 0.0037))), (0.0, 0.004));
-    assert_eq!(powers((1e-2, 1e9)).len(), 12);
-    assert_eq!(powers((0.1, 1e3)), [0.1, 1.0, 10.0, 100.0, 1_000.0]);
+    assert_eq!(time_ticks((-15.0, 20.0)), [-20.0, -10.0, 0.0, 10.0, 20.0]);
+    assert_eq!(time_ticks((0.0, 0.0)), [0.0, 1.0]);
+    assert_eq!(
+        axis_range(&time_ticks((0.0, 40.0 * 86_400.0))),
+        (0.0, 42.0 * 86_400.0)
+    );
+    assert_eq!(
+        linear_ticks((0.0, 100.0)),
+        [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+    );
+    assert_eq!(linear_ticks((-0.71, 1.2)), [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]);
+    assert_eq!(axis_range(&linear_ticks((0.0, 0.0037))), (0.0, 0.004));
+    assert_eq!(logarithmic_ticks((1e-2, 1e9)).len(), 12);
+    assert_eq!(
+        logarithmic_ticks((0.1, 1e3)),
+        [0.1, 1.0, 10.0, 100.0, 1_000.0]
+    );
 }
 
 #[test]
-fn an_axis_reads_as_people_write() {
+fn tick_labels_are_short() {
     let times = [
         (0.0, "0"),
         (45.0, "45s"),
@@ -140,7 +149,7 @@ fn an_axis_reads_as_people_write() {
         (-15.0, "-15s"),
     ];
     for (seconds, text) in times {
-        assert_eq!(clock(seconds), text);
+        assert_eq!(time_label(seconds), text);
     }
     for (number, text) in [
         (0.0, "0"),
@@ -150,6 +159,6 @@ fn an_axis_reads_as_people_write() {
         (-0.25, "-0.25"),
         (1.5, "1.5"),
     ] {
-        assert_eq!(value(number), text);
+        assert_eq!(value_label(number), text);
     }
 }

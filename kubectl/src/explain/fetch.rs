@@ -1,4 +1,4 @@
-//! Reading what is explained, and drawing it where a Prometheus is named.
+//! Reads the input of the explanation, and draws charts if a Prometheus is given.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,62 +10,62 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
 use serin_metrics_analysis::checkpoint::Checkpoint;
-use serin_metrics_analysis::replay::{Question, Weights};
+use serin_metrics_analysis::replay::{ReplayRequest, WeightSource};
 use serin_metrics_analysis::routes::RouteRules;
-use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 
-use super::{Case, numbers, render};
+use super::{ExplainInput, objective_numbers, render};
 use crate::chart::Chart;
 use crate::cli::ExplainArgs;
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
-use crate::look::Look;
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
 use crate::page::Page;
-use crate::paint;
-use crate::picture::{self, Picture};
-use crate::replay::{asking, course};
+use crate::replay::{evidence_series, prometheus};
 use crate::report::{Report, report};
+use crate::resources::{self, RolloutResources};
+use crate::style;
 
 /// Explains a Rollout.
 ///
 /// # Errors
-/// There is none of that name, the API server or the Prometheus that was named does not answer, or
-/// the output cannot be written.
+/// Fails if the Rollout does not exist, the API server or Prometheus does not answer, or the output
+/// cannot be written.
 pub async fn explain(
     connection: &Connection,
     args: &ExplainArgs,
-    look: &Look,
+    display: &DisplayContext,
     out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
-    let picture = picture::read(connection, &args.name).await?;
-    let report = report(&picture, look.now);
-    let read = Read::of(&picture);
+) -> Result<(), CliError> {
+    let resources = resources::read_resources(connection, &args.name).await?;
+    let report = report(&resources, display.now);
+    let read = ParsedRollout::from_resources(&resources);
     let numbers = match &read.analysis {
-        Some(analysis) => numbers(analysis, read.plan.as_ref(), &read.status),
+        Some(analysis) => objective_numbers(analysis, read.plan.as_ref(), &read.status),
         None => Ok(Vec::new()),
     };
-    let case = Case {
+    let input = ExplainInput {
         report: &report,
         analysis: read.analysis.as_ref(),
         numbers,
     };
-    out.write_all(render(&case, look, args.all).as_bytes())?;
+    out.write_all(render(&input, display, args.all).as_bytes())?;
     match &args.prometheus {
         Some(address) => {
-            let server = asking::server(address, &args.access)?;
-            let question = read.question(&picture, &report, look, server)?;
-            let charts = drawn(&question, &report).await?;
+            let server = prometheus::server(address, &args.access)?;
+            let request = read.replay_request(&resources, &report, display, server)?;
+            let charts = fetch_charts(&request, &report).await?;
             for chart in &charts {
-                write!(out, "\n{}", chart.for_terminal(look.width))?;
+                write!(out, "\n{}", chart.for_terminal(display.width))?;
             }
             if let (Some(file), Some(chart)) = (&args.svg, charts.first()) {
                 chart.write_svg(file)?;
             }
         }
         None if read.analysis.is_some() && !report.evidence.is_empty() => {
-            let mut page = Page::new(look.width);
-            let hint = "To draw the evidence over time, name a Prometheus that this machine reaches: --prometheus http://localhost:9090";
-            page.wrapped(("", "", 0), hint, paint::dim);
+            let mut page = Page::new(display.width);
+            let hint = "To draw the evidence over time, pass the address of Prometheus: --prometheus http://localhost:9090";
+            page.wrapped(("", "", 0), hint, style::dimmed);
             write!(out, "\n{}", page.finish())?;
         }
         None => {}
@@ -73,16 +73,16 @@ pub async fn explain(
     Ok(())
 }
 
-/// What was read of a Rollout, as far as it can be.
-pub(super) struct Read {
+/// The typed parts of a Rollout that could be parsed.
+pub(super) struct ParsedRollout {
     pub(super) analysis: Option<AnalysisSpec>,
     pub(super) status: RolloutStatus,
     pub(super) plan: Option<Plan>,
 }
 
-impl Read {
-    pub(super) fn of(picture: &Picture) -> Self {
-        let data = &picture.rollout.data;
+impl ParsedRollout {
+    pub(super) fn from_resources(resources: &RolloutResources) -> Self {
+        let data = &resources.rollout.data;
         let status: RolloutStatus =
             serde_json::from_value(data["status"].clone()).unwrap_or_default();
         let plan = status
@@ -96,27 +96,24 @@ impl Read {
         }
     }
 
-    /// The question that the controller has asked about the last release that was judged.
-    fn question(
+    /// The replay request for the last analyzed release.
+    fn replay_request(
         &self,
-        picture: &Picture,
+        resources: &RolloutResources,
         report: &Report,
-        look: &Look,
+        display: &DisplayContext,
         server: serin_metrics_analysis::prometheus::Server,
-    ) -> Result<Question, Failure> {
-        let nothing = || {
-            Failure::new(
-                Exit::Usage,
-                "--prometheus: there is no evidence to draw yet",
-            )
-            .hint("Evidence begins with the canary's first request.")
+    ) -> Result<ReplayRequest, CliError> {
+        let no_evidence = || {
+            CliError::new(Exit::Usage, "--prometheus: no evidence to draw yet")
+                .hint("The evidence starts with the canary's first request.")
         };
-        let stored = self.status.analysis.as_ref().ok_or_else(nothing)?;
+        let stored = self.status.analysis.as_ref().ok_or_else(no_evidence)?;
         let checkpoint: Checkpoint =
-            serde_json::from_value(stored.checkpoint.clone()).map_err(|_| nothing())?;
-        let analysis = self.analysis.clone().ok_or_else(nothing)?;
-        let judged = Revision::new(stored.revision.as_str());
-        let stable = stable_beside(report, &stored.revision);
+            serde_json::from_value(stored.checkpoint.clone()).map_err(|_| no_evidence())?;
+        let analysis = self.analysis.clone().ok_or_else(no_evidence)?;
+        let revision = Revision::new(stored.revision.as_str());
+        let stable = stable_revision_during(report, &stored.revision);
         let set_of = |revision: &str| {
             let known = report
                 .revisions
@@ -127,7 +124,7 @@ impl Read {
                 .map(|set| set.name.clone());
             name.unwrap_or_else(|| format!("{}-{revision}", report.name))
         };
-        let pods: &[Pod] = picture.pods.as_deref().unwrap_or_default();
+        let pods: &[Pod] = resources.pods.as_deref().unwrap_or_default();
         let created = |pod: &Pod| Some((pod.name_any(), pod.creation_timestamp()?.0));
         let routing = self.plan.as_ref().and_then(Plan::routing);
         let ended = report.abort.as_ref().map(|abort| abort.at).or_else(|| {
@@ -137,20 +134,20 @@ impl Read {
                 .filter(|release| release.revision == stored.revision);
             last.map(|release| release.at)
         });
-        Ok(Question {
+        Ok(ReplayRequest {
             server,
-            request: JudgeRequest {
+            request: AnalysisRequest {
                 rollout: RolloutName {
                     namespace: report.namespace.clone(),
                     name: report.name.clone(),
                 },
-                uid: picture.rollout.uid().unwrap_or_default(),
-                revision: judged,
+                uid: resources.rollout.uid().unwrap_or_default(),
+                revision,
                 analysis,
                 stable_service: routing.map(|routing| routing.stable_service.clone()),
                 canary_service: routing.map(|routing| routing.canary_service.clone()),
                 rules: routing
-                    .map(|routing| RouteRules::planned(&report.namespace, routing))
+                    .map(|routing| RouteRules::from_plan(&report.namespace, routing))
                     .unwrap_or_default(),
                 pod_sides: BTreeMap::new(),
                 stable_replica_set: stable.as_deref().map(set_of),
@@ -164,45 +161,45 @@ impl Read {
                         Pace::Evidence(pace) => Some(*pace),
                         Pace::Steps(_) => None,
                     }),
-                proven_at: None,
-                phase: Phase::Release,
+                evidence_required_at: None,
+                phase: ReleasePhase::Release,
                 freeze_lifted: false,
                 previous_ended_at: None,
                 resume_from: None,
             },
             from_ms: checkpoint.began_ms,
-            to_ms: ended.unwrap_or(look.now).as_millisecond(),
-            weights: Weights::Observed,
-            // However long a canary gets no requests: this is the one that is asked about.
+            to_ms: ended.unwrap_or(display.now).as_millisecond(),
+            weights: WeightSource::Observed,
+            // The replayed release does not end, however long the canary gets no requests.
             quiet_ms: i64::MAX,
             began_ms: Some(checkpoint.began_ms),
         })
     }
 }
 
-/// The revision that was stable while `judged` was judged: today's, or, where `judged` is stable by
-/// now, the one before.
-fn stable_beside(report: &Report, judged: &str) -> Option<String> {
+/// The stable revision during the analysis of `revision`: today's, or the previous one if
+/// `revision` is stable now.
+fn stable_revision_during(report: &Report, revision: &str) -> Option<String> {
     let today = report
         .stable_revision
         .clone()
-        .filter(|stable| stable != judged);
+        .filter(|stable| stable != revision);
     let before = report
         .releases
         .iter()
-        .filter(|release| release.result == "Promoted" && release.revision != judged);
+        .filter(|release| release.result == "Promoted" && release.revision != revision);
     today.or_else(|| before.map(|release| release.revision.clone()).next())
 }
 
-async fn drawn(question: &Question, report: &Report) -> Result<Vec<Chart>, Failure> {
-    let releases = asking::ask(question).await?;
+async fn fetch_charts(request: &ReplayRequest, report: &Report) -> Result<Vec<Chart>, CliError> {
+    let releases = prometheus::run_replay(request).await?;
     let first = releases.first().map(|release| {
         let chart = |objective| {
             let title = format!(
                 "{}, revision {}: time since its first request",
-                report.name, question.request.revision
+                report.name, request.request.revision
             );
-            course(title, release, objective).chart()
+            evidence_series(title, release, objective).chart()
         };
         release
             .objectives
@@ -212,8 +209,8 @@ async fn drawn(question: &Question, report: &Report) -> Result<Vec<Chart>, Failu
     });
     let charts = first.unwrap_or_default();
     if charts.is_empty() {
-        return Err(Failure::new(Exit::Usage, "--prometheus: this server has no data of the release").hint(
-            "Name the one that the controller asks: spec.analysis.prometheus.address, or the controller's default.",
+        return Err(CliError::new(Exit::Usage, "--prometheus: this server has no data for the release").hint(
+            "Use the Prometheus of the controller: spec.analysis.prometheus.address, or the controller's default.",
         ));
     }
     Ok(charts)

@@ -1,120 +1,120 @@
-//! What each cause of holding means, in plain words, and what helps.
+//! Explanations of hold reasons, with possible fixes.
 
-/// What a cause of holding means, and what helps.
-pub struct Hold {
-    /// What it means.
+/// Explanation of a hold reason.
+pub struct HoldExplanation {
+    /// The meaning.
     pub meaning: &'static str,
-    /// What helps, where something does.
+    /// The fix, if there is one.
     pub fix: Option<&'static str>,
 }
 
-/// Of a cause, one CamelCase word.
-pub fn hold(cause: &str) -> Hold {
-    let (meaning, fix) = match of_data(cause)
-        .or_else(|| of_access(cause))
-        .or_else(|| of_evidence(cause))
+/// Explains the hold reason `cause`.
+pub fn explain_hold(cause: &str) -> HoldExplanation {
+    let (meaning, fix) = match data_hold(cause)
+        .or_else(|| credentials_hold(cause))
+        .or_else(|| evidence_hold(cause))
     {
         Some((meaning, fix)) => (meaning, Some(fix)),
-        None => ("Until this is over nothing is promoted.", None),
+        None => ("The release is not promoted until this is resolved.", None),
     };
-    Hold { meaning, fix }
+    HoldExplanation { meaning, fix }
 }
 
-type Words = (&'static str, &'static str);
+type MeaningAndFix = (&'static str, &'static str);
 
-/// The data is missing, or cannot be used.
-fn of_data(cause: &str) -> Option<Words> {
+/// Reasons of missing or unusable data.
+fn data_hold(cause: &str) -> Option<MeaningAndFix> {
     Some(match cause {
         "NoData" => (
-            "Prometheus has no series for one of the two sides. Without data nothing is known, and nothing unknown is a success.",
-            "See whether Prometheus scrapes both sides, and whether the objective's counters select them.",
+            "Prometheus has no series for one of the two sides. Missing data never counts as success.",
+            "Check that Prometheus scrapes both sides and that the objective's counters select them.",
         ),
         "Stale" => (
-            "The newest sample is too old to say anything about now.",
-            "See whether Prometheus still scrapes the targets (its page Status, Targets).",
+            "The latest sample is too old.",
+            "Check that Prometheus still scrapes the targets (Status > Targets).",
         ),
         "NoTraffic" => (
-            "A canary without requests cannot fail, which is no sign that it is good.",
-            "See whether requests reach the service at all, and whether its route sends the canary its share.",
+            "The canary gets no requests, so there is no evidence.",
+            "Check that requests reach the service and that its route sends the canary its weight.",
         ),
         "UnverifiedSelector" => (
-            "The selector of errors has never matched anything. A mistyped selector would look exactly like a release without a fault.",
-            "Compare counters.errors with the series in Prometheus. One error of stable's is enough to verify it.",
+            "The error selector has never matched a series. A mistyped selector would display like a release without errors.",
+            "Compare counters.errors with the series in Prometheus. One error of stable is enough to verify the selector.",
         ),
         "AmbiguousSeries" => (
-            "Some series can be of other requests as well, or of the same ones twice. Counting them would be a guess.",
-            "Do what is named above. docs/indicators.md says which requests each indicator counts.",
+            "Some series may also count other requests, or the same requests twice.",
+            "Apply the fix above. docs/reference/indicators.md lists the requests that each indicator counts.",
         ),
         "Unreachable" | "Timeout" => (
-            "What cannot be read cannot be judged; nothing is promoted in the meantime.",
-            "See whether the controller reaches Prometheus at spec.analysis.prometheus.address. What was missed is read later.",
+            "Prometheus does not answer. The release is not promoted in the meantime.",
+            "Check that the controller can reach Prometheus at spec.analysis.prometheus.address. Missed samples are read later.",
         ),
         "Partial" => (
-            "Prometheus itself says that a part of the data is missing, so that errors may be, too.",
-            "See the warnings of the query in Prometheus, for example of a store that is away.",
+            "Prometheus reports that a part of the data is missing, possibly including errors.",
+            "Check the warnings of the query in Prometheus, for example for an unavailable store.",
         ),
         "NotANumber" => (
-            "A counter had a value that cannot be a count.",
-            "See what exports it; a recording rule with a rate in it is no counter.",
+            "A counter has a value that is not a count.",
+            "Check the exporter. A recording rule of a rate is not a counter.",
         ),
         "InvalidQuery" | "InvalidSpec" | "TooLarge" | "Malformed" | "SpecUnusable" => (
-            "The question cannot be answered as it is asked.",
+            "The query is invalid or its result cannot be used.",
             "Correct the field that is named above.",
         ),
         "NotConfigured" => (
-            "There is nobody to ask for data.",
-            "Write spec.analysis.prometheus.address, or give the controller a default.",
+            "No Prometheus is configured.",
+            "Set spec.analysis.prometheus.address, or configure a default for the controller.",
         ),
         _ => return None,
     })
 }
 
-/// What Prometheus is asked with is missing, or is not accepted.
-fn of_access(cause: &str) -> Option<Words> {
+/// Reasons of missing or rejected Prometheus credentials.
+fn credentials_hold(cause: &str) -> Option<MeaningAndFix> {
     Some(match cause {
         "SecretForbidden" | "ConfigMapForbidden" => (
-            "The controller reads no Secret and no ConfigMap that it was not given by name.",
-            "Run the two commands above, or have somebody run them who may give rights in that namespace.",
+            "The controller may read only the Secrets and ConfigMaps that it was granted by name.",
+            "Run the two commands above as a user who may grant permissions in that namespace.",
         ),
         "SecretNotFound" | "ConfigMapNotFound" | "DirectoryNotFound" | "InvalidSecret"
         | "InvalidConfigMap" | "InvalidDirectory" | "DirectoryForbidden" => (
-            "What its Prometheus is to be asked with is missing or cannot be used.",
-            "Correct what is named above; it is read again within seconds.",
+            "The Prometheus credentials are missing or invalid.",
+            "Correct the object named above. It is read again within seconds.",
         ),
         "SecretUnavailable" | "ConfigMapUnavailable" | "DirectoryUnavailable" => (
-            "What its Prometheus is to be asked with could not be read yet.",
-            "It is tried again. See whether the API server answers the controller.",
+            "The Prometheus credentials could not be read yet.",
+            "The controller retries. Check that it can reach the API server.",
         ),
         "Unauthorized" => (
-            "Prometheus, or a proxy before it, does not accept who asks.",
-            "See whether the token in the Secret of spec.analysis.prometheus.headersFrom is still good; a new one is taken up within seconds.",
+            "Prometheus, or a proxy in front of it, rejected the credentials.",
+            "Check that the token in the Secret of spec.analysis.prometheus.headersFrom is valid. A new token is used within seconds.",
         ),
         "UntrustedCertificate" => (
-            "Whoever answers at that address cannot show that it is this Prometheus.",
-            "See whether spec.analysis.prometheus.tls.caFrom is the authority of its certificate, and the address a name in it.",
+            "The TLS certificate of Prometheus is not trusted.",
+            "Check that spec.analysis.prometheus.tls.caFrom has the certificate's authority and that the certificate covers the address.",
         ),
         _ => return None,
     })
 }
 
-/// The data speaks against going on.
-fn of_evidence(cause: &str) -> Option<Words> {
+/// Reasons from the evidence or the error budget.
+fn evidence_hold(cause: &str) -> Option<MeaningAndFix> {
     Some(match cause {
         "LatencyGuard" => (
-            "The canary keeps the objective's threshold, and is slower than stable elsewhere in the distribution.",
-            "It goes on when the evidence for that is gone. Where slower is meant, promote it by hand, or leave out latency.guard.",
+            "The canary meets the objective's threshold but is slower than stable elsewhere in the distribution.",
+            "It continues when the evidence disappears. If the change is intended, promote manually or remove latency.guard.",
         ),
         "NoCommonBuckets" => (
-            "The latency guard compares canary and stable bucket by bucket, and has found no bucket that both have.",
-            "Give both versions the same buckets, or leave out latency.guard for this release.",
+            "The latency guard compares canary and stable per bucket, but they have no bucket in common.",
+            "Use the same buckets in both versions, or remove latency.guard for this release.",
         ),
         "BudgetSpent" => (
-            "The service has used up its error budget for the period of the objective: until some of it is back, no release may cost errors.",
-            "It goes on when the budget has recovered, or at once if this release is shown to be the cure.",
+            "The service has exhausted its error budget for the window of the objective. No release may cause errors until it recovers.",
+            "It continues when the budget has recovered, or as soon as this release is proven to be the fix.",
         ),
         "ServiceBurning" => (
-            "The service as a whole fails so often that its error budget would soon be gone. Nothing is changed in the middle of an incident.",
-            "It goes on when the service is well again, or at once if this release is shown to be the cure.",
+            "The service burns its error budget too fast. Releases wait during an incident.",
+            "It continues when the service has recovered, or as soon as this release is proven to be the fix.",
         ),
         _ => return None,
     })

@@ -1,111 +1,114 @@
-//! `kubectl serin explain`: why a release is where it is.
+//! `kubectl serin explain`: explains the state of a release.
 //!
-//! Counts first, comparison second, the guarantee last. Whoever knows no statistics understands
-//! what stands above `--all`; whoever does finds the numbers, the tolerances and the assumptions
-//! below it.
+//! Counts first, then the comparison, then the guarantees. The default output requires no knowledge
+//! of statistics. `--all` adds the statistics and the assumptions.
 
 use serin_analysis::explain::{duration, e_value, percent, thousands};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::EvidenceStatus;
 
-use crate::look::Look;
-use crate::page::{Page, Paint};
-use crate::paint;
+use crate::display::DisplayContext;
+use crate::page::{Page, Style};
 use crate::report::Report;
-use crate::view::evidence::guarded;
-pub use numbers::{Numbers, numbers};
-use standing::{Kind, Standing, standing};
+use crate::style;
+use crate::view::evidence::latency_guard_text;
+use diagnosis::{Diagnosis, DiagnosisKind, diagnose};
+pub use numbers::{ObjectiveNumbers, objective_numbers};
 
+mod diagnosis;
 mod fetch;
 mod holds;
 mod numbers;
-mod standing;
 
 pub use fetch::explain;
 
-/// What is explained.
+/// Input of the explanation.
 #[derive(Clone, Debug)]
-pub struct Case<'a> {
-    /// The Rollout as it was read.
+pub struct ExplainInput<'a> {
+    /// The report on the Rollout.
     pub report: &'a Report,
-    /// How it is judged, where it is.
+    /// The analysis in the spec, if any.
     pub analysis: Option<&'a AnalysisSpec>,
-    /// The evidence in numbers, or why it cannot be told.
-    pub numbers: Result<Vec<Numbers>, String>,
+    /// The statistics of each objective, or why they are not available.
+    pub numbers: Result<Vec<ObjectiveNumbers>, String>,
 }
 
-/// The explanation as text; `all`: with the numbers and the assumptions.
-pub fn render(case: &Case<'_>, look: &Look, all: bool) -> String {
-    let mut page = Page::new(look.width);
-    let report = case.report;
-    let standing = standing(report, case.analysis.is_some(), look);
+/// Renders the explanation. `all` adds the statistics and the assumptions.
+pub fn render(input: &ExplainInput<'_>, display: &DisplayContext, all: bool) -> String {
+    let mut page = Page::new(display.width);
+    let report = input.report;
+    let diagnosis = diagnose(report, input.analysis.is_some(), display);
     page.field(
         "Rollout",
         &format!("{} in namespace {}", report.name, report.namespace),
-        paint::strong,
+        style::bold,
     );
-    page.field("", &standing.headline, of_kind(standing.kind));
-    for why in &standing.why {
-        page.field("", why, paint::plain);
+    page.field("", &diagnosis.headline, kind_style(diagnosis.kind));
+    for why in &diagnosis.reasons {
+        page.field("", why, style::plain);
     }
-    let shows_evidence = standing.kind != Kind::Unjudged && !report.evidence.is_empty();
+    let shows_evidence =
+        diagnosis.kind != DiagnosisKind::NotAnalyzed && !report.evidence.is_empty();
     if shows_evidence {
         for evidence in &report.evidence {
-            objective(&mut page, evidence, case);
+            write_objective(&mut page, evidence, input);
         }
-    } else if standing.kind == Kind::UnderWay || standing.kind == Kind::Held {
+    } else if diagnosis.kind == DiagnosisKind::InProgress || diagnosis.kind == DiagnosisKind::Held {
         page.heading("Evidence");
         line(
             &mut page,
-            "There is none yet: no request to the canary has been counted. This is not success.",
+            "No request to the canary has been counted yet. This is not success.",
         );
     }
-    next(&mut page, &standing, case);
+    write_next_steps(&mut page, &diagnosis, input);
     if shows_evidence {
-        certain(&mut page, &standing, case);
+        write_guarantees(&mut page, &diagnosis, input);
     }
-    if let Err(why) = &case.numbers {
-        page.heading("Could not be read");
-        page.wrapped(("  ", "  ", 2), why, paint::warn);
+    if let Err(why) = &input.numbers {
+        page.heading("Read errors");
+        page.wrapped(("  ", "  ", 2), why, style::warning);
     }
     if all && shows_evidence {
-        for numbers in case.numbers.iter().flatten() {
-            in_numbers(&mut page, numbers, report, look);
+        for numbers in input.numbers.iter().flatten() {
+            write_numbers(&mut page, numbers, report, display);
         }
-        assumptions(&mut page);
+        write_assumptions(&mut page);
     }
     page.finish()
 }
 
-/// The least difference that matters, as a part of the error budget: what promotion must rule out.
+/// The margin that promotion must rule out, as a fraction of the error budget.
 const MARGIN_OF_BUDGET: f64 = 0.5;
 
-fn of_kind(kind: Kind) -> Paint {
+fn kind_style(kind: DiagnosisKind) -> Style {
     match kind {
-        Kind::RolledBack { .. } => paint::bad,
-        Kind::Held => paint::warn,
-        Kind::Unjudged | Kind::UnderWay | Kind::Over => paint::strong,
+        DiagnosisKind::RolledBack { .. } => style::error,
+        DiagnosisKind::Held => style::warning,
+        DiagnosisKind::NotAnalyzed | DiagnosisKind::InProgress | DiagnosisKind::Ended => {
+            style::bold
+        }
     }
 }
 
 fn line(page: &mut Page, text: &str) {
-    page.wrapped(("  ", "  ", 2), text, paint::plain);
+    page.wrapped(("  ", "  ", 2), text, style::plain);
 }
 
-/// Counts, comparison and budget of one objective.
-fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
-    let of = case.analysis.and_then(|analysis| {
+/// Writes counts, comparison and budget of one objective.
+fn write_objective(page: &mut Page, evidence: &EvidenceStatus, input: &ExplainInput<'_>) {
+    let spec = input.analysis.and_then(|analysis| {
         analysis
             .objectives
             .iter()
-            .find(|of| of.name == evidence.objective)
+            .find(|objective| objective.name == evidence.objective)
     });
-    let promise = of.map_or_else(String::new, |of| format!(" (objective {} %)", of.objective));
-    page.heading(&format!("{}{promise}", evidence.objective));
-    line(page, &counts(evidence));
-    let margin = MARGIN_OF_BUDGET * (1.0 - of.map_or(99.9, |of| of.objective) / 100.0);
-    if let Some(compared) = compared(evidence, margin) {
-        line(page, &compared);
+    let target = spec.map_or_else(String::new, |of| format!(" (objective {} %)", of.objective));
+    page.heading(&format!("{}{target}", evidence.objective));
+    line(page, &counts_text(evidence));
+    let margin =
+        MARGIN_OF_BUDGET * (1.0 - spec.map_or(99.9, |objective| objective.objective) / 100.0);
+    if let Some(comparison) = comparison_text(evidence, margin) {
+        line(page, &comparison);
     }
     if let (Some(spent), Some(allotment)) = (evidence.budget_spent, evidence.budget_allotment) {
         let spent = thousands(spent.max(0.0).round());
@@ -113,25 +116,25 @@ fn objective(page: &mut Page, evidence: &EvidenceStatus, case: &Case<'_>) {
             let part = evidence.budget_spent.unwrap_or(0.0).max(0.0) / allotment;
             let allotment = thousands(allotment.floor());
             format!(
-                "This release has cost {spent} of the {allotment} errors that it may cost ({}).",
+                "This release has used {spent} of its allotment of {allotment} errors ({}).",
                 percent(part)
             )
         } else {
             format!(
-                "This release has cost {spent} errors, and nothing is left of the service's error budget."
+                "This release has caused {spent} excess errors, and the service's error budget is exhausted."
             )
         };
         line(page, &text);
     }
     if let Some(guard) = &evidence.latency_guard {
-        line(page, &guarded(guard));
+        line(page, &latency_guard_text(guard));
     }
-    if let Some(reading) = &evidence.note {
-        line(page, reading);
+    if let Some(note) = &evidence.note {
+        line(page, note);
     }
 }
 
-fn counts(evidence: &EvidenceStatus) -> String {
+fn counts_text(evidence: &EvidenceStatus) -> String {
     let EvidenceStatus { canary, stable, .. } = evidence;
     if canary.requests <= 0.0 {
         return "No request to the canary has been counted. This is not success.".to_owned();
@@ -148,25 +151,25 @@ fn counts(evidence: &EvidenceStatus) -> String {
     }
     let expected = canary.requests * stable.errors / stable.requests;
     format!(
-        "{text} Stable failed {} of {}; failing as often, the canary would have failed about {}.",
+        "{text} Stable failed {} of {}; at that rate the canary would have failed about {}.",
         thousands(stable.errors),
         thousands(stable.requests),
         thousands((expected * 10.0).round() / 10.0)
     )
 }
 
-/// Of how many requests a difference is told: so many that the least one that matters is a whole
-/// request.
-fn told_of(margin: f64) -> f64 {
+/// The number of requests per which differences are stated: the smallest power of ten for which the
+/// margin is at least one request.
+fn comparison_base(margin: f64) -> f64 {
     [100.0, 1e3, 1e4, 1e5]
         .into_iter()
-        .find(|of| margin * of > 1.0 - 1e-9)
+        .find(|per| margin * per > 1.0 - 1e-9)
         .unwrap_or(1e6)
 }
 
-/// How many more or fewer requests fail, of so many.
-fn difference(fraction: f64, of: f64) -> String {
-    let count = (fraction * of).abs();
+/// The difference in failed requests per `per` requests, for example `5 more`.
+fn difference(fraction: f64, per: f64) -> String {
+    let count = (fraction * per).abs();
     let count = thousands(if count < 10.0 {
         (count * 10.0).round() / 10.0
     } else {
@@ -175,80 +178,87 @@ fn difference(fraction: f64, of: f64) -> String {
     format!("{count} {}", if fraction < 0.0 { "fewer" } else { "more" })
 }
 
-/// By how much more or less the canary fails, and between which bounds.
-fn compared(evidence: &EvidenceStatus, margin: f64) -> Option<String> {
+/// The difference between canary and stable, with its bounds.
+fn comparison_text(evidence: &EvidenceStatus, margin: f64) -> Option<String> {
     let excess = evidence.excess?;
-    let of = told_of(margin);
-    // A bound of a whole is no knowledge at all.
+    let per = comparison_base(margin);
+    // A bound of 1 means that nothing is known yet.
     let lower = evidence
         .lower
         .filter(|lower| *lower > -1.0)
-        .map(|lower| difference(lower, of));
+        .map(|lower| difference(lower, per));
     let upper = evidence
         .upper
         .filter(|upper| *upper < 1.0)
-        .map(|upper| difference(upper, of));
-    let known = match (lower, upper) {
+        .map(|upper| difference(upper, per));
+    let bounds = match (lower, upper) {
         (Some(lower), Some(upper)) => {
-            format!("By these counts the true difference is between {lower} and {upper}.")
+            format!("The true difference is between {lower} and {upper}.")
         }
-        (Some(lower), None) => format!("By these counts the true difference is at least {lower}."),
-        (None, Some(upper)) => format!("By these counts the true difference is at most {upper}."),
-        (None, None) => "It is too early to say how near the truth that is.".to_owned(),
+        (Some(lower), None) => format!("The true difference is at least {lower}."),
+        (None, Some(upper)) => format!("The true difference is at most {upper}."),
+        (None, None) => "It is too early for bounds.".to_owned(),
     };
-    let all = thousands(of);
-    let seen = if excess == 0.0 {
-        "So far the canary fails as often as stable.".to_owned()
+    let all = thousands(per);
+    let observed = if excess == 0.0 {
+        "The canary fails as often as stable.".to_owned()
     } else {
         format!(
-            "So far, of {all} requests the canary fails {} than stable.",
-            difference(excess, of)
+            "Per {all} requests the canary fails {} than stable.",
+            difference(excess, per)
         )
     };
-    Some(format!("{seen} {known}"))
+    Some(format!("{observed} {bounds}"))
 }
 
-/// What is still needed, and what happens next.
-fn next(page: &mut Page, standing: &Standing, case: &Case<'_>) {
-    let is_open = matches!(standing.kind, Kind::UnderWay | Kind::Held);
-    let needed: Vec<String> = match &case.numbers {
-        Ok(numbers) if is_open => numbers.iter().filter_map(needed).collect(),
+/// Writes the missing evidence and the next steps.
+fn write_next_steps(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput<'_>) {
+    let is_open = matches!(
+        diagnosis.kind,
+        DiagnosisKind::InProgress | DiagnosisKind::Held
+    );
+    let needed: Vec<String> = match &input.numbers {
+        Ok(numbers) if is_open => numbers.iter().filter_map(remaining_evidence).collect(),
         _ => Vec::new(),
     };
-    if needed.is_empty() && standing.next.is_empty() {
+    if needed.is_empty() && diagnosis.next_steps.is_empty() {
         return;
     }
     page.heading("What happens next");
-    for text in needed.iter().chain(&standing.next) {
+    for text in needed.iter().chain(&diagnosis.next_steps) {
         let is_command = text.starts_with("kubectl ");
         page.wrapped(
             ("  ", "  ", 2),
             text,
-            if is_command { paint::dim } else { paint::plain },
+            if is_command {
+                style::dimmed
+            } else {
+                style::plain
+            },
         );
     }
 }
 
-fn needed(numbers: &Numbers) -> Option<String> {
-    let Numbers {
-        told,
+fn remaining_evidence(numbers: &ObjectiveNumbers) -> Option<String> {
+    let ObjectiveNumbers {
+        evidence: statistics,
         requests_per_second,
         ..
     } = numbers;
-    let of = told_of(told.margin);
-    let margin = difference(told.margin, of);
-    let of = thousands(of);
-    let needed = told.needed_requests?;
-    if told.counts.canary_requests <= 0.0
-        || told.counts.stable_requests <= 0.0
+    let per = comparison_base(statistics.margin);
+    let margin = difference(statistics.margin, per);
+    let per = thousands(per);
+    let needed = statistics.needed_requests?;
+    if statistics.counts.canary_requests <= 0.0
+        || statistics.counts.stable_requests <= 0.0
         || !needed.is_finite()
     {
         return None;
     }
     if needed <= 0.0 {
         return Some(format!(
-            "{}: it is shown that of {of} requests the canary fails less than {margin} than stable, which is what promotion asks for.",
-            told.name
+            "{}: the evidence shows that per {per} requests the canary fails less than {margin} than stable, as promotion requires.",
+            statistics.name
         ));
     }
     let rounded = if needed < 100.0 {
@@ -258,7 +268,7 @@ fn needed(numbers: &Numbers) -> Option<String> {
     };
     let time = if *requests_per_second > 0.0 {
         format!(
-            " (about {} at {} requests/s and this share of them; sooner with a larger one)",
+            " (about {} at {} requests/s and the current weight)",
             duration(needed / requests_per_second),
             thousands(if *requests_per_second < 10.0 {
                 *requests_per_second
@@ -270,66 +280,69 @@ fn needed(numbers: &Numbers) -> Option<String> {
         String::new()
     };
     Some(format!(
-        "{}: about {} more requests{time} are needed to show that of {of} requests the canary fails less than {margin} than stable, if it fails like stable.",
-        told.name,
+        "{}: about {} more requests{time} are needed to show that per {per} requests the canary fails less than {margin} than stable. The estimate assumes that it fails as often as stable.",
+        statistics.name,
         thousands(rounded)
     ))
 }
 
-/// Two significant digits: more would claim what an estimate cannot know.
+/// Rounds to two significant digits, the precision of the estimate.
 fn two_digits(value: f64) -> f64 {
     let unit = 10_f64.powf(value.log10().floor() - 1.0);
     (value / unit).round() * unit
 }
 
-/// The guarantee, last.
-fn certain(page: &mut Page, standing: &Standing, case: &Case<'_>) {
-    let report = case.report;
+/// Writes the guarantees.
+fn write_guarantees(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput<'_>) {
+    let report = input.report;
     let threshold = report
         .evidence
         .iter()
         .filter_map(|evidence| evidence.threshold)
         .fold(0.0, f64::max);
-    let text = match standing.kind {
-        Kind::RolledBack { one_in } => format!(
-            "Evidence this strong turns up at most 1 time in {} where a release is as good as stable, however long one looks.",
+    let text = match diagnosis.kind {
+        DiagnosisKind::RolledBack { one_in } => format!(
+            "A release as good as stable produces evidence this strong at most 1 time in {}, no matter how often it is checked.",
             thousands(f64::from(one_in))
         ),
-        Kind::Held => {
-            "While data is missing or the service is in trouble, nothing is taken for a success."
-                .to_owned()
+        DiagnosisKind::Held => {
+            "A held release is not promoted. Missing data never counts as success.".to_owned()
         }
         _ if threshold > 1.0 => format!(
-            "A release that is as good as stable is rolled back by evidence at most 1 time in {}, however long and however often one looks.",
+            "Evidence rolls back a release as good as stable at most 1 time in {}, no matter how often it is checked.",
             thousands(threshold.round())
         ),
         _ => return,
     };
-    page.heading("What is certain");
+    page.heading("Guarantees");
     line(page, &text);
     let has_bounds = report
         .evidence
         .iter()
         .any(|evidence| evidence.excess.is_some());
-    if let (true, Some(miss)) = (has_bounds, bounds_miss(case)) {
+    if let (true, Some(miss)) = (has_bounds, bounds_miss(input)) {
         line(page, &miss);
     }
 }
 
-/// How often the bounds are wrong: the lower one at most with chance alpha, the upper one with
-/// beta.
-fn bounds_miss(case: &Case<'_>) -> Option<String> {
-    let judge = case.numbers.as_ref().ok()?.first()?.judge;
+/// How often the bounds are wrong: the lower one with probability alpha, the upper one with beta.
+fn bounds_miss(input: &ExplainInput<'_>) -> Option<String> {
+    let judge = input.numbers.as_ref().ok()?.first()?.judge;
     let in_hundred = thousands((100.0 * (judge.alpha + judge.beta) * 10.0).round() / 10.0);
     Some(format!(
-        "The bounds of an objective miss the true difference in at most {in_hundred} of 100 releases, however often one looks."
+        "The bounds of an objective miss the true difference in at most {in_hundred} of 100 releases."
     ))
 }
 
-/// One objective for whoever knows statistics.
-fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) {
-    let Numbers {
-        told,
+/// Writes the statistics of one objective.
+fn write_numbers(
+    page: &mut Page,
+    numbers: &ObjectiveNumbers,
+    report: &Report,
+    display: &DisplayContext,
+) {
+    let ObjectiveNumbers {
+        evidence: statistics,
         config,
         judge,
         phi,
@@ -337,19 +350,23 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
         last_scrape_ms,
         requests_per_second,
     } = numbers;
-    page.heading(&format!("{} in numbers", told.name));
+    page.heading(&format!("{}: statistics", statistics.name));
     let mut row = |label: &str, text: String| {
         page.wrapped(
-            (&paint::dim(&format!("  {label:<12}")), &" ".repeat(14), 14),
+            (
+                &style::dimmed(&format!("  {label:<12}")),
+                &" ".repeat(14),
+                14,
+            ),
             &text,
-            paint::plain,
+            style::plain,
         );
     };
     row(
         "E",
         format!(
             "E = {} (rolls back at {})",
-            e_value(told.ln_e),
+            e_value(statistics.ln_e),
             thousands((1.0 / judge.alpha).round())
         ),
     );
@@ -357,7 +374,7 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
         "M",
         format!(
             "M = {} (promotes at {})",
-            e_value(told.ln_m_good),
+            e_value(statistics.ln_m_good),
             thousands((1.0 / judge.beta).round())
         ),
     );
@@ -372,10 +389,12 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
         "excess",
         format!(
             "{}, L = {} (alpha = {}), U = {} (beta = {})",
-            told.excess.map_or_else(|| "unknown".to_owned(), percent),
-            bound(told.lower),
+            statistics
+                .excess
+                .map_or_else(|| "unknown".to_owned(), percent),
+            bound(statistics.lower),
             judge.alpha,
-            bound(told.upper),
+            bound(statistics.upper),
             judge.beta
         ),
     );
@@ -393,14 +412,14 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
         phi.map_or_else(
             || {
                 format!(
-                    "k = {} (phi is not measured: one gateway counts for all pods)",
-                    thousands(told.k)
+                    "k = {} (phi is not measured: the gateway counts all pods together)",
+                    thousands(statistics.k)
                 )
             },
             |phi| {
                 format!(
                     "k = {} (phi = {})",
-                    thousands((told.k * 100.0).round() / 100.0),
+                    thousands((statistics.k * 100.0).round() / 100.0),
                     (phi * 100.0).round() / 100.0
                 )
             },
@@ -409,28 +428,28 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
     let status = report
         .evidence
         .iter()
-        .find(|evidence| evidence.objective == told.name);
+        .find(|evidence| evidence.objective == statistics.name);
     let allotment = status.and_then(|status| status.budget_allotment);
     row(
         "budget",
         allotment.map_or_else(
-            || "the allotment is not known".to_owned(),
+            || "allotment unknown".to_owned(),
             |allotment| {
                 let part = if allotment > 0.0 {
-                    percent(told.spent / allotment)
+                    percent(statistics.spent / allotment)
                 } else {
                     "all of it".to_owned()
                 };
                 format!(
                     "A = {} errors, X = {:.1} ({part})",
                     thousands(allotment.floor()),
-                    told.spent
+                    statistics.spent
                 )
             },
         ),
     );
     let last = jiff::Timestamp::from_millisecond(*last_scrape_ms)
-        .map(|at| look.clock(at))
+        .map(|at| display.format_time(at))
         .unwrap_or_default();
     row(
         "data",
@@ -441,17 +460,17 @@ fn in_numbers(page: &mut Page, numbers: &Numbers, report: &Report, look: &Look) 
     );
 }
 
-fn assumptions(page: &mut Page) {
-    page.heading("What the guarantee stands on");
-    let theorem = "theorem: while the canary fails at most rho0 times as often as stable plus delta0, and errors are independent given the \
-        past, E passes 1/alpha with probability alpha at most, whenever one looks (Ville's inequality). L and U hold in the same way, \
-        at alpha and beta; a release at the margin delta1 is promoted with probability beta at most.";
-    let heuristic = "heuristic: where errors cluster, the logarithm of every bet is divided by k, which is estimated from stable's pods.";
-    let weaker = "weaker: a rollback by a spent budget or a burning service needs E >= 10 only, so that the theorem bounds it by 1 time in 10.";
-    let simulated = "simulated only: how soon a bad release is found, how long a good one takes, and that the allotment is kept \
+fn write_assumptions(page: &mut Page) {
+    page.heading("Assumptions");
+    let theorem = "theorem: if the canary fails at most rho0 times as often as stable plus delta0, and errors are independent given the \
+        past, E ever reaches 1/alpha with probability at most alpha (Ville's inequality). The same holds for L and U at alpha \
+        and beta. A release at the margin delta1 is promoted with probability at most beta.";
+    let heuristic = "heuristic: if errors cluster, the logarithm of every bet is divided by k, which is estimated from stable's pods.";
+    let weaker = "weaker: a rollback by a spent budget or a burning service requires only E >= 10, so the theorem bounds it by 1 time in 10.";
+    let simulated = "simulation only: the detection time of a bad release, the duration of a good one, and compliance with the allotment \
         (docs/benchmarks.md).";
     for text in [theorem, weaker, heuristic, simulated] {
-        page.wrapped(("  ", "  ", 2), text, paint::plain);
+        page.wrapped(("  ", "  ", 2), text, style::plain);
     }
 }
 

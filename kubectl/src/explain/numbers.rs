@@ -1,8 +1,8 @@
-//! The numbers behind the evidence, from the position that the controller keeps in the status.
+//! Statistics of each objective, computed from the checkpoint in the status.
 
 use serin_analysis::EvidenceConfig;
+use serin_analysis::decision::{AnalysisConfig, ObjectiveEvidence};
 use serin_analysis::evidence::Bets;
-use serin_analysis::judge::{JudgeConfig, ObjectiveEvidence};
 use serin_core::plan::{EvidencePace, Pace, Plan};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::RolloutStatus;
@@ -10,37 +10,37 @@ use serin_metrics_analysis::checkpoint::Checkpoint;
 use serin_metrics_analysis::prometheus::Server;
 use serin_metrics_analysis::settings::Settings;
 
-/// Stands where a spec names no Prometheus: nothing is asked here.
-const NOBODY: &str = "http://nobody.invalid";
+/// Placeholder for a missing Prometheus address; no query is sent.
+const UNUSED_PROMETHEUS: &str = "http://unused.invalid";
 
-/// One objective in numbers.
+/// Statistics of one objective.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Numbers {
-    /// The evidence, as the judge sees it.
-    pub told: ObjectiveEvidence,
-    /// What it is gathered with.
+pub struct ObjectiveNumbers {
+    /// The evidence.
+    pub evidence: ObjectiveEvidence,
+    /// Configuration of the evidence.
     pub config: EvidenceConfig,
-    /// The decision's thresholds.
-    pub judge: JudgeConfig,
-    /// How errors cluster on stable's pods, where that is measured.
+    /// Thresholds of the decision.
+    pub judge: AnalysisConfig,
+    /// Overdispersion of errors on stable's pods, if measured.
     pub phi: Option<f64>,
-    /// Scrapes so far.
+    /// Number of scrapes.
     pub scrapes: u64,
-    /// When the last one was, in milliseconds since the epoch.
+    /// Time of the last scrape, in milliseconds since the epoch.
     pub last_scrape_ms: i64,
-    /// Requests per second of both sides since the release began to get traffic.
+    /// Requests per second of both sides since the canary's first request.
     pub requests_per_second: f64,
 }
 
-/// The objectives in numbers, in the spec's order; nothing where nothing is stored yet.
+/// The statistics of each objective, in the order of the spec. Empty if nothing is stored yet.
 ///
 /// # Errors
-/// Why what is stored cannot be read.
-pub fn numbers(
+/// Fails if the checkpoint does not match the spec or this version of the plugin.
+pub fn objective_numbers(
     analysis: &AnalysisSpec,
     plan: Option<&Plan>,
     status: &RolloutStatus,
-) -> Result<Vec<Numbers>, String> {
+) -> Result<Vec<ObjectiveNumbers>, String> {
     let Some(stored) = status
         .analysis
         .as_ref()
@@ -50,41 +50,46 @@ pub fn numbers(
     };
     let checkpoint: Checkpoint =
         serde_json::from_value(stored.checkpoint.clone()).map_err(|error| {
-            format!(
-                "the stored evidence (is this plugin older or newer than the controller?): {error}"
-            )
+            format!("the stored evidence (plugin and controller versions may differ): {error}")
         })?;
-    let settings = Settings::new(analysis, pace(plan), Server::at(NOBODY))
-        .map_err(|trouble| trouble.message)?;
+    let settings = Settings::new(analysis, pace(plan), Server::with_url(UNUSED_PROMETHEUS))
+        .map_err(|error| error.message)?;
     let weight = f64::from(checkpoint.weight_thousandths) / 100_000.0;
     let mut all = Vec::new();
     for spec in &analysis.objectives {
-        let Some(of) = checkpoint.objectives.get(&spec.name) else {
+        let Some(objective) = checkpoint.objectives.get(&spec.name) else {
             continue;
         };
-        let config = settings.objective(spec, of.usual_rate, false).evidence;
+        let config = settings
+            .objective(spec, objective.usual_rate, false)
+            .evidence;
         let bets = Bets::new(config.clone())
             .map_err(|error| format!("objective {}: {error}", spec.name))?;
-        let evidence = &of.state.evidence;
-        if !evidence.fits(&bets) {
+        let evidence = &objective.state.evidence;
+        if !evidence.is_compatible(&bets) {
             return Err(format!(
-                "objective {} was edited since the evidence was gathered",
+                "objective {} has changed since the evidence was collected",
                 spec.name
             ));
         }
-        let told = ObjectiveEvidence::of(&spec.name, &bets, evidence, &settings.judge, weight);
+        let statistics =
+            ObjectiveEvidence::from_evidence(&spec.name, &bets, evidence, &settings.judge, weight);
         #[expect(
             clippy::cast_precision_loss,
             reason = "a span of milliseconds is far below 2^53"
         )]
-        let seconds = of.state.round_at_ms.saturating_sub(evidence.began_ms) as f64 / 1_000.0;
-        all.push(Numbers {
-            told,
+        let seconds = objective
+            .state
+            .round_at_ms
+            .saturating_sub(evidence.began_ms) as f64
+            / 1_000.0;
+        all.push(ObjectiveNumbers {
+            evidence: statistics,
             config,
             judge: settings.judge,
             phi: evidence.phi(),
             scrapes: evidence.ticks,
-            last_scrape_ms: of.state.round_at_ms,
+            last_scrape_ms: objective.state.round_at_ms,
             requests_per_second: if seconds > 0.0 {
                 evidence.totals.requests() / seconds
             } else {

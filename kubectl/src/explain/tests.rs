@@ -1,13 +1,12 @@
-//! The explanation of each state that a Rollout is seen in, made through the controller's own
-//! types.
+//! Explanations of each state of a Rollout, created with the controller's types.
 
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use serin_analysis::counts::{Counts, Tick};
+use serin_analysis::decision::{AnalysisConfig, ObjectiveEvidence};
 use serin_analysis::evidence::TickContext;
-use serin_analysis::judge::{JudgeConfig, ObjectiveEvidence};
 use serin_analysis::{Objective, PodCounts};
 use serin_crds::RolloutSpec;
 use serin_metrics_analysis::checkpoint::{Checkpoint, ObjectiveCheckpoint};
@@ -15,8 +14,8 @@ use serin_metrics_analysis::prometheus::Server;
 use serin_metrics_analysis::settings::Settings;
 
 use super::*;
-use crate::picture::Picture;
 use crate::report::report;
+use crate::resources::RolloutResources;
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 /// 11:50:00.
@@ -36,16 +35,21 @@ fn spec(analysis: bool) -> Value {
     spec
 }
 
-/// A judged release: so many scrapes of these counts, and what is told of them.
-struct Judged {
+/// An analyzed release after `scrapes` scrapes with these counts.
+struct AnalyzedRelease {
     checkpoint: Value,
     evidence: Value,
 }
 
-fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCounts]) -> Judged {
+fn analyzed(
+    scrapes: i64,
+    counts: Counts,
+    allotment: Option<f64>,
+    pods: &[PodCounts],
+) -> AnalyzedRelease {
     let spec: RolloutSpec = serde_json::from_value(spec(true)).unwrap();
     let analysis = spec.analysis.unwrap();
-    let settings = Settings::new(&analysis, None, Server::at("http://p")).unwrap();
+    let settings = Settings::new(&analysis, None, Server::with_url("http://p")).unwrap();
     let config = settings.objective(&analysis.objectives[0], Some(0.0005), true);
     let (objective, mut state) = Objective::begin(config, BEGAN_MS).unwrap();
     let context = TickContext {
@@ -63,24 +67,24 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         state.evidence.add(objective.bets(), &tick, &context);
         state.round_at_ms = tick.at_ms;
     }
-    let judge = JudgeConfig::default();
-    let told = ObjectiveEvidence::of(
+    let judge = AnalysisConfig::default();
+    let statistics = ObjectiveEvidence::from_evidence(
         "availability",
         objective.bets(),
         &state.evidence,
         &judge,
         0.05,
     );
-    let totals = told.counts;
+    let totals = statistics.counts;
     let evidence = json!([{
         "objective": "availability",
         "canary": {"requests": totals.canary_requests, "errors": totals.canary_errors},
         "stable": {"requests": totals.stable_requests, "errors": totals.stable_errors},
-        "excess": told.excess, "lower": told.lower, "upper": told.upper, "eValue": told.ln_e.exp(), "threshold": 100.0,
-        "budgetAllotment": allotment, "budgetSpent": told.spent,
-        "message": "what the controller says"
+        "excess": statistics.excess, "lower": statistics.lower, "upper": statistics.upper, "eValue": statistics.ln_e.exp(), "threshold": 100.0,
+        "budgetAllotment": allotment, "budgetSpent": statistics.spent,
+        "message": "message of the controller"
     }]);
-    let of = ObjectiveCheckpoint {
+    let objective_checkpoint = ObjectiveCheckpoint {
         fingerprint: String::new(),
         usual_rate: Some(0.0005),
         state,
@@ -101,19 +105,19 @@ fn judged(scrapes: i64, counts: Counts, allotment: Option<f64>, pods: &[PodCount
         decided: None,
         phase: None,
         checks: BTreeMap::new(),
-        objectives: BTreeMap::from([("availability".to_owned(), of)]),
+        objectives: BTreeMap::from([("availability".to_owned(), objective_checkpoint)]),
     };
-    Judged {
+    AnalyzedRelease {
         checkpoint: serde_json::to_value(checkpoint).unwrap(),
         evidence,
     }
 }
 
-fn good() -> Judged {
-    judged(20, Counts::new(75.0, 0.0, 1425.0, 1.0), Some(5184.0), &[])
+fn good() -> AnalyzedRelease {
+    analyzed(20, Counts::new(75.0, 0.0, 1425.0, 1.0), Some(5184.0), &[])
 }
 
-fn status(stage: &str, phase: &str, weight: f64, judged: Option<Judged>) -> Value {
+fn status(stage: &str, phase: &str, weight: f64, release: Option<AnalyzedRelease>) -> Value {
     let spec: RolloutSpec = serde_json::from_value(spec(true)).unwrap();
     let mut status = json!({
         "observedGeneration": 3, "phase": phase, "stage": stage, "stageSince": "2026-03-01T11:50:00Z",
@@ -122,9 +126,9 @@ fn status(stage: &str, phase: &str, weight: f64, judged: Option<Judged>) -> Valu
         "weights": {"desired": weight, "verified": weight, "since": "2026-03-01T11:50:00Z"},
         "replicas": 5, "updatedReplicas": 1, "readyReplicas": 5, "availableReplicas": 5
     });
-    if let Some(judged) = judged {
-        status["evidence"] = judged.evidence;
-        status["analysis"] = json!({"revision": "v2", "startedAt": "2026-03-01T11:50:00Z", "checkpoint": judged.checkpoint});
+    if let Some(release) = release {
+        status["evidence"] = release.evidence;
+        status["analysis"] = json!({"revision": "v2", "startedAt": "2026-03-01T11:50:00Z", "checkpoint": release.checkpoint});
     }
     status
 }
@@ -150,12 +154,12 @@ fn in_condition((condition, is): (&str, &str), reason: &str, message: &str) -> V
     )
 }
 
-fn aborted(cause: &str, message: &str, judged: Option<Judged>) -> Value {
+fn aborted(cause: &str, message: &str, release: Option<AnalyzedRelease>) -> Value {
     let abort = json!({
         "revision": "v2", "at": "2026-03-01T11:55:00Z", "cause": cause, "message": message,
         "by": if cause == "Command" { json!("ann") } else { Value::Null }
     });
-    with(status("Aborted", "Degraded", 0.0, judged), "abort", abort)
+    with(status("Aborted", "Degraded", 0.0, release), "abort", abort)
 }
 
 fn explained_with(status: &Value, analysis: bool, all: bool) -> String {
@@ -164,30 +168,30 @@ fn explained_with(status: &Value, analysis: bool, all: bool) -> String {
         "metadata": {"name": "checkout", "namespace": "shop", "generation": 3},
         "spec": spec(analysis), "status": status
     });
-    let picture = Picture {
+    let resources = RolloutResources {
         rollout: serde_json::from_value(rollout).unwrap(),
         replica_sets: Ok(Vec::new()),
         pods: Ok(Vec::new()),
         routes: Vec::new(),
     };
-    let look = Look {
+    let display = DisplayContext {
         now: NOW.parse().unwrap(),
         zone: TimeZone::UTC,
         width: 100,
     };
-    let report = report(&picture, look.now);
-    assert_eq!(report.unread, Vec::<String>::new());
-    let read = fetch::Read::of(&picture);
-    let numbers = read.analysis.as_ref().map_or(Ok(Vec::new()), |of| {
-        numbers(of, read.plan.as_ref(), &read.status)
+    let report = report(&resources, display.now);
+    assert_eq!(report.read_errors, Vec::<String>::new());
+    let read = fetch::ParsedRollout::from_resources(&resources);
+    let numbers = read.analysis.as_ref().map_or(Ok(Vec::new()), |analysis| {
+        objective_numbers(analysis, read.plan.as_ref(), &read.status)
     });
     let text = render(
-        &Case {
+        &ExplainInput {
             report: &report,
             analysis: read.analysis.as_ref(),
             numbers,
         },
-        &look,
+        &display,
         all,
     );
     anstream::adapter::strip_str(&text).to_string()
@@ -198,7 +202,7 @@ fn explained(status: &Value) -> String {
 }
 
 #[test]
-fn undecided_tells_counts_then_the_comparison_then_what_is_needed_then_the_guarantee() {
+fn undecided() {
     insta::assert_snapshot!(explained(&status(
         "Progressing",
         "Progressing",
@@ -208,7 +212,7 @@ fn undecided_tells_counts_then_the_comparison_then_what_is_needed_then_the_guara
 }
 
 #[test]
-fn all_adds_the_numbers_and_what_the_guarantee_stands_on() {
+fn all_adds_statistics_and_assumptions() {
     insta::assert_snapshot!(explained_with(
         &status("Progressing", "Progressing", 5.0, Some(good())),
         true,
@@ -217,22 +221,22 @@ fn all_adds_the_numbers_and_what_the_guarantee_stands_on() {
 }
 
 #[test]
-fn clustered_errors_are_told_with_the_temper() {
+fn overdispersion_is_shown_for_clustered_errors() {
     let pods =
         [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts { requests, errors });
-    let judged = judged(20, Counts::new(75.0, 0.0, 1425.0, 9.0), None, &pods);
+    let release = analyzed(20, Counts::new(75.0, 0.0, 1425.0, 9.0), None, &pods);
     let text = explained_with(
-        &status("Progressing", "Progressing", 5.0, Some(judged)),
+        &status("Progressing", "Progressing", 5.0, Some(release)),
         true,
         true,
     );
     assert!(text.contains("k = 9 (phi = 9.01)"), "{text}");
-    assert!(text.contains("the allotment is not known"), "{text}");
+    assert!(text.contains("allotment unknown"), "{text}");
 }
 
 #[test]
 fn rolled_back_by_evidence() {
-    let bad = judged(12, Counts::new(150.0, 3.0, 1350.0, 1.0), Some(5184.0), &[]);
+    let bad = analyzed(12, Counts::new(150.0, 3.0, 1350.0, 1.0), Some(5184.0), &[]);
     insta::assert_snapshot!(explained(&aborted(
         "Evidence",
         "Rolled back at 10 %: ...",
@@ -241,25 +245,25 @@ fn rolled_back_by_evidence() {
 }
 
 #[test]
-fn rolled_back_by_the_budget_is_bounded_by_one_in_ten_only() {
-    let bad = judged(12, Counts::new(150.0, 1.0, 1350.0, 1.0), Some(10.0), &[]);
+fn a_rollback_by_the_budget_is_bounded_by_one_in_ten() {
+    let bad = analyzed(12, Counts::new(150.0, 1.0, 1350.0, 1.0), Some(10.0), &[]);
     let text = explained(&aborted(
         "ErrorBudget",
         "Rolled back at 10 %: ...",
         Some(bad),
     ));
     assert!(text.contains("its error budget is spent"), "{text}");
-    assert!(text.contains("at most 1 time in 10 where"), "{text}");
-    assert!(text.contains("of the 10 errors that it may cost"), "{text}");
+    assert!(text.contains("at most 1 time in 10, no"), "{text}");
+    assert!(text.contains("of its allotment of 10 errors"), "{text}");
 }
 
 #[test]
-fn what_a_crash_a_command_or_a_deadline_has_ended_was_not_decided_by_metrics() {
+fn crashes_commands_and_deadlines_are_not_attributed_to_metrics() {
     let cases = [
         ("PodCrash", "its pods crash"),
         ("Command", "Aborted by a command by ann"),
-        ("ProgressDeadline", "did not get ready in time"),
-        ("Reverted", "went back to stable"),
+        ("ProgressDeadline", "did not become ready in time"),
+        ("Reverted", "was reverted to stable"),
         ("SomethingNew", "Aborted (SomethingNew)"),
     ];
     for (cause, words) in cases {
@@ -269,14 +273,14 @@ fn what_a_crash_a_command_or_a_deadline_has_ended_was_not_decided_by_metrics() {
             "{cause}: {text}"
         );
         assert!(
-            text.contains("The metrics did not decide this."),
+            text.contains("The metrics did not cause this."),
             "{cause}: {text}"
         );
         assert!(
             text.contains("kubectl serin retry checkout -n shop"),
             "{cause}: {text}"
         );
-        assert!(!text.contains("Evidence this strong"), "{cause}: {text}");
+        assert!(!text.contains("evidence this strong"), "{cause}: {text}");
     }
 }
 
@@ -287,7 +291,7 @@ fn held_without_data() {
 }
 
 #[test]
-fn every_cause_of_holding_is_explained_with_what_helps() {
+fn every_hold_reason_is_explained() {
     let causes = [
         "NoData",
         "Stale",
@@ -316,28 +320,35 @@ fn every_cause_of_holding_is_explained_with_what_helps() {
         .into_iter()
         .chain(frozen)
     {
-        let text = explained(&in_condition(condition, cause, "What the controller says."));
+        let text = explained(&in_condition(
+            condition,
+            cause,
+            "Message of the controller.",
+        ));
         assert!(
             text.contains(&format!("Held ({cause}): revision v2 at 5 %")),
             "{text}"
         );
-        assert!(text.contains("What the controller says."), "{text}");
-        assert!(text.contains("nothing is taken for a success"), "{text}");
+        assert!(text.contains("Message of the controller."), "{text}");
         assert!(
-            !text.contains("Until this is over nothing is promoted."),
-            "{cause} has no words of its own"
+            text.contains("Missing data never counts as success"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("The release is not promoted until this is resolved."),
+            "{cause} has no explanation"
         );
     }
-    let unknown = explained(&held("SomethingNew", "What the controller says."));
+    let unknown = explained(&held("SomethingNew", "Message of the controller."));
     assert!(
-        unknown.contains("Until this is over nothing is promoted."),
+        unknown.contains("The release is not promoted until this is resolved."),
         "{unknown}"
     );
 }
 
 #[test]
-fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
-    let guarded = |e_value: f64| {
+fn the_latency_guard_is_shown_whether_it_holds_or_not() {
+    let explain_with_guard = |e_value: f64| {
         let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
         status["evidence"][0]["latencyGuard"] = json!({
             "eValue": e_value, "threshold": 100.0, "action": "Hold", "edges": 12, "edge": "25ms",
@@ -345,7 +356,7 @@ fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
         });
         explained(&status)
     };
-    let holds = guarded(120.0);
+    let holds = explain_with_guard(120.0);
     assert!(
         holds.contains("Held (LatencyGuard): revision v2 at 5 %"),
         "{holds}"
@@ -354,7 +365,7 @@ fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
         holds.contains("Slower than stable: 300 of 3,000"),
         "{holds}"
     );
-    let calm = guarded(20.0);
+    let calm = explain_with_guard(20.0);
     assert!(
         !calm.contains("Held") && calm.contains("Slower than stable: 300 of 3,000"),
         "{calm}"
@@ -362,13 +373,13 @@ fn a_latency_guard_that_holds_is_explained_and_one_that_does_not_is_told() {
 }
 
 #[test]
-fn no_request_yet_is_no_success() {
+fn no_requests_are_not_success() {
     let none = explained(&status("Progressing", "Progressing", 5.0, None));
     assert!(
-        none.contains("no request to the canary has been counted. This is not success."),
+        none.contains("No request to the canary has been counted yet. This is not success."),
         "{none}"
     );
-    let zero = judged(4, Counts::new(0.0, 0.0, 1500.0, 1.0), Some(5184.0), &[]);
+    let zero = analyzed(4, Counts::new(0.0, 0.0, 1500.0, 1.0), Some(5184.0), &[]);
     let zero = explained(&status("Progressing", "Progressing", 5.0, Some(zero)));
     assert!(
         zero.contains("No request to the canary has been counted. This is not success."),
@@ -378,8 +389,8 @@ fn no_request_yet_is_no_success() {
 }
 
 #[test]
-fn a_canary_without_a_stable_side_has_nothing_to_be_compared_with() {
-    let alone = judged(4, Counts::new(1500.0, 1.0, 0.0, 0.0), Some(5184.0), &[]);
+fn a_canary_without_stable_requests_has_no_comparison() {
+    let alone = analyzed(4, Counts::new(1500.0, 1.0, 0.0, 0.0), Some(5184.0), &[]);
     let alone = explained(&status("Progressing", "Progressing", 100.0, Some(alone)));
     let unwrapped = alone.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
@@ -390,7 +401,7 @@ fn a_canary_without_a_stable_side_has_nothing_to_be_compared_with() {
 }
 
 #[test]
-fn a_pause_tells_who_can_end_it() {
+fn a_pause_shows_the_commands_that_end_it() {
     let pause = |reason: &str, until: Value| {
         let pause = json!({"reason": reason, "since": "2026-03-01T11:58:00Z", "until": until});
         explained(&with(
@@ -405,7 +416,7 @@ fn a_pause_tells_who_can_end_it() {
             && inconclusive.contains("kubectl promote checkout -n shop")
     );
     assert!(
-        inconclusive.contains("the evidence has not, in the longest time"),
+        inconclusive.contains("the analysis was inconclusive"),
         "{inconclusive}"
     );
     assert!(pause("Step", json!("2026-03-01T12:03:00Z")).contains("the end of a timed pause"));
@@ -413,39 +424,37 @@ fn a_pause_tells_who_can_end_it() {
 }
 
 #[test]
-fn proven_is_told_as_what_is_shown() {
-    let proven = judged(400, Counts::new(750.0, 0.0, 750.0, 0.0), Some(5184.0), &[]);
+fn sufficient_evidence_is_reported() {
+    let proven = analyzed(400, Counts::new(750.0, 0.0, 750.0, 0.0), Some(5184.0), &[]);
     let text = explained(&status("Promoting", "Progressing", 100.0, Some(proven)));
-    assert!(text.contains("Being promoted: revision v2"), "{text}");
+    assert!(text.contains("Promoting: revision v2"), "{text}");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         text.contains(
-            "it is shown that of 10,000 requests the canary fails less than 5 more than stable"
+            "the evidence shows that per 10,000 requests the canary fails less than 5 more than stable"
         ),
         "{text}"
     );
 }
 
 #[test]
-fn states_without_evidence_say_so() {
+fn states_without_evidence_are_explained() {
     let unseen = explained(&Value::Null);
-    assert!(
-        unseen.contains("Not yet seen by the controller"),
-        "{unseen}"
-    );
+    assert!(unseen.contains("Not yet reconciled"), "{unseen}");
     let first = explained(&status("FirstDeploy", "Progressing", 0.0, None));
     assert!(
-        first.contains("no stable one to compare it with"),
+        first.contains("no stable revision to compare it with"),
         "{first}"
     );
-    let unjudged = explained_with(
+    let unanalyzed = explained_with(
         &status("Progressing", "Progressing", 5.0, None),
         false,
         false,
     );
     assert!(
-        unjudged.contains("Not judged") && unjudged.contains("pods that crash and people alone"),
-        "{unjudged}"
+        unanalyzed.contains("Not analyzed")
+            && unanalyzed.contains("Only pod failures and commands"),
+        "{unanalyzed}"
     );
 }
 
@@ -462,7 +471,7 @@ fn promoted() {
 }
 
 #[test]
-fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
+fn an_invalid_or_unobserved_spec_is_reported_first() {
     let condition = json!([{
         "type": "InvalidSpec", "status": "True", "reason": "InvalidSpec", "message": "spec.replicas: no",
         "lastTransitionTime": "2026-03-01T11:58:00Z"
@@ -473,7 +482,7 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
         condition,
     ));
     assert!(
-        invalid.contains("The newest spec cannot be used: spec.replicas: no"),
+        invalid.contains("The latest spec is invalid: spec.replicas: no"),
         "{invalid}"
     );
     let stale = explained(&with(
@@ -482,13 +491,13 @@ fn a_spec_that_cannot_be_used_and_one_that_is_too_new_are_told_first() {
         json!(2),
     ));
     assert!(
-        stale.contains("has not yet taken in the newest spec"),
+        stale.contains("has not observed the latest spec yet"),
         "{stale}"
     );
 }
 
 #[test]
-fn evidence_that_cannot_be_read_hides_nothing_else() {
+fn an_unreadable_checkpoint_does_not_hide_the_rest() {
     let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
     status["analysis"]["checkpoint"] = json!({"of": "another version"});
     let text = explained_with(&status, true, true);
@@ -497,7 +506,7 @@ fn evidence_that_cannot_be_read_hides_nothing_else() {
         "{text}"
     );
     assert!(
-        text.contains("older or newer than the controller"),
+        text.contains("plugin and controller versions may differ"),
         "{text}"
     );
 }

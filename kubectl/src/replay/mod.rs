@@ -1,4 +1,4 @@
-//! `kubectl serin replay`: what Serin would have done with what a Prometheus has recorded.
+//! `kubectl serin replay`: reports what Serin would have done with recorded metrics.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,89 +8,90 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, VariantsSpec};
-use serin_crds::text::format_duration;
+use serin_crds::literals::format_duration;
 use serin_metrics_analysis::prometheus::Server;
-use serin_metrics_analysis::replay::{Question, Replayed, USUAL_QUIET_MS, Weights};
+use serin_metrics_analysis::replay::{
+    DEFAULT_QUIET_MS, ReplayRequest, ReplayedRelease, WeightSource,
+};
 use serin_metrics_analysis::routes::RouteRules;
-use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 
 use crate::cli::{Format, ReplayArgs};
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
-use crate::look::Look;
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
 use crate::manifest::{self, Manifest};
-use crate::picture;
-pub use compared::Compared;
-pub use summary::Summary;
+use crate::resources;
+pub use comparison::ReleaseComparison;
+pub use summary::ReplaySummary;
 
-pub mod asking;
-pub mod compared;
-mod drawn;
+mod chart;
+pub mod comparison;
+pub mod prometheus;
+mod render;
 pub mod summary;
-mod told;
 mod windows;
 
-pub use drawn::course;
-pub use told::summary_told;
-pub use windows::Window;
+pub use chart::evidence_series;
+pub use render::render_summary;
+pub use windows::ReplayWindow;
 
-/// With more releases than this, each is a line of a table unless everything is asked for.
-const TOLD_IN_FULL: usize = 1;
+/// With more releases than this, each is one line of a table unless `--all` is given.
+const FULL_DETAIL_LIMIT: usize = 1;
 
-/// What is asked of a record, beside the times.
+/// Options of a replay, except the times.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    /// The Prometheus that has it.
+pub struct ReplayOptions {
+    /// The Prometheus with the record.
     pub server: Server,
-    /// The stable side: its Service, or its value of the label that tells the sides; nothing: as
-    /// the Rollout says.
+    /// The stable side: its Service, or its value of the variant label. `None` means as in the
+    /// Rollout.
     pub stable: Option<String>,
     /// The canary side, likewise.
     pub canary: Option<String>,
-    /// Where pods tell the sides: stable's ReplicaSet then.
+    /// Stable's ReplicaSet at that time, if pods distinguish the sides.
     pub stable_pods: Option<String>,
-    /// The canary's ReplicaSet then.
+    /// The canary's ReplicaSet at that time.
     pub canary_pods: Option<String>,
-    /// The canary's share.
-    pub weights: Weights,
-    /// Without requests for so long, in milliseconds, a release is over.
+    /// Weights of the canary.
+    pub weights: WeightSource,
+    /// Time without canary requests after which a release is over, in milliseconds.
     pub quiet_ms: i64,
 }
 
-/// One release on record.
+/// A recorded release.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recorded {
-    /// As Serin judges it.
-    pub release: Replayed,
-    /// Beside the fixed rules.
-    pub compared: Compared,
+pub struct RecordedRelease {
+    /// The replayed analysis.
+    pub release: ReplayedRelease,
+    /// The comparison with the fixed rules.
+    pub comparison: ReleaseComparison,
 }
 
-/// What is on record.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Record {
+pub struct ReplayRecord {
     /// The releases, in the order of their windows.
-    pub releases: Vec<Recorded>,
-    /// The windows in which the canary got no request, by their names: what was asked for and is
-    /// not there is told.
+    pub releases: Vec<RecordedRelease>,
+    /// Names of the windows without canary requests.
     pub without_requests: Vec<String>,
 }
 
-impl Asked {
-    /// Of the record of this Prometheus, all else as the Rollout and the traffic say.
-    pub const fn of(server: Server) -> Self {
+impl ReplayOptions {
+    /// Options for this Prometheus, with defaults for the rest.
+    pub const fn new(server: Server) -> Self {
         Self {
             server,
             stable: None,
             canary: None,
             stable_pods: None,
             canary_pods: None,
-            weights: Weights::Observed,
-            quiet_ms: USUAL_QUIET_MS,
+            weights: WeightSource::Observed,
+            quiet_ms: DEFAULT_QUIET_MS,
         }
     }
 
-    fn from_args(args: &ReplayArgs) -> Result<Self, Failure> {
+    fn from_args(args: &ReplayArgs) -> Result<Self, CliError> {
         let mut steps: Vec<_> = args
             .step_weights
             .iter()
@@ -98,16 +99,16 @@ impl Asked {
             .collect();
         steps.sort_unstable();
         if let Some((after_ms, _)) = steps.first().filter(|(after_ms, _)| *after_ms > 0) {
-            let fix = "begin with the share of its first request, for example 0s=5";
+            let fix = "start with a weight at the first request, for example 0s=5";
             let after = format_duration(Duration::from_millis(after_ms.unsigned_abs()));
-            return Err(wrong(format!(
-                "--step-weights: nothing is said of the time before {after}; {fix}"
+            return Err(usage_error(format!(
+                "--step-weights: no weight before {after}; {fix}"
             )));
         }
         if let Some(twice) = steps.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let after = format_duration(Duration::from_millis(twice[0].0.unsigned_abs()));
-            return Err(wrong(format!(
-                "--step-weights: {after} is there twice; keep one of the two"
+            return Err(usage_error(format!(
+                "--step-weights: {after} is given twice; keep one of them"
             )));
         }
         Ok(Self {
@@ -116,37 +117,36 @@ impl Asked {
             stable_pods: args.stable_pods.clone(),
             canary_pods: args.canary_pods.clone(),
             weights: if steps.is_empty() {
-                Weights::Observed
+                WeightSource::Observed
             } else {
-                Weights::Set(steps)
+                WeightSource::Set(steps)
             },
             quiet_ms: i64::try_from(args.quiet.as_millis()).unwrap_or(i64::MAX),
-            ..Self::of(asking::server(&args.prometheus, &args.access)?)
+            ..Self::new(prometheus::server(&args.prometheus, &args.access)?)
         })
     }
 }
 
-/// Replays what is on record of a Rollout in each window: its releases, beside what fixed rules
-/// would have done.
+/// Replays the releases of a Rollout in each window and compares them with the fixed rules.
 ///
 /// # Errors
-/// The Rollout has nothing to judge by, a window makes no sense, or Prometheus does not answer.
-pub async fn recorded(
+/// Fails if the Rollout has no analysis, a window is invalid, or Prometheus does not answer.
+pub async fn replay_windows(
     manifest: &Manifest,
-    asked: &Asked,
-    windows: &[Window],
+    options: &ReplayOptions,
+    windows: &[ReplayWindow],
     now: Timestamp,
-) -> Result<Record, Failure> {
+) -> Result<ReplayRecord, CliError> {
     let objectives = manifest
         .spec
         .analysis
         .iter()
         .flat_map(|analysis| &analysis.objectives);
-    let percentages: Vec<f64> = objectives.map(|of| of.objective).collect();
-    let mut record = Record::default();
+    let percentages: Vec<f64> = objectives.map(|objective| objective.objective).collect();
+    let mut record = ReplayRecord::default();
     for window in windows {
-        let question = question(manifest, asked, window, now)?;
-        let releases = asking::ask(&question).await?;
+        let request = replay_request(manifest, options, window, now)?;
+        let releases = prometheus::run_replay(&request).await?;
         if releases.is_empty() {
             let times = || format!("{} to {}", window.from, window.to);
             record
@@ -162,66 +162,71 @@ pub async fn recorded(
                     format!("{name} ({number})")
                 }
             });
-            let namespace = question.request.rollout.namespace.clone();
-            let compared = Compared::of(name, namespace, &release, &percentages);
-            record.releases.push(Recorded { release, compared });
+            let namespace = request.request.rollout.namespace.clone();
+            let comparison = ReleaseComparison::new(name, namespace, &release, &percentages);
+            record.releases.push(RecordedRelease {
+                release,
+                comparison,
+            });
         }
     }
     Ok(record)
 }
 
-/// What is printed for programs.
+/// Machine-readable output.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Printed<'a> {
+struct ReplayOutput<'a> {
     rollout: &'a str,
     prometheus: &'a str,
-    releases: Vec<&'a Compared>,
-    /// The windows without a request to the canary, by their names.
+    releases: Vec<&'a ReleaseComparison>,
+    /// Names of the windows without canary requests.
     without_requests: &'a [String],
-    summary: Summary,
+    summary: ReplaySummary,
 }
 
-/// Replays and tells. `connection` leads to the API server where the Rollout is read from there.
+/// Replays and prints the result. `connection` is required unless a file is given.
 ///
 /// # Errors
-/// The file or an argument is wrong, there is no such Rollout, Prometheus does not answer, or the
-/// output cannot be written.
+/// Fails if the file or an argument is wrong, the Rollout does not exist, Prometheus does not
+/// answer, or the output cannot be written.
 pub async fn run(
     args: &ReplayArgs,
     namespace: Option<&str>,
     connection: Option<&Connection>,
-    look: &Look,
+    display: &DisplayContext,
     out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let mut manifest = match (&args.file, &args.name, connection) {
         (Some(file), _, _) => manifest::read(file)?,
         (None, Some(name), Some(connection)) => {
-            let rollout = picture::read_rollout(connection, name).await?;
-            manifest::of_object(&serde_json::to_value(&rollout).unwrap_or_default(), name)?
+            let rollout = resources::read_rollout(connection, name).await?;
+            manifest::from_object(&serde_json::to_value(&rollout).unwrap_or_default(), name)?
         }
-        _ => return Err(wrong("neither -f nor a Rollout's name is given")),
+        _ => return Err(usage_error("pass -f or the name of a Rollout")),
     };
     manifest.namespace = namespace.map(ToOwned::to_owned).or(manifest.namespace);
-    let asked = Asked::from_args(args)?;
-    let windows = windows::windows(args, look.now)?;
-    let record = recorded(&manifest, &asked, &windows, look.now).await?;
-    let Record {
+    let options = ReplayOptions::from_args(args)?;
+    let windows = windows::requested_windows(args, display.now)?;
+    let record = replay_windows(&manifest, &options, &windows, display.now).await?;
+    let ReplayRecord {
         releases: all,
         without_requests,
     } = &record;
     if let Some(format) = args.output {
-        let releases: Vec<&Compared> = all.iter().map(|recorded| &recorded.compared).collect();
-        let summary = Summary::of(releases.iter().copied());
-        let printed = Printed {
+        let releases: Vec<&ReleaseComparison> =
+            all.iter().map(|recorded| &recorded.comparison).collect();
+        let summary = ReplaySummary::new(releases.iter().copied());
+        let printed = ReplayOutput {
             rollout: &manifest.name,
-            prometheus: &asked.server.url,
+            prometheus: &options.server.url,
             releases,
             without_requests,
             summary,
         };
-        let unprintable =
-            |error: &dyn std::error::Error| wrong(format!("cannot print the releases: {error}"));
+        let unprintable = |error: &dyn std::error::Error| {
+            usage_error(format!("cannot print the releases: {error}"))
+        };
         let text = match format {
             Format::Json => {
                 serde_json::to_string_pretty(&printed).map_err(|error| unprintable(&error))? + "\n"
@@ -232,30 +237,29 @@ pub async fn run(
         };
         out.write_all(text.as_bytes())?;
     }
-    let in_full = args.all || all.len() <= TOLD_IN_FULL;
+    let in_full = args.all || all.len() <= FULL_DETAIL_LIMIT;
     let charts = || {
         all.iter()
-            .flat_map(|recorded| drawn::charts(&manifest.name, &recorded.release, look))
+            .flat_map(|recorded| chart::charts(&manifest.name, &recorded.release, display))
     };
     if args.output.is_none() {
-        out.write_all(told::told(&manifest, &asked, &windows, &record, in_full, look).as_bytes())?;
+        out.write_all(
+            render::render(&manifest, &options, &windows, &record, in_full, display).as_bytes(),
+        )?;
         for chart in charts().filter(|_| in_full) {
-            write!(out, "\n{}", chart.for_terminal(look.width))?;
+            write!(out, "\n{}", chart.for_terminal(display.width))?;
         }
     }
     if let Some(file) = &args.svg {
         let last = charts().last().ok_or_else(|| {
-            wrong(format!(
-                "--svg {}: there is nothing to draw",
-                file.display()
-            ))
-            .hint("No request to the canary is on record in that time.")
+            usage_error(format!("--svg {}: nothing to draw", file.display()))
+                .hint("No request to the canary was recorded in that time.")
         })?;
         last.write_svg(file)?;
         if args.output.is_none() && charts().count() > 1 {
             writeln!(
                 out,
-                "\n{} holds the chart of the last release.",
+                "\n{} contains the chart of the last release.",
                 file.display()
             )?;
         }
@@ -263,36 +267,38 @@ pub async fn run(
     Ok(())
 }
 
-fn wrong(message: impl Into<String>) -> Failure {
-    Failure::new(Exit::Usage, message)
+fn usage_error(message: impl Into<String>) -> CliError {
+    CliError::new(Exit::Usage, message)
 }
 
-/// What is to be replayed.
-fn question(
+/// The replay request for one window.
+fn replay_request(
     manifest: &Manifest,
-    asked: &Asked,
-    window: &Window,
+    options: &ReplayOptions,
+    window: &ReplayWindow,
     now: Timestamp,
-) -> Result<Question, Failure> {
+) -> Result<ReplayRequest, CliError> {
     let (from_ms, to_ms) = window.milliseconds(now)?;
     let Some(analysis) = &manifest.spec.analysis else {
-        return Err(wrong(format!(
-            "Rollout {} has no spec.analysis, so nothing would have judged",
-            manifest.name
-        ))
-        .hint("Write at least one objective under spec.analysis.objectives."));
+        return Err(
+            usage_error(format!("Rollout {} has no spec.analysis", manifest.name))
+                .hint("Add at least one objective to spec.analysis.objectives."),
+        );
     };
     let routing = manifest.plan.routing();
-    let analysis = with_sides(analysis, asked);
-    if (asked.canary_pods.is_none() || asked.stable_pods.is_none())
-        && let Some(by_pod) = analysis.objectives.iter().find(|of| tells_by_pod(of))
+    let analysis = with_variant_labels(analysis, options);
+    if (options.canary_pods.is_none() || options.stable_pods.is_none())
+        && let Some(by_pod) = analysis
+            .objectives
+            .iter()
+            .find(|objective| distinguishes_by_pod(objective))
     {
-        return Err(wrong(format!(
-            "objective {} tells its sides by pod, and pods of the past are not known",
+        return Err(usage_error(format!(
+            "objective {} distinguishes the sides by pod, and past pods are unknown",
             by_pod.name
         ))
         .hint(
-            "Name the two ReplicaSets: --stable-pods checkout-5d4f8c --canary-pods checkout-7b9c6d",
+            "Pass the two ReplicaSets: --stable-pods checkout-5d4f8c --canary-pods checkout-7b9c6d",
         ));
     }
     let service = |given: &Option<String>, planned: Option<&String>| {
@@ -303,9 +309,9 @@ fn question(
         .clone()
         .or_else(|| manifest.namespace.clone());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-    Ok(Question {
-        server: asked.server.clone(),
-        request: JudgeRequest {
+    Ok(ReplayRequest {
+        server: options.server.clone(),
+        request: AnalysisRequest {
             rollout: RolloutName {
                 namespace: namespace.clone(),
                 name: manifest.name.clone(),
@@ -314,63 +320,63 @@ fn question(
             revision: Revision::new("recorded"),
             analysis,
             stable_service: service(
-                &asked.stable,
+                &options.stable,
                 routing.map(|routing| &routing.stable_service),
             ),
             canary_service: service(
-                &asked.canary,
+                &options.canary,
                 routing.map(|routing| &routing.canary_service),
             ),
             rules: routing
-                .map(|routing| RouteRules::planned(&namespace, routing))
+                .map(|routing| RouteRules::from_plan(&namespace, routing))
                 .unwrap_or_default(),
             pod_sides: BTreeMap::new(),
-            stable_replica_set: asked.stable_pods.clone(),
-            canary_replica_set: asked.canary_pods.clone().unwrap_or_default(),
+            stable_replica_set: options.stable_pods.clone(),
+            canary_replica_set: options.canary_pods.clone().unwrap_or_default(),
             pods_created_at: window.pods_created_at.clone(),
             weight: Weight::ZERO,
-            // The weights are what they were: what is asked is whether the evidence sufficed at
-            // each.
+            // The weights are those of the record; the replay checks whether the evidence was
+            // sufficient at each.
             pace: None,
-            proven_at: None,
-            phase: Phase::Release,
+            evidence_required_at: None,
+            phase: ReleasePhase::Release,
             freeze_lifted: false,
             previous_ended_at: None,
             resume_from: None,
         },
         from_ms,
         to_ms,
-        weights: asked.weights.clone(),
-        quiet_ms: asked.quiet_ms,
+        weights: options.weights.clone(),
+        quiet_ms: options.quiet_ms,
         began_ms: None,
     })
 }
 
-/// Whether the sides of an objective are told apart by the names of their pods.
-fn tells_by_pod(objective: &ObjectiveSpec) -> bool {
+/// Whether pod names distinguish the sides of the objective.
+fn distinguishes_by_pod(objective: &ObjectiveSpec) -> bool {
     match (&objective.indicator, &objective.counters) {
         (Some(indicator), _) => *indicator == Indicator::Pod,
         (None, Some(counters)) => counters
             .variants
             .as_ref()
-            .is_none_or(|arms: &VariantsSpec| arms.label.is_none()),
+            .is_none_or(|variants: &VariantsSpec| variants.label.is_none()),
         (None, None) => false,
     }
 }
 
-/// The analysis, with the sides' label values that were given in place of those in the file.
-fn with_sides(analysis: &AnalysisSpec, asked: &Asked) -> AnalysisSpec {
+/// The analysis, with the given label values of the variants in place of those in the file.
+fn with_variant_labels(analysis: &AnalysisSpec, options: &ReplayOptions) -> AnalysisSpec {
     let mut analysis = analysis.clone();
     let counters = analysis
         .objectives
         .iter_mut()
-        .filter_map(|of| of.counters.as_mut());
-    for arms in counters
+        .filter_map(|objective| objective.counters.as_mut());
+    for variants in counters
         .filter_map(|counters| counters.variants.as_mut())
-        .filter(|arms| arms.label.is_some())
+        .filter(|variants| variants.label.is_some())
     {
-        arms.canary = asked.canary.clone().or_else(|| arms.canary.clone());
-        arms.stable = asked.stable.clone().or_else(|| arms.stable.clone());
+        variants.canary = options.canary.clone().or_else(|| variants.canary.clone());
+        variants.stable = options.stable.clone().or_else(|| variants.stable.clone());
     }
     analysis
 }

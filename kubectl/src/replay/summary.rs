@@ -1,46 +1,46 @@
-//! Several releases on record together: how each rule fared with them.
+//! Summary of several releases, for each rule.
 
 use serde::Serialize;
 
-use super::compared::{Compared, Ruled, Ruling};
+use super::comparison::{ReleaseComparison, RuleOutcome, Ruling};
 
-/// One rule and all releases.
+/// Results of one rule over all releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Fared {
+pub struct RuleSummary {
     /// The rule's name.
     pub rule: String,
-    /// How many it rolls back.
+    /// Number of releases that it rolls back.
     pub rolled_back: usize,
-    /// How many it promotes.
+    /// Number of releases that it promotes.
     pub promoted: usize,
-    /// How many it decides nothing about, those left to a person included.
+    /// Number of releases without a decision, including those left to a manual decision.
     pub undecided: usize,
-    /// The median seconds from the first request to the rollback, of those rolled back.
+    /// Median seconds from the first request to the rollback.
     pub median_seconds_to_roll_back: Option<f64>,
-    /// The mean errors of a release beyond stable's.
+    /// Mean excess errors of a release.
     pub mean_errors: f64,
-    /// The most errors of a release beyond stable's.
+    /// Maximum excess errors of a release.
     pub most_errors: f64,
 }
 
-/// All releases together.
+/// Summary of all releases.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// How many there are.
+pub struct ReplaySummary {
+    /// Number of releases.
     pub releases: usize,
-    /// By what is on record alone.
-    pub on_record: Vec<Fared>,
-    /// With what was projected of canaries that are worse, where their record is shorter than an
-    /// hour; empty where nothing was.
-    pub projected: Vec<Fared>,
+    /// Results within the record.
+    pub on_record: Vec<RuleSummary>,
+    /// Results including projections of worse canaries with a record shorter than an hour. Empty
+    /// without projections.
+    pub projected: Vec<RuleSummary>,
 }
 
-impl Summary {
-    /// Of these releases.
-    pub fn of<'a>(releases: impl IntoIterator<Item = &'a Compared>) -> Self {
-        let releases: Vec<&Compared> = releases.into_iter().collect();
+impl ReplaySummary {
+    /// Summarizes the releases.
+    pub fn new<'a>(releases: impl IntoIterator<Item = &'a ReleaseComparison>) -> Self {
+        let releases: Vec<&ReleaseComparison> = releases.into_iter().collect();
         let is_projected = releases.iter().any(|release| release.is_projected());
         let mut names: Vec<&str> = Vec::new();
         for rule in releases.iter().flat_map(|release| &release.rules) {
@@ -48,17 +48,17 @@ impl Summary {
                 names.push(&rule.rule);
             }
         }
-        let fared = |came_to: fn(&Ruled) -> CameTo| -> Vec<Fared> {
+        let summarize = |result: fn(&RuleOutcome) -> RuleResult| -> Vec<RuleSummary> {
             names
                 .iter()
-                .map(|name| Fared::of(name, &releases, came_to))
+                .map(|name| RuleSummary::new(name, &releases, result))
                 .collect()
         };
         Self {
             releases: releases.len(),
-            on_record: fared(on_record),
+            on_record: summarize(recorded_result),
             projected: if is_projected {
-                fared(projected)
+                summarize(projected_result)
             } else {
                 Vec::new()
             },
@@ -66,10 +66,10 @@ impl Summary {
     }
 }
 
-/// A decision and the seconds until then, and the errors.
-type CameTo = (Option<(Ruling, f64)>, f64);
+/// Decision with the seconds until then, and the excess errors.
+type RuleResult = (Option<(Ruling, f64)>, f64);
 
-fn on_record(rule: &Ruled) -> CameTo {
+fn recorded_result(rule: &RuleOutcome) -> RuleResult {
     (
         rule.decided
             .map(|decided| (decided.ruling, decided.after_seconds)),
@@ -77,9 +77,9 @@ fn on_record(rule: &Ruled) -> CameTo {
     )
 }
 
-fn projected(rule: &Ruled) -> CameTo {
+fn projected_result(rule: &RuleOutcome) -> RuleResult {
     rule.projected.map_or_else(
-        || on_record(rule),
+        || recorded_result(rule),
         |projected| {
             (
                 Some((projected.ruling, projected.after_seconds)),
@@ -89,15 +89,19 @@ fn projected(rule: &Ruled) -> CameTo {
     )
 }
 
-impl Fared {
-    fn of(name: &str, releases: &[&Compared], came_to: fn(&Ruled) -> CameTo) -> Self {
+impl RuleSummary {
+    fn new(
+        name: &str,
+        releases: &[&ReleaseComparison],
+        result: fn(&RuleOutcome) -> RuleResult,
+    ) -> Self {
         let rules = releases
             .iter()
             .flat_map(|release| release.rules.iter().filter(|rule| rule.rule == name));
-        let all: Vec<CameTo> = rules.map(came_to).collect();
+        let all: Vec<RuleResult> = rules.map(result).collect();
         let count = |ruling| {
             all.iter()
-                .filter(|(decided, _)| decided.is_some_and(|(of, _)| of == ruling))
+                .filter(|(decided, _)| decided.is_some_and(|(decision, _)| decision == ruling))
                 .count()
         };
         let (rolled_back, promoted) = (count(Ruling::RollBack), count(Ruling::Promote));

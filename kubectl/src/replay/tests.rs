@@ -1,7 +1,7 @@
-//! What a replay asks for, from a file and arguments.
+//! Replay requests from a file and arguments.
 
 use super::*;
-use crate::cli::{AccessArgs, Task, parse};
+use crate::cli::{PrometheusAccessArgs, Task, parse};
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 
@@ -33,14 +33,14 @@ const TRAEFIK: &str = "indicator: traefik";
 const PODS: &str = "counters: {total: requests_total, errors: errors_total}";
 const LABEL: &str = "counters: {total: requests_total, errors: errors_total, variants: {label: version, canary: v2, stable: v1}}";
 
-fn asked(objective: &str, line: &str) -> Result<Question, String> {
+fn build_request(objective: &str, line: &str) -> Result<ReplayRequest, String> {
     let args = args(line)?;
-    let asked = Asked::from_args(&args).map_err(|failure| failure.to_string())?;
-    let windows =
-        windows::windows(&args, NOW.parse().unwrap()).map_err(|failure| failure.to_string())?;
-    question(
+    let options = ReplayOptions::from_args(&args).map_err(|failure| failure.to_string())?;
+    let windows = windows::requested_windows(&args, NOW.parse().unwrap())
+        .map_err(|failure| failure.to_string())?;
+    replay_request(
         &manifest(objective),
-        &asked,
+        &options,
         &windows[0],
         NOW.parse().unwrap(),
     )
@@ -48,27 +48,27 @@ fn asked(objective: &str, line: &str) -> Result<Question, String> {
 }
 
 #[test]
-fn the_sides_are_those_of_the_rollout_unless_they_are_given() {
-    let question = asked(TRAEFIK, "--from -2h --to -1h").unwrap();
-    assert_eq!(question.to_ms - question.from_ms, 3_600_000);
-    assert_eq!(question.server.url, "http://localhost:9090");
-    assert_eq!(question.request.rollout.namespace, "shop");
-    assert_eq!(question.request.stable_service.as_deref(), Some("checkout"));
-    assert_eq!(question.weights, Weights::Observed);
-    let given = asked(TRAEFIK, "--from -2h --stable shop-old --canary shop-new").unwrap();
+fn the_sides_default_to_those_of_the_rollout() {
+    let request = build_request(TRAEFIK, "--from -2h --to -1h").unwrap();
+    assert_eq!(request.to_ms - request.from_ms, 3_600_000);
+    assert_eq!(request.server.url, "http://localhost:9090");
+    assert_eq!(request.request.rollout.namespace, "shop");
+    assert_eq!(request.request.stable_service.as_deref(), Some("checkout"));
+    assert_eq!(request.weights, WeightSource::Observed);
+    let given = build_request(TRAEFIK, "--from -2h --stable shop-old --canary shop-new").unwrap();
     assert_eq!(given.request.canary_service.as_deref(), Some("shop-new"));
-    let label = asked(LABEL, "--from -2h --stable v7 --canary v8").unwrap();
-    let arms = label.request.analysis.objectives[0]
+    let label = build_request(LABEL, "--from -2h --stable v7 --canary v8").unwrap();
+    let variants = label.request.analysis.objectives[0]
         .counters
         .clone()
         .unwrap()
         .variants
         .unwrap();
     assert_eq!(
-        (arms.stable.as_deref(), arms.canary.as_deref()),
+        (variants.stable.as_deref(), variants.canary.as_deref()),
         (Some("v7"), Some("v8"))
     );
-    let pods = asked(
+    let pods = build_request(
         PODS,
         "--from -2h --stable-pods checkout-abc --canary-pods checkout-def",
     )
@@ -81,11 +81,11 @@ fn the_sides_are_those_of_the_rollout_unless_they_are_given() {
 }
 
 #[test]
-fn weights_that_are_given_are_taken_in_order() {
-    let question = asked(TRAEFIK, "--from -2h --step-weights 10m=20,0s=5%").unwrap();
+fn given_weights_are_sorted_by_time() {
+    let request = build_request(TRAEFIK, "--from -2h --step-weights 10m=20,0s=5%").unwrap();
     assert_eq!(
-        question.weights,
-        Weights::Set(vec![
+        request.weights,
+        WeightSource::Set(vec![
             (0, Weight::percent(5)),
             (600_000, Weight::percent(20))
         ])
@@ -93,7 +93,7 @@ fn weights_that_are_given_are_taken_in_order() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_the_fix() {
+fn invalid_arguments_are_refused_with_a_fix() {
     let cases = [
         (TRAEFIK, "--from -1h --to -2h", "swap the two"),
         (TRAEFIK, "--from -60d", "a month at a time"),
@@ -102,17 +102,17 @@ fn what_makes_no_sense_is_refused_with_the_fix() {
         (
             TRAEFIK,
             "--from -1h --step-weights 10m=20",
-            "--step-weights: nothing is said of the time before 10m; begin with",
+            "--step-weights: no weight before 10m; start with",
         ),
         (
             TRAEFIK,
             "--from -1h --step-weights 0s=5,10m=20,600s=30",
-            "--step-weights: 10m is there twice",
+            "--step-weights: 10m is given twice",
         ),
         (
             TRAEFIK,
             "--from -1h --to 2026-03-01T13:00:00Z",
-            "--from and --to: 2026-03-01T13:00:00Z is still to come",
+            "--from and --to: 2026-03-01T13:00:00Z is in the future",
         ),
         (PODS, "--from -1h", "--stable-pods checkout-5d4f8c"),
         (
@@ -145,36 +145,36 @@ fn what_makes_no_sense_is_refused_with_the_fix() {
         ),
     ];
     for (objective, line, words) in cases {
-        let refusal = asked(objective, line).unwrap_err();
+        let refusal = build_request(objective, line).unwrap_err();
         assert!(refusal.contains(words), "{line}: {refusal}");
     }
 }
 
 #[test]
-fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
+fn a_release_list_reports_errors_by_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("releases.jsonl");
     let read = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        windows::listed(&file).map_err(|failure| failure.to_string())
+        windows::read_windows(&file).map_err(|failure| failure.to_string())
     };
     let one = r#"{"name": "v7", "namespace": "market", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T10:20:00Z"}"#;
     let windows = read(&format!("{one}\n\n{one}\n")).unwrap();
     assert_eq!(windows.len(), 2);
-    let asked = Asked::of(Server::at("http://localhost:9090"));
-    let question = question(
+    let options = ReplayOptions::new(Server::with_url("http://localhost:9090"));
+    let request = replay_request(
         &manifest(TRAEFIK),
-        &asked,
+        &options,
         &windows[0],
         NOW.parse().unwrap(),
     )
     .unwrap();
-    assert_eq!(question.request.rollout.namespace, "market");
-    assert_eq!(question.to_ms - question.from_ms, 1_200_000);
+    assert_eq!(request.request.rollout.namespace, "market");
+    assert_eq!(request.to_ms - request.from_ms, 1_200_000);
     let unknown = read(&format!("{one}\n{}", one.replace("to\"", "until\""))).unwrap_err();
     assert!(
         unknown.contains("line 2: until: unknown field `until`")
-            && unknown.contains("Write a line each"),
+            && unknown.contains("Write one line per release"),
         "{unknown}"
     );
     let time = read(&one.replace("T10:20", " at 10:20")).unwrap_err();
@@ -186,25 +186,30 @@ fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
         "{pods}"
     );
     for (nothing, why) in [
-        ("", "there is no release in it"),
+        ("", "contains no release"),
         ("[]", "line 1: not a JSON object"),
         ("v7", "line 1: not a JSON object"),
     ] {
         let refusal = read(nothing).unwrap_err();
         assert!(
-            refusal.contains(why) && refusal.contains("Write a line each"),
+            refusal.contains(why) && refusal.contains("Write one line per release"),
             "{refusal}"
         );
     }
-    let turned = read(&one.replace("10:20", "09:20")).unwrap();
-    let turned = super::question(&manifest(TRAEFIK), &asked, &turned[0], NOW.parse().unwrap())
-        .unwrap_err()
-        .to_string();
+    let reversed = read(&one.replace("10:20", "09:20")).unwrap();
+    let reversed = replay_request(
+        &manifest(TRAEFIK),
+        &options,
+        &reversed[0],
+        NOW.parse().unwrap(),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(
-        turned.contains(
+        reversed.contains(
             "releases.jsonl: line 1: 2026-03-01T10:00:00Z is not before 2026-03-01T09:20:00Z"
         ),
-        "{turned}"
+        "{reversed}"
     );
     assert_eq!(
         read(&format!("\u{feff}{one}")).unwrap().len(),
@@ -214,7 +219,7 @@ fn a_list_of_releases_names_each_and_what_is_wrong_with_one_by_its_line() {
 }
 
 #[test]
-fn a_file_of_a_token_holds_one() {
+fn a_token_file_contains_one_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     for (token, is_one) in [
@@ -225,11 +230,11 @@ fn a_file_of_a_token_holds_one() {
         ("secret\n", true),
     ] {
         std::fs::write(&file, token).unwrap();
-        let access = AccessArgs {
+        let access = PrometheusAccessArgs {
             bearer_token_file: Some(file.clone()),
-            ..AccessArgs::default()
+            ..PrometheusAccessArgs::default()
         };
-        match asking::server("http://localhost:9090", &access)
+        match prometheus::server("http://localhost:9090", &access)
             .map_err(|failure| failure.to_string())
         {
             Ok(server) => assert!(
@@ -237,7 +242,7 @@ fn a_file_of_a_token_holds_one() {
                 "{token:?}"
             ),
             Err(refusal) => assert!(
-                !is_one && refusal.contains("holds no token; write"),
+                !is_one && refusal.contains("contains no token; write"),
                 "{token:?}: {refusal}"
             ),
         }

@@ -1,33 +1,33 @@
-//! The conditions that are not as they should be.
+//! Conditions in an unhealthy state.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
-/// Conditions that are trouble when they are False. (Progressing, Completed, Healthy, Ready are
-/// not: they are False in the middle of any release.)
+/// Conditions that are unhealthy when False. Progressing, Completed, Healthy and Ready are not
+/// listed: they are False during any release.
 const SHOULD_BE_TRUE: [&str; 4] = ["Available", "RouteReady", "MetricsReady", "Feasible"];
-/// Conditions that are trouble when they are True.
+/// Conditions that are unhealthy when True.
 const SHOULD_BE_FALSE: [&str; 3] = ["InvalidSpec", "Stalled", "Frozen"];
 
-/// A condition that is not as it should be.
+/// A condition in an unhealthy state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Trouble {
+pub struct UnhealthyCondition {
     /// The condition's type.
     pub condition: String,
     /// True or False.
     pub status: String,
     /// Its reason.
     pub reason: String,
-    /// What an operator reads.
+    /// Its message.
     pub message: String,
-    /// Since when.
+    /// Time of the last transition.
     pub since: Timestamp,
 }
 
-/// The conditions that are not as they should be.
-pub fn troubles(conditions: &[Condition]) -> Vec<Trouble> {
+/// Conditions in an unhealthy state.
+pub fn unhealthy_conditions(conditions: &[Condition]) -> Vec<UnhealthyCondition> {
     conditions
         .iter()
         .filter(|condition| {
@@ -35,7 +35,7 @@ pub fn troubles(conditions: &[Condition]) -> Vec<Trouble> {
             (SHOULD_BE_TRUE.contains(&kind) && condition.status == "False")
                 || (SHOULD_BE_FALSE.contains(&kind) && condition.status == "True")
         })
-        .map(|condition| Trouble {
+        .map(|condition| UnhealthyCondition {
             condition: condition.type_.clone(),
             status: condition.status.clone(),
             reason: condition.reason.clone(),

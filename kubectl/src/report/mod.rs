@@ -1,8 +1,6 @@
-//! What is to be told about a Rollout: made from the objects that were read, for text and for
-//! programs alike.
+//! The report on a Rollout: a pure function of the objects and the time.
 //!
-//! [`report`] is a pure function of the picture and the time. Its JSON form is what `-o json`
-//! prints.
+//! `-o json` and `-o yaml` print it as it is; [`crate::view`] renders it as text.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -13,24 +11,24 @@ use serin_crds::status::{
     WeightsStatus,
 };
 
-use crate::facts::Facts;
-use crate::picture::Picture;
+use crate::resources::RolloutResources;
+use crate::rollout_summary::RolloutSummary;
 
 mod conditions;
 mod pods;
 mod revisions;
 mod routes;
 mod steps;
-mod waiting;
+mod wait_reason;
 
-pub use conditions::Trouble;
+pub use conditions::UnhealthyCondition;
 pub use pods::PodReport;
 pub use revisions::{ReplicaSetReport, RevisionReport, Role};
-pub use routes::{RouteReport, Split};
+pub use routes::{RouteReport, RouteSplit};
 pub use steps::{StepReport, StepState};
-pub use waiting::Waiting;
+pub use wait_reason::WaitReason;
 
-/// Everything that is told about a Rollout.
+/// The report on a Rollout.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -38,67 +36,70 @@ pub struct Report {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Progressing, Paused, Degraded or Healthy; none: the controller has not seen it yet.
+    /// Progressing, Paused, Degraded or Healthy. `None` if the controller has not reconciled the
+    /// Rollout yet.
     pub phase: Option<String>,
     /// FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Option<String>,
-    /// What it does or waits for, in the controller's words.
+    /// Status message of the controller.
     pub message: Option<String>,
-    /// Whether the controller has taken in the newest spec.
+    /// Whether the controller has observed the latest spec.
     pub up_to_date: bool,
-    /// The revision that production stands on.
+    /// The stable revision.
     pub stable_revision: Option<String>,
-    /// The revision that the spec asks for.
+    /// The revision of the current spec.
     pub current_revision: Option<String>,
-    /// The step at hand, counted from 1, and how many there are, for example `3/6`.
+    /// The current step, counted from 1, and the number of steps, for example `3/6`.
     pub step: Option<String>,
-    /// The canary's share.
+    /// The canary weights.
     pub weights: Option<WeightsStatus>,
-    /// What it waits for.
-    pub waiting: Option<Waiting>,
-    /// Why the current revision was given up.
+    /// What the release is waiting for.
+    pub waiting: Option<WaitReason>,
+    /// The abort of the current revision.
     pub abort: Option<AbortStatus>,
-    /// The revisions: the canary first, then stable, then older ones that still have pods.
+    /// The revisions: canary first, then stable, then older ones that still have pods.
     pub revisions: Vec<RevisionReport>,
-    /// How many older revisions without pods are kept.
+    /// Number of older revisions without pods.
     pub kept_revisions: usize,
-    /// The steps of the plan in force.
+    /// The steps of the active plan.
     pub steps: Vec<StepReport>,
-    /// What the metrics say, for each objective.
+    /// The evidence of each objective.
     pub evidence: Vec<EvidenceStatus>,
-    /// How the service's error budget stands, for each objective.
+    /// The service's error budget for each objective.
     pub budgets: Vec<BudgetStatus>,
-    /// What each check has found.
+    /// The result of each check.
     pub checks: Vec<CheckStatus>,
-    /// The routes, as they are now.
+    /// The current routes.
     pub routes: Vec<RouteReport>,
-    /// How the last releases ended, newest first.
+    /// The last releases, newest first.
     pub releases: Vec<ReleaseStatus>,
-    /// Conditions that are not as they should be.
-    pub troubles: Vec<Trouble>,
+    /// Conditions in an unhealthy state.
+    #[serde(rename = "troubles")]
+    pub unhealthy_conditions: Vec<UnhealthyCondition>,
     /// What could not be read, and why.
-    pub unread: Vec<String>,
+    #[serde(rename = "unread")]
+    pub read_errors: Vec<String>,
 }
 
 impl Report {
-    /// Whether all that the message says is said of the pause that it waits in.
-    pub fn waits_in_a_pause(&self) -> bool {
+    /// Whether the release waits in a pause, so that the message adds nothing.
+    pub fn is_waiting_in_pause(&self) -> bool {
         self.phase.as_deref() == Some("Paused")
             && self.waiting.as_ref().is_some_and(|waiting| waiting.pause)
     }
 }
 
-/// Makes the report.
-pub fn report(picture: &Picture, now: Timestamp) -> Report {
-    let facts = Facts::of(&picture.rollout);
-    let mut unread = Vec::new();
-    let raw = &picture.rollout.data["status"];
+/// Creates the report.
+pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
+    let summary = RolloutSummary::from_object(&resources.rollout);
+    let mut read_errors = Vec::new();
+    let raw = &resources.rollout.data["status"];
     let status: RolloutStatus = if raw.is_null() {
         RolloutStatus::default()
     } else {
         serde_json::from_value(raw.clone()).unwrap_or_else(|error| {
-            unread.push(format!(
-                "parts of the status (is this plugin older or newer than the controller?): {error}"
+            read_errors.push(format!(
+                "the status (plugin and controller versions may differ): {error}"
             ));
             RolloutStatus::default()
         })
@@ -107,31 +108,31 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         match serde_json::from_value::<Plan>(plan.spec.clone()) {
             Ok(plan) => Some(plan),
             Err(error) => {
-                unread.push(format!("the plan in force: {error}"));
+                read_errors.push(format!("the active plan: {error}"));
                 None
             }
         }
     });
-    let seen = revisions::Seen {
-        replica_sets: note(&picture.replica_sets, "ReplicaSets", &mut unread),
-        pods: note(&picture.pods, "pods", &mut unread),
+    let objects = revisions::RevisionResources {
+        replica_sets: items_or_note(&resources.replica_sets, "ReplicaSets", &mut read_errors),
+        pods: items_or_note(&resources.pods, "pods", &mut read_errors),
     };
-    let (revisions, kept_revisions) = revisions::revisions(&facts, &status, &seen, now);
+    let (revisions, kept_revisions) = revisions::revisions(&summary, &status, &objects, now);
     let steps = plan
         .as_ref()
         .map(|plan| steps::steps(plan, &status))
         .unwrap_or_default();
     Report {
-        waiting: waiting::waiting(&facts, &status, &steps, now),
-        namespace: picture.rollout.namespace().unwrap_or_default(),
-        name: picture.rollout.name_any(),
-        up_to_date: facts.is_up_to_date(),
-        step: facts.step(),
-        phase: facts.phase,
-        stage: facts.stage,
-        message: facts.message,
-        stable_revision: facts.stable,
-        current_revision: facts.current,
+        waiting: wait_reason::wait_reason(&summary, &status, &steps, now),
+        namespace: resources.rollout.namespace().unwrap_or_default(),
+        name: resources.rollout.name_any(),
+        up_to_date: summary.is_up_to_date(),
+        step: summary.step_label(),
+        phase: summary.phase,
+        stage: summary.stage,
+        message: summary.message,
+        stable_revision: summary.stable_revision,
+        current_revision: summary.current_revision,
         weights: status.weights,
         abort: status.abort,
         revisions,
@@ -140,23 +141,27 @@ pub fn report(picture: &Picture, now: Timestamp) -> Report {
         evidence: status.evidence,
         budgets: status.budgets,
         checks: status.checks,
-        routes: picture
+        routes: resources
             .routes
             .iter()
             .map(|route| routes::route(route, plan.as_ref()))
             .collect(),
         releases: status.history.into_iter().rev().collect(),
-        troubles: conditions::troubles(&status.conditions),
-        unread,
+        unhealthy_conditions: conditions::unhealthy_conditions(&status.conditions),
+        read_errors,
     }
 }
 
-/// What was read; where it could not be, that is noted.
-fn note<'a, T>(seen: &'a Result<Vec<T>, String>, what: &str, unread: &mut Vec<String>) -> &'a [T] {
-    match seen {
+/// The items, or an empty slice and a note in `read_errors`.
+fn items_or_note<'a, T>(
+    result: &'a Result<Vec<T>, String>,
+    what: &str,
+    read_errors: &mut Vec<String>,
+) -> &'a [T] {
+    match result {
         Ok(items) => items,
         Err(why) => {
-            unread.push(format!("{what}: {why}"));
+            read_errors.push(format!("{what}: {why}"));
             &[]
         }
     }

@@ -1,4 +1,4 @@
-//! One pod on one line: whether it is ready, and if not, why not, in the kubelet's words.
+//! Pods: whether a pod is ready, and the reason if it is not.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
@@ -11,17 +11,17 @@ use serde::Serialize;
 pub struct PodReport {
     /// Its name.
     pub name: String,
-    /// Whether it is ready and stays.
+    /// Whether it is ready and not terminating.
     pub ready: bool,
-    /// Restarts of its containers, together.
+    /// Restarts of all its containers.
     pub restarts: i32,
-    /// Why it is not ready; none where it is.
+    /// Why it is not ready. `None` if it is ready.
     pub why: Option<String>,
     /// When it was created.
     pub created_at: Option<Timestamp>,
 }
 
-/// The report on a pod.
+/// Creates the report on a pod.
 pub fn pod(pod: &Pod) -> PodReport {
     let status = pod.status.clone().unwrap_or_default();
     let containers = status.container_statuses.as_deref().unwrap_or_default();
@@ -39,20 +39,20 @@ pub fn pod(pod: &Pod) -> PodReport {
             if terminating {
                 "terminating".to_owned()
             } else {
-                why(&status, containers)
+                not_ready_reason(&status, containers)
             }
         }),
         created_at: pod.creation_timestamp().map(|time| time.0),
     }
 }
 
-fn why(status: &PodStatus, containers: &[ContainerStatus]) -> String {
+fn not_ready_reason(status: &PodStatus, containers: &[ContainerStatus]) -> String {
     let init = status
         .init_container_statuses
         .as_deref()
         .unwrap_or_default();
-    if let Some(words) = init.iter().chain(containers).find_map(container_trouble) {
-        return words;
+    if let Some(problem) = init.iter().chain(containers).find_map(container_problem) {
+        return problem;
     }
     if let Some(("False", why)) = condition(status, "PodScheduled") {
         return format!("not scheduled: {why}");
@@ -61,20 +61,20 @@ fn why(status: &PodStatus, containers: &[ContainerStatus]) -> String {
         return with_message(reason, status.message.as_deref());
     }
     match status.phase.as_deref() {
-        Some("Running") => "running, not ready yet (the readiness probe has not passed)".to_owned(),
+        Some("Running") => "running, readiness probe has not passed".to_owned(),
         Some(phase) => phase.to_lowercase(),
-        None => "not yet seen by a kubelet".to_owned(),
+        None => "not yet started by a kubelet".to_owned(),
     }
 }
 
-fn container_trouble(container: &ContainerStatus) -> Option<String> {
+fn container_problem(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.as_deref().unwrap_or("waiting");
         if matches!(reason, "PodInitializing" | "ContainerCreating") {
             return None;
         }
-        // The message of a crash loop tells the back-off; how the container ended tells more.
+        // The message of a crash loop only has the back-off; the last exit is more useful.
         return Some(match last_exit(container.last_state.as_ref()) {
             Some(exit) if reason == "CrashLoopBackOff" => format!("{reason} ({exit})"),
             _ => with_message(reason, waiting.message.as_deref()),
@@ -108,7 +108,7 @@ fn with_message(reason: &str, message: Option<&str>) -> String {
     }
 }
 
-/// A condition's status and message (or reason, where it has none).
+/// A condition's status and its message, or its reason if there is no message.
 fn condition<'a>(status: &'a PodStatus, kind: &str) -> Option<(&'a str, &'a str)> {
     let condition = status
         .conditions
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_not_ready_says_why() {
+    fn a_pod_that_is_not_ready_has_a_reason() {
         let waiting = |state: serde_json::Value, last: serde_json::Value| {
             serde_json::json!({"phase": "Running", "containerStatuses": [{
                 "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": state, "lastState": last}]})
@@ -167,7 +167,7 @@ mod tests {
             ),
             (
                 serde_json::json!({"phase": "Running"}),
-                "running, not ready yet (the readiness probe has not passed)",
+                "running, readiness probe has not passed",
             ),
             (
                 serde_json::json!({"phase": "Failed", "reason": "Evicted", "message": "disk"}),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_pod_that_is_going_is_not_ready() {
+    fn a_terminating_pod_is_not_ready() {
         let object = serde_json::json!({
             "metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}

@@ -1,4 +1,4 @@
-//! The revisions, their ReplicaSets and pods.
+//! Revisions with their ReplicaSets and pods.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +11,29 @@ use serin_crds::names::REVISION_LABEL;
 use serin_crds::status::RolloutStatus;
 
 use super::pods::{PodReport, pod};
-use crate::facts::Facts;
+use crate::rollout_summary::RolloutSummary;
 
 /// The objects of all revisions.
-pub struct Seen<'a> {
+pub struct RevisionResources<'a> {
     /// The ReplicaSets.
     pub replica_sets: &'a [ReplicaSet],
     /// The pods.
     pub pods: &'a [Pod],
 }
 
-/// What a revision is to the Rollout.
+/// Role of a revision in the Rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Role {
-    /// It is being released.
+    /// Being released.
     Canary,
-    /// It was given up, and the spec still asks for it.
+    /// Aborted, but still the revision of the spec.
     Aborted,
-    /// Production stands on it.
+    /// Stable.
     Stable,
-    /// It is the first one, on its way to become stable.
+    /// The first revision, not yet stable.
     First,
-    /// Neither.
+    /// Any other revision.
     Old,
 }
 
@@ -43,14 +43,13 @@ pub enum Role {
 pub struct RevisionReport {
     /// The revision.
     pub revision: String,
-    /// What it is to the Rollout.
+    /// Its role.
     pub role: Role,
-    /// Its share of the traffic in percent, as last seen in effect, or as asked for while a change
-    /// is on its way.
+    /// Its weight in percent: confirmed by the router, or desired while a change is not confirmed.
     pub weight_percent: Option<f64>,
-    /// When its pods may go, once no traffic can reach them.
+    /// Time until which its pods are kept because traffic may still reach them.
     pub draining_until: Option<Timestamp>,
-    /// Its ReplicaSet, where there is one.
+    /// Its ReplicaSet, if it exists.
     pub replica_set: Option<ReplicaSetReport>,
     /// Its pods, by name.
     pub pods: Vec<PodReport>,
@@ -62,29 +61,36 @@ pub struct RevisionReport {
 pub struct ReplicaSetReport {
     /// Its name.
     pub name: String,
-    /// How many pods it shall have.
+    /// Desired number of pods.
     pub desired: i32,
-    /// How many of them are available.
+    /// Available pods.
     pub available: i32,
     /// When it was created.
     pub created_at: Option<Timestamp>,
 }
 
-/// The revisions that matter now, and how many others are kept without pods.
+/// The revisions to show, and the number of older revisions without pods.
 pub fn revisions(
-    facts: &Facts,
+    summary: &RolloutSummary,
     status: &RolloutStatus,
-    seen: &Seen<'_>,
+    objects: &RevisionResources<'_>,
     now: Timestamp,
 ) -> (Vec<RevisionReport>, usize) {
     let mut by_name: BTreeMap<String, RevisionReport> = BTreeMap::new();
-    let of = |labels: &BTreeMap<String, String>| labels.get(REVISION_LABEL).cloned();
-    let named = facts.current.iter().chain(&facts.stable).cloned();
-    let carried = seen.replica_sets.iter().filter_map(|set| of(set.labels()));
+    let revision_label = |labels: &BTreeMap<String, String>| labels.get(REVISION_LABEL).cloned();
+    let named = summary
+        .current_revision
+        .iter()
+        .chain(&summary.stable_revision)
+        .cloned();
+    let carried = objects
+        .replica_sets
+        .iter()
+        .filter_map(|set| revision_label(set.labels()));
     for revision in named.chain(carried) {
         let report = RevisionReport {
-            role: role(&revision, facts),
-            weight_percent: weight(&revision, facts),
+            role: role(&revision, summary),
+            weight_percent: weight(&revision, summary),
             draining_until: draining(&revision, status, now),
             replica_set: None,
             pods: Vec::new(),
@@ -92,13 +98,17 @@ pub fn revisions(
         };
         by_name.entry(revision).or_insert(report);
     }
-    for set in seen.replica_sets {
-        if let Some(report) = of(set.labels()).and_then(|revision| by_name.get_mut(&revision)) {
+    for set in objects.replica_sets {
+        if let Some(report) =
+            revision_label(set.labels()).and_then(|revision| by_name.get_mut(&revision))
+        {
             report.replica_set = Some(replica_set(set));
         }
     }
-    for object in seen.pods {
-        if let Some(report) = of(object.labels()).and_then(|revision| by_name.get_mut(&revision)) {
+    for object in objects.pods {
+        if let Some(report) =
+            revision_label(object.labels()).and_then(|revision| by_name.get_mut(&revision))
+        {
             report.pods.push(pod(object));
         }
     }
@@ -122,14 +132,14 @@ pub fn revisions(
     (shown, kept.len())
 }
 
-fn role(revision: &str, facts: &Facts) -> Role {
+fn role(revision: &str, summary: &RolloutSummary) -> Role {
     let is = |other: &Option<String>| other.as_deref() == Some(revision);
-    if is(&facts.stable) {
+    if is(&summary.stable_revision) {
         Role::Stable
-    } else if is(&facts.aborted) && is(&facts.current) {
+    } else if is(&summary.aborted_revision) && is(&summary.current_revision) {
         Role::Aborted
-    } else if is(&facts.current) {
-        if facts.stable.is_some() {
+    } else if is(&summary.current_revision) {
+        if summary.stable_revision.is_some() {
             Role::Canary
         } else {
             Role::First
@@ -139,12 +149,12 @@ fn role(revision: &str, facts: &Facts) -> Role {
     }
 }
 
-fn weight(revision: &str, facts: &Facts) -> Option<f64> {
-    let canary = facts.verified.or(facts.asked)?;
-    match role(revision, facts) {
+fn weight(revision: &str, summary: &RolloutSummary) -> Option<f64> {
+    let canary = summary.verified_weight.or(summary.desired_weight)?;
+    match role(revision, summary) {
         Role::Canary | Role::Aborted => Some(canary),
-        // Rounded to the resolution of a weight, so that no 79.99999 is shown.
-        Role::Stable if facts.current != facts.stable => {
+        // Rounded to the resolution of a weight, so that 79.99999 is not shown.
+        Role::Stable if summary.current_revision != summary.stable_revision => {
             Some(((100.0 - canary) * 1_000.0).round() / 1_000.0)
         }
         Role::Stable => Some(100.0),

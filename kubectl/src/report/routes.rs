@@ -1,11 +1,10 @@
-//! What a route says now, and whether its gateways have taken it over: for people, beside what the
-//! controller has seen.
+//! Weights of a route, and whether its gateways have accepted them.
 
 use serde::Serialize;
 use serde_json::Value;
 use serin_core::plan::Plan;
 
-use crate::picture::RoutePicture;
+use crate::resources::RouteResource;
 
 /// One route.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,39 +14,39 @@ pub struct RouteReport {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// What each of its rules with a backend of ours says.
-    pub splits: Vec<Split>,
-    /// How many gateways it names.
+    /// The weights of each rule that has the stable or canary Service as a backend.
+    pub splits: Vec<RouteSplit>,
+    /// Number of parent gateways.
     pub parents: usize,
-    /// How many of them report that they have taken over what it says now.
+    /// Number of gateways that have accepted the current generation.
     pub accepted: usize,
-    /// Why it is not as it should be.
+    /// The problem, if any.
     pub problem: Option<String>,
 }
 
-/// What one rule says.
+/// The weights of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Split {
+pub struct RouteSplit {
     /// The rule's name, or its number from 1.
     pub rule: String,
-    /// The stable Service's weight as written; none: not a backend.
+    /// Weight of the stable Service. `None` if it is not a backend.
     pub stable: Option<i64>,
-    /// The canary Service's weight as written; none: not a backend.
+    /// Weight of the canary Service. `None` if it is not a backend.
     pub canary: Option<i64>,
 }
 
-/// The report on a route.
-pub fn route(picture: &RoutePicture, plan: Option<&Plan>) -> RouteReport {
+/// Creates the report on a route.
+pub fn route(route_resource: &RouteResource, plan: Option<&Plan>) -> RouteReport {
     let mut report = RouteReport {
-        kind: picture.kind.to_owned(),
-        name: picture.name.clone(),
+        kind: route_resource.kind.to_owned(),
+        name: route_resource.name.clone(),
         splits: Vec::new(),
         parents: 0,
         accepted: 0,
         problem: None,
     };
-    let object = match &picture.object {
+    let object = match &route_resource.object {
         Ok(object) => object,
         Err(why) => {
             report.problem = Some(why.clone());
@@ -69,10 +68,7 @@ pub fn route(picture: &RoutePicture, plan: Option<&Plan>) -> RouteReport {
             .filter_map(|(index, rule)| split(index, rule, sides))
             .collect();
         if report.splits.is_empty() {
-            report.problem = Some(format!(
-                "no rule of it has the Service {} as a backend",
-                sides.0
-            ));
+            report.problem = Some(format!("no rule has the Service {} as a backend", sides.0));
         }
     }
     let generation = object.metadata.generation;
@@ -85,17 +81,17 @@ pub fn route(picture: &RoutePicture, plan: Option<&Plan>) -> RouteReport {
         .unwrap_or_default();
     report.accepted = statuses
         .iter()
-        .filter(|parent| refusal(parent, generation).is_none())
+        .filter(|parent| parent_problem(parent, generation).is_none())
         .count();
     report.problem = report.problem.or_else(|| {
         statuses
             .iter()
-            .find_map(|parent| refusal(parent, generation))
+            .find_map(|parent| parent_problem(parent, generation))
     });
     report
 }
 
-fn split(index: usize, rule: &Value, (stable, canary): (&str, &str)) -> Option<Split> {
+fn split(index: usize, rule: &Value, (stable, canary): (&str, &str)) -> Option<RouteSplit> {
     let backends = rule["backendRefs"]
         .as_array()
         .map(Vec::as_slice)
@@ -108,7 +104,7 @@ fn split(index: usize, rule: &Value, (stable, canary): (&str, &str)) -> Option<S
             .map(|backend| backend["weight"].as_i64().unwrap_or(1))
     };
     let (stable, canary) = (weight(stable), weight(canary));
-    (stable.is_some() || canary.is_some()).then(|| Split {
+    (stable.is_some() || canary.is_some()).then(|| RouteSplit {
         rule: rule["name"]
             .as_str()
             .map_or_else(|| (index + 1).to_string(), ToOwned::to_owned),
@@ -117,9 +113,9 @@ fn split(index: usize, rule: &Value, (stable, canary): (&str, &str)) -> Option<S
     })
 }
 
-/// Why a parent has not taken over what the route says now; none where it has, or where it reports
-/// no generation.
-fn refusal(parent: &Value, generation: Option<i64>) -> Option<String> {
+/// Why a gateway has not accepted the current generation. `None` if it has, or if it reports no
+/// generation.
+fn parent_problem(parent: &Value, generation: Option<i64>) -> Option<String> {
     let gateway = parent["parentRef"]["name"].as_str().unwrap_or("?");
     let conditions = parent["conditions"]
         .as_array()
@@ -133,18 +129,18 @@ fn refusal(parent: &Value, generation: Option<i64>) -> Option<String> {
             return Some(format!("gateway {gateway} does not report {kind}"));
         };
         if condition["status"] != "True" {
-            let words = condition["message"]
+            let message = condition["message"]
                 .as_str()
                 .or(condition["reason"].as_str())
                 .unwrap_or("no reason given");
             return Some(format!(
-                "gateway {gateway}: {kind} is {}: {words}",
+                "gateway {gateway}: {kind} is {}: {message}",
                 condition["status"].as_str().unwrap_or("?")
             ));
         }
         let outdated = condition["observedGeneration"]
             .as_i64()
-            .is_some_and(|seen| Some(seen) != generation);
-        outdated.then(|| format!("gateway {gateway} has not yet taken over the last change"))
+            .is_some_and(|observed| Some(observed) != generation);
+        outdated.then(|| format!("gateway {gateway} has not yet accepted the latest generation"))
     })
 }

@@ -1,4 +1,4 @@
-//! The steps of the plan in force, with the one at hand.
+//! Steps of the active plan.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use serin_core::plan::{CanaryScale, Plan, Step};
 use serin_crds::status::RolloutStatus;
 
-use crate::look::duration;
+use crate::display::human_duration;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,28 +15,27 @@ use crate::look::duration;
 pub struct StepReport {
     /// Its number, from 1.
     pub number: usize,
-    /// What it does, as the spec writes it.
+    /// What it does, in the terms of the spec.
     pub text: String,
-    /// Whether it is behind, at hand or ahead.
+    /// Whether it is done, current or ahead.
     pub state: StepState,
-    /// Since when it has been at hand.
+    /// Start time of the current step.
     pub since: Option<Timestamp>,
 }
 
-/// Whether a step is behind, at hand or ahead.
+/// State of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StepState {
-    /// It is complete.
+    /// Complete.
     Done,
-    /// It is at hand.
+    /// In progress.
     Current,
-    /// It comes later.
+    /// Not started.
     Ahead,
 }
 
-/// The steps of the plan in force, with the one at hand; none where no release goes through them
-/// now.
+/// The steps of the active plan. Empty if no release goes through them now.
 pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
     let Some(position) = &status.step else {
         return Vec::new();
@@ -62,9 +61,9 @@ fn text(step: &Step) -> String {
     match step {
         Step::SetWeight(weight) => format!("setWeight {weight}"),
         Step::Pause(None) => "pause until promoted".to_owned(),
-        Step::Pause(Some(wait)) => format!("pause {}", duration(*wait)),
+        Step::Pause(Some(wait)) => format!("pause {}", human_duration(*wait)),
         Step::SetCanaryScale(CanaryScale::MatchTrafficWeight) => {
-            "setCanaryScale as the traffic".to_owned()
+            "setCanaryScale to match traffic".to_owned()
         }
         Step::SetCanaryScale(CanaryScale::Replicas(1)) => "setCanaryScale 1 pod".to_owned(),
         Step::SetCanaryScale(CanaryScale::Replicas(pods)) => format!("setCanaryScale {pods} pods"),
@@ -72,7 +71,7 @@ fn text(step: &Step) -> String {
             format!("setCanaryScale {share} of replicas")
         }
         Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
-        Step::Analysis(Some(wait)) => format!("analysis {}", duration(*wait)),
+        Step::Analysis(Some(wait)) => format!("analysis {}", human_duration(*wait)),
         Step::Require(questions) => {
             let names: Vec<&str> = questions
                 .objectives
@@ -81,9 +80,9 @@ fn text(step: &Step) -> String {
                 .map(String::as_str)
                 .collect();
             format!(
-                "analysis until {} suffice{}",
+                "analysis until {} pass{}",
                 names.join(", "),
-                if names.len() == 1 { "s" } else { "" }
+                if names.len() == 1 { "es" } else { "" }
             )
         }
     }

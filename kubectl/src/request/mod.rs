@@ -1,4 +1,5 @@
-//! A request to the controller: created as a RolloutCommand, waited for, and its outcome told.
+//! Sends a command to the controller: creates a RolloutCommand, waits for its outcome and reports
+//! it.
 
 use std::io::Write;
 use std::time::Duration;
@@ -15,47 +16,44 @@ use serin_crds::command::{
 use serin_crds::{RolloutCommand, RolloutCommandSpec};
 use tokio::time::Instant;
 
-use crate::connect::{Connection, ask, no_answer, try_ask};
-use crate::exit::{Exit, Failure};
-use crate::facts::Facts;
-use crate::picture::{read_rollout, rollouts};
-use crate::wish::Wish;
+use crate::command::CommandRequest;
+use crate::connect::{Connection, send, timeout_error, try_send};
+use crate::exit::{CliError, Exit};
+use crate::resources::{read_rollout, rollouts};
+use crate::rollout_summary::RolloutSummary;
 
+mod messages;
 mod refusal;
-mod words;
 
-pub use words::{past, question};
+pub use messages::{confirmation_prompt, past_tense};
 
-/// How long an abort that was carried out is followed until the router has been seen to act on it.
-const FOLLOW_FOR: Duration = Duration::from_secs(20);
-/// How long a promotion that was carried out is followed, to tell where it stands then.
-const LOOK_AGAIN_FOR: Duration = Duration::from_secs(2);
+/// Maximum time to wait for the router after an abort.
+const ABORT_FOLLOW_TIME: Duration = Duration::from_secs(20);
+/// Maximum time to wait for a status change after any other command.
+const PROMOTE_FOLLOW_TIME: Duration = Duration::from_secs(2);
 
-/// Asks the person on the terminal whether to go on; `None` where there is no terminal.
+/// Asks for confirmation. `None` if there is no terminal.
 pub type Confirm<'a> = &'a dyn Fn(&str) -> Option<bool>;
 
-/// Makes the request, waits for its outcome and says what happened.
+/// Creates the command, waits for its outcome and prints the result.
 ///
 /// # Errors
-/// It was refused, nobody acted on it in time, or the API server could not be asked.
-pub async fn carry_out(
+/// Fails if the command is refused, is not handled in time, or a request fails.
+pub async fn execute(
     connection: &Connection,
-    wish: &Wish,
+    request: &CommandRequest,
     confirm: Confirm<'_>,
     out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
-    let before = Facts::of(&read_rollout(connection, &wish.name).await?);
-    if wish.ask_first && confirm(&question(&before)) == Some(false) {
-        return Err(Failure::new(
-            Exit::Refused,
-            "not promoted: nothing was asked of the controller",
-        ));
+) -> Result<(), CliError> {
+    let before = RolloutSummary::from_object(&read_rollout(connection, &request.name).await?);
+    if request.confirm_first && confirm(&confirmation_prompt(&before)) == Some(false) {
+        return Err(CliError::new(Exit::Refused, "not promoted: not confirmed"));
     }
-    let requested_by = who_am_i(connection).await?;
-    let command = command(wish, &before, requested_by);
+    let requested_by = current_user(connection).await?;
+    let command = command(request, &before, requested_by);
     let started = Instant::now();
-    let created = create(connection, wish, &command).await?;
-    let Some(timeout) = wish.timeout else {
+    let created = create(connection, request, &command).await?;
+    let Some(timeout) = request.timeout else {
         writeln!(
             out,
             "rolloutcommand.serin.dev/{} created",
@@ -64,45 +62,59 @@ pub async fn carry_out(
         return Ok(());
     };
     let deadline = started + timeout;
-    let status = outcome(connection, &created, deadline).await?;
+    let status = wait_for_outcome(connection, &created, deadline).await?;
     let message = status.message.unwrap_or_default();
     if status.outcome == Some(CommandResult::Refused) {
-        return Err(refusal::by_the_controller(wish, &message));
+        return Err(refusal::refused_by_controller(request, &message));
     }
-    let after = follow(connection, wish, &before, deadline).await?;
+    let after = wait_for_effect(connection, request, &before, deadline).await?;
     let took = started.elapsed();
-    let text = words::done(wish.verb, &before, &after, &message, took);
+    let text = messages::result_message(request.verb, &before, &after, &message, took);
     writeln!(out, "{text}")?;
     Ok(())
 }
 
-/// The command object: bound to what the requester is looking at, as far as it matters for the
-/// verb.
+/// Builds the command object, bound to the revision and, if the verb depends on it, to the step
+/// that the user saw.
 ///
-/// An abort is bound to the revision alone: it must not be refused because a step went by in the
-/// meantime.
-fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCommand {
-    let step_matters = matches!(wish.verb, CommandVerb::Promote | CommandVerb::SkipStep);
-    let of_another = wish.revision.is_some() && wish.revision != seen.current;
-    let step_at_hand = seen.step_index.and_then(|index| i32::try_from(index).ok());
+/// An abort is bound to the revision only: it must not be refused because a step has completed in
+/// the meantime.
+fn command(
+    request: &CommandRequest,
+    summary: &RolloutSummary,
+    requested_by: Option<String>,
+) -> RolloutCommand {
+    let step_matters = matches!(request.verb, CommandVerb::Promote | CommandVerb::SkipStep);
+    let is_other_revision =
+        request.revision.is_some() && request.revision != summary.current_revision;
+    let current_step = summary
+        .step_index
+        .and_then(|index| i32::try_from(index).ok());
     let expect = Preconditions {
-        revision: wish.revision.clone().or_else(|| seen.current.clone()),
-        step: wish
+        revision: request
+            .revision
+            .clone()
+            .or_else(|| summary.current_revision.clone()),
+        step: request
             .step_index
-            .or_else(|| step_at_hand.filter(|_| step_matters && !of_another)),
+            .or_else(|| current_step.filter(|_| step_matters && !is_other_revision)),
     };
     let spec = RolloutCommandSpec {
         rollout_ref: RolloutRef {
-            name: wish.name.clone(),
+            name: request.name.clone(),
         },
-        verb: wish.verb,
+        verb: request.verb,
         preconditions: (expect != Preconditions::default()).then_some(expect),
-        reason: wish.reason.clone(),
+        reason: request.reason.clone(),
         requested_by,
     };
-    let verb = words::dashed(wish.verb);
-    // The API server appends five characters, and a name has at most 253.
-    let rollout: String = wish.name.chars().take(253 - 5 - 2 - verb.len()).collect();
+    let verb = messages::kebab_case(request.verb);
+    // The API server appends five characters; a name has at most 253.
+    let rollout: String = request
+        .name
+        .chars()
+        .take(253 - 5 - 2 - verb.len())
+        .collect();
     RolloutCommand {
         metadata: ObjectMeta {
             generate_name: Some(format!("{rollout}-{verb}-")),
@@ -113,11 +125,11 @@ fn command(wish: &Wish, seen: &Facts, requested_by: Option<String>) -> RolloutCo
     }
 }
 
-/// The name by which the API server knows the requester.
-async fn who_am_i(connection: &Connection) -> Result<Option<String>, Failure> {
+/// The user name of the current user, according to the API server.
+async fn current_user(connection: &Connection) -> Result<Option<String>, CliError> {
     let reviews: Api<SelfSubjectReview> = Api::all(connection.client.clone());
-    let review = ask(
-        "ask the API server who you are",
+    let review = send(
+        "determine the current user",
         reviews.create(&PostParams::default(), &SelfSubjectReview::default()),
     )
     .await?;
@@ -129,34 +141,34 @@ async fn who_am_i(connection: &Connection) -> Result<Option<String>, Failure> {
 
 async fn create(
     connection: &Connection,
-    wish: &Wish,
+    request: &CommandRequest,
     command: &RolloutCommand,
-) -> Result<RolloutCommand, Failure> {
+) -> Result<RolloutCommand, CliError> {
     let commands: Api<RolloutCommand> =
         Api::namespaced(connection.client.clone(), &connection.namespace);
-    let doing = format!("ask for {}", words::dashed(wish.verb));
-    match try_ask(commands.create(&PostParams::default(), command)).await {
+    let doing = format!("request {}", messages::kebab_case(request.verb));
+    match try_send(commands.create(&PostParams::default(), command)).await {
         Some(Ok(created)) => Ok(created),
         Some(Err(error)) => {
             let user = command.spec.requested_by.as_deref().unwrap_or("you");
-            Err(refusal::by_the_api_server(connection, wish, user, &doing, &error).await)
+            Err(refusal::refused_by_api_server(connection, request, user, &doing, &error).await)
         }
-        None => Err(no_answer(&doing)),
+        None => Err(timeout_error(&doing)),
     }
 }
 
-/// Waits for the outcome, in the command's own status or, where the command has been cleared away,
-/// in the Rollout's.
-async fn outcome(
+/// Waits for the outcome in the status of the command, or in the status of the Rollout if the
+/// command was deleted.
+async fn wait_for_outcome(
     connection: &Connection,
     created: &RolloutCommand,
     deadline: Instant,
-) -> Result<RolloutCommandStatus, Failure> {
+) -> Result<RolloutCommandStatus, CliError> {
     let name = created.name_any();
     let commands: Api<RolloutCommand> =
         Api::namespaced(connection.client.clone(), &connection.namespace);
     let changes = watcher::watch_object(commands, &name).default_backoff();
-    let found = first(changes, deadline, |command: &Option<RolloutCommand>| {
+    let found = first_match(changes, deadline, |command: &Option<RolloutCommand>| {
         command.as_ref().is_none_or(|command| {
             command
                 .status
@@ -168,15 +180,15 @@ async fn outcome(
     .map_err(|error| refusal::cannot_watch(&name, &error))?;
     match found {
         Some(Some(command)) => Ok(command.status.unwrap_or_default()),
-        Some(None) => outcome_in_the_rollout(connection, created).await,
-        None => Err(refusal::nobody_acted(connection, created)),
+        Some(None) => outcome_from_rollout(connection, created).await,
+        None => Err(refusal::not_handled_in_time(connection, created)),
     }
 }
 
-async fn outcome_in_the_rollout(
+async fn outcome_from_rollout(
     connection: &Connection,
     created: &RolloutCommand,
-) -> Result<RolloutCommandStatus, Failure> {
+) -> Result<RolloutCommandStatus, CliError> {
     let rollout = read_rollout(connection, &created.spec.rollout_ref.name).await?;
     let uid = created.uid().unwrap_or_default();
     let done = rollout.data["status"]["commands"]
@@ -185,10 +197,10 @@ async fn outcome_in_the_rollout(
         .flatten()
         .find(|done| done["uid"] == uid);
     let Some(done) = done else {
-        return Err(Failure::new(
+        return Err(CliError::new(
             Exit::TimedOut,
             format!(
-                "the request {} was deleted before it had an outcome",
+                "the command {} was deleted before it had an outcome",
                 created.name_any()
             ),
         ));
@@ -205,45 +217,48 @@ async fn outcome_in_the_rollout(
     })
 }
 
-/// Follows the Rollout until it shows what the command did: after an abort, until the router has
-/// been seen to send the canary nothing. What it shows when the time is up is returned all the
-/// same.
-async fn follow(
+/// Waits until the Rollout shows the effect of the command: after an abort, until the router sends
+/// no traffic to the canary. Returns the last state when the time is up.
+async fn wait_for_effect(
     connection: &Connection,
-    wish: &Wish,
-    before: &Facts,
+    request: &CommandRequest,
+    before: &RolloutSummary,
     deadline: Instant,
-) -> Result<Facts, Failure> {
-    let aborts = wish.verb == CommandVerb::Abort;
-    let follow_for = if aborts { FOLLOW_FOR } else { LOOK_AGAIN_FOR };
+) -> Result<RolloutSummary, CliError> {
+    let aborts = request.verb == CommandVerb::Abort;
+    let follow_for = if aborts {
+        ABORT_FOLLOW_TIME
+    } else {
+        PROMOTE_FOLLOW_TIME
+    };
     let until = deadline
         .max(Instant::now() + Duration::from_millis(100))
         .min(Instant::now() + follow_for);
     let api = rollouts(connection.client.clone(), &connection.namespace);
-    let changes = watch_one(api, &wish.name).default_backoff();
+    let changes = watch_one(api, &request.name).default_backoff();
     let mut last = None;
     let settled = |rollout: &Option<DynamicObject>| {
         let Some(rollout) = rollout else { return true };
-        let now = Facts::of(rollout);
+        let now = RolloutSummary::from_object(rollout);
         let shows = if aborts {
             now.canary_is_off()
         } else {
-            words::has_moved(before, &now)
+            messages::has_moved(before, &now)
         };
         last = Some(now);
         shows
     };
-    // Whoever may not watch has the outcome already; only the closing look is left out.
-    let _ = first(changes, until, settled).await;
+    // Without permission to watch, only this final state is missing; the outcome is known.
+    let _ = first_match(changes, until, settled).await;
     match last {
-        Some(facts) => Ok(facts),
-        None => read_rollout(connection, &wish.name)
+        Some(summary) => Ok(summary),
+        None => read_rollout(connection, &request.name)
             .await
-            .map(|rollout| Facts::of(&rollout)),
+            .map(|rollout| RolloutSummary::from_object(&rollout)),
     }
 }
 
-/// Every state of one untyped object, `None` where it is gone.
+/// Every state of one untyped object, `None` once it is deleted.
 fn watch_one(
     api: Api<DynamicObject>,
     name: &str,
@@ -258,19 +273,19 @@ fn watch_one(
     })
 }
 
-/// The first item that is as wished; `None` when the time is up. Only a lasting refusal ends it
-/// early: a connection that breaks is taken up again.
-async fn first<T>(
+/// The first item that matches, `None` when the time is up. Only a permanent error ends it early: a
+/// broken connection is retried.
+async fn first_match<T>(
     changes: impl Stream<Item = Result<T, watcher::Error>>,
     deadline: Instant,
-    mut wished: impl FnMut(&T) -> bool,
+    mut matches: impl FnMut(&T) -> bool,
 ) -> Result<Option<T>, watcher::Error> {
     let search = async {
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
             match change {
-                Ok(item) if wished(&item) => return Ok(Some(item)),
-                Err(error) if refusal::is_lasting(&error) => return Err(error),
+                Ok(item) if matches(&item) => return Ok(Some(item)),
+                Err(error) if refusal::is_permanent(&error) => return Err(error),
                 Ok(_) | Err(_) => {}
             }
         }
@@ -285,28 +300,28 @@ async fn first<T>(
 mod tests {
     use super::*;
 
-    fn wish(verb: CommandVerb) -> Wish {
-        Wish {
+    fn request(verb: CommandVerb) -> CommandRequest {
+        CommandRequest {
             name: "checkout".into(),
             verb,
             reason: None,
             revision: None,
             step_index: None,
             timeout: None,
-            ask_first: false,
+            confirm_first: false,
         }
     }
 
-    fn seen() -> Facts {
-        Facts {
-            current: Some("v2".into()),
+    fn summary() -> RolloutSummary {
+        RolloutSummary {
+            current_revision: Some("v2".into()),
             step_index: Some(2),
-            ..Facts::default()
+            ..RolloutSummary::default()
         }
     }
 
-    fn expected(wish: &Wish) -> Option<(Option<String>, Option<i32>)> {
-        command(wish, &seen(), None)
+    fn expected(request: &CommandRequest) -> Option<(Option<String>, Option<i32>)> {
+        command(request, &summary(), None)
             .spec
             .preconditions
             .map(|expect| (expect.revision, expect.step))
@@ -315,49 +330,53 @@ mod tests {
     #[test]
     fn a_promotion_is_bound_to_revision_and_step() {
         assert_eq!(
-            expected(&wish(CommandVerb::Promote)),
+            expected(&request(CommandVerb::Promote)),
             Some((Some("v2".into()), Some(2)))
         );
         assert_eq!(
-            expected(&wish(CommandVerb::SkipStep)),
+            expected(&request(CommandVerb::SkipStep)),
             Some((Some("v2".into()), Some(2)))
         );
     }
 
     #[test]
-    fn an_abort_is_bound_to_the_revision_alone_so_that_a_step_that_went_by_cannot_refuse_it() {
+    fn an_abort_is_bound_to_the_revision_only() {
         assert_eq!(
-            expected(&wish(CommandVerb::Abort)),
+            expected(&request(CommandVerb::Abort)),
             Some((Some("v2".into()), None))
         );
     }
 
     #[test]
-    fn the_step_of_another_revision_is_not_assumed() {
-        let other = Wish {
+    fn the_step_is_other_revision_revision_is_not_assumed() {
+        let other = CommandRequest {
             revision: Some("v1".into()),
-            ..wish(CommandVerb::Promote)
+            ..request(CommandVerb::Promote)
         };
         assert_eq!(expected(&other), Some((Some("v1".into()), None)));
     }
 
     #[test]
-    fn a_rollout_that_the_controller_has_not_seen_can_be_aborted() {
+    fn a_rollout_without_status_can_be_aborted() {
         assert_eq!(
-            command(&wish(CommandVerb::Abort), &Facts::default(), None)
-                .spec
-                .preconditions,
+            command(
+                &request(CommandVerb::Abort),
+                &RolloutSummary::default(),
+                None
+            )
+            .spec
+            .preconditions,
             None
         );
     }
 
     #[test]
-    fn the_name_is_generated_and_never_too_long() {
-        let long = Wish {
+    fn the_generated_name_is_never_too_long() {
+        let long = CommandRequest {
             name: "x".repeat(253),
-            ..wish(CommandVerb::SkipStep)
+            ..request(CommandVerb::SkipStep)
         };
-        let prefix = command(&long, &seen(), None)
+        let prefix = command(&long, &summary(), None)
             .metadata
             .generate_name
             .unwrap();

@@ -1,4 +1,4 @@
-//! Why a request did not come through, in plain words.
+//! Errors of refused or unhandled commands.
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -10,10 +10,10 @@ use serin_crds::command::CommandVerb;
 use serin_crds::names::GROUP;
 use serin_crds::{RolloutCommand, api_status};
 
-use super::words;
-use crate::connect::{Connection, api_failure, ask, causes};
-use crate::exit::{Exit, Failure};
-use crate::wish::Wish;
+use super::messages;
+use crate::command::CommandRequest;
+use crate::connect::{Connection, api_error, error_chain, send};
+use crate::exit::{CliError, Exit};
 
 const VERBS: [CommandVerb; 8] = [
     CommandVerb::Promote,
@@ -26,41 +26,43 @@ const VERBS: [CommandVerb; 8] = [
     CommandVerb::Override,
 ];
 
-/// The controller looked at it and said no.
-pub fn by_the_controller(wish: &Wish, message: &str) -> Failure {
-    let verb = words::dashed(wish.verb);
-    Failure::new(
+/// The error for a command that the controller refused.
+pub fn refused_by_controller(request: &CommandRequest, message: &str) -> CliError {
+    let verb = messages::kebab_case(request.verb);
+    CliError::new(
         Exit::Refused,
-        format!("{verb} of {} was refused: {message}", wish.name),
+        format!("{verb} of {} was refused: {message}", request.name),
     )
 }
 
-/// The API server did not take the request: who may not do what, and what would grant it.
+/// The error for a command that the API server rejected: the missing permission and how to grant
+/// it.
 ///
-/// Whether it was for lack of permission is asked of the API server's authorizer, not guessed from
-/// the message.
-pub async fn by_the_api_server(
+/// The API server's authorizer decides whether a permission is missing; the message is not parsed.
+pub async fn refused_by_api_server(
     connection: &Connection,
-    wish: &Wish,
+    request: &CommandRequest,
     user: &str,
     doing: &str,
     error: &kube::Error,
-) -> Failure {
+) -> CliError {
     let kube::Error::Api(status) = error else {
-        return api_failure(doing, error);
+        return api_error(doing, error);
     };
     if !api_status::is_forbidden(status) && !api_status::is_invalid(status) {
-        return api_failure(doing, error);
+        return api_error(doing, error);
     }
     let allowed = async |verb: &str, resource: &str, name: Option<&str>| {
-        may(connection, verb, resource, name).await.unwrap_or(true)
+        is_allowed(connection, verb, resource, name)
+            .await
+            .unwrap_or(true)
     };
     if !allowed("create", "rolloutcommands", None).await {
-        return may_not_ask_at_all(connection, wish, user);
+        return missing_create(connection, request, user);
     }
-    let verb = words::of_the_api(wish.verb);
-    if allowed(verb, "rollouts", Some(&wish.name)).await {
-        return Failure::new(
+    let verb = messages::api_verb(request.verb);
+    if allowed(verb, "rollouts", Some(&request.name)).await {
+        return CliError::new(
             Exit::Refused,
             format!(
                 "cannot {doing}: {}",
@@ -70,38 +72,43 @@ pub async fn by_the_api_server(
     }
     let mut others = Vec::new();
     for other in VERBS {
-        if allowed(words::of_the_api(other), "rollouts", Some(&wish.name)).await {
-            others.push(words::of_the_api(other));
+        if allowed(messages::api_verb(other), "rollouts", Some(&request.name)).await {
+            others.push(messages::api_verb(other));
         }
     }
-    may_not(connection, wish, user, &others)
+    missing_verb(connection, request, user, &others)
 }
 
-fn may_not(connection: &Connection, wish: &Wish, user: &str, others: &[&str]) -> Failure {
+fn missing_verb(
+    connection: &Connection,
+    request: &CommandRequest,
+    user: &str,
+    others: &[&str],
+) -> CliError {
     let namespace = &connection.namespace;
-    let verb = words::of_the_api(wish.verb);
-    let failure = Failure::new(
+    let verb = messages::api_verb(request.verb);
+    let failure = CliError::new(
         Exit::Refused,
         format!(
             "{user} may not {verb} the Rollout {} in namespace {namespace}",
-            wish.name
+            request.name
         ),
     );
     let failure = match others {
         [] => failure,
         others => failure.hint(format!("{user} may: {}.", others.join(", "))),
     };
-    let role = role_of_the_chart(wish.verb);
+    let role = chart_role(request.verb);
     failure
         .hint(format!(
-            "It takes a role with the verb {verb} on rollouts.{GROUP}, such as the chart's {role}:"
+            "This requires the verb {verb} on rollouts.{GROUP}, for example the chart's role {role}:"
         ))
-        .hint(binding(namespace, role, user))
+        .hint(role_binding_command(namespace, role, user))
 }
 
-/// The ClusterRole of Serin's chart that grants least of those that grant the verb (a chart
-/// installed under another name than `serin` puts that name before it).
-const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
+/// The ClusterRole of the Helm chart with the fewest permissions that include the verb. If the
+/// release of the chart is not named `serin`, its name is the prefix instead.
+const fn chart_role(verb: CommandVerb) -> &'static str {
     match verb {
         CommandVerb::Abort => "serin-aborter",
         CommandVerb::Promote => "serin-promoter",
@@ -114,27 +121,27 @@ const fn role_of_the_chart(verb: CommandVerb) -> &'static str {
     }
 }
 
-/// What an administrator types to grant it.
-fn binding(namespace: &str, role: &str, user: &str) -> String {
+/// The command with which an administrator grants the role.
+fn role_binding_command(namespace: &str, role: &str, user: &str) -> String {
     format!("kubectl -n {namespace} create rolebinding NAME --clusterrole={role} --user={user}")
 }
 
-fn may_not_ask_at_all(connection: &Connection, wish: &Wish, user: &str) -> Failure {
+fn missing_create(connection: &Connection, request: &CommandRequest, user: &str) -> CliError {
     let namespace = &connection.namespace;
-    let (verb, role) = (words::of_the_api(wish.verb), role_of_the_chart(wish.verb));
-    Failure::new(Exit::Refused, format!("{user} may not create RolloutCommands in namespace {namespace}"))
-        .hint("Promote, abort and the rest are asked for by creating one. It takes a role with create, get, list and watch")
-        .hint(format!("on rolloutcommands.{GROUP} and {verb} on rollouts.{GROUP}, such as the chart's {role}:"))
-        .hint(binding(namespace, role, user))
+    let (verb, role) = (messages::api_verb(request.verb), chart_role(request.verb));
+    CliError::new(Exit::Refused, format!("{user} may not create RolloutCommands in namespace {namespace}"))
+        .hint("Every command creates a RolloutCommand. This requires create, get, list and watch")
+        .hint(format!("on rolloutcommands.{GROUP} and {verb} on rollouts.{GROUP}, for example the chart's role {role}:"))
+        .hint(role_binding_command(namespace, role, user))
 }
 
-/// Whether the requester may, as the API server's authorizer says.
-async fn may(
+/// Whether the current user is allowed to use the verb, according to the API server's authorizer.
+async fn is_allowed(
     connection: &Connection,
     verb: &str,
     resource: &str,
     name: Option<&str>,
-) -> Result<bool, Failure> {
+) -> Result<bool, CliError> {
     let attributes = ResourceAttributes {
         group: Some(GROUP.to_owned()),
         namespace: Some(connection.namespace.clone()),
@@ -151,23 +158,23 @@ async fn may(
         ..Default::default()
     };
     let reviews: Api<SelfSubjectAccessReview> = Api::all(connection.client.clone());
-    let answer = ask(
-        "ask what you may do",
+    let answer = send(
+        "check your permissions",
         reviews.create(&PostParams::default(), &review),
     )
     .await?;
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-/// What an admission policy says, without the names of the policy and its binding.
+/// The message of an admission policy without the names of the policy and its binding.
 fn without_preamble(message: &str) -> &str {
     message
         .split_once("denied request: ")
         .map_or(message, |(_, reason)| reason)
 }
 
-/// Whether trying again cannot help.
-pub fn is_lasting(error: &watcher::Error) -> bool {
+/// Whether a retry cannot succeed.
+pub fn is_permanent(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(kube::Error::Api(status))
     | watcher::Error::WatchStartFailed(kube::Error::Api(status))
     | watcher::Error::WatchError(status)) = error
@@ -177,17 +184,17 @@ pub fn is_lasting(error: &watcher::Error) -> bool {
     api_status::is_unauthorized(status) || api_status::is_forbidden(status)
 }
 
-/// The request stands, but its outcome may not be read.
-pub fn cannot_watch(name: &str, error: &watcher::Error) -> Failure {
-    Failure::new(Exit::Api, format!("the request {name} stands, but its outcome cannot be read: {}", causes(error)))
-        .hint(format!("It takes a role with get, list and watch on rolloutcommands.{GROUP}; --no-wait does without."))
+/// The error if the outcome cannot be watched.
+pub fn cannot_watch(name: &str, error: &watcher::Error) -> CliError {
+    CliError::new(Exit::Api, format!("the command {name} was created, but its outcome cannot be read: {}", error_chain(error)))
+        .hint(format!("This requires get, list and watch on rolloutcommands.{GROUP}. --no-wait does not read the outcome."))
 }
 
-/// The request stands, but nobody has acted on it in time.
-pub fn nobody_acted(connection: &Connection, created: &RolloutCommand) -> Failure {
+/// The error if the controller has not handled the command in time.
+pub fn not_handled_in_time(connection: &Connection, created: &RolloutCommand) -> CliError {
     let (name, namespace) = (created.name_any(), &connection.namespace);
-    Failure::new(Exit::TimedOut, format!("nobody has acted on the request {name} yet: is the controller running?"))
-        .hint("It stands, and is carried out once the controller is back, unless the release has moved on by then.")
+    CliError::new(Exit::TimedOut, format!("the controller has not handled the command {name} yet: is it running?"))
+        .hint("The command remains and is executed once the controller runs, unless the release has moved on.")
         .hint(format!("To withdraw it: kubectl -n {namespace} delete rolloutcommand {name}"))
 }
 
@@ -196,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policys_own_words_are_told_without_its_name() {
+    fn the_policy_message_is_shown_without_the_policy_name() {
         let message = "rolloutcommands.serin.dev \"a-promote-x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding \
                        'b' denied request: requestedBy must be your own name";
         assert_eq!(

@@ -1,4 +1,5 @@
-//! `kubectl serin simulate`: the odds of a release before it is shipped, without a cluster.
+//! `kubectl serin simulate`: estimates the outcome of a release before it is shipped, without a
+//! cluster.
 
 use std::io::Write;
 use std::thread;
@@ -11,169 +12,170 @@ use serin_core::plan::{self, Pace as Planned};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
 use serin_metrics_analysis::prometheus::Server;
 use serin_metrics_analysis::settings::{Settings, slo_window};
-use serin_simulation::Options;
-use serin_simulation::odds::{Ended, Pace, Release, Step, odds};
-use serin_simulation::world::{Effect, Scenario, Weather};
+use serin_simulation::SimulationOptions;
+use serin_simulation::release_simulation::{
+    ReleaseOutcome, ReleaseScenario, SimulatedPace, SimulatedStep, simulate_releases,
+};
+use serin_simulation::scenario::{CanaryEffect, Conditions, Scenario};
 
 use crate::cli::SimulateArgs;
-use crate::exit::{Exit, Failure};
-use crate::look::Look;
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
 use crate::manifest::{self, Manifest};
 
-mod told;
+mod render;
 
-/// Stands where a spec names no Prometheus: nothing is asked here.
-const NOBODY: &str = "http://nobody.invalid";
+/// Placeholder for a missing Prometheus address; no query is sent.
+const UNUSED_PROMETHEUS: &str = "http://unused.invalid";
 
-/// As many runs tell how long all will take.
-const FIRST_RUNS: u32 = 8;
-/// A person who waits for longer is told so.
-const LONG_SECONDS: f64 = 20.0;
+/// Number of runs with which the total time is estimated.
+const TIMING_RUNS: u32 = 8;
+/// Estimated time above which a warning is printed.
+const SLOW_RUN_SECONDS: f64 = 20.0;
 
-/// What is simulated, and what was assumed for it.
+/// Input of a simulation, with the assumptions made.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Case {
+pub struct SimulationInput {
     /// The Rollout's name.
     pub name: String,
-    /// The objective that judges.
+    /// The simulated objective.
     pub objective: ObjectiveSpec,
     /// The release.
-    pub release: Release,
-    /// What the file does not say, in sentences.
+    pub release: ReleaseScenario,
+    /// Assumptions and warnings, one sentence each.
     pub notes: Vec<String>,
 }
 
-/// Simulates and tells; on `aside`, before it begins, that it takes long, where it does.
+/// Simulates and prints the result. Warns on `aside` if it will take long.
 ///
 /// # Errors
-/// The file or an argument is wrong, or the output cannot be written.
+/// Fails if the file or an argument is wrong, or the output cannot be written.
 pub fn simulate(
     args: &SimulateArgs,
-    look: &Look,
+    display: &DisplayContext,
     out: &mut dyn Write,
     aside: &mut dyn Write,
-) -> Result<(), Failure> {
-    let case = case(&manifest::read(&args.file)?, args)?;
-    let options = Options {
+) -> Result<(), CliError> {
+    let input = build_input(&manifest::read(&args.file)?, args)?;
+    let options = SimulationOptions {
         runs: args.runs,
         seed: args.seed,
     };
-    let odds = |options: Options| {
-        odds(options, &case.release).map_err(|error| {
-            Failure::new(
+    let run = |options: SimulationOptions| {
+        simulate_releases(options, &input.release).map_err(|error| {
+            CliError::new(
                 Exit::Usage,
                 format!("this analysis cannot be simulated: {error}"),
             )
         })
     };
     let started = Instant::now();
-    odds(Options {
-        runs: FIRST_RUNS.min(options.runs),
+    run(SimulationOptions {
+        runs: TIMING_RUNS.min(options.runs),
         ..options
     })?;
-    if let Some(warning) = takes_long(started.elapsed().as_secs_f64(), options.runs) {
+    if let Some(warning) = slow_run_warning(started.elapsed().as_secs_f64(), options.runs) {
         writeln!(aside, "{warning}")?;
     }
     let started = Instant::now();
-    let ended = odds(options)?;
-    let took = told::Took {
+    let ended = run(options)?;
+    let took = render::SimulationTiming {
         seconds: started.elapsed().as_secs_f64(),
         cores: thread::available_parallelism().map_or(1, usize::from),
     };
-    out.write_all(told::told(&case, &ended, options, &took, look).as_bytes())?;
+    out.write_all(render::render(&input, &ended, options, &took, display).as_bytes())?;
     if let Some(file) = &args.svg {
-        told::chart(&case, &ended).write_svg(file)?;
+        render::chart(&input, &ended).write_svg(file)?;
     }
     Ok(())
 }
 
-/// That a person waits for long, judged by how long the first runs took.
-fn takes_long(first_seconds: f64, runs: u32) -> Option<String> {
-    let seconds = first_seconds * f64::from(runs) / f64::from(FIRST_RUNS.min(runs).max(1));
-    (seconds > LONG_SECONDS).then(|| {
-        let fewer = (f64::from(runs) * LONG_SECONDS / seconds)
-            .max(f64::from(FIRST_RUNS))
+/// Warns of a long simulation, estimated from the time of the first runs.
+fn slow_run_warning(first_seconds: f64, runs: u32) -> Option<String> {
+    let seconds = first_seconds * f64::from(runs) / f64::from(TIMING_RUNS.min(runs).max(1));
+    (seconds > SLOW_RUN_SECONDS).then(|| {
+        let fewer = (f64::from(runs) * SLOW_RUN_SECONDS / seconds)
+            .max(f64::from(TIMING_RUNS))
             .round();
         format!(
-            "This takes about {}. With --runs {fewer} it is faster, and tells less.",
+            "This takes about {}. --runs {fewer} is faster but less precise.",
             duration(seconds)
         )
     })
 }
 
-/// What a file and the arguments ask for.
+/// Builds the input from a manifest and the arguments.
 ///
 /// # Errors
-/// What is wrong with them.
-pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
-    let wrong = |message: String| Failure::new(Exit::Usage, message);
+/// Fails if the manifest cannot be simulated or an argument is wrong.
+pub fn build_input(manifest: &Manifest, args: &SimulateArgs) -> Result<SimulationInput, CliError> {
+    let wrong = |message: String| CliError::new(Exit::Usage, message);
     let Some(analysis) = &manifest.spec.analysis else {
-        return Err(wrong(format!(
-            "Rollout {} has no spec.analysis, so nothing would judge the release",
-            manifest.name
-        ))
-        .hint("Write at least one objective under spec.analysis.objectives."));
+        return Err(
+            wrong(format!("Rollout {} has no spec.analysis", manifest.name))
+                .hint("Add at least one objective to spec.analysis.objectives."),
+        );
     };
     let mut notes = Vec::new();
-    let objective = objective(analysis, args, &mut notes)?;
+    let objective = select_objective(analysis, args, &mut notes)?;
     let planned = &manifest.plan.canary().pace;
     let evidence_pace = match planned {
         Planned::Evidence(pace) => Some(pace),
         Planned::Steps(_) => None,
     };
-    let settings = Settings::new(analysis, evidence_pace, Server::at(NOBODY))
-        .map_err(|trouble| wrong(trouble.message))?;
-    let tick_seconds = whole_seconds(settings.scrape_interval.as_secs_f64(), &mut notes);
+    let settings = Settings::new(analysis, evidence_pace, Server::with_url(UNUSED_PROMETHEUS))
+        .map_err(|error| wrong(error.message))?;
+    let tick_seconds = scrape_seconds(settings.scrape_interval.as_secs_f64(), &mut notes);
     let window_seconds = slo_window(objective)
-        .map_err(|trouble| wrong(trouble.message))?
+        .map_err(|error| wrong(error.message))?
         .as_secs_f64();
     let budget_fraction = 1.0 - objective.objective / 100.0;
     let requests = args.rps * window_seconds;
     let stable_rate = args.error_rate.0;
     let budget = ServiceBudget::new(budget_fraction, requests, stable_rate * requests);
-    let allotment = budget.allotment(&settings.share);
+    let allotment = budget.allotment(&settings.allotment_share);
     let mut evidence = settings
         .objective(objective, usual_rate(stable_rate, requests), true)
         .evidence;
     evidence.warm_up_seconds = settings.warm_up.as_secs_f64();
     let pace = match planned {
-        Planned::Evidence(_) => Pace::Evidence,
-        Planned::Steps(steps) => Pace::Steps(written(steps, args, &mut notes)),
+        Planned::Evidence(_) => SimulatedPace::Evidence,
+        Planned::Steps(steps) => SimulatedPace::Steps(simulated_steps(steps, args, &mut notes)),
     };
-    let asked = feasibility::Question {
+    let feasibility = feasibility::FeasibilityInput {
         target: objective.objective / 100.0,
         margin_of_budget: evidence.delta1 / budget_fraction,
         stable_rate,
         requests_per_second: args.rps,
         max_weight: settings.judge.steps.max_weight,
         beta: settings.judge.beta,
-        longest_seconds: settings.longest.as_secs_f64(),
+        max_duration_seconds: settings.max_duration.as_secs_f64(),
         allotment: Some(allotment),
     };
-    let infeasible = asked.told();
+    let infeasible = feasibility.message();
     notes.extend((!infeasible.is_empty()).then_some(infeasible));
     if allotment <= 0.0 {
         notes.push(format!(
-            "At {} errors stable itself uses up the whole budget of {} %: until it recovers, releases are frozen, but for one that is shown to be the cure.",
+            "At an error rate of {}, stable alone exhausts the error budget of {} %. Releases are frozen until it recovers, except one that is proven to be the fix.",
             percent(stable_rate),
             objective.objective
         ));
     }
-    let release = Release {
+    let release = ReleaseScenario {
         scenario: Scenario {
             requests_per_second: args.rps,
             tick_seconds,
             stable_rate,
-            effect: Effect::Fraction(args.canary_error_rate.0),
-            weather: Weather::Plain,
+            effect: CanaryEffect::Fraction(args.canary_error_rate.0),
+            conditions: Conditions::Plain,
         },
         evidence,
-        judge: settings.judge,
+        analysis: settings.judge,
         pace,
         allotment,
-        longest_seconds: settings.longest.as_secs_f64(),
+        max_duration_seconds: settings.max_duration.as_secs_f64(),
     };
-    Ok(Case {
+    Ok(SimulationInput {
         name: manifest.name.clone(),
         objective: objective.clone(),
         release,
@@ -181,39 +183,42 @@ pub fn case(manifest: &Manifest, args: &SimulateArgs) -> Result<Case, Failure> {
     })
 }
 
-fn objective<'a>(
+fn select_objective<'a>(
     analysis: &'a AnalysisSpec,
     args: &SimulateArgs,
     notes: &mut Vec<String>,
-) -> Result<&'a ObjectiveSpec, Failure> {
+) -> Result<&'a ObjectiveSpec, CliError> {
     let names: Vec<&str> = analysis
         .objectives
         .iter()
-        .map(|of| of.name.as_str())
+        .map(|objective| objective.name.as_str())
         .collect();
     if names.is_empty() {
-        return Err(Failure::new(
+        return Err(CliError::new(
             Exit::Usage,
-            "spec.analysis.objectives: there is none, and what checks find cannot be simulated",
+            "spec.analysis.objectives: is empty, and checks cannot be simulated",
         )
-        .hint("Write at least one objective, for example {name: availability, objective: 99.9, indicator: traefik}."));
+        .hint("Add at least one objective, for example {name: availability, objective: 99.9, indicator: traefik}."));
     }
     let none = || {
-        let asked = args.objective.as_deref().unwrap_or_default();
-        Failure::new(
+        let requested = args.objective.as_deref().unwrap_or_default();
+        CliError::new(
             Exit::Usage,
-            format!("--objective {asked}: the Rollout has no such objective"),
+            format!("--objective {requested}: the Rollout has no such objective"),
         )
         .hint(format!("Use one of {}.", names.join(", ")))
     };
     let found = match &args.objective {
-        Some(name) => analysis.objectives.iter().find(|of| of.name == *name),
+        Some(name) => analysis
+            .objectives
+            .iter()
+            .find(|objective| objective.name == *name),
         None => analysis.objectives.first(),
     };
     let found = found.ok_or_else(none)?;
     if names.len() > 1 {
         notes.push(format!(
-            "Simulated for objective {} alone, of {}: choose another with --objective.",
+            "Only objective {} of {} is simulated. Use --objective to select another one.",
             found.name,
             names.join(", ")
         ));
@@ -221,8 +226,8 @@ fn objective<'a>(
     Ok(found)
 }
 
-/// Simulated scrapes are whole seconds apart.
-fn whole_seconds(interval_seconds: f64, notes: &mut Vec<String>) -> u32 {
+/// Rounds the scrape interval to whole seconds.
+fn scrape_seconds(interval_seconds: f64, notes: &mut Vec<String>) -> u32 {
     let whole = interval_seconds.round().clamp(1.0, 3_600.0);
     if (whole - interval_seconds).abs() > 1e-9 {
         notes.push(format!(
@@ -239,22 +244,26 @@ fn whole_seconds(interval_seconds: f64, notes: &mut Vec<String>) -> u32 {
     }
 }
 
-/// What the controller would have read of how often the service failed before; of too few requests
-/// it reads nothing.
+/// The error rate that the controller would have measured before the release. `None` if there are
+/// too few requests.
 fn usual_rate(stable_rate: f64, requests: f64) -> Option<f64> {
     const LEAST_HISTORY: f64 = 1_000.0;
     (requests >= LEAST_HISTORY)
         .then(|| ((stable_rate * requests + 0.5) / (requests + 1.0)).min(0.99))
 }
 
-/// The steps as they are simulated: pods take no time, and people as long as was said.
-fn written(steps: &[plan::Step], args: &SimulateArgs, notes: &mut Vec<String>) -> Vec<Step> {
+/// The simulated steps. Pods start at once, and people react after `--person-after`.
+fn simulated_steps(
+    steps: &[plan::Step],
+    args: &SimulateArgs,
+    notes: &mut Vec<String>,
+) -> Vec<SimulatedStep> {
     if steps
         .iter()
         .any(|step| matches!(step, plan::Step::Pause(None)))
     {
         notes.push(format!(
-            "Where a pause waits for a person, that person promotes after {}: say another time with --person-after.",
+            "At a pause without a duration, a person promotes after {}. Use --person-after to change that.",
             duration(args.person_after.as_secs_f64())
         ));
     }
@@ -263,24 +272,27 @@ fn written(steps: &[plan::Step], args: &SimulateArgs, notes: &mut Vec<String>) -
         .any(|step| matches!(step, plan::Step::SetWeight(weight) if !weight.is_zero()))
     {
         notes.push(
-            "No step gives the canary any traffic before it takes over, so nothing can be judged."
+            "No step sends traffic to the canary before promotion, so there is no evidence."
                 .to_owned(),
         );
     }
     let step = |step: &plan::Step| match step {
-        plan::Step::SetWeight(weight) => Some(Step::SetWeight(weight.as_percent() / 100.0)),
-        plan::Step::Pause(Some(wait)) => Some(Step::Pause(wait.as_secs_f64())),
-        plan::Step::Pause(None) => Some(Step::Pause(args.person_after.as_secs_f64())),
-        plan::Step::Analysis(wait) => Some(Step::Analysis(wait.map(|wait| wait.as_secs_f64()))),
-        // Until the evidence suffices, which is asked of every objective here. What checks say is
-        // not simulated.
-        plan::Step::Require(_) => Some(Step::Analysis(None)),
+        plan::Step::SetWeight(weight) => {
+            Some(SimulatedStep::SetWeight(weight.as_percent() / 100.0))
+        }
+        plan::Step::Pause(Some(wait)) => Some(SimulatedStep::Pause(wait.as_secs_f64())),
+        plan::Step::Pause(None) => Some(SimulatedStep::Pause(args.person_after.as_secs_f64())),
+        plan::Step::Analysis(wait) => {
+            Some(SimulatedStep::Analysis(wait.map(|wait| wait.as_secs_f64())))
+        }
+        // Every objective must have sufficient evidence here. Checks are not simulated.
+        plan::Step::Require(_) => Some(SimulatedStep::Analysis(None)),
         plan::Step::SetCanaryScale(_) => None,
     };
     steps.iter().filter_map(step).collect()
 }
 
-/// The value that so many of the sorted values are below.
+/// The quantile `part` of sorted values.
 fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -294,8 +306,8 @@ fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
         .copied()
 }
 
-fn sorted(ended: &[&Ended], of: impl Fn(&Ended) -> f64) -> Vec<f64> {
-    let mut values: Vec<f64> = ended.iter().map(|ended| of(ended)).collect();
+fn sorted(ended: &[&ReleaseOutcome], value: impl Fn(&ReleaseOutcome) -> f64) -> Vec<f64> {
+    let mut values: Vec<f64> = ended.iter().map(|ended| value(ended)).collect();
     values.sort_by(f64::total_cmp);
     values
 }

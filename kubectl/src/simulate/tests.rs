@@ -1,8 +1,8 @@
-//! From a file and arguments to what is simulated, and to what is told.
+//! Simulation input from a manifest and arguments, and its output.
 
 use jiff::tz::TimeZone;
-use serin_simulation::Decision;
-use serin_simulation::odds::odds;
+use serin_simulation::FinalDecision;
+use serin_simulation::release_simulation::simulate_releases;
 
 use super::*;
 use crate::cli::{Task, parse};
@@ -34,93 +34,95 @@ const ANALYSIS: &str =
 const GOOD: &str = "--rps 120 --error-rate 0.05% --canary-error-rate 0.05%";
 const BAD: &str = "--rps 120 --error-rate 0.05% --canary-error-rate 0.5%";
 
-fn case_of(strategy: &str, analysis: &str, line: &str) -> Case {
-    case(&manifest(strategy, analysis), &args(line).unwrap()).unwrap()
+fn input(strategy: &str, analysis: &str, line: &str) -> SimulationInput {
+    build_input(&manifest(strategy, analysis), &args(line).unwrap()).unwrap()
 }
 
-fn told_of(case: &Case) -> String {
-    let options = Options { runs: 400, seed: 1 };
-    let ended = odds(options, &case.release).unwrap();
-    let took = told::Took {
+fn rendered(input: &SimulationInput) -> String {
+    let options = SimulationOptions { runs: 400, seed: 1 };
+    let ended = simulate_releases(options, &input.release).unwrap();
+    let took = render::SimulationTiming {
         seconds: 0.25,
         cores: 2,
     };
-    let look = Look {
+    let display = DisplayContext {
         now: "2026-03-01T12:00:00Z".parse().unwrap(),
         zone: TimeZone::UTC,
         width: 80,
     };
-    anstream::adapter::strip_str(&told::told(case, &ended, options, &took, &look)).to_string()
+    anstream::adapter::strip_str(&render::render(input, &ended, options, &took, &display))
+        .to_string()
 }
 
 #[test]
-fn what_the_file_says_is_what_is_simulated() {
+fn the_settings_of_the_manifest_are_used() {
     let analysis = "analysis: {prometheus: {scrapeInterval: 5s}, maxDuration: 30m, warmUp: 30s, rollback: {falseRollbackProbability: 0.05},
       budget: {maxShareOfBudget: 1%}, objectives: [{name: availability, objective: 99, window: 7d, indicator: traefik}]}";
-    let case = case_of(", pace: {firstWeight: 10, maxWeight: 40}", analysis, BAD);
-    let release = &case.release;
+    let input = input(", pace: {firstWeight: 10, maxWeight: 40}", analysis, BAD);
+    let release = &input.release;
     assert_eq!(release.scenario.tick_seconds, 5);
-    assert_eq!(release.pace, Pace::Evidence);
+    assert_eq!(release.pace, SimulatedPace::Evidence);
     let near = |value: f64, expected: f64| {
         assert!(
             (value / expected - 1.0).abs() < 1e-9,
             "{value} is not {expected}"
         )
     };
-    near(release.judge.steps.first_weight, 0.1);
-    near(release.judge.steps.max_weight, 0.4);
-    near(release.judge.alpha, 0.05);
-    near(release.longest_seconds, 1_800.0);
+    near(release.analysis.steps.first_weight, 0.1);
+    near(release.analysis.steps.max_weight, 0.4);
+    near(release.analysis.alpha, 0.05);
+    near(release.max_duration_seconds, 1_800.0);
     near(release.evidence.warm_up_seconds, 30.0);
     near(release.evidence.budget_fraction, 0.01);
     // 1 % of the errors that a week at 99 % allows.
     near(release.allotment, 0.01 * 0.01 * 120.0 * 7.0 * 86_400.0);
-    assert_eq!(case.notes, Vec::<String>::new());
+    assert_eq!(input.notes, Vec::<String>::new());
 }
 
 #[test]
 fn steps_are_simulated_as_written() {
     let steps = ", steps: [{setWeight: 5}, {pause: {duration: 2m}}, {setCanaryScale: {replicas: 2}}, {setWeight: 20}, {analysis: {duration: 3m}}, {analysis: {}}, {pause: {}}]";
-    let case = case_of(steps, ANALYSIS, &format!("{GOOD} --person-after 10m"));
+    let input = input(steps, ANALYSIS, &format!("{GOOD} --person-after 10m"));
     let expected = vec![
-        Step::SetWeight(0.05),
-        Step::Pause(120.0),
-        Step::SetWeight(0.2),
-        Step::Analysis(Some(180.0)),
-        Step::Analysis(None),
-        Step::Pause(600.0),
+        SimulatedStep::SetWeight(0.05),
+        SimulatedStep::Pause(120.0),
+        SimulatedStep::SetWeight(0.2),
+        SimulatedStep::Analysis(Some(180.0)),
+        SimulatedStep::Analysis(None),
+        SimulatedStep::Pause(600.0),
     ];
-    assert_eq!(case.release.pace, Pace::Steps(expected));
+    assert_eq!(input.release.pace, SimulatedPace::Steps(expected));
     assert!(
-        case.notes[0].contains("promotes after 10 min"),
+        input.notes[0].contains("promotes after 10 min"),
         "{:?}",
-        case.notes
+        input.notes
     );
 }
 
 #[test]
-fn a_good_release_is_told() {
-    insta::assert_snapshot!(told_of(&case_of("", ANALYSIS, GOOD)));
+fn good_release() {
+    insta::assert_snapshot!(rendered(&input("", ANALYSIS, GOOD)));
 }
 
 #[test]
-fn a_bad_release_is_told() {
-    insta::assert_snapshot!(told_of(&case_of("", ANALYSIS, BAD)));
+fn bad_release() {
+    insta::assert_snapshot!(rendered(&input("", ANALYSIS, BAD)));
 }
 
 // kortix-ai/suna PR #3403: at next to no traffic a single 5xx aborted a release.
 #[test]
 fn a_canary_as_good_as_stable_is_rarely_rolled_back_at_next_to_no_traffic() {
-    let case = case_of(
+    let input = input(
         "",
         ANALYSIS,
         "--rps 0.5 --error-rate 0.1% --canary-error-rate 0.1%",
     );
-    let ended = odds(Options { runs: 500, seed: 1 }, &case.release).unwrap();
+    let ended =
+        simulate_releases(SimulationOptions { runs: 500, seed: 1 }, &input.release).unwrap();
     let is_rollback = |decision| {
         matches!(
             decision,
-            Decision::RolledBack | Decision::RolledBackByBudget
+            FinalDecision::RolledBack | FinalDecision::RolledBackByBudget
         )
     };
     let rolled_back = ended
@@ -135,20 +137,20 @@ fn a_canary_as_good_as_stable_is_rarely_rolled_back_at_next_to_no_traffic() {
 }
 
 #[test]
-fn steps_that_prove_nothing_are_told_as_such() {
+fn steps_without_analysis_are_reported() {
     let steps = ", steps: [{setWeight: 10}, {pause: {duration: 1m}}]";
-    let text = told_of(&case_of(
+    let text = rendered(&input(
         steps,
         ANALYSIS,
         "--rps 20 --error-rate 0.05% --canary-error-rate 0.15%",
     ));
-    assert!(text.contains("promote once their time is over"), "{text}");
+    assert!(text.contains("promote when their time is over"), "{text}");
     assert!(text.contains("10 %, pause 1 min"), "{text}");
 }
 
 #[test]
-fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
-    let slow = case_of(
+fn infeasible_objectives_and_an_exhausted_budget_are_reported() {
+    let slow = input(
         "",
         ANALYSIS,
         "--rps 2 --error-rate 0.05% --canary-error-rate 0.05%",
@@ -158,7 +160,7 @@ fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
         "{:?}",
         slow.notes
     );
-    let spent = case_of(
+    let spent = input(
         "",
         ANALYSIS,
         "--rps 120 --error-rate 0.2% --canary-error-rate 0.2%",
@@ -167,11 +169,11 @@ fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
         spent
             .notes
             .iter()
-            .any(|note| note.contains("uses up the whole budget of 99.9 %")),
+            .any(|note| note.contains("alone exhausts the error budget of 99.9 %")),
         "{:?}",
         spent.notes
     );
-    let little = told_of(&case_of(
+    let little = rendered(&input(
         "",
         ANALYSIS,
         "--rps 0.02 --error-rate 0.05% --canary-error-rate 0.05%",
@@ -180,22 +182,22 @@ fn what_cannot_be_decided_in_time_and_a_spent_budget_are_said() {
         little.contains("0.02 requests/s, a scrape every") && !little.contains(" 0 requests/s"),
         "{little}"
     );
-    assert!(told_of(&spent).contains("undecided, asks a person"));
+    assert!(rendered(&spent).contains("undecided, manual review"));
 }
 
 #[test]
-fn one_of_several_objectives_judges_and_that_is_said() {
+fn the_simulated_objective_can_be_selected() {
     let analysis =
         "analysis: {objectives: [{name: availability, objective: 99.9, indicator: traefik},
       {name: strict, objective: 99.99, indicator: traefik}]}";
-    let strict = case_of("", analysis, &format!("{GOOD} --objective strict"));
+    let strict = input("", analysis, &format!("{GOOD} --objective strict"));
     assert_eq!(strict.objective.name, "strict");
     assert!(
         strict.notes[0].contains("availability, strict"),
         "{:?}",
         strict.notes
     );
-    let unknown = case(
+    let unknown = build_input(
         &manifest("", analysis),
         &args(&format!("{GOOD} --objective none")).unwrap(),
     )
@@ -208,7 +210,7 @@ fn one_of_several_objectives_judges_and_that_is_said() {
 }
 
 #[test]
-fn nonsense_is_refused_with_the_flag_the_value_and_the_fix() {
+fn invalid_arguments_are_refused_with_flag_value_and_fix() {
     let cases = [
         (
             "--rps 0 --error-rate 0.1% --canary-error-rate 1%",
@@ -244,28 +246,29 @@ fn nonsense_is_refused_with_the_flag_the_value_and_the_fix() {
             );
         }
     }
-    let unjudged = case(&manifest("", ""), &args(GOOD).unwrap())
+    let unjudged = build_input(&manifest("", ""), &args(GOOD).unwrap())
         .unwrap_err()
         .to_string();
     assert!(unjudged.contains("has no spec.analysis"), "{unjudged}");
     let checks =
         "analysis: {checks: [{name: queue, query: queue_length, condition: 'result[0] < 100'}]}";
     let checked = manifest(", steps: [{setWeight: 5}]", checks);
-    let unasked = case(&checked, &args(GOOD).unwrap())
+    let unasked = build_input(&checked, &args(GOOD).unwrap())
         .unwrap_err()
         .to_string();
     assert!(
-        unasked.contains("spec.analysis.objectives: there is none")
-            && unasked.contains("Write at least one"),
+        unasked.contains("spec.analysis.objectives: is empty")
+            && unasked.contains("Add at least one"),
         "{unasked}"
     );
 }
 
 #[test]
-fn the_chart_ends_at_the_odds() {
-    let case = case_of("", ANALYSIS, BAD);
-    let ended = odds(Options { runs: 200, seed: 1 }, &case.release).unwrap();
-    let chart = told::chart(&case, &ended);
+fn the_chart_ends_at_the_final_shares() {
+    let input = input("", ANALYSIS, BAD);
+    let ended =
+        simulate_releases(SimulationOptions { runs: 200, seed: 1 }, &input.release).unwrap();
+    let chart = render::chart(&input, &ended);
     let last = |name: &str| {
         let line = chart.panels[0]
             .lines
@@ -280,28 +283,28 @@ fn the_chart_ends_at_the_odds() {
 }
 
 #[test]
-fn who_has_to_wait_is_told_for_how_long_and_how_to_wait_less() {
-    assert_eq!(takes_long(0.008, 2_000), None);
-    assert_eq!(takes_long(8.0, 1), None);
-    let told = takes_long(8.0, 2_000).unwrap();
+fn a_long_simulation_is_announced() {
+    assert_eq!(slow_run_warning(0.008, 2_000), None);
+    assert_eq!(slow_run_warning(8.0, 1), None);
+    let warning = slow_run_warning(8.0, 2_000).unwrap();
     assert_eq!(
-        told,
-        "This takes about 33 min. With --runs 20 it is faster, and tells less."
+        warning,
+        "This takes about 33 min. --runs 20 is faster but less precise."
     );
 }
 
 #[test]
-fn a_minute_has_sixty_seconds() {
-    assert_eq!(told::minutes(59.4), "59 s");
-    assert_eq!(told::minutes(119.6), "2 min");
-    assert_eq!(told::minutes(150.0), "2 min 30 s");
+fn minutes_are_formatted_with_seconds() {
+    assert_eq!(render::format_minutes(59.4), "59 s");
+    assert_eq!(render::format_minutes(119.6), "2 min");
+    assert_eq!(render::format_minutes(150.0), "2 min 30 s");
 }
 
 #[test]
-fn what_is_seldom_is_not_told_as_never() {
-    assert_eq!(told::odds(2, 10_000), "0.02 %");
-    assert_eq!(told::odds(8_652, 10_000), "86.5 %");
-    assert_eq!(told::odds(9_998, 10_000), "99.98 %");
-    assert_eq!(told::odds(0, 10_000), "< 0.03 %");
-    assert_eq!(told::odds(10_000, 10_000), "> 99.97 %");
+fn rare_outcomes_are_not_rounded_to_never() {
+    assert_eq!(render::format_odds(2, 10_000), "0.02 %");
+    assert_eq!(render::format_odds(8_652, 10_000), "86.5 %");
+    assert_eq!(render::format_odds(9_998, 10_000), "99.98 %");
+    assert_eq!(render::format_odds(0, 10_000), "< 0.03 %");
+    assert_eq!(render::format_odds(10_000, 10_000), "> 99.97 %");
 }

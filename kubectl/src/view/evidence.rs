@@ -1,46 +1,45 @@
-//! What the metrics say, for people: counts first, comparison second, the guarantee last.
+//! Evidence of each objective: counts first, then the comparison, then the guarantee.
 
 use serin_analysis::explain::thousands;
 use serin_crds::status::{EvidenceStatus, LatencyGuardStatus};
 
-use crate::page::{Page, Paint};
-use crate::paint;
+use crate::page::{Page, Style};
+use crate::style;
 
-/// The width of a bar in columns.
-const BAR: u32 = 20;
+/// Width of a bar in columns.
+const BAR_COLUMNS: u32 = 20;
 
 /// Writes the evidence of each objective.
-pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
+pub fn write_evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
     if objectives.is_empty() {
         return;
     }
     page.heading("Evidence");
     for objective in objectives {
-        page.line(&format!("  {}", paint::strong(&objective.objective)));
-        let line = |page: &mut Page, text: &str, paint: Paint| {
-            page.wrapped(("    ", "    ", 4), text, paint)
+        page.line(&format!("  {}", style::bold(&objective.objective)));
+        let line = |page: &mut Page, text: &str, style: Style| {
+            page.wrapped(("    ", "    ", 4), text, style)
         };
         let message = objective.message.as_deref().unwrap_or_default();
-        // The controller's sentence may tell the counts or the budget already: nothing is told
-        // twice.
+        // The controller's message may contain the counts or the budget already.
         if !message.contains("anary failed") {
-            line(page, &counts(objective), paint::plain);
+            line(page, &counts_text(objective), style::plain);
         }
-        if let Some(text) = excess(objective) {
-            line(page, &text, paint::plain);
+        if let Some(text) = excess_text(objective) {
+            line(page, &text, style::plain);
         }
         if !message.is_empty() {
-            line(page, message, paint::plain);
+            line(page, message, style::plain);
         }
-        if let Some(reading) = &objective.note {
-            line(page, reading, paint::dim);
+        if let Some(note) = &objective.note {
+            line(page, note, style::dimmed);
         }
         if let Some(guard) = &objective.latency_guard {
-            line(page, &guarded(guard), paint::plain);
+            line(page, &latency_guard_text(guard), style::plain);
         }
         if let (Some(spent), Some(allotment)) = (objective.budget_spent, objective.budget_allotment)
         {
-            budget(
+            write_budget_bar(
                 page,
                 spent.max(0.0),
                 allotment,
@@ -48,32 +47,32 @@ pub fn evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
             );
         }
         if let (Some(e_value), Some(threshold)) = (objective.e_value, objective.threshold) {
-            against(page, e_value, threshold);
+            write_evidence_bar(page, e_value, threshold);
         }
     }
 }
 
-/// What the latency guard says: its counts, and how much that is as evidence.
-pub fn guarded(guard: &LatencyGuardStatus) -> String {
+/// The latency guard: its counts and its E-value.
+pub fn latency_guard_text(guard: &LatencyGuardStatus) -> String {
     let (Some(message), Some(e_value), Some(threshold)) =
         (&guard.message, guard.e_value, guard.threshold)
     else {
-        return "The latency guard has not compared anything yet.".to_owned();
+        return "Latency guard: no comparison yet.".to_owned();
     };
     let acts = if guard.action == "RollBack" {
-        ", and takes part in rolling back"
+        " and can roll back"
     } else {
         ""
     };
     format!(
-        "Latency guard, of {} buckets the one that differs most: {message} E = {} (holds from {} on{acts}).",
+        "Latency guard (largest difference of {} buckets): {message} E-value {} (holds at {}{acts}).",
         guard.edges,
-        significant(e_value),
-        significant(threshold),
+        significant_digits(e_value),
+        significant_digits(threshold),
     )
 }
 
-fn counts(objective: &EvidenceStatus) -> String {
+fn counts_text(objective: &EvidenceStatus) -> String {
     let (canary, stable) = (&objective.canary, &objective.stable);
     if canary.requests <= 0.0 {
         return "No request has reached the canary yet. This is not success.".to_owned();
@@ -90,113 +89,113 @@ fn counts(objective: &EvidenceStatus) -> String {
     }
     let expected = canary.requests * stable.errors / stable.requests;
     format!(
-        "{text} (about {} expected of the canary).",
-        significant(expected)
+        "{text} (about {} expected at the same rate).",
+        significant_digits(expected)
     )
 }
 
-fn excess(objective: &EvidenceStatus) -> Option<String> {
+fn excess_text(objective: &EvidenceStatus) -> Option<String> {
     let points = |fraction: f64| {
         format!(
             "{}{}",
             if fraction >= 1e-5 { "+" } else { "" },
-            significant(fraction * 100.0)
+            significant_digits(fraction * 100.0)
         )
     };
     let excess = points(objective.excess?);
-    // Bounds of a whole 100 points are no knowledge at all.
+    // A bound of 100 points means that nothing is known yet.
     let lower = objective.lower.filter(|lower| *lower > -1.0).map(points);
     let upper = objective.upper.filter(|upper| *upper < 1.0).map(points);
     let bounds = match (lower, upper) {
         (Some(lower), Some(upper)) => format!("between {lower} and {upper}"),
         (Some(lower), None) => format!("at least {lower}"),
         (None, Some(upper)) => format!("at most {upper}"),
-        (None, None) => "too early for bounds".to_owned(),
+        (None, None) => "no bounds yet".to_owned(),
     };
     Some(format!(
-        "The canary's error rate is {excess} points beside stable's ({bounds})."
+        "Difference from stable: {excess} percentage points ({bounds})."
     ))
 }
 
-fn budget(page: &mut Page, spent: f64, allotment: f64, told: bool) {
+fn write_budget_bar(page: &mut Page, spent: f64, allotment: f64, is_in_message: bool) {
     let share = if allotment > 0.0 {
         spent / allotment
     } else {
         1.0
     };
-    let used = format!("{} %", significant(share * 100.0));
-    let text = if told {
+    let used = format!("{} %", significant_digits(share * 100.0));
+    let text = if is_in_message {
         format!("{used} used")
     } else {
         format!(
             "{} of {} errors used ({used})",
-            significant(spent),
-            significant(allotment)
+            significant_digits(spent),
+            significant_digits(allotment)
         )
     };
-    drawn(page, "budget ", share, &text);
+    write_bar(page, "budget ", share, &text);
 }
 
-/// The evidence against the canary, drawn by its logarithm, in which every scrape adds its part.
-fn against(page: &mut Page, e_value: f64, threshold: f64) {
+/// The evidence against the canary on a logarithmic scale.
+fn write_evidence_bar(page: &mut Page, e_value: f64, threshold: f64) {
     let share = if threshold > 1.0 {
         e_value.max(1.0).ln() / threshold.ln()
     } else {
         1.0
     };
     let text = format!(
-        "E = {} (rolls back at {})",
-        significant(e_value),
-        significant(threshold)
+        "{} (rolls back at {})",
+        significant_digits(e_value),
+        significant_digits(threshold)
     );
-    drawn(page, "against", share, &text);
+    write_bar(page, "E-value", share, &text);
     if e_value >= threshold {
         let guarantee = format!(
-            "Evidence this strong rolls back a good release at most 1 time in {}.",
-            significant(threshold)
+            "A good release reaches this at most 1 time in {}.",
+            significant_digits(threshold)
         );
         page.wrapped(
             ("             ", "             ", 13),
             &guarantee,
-            paint::dim,
+            style::dimmed,
         );
     }
 }
 
-/// How much there is of what may be.
-fn drawn(page: &mut Page, label: &str, share: f64, text: &str) {
-    const COLUMNS: usize = 4 + 7 + 2 + BAR as usize + 1;
-    let paint: Paint = match share {
-        share if share >= 1.0 => paint::bad,
-        share if share >= 0.5 => paint::warn,
-        _ => paint::good,
+/// Writes a bar for a share of a limit, with its text.
+fn write_bar(page: &mut Page, label: &str, share: f64, text: &str) {
+    const COLUMNS: usize = 4 + 7 + 2 + BAR_COLUMNS as usize + 1;
+    let style: Style = match share {
+        share if share >= 1.0 => style::error,
+        share if share >= 0.5 => style::warning,
+        _ => style::success,
     };
     page.wrapped(
         (
-            &format!("    {label}  {} ", paint(&bar(share))),
+            &format!("    {label}  {} ", style(&bar(share))),
             &" ".repeat(COLUMNS),
             COLUMNS,
         ),
         text,
-        paint::plain,
+        style::plain,
     );
 }
 
 fn bar(share: f64) -> String {
-    let filled = (0..BAR)
-        .filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5)
+    let filled = (0..BAR_COLUMNS)
+        .filter(|cell| share * f64::from(BAR_COLUMNS) >= f64::from(*cell) + 0.5)
         .count();
     format!(
         "{}{}",
         "█".repeat(filled),
-        "░".repeat(BAR as usize - filled)
+        "░".repeat(BAR_COLUMNS as usize - filled)
     )
 }
 
-/// A number as people read it: two digits that say something, none invented.
-fn significant(number: f64) -> String {
+/// A number with two significant digits.
+fn significant_digits(number: f64) -> String {
     if !number.is_finite() {
-        return "more than can be told".to_owned();
+        return "unlimited".to_owned();
     }
     match number.abs() {
         0.0 => "0".to_owned(),
@@ -218,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_two_digits_that_say_something() {
+    fn numbers_have_two_significant_digits() {
         let cases = [
             (0.0, "0"),
             (0.31, "0.31"),
@@ -229,13 +228,13 @@ mod tests {
             (2.0, "2"),
         ];
         for (number, text) in cases {
-            assert_eq!(significant(number), text);
+            assert_eq!(significant_digits(number), text);
         }
-        assert_eq!(significant(f64::INFINITY), "more than can be told");
+        assert_eq!(significant_digits(f64::INFINITY), "unlimited");
     }
 
     #[test]
-    fn a_guard_is_told_in_counts_and_with_where_it_acts() {
+    fn the_latency_guard_text_has_counts_and_threshold() {
         let guard = LatencyGuardStatus {
             e_value: Some(3.12),
             threshold: Some(100.0),
@@ -247,23 +246,21 @@ mod tests {
             ),
             ..LatencyGuardStatus::default()
         };
-        let told = "Latency guard, of 4 buckets the one that differs most: 7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90. E = 3.1 (holds from 100 on).";
-        assert_eq!(guarded(&guard), told);
+        let expected = "Latency guard (largest difference of 4 buckets): 7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90. E-value 3.1 (holds at 100).";
+        assert_eq!(latency_guard_text(&guard), expected);
         let rolls_back = LatencyGuardStatus {
             action: "RollBack".to_owned(),
             ..guard
         };
-        assert!(
-            guarded(&rolls_back).ends_with("(holds from 100 on, and takes part in rolling back).")
-        );
+        assert!(latency_guard_text(&rolls_back).ends_with("(holds at 100 and can roll back)."));
         assert_eq!(
-            guarded(&LatencyGuardStatus::default()),
-            "The latency guard has not compared anything yet."
+            latency_guard_text(&LatencyGuardStatus::default()),
+            "Latency guard: no comparison yet."
         );
     }
 
     #[test]
-    fn a_bar_is_full_at_the_whole_and_never_longer() {
+    fn a_bar_is_never_longer_than_its_width() {
         assert_eq!(bar(0.0).matches('█').count(), 0);
         assert_eq!(bar(0.5).matches('█').count(), 10);
         assert_eq!(bar(7.0).chars().count(), 20);

@@ -1,85 +1,85 @@
-//! A report as text, for a terminal of a given width.
+//! Renders a report as text for a terminal of a given width.
 
 use serin_crds::status::ReleaseStatus;
 
-use crate::look::Look;
-use crate::page::{Page, Paint};
-use crate::paint;
-use crate::report::{Report, RouteReport, StepState, Trouble};
+use crate::display::DisplayContext;
+use crate::page::{Page, Style};
+use crate::report::{Report, RouteReport, StepState, UnhealthyCondition};
+use crate::style;
 
-mod asked;
+mod budgets;
 pub(crate) mod evidence;
 mod tree;
 
-/// How many of the last releases are shown.
+/// Number of past releases shown.
 const RELEASES_SHOWN: usize = 3;
 
-/// The report as text, painted.
-pub fn render(report: &Report, look: &Look) -> String {
-    let mut page = Page::new(look.width);
-    head(&mut page, report, look);
-    tree::revisions(&mut page, report, look);
-    steps(&mut page, report, look);
-    asked::budgets(&mut page, &report.budgets, look);
-    evidence::evidence(&mut page, &report.evidence);
-    asked::checks(&mut page, &report.checks, look);
-    routes(&mut page, &report.routes);
-    releases(&mut page, &report.releases, look);
-    troubles(&mut page, &report.troubles, look);
-    if !report.unread.is_empty() {
-        page.heading("Could not be read");
-        for line in &report.unread {
-            page.wrapped(("  ", "  ", 2), line, paint::warn);
+/// Renders the report as styled text.
+pub fn render(report: &Report, display: &DisplayContext) -> String {
+    let mut page = Page::new(display.width);
+    write_header(&mut page, report, display);
+    tree::write_revisions(&mut page, report, display);
+    write_steps(&mut page, report, display);
+    budgets::write_budgets(&mut page, &report.budgets, display);
+    evidence::write_evidence(&mut page, &report.evidence);
+    budgets::write_checks(&mut page, &report.checks, display);
+    write_routes(&mut page, &report.routes);
+    write_releases(&mut page, &report.releases, display);
+    write_unhealthy_conditions(&mut page, &report.unhealthy_conditions, display);
+    if !report.read_errors.is_empty() {
+        page.heading("Read errors");
+        for line in &report.read_errors {
+            page.wrapped(("  ", "  ", 2), line, style::warning);
         }
     }
     page.finish()
 }
 
-/// How a phase is painted.
-pub fn of_phase(phase: Option<&str>) -> Paint {
+/// Style of a phase.
+pub fn phase_style(phase: Option<&str>) -> Style {
     match phase {
-        Some("Healthy") => paint::good,
-        Some("Degraded") => paint::bad,
-        Some("Paused") => paint::warn,
-        _ => paint::strong,
+        Some("Healthy") => style::success,
+        Some("Degraded") => style::error,
+        Some("Paused") => style::warning,
+        _ => style::bold,
     }
 }
 
-fn head(page: &mut Page, report: &Report, look: &Look) {
+fn write_header(page: &mut Page, report: &Report, display: &DisplayContext) {
     page.field(
         "Rollout",
         &format!("{} in namespace {}", report.name, report.namespace),
-        paint::strong,
+        style::bold,
     );
-    let mut stands = vec![
+    let mut parts = vec![
         report
             .phase
             .clone()
-            .unwrap_or_else(|| "not yet seen by the controller".to_owned()),
+            .unwrap_or_else(|| "not yet reconciled".to_owned()),
     ];
-    stands.extend(
+    parts.extend(
         report
             .stage
             .clone()
             .filter(|stage| Some(stage) != report.phase.as_ref()),
     );
-    stands.extend(report.step.as_ref().map(|step| format!("step {step}")));
+    parts.extend(report.step.as_ref().map(|step| format!("step {step}")));
     page.field(
         "Phase",
-        &stands.join(" · "),
-        of_phase(report.phase.as_deref()),
+        &parts.join(" · "),
+        phase_style(report.phase.as_deref()),
     );
-    if let Some(weight) = weight(report, look) {
-        page.field("Canary", &weight, paint::plain);
+    if let Some(weight) = weight_text(report, display) {
+        page.field("Canary", &weight, style::plain);
     }
     if let Some(message) = report
         .message
         .as_ref()
-        .filter(|_| !report.waits_in_a_pause())
+        .filter(|_| !report.is_waiting_in_pause())
     {
-        page.field("Message", message, paint::plain);
+        page.field("Message", message, style::plain);
     }
-    waiting(page, report, look);
+    write_wait(page, report, display);
     if let Some(abort) = &report.abort {
         let by = abort
             .by
@@ -87,97 +87,99 @@ fn head(page: &mut Page, report: &Report, look: &Look) {
             .map_or_else(String::new, |by| format!(" by {by}"));
         let when = format!(
             "{} ago, revision {}, {}{by}",
-            look.ago(abort.at),
+            display.elapsed_since(abort.at),
             abort.revision,
             abort.cause
         );
-        page.field("Aborted", &when, paint::bad);
+        page.field("Aborted", &when, style::error);
         if !report
             .message
             .as_ref()
             .is_some_and(|message| message.contains(&abort.message))
         {
-            page.field("", &abort.message, paint::plain);
+            page.field("", &abort.message, style::plain);
         }
     }
 }
 
-fn weight(report: &Report, look: &Look) -> Option<String> {
-    // With one revision there is no canary to speak of.
+fn weight_text(report: &Report, display: &DisplayContext) -> Option<String> {
+    // With one revision there is no canary.
     if report.current_revision == report.stable_revision || report.stable_revision.is_none() {
         return None;
     }
     let weights = report.weights.as_ref()?;
-    let asked = weights.desired;
+    let desired = weights.desired;
     Some(match (weights.verified, weights.since) {
-        (Some(seen), Some(since)) if crate::facts::same(seen, asked) => {
+        (Some(verified), Some(since)) if crate::rollout_summary::same_weight(verified, desired) => {
             format!(
-                "{asked} % of the traffic, in effect for {}",
-                look.ago(since)
+                "{desired} % of traffic, in effect for {}",
+                display.elapsed_since(since)
             )
         }
-        (Some(seen), _) if crate::facts::same(seen, asked) => format!("{asked} % of the traffic"),
-        (Some(seen), _) => format!("{asked} % of the traffic asked for, {seen} % in effect"),
-        (None, _) => format!("{asked} % of the traffic asked for, on its way"),
+        (Some(verified), _) if crate::rollout_summary::same_weight(verified, desired) => {
+            format!("{desired} % of traffic")
+        }
+        (Some(verified), _) => format!("{desired} % of traffic desired, {verified} % in effect"),
+        (None, _) => format!("{desired} % of traffic desired, not yet confirmed"),
     })
 }
 
-fn waiting(page: &mut Page, report: &Report, look: &Look) {
+fn write_wait(page: &mut Page, report: &Report, display: &DisplayContext) {
     let Some(waiting) = &report.waiting else {
         return;
     };
     let mut text = waiting.what.clone();
     match (waiting.until, waiting.since) {
-        (Some(until), _) if until > look.now => {
+        (Some(until), _) if until > display.now => {
             text = format!(
                 "{text}, {} left (until {})",
-                look.ago(until),
-                look.clock(until)
+                display.elapsed_since(until),
+                display.format_time(until)
             );
         }
-        (_, Some(since)) => text = format!("{text}, for {}", look.ago(since)),
+        (_, Some(since)) => text = format!("{text}, for {}", display.elapsed_since(since)),
         _ => {}
     }
-    page.field("Waits for", &text, paint::warn);
+    page.field("Waits for", &text, style::warning);
     for command in &waiting.commands {
-        page.field("", command, paint::dim);
+        page.field("", command, style::dimmed);
     }
 }
 
-fn steps(page: &mut Page, report: &Report, look: &Look) {
+fn write_steps(page: &mut Page, report: &Report, display: &DisplayContext) {
     if report.steps.is_empty() {
         return;
     }
     page.heading("Steps");
     let digits = report.steps.len().to_string().len();
     for step in &report.steps {
-        let (mark, paint): (&str, Paint) = match step.state {
-            StepState::Done => ("✔", paint::good),
-            StepState::Current => ("▶", paint::strong),
-            StepState::Ahead => ("·", paint::dim),
+        let (mark, style): (&str, Style) = match step.state {
+            StepState::Done => ("✔", style::success),
+            StepState::Current => ("▶", style::bold),
+            StepState::Ahead => ("·", style::dimmed),
         };
-        let since = step
-            .since
-            .map_or_else(String::new, |since| format!("   since {}", look.ago(since)));
-        page.line(&paint(&format!(
+        let since = step.since.map_or_else(String::new, |since| {
+            format!("   since {}", display.elapsed_since(since))
+        });
+        page.line(&style(&format!(
             "  {mark} {:>digits$}  {}{since}",
             step.number, step.text
         )));
     }
 }
 
-fn routes(page: &mut Page, routes: &[RouteReport]) {
+fn write_routes(page: &mut Page, routes: &[RouteReport]) {
     if routes.is_empty() {
         return;
     }
     page.heading("Routes");
     for route in routes {
-        let several = route.splits.len() > 1;
+        let has_several = route.splits.len() > 1;
         let splits: Vec<String> = route
             .splits
             .iter()
             .map(|split| {
-                let rule = if several {
+                let rule = if has_several {
                     format!("rule {}: ", split.rule)
                 } else {
                     String::new()
@@ -192,84 +194,88 @@ fn routes(page: &mut Page, routes: &[RouteReport]) {
                 )
             })
             .collect();
-        let taken = match route.parents {
-            1 if route.accepted == 1 => "taken over by its gateway".to_owned(),
-            parents => format!("taken over by {} of {parents} gateways", route.accepted),
+        let accepted = match route.parents {
+            1 if route.accepted == 1 => "accepted by its gateway".to_owned(),
+            parents => format!("accepted by {} of {parents} gateways", route.accepted),
         };
         let text = match splits.as_slice() {
             [] => format!("{} {}", route.kind, route.name),
             splits => format!(
-                "{} {}: {}; {taken}",
+                "{} {}: {}; {accepted}",
                 route.kind,
                 route.name,
                 splits.join("; ")
             ),
         };
         let complete = route.problem.is_none() && route.accepted == route.parents;
-        let (mark, paint): (&str, Paint) = if complete {
-            ("✔", paint::good)
+        let (mark, style): (&str, Style) = if complete {
+            ("✔", style::success)
         } else {
-            ("✖", paint::bad)
+            ("✖", style::error)
         };
         page.wrapped(
-            (&format!("  {} ", paint(mark)), "    ", 4),
+            (&format!("  {} ", style(mark)), "    ", 4),
             &text,
-            paint::plain,
+            style::plain,
         );
         if let Some(problem) = &route.problem {
-            page.wrapped(("    ", "    ", 4), problem, paint::bad);
+            page.wrapped(("    ", "    ", 4), problem, style::error);
         }
     }
 }
 
-fn releases(page: &mut Page, releases: &[ReleaseStatus], look: &Look) {
+fn write_releases(page: &mut Page, releases: &[ReleaseStatus], display: &DisplayContext) {
     if releases.is_empty() {
         return;
     }
     page.heading("Last releases");
     for release in releases.iter().take(RELEASES_SHOWN) {
-        let (mark, paint): (&str, Paint) = match release.result.as_str() {
-            "Promoted" => ("✔", paint::good),
-            "Aborted" => ("✖", paint::bad),
-            _ => ("·", paint::dim),
+        let (mark, style): (&str, Style) = match release.result.as_str() {
+            "Promoted" => ("✔", style::success),
+            "Aborted" => ("✖", style::error),
+            _ => ("·", style::dimmed),
         };
         let text = format!(
             "{} {} {} ago",
             release.revision,
             release.result.to_lowercase(),
-            look.ago(release.at)
+            display.elapsed_since(release.at)
         );
-        page.line(&format!("  {} {text}", paint(mark)));
-        page.wrapped(("      ", "      ", 6), &release.message, paint::dim);
+        page.line(&format!("  {} {text}", style(mark)));
+        page.wrapped(("      ", "      ", 6), &release.message, style::dimmed);
     }
     if let Some(more) = releases
         .len()
         .checked_sub(RELEASES_SHOWN)
         .filter(|&more| more > 0)
     {
-        page.line(&paint::dim(&format!("    and {more} more (-o json)")));
+        page.line(&style::dimmed(&format!("    and {more} more (-o json)")));
     }
 }
 
-fn troubles(page: &mut Page, troubles: &[Trouble], look: &Look) {
-    if troubles.is_empty() {
+fn write_unhealthy_conditions(
+    page: &mut Page,
+    unhealthy_conditions: &[UnhealthyCondition],
+    display: &DisplayContext,
+) {
+    if unhealthy_conditions.is_empty() {
         return;
     }
-    page.heading("Conditions that need a look");
-    for trouble in troubles {
+    page.heading("Unhealthy conditions");
+    for condition in unhealthy_conditions {
         let head = format!(
             "{} is {} ({}) for {}",
-            trouble.condition,
-            trouble.status,
-            trouble.reason,
-            look.ago(trouble.since)
+            condition.condition,
+            condition.status,
+            condition.reason,
+            display.elapsed_since(condition.since)
         );
         page.wrapped(
-            (&format!("  {} ", paint::bad("✖")), "    ", 4),
+            (&format!("  {} ", style::error("✖")), "    ", 4),
             &head,
-            paint::bad,
+            style::error,
         );
-        page.wrapped(("    ", "    ", 4), &trouble.message, paint::plain);
+        page.wrapped(("    ", "    ", 4), &condition.message, style::plain);
     }
 }
 

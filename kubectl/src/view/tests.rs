@@ -1,13 +1,12 @@
-//! Snapshots of the rendering, one for each state that a Rollout is seen in, made through the
-//! controller's own types.
+//! Snapshots of the text output for each state of a Rollout, created with the controller's types.
 
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use serin_crds::rollout::RolloutSpec;
 
 use super::*;
-use crate::picture::{Picture, RoutePicture};
 use crate::report::report;
+use crate::resources::{RolloutResources, RouteResource};
 
 const NOW: &str = "2026-03-01T12:00:00Z";
 
@@ -27,7 +26,7 @@ fn spec() -> Value {
     })
 }
 
-/// The plan of the spec, as the controller stores it.
+/// The plan of the spec, as stored by the controller.
 fn plan() -> Value {
     let spec: RolloutSpec = serde_json::from_value(spec()).unwrap();
     serde_json::to_value(spec.plan("checkout").unwrap()).unwrap()
@@ -105,18 +104,18 @@ struct Scene {
 }
 
 impl Scene {
-    fn picture(self) -> Picture {
+    fn resources(self) -> RolloutResources {
         let rollout = json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",
             "metadata": {"name": "checkout", "namespace": "shop", "generation": 3},
             "spec": spec(), "status": self.status
         });
         let parsed = |values: Vec<Value>| Value::Array(values);
-        Picture {
+        RolloutResources {
             rollout: serde_json::from_value(rollout).unwrap(),
             replica_sets: Ok(serde_json::from_value(parsed(self.replica_sets)).unwrap()),
             pods: Ok(serde_json::from_value(parsed(self.pods)).unwrap()),
-            routes: vec![RoutePicture {
+            routes: vec![RouteResource {
                 kind: "HTTPRoute",
                 name: "checkout".into(),
                 object: Ok(serde_json::from_value(self.route).unwrap()),
@@ -125,22 +124,22 @@ impl Scene {
     }
 
     fn show(self) -> String {
-        show(&self.picture(), 80)
+        show(&self.resources(), 80)
     }
 }
 
-fn show(picture: &Picture, width: usize) -> String {
-    let look = Look {
+fn show(resources: &RolloutResources, width: usize) -> String {
+    let display = DisplayContext {
         now: NOW.parse().unwrap(),
         zone: TimeZone::UTC,
         width,
     };
-    let text = render(&report(picture, look.now), &look);
+    let text = render(&report(resources, display.now), &display);
     anstream::adapter::strip_str(&text).to_string()
 }
 
-/// In mid-release, at 20 %.
-fn stepping() -> Scene {
+/// A release in progress at 20 %.
+fn progressing() -> Scene {
     Scene {
         status: json!({
             "observedGeneration": 3, "phase": "Progressing", "stage": "Progressing",
@@ -173,7 +172,7 @@ fn stepping() -> Scene {
 }
 
 fn changed(changes: &Value) -> Scene {
-    let mut scene = stepping();
+    let mut scene = progressing();
     let status = scene.status.as_object_mut().unwrap();
     for (field, value) in changes.as_object().unwrap() {
         status.insert(field.clone(), value.clone());
@@ -182,13 +181,13 @@ fn changed(changes: &Value) -> Scene {
 }
 
 #[test]
-fn stepping_at_20_percent() {
-    insta::assert_snapshot!(stepping().show());
+fn progressing_at_20_percent() {
+    insta::assert_snapshot!(progressing().show());
 }
 
 #[test]
-fn the_budget_and_the_checks_stand_beside_the_evidence() {
-    let slow = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
+fn budgets_and_checks_are_shown() {
+    let infeasible = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
     let text = changed(&json!({
         "budgets": [{
             "objective": "availability", "state": "Tight", "total": 259_200, "remaining": 200, "allotment": 40,
@@ -198,17 +197,17 @@ fn the_budget_and_the_checks_stand_beside_the_evidence() {
         "checks": [
             {"name": "queue", "result": "Failed", "failures": 1, "failureLimit": 2, "at": "2026-03-01T11:59:30Z",
              "message": "Found 120; it must be result[0] < 100."},
-            {"name": "memory", "result": "Pending", "failures": 0, "failureLimit": 0, "dryRun": true, "message": "Not yet asked."}
+            {"name": "memory", "result": "Pending", "failures": 0, "failureLimit": 0, "dryRun": true, "message": "Not yet queried."}
         ],
-        "conditions": [condition("Feasible", "False", "NotFeasible", slow)]
+        "conditions": [condition("Feasible", "False", "NotFeasible", infeasible)]
     }))
     .show();
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
         "Error budget availability Tight (1m ago)",
         "A release may spend 40, less than usual.",
-        "queue Failed (30s ago) Found 120; it must be result[0] < 100. Failures: 1, and 2 are tolerated.",
-        "memory Pending Not yet asked. A dry run: it decides nothing.",
+        "queue Failed (30s ago) Found 120; it must be result[0] < 100. Failures: 1 (limit 2).",
+        "memory Pending Not yet queried. Dry run: does not affect the release.",
         "At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.",
     ] {
         assert!(flat.contains(part), "{part:?} in {text}");
@@ -341,7 +340,7 @@ fn invalid_spec() {
 }
 
 #[test]
-fn not_yet_seen_by_the_controller() {
+fn not_yet_reconciled() {
     let scene = Scene {
         status: Value::Null,
         replica_sets: Vec::new(),
@@ -352,12 +351,12 @@ fn not_yet_seen_by_the_controller() {
 }
 
 #[test]
-fn what_may_not_be_read_hides_nothing_else() {
-    let mut picture = stepping().picture();
-    picture.pods = Err("pods is forbidden: User \"ann\" cannot list resource \"pods\"".into());
-    picture.routes[0].object =
+fn unreadable_objects_do_not_hide_the_rest() {
+    let mut resources = progressing().resources();
+    resources.pods = Err("pods is forbidden: User \"ann\" cannot list resource \"pods\"".into());
+    resources.routes[0].object =
         Err("httproutes.gateway.networking.k8s.io \"checkout\" not found".into());
-    let text = show(&picture, 80);
+    let text = show(&resources, 80);
     assert!(text.contains("pods is forbidden"), "{text}");
     assert!(text.contains("\"checkout\" not found"), "{text}");
     assert!(
@@ -367,10 +366,10 @@ fn what_may_not_be_read_hides_nothing_else() {
 }
 
 #[test]
-fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
+fn an_incompatible_status_is_reported_and_the_summary_is_still_shown() {
     let text = changed(&json!({"weights": {"desired": "a lot"}})).show();
     assert!(
-        text.contains("is this plugin older or newer than the controller?"),
+        text.contains("plugin and controller versions may differ"),
         "{text}"
     );
     assert!(
@@ -380,16 +379,16 @@ fn a_status_of_another_version_is_told_and_the_facts_are_still_shown() {
 }
 
 #[test]
-fn no_line_is_wider_than_the_terminal_unless_a_word_is() {
+fn lines_fit_the_terminal() {
     for width in [60, 80, 120] {
-        for line in show(&stepping().picture(), width).lines() {
+        for line in show(&progressing().resources(), width).lines() {
             assert!(line.chars().count() <= width, "{width}: {line}");
         }
     }
 }
 
 #[test]
-fn the_report_for_programs() {
-    let report = report(&stepping().picture(), NOW.parse().unwrap());
+fn json_report() {
+    let report = report(&progressing().resources(), NOW.parse().unwrap());
     insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
 }

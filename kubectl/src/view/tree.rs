@@ -1,15 +1,15 @@
-//! The tree: Rollout, revisions, ReplicaSets, pods.
+//! Tree of the Rollout, its revisions, ReplicaSets and pods.
 
-use crate::look::Look;
-use crate::page::{Page, Paint};
-use crate::paint;
+use crate::display::DisplayContext;
+use crate::page::{Page, Style};
 use crate::report::{PodReport, Report, RevisionReport, Role};
+use crate::style;
 
-/// How many ready pods of a ReplicaSet are named; those that are not ready are all named.
+/// Number of ready pods shown per ReplicaSet. Pods that are not ready are always shown.
 const READY_PODS_SHOWN: usize = 5;
 
 /// Writes the tree.
-pub fn revisions(page: &mut Page, report: &Report, look: &Look) {
+pub fn write_revisions(page: &mut Page, report: &Report, display: &DisplayContext) {
     if report.revisions.is_empty() {
         return;
     }
@@ -17,53 +17,58 @@ pub fn revisions(page: &mut Page, report: &Report, look: &Look) {
     let last = report.revisions.len().saturating_sub(1);
     for (index, revision) in report.revisions.iter().enumerate() {
         let ends = index == last && report.kept_revisions == 0;
-        branch(page, revision, ends, look);
+        write_revision(page, revision, ends, display);
     }
     match report.kept_revisions {
         0 => {}
-        1 => page.line(&paint::dim("└─ 1 older revision without pods")),
-        kept => page.line(&paint::dim(&format!(
+        1 => page.line(&style::dimmed("└─ 1 older revision without pods")),
+        kept => page.line(&style::dimmed(&format!(
             "└─ {kept} older revisions without pods"
         ))),
     }
 }
 
-fn branch(page: &mut Page, revision: &RevisionReport, ends: bool, look: &Look) {
-    let (role, paint): (&str, Paint) = match revision.role {
-        Role::Canary => ("canary", paint::warn),
-        Role::Aborted => ("aborted", paint::bad),
-        Role::Stable => ("stable", paint::good),
-        Role::First => ("first", paint::strong),
-        Role::Old => ("old", paint::dim),
+fn write_revision(
+    page: &mut Page,
+    revision: &RevisionReport,
+    ends: bool,
+    display: &DisplayContext,
+) {
+    let (role, style): (&str, Style) = match revision.role {
+        Role::Canary => ("canary", style::warning),
+        Role::Aborted => ("aborted", style::error),
+        Role::Stable => ("stable", style::success),
+        Role::First => ("first", style::bold),
+        Role::Old => ("old", style::dimmed),
     };
     let mut parts = vec![format!("{role} {}", revision.revision)];
     parts.extend(
         revision
             .weight_percent
-            .map(|weight| format!("{weight} % of the traffic")),
+            .map(|weight| format!("{weight} % of traffic")),
     );
     parts.extend(
         revision
             .draining_until
-            .map(|until| format!("its pods go in {}", look.ago(until))),
+            .map(|until| format!("scales down in {}", display.elapsed_since(until))),
     );
     let (knot, stem) = if ends {
         ("└─ ", "   ")
     } else {
         ("├─ ", "│  ")
     };
-    page.wrapped((knot, stem, 3), &parts.join(" · "), paint);
+    page.wrapped((knot, stem, 3), &parts.join(" · "), style);
     let Some(set) = &revision.replica_set else {
-        page.line(&format!("{stem}└─ {}", paint::dim("no ReplicaSet")));
+        page.line(&format!("{stem}└─ {}", style::dimmed("no ReplicaSet")));
         return;
     };
-    let age = set
-        .created_at
-        .map_or_else(String::new, |created| format!(" · {}", look.ago(created)));
-    let complete: Paint = if set.available >= set.desired {
-        paint::plain
+    let age = set.created_at.map_or_else(String::new, |created| {
+        format!(" · {}", display.elapsed_since(created))
+    });
+    let complete: Style = if set.available >= set.desired {
+        style::plain
     } else {
-        paint::warn
+        style::warning
     };
     let line = format!(
         "ReplicaSet {} · {} of {} available{age}",
@@ -74,10 +79,10 @@ fn branch(page: &mut Page, revision: &RevisionReport, ends: bool, look: &Look) {
         &line,
         complete,
     );
-    pods(page, &revision.pods, stem, look);
+    write_pods(page, &revision.pods, stem, display);
 }
 
-fn pods(page: &mut Page, pods: &[PodReport], stem: &str, look: &Look) {
+fn write_pods(page: &mut Page, pods: &[PodReport], stem: &str, display: &DisplayContext) {
     let ready = pods.iter().filter(|pod| pod.ready);
     let shown: Vec<&PodReport> = pods
         .iter()
@@ -92,10 +97,10 @@ fn pods(page: &mut Page, pods: &[PodReport], stem: &str, look: &Look) {
         } else {
             ("├─", "│ ")
         };
-        let (mark, paint): (&str, Paint) = if pod.ready {
-            ("✔", paint::good)
+        let (mark, style): (&str, Style) = if pod.ready {
+            ("✔", style::success)
         } else {
-            ("✖", paint::bad)
+            ("✖", style::error)
         };
         let mut parts = vec![
             pod.name.clone(),
@@ -106,9 +111,13 @@ fn pods(page: &mut Page, pods: &[PodReport], stem: &str, look: &Look) {
             1 => parts.push("1 restart".to_owned()),
             restarts => parts.push(format!("{restarts} restarts")),
         }
-        parts.extend(pod.created_at.map(|created| look.ago(created)));
-        let body: Paint = if pod.ready { paint::plain } else { paint::bad };
-        let first = format!("{stem}   {knot} {} ", paint(mark));
+        parts.extend(pod.created_at.map(|created| display.elapsed_since(created)));
+        let body: Style = if pod.ready {
+            style::plain
+        } else {
+            style::error
+        };
+        let first = format!("{stem}   {knot} {} ", style(mark));
         page.wrapped(
             (&first, &format!("{stem}   {under}   "), 11),
             &parts.join(" · "),
@@ -118,7 +127,7 @@ fn pods(page: &mut Page, pods: &[PodReport], stem: &str, look: &Look) {
     if hidden > 0 {
         page.line(&format!(
             "{stem}   └─ {}",
-            paint::dim(&format!("and {hidden} more that are ready"))
+            style::dimmed(&format!("and {hidden} more ready pods"))
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! The picture, kept up to date by watches.
+//! Keeps the objects of a Rollout up to date with watches.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_kind};
 use kube::{Api, Resource, ResourceExt};
 
-use crate::connect::{Connection, causes};
-use crate::picture::{Picture, Seen, belongs_to, rollouts, routes_like};
+use crate::connect::{Connection, error_chain};
+use crate::resources::{ReadResult, RolloutResources, owned_by_selector, rollouts, routes_api};
 
-/// A change of one of the objects.
+/// A watch event of one of the objects.
 enum Change {
-    Rollout(Observed<DynamicObject>),
-    ReplicaSet(Observed<ReplicaSet>),
-    Pod(Observed<Pod>),
-    Route(usize, Observed<DynamicObject>),
+    Rollout(WatchResult<DynamicObject>),
+    ReplicaSet(WatchResult<ReplicaSet>),
+    Pod(WatchResult<Pod>),
+    Route(usize, WatchResult<DynamicObject>),
 }
 
-type Observed<K> = Result<Event<K>, watcher::Error>;
+type WatchResult<K> = Result<Event<K>, watcher::Error>;
 
-/// A picture and the watches that keep it up to date.
-pub struct Follower {
-    picture: Picture,
-    gone: bool,
+/// The objects of a Rollout and the watches that keep them up to date.
+pub struct RolloutFollower {
+    resources: RolloutResources,
+    deleted: bool,
     changes: SelectAll<BoxStream<'static, Change>>,
     rollout: Relist<DynamicObject>,
     replica_sets: Relist<ReplicaSet>,
@@ -35,18 +35,17 @@ pub struct Follower {
     routes: Vec<Relist<DynamicObject>>,
 }
 
-/// A list that is being read anew: it replaces what was known once it is complete, not object by
-/// object.
+/// A list that is being read again. It replaces the known objects when it is complete.
 struct Relist<K>(Vec<K>);
 
-impl Follower {
-    /// Starts to follow what a first look has found.
-    pub fn start(connection: &Connection, first: Picture) -> Self {
+impl RolloutFollower {
+    /// Starts the watches, beginning with the objects in `first`.
+    pub fn start(connection: &Connection, first: RolloutResources) -> Self {
         let Connection { client, namespace } = connection;
         let name = first.rollout.name_any();
         let named =
             |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mine = watcher::Config::default().labels(&belongs_to(&name));
+        let mine = watcher::Config::default().labels(&owned_by_selector(&name));
         let mut changes = stream::select_all([
             follow(
                 rollouts(client.clone(), namespace),
@@ -65,69 +64,69 @@ impl Follower {
             ),
         ]);
         for (index, route) in first.routes.iter().enumerate() {
-            let api = routes_like(client.clone(), namespace, &route.object);
+            let api = routes_api(client.clone(), namespace, &route.object);
             changes.push(follow(api, named(&route.name), move |event| {
                 Change::Route(index, event)
             }));
         }
         Self {
-            gone: false,
+            deleted: false,
             changes,
             rollout: Relist(Vec::new()),
             replica_sets: Relist(Vec::new()),
             pods: Relist(Vec::new()),
             routes: first.routes.iter().map(|_| Relist(Vec::new())).collect(),
-            picture: first,
+            resources: first,
         }
     }
 
-    /// The picture as it is now.
-    pub const fn picture(&self) -> &Picture {
-        &self.picture
+    /// The current objects.
+    pub const fn resources(&self) -> &RolloutResources {
+        &self.resources
     }
 
     /// Whether the Rollout has been deleted.
-    pub const fn gone(&self) -> bool {
-        self.gone
+    pub const fn is_deleted(&self) -> bool {
+        self.deleted
     }
 
-    /// Waits for a change, takes it in, and with it all that come within `gather`.
-    pub async fn changed(&mut self, gather: Duration) {
-        for change in super::gathered(&mut self.changes, gather).await {
-            self.take(change);
+    /// Waits for a change and applies it, with all changes that follow within `gather`.
+    pub async fn wait_for_changes(&mut self, gather: Duration) {
+        for change in super::next_batch(&mut self.changes, gather).await {
+            self.apply_change(change);
         }
     }
 
-    fn take(&mut self, change: Change) {
+    fn apply_change(&mut self, change: Change) {
         match change {
             Change::Rollout(event) => {
-                let mut known = Ok(vec![self.picture.rollout.clone()]);
-                self.rollout.take(&mut known, event);
-                // A watch that broke is taken up again; the last state stays until then.
+                let mut known = Ok(vec![self.resources.rollout.clone()]);
+                self.rollout.apply_event(&mut known, event);
+                // A broken watch is retried; the last state is kept.
                 if let Ok(objects) = known {
-                    self.gone = objects.is_empty();
-                    self.picture.rollout = objects
+                    self.deleted = objects.is_empty();
+                    self.resources.rollout = objects
                         .into_iter()
                         .next()
-                        .unwrap_or_else(|| self.picture.rollout.clone());
+                        .unwrap_or_else(|| self.resources.rollout.clone());
                 }
             }
             Change::ReplicaSet(event) => self
                 .replica_sets
-                .take(&mut self.picture.replica_sets, event),
-            Change::Pod(event) => self.pods.take(&mut self.picture.pods, event),
+                .apply_event(&mut self.resources.replica_sets, event),
+            Change::Pod(event) => self.pods.apply_event(&mut self.resources.pods, event),
             Change::Route(index, event) => {
                 if let (Some(route), Some(relist)) = (
-                    self.picture.routes.get_mut(index),
+                    self.resources.routes.get_mut(index),
                     self.routes.get_mut(index),
                 ) {
                     let mut known = route.object.clone().map(|object| vec![object]);
-                    relist.take(&mut known, event);
+                    relist.apply_event(&mut known, event);
                     route.object = known.and_then(|objects| {
                         objects
                             .into_iter()
                             .next()
-                            .ok_or_else(|| "there is no such route".to_owned())
+                            .ok_or_else(|| "not found".to_owned())
                     });
                 }
             }
@@ -138,7 +137,7 @@ impl Follower {
 fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
-    change: impl Fn(Observed<K>) -> Change + Send + 'static,
+    change: impl Fn(WatchResult<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change>
 where
     K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
@@ -150,8 +149,8 @@ where
 }
 
 impl<K: Resource> Relist<K> {
-    /// Takes an event into what is known.
-    fn take(&mut self, known: &mut Seen<Vec<K>>, event: Observed<K>) {
+    /// Applies a watch event to the known objects.
+    fn apply_event(&mut self, known: &mut ReadResult<Vec<K>>, event: WatchResult<K>) {
         let same = |one: &K, other: &K| one.meta().name == other.meta().name;
         match event {
             Ok(Event::Init) => self.0.clear(),
@@ -169,10 +168,10 @@ impl<K: Resource> Relist<K> {
                     objects.retain(|other| !same(other, &object));
                 }
             }
-            // What was seen before is worth more than an error, which passes.
+            // The last known objects are more useful than a temporary error.
             Err(error) => {
                 if known.is_err() {
-                    *known = Err(causes(&error));
+                    *known = Err(error_chain(&error));
                 }
             }
         }
@@ -187,7 +186,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap()
     }
 
-    fn names(known: &Seen<Vec<Pod>>) -> Vec<String> {
+    fn names(known: &ReadResult<Vec<Pod>>) -> Vec<String> {
         known
             .as_ref()
             .unwrap()
@@ -197,31 +196,31 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_read_anew_replaces_what_was_known_only_when_it_is_complete() {
+    fn a_relist_replaces_the_objects_when_it_is_complete() {
         let mut relist = Relist(Vec::new());
         let mut known = Ok(vec![pod("a"), pod("b")]);
-        relist.take(&mut known, Ok(Event::Init));
-        relist.take(&mut known, Ok(Event::InitApply(pod("b"))));
+        relist.apply_event(&mut known, Ok(Event::Init));
+        relist.apply_event(&mut known, Ok(Event::InitApply(pod("b"))));
         assert_eq!(names(&known), ["a", "b"]);
-        relist.take(&mut known, Ok(Event::InitDone));
+        relist.apply_event(&mut known, Ok(Event::InitDone));
         assert_eq!(names(&known), ["b"]);
     }
 
     #[test]
-    fn a_change_replaces_its_object_and_a_deletion_removes_it() {
+    fn apply_replaces_an_object_and_delete_removes_it() {
         let mut relist = Relist(Vec::new());
         let mut known = Ok(vec![pod("a"), pod("b")]);
-        relist.take(&mut known, Ok(Event::Apply(pod("a"))));
+        relist.apply_event(&mut known, Ok(Event::Apply(pod("a"))));
         assert_eq!(names(&known), ["b", "a"]);
-        relist.take(&mut known, Ok(Event::Delete(pod("b"))));
+        relist.apply_event(&mut known, Ok(Event::Delete(pod("b"))));
         assert_eq!(names(&known), ["a"]);
     }
 
     #[test]
-    fn a_watch_that_breaks_hides_nothing() {
+    fn a_broken_watch_keeps_the_last_state() {
         let mut relist = Relist(Vec::new());
         let mut known = Ok(vec![pod("a")]);
-        relist.take(&mut known, Err(watcher::Error::NoResourceVersion));
+        relist.apply_event(&mut known, Err(watcher::Error::NoResourceVersion));
         assert_eq!(names(&known), ["a"]);
     }
 }

@@ -1,5 +1,4 @@
-//! `status --watch`: the same report, kept up to date; live on a terminal, else a line for each
-//! change.
+//! `status --watch`: a live report on a terminal, otherwise one line per change.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -9,140 +8,144 @@ use futures::StreamExt;
 
 use crate::cli::StatusArgs;
 use crate::connect::Connection;
-use crate::exit::{Exit, Failure};
-use crate::facts::Facts;
-use crate::look::Look;
-use crate::picture::{self, Picture};
+use crate::display::DisplayContext;
+use crate::exit::{CliError, Exit};
 use crate::report::report;
+use crate::resources::{self, RolloutResources};
+use crate::rollout_summary::RolloutSummary;
 use crate::view::render;
 
 mod follow;
 mod screen;
 
-use follow::Follower;
+use follow::RolloutFollower;
 
-/// How long changes are gathered before they are shown: one decision changes several objects.
-const GATHER: Duration = Duration::from_millis(100);
+/// Changes within this time are shown together: one decision changes several objects.
+const BATCH_WINDOW: Duration = Duration::from_millis(100);
 
-/// How the watch ended.
+/// Why the watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The release ended, and whether it is healthy.
-    Release(bool),
-    /// The Rollout is gone.
-    Gone,
-    /// The person has seen enough.
-    Left,
-    /// The time was up.
+enum WatchEnd {
+    /// The release ended; true if it is healthy.
+    Finished(bool),
+    /// The Rollout was deleted.
+    Deleted,
+    /// The user quit.
+    Quit,
+    /// The timeout expired.
     TimedOut,
 }
 
-/// Watches a Rollout.
+/// Watches a Rollout until the release ends, the user quits or the timeout expires.
 ///
 /// # Errors
-/// There is no such Rollout, the API server could not be asked, or the output not be written.
+/// Fails if the Rollout does not exist, a request fails, or the output cannot be written.
 pub async fn watch(
     connection: &Connection,
     args: &StatusArgs,
-    colour: ColorChoice,
-) -> Result<Exit, Failure> {
-    let first = picture::read(connection, &args.name).await?;
-    let mut follower = Follower::start(connection, first);
+    color: ColorChoice,
+) -> Result<Exit, CliError> {
+    let first = resources::read_resources(connection, &args.name).await?;
+    let mut follower = RolloutFollower::start(connection, first);
     let live = io::stdout().is_terminal() && io::stdin().is_terminal();
     let showing = async {
         if live {
-            screen::show(&mut follower, args.until_done, colour).await
+            screen::show(&mut follower, args.until_done, color).await
         } else {
-            let mut out = AutoStream::new(io::stdout(), colour);
-            lines(&mut follower, args.until_done, &mut out).await
+            let mut out = AutoStream::new(io::stdout(), color);
+            print_changes(&mut follower, args.until_done, &mut out).await
         }
     };
     let end = match args.timeout {
         Some(limit) => tokio::time::timeout(limit, showing)
             .await
-            .unwrap_or(Ok(End::TimedOut))?,
+            .unwrap_or(Ok(WatchEnd::TimedOut))?,
         None => showing.await?,
     };
     if live {
-        // The screen is gone; what it showed last stays.
-        let mut out = AutoStream::new(io::stdout(), colour);
-        let look = Look::now();
-        out.write_all(render(&report(follower.picture(), look.now), &look).as_bytes())?;
+        // The alternate screen is closed; print its last content.
+        let mut out = AutoStream::new(io::stdout(), color);
+        let display = DisplayContext::from_terminal();
+        out.write_all(render(&report(follower.resources(), display.now), &display).as_bytes())?;
     }
-    result(end, follower.picture(), args.timeout)
+    exit_result(end, follower.resources(), args.timeout)
 }
 
-fn result(end: End, picture: &Picture, timeout: Option<Duration>) -> Result<Exit, Failure> {
-    let facts = Facts::of(&picture.rollout);
+fn exit_result(
+    end: WatchEnd,
+    resources: &RolloutResources,
+    timeout: Option<Duration>,
+) -> Result<Exit, CliError> {
+    let summary = RolloutSummary::from_object(&resources.rollout);
     match end {
-        End::Release(true) | End::Left => Ok(Exit::Done),
-        End::Release(false) => {
-            let why = facts
+        WatchEnd::Finished(true) | WatchEnd::Quit => Ok(Exit::Done),
+        WatchEnd::Finished(false) => {
+            let why = summary
                 .message
                 .unwrap_or_else(|| "no reason given".to_owned());
-            Err(Failure::new(
+            Err(CliError::new(
                 Exit::Refused,
-                format!("{} was aborted: {why}", facts.name),
+                format!("{} was aborted: {why}", summary.name),
             ))
         }
-        End::Gone => Err(Failure::new(
+        WatchEnd::Deleted => Err(CliError::new(
             Exit::Usage,
-            format!("the Rollout {} was deleted", facts.name),
+            format!("the Rollout {} was deleted", summary.name),
         )),
-        End::TimedOut => {
+        WatchEnd::TimedOut => {
             let limit = timeout.unwrap_or_default().as_secs();
-            Err(Failure::new(
+            Err(CliError::new(
                 Exit::TimedOut,
                 format!(
-                    "{} is not done after {limit} s: {}",
-                    facts.name,
-                    facts.line()
+                    "{} has not finished after {limit} s: {}",
+                    summary.name,
+                    summary.one_line()
                 ),
             ))
         }
     }
 }
 
-/// Whether the watch is over.
-fn over(follower: &Follower, until_done: bool) -> Option<End> {
-    if follower.gone() {
-        return Some(End::Gone);
+/// Why the watch has ended, `None` if it continues.
+fn watch_end(follower: &RolloutFollower, until_done: bool) -> Option<WatchEnd> {
+    if follower.is_deleted() {
+        return Some(WatchEnd::Deleted);
     }
-    let ended = Facts::of(&follower.picture().rollout).ended();
-    ended.filter(|_| until_done).map(End::Release)
+    let ended = RolloutSummary::from_object(&follower.resources().rollout).release_succeeded();
+    ended.filter(|_| until_done).map(WatchEnd::Finished)
 }
 
-/// A line for each change, for logs and pipes.
-async fn lines(
-    follower: &mut Follower,
+/// Prints one line per change, for logs and pipes.
+async fn print_changes(
+    follower: &mut RolloutFollower,
     until_done: bool,
     out: &mut (dyn Write + Send),
-) -> Result<End, Failure> {
+) -> Result<WatchEnd, CliError> {
     let mut last = String::new();
     loop {
-        let line = line(follower.picture());
+        let line = status_line(follower.resources());
         if line != last {
-            let look = Look::now();
+            let display = DisplayContext::from_terminal();
             writeln!(
                 out,
                 "{}  {line}",
-                look.now.to_zoned(look.zone).strftime("%H:%M:%S")
+                display.now.to_zoned(display.zone).strftime("%H:%M:%S")
             )?;
             out.flush()?;
             last = line;
         }
-        if let Some(end) = over(follower, until_done) {
+        if let Some(end) = watch_end(follower, until_done) {
             return Ok(end);
         }
-        follower.changed(GATHER).await;
+        follower.wait_for_changes(BATCH_WINDOW).await;
     }
 }
 
-/// Where a Rollout and its pods stand, on one line.
-fn line(picture: &Picture) -> String {
-    let facts = Facts::of(&picture.rollout);
-    // Only the state of pods counts here, not their age.
-    let report = report(picture, jiff::Timestamp::UNIX_EPOCH);
+/// The state of a Rollout and its pods on one line.
+fn status_line(resources: &RolloutResources) -> String {
+    let summary = RolloutSummary::from_object(&resources.rollout);
+    // Only the state of the pods is used, not their age.
+    let report = report(resources, jiff::Timestamp::UNIX_EPOCH);
     let pods = report.revisions.iter().filter_map(|revision| {
         let set = revision.replica_set.as_ref()?;
         Some(format!(
@@ -152,14 +155,14 @@ fn line(picture: &Picture) -> String {
     });
     let pods: Vec<String> = pods.collect();
     if pods.is_empty() {
-        facts.line()
+        summary.one_line()
     } else {
-        format!("{} · pods {}", facts.line(), pods.join(", "))
+        format!("{} · pods {}", summary.one_line(), pods.join(", "))
     }
 }
 
-/// Merges what is ready now into one wake-up.
-async fn gathered<S: futures::Stream + Unpin>(changes: &mut S, gather: Duration) -> Vec<S::Item> {
+/// Waits for an item and collects all further items within `gather`.
+async fn next_batch<S: futures::Stream + Unpin>(changes: &mut S, gather: Duration) -> Vec<S::Item> {
     let Some(first) = changes.next().await else {
         return std::future::pending().await;
     };
@@ -169,7 +172,7 @@ async fn gathered<S: futures::Stream + Unpin>(changes: &mut S, gather: Duration)
             items.push(item);
         }
     };
-    // The time being up is the normal end.
+    // The timeout is the normal end.
     let _ = tokio::time::timeout(gather, more).await;
     items
 }

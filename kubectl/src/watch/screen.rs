@@ -1,4 +1,4 @@
-//! The live view: the report on the alternate screen, drawn anew at each change and each second.
+//! Live view: the report on the alternate screen, redrawn at each change and every second.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -8,18 +8,18 @@ use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyM
 use crossterm::{cursor, execute, queue, terminal};
 use futures::StreamExt;
 
-use super::{End, GATHER, over};
-use crate::exit::Failure;
-use crate::look::Look;
-use crate::paint;
+use super::{BATCH_WINDOW, WatchEnd, watch_end};
+use crate::display::DisplayContext;
+use crate::exit::CliError;
 use crate::report::report;
+use crate::style;
 use crate::view::render;
-use crate::watch::Follower;
+use crate::watch::RolloutFollower;
 
-/// How often times on the screen move on.
+/// Interval at which relative times are updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The alternate screen; the terminal is put back as it was when this is dropped, whatever happens.
+/// The alternate screen. Dropping it restores the terminal.
 struct Screen;
 
 impl Screen {
@@ -33,81 +33,82 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nothing can be done for a terminal that does not listen any more.
+        // There is no way to handle a terminal that no longer accepts output.
         let _ = execute!(io::stdout(), cursor::Show, terminal::LeaveAlternateScreen);
         let _ = terminal::disable_raw_mode();
     }
 }
 
-/// What a key asks for.
-enum Key {
-    Leave,
+/// Action of a key.
+enum KeyAction {
+    Quit,
     Scroll(isize),
     Redraw,
 }
 
-/// Shows the Rollout until it is over or the person leaves.
+/// Shows the Rollout until the watch ends or the user quits.
 pub async fn show(
-    follower: &mut Follower,
+    follower: &mut RolloutFollower,
     until_done: bool,
-    colour: ColorChoice,
-) -> Result<End, Failure> {
+    color: ColorChoice,
+) -> Result<WatchEnd, CliError> {
     let _screen = Screen::open()?;
     let mut events = EventStream::new();
     let mut tick = tokio::time::interval(TICK);
     let mut top = 0_usize;
     loop {
-        top = draw(follower, top, colour)?;
-        if let Some(end) = over(follower, until_done) {
+        top = draw(follower, top, color)?;
+        if let Some(end) = watch_end(follower, until_done) {
             return Ok(end);
         }
         tokio::select! {
-            () = follower.changed(GATHER) => {}
+            () = follower.wait_for_changes(BATCH_WINDOW) => {}
             _ = tick.tick() => {}
             event = events.next() => match event {
-                Some(Ok(event)) => match key(&event) {
-                    Some(Key::Leave) => return Ok(End::Left),
-                    Some(Key::Scroll(lines)) => top = top.saturating_add_signed(lines),
-                    Some(Key::Redraw) | None => {}
+                Some(Ok(event)) => match key_action(&event) {
+                    Some(KeyAction::Quit) => return Ok(WatchEnd::Quit),
+                    Some(KeyAction::Scroll(lines)) => top = top.saturating_add_signed(lines),
+                    Some(KeyAction::Redraw) | None => {}
                 },
                 Some(Err(error)) => return Err(error.into()),
-                None => return Ok(End::Left),
+                None => return Ok(WatchEnd::Quit),
             },
         }
     }
 }
 
-fn key(event: &Event) -> Option<Key> {
+fn key_action(event: &Event) -> Option<KeyAction> {
     match event {
-        Event::Resize(..) => Some(Key::Redraw),
+        Event::Resize(..) => Some(KeyAction::Redraw),
         Event::Key(KeyEvent {
             code,
             modifiers,
             kind: KeyEventKind::Press | KeyEventKind::Repeat,
             ..
         }) => match code {
-            KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Leave),
-            KeyCode::Char('q') | KeyCode::Esc => Some(Key::Leave),
-            KeyCode::Down | KeyCode::Char('j') => Some(Key::Scroll(1)),
-            KeyCode::Up | KeyCode::Char('k') => Some(Key::Scroll(-1)),
-            KeyCode::PageDown | KeyCode::Char(' ') => Some(Key::Scroll(10)),
-            KeyCode::PageUp => Some(Key::Scroll(-10)),
+            KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => {
+                Some(KeyAction::Quit)
+            }
+            KeyCode::Char('q') | KeyCode::Esc => Some(KeyAction::Quit),
+            KeyCode::Down | KeyCode::Char('j') => Some(KeyAction::Scroll(1)),
+            KeyCode::Up | KeyCode::Char('k') => Some(KeyAction::Scroll(-1)),
+            KeyCode::PageDown | KeyCode::Char(' ') => Some(KeyAction::Scroll(10)),
+            KeyCode::PageUp => Some(KeyAction::Scroll(-10)),
             _ => None,
         },
         _ => None,
     }
 }
 
-/// Draws the part of the report that fits, from line `top`; gives the line that it really began
-/// with.
-fn draw(follower: &Follower, top: usize, colour: ColorChoice) -> io::Result<usize> {
-    let look = Look::now();
-    let text = render(&report(follower.picture(), look.now), &look);
+/// Draws the part of the report that fits, from line `top`. Returns the first line drawn.
+fn draw(follower: &RolloutFollower, top: usize, color: ColorChoice) -> io::Result<usize> {
+    let display = DisplayContext::from_terminal();
+    let text = render(&report(follower.resources(), display.now), &display);
     let rows = terminal::size().map_or(24, |(_, rows)| usize::from(rows));
     let lines: Vec<&str> = text.lines().collect();
     let room = rows.saturating_sub(1).max(1);
     let top = top.min(lines.len().saturating_sub(room));
-    let plain = colour == ColorChoice::Never
+    let plain = color == ColorChoice::Never
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut out = io::stdout().lock();
     queue!(out, terminal::BeginSynchronizedUpdate, cursor::MoveTo(0, 0))?;
@@ -127,12 +128,12 @@ fn draw(follower: &Follower, top: usize, colour: ColorChoice) -> io::Result<usiz
     } else {
         ""
     };
-    let help = format!("{} · q to leave{more}", look.clock(look.now));
+    let help = format!("{} · q to leave{more}", display.format_time(display.now));
     queue!(
         out,
         cursor::MoveTo(0, u16::try_from(rows.saturating_sub(1)).unwrap_or(u16::MAX))
     )?;
-    write!(out, "{}", if plain { help } else { paint::dim(&help) })?;
+    write!(out, "{}", if plain { help } else { style::dimmed(&help) })?;
     queue!(out, terminal::EndSynchronizedUpdate)?;
     out.flush()?;
     Ok(top)

@@ -1,5 +1,5 @@
-//! A Prometheus with a record in memory: range selectors over its samples, composed queries by
-//! given numbers.
+//! An in-memory Prometheus: evaluates range selectors over its samples and answers composed queries
+//! with given numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_metrics_analysis::prometheus::{Labels, Series};
 
-/// What is on record.
+/// Content of the server.
 #[derive(Debug, Default)]
 pub struct Record {
     /// The series.
     pub series: Vec<Series>,
-    /// What is known of the service as a whole, by the names of the composed queries.
+    /// Values of the service as a whole, by the names of the composed queries.
     pub service: Vec<(&'static str, f64)>,
-    /// Answers each query with this error instead.
+    /// Returns this error for each query.
     pub refuses: Option<&'static str>,
 }
 
-/// Serves the record; its address.
+/// Serves the record and returns its address.
 pub async fn serve(record: Record) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -54,7 +54,7 @@ async fn answer(State(record): State<Arc<Record>>, body: String) -> (StatusCode,
 }
 
 fn matrix(record: &Record, query: &str, at_ms: i64) -> Option<Value> {
-    // The highest value by pod, which is any of what is always the same, is the last sample.
+    // All values are equal, so the maximum per pod is the last sample.
     let by_pod = query
         .strip_prefix("max by (pod) (max_over_time(")
         .and_then(|query| query.strip_suffix("))"));
@@ -67,7 +67,7 @@ fn matrix(record: &Record, query: &str, at_ms: i64) -> Option<Value> {
         answer["resultType"] = "vector".into();
         return Some(answer);
     }
-    // The composed queries are long, and no range selectors.
+    // Composed queries are long and not range selectors.
     let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query.ends_with(']').then_some(query)?)
     else {
         return None;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures, and writes what was seen into the documentation.
+//! `cargo xtask bench`: runs benchmarks and writes the results into the documentation.
 
 use std::env::var_os;
 use std::fs;
@@ -12,42 +12,42 @@ use jiff::Zoned;
 use tokio::process::Command;
 
 const BENCHMARKS: &str = "docs/benchmarks.md";
-const TESTING: &str = "docs/testing.md";
-/// Beside the tables that it draws.
+const TESTING: &str = "docs/explanation/testing.md";
+/// The chart of the detection benchmark.
 const CHART: &str = "docs/benchmarks-detect.svg";
 
-/// What to measure.
+/// Which benchmark to run.
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How fast and how surely bad releases are found, beside the rules of other controllers:
-    /// tables and a chart.
+    /// Simulate how fast and how reliably bad releases are detected, compared with the rules of
+    /// other controllers.
     Detect(DetectArguments),
-    /// What the evaluation of one tick of one objective costs.
+    /// Measure the cost of evaluating one tick of one objective.
     Tick,
-    /// Feeds arbitrary input to the evaluator and to the decoder of Prometheus' answers.
+    /// Feed arbitrary input to the evaluator and to the decoder of Prometheus responses.
     Fuzz(FuzzArguments),
 }
 
-/// How much to simulate.
+/// Size of the simulation.
 #[derive(Args)]
 pub(crate) struct DetectArguments {
-    /// Rollouts for each cell; fewer are faster, and tell small rates less surely.
+    /// Rollouts per table cell. Fewer rollouts are faster, but small rates become less precise.
     #[arg(long, default_value_t = 100_000)]
     runs: u32,
-    /// The seed of all of them: the same seed gives the same tables.
+    /// Seed of the random numbers. The same seed gives the same tables.
     #[arg(long, default_value_t = 20_260_101)]
     seed: u64,
 }
 
-/// How much to try.
+/// Number of inputs.
 #[derive(Args)]
 pub(crate) struct FuzzArguments {
-    /// Inputs for each of the properties.
+    /// Inputs per property.
     #[arg(long, default_value_t = 200_000)]
     cases: u32,
 }
 
-/// Measures, and rewrites the section of the documentation that is the command's own.
+/// Runs a benchmark and rewrites its section of the documentation.
 pub(crate) async fn run(command: BenchCommand) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -61,8 +61,8 @@ pub(crate) async fn run(command: BenchCommand) -> Result<()> {
 
 async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
     let (runs, seed) = (arguments.runs, arguments.seed);
-    ensure!(runs > 0, "--runs 0: at least one rollout a cell");
-    // Built first, so that what is timed is the simulation alone.
+    ensure!(runs > 0, "--runs is 0: set at least 1 rollout per cell");
+    // Build first, so that the time below covers the simulation only.
     let example = [
         "--release",
         "--package",
@@ -70,19 +70,20 @@ async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
         "--example",
         "detect",
     ];
-    output(cargo(root, &["build"]).args(example)).await?;
-    let circumstances = circumstances(root).await?;
-    let (began, used_before) = (Instant::now(), children_seconds()?);
+    capture_stdout(cargo(root, &["build"]).args(example)).await?;
+    let environment = environment(root).await?;
+    let (began, used_before) = (Instant::now(), children_cpu_seconds()?);
     let numbers = [runs.to_string(), seed.to_string(), CHART.to_owned()];
-    let tables = output(cargo(root, &["run"]).args(example).arg("--").args(&numbers)).await?;
+    let tables =
+        capture_stdout(cargo(root, &["run"]).args(example).arg("--").args(&numbers)).await?;
     let (took, used) = (
         began.elapsed().as_secs_f64(),
-        children_seconds()? - used_before,
+        children_cpu_seconds()? - used_before,
     );
     let text = format!(
-        "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}, with {} of processor time. {circumstances}\n\n![Errors that a bad release serves within an hour, by rule]({})\n\n{tables}",
-        told_time(took),
-        told_time(used),
+        "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}, with {} of CPU time. {environment}\n\n![Errors that a bad release serves within an hour, by rule]({})\n\n{tables}",
+        format_seconds(took),
+        format_seconds(used),
         CHART.trim_start_matches("docs/"),
     );
     write_section(&root.join(BENCHMARKS), "detect", &text)
@@ -94,23 +95,19 @@ async fn tick(root: &Path) -> Result<()> {
         root,
         &["bench", "--package", "serin-analysis", "--bench", "tick"],
     );
-    output(bench.env("CRITERION_HOME", &estimates)).await?;
+    capture_stdout(bench.env("CRITERION_HOME", &estimates)).await?;
     let mut text = format!(
         "`cargo xtask bench tick` wrote this section. {}\n\n",
-        circumstances(root).await?
+        environment(root).await?
     );
     text.push_str("| what | mean, 95 % interval | goal |\n|---|---|---|\n");
     let rows = [
         (
             "evidence",
-            "one tick of one objective: evidence, and the three e-values that decide",
+            "one tick of one objective: the evidence and the three e-values that decide",
             "under 2 µs",
         ),
-        (
-            "bounds",
-            "both bounds of the excess, for whoever reads them",
-            "",
-        ),
+        ("bounds", "both bounds of the excess", ""),
     ];
     for (id, what, goal) in rows {
         let estimate = read_estimate(&estimates.join(id).join("new/estimates.json"))?;
@@ -135,25 +132,24 @@ async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     );
     run.args(["--", "fuzz_"])
         .env("PROPTEST_CASES", cases.to_string());
-    let printed = output(&mut run).await?;
-    let names: Vec<_> = printed.lines().filter_map(fuzzed).collect();
-    ensure!(!names.is_empty(), "no property was run");
+    let printed = capture_stdout(&mut run).await?;
+    let names: Vec<_> = printed.lines().filter_map(property_name).collect();
+    ensure!(!names.is_empty(), "no property test ran");
     let inputs = u64::from(cases) * u64::try_from(names.len())?;
     let mut text = format!(
-        "`cargo xtask bench fuzz --cases {cases}` tried {} inputs in {} without a failure. {}\n\n",
-        grouped(inputs),
-        told_time(began.elapsed().as_secs_f64()),
-        circumstances(root).await?
+        "`cargo xtask bench fuzz --cases {cases}` tested {} inputs in {} without a failure. {}\n\n",
+        group_thousands(inputs),
+        format_seconds(began.elapsed().as_secs_f64()),
+        environment(root).await?
     );
     for name in names {
-        text.push_str(&format!("- {name}: {}\n", grouped(cases.into())));
+        text.push_str(&format!("- {name}: {}\n", group_thousands(cases.into())));
     }
     write_section(&root.join(TESTING), "fuzz", &text)
 }
 
-/// What a fuzzed property is called, of a line such as `test evaluate::fuzz::fuzz_no_line_panics
-/// ... ok`.
-fn fuzzed(line: &str) -> Option<String> {
+/// The name of a property in a line such as `test evaluate::fuzz::fuzz_no_line_panics ... ok`.
+fn property_name(line: &str) -> Option<String> {
     let name = line.strip_prefix("test ")?.strip_suffix(" ... ok")?;
     let (_, property) = name.rsplit_once("fuzz_")?;
     Some(property.replace('_', " "))
@@ -190,8 +186,8 @@ fn cargo(root: &Path, arguments: &[&str]) -> Command {
     cargo
 }
 
-/// What a program prints; how it goes is passed through.
-async fn output(command: &mut Command) -> Result<String> {
+/// Runs a program and returns its standard output. Standard error is passed through.
+async fn capture_stdout(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().await?;
     let printed = String::from_utf8(output.stdout)?;
     if !output.status.success() {
@@ -205,8 +201,9 @@ async fn output(command: &mut Command) -> Result<String> {
     Ok(printed)
 }
 
-/// Where, with what and when: without that no figure can be compared with another.
-async fn circumstances(root: &Path) -> Result<String> {
+/// The processor, compiler, commit and date of a benchmark, without which results are not
+/// comparable.
+async fn environment(root: &Path) -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
@@ -214,8 +211,8 @@ async fn circumstances(root: &Path) -> Result<String> {
     let model = model.map_or("an unknown processor", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let rustc = var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let rustc = output(Command::new(rustc).arg("--version")).await?;
-    let commit = output(
+    let rustc = capture_stdout(Command::new(rustc).arg("--version")).await?;
+    let commit = capture_stdout(
         Command::new("git")
             .args(["describe", "--always", "--dirty", "--exclude=*"])
             .current_dir(root),
@@ -232,15 +229,15 @@ async fn circumstances(root: &Path) -> Result<String> {
     ))
 }
 
-/// The processor time of this process' finished children, in seconds: other than the clock's, it
-/// says the same on a busy machine.
-fn children_seconds() -> Result<f64> {
-    /// `proc_pid_stat(5)`: children's time in user mode and in the kernel, counted from the state,
-    /// which follows the name in parentheses.
+/// CPU time of this process's finished children in seconds. Unlike wall-clock time, it does not
+/// depend on the load of the machine.
+fn children_cpu_seconds() -> Result<f64> {
+    /// `proc_pid_stat(5)`: `cutime` and `cstime`, counted from the state, which follows the name in
+    /// parentheses.
     const CHILDREN: std::ops::Range<usize> = 13..15;
-    /// The kernel's interface tells time in hundredths of a second.
+    /// The kernel reports time in hundredths of a second.
     const PER_SECOND: f64 = 100.0;
-    let stat = fs::read_to_string("/proc/self/stat").context("cannot read the processor time")?;
+    let stat = fs::read_to_string("/proc/self/stat").context("cannot read the CPU time")?;
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)
@@ -248,13 +245,13 @@ fn children_seconds() -> Result<f64> {
         .collect();
     let ticks = fields
         .get(CHILDREN)
-        .context("/proc/self/stat has no processor time")?;
+        .context("/proc/self/stat has no CPU time")?;
     ticks.iter().try_fold(0.0, |sum, ticks| {
         Ok(sum + ticks.parse::<f64>()? / PER_SECOND)
     })
 }
 
-fn told_time(seconds: f64) -> String {
+fn format_seconds(seconds: f64) -> String {
     if seconds < 120.0 {
         format!("{seconds:.0} s")
     } else {
@@ -262,7 +259,7 @@ fn told_time(seconds: f64) -> String {
     }
 }
 
-fn grouped(count: u64) -> String {
+fn group_thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -274,7 +271,7 @@ fn grouped(count: u64) -> String {
     grouped
 }
 
-/// Replaces what is between the markers of a section; the rest of the file is a person's.
+/// Replaces the text between the markers of a section. The rest of the file is not generated.
 fn write_section(file: &PathBuf, name: &str, text: &str) -> Result<()> {
     let page =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -303,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_section_is_replaced_and_the_rest_stays() {
+    fn only_the_section_is_replaced() {
         let page = "a\n<!-- bench tick: begin -->\nold\n<!-- bench tick: end -->\nb\n";
         let expected = "a\n<!-- bench tick: begin -->\n\nnew\n\n<!-- bench tick: end -->\nb\n";
         assert_eq!(with_section(page, "tick", "new\n").unwrap(), expected);
@@ -312,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_have_the_sections_that_are_written() {
+    fn each_page_has_its_generated_section() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for (page, section) in [
             (BENCHMARKS, "detect"),
@@ -328,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn fuzzed_properties_are_told_by_their_names() {
+    fn property_names_come_from_test_names() {
         assert_eq!(
-            fuzzed("test evaluate::fuzz::fuzz_no_line_panics ... ok").unwrap(),
+            property_name("test evaluate::fuzz::fuzz_no_line_panics ... ok").unwrap(),
             "no line panics"
         );
-        assert_eq!(fuzzed("test evaluate::tests::other ... ok"), None);
-        assert_eq!(fuzzed("test fuzz_a ... FAILED"), None);
-        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(property_name("test evaluate::tests::other ... ok"), None);
+        assert_eq!(property_name("test fuzz_a ... FAILED"), None);
+        assert_eq!(group_thousands(1_234_567), "1,234,567");
     }
 }

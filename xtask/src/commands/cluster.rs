@@ -6,22 +6,22 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::{Table, presets};
-use serin_cluster::{Cluster, Instance, Progress, State, Status};
+use serin_cluster::{Cluster, ComponentState, ComponentStatus, Instance, Progress};
 
-/// What to do with the cluster of this checkout.
+/// Commands for the cluster of this checkout.
 #[derive(Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Start it; builds its programs first where they are not in the cache.
+    /// Start the cluster. Builds its programs first if they are not in the cache.
     Up,
-    /// End it and remove everything of it but the cache.
+    /// Stop the cluster and remove everything except the build cache.
     Down,
-    /// Print what a shell needs: `eval "$(cargo xtask cluster env)"`.
+    /// Print the environment variables for a shell: `eval "$(cargo xtask cluster env)"`.
     Env,
-    /// Print how each component is.
+    /// Print the state of each component.
     Status,
 }
 
-/// Carries out one command.
+/// Runs one command.
 pub(crate) async fn run(command: ClusterCommand) -> Result<()> {
     let instance = Instance::containing(&std::env::current_dir()?)?;
     match command {
@@ -29,8 +29,9 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Down => Cluster::down(&instance, Progress::detect()).await,
         ClusterCommand::Env => {
             let env = Cluster::attach(&instance)?.env();
-            let line =
-                |(name, value): &(String, String)| format!("export {name}={}\n", quoted(value));
+            let line = |(name, value): &(String, String)| {
+                format!("export {name}={}\n", shell_quoted(value))
+            };
             print(&env.iter().map(line).collect::<String>())
         }
         ClusterCommand::Status => {
@@ -53,7 +54,7 @@ async fn up(instance: Instance) -> Result<()> {
     Ok(())
 }
 
-/// Prints an answer; a reader that has seen enough (`| head`) is no error.
+/// Prints to standard output. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
@@ -61,7 +62,7 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-fn table(status: &[Status]) -> Table {
+fn table(status: &[ComponentStatus]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["COMPONENT", "PID", "STATE", "ADDRESS", "LOG"]);
@@ -70,10 +71,10 @@ fn table(status: &[Status]) -> Table {
             .process_id
             .map_or_else(|| "-".into(), |id| id.to_string());
         let state = match one.state {
-            State::Healthy => "healthy",
-            State::Unhealthy => "unhealthy",
-            State::Suspended => "suspended",
-            State::Ended => "ended",
+            ComponentState::Healthy => "healthy",
+            ComponentState::Unhealthy => "unhealthy",
+            ComponentState::Suspended => "suspended",
+            ComponentState::Ended => "ended",
         };
         table.add_row([
             one.component.name(),
@@ -86,8 +87,8 @@ fn table(status: &[Status]) -> Table {
     table
 }
 
-/// A value as a shell reads it back, whatever it holds.
-fn quoted(value: &str) -> String {
+/// Quotes a value for a POSIX shell.
+fn shell_quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
 
@@ -96,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_values_back() {
-        assert_eq!(quoted("/a b"), "'/a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+    fn a_shell_parses_quoted_values() {
+        assert_eq!(shell_quoted("/a b"), "'/a b'");
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
     }
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask codegen`: writes what is generated from the types, or tells that it is out of date.
+//! `cargo xtask codegen`: writes the files that are generated from the Rust types, or checks that
+//! they are up to date.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,21 +8,20 @@ use anyhow::{Context, bail};
 
 const HEADER: &str =
     "# Generated from the types in crds/src by `cargo xtask codegen`. Do not edit.\n";
-/// The folders that hold the CustomResourceDefinitions: the second is the chart's, which Helm
-/// installs from.
+/// The folders with the CustomResourceDefinitions. Helm installs the second one with the chart.
 const FOLDERS: [&str; 2] = ["crds/yaml", "charts/serin/crds"];
 
-/// Writes every generated file; with `check` it only compares, and fails where one differs.
+/// Writes every generated file. With `check` it only compares, and fails if a file differs.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = workspace_root()?;
-    let mut stale = Vec::new();
+    let mut outdated = Vec::new();
     for (path, text) in generated()? {
         let file = root.join(&path);
         if fs::read_to_string(&file).is_ok_and(|found| found == text) {
             continue;
         }
         if check {
-            stale.push(path.display().to_string());
+            outdated.push(path.display().to_string());
             continue;
         }
         if let Some(folder) = file.parent() {
@@ -31,21 +31,21 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         println!("wrote {}", path.display());
     }
-    if !stale.is_empty() {
+    if !outdated.is_empty() {
         bail!(
             "out of date: {}; run `cargo xtask codegen` and commit the result",
-            stale.join(", ")
+            outdated.join(", ")
         );
     }
     Ok(())
 }
 
-/// Every generated file, by its path from the root of the workspace.
+/// Every generated file: its path from the workspace root, and its content.
 fn generated() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for crd in serin_crds::crds() {
-        // By way of a JSON value, so that every object's keys are in order whatever order the types
-        // declare them in.
+        // A JSON value sorts the keys of every object, independently of their order in the Rust
+        // types.
         let value = serde_json::to_value(&crd)?;
         let text = format!("{HEADER}{}", serde_saphyr::to_string(&value)?);
         let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
@@ -70,12 +70,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_committed_is_what_the_types_generate() {
+    fn committed_files_are_up_to_date() {
         run(true).unwrap();
     }
 
     #[test]
-    fn no_generated_folder_holds_anything_else() {
+    fn generated_folders_hold_generated_files_only() {
         let root = workspace_root().unwrap();
         let expected = generated().unwrap();
         for folder in FOLDERS {
@@ -83,7 +83,7 @@ mod tests {
                 let path = Path::new(folder).join(entry.unwrap().file_name());
                 assert!(
                     expected.iter().any(|(file, _)| *file == path),
-                    "{} is generated no more: delete it",
+                    "{} is no longer generated: delete it",
                     path.display()
                 );
             }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_yaml_reads_back_as_the_same_definitions() {
+    fn the_yaml_parses_to_the_same_definitions() {
         let generated: Vec<_> = generated()
             .unwrap()
             .into_iter()

@@ -4,23 +4,23 @@ use std::env::current_dir;
 
 use clap::Args;
 use serin_cluster::Instance;
-use serin_e2e::demo::{Options, demo};
+use serin_e2e::demo::{DemoOptions, demo};
 
-/// How the demo is run.
+/// Options of the demo.
 #[derive(Args)]
 pub(crate) struct DemoArguments {
-    /// Leave the cluster, the controller and the releases up, and say how to play with them.
+    /// Keep the cluster, the controller and the releases running, and print how to use them.
     #[arg(long)]
     keep: bool,
-    /// Tell in plain lines even on a terminal.
+    /// Print plain lines even on a terminal.
     #[arg(long)]
     plain: bool,
 }
 
-/// Shows it.
+/// Runs the demo.
 pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<()> {
     let checkout = Instance::containing(&current_dir()?)?.checkout().to_owned();
-    demo(&Options {
+    demo(&DemoOptions {
         checkout,
         keep: arguments.keep,
         plain: arguments.plain,

@@ -1,8 +1,9 @@
-//! One module for each subcommand.
+//! One module per subcommand.
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod codegen;
 pub(crate) mod demo;
+pub(crate) mod lint;
 pub(crate) mod soak;
 pub(crate) mod test;

@@ -1,4 +1,4 @@
-//! `cargo xtask soak` and `cargo xtask verdicts`: the long counts.
+//! `cargo xtask soak` and `cargo xtask verdicts`: long runs on a real cluster.
 
 use std::env::current_dir;
 use std::net::TcpListener;
@@ -12,34 +12,34 @@ use serin_e2e::env::Env;
 use serin_e2e::interrupt::Interrupts;
 use serin_e2e::{soak, verdicts};
 
-/// How long the counts are.
+/// Number of releases of each kind.
 #[derive(Args)]
 pub(crate) struct SoakArguments {
-    /// Only as much as CI has time for.
+    /// Run the short version for CI.
     #[arg(long)]
     slice: bool,
-    /// So many promotions instead.
+    /// Number of promotions.
     #[arg(long, value_name = "COUNT")]
     promotions: Option<u32>,
-    /// So many rollbacks instead.
+    /// Number of rollbacks.
     #[arg(long, value_name = "COUNT")]
     rollbacks: Option<u32>,
-    /// So many aborts instead.
+    /// Number of aborts.
     #[arg(long, value_name = "COUNT")]
     aborts: Option<u32>,
-    /// Number of releases that `kubectl serin status --watch --until-done` follows
+    /// Number of releases that `kubectl serin status --watch --until-done` follows.
     #[arg(long, value_name = "COUNT")]
     statuses: Option<u32>,
 }
 
 impl SoakArguments {
-    fn options(&self) -> soak::Options {
+    fn options(&self) -> soak::SoakOptions {
         let usual = if self.slice {
-            soak::Options::SLICE
+            soak::SoakOptions::SLICE
         } else {
-            soak::Options::FULL
+            soak::SoakOptions::FULL
         };
-        soak::Options {
+        soak::SoakOptions {
             promotions: self.promotions.unwrap_or(usual.promotions),
             rollbacks: self.rollbacks.unwrap_or(usual.rollbacks),
             aborts: self.aborts.unwrap_or(usual.aborts),
@@ -49,30 +49,30 @@ impl SoakArguments {
     }
 }
 
-/// How many releases are judged.
+/// Number of releases, and their load.
 #[derive(Args)]
 pub(crate) struct VerdictsArguments {
-    /// Releases that are as good as stable.
+    /// Number of releases that are as good as stable.
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     same: u32,
-    /// Releases that fail ten times as often.
+    /// Number of releases that fail ten times as often as stable.
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     worse: u32,
-    /// Services released side by side.
+    /// Number of services that are released in parallel.
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     services: u32,
-    /// Requests a second to each of them.
+    /// Requests per second to each service.
     #[arg(long, value_name = "RATE", default_value_t = 100)]
     rate: u32,
 }
 
-/// Counts promotions, rollbacks and aborts.
+/// Runs promotions, rollbacks and aborts.
 pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
     let options = arguments.options();
     with_controller(async |env| soak::run(env, options).await.map(drop)).await
 }
 
-/// Judges good releases and bad ones.
+/// Runs good and bad releases and reports their verdicts.
 pub(crate) async fn run_verdicts(arguments: VerdictsArguments) -> Result<()> {
     let VerdictsArguments {
         same,
@@ -80,7 +80,7 @@ pub(crate) async fn run_verdicts(arguments: VerdictsArguments) -> Result<()> {
         services,
         rate,
     } = arguments;
-    let options = verdicts::Options {
+    let options = verdicts::VerdictOptions {
         same,
         worse,
         services,
@@ -89,7 +89,8 @@ pub(crate) async fn run_verdicts(arguments: VerdictsArguments) -> Result<()> {
     with_controller(async |env| verdicts::run(env, options).await).await
 }
 
-/// Works on a cluster with a controller of its own; takes down what it has started.
+/// Starts a cluster if none runs, starts a controller, runs the work, and stops what it has
+/// started.
 async fn with_controller(work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<()> {
     serin_e2e::install_tls_provider();
     let instance = Instance::containing(&current_dir()?)?;
@@ -97,7 +98,7 @@ async fn with_controller(work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<(
     let was_up = is_named || Cluster::attach(&instance).is_ok();
     let mut interrupts = Interrupts::listen()?;
     let result = tokio::select! {
-        result = Box::pin(controlled(&instance, work)) => result,
+        result = Box::pin(start_controller_and_run(&instance, work)) => result,
         () = interrupts.next() => Err(anyhow::anyhow!("interrupted")),
     };
     if was_up {
@@ -105,21 +106,24 @@ async fn with_controller(work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<(
     }
     tokio::select! {
         down = Cluster::down(&instance, Progress::detect()) => result.and(down),
-        () = interrupts.next() => bail!("interrupted while taking down: `cargo xtask cluster down` removes what is left"),
+        () = interrupts.next() => bail!("interrupted during cleanup: run `cargo xtask cluster down` to remove the rest"),
     }
 }
 
-async fn controlled(instance: &Instance, work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<()> {
+async fn start_controller_and_run(
+    instance: &Instance,
+    work: impl AsyncFnOnce(&Env) -> Result<()>,
+) -> Result<()> {
     build_programs(instance.checkout()).await?;
-    let env = Box::pin(Env::ready(instance.checkout(), Progress::detect())).await?;
+    let env = Box::pin(Env::prepare(instance.checkout(), Progress::detect())).await?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let controller = controller::Options {
+    let controller = controller::ControllerOptions {
         name: "soak".into(),
         port,
         election: Some("default".into()),
     };
     let mut controller = Controller::start(&env, &controller)?;
-    controller.ready().await?;
+    controller.wait_until_ready().await?;
     let done = work(&env).await;
     done.and(controller.stop().await)
 }

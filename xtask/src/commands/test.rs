@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that is checked before a change is merged.
+//! `cargo xtask test`: all checks that a change must pass before it is merged.
 
 use std::env::{current_dir, var_os};
 use std::path::{Path, PathBuf};
@@ -11,71 +11,78 @@ use serin_cluster::{Cluster, Instance, Progress};
 use serin_e2e::env::Env;
 use tokio::process::Command;
 
-use super::codegen;
-use crate::suite::{Counting, Outcome, Suite, heading};
+use super::{codegen, lint};
+use crate::suite::{CheckOutcome, CountMode, Suite, heading};
 
-/// The version of cargo-deny that is installed where there is none.
-const CARGO_DENY: &str = "0.20.2";
+/// The version of cargo-deny that is installed if it is missing.
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Where the advisories on crates are kept.
-const ADVISORIES: &str = "https://github.com/rustsec/advisory-db";
+/// The database of security advisories.
+const ADVISORY_DATABASE: &str = "https://github.com/rustsec/advisory-db";
 
-/// What to check.
+/// Which checks to run.
 #[derive(Args)]
 pub(crate) struct TestArguments {
-    /// Only what needs no cluster.
+    /// Run only the checks that need no cluster.
     #[arg(long, conflicts_with = "cluster")]
     unit: bool,
-    /// Only what needs a cluster.
+    /// Run only the checks that need a cluster.
     #[arg(long)]
     cluster: bool,
-    /// Only the tests whose names contain this, and no other checks.
+    /// Run only the tests whose names contain NAME, and no other checks.
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
 }
 
-/// Runs all checks, whatever fails on the way; whether none failed.
+/// Runs all checks, even if one fails. Returns whether nothing failed.
 pub(crate) async fn run(arguments: TestArguments) -> Result<bool> {
     let instance = Instance::containing(&current_dir()?)?;
     let mut suite = Suite::new(instance.checkout())?;
     if !arguments.cluster {
-        without_cluster(&mut suite, &arguments).await;
+        run_checks_without_cluster(&mut suite, &arguments).await;
     }
     if arguments.unit {
         if arguments.filter.is_none() {
-            chart(&mut suite, tool("helm", None)).await;
+            check_chart(&mut suite, find_tool("helm", None)).await;
         }
-        return Ok(suite.close());
+        return Ok(suite.print_summary());
     }
     let named = Env::named_cluster(instance.checkout());
     let was_up = named.is_some() || Cluster::attach(&instance).is_ok();
     let cluster = match named {
         Some(_) => None,
-        None => start(&mut suite, &instance).await,
+        None => start_cluster(&mut suite, &instance).await,
     };
     if arguments.filter.is_none() {
-        chart(&mut suite, tool("helm", cluster.as_ref())).await;
+        check_chart(&mut suite, find_tool("helm", cluster.as_ref())).await;
     }
-    with_cluster(&mut suite, &arguments, cluster.is_some()).await;
+    run_checks_with_cluster(&mut suite, &arguments, cluster.is_some()).await;
     if !was_up {
         let began = Instant::now();
-        heading("The local cluster goes");
-        let outcome = Outcome::of(Cluster::down(&instance, Progress::detect()).await);
-        suite.record("The local cluster goes", outcome, began.elapsed());
+        heading("Stop the local cluster");
+        let outcome = CheckOutcome::from_result(Cluster::down(&instance, Progress::detect()).await);
+        suite.record("Stop the local cluster", outcome, began.elapsed());
     }
-    Ok(suite.close())
+    Ok(suite.print_summary())
 }
 
-async fn without_cluster(suite: &mut Suite, arguments: &TestArguments) {
+async fn run_checks_without_cluster(suite: &mut Suite, arguments: &TestArguments) {
     let only_tests = arguments.filter.is_some();
     if !only_tests {
         suite
             .run(
                 "Format",
                 cargo(&["fmt", "--all", "--check"]),
-                Counting::Whole,
+                CountMode::ExitStatus,
             )
             .await;
+        let began = Instant::now();
+        heading("Words");
+        suite.record(
+            "Words",
+            CheckOutcome::from_result(lint::words()),
+            began.elapsed(),
+        );
         let lints = [
             "clippy",
             "--workspace",
@@ -84,69 +91,72 @@ async fn without_cluster(suite: &mut Suite, arguments: &TestArguments) {
             "-D",
             "warnings",
         ];
-        suite.run("Lints", cargo(&lints), Counting::Whole).await;
+        suite
+            .run("Lints", cargo(&lints), CountMode::ExitStatus)
+            .await;
         let began = Instant::now();
         heading("Generated files");
         suite.record(
             "Generated files",
-            Outcome::of(codegen::run(true)),
+            CheckOutcome::from_result(codegen::run(true)),
             began.elapsed(),
         );
     }
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.args(&arguments.filter);
     suite
-        .run("Tests without a cluster", tests, counting(arguments))
+        .run("Tests without a cluster", tests, test_count_mode(arguments))
         .await;
     if !only_tests {
-        dependencies(suite).await;
+        check_dependencies(suite).await;
     }
 }
 
-/// Licences, sources and bans of all dependencies; advisories where their database can be reached.
-async fn dependencies(suite: &mut Suite) {
-    let installed = quiet(cargo(&["deny", "--version"])).await;
+/// Checks licenses, sources and bans of all dependencies, and advisories if their database is
+/// reachable.
+async fn check_dependencies(suite: &mut Suite) {
+    let installed = succeeds(cargo(&["deny", "--version"])).await;
     if !installed {
         let install = cargo(&[
             "install",
             "--locked",
             "--debug",
             "--version",
-            CARGO_DENY,
+            CARGO_DENY_VERSION,
             "cargo-deny",
         ]);
         suite
-            .run("cargo-deny is installed", install, Counting::Whole)
+            .run("Install cargo-deny", install, CountMode::ExitStatus)
             .await;
     }
-    let of_the_lock_file = cargo(&["deny", "check", "bans", "licenses", "sources"]);
+    let lock_file_checks = cargo(&["deny", "check", "bans", "licenses", "sources"]);
     suite
         .run(
-            "Licences, bans and sources",
-            of_the_lock_file,
-            Counting::Whole,
+            "Licenses, bans and sources",
+            lock_file_checks,
+            CountMode::ExitStatus,
         )
         .await;
     let mut database = Command::new("git");
-    database.args(["ls-remote", "--exit-code", ADVISORIES, "HEAD"]);
-    if quiet(database).await {
+    database.args(["ls-remote", "--exit-code", ADVISORY_DATABASE, "HEAD"]);
+    if succeeds(database).await {
         suite
             .run(
                 "Advisories",
                 cargo(&["deny", "check", "advisories"]),
-                Counting::Whole,
+                CountMode::ExitStatus,
             )
             .await;
     } else {
         suite.skip(
             "Advisories",
-            &format!("{ADVISORIES} cannot be reached from here"),
+            &format!("{ADVISORY_DATABASE} is not reachable"),
         );
     }
 }
 
-/// Whether a program ends well within a while; what it prints is of no interest.
-async fn quiet(mut command: Command) -> bool {
+/// Whether a program succeeds within 20 s. Discards its output.
+async fn succeeds(mut command: Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -156,9 +166,9 @@ async fn quiet(mut command: Command) -> bool {
     ended.is_ok_and(|status| status.is_ok_and(|status| status.success()))
 }
 
-/// Starts the local cluster; nothing where it does not start, which is then a failure on record.
-async fn start(suite: &mut Suite, instance: &Instance) -> Option<Cluster> {
-    const NAME: &str = "The local cluster comes";
+/// Starts the local cluster. `None` if it does not start, which is recorded as a failure.
+async fn start_cluster(suite: &mut Suite, instance: &Instance) -> Option<Cluster> {
+    const NAME: &str = "Start the local cluster";
     let began = Instant::now();
     heading(NAME);
     let starting = Box::pin(Cluster::up(instance.clone(), Progress::detect()));
@@ -166,28 +176,28 @@ async fn start(suite: &mut Suite, instance: &Instance) -> Option<Cluster> {
     let (cluster, outcome) = match started {
         Ok(cluster) => (
             Some(cluster),
-            Outcome::Checked {
+            CheckOutcome::Checked {
                 passed: 1,
                 failed: 0,
             },
         ),
-        Err(error) => (None, Outcome::of(Err(error))),
+        Err(error) => (None, CheckOutcome::from_result(Err(error))),
     };
     suite.record(NAME, outcome, began.elapsed());
     cluster
 }
 
-async fn chart(suite: &mut Suite, helm: Option<PathBuf>) {
+async fn check_chart(suite: &mut Suite, helm: Option<PathBuf>) {
     let Some(helm) = helm else {
         suite.skip(
             "Chart",
-            "helm is neither on PATH nor in a local cluster: `cargo xtask cluster up` brings it",
+            "helm is neither on PATH nor in a local cluster: run `cargo xtask cluster up` to install it",
         );
         return;
     };
     let mut lint = Command::new(&helm);
     lint.args(["lint", "--strict", "charts/serin"]);
-    suite.run("Chart: lint", lint, Counting::Whole).await;
+    suite.run("Chart: lint", lint, CountMode::ExitStatus).await;
     let mut template = Command::new(&helm);
     template.args([
         "template",
@@ -197,55 +207,59 @@ async fn chart(suite: &mut Suite, helm: Option<PathBuf>) {
         "serin-system",
     ]);
     suite
-        .run("Chart: templates", template, Counting::Silent)
+        .run("Chart: templates", template, CountMode::SilentExitStatus)
         .await;
 }
 
-async fn with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {
-    // Of the whole workspace here and below: a part of it has dependencies with fewer features,
-    // which would be compiled once more.
+async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {
+    // Always `--workspace`: a subset of the packages would enable fewer features of the
+    // dependencies and compile them again.
     suite
         .run(
             "Programs",
             cargo(&["build", "--workspace", "--all-targets"]),
-            Counting::Whole,
+            CountMode::ExitStatus,
         )
         .await;
     if is_local {
         let mut own = cargo(&["test", "--workspace", "--test", "real", "--", "--ignored"]);
         own.args(&arguments.filter);
         suite
-            .run("The local cluster's own test", own, counting(arguments))
+            .run("Test of the local cluster", own, test_count_mode(arguments))
             .await;
     }
     let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
     suite
-        .run("Cases on the real cluster", cases, counting(arguments))
+        .run(
+            "Cases on the real cluster",
+            cases,
+            test_count_mode(arguments),
+        )
         .await;
     if arguments.filter.is_none() {
         suite
             .run(
-                "Soak, a slice",
+                "Soak test (slice)",
                 cargo(&["xtask", "soak", "--slice"]),
-                Counting::Whole,
+                CountMode::ExitStatus,
             )
             .await;
         suite
             .run(
                 "Demo",
                 cargo(&["xtask", "demo", "--plain"]),
-                Counting::Whole,
+                CountMode::ExitStatus,
             )
             .await;
     }
 }
 
-fn counting(arguments: &TestArguments) -> Counting {
+fn test_count_mode(arguments: &TestArguments) -> CountMode {
     if arguments.filter.is_some() {
-        Counting::SomeTests
+        CountMode::OptionalTests
     } else {
-        Counting::Tests
+        CountMode::Tests
     }
 }
 
@@ -255,8 +269,8 @@ fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// A program of the local cluster, or one on PATH.
-fn tool(name: &str, cluster: Option<&Cluster>) -> Option<PathBuf> {
+/// The path of a program of the local cluster or on PATH.
+fn find_tool(name: &str, cluster: Option<&Cluster>) -> Option<PathBuf> {
     let ours = cluster.and_then(|cluster| cluster.env().into_iter().find(|(key, _)| key == "PATH"));
     let path = ours.map_or_else(
         || var_os("PATH").unwrap_or_default(),

@@ -2,87 +2,82 @@
 
 use std::collections::BTreeMap;
 
-use super::{Arm, Kind, Sample};
+use super::{Arm, CounterKind, Sample};
 use crate::counts::Counts;
 
 /// The samples of one scrape of one source, by arm and series.
 #[derive(Debug, Default)]
 pub(super) struct Scrape<'a> {
-    readings: BTreeMap<(Arm, &'a str), Reading>,
+    series: BTreeMap<(Arm, &'a str), SeriesValues>,
 }
 
 /// The values of one series in one scrape, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Reading {
+struct SeriesValues {
     total: Option<f64>,
     errors: Option<f64>,
     good: Option<f64>,
 }
 
 impl<'a> Scrape<'a> {
-    /// Of duplicates the higher value is taken, so that their order does not matter.
+    /// Of duplicate samples the highest value is used, so that their order does not matter.
     pub(super) fn insert(&mut self, sample: &Sample<'a>) {
-        let reading = self
-            .readings
-            .entry((sample.arm, sample.series))
-            .or_default();
+        let values = self.series.entry((sample.arm, sample.series)).or_default();
         let value = match sample.kind {
-            Kind::Total => &mut reading.total,
-            Kind::Errors => &mut reading.errors,
-            Kind::Good => &mut reading.good,
+            CounterKind::Total => &mut values.total,
+            CounterKind::Errors => &mut values.errors,
+            CounterKind::Good => &mut values.good,
         };
         *value = Some(value.map_or(sample.value, |other| other.max(sample.value)));
     }
 
     pub(super) fn has_total(&self) -> bool {
-        self.readings
-            .values()
-            .any(|reading| reading.total.is_some())
+        self.series.values().any(|values| values.total.is_some())
     }
 
     pub(super) fn has_total_of(&self, arm: Arm) -> bool {
-        self.readings
+        self.series
             .iter()
-            .any(|((of, _), reading)| *of == arm && reading.total.is_some())
+            .any(|((of, _), values)| *of == arm && values.total.is_some())
     }
 
-    /// Whether good requests are what is counted, so that a series without them is not complete.
+    /// Whether good requests are counted. If so, a series without them is incomplete.
     fn counts_good(&self) -> bool {
-        self.readings.values().any(|reading| reading.good.is_some())
+        self.series.values().any(|values| values.good.is_some())
     }
 }
 
-/// A value and the scrape that it is of.
+/// A value and the timestamp of its scrape.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Last {
+struct LastSample {
     at_ms: i64,
     value: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct SeriesMemory {
-    total: Option<Last>,
-    errors: Option<Last>,
-    good: Option<Last>,
+struct LastValues {
+    total: Option<LastSample>,
+    errors: Option<LastSample>,
+    good: Option<LastSample>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-struct SourceMemory {
+struct SourceHistory {
     last_scrape_ms: i64,
-    series: BTreeMap<(Arm, Box<str>), SeriesMemory>,
+    series: BTreeMap<(Arm, Box<str>), LastValues>,
 }
 
-/// What a scrape adds.
+/// The counts that one scrape adds.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct ScrapeIncrement {
     pub(super) counts: Counts,
     pub(super) inconsistent: u64,
 }
 
 /// The last values of all series.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Memory {
-    sources: BTreeMap<Box<str>, SourceMemory>,
+pub(super) struct SeriesStore {
+    sources: BTreeMap<Box<str>, SourceHistory>,
 }
 
 /// One arm's sums over the series of one scrape.
@@ -90,97 +85,97 @@ pub(super) struct Memory {
 pub(super) struct Sums {
     pub(super) requests: f64,
     pub(super) errors: f64,
-    /// Errors of series seen for the first time: true only where they fit into the requests.
+    /// Errors of new series. They count only if they do not exceed the requests.
     pub(super) new_errors: f64,
 }
 
-/// How an increment is to be read.
+/// The increment of one counter.
 enum Increment {
-    /// Since the last sample.
+    /// Difference to the last sample.
     Since(f64),
-    /// Never seen before: its whole value.
-    FirstSight(f64),
+    /// First sample of a series: its whole value.
+    FirstSample(f64),
 }
 
 impl Increment {
-    fn of(last: Option<Last>, value: f64, remembered_ms: i64) -> Self {
-        match last.filter(|last| last.at_ms > remembered_ms) {
+    fn between(last: Option<LastSample>, value: f64, expired_ms: i64) -> Self {
+        match last.filter(|last| last.at_ms > expired_ms) {
             Some(last) if value >= last.value => Self::Since(value - last.value),
-            // A reset: the counter began again at 0.
+            // Counter reset: it restarted at 0.
             Some(_) => Self::Since(value),
-            None => Self::FirstSight(value),
+            None => Self::FirstSample(value),
         }
     }
 }
 
-impl Memory {
+impl SeriesStore {
     /// The sources that were scraped after `since_ms`.
     pub(super) fn live_since(&self, since_ms: i64) -> impl Iterator<Item = &str> {
         self.sources
             .iter()
-            .filter(move |(_, memory)| memory.last_scrape_ms > since_ms)
+            .filter(move |(_, history)| history.last_scrape_ms > since_ms)
             .map(|(source, _)| &**source)
     }
 
-    /// Remembers a scrape without counting it.
-    pub(super) fn set(&mut self, source: &str, at_ms: i64, scrape: &Scrape<'_>) {
+    /// Stores the values of a scrape without counting it.
+    pub(super) fn record_baseline(&mut self, source: &str, at_ms: i64, scrape: &Scrape<'_>) {
         let counts_good = scrape.counts_good();
-        let memory = self.source(source);
-        memory.last_scrape_ms = at_ms;
-        for ((arm, series), reading) in &scrape.readings {
-            if is_complete(reading, counts_good) {
-                remember(memory, *arm, series, at_ms, reading);
+        let history = self.source(source);
+        history.last_scrape_ms = at_ms;
+        for ((arm, series), values) in &scrape.series {
+            if is_complete(values, counts_good) {
+                store_values(history, *arm, series, at_ms, values);
             }
         }
     }
 
-    /// Counts a scrape and remembers it. `remembered_ms` is the time up to which memory is void;
-    /// `born_here` says that the source, if it is new, began after the rollout did.
-    pub(super) fn take(
+    /// Counts a scrape and stores its values. Stored values from `expired_ms` or earlier are
+    /// ignored. `is_new_source` states that the source was created after the start of the rollout.
+    pub(super) fn count_scrape(
         &mut self,
         source: &str,
         at_ms: i64,
         scrape: &Scrape<'_>,
-        remembered_ms: i64,
-        born_here: bool,
-    ) -> Taken {
+        expired_ms: i64,
+        is_new_source: bool,
+    ) -> ScrapeIncrement {
         let counts_good = scrape.counts_good();
-        let memory = self.source(source);
-        // A new series of a known source began after the source's last scrape.
-        let known = memory.last_scrape_ms > remembered_ms;
-        let from_zero = known || born_here;
+        let history = self.source(source);
+        // A new series of a known source started after the source's last scrape.
+        let is_known_source = history.last_scrape_ms > expired_ms;
+        let from_zero = is_known_source || is_new_source;
         let mut sums = [Sums::default(); 2];
-        for ((arm, series), reading) in &scrape.readings {
-            if !is_complete(reading, counts_good) {
+        for ((arm, series), values) in &scrape.series {
+            if !is_complete(values, counts_good) {
                 continue;
             }
-            let last = memory
+            let last = history
                 .series
                 .get(&(*arm, Box::from(*series)))
                 .copied()
                 .unwrap_or_default();
-            add_reading(
+            add_increments(
                 &mut sums[*arm as usize],
-                reading,
+                values,
                 &last,
-                remembered_ms,
+                expired_ms,
                 from_zero,
             );
-            remember(memory, *arm, series, at_ms, reading);
+            store_values(history, *arm, series, at_ms, values);
         }
-        memory.last_scrape_ms = at_ms;
-        let mut taken = Taken::default();
-        let [canary, stable] = sums.map(|sums| settle(sums, &mut taken.inconsistent));
-        taken.counts = Counts::new(canary.0, canary.1, stable.0, stable.1);
-        taken
+        history.last_scrape_ms = at_ms;
+        let mut increment = ScrapeIncrement::default();
+        let [canary, stable] = sums.map(|sums| reconcile_errors(sums, &mut increment.inconsistent));
+        increment.counts = Counts::new(canary.0, canary.1, stable.0, stable.1);
+        increment
     }
 
-    /// Forgets what was last seen at `at_ms` or before.
-    pub(super) fn forget_before(&mut self, at_ms: i64) {
+    /// Removes values from `at_ms` or earlier.
+    pub(super) fn expire(&mut self, at_ms: i64) {
         self.sources
-            .retain(|_, memory| memory.last_scrape_ms > at_ms);
-        for memory in self.sources.values_mut() {
-            memory.series.retain(|_, series| {
+            .retain(|_, history| history.last_scrape_ms > at_ms);
+        for history in self.sources.values_mut() {
+            history.series.retain(|_, series| {
                 [series.total, series.errors, series.good]
                     .into_iter()
                     .flatten()
@@ -189,11 +184,11 @@ impl Memory {
         }
     }
 
-    fn source(&mut self, source: &str) -> &mut SourceMemory {
+    fn source(&mut self, source: &str) -> &mut SourceHistory {
         if !self.sources.contains_key(source) {
             self.sources.insert(
                 source.into(),
-                SourceMemory {
+                SourceHistory {
                     last_scrape_ms: i64::MIN,
                     series: BTreeMap::new(),
                 },
@@ -203,49 +198,59 @@ impl Memory {
     }
 }
 
-/// Good requests without all of them, or the other way round, say nothing.
-fn is_complete(reading: &Reading, counts_good: bool) -> bool {
-    !counts_good || (reading.total.is_some() && reading.good.is_some())
+/// Good requests without the total, or the total without good requests, cannot be used.
+fn is_complete(values: &SeriesValues, counts_good: bool) -> bool {
+    !counts_good || (values.total.is_some() && values.good.is_some())
 }
 
-fn remember(memory: &mut SourceMemory, arm: Arm, series: &str, at_ms: i64, reading: &Reading) {
-    let last = memory.series.entry((arm, series.into())).or_default();
-    let keep = |last: &mut Option<Last>, value: Option<f64>| {
+fn store_values(
+    history: &mut SourceHistory,
+    arm: Arm,
+    series: &str,
+    at_ms: i64,
+    values: &SeriesValues,
+) {
+    let last = history.series.entry((arm, series.into())).or_default();
+    let keep = |last: &mut Option<LastSample>, value: Option<f64>| {
         if let Some(value) = value {
-            *last = Some(Last { at_ms, value });
+            *last = Some(LastSample { at_ms, value });
         }
     };
-    keep(&mut last.total, reading.total);
-    keep(&mut last.errors, reading.errors);
-    keep(&mut last.good, reading.good);
+    keep(&mut last.total, values.total);
+    keep(&mut last.errors, values.errors);
+    keep(&mut last.good, values.good);
 }
 
-fn add_reading(
+fn add_increments(
     sums: &mut Sums,
-    reading: &Reading,
-    last: &SeriesMemory,
-    remembered_ms: i64,
+    values: &SeriesValues,
+    last: &LastValues,
+    expired_ms: i64,
     from_zero: bool,
 ) {
     let count = |increment: Increment| match increment {
         Increment::Since(value) => value,
-        Increment::FirstSight(value) if from_zero => value,
-        Increment::FirstSight(_) => 0.0,
+        Increment::FirstSample(value) if from_zero => value,
+        Increment::FirstSample(_) => 0.0,
     };
-    if let (Some(total), Some(good)) = (reading.total, reading.good) {
-        // One series in two readings: both are reset, or seen for the first time, where one is.
+    if let (Some(total), Some(good)) = (values.total, values.good) {
+        // Both counters belong to one series: if one is reset or new, so is the other.
         let (total, good) = match (
-            Increment::of(last.total, total, remembered_ms),
-            Increment::of(last.good, good, remembered_ms),
+            Increment::between(last.total, total, expired_ms),
+            Increment::between(last.good, good, expired_ms),
         ) {
-            (Increment::Since(requests), Increment::Since(within)) if requests >= within => {
-                (requests, within)
+            (Increment::Since(requests), Increment::Since(good_requests))
+                if requests >= good_requests =>
+            {
+                (requests, good_requests)
             }
-            (Increment::FirstSight(requests), Increment::FirstSight(within)) if from_zero => {
-                (requests, within)
+            (Increment::FirstSample(requests), Increment::FirstSample(good_requests))
+                if from_zero =>
+            {
+                (requests, good_requests)
             }
-            // Read a moment apart, or one of the two is a stranger: leave it to the next scrape's
-            // comparison.
+            // The counters were read at slightly different times, or one is unknown: the next
+            // scrape corrects this.
             (Increment::Since(requests), Increment::Since(_)) => (requests, requests),
             _ => (0.0, 0.0),
         };
@@ -253,22 +258,21 @@ fn add_reading(
         sums.errors += (total - good).max(0.0);
         return;
     }
-    if let Some(total) = reading.total {
-        sums.requests += count(Increment::of(last.total, total, remembered_ms));
+    if let Some(total) = values.total {
+        sums.requests += count(Increment::between(last.total, total, expired_ms));
     }
-    if let Some(errors) = reading.errors {
-        match Increment::of(last.errors, errors, remembered_ms) {
+    if let Some(errors) = values.errors {
+        match Increment::between(last.errors, errors, expired_ms) {
             Increment::Since(value) => sums.errors += value,
-            Increment::FirstSight(value) if from_zero => sums.new_errors += value,
-            Increment::FirstSight(_) => {}
+            Increment::FirstSample(value) if from_zero => sums.new_errors += value,
+            Increment::FirstSample(_) => {}
         }
     }
 }
 
-/// Requests and errors of one arm. An error series that is truly new has failed only requests of
-/// this very scrape: where its value exceeds them, it had been there before without being seen, and
-/// counts nothing.
-pub(super) fn settle(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
+/// Requests and errors of one arm. A new error series can only contain errors among the requests of
+/// this scrape. If its value exceeds them, the series is older and counts nothing.
+pub(super) fn reconcile_errors(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
     let Sums {
         requests,
         errors,
@@ -285,7 +289,7 @@ pub(super) fn settle(sums: Sums, inconsistent: &mut u64) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    fn scrape<'a>(samples: &[(&'a str, Arm, Kind, f64)]) -> Scrape<'a> {
+    fn scrape<'a>(samples: &[(&'a str, Arm, CounterKind, f64)]) -> Scrape<'a> {
         let mut scrape = Scrape::default();
         for (series, arm, kind, value) in samples {
             scrape.insert(&Sample {
@@ -300,13 +304,13 @@ mod tests {
         scrape
     }
 
-    fn run(values: &[f64], born_here: bool) -> f64 {
-        let mut memory = Memory::default();
+    fn run(values: &[f64], is_new_source: bool) -> f64 {
+        let mut store = SeriesStore::default();
         let at = |index: usize| i64::try_from(index).unwrap();
         let increments = values.iter().enumerate().map(|(index, value)| {
-            let scrape = scrape(&[("a", Arm::Canary, Kind::Total, *value)]);
-            memory
-                .take("pod", at(index), &scrape, -1, born_here)
+            let scrape = scrape(&[("a", Arm::Canary, CounterKind::Total, *value)]);
+            store
+                .count_scrape("pod", at(index), &scrape, -1, is_new_source)
                 .counts
                 .canary_requests
         });
@@ -315,8 +319,8 @@ mod tests {
 
     #[test]
     fn golden_g8() {
-        // A source known from before the rollout, with a reset; one born in it; one whose first
-        // sight counts nothing.
+        // A source known from before the rollout, with a reset; a source created during it; a
+        // source whose first sample counts nothing.
         assert_eq!(run(&[100.0, 130.0, 130.0, 12.0, 40.0], false), 70.0);
         assert_eq!(run(&[0.0, 7.0], true), 7.0);
         assert_eq!(run(&[55.0], false), 0.0);
@@ -325,68 +329,72 @@ mod tests {
 
     #[test]
     fn the_first_error_of_a_known_source_counts() {
-        let mut memory = Memory::default();
-        memory.take(
+        let mut store = SeriesStore::default();
+        store.count_scrape(
             "pod",
             0,
-            &scrape(&[("200", Arm::Canary, Kind::Total, 1000.0)]),
+            &scrape(&[("200", Arm::Canary, CounterKind::Total, 1000.0)]),
             -1,
             false,
         );
         let first_error = scrape(&[
-            ("200", Arm::Canary, Kind::Total, 1100.0),
-            ("500", Arm::Canary, Kind::Total, 3.0),
-            ("500", Arm::Canary, Kind::Errors, 3.0),
+            ("200", Arm::Canary, CounterKind::Total, 1100.0),
+            ("500", Arm::Canary, CounterKind::Total, 3.0),
+            ("500", Arm::Canary, CounterKind::Errors, 3.0),
         ]);
-        let taken = memory.take("pod", 1, &first_error, -1, false);
-        assert_eq!(taken.counts, Counts::new(103.0, 3.0, 0.0, 0.0));
-        assert_eq!(taken.inconsistent, 0);
+        let increment = store.count_scrape("pod", 1, &first_error, -1, false);
+        assert_eq!(increment.counts, Counts::new(103.0, 3.0, 0.0, 0.0));
+        assert_eq!(increment.inconsistent, 0);
     }
 
     #[test]
-    fn an_error_series_that_cannot_be_new_counts_nothing() {
-        let mut memory = Memory::default();
-        memory.take(
+    fn an_error_series_that_cannot_be_new_is_not_counted() {
+        let mut store = SeriesStore::default();
+        store.count_scrape(
             "pod",
             0,
-            &scrape(&[("all", Arm::Stable, Kind::Total, 1000.0)]),
+            &scrape(&[("all", Arm::Stable, CounterKind::Total, 1000.0)]),
             -1,
             false,
         );
-        let stranger = scrape(&[
-            ("all", Arm::Stable, Kind::Total, 1100.0),
-            ("500", Arm::Stable, Kind::Errors, 400.0),
+        let older_series = scrape(&[
+            ("all", Arm::Stable, CounterKind::Total, 1100.0),
+            ("500", Arm::Stable, CounterKind::Errors, 400.0),
         ]);
-        let taken = memory.take("pod", 1, &stranger, -1, false);
-        assert_eq!(taken.counts, Counts::new(0.0, 0.0, 100.0, 0.0));
-        assert_eq!(taken.inconsistent, 1);
+        let increment = store.count_scrape("pod", 1, &older_series, -1, false);
+        assert_eq!(increment.counts, Counts::new(0.0, 0.0, 100.0, 0.0));
+        assert_eq!(increment.inconsistent, 1);
     }
 
     #[test]
     fn good_requests_count_with_their_total_or_not_at_all() {
-        let mut memory = Memory::default();
+        let mut store = SeriesStore::default();
         let both = |total, good| {
             scrape(&[
-                ("le", Arm::Canary, Kind::Total, total),
-                ("le", Arm::Canary, Kind::Good, good),
+                ("le", Arm::Canary, CounterKind::Total, total),
+                ("le", Arm::Canary, CounterKind::Good, good),
             ])
         };
-        memory.take("pod", 0, &both(100.0, 90.0), -1, false);
+        store.count_scrape("pod", 0, &both(100.0, 90.0), -1, false);
         assert_eq!(
-            memory.take("pod", 1, &both(200.0, 150.0), -1, false).counts,
+            store
+                .count_scrape("pod", 1, &both(200.0, 150.0), -1, false)
+                .counts,
             Counts::new(100.0, 40.0, 0.0, 0.0)
         );
-        let torn = scrape(&[
-            ("le", Arm::Canary, Kind::Total, 300.0),
-            ("other", Arm::Canary, Kind::Total, 1.0),
-            ("other", Arm::Canary, Kind::Good, 1.0),
+        let incomplete = scrape(&[
+            ("le", Arm::Canary, CounterKind::Total, 300.0),
+            ("other", Arm::Canary, CounterKind::Total, 1.0),
+            ("other", Arm::Canary, CounterKind::Good, 1.0),
         ]);
         assert_eq!(
-            memory.take("pod", 2, &torn, -1, false).counts,
+            store.count_scrape("pod", 2, &incomplete, -1, false).counts,
             Counts::new(1.0, 0.0, 0.0, 0.0)
         );
         assert_eq!(
-            memory.take("pod", 3, &both(400.0, 350.0), -1, false).counts,
+            store
+                .count_scrape("pod", 3, &both(400.0, 350.0), -1, false)
+                .counts,
             Counts::new(200.0, 0.0, 0.0, 0.0)
         );
     }

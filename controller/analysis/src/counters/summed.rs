@@ -1,36 +1,37 @@
-//! Rounds of increments that somebody else has added up, where the series are too many to be read
-//! one by one.
+//! Rounds from increments that Prometheus has aggregated, for objectives with too many series to
+//! read individually.
 //!
-//! The grid of steps is given, so that a round is one step: what each source counted between two
-//! moments, by the last scrape before each of them. Successive steps of a series add up to what it
-//! counted; nothing is in two of them.
+//! A round is one step of the query: the increment of each source between two times, from the last
+//! scrape before each of them. Successive steps of a series add up to its total increment without
+//! overlap.
 
 use std::collections::BTreeMap;
 
-use super::series::{Sums, settle};
+use super::series::{Sums, reconcile_errors};
 use super::{Arm, Rounds};
 use crate::counts::{Counts, PodCounts, Tick};
 
-/// What one source counted for one arm in one step, or a part of it.
+/// The increment, or a part of it, of one source for one arm in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SummedIncrement {
     /// The scrape target, such as a pod's name or a gateway's instance.
     pub source: String,
-    /// Which side it counts for.
+    /// The arm to which it belongs.
     pub arm: Arm,
-    /// When the step ends, in milliseconds since the epoch.
+    /// End of the step, in milliseconds since the epoch.
     pub at_ms: i64,
     /// Requests.
     pub requests: f64,
-    /// Bad requests of series that were known when the step began.
+    /// Bad requests of series that existed when the step began.
     pub errors: f64,
-    /// Bad requests of series that have begun in it.
+    /// Bad requests of series that started during the step.
     pub new_errors: f64,
 }
 
-/// The rounds of these increments, in the order of time; each began `step_ms` before it closed. An
-/// increment that is no number is left out, requests and errors alike, and told.
-pub fn rounds_of_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds {
+/// Builds the rounds of these increments, in order of time. Each starts `step_ms` before it closes.
+/// An increment that is NaN, negative or infinite is ignored, requests and errors alike, and
+/// reported in [`Rounds::not_a_number_at_ms`].
+pub fn rounds_from_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds {
     let mut rounds = Rounds::default();
     let mut sums: BTreeMap<(i64, &str, Arm), Sums> = BTreeMap::new();
     for SummedIncrement {
@@ -42,10 +43,10 @@ pub fn rounds_of_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds {
         new_errors,
     } in increments
     {
-        let of_source = sums.entry((*at_ms, source, *arm)).or_default();
-        of_source.requests += requests;
-        of_source.errors += errors;
-        of_source.new_errors += new_errors;
+        let source_sums = sums.entry((*at_ms, source, *arm)).or_default();
+        source_sums.requests += requests;
+        source_sums.errors += errors;
+        source_sums.new_errors += new_errors;
     }
     let mut steps: BTreeMap<i64, (Counts, Vec<PodCounts>)> = BTreeMap::new();
     for ((at_ms, _, arm), sums) in sums {
@@ -58,7 +59,7 @@ pub fn rounds_of_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds {
             rounds.not_a_number_at_ms = rounds.not_a_number_at_ms.max(Some(at_ms));
             continue;
         }
-        let (requests, errors) = settle(sums, &mut rounds.inconsistent);
+        let (requests, errors) = reconcile_errors(sums, &mut rounds.inconsistent_increments);
         match arm {
             Arm::Canary => counts.add(&Counts::new(requests, errors, 0.0, 0.0)),
             Arm::Stable => {
@@ -86,7 +87,13 @@ pub fn rounds_of_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds {
 mod tests {
     use super::*;
 
-    fn of(source: &str, arm: Arm, at_ms: i64, requests: f64, errors: f64) -> SummedIncrement {
+    fn increment(
+        source: &str,
+        arm: Arm,
+        at_ms: i64,
+        requests: f64,
+        errors: f64,
+    ) -> SummedIncrement {
         SummedIncrement {
             source: source.to_owned(),
             arm,
@@ -100,12 +107,12 @@ mod tests {
     #[test]
     fn a_step_is_a_round_of_all_its_sources() {
         let increments = [
-            of("a", Arm::Stable, 15_000, 100.0, 1.0),
-            of("b", Arm::Stable, 15_000, 90.0, 0.0),
-            of("c", Arm::Canary, 15_000, 10.0, 2.0),
-            of("c", Arm::Canary, 30_000, 12.0, 0.0),
+            increment("a", Arm::Stable, 15_000, 100.0, 1.0),
+            increment("b", Arm::Stable, 15_000, 90.0, 0.0),
+            increment("c", Arm::Canary, 15_000, 10.0, 2.0),
+            increment("c", Arm::Canary, 30_000, 12.0, 0.0),
         ];
-        let rounds = rounds_of_sums(&increments, 15_000);
+        let rounds = rounds_from_sums(&increments, 15_000);
         assert_eq!(rounds.ticks.len(), 2);
         assert_eq!(
             (rounds.ticks[0].started_ms, rounds.ticks[0].at_ms),
@@ -117,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_true_is_cut_as_it_is_of_single_series() {
-        let stranger = SummedIncrement {
+    fn inconsistent_increments_are_limited_as_for_single_series() {
+        let older_series = SummedIncrement {
             new_errors: 400.0,
-            ..of("a", Arm::Stable, 1, 100.0, 0.0)
+            ..increment("a", Arm::Stable, 1, 100.0, 0.0)
         };
-        let rounds = rounds_of_sums(&[stranger, of("b", Arm::Canary, 1, 5.0, 7.0)], 1);
+        let rounds = rounds_from_sums(&[older_series, increment("b", Arm::Canary, 1, 5.0, 7.0)], 1);
         assert_eq!(rounds.ticks[0].counts, Counts::new(5.0, 5.0, 100.0, 0.0));
-        assert_eq!(rounds.inconsistent, 2);
-        let rounds = rounds_of_sums(
+        assert_eq!(rounds.inconsistent_increments, 2);
+        let rounds = rounds_from_sums(
             &[
-                of("a", Arm::Canary, 7, f64::NAN, 0.0),
-                of("b", Arm::Canary, 7, 5.0, -1.0),
+                increment("a", Arm::Canary, 7, f64::NAN, 0.0),
+                increment("b", Arm::Canary, 7, 5.0, -1.0),
             ],
             1,
         );

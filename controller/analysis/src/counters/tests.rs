@@ -1,4 +1,4 @@
-//! Rounds: of one source, of many, with misses, replays, restarts.
+//! Rounds of one and of several sources, with missed scrapes, replays and restarts.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,17 +10,17 @@ fn config() -> CounterConfig {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Owned {
+struct OwnedSample {
     source: String,
     series: String,
     arm: Arm,
-    kind: Kind,
+    kind: CounterKind,
     at_ms: i64,
     value: f64,
 }
 
-impl Owned {
-    fn new(source: &str, arm: Arm, kind: Kind, at_ms: i64, value: f64) -> Self {
+impl OwnedSample {
+    fn new(source: &str, arm: Arm, kind: CounterKind, at_ms: i64, value: f64) -> Self {
         Self {
             source: source.into(),
             series: format!("{kind:?}"),
@@ -51,39 +51,39 @@ impl Owned {
     }
 }
 
-fn feed(
-    counters: &mut Counters,
-    samples: &[Owned],
-    births: &BTreeMap<String, i64>,
+fn add_samples(
+    counters: &mut RoundBuilder,
+    samples: &[OwnedSample],
+    source_created_ms: &BTreeMap<String, i64>,
     settled_ms: i64,
 ) -> Rounds {
-    let samples: Vec<_> = samples.iter().map(Owned::sample).collect();
-    counters.feed(&Feed {
+    let samples: Vec<_> = samples.iter().map(OwnedSample::sample).collect();
+    counters.add_samples(&SampleBatch {
         samples: &samples,
-        births,
+        source_created_ms: source_created_ms,
         settled_ms,
         now_ms: settled_ms.saturating_add(20_000),
     })
 }
 
-fn gateway(at_ms: i64, canary: f64, stable: f64, errors: f64) -> [Owned; 3] {
+fn gateway(at_ms: i64, canary: f64, stable: f64, errors: f64) -> [OwnedSample; 3] {
     [
-        Owned::new("gw", Arm::Canary, Kind::Total, at_ms, canary),
-        Owned::new("gw", Arm::Stable, Kind::Total, at_ms, stable),
-        Owned::new("gw", Arm::Stable, Kind::Errors, at_ms, errors),
+        OwnedSample::new("gw", Arm::Canary, CounterKind::Total, at_ms, canary),
+        OwnedSample::new("gw", Arm::Stable, CounterKind::Total, at_ms, stable),
+        OwnedSample::new("gw", Arm::Stable, CounterKind::Errors, at_ms, errors),
     ]
 }
 
 #[test]
-fn every_scrape_of_a_gateway_is_a_round_at_once() {
-    let mut counters = Counters::resume(config(), 0, 0);
+fn every_scrape_of_a_gateway_closes_a_round_immediately() {
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
     let samples = [
         gateway(-1000, 0.0, 100.0, 1.0),
         gateway(14_000, 10.0, 190.0, 2.0),
         gateway(29_000, 22.0, 270.0, 2.0),
     ]
     .concat();
-    let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 0);
+    let rounds = add_samples(&mut counters, &samples, &BTreeMap::new(), 0);
     let counts: Vec<_> = rounds
         .ticks
         .iter()
@@ -107,7 +107,7 @@ fn every_scrape_of_a_gateway_is_a_round_at_once() {
     );
     assert!(rounds.ticks[0].stable_pods.is_empty());
     assert_eq!(
-        feed(&mut counters, &samples, &BTreeMap::new(), 60_000).ticks,
+        add_samples(&mut counters, &samples, &BTreeMap::new(), 60_000).ticks,
         [],
         "a replay changes nothing"
     );
@@ -115,8 +115,10 @@ fn every_scrape_of_a_gateway_is_a_round_at_once() {
 
 #[test]
 fn a_round_of_pods_waits_for_all_of_them() {
-    let mut counters = Counters::resume(config(), 0, 0);
-    let pod = |name: &str, at_ms, value| Owned::new(name, Arm::Stable, Kind::Total, at_ms, value);
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
+    let pod = |name: &str, at_ms, value| {
+        OwnedSample::new(name, Arm::Stable, CounterKind::Total, at_ms, value)
+    };
     let mut samples = vec![
         pod("a", -10_000, 5.0),
         pod("b", -5000, 5.0),
@@ -124,23 +126,23 @@ fn a_round_of_pods_waits_for_all_of_them() {
         pod("b", 10_000, 20.0),
     ];
     assert_eq!(
-        feed(&mut counters, &samples[..3], &BTreeMap::new(), 9000).ticks,
+        add_samples(&mut counters, &samples[..3], &BTreeMap::new(), 9000).ticks,
         []
     );
-    let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 10_000);
+    let rounds = add_samples(&mut counters, &samples, &BTreeMap::new(), 10_000);
     assert_eq!(rounds.ticks.len(), 1);
     assert_eq!(rounds.ticks[0].at_ms, 10_000);
     assert_eq!(rounds.ticks[0].counts.stable_requests, 20.0);
     assert_eq!(rounds.ticks[0].stable_pods.len(), 2);
 
-    // b misses two scrapes: the round closes without it, and what it counted comes later.
+    // b misses two scrapes: the round closes without it, and its increment follows later.
     samples.extend([
         pod("a", 20_000, 11.0),
         pod("a", 35_000, 12.0),
         pod("b", 55_000, 50.0),
         pod("a", 50_000, 13.0),
     ]);
-    let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 60_000);
+    let rounds = add_samples(&mut counters, &samples, &BTreeMap::new(), 60_000);
     let counts: Vec<_> = rounds
         .ticks
         .iter()
@@ -151,7 +153,7 @@ fn a_round_of_pods_waits_for_all_of_them() {
         [(42_500, 2.0), (50_000, 1.0)],
         "a may still be late to the third"
     );
-    let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 77_500);
+    let rounds = add_samples(&mut counters, &samples, &BTreeMap::new(), 77_500);
     assert_eq!(
         (
             rounds.ticks[0].at_ms,
@@ -162,87 +164,111 @@ fn a_round_of_pods_waits_for_all_of_them() {
 }
 
 #[test]
-fn a_pod_born_in_the_rollout_counts_from_nothing() {
-    let births = BTreeMap::from([("new".to_owned(), 3000), ("old".to_owned(), -90_000)]);
-    let mut counters = Counters::resume(config(), 0, 0);
+fn a_pod_created_during_the_rollout_counts_from_zero() {
+    let source_created_ms = BTreeMap::from([("new".to_owned(), 3000), ("old".to_owned(), -90_000)]);
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
     let samples = [
-        Owned::new("new", Arm::Canary, Kind::Total, 9000, 40.0),
-        Owned::new("new", Arm::Canary, Kind::Errors, 9000, 4.0),
-        Owned::new("old", Arm::Stable, Kind::Total, 9000, 5000.0),
+        OwnedSample::new("new", Arm::Canary, CounterKind::Total, 9000, 40.0),
+        OwnedSample::new("new", Arm::Canary, CounterKind::Errors, 9000, 4.0),
+        OwnedSample::new("old", Arm::Stable, CounterKind::Total, 9000, 5000.0),
     ];
-    let rounds = feed(&mut counters, &samples, &births, 9000);
+    let rounds = add_samples(&mut counters, &samples, &source_created_ms, 9000);
     assert_eq!(rounds.ticks[0].counts, Counts::new(40.0, 4.0, 0.0, 0.0));
 }
 
 #[test]
-fn a_pod_that_comes_back_after_it_was_forgotten_is_not_counted_twice() {
-    let births = BTreeMap::from([("canary".to_owned(), 1000)]);
-    let mut counters = Counters::resume(config(), 0, 0);
-    let at = |at_ms, value| [Owned::new("canary", Arm::Canary, Kind::Total, at_ms, value)];
+fn a_pod_that_reappears_after_expiry_is_not_counted_twice() {
+    let source_created_ms = BTreeMap::from([("canary".to_owned(), 1000)]);
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
+    let at = |at_ms, value| {
+        [OwnedSample::new(
+            "canary",
+            Arm::Canary,
+            CounterKind::Total,
+            at_ms,
+            value,
+        )]
+    };
     assert_eq!(
-        feed(&mut counters, &at(10_000, 100.0), &births, 10_000).ticks[0]
+        add_samples(
+            &mut counters,
+            &at(10_000, 100.0),
+            &source_created_ms,
+            10_000
+        )
+        .ticks[0]
             .counts
             .canary_requests,
         100.0
     );
-    let back = feed(
+    let back = add_samples(
         &mut counters,
         &at(10_000 + config().forget_ms, 900.0),
-        &births,
+        &source_created_ms,
         400_000,
     );
     assert_eq!(back.ticks[0].counts.canary_requests, 0.0);
 }
 
 #[test]
-fn errors_without_their_requests_wait() {
-    let mut counters = Counters::resume(config(), 0, 0);
-    feed(
+fn errors_without_requests_are_deferred() {
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
+    add_samples(
         &mut counters,
         &gateway(10_000, 0.0, 100.0, 1.0),
         &BTreeMap::new(),
         10_000,
     );
-    let torn = [Owned::new("gw", Arm::Stable, Kind::Errors, 25_000, 9.0)];
+    let incomplete = [OwnedSample::new(
+        "gw",
+        Arm::Stable,
+        CounterKind::Errors,
+        25_000,
+        9.0,
+    )];
     assert_eq!(
-        feed(&mut counters, &torn, &BTreeMap::new(), 30_000).ticks,
+        add_samples(&mut counters, &incomplete, &BTreeMap::new(), 30_000).ticks,
         []
     );
-    let healed = feed(
+    let complete = add_samples(
         &mut counters,
         &gateway(40_000, 0.0, 200.0, 12.0),
         &BTreeMap::new(),
         40_000,
     );
-    assert_eq!(healed.ticks[0].counts, Counts::new(0.0, 0.0, 100.0, 11.0));
+    assert_eq!(complete.ticks[0].counts, Counts::new(0.0, 0.0, 100.0, 11.0));
 }
 
 #[test]
-fn what_is_not_a_count_is_left_out_and_told() {
-    let mut counters = Counters::resume(config(), 0, 0);
+fn invalid_samples_are_ignored_and_reported() {
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
     let mut samples = gateway(10_000, f64::NAN, 100.0, -1.0).to_vec();
     samples.extend(gateway(900_000, 1.0, 1.0, 1.0));
-    let rounds = feed(&mut counters, &samples, &BTreeMap::new(), 10_000);
+    let rounds = add_samples(&mut counters, &samples, &BTreeMap::new(), 10_000);
     assert_eq!(rounds.not_a_number_at_ms, Some(10_000));
-    assert_eq!(rounds.from_the_future, 3);
+    assert_eq!(rounds.future_samples, 3);
     assert_eq!(rounds.ticks.len(), 1);
     assert!(!rounds.selector_matched_stable);
 }
 
-/// A world of sources that are born, miss scrapes, restart and die, as the samples that Prometheus
-/// would have.
+/// Generated samples of sources that start, miss scrapes, restart and end.
 #[derive(Debug, Clone)]
-struct World {
-    samples: Vec<Owned>,
-    births: BTreeMap<String, i64>,
+struct GeneratedSamples {
+    samples: Vec<OwnedSample>,
+    source_created_ms: BTreeMap<String, i64>,
     ends_ms: i64,
 }
 
-/// One scrape: whether it is missed, the requests since the last one, which of them fail, whether
-/// the process restarted.
+/// One scrape: missed if low, requests since the last one, error rate in 1/255, restarted if low.
 type Step = (u8, u16, u8, u8);
 
-fn source_samples(name: &str, arm: Arm, from_ms: i64, steps: &[Step], samples: &mut Vec<Owned>) {
+fn source_samples(
+    name: &str,
+    arm: Arm,
+    from_ms: i64,
+    steps: &[Step],
+    samples: &mut Vec<OwnedSample>,
+) {
     let (mut total, mut errors) = (0.0, 0.0);
     for (index, (miss, requests, percent, restart)) in steps.iter().enumerate() {
         let at_ms = from_ms + i64::try_from(index).unwrap() * INTERVAL_MS;
@@ -254,14 +280,26 @@ fn source_samples(name: &str, arm: Arm, from_ms: i64, steps: &[Step], samples: &
         if *miss < 40 {
             continue;
         }
-        samples.push(Owned::new(name, arm, Kind::Total, at_ms, total));
+        samples.push(OwnedSample::new(
+            name,
+            arm,
+            CounterKind::Total,
+            at_ms,
+            total,
+        ));
         if errors > 0.0 {
-            samples.push(Owned::new(name, arm, Kind::Errors, at_ms, errors));
+            samples.push(OwnedSample::new(
+                name,
+                arm,
+                CounterKind::Errors,
+                at_ms,
+                errors,
+            ));
         }
     }
 }
 
-fn worlds() -> impl Strategy<Value = World> {
+fn generated_samples() -> impl Strategy<Value = GeneratedSamples> {
     let step = (any::<u8>(), any::<u16>(), any::<u8>(), any::<u8>());
     let source = (
         any::<bool>(),
@@ -269,26 +307,32 @@ fn worlds() -> impl Strategy<Value = World> {
         prop::collection::vec(step, 1..40),
     );
     prop::collection::vec(source, 1..6).prop_map(|sources| {
-        let (mut samples, mut births) = (Vec::new(), BTreeMap::new());
+        let (mut samples, mut source_created_ms) = (Vec::new(), BTreeMap::new());
         for (index, (canary, from_ms, steps)) in sources.iter().enumerate() {
             let name = format!("pod-{index}");
-            births.insert(name.clone(), from_ms - 3000);
+            source_created_ms.insert(name.clone(), from_ms - 3000);
             let arm = if *canary { Arm::Canary } else { Arm::Stable };
             source_samples(&name, arm, *from_ms, steps, &mut samples);
         }
         samples.sort_by_key(|sample| sample.at_ms);
         let ends_ms = samples.last().map_or(0, |sample| sample.at_ms) + 100_000;
-        World {
+        GeneratedSamples {
             samples,
-            births,
+            source_created_ms,
             ends_ms,
         }
     })
 }
 
-fn whole(world: &World) -> (Vec<Tick>, Counters) {
-    let mut counters = Counters::resume(config(), 0, 0);
-    let ticks = feed(&mut counters, &world.samples, &world.births, world.ends_ms).ticks;
+fn process_at_once(generated: &GeneratedSamples) -> (Vec<Tick>, RoundBuilder) {
+    let mut counters = RoundBuilder::resume(config(), 0, 0);
+    let ticks = add_samples(
+        &mut counters,
+        &generated.samples,
+        &generated.source_created_ms,
+        generated.ends_ms,
+    )
+    .ticks;
     (ticks, counters)
 }
 
@@ -296,36 +340,37 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn rounds_do_not_depend_on_how_they_are_read(
-        world in worlds(), polls in prop::collection::vec((0_i64..700_000, any::<bool>(), any::<u64>()), 1..12),
+    fn rounds_do_not_depend_on_the_batches(
+        generated in generated_samples(), polls in prop::collection::vec((0_i64..700_000, any::<bool>(), any::<u64>()), 1..12),
     ) {
-        let (expected, _) = whole(&world);
+        let (expected, _) = process_at_once(&generated);
         let mut polls = polls;
         polls.sort_unstable();
-        polls.push((world.ends_ms, false, 0));
-        let mut counters = Counters::resume(config(), 0, 0);
+        polls.push((generated.ends_ms, false, 0));
+        let mut counters = RoundBuilder::resume(config(), 0, 0);
         let mut ticks = Vec::new();
         for (settled_ms, restart, shuffle) in polls {
             if restart {
-                // The process dies: all that is left is when the last round closed.
-                counters = Counters::resume(config(), 0, counters.round_at_ms());
+                // The process restarts: only the time at which the last round closed is kept.
+                counters = RoundBuilder::resume(config(), 0, counters.round_at_ms());
             }
-            // What a query at this moment shows, with an overlap, duplicates, in no order.
+            // The result of a query at this time, with an overlap, duplicates and in arbitrary
+            // order.
             let from_ms = counters.read_from_ms() - 30_000;
-            let mut seen: Vec<_> = world.samples.iter().filter(|s| s.at_ms > from_ms && s.at_ms <= settled_ms).cloned().collect();
+            let mut seen: Vec<_> = generated.samples.iter().filter(|s| s.at_ms > from_ms && s.at_ms <= settled_ms).cloned().collect();
             if let Some(first) = seen.first().cloned() {
                 seen.push(first);
             }
             let length = seen.len().max(1);
             seen.rotate_left(usize::try_from(shuffle % u64::try_from(length).unwrap()).unwrap());
-            ticks.extend(feed(&mut counters, &seen, &world.births, settled_ms).ticks);
+            ticks.extend(add_samples(&mut counters, &seen, &generated.source_created_ms, settled_ms).ticks);
         }
         prop_assert_eq!(ticks, expected);
     }
 
     #[test]
-    fn nothing_is_counted_twice_and_errors_are_requests(world in worlds()) {
-        let (ticks, _) = whole(&world);
+    fn nothing_is_counted_twice_and_errors_never_exceed_requests(generated in generated_samples()) {
+        let (ticks, _) = process_at_once(&generated);
         let mut last_ms = 0;
         for tick in &ticks {
             prop_assert_eq!(tick.started_ms, last_ms);
@@ -344,19 +389,19 @@ proptest! {
         samples in prop::collection::vec((0_u8..3, 0_u8..3, any::<bool>(), 0_u8..3, any::<i64>(), any::<f64>()), 0..60),
         clocks in prop::collection::vec((any::<i64>(), any::<i64>()), 1..5), began_ms: i64,
     ) {
-        let samples: Vec<_> = samples.into_iter().map(|(source, series, canary, kind, at_ms, value)| Owned {
+        let samples: Vec<_> = samples.into_iter().map(|(source, series, canary, kind, at_ms, value)| OwnedSample {
             source: source.to_string(),
             series: series.to_string(),
             arm: if canary { Arm::Canary } else { Arm::Stable },
-            kind: [Kind::Total, Kind::Errors, Kind::Good][usize::from(kind)],
+            kind: [CounterKind::Total, CounterKind::Errors, CounterKind::Good][usize::from(kind)],
             at_ms,
             value,
         }).collect();
-        let births = BTreeMap::from([("0".to_owned(), began_ms), ("1".to_owned(), i64::MAX), ("2".to_owned(), i64::MIN)]);
-        let mut counters = Counters::resume(config(), began_ms, began_ms);
+        let source_created_ms = BTreeMap::from([("0".to_owned(), began_ms), ("1".to_owned(), i64::MAX), ("2".to_owned(), i64::MIN)]);
+        let mut counters = RoundBuilder::resume(config(), began_ms, began_ms);
         for (now_ms, settled_ms) in clocks {
-            let samples: Vec<_> = samples.iter().map(Owned::sample).collect();
-            let rounds = counters.feed(&Feed { samples: &samples, births: &births, settled_ms, now_ms });
+            let samples: Vec<_> = samples.iter().map(OwnedSample::sample).collect();
+            let rounds = counters.add_samples(&SampleBatch { samples: &samples, source_created_ms: &source_created_ms, settled_ms, now_ms });
             for tick in rounds.ticks {
                 let counts = tick.counts;
                 prop_assert!(counts.canary_errors <= counts.canary_requests);

@@ -1,64 +1,65 @@
-//! A guard over the whole distribution: the canary may keep the threshold and be slower than stable
-//! elsewhere.
+//! The latency guard compares the whole distribution: a canary can meet the threshold and still be
+//! slower than stable elsewhere.
 //!
-//! For each edge of the histogram, "took longer than the edge" is a bad event of its own, with an
-//! e-process of its own against
+//! For each histogram edge, "took longer than the edge" is a separate bad event with a separate
+//! e-process against
 //!
 //! ```text
 //! H0:  P(canary takes longer than the edge) <= rho0 P(stable takes longer than it) + delta0    at every tick
 //! ```
 //!
-//! of Bernoulli bets ([`bernoulli`]): at the edges below most requests, most of them are "bad",
-//! where the Poisson form would be blunt. The rate that a tick's bets are made at is stable's in
-//! the ticks before. **That the bets are valid does not depend on it**: each is an e-value for
-//! every pair of rates in H0, by convexity, so that any rate that is known before the tick keeps
-//! the theorem. Only what the bets are worth depends on how near it is.
+//! of Bernoulli bets ([`bernoulli`]). At low edges most requests are "bad", and the Poisson form
+//! would have little power. A tick's bets assume stable's rate in the earlier ticks. **Their
+//! validity does not depend on it**: by convexity each is an e-value for every pair of rates in H0,
+//! so any rate that is fixed before the tick preserves the bound. Only the power of the bets
+//! depends on its accuracy.
 //!
-//! The guard's evidence is the mean over the edges. A mean of e-processes is one, whatever their
-//! dependence (and that of one histogram's edges is great), so that by Ville's inequality it passes
-//! `1/alpha` with probability at most `alpha` while H0 holds at every edge. As everywhere, the
-//! temper `k`, which is learnt edge by edge from stable's pods, is a heuristic where requests do
-//! not come one by one.
+//! The guard's evidence is the mean over the edges. A mean of e-processes is an e-process
+//! regardless of their dependence (the edges of one histogram are strongly dependent). By Ville's
+//! inequality it exceeds `1/alpha` with probability at most `alpha` if H0 holds at every edge. The
+//! temper `k`, estimated from stable's pods at each edge, is a heuristic for requests that are not
+//! independent.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bernoulli::{ODDS_RATIOS, bernoulli};
 use crate::config::EvidenceConfig;
-use crate::counters::{CounterConfig, Counters, Feed, Rounds};
+use crate::counters::{CounterConfig, RoundBuilder, Rounds, SampleBatch};
 use crate::counts::{Counts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::numeric::log_sum_exp;
 use crate::objective::RoundContext;
 use crate::overdispersion::Overdispersion;
 
-/// More edges than this make the state too large for a status, and the guard no better.
-pub const MOST_EDGES: usize = 32;
+/// Maximum number of edges. More would make the state too large for a status without improving the
+/// guard.
+pub const MAX_EDGES: usize = 32;
 
-/// What a guard that rolls back weighs in the mean of e-values, beside its objective's 1. Any share
-/// that is fixed beforehand keeps the bound. With this one the objective itself rolls back at 1.25
-/// times the evidence that it would need alone, and the guard at five times.
-pub const GUARD_SHARE: f64 = 0.25;
+/// Weight of a guard that rolls back in the mean of e-values, relative to its objective's weight.
+/// Any weight that is fixed in advance preserves the bound. With this one the objective rolls back
+/// at 1.25 times the evidence that it would need alone, and the guard at five times.
+pub const GUARD_WEIGHT: f64 = 0.25;
 
-/// Rates that bets are made at stay inside of this.
-const LEAST_RATE: f64 = 1e-4;
+/// Bets assume rates between this value and its complement.
+const MIN_RATE: f64 = 1e-4;
 
-/// All of a guard that must survive a restart: serialisable, about 450 bytes of JSON an edge, at
-/// most [`MOST_EDGES`] of them.
+/// The persistent state of a latency guard: about 450 bytes of JSON for each edge, at most
+/// [`MAX_EDGES`] edges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct GuardState {
-    /// In rising order.
+pub struct LatencyGuardState {
+    /// The compared edges in ascending order.
     pub edges: Vec<EdgeState>,
-    /// The newest round in which both arms had a request at some edge, in milliseconds since the
+    /// The latest round in which both arms had requests at some edge, in milliseconds since the
     /// epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compared_at_ms: Option<i64>,
-    /// The least temper: that of the objective when the guard began, which had learnt from before
-    /// the release how requests cluster.
+    /// Minimum temper: that of the objective when the guard started, which was estimated from
+    /// before the release.
     least_k: f64,
 }
 
-/// One edge: how often either arm took longer than it.
+/// The state of one edge: how often the requests of each arm took longer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EdgeState {
@@ -66,8 +67,8 @@ pub struct EdgeState {
     pub seconds: f64,
     /// When the last round closed, in milliseconds since the epoch.
     pub round_at_ms: i64,
-    /// Both arms so far: the bad are those that took longer. The next tick's bets take stable's
-    /// rate from it.
+    /// Counts of both arms so far. Errors are requests that took longer than the edge. The bets of
+    /// the next tick assume stable's rate in these counts.
     pub totals: Counts,
     ticks: u64,
     mixture: Mixture,
@@ -75,31 +76,31 @@ pub struct EdgeState {
     dispersion: Overdispersion,
 }
 
-/// What a guard says.
+/// The evidence of a latency guard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct GuardEvidence {
+pub struct LatencyGuardEvidence {
     /// `ln` of the mean e-value.
     pub ln_e: f64,
-    /// How many edges are compared.
+    /// Number of compared edges.
     pub edges: usize,
-    /// The edge with the most evidence; nothing without edges.
+    /// The edge with the strongest evidence. `None` without edges.
     pub worst: Option<EdgeEvidence>,
-    /// Whether it takes part in rolling back; it holds in any case.
+    /// Whether it contributes to rollbacks. It can always hold a rollout.
     pub rolls_back: bool,
 }
 
-/// How often either arm took longer than an edge.
+/// The counts of one edge.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EdgeEvidence {
     /// The edge, in seconds.
     pub seconds: f64,
-    /// Requests, and those that took longer.
+    /// Requests of both arms; errors are those that took longer.
     pub counts: Counts,
 }
 
-impl Default for GuardState {
+impl Default for LatencyGuardState {
     fn default() -> Self {
         Self {
             edges: Vec::new(),
@@ -109,18 +110,18 @@ impl Default for GuardState {
     }
 }
 
-impl GuardState {
-    /// Whether this was gathered with as many bets as are made: otherwise it is of another version
-    /// of this program.
-    pub fn fits(&self) -> bool {
-        self.edges.len() <= MOST_EDGES
+impl LatencyGuardState {
+    /// Whether this state has the current number of bets. Otherwise it was written by another
+    /// version.
+    pub fn is_compatible(&self) -> bool {
+        self.edges.len() <= MAX_EDGES
             && self
                 .edges
                 .iter()
                 .all(|edge| edge.mixture.len() == ODDS_RATIOS.len())
     }
 
-    /// `ln` of the mean e-value; 0 without edges.
+    /// `ln` of the mean e-value. 0 without edges.
     pub fn ln_e(&self) -> f64 {
         if self.edges.is_empty() {
             return 0.0;
@@ -130,8 +131,8 @@ impl GuardState {
         log_sum_exp(self.edges.iter().map(EdgeState::ln_e)) - edges.ln()
     }
 
-    /// What it says.
-    pub fn evidence(&self, rolls_back: bool) -> GuardEvidence {
+    /// Summarizes the evidence.
+    pub fn evidence(&self, rolls_back: bool) -> LatencyGuardEvidence {
         let worst = self
             .edges
             .iter()
@@ -140,7 +141,7 @@ impl GuardState {
             seconds: edge.seconds,
             counts: edge.totals,
         });
-        GuardEvidence {
+        LatencyGuardEvidence {
             ln_e: self.ln_e(),
             edges: self.edges.len(),
             worst,
@@ -162,15 +163,15 @@ impl EdgeState {
         }
     }
 
-    /// `ln` of its own e-value.
+    /// `ln` of the e-value of this edge.
     pub fn ln_e(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "there are six odds ratios")]
         let ln_weights = [-(ODDS_RATIOS.len() as f64).ln(); ODDS_RATIOS.len()];
         self.mixture.ln_value(&ln_weights)
     }
 
-    /// Takes a tick in. One of the warm-up counts for nothing but the rates: caches that are cold
-    /// make a new pod slow at every edge.
+    /// Adds a tick. A warm-up tick only updates the rates, because cold caches make a new pod slow
+    /// at every edge.
     fn add(
         &mut self,
         config: &EvidenceConfig,
@@ -193,7 +194,7 @@ impl EdgeState {
         let k = self.dispersion.k().max(least_k);
         let has_both = tick.counts.canary_requests > 0.0 && tick.counts.stable_requests > 0.0;
         if let Some(rate) = self.totals.stable_rate().filter(|_| has_both && !warm) {
-            let rate = rate.clamp(LEAST_RATE, 1.0 - LEAST_RATE);
+            let rate = rate.clamp(MIN_RATE, 1.0 - MIN_RATE);
             let line = |psi: &f64| {
                 bernoulli(&tick.counts, rate, *psi, config.rho0)
                     .tempered(k)
@@ -209,35 +210,34 @@ impl EdgeState {
     }
 }
 
-/// A guard at work: what its evidence is gathered with, and the memory of counters that a restart
-/// rebuilds.
+/// A running latency guard: its configuration, and counter values that are rebuilt after a restart.
 #[derive(Debug, Clone)]
 pub struct LatencyGuard {
     evidence: EvidenceConfig,
     counters: CounterConfig,
     began_ms: i64,
-    edges: Vec<Counters>,
+    edges: Vec<RoundBuilder>,
 }
 
 impl LatencyGuard {
-    /// A guard of a release that began at `began_ms`, which goes on where the state ends; one
-    /// without edges has yet to learn which there are.
+    /// Resumes from a stored state. `began_ms` is the start of the release. Without edges, call
+    /// [`Self::set_edges`] once they are known.
     pub fn resume(
         evidence: EvidenceConfig,
         counters: CounterConfig,
         began_ms: i64,
-        state: &GuardState,
+        state: &LatencyGuardState,
     ) -> Self {
-        let of = |edge: &EdgeState| Counters::resume(counters, began_ms, edge.round_at_ms);
+        let resume = |edge: &EdgeState| RoundBuilder::resume(counters, began_ms, edge.round_at_ms);
         Self {
-            edges: state.edges.iter().map(of).collect(),
+            edges: state.edges.iter().map(resume).collect(),
             evidence,
             counters,
             began_ms,
         }
     }
 
-    /// Uses another scrape interval from the next observation on.
+    /// Changes the counter configuration, effective with the next observation.
     pub fn set_counters(&mut self, counters: CounterConfig) {
         self.counters = counters;
         self.edges
@@ -245,14 +245,20 @@ impl LatencyGuard {
             .for_each(|edge| edge.set_config(counters));
     }
 
-    /// From now on compares these edges, in seconds, where none are compared yet; of more than
-    /// [`MOST_EDGES`] evenly many. `round_at_ms` is up to when samples are only what the next ones
-    /// are compared with, `k` the objective's temper, at least 1.
-    pub fn compare(&mut self, state: &mut GuardState, edges: &[f64], round_at_ms: i64, k: f64) {
+    /// Sets the edges to compare, in seconds, unless they are already set. Of more than
+    /// [`MAX_EDGES`] edges an evenly spaced subset is used. Samples up to `round_at_ms` only serve
+    /// as a baseline. `k` is the objective's temper, at least 1.
+    pub fn set_edges(
+        &mut self,
+        state: &mut LatencyGuardState,
+        edges: &[f64],
+        round_at_ms: i64,
+        k: f64,
+    ) {
         if !state.edges.is_empty() {
             return;
         }
-        let every = edges.len().div_ceil(MOST_EDGES).max(1);
+        let every = edges.len().div_ceil(MAX_EDGES).max(1);
         let chosen = edges.iter().skip(every - 1).step_by(every);
         state.edges = chosen
             .map(|seconds| EdgeState::new(*seconds, round_at_ms))
@@ -261,28 +267,27 @@ impl LatencyGuard {
         *self = Self::resume(self.evidence.clone(), self.counters, self.began_ms, state);
     }
 
-    /// Takes in the samples of one edge by its index: all requests, and as the good ones those
-    /// within the edge.
+    /// Adds the samples of the edge with this index. Good requests are those within the edge.
     pub fn observe(
         &mut self,
-        state: &mut GuardState,
+        state: &mut LatencyGuardState,
         index: usize,
-        feed: &Feed<'_>,
+        batch: &SampleBatch<'_>,
         context: &RoundContext,
     ) {
         let Some(counters) = self.edges.get_mut(index) else {
             return;
         };
-        let ticks = counters.feed(feed).ticks;
+        let ticks = counters.add_samples(batch).ticks;
         let round_at_ms = counters.round_at_ms();
-        self.take(state, index, &ticks, round_at_ms, context);
+        self.apply_ticks(state, index, &ticks, round_at_ms, context);
     }
 
-    /// Takes in rounds of one edge that were not made of single series: those that began when the
-    /// last one had closed, or later.
+    /// Adds pre-aggregated rounds of one edge. Rounds that began before the last one closed are
+    /// ignored.
     pub fn observe_rounds(
         &self,
-        state: &mut GuardState,
+        state: &mut LatencyGuardState,
         index: usize,
         mut rounds: Rounds,
         context: &RoundContext,
@@ -291,12 +296,12 @@ impl LatencyGuard {
             return;
         };
         let round_at_ms = rounds.retain_since(edge.round_at_ms);
-        self.take(state, index, &rounds.ticks, round_at_ms, context);
+        self.apply_ticks(state, index, &rounds.ticks, round_at_ms, context);
     }
 
-    fn take(
+    fn apply_ticks(
         &self,
-        state: &mut GuardState,
+        state: &mut LatencyGuardState,
         index: usize,
         ticks: &[Tick],
         round_at_ms: i64,
@@ -316,9 +321,9 @@ impl LatencyGuard {
 }
 
 #[cfg(test)]
-impl GuardState {
-    /// What is known after so many ticks of the same counts at each edge.
-    pub(crate) fn after(ticks: i64, edges: &[(f64, Counts)]) -> Self {
+impl LatencyGuardState {
+    /// The state after `ticks` ticks with constant counts at each edge.
+    pub(crate) fn after_ticks(ticks: i64, edges: &[(f64, Counts)]) -> Self {
         let mut state = Self::default();
         let context = RoundContext {
             warm_up_ends_ms: 0,

@@ -1,12 +1,12 @@
-//! What the API server fills in, as far as controllers see it: a template is not stored as it was
-//! sent.
+//! Defaulting, as far as it is visible to controllers. Because of it, a stored pod template differs
+//! from the submitted one.
 
 use serde_json::{Map, Value, json};
 
-use super::kinds::Kind;
+use super::kinds::ServedKind;
 
-/// The status of an object that has just been created, where the kind has one from the start.
-pub(crate) fn first_status(kind: &Kind) -> Option<Value> {
+/// The initial status of a new object, if its kind has one.
+pub(crate) fn initial_status(kind: &ServedKind) -> Option<Value> {
     match kind.resource().as_str() {
         "replicasets.apps" => Some(json!({"replicas": 0})),
         "deployments.apps" => Some(json!({})),
@@ -16,8 +16,8 @@ pub(crate) fn first_status(kind: &Kind) -> Option<Value> {
     }
 }
 
-/// The part of a structural schema that has defaults; `None` if there are none.
-pub(crate) fn of_schema(schema: &Value) -> Option<Value> {
+/// The part of a structural schema that contains defaults, or `None` if there are none.
+pub(crate) fn schema_defaults(schema: &Value) -> Option<Value> {
     let mut kept = Map::new();
     if let Some(default) = schema.get("default") {
         kept.insert("default".into(), default.clone());
@@ -25,7 +25,7 @@ pub(crate) fn of_schema(schema: &Value) -> Option<Value> {
     if let Some(Value::Object(properties)) = schema.get("properties") {
         let with_defaults: Map<String, Value> = properties
             .iter()
-            .filter_map(|(name, schema)| Some((name.clone(), of_schema(schema)?)))
+            .filter_map(|(name, schema)| Some((name.clone(), schema_defaults(schema)?)))
             .collect();
         if !with_defaults.is_empty() {
             kept.insert("properties".into(), with_defaults.into());
@@ -35,15 +35,15 @@ pub(crate) fn of_schema(schema: &Value) -> Option<Value> {
         kept.extend(
             schema
                 .get(nested)
-                .and_then(of_schema)
+                .and_then(schema_defaults)
                 .map(|schema| (nested.to_owned(), schema)),
         );
     }
     (!kept.is_empty()).then(|| kept.into())
 }
 
-/// Fills in structural defaults: where a field is absent, never where it is null and may be.
-fn fill_by_schema(schema: &Value, value: &mut Value) {
+/// Applies structural defaults to absent fields.
+fn apply_schema_defaults(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
@@ -54,19 +54,19 @@ fn fill_by_schema(schema: &Value, value: &mut Value) {
                     fields.insert(name.clone(), default.clone());
                 }
                 if let Some(field) = fields.get_mut(name) {
-                    fill_by_schema(schema, field);
+                    apply_schema_defaults(schema, field);
                 }
             }
             if let Some(schema) = schema.get("additionalProperties") {
                 fields
                     .values_mut()
-                    .for_each(|field| fill_by_schema(schema, field));
+                    .for_each(|field| apply_schema_defaults(schema, field));
             }
         }
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
                 for item in items {
-                    fill_by_schema(schema, item);
+                    apply_schema_defaults(schema, item);
                 }
             }
         }
@@ -74,17 +74,17 @@ fn fill_by_schema(schema: &Value, value: &mut Value) {
     }
 }
 
-/// Fills in what the real server would.
-pub(crate) fn fill(kind: &Kind, object: &mut Value) {
+/// Applies the defaults of the real API server.
+pub(crate) fn apply_defaults(kind: &ServedKind, object: &mut Value) {
     if let Some(schema) = &kind.defaults {
-        fill_by_schema(schema, object);
+        apply_schema_defaults(schema, object);
     }
     let Some(spec) = object.get_mut("spec") else {
         return;
     };
     match kind.resource().as_str() {
         "replicasets.apps" | "deployments.apps" => {
-            set(spec, "replicas", json!(1));
+            set_default(spec, "replicas", json!(1));
             if let Some(pod) = spec["template"].get_mut("spec") {
                 pod_spec(pod);
             }
@@ -96,37 +96,37 @@ pub(crate) fn fill(kind: &Kind, object: &mut Value) {
     }
 }
 
-fn set(object: &mut Value, field: &str, value: Value) {
+fn set_default(object: &mut Value, field: &str, value: Value) {
     if let Value::Object(fields) = object {
         fields.entry(field).or_insert(value);
     }
 }
 
-fn each(object: &mut Value, list: &str, mut change: impl FnMut(&mut Value)) {
+fn for_each_item(object: &mut Value, list: &str, mut change: impl FnMut(&mut Value)) {
     if let Some(Value::Array(items)) = object.get_mut(list) {
         items.iter_mut().for_each(&mut change);
     }
 }
 
 fn pod_spec(spec: &mut Value) {
-    set(spec, "restartPolicy", json!("Always"));
-    set(spec, "terminationGracePeriodSeconds", json!(30));
-    set(spec, "dnsPolicy", json!("ClusterFirst"));
-    set(spec, "securityContext", json!({}));
-    set(spec, "schedulerName", json!("default-scheduler"));
+    set_default(spec, "restartPolicy", json!("Always"));
+    set_default(spec, "terminationGracePeriodSeconds", json!(30));
+    set_default(spec, "dnsPolicy", json!("ClusterFirst"));
+    set_default(spec, "securityContext", json!({}));
+    set_default(spec, "schedulerName", json!("default-scheduler"));
     for list in ["containers", "initContainers"] {
-        each(spec, list, container);
+        for_each_item(spec, list, container);
     }
 }
 
 fn container(container: &mut Value) {
-    set(container, "resources", json!({}));
-    set(
+    set_default(container, "resources", json!({}));
+    set_default(
         container,
         "terminationMessagePath",
         json!("/dev/termination-log"),
     );
-    set(container, "terminationMessagePolicy", json!("File"));
+    set_default(container, "terminationMessagePolicy", json!("File"));
     let image = container["image"].as_str().unwrap_or_default();
     let tag = image
         .rsplit('/')
@@ -134,13 +134,13 @@ fn container(container: &mut Value) {
         .and_then(|last| last.split_once(':'))
         .map(|(_, tag)| tag);
     let always = !image.contains('@') && tag.is_none_or(|tag| tag == "latest");
-    set(
+    set_default(
         container,
         "imagePullPolicy",
         json!(if always { "Always" } else { "IfNotPresent" }),
     );
-    each(container, "ports", |port| {
-        set(port, "protocol", json!("TCP"))
+    for_each_item(container, "ports", |port| {
+        set_default(port, "protocol", json!("TCP"))
     });
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe) {
@@ -150,10 +150,10 @@ fn container(container: &mut Value) {
                 ("successThreshold", 1),
                 ("failureThreshold", 3),
             ] {
-                set(probe, field, json!(value));
+                set_default(probe, field, json!(value));
             }
             if let Some(get) = probe.get_mut("httpGet") {
-                set(get, "scheme", json!("HTTP"));
+                set_default(get, "scheme", json!("HTTP"));
             }
         }
     }
@@ -164,27 +164,27 @@ fn container(container: &mut Value) {
     }
 }
 
-/// `1000m`, `1.0` and `1` are one quantity, stored in one way.
+/// Converts a quantity to its canonical form: `1000m`, `1.0` and `1` are all stored as `1`.
 fn canonical_quantity(quantity: &mut Value) {
     let text = match quantity {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
         _ => return,
     };
-    let thousandths = match text.strip_suffix('m') {
+    let thousandths = match text.strip_suffix('c') {
         Some(number) => number.parse::<i64>().ok(),
-        None => whole_thousandths(&text),
+        None => decimal_to_thousandths(&text),
     };
     let canonical = match thousandths {
         Some(n) if n % 1000 == 0 => (n / 1000).to_string(),
         Some(n) => format!("{n}m"),
-        // Binary and larger decimal suffixes are kept as written.
+        // Quantities with other suffixes are not converted.
         None => text,
     };
     *quantity = canonical.into();
 }
 
-fn whole_thousandths(text: &str) -> Option<i64> {
+fn decimal_to_thousandths(text: &str) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -193,32 +193,32 @@ fn whole_thousandths(text: &str) -> Option<i64> {
 }
 
 fn service(spec: &mut Value) {
-    set(spec, "type", json!("ClusterIP"));
-    set(spec, "sessionAffinity", json!("None"));
-    each(spec, "ports", |port| {
-        set(port, "protocol", json!("TCP"));
+    set_default(spec, "type", json!("ClusterIP"));
+    set_default(spec, "sessionAffinity", json!("None"));
+    for_each_item(spec, "ports", |port| {
+        set_default(port, "protocol", json!("TCP"));
         let number = port["port"].clone();
-        set(port, "targetPort", number);
+        set_default(port, "targetPort", number);
     });
 }
 
 fn http_route(spec: &mut Value) {
-    each(spec, "parentRefs", |parent| {
-        set(parent, "group", json!("gateway.networking.k8s.io"));
-        set(parent, "kind", json!("Gateway"));
+    for_each_item(spec, "parentRefs", |parent| {
+        set_default(parent, "group", json!("gateway.networking.k8s.io"));
+        set_default(parent, "kind", json!("Gateway"));
     });
-    each(spec, "rules", |rule| {
+    for_each_item(spec, "rules", |rule| {
         let default_matches = json!([{"path": {"type": "PathPrefix", "value": "/"}}]);
         if rule
             .as_object()
             .is_some_and(|rule: &Map<_, _>| !rule.contains_key("matches"))
         {
-            set(rule, "matches", default_matches);
+            set_default(rule, "matches", default_matches);
         }
-        each(rule, "backendRefs", |backend| {
-            set(backend, "group", json!(""));
-            set(backend, "kind", json!("Service"));
-            set(backend, "weight", json!(1));
+        for_each_item(rule, "backendRefs", |backend| {
+            set_default(backend, "group", json!(""));
+            set_default(backend, "kind", json!("Service"));
+            set_default(backend, "weight", json!(1));
         });
     });
 }
@@ -228,8 +228,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn structural_defaults_are_filled_in_where_a_field_is_absent() {
-        let schema = of_schema(&json!({"properties": {
+    fn structural_defaults_are_applied_to_absent_fields() {
+        let schema = schema_defaults(&json!({"properties": {
             "spec": {"properties": {
                 "replicas": {"type": "integer", "default": 1},
                 "name": {"type": "string"},
@@ -239,26 +239,26 @@ mod tests {
         }}))
         .unwrap();
         let mut object = json!({"spec": {"replicas": null, "ports": [{}, {"protocol": "UDP"}]}});
-        fill_by_schema(&schema, &mut object);
+        apply_schema_defaults(&schema, &mut object);
         assert_eq!(
             object,
             json!({"spec": {"replicas": 1, "ports": [{"protocol": "TCP"}, {"protocol": "UDP"}]}})
         );
         let mut empty = json!({});
-        fill_by_schema(&schema, &mut empty);
+        apply_schema_defaults(&schema, &mut empty);
         assert_eq!(
             empty,
             json!({}),
             "an absent parent gets none of its children's defaults"
         );
         assert_eq!(
-            of_schema(&json!({"properties": {"a": {"type": "string"}}})),
+            schema_defaults(&json!({"properties": {"a": {"type": "string"}}})),
             None
         );
     }
 
     #[test]
-    fn two_ways_to_write_a_quantity_are_stored_in_one() {
+    fn equal_quantities_are_stored_in_the_same_form() {
         for (written, stored) in [
             (json!("1000m"), "1"),
             (json!("1"), "1"),

@@ -1,12 +1,12 @@
-//! What the server tells of itself.
+//! Discovery, version and health endpoints.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::kinds::Kind;
-use super::path::Call;
-use super::store::Store;
+use super::kinds::ServedKind;
+use super::request::ApiRequest;
+use super::store::ObjectStore;
 
 const VERBS: [&str; 8] = [
     "create",
@@ -19,19 +19,19 @@ const VERBS: [&str; 8] = [
     "watch",
 ];
 
-/// The answer to a request that is not about objects; none: there is no such path.
-pub(crate) fn answer(store: &Store, call: &Call, who: &str) -> Option<Value> {
-    let parts: Vec<&str> = call
+/// Responds to a request that is not for objects. `None` if the path is unknown.
+pub(crate) fn respond(store: &ObjectStore, request: &ApiRequest, client: &str) -> Option<Value> {
+    let parts: Vec<&str> = request
         .path
         .split('/')
         .filter(|part| !part.is_empty())
         .collect();
-    let aggregated = call.accept.contains("as=APIGroupDiscoveryList");
+    let aggregated = request.accept.contains("as=APIGroupDiscoveryList");
     match parts.as_slice() {
         ["version"] => Some(json!({"major": "1", "minor": "34", "gitVersion": "v1.34.4"})),
         ["healthz" | "livez" | "readyz"] => Some(json!("ok")),
-        ["api"] if aggregated => Some(groups_at_once(store, true)),
-        ["apis"] if aggregated => Some(groups_at_once(store, false)),
+        ["api"] if aggregated => Some(aggregated_groups(store, true)),
+        ["apis"] if aggregated => Some(aggregated_groups(store, false)),
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
         ["apis"] => {
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(store)}))
@@ -43,14 +43,14 @@ pub(crate) fn answer(store: &Store, call: &Call, who: &str) -> Option<Value> {
         ["apis", group, version] => resources(store, group, version),
         ["apis", "authentication.k8s.io", "v1", "selfsubjectreviews"] => Some(json!({
             "kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1",
-            "status": {"userInfo": {"username": who, "groups": ["system:authenticated"]}},
+            "status": {"userInfo": {"username": client, "groups": ["system:authenticated"]}},
         })),
         _ => None,
     }
 }
 
-fn by_group(store: &Store) -> BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> {
-    let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
+fn kinds_by_group(store: &ObjectStore) -> BTreeMap<&str, BTreeMap<&str, Vec<&ServedKind>>> {
+    let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&ServedKind>>> = BTreeMap::new();
     for kind in &store.kinds {
         groups
             .entry(&kind.group)
@@ -62,8 +62,8 @@ fn by_group(store: &Store) -> BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> {
     groups
 }
 
-fn groups(store: &Store) -> Vec<Value> {
-    let named = by_group(store)
+fn groups(store: &ObjectStore) -> Vec<Value> {
+    let named = kinds_by_group(store)
         .into_iter()
         .filter(|(group, _)| !group.is_empty());
     named
@@ -78,8 +78,8 @@ fn groups(store: &Store) -> Vec<Value> {
         .collect()
 }
 
-fn resources(store: &Store, group: &str, version: &str) -> Option<Value> {
-    let groups = by_group(store);
+fn resources(store: &ObjectStore, group: &str, version: &str) -> Option<Value> {
+    let groups = kinds_by_group(store);
     let kinds = groups.get(group)?.get(version)?;
     let resources = kinds.iter().flat_map(|kind| {
         let entry = |suffix: &str, verbs: &[&str]| {
@@ -103,28 +103,28 @@ fn resources(store: &Store, group: &str, version: &str) -> Option<Value> {
     }))
 }
 
-/// Aggregated discovery: all groups and their resources in one answer.
-fn groups_at_once(store: &Store, core: bool) -> Value {
-    let resource = |kind: &&Kind| {
+/// Aggregated discovery: all groups and their resources in one response.
+fn aggregated_groups(store: &ObjectStore, core: bool) -> Value {
+    let resource = |kind: &&ServedKind| {
         let response_kind =
             json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-        let below = [("status", kind.status), ("scale", kind.scale)]
+        let subresources = [("status", kind.status), ("scale", kind.scale)]
             .into_iter()
             .filter(|(_, has)| *has);
-        let below: Vec<Value> = below
+        let subresources: Vec<Value> = subresources
             .map(|(name, _)| json!({"subresource": name, "responseKind": response_kind, "verbs": ["get", "patch", "update"]}))
             .collect();
         json!({
             "resource": kind.plural, "responseKind": response_kind, "singularResource": kind.kind.to_lowercase(),
-            "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "verbs": VERBS, "subresources": below,
+            "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "verbs": VERBS, "subresources": subresources,
         })
     };
-    let wanted = by_group(store)
+    let wanted = kinds_by_group(store)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core);
     let items: Vec<Value> = wanted
         .map(|(group, versions)| {
-            let version = |(version, kinds): (&str, Vec<&Kind>)| {
+            let version = |(version, kinds): (&str, Vec<&ServedKind>)| {
                 json!({"version": version, "freshness": "Current", "resources": kinds.iter().map(resource).collect::<Vec<_>>()})
             };
             json!({"metadata": {"name": group}, "versions": versions.into_iter().map(version).collect::<Vec<_>>()})

@@ -12,28 +12,28 @@ use super::defaults;
     clippy::struct_excessive_bools,
     reason = "each is one independent property of a kind"
 )]
-pub struct Kind {
-    /// The API group; empty: the core group.
+pub struct ServedKind {
+    /// The API group, empty for the core group.
     pub group: String,
     /// The version.
     pub version: String,
-    /// The kind, as objects name it.
+    /// The kind in objects, for example `HTTPRoute`.
     pub kind: String,
-    /// The plural, as paths name it.
+    /// The plural name in paths, for example `httproutes`.
     pub plural: String,
-    /// Whether its objects live in namespaces.
+    /// Whether the kind is namespaced.
     pub namespaced: bool,
-    /// Whether `status` is written through a path of its own.
+    /// Whether there is a `status` subresource.
     pub status: bool,
-    /// Whether there is a `scale` path.
+    /// Whether there is a `scale` subresource.
     pub scale: bool,
-    /// Whether its objects count the changes of their spec in `metadata.generation`.
+    /// Whether the server increments `metadata.generation` when the spec changes.
     pub generation: bool,
-    /// Whether it comes from a CustomResourceDefinition.
+    /// Whether a CustomResourceDefinition declares the kind.
     pub custom: bool,
-    /// The part of its schema that has defaults.
+    /// The part of the schema that contains defaults.
     pub(crate) defaults: Option<Arc<Value>>,
-    /// Where `scale` reads and writes `spec.replicas`, `status.replicas` and the selector.
+    /// Paths of the `scale` subresource.
     pub(crate) scale_paths: ScalePaths,
 }
 
@@ -57,7 +57,7 @@ impl Default for ScalePaths {
     }
 }
 
-/// The API groups that every API server serves itself, also those of which this one has no kind.
+/// The API groups that every API server serves, including groups without a kind in this fake.
 const BUILT_IN_GROUPS: [&str; 22] = [
     "",
     "admissionregistration.k8s.io",
@@ -83,21 +83,21 @@ const BUILT_IN_GROUPS: [&str; 22] = [
     "storage.k8s.io",
 ];
 
-/// The definition of Rollouts, as it is installed.
+/// The CustomResourceDefinition of Rollouts.
 const ROLLOUTS: &str = include_str!("../../../../crds/yaml/serin.dev_rollouts.yaml");
 
-/// Defaults of Rollouts. It is the same for every world, so it is read once.
+/// Schema defaults of Rollouts, parsed once per process.
 fn rollout_defaults() -> Option<Arc<Value>> {
     static DEFAULTS: OnceLock<Option<Arc<Value>>> = OnceLock::new();
     let read = || {
         let definition: Value = serde_saphyr::from_str(ROLLOUTS).ok()?;
-        defaults::of_schema(definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?)
+        defaults::schema_defaults(definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?)
             .map(Arc::new)
     };
     DEFAULTS.get_or_init(read).clone()
 }
 
-/// group, version, kind, plural, properties: n(amespaced) s(tatus) c(scale) g(eneration)
+/// Group, version, kind, plural, properties: n(amespaced) s(tatus) c(scale) g(eneration).
 const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ("", "v1", "ConfigMap", "configmaps", "n"),
     ("", "v1", "Event", "events", "n"),
@@ -126,7 +126,7 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ("events.k8s.io", "v1", "Event", "events", "n"),
 ];
 
-/// What a cluster for Serin has beside the built-in kinds.
+/// The custom kinds of a cluster for Serin.
 const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
     (
         "gateway.networking.k8s.io",
@@ -159,8 +159,8 @@ const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
     ),
 ];
 
-impl Kind {
-    /// Kinds of every cluster, then those that Serin's clusters have.
+impl ServedKind {
+    /// All built-in and custom kinds.
     pub(crate) fn all() -> Vec<Self> {
         let built_in = BUILT_IN.iter().map(|row| Self::from_row(*row, false));
         built_in
@@ -185,7 +185,7 @@ impl Kind {
         }
     }
 
-    /// Whether API servers serve this group themselves, so that they know what it does not have.
+    /// Whether this is a built-in API group.
     pub(crate) fn is_built_in(group: &str) -> bool {
         BUILT_IN_GROUPS.contains(&group)
     }
@@ -209,7 +209,7 @@ impl Kind {
                 custom: true,
                 defaults: version
                     .pointer("/schema/openAPIV3Schema")
-                    .and_then(defaults::of_schema)
+                    .and_then(defaults::schema_defaults)
                     .map(Arc::new),
                 scale_paths: version
                     .pointer("/subresources/scale")
@@ -219,7 +219,7 @@ impl Kind {
             .collect()
     }
 
-    /// The resource as messages name it: `replicasets.apps`, `pods`.
+    /// The resource in messages: `replicasets.apps`, `pods`.
     pub fn resource(&self) -> String {
         if self.group.is_empty() {
             self.plural.clone()
@@ -237,18 +237,18 @@ impl Kind {
         }
     }
 
-    /// Whether an update must say which state it is based on.
+    /// Whether an update must contain a resourceVersion.
     pub(crate) fn needs_resource_version(&self) -> bool {
         self.custom || self.plural == "leases"
     }
 
-    /// Whether this is the kind of an object.
-    pub(crate) fn is_of(&self, object: &Value) -> bool {
+    /// Whether an object is of this kind and version.
+    pub(crate) fn matches(&self, object: &Value) -> bool {
         object["kind"] == self.kind.as_str() && object["apiVersion"] == self.api_version().as_str()
     }
 }
 
-/// From `.spec.replicas` and the like.
+/// Converts paths such as `.spec.replicas` to JSON pointers.
 fn scale_paths(scale: &Value) -> ScalePaths {
     let pointer = |field: &str| scale[field].as_str().map(|path| path.replace('.', "/"));
     ScalePaths {

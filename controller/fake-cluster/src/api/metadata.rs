@@ -1,9 +1,9 @@
-//! Looks into an object's metadata.
+//! Accessors for `metadata`.
 
 use serde_json::Value;
 
-/// A text in `metadata`, empty where there is none.
-pub(crate) fn field<'v>(object: &'v Value, name: &str) -> &'v str {
+/// A string field of `metadata`, or an empty string if it is missing.
+pub(crate) fn metadata_str<'v>(object: &'v Value, name: &str) -> &'v str {
     object["metadata"][name].as_str().unwrap_or_default()
 }
 

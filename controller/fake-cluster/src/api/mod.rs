@@ -2,27 +2,28 @@
 
 mod defaults;
 mod discovery;
-mod failure;
+mod error;
 mod handler;
 mod kinds;
-mod managed;
+mod managed_fields;
 mod metadata;
+mod mutation;
 mod patch;
-mod path;
-mod rules;
+mod request;
+mod scale;
 mod selector;
 mod server;
 mod store;
+mod validation;
 mod watch;
-mod write;
 
-pub use failure::Failure;
-pub use kinds::Kind;
+pub use error::ApiError;
+pub use kinds::ServedKind;
 
-pub(crate) use managed::Writer;
-pub(crate) use metadata::{field, finalizers};
-pub(crate) use path::Call;
+pub(crate) use managed_fields::FieldManager;
+pub(crate) use metadata::{finalizers, metadata_str};
+pub(crate) use mutation::{DeleteOptions, ObjectPart, format_time};
+pub(crate) use request::ApiRequest;
 pub(crate) use selector::Selector;
-pub(crate) use server::Server;
-pub(crate) use store::{Key, Store};
-pub(crate) use write::{DeleteOptions, Part, seconds};
+pub(crate) use server::ApiServer;
+pub(crate) use store::{ObjectKey, ObjectStore};

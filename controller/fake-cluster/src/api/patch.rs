@@ -1,26 +1,28 @@
-//! The four kinds of patch.
+//! Patch formats.
 
 use serde_json::Value;
 
-use super::failure::Failure;
-use super::kinds::Kind;
+use super::error::ApiError;
+use super::kinds::ServedKind;
 
-/// How a patch is to be read, by the content type of its request.
+/// The format of a patch, from the content type of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PatchKind {
+pub(crate) enum PatchFormat {
     /// RFC 6902.
     Json,
-    /// RFC 7386. Strategic merge patches are read in the same way: lists are replaced, not merged
-    /// by key.
+    /// RFC 7386. Also used for strategic merge patches: lists are replaced, not merged by key.
     Merge,
-    /// Server-side apply, read as a merge that also creates: nobody owns fields here, so none is
-    /// taken away.
+    /// Server-side apply, implemented as a merge that can create the object. Only for kinds with
+    /// tracked field ownership does it remove fields.
     Apply,
 }
 
-impl PatchKind {
-    pub(crate) fn of(content_type: &str, kind: &Kind) -> Result<Self, Failure> {
-        const OF_CUSTOM_KINDS: [&str; 3] = [
+impl PatchFormat {
+    pub(crate) fn from_content_type(
+        content_type: &str,
+        kind: &ServedKind,
+    ) -> Result<Self, ApiError> {
+        const CUSTOM_KIND_FORMATS: [&str; 3] = [
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/apply-patch+yaml",
@@ -28,36 +30,40 @@ impl PatchKind {
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(Self::Json),
             "application/merge-patch+json" => Ok(Self::Merge),
-            // Custom kinds have no strategy.
+            // Custom kinds do not support strategic merge patches.
             "application/strategic-merge-patch+json" if !kind.custom => Ok(Self::Merge),
             "application/apply-patch+yaml" => Ok(Self::Apply),
-            _ if kind.custom => Err(Failure::unsupported_media_type(&OF_CUSTOM_KINDS)),
-            _ => Err(Failure::unsupported_patch()),
+            _ if kind.custom => Err(ApiError::unsupported_media_type(&CUSTOM_KIND_FORMATS)),
+            _ => Err(ApiError::unsupported_patch()),
         }
     }
 }
 
-/// The object after the patch.
-pub(crate) fn patched(how: PatchKind, current: &Value, body: &[u8]) -> Result<Value, Failure> {
+/// Applies a patch and returns the result.
+pub(crate) fn apply_patch(
+    format: PatchFormat,
+    current: &Value,
+    body: &[u8],
+) -> Result<Value, ApiError> {
     let mut next = current.clone();
-    if how == PatchKind::Json {
+    if format == PatchFormat::Json {
         let patch: json_patch::Patch = serde_json::from_slice(body)
-            .map_err(|problem| Failure::bad_request(format!("error decoding patch: {problem}")))?;
+            .map_err(|problem| ApiError::bad_request(format!("error decoding patch: {problem}")))?;
         return match json_patch::patch(&mut next, &patch) {
             Ok(()) => Ok(next),
-            Err(_) => Err(Failure::patch_does_not_apply()),
+            Err(_) => Err(ApiError::patch_does_not_apply()),
         };
     }
     json_patch::merge(&mut next, &parse_body(body)?);
     Ok(next)
 }
 
-/// A body that is JSON or, for server-side apply, YAML.
-pub(crate) fn parse_body(body: &[u8]) -> Result<Value, Failure> {
+/// Parses a body as JSON or YAML.
+pub(crate) fn parse_body(body: &[u8]) -> Result<Value, ApiError> {
     if let Ok(value) = serde_json::from_slice(body) {
         return Ok(value);
     }
     let text =
-        std::str::from_utf8(body).map_err(|problem| Failure::bad_request(problem.to_string()))?;
-    serde_saphyr::from_str(text).map_err(|problem| Failure::bad_request(problem.to_string()))
+        std::str::from_utf8(body).map_err(|problem| ApiError::bad_request(problem.to_string()))?;
+    serde_saphyr::from_str(text).map_err(|problem| ApiError::bad_request(problem.to_string()))
 }

@@ -2,17 +2,17 @@
 
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::error::ApiError;
 
-/// Which objects a list or a watch asks for.
+/// The label and field selector of a list or a watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
-    labels: Vec<Requirement>,
+    labels: Vec<LabelRequirement>,
     fields: Vec<(String, String, bool)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Requirement {
+enum LabelRequirement {
     In(String, Vec<String>),
     NotIn(String, Vec<String>),
     Exists(String),
@@ -20,8 +20,8 @@ enum Requirement {
 }
 
 impl Selector {
-    /// From the `labelSelector` and `fieldSelector` of a query.
-    pub(crate) fn parse(labels: &str, fields: &str) -> Result<Self, Failure> {
+    /// Parses the `labelSelector` and `fieldSelector` query parameters.
+    pub(crate) fn parse(labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = split_outside_brackets(labels)
             .map(requirement)
             .collect::<Result<_, _>>()?;
@@ -36,11 +36,11 @@ impl Selector {
         })
     }
 
-    /// Only objects with all of these labels.
+    /// Selects objects with all of these labels.
     pub(crate) fn from_labels(labels: &Value) -> Self {
         let pairs = labels.as_object().into_iter().flatten();
         let requirement = |(key, value): (&String, &Value)| {
-            Requirement::In(
+            LabelRequirement::In(
                 key.clone(),
                 vec![value.as_str().unwrap_or_default().to_owned()],
             )
@@ -54,14 +54,14 @@ impl Selector {
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         let by_label = self.labels.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => labels[key]
+            LabelRequirement::In(key, values) => labels[key]
                 .as_str()
                 .is_some_and(|v| values.iter().any(|w| w == v)),
-            Requirement::NotIn(key, values) => labels[key]
+            LabelRequirement::NotIn(key, values) => labels[key]
                 .as_str()
                 .is_none_or(|v| values.iter().all(|w| w != v)),
-            Requirement::Exists(key) => labels[key].is_string(),
-            Requirement::Missing(key) => labels[key].is_null(),
+            LabelRequirement::Exists(key) => labels[key].is_string(),
+            LabelRequirement::Missing(key) => labels[key].is_null(),
         });
         by_label
             && self.fields.iter().all(|(path, value, equal)| {
@@ -84,9 +84,9 @@ fn split_outside_brackets(text: &str) -> impl Iterator<Item = &str> {
     parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
-fn requirement(text: &str) -> Result<Requirement, Failure> {
+fn requirement(text: &str) -> Result<LabelRequirement, ApiError> {
     if let Some(key) = text.strip_prefix('!') {
-        return Ok(Requirement::Missing(key.trim().into()));
+        return Ok(LabelRequirement::Missing(key.trim().into()));
     }
     let set = |rest: &str| -> Vec<String> {
         let inner = rest.trim().trim_start_matches('(').trim_end_matches(')');
@@ -96,35 +96,35 @@ fn requirement(text: &str) -> Result<Requirement, Failure> {
             .collect()
     };
     if let Some((key, values)) = text.split_once(" notin ") {
-        return Ok(Requirement::NotIn(key.trim().into(), set(values)));
+        return Ok(LabelRequirement::NotIn(key.trim().into(), set(values)));
     }
     if let Some((key, values)) = text.split_once(" in ") {
-        return Ok(Requirement::In(key.trim().into(), set(values)));
+        return Ok(LabelRequirement::In(key.trim().into(), set(values)));
     }
     if let Some((key, value)) = text.split_once("!=") {
-        return Ok(Requirement::NotIn(
+        return Ok(LabelRequirement::NotIn(
             key.trim().into(),
             vec![value.trim().into()],
         ));
     }
     if let Some((key, value)) = text.split_once('=') {
         let value = value.trim_start_matches('=').trim();
-        return Ok(Requirement::In(key.trim().into(), vec![value.into()]));
+        return Ok(LabelRequirement::In(key.trim().into(), vec![value.into()]));
     }
     if text.contains(char::is_whitespace) {
-        return Err(Failure::bad_request(format!(
+        return Err(ApiError::bad_request(format!(
             "unable to parse requirement: {text}"
         )));
     }
-    Ok(Requirement::Exists(text.into()))
+    Ok(LabelRequirement::Exists(text.into()))
 }
 
-fn field(text: &str) -> Result<(String, String, bool), Failure> {
+fn field(text: &str) -> Result<(String, String, bool), ApiError> {
     let (path, value, equal) = match (text.split_once("!="), text.split_once('=')) {
         (Some((path, value)), _) => (path, value, false),
         (None, Some((path, value))) => (path, value.trim_start_matches('='), true),
         (None, None) => {
-            return Err(Failure::bad_request(format!(
+            return Err(ApiError::bad_request(format!(
                 "invalid field selector: {text}"
             )));
         }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_compared_as_the_api_server_does() {
+    fn label_selectors_match_as_in_the_api_server() {
         for (selector, expected) in [
             ("", true),
             ("app=checkout", true),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_compared_by_path() {
+    fn field_selectors_match_by_path() {
         assert!(matches("", "metadata.name=a,spec.nodeName==one"));
         assert!(!matches("", "metadata.name!=a"));
         assert!(Selector::parse("", "nonsense").is_err());

@@ -1,4 +1,4 @@
-//! The server as a client sees it: a tower service, with the network in between.
+//! The API server as a tower service, including the simulated network.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,28 +15,28 @@ use serde_json::Value;
 use tokio::time::sleep;
 use tower::{BoxError, Service};
 
-use super::failure::Failure;
-use super::path::{Call, Target};
+use super::error::ApiError;
+use super::request::{ApiRequest, ResourcePath};
 use super::{discovery, handler, watch};
-use crate::faults::{Fault, Outcome, RequestSeen};
-use crate::shared::Shared;
+use crate::faults::{Fault, FaultEffect, RequestRecord};
+use crate::state::SharedState;
 
-/// The longest body of a request that the API server reads.
+/// Maximum size of a request body in bytes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
-/// The body of an answer.
-type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
+/// Body of a response.
+type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The API server, reached by one client.
+/// The API server as one client sees it.
 #[derive(Clone)]
-pub(crate) struct Server {
-    pub(crate) shared: Arc<Shared>,
-    /// Who asks, as the log and the fault plans know it.
-    pub(crate) who: Arc<str>,
+pub(crate) struct ApiServer {
+    pub(crate) shared: Arc<SharedState>,
+    /// Name of the client in the request log and in faults.
+    pub(crate) client: Arc<str>,
 }
 
-impl Service<Request<Body>> for Server {
-    type Response = Response<AnswerBody>;
+impl Service<Request<Body>> for ApiServer {
+    type Response = Response<ResponseBody>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -49,158 +49,164 @@ impl Service<Request<Body>> for Server {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await?;
-            server.answer(&Call::read(&parts), &body).await
+            server.respond(&ApiRequest::parse(&parts), &body).await
         })
     }
 }
 
-/// What becomes of a request on its way.
-enum Passage {
-    /// It arrives.
-    Arrives(Option<Outcome>),
-    /// Nobody ever hears of it again.
-    Vanishes,
+/// Whether a request reaches the server.
+enum Delivery {
+    /// The request arrives, possibly with a fault.
+    Delivered(Option<FaultEffect>),
+    /// The request is lost and never gets a response.
+    Dropped,
 }
 
-impl Server {
-    async fn answer(&self, call: &Call, body: &[u8]) -> Result<Response<AnswerBody>, BoxError> {
-        let (way, passage) = {
+impl ApiServer {
+    async fn respond(
+        &self,
+        request: &ApiRequest,
+        body: &[u8],
+    ) -> Result<Response<ResponseBody>, BoxError> {
+        let (latency, delivery) = {
             let mut state = self.shared.lock();
-            let way = state.latency();
-            if state.dead.contains(&*self.who) {
-                (way, Passage::Vanishes)
+            let latency = state.latency();
+            if state.dead.contains(&*self.client) {
+                (latency, Delivery::Dropped)
             } else {
                 (
-                    way,
-                    Passage::Arrives(Fault::strike(&mut state.faults, call, &self.who)),
+                    latency,
+                    Delivery::Delivered(Fault::next_effect(
+                        &mut state.faults,
+                        request,
+                        &self.client,
+                    )),
                 )
             }
         };
-        sleep(way).await;
-        let outcome = match passage {
-            Passage::Arrives(outcome) => outcome,
-            Passage::Vanishes => std::future::pending().await,
+        sleep(latency).await;
+        let effect = match delivery {
+            Delivery::Delivered(effect) => effect,
+            Delivery::Dropped => std::future::pending().await,
         };
-        if let Some(Outcome::Delayed(by)) = outcome {
-            sleep(by).await;
+        if let Some(FaultEffect::Delayed(delay)) = effect {
+            sleep(delay).await;
         }
-        if outcome == Some(Outcome::Refused) || self.shared.lock().is_away() {
-            self.log(call, 0);
+        if effect == Some(FaultEffect::Refused) || self.shared.lock().is_api_down() {
+            self.record_request(request, 0);
             return Err(Box::new(io::Error::new(
                 io::ErrorKind::ConnectionRefused,
                 "connection refused",
             )));
         }
-        let answer = match outcome {
-            Some(Outcome::Hangs) => {
-                self.log(call, 0);
+        let response = match effect {
+            Some(FaultEffect::Hangs) => {
+                self.record_request(request, 0);
                 std::future::pending().await
             }
-            Some(Outcome::Status(code)) => refusal(&Failure::planned(code, call, &self.who)),
-            _ => self.process(call, body),
+            Some(FaultEffect::Status(code)) => {
+                error_response(&ApiError::from_fault(code, request, &self.client))
+            }
+            _ => self.process(request, body),
         };
-        self.log(call, answer.status().as_u16());
-        self.shared.announce();
-        if outcome == Some(Outcome::LosesAnswer) || self.has_died_of(call) {
+        self.record_request(request, response.status().as_u16());
+        self.shared.notify();
+        if effect == Some(FaultEffect::LosesResponse) || self.client_died_on(request) {
             std::future::pending::<()>().await;
         }
-        let way = self.shared.lock().latency();
-        sleep(way).await;
-        Ok(answer)
+        let latency = self.shared.lock().latency();
+        sleep(latency).await;
+        Ok(response)
     }
 
-    fn process(&self, call: &Call, body: &[u8]) -> Response<AnswerBody> {
+    fn process(&self, request: &ApiRequest, body: &[u8]) -> Response<ResponseBody> {
         let now = self.shared.now();
         let mut state = self.shared.lock();
-        if let Some(told) = discovery::answer(&state.store, call, &self.who) {
-            return json(200, &told);
+        if let Some(body) = discovery::respond(&state.store, request, &self.client) {
+            return json_response(200, &body);
         }
-        let Some(target) = call.target.as_ref() else {
-            return refusal(&Failure::no_such_path());
+        let Some(resource_path) = request.resource_path.as_ref() else {
+            return error_response(&ApiError::no_such_path());
         };
         if body.len() > BODY_LIMIT {
-            return refusal(&Failure::too_large(BODY_LIMIT));
+            return error_response(&ApiError::too_large(BODY_LIMIT));
         }
-        if call.verb() == Some("watch") {
+        if request.verb() == Some("watch") {
             drop(state);
-            return self.watch(call, target);
+            return self.watch(request, resource_path);
         }
-        state.store.writer = call.writer(&self.who);
+        state.store.field_manager = request.field_manager(&self.client);
         state.store.applied_configuration = None;
-        match handler::handle(&mut state.store, call, target, body, now) {
-            Ok((code, object)) => json(code, &object),
-            Err(failure) => refusal(&failure),
+        match handler::handle(&mut state.store, request, resource_path, body, now) {
+            Ok((code, object)) => json_response(code, &object),
+            Err(error) => error_response(&error),
         }
     }
 
-    fn watch(&self, call: &Call, target: &Target) -> Response<AnswerBody> {
-        match watch::stream(Arc::clone(&self.shared), call, target) {
+    fn watch(&self, request: &ApiRequest, resource_path: &ResourcePath) -> Response<ResponseBody> {
+        match watch::stream(Arc::clone(&self.shared), request, resource_path) {
             Ok(events) => response(
                 200,
                 "application/json",
                 StreamBody::new(events).boxed_unsync(),
             ),
-            Err(failure) => refusal(&failure),
+            Err(error) => error_response(&error),
         }
     }
 
-    fn log(&self, call: &Call, code: u16) {
+    fn record_request(&self, request: &ApiRequest, code: u16) {
         let now = self.shared.now();
-        if let Some(seen) = RequestSeen::new(call, &self.who, now) {
+        if let Some(record) = RequestRecord::new(request, &self.client, now) {
             self.shared
                 .lock()
                 .requests
-                .push(RequestSeen { code, ..seen });
+                .push(RequestRecord { code, ..record });
         }
     }
 
-    /// Counts a write against what its client has left; with the last one the client dies, and
-    /// never hears the answer.
-    fn has_died_of(&self, call: &Call) -> bool {
-        let is_write =
-            !call.is_dry_run() && !matches!(call.verb(), None | Some("get" | "list" | "watch"));
+    /// Counts a write against the client's remaining writes, and kills the client at the last one.
+    /// Returns whether the client is dead.
+    fn client_died_on(&self, request: &ApiRequest) -> bool {
+        let is_write = !request.is_dry_run()
+            && !matches!(request.verb(), None | Some("get" | "list" | "watch"));
         let mut state = self.shared.lock();
-        if is_write && let Some(left) = state.writes_left.get_mut(&*self.who) {
+        if is_write && let Some(left) = state.writes_left.get_mut(&*self.client) {
             *left = left.saturating_sub(1);
             if *left == 0 {
-                state.dead.insert(self.who.to_string());
+                state.dead.insert(self.client.to_string());
                 drop(state);
-                self.shared.announce();
+                self.shared.notify();
                 return true;
             }
             return false;
         }
-        state.dead.contains(&*self.who)
+        state.dead.contains(&*self.client)
     }
 }
 
-fn json(code: u16, value: &Value) -> Response<AnswerBody> {
+fn json_response(code: u16, value: &Value) -> Response<ResponseBody> {
     let body =
         Full::new(Bytes::from(value.to_string())).map_err(|never: Infallible| match never {});
     response(code, "application/json", body.boxed_unsync())
 }
 
-fn refusal(failure: &Failure) -> Response<AnswerBody> {
-    let mut answer = if failure.is_plain_text {
-        let body = Full::new(Bytes::from(failure.message.clone()))
+fn error_response(error: &ApiError) -> Response<ResponseBody> {
+    let mut response = if error.is_plain_text {
+        let body = Full::new(Bytes::from(error.message.clone()))
             .map_err(|never: Infallible| match never {});
-        response(
-            failure.code,
-            "text/plain; charset=utf-8",
-            body.boxed_unsync(),
-        )
+        response(error.code, "text/plain; charset=utf-8", body.boxed_unsync())
     } else {
-        json(failure.code, &failure.to_status())
+        json_response(error.code, &error.to_status())
     };
-    if let Some(seconds) = failure.retry_after {
-        answer
+    if let Some(seconds) = error.retry_after {
+        response
             .headers_mut()
             .insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
     }
-    answer
+    response
 }
 
-fn response(code: u16, content_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {
+fn response(code: u16, content_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,4 +1,4 @@
-//! What is stored, and the log of how it came about.
+//! The stored objects and the history of their changes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-use super::failure::Failure;
-use super::kinds::Kind;
-use super::managed::Writer;
-use super::path::Target;
+use super::error::ApiError;
+use super::kinds::ServedKind;
+use super::managed_fields::FieldManager;
+use super::request::ResourcePath;
 
-/// A real cluster never starts from 0, which has a meaning of its own in requests.
+/// First resource version. 0 has a special meaning in requests.
 const FIRST_VERSION: u64 = 100;
-/// How many changes a watch can look back over.
-const LOG_LIMIT: usize = 50_000;
-/// The API server's own alphabet for generated names: no vowels, no digits that look like letters.
+/// Maximum number of changes in the history.
+const CHANGES_LIMIT: usize = 50_000;
+/// The API server's alphabet for generated names: no vowels and no digits that resemble letters.
 const NAME_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// Where an object is kept. Lists come in this order.
+/// Identifies an object. Lists are in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
+pub(crate) struct ObjectKey {
     pub(crate) resource: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
 
-impl Key {
-    pub(crate) fn new(kind: &Kind, namespace: &str, name: &str) -> Self {
+impl ObjectKey {
+    pub(crate) fn new(kind: &ServedKind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.namespaced { namespace } else { "" };
         Self {
             resource: kind.resource(),
@@ -42,40 +42,40 @@ impl Key {
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) version: u64,
-    pub(crate) key: Key,
-    /// As it was; none: it was created.
+    pub(crate) key: ObjectKey,
+    /// State before the change. `None` if the object was created.
     pub(crate) before: Option<Arc<Value>>,
-    /// As it is; of a deleted object, as it was last.
+    /// State after the change, or the last state of a deleted object.
     pub(crate) object: Arc<Value>,
     pub(crate) deleted: bool,
 }
 
 /// All objects of the cluster.
-pub(crate) struct Store {
-    pub(crate) kinds: Vec<Kind>,
-    objects: BTreeMap<Key, Arc<Value>>,
+pub(crate) struct ObjectStore {
+    pub(crate) kinds: Vec<ServedKind>,
+    objects: BTreeMap<ObjectKey, Arc<Value>>,
     version: u64,
-    log: VecDeque<Change>,
-    /// Changes up to here are forgotten.
-    forgotten: u64,
+    changes: VecDeque<Change>,
+    /// Changes up to this version were dropped.
+    compacted_version: u64,
     pub(crate) random: SmallRng,
-    /// For whom the request under way writes.
-    pub(crate) writer: Writer,
-    /// What is applied server-side by the request under way.
+    /// The field manager of the current request.
+    pub(crate) field_manager: FieldManager,
+    /// The configuration that the current request applies server-side.
     pub(crate) applied_configuration: Option<Value>,
 }
 
-impl Store {
+impl ObjectStore {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            kinds: Kind::all(),
+            kinds: ServedKind::all(),
             objects: BTreeMap::new(),
             version: FIRST_VERSION,
-            log: VecDeque::new(),
-            // Nobody has watched before the beginning.
-            forgotten: FIRST_VERSION,
+            changes: VecDeque::new(),
+            // There is no history before the first version.
+            compacted_version: FIRST_VERSION,
             random: SmallRng::seed_from_u64(seed),
-            writer: Writer::default(),
+            field_manager: FieldManager::default(),
             applied_configuration: None,
         }
     }
@@ -86,44 +86,50 @@ impl Store {
     }
 
     /// The oldest version from which a watch can start.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.forgotten
+    pub(crate) fn oldest_version(&self) -> u64 {
+        self.compacted_version
     }
 
-    pub(crate) fn kind(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
+    pub(crate) fn kind(&self, group: &str, version: &str, plural: &str) -> Option<&ServedKind> {
         self.kinds
             .iter()
             .find(|k| k.group == group && k.version == version && k.plural == plural)
     }
 
-    /// The kind that a path names.
-    pub(crate) fn served(&self, target: &Target) -> Result<&Kind, Failure> {
+    /// The kind at a resource path.
+    pub(crate) fn kind_at(&self, resource_path: &ResourcePath) -> Result<&ServedKind, ApiError> {
         let unknown = || {
-            if Kind::is_built_in(&target.group) {
-                Failure::no_such_resource()
+            if ServedKind::is_built_in(&resource_path.group) {
+                ApiError::no_such_resource()
             } else {
-                Failure::no_such_path()
+                ApiError::no_such_path()
             }
         };
-        self.kind(&target.group, &target.version, &target.plural)
-            .ok_or_else(unknown)
+        self.kind(
+            &resource_path.group,
+            &resource_path.version,
+            &resource_path.plural,
+        )
+        .ok_or_else(unknown)
     }
 
-    /// Changes which versions of a custom kind are served, as a change of its
-    /// CustomResourceDefinition does. Without any, the kind and its objects are gone.
-    pub(crate) fn serve(&mut self, plural: &str, versions: &[&str]) {
+    /// Sets the served versions of a custom kind, as a change of its CustomResourceDefinition does.
+    /// Without any version, the kind and its objects are removed.
+    pub(crate) fn set_served_versions(&mut self, plural: &str, versions: &[&str]) {
         let known = self
             .kinds
             .iter()
             .find(|kind| kind.plural == plural)
             .cloned();
-        let Some(known) =
-            known.or_else(|| Kind::all().into_iter().find(|kind| kind.plural == plural))
-        else {
+        let Some(known) = known.or_else(|| {
+            ServedKind::all()
+                .into_iter()
+                .find(|kind| kind.plural == plural)
+        }) else {
             return;
         };
         self.kinds.retain(|kind| kind.plural != plural);
-        self.kinds.extend(versions.iter().map(|version| Kind {
+        self.kinds.extend(versions.iter().map(|version| ServedKind {
             version: (*version).to_owned(),
             ..known.clone()
         }));
@@ -134,7 +140,7 @@ impl Store {
 
     /// Removes every object of a resource.
     pub(crate) fn remove_all(&mut self, resource: &str) {
-        let keys: Vec<Key> = self
+        let keys: Vec<ObjectKey> = self
             .list(resource, None)
             .map(|(key, _)| key.clone())
             .collect();
@@ -143,55 +149,57 @@ impl Store {
         }
     }
 
-    pub(crate) fn kind_of(&self, object: &Value) -> Option<&Kind> {
-        self.kinds.iter().find(|kind| kind.is_of(object))
+    pub(crate) fn kind_of(&self, object: &Value) -> Option<&ServedKind> {
+        self.kinds.iter().find(|kind| kind.matches(object))
     }
 
-    pub(crate) fn kind_of_resource(&self, resource: &str) -> Option<&Kind> {
+    pub(crate) fn kind_of_resource(&self, resource: &str) -> Option<&ServedKind> {
         self.kinds.iter().find(|kind| kind.resource() == resource)
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Value>> {
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&Arc<Value>> {
         self.objects.get(key)
     }
 
-    /// The objects of one resource, of one namespace or of all, in order.
+    /// The objects of one resource in one namespace or in all, in order.
     pub(crate) fn list<'s>(
         &'s self,
         resource: &'s str,
         namespace: Option<&'s str>,
-    ) -> impl Iterator<Item = (&'s Key, &'s Arc<Value>)> + use<'s> {
-        let from = Key {
+    ) -> impl Iterator<Item = (&'s ObjectKey, &'s Arc<Value>)> + use<'s> {
+        let from = ObjectKey {
             resource: resource.into(),
             namespace: namespace.unwrap_or_default().into(),
             name: String::new(),
         };
-        let ours = move |key: &Key| {
+        let in_scope = move |key: &ObjectKey| {
             key.resource == resource && namespace.is_none_or(|wanted| key.namespace == wanted)
         };
         self.objects
             .range(from..)
-            .take_while(move |(key, _)| ours(key))
+            .take_while(move |(key, _)| in_scope(key))
     }
 
-    /// Every object there is.
-    pub(crate) fn everything(&self) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
+    /// All objects.
+    pub(crate) fn all_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Value>)> {
         self.objects.iter()
     }
 
-    /// What happened after `version`, oldest first.
+    /// The changes after `version`, oldest first.
     pub(crate) fn changes_after(&self, version: u64) -> impl Iterator<Item = &Change> {
-        let start = self.log.partition_point(|change| change.version <= version);
-        self.log.range(start..)
+        let start = self
+            .changes
+            .partition_point(|change| change.version <= version);
+        self.changes.range(start..)
     }
 
     /// Stores an object under a new version.
-    pub(crate) fn put(&mut self, key: Key, mut object: Value) -> Arc<Value> {
+    pub(crate) fn put(&mut self, key: ObjectKey, mut object: Value) -> Arc<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Arc::clone(&object));
-        self.remember(Change {
+        self.record_change(Change {
             version: self.version,
             key,
             before,
@@ -201,15 +209,14 @@ impl Store {
         object
     }
 
-    /// Forgets an object for good. Its last state gets the version of its deletion, as in a real
-    /// cluster.
-    pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Value>> {
+    /// Removes an object. As in a real cluster, its last state gets the version of the deletion.
+    pub(crate) fn remove(&mut self, key: &ObjectKey) -> Option<Arc<Value>> {
         let before = self.objects.remove(key)?;
         self.version += 1;
         let mut last = Value::clone(&before);
         last["metadata"]["resourceVersion"] = self.version.to_string().into();
         let object = Arc::new(last);
-        self.remember(Change {
+        self.record_change(Change {
             version: self.version,
             key: key.clone(),
             before: Some(before),
@@ -219,30 +226,30 @@ impl Store {
         Some(object)
     }
 
-    fn remember(&mut self, change: Change) {
-        self.log.push_back(change);
-        if self.log.len() > LOG_LIMIT
-            && let Some(oldest) = self.log.pop_front()
+    fn record_change(&mut self, change: Change) {
+        self.changes.push_back(change);
+        if self.changes.len() > CHANGES_LIMIT
+            && let Some(oldest) = self.changes.pop_front()
         {
-            self.forgotten = oldest.version;
+            self.compacted_version = oldest.version;
         }
     }
 
-    /// Forgets the log, as etcd's compaction does: a watch from before now has to start over.
+    /// Drops the history, as etcd's compaction does. A watch from an older version must restart.
     pub(crate) fn compact(&mut self) {
-        self.forgotten = self.version;
-        self.log.clear();
+        self.compacted_version = self.version;
+        self.changes.clear();
     }
 
-    /// Five characters as the API server appends to a `generateName`.
-    pub(crate) fn suffix(&mut self) -> String {
+    /// The five random characters that the API server appends to `generateName`.
+    pub(crate) fn name_suffix(&mut self) -> String {
         let letter =
             |_| char::from(NAME_ALPHABET[self.random.random_range(0..NAME_ALPHABET.len())]);
         (0..5).map(letter).collect()
     }
 
-    /// A UID in the form of a random UUID.
-    pub(crate) fn uid(&mut self) -> String {
+    /// A random UID in the format of a version 4 UUID.
+    pub(crate) fn new_uid(&mut self) -> String {
         let (high, low): (u64, u64) = (self.random.random(), self.random.random());
         format!(
             "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",

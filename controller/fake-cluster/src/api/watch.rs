@@ -1,4 +1,4 @@
-//! Watches: what happened after a version, and then what happens.
+//! Watches.
 
 use std::io;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::failure::Failure;
-use super::handler::{metadata_only, shown};
-use super::kinds::Kind;
-use super::path::{Call, Target};
+use super::error::ApiError;
+use super::handler::{in_served_version, metadata_only};
+use super::kinds::ServedKind;
+use super::request::{ApiRequest, ResourcePath};
 use super::selector::Selector;
-use super::store::{Change, Store};
-use crate::shared::Shared;
+use super::store::{Change, ObjectStore};
+use crate::state::SharedState;
 
-/// How often an idle watch is told the current version, as real servers do about once a minute.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// How long a watch lasts where its client does not say.
-const LASTS: Duration = Duration::from_secs(300);
+/// Interval of bookmarks on an idle watch. Real servers send about one per minute.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Duration of a watch without `timeoutSeconds`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What a watch asks for.
-struct Filter {
-    kind: Kind,
+/// The scope of a watch.
+struct WatchFilter {
+    kind: ServedKind,
     resource: String,
     namespace: Option<String>,
     selector: Selector,
@@ -34,55 +34,58 @@ struct Filter {
     bookmarks: bool,
 }
 
-/// A watch under way.
-struct Watch {
-    shared: Arc<Shared>,
-    filter: Filter,
+/// An open watch.
+struct WatchStream {
+    shared: Arc<SharedState>,
+    filter: WatchFilter,
     changed: Receiver<u64>,
-    /// Everything up to here has been told.
-    told: u64,
-    /// The connection that it came in on; a break of the network ends it.
+    /// The last version that was sent.
+    sent_version: u64,
+    /// The connection number at the start. The watch ends when the cluster breaks watches.
     connection: u64,
     ends_at: Instant,
     bookmark_at: Instant,
-    /// What is told before anything else, and whether that is all.
-    first: Option<(String, bool)>,
+    /// Events to send first, and whether the watch ends after them.
+    initial: Option<(String, bool)>,
     ended: bool,
 }
 
 /// The stream of events that answers a watch request.
 pub(crate) fn stream(
-    shared: Arc<Shared>,
-    call: &Call,
-    target: &Target,
-) -> Result<impl Stream<Item = io::Result<Frame<Bytes>>> + Send + use<>, Failure> {
+    shared: Arc<SharedState>,
+    request: &ApiRequest,
+    resource_path: &ResourcePath,
+) -> Result<impl Stream<Item = io::Result<Frame<Bytes>>> + Send + use<>, ApiError> {
     let changed = shared.changed.subscribe();
     let state = shared.lock();
-    let filter = Filter {
-        kind: state.store.served(target)?.clone(),
-        resource: target.resource(),
-        namespace: target.namespace.clone(),
-        selector: Selector::parse(call.query("labelSelector"), call.query("fieldSelector"))?,
-        metadata_only: call.wants_metadata_only(),
-        bookmarks: call.query("allowWatchBookmarks") == "true",
+    let filter = WatchFilter {
+        kind: state.store.kind_at(resource_path)?.clone(),
+        resource: resource_path.resource(),
+        namespace: resource_path.namespace.clone(),
+        selector: Selector::parse(
+            request.query("labelSelector"),
+            request.query("fieldSelector"),
+        )?,
+        metadata_only: request.wants_metadata_only(),
+        bookmarks: request.query("allowWatchBookmarks") == "true",
     };
-    let (told, first) = filter.start(&state.store, call)?;
+    let (sent_version, initial) = filter.start(&state.store, request)?;
     let connection = state.connection;
     drop(state);
-    let lasts = call
+    let timeout = request
         .query("timeoutSeconds")
         .parse()
-        .map_or(LASTS, Duration::from_secs);
+        .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let now = Instant::now();
-    let watch = Watch {
+    let watch = WatchStream {
         shared,
         filter,
         changed,
-        told,
+        sent_version,
         connection,
-        ends_at: now + lasts,
-        bookmark_at: now + BOOKMARK_EVERY,
-        first,
+        ends_at: now + timeout,
+        bookmark_at: now + BOOKMARK_INTERVAL,
+        initial,
         ended: false,
     };
     Ok(futures::stream::unfold(watch, |mut watch| async move {
@@ -91,39 +94,43 @@ pub(crate) fn stream(
     }))
 }
 
-impl Filter {
-    /// From which version on changes are told, and what is told first.
-    fn start(&self, store: &Store, call: &Call) -> Result<(u64, Option<(String, bool)>), Failure> {
-        let asked = call.query("resourceVersion");
-        let initial = call.query("sendInitialEvents") == "true";
-        if initial || asked.is_empty() || asked == "0" {
+impl WatchFilter {
+    /// The version after which changes are sent, and the events to send first.
+    fn start(
+        &self,
+        store: &ObjectStore,
+        request: &ApiRequest,
+    ) -> Result<(u64, Option<(String, bool)>), ApiError> {
+        let requested = request.query("resourceVersion");
+        let initial = request.query("sendInitialEvents") == "true";
+        if initial || requested.is_empty() || requested == "0" {
             let objects = store.list(&self.resource, self.namespace.as_deref());
             let matching = objects.filter(|(_, object)| self.selector.matches(object));
             let mut lines: String = matching
-                .map(|(_, object)| self.line("ADDED", object))
+                .map(|(_, object)| self.event_line("ADDED", object))
                 .collect();
             if initial {
                 lines.push_str(&self.bookmark(store.version(), true));
             }
             return Ok((store.version(), Some((lines, false))));
         }
-        let from: u64 = asked.parse().map_err(|_| {
-            Failure::internal(format!(
-                "resourceVersion: Invalid value: {asked:?}: strconv.ParseUint: parsing {asked:?}: invalid syntax"
+        let from: u64 = requested.parse().map_err(|_| {
+            ApiError::internal(format!(
+                "resourceVersion: Invalid value: {requested:?}: strconv.ParseUint: parsing {requested:?}: invalid syntax"
             ))
         })?;
-        if from < store.oldest() {
-            let expired = Failure::expired(from, store.oldest());
+        if from < store.oldest_version() {
+            let expired = ApiError::expired(from, store.oldest_version());
             return Ok((from, Some((event("ERROR", &expired.to_status()), true))));
         }
         Ok((from, None))
     }
 
-    fn line(&self, kind: &str, object: &Value) -> String {
+    fn event_line(&self, kind: &str, object: &Value) -> String {
         if self.metadata_only {
             event(kind, &metadata_only(object))
         } else {
-            event(kind, &shown(&self.kind, object))
+            event(kind, &in_served_version(&self.kind, object))
         }
     }
 
@@ -138,49 +145,49 @@ impl Filter {
         event("BOOKMARK", &object)
     }
 
-    /// What a change means to who sees only the objects of this filter.
-    fn told_of(&self, change: &Change) -> Option<String> {
-        let ours = change.key.resource == self.resource
+    /// The event that a change causes on a watch with this filter.
+    fn event_for(&self, change: &Change) -> Option<String> {
+        let in_scope = change.key.resource == self.resource
             && self
                 .namespace
                 .as_ref()
                 .is_none_or(|namespace| *namespace == change.key.namespace);
-        if !ours {
+        if !in_scope {
             return None;
         }
-        let was = change
+        let matched_before = change
             .before
             .as_ref()
             .is_some_and(|before| self.selector.matches(before));
-        let is = !change.deleted && self.selector.matches(&change.object);
-        match (was, is) {
-            (false, true) => Some(self.line("ADDED", &change.object)),
-            (true, true) => Some(self.line("MODIFIED", &change.object)),
+        let matches_now = !change.deleted && self.selector.matches(&change.object);
+        match (matched_before, matches_now) {
+            (false, true) => Some(self.event_line("ADDED", &change.object)),
+            (true, true) => Some(self.event_line("MODIFIED", &change.object)),
             (true, false) => {
-                // Its watcher knows it as it was; only the version is new.
+                // The event contains the last matching state with the new version.
                 let mut last = Value::clone(change.before.as_ref().unwrap_or(&change.object));
                 last["metadata"]["resourceVersion"] = change.version.to_string().into();
-                Some(self.line("DELETED", &last))
+                Some(self.event_line("DELETED", &last))
             }
             (false, false) => None,
         }
     }
 }
 
-impl Watch {
-    /// The next lines, or the end.
+impl WatchStream {
+    /// The next events as lines, or `None` at the end.
     async fn next(&mut self) -> Option<io::Result<String>> {
         if self.ended {
             return None;
         }
-        if let Some((lines, is_all)) = self.first.take() {
-            self.ended = is_all;
+        if let Some((lines, is_last)) = self.initial.take() {
+            self.ended = is_last;
             if !lines.is_empty() {
                 return Some(Ok(lines));
             }
         }
         loop {
-            match self.look() {
+            match self.poll_changes() {
                 Err(broken) => {
                     self.ended = true;
                     return Some(Err(broken));
@@ -192,43 +199,43 @@ impl Watch {
                 Ok(_) if self.ended => return None,
                 Ok(_) => {}
             }
-            // The order is fixed, so that a run can be repeated.
+            // `biased` makes the run deterministic.
             tokio::select! {
                 biased;
                 changed = self.changed.changed() => {
-                    // The world is gone, and its network with it.
+                    // The cluster was dropped.
                     if changed.is_err() {
                         return None;
                     }
                 }
                 () = sleep_until(self.ends_at) => {
                     self.ended = true;
-                    let last = self.filter.bookmark(self.told, false);
+                    let last = self.filter.bookmark(self.sent_version, false);
                     return self.filter.bookmarks.then_some(Ok(last));
                 }
                 () = sleep_until(self.bookmark_at), if self.filter.bookmarks => {
-                    self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
-                    return Some(Ok(self.filter.bookmark(self.told, false)));
+                    self.bookmark_at = Instant::now() + BOOKMARK_INTERVAL;
+                    return Some(Ok(self.filter.bookmark(self.sent_version, false)));
                 }
             }
         }
     }
 
-    /// What has happened since, and how long it takes to arrive.
-    fn look(&mut self) -> io::Result<(String, Duration)> {
+    /// The events since the last call, and their delay.
+    fn poll_changes(&mut self) -> io::Result<(String, Duration)> {
         let mut state = self.shared.lock();
         if state.connection != self.connection {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionReset,
-                "the connection was reset",
+                "the connection matched_before reset",
             ));
         }
-        let changes = state.store.changes_after(self.told);
+        let changes = state.store.changes_after(self.sent_version);
         let lines: String = changes
-            .filter_map(|change| self.filter.told_of(change))
+            .filter_map(|change| self.filter.event_for(change))
             .collect();
-        self.told = self.told.max(state.store.version());
-        // A version that is served no longer takes its watches with it.
+        self.sent_version = self.sent_version.max(state.store.version());
+        // The watch ends when its version is no longer served.
         let kind = &self.filter.kind;
         self.ended |= state
             .store

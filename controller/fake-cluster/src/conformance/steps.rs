@@ -1,9 +1,9 @@
-//! The requests, in order.
+//! Conformance steps: their type and the steps for ConfigMaps.
 
 use http::Method;
 use serde_json::{Value, json};
 
-use super::refusals;
+use super::{error_steps, resource_steps};
 
 pub(crate) const JSON: &str = "application/json";
 pub(super) const MERGE: &str = "application/merge-patch+json";
@@ -16,31 +16,33 @@ pub(super) const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$
 pub(super) const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r";
 pub(super) const ROUTE_STATUS: &str =
     "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/status";
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases";
-const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/$ns/leases/l";
-const DRY_SETS: &str = "/apis/apps/v1/namespaces/$ns/replicasets?dryRun=All";
 
-/// One request and what is looked at in its answer.
-pub(crate) struct Step {
+/// One request and the parts of its response to record.
+pub(crate) struct ConformanceStep {
     pub(crate) name: &'static str,
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) content_type: &'static str,
     pub(crate) body: Value,
-    /// The body as it is, instead.
+    /// Raw body that replaces `body`.
     pub(crate) raw: Option<&'static str>,
     pub(crate) accept: &'static str,
-    /// JSON pointers into the answer.
+    /// JSON pointers to the fields of the response to record.
     pub(crate) show: &'static [&'static str],
-    /// The object's name for later steps.
+    /// Name under which later steps refer to the object.
     pub(crate) keep: Option<&'static str>,
-    /// Whether the resourceVersion is that of an object kept earlier.
+    /// Name of an earlier object whose resourceVersion to compare.
     pub(crate) compared_with: Option<&'static str>,
 }
 
-pub(super) fn step(name: &'static str, method: Method, path: &'static str, body: Value) -> Step {
+pub(super) fn step(
+    name: &'static str,
+    method: Method,
+    path: &'static str,
+    body: Value,
+) -> ConformanceStep {
     let (content_type, show) = (JSON, &[][..]);
-    Step {
+    ConformanceStep {
         name,
         method,
         path,
@@ -54,15 +56,15 @@ pub(super) fn step(name: &'static str, method: Method, path: &'static str, body:
     }
 }
 
-pub(super) fn get(name: &'static str, path: &'static str) -> Step {
+pub(super) fn get(name: &'static str, path: &'static str) -> ConformanceStep {
     step(name, Method::GET, path, Value::Null)
 }
 
-pub(super) fn post(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn post(name: &'static str, path: &'static str, body: Value) -> ConformanceStep {
     step(name, Method::POST, path, body)
 }
 
-pub(super) fn put(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn put(name: &'static str, path: &'static str, body: Value) -> ConformanceStep {
     step(name, Method::PUT, path, body)
 }
 
@@ -71,19 +73,19 @@ pub(super) fn patch(
     path: &'static str,
     content_type: &'static str,
     body: Value,
-) -> Step {
-    Step {
+) -> ConformanceStep {
+    ConformanceStep {
         content_type,
         ..step(name, Method::PATCH, path, body)
     }
 }
 
-pub(super) fn delete(name: &'static str, path: &'static str, body: Value) -> Step {
+pub(super) fn delete(name: &'static str, path: &'static str, body: Value) -> ConformanceStep {
     step(name, Method::DELETE, path, body)
 }
 
-impl Step {
-    pub(super) fn showing(self, show: &'static [&'static str]) -> Self {
+impl ConformanceStep {
+    pub(super) fn show(self, show: &'static [&'static str]) -> Self {
         Self { show, ..self }
     }
 
@@ -94,25 +96,25 @@ impl Step {
         }
     }
 
-    pub(super) fn typed(self, content_type: &'static str) -> Self {
+    pub(super) fn content_type(self, content_type: &'static str) -> Self {
         Self {
             content_type,
             ..self
         }
     }
 
-    pub(super) fn accepting(self, accept: &'static str) -> Self {
+    pub(super) fn accept(self, accept: &'static str) -> Self {
         Self { accept, ..self }
     }
 
-    pub(super) fn kept_as(self, name: &'static str) -> Self {
+    pub(super) fn keep_as(self, name: &'static str) -> Self {
         Self {
             keep: Some(name),
             ..self
         }
     }
 
-    pub(super) fn compared_with(self, name: &'static str) -> Self {
+    pub(super) fn compare_version_with(self, name: &'static str) -> Self {
         Self {
             compared_with: Some(name),
             ..self
@@ -120,8 +122,8 @@ impl Step {
     }
 }
 
-/// Every request, in order.
-pub(crate) fn all() -> Vec<Step> {
+/// All steps in order.
+pub(crate) fn all() -> Vec<ConformanceStep> {
     [
         creating(),
         updating(),
@@ -130,12 +132,12 @@ pub(crate) fn all() -> Vec<Step> {
         listing(),
         watching(),
         deleting(),
-        routes(),
-        finalizers(),
-        leases(),
-        sets(),
-        paths(),
-        refusals::all(),
+        resource_steps::routes(),
+        resource_steps::finalizers(),
+        resource_steps::leases(),
+        resource_steps::sets(),
+        resource_steps::paths(),
+        error_steps::all(),
     ]
     .into_iter()
     .flatten()
@@ -152,12 +154,14 @@ fn map_with(metadata: &Value, value: &str) -> Value {
     map
 }
 
-fn creating() -> Vec<Step> {
+fn creating() -> Vec<ConformanceStep> {
     vec![
-        get("nothing is there", MAP).showing(&["/details/kind", "/details/name"]),
-        post("create", MAPS, map("a", "1"))
-            .kept_as("first")
-            .showing(&["/kind", "/metadata/generation", "/data/k"]),
+        get("get a missing object", MAP).show(&["/details/kind", "/details/name"]),
+        post("create", MAPS, map("a", "1")).keep_as("first").show(&[
+            "/kind",
+            "/metadata/generation",
+            "/data/k",
+        ]),
         post("create again", MAPS, map("a", "1")),
         post(
             "create with a version",
@@ -181,62 +185,65 @@ fn creating() -> Vec<Step> {
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}),
         ),
         post(
-            "create dry",
+            "create as dry run",
             "/api/v1/namespaces/$ns/configmaps?dryRun=All",
             map("dry", "1"),
         )
-        .showing(&["/metadata/resourceVersion", "/data/k"]),
-        get("it was dry", "/api/v1/namespaces/$ns/configmaps/dry"),
-        post("create garbage", MAPS, json!("garbage")),
+        .show(&["/metadata/resourceVersion", "/data/k"]),
+        get(
+            "get after the dry run",
+            "/api/v1/namespaces/$ns/configmaps/dry",
+        ),
+        post("create from a string", MAPS, json!("garbage")),
     ]
 }
 
-fn updating() -> Vec<Step> {
+fn updating() -> Vec<ConformanceStep> {
     vec![
         put(
-            "update to the same",
+            "update without a change",
             MAP,
             map_with(&json!({"resourceVersion": "$version.first$"}), "1"),
         )
-        .compared_with("first"),
+        .compare_version_with("first"),
         put(
             "update",
             MAP,
             map_with(&json!({"resourceVersion": "$version.first$"}), "2"),
         )
-        .compared_with("first")
-        .kept_as("second")
-        .showing(&["/data/k"]),
+        .compare_version_with("first")
+        .keep_as("second")
+        .show(&["/data/k"]),
         put(
-            "update a stale state",
+            "update at an old version",
             MAP,
             map_with(&json!({"resourceVersion": "$version.first$"}), "3"),
         ),
-        put("update whatever there is", MAP, map("a", "4")).showing(&["/data/k"]),
+        put("update without a version", MAP, map("a", "4")).show(&["/data/k"]),
         put(
-            "update another one's",
+            "update with another UID",
             MAP,
             map_with(&json!({"uid": "00000000-0000-4000-8000-000000000000"}), "5"),
         ),
         put("update under another name", MAP, map("b", "5")),
         put(
-            "update what is not there",
+            "update a missing object",
             "/api/v1/namespaces/$ns/configmaps/none",
             map("none", "5"),
         ),
         put(
-            "update dry",
+            "update as dry run",
             "/api/v1/namespaces/$ns/configmaps/a?dryRun=All",
             map("a", "9"),
         )
-        .showing(&["/data/k"]),
-        get("it was dry", MAP)
-            .kept_as("third")
-            .showing(&["/data/k"]),
+        .show(&["/data/k"]),
+        get("get after the dry run", MAP)
+            .keep_as("third")
+            .show(&["/data/k"]),
     ]
 }
 
-fn patching() -> Vec<Step> {
+fn patching() -> Vec<ConformanceStep> {
     let test = |version: &str| {
         json!([
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
@@ -244,9 +251,15 @@ fn patching() -> Vec<Step> {
         ])
     };
     vec![
-        patch("merge nothing new", MAP, MERGE, json!({"data": {"k": "4"}})).compared_with("third"),
         patch(
-            "merge into a stale state",
+            "merge without a change",
+            MAP,
+            MERGE,
+            json!({"data": {"k": "4"}}),
+        )
+        .compare_version_with("third"),
+        patch(
+            "merge at an old version",
             MAP,
             MERGE,
             json!({"metadata": {"resourceVersion": "$version.first$"}, "data": {"k": "5"}}),
@@ -265,15 +278,15 @@ fn patching() -> Vec<Step> {
             json!({"op": "test"}),
         ),
         patch("json patch", MAP, JSON_PATCH, test("$version.third$"))
-            .showing(&["/data/k"])
-            .compared_with("third"),
+            .show(&["/data/k"])
+            .compare_version_with("third"),
         patch(
             "merge, field removed",
             MAP,
             MERGE,
             json!({"data": {"k": null, "l": "1"}}),
         )
-        .showing(&["/data"]),
+        .show(&["/data"]),
         patch(
             "merge under another name",
             MAP,
@@ -281,13 +294,13 @@ fn patching() -> Vec<Step> {
             json!({"metadata": {"name": "b"}}),
         ),
         patch(
-            "merge what is not there",
+            "merge into a missing object",
             "/api/v1/namespaces/$ns/configmaps/none",
             MERGE,
             json!({}),
         ),
         patch(
-            "an unknown kind of patch",
+            "an unknown patch format",
             MAP,
             "application/nonsense",
             json!({}),
@@ -295,33 +308,33 @@ fn patching() -> Vec<Step> {
     ]
 }
 
-fn applying() -> Vec<Step> {
+fn applying() -> Vec<ConformanceStep> {
     let applied = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": value}});
     let path = "/api/v1/namespaces/$ns/configmaps/x?fieldManager=one";
     vec![
         patch(
-            "apply, nobody",
+            "apply without a field manager",
             "/api/v1/namespaces/$ns/configmaps/x",
             APPLY,
             applied("1"),
         ),
-        patch("apply, new", path, APPLY, applied("1"))
-            .showing(&["/data/k"])
-            .kept_as("applied"),
-        patch("apply, the same", path, APPLY, applied("1")).compared_with("applied"),
-        patch("apply, changed", path, APPLY, applied("2"))
-            .showing(&["/data/k"])
-            .compared_with("applied"),
+        patch("apply a new object", path, APPLY, applied("1"))
+            .show(&["/data/k"])
+            .keep_as("applied"),
+        patch("apply without a change", path, APPLY, applied("1")).compare_version_with("applied"),
+        patch("apply a change", path, APPLY, applied("2"))
+            .show(&["/data/k"])
+            .compare_version_with("applied"),
         delete(
-            "delete what was applied",
+            "delete the applied object",
             "/api/v1/namespaces/$ns/configmaps/x",
             json!({}),
         )
-        .showing(&["/kind", "/status"]),
+        .show(&["/kind", "/status"]),
     ]
 }
 
-fn listing() -> Vec<Step> {
+fn listing() -> Vec<ConformanceStep> {
     vec![
         post("create b", MAPS, map("b", "1")),
         post("create c", MAPS, map("c", "1")),
@@ -329,7 +342,7 @@ fn listing() -> Vec<Step> {
             "list by label",
             "/api/v1/namespaces/$ns/configmaps?labelSelector=app+in+(a,c)",
         )
-        .showing(&[
+        .show(&[
             "/kind",
             "/items/0/metadata/name",
             "/items/0/kind",
@@ -340,40 +353,40 @@ fn listing() -> Vec<Step> {
             "list by name",
             "/api/v1/namespaces/$ns/configmaps?fieldSelector=metadata.name%3Db",
         )
-        .showing(&["/items/0/metadata/name", "/items/1"]),
+        .show(&["/items/0/metadata/name", "/items/1"]),
         get(
-            "list by nonsense",
+            "list by a malformed selector",
             "/api/v1/namespaces/$ns/configmaps?labelSelector=a+b+c",
         ),
         get(
-            "list by an odd page",
+            "list with a malformed token",
             "/api/v1/namespaces/$ns/configmaps?limit=1&continue=nonsense",
         ),
         get(
             "list a page",
             "/api/v1/namespaces/$ns/configmaps?limit=2&labelSelector=app",
         )
-        .showing(&["/items/1/metadata/name", "/items/2"]),
+        .show(&["/items/1/metadata/name", "/items/2"]),
         get(
-            "list nothing",
+            "list an empty collection",
             "/apis/discovery.k8s.io/v1/namespaces/$ns/endpointslices",
         )
-        .showing(&["/kind", "/items"]),
+        .show(&["/kind", "/items"]),
     ]
 }
 
-fn watching() -> Vec<Step> {
+fn watching() -> Vec<ConformanceStep> {
     vec![
         patch(
-            "b becomes something else",
+            "relabel b",
             "/api/v1/namespaces/$ns/configmaps/b",
             MERGE,
             json!({"metadata": {"labels": {"app": "other"}}}),
         ),
         delete("delete c", "/api/v1/namespaces/$ns/configmaps/c", json!({}))
-            .showing(&["/kind", "/status"]),
+            .show(&["/kind", "/status"]),
         get(
-            "watch since the second state",
+            "watch since the second version",
             "/api/v1/namespaces/$ns/configmaps?watch=true&timeoutSeconds=1&labelSelector=app+in+(a,b,c)&resourceVersion=$version.second$",
         ),
         get(
@@ -381,210 +394,29 @@ fn watching() -> Vec<Step> {
             "/api/v1/namespaces/$ns/configmaps?watch=true&timeoutSeconds=1&labelSelector=app&resourceVersion=0",
         ),
         get(
-            "watch from nonsense",
+            "watch from a malformed version",
             "/api/v1/namespaces/$ns/configmaps?watch=true&timeoutSeconds=1&resourceVersion=nonsense",
         ),
     ]
 }
 
-fn deleting() -> Vec<Step> {
+fn deleting() -> Vec<ConformanceStep> {
     let unless = |field: &str, value: &str| json!({"preconditions": {field: value}});
     vec![
         delete(
-            "delete another one",
+            "delete with another UID",
             MAP,
             unless("uid", "00000000-0000-4000-8000-000000000000"),
         ),
         delete(
-            "delete a stale state",
+            "delete at an old version",
             MAP,
             unless("resourceVersion", "$version.first$"),
         ),
-        delete("delete dry", MAP, json!({"dryRun": ["All"]})),
-        get("it was dry", MAP).showing(&["/metadata/deletionTimestamp"]),
-        delete("delete", MAP, unless("uid", "$uid.first$")).showing(&["/kind", "/status"]),
+        delete("delete as dry run", MAP, json!({"dryRun": ["All"]})),
+        get("get after the dry-run deletion", MAP).show(&["/metadata/deletionTimestamp"]),
+        delete("delete", MAP, unless("uid", "$uid.first$")).show(&["/kind", "/status"]),
         delete("delete again", MAP, json!({})),
-        delete("delete the rest", MAPS, json!({})).showing(&["/kind"]),
-    ]
-}
-
-pub(super) fn route(replaced: &Value) -> Value {
-    let mut route = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
-        "spec": {"rules": [{"backendRefs": [{"name": "checkout", "port": 80}]}]},
-    });
-    json_patch::merge(&mut route, replaced);
-    route
-}
-
-fn routes() -> Vec<Step> {
-    let status = json!({"status": {"parents": []}});
-    let backends = "/spec/rules/0/backendRefs/0";
-    vec![
-        post("create a route with a status", ROUTES, route(&status)).kept_as("route").showing(&[
-            "/metadata/generation",
-            "/status",
-            "/spec/rules/0/backendRefs/0",
-            "/spec/rules/0/matches",
-        ]),
-        patch("label a route", ROUTE, MERGE, json!({"metadata": {"labels": {"a": "b"}}}))
-            .showing(&["/metadata/generation"])
-            .compared_with("route"),
-        patch("write its status on the wrong path", ROUTE, MERGE, status.clone()).showing(&["/metadata/generation", "/status"]),
-        patch("write its status", ROUTE_STATUS, MERGE, json!({"status": {"parents": []}, "spec": {"hostnames": ["x.example"]}}))
-            .showing(&["/metadata/generation", "/status", "/spec/hostnames"]),
-        patch("change its spec", ROUTE, JSON_PATCH, json!([
-            {"op": "test", "path": format!("{backends}/name"), "value": "checkout"},
-            {"op": "replace", "path": format!("{backends}/weight"), "value": 95},
-            {"op": "add", "path": "/spec/rules/0/backendRefs/-", "value": {"name": "canary", "port": 80, "weight": 5}},
-        ]))
-        .showing(&["/metadata/generation", "/spec/rules/0/backendRefs", "/status"]),
-        patch("change nothing of its spec", ROUTE, MERGE, json!({"spec": {}})).showing(&["/metadata/generation"]),
-        put("update it without a version", ROUTE, route(&json!({}))),
-        put("update a stale one", ROUTE, route(&json!({"metadata": {"resourceVersion": "$version.route$"}}))),
-        put("update a stale one's status", ROUTE_STATUS, route(&json!({"metadata": {"resourceVersion": "$version.route$"}}))),
-        put("update its status without a version", ROUTE_STATUS, route(&status)),
-    ]
-}
-
-fn finalizers() -> Vec<Step> {
-    vec![
-        patch(
-            "hold it",
-            ROUTE,
-            MERGE,
-            json!({"metadata": {"finalizers": ["serin.dev/test"]}}),
-        )
-        .showing(&["/metadata/generation"]),
-        delete("delete what is held", ROUTE, json!({}))
-            .kept_as("held")
-            .showing(&["/kind", "/metadata/generation", "/metadata/finalizers"]),
-        delete("delete it again", ROUTE, json!({}))
-            .showing(&["/kind", "/metadata/generation"])
-            .compared_with("held"),
-        patch(
-            "hold it more",
-            ROUTE,
-            MERGE,
-            json!({"metadata": {"finalizers": ["serin.dev/test", "serin.dev/more"]}}),
-        ),
-        patch(
-            "change what is going",
-            ROUTE,
-            MERGE,
-            json!({"spec": {"hostnames": ["y.example"]}}),
-        )
-        .showing(&["/metadata/generation", "/spec/hostnames"]),
-        patch(
-            "let it go",
-            ROUTE,
-            MERGE,
-            json!({"metadata": {"finalizers": null}}),
-        )
-        .showing(&["/kind", "/metadata/finalizers"]),
-        get("it is gone", ROUTE),
-        get(
-            "what a watcher saw of it",
-            "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes?watch=true&timeoutSeconds=1&resourceVersion=$version.held$",
-        ),
-    ]
-}
-
-fn leases() -> Vec<Step> {
-    let lease = |metadata: Value, holder: &str| {
-        let mut lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": holder}});
-        json_patch::merge(&mut lease, &json!({"metadata": metadata}));
-        lease
-    };
-    vec![
-        post("create a lease", LEASES, lease(json!({}), "one"))
-            .kept_as("lease")
-            .showing(&["/metadata/generation"]),
-        put("take it blindly", LEASE, lease(json!({}), "two")),
-        put(
-            "take it",
-            LEASE,
-            lease(json!({"resourceVersion": "$version.lease$"}), "two"),
-        )
-        .showing(&["/spec/holderIdentity"]),
-        put(
-            "take it too late",
-            LEASE,
-            lease(json!({"resourceVersion": "$version.lease$"}), "three"),
-        ),
-        delete("delete the lease", LEASE, json!({})).showing(&["/kind", "/status"]),
-    ]
-}
-
-fn set(selector: &str, container: &Value) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"generateName": "probe-"},
-        "spec": {
-            "replicas": 0, "selector": {"matchLabels": {"app": selector}},
-            "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [container]}},
-        },
-    })
-}
-
-fn sets() -> Vec<Step> {
-    let container = |cpu: &str| json!({"name": "app", "image": "shop/x:1", "resources": {"requests": {"cpu": cpu}}});
-    vec![
-        post(
-            "what would be stored",
-            DRY_SETS,
-            set("x", &container("1000m")),
-        )
-        .showing(&[
-            "/metadata/generation",
-            "/metadata/resourceVersion",
-            "/spec/template",
-            "/status",
-        ]),
-        post("written otherwise", DRY_SETS, set("x", &container("1")))
-            .showing(&["/spec/template/spec/containers/0/resources"]),
-        post(
-            "a selector that selects others",
-            DRY_SETS,
-            set("y", &container("1")),
-        )
-        .showing(&["/details/causes/0/field"]),
-        post("no image", DRY_SETS, set("x", &json!({"name": "app"})))
-            .showing(&["/details/causes/0/field"]),
-        post("no container", DRY_SETS, set("x", &Value::Null))
-            .showing(&["/details/causes/0/field"]),
-        post(
-            "a probe",
-            DRY_SETS,
-            set(
-                "x",
-                &json!({
-                    "name": "app", "image": "shop/x", "ports": [{"containerPort": 8080}],
-                    "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
-                }),
-            ),
-        )
-        .showing(&["/spec/template/spec/containers/0"]),
-    ]
-}
-
-fn paths() -> Vec<Step> {
-    vec![
-        get(
-            "an unknown group",
-            "/apis/nothing.example.com/v1/namespaces/$ns/things",
-        ),
-        get("an unknown kind", "/apis/apps/v1/namespaces/$ns/things"),
-        get(
-            "an unknown path below an object",
-            "/apis/gateway.networking.k8s.io/v1/namespaces/$ns/httproutes/r/things",
-        ),
-        post("a method that makes no sense", LEASE, json!({})),
-        get(
-            "the resources of a group",
-            "/apis/gateway.networking.k8s.io/v1",
-        )
-        .showing(&["/kind", "/groupVersion"]),
-        get("a group", "/apis/gateway.networking.k8s.io").showing(&["/kind", "/name"]),
-        get("health", "/readyz"),
+        delete("delete the rest", MAPS, json!({})).show(&["/kind"]),
     ]
 }

@@ -37,9 +37,9 @@ fn found(values: &[f64]) -> Vec<Answer> {
     vec![values.iter().map(series).collect()]
 }
 
-fn at(now_ms: i64) -> Position {
-    Position {
-        phase: Phase::Release,
+fn at(now_ms: i64) -> CheckContext {
+    CheckContext {
+        phase: ReleasePhase::Release,
         phase_since_ms: 0,
         weight_changed_at_ms: 0,
         has_traffic: true,
@@ -67,7 +67,7 @@ fn cause(judgement: &AnalysisReport) -> &str {
 }
 
 #[test]
-fn the_arguments_are_put_in_with_those_that_every_query_has() {
+fn arguments_and_built_in_arguments_are_substituted() {
     let checks = checks(
         json!([{"name": "queue", "condition": "result[0] < 5", "args": [{"name": "queue", "value": "a\"b"}],
         "query": "max(queue_length{queue=\"{{args.queue}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"})"}]),
@@ -80,13 +80,13 @@ fn the_arguments_are_put_in_with_those_that_every_query_has() {
 }
 
 #[test]
-fn a_release_goes_on_only_once_every_check_has_succeeded_at_this_weight() {
+fn a_release_continues_once_every_check_has_succeeded_at_this_weight() {
     let mut checks = errors(json!({}));
     let AnalysisReport::Undecided {
         message,
         next_weight: None,
         ..
-    } = weigh(sound(), &checks, &at(0))
+    } = apply_checks(sound(), &checks, &at(0))
     else {
         panic!()
     };
@@ -94,18 +94,18 @@ fn a_release_goes_on_only_once_every_check_has_succeeded_at_this_weight() {
     checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
     let AnalysisReport::Sound {
         satisfied: proven, ..
-    } = weigh(sound(), &checks, &at(MINUTE_MS))
+    } = apply_checks(sound(), &checks, &at(MINUTE_MS))
     else {
         panic!()
     };
     assert_eq!(proven.requirements.checks, ["errors".to_owned()].into());
-    let moved = Position {
+    let moved = CheckContext {
         weight_changed_at_ms: MINUTE_MS + 1,
         ..at(MINUTE_MS + 1)
     };
     assert!(
         matches!(
-            weigh(sound(), &checks, &moved),
+            apply_checks(sound(), &checks, &moved),
             AnalysisReport::Undecided { .. }
         ),
         "at another weight it is asked anew"
@@ -118,18 +118,20 @@ fn a_release_goes_on_only_once_every_check_has_succeeded_at_this_weight() {
         next_weight,
         satisfied: proven,
     };
-    let AnalysisReport::Undecided { next_weight, .. } = weigh(step.clone(), &checks, &moved) else {
+    let AnalysisReport::Undecided { next_weight, .. } = apply_checks(step.clone(), &checks, &moved)
+    else {
         panic!()
     };
     assert_eq!(next_weight, None, "nor does the weight rise before");
-    let AnalysisReport::Undecided { next_weight, .. } = weigh(step, &checks, &at(MINUTE_MS)) else {
+    let AnalysisReport::Undecided { next_weight, .. } = apply_checks(step, &checks, &at(MINUTE_MS))
+    else {
         panic!()
     };
     assert_eq!(next_weight, Some(Weight::percent(20)));
 }
 
 #[test]
-fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
+fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
     let mut checks = errors(json!({"failureLimit": 2}));
     for minute in 1..=2 {
         checks.observe(
@@ -138,10 +140,13 @@ fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
             minute * MINUTE_MS,
             &at(minute * MINUTE_MS),
         );
-        assert_eq!(cause(&weigh(sound(), &checks, &at(minute * MINUTE_MS))), "");
+        assert_eq!(
+            cause(&apply_checks(sound(), &checks, &at(minute * MINUTE_MS))),
+            ""
+        );
     }
-    // A restarted controller goes on from what was stored, and asks at once: that is no third
-    // failure.
+    // A restarted controller continues from the stored state and queries immediately. This is not a
+    // third failure.
     let stored: BTreeMap<String, CheckState> =
         serde_json::from_value(serde_json::to_value(checks.states()).unwrap()).unwrap();
     let spec = json!([{"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 5", "failureLimit": 2}]);
@@ -159,7 +164,7 @@ fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
         3 * MINUTE_MS,
         &at(3 * MINUTE_MS),
     );
-    let judgement = weigh(sound(), &checks, &at(3 * MINUTE_MS));
+    let judgement = apply_checks(sound(), &checks, &at(3 * MINUTE_MS));
     assert_eq!(cause(&judgement), "Check");
     let AnalysisReport::RollBack { message, .. } = judgement else {
         panic!()
@@ -168,33 +173,33 @@ fn more_failures_than_it_may_have_roll_back_and_are_remembered() {
         message,
         "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
     );
-    // What was found of another question counts for nothing.
+    // Results of another query are discarded.
     let other = json!([{"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 6", "failureLimit": 2}]);
     assert_eq!(with_stored(other, stored).states()["errors"].failures, 0);
 }
 
 #[test]
-fn what_is_no_number_is_never_a_success_and_has_its_own_name() {
+fn missing_and_nan_values_hold_with_their_own_cause() {
     for (values, name) in [
         (&[][..], "CheckEmpty"),
         (&[f64::NAN][..], "CheckNotANumber"),
     ] {
         let mut checks = errors(json!({"condition": "true || result[0] < 5"}));
         checks.observe(0, &Found::Ok(found(values)), MINUTE_MS, &at(MINUTE_MS));
-        let judgement = weigh(sound(), &checks, &at(MINUTE_MS));
+        let judgement = apply_checks(sound(), &checks, &at(MINUTE_MS));
         assert_eq!(cause(&judgement), name, "{judgement:?}");
-        assert_eq!(checks.told(&at(MINUTE_MS))[0].result, "Inconclusive");
+        assert_eq!(checks.statuses(&at(MINUTE_MS))[0].result, "Inconclusive");
     }
     let mut checks = errors(json!({"condition": "result[1] < 5"}));
     checks.observe(0, &Found::Ok(found(&[1.0])), MINUTE_MS, &at(MINUTE_MS));
     assert_eq!(
-        cause(&weigh(sound(), &checks, &at(MINUTE_MS))),
+        cause(&apply_checks(sound(), &checks, &at(MINUTE_MS))),
         "CheckUnreadable"
     );
 }
 
 #[test]
-fn a_dry_run_is_told_and_decides_nothing() {
+fn a_dry_run_is_reported_and_does_not_decide() {
     let mut checks = errors(json!({"dryRun": true}));
     for minute in 1..5 {
         checks.observe(
@@ -205,10 +210,10 @@ fn a_dry_run_is_told_and_decides_nothing() {
         );
     }
     assert!(matches!(
-        weigh(sound(), &checks, &at(0)),
+        apply_checks(sound(), &checks, &at(0)),
         AnalysisReport::Sound { .. }
     ));
-    let told = &checks.told(&at(0))[0];
+    let told = &checks.statuses(&at(0))[0];
     assert_eq!(
         (told.failures, told.dry_run, told.result.as_str()),
         (4, true, "Failed")
@@ -220,23 +225,26 @@ fn a_dry_run_is_told_and_decides_nothing() {
         &at(9 * MINUTE_MS),
     );
     assert!(matches!(
-        weigh(sound(), &checks, &at(9 * MINUTE_MS)),
+        apply_checks(sound(), &checks, &at(9 * MINUTE_MS)),
         AnalysisReport::Sound { .. }
     ));
 }
 
 #[test]
-fn a_server_in_trouble_holds_after_the_usual_grace_and_counts_as_no_failure() {
+fn an_unavailable_server_holds_after_the_grace_period() {
     let mut checks = errors(json!({}));
     checks.observe(0, &Found::Ok(found(&[3.0])), 0, &at(0));
     let away = Err(QueryError::Unreachable("away".into()));
     checks.observe(0, &away, MINUTE_MS, &at(MINUTE_MS));
     assert!(matches!(
-        weigh(sound(), &checks, &at(MINUTE_MS + 1_000)),
+        apply_checks(sound(), &checks, &at(MINUTE_MS + 1_000)),
         AnalysisReport::Sound { .. }
     ));
     let later = at(MINUTE_MS + 2_000);
-    assert_eq!(cause(&weigh(sound(), &checks, &later)), "Unreachable");
+    assert_eq!(
+        cause(&apply_checks(sound(), &checks, &later)),
+        "Unreachable"
+    );
     checks.observe(
         0,
         &Found::Ok(found(&[3.0])),
@@ -244,28 +252,29 @@ fn a_server_in_trouble_holds_after_the_usual_grace_and_counts_as_no_failure() {
         &at(MINUTE_MS + 5_000),
     );
     assert!(matches!(
-        weigh(sound(), &checks, &at(MINUTE_MS + 5_000)),
+        apply_checks(sound(), &checks, &at(MINUTE_MS + 5_000)),
         AnalysisReport::Sound { .. }
     ));
     assert_eq!(checks.states()["errors"].failures, 0);
 }
 
 #[test]
-fn each_check_is_asked_in_its_time_alone() {
+fn each_check_is_queried_in_its_phase_only() {
     let check = |name: &str, during: &str| json!({"name": name, "query": "1", "condition": "result[0] > 0", "phase": during});
     let mut checks = checks(json!([
         check("all-along", "release"),
         check("before", "beforePromotion"),
         check("after", "bake"),
     ]));
-    let asked = |checks: &Checks, at: &Position| [0, 1, 2].map(|index| checks.is_asked(index, at));
-    let before = Position {
-        phase: Phase::BeforePromotion,
+    let asked =
+        |checks: &Checks, at: &CheckContext| [0, 1, 2].map(|index| checks.is_active(index, at));
+    let before = CheckContext {
+        phase: ReleasePhase::BeforePromotion,
         phase_since_ms: 5_000,
         ..at(5_000)
     };
-    let after = Position {
-        phase: Phase::AfterPromotion,
+    let after = CheckContext {
+        phase: ReleasePhase::AfterPromotion,
         phase_since_ms: 9_000,
         ..at(9_000)
     };
@@ -275,7 +284,7 @@ fn each_check_is_asked_in_its_time_alone() {
     assert_eq!(
         asked(
             &checks,
-            &Position {
+            &CheckContext {
                 has_traffic: false,
                 ..at(0)
             }
@@ -293,7 +302,7 @@ fn each_check_is_asked_in_its_time_alone() {
 }
 
 #[test]
-fn what_the_objectives_say_against_a_release_stands() {
+fn checks_do_not_override_a_negative_report() {
     let mut checks = errors(json!({}));
     checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
     let rolled_back = AnalysisReport::RollBack {
@@ -301,39 +310,42 @@ fn what_the_objectives_say_against_a_release_stands() {
         message: "worse".into(),
     };
     assert_eq!(
-        weigh(rolled_back.clone(), &checks, &at(MINUTE_MS)),
+        apply_checks(rolled_back.clone(), &checks, &at(MINUTE_MS)),
         rolled_back
     );
     let frozen = AnalysisReport::Frozen {
         cause: "BudgetSpent".into(),
         message: "nothing left".into(),
     };
-    assert_eq!(weigh(frozen.clone(), &checks, &at(MINUTE_MS)), frozen);
+    assert_eq!(
+        apply_checks(frozen.clone(), &checks, &at(MINUTE_MS)),
+        frozen
+    );
 }
 
 #[test]
-fn what_was_found_is_told_in_as_many_digits_as_a_person_reads() {
+fn values_are_rounded_for_display() {
     let values = [0.101_315_509_264_367_83, 120.0, 0.000_003_515_18, -1e300];
-    assert_eq!(in_words(&values), "0.101316, 120, 3.51518e-6, -1e300");
+    assert_eq!(format_values(&values), "0.101316, 120, 3.51518e-6, -1e300");
     assert_eq!(
-        in_words(&[0.0, f64::INFINITY, 1.0, 2.0, 3.0]),
+        format_values(&[0.0, f64::INFINITY, 1.0, 2.0, 3.0]),
         "0, inf, 1, 2, and 1 more"
     );
 }
 
-/// What the status says of the first check.
-fn message(checks: &Checks, at: &Position) -> String {
-    checks.told(at)[0].message.clone().unwrap()
+/// The status message of the first check.
+fn message(checks: &Checks, at: &CheckContext) -> String {
+    checks.statuses(at)[0].message.clone().unwrap()
 }
 
 // argo-rollouts #3258, PR #4864: a metric that is measured before the canary is warm aborts a
 // healthy release.
 #[test]
-fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
+fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
     let mut checks = errors(json!({"initialDelay": "2m"}));
     let early = at(119_000);
-    assert!(!checks.is_asked(0, &early));
-    assert_eq!(checks.next_begins_ms(&early), Some(120_000));
+    assert!(!checks.is_active(0, &early));
+    assert_eq!(checks.next_start_ms(&early), Some(120_000));
     assert_eq!(
         message(&checks, &early),
         "Begins at 1970-01-01T00:02:00Z, by initialDelay."
@@ -343,7 +355,7 @@ fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
         next_weight: None,
         satisfied: proven,
         ..
-    } = weigh(sound(), &checks, &early)
+    } = apply_checks(sound(), &checks, &early)
     else {
         panic!("it is not satisfied before it has begun")
     };
@@ -352,7 +364,7 @@ fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
         "Enough. Not yet succeeded at this weight: errors (begins at 1970-01-01T00:02:00Z, by initialDelay)."
     );
     assert!(proven.requirements.checks.is_empty());
-    // Polls are shared: an answer to a query that was sent before counts neither way.
+    // Polls are shared: the result of a query that was sent before the start is ignored.
     checks.observe(0, &Found::Ok(found(&[7.0])), 119_000, &at(121_000));
     checks.observe(
         0,
@@ -360,37 +372,40 @@ fn a_check_begins_after_its_initial_delay_and_the_release_waits_for_it() {
         119_000,
         &at(121_000),
     );
-    assert_eq!((checks.breach(), checks.hold(&at(121_000))), (None, None));
+    assert_eq!(
+        (checks.breach(), checks.blocking_error(&at(121_000))),
+        (None, None)
+    );
     checks.observe(0, &Found::Ok(found(&[3.0])), 121_000, &at(121_000));
     assert!(matches!(
-        weigh(sound(), &checks, &at(121_000)),
+        apply_checks(sound(), &checks, &at(121_000)),
         AnalysisReport::Sound { .. }
     ));
-    assert_eq!(checks.next_begins_ms(&at(121_000)), None);
+    assert_eq!(checks.next_start_ms(&at(121_000)), None);
 }
 
 #[test]
-fn the_warm_up_holds_checks_too() {
+fn the_warm_up_delays_checks() {
     let mut checks = errors(json!({"initialDelay": "10s"}));
-    let young = |now_ms: i64| Position {
+    let young = |now_ms: i64| CheckContext {
         warm_up_ends_ms: 60_000,
         ..at(now_ms)
     };
-    assert!(!checks.is_asked(0, &young(59_999)));
+    assert!(!checks.is_active(0, &young(59_999)));
     assert_eq!(
         message(&checks, &young(30_000)),
         "Begins at 1970-01-01T00:01:00Z, by warmUp."
     );
     assert!(matches!(
-        weigh(sound(), &checks, &young(30_000)),
+        apply_checks(sound(), &checks, &young(30_000)),
         AnalysisReport::Undecided { .. }
     ));
     checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
     assert_eq!(checks.states()["errors"].failures, 0);
-    assert!(checks.is_asked(0, &young(60_000)));
-    // Later most of the pods are young again, as after a scale-up: a failure does not count, and is
-    // no success.
-    let scaled_up = Position {
+    assert!(checks.is_active(0, &young(60_000)));
+    // Later most pods are young again, as after a scale-up. A failure is not counted, but it is no
+    // success either.
+    let scaled_up = CheckContext {
         pods_are_young: true,
         ..young(120_000)
     };
@@ -404,14 +419,14 @@ fn the_warm_up_holds_checks_too() {
         0,
         &Found::Ok(found(&[3.0])),
         180_000,
-        &Position {
+        &CheckContext {
             pods_are_young: true,
             ..young(180_000)
         },
     );
     assert!(
         matches!(
-            weigh(sound(), &checks, &young(180_000)),
+            apply_checks(sound(), &checks, &young(180_000)),
             AnalysisReport::Sound { .. }
         ),
         "a success counts"
@@ -423,20 +438,22 @@ fn the_warm_up_holds_checks_too() {
 #[test]
 fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
     for (during, phase) in [
-        ("beforePromotion", Phase::BeforePromotion),
-        ("bake", Phase::AfterPromotion),
+        ("beforePromotion", ReleasePhase::BeforePromotion),
+        ("bake", ReleasePhase::AfterPromotion),
     ] {
         let checks = errors(json!({"initialDelay": "2m", "phase": during}));
-        assert_eq!(checks.next_begins_ms(&at(300_000)), None, "it is not due");
-        let in_phase = |now_ms: i64| Position {
+        assert_eq!(checks.next_start_ms(&at(300_000)), None, "it is not due");
+        let in_phase = |now_ms: i64| CheckContext {
             phase,
             phase_since_ms: 300_000,
             ..at(now_ms)
         };
-        assert_eq!(checks.next_begins_ms(&in_phase(300_000)), Some(420_000));
-        assert!(!checks.is_asked(0, &in_phase(419_999)) && checks.is_asked(0, &in_phase(420_000)));
+        assert_eq!(checks.next_start_ms(&in_phase(300_000)), Some(420_000));
+        assert!(
+            !checks.is_active(0, &in_phase(419_999)) && checks.is_active(0, &in_phase(420_000))
+        );
         assert!(matches!(
-            weigh(sound(), &checks, &in_phase(310_000)),
+            apply_checks(sound(), &checks, &in_phase(310_000)),
             AnalysisReport::Undecided { .. }
         ));
     }
@@ -445,9 +462,9 @@ fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
 #[test]
 fn failures_of_an_earlier_attempt_do_not_count_against_a_retry() {
     let mut checks = errors(json!({}));
-    // This attempt has had traffic for ten minutes only; the query is shared with another Rollout
-    // and was sent before.
-    let retry = Position {
+    // This attempt received its first traffic ten minutes ago. The query is shared with another
+    // Rollout and was sent earlier.
+    let retry = CheckContext {
         traffic_since_ms: 600_000,
         ..at(600_500)
     };

@@ -1,25 +1,24 @@
-//! What a query found.
+//! Query results.
 
 use std::collections::BTreeMap;
 
 /// A series' labels, `__name__` among them.
 pub type Labels = BTreeMap<String, String>;
 
-/// One series and its samples.
+/// A series and its samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Its labels.
+    /// Labels of the series.
     pub labels: Labels,
-    /// Its samples, oldest first: milliseconds since the epoch and the value, which may be NaN or
+    /// Samples, oldest first: milliseconds since the epoch and the value, which may be NaN or
     /// infinite.
     pub samples: Vec<(i64, f64)>,
 }
 
-/// What a query found.
+/// Query results.
 pub type Answer = Vec<Series>;
 
-/// When the newest sample of an answer was taken, in milliseconds since the epoch; nothing where it
-/// has none.
+/// Time of the newest sample in milliseconds since the epoch. `None` if there are no samples.
 pub fn newest_ms(answer: &Answer) -> Option<i64> {
     answer
         .iter()

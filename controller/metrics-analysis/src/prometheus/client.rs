@@ -1,5 +1,5 @@
-//! One Prometheus server: requests by prometheus-http-query, answers by the bounded envelope of our
-//! own.
+//! HTTP client for one Prometheus server. Requests use `prometheus-http-query`; responses are
+//! decoded with size limits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,29 +10,28 @@ use reqwest::header::HeaderMap;
 
 use super::answer::Answer;
 use super::envelope;
-use super::error::{QueryError, bounded, innermost, tls_fault};
+use super::error::{QueryError, root_cause, tls_query_error, truncated};
 use super::tls::Tls;
 
-/// Where a Prometheus is, and what it is asked with. Two that are equal share connections, limits
-/// and answers.
+/// Address of a Prometheus server and its credentials. Equal servers share connections, limits and
+/// answers.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Server {
-    /// The base URL, for example `http://prometheus.monitoring:9090`; a path before `/api/v1` is
-    /// kept.
+    /// Base URL, for example `http://prometheus.monitoring:9090`. A path before `/api/v1` is kept.
     pub url: String,
-    /// Headers sent with each request, for example `Authorization` or a tenant's name.
+    /// Headers of each request, for example `Authorization` or a tenant header.
     pub headers: Vec<(String, String)>,
-    /// How an https address is reached.
+    /// TLS options for HTTPS addresses.
     pub tls: Tls,
-    /// Why it cannot be asked, where what it is to be asked with is not known: every question is
-    /// answered by this.
-    pub closed: Option<QueryError>,
+    /// The error that every query returns while the credentials are unavailable. `None` if the
+    /// server can be queried.
+    pub unavailable: Option<QueryError>,
 }
 
 impl Server {
-    /// A server without headers of its own, whose certificate the machine's authorities have
-    /// signed.
-    pub fn at(url: impl Into<String>) -> Self {
+    /// A server without additional headers, whose certificate is verified with the system trust
+    /// store.
+    pub fn with_url(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             ..Self::default()
@@ -41,13 +40,13 @@ impl Server {
 }
 
 impl fmt::Debug for Server {
-    /// Leaves out the headers' values, which may be secrets.
+    /// Omits header values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             url,
             headers,
             tls,
-            closed,
+            unavailable: closed,
         } = self;
         let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         let mut shown = f.debug_struct("Server");
@@ -60,7 +59,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Why no client can be made.
+/// Error when creating the HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The HTTP client cannot be built.
@@ -68,7 +67,7 @@ pub enum ClientError {
     Http(#[from] reqwest::Error),
 }
 
-/// The connections of this process to all servers that are reached by the same TLS.
+/// HTTP connections to all servers with the same TLS options.
 #[derive(Clone, Debug)]
 pub struct HttpClient(reqwest::Client);
 
@@ -81,62 +80,61 @@ fn builder() -> reqwest::ClientBuilder {
 }
 
 impl HttpClient {
-    /// Connections that trust the machine's certificates; where it has none, only plain HTTP can
-    /// work.
+    /// Creates a client that uses the system trust store. If there is none, only plain HTTP works.
     ///
-    /// The process' TLS provider must have been installed before.
+    /// The TLS provider of the process must already be installed.
     ///
     /// # Errors
-    /// Where the client cannot be built at all.
+    /// The HTTP client cannot be built.
     pub fn new() -> Result<Self, ClientError> {
         let client = match builder().build() {
             Ok(client) => client,
             Err(error) => {
-                tracing::warn!(%error, "no certificates are found; Prometheus can be asked by plain HTTP only");
+                tracing::warn!(%error, "no system certificates found; Prometheus can be queried by plain HTTP only");
                 builder().tls_certs_only([]).build()?
             }
         };
         Ok(Self(client))
     }
 
-    /// Connections by this TLS; the same ones where it asks for nothing of its own.
+    /// Returns a client with these TLS options, or this one if they are the default.
     ///
     /// # Errors
-    /// `UntrustedCertificate` where no connection can be made so.
-    pub(super) fn by(&self, tls: &Tls) -> Result<Self, QueryError> {
+    /// [`QueryError::Untrusted`] if the options cannot be used.
+    pub(super) fn with_tls(&self, tls: &Tls) -> Result<Self, QueryError> {
         if tls.is_default() {
             return Ok(self.clone());
         }
         let client = tls
-            .applied(builder())
+            .apply_to(builder())
             .and_then(|builder| Ok(builder.build()?));
         client
             .map(Self)
-            .map_err(|error| QueryError::Untrusted(innermost(&error)))
+            .map_err(|error| QueryError::Untrusted(root_cause(&error)))
     }
 }
 
-/// Is told of each query: how long it took, and the kind of trouble where it failed.
-pub type Noted = Arc<dyn Fn(Duration, Option<&'static str>) + Send + Sync>;
+/// Called after each query with its duration and, if it failed, the cause.
+pub type QueryObserver = Arc<dyn Fn(Duration, Option<&'static str>) + Send + Sync>;
 
-/// The bounds of one answer.
+/// Size limits of one response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AnswerBounds {
+pub(super) struct AnswerLimits {
     pub bytes: usize,
     pub series: usize,
 }
 
-/// One server, ready to be asked.
+/// Client of one server.
 #[derive(Clone)]
 pub(super) struct Client {
     inner: prometheus_http_query::Client,
     headers: HeaderMap,
-    bounds: AnswerBounds,
-    noted: Noted,
+    bounds: AnswerLimits,
+    noted: QueryObserver,
 }
 
 impl fmt::Debug for Client {
-    /// Leaves out the headers, which may hold secrets.
+    /// Omits the headers, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("url", &self.inner.base_url().as_str())
@@ -145,22 +143,22 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for this server.
+    /// Creates a client for a server.
     ///
     /// # Errors
-    /// `Unreachable` where the address is not an http(s) URL or a header cannot be sent; why the
-    /// server is closed, where it is.
+    /// [`QueryError::Unreachable`] if the address is not an HTTP(S) URL or a header is invalid;
+    /// [`Server::unavailable`] if it is set.
     pub(super) fn new(
         http: &HttpClient,
         server: &Server,
-        bounds: AnswerBounds,
-        noted: Noted,
+        bounds: AnswerLimits,
+        noted: QueryObserver,
     ) -> Result<Self, QueryError> {
-        if let Some(why) = &server.closed {
+        if let Some(why) = &server.unavailable {
             return Err(why.clone());
         }
         let not_an_address = |why: &str| {
-            QueryError::Unreachable(format!("the address {:?} {why}", bounded(&server.url)))
+            QueryError::Unreachable(format!("the address {:?} {why}", truncated(&server.url)))
         };
         if !server.url.starts_with("http://") && !server.url.starts_with("https://") {
             return Err(not_an_address("must begin with http:// or https://"));
@@ -187,11 +185,11 @@ impl Client {
         })
     }
 
-    /// Asks an instant query, evaluated at `at_ms` (milliseconds since the epoch), or without it at
-    /// the server's own present, so that clocks need not agree.
+    /// Sends an instant query. It is evaluated at `at_ms` (milliseconds since the epoch) or, if
+    /// that is `None`, at the current time of the server, so that clocks need not agree.
     ///
     /// # Errors
-    /// What went wrong, named; always within `limit`.
+    /// The cause of the failure. Returns within `limit`.
     pub async fn query(
         &self,
         query: &str,
@@ -199,7 +197,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Answer, QueryError> {
         let began = Instant::now();
-        let answer = tokio::time::timeout(limit, self.ask(query, at_ms, limit))
+        let answer = tokio::time::timeout(limit, self.send(query, at_ms, limit))
             .await
             .unwrap_or_else(|_| {
                 Err(QueryError::Timeout(format!(
@@ -207,11 +205,14 @@ impl Client {
                     limit.as_secs_f64()
                 )))
             });
-        (self.noted)(began.elapsed(), answer.as_ref().err().map(QueryError::kind));
+        (self.noted)(
+            began.elapsed(),
+            answer.as_ref().err().map(QueryError::cause),
+        );
         answer
     }
 
-    async fn ask(
+    async fn send(
         &self,
         query: &str,
         at_ms: Option<i64>,
@@ -220,7 +221,7 @@ impl Client {
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
         let mut request = self.inner.query(query).timeout(millis);
         if let Some(at_ms) = at_ms {
-            // The client's own `at` knows whole seconds only.
+            // The `at` method of the library only supports whole seconds.
             request = request.query(
                 "time",
                 format!("{}.{:03}", at_ms.div_euclid(1_000), at_ms.rem_euclid(1_000)),
@@ -232,29 +233,31 @@ impl Client {
         let response = request
             .post_raw()
             .await
-            .map_err(|error| unreachable_because(&error))?;
+            .map_err(|error| connection_error(&error))?;
         let status = response.status();
         if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
-            return Err(QueryError::Unauthorized(format!("it answers {status}")));
+            return Err(QueryError::Unauthorized(format!(
+                "it responded with {status}"
+            )));
         }
         let body = self.body(response).await?;
         let answer = envelope::decode(&body, self.bounds.series);
         match answer {
-            // A proxy's page beside an error status says less than the status.
-            Err(QueryError::Malformed(_)) | Ok(_) if !status.is_success() => {
-                Err(QueryError::Unreachable(format!("it answers {status}")))
-            }
+            // If a proxy returns an error page, its status is more helpful than the decoding error.
+            Err(QueryError::Malformed(_)) | Ok(_) if !status.is_success() => Err(
+                QueryError::Unreachable(format!("it responded with {status}")),
+            ),
             answer => answer,
         }
     }
 
-    /// Reads the body as far as the bound; what is compressed counts by its full size.
+    /// Reads the body up to the size limit. The limit applies to the decompressed size.
     async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, QueryError> {
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| unreachable_because(&error))?
+            .map_err(|error| connection_error(&error))?
         {
             if body.len() + chunk.len() > self.bounds.bytes {
                 return Err(QueryError::TooLarge(format!(
@@ -268,6 +271,6 @@ impl Client {
     }
 }
 
-fn unreachable_because(error: &(dyn std::error::Error + 'static)) -> QueryError {
-    tls_fault(error).unwrap_or_else(|| QueryError::Unreachable(innermost(error)))
+fn connection_error(error: &(dyn std::error::Error + 'static)) -> QueryError {
+    tls_query_error(error).unwrap_or_else(|| QueryError::Unreachable(root_cause(error)))
 }

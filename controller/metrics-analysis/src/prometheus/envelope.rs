@@ -1,14 +1,14 @@
-//! The envelope of Prometheus' HTTP API, decoded within bounds.
+//! Decodes responses of Prometheus' HTTP API with size limits.
 //!
-//! Source: <https://prometheus.io/docs/prometheus/latest/querying/api/>. Values come as strings
-//! (`"NaN"`, `"+Inf"`), times as seconds with three decimals; `warnings` beside a success mean that
-//! a part of the data is missing.
+//! Source: <https://prometheus.io/docs/prometheus/latest/querying/api/>. Values are strings
+//! (`"NaN"`, `"+Inf"`), times are seconds with three decimals. `warnings` in a successful response
+//! mean that a part of the data is missing.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::answer::{Answer, Labels, Series};
-use super::error::{QueryError, bounded};
+use super::error::{QueryError, truncated};
 use super::native::{NativeHistogram, as_classic};
 
 #[derive(Deserialize)]
@@ -55,22 +55,24 @@ struct MatrixSeries {
     histograms: Vec<(f64, NativeHistogram)>,
 }
 
-/// Decodes the body of an answer with HTTP status 200, or of an error that Prometheus explains.
+/// Decodes the body of a successful response, or of an error that Prometheus explains.
 pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryError> {
-    // What is not understood is quoted in the error, however long it is.
-    let malformed = |error: serde_json::Error| QueryError::Malformed(bounded(&error.to_string()));
+    // The error quotes the unexpected value, which can be long.
+    let malformed = |error: serde_json::Error| QueryError::Malformed(truncated(&error.to_string()));
     let envelope: Envelope = serde_json::from_slice(body).map_err(malformed)?;
     if envelope.status == Status::Error {
         let [error_type, message] =
             [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
-        return Err(refusal(&error_type, &message));
+        return Err(api_error(&error_type, &message));
     }
     if !envelope.warnings.is_empty() {
-        return Err(QueryError::Partial(bounded(&envelope.warnings.join("; "))));
+        return Err(QueryError::Partial(truncated(
+            &envelope.warnings.join("; "),
+        )));
     }
     let data = envelope
         .data
-        .ok_or_else(|| QueryError::Malformed("a success without data".to_owned()))?;
+        .ok_or_else(|| QueryError::Malformed("a successful response without data".to_owned()))?;
     let length = match &data {
         Data::Vector(series) => series.len(),
         Data::Matrix(series) => series.len(),
@@ -78,22 +80,24 @@ pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryErr
     };
     if length > most_series {
         return Err(QueryError::TooLarge(format!(
-            "{length} series where {most_series} are the limit"
+            "{length} series, the limit is {most_series}"
         )));
     }
-    series_of(data)
+    into_series(data)
 }
 
-/// What Prometheus' own error types mean to whoever asked.
-fn refusal(error_type: &str, message: &str) -> QueryError {
+/// Maps Prometheus' error types.
+fn api_error(error_type: &str, message: &str) -> QueryError {
     match error_type {
-        "bad_data" | "execution" => QueryError::BadQuery(bounded(message)),
-        "timeout" | "canceled" => QueryError::Timeout(bounded(message)),
-        _ => QueryError::Unreachable(bounded(&format!("Prometheus says {error_type}: {message}"))),
+        "bad_data" | "execution" => QueryError::BadQuery(truncated(message)),
+        "timeout" | "canceled" => QueryError::Timeout(truncated(message)),
+        _ => QueryError::Unreachable(truncated(&format!(
+            "Prometheus reports {error_type}: {message}"
+        ))),
     }
 }
 
-fn series_of(data: Data) -> Result<Answer, QueryError> {
+fn into_series(data: Data) -> Result<Answer, QueryError> {
     match data {
         Data::Vector(series) => series
             .into_iter()
@@ -101,7 +105,7 @@ fn series_of(data: Data) -> Result<Answer, QueryError> {
                 let value = series.value.ok_or_else(native_histogram)?;
                 Ok(Series {
                     labels: series.metric,
-                    samples: vec![sample(&value)?],
+                    samples: vec![parse_sample(&value)?],
                 })
             })
             .collect(),
@@ -116,14 +120,14 @@ fn series_of(data: Data) -> Result<Answer, QueryError> {
                 if !histograms.is_empty() {
                     let dated = histograms
                         .into_iter()
-                        .map(|(seconds, value)| Ok((millis(seconds)?, value)));
+                        .map(|(seconds, value)| Ok((to_millis(seconds)?, value)));
                     answer.extend(as_classic(
                         &metric,
                         &dated.collect::<Result<Vec<_>, QueryError>>()?,
                     )?);
                 }
                 if !values.is_empty() {
-                    let samples = values.iter().map(sample).collect::<Result<_, _>>()?;
+                    let samples = values.iter().map(parse_sample).collect::<Result<_, _>>()?;
                     answer.push(Series {
                         labels: metric,
                         samples,
@@ -134,30 +138,29 @@ fn series_of(data: Data) -> Result<Answer, QueryError> {
         }
         Data::Scalar(value) => Ok(vec![Series {
             labels: Labels::new(),
-            samples: vec![sample(&value)?],
+            samples: vec![parse_sample(&value)?],
         }]),
         Data::String(IgnoredAny) => Err(QueryError::BadQuery(
-            "the query gives a string, not numbers".to_owned(),
+            "the query returns a string instead of numbers".to_owned(),
         )),
     }
 }
 
 fn native_histogram() -> QueryError {
-    QueryError::BadQuery("the query gives native histograms where counters are expected".to_owned())
+    QueryError::BadQuery("the query returns native histograms instead of counters".to_owned())
 }
 
-fn sample((seconds, value): &(f64, String)) -> Result<(i64, f64), QueryError> {
-    let at_ms = millis(*seconds)?;
+fn parse_sample((seconds, value): &(f64, String)) -> Result<(i64, f64), QueryError> {
+    let at_ms = to_millis(*seconds)?;
     let value = value
         .parse()
-        .map_err(|_| QueryError::Malformed(format!("{:?} is not a number", bounded(value))))?;
+        .map_err(|_| QueryError::Malformed(format!("{:?} is not a number", truncated(value))))?;
     Ok((at_ms, value))
 }
 
-fn millis(seconds: f64) -> Result<i64, QueryError> {
+fn to_millis(seconds: f64) -> Result<i64, QueryError> {
     let millis = (seconds * 1_000.0).round();
-    // Doubles hold whole milliseconds exactly far beyond any date; what is not a date at all is
-    // refused.
+    // Doubles represent whole milliseconds exactly for all dates. Anything else is rejected.
     if !(0.0..=8.64e15).contains(&millis) {
         return Err(QueryError::Malformed(format!("{seconds} is not a time")));
     }
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_not_finite_are_numbers_too() {
+    fn non_finite_values_are_decoded() {
         let answer = decoded(
             r#"{"status":"success","data":{"resultType":"vector","result":[
                 {"metric":{},"value":[1,"NaN"]},{"metric":{},"value":[1.5,"+Inf"]}]},"infos":["a hint"]}"#,
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_beside_a_success_are_partial_data() {
+    fn warnings_in_a_success_mean_partial_data() {
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[]},"warnings":["a store is down"]}"#;
         assert_eq!(
             decoded(body),
@@ -214,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
-        let kind = |body: &str| decoded(body).unwrap_err().kind();
+    fn unusable_responses_have_their_cause() {
+        let kind = |body: &str| decoded(body).unwrap_err().cause();
         assert_eq!(
             kind(r#"{"status":"success","data":{"resultType":"ma"#),
             "Malformed"
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_of_an_answer_is_short() {
+    fn quotes_of_a_response_are_short() {
         let long = "x".repeat(10_000);
         let bodies = [
             format!("{{\"status\":\"{long}\"}}"),

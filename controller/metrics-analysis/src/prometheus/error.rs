@@ -1,59 +1,60 @@
-//! Why a query found nothing that can be used.
+//! Errors of queries.
 
 use std::error::Error;
 use std::io;
 
 use rustls::AlertDescription;
 
-/// Why a query gave no usable answer. The texts are for an operator and never hold header values.
+/// Why a query has no usable result. The messages are for operators and never contain header
+/// values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum QueryError {
-    /// The server cannot be reached, or answers with something that is not an answer to a query.
+    /// The server cannot be reached, or its response is not the response to a query.
     #[error("Prometheus cannot be reached: {0}")]
     Unreachable(String),
-    /// The server's certificate is not one for its address that a known authority has signed.
+    /// The certificate of the server is not valid for its address or not signed by a trusted CA.
     #[error(
-        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom, or the controller's own authorities, and the host in its address"
+        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom, or the CA certificates of the controller, and the host in its address"
     )]
     Untrusted(String),
-    /// The server does not accept who asks.
+    /// The server rejects the credentials.
     #[error(
-        "Prometheus does not accept who asks: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom, or of the controller's default its --prometheus-headers-dir"
+        "Prometheus rejected the credentials: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom, or --prometheus-headers-dir of the controller for its default Prometheus"
     )]
     Unauthorized(String),
-    /// It was not asked, since it is not known with what.
+    /// The query was not sent because the credentials are unavailable.
     #[error("{message}")]
-    NotAsked {
-        /// One CamelCase word.
+    CredentialsUnavailable {
+        /// CamelCase reason.
         cause: &'static str,
-        /// What an operator reads, with what to do.
+        /// Message for operators, with the fix.
         message: String,
     },
-    /// The answer took too long.
-    #[error("Prometheus did not answer in time: {0}")]
+    /// The server did not respond in time.
+    #[error("Prometheus did not respond in time: {0}")]
     Timeout(String),
-    /// The server does not accept the query.
-    #[error("Prometheus refuses the query: {0}")]
+    /// The server rejects the query.
+    #[error("Prometheus rejected the query: {0}")]
     BadQuery(String),
-    /// The answer lacks a part of the data, as the server itself says.
-    #[error("the answer lacks a part of the data: {0}")]
+    /// The result is incomplete according to the server.
+    #[error("the result is incomplete: {0}")]
     Partial(String),
-    /// The answer is larger than what is taken in.
-    #[error("the answer is too large: {0}; narrow the selector")]
+    /// The result exceeds a size limit.
+    #[error("the result is too large: {0}; narrow the selector")]
     TooLarge(String),
-    /// The answer is not what Prometheus' API promises.
-    #[error("the answer cannot be read: {0}")]
+    /// The response does not conform to the Prometheus API.
+    #[error("the response cannot be decoded: {0}")]
     Malformed(String),
 }
 
 impl QueryError {
-    /// The kind of trouble as one CamelCase word, for conditions and metrics.
-    pub const fn kind(&self) -> &'static str {
+    /// CamelCase cause, for conditions and metrics.
+    pub const fn cause(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "Unreachable",
             Self::Untrusted(_) => "UntrustedCertificate",
             Self::Unauthorized(_) => "Unauthorized",
-            Self::NotAsked { cause, .. } => cause,
+            Self::CredentialsUnavailable { cause, .. } => cause,
             Self::Timeout(_) => "Timeout",
             Self::BadQuery(_) => "InvalidQuery",
             Self::Partial(_) => "Partial",
@@ -62,17 +63,17 @@ impl QueryError {
         }
     }
 
-    /// What an operator reads where `what` could not be done for this.
-    pub fn told(&self, what: &str) -> String {
+    /// Message for operators: `what` failed because of this error.
+    pub fn describe(&self, what: &str) -> String {
         match self {
-            // It says all, and may end in a command.
-            Self::NotAsked { message, .. } => message.clone(),
+            // The message is complete and may end with a command.
+            Self::CredentialsUnavailable { message, .. } => message.clone(),
             error => format!("{what}. {error}."),
         }
     }
 
-    /// Whether the server as a whole is in trouble, and not only this query.
-    pub const fn concerns_server(&self) -> bool {
+    /// Whether the error affects the server as a whole, not only this query.
+    pub const fn is_server_wide(&self) -> bool {
         matches!(
             self,
             Self::Unreachable(_) | Self::Untrusted(_) | Self::Unauthorized(_) | Self::Timeout(_)
@@ -80,21 +81,21 @@ impl QueryError {
     }
 }
 
-/// What a failed connection says of certificates, where it is about them.
-pub(super) fn tls_fault(error: &(dyn Error + 'static)) -> Option<QueryError> {
-    match tls_error(error)? {
+/// The certificate-related error behind a failed connection, if there is one.
+pub(super) fn tls_query_error(error: &(dyn Error + 'static)) -> Option<QueryError> {
+    match find_tls_error(error)? {
         fault @ rustls::Error::InvalidCertificate(_) => {
-            Some(QueryError::Untrusted(bounded(&fault.to_string())))
+            Some(QueryError::Untrusted(truncated(&fault.to_string())))
         }
-        fault @ rustls::Error::AlertReceived(alert) if is_about_us(*alert) => {
-            Some(QueryError::Unauthorized(bounded(&fault.to_string())))
+        fault @ rustls::Error::AlertReceived(alert) if is_client_certificate_alert(*alert) => {
+            Some(QueryError::Unauthorized(truncated(&fault.to_string())))
         }
         _ => None,
     }
 }
 
-/// Whether the other side says that our certificate will not do, or that it wants one.
-const fn is_about_us(alert: AlertDescription) -> bool {
+/// Whether the server rejects or requires a client certificate.
+const fn is_client_certificate_alert(alert: AlertDescription) -> bool {
     matches!(
         alert,
         AlertDescription::CertificateRequired
@@ -105,13 +106,14 @@ const fn is_about_us(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
-            // What TLS 1.2 says where it is shown none.
+            // Sent by TLS 1.2 if the client certificate is missing.
             | AlertDescription::HandshakeFailure
     )
 }
 
-/// The error of TLS among the causes; an `io::Error` holds it beside its chain of sources.
-fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+/// Finds the TLS error in the chain of causes. An `io::Error` keeps its inner error outside of its
+/// chain of sources.
+fn find_tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     let held = || {
         error
             .downcast_ref::<io::Error>()
@@ -122,20 +124,20 @@ fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> 
             .map(|held| held as &'e (dyn Error + 'static))
             .or_else(|| error.source())
     };
-    error.downcast_ref().or_else(|| tls_error(inner()?))
+    error.downcast_ref().or_else(|| find_tls_error(inner()?))
 }
 
-/// The innermost cause says what happened (`Connection refused`); the outer ones only where.
-pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+/// The innermost cause says what happened (`Connection refused`); the outer ones only say where.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    bounded(&innermost.to_string())
+    truncated(&innermost.to_string())
 }
 
-/// The beginning of a text that somebody else wrote, short enough for a status.
-pub(super) fn bounded(text: &str) -> String {
+/// Truncates external text to a length that is suitable for a status.
+pub(super) fn truncated(text: &str) -> String {
     const MOST: usize = 300;
     if text.chars().count() <= MOST {
         return text.to_owned();
@@ -148,8 +150,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_message_is_cut_between_characters() {
+    fn a_long_message_is_truncated_between_characters() {
         let message = "é".repeat(1_000);
-        assert_eq!(bounded(&message).chars().count(), 303);
+        assert_eq!(truncated(&message).chars().count(), 303);
     }
 }

@@ -1,5 +1,5 @@
-//! Arbitrary input to the decoder of answers: it refuses with a short message or gives samples that
-//! are dated, and never panics.
+//! Fuzzes the decoder of responses. It either returns a short error or dated samples, and never
+//! panics.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::envelope::decode;
 use super::error::QueryError;
-use super::native::MOST_EDGES;
+use super::native::MAX_EDGES;
 
 const MOST_SERIES: usize = 3;
-/// What a condition's message may take up, with what is written around it.
+/// Maximum length of a condition message, including the surrounding text.
 const LONGEST_MESSAGE: usize = 400;
 
 fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
     match result {
         Ok(answer) => {
-            // A native histogram comes as its count and its edges.
-            prop_assert!(answer.len() <= MOST_SERIES * (MOST_EDGES + 2));
+            // A native histogram is expanded to its count and its buckets.
+            prop_assert!(answer.len() <= MOST_SERIES * (MAX_EDGES + 2));
             let times = answer
                 .iter()
                 .flat_map(|series| &series.samples)
@@ -92,7 +92,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A native histogram with edges and counts of any kind.
+/// A native histogram with arbitrary bounds and counts.
 fn histogram() -> impl Strategy<Value = Value> {
     let number =
         || prop_oneof![3 => (0.0..20.0_f64).prop_map(|number| number.to_string()), 1 => text()];
@@ -102,7 +102,7 @@ fn histogram() -> impl Strategy<Value = Value> {
     prop_oneof![9 => whole, 1 => any_json()]
 }
 
-/// The whole envelope in order, with anything at all for its result.
+/// A valid envelope with an arbitrary result.
 fn any_envelope() -> impl Strategy<Value = Value> {
     let time = prop_oneof![0.0..2e9_f64, any::<f64>()].prop_map(|time| json!(time));
     let sample = (
@@ -158,22 +158,22 @@ fn any_envelope() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn fuzz_any_bytes_as_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn fuzz_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         is_sane(&decode(&bytes, MOST_SERIES))?;
     }
 
     #[test]
-    fn fuzz_any_json_as_an_answer(answer in any_json()) {
+    fn fuzz_arbitrary_json(answer in any_json()) {
         is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
     }
 
     #[test]
-    fn fuzz_any_result_in_an_envelope(answer in any_envelope()) {
+    fn fuzz_arbitrary_results_in_an_envelope(answer in any_envelope()) {
         is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
     }
 
     #[test]
-    fn fuzz_an_answer_with_some_bytes_changed(
+    fn fuzz_answers_with_modified_bytes(
         answer in any_envelope(), cut in any::<prop::sample::Index>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {

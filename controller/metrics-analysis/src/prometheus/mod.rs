@@ -1,5 +1,5 @@
-//! Asking Prometheus: a client that bounds what it takes in and names what went wrong, and a poller
-//! that asks every question once however many want the answer.
+//! Prometheus queries: a client with size limits and descriptive errors, and a poller that shares
+//! equal queries.
 
 mod answer;
 mod client;
@@ -14,12 +14,12 @@ mod tests;
 mod tls;
 
 pub use answer::{Answer, Labels, Series, newest_ms};
-pub use client::{ClientError, HttpClient, Noted, Server};
+pub use client::{ClientError, HttpClient, QueryObserver, Server};
 pub use error::QueryError;
-pub use poller::{Asked, Limits, Poll, Poller, next_answer};
+pub use poller::{Limits, PollResult, PollSpec, Poller, next_answer};
 pub use tls::{Tls, TlsError};
 
-/// The answer that a body of Prometheus' holds.
+/// Decodes a response body.
 #[cfg(test)]
 pub(crate) fn decoded(body: &[u8]) -> Answer {
     envelope::decode(body, usize::MAX).unwrap()

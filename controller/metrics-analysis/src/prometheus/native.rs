@@ -1,31 +1,31 @@
-//! Native histograms, read as the classic ones that they contain.
+//! Converts native histograms to classic ones.
 //!
 //! The buckets of a native histogram end at powers of a base that depends on its resolution, and
-//! the resolution may fall while it runs. Whatever it is (from schema 0 on), the powers of two are
-//! among the edges; a histogram with custom buckets has the edges that its author wrote. At these,
-//! the requests within the edge are a count. Anywhere else they would be an estimate inside of a
-//! bucket, and there is no series.
+//! the resolution can decrease over time. From schema 0 on, the powers of two are always among the
+//! bounds. A histogram with custom buckets has the bounds that its author configured. At these
+//! bounds the requests below are an exact count. Anywhere else they would be an estimate within a
+//! bucket, so no series is created.
 //!
-//! Source: <https://prometheus.io/docs/specs/native_histograms/>; the form in answers:
+//! Source: <https://prometheus.io/docs/specs/native_histograms/>; response format:
 //! <https://prometheus.io/docs/prometheus/latest/querying/api/#native-histograms>.
 
 use serde::Deserialize;
 
 use super::answer::{Labels, Series};
-use super::error::{QueryError, bounded};
+use super::error::{QueryError, truncated};
 
-/// Powers of two that a threshold may be: from about a thousandth of a second to some hours, in
-/// seconds or in milliseconds.
+/// Exponents of the powers of two that a threshold may have: from about one millisecond to several
+/// hours, in seconds or milliseconds.
 const POWERS: std::ops::RangeInclusive<i32> = -10..=14;
 
-/// The most edges of one histogram that are read.
-pub(super) const MOST_EDGES: usize = 64;
+/// Maximum number of bucket bounds per histogram.
+pub(super) const MAX_EDGES: usize = 64;
 
-/// Edges that people write have no more digits than this; those between two powers of two have
+/// Maximum number of digits of configured bounds. The bounds between two powers of two have
 /// seventeen.
 const WRITTEN_DIGITS: usize = 6;
 
-/// One native histogram in an answer.
+/// A native histogram in a response.
 #[derive(Deserialize)]
 pub(super) struct NativeHistogram {
     count: String,
@@ -33,32 +33,34 @@ pub(super) struct NativeHistogram {
     buckets: Vec<(u8, String, String, String)>,
 }
 
-/// The observations above `left` and up to `right`. Which end belongs to a bucket is not looked at:
-/// no duration is exactly on an edge for long.
+/// The observations above `left` and up to `right`. Whether a bound is inclusive is ignored,
+/// because a duration is almost never equal to a bound.
 struct Bucket {
     left: f64,
     right: f64,
     count: f64,
 }
 
-/// All observations at one time, and the same by bucket.
-struct Sample {
+/// All observations at one time, in total and by bucket.
+struct HistogramSample {
     at_ms: i64,
     count: f64,
     buckets: Vec<Bucket>,
 }
 
-/// The count and the buckets of a native histogram as series, as if it had been scraped as a
-/// classic one.
+/// Converts the count and the buckets of a native histogram to the series of a classic one.
 pub(super) fn as_classic(
     labels: &Labels,
     samples: &[(i64, NativeHistogram)],
 ) -> Result<Vec<Series>, QueryError> {
     let Some(name) = labels.get("__name__") else {
-        let message = "the query gives native histograms where counters are expected";
+        let message = "the query returns native histograms instead of counters";
         return Err(QueryError::BadQuery(message.to_owned()));
     };
-    let samples = samples.iter().map(parsed).collect::<Result<Vec<_>, _>>()?;
+    let samples = samples
+        .iter()
+        .map(parse_histogram)
+        .collect::<Result<Vec<_>, _>>()?;
     let named = |suffix: &str, edge: Option<f64>, samples: Vec<(i64, f64)>| {
         let mut labels = labels.clone();
         labels.insert("__name__".to_owned(), format!("{name}_{suffix}"));
@@ -73,10 +75,10 @@ pub(super) fn as_classic(
             .map(|sample| (sample.at_ms, sample.count))
             .collect(),
     )];
-    for edge in edges(&samples) {
+    for edge in countable_edges(&samples) {
         let within = samples
             .iter()
-            .map(|sample| Some((sample.at_ms, within(&sample.buckets, edge)?)));
+            .map(|sample| Some((sample.at_ms, count_within(&sample.buckets, edge)?)));
         series.extend(
             within
                 .collect::<Option<_>>()
@@ -86,9 +88,11 @@ pub(super) fn as_classic(
     Ok(series)
 }
 
-fn parsed((at_ms, histogram): &(i64, NativeHistogram)) -> Result<Sample, QueryError> {
+fn parse_histogram(
+    (at_ms, histogram): &(i64, NativeHistogram),
+) -> Result<HistogramSample, QueryError> {
     let number = |text: &String| {
-        let malformed = |_| QueryError::Malformed(format!("{:?} is not a number", bounded(text)));
+        let malformed = |_| QueryError::Malformed(format!("{:?} is not a number", truncated(text)));
         text.parse::<f64>().map_err(malformed)
     };
     let buckets = histogram.buckets.iter().map(|(_, left, right, count)| {
@@ -98,15 +102,15 @@ fn parsed((at_ms, histogram): &(i64, NativeHistogram)) -> Result<Sample, QueryEr
             count: number(count)?,
         })
     });
-    Ok(Sample {
+    Ok(HistogramSample {
         at_ms: *at_ms,
         count: number(&histogram.count)?,
         buckets: buckets.collect::<Result<_, _>>()?,
     })
 }
 
-/// Where the requests within can be counted, whatever the resolution, in rising order.
-fn edges(samples: &[Sample]) -> Vec<f64> {
+/// Bounds at which the requests below can be counted at any resolution, in ascending order.
+fn countable_edges(samples: &[HistogramSample]) -> Vec<f64> {
     let bounds = samples
         .iter()
         .flat_map(|sample| &sample.buckets)
@@ -125,12 +129,12 @@ fn edges(samples: &[Sample]) -> Vec<f64> {
         .collect();
     edges.sort_by(f64::total_cmp);
     edges.dedup();
-    edges.truncate(MOST_EDGES);
+    edges.truncate(MAX_EDGES);
     edges
 }
 
-/// The observations up to the edge; nothing where it is inside of a bucket that has any.
-fn within(buckets: &[Bucket], edge: f64) -> Option<f64> {
+/// The observations up to the bound. `None` if the bound is inside a bucket that is not empty.
+fn count_within(buckets: &[Bucket], edge: f64) -> Option<f64> {
     let is_split = buckets
         .iter()
         .any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right);
@@ -146,7 +150,7 @@ mod tests {
     use super::super::envelope::decode;
     use super::*;
 
-    /// What Prometheus answers to a range selector, with these buckets.
+    /// The response of Prometheus to a range selector, with these buckets.
     fn read(count: u32, buckets: &str) -> Vec<Series> {
         let body = format!(
             r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"request_duration_seconds","pod":"a-1"}},
@@ -155,7 +159,7 @@ mod tests {
         decode(body.as_bytes(), 1).unwrap()
     }
 
-    /// The requests within an edge.
+    /// The requests up to a bound.
     fn at(series: &[Series], edge: &str) -> Option<f64> {
         let series = series
             .iter()
@@ -198,10 +202,10 @@ mod tests {
         );
     }
 
-    /// Answers of Prometheus 3.5.0: of its own request durations, and of a classic histogram that
-    /// it converted (`convert_classic_histograms_to_nhcb`).
+    /// Responses of Prometheus 3.5.0: its own request durations, and a classic histogram that it
+    /// converted (`convert_classic_histograms_to_nhcb`).
     #[test]
-    fn what_prometheus_answers_is_read() {
+    fn recorded_answers_of_prometheus_are_converted() {
         let exponential = decode(
             include_bytes!("../../tests/fixtures/native-exponential.json"),
             1,
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn inside_of_a_bucket_nothing_is_counted() {
+    fn no_count_exists_inside_a_bucket() {
         // Schema -1: edges at powers of four.
         let coarsest = read(10, r#"[0,"0.25","1","7"],[0,"1","4","3"]"#);
         assert_eq!(
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn custom_buckets_are_counted_at_their_own_edges() {
+    fn custom_buckets_are_counted_at_their_own_bounds() {
         let custom = read(
             10,
             r#"[0,"-Inf","0.1","4"],[0,"0.3","1.2","5"],[0,"5","+Inf","1"]"#,
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_without_observations_is_within_every_edge() {
+    fn an_empty_histogram_counts_zero_at_every_bound() {
         let body = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"d_seconds"},
             "histograms":[[1,{"count":"0","sum":"0"}]]}]}}"#;
         let empty = decode(body.as_bytes(), 1).unwrap();
@@ -273,12 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_count_is_refused() {
+    fn malformed_counts_are_rejected() {
         let answer = |histogram: &str| {
             let body = format!(
                 r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"d"}},"histograms":[[1,{histogram}]]}}]}}}}"#
             );
-            decode(body.as_bytes(), 1).unwrap_err().kind()
+            decode(body.as_bytes(), 1).unwrap_err().cause()
         };
         assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), "Malformed");
         assert_eq!(answer(r#"{"sum":"0"}"#), "Malformed");

@@ -1,8 +1,8 @@
-//! Asks every question once, however many want the answer.
+//! Shares equal polls.
 //!
-//! Polls that are equal (same server, same queries, same period) share one task and one answer.
-//! Each server has its own limit on concurrent requests and its own backoff, so that one that hangs
-//! delays nobody else's questions. A poll ends by itself when its last subscriber is gone.
+//! Polls with the same server, queries and period share one task and one result. Each server has
+//! its own limit on concurrent requests and its own backoff, so that a slow server does not delay
+//! queries to others. A poll ends when its last subscriber is gone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,24 +14,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::Answer;
-use super::client::{AnswerBounds, Client, HttpClient, Noted, Server};
+use super::client::{AnswerLimits, Client, HttpClient, QueryObserver, Server};
 use super::error::QueryError;
 
-/// What keeps questions to Prometheus within bounds.
+/// Limits on queries to Prometheus.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Polls under way at once at one server.
+    /// Maximum number of concurrent polls per server.
     pub concurrent_polls: usize,
-    /// Slow single questions (over weeks of data) under way at once at one server, beside the
-    /// polls.
+    /// Maximum number of concurrent single queries per server, in addition to the polls. They can
+    /// be slow because they cover weeks of data.
     pub concurrent_single: usize,
-    /// How long all the queries of one poll may take together.
+    /// Timeout of all queries of one poll together.
     pub poll_timeout: Duration,
-    /// How long a single question may take.
+    /// Timeout of a single query.
     pub single_timeout: Duration,
-    /// The largest answer taken in, in bytes.
+    /// Maximum size of a response in bytes.
     pub answer_bytes: usize,
-    /// The most series taken in of one answer.
+    /// Maximum number of series in a response.
     pub answer_series: usize,
 }
 
@@ -48,30 +48,30 @@ impl Default for Limits {
     }
 }
 
-/// A question that is asked again and again.
+/// A periodic query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Poll {
-    /// Whom to ask.
+pub struct PollSpec {
+    /// Server to query.
     pub server: Server,
-    /// The instant queries, asked one after the other in this order, so that what a later one sees
-    /// is never older.
+    /// Instant queries. They are sent one after the other in this order, so that a later one never
+    /// returns older data.
     pub queries: Vec<String>,
-    /// How often.
+    /// Time between two polls.
     pub period: Duration,
 }
 
-/// One asking of a poll.
+/// Result of one poll.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    /// An answer for each query, or why there is none.
+pub struct PollResult {
+    /// A result for each query, or the error.
     pub answers: Result<Vec<Answer>, QueryError>,
-    /// When the first query was sent, on the local monotonic clock.
+    /// Time at which the first query was sent, on the local monotonic clock.
     pub sent_at: Instant,
 }
 
-type Told = Option<Arc<Asked>>;
+type LatestPoll = Option<Arc<PollResult>>;
 
-/// Shares polls among all who ask; cheap to clone.
+/// Shares polls among all subscribers. Cheap to clone.
 #[derive(Clone)]
 pub struct Poller {
     shared: Arc<Shared>,
@@ -88,9 +88,9 @@ impl fmt::Debug for Poller {
 struct Shared {
     http: HttpClient,
     limits: Limits,
-    noted: Noted,
+    observer: QueryObserver,
     servers: Mutex<HashMap<Server, Arc<ServerState>>>,
-    polls: Mutex<HashMap<Poll, Arc<watch::Sender<Told>>>>,
+    polls: Mutex<HashMap<PollSpec, Arc<watch::Sender<LatestPoll>>>>,
 }
 
 #[derive(Debug)]
@@ -99,19 +99,19 @@ struct ServerState {
     client: Result<Client, QueryError>,
     polls: Semaphore,
     single: Semaphore,
-    turn: Arc<Semaphore>,
-    gate: Mutex<Gate>,
+    low_priority: Arc<Semaphore>,
+    backoff: Mutex<ServerBackoff>,
 }
 
-/// Until when a server in trouble is left alone.
+/// Backoff of a server that does not respond.
 #[derive(Debug, Default)]
-struct Gate {
-    closed_until: Option<Instant>,
+struct ServerBackoff {
+    blocked_until: Option<Instant>,
     delays: Option<ExponentialBackoff>,
 }
 
-/// From a quarter of a second up to five seconds, so that a server that comes back is noticed soon.
-fn delays() -> ExponentialBackoff {
+/// From 250 ms to 5 s, so that a recovered server is noticed soon.
+fn backoff_delays() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(250))
         .with_max_delay(Duration::from_secs(5))
@@ -120,22 +120,22 @@ fn delays() -> ExponentialBackoff {
         .build()
 }
 
-/// How often a query that the server understands but does not answer usably is tried again.
+/// Retry period of a query that the server rejects or answers unusably.
 const REFUSED_QUERY_PERIOD: Duration = Duration::from_secs(5);
-const REFUSED_QUERY_LONGEST: Duration = Duration::from_secs(60);
+const REFUSED_QUERY_MAX_PERIOD: Duration = Duration::from_secs(60);
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing behind these locks is left half written by a panic.
+    // A panic leaves no inconsistent data behind these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Poller {
-    /// A poller without polls. `noted` is told of each query.
-    pub fn new(http: HttpClient, limits: Limits, noted: Noted) -> Self {
+    /// Creates a poller. `observer` is called after each query.
+    pub fn new(http: HttpClient, limits: Limits, noted: QueryObserver) -> Self {
         let shared = Shared {
             http,
             limits,
-            noted,
+            observer: noted,
             servers: Mutex::default(),
             polls: Mutex::default(),
         };
@@ -144,9 +144,9 @@ impl Poller {
         }
     }
 
-    /// Follows a poll; the value is nothing until it was asked for the first time. The poll lasts
-    /// as long as anybody follows it.
-    pub fn subscribe(&self, poll: Poll) -> watch::Receiver<Told> {
+    /// Subscribes to a poll. The value is `None` until the first result. The poll runs until its
+    /// last subscriber is gone.
+    pub fn subscribe(&self, poll: PollSpec) -> watch::Receiver<LatestPoll> {
         let mut polls = lock(&self.shared.polls);
         if let Some(sender) = polls.get(&poll) {
             return sender.subscribe();
@@ -154,16 +154,16 @@ impl Poller {
         let (sender, receiver) = watch::channel(None);
         let sender = Arc::new(sender);
         polls.insert(poll.clone(), sender.clone());
-        tokio::spawn(keep_asking(self.shared.clone(), poll, sender));
+        tokio::spawn(run_poll(self.shared.clone(), poll, sender));
         receiver
     }
 
-    /// Asks one instant query once, in the lane of slow questions; see [`Client::query`] for
-    /// `at_ms`.
+    /// Sends one instant query, with the concurrency limit of single queries. See `Client::query`
+    /// for `at_ms`.
     ///
     /// # Errors
-    /// What went wrong, named; within the limits' `single_timeout`.
-    pub async fn ask_once(
+    /// The cause of the failure. Returns within [`Limits::single_timeout`].
+    pub async fn query_once(
         &self,
         server: &Server,
         query: &str,
@@ -183,30 +183,29 @@ impl Poller {
         };
         timeout(limit, asking)
             .await
-            .unwrap_or_else(|_| Err(too_slow(limit)))
+            .unwrap_or_else(|_| Err(timeout_error(limit)))
     }
 
-    /// Waits for the one turn at a server that all share whose questions can wait; it lasts as long
-    /// as the permit.
-    pub async fn turn(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
-        let turn = self.shared.server(server).turn.clone();
+    /// Waits for the single permit per server for low-priority queries. It is held until the permit
+    /// is dropped.
+    pub async fn low_priority_permit(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
+        let turn = self.shared.server(server).low_priority.clone();
         // The semaphore is never closed.
         turn.acquire_owned().await.ok()
     }
 
-    /// How many servers are known.
     #[cfg(test)]
-    pub(super) fn servers(&self) -> usize {
+    pub(super) fn server_count(&self) -> usize {
         lock(&self.shared.servers).len()
     }
 
-    /// How many different polls there are.
-    pub fn polls(&self) -> usize {
+    /// Number of distinct polls.
+    pub fn poll_count(&self) -> usize {
         lock(&self.shared.polls).len()
     }
 }
 
-fn too_slow(limit: Duration) -> QueryError {
+fn timeout_error(limit: Duration) -> QueryError {
     QueryError::Timeout(format!("no answer within {} s", limit.as_secs_f64()))
 }
 
@@ -217,39 +216,39 @@ impl Shared {
             return state.clone();
         }
         servers.retain(|_, state| Arc::strong_count(state) > 1);
-        let bounds = AnswerBounds {
+        let bounds = AnswerLimits {
             bytes: self.limits.answer_bytes,
             series: self.limits.answer_series,
         };
-        // Servers that are reached by the same TLS share connections, which last as long as one of
-        // them.
+        // Servers with the same TLS options share connections, which last as long as one of these
+        // servers is in use.
         let same = servers
             .iter()
             .find(|(known, _)| known.tls == server.tls)
             .map(|(_, state)| state.http.clone());
-        let http = same.unwrap_or_else(|| self.http.by(&server.tls));
+        let http = same.unwrap_or_else(|| self.http.with_tls(&server.tls));
         let client = http
             .clone()
-            .and_then(|http| Client::new(&http, server, bounds, self.noted.clone()));
+            .and_then(|http| Client::new(&http, server, bounds, self.observer.clone()));
         let state = Arc::new(ServerState {
             http,
             client,
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
-            turn: Arc::new(Semaphore::new(1)),
-            gate: Mutex::default(),
+            low_priority: Arc::new(Semaphore::new(1)),
+            backoff: Mutex::default(),
         });
         servers.insert(server.clone(), state.clone());
         state
     }
 
-    /// Forgets the servers that nobody asks any more, and what they were asked with.
-    fn forget_unasked(&self) {
+    /// Drops servers without users, together with their credentials.
+    fn drop_unused_servers(&self) {
         lock(&self.servers).retain(|_, state| Arc::strong_count(state) > 1);
     }
 
-    /// Ends a poll that nobody follows any more; false where somebody has come in the meantime.
-    fn end(&self, poll: &Poll, sender: &watch::Sender<Told>) -> bool {
+    /// Removes a poll without subscribers. Returns false if there is a new subscriber.
+    fn remove_if_unused(&self, poll: &PollSpec, sender: &watch::Sender<LatestPoll>) -> bool {
         let mut polls = lock(&self.polls);
         let unwanted = sender.receiver_count() == 0;
         if unwanted {
@@ -259,49 +258,49 @@ impl Shared {
     }
 }
 
-async fn keep_asking(shared: Arc<Shared>, poll: Poll, sender: Arc<watch::Sender<Told>>) {
+async fn run_poll(shared: Arc<Shared>, poll: PollSpec, sender: Arc<watch::Sender<LatestPoll>>) {
     let server = shared.server(&poll.server);
     loop {
         let asking = async {
-            server.opens().await;
-            server.ask(&poll.queries, shared.limits.poll_timeout).await
+            server.wait_until_available().await;
+            server.poll(&poll.queries, shared.limits.poll_timeout).await
         };
         let asked = tokio::select! {
             asked = asking => Some(asked),
             () = sender.closed() => None,
         };
         if let Some(asked) = asked {
-            server.note(&asked.answers);
-            let next = asked.sent_at + pause_after(&asked.answers, poll.period);
+            server.update_backoff(&asked.answers);
+            let next = asked.sent_at + delay_after(&asked.answers, poll.period);
             sender.send_replace(Some(Arc::new(asked)));
             tokio::select! {
                 () = sleep_until(next) => continue,
                 () = sender.closed() => {}
             }
         }
-        if shared.end(&poll, &sender) {
+        if shared.remove_if_unused(&poll, &sender) {
             drop(server);
-            shared.forget_unasked();
+            shared.drop_unused_servers();
             return;
         }
     }
 }
 
-fn pause_after(answers: &Result<Vec<Answer>, QueryError>, period: Duration) -> Duration {
+fn delay_after(answers: &Result<Vec<Answer>, QueryError>, period: Duration) -> Duration {
     match answers {
-        // The gate keeps a server in trouble from being asked too often; what is asked seldom is
-        // not left unanswered for long.
-        Err(error) if error.concerns_server() => period.min(REFUSED_QUERY_PERIOD),
-        Err(_) => period.clamp(REFUSED_QUERY_PERIOD, REFUSED_QUERY_LONGEST),
+        // The backoff limits the rate for an unavailable server. Polls with a long period are
+        // retried earlier.
+        Err(error) if error.is_server_wide() => period.min(REFUSED_QUERY_PERIOD),
+        Err(_) => period.clamp(REFUSED_QUERY_PERIOD, REFUSED_QUERY_MAX_PERIOD),
         Ok(_) => period,
     }
 }
 
 impl ServerState {
-    /// Waits while the server is left alone.
-    async fn opens(&self) {
+    /// Waits until the backoff has passed.
+    async fn wait_until_available(&self) {
         loop {
-            let closed_until = lock(&self.gate).closed_until;
+            let closed_until = lock(&self.backoff).blocked_until;
             match closed_until {
                 Some(until) if until > Instant::now() => sleep_until(until).await,
                 _ => return,
@@ -309,7 +308,7 @@ impl ServerState {
         }
     }
 
-    async fn ask(&self, queries: &[String], limit: Duration) -> Asked {
+    async fn poll(&self, queries: &[String], limit: Duration) -> PollResult {
         let mut sent_at = Instant::now();
         let asking = async {
             // The semaphore is never closed.
@@ -324,33 +323,32 @@ impl ServerState {
         };
         let answers = timeout(limit, asking)
             .await
-            .unwrap_or_else(|_| Err(too_slow(limit)));
-        Asked { answers, sent_at }
+            .unwrap_or_else(|_| Err(timeout_error(limit)));
+        PollResult { answers, sent_at }
     }
 
-    /// Opens or closes the gate by how an asking went. Of several that failed together only the
-    /// first counts.
-    fn note(&self, answers: &Result<Vec<Answer>, QueryError>) {
-        let mut gate = lock(&self.gate);
+    /// Updates the backoff after a poll. Concurrent failures count once.
+    fn update_backoff(&self, answers: &Result<Vec<Answer>, QueryError>) {
+        let mut gate = lock(&self.backoff);
         let now = Instant::now();
         match answers {
-            Err(error) if error.concerns_server() => {
-                if gate.closed_until.is_none_or(|until| until <= now) {
+            Err(error) if error.is_server_wide() => {
+                if gate.blocked_until.is_none_or(|until| until <= now) {
                     let delay = gate
                         .delays
-                        .get_or_insert_with(delays)
+                        .get_or_insert_with(backoff_delays)
                         .next()
                         .unwrap_or(REFUSED_QUERY_PERIOD);
-                    gate.closed_until = Some(now + delay);
+                    gate.blocked_until = Some(now + delay);
                 }
             }
-            _ => *gate = Gate::default(),
+            _ => *gate = ServerBackoff::default(),
         }
     }
 }
 
-/// Waits for the next answer of a poll. Never ends where the poll itself has ended.
-pub async fn next_answer(receiver: &mut watch::Receiver<Told>) -> Arc<Asked> {
+/// Waits for the next result of a poll. Never returns if the poll has ended.
+pub async fn next_answer(receiver: &mut watch::Receiver<LatestPoll>) -> Arc<PollResult> {
     loop {
         if receiver.changed().await.is_err() {
             sleep(Duration::MAX).await;

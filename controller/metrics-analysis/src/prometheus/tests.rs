@@ -1,4 +1,4 @@
-//! Faults of every kind, and the sharing of polls.
+//! Query failures and shared polls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn answering(response: ResponseTemplate) -> MockServer {
 async fn asked(response: ResponseTemplate) -> Result<Answer, QueryError> {
     let server = answering(response).await;
     poller(small())
-        .ask_once(&Server::at(server.uri()), "up[10s]", None)
+        .query_once(&Server::with_url(server.uri()), "up[10s]", None)
         .await
 }
 
@@ -47,9 +47,9 @@ fn json(body: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_raw(body, "application/json")
 }
 
-fn poll(server: &MockServer, period: Duration) -> Poll {
-    Poll {
-        server: Server::at(server.uri()),
+fn poll(server: &MockServer, period: Duration) -> PollSpec {
+    PollSpec {
+        server: Server::with_url(server.uri()),
         queries: vec!["total[10s]".into(), "errors[10s]".into()],
         period,
     }
@@ -62,8 +62,8 @@ async fn an_answer_is_decoded() {
 }
 
 #[tokio::test]
-async fn every_fault_is_named() {
-    let kind = async |response| asked(response).await.unwrap_err().kind();
+async fn every_failure_has_its_cause() {
+    let kind = async |response| asked(response).await.unwrap_err().cause();
     assert_eq!(kind(json(&ONE[..60])).await, "Malformed");
     assert_eq!(
         kind(json(&format!("[{}]", "1,".repeat(10_000)))).await,
@@ -97,7 +97,7 @@ async fn every_fault_is_named() {
 }
 
 #[tokio::test]
-async fn an_answer_that_takes_half_a_minute_is_not_waited_for() {
+async fn a_slow_query_times_out() {
     let server = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
     let limits = Limits {
         single_timeout: Duration::from_millis(300),
@@ -105,10 +105,10 @@ async fn an_answer_that_takes_half_a_minute_is_not_waited_for() {
     };
     let began = Instant::now();
     let error = poller(limits)
-        .ask_once(&Server::at(server.uri()), "up", None)
+        .query_once(&Server::with_url(server.uri()), "up", None)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), "Timeout");
+    assert_eq!(error.cause(), "Timeout");
     assert!(
         began.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -117,19 +117,19 @@ async fn an_answer_that_takes_half_a_minute_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unreachable() {
+async fn a_missing_server_is_unreachable() {
     let poller = poller(small());
     for url in ["http://127.0.0.1:1", "not a url", "ftp://127.0.0.1"] {
         let error = poller
-            .ask_once(&Server::at(url), "up", None)
+            .query_once(&Server::with_url(url), "up", None)
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), "Unreachable", "{url}: {error}");
+        assert_eq!(error.cause(), "Unreachable", "{url}: {error}");
     }
 }
 
 #[tokio::test]
-async fn headers_and_time_are_sent_and_headers_never_shown() {
+async fn headers_and_time_are_sent_and_headers_are_never_printed() {
     let server = MockServer::start().await;
     Mock::given(header("authorization", "Bearer s3cret"))
         .and(body_string_contains("time=1700000000.250"))
@@ -139,12 +139,12 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
     let headers = vec![("Authorization".into(), "Bearer s3cret".into())];
     let to = Server {
         headers,
-        ..Server::at(server.uri())
+        ..Server::with_url(server.uri())
     };
     let poller = poller(small());
     assert!(
         poller
-            .ask_once(&to, "up", Some(1_700_000_000_250))
+            .query_once(&to, "up", Some(1_700_000_000_250))
             .await
             .is_ok()
     );
@@ -152,7 +152,7 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
         url: "http://127.0.0.1:1".into(),
         ..to
     };
-    let error = poller.ask_once(&away, "up", None).await.unwrap_err();
+    let error = poller.query_once(&away, "up", None).await.unwrap_err();
     let shown = format!("{error} {error:?} {poller:?} {away:?}");
     assert!(
         shown.contains("127.0.0.1:1") && !shown.contains("s3cret"),
@@ -161,7 +161,7 @@ async fn headers_and_time_are_sent_and_headers_never_shown() {
 }
 
 #[tokio::test]
-async fn a_poll_of_many_is_asked_once_and_ends_with_the_last() {
+async fn a_shared_poll_is_sent_once_and_ends_with_its_last_subscriber() {
     let server = answering(json(ONE)).await;
     let poller = poller(Limits::default());
     let mut followers: Vec<_> = (0..50)
@@ -171,23 +171,23 @@ async fn a_poll_of_many_is_asked_once_and_ends_with_the_last() {
         let asked = next_answer(follower).await;
         assert_eq!(asked.answers.as_ref().unwrap().len(), 2);
     }
-    assert_eq!(poller.polls(), 1);
+    assert_eq!(poller.poll_count(), 1);
     sleep(Duration::from_millis(500)).await;
     drop(followers);
     timeout(Duration::from_secs(5), async {
-        while poller.polls() > 0 {
+        while poller.poll_count() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
     })
     .await
     .unwrap();
     let requests = server.received_requests().await.unwrap().len();
-    // Two queries every 50 ms for about half a second: far from fifty times that.
+    // Two queries every 50 ms for about half a second, far less than fifty times that.
     assert!((4..=30).contains(&requests), "{requests} requests");
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_delays_nobody_else() {
+async fn a_hanging_server_does_not_delay_others() {
     let hanging = answering(json(ONE).set_delay(Duration::from_secs(30))).await;
     let quick = answering(json(ONE)).await;
     let poller = poller(Limits {
@@ -196,7 +196,7 @@ async fn a_server_that_hangs_delays_nobody_else() {
     });
     let mut stuck: Vec<_> = (0..40)
         .map(|n| {
-            poller.subscribe(Poll {
+            poller.subscribe(PollSpec {
                 queries: vec![format!("q{n}")],
                 ..poll(&hanging, Duration::from_millis(50))
             })
@@ -214,11 +214,11 @@ async fn a_server_that_hangs_delays_nobody_else() {
     let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0]))
         .await
         .unwrap();
-    assert_eq!(asked.answers.as_ref().unwrap_err().kind(), "Timeout");
+    assert_eq!(asked.answers.as_ref().unwrap_err().cause(), "Timeout");
 }
 
 #[tokio::test]
-async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_again() {
+async fn an_unavailable_server_is_retried_with_growing_backoff() {
     let server = MockServer::start().await;
     Mock::given(method("POST"))
         .respond_with(ResponseTemplate::new(503))
@@ -237,7 +237,7 @@ async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_
         failures += 1;
     }
     assert_eq!(failures, 3);
-    // A quarter, half and one second, and up to as much again by chance.
+    // 0.25 s, 0.5 s and 1 s, plus a jitter of up to the same duration.
     assert!(
         began.elapsed() >= Duration::from_millis(1_750),
         "{:?}",
@@ -246,7 +246,7 @@ async fn a_server_in_trouble_is_left_alone_for_longer_and_longer_and_then_found_
 }
 
 #[tokio::test]
-async fn a_refused_query_is_not_asked_at_full_speed() {
+async fn a_rejected_query_is_retried_slowly() {
     let refused = r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
     let server =
         answering(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await;

@@ -1,4 +1,4 @@
-//! What a TLS connection is made with.
+//! TLS options.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,32 +6,33 @@ use std::sync::Arc;
 use reqwest::{Certificate, ClientBuilder, Identity};
 use sha2::{Digest, Sha256};
 
-use super::error::innermost;
+use super::error::root_cause;
 
-/// Whom a connection trusts, and what it shows; by default the machine's authorities, and nothing.
+/// Trusted CAs and client certificate of a connection. Defaults to the system trust store and no
+/// client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// The only authorities that count.
+    /// The trusted CAs, in place of the system trust store.
     authorities: Option<Pem>,
-    /// A certificate and its key, to be shown.
+    /// Client certificate and its key.
     identity: Option<Pem>,
 }
 
-/// Certificates and keys as text; compared by its digest, and never shown.
+/// Certificates or keys in PEM format. Compared by digest and never printed.
 #[derive(Clone)]
 struct Pem {
     text: Arc<[u8]>,
     digest: [u8; 32],
 }
 
-/// Why no connection can be made with what was given.
+/// Why TLS options cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The authorities are no certificates.
-    #[error("no certificate in PEM (-----BEGIN CERTIFICATE-----) is in it")]
+    /// The CA bundle contains no certificate.
+    #[error("it contains no certificate in PEM format (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// They cannot be used.
-    #[error("{}", innermost(.0))]
+    /// The certificate or key cannot be used.
+    #[error("{}", root_cause(.0))]
     Unusable(#[from] reqwest::Error),
 }
 
@@ -65,35 +66,34 @@ impl std::hash::Hash for Pem {
 }
 
 impl Tls {
-    /// The same, with these authorities (PEM, one or more) in place of the machine's.
+    /// Trusts these CAs (PEM, one or more) instead of the system trust store.
     ///
     /// # Errors
-    /// They are none.
-    pub fn with_authorities(self, pem: &[u8]) -> Result<Self, TlsError> {
+    /// The text contains no valid certificate.
+    pub fn with_ca_bundle(self, pem: &[u8]) -> Result<Self, TlsError> {
         let authorities = Some(Pem::new(pem.to_vec()));
         let checked = Self {
             authorities: authorities.clone(),
             identity: None,
         };
-        checked.check()?;
+        checked.validate()?;
         Ok(Self {
             authorities,
             ..self
         })
     }
 
-    /// The same, showing this certificate (PEM, with those between it and its authority) by this
-    /// key.
+    /// Uses this client certificate (PEM, including intermediate certificates) and its key.
     ///
     /// # Errors
-    /// They are none, or do not belong together.
-    pub fn with_identity(self, certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+    /// The certificate or key is invalid, or they do not match.
+    pub fn with_client_certificate(self, certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         let identity = Some(Pem::new([certificate, b"\n", key].concat()));
         let checked = Self {
             authorities: None,
             identity: identity.clone(),
         };
-        checked.check()?;
+        checked.validate()?;
         Ok(Self { identity, ..self })
     }
 
@@ -101,16 +101,15 @@ impl Tls {
         *self == Self::default()
     }
 
-    /// Whether a client can be built; without any authorities of the machine, which are no matter
-    /// here.
-    fn check(&self) -> Result<(), TlsError> {
-        self.applied(reqwest::Client::builder().tls_certs_only([]))?
+    /// Checks that a client can be built. The system trust store is irrelevant for this check.
+    fn validate(&self) -> Result<(), TlsError> {
+        self.apply_to(reqwest::Client::builder().tls_certs_only([]))?
             .build()?;
         Ok(())
     }
 
-    /// A client that is built makes its connections so.
-    pub(super) fn applied(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, TlsError> {
+    /// Applies the options to the builder of an HTTP client.
+    pub(super) fn apply_to(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, TlsError> {
         if let Some(Pem { text, .. }) = &self.authorities {
             let authorities =
                 Certificate::from_pem_bundle(text).map_err(|_| TlsError::NoCertificate)?;

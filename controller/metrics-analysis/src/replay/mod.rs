@@ -1,174 +1,176 @@
-//! What would have been decided on what a Prometheus has recorded.
+//! Replays past releases from the data of a Prometheus server.
 //!
-//! The record is read in slices and shown to the very [`Release`] that the controller judges by,
-//! poll by poll, each time only as far as it was known then. What the controller knows and the
-//! objectives' counters do not say is told with the question, or read off the record: the canary's
-//! share off the traffic, and when pods were created off kube-state-metrics' series, else off their
-//! first appearance. As the controller does, it learns from the hour before a release how stable's
-//! errors cluster.
+//! The data is read in slices and passed to the same [`ReleaseAnalysis`] that the controller uses,
+//! poll by poll, each time only as far as it was available then. Information that the controller
+//! has and the counters lack comes from the request or from the data: the weight from the traffic,
+//! and the creation times of pods from kube-state-metrics or else from their first appearance. As
+//! in the controller, the dispersion of stable's errors is estimated from the hour before the
+//! release.
 //!
-//! The service's budget and burn rates are asked for as they were at each moment, though less often
-//! than the controller asks.
+//! The error budget and the burn rate of the service are queried as of each point in time, but less
+//! often than in the controller.
 
-mod births;
-mod player;
-mod tape;
-mod under_way;
-mod weights;
+mod pod_creation_times;
+mod release_replay;
+mod replayer;
+mod sample_buffer;
+mod weight_source;
 
 use serin_analysis::Counts;
 use serin_core::observed::AnalysisReport;
 use serin_core::units::Weight;
 use serin_crds::status::EvidenceStatus;
 
+use crate::counter_selectors::AnalysisError;
 use crate::prometheus::{Poller, QueryError, Server};
-use crate::request::JudgeRequest;
-use crate::selector::Trouble;
-use player::Player;
-pub use weights::Weights;
+use crate::request::AnalysisRequest;
+use replayer::Replayer;
+pub use weight_source::WeightSource;
 
-/// How much is read at once, and how little where that is too large an answer.
+/// Length of one slice, and the minimum length if the answer is too large, in milliseconds.
 const SLICE_MS: i64 = 3_600_000;
-const LEAST_SLICE_MS: i64 = 60_000;
-/// How far back a series must be known for its next increment to be counted; as the counters
-/// remember.
+const MIN_SLICE_MS: i64 = 60_000;
+/// History that a series needs for its next increment to be counted, as in the counters, in
+/// milliseconds.
 const LOOK_BACK_MS: i64 = 300_000;
-/// Rounds further apart than so many scrapes leave a gap.
-const GAP_SCRAPES: i64 = 3;
+/// Rounds that are further apart than this number of scrapes leave a gap.
+const MAX_GAP_SCRAPES: i64 = 3;
 
-/// Without requests to one side for so long, in milliseconds, a release is usually over.
-pub const USUAL_QUIET_MS: i64 = 600_000;
+/// Default of [`ReplayRequest::quiet_ms`], in milliseconds.
+pub const DEFAULT_QUIET_MS: i64 = 600_000;
 
-/// What is to be replayed.
+/// Parameters of a replay.
 #[derive(Clone, Debug)]
-pub struct Question {
-    /// Whom to ask, whatever the spec says.
+pub struct ReplayRequest {
+    /// Server to query. Overrides the spec.
     pub server: Server,
-    /// The release; of its weight only the weights below are taken, and its pods where their age is
-    /// known.
-    pub request: JudgeRequest,
-    /// From when, in milliseconds since the epoch.
+    /// The release. Its weight is ignored in favor of `weights`. Its pods are used if their
+    /// creation time is known.
+    pub request: AnalysisRequest,
+    /// Start of the time range, in milliseconds since the epoch.
     pub from_ms: i64,
-    /// Until when, in milliseconds since the epoch.
+    /// End of the time range, in milliseconds since the epoch.
     pub to_ms: i64,
-    /// The canary's share.
-    pub weights: Weights,
-    /// Without requests to one side for so long, in milliseconds, a release is over; three scrapes
-    /// at least.
+    /// Source of the canary weight.
+    pub weights: WeightSource,
+    /// A release ends if one side receives no requests for this time, in milliseconds. At least
+    /// three scrapes.
     pub quiet_ms: i64,
-    /// When the judgement began, where a checkpoint tells it, in milliseconds since the epoch; else
-    /// with the first request to the canary.
+    /// Start of the analysis according to a checkpoint, in milliseconds since the epoch. `None` to
+    /// start with the first request to the canary.
     pub began_ms: Option<i64>,
 }
 
-/// Why nothing can be replayed.
+/// Why a replay failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// The spec cannot be judged by.
+    /// The spec is invalid.
     #[error("{}", .0.message)]
-    Spec(Trouble),
-    /// The record cannot be read.
-    #[error("the record of {of} cannot be read: {error}")]
+    Spec(AnalysisError),
+    /// The data cannot be read.
+    #[error("the recorded metrics of {of} cannot be read: {error}")]
     Query {
-        /// Of what: an objective, or a metric that is asked for besides.
+        /// Name of the objective or of the additional metric.
         of: String,
-        /// Why.
+        /// The cause.
         error: QueryError,
     },
 }
 
-impl From<Trouble> for ReplayError {
-    fn from(trouble: Trouble) -> Self {
+impl From<AnalysisError> for ReplayError {
+    fn from(trouble: AnalysisError) -> Self {
         Self::Spec(trouble)
     }
 }
 
-/// A moment at which the judgement changed.
+/// A change of the analysis report.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Moment {
-    /// When, in milliseconds since the epoch.
+pub struct ReportChange {
+    /// Time of the change, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// The canary's share then.
+    /// Weight at that time.
     pub weight: Weight,
-    /// What would have been told to the planner.
-    pub judgement: AnalysisReport,
-    /// The evidence then, by objective.
+    /// Report to the planner.
+    pub report: AnalysisReport,
+    /// Evidence at that time, by objective.
     pub evidence: Vec<EvidenceStatus>,
 }
 
-/// What a scrape brought, and the evidence after it.
+/// A round of scrapes and the evidence after it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Round {
-    /// When it closed, in milliseconds since the epoch.
+pub struct RecordedRound {
+    /// End of the round, in milliseconds since the epoch.
     pub at_ms: i64,
-    /// When the one before it closed, in milliseconds since the epoch.
+    /// End of the previous round, in milliseconds since the epoch.
     pub started_ms: i64,
-    /// What was counted in between.
+    /// Counts between the two.
     pub counts: Counts,
-    /// The evidence, as a status has it.
+    /// Evidence, in the format of the status.
     pub evidence: EvidenceStatus,
 }
 
-/// What would have been decided.
+/// The decision that Serin would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReplayOutcome {
     /// Rolled back.
     RolledBack,
-    /// The evidence sufficed to promote.
-    Proven,
-    /// Undecided for the longest time that the spec allows: a person would have been asked.
+    /// The evidence was sufficient to promote.
+    Sufficient,
+    /// Undecided for the maximum duration of the spec: manual action would have been required.
     Inconclusive,
 }
 
-/// How the record of a release ends.
+/// Why the data of a release ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// With the time that was asked for.
+pub enum ReplayEnd {
+    /// The requested time range ends.
     Record,
-    /// The canary got no more requests.
+    /// The canary received no more requests.
     CanaryStopped,
-    /// Stable got no more requests: the canary had taken over.
+    /// Stable received no more requests: the canary had taken over.
     StableStopped,
 }
 
-/// One objective on record.
+/// The data of one objective.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Course {
-    /// Its name.
+pub struct ObjectiveRecord {
+    /// Name of the objective.
     pub name: String,
-    /// `delta1`, the margin that promotion must rule out: a fraction of requests.
+    /// `delta1`, the margin that must be ruled out before promotion, as a fraction of requests.
     pub margin: f64,
-    /// Its rounds, oldest first.
-    pub rounds: Vec<Round>,
+    /// Rounds, oldest first.
+    pub rounds: Vec<RecordedRound>,
 }
 
-/// One release on record.
+/// A replayed release.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Replayed {
-    /// When the canary's first request was scraped, in milliseconds since the epoch.
+pub struct ReplayedRelease {
+    /// Time at which the canary's first request was scraped, in milliseconds since the epoch.
     pub began_ms: i64,
-    /// When its record ends, in milliseconds since the epoch.
+    /// End of the data, in milliseconds since the epoch.
     pub ended_ms: i64,
     /// Why it ends there.
-    pub ending: Ending,
-    /// The moments at which the judgement changed, up to the decision.
-    pub moments: Vec<Moment>,
-    /// The decision, the first there is, and when it would have been taken.
-    pub decision: Option<(Outcome, Moment)>,
-    /// The objectives, in the spec's order.
-    pub objectives: Vec<Course>,
-    /// Stretches of time for which an objective has no data, in milliseconds since the epoch: its
-    /// name, from and to.
+    pub ending: ReplayEnd,
+    /// Changes of the report, up to the decision.
+    pub changes: Vec<ReportChange>,
+    /// The first decision and its time.
+    pub decision: Option<(ReplayOutcome, ReportChange)>,
+    /// Objectives, in the order of the spec.
+    pub objectives: Vec<ObjectiveRecord>,
+    /// Gaps in the data of an objective: its name, start and end, in milliseconds since the epoch.
     pub gaps: Vec<(String, i64, i64)>,
 }
 
-/// Replays every release of the canary side between two moments: each time that it got requests
-/// after it was quiet.
+/// Replays every release in the time range. A release begins when the canary receives requests
+/// after a quiet period.
 ///
 /// # Errors
-/// The spec cannot be judged by, or the record not be read.
-pub async fn replay(poller: &Poller, question: &Question) -> Result<Vec<Replayed>, ReplayError> {
-    let mut player = Player::new(poller, question)?;
+/// The spec is invalid, or the data cannot be read.
+pub async fn replay(
+    poller: &Poller,
+    question: &ReplayRequest,
+) -> Result<Vec<ReplayedRelease>, ReplayError> {
+    let mut player = Replayer::new(poller, question)?;
     let mut read_ms = question.from_ms.saturating_sub(LOOK_BACK_MS);
     let mut slice_ms = SLICE_MS;
     while read_ms < question.to_ms {
@@ -177,7 +179,7 @@ pub async fn replay(poller: &Poller, question: &Question) -> Result<Vec<Replayed
             Err(ReplayError::Query {
                 error: QueryError::TooLarge(_),
                 ..
-            }) if slice_ms > LEAST_SLICE_MS => {
+            }) if slice_ms > MIN_SLICE_MS => {
                 slice_ms /= 2;
             }
             read => {

@@ -1,5 +1,5 @@
-//! Each built-in indicator on what its exporter exposes: which series are read, and which side each
-//! counts for.
+//! Tests each built-in indicator on the exposition text of its exporter: the series that are read,
+//! and the side that each belongs to.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_analysis::Arm;
 use serin_core::units::{Revision, Weight};
+use serin_metrics_analysis::counter_selectors::{AnalysisError, CounterSelectors};
 use serin_metrics_analysis::prometheus::{Labels, Series};
 use serin_metrics_analysis::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
-use serin_metrics_analysis::selector::{Counters, Trouble};
-use serin_metrics_analysis::targets::Targets;
-use serin_metrics_analysis::{JudgeRequest, Phase, RolloutName};
+use serin_metrics_analysis::target_deduplicator::TargetDeduplicator;
+use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 
 /// A series as Prometheus stores it, and its value.
 pub type Stored = (Labels, f64);
 
-/// Requests and bad ones: of the canary, of stable; and of all versions together.
+/// Requests and bad requests of the canary, of stable, and of all versions together.
 #[derive(Debug, PartialEq)]
 struct Seen {
     canary: (f64, f64),
@@ -30,9 +30,9 @@ const SEEN: Seen = Seen {
     service: (30_015.0, 38.0),
 };
 
-/// What Prometheus makes of exposition text. A line `# target: ...` says which labels the scrape
-/// adds from there on; where a series has one of them itself, it becomes `exported_...`, unless the
-/// scrape honours the labels of its target.
+/// Converts exposition text to stored series, as Prometheus does. A line `# target: ...` sets the
+/// labels that the scrape adds from there on. If a series already has such a label, it becomes
+/// `exported_...`, unless the scrape honors the labels of its target.
 fn scraped(text: &str, honor_labels: bool) -> Vec<Stored> {
     let mut target = Labels::new();
     let mut stored = Vec::new();
@@ -69,7 +69,7 @@ fn scraped(text: &str, honor_labels: bool) -> Vec<Stored> {
     stored
 }
 
-/// `a="b",c="d"`; no value of the fixtures has a quote or an escape.
+/// Parses `a="b",c="d"`. No value of the fixtures contains a quote or an escape.
 fn labels_of(text: &str) -> Labels {
     let pairs = text
         .split("\",")
@@ -79,7 +79,7 @@ fn labels_of(text: &str) -> Labels {
         .collect()
 }
 
-/// The series that a selector picks, as Prometheus would.
+/// The series that a selector matches.
 pub fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
     let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else {
         panic!("no selector: {selector}")
@@ -99,7 +99,7 @@ pub fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
     stored.iter().filter(matches).collect()
 }
 
-/// A rule of a route behind the Gateway `gateway-system/local`, to these Services.
+/// A rule of a route behind the Gateway `gateway-system/local`, with these Services.
 pub fn rule(namespace: &str, route: &str, index: usize, services: &[&str]) -> RouteRule {
     let backend = |service: &&str| RouteBackend {
         namespace: namespace.to_owned(),
@@ -120,8 +120,8 @@ pub fn rule(namespace: &str, route: &str, index: usize, services: &[&str]) -> Ro
     }
 }
 
-pub fn request() -> JudgeRequest {
-    JudgeRequest {
+pub fn request() -> AnalysisRequest {
+    AnalysisRequest {
         rollout: RolloutName {
             namespace: "shop".into(),
             name: "checkout".into(),
@@ -146,28 +146,31 @@ pub fn request() -> JudgeRequest {
         pods_created_at: BTreeMap::new(),
         weight: Weight::percent(10),
         pace: None,
-        proven_at: None,
-        phase: Phase::Release,
+        evidence_required_at: None,
+        phase: ReleasePhase::Release,
         freeze_lifted: false,
         previous_ended_at: None,
         resume_from: None,
     }
 }
 
-fn counters(objective: Value) -> Result<Counters, Trouble> {
+fn counters(objective: Value) -> Result<CounterSelectors, AnalysisError> {
     counters_of(&request(), objective)
 }
 
-pub fn counters_of(request: &JudgeRequest, objective: Value) -> Result<Counters, Trouble> {
+pub fn counters_of(
+    request: &AnalysisRequest,
+    objective: Value,
+) -> Result<CounterSelectors, AnalysisError> {
     let mut written = json!({"name": "availability", "objective": 99.9});
     written
         .as_object_mut()
         .unwrap()
         .extend(objective.as_object().unwrap().clone());
-    Counters::new(&serde_json::from_value(written).unwrap(), request)
+    CounterSelectors::new(&serde_json::from_value(written).unwrap(), request)
 }
 
-fn indicator(name: &str) -> Counters {
+fn indicator(name: &str) -> CounterSelectors {
     counters(json!({"indicator": name})).unwrap()
 }
 
@@ -175,8 +178,9 @@ fn sum<'a>(series: impl IntoIterator<Item = &'a Stored>) -> f64 {
     series.into_iter().map(|(_, value)| value).sum()
 }
 
-/// What an objective's four selectors see. Of a histogram, bad is what is not within its bucket.
-fn seen(counters: &Counters, stored: &[Stored]) -> Seen {
+/// The counts of an objective's four selectors. For a histogram, requests outside the bucket are
+/// bad.
+fn seen(counters: &CounterSelectors, stored: &[Stored]) -> Seen {
     let of = |selector: &str, arm: Arm| {
         sum(picked(stored, selector)
             .into_iter()
@@ -203,9 +207,9 @@ fn seen(counters: &Counters, stored: &[Stored]) -> Seen {
 }
 
 #[test]
-fn traefik_counts_by_service_under_the_names_of_every_release() {
+fn traefik_is_counted_by_service_in_every_notation() {
     let stored = scraped(include_str!("../fixtures/traefik.txt"), false);
-    // The older names of a few more requests: three to stable, one to the canary, which failed.
+    // A few more requests under older names: three to stable, and one to the canary, which failed.
     let expected = Seen {
         canary: (3001.0, 25.0),
         stable: (27_018.0, 14.0),
@@ -215,31 +219,31 @@ fn traefik_counts_by_service_under_the_names_of_every_release() {
 }
 
 #[test]
-fn istio_counts_by_the_service_that_callers_chose_and_once_only() {
+fn istio_is_counted_once_by_the_service_that_callers_chose() {
     let stored = scraped(include_str!("../fixtures/istio.txt"), false);
     assert_eq!(seen(&indicator("istio"), &stored), SEEN);
 }
 
 #[test]
-fn linkerd_counts_by_backend_and_a_request_without_an_answer_is_a_bad_one() {
+fn linkerd_is_counted_by_backend_and_a_request_without_response_is_bad() {
     let stored = scraped(include_str!("../fixtures/linkerd.txt"), false);
     assert_eq!(seen(&indicator("linkerd"), &stored), SEEN);
 }
 
 #[test]
-fn nginx_counts_the_canary_by_its_upstream_and_stable_by_the_lack_of_one() {
+fn nginx_is_counted_by_the_upstream_of_the_canary() {
     let stored = scraped(include_str!("../fixtures/nginx.txt"), true);
     assert_eq!(seen(&indicator("nginx"), &stored), SEEN);
 }
 
-/// The layouts of an indicator's labels in which anything is found.
-fn found(counters: &Counters, stored: &[Stored]) -> Vec<Counters> {
-    let is_found = |layout: &&Counters| !picked(stored, &layout.total_of_sides).is_empty();
+/// The label layouts of an indicator that match any series.
+fn found(counters: &CounterSelectors, stored: &[Stored]) -> Vec<CounterSelectors> {
+    let is_found = |layout: &&CounterSelectors| !picked(stored, &layout.total_of_sides).is_empty();
     counters.layouts().filter(is_found).cloned().collect()
 }
 
-/// The series that count, of each process once.
-fn counted(counters: &Counters, stored: &[Stored]) -> Vec<Stored> {
+/// The deduplicated series.
+fn counted(counters: &CounterSelectors, stored: &[Stored]) -> Vec<Stored> {
     let series = |(labels, value): &Stored| Series {
         labels: labels.clone(),
         samples: vec![(0, *value)],
@@ -248,7 +252,9 @@ fn counted(counters: &Counters, stored: &[Stored]) -> Vec<Stored> {
         .into_iter()
         .map(series)
         .collect();
-    let [counted] = Targets::default().select(counters, [&answer]).unwrap();
+    let [counted] = TargetDeduplicator::default()
+        .deduplicate(counters, [&answer])
+        .unwrap();
     counted
         .iter()
         .map(|series| (series.labels.clone(), series.samples[0].1))
@@ -256,7 +262,7 @@ fn counted(counters: &Counters, stored: &[Stored]) -> Vec<Stored> {
 }
 
 #[test]
-fn traefik_counts_once_however_it_is_scraped() {
+fn traefik_counts_once_with_every_scrape_configuration() {
     let text = include_str!("../fixtures/scrapes-traefik.txt");
     let sections: Vec<String> = text
         .split("# target: ")
@@ -281,9 +287,9 @@ fn traefik_counts_once_however_it_is_scraped() {
 }
 
 #[test]
-fn pods_behind_a_collector_are_those_of_the_renamed_label() {
-    // A collector names the pods whose metrics it exposes; the scrape of the collector names the
-    // collector's own.
+fn pods_behind_a_collector_are_read_from_the_renamed_label() {
+    // A collector names the pods whose metrics it exposes; the scrape adds the labels of the
+    // collector itself.
     let collector = "# target: job=\"collector\",instance=\"10.0.0.9:8889\",namespace=\"monitoring\",pod=\"collector-0\"\n";
     let series = |pod: &str| {
         format!(
@@ -302,7 +308,7 @@ fn pods_behind_a_collector_are_those_of_the_renamed_label() {
 }
 
 #[test]
-fn nginx_scraped_without_honor_labels_is_found_under_the_renamed_ones() {
+fn nginx_without_honor_labels_is_read_from_the_renamed_labels() {
     let stored = scraped(include_str!("../fixtures/nginx.txt"), false);
     let nothing = Seen {
         canary: (0.0, 0.0),
@@ -312,7 +318,7 @@ fn nginx_scraped_without_honor_labels_is_found_under_the_renamed_ones() {
     assert_eq!(seen(&indicator("nginx"), &stored), nothing);
     let [layout] = found(&indicator("nginx"), &stored).try_into().unwrap();
     assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
-    // Written out, as docs/indicators.md has it.
+    // Written out, as docs/reference/indicators.md has it.
     let series = "nginx_ingress_controller_requests{exported_namespace=\"shop\",exported_service=\"checkout\"";
     let written = counters(json!({"counters": {
         "total": format!("{series}}}"), "errors": format!("{series},status=~\"5..\"}}"),
@@ -322,10 +328,10 @@ fn nginx_scraped_without_honor_labels_is_found_under_the_renamed_ones() {
 }
 
 #[test]
-fn pods_count_for_themselves_and_a_pod_that_names_its_statuses_otherwise_is_no_data() {
+fn pods_are_counted_by_themselves_and_other_status_labels_are_no_data() {
     let stored = scraped(include_str!("../fixtures/pod.txt"), false);
     let counters = indicator("pod");
-    // The whole service has the pods of all revisions.
+    // The service includes the pods of all revisions.
     assert_eq!(
         seen(&counters, &stored),
         Seen {
@@ -350,7 +356,7 @@ fn pods_count_for_themselves_and_a_pod_that_names_its_statuses_otherwise_is_no_d
 }
 
 #[test]
-fn envoy_gateway_is_refused_because_its_counters_have_no_sides() {
+fn envoy_gateway_is_rejected_because_its_counters_have_no_sides() {
     let trouble = counters(json!({"indicator": "envoy-gateway"})).unwrap_err();
     assert!(
         trouble.message.contains("use the indicator pod"),
@@ -368,8 +374,8 @@ fn envoy_gateway_is_refused_because_its_counters_have_no_sides() {
         }}));
         seen(&counters.unwrap(), &stored)
     };
-    // A backend with a filter gives each backend a cluster: then they can be told apart. Without
-    // one there is nothing to tell.
+    // If a backend has a filter, each backend has its own cluster, and the sides can be
+    // distinguished. Without a filter they cannot.
     assert_eq!(written("filtered"), SEEN);
     let untold = Seen {
         canary: (0.0, 0.0),
@@ -380,7 +386,7 @@ fn envoy_gateway_is_refused_because_its_counters_have_no_sides() {
 }
 
 #[test]
-fn a_native_histogram_is_read_under_the_name_without_a_suffix() {
+fn a_native_histogram_is_read_without_a_suffix() {
     let stored = scraped(include_str!("../fixtures/pod.txt"), false);
     let counters =
         counters(json!({"indicator": "pod", "objective": 99, "latency": {"threshold": "250ms"}}))
@@ -403,7 +409,7 @@ fn a_native_histogram_is_read_under_the_name_without_a_suffix() {
 }
 
 #[test]
-fn slow_requests_are_those_that_are_not_within_the_bucket() {
+fn slow_requests_are_those_outside_the_bucket() {
     let cases = [
         (
             "traefik",
@@ -451,7 +457,7 @@ fn slow_requests_are_those_that_are_not_within_the_bucket() {
 }
 
 #[test]
-fn a_histogram_of_ones_own_is_its_count_and_the_pods_tell_the_sides() {
+fn a_custom_histogram_is_selected_by_its_count() {
     let stored = scraped(include_str!("../fixtures/pod.txt"), false);
     let total = "http_server_request_duration_seconds_count{namespace=\"shop\",http_response_status_code!=\"\"}";
     let counters =
@@ -461,7 +467,7 @@ fn a_histogram_of_ones_own_is_its_count_and_the_pods_tell_the_sides() {
 }
 
 #[test]
-fn a_latency_objective_that_cannot_be_counted_is_named() {
+fn an_unusable_latency_objective_is_rejected() {
     let message = |objective: Value| counters(objective).unwrap_err().message;
     let total =
         |total: &str| json!({"latency": {"threshold": "300ms"}, "counters": {"total": total}});

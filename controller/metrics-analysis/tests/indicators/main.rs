@@ -1,4 +1,4 @@
-//! The built-in indicators on what their exporters expose.
+//! Tests of the built-in indicators.
 
 #[cfg(test)]
 mod exporters;

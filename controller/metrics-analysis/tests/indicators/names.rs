@@ -1,4 +1,4 @@
-//! Whatever names others choose: none of their series counts for a Rollout.
+//! Series of other routes never count for a Rollout, whatever their names are.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use proptest::prelude::*;
 use serde_json::json;
 use serin_analysis::Arm;
 use serin_core::plan::{RouteKind, RouteRef, Routing};
+use serin_metrics_analysis::counter_selectors::CounterSelectors;
 use serin_metrics_analysis::prometheus::Labels;
 use serin_metrics_analysis::routes::RouteRules;
-use serin_metrics_analysis::selector::Counters;
-use serin_metrics_analysis::{JudgeRequest, RolloutName};
+use serin_metrics_analysis::{AnalysisRequest, RolloutName};
 
 use crate::exporters::{counters_of, picked, request, rule};
 
-/// Names of few words, so that they collide when they are joined.
+/// Names of few words, so that they collide when joined.
 fn name() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "shop",
@@ -72,8 +72,8 @@ impl Split {
             "spec": {"parentRefs": [{"namespace": namespace, "name": name}], "rules": (0..3).map(rule).collect::<Vec<_>>()}})
     }
 
-    /// A split with the same words, whose namespace has so many of them; nothing where its Service
-    /// would not be named alike.
+    /// A split with the same words, whose namespace has the given number of them. `None` if its
+    /// Service would have another name.
     fn divided_at(&self, words: usize) -> Option<Self> {
         let of_route = format!("{}-{}", self.namespace, self.route);
         let (at, _) = of_route.match_indices('-').nth(words)?;
@@ -88,7 +88,7 @@ impl Split {
         })
     }
 
-    /// As Traefik 3.7 writes it.
+    /// The name in Traefik 3.7.
     fn name(&self) -> String {
         let Self {
             namespace,
@@ -105,15 +105,15 @@ impl Split {
         )
     }
 
-    /// As it was before.
+    /// The name before Traefik 3.7.
     fn old_name(&self) -> String {
         format!("{}-{}-80@kubernetesgateway", self.namespace, self.service)
     }
 }
 
-/// The counters of a Rollout whose stable Service is behind a split, in a cluster with another
+/// The selectors of a Rollout whose stable Service is behind a split, in a cluster with another
 /// route.
-fn traefik(own: &Split, other: &Split) -> Counters {
+fn traefik(own: &Split, other: &Split) -> CounterSelectors {
     let routing = Routing {
         stable_service: own.service.clone(),
         canary_service: format!("{}-z", own.service),
@@ -126,12 +126,12 @@ fn traefik(own: &Split, other: &Split) -> Counters {
         unverified_after: std::time::Duration::ZERO,
     };
     let objects = [own.object(), other.object()];
-    let request = JudgeRequest {
+    let request = AnalysisRequest {
         rollout: RolloutName {
             namespace: own.namespace.clone(),
             name: "x".to_owned(),
         },
-        rules: RouteRules::of(&objects, &own.namespace, &routing),
+        rules: RouteRules::from_routes(&objects, &own.namespace, &routing),
         stable_service: Some(routing.stable_service),
         canary_service: Some(routing.canary_service),
         ..request()
@@ -154,7 +154,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn no_other_route_counts_by_traefiks_names(own in split(), other in split(), at in 0..6_usize) {
+    fn no_other_route_counts_in_traefik(own in split(), other in split(), at in 0..6_usize) {
         let other = own.divided_at(at).unwrap_or(other);
         prop_assume!((&own.namespace, &own.route) != (&other.namespace, &other.route));
         let counters = traefik(&own, &other);
@@ -162,7 +162,7 @@ proptest! {
             let labels = service(name.clone());
             let is_shared = name == other.name() || name == other.old_name();
             let expected = (!is_shared).then_some(Arm::Stable);
-            prop_assert!(counters.arm(&labels) == expected || counters.unclear(&labels).is_some(), "{}", name);
+            prop_assert!(counters.arm(&labels) == expected || counters.ambiguity(&labels).is_some(), "{}", name);
             prop_assert!(!is_shared || counters.arm(&labels).is_none(), "{}", name);
         }
         for name in [other.name(), other.old_name()] {
@@ -171,15 +171,15 @@ proptest! {
     }
 
     #[test]
-    fn no_other_rule_counts_by_traefiks_names(own in split(), rule in 0..3_usize) {
+    fn no_other_rule_counts_in_traefik(own in split(), rule in 0..3_usize) {
         prop_assume!(rule != own.rule);
         let other = Split { route: format!("{}-y", own.route), ..own.clone() };
         let counters = traefik(&own, &other);
         let of_rule = Split { rule, ..own.clone() };
         prop_assert_eq!(counters.arm(&service(of_rule.name())), None);
         prop_assert_eq!(counters.arm(&service(own.name())), Some(Arm::Stable));
-        // traefik before 3.7 names the Service alone, which both routes reach.
-        prop_assert!(counters.unclear(&service(own.old_name())).is_some());
+        // Traefik before 3.7 only names the Service, which both routes reach.
+        prop_assert!(counters.ambiguity(&service(own.old_name())).is_some());
     }
 
     #[test]
@@ -190,7 +190,7 @@ proptest! {
             format!("{}{suffix}", &base[..base.len().min(58)])
         };
         let (own, foreign) = (generated(&set), generated(&other));
-        let request = JudgeRequest {
+        let request = AnalysisRequest {
             canary_replica_set: set.clone(),
             stable_replica_set: Some("stable-abcdefghi".to_owned()),
             pod_sides: BTreeMap::from([(own.clone(), Arm::Canary)]),
@@ -227,41 +227,41 @@ proptest! {
     }
 
     #[test]
-    fn no_other_upstream_counts_by_nginxs_names(service in name(), port in "[a-z]{1,7}|[0-9]{1,5}|[a-z]{1,4}-[a-z]{1,4}") {
+    fn no_other_upstream_counts_in_nginx(service in name(), port in "[a-z]{1,7}|[0-9]{1,5}|[a-z]{1,4}-[a-z]{1,4}") {
         let counters = counters_of(&request(), json!({"indicator": "nginx"})).unwrap();
         let labels = with(&[("canary", &format!("shop-{service}-{port}"))]);
         prop_assert!(service == "checkout-canary" || counters.arm(&labels).is_none());
         // A dash more is in the port's name or in another Service's: neither counts.
         let own = with(&[("canary", &format!("shop-checkout-canary-{port}"))]);
-        prop_assert!(counters.arm(&own) == Some(Arm::Canary) || (port.contains('-') && counters.unclear(&own).is_some()));
+        prop_assert!(counters.arm(&own) == Some(Arm::Canary) || (port.contains('-') && counters.ambiguity(&own).is_some()));
         let longer = with(&[("canary", &format!("shop-checkout-canary-{service}-{port}"))]);
-        prop_assert!(counters.arm(&longer).is_none() && counters.unclear(&longer).is_some());
+        prop_assert!(counters.arm(&longer).is_none() && counters.ambiguity(&longer).is_some());
     }
 }
 
 /// The counters of `shop/checkout`, and the side that a name of Traefik's counts for.
 fn side(rules: RouteRules, name: &str) -> (Option<Arm>, Option<String>) {
     let counters = counters_of(
-        &JudgeRequest { rules, ..request() },
+        &AnalysisRequest { rules, ..request() },
         json!({"indicator": "traefik"}),
     )
     .unwrap();
     let labels = service(name.to_owned());
     (
         counters.arm(&labels),
-        counters.unclear(&labels).map(ToOwned::to_owned),
+        counters.ambiguity(&labels).map(ToOwned::to_owned),
     )
 }
 
 #[test]
-fn a_service_that_is_named_like_the_rest_of_a_name_counts_for_nobody_else() {
+fn a_service_named_like_the_rest_of_a_name_does_not_count() {
     // A tenant behind the same gateway who names a Service x-svc-shop-checkout-canary.
     let name = "httproute-evil-r-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-evil-x-svc-shop-checkout-canary-1@kubernetesgateway";
     assert_eq!(side(request().rules, name), (None, None));
 }
 
 #[test]
-fn a_namespace_and_a_service_that_join_alike_are_held_and_named() {
+fn names_that_are_equal_when_joined_are_ambiguous() {
     // traefik #10139, #10105: shop + checkout-canary and shop-checkout + canary are one name.
     let others = vec![rule("shop-checkout", "r", 0, &["canary"])];
     let rules = RouteRules {
@@ -299,10 +299,10 @@ fn a_namespace_and_a_service_that_join_alike_are_held_and_named() {
 }
 
 #[test]
-fn a_mesh_that_counts_another_rule_alike_is_refused_with_the_fix() {
+fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
     // gatewayapi plugin #226, with counters that do not name the route.
     let others = vec![rule("shop", "probe", 0, &["checkout"])];
-    let request = JudgeRequest {
+    let request = AnalysisRequest {
         rules: RouteRules {
             others,
             ..request().rules

@@ -1,4 +1,4 @@
-//! Commands: their outcome stands in their status, and they are deleted after their time to live.
+//! RolloutCommands: writes their outcome to their status and deletes them after their time to live.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use serde_json::json;
 use serin_core::command::{CommandOutcome, CommandResult};
 use serin_crds::{RolloutCommand, api_status};
 
-use super::{EffectError, Hands, patch_params};
+use super::{EffectError, EffectExecutor, patch_params};
+use crate::cluster_cache::{CachedCommand, CachedObject, ClusterCache, Key};
 use crate::election::Leadership;
 use crate::telemetry::Metrics;
-use crate::world::{CommandFact, Fact, Key, World};
 
-/// How long a command is kept after its end.
+/// Time after which a finished command is deleted.
 pub const TIME_TO_LIVE: SignedDuration = SignedDuration::from_hours(1);
-/// How long a command about a Rollout that does not exist waits for it.
+/// Time after which a command for a missing Rollout is refused.
 const ORPHAN_AFTER: SignedDuration = SignedDuration::from_secs(10);
-/// How many commands one sweep ends or deletes at most.
+/// Maximum number of commands that one sweep finishes or deletes.
 const SWEEP_LIMIT: usize = 100;
-/// How often commands are swept.
+/// Interval between two sweeps.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
-impl Hands<'_> {
+impl EffectExecutor<'_> {
     pub(super) async fn finish_command(
         &self,
         name: &str,
@@ -32,27 +32,27 @@ impl Hands<'_> {
         outcome: &CommandOutcome,
     ) -> Result<(), EffectError> {
         let known = self
-            .world
+            .cache
             .commands
             .get(&self.key(name))
             .filter(|known| known.identity.uid == uid);
-        // One that is gone has nobody to tell.
+        // A deleted command needs no outcome.
         let Some(known) = known.filter(|known| known.finished_at.is_none()) else {
             return Ok(());
         };
-        self.may_write("RolloutCommand", "patch")?;
-        finish(self.client, self.world, &known, outcome, self.now).await
+        self.authorize_write("RolloutCommand", "patch")?;
+        finish(self.client, self.cache, &known, outcome, self.now).await
     }
 }
 
-/// Writes a command's outcome.
+/// Writes the outcome of a command.
 ///
 /// # Errors
-/// Where the API server refuses it; a command that is gone is none.
+/// The request fails. A deleted command is not an error.
 pub async fn finish(
     client: &Client,
-    world: &World,
-    command: &CommandFact,
+    cache: &ClusterCache,
+    command: &CachedCommand,
     outcome: &CommandOutcome,
     now: Timestamp,
 ) -> Result<(), EffectError> {
@@ -71,7 +71,7 @@ pub async fn finish(
         .await
     {
         Ok(command) => {
-            world.commands.put(CommandFact::from(command));
+            cache.commands.put(CachedCommand::from(command));
             Ok(())
         }
         Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => Ok(()),
@@ -79,19 +79,19 @@ pub async fn finish(
     }
 }
 
-/// Deletes commands past their time to live, and refuses those about Rollouts that do not exist.
+/// Deletes expired commands and refuses commands for missing Rollouts.
 pub async fn sweep(
     client: &Client,
-    world: &World,
+    cache: &ClusterCache,
     leadership: &Leadership,
     metrics: &Metrics,
     now: Timestamp,
 ) {
-    let due = world
+    let due = cache
         .commands
         .all()
         .into_iter()
-        .filter_map(|command| Some((due(&command, world, now)?, command)));
+        .filter_map(|command| Some((due_action(&command, cache, now)?, command)));
     for (what, command) in due.take(SWEEP_LIMIT) {
         if !leadership.is_leader() {
             return;
@@ -101,7 +101,7 @@ pub async fn sweep(
         let name = &identity.key.name;
         let swept = match what {
             Due::Delete => {
-                metrics.api_write("RolloutCommand", "delete");
+                metrics.record_api_write("RolloutCommand", "delete");
                 let uid = Preconditions {
                     uid: Some(identity.uid.clone()),
                     resource_version: None,
@@ -114,16 +114,16 @@ pub async fn sweep(
                     .map_err(EffectError::api(format!("RolloutCommand {name}")))
             }
             Due::Refuse => {
-                metrics.api_write("RolloutCommand", "patch");
+                metrics.record_api_write("RolloutCommand", "patch");
                 let outcome = CommandOutcome::refused(format!(
-                    "there is no Rollout {} in this namespace",
+                    "Rollout {} does not exist in this namespace",
                     command.rollout
                 ));
-                finish(client, world, &command, &outcome, now).await
+                finish(client, cache, &command, &outcome, now).await
             }
         };
         if let Err(error) = swept {
-            tracing::warn!(command = %identity.key, %error, "a command could not be swept");
+            tracing::warn!(command = %identity.key, %error, "failed to sweep command");
         }
     }
 }
@@ -134,13 +134,13 @@ enum Due {
     Refuse,
 }
 
-fn due(command: &CommandFact, world: &World, now: Timestamp) -> Option<Due> {
+fn due_action(command: &CachedCommand, cache: &ClusterCache, now: Timestamp) -> Option<Due> {
     let age = |since: Timestamp| now.duration_since(since);
     match command.finished_at {
         Some(at) => (age(at) >= TIME_TO_LIVE).then_some(Due::Delete),
         None => {
             let rollout = Key::new(&command.identity.key.namespace, &command.rollout);
-            (age(command.created_at) >= ORPHAN_AFTER && !world.has_rollout(&rollout))
+            (age(command.created_at) >= ORPHAN_AFTER && !cache.has_rollout(&rollout))
                 .then_some(Due::Refuse)
         }
     }

@@ -1,5 +1,4 @@
-//! Makes the planner's desired states true, each idempotently, under its own timeout, and without
-//! stopping the others.
+//! Executes effects. Each effect is idempotent, has its own timeout, and does not stop the others.
 
 pub mod command;
 mod ports;
@@ -19,55 +18,55 @@ use serin_crds::names::FIELD_MANAGER;
 use serin_crds::{RolloutSpec, RolloutStatus, api_status};
 use tokio::time::timeout;
 
+use crate::cluster_cache::{ClusterCache, Key, RolloutObject};
 use crate::election::Leadership;
 use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
-use crate::world::{Key, RolloutObject, World};
 
-pub use route::{is_changed, originals, restore_all, restore_left};
-pub use service::{release_all as release_services, release_left as release_left_services};
+pub use route::{needs_restore, original_routes, restore_all_routes, restore_orphaned_routes};
+pub use service::{release_all_services, release_orphaned_services};
 
-/// How long one effect may take.
+/// Maximum time for one effect.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why an effect could not be carried out.
+/// Why an effect failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EffectError {
-    /// The object has changed since it was looked at: look again.
-    #[error("{0} has changed meanwhile")]
+    /// The object has changed since it was observed. The next reconcile retries.
+    #[error("{0} was changed concurrently")]
     Conflict(String),
-    /// Another controller may be acting by now.
-    #[error("this controller does not hold the lease any more")]
+    /// Another controller may already be acting.
+    #[error("this controller no longer holds the Lease")]
     NotLeader,
-    /// The API server did not answer in time.
-    #[error("the API server did not answer within {} s", TIMEOUT.as_secs())]
+    /// The API server did not respond in time.
+    #[error("the API server did not respond within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// What is wanted is not possible as things stand.
+    /// The effect is not possible in the current state.
     #[error("{0}")]
     Impossible(String),
-    /// The cluster does not serve the kind of object that is to be changed.
+    /// The cluster does not serve the kind of the object.
     #[error("{0}")]
     KindAbsent(String),
-    /// The API server said no.
+    /// The API server refused the request.
     #[error("{what}: {message}")]
     Refused {
-        /// What was asked of it.
+        /// The object of the request.
         what: String,
-        /// What it answered.
+        /// The message of the API server.
         message: String,
     },
-    /// The API server could not be asked.
+    /// The request failed without a response from the API server.
     #[error("{what}: {error}")]
     Unreachable {
-        /// What was asked of it.
+        /// The object of the request.
         what: String,
-        /// Why not.
+        /// The client error.
         error: kube::Error,
     },
 }
 
 impl EffectError {
-    /// Whether a fresh look is all that it takes.
+    /// Whether a new reconcile is sufficient to resolve the error.
     pub const fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
     }
@@ -85,38 +84,37 @@ impl EffectError {
     }
 }
 
-/// What every effect needs.
+/// Executes the effects of one decision.
 #[derive(Clone, Copy)]
-pub struct Hands<'a> {
-    /// The API server.
+pub struct EffectExecutor<'a> {
     pub client: &'a Client,
-    /// What is known, and where the answers go.
-    pub world: &'a World,
+    /// The cached objects, updated with the responses.
+    pub cache: &'a ClusterCache,
     /// Whether this process may act.
     pub leadership: &'a Leadership,
-    /// Where writes are counted.
+    /// Counts the writes.
     pub metrics: &'a Metrics,
-    /// For whom.
+    /// The Rollout that the effects belong to.
     pub rollout: &'a RolloutObject,
-    /// What the user wrote, where it can be read.
+    /// The spec. `None` if it cannot be decoded.
     pub spec: Option<&'a RolloutSpec>,
-    /// The status that has just been written.
+    /// The status that was just written.
     pub status: &'a RolloutStatus,
-    /// The plan.
+    /// The plan used for the decision.
     pub plan: &'a Plan,
-    /// What was looked at.
+    /// The objects used for the decision.
     pub snapshot: &'a Snapshot,
-    /// The time now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-impl Hands<'_> {
-    /// Carries one effect out.
+impl EffectExecutor<'_> {
+    /// Executes one effect.
     ///
     /// # Errors
-    /// Why it could not be; it is wanted again at the next reconcile.
-    pub async fn carry_out(&self, effect: &Effect) -> Result<(), EffectError> {
-        let doing = async {
+    /// Why the effect failed. The next decision contains it again.
+    pub async fn execute(&self, effect: &Effect) -> Result<(), EffectError> {
+        let work = async {
             match effect {
                 Effect::SetWeight { route, canary } => self.set_weight(route, *canary).await,
                 Effect::BindService {
@@ -140,17 +138,17 @@ impl Hands<'_> {
                 }
             }
         };
-        timeout(TIMEOUT, doing)
+        timeout(TIMEOUT, work)
             .await
             .unwrap_or(Err(EffectError::Timeout))
     }
 
-    /// To be asked immediately before each write.
-    fn may_write(&self, kind: &'static str, verb: &'static str) -> Result<(), EffectError> {
+    /// Checks leadership and counts the write. Call this immediately before each write.
+    fn authorize_write(&self, kind: &'static str, verb: &'static str) -> Result<(), EffectError> {
         if !self.leadership.is_leader() {
             return Err(EffectError::NotLeader);
         }
-        self.metrics.api_write(kind, verb);
+        self.metrics.record_api_write(kind, verb);
         Ok(())
     }
 
@@ -172,18 +170,18 @@ impl Hands<'_> {
 
     fn spec(&self) -> Result<&RolloutSpec, EffectError> {
         self.spec
-            .ok_or_else(|| EffectError::Impossible("the spec cannot be read".to_owned()))
+            .ok_or_else(|| EffectError::Impossible("the spec cannot be decoded".to_owned()))
     }
 
-    /// What ties an object that we make to the Rollout, so that it goes with it.
+    /// The owner reference for created objects, so that they are deleted with the Rollout.
     fn owner(&self) -> Result<OwnerReference, EffectError> {
         let owner = self.rollout.controller_owner_ref(&());
         owner.ok_or_else(|| EffectError::Impossible("the Rollout has no UID".to_owned()))
     }
 }
 
-/// A few words about an effect, for logs and metrics.
-pub const fn kind_of(effect: &Effect) -> &'static str {
+/// The kind of an effect, for logs and metrics.
+pub const fn effect_kind(effect: &Effect) -> &'static str {
     match effect {
         Effect::SetWeight { .. } => "SetWeight",
         Effect::BindService { .. } => "BindService",
@@ -194,8 +192,8 @@ pub const fn kind_of(effect: &Effect) -> &'static str {
     }
 }
 
-/// Which effect this is, for people: its kind and its object.
-pub fn name_of(effect: &Effect) -> String {
+/// The kind and object of an effect, for messages.
+pub fn effect_label(effect: &Effect) -> String {
     let object = match effect {
         Effect::SetWeight { route, .. } => &route.name,
         Effect::CreateReplicaSet { revision, .. } => return format!("CreateReplicaSet {revision}"),
@@ -204,7 +202,7 @@ pub fn name_of(effect: &Effect) -> String {
         | Effect::DeleteReplicaSet { name, .. }
         | Effect::FinishCommand { name, .. } => name,
     };
-    format!("{} {object}", kind_of(effect))
+    format!("{} {object}", effect_kind(effect))
 }
 
 fn patch_params() -> PatchParams {
@@ -221,7 +219,7 @@ fn post_params() -> PostParams {
     }
 }
 
-/// An object's data as JSON, whatever its type.
+/// The object as JSON.
 fn as_json(object: &DynamicObject) -> serde_json::Value {
     serde_json::to_value(object).unwrap_or(serde_json::Value::Null)
 }

@@ -1,7 +1,7 @@
-//! The ports of a Service that Serin made, for the revision that it selects.
+//! The ports of a Service created by Serin, for the revision that it selects.
 //!
-//! A port's name and number never change once they exist: routes, clients and EndpointSlices refer
-//! to them. Only the target changes, and always in the same write as the selector.
+//! The name and number of a port never change once it exists, because routes, clients and
+//! EndpointSlices refer to them. Only the target changes, always in the same write as the selector.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,42 +9,42 @@ use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
-use crate::world::ContainerPortFact;
-use crate::world::RouteFact;
-use crate::world::ports::DEFAULT_PROTOCOL;
+use crate::cluster_cache::CachedRoute;
+use crate::cluster_cache::DeclaredPort;
+use crate::cluster_cache::container_ports::DEFAULT_PROTOCOL;
 
-/// What the ports of a Service depend on.
+/// The inputs of [`service_ports`].
 #[derive(Clone, Copy)]
 pub(super) struct PortInputs<'a> {
-    /// The ports that exist already: their names and numbers stay.
+    /// The existing ports. Their names and numbers are kept.
     pub existing: &'a [ServicePort],
-    /// What the selected revision's containers declare; empty if that is unknown or nothing.
-    pub declared: &'a [ContainerPortFact],
-    /// What the containers of the revision declare that `existing` was written for.
-    pub previous: &'a [ContainerPortFact],
-    /// What the containers in the Rollout's spec declare.
-    pub upcoming: &'a [ContainerPortFact],
-    /// The port numbers by which the routes reach the two Services.
+    /// The ports declared by the selected revision. Empty if unknown.
+    pub declared: &'a [DeclaredPort],
+    /// The ports declared by the revision for which `existing` was written.
+    pub previous: &'a [DeclaredPort],
+    /// The ports declared by the Rollout's spec.
+    pub upcoming: &'a [DeclaredPort],
+    /// The port numbers that the routes use to reach the two Services.
     pub routed: &'a BTreeSet<i32>,
 }
 
-/// The ports that the Service must have. Applying the function to its own result changes nothing.
+/// The ports that the Service must have. The function is idempotent.
 pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let mut reached = BTreeSet::new();
     let existing: Vec<ServicePort> = inputs
         .existing
         .iter()
-        .map(|port| without_alias(inputs, port))
+        .map(|port| resolve_alias(inputs, port))
         .collect();
     let mut unresolved = Vec::new();
     for port in &existing {
-        match position_of(inputs.declared, port) {
+        match find_target(inputs.declared, port) {
             Some(index) => {
                 reached.insert(index);
-                ports.push(pointed_to(port, &inputs.declared[index]));
+                ports.push(with_target(port, &inputs.declared[index]));
             }
-            // Nothing is declared, so nothing can be said about the target.
+            // Without declared ports, the target cannot be checked.
             None if inputs.declared.is_empty() => ports.push(port.clone()),
             None => {
                 unresolved.push((ports.len(), port));
@@ -57,7 +57,7 @@ pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
         match replacement(inputs, port, &reached) {
             Replacement::Container(index) => {
                 reached.insert(index);
-                ports[place] = pointed_to(port, &inputs.declared[index]);
+                ports[place] = with_target(port, &inputs.declared[index]);
             }
             Replacement::Keep => {}
             Replacement::Drop => drop(dropped.insert(place)),
@@ -72,15 +72,15 @@ pub(super) fn service_ports(inputs: &PortInputs<'_>) -> Vec<ServicePort> {
         }
     }
     add_routed(inputs, &mut ports);
-    name_all(&mut ports);
+    assign_missing_names(&mut ports);
     ports
 }
 
-/// A port that was added because a route named its number leads to the first container port only
-/// until a container declares that number itself: the route may be applied a moment before the
+/// Resolves a port that was added because a route uses its number. It targets the first container
+/// port until a container declares that number, because the route may be applied shortly before the
 /// template.
-fn without_alias(inputs: &PortInputs<'_>, port: &ServicePort) -> ServicePort {
-    let is_alias = port.name.as_deref() == Some(alias(port.port).as_str())
+fn resolve_alias(inputs: &PortInputs<'_>, port: &ServicePort) -> ServicePort {
+    let is_alias = port.name.as_deref() == Some(alias_name(port.port).as_str())
         && protocol_of(port) == DEFAULT_PROTOCOL;
     let mut containers = inputs.declared.iter().chain(inputs.upcoming);
     let own = containers
@@ -88,18 +88,18 @@ fn without_alias(inputs: &PortInputs<'_>, port: &ServicePort) -> ServicePort {
     let Some(own) = own.filter(|_| is_alias) else {
         return port.clone();
     };
-    let pointed = pointed_to(port, own);
+    let pointed = with_target(port, own);
     let is_reached = inputs.existing.iter().any(|other| {
         let is_other = other.port != port.port || protocol_of(other) != DEFAULT_PROTOCOL;
         is_other
-            && position_of(inputs.declared, other)
+            && find_target(inputs.declared, other)
                 .is_some_and(|index| inputs.declared[index] == *own)
     });
     if is_reached { port.clone() } else { pointed }
 }
 
-/// The name of a port that exists because a route names its number.
-fn alias(number: i32) -> String {
+/// The name of a port that exists because a route uses its number.
+fn alias_name(number: i32) -> String {
     format!("port-{number}")
 }
 
@@ -109,7 +109,7 @@ enum Replacement {
     Drop,
 }
 
-/// What becomes of a port whose target the selected revision does not declare.
+/// What to do with a port whose target the selected revision does not declare.
 fn replacement(
     inputs: &PortInputs<'_>,
     port: &ServicePort,
@@ -123,27 +123,27 @@ fn replacement(
     let number_before = match target_of(port) {
         IntOrString::Int(number) => number,
         IntOrString::String(_) => {
-            position_of(inputs.previous, port).map_or(port.port, |i| inputs.previous[i].number)
+            find_target(inputs.previous, port).map_or(port.port, |i| inputs.previous[i].number)
         }
     };
-    // Renamed: the number is the same.
+    // The port was renamed: the number is the same.
     if let Some((index, _)) = unreached().find(|(_, container)| container.number == number_before) {
         return Replacement::Container(index);
     }
-    // Moved: neither has a name to go by.
+    // The port was moved: neither port has a name.
     let is_numeric = matches!(target_of(port), IntOrString::Int(_));
-    let nameless = |(_, container): &(usize, &ContainerPortFact)| container.name.is_none();
+    let nameless = |(_, container): &(usize, &DeclaredPort)| container.name.is_none();
     if let Some((index, _)) = unreached().find(nameless).filter(|_| is_numeric) {
         return Replacement::Container(index);
     }
     if !inputs.routed.contains(&port.port) {
         return Replacement::Drop;
     }
-    // The revision that the spec asks for brings it.
-    if position_of(inputs.upcoming, port).is_some() {
+    // The revision of the spec declares it.
+    if find_target(inputs.upcoming, port).is_some() {
         return Replacement::Keep;
     }
-    // A route needs it: it leads to the first port, as in a new Service.
+    // A route needs the port. It targets the first port, as in a new Service.
     let first = unreached().map(|(index, _)| index).next();
     let any = || {
         inputs
@@ -156,13 +156,13 @@ fn replacement(
         .map_or(Replacement::Keep, Replacement::Container)
 }
 
-/// Adds what the routes name and the Service does not have.
+/// Adds the ports that routes use and the Service lacks.
 fn add_routed(inputs: &PortInputs<'_>, ports: &mut Vec<ServicePort>) {
     for number in inputs.routed {
         if !is_free(ports, *number, DEFAULT_PROTOCOL) {
             continue;
         }
-        let of_number = |container: &&ContainerPortFact| {
+        let of_number = |container: &&DeclaredPort| {
             container.number == *number && container.protocol == DEFAULT_PROTOCOL
         };
         if let Some(container) = inputs.upcoming.iter().find(of_number) {
@@ -175,34 +175,34 @@ fn add_routed(inputs: &PortInputs<'_>, ports: &mut Vec<ServicePort>) {
             .iter()
             .position(|port| protocol_of(port) == DEFAULT_PROTOCOL);
         match first.filter(|_| !inputs.declared.is_empty()) {
-            // In a new Service nobody relies on the first port's number yet.
+            // In a new Service, nothing depends on the number of the first port yet.
             Some(first) if inputs.existing.is_empty() && is_unrouted(&ports[first]) => {
                 ports[first].port = *number
             }
             Some(first) => {
                 let target = ports[first].target_port.clone();
-                let name = unique(ports, alias(*number));
+                let name = unique_name(ports, alias_name(*number));
                 ports.push(ServicePort {
                     target_port: target,
                     ..bare_port(name, *number)
                 });
             }
             None => {
-                let name = unique(ports, alias(*number));
+                let name = unique_name(ports, alias_name(*number));
                 ports.push(bare_port(name, *number));
             }
         }
     }
 }
 
-/// Several ports must all have names.
-fn name_all(ports: &mut [ServicePort]) {
+/// The API requires names if there is more than one port.
+fn assign_missing_names(ports: &mut [ServicePort]) {
     if ports.len() < 2 {
         return;
     }
     for index in 0..ports.len() {
         if ports[index].name.as_deref().unwrap_or_default().is_empty() {
-            let name = unique(ports, format!("port-{}", ports[index].port));
+            let name = unique_name(ports, format!("port-{}", ports[index].port));
             ports[index].name = Some(name);
         }
     }
@@ -218,18 +218,18 @@ fn bare_port(name: String, number: i32) -> ServicePort {
     }
 }
 
-fn new_port(name: String, number: i32, container: &ContainerPortFact) -> ServicePort {
+fn new_port(name: String, number: i32, container: &DeclaredPort) -> ServicePort {
     let port = ServicePort {
         name: Some(name),
         port: number,
         ..ServicePort::default()
     };
-    pointed_to(&port, container)
+    with_target(&port, container)
 }
 
-/// The same port with this container port as its target: by name if possible, so that it is right
-/// for pods of any revision.
-fn pointed_to(port: &ServicePort, container: &ContainerPortFact) -> ServicePort {
+/// The port with this container port as its target. The target is a name if possible, so that it is
+/// valid for pods of any revision.
+fn with_target(port: &ServicePort, container: &DeclaredPort) -> ServicePort {
     let by_name = container
         .name
         .clone()
@@ -246,15 +246,15 @@ fn protocol_of(port: &ServicePort) -> &str {
     port.protocol.as_deref().unwrap_or(DEFAULT_PROTOCOL)
 }
 
-/// A port without a target has its own number as its target.
+/// The target of a port. Defaults to its own number.
 pub(super) fn target_of(port: &ServicePort) -> IntOrString {
     port.target_port
         .clone()
         .unwrap_or(IntOrString::Int(port.port))
 }
 
-/// Which container port is the target of a Service's port.
-pub(super) fn position_of(declared: &[ContainerPortFact], port: &ServicePort) -> Option<usize> {
+/// The index of the container port that is the target of a Service port.
+pub(super) fn find_target(declared: &[DeclaredPort], port: &ServicePort) -> Option<usize> {
     let protocol = protocol_of(port);
     let target = target_of(port);
     declared.iter().position(|container| {
@@ -272,7 +272,7 @@ fn is_free(ports: &[ServicePort], number: i32, protocol: &str) -> bool {
         .any(|port| port.port == number && protocol_of(port) == protocol)
 }
 
-fn free_name(ports: &[ServicePort], container: &ContainerPortFact) -> String {
+fn free_name(ports: &[ServicePort], container: &DeclaredPort) -> String {
     let is_taken = |name: &String| ports.iter().any(|port| port.name.as_ref() == Some(name));
     let own = container.name.clone().filter(|name| !is_taken(name));
     own.unwrap_or_else(|| {
@@ -280,11 +280,11 @@ fn free_name(ports: &[ServicePort], container: &ContainerPortFact) -> String {
             DEFAULT_PROTOCOL => String::new(),
             other => format!("-{}", other.to_ascii_lowercase()),
         };
-        unique(ports, format!("port-{}{suffix}", container.number))
+        unique_name(ports, format!("port-{}{suffix}", container.number))
     })
 }
 
-fn unique(ports: &[ServicePort], name: String) -> String {
+fn unique_name(ports: &[ServicePort], name: String) -> String {
     let is_taken = |name: &String| ports.iter().any(|port| port.name.as_ref() == Some(name));
     let numbered = (2..).map(|number: u32| format!("{name}-{number}"));
     // There are more numbers than ports.
@@ -294,9 +294,9 @@ fn unique(ports: &[ServicePort], name: String) -> String {
         .unwrap_or(name)
 }
 
-/// The numbers by which routes reach these Services of their own namespace.
+/// The numbers of the ports that routes use to reach these Services in the namespace of the routes.
 pub(super) fn routed_ports<'a>(
-    routes: impl Iterator<Item = &'a RouteFact>,
+    routes: impl Iterator<Item = &'a CachedRoute>,
     services: &[&str],
 ) -> BTreeSet<i32> {
     let mut numbers = BTreeSet::new();
@@ -331,31 +331,31 @@ pub(super) fn routed_ports<'a>(
     numbers
 }
 
-/// Why pods of a revision cannot serve what a Service of the user sends them; `None` if they can,
-/// as far as can be known.
+/// Why pods of a revision cannot be reached through the ports of a user's Service. `None` if no
+/// problem is known.
 ///
-/// `before` is what the containers declare that the Service sends requests to today.
+/// `before` contains the ports declared by the revision that the Service currently selects.
 pub(super) fn unreachable_port(
     ports: &[ServicePort],
-    declared: &[ContainerPortFact],
-    before: &[ContainerPortFact],
+    declared: &[DeclaredPort],
+    before: &[DeclaredPort],
     routed: &BTreeSet<i32>,
 ) -> Option<String> {
     let counts = |port: &&ServicePort| routed.is_empty() || routed.contains(&port.port);
-    let known = || list(declared);
-    ports.iter().filter(counts).filter(|port| position_of(declared, port).is_none()).find_map(|port| {
+    let known = || describe_declared(declared);
+    ports.iter().filter(counts).filter(|port| find_target(declared, port).is_none()).find_map(|port| {
         match target_of(port) {
             IntOrString::String(name) => Some(format!(
-                "port {} leads to the container port named `{name}`, and the template has none of that name ({}): name \
+                "port {} targets the container port named `{name}`, which the template does not declare ({}): name \
                  the port `{name}` in spec.template, or change the Service's targetPort",
                 port.port,
                 known()
             )),
-            // A container may listen on a port that it does not declare; one that was declared
-            // before has moved.
-            IntOrString::Int(number) if !declared.is_empty() && position_of(before, port).is_some() => Some(format!(
-                "port {} leads to container port {number} by its number, and the template has moved it ({}): give the \
-                 container port a name and write that name as the Service's targetPort, so that both versions can be \
+            // A container may listen on undeclared ports. A port that was declared before has
+            // moved.
+            IntOrString::Int(number) if !declared.is_empty() && find_target(before, port).is_some() => Some(format!(
+                "port {} targets container port {number} by number, but the template has moved it ({}): give the \
+                 container port a name and set the Service's targetPort to that name, so that both versions can be \
                  reached",
                 port.port,
                 known()
@@ -365,7 +365,7 @@ pub(super) fn unreachable_port(
     })
 }
 
-fn list(declared: &[ContainerPortFact]) -> String {
+fn describe_declared(declared: &[DeclaredPort]) -> String {
     if declared.is_empty() {
         return "it declares no ports".to_owned();
     }
@@ -376,7 +376,7 @@ fn list(declared: &[ContainerPortFact]) -> String {
     format!("it declares {}", each.collect::<Vec<_>>().join(", "))
 }
 
-/// The ports of a Service as another one can have them: a node port belongs to one Service alone.
+/// The ports for a copy of a Service. A node port belongs to only one Service.
 pub(super) fn without_node_ports(ports: &[ServicePort]) -> Vec<ServicePort> {
     ports
         .iter()
@@ -387,7 +387,7 @@ pub(super) fn without_node_ports(ports: &[ServicePort]) -> Vec<ServicePort> {
         .collect()
 }
 
-/// The same ports, each with the node port that it has in `now`.
+/// The ports, each with the node port that it has in `now`.
 pub(super) fn with_node_ports_of(ports: &[ServicePort], now: &[ServicePort]) -> Vec<ServicePort> {
     let node_port = |port: &ServicePort| {
         let same = now
@@ -404,19 +404,19 @@ pub(super) fn with_node_ports_of(ports: &[ServicePort], now: &[ServicePort]) -> 
         .collect()
 }
 
-/// The ports of `own`, with the node ports that it was given, and those of `other` that it lacks.
-pub(super) fn joined(own: &[ServicePort], other: &[ServicePort]) -> Vec<ServicePort> {
+/// The ports of `own`, plus the ports of `other` that it lacks.
+pub(super) fn merge_ports(own: &[ServicePort], other: &[ServicePort]) -> Vec<ServicePort> {
     let mut ports = own.to_vec();
     for port in without_node_ports(other) {
         if is_free(&ports, port.port, protocol_of(&port)) {
-            let name = port.name.clone().map(|name| unique(&ports, name));
+            let name = port.name.clone().map(|name| unique_name(&ports, name));
             ports.push(ServicePort { name, ..port });
         }
     }
     ports
 }
 
-/// Two lists of ports that the API server stores alike.
+/// Whether the API server would store both lists as equal.
 pub(super) fn same_ports(one: &[ServicePort], other: &[ServicePort]) -> bool {
     let key = |port: &ServicePort| {
         let ServicePort {

@@ -1,4 +1,4 @@
-//! ReplicaSets: one per revision, scaled by hand of the planner, deleted only when empty.
+//! ReplicaSets: one per revision. They are scaled as decided, and deleted only when empty.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, Preconditions};
@@ -9,11 +9,11 @@ use serin_crds::api_status;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 use tokio::time::timeout;
 
-use super::{EffectError, Hands, TIMEOUT, as_json, patch_params, post_params};
+use super::{EffectError, EffectExecutor, TIMEOUT, as_json, patch_params, post_params};
+use crate::cluster_cache::{CachedObject, CachedReplicaSet};
 use crate::revision;
-use crate::world::{Fact, ReplicaSetFact};
 
-/// As plain JSON: a field of the template that this build does not know must reach the API server.
+/// Untyped, so that template fields unknown to this build reach the API server.
 fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(
         client.clone(),
@@ -22,7 +22,7 @@ fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
     )
 }
 
-impl Hands<'_> {
+impl EffectExecutor<'_> {
     pub(super) async fn create_replica_set(
         &self,
         revision: &Revision,
@@ -31,11 +31,11 @@ impl Hands<'_> {
         let made = self.new_replica_set(revision, replicas)?;
         let name = made.metadata.name.clone().unwrap_or_default();
         let api = api(self.client, self.namespace());
-        self.may_write("ReplicaSet", "create")?;
+        self.authorize_write("ReplicaSet", "create")?;
         match api.create(&post_params(), &made).await {
             Ok(answer) => {
-                self.take_in(&answer)?;
-                tracing::info!(%revision, replicas, "made a ReplicaSet");
+                self.cache_replica_set(&answer)?;
+                tracing::info!(%revision, replicas, "created ReplicaSet");
                 Ok(())
             }
             Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
@@ -43,12 +43,12 @@ impl Hands<'_> {
                     .get(&name)
                     .await
                     .map_err(EffectError::api(format!("ReplicaSet {name}")))?;
-                let found = self.take_in(&found)?;
+                let found = self.cache_replica_set(&found)?;
                 if found.owner_uid.as_deref() == Some(self.rollout.uid()) {
                     return Ok(());
                 }
                 Err(EffectError::Impossible(format!(
-                    "ReplicaSet {name} exists and belongs to somebody else: the revision gets another name"
+                    "ReplicaSet {name} already exists and belongs to another owner: the revision will get another name"
                 )))
             }
             Err(error) => Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
@@ -75,7 +75,7 @@ impl Hands<'_> {
         );
         let hash = (
             TEMPLATE_HASH_ANNOTATION.to_owned(),
-            revision::written_hash(spec),
+            revision::template_hash(spec),
         );
         set.metadata.annotations = Some([hash].into());
         set.metadata.owner_references = Some(vec![self.owner()?]);
@@ -83,7 +83,7 @@ impl Hands<'_> {
             "replicas": replicas,
             "minReadySeconds": spec.min_ready_seconds.unwrap_or(0),
             "selector": revision::selector(spec, revision.as_str()),
-            "template": revision::labelled(spec, self.name(), revision.as_str()),
+            "template": revision::with_serin_labels(spec, self.name(), revision.as_str()),
         }});
         Ok(set)
     }
@@ -94,7 +94,7 @@ impl Hands<'_> {
         name: &str,
         replicas: u32,
     ) -> Result<(), EffectError> {
-        let known = self.known_set(name)?;
+        let known = self.cached_replica_set(name)?;
         if known.desired == replicas {
             return Ok(());
         }
@@ -105,22 +105,22 @@ impl Hands<'_> {
         {
             patch["spec"]["minReadySeconds"] = seconds.into();
         }
-        self.may_write("ReplicaSet", "patch")?;
+        self.authorize_write("ReplicaSet", "patch")?;
         let patched = api(self.client, self.namespace())
             .patch(name, &patch_params(), &Patch::Merge(patch))
             .await;
         let patched = patched.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
-        self.take_in(&patched)?;
-        tracing::info!(%revision, from = known.desired, to = replicas, "scaled a ReplicaSet");
+        self.cache_replica_set(&patched)?;
+        tracing::info!(%revision, from = known.desired, to = replicas, "scaled ReplicaSet");
         Ok(())
     }
 
-    /// Brings the fields of ReplicaSets up to date that follow the spec without being part of the
-    /// template, so that a change of them is no new revision. An empty ReplicaSet gets them when it
-    /// is scaled up.
+    /// Updates the fields of ReplicaSets that follow the spec but are not part of the template, so
+    /// that a change of them does not create a revision. Empty ReplicaSets are updated when they
+    /// are scaled up.
     ///
     /// # Errors
-    /// The first failure, after all have been tried.
+    /// The first failure, after all ReplicaSets have been tried.
     pub async fn update_replica_sets(&self) -> Result<(), EffectError> {
         let Some(seconds) = self.min_ready_seconds() else {
             return Ok(());
@@ -129,15 +129,15 @@ impl Hands<'_> {
         let mut failure = None;
         for set in self.snapshot.replica_sets.values() {
             let name = &set.identity.key.name;
-            let known = self.world.replica_sets.get(&set.identity.key);
-            let is_behind = |known: &std::sync::Arc<ReplicaSetFact>| {
+            let known = self.cache.replica_sets.get(&set.identity.key);
+            let is_behind = |known: &std::sync::Arc<CachedReplicaSet>| {
                 known.min_ready_seconds != seconds && (known.desired > 0 || known.replicas > 0)
             };
             let Some(known) = known.filter(is_behind) else {
                 continue;
             };
             let patch = json!({"metadata": {"uid": known.identity.uid}, "spec": {"minReadySeconds": seconds}});
-            self.may_write("ReplicaSet", "patch")?;
+            self.authorize_write("ReplicaSet", "patch")?;
             let write = timeout(
                 TIMEOUT,
                 api.patch(name, &patch_params(), &Patch::Merge(patch)),
@@ -147,7 +147,7 @@ impl Hands<'_> {
                 Ok(answer) => answer.map_err(EffectError::api(format!("ReplicaSet {name}"))),
                 Err(_) => Err(EffectError::Timeout),
             };
-            match written.and_then(|answer| self.take_in(&answer)) {
+            match written.and_then(|answer| self.cache_replica_set(&answer)) {
                 Ok(_) => tracing::info!(replica_set = %name, seconds, "updated minReadySeconds"),
                 Err(error) => failure = Some(error),
             }
@@ -155,7 +155,7 @@ impl Hands<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    /// As the spec has it now; `None` if the spec cannot be read.
+    /// The value in the spec. `None` if the spec cannot be decoded.
     fn min_ready_seconds(&self) -> Option<i32> {
         self.spec.map(|spec| spec.min_ready_seconds.unwrap_or(0))
     }
@@ -165,7 +165,7 @@ impl Hands<'_> {
         revision: &Revision,
         name: &str,
     ) -> Result<(), EffectError> {
-        let known = self.known_set(name)?;
+        let known = self.cached_replica_set(name)?;
         if known.desired > 0 || known.replicas > 0 {
             return Err(EffectError::Conflict(format!(
                 "ReplicaSet {name}, which is not empty,"
@@ -176,37 +176,42 @@ impl Hands<'_> {
             uid: Some(identity.uid.clone()),
             resource_version: Some(identity.resource_version.clone()),
         });
-        self.may_write("ReplicaSet", "delete")?;
+        self.authorize_write("ReplicaSet", "delete")?;
         match api(self.client, self.namespace())
             .delete(name, &params)
             .await
         {
             Ok(_) => {
-                tracing::info!(%revision, "deleted an empty ReplicaSet beyond the history limit")
+                tracing::info!(%revision, "deleted ReplicaSet beyond the history limit")
             }
             Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {}
             Err(error) => return Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
         }
-        self.world.replica_sets.remove(&identity.key);
+        self.cache.replica_sets.remove(&identity.key);
         Ok(())
     }
 
-    fn known_set(&self, name: &str) -> Result<std::sync::Arc<ReplicaSetFact>, EffectError> {
-        let known = self.world.replica_sets.get(&self.key(name));
+    fn cached_replica_set(
+        &self,
+        name: &str,
+    ) -> Result<std::sync::Arc<CachedReplicaSet>, EffectError> {
+        let known = self.cache.replica_sets.get(&self.key(name));
         known.ok_or_else(|| EffectError::Conflict(format!("ReplicaSet {name}, which is gone,")))
     }
 
-    fn take_in(
+    fn cache_replica_set(
         &self,
         answer: &DynamicObject,
-    ) -> Result<std::sync::Arc<ReplicaSetFact>, EffectError> {
+    ) -> Result<std::sync::Arc<CachedReplicaSet>, EffectError> {
         let set: ReplicaSet = serde_json::from_value(as_json(answer)).map_err(|problem| {
-            EffectError::Impossible(format!("the API server's answer cannot be read: {problem}"))
+            EffectError::Impossible(format!(
+                "cannot decode the response of the API server: {problem}"
+            ))
         })?;
-        Ok(self.world.replica_sets.put(ReplicaSetFact::from(set)))
+        Ok(self.cache.replica_sets.put(CachedReplicaSet::from(set)))
     }
 }
 
-fn preconditions(known: &ReplicaSetFact) -> Value {
+fn preconditions(known: &CachedReplicaSet) -> Value {
     json!({"uid": known.identity.uid, "resourceVersion": known.identity.resource_version})
 }

@@ -1,5 +1,5 @@
-//! The split in a route: changed by JSON Patch on what was read, recorded before the first change,
-//! restored at the end.
+//! Traffic weights in routes: changed by JSON Patch, recorded before the first change, and restored
+//! at the end.
 
 use kube::Api;
 use kube::api::{DynamicObject, Patch};
@@ -10,13 +10,13 @@ use serin_core::state::Stage;
 use serin_core::units::Weight;
 use serin_crds::api_status;
 use serin_crds::status::OriginalRoute;
-use serin_traffic::Original;
+use serin_traffic::OriginalWeights;
 
-use super::{EffectError, Hands, patch_params};
+use super::{EffectError, EffectExecutor, patch_params};
+use crate::cluster_cache::{CachedObject, CachedRoute, ClusterCache, Discovery, Key};
 use crate::observe::Snapshot;
-use crate::world::{Discovery, Fact, Key, RouteFact, World};
 
-/// A conflict is tried once more on a fresh read.
+/// A conflict is retried once after a new read.
 const ATTEMPTS: usize = 2;
 
 const fn kind_name(kind: RouteKind) -> &'static str {
@@ -25,59 +25,62 @@ const fn kind_name(kind: RouteKind) -> &'static str {
     }
 }
 
-/// The routes as they must be remembered: before any of `effects` changes them, and with the
-/// beginning of a release, so that they need no write of their own. What is `known` of others
-/// stays.
-pub fn originals(
+/// The original routes to record in the status, before any effect of `decision` changes them. They
+/// are recorded at the start of a release, so that they need no additional write. Entries of other
+/// routes in `known` are kept.
+pub fn original_routes(
     known: &[OriginalRoute],
     decision: &Decision,
     routing: Option<&Routing>,
     snapshot: &Snapshot,
     rollout: &Key,
-    world: &World,
+    cache: &ClusterCache,
 ) -> Vec<OriginalRoute> {
     let mut all = known.to_vec();
-    // What has been given back is forgotten first: the plan may name the same route with other
+    // Restored entries are removed first, because the plan may use the same route with other
     // Services.
     all.retain(|entry| {
-        routing.is_some_and(|routing| is_named(entry, routing))
-            || !is_restored(entry, routing, rollout, world)
+        routing.is_some_and(|routing| is_in_plan(entry, routing))
+            || !is_restored(entry, routing, rollout, cache)
     });
     let Some(routing) = routing else { return all };
     let releasing = matches!(decision.state.stage, Stage::Progressing | Stage::Promoting);
     for route in &routing.routes {
         let changes = |effect: &Effect| matches!(effect, Effect::SetWeight { route: changed, .. } if changed == route);
-        // Its entry is about other Services and is given back first.
-        let is_left = all
+        // Its entry is about other Services, and must be restored first.
+        let is_orphaned = all
             .iter()
-            .any(|entry| is_of(entry, route) && !is_named(entry, routing));
-        let is_new = releasing && original_of(&all, route, routing).is_none();
-        let Some(fact) = snapshot.routes.get(&route.name) else {
+            .any(|entry| is_for_route(entry, route) && !is_in_plan(entry, routing));
+        let is_new = releasing && recorded_original(&all, route, routing).is_none();
+        let Some(cached) = snapshot.routes.get(&route.name) else {
             continue;
         };
-        if !is_left && (is_new || decision.effects.iter().any(changes)) {
-            remember(&mut all, route, &fact.object, routing);
+        if !is_orphaned && (is_new || decision.effects.iter().any(changes)) {
+            record_original(&mut all, route, &cached.object, routing);
         }
     }
     all
 }
 
-fn is_of(entry: &OriginalRoute, route: &RouteRef) -> bool {
+fn is_for_route(entry: &OriginalRoute, route: &RouteRef) -> bool {
     kind_name(route.kind) == entry.kind && route.name == entry.name
 }
 
-/// Whether the plan names the route with the same two Services.
-fn is_named(entry: &OriginalRoute, routing: &Routing) -> bool {
+/// Whether the plan uses the route with the same two Services.
+fn is_in_plan(entry: &OriginalRoute, routing: &Routing) -> bool {
     let is_current = |recorded: &Option<String>, named: &String| {
         recorded.as_ref().is_none_or(|name| name == named)
     };
-    routing.routes.iter().any(|route| is_of(entry, route))
+    routing
+        .routes
+        .iter()
+        .any(|route| is_for_route(entry, route))
         && is_current(&entry.stable_service, &routing.stable_service)
         && is_current(&entry.canary_service, &routing.canary_service)
 }
 
-/// The two Services that the route was divided between. An entry from before they were recorded is
-/// about the plan's own.
+/// The two Services between which the route was split. Entries without Services were written by
+/// older versions and are about the Services of the plan.
 fn services_of<'a>(
     entry: &'a OriginalRoute,
     routing: Option<&'a Routing>,
@@ -93,71 +96,81 @@ fn services_of<'a>(
     Some((stable, canary))
 }
 
-/// Whether there is anything to put back in a route.
-pub fn is_changed(
+/// Whether the route must be restored.
+pub fn needs_restore(
     entry: &OriginalRoute,
     routing: Option<&Routing>,
     rollout: &Key,
-    world: &World,
+    cache: &ClusterCache,
 ) -> bool {
-    !is_restored(entry, routing, rollout, world)
+    !is_restored(entry, routing, rollout, cache)
 }
 
-/// Whether there is nothing left to put back.
+/// Whether nothing is left to restore.
 fn is_restored(
     entry: &OriginalRoute,
     routing: Option<&Routing>,
     rollout: &Key,
-    world: &World,
+    cache: &ClusterCache,
 ) -> bool {
-    // Only if the kind was served before and after is the missing object a deleted one.
-    let served = world.route_kind.is_served();
+    // A missing object was deleted only if the kind was served both before and after the lookup.
+    let served = cache.route_kind.is_served();
     let Some((stable, canary)) = services_of(entry, routing) else {
         return false;
     };
-    let fact = world.routes.get(&Key::new(&rollout.namespace, &entry.name));
-    let Some(fact) = fact else {
-        return served && world.route_kind.is_served();
+    let cached = cache.routes.get(&Key::new(&rollout.namespace, &entry.name));
+    let Some(cached) = cached else {
+        return served && cache.route_kind.is_served();
     };
-    let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else {
+    let Ok(original) = serde_json::from_str::<OriginalWeights>(&entry.backends) else {
         return true;
     };
-    let patch = serin_traffic::restore(&fact.object, &original, stable, canary);
+    let patch = serin_traffic::restore(&cached.object, &original, stable, canary);
     patch.is_ok_and(|patch| patch.0.is_empty())
 }
 
-/// Gives back the routes that the plan names no longer, or with other Services: nobody would look
-/// after the share that they give to the canary. Returns whether any was changed.
+/// Restores the routes that the plan no longer uses, or uses with other Services. Nothing else
+/// would update the weight that they give to the canary. Returns whether any route was changed.
 ///
 /// # Errors
-/// The first failure, after all have been tried.
-pub async fn restore_left(hands: &Hands<'_>) -> Result<bool, EffectError> {
-    let is_left = |entry: &&OriginalRoute| {
-        hands
+/// The first failure, after all routes have been tried.
+pub async fn restore_orphaned_routes(executor: &EffectExecutor<'_>) -> Result<bool, EffectError> {
+    let is_orphaned = |entry: &&OriginalRoute| {
+        executor
             .plan
             .routing()
-            .is_none_or(|routing| !is_named(entry, routing))
+            .is_none_or(|routing| !is_in_plan(entry, routing))
     };
-    match restore(hands, hands.status.original_routes.iter().filter(is_left)).await {
-        // They stay recorded, and are restored once the kind is back.
+    match restore(
+        executor,
+        executor.status.original_routes.iter().filter(is_orphaned),
+    )
+    .await
+    {
+        // They stay recorded, and are restored when the kind is served again.
         Err(EffectError::KindAbsent(_)) => Ok(false),
         restored => restored,
     }
 }
 
-fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, routing: &Routing) {
-    let known = original_of(all, route, routing);
+fn record_original(
+    all: &mut Vec<OriginalRoute>,
+    route: &RouteRef,
+    object: &Value,
+    routing: &Routing,
+) {
+    let known = recorded_original(all, route, routing);
     let (stable, canary) = (&routing.stable_service, &routing.canary_service);
-    let fresh = serin_traffic::refreshed(
+    let fresh = serin_traffic::refresh_original(
         object,
         route.rule.as_deref(),
         stable,
         canary,
         known.as_ref(),
     );
-    // A route that cannot be read is not changed either.
+    // A route that cannot be decoded is not changed either.
     let Ok(mut fresh) = fresh else { return };
-    // Several entries of a plan may name rules of one route.
+    // Several entries of a plan may refer to rules of the same route.
     let others = known.into_iter().flat_map(|known| known.rules);
     for rule in others {
         if fresh
@@ -180,20 +193,24 @@ fn remember(all: &mut Vec<OriginalRoute>, route: &RouteRef, object: &Value, rout
         stable_service: Some(stable.clone()),
         canary_service: Some(canary.clone()),
     };
-    match all.iter_mut().find(|entry| is_of(entry, route)) {
+    match all.iter_mut().find(|entry| is_for_route(entry, route)) {
         Some(entry) => *entry = fresh,
         None => all.push(fresh),
     }
 }
 
-fn original_of(all: &[OriginalRoute], route: &RouteRef, routing: &Routing) -> Option<Original> {
+fn recorded_original(
+    all: &[OriginalRoute],
+    route: &RouteRef,
+    routing: &Routing,
+) -> Option<OriginalWeights> {
     let entry = all
         .iter()
-        .find(|entry| is_of(entry, route) && is_named(entry, routing))?;
+        .find(|entry| is_for_route(entry, route) && is_in_plan(entry, routing))?;
     serde_json::from_str(&entry.backends).ok()
 }
 
-impl Hands<'_> {
+impl EffectExecutor<'_> {
     pub(super) async fn set_weight(
         &self,
         route: &RouteRef,
@@ -202,11 +219,11 @@ impl Hands<'_> {
         let routing = self
             .plan
             .routing()
-            .ok_or_else(|| EffectError::Impossible("the plan names no router".to_owned()))?;
-        let original = original_of(&self.status.original_routes, route, routing);
+            .ok_or_else(|| EffectError::Impossible("the plan has no router".to_owned()))?;
+        let original = recorded_original(&self.status.original_routes, route, routing);
         if original.is_none() {
             return Err(EffectError::Impossible(format!(
-                "HTTPRoute {} is not yet recorded as it was",
+                "the original backends of HTTPRoute {} are not recorded yet",
                 route.name
             )));
         }
@@ -224,56 +241,57 @@ impl Hands<'_> {
             })
             .await?;
         if written {
-            self.metrics.weight_changed();
-            tracing::info!(route = %route.name, weight = %canary, "the route gives the canary this share");
+            self.metrics.record_weight_change();
+            tracing::info!(route = %route.name, weight = %canary, "set canary weight");
         }
         Ok(())
     }
 
-    /// Patches a route; false where there was nothing to change.
+    /// Patches a route. Returns false if there was nothing to change.
     async fn change_route(
         &self,
         name: &str,
-        patch_for: impl Fn(&Value) -> Result<json_patch::Patch, serin_traffic::RouteProblem>,
+        patch_for: impl Fn(&Value) -> Result<json_patch::Patch, serin_traffic::RouteError>,
     ) -> Result<bool, EffectError> {
         let resource = self
-            .world
+            .cache
             .route_kind
             .resource()
             .map_err(EffectError::KindAbsent)?;
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), self.namespace(), &resource);
         let key = self.key(name);
-        let mut fact = match self.world.routes.get(&key) {
-            Some(fact) => fact,
+        let mut cached = match self.cache.routes.get(&key) {
+            Some(cached) => cached,
             None => self.read_route(&api, name).await?,
         };
         for attempt in 1..=ATTEMPTS {
-            let patch = patch_for(&fact.object).map_err(|problem| {
+            let patch = patch_for(&cached.object).map_err(|problem| {
                 EffectError::Impossible(format!("HTTPRoute {name}: {problem}"))
             })?;
             if patch.0.is_empty() {
                 return Ok(false);
             }
-            self.may_write("HTTPRoute", "patch")?;
+            self.authorize_write("HTTPRoute", "patch")?;
             match api
                 .patch(name, &patch_params(), &Patch::Json::<()>(patch))
                 .await
             {
                 Ok(answer) => {
-                    self.world.routes.put(RouteFact::from(answer));
+                    self.cache.routes.put(CachedRoute::from(answer));
                     return Ok(true);
                 }
-                // A failed `test` operation is told as invalid (422), a race within the server as a
-                // conflict.
+                // The API server returns Invalid (422) for a failed `test` operation, and Conflict
+                // for a race during the write.
                 Err(kube::Error::Api(status))
                     if attempt < ATTEMPTS
                         && (api_status::is_invalid(&status)
                             || api_status::is_conflict(&status)) =>
                 {
-                    let before = fact.identity().resource_version.clone();
-                    fact = self.read_route(&api, name).await?;
-                    if api_status::is_invalid(&status) && fact.identity().resource_version == before
+                    let before = cached.identity().resource_version.clone();
+                    cached = self.read_route(&api, name).await?;
+                    if api_status::is_invalid(&status)
+                        && cached.identity().resource_version == before
                     {
                         return Err(EffectError::Refused {
                             what: format!("HTTPRoute {name}"),
@@ -291,51 +309,56 @@ impl Hands<'_> {
         &self,
         api: &Api<DynamicObject>,
         name: &str,
-    ) -> Result<std::sync::Arc<RouteFact>, EffectError> {
+    ) -> Result<std::sync::Arc<CachedRoute>, EffectError> {
         let fresh = match api.get(name).await {
             Ok(fresh) => fresh,
             Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {
-                self.world.routes.remove(&self.key(name));
+                self.cache.routes.remove(&self.key(name));
                 return Err(EffectError::Impossible(format!(
                     "HTTPRoute {name} does not exist"
                 )));
             }
             Err(error) => return Err(self.route_error(name, error)),
         };
-        Ok(self.world.routes.put(RouteFact::from(fresh)))
+        Ok(self.cache.routes.put(CachedRoute::from(fresh)))
     }
 
-    /// A 404 that is not about the object means that the version which was served is served no
-    /// longer.
+    /// A 404 that is not about the object means that this version is no longer served.
     fn route_error(&self, name: &str, error: kube::Error) -> EffectError {
         if let kube::Error::Api(status) = &error
             && api_status::is_missing_kind(status)
         {
-            self.world.route_kind.request_recheck();
+            self.cache.route_kind.request_recheck();
         }
         EffectError::api(format!("HTTPRoute {name}"))(error)
     }
 }
 
-/// Gives the routes back as they were; those that no longer exist are left alone.
+/// Restores all routes. Missing routes are skipped.
 ///
 /// # Errors
-/// The first failure, after all have been tried.
-pub async fn restore_all(
-    hands: &Hands<'_>,
-    originals: &[OriginalRoute],
+/// The first failure, after all routes have been tried.
+pub async fn restore_all_routes(
+    executor: &EffectExecutor<'_>,
+    original_routes: &[OriginalRoute],
 ) -> Result<(), EffectError> {
-    match restore(hands, originals.iter()).await {
-        // The last look may be half a minute old. Without the kind there are no routes left to
+    match restore(executor, original_routes.iter()).await {
+        // The last discovery may be half a minute old. If the kind is gone, no routes are left to
         // restore.
         Err(EffectError::KindAbsent(why)) => {
-            match hands.world.route_kind.kind().discover(hands.client).await {
+            match executor
+                .cache
+                .route_kind
+                .kind()
+                .discover(executor.client)
+                .await
+            {
                 Discovery::Absent => {
-                    tracing::info!(%why, "the routes are gone with their kind: there is nothing to restore");
+                    tracing::info!(%why, "the route kind is not served; no routes to restore");
                     Ok(())
                 }
                 _ => {
-                    hands.world.route_kind.request_recheck();
+                    executor.cache.route_kind.request_recheck();
                     Err(EffectError::KindAbsent(why))
                 }
             }
@@ -345,19 +368,19 @@ pub async fn restore_all(
 }
 
 async fn restore(
-    hands: &Hands<'_>,
-    originals: impl Iterator<Item = &OriginalRoute>,
+    executor: &EffectExecutor<'_>,
+    original_routes: impl Iterator<Item = &OriginalRoute>,
 ) -> Result<bool, EffectError> {
     let (mut failure, mut absent) = (None, None);
     let mut changed = false;
-    for entry in originals {
-        let Ok(original) = serde_json::from_str::<Original>(&entry.backends) else {
+    for entry in original_routes {
+        let Ok(original) = serde_json::from_str::<OriginalWeights>(&entry.backends) else {
             continue;
         };
-        let Some((stable, canary)) = services_of(entry, hands.plan.routing()) else {
+        let Some((stable, canary)) = services_of(entry, executor.plan.routing()) else {
             continue;
         };
-        let restored = hands
+        let restored = executor
             .change_route(&entry.name, |object| {
                 serin_traffic::restore(object, &original, stable, canary)
             })
@@ -365,7 +388,7 @@ async fn restore(
         match restored {
             Ok(written) => changed |= written,
             Err(EffectError::Impossible(why)) => {
-                tracing::info!(route = %entry.name, %why, "the route cannot be restored and is left alone");
+                tracing::info!(route = %entry.name, %why, "cannot restore route; skipping");
             }
             Err(EffectError::KindAbsent(why)) => absent = Some(EffectError::KindAbsent(why)),
             Err(error) => failure = Some(error),

@@ -1,4 +1,5 @@
-//! The two Services: made where they are absent, and bound to a revision by their selector.
+//! The stable and canary Services: created if they do not exist, and bound to a revision by their
+//! selector.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,26 +15,26 @@ use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
 use tokio::time::timeout;
 
 use super::ports::{
-    PortInputs, joined, routed_ports, same_ports, service_ports, unreachable_port,
+    PortInputs, merge_ports, routed_ports, same_ports, service_ports, unreachable_port,
     with_node_ports_of, without_node_ports,
 };
-use super::{EffectError, Hands, TIMEOUT, patch_params, post_params};
-use crate::world::{ContainerPortFact, Fact, ServiceFact, ports};
+use super::{EffectError, EffectExecutor, TIMEOUT, patch_params, post_params};
+use crate::cluster_cache::{CachedObject, CachedService, DeclaredPort, container_ports};
 
 /// The cluster IP of a headless Service.
 const HEADLESS: &str = "None";
 
-/// What is known of the pods behind the two Services.
+/// The ports that are relevant for the two Services.
 struct PodPorts {
-    /// What the selected revision declares.
-    declared: Vec<ContainerPortFact>,
-    /// What the Rollout's spec declares.
-    upcoming: Vec<ContainerPortFact>,
-    /// The port numbers by which the routes reach the Services.
+    /// The ports declared by the selected revision.
+    declared: Vec<DeclaredPort>,
+    /// The ports declared by the Rollout's spec.
+    upcoming: Vec<DeclaredPort>,
+    /// The port numbers that the routes use to reach the Services.
     routed: BTreeSet<i32>,
 }
 
-impl Hands<'_> {
+impl EffectExecutor<'_> {
     pub(super) async fn bind_service(
         &self,
         side: Side,
@@ -41,14 +42,14 @@ impl Hands<'_> {
         revision: &Revision,
     ) -> Result<(), EffectError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), self.namespace());
-        if let Some(known) = self.world.services.get(&self.key(name)) {
+        if let Some(known) = self.cache.services.get(&self.key(name)) {
             return self.patch_service(&api, side, &known, revision).await;
         }
         let made = self.new_service(&api, side, name, revision).await?;
-        self.may_write("Service", "create")?;
+        self.authorize_write("Service", "create")?;
         match api.create(&post_params(), &made).await {
             Ok(service) => {
-                self.world.services.put(ServiceFact::from(service));
+                self.cache.services.put(CachedService::from(service));
                 Ok(())
             }
             Err(kube::Error::Api(status)) if api_status::is_already_exists(&status) => {
@@ -56,11 +57,11 @@ impl Hands<'_> {
                     .get(name)
                     .await
                     .map_err(EffectError::api(format!("Service {name}")))?;
-                let found = self.world.services.put(ServiceFact::from(found));
-                if self.is_ours(&found) {
+                let found = self.cache.services.put(CachedService::from(found));
+                if self.is_owned(&found) {
                     return self.patch_service(&api, side, &found, revision).await;
                 }
-                // Somebody else's, which is changed only once the Rollout holds its finalizer.
+                // A user's Service is changed only after the Rollout has its finalizer.
                 Err(EffectError::Conflict(format!("Service {name}")))
             }
             Err(error) => Err(EffectError::api(format!("Service {name}"))(error)),
@@ -71,7 +72,7 @@ impl Hands<'_> {
         &self,
         api: &Api<Service>,
         side: Side,
-        known: &ServiceFact,
+        known: &CachedService,
         revision: &Revision,
     ) -> Result<(), EffectError> {
         let name = &known.identity().key.name;
@@ -101,15 +102,15 @@ impl Hands<'_> {
             },
             "spec": {"selector": {REVISION_LABEL: revision.as_str()}},
         });
-        // In the same write: at no moment do the selector and the ports belong to different
-        // revisions.
-        if self.is_ours(known)
+        // Both are changed in one write, so that the selector and the ports always belong to the
+        // same revision.
+        if self.is_owned(known)
             && let Some(change) = self.shape_change(side, known, revision)
         {
             json_patch::merge(&mut patch, &change);
         }
         self.write_service(api, name, patch).await?;
-        tracing::info!(service = %name, %revision, "the Service picks this revision");
+        tracing::info!(service = %name, %revision, "bound Service to revision");
         Ok(())
     }
 
@@ -119,19 +120,19 @@ impl Hands<'_> {
         name: &str,
         patch: Value,
     ) -> Result<(), EffectError> {
-        self.may_write("Service", "patch")?;
+        self.authorize_write("Service", "patch")?;
         let patched = api.patch(name, &patch_params(), &Patch::Merge(patch)).await;
-        self.forget_if_gone(&patched, name);
+        self.evict_if_stale(&patched, name);
         let patched = patched.map_err(EffectError::api(format!("Service {name}")))?;
-        self.world.services.put(ServiceFact::from(patched));
+        self.cache.services.put(CachedService::from(patched));
         Ok(())
     }
 
-    /// Brings the Services that Serin made up to date while their revision stays: the routes, the
-    /// template or the user's stable Service may have changed.
+    /// Updates the Services created by Serin while their revision stays the same, because the
+    /// routes, the template or the user's stable Service may have changed.
     ///
     /// # Errors
-    /// The first failure, after both have been tried.
+    /// The first failure, after both Services have been tried.
     pub async fn update_services(&self) -> Result<(), EffectError> {
         let Some(routing) = self.plan.routing() else {
             return Ok(());
@@ -143,10 +144,10 @@ impl Hands<'_> {
             (Side::Canary, &routing.canary_service),
         ] {
             let Some(known) = self
-                .world
+                .cache
                 .services
                 .get(&self.key(name))
-                .filter(|known| self.is_ours(known))
+                .filter(|known| self.is_owned(known))
             else {
                 continue;
             };
@@ -162,7 +163,7 @@ impl Hands<'_> {
                 .unwrap_or(Err(EffectError::Timeout))
             {
                 Ok(()) => {
-                    tracing::info!(service = %name, %revision, "updated the ports of the Service")
+                    tracing::info!(service = %name, %revision, "updated Service")
                 }
                 Err(error) => failure = Some(error),
             }
@@ -170,19 +171,19 @@ impl Hands<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn is_ours(&self, service: &ServiceFact) -> bool {
+    fn is_owned(&self, service: &CachedService) -> bool {
         service.owner_uid.as_deref() == Some(self.rollout.uid())
     }
 
-    fn forget_if_gone<T>(&self, answer: &kube::Result<T>, name: &str) {
+    fn evict_if_stale<T>(&self, answer: &kube::Result<T>, name: &str) {
         if let Err(kube::Error::Api(status)) = answer
             && (api_status::is_missing_object(status)
                 || api_status::is_conflict(status)
-                // A patch that names the UID of a predecessor is invalid, and no conflict.
+                // A patch with the UID of a deleted predecessor returns Invalid, not Conflict.
                 || api_status::is_invalid(status))
         {
-            // What is known of it is out of date; the next look reads it again.
-            self.world.services.remove(&self.key(name));
+            // The cached Service is outdated. The next reconcile reads it again.
+            self.cache.services.remove(&self.key(name));
         }
     }
 
@@ -194,13 +195,13 @@ impl Hands<'_> {
         revision: &Revision,
     ) -> Result<Service, EffectError> {
         let spec = self.spec()?;
-        self.read_stable(api, side).await?;
+        self.check_ports_known(api, side).await?;
         self.check_reachable(side, None, revision)?;
         let shape = self.shape(side, None, revision);
         if shape.spec.ports.as_ref().is_none_or(Vec::is_empty) && shape.spec.cluster_ip.is_none() {
             return Err(EffectError::Impossible(format!(
-                "Service {name} does not exist and cannot be made: no container of the template names a port; \
-                 write spec.template.spec.containers[].ports, or make the Service"
+                "Service {name} does not exist and cannot be created: no container of the template declares a port; \
+                 set spec.template.spec.containers[].ports, or create the Service"
             )));
         }
         let mut selector: BTreeMap<String, String> =
@@ -227,10 +228,9 @@ impl Hands<'_> {
         })
     }
 
-    /// The canary's Service is made after the stable one. A new Service needs to know by which port
-    /// it is reached, which the routes say: one that was applied a moment after its Rollout is
-    /// waited for.
-    async fn read_stable(&self, api: &Api<Service>, side: Side) -> Result<(), EffectError> {
+    /// Checks that the ports of a new Service can be determined. The canary Service is created
+    /// after the stable one. The routes determine the ports, so a missing route is waited for.
+    async fn check_ports_known(&self, api: &Api<Service>, side: Side) -> Result<(), EffectError> {
         let Some(routing) = self.plan.routing() else {
             return Ok(());
         };
@@ -241,7 +241,7 @@ impl Hands<'_> {
                 .await
                 .map_err(EffectError::api(format!("Service {name}")))?;
             if let Some(stable) = stable {
-                self.world.services.put(ServiceFact::from(stable));
+                self.cache.services.put(CachedService::from(stable));
             }
         }
         if side == Side::Canary && self.stable_service().is_some() {
@@ -254,24 +254,24 @@ impl Hands<'_> {
         absent.map_or(Ok(()), |absent| {
             let service = if side == Side::Stable { name } else { &routing.canary_service };
             Err(EffectError::Impossible(format!(
-                "Service {service} is made once route {} exists, which says by which port it is reached",
+                "Service {service} will be created once route {} exists, because the route determines its ports",
                 absent.name
             )))
         })
     }
 
-    fn stable_service(&self) -> Option<Arc<ServiceFact>> {
-        self.world
+    fn stable_service(&self) -> Option<Arc<CachedService>> {
+        self.cache
             .services
             .get(&self.key(&self.plan.routing()?.stable_service))
     }
 
-    /// What a revision's containers declare; nothing if its template is not known any more.
-    fn declared(&self, revision: &Revision) -> Vec<ContainerPortFact> {
+    /// The ports declared by a revision. Empty if its template is unknown.
+    fn declared(&self, revision: &Revision) -> Vec<DeclaredPort> {
         if let Some(set) = self.snapshot.replica_sets.get(revision) {
             return set.ports.clone();
         }
-        // Its ReplicaSet has yet to be made.
+        // Its ReplicaSet has not been created yet.
         let is_current = self.status.current_revision.as_deref() == Some(revision.as_str());
         if is_current {
             self.upcoming()
@@ -280,9 +280,9 @@ impl Hands<'_> {
         }
     }
 
-    fn upcoming(&self) -> Vec<ContainerPortFact> {
+    fn upcoming(&self) -> Vec<DeclaredPort> {
         self.spec
-            .map(|spec| ports::of_json(&spec.template.spec))
+            .map(|spec| container_ports::from_json(&spec.template.spec))
             .unwrap_or_default()
     }
 
@@ -305,13 +305,13 @@ impl Hands<'_> {
         }
     }
 
-    /// Whether the pods of a revision can be reached by the ports of the user's Services: told
-    /// before traffic is sent there, not by failing requests. A Service that has a revision already
-    /// is switched back without questions.
+    /// Checks that the pods of a revision can be reached through the ports of the user's Services,
+    /// before traffic is sent to them. A stable Service that is already bound can be switched back
+    /// without this check.
     fn check_reachable(
         &self,
         side: Side,
-        known: Option<&ServiceFact>,
+        known: Option<&CachedService>,
         revision: &Revision,
     ) -> Result<(), EffectError> {
         let is_first = known.is_none_or(|known| known.selects.is_none());
@@ -327,7 +327,7 @@ impl Hands<'_> {
         let of_user = known
             .into_iter()
             .chain(stable.as_deref())
-            .filter(|service| !self.is_ours(service));
+            .filter(|service| !self.is_owned(service));
         for service in of_user {
             let ports = service.spec.ports.as_deref().unwrap_or_default();
             if let Some(problem) = unreachable_port(ports, &pods.declared, &before, &pods.routed) {
@@ -340,8 +340,13 @@ impl Hands<'_> {
         Ok(())
     }
 
-    /// How a Service that Serin makes must look for this revision.
-    fn shape(&self, side: Side, known: Option<&ServiceFact>, revision: &Revision) -> Shape {
+    /// The desired spec of a Service created by Serin.
+    fn shape(
+        &self,
+        side: Side,
+        known: Option<&CachedService>,
+        revision: &Revision,
+    ) -> ServiceShape {
         let own = known
             .and_then(|known| known.spec.ports.as_deref())
             .unwrap_or_default();
@@ -349,24 +354,24 @@ impl Hands<'_> {
         let Some(stable) = stable else {
             let previous = known.and_then(|known| known.selects.as_ref());
             let ports = self.ports_of_revision(own, previous, revision);
-            return Shape {
+            return ServiceShape {
                 spec: ServiceSpec {
                     ports: Some(ports),
                     ..ServiceSpec::default()
                 },
-                ..Shape::default()
+                ..ServiceShape::default()
             };
         };
         let ports_of_stable = stable.spec.ports.as_deref().unwrap_or_default();
-        let ports = if self.is_ours(&stable) {
-            // The targets of the ports that it has are written for its own revision, those of a new
-            // one for stable's.
+        let ports = if self.is_owned(&stable) {
+            // The targets of its own ports refer to its own revision. The ports of a new Service
+            // refer to the stable revision.
             let previous = known.unwrap_or(&stable).selects.as_ref();
-            self.ports_of_revision(&joined(own, ports_of_stable), previous, revision)
+            self.ports_of_revision(&merge_ports(own, ports_of_stable), previous, revision)
         } else {
             without_node_ports(ports_of_stable)
         };
-        Shape::like(&stable, ports)
+        ServiceShape::copy_of(&stable, ports)
     }
 
     fn ports_of_revision(
@@ -392,25 +397,31 @@ impl Hands<'_> {
         })
     }
 
-    /// The merge patch that gives a Service its shape; `None` if it has it.
-    fn shape_change(&self, side: Side, known: &ServiceFact, revision: &Revision) -> Option<Value> {
-        self.shape(side, Some(known), revision).change_of(known)
+    /// The merge patch that applies the desired spec. `None` if there is no difference.
+    fn shape_change(
+        &self,
+        side: Side,
+        known: &CachedService,
+        revision: &Revision,
+    ) -> Option<Value> {
+        self.shape(side, Some(known), revision)
+            .merge_patch_for(known)
     }
 }
 
-/// The fields of a Service that Serin sets in those that it makes. Nothing external is among them:
-/// no type, no node port, no address. Neither is `publishNotReadyAddresses`: a canary gets no
-/// request before it is ready.
+/// The fields that Serin sets in the Services that it creates. It never sets external fields (type,
+/// node ports, addresses) or `publishNotReadyAddresses`: a canary gets no requests before it is
+/// ready.
 #[derive(Debug, Default)]
-struct Shape {
+struct ServiceShape {
     spec: ServiceSpec,
     annotations: BTreeMap<String, String>,
     is_copy: bool,
 }
 
-impl Shape {
-    /// As this Service, which serves the other side.
-    fn like(stable: &ServiceFact, ports: Vec<ServicePort>) -> Self {
+impl ServiceShape {
+    /// A copy of the Service of the other side.
+    fn copy_of(stable: &CachedService, ports: Vec<ServicePort>) -> Self {
         let from = stable.spec.clone();
         let is_headless = from.cluster_ip.as_deref() == Some(HEADLESS);
         Self {
@@ -430,7 +441,7 @@ impl Shape {
         }
     }
 
-    fn change_of(&self, known: &ServiceFact) -> Option<Value> {
+    fn merge_patch_for(&self, known: &CachedService) -> Option<Value> {
         let (wanted, now) = (&self.spec, &known.spec);
         let mut spec = Map::new();
         let mut annotations = Map::new();
@@ -461,7 +472,7 @@ impl Shape {
                 json!(wanted.traffic_distribution),
                 json!(now.traffic_distribution),
             );
-            // The first family of a Service cannot be changed, nor can whether it is headless.
+            // The first IP family and the headless property of a Service are immutable.
             let first = |spec: &ServiceSpec| {
                 spec.ip_families
                     .as_ref()
@@ -507,42 +518,51 @@ impl Shape {
     }
 }
 
-fn preconditions(known: &ServiceFact) -> Value {
+fn preconditions(known: &CachedService) -> Value {
     json!({"uid": known.identity().uid, "resourceVersion": known.identity().resource_version})
 }
 
-/// Takes our hand off the user's Services: they select the user's pods again, whatever their
-/// revision.
+/// Releases the user's Services: they select pods of any revision again.
 ///
 /// # Errors
-/// The first failure, after all have been tried.
-pub async fn release_all(hands: &Hands<'_>) -> Result<(), EffectError> {
-    let bound = hands.world.services.of_rollout(&hands.key(hands.name()));
-    release(hands, bound.iter().filter(|known| !hands.is_ours(known))).await
+/// The first failure, after all Services have been tried.
+pub async fn release_all_services(executor: &EffectExecutor<'_>) -> Result<(), EffectError> {
+    let bound = executor
+        .cache
+        .services
+        .for_rollout(&executor.key(executor.name()));
+    release(
+        executor,
+        bound.iter().filter(|known| !executor.is_owned(known)),
+    )
+    .await
 }
 
-/// Takes our hand off the Services that the plan names no longer. Nobody would switch them to the
-/// next revision, so each selects all pods of the Rollout from now on, as without a router.
+/// Releases the Services that the plan no longer uses. They would not be switched to the next
+/// revision, so they select all pods of the Rollout, as without a router.
 ///
 /// # Errors
-/// The first failure, after all have been tried.
-pub async fn release_left(hands: &Hands<'_>) -> Result<(), EffectError> {
+/// The first failure, after all Services have been tried.
+pub async fn release_orphaned_services(executor: &EffectExecutor<'_>) -> Result<(), EffectError> {
     let named = |name: &String| {
-        hands.plan.routing().is_some_and(|routing| {
+        executor.plan.routing().is_some_and(|routing| {
             [&routing.stable_service, &routing.canary_service].contains(&name)
         })
     };
-    let bound = hands.world.services.of_rollout(&hands.key(hands.name()));
-    let is_left =
-        |known: &&Arc<ServiceFact>| known.selects.is_some() && !named(&known.identity().key.name);
-    release(hands, bound.iter().filter(is_left)).await
+    let bound = executor
+        .cache
+        .services
+        .for_rollout(&executor.key(executor.name()));
+    let is_orphaned =
+        |known: &&Arc<CachedService>| known.selects.is_some() && !named(&known.identity().key.name);
+    release(executor, bound.iter().filter(is_orphaned)).await
 }
 
 async fn release(
-    hands: &Hands<'_>,
-    services: impl Iterator<Item = &Arc<ServiceFact>>,
+    executor: &EffectExecutor<'_>,
+    services: impl Iterator<Item = &Arc<CachedService>>,
 ) -> Result<(), EffectError> {
-    let api: Api<Service> = Api::namespaced(hands.client.clone(), hands.namespace());
+    let api: Api<Service> = Api::namespaced(executor.client.clone(), executor.namespace());
     let mut failure = None;
     for known in services {
         let name = &known.identity().key.name;
@@ -550,19 +570,19 @@ async fn release(
             "metadata": {"uid": known.identity().uid},
             "spec": {"selector": {REVISION_LABEL: null}},
         });
-        if !hands.is_ours(known) {
+        if !executor.is_owned(known) {
             patch["metadata"]["labels"] = json!({ROLLOUT_LABEL: null});
         }
-        match timeout(TIMEOUT, hands.write_service(&api, name, patch))
+        match timeout(TIMEOUT, executor.write_service(&api, name, patch))
             .await
             .unwrap_or(Err(EffectError::Timeout))
         {
             Ok(()) => {
-                tracing::info!(service = %name, "the Service selects pods of any revision again")
+                tracing::info!(service = %name, "released Service: it selects pods of any revision")
             }
-            // Gone, or created again by somebody else.
+            // The Service was deleted or replaced.
             Err(EffectError::Refused { .. } | EffectError::Conflict(_))
-                if hands.world.services.get(&hands.key(name)).is_none() => {}
+                if executor.cache.services.get(&executor.key(name)).is_none() => {}
             Err(error) => failure = Some(error),
         }
     }

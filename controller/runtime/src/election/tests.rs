@@ -1,4 +1,4 @@
-//! Elections against a Lease in memory, under paused time.
+//! Elections with an in-memory Lease and paused time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// One Lease behind the API server's rules: 404, 409 on a stale resourceVersion, a counter as
-/// resourceVersion.
+/// An in-memory Lease with the rules of the API server: 404, 409 for an outdated resourceVersion,
+/// and a counter as resourceVersion.
 #[derive(Clone, Default)]
 struct Store {
     lease: Arc<Mutex<Option<Value>>>,
@@ -23,7 +23,7 @@ impl Store {
         self.client_that_hangs(Arc::new(AtomicBool::new(false)))
     }
 
-    /// A client whose requests hang for as long as `hangs` says, apart from the store's own switch.
+    /// A client whose requests hang while `hangs` is set, in addition to the switch of the store.
     fn client_that_hangs(&self, hangs: Arc<AtomicBool>) -> Client {
         let store = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -49,18 +49,18 @@ impl Store {
         if *method == Method::GET {
             return stored
                 .clone()
-                .map_or_else(|| failure(404, "NotFound"), |lease| (StatusCode::OK, lease));
+                .map_or_else(|| error(404, "NotFound"), |lease| (StatusCode::OK, lease));
         }
         let mut sent: Value = serde_json::from_slice(body).unwrap();
         if *method == Method::POST && stored.is_some() {
-            return failure(409, "AlreadyExists");
+            return error(409, "AlreadyExists");
         }
         if *method == Method::PUT
             && stored.as_ref().is_none_or(|lease| {
                 lease["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"]
             })
         {
-            return failure(409, "Conflict");
+            return error(409, "Conflict");
         }
         let mut version = self.version.lock().unwrap();
         *version += 1;
@@ -79,7 +79,7 @@ impl Store {
     }
 }
 
-fn failure(code: u16, reason: &str) -> (StatusCode, Value) {
+fn error(code: u16, reason: &str) -> (StatusCode, Value) {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason});
     (StatusCode::from_u16(code).unwrap(), status)
 }
@@ -94,16 +94,16 @@ fn start(client: Client, identity: &str) -> Election {
     Election::start(client, candidate, Arc::new(Metrics::new()))
 }
 
-/// Ends a candidate as `kill -9` would: nothing is written any more.
+/// Ends a candidate like `kill -9`: nothing is written any more.
 fn kill(election: &Election) {
     election.task.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_candidate_leads_and_the_second_stands_by() {
+async fn the_first_candidate_leads_and_the_second_is_a_standby() {
     let store = Store::default();
     let first = start(store.client(), "a");
-    first.leadership().won().await;
+    first.leadership().wait_until_leading().await;
     let second = start(store.client(), "b");
     sleep(Duration::from_secs(60)).await;
     assert!(first.leadership().is_leader());
@@ -117,11 +117,11 @@ async fn a_standby_takes_over_within_five_seconds_of_a_kill_at_any_moment() {
         let store = Store::default();
         let first = start(store.client(), "a");
         let second = start(store.client(), "b");
-        first.leadership().won().await;
+        first.leadership().wait_until_leading().await;
         sleep(Duration::from_millis(3_000 + moment)).await;
         let killed_at = Instant::now();
         kill(&first);
-        second.leadership().won().await;
+        second.leadership().wait_until_leading().await;
         assert!(
             killed_at.elapsed() < Duration::from_secs(5),
             "{:?} after a kill at {moment} ms",
@@ -132,15 +132,15 @@ async fn a_standby_takes_over_within_five_seconds_of_a_kill_at_any_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clean_stop_hands_over_at_once() {
+async fn a_clean_stop_hands_over_immediately() {
     let store = Store::default();
     let first = start(store.client(), "a");
-    first.leadership().won().await;
+    first.leadership().wait_until_leading().await;
     let second = start(store.client(), "b");
     sleep(Duration::from_secs(5)).await;
     let stopped_at = Instant::now();
     first.release().await;
-    second.leadership().won().await;
+    second.leadership().wait_until_leading().await;
     assert!(
         stopped_at.elapsed() < Duration::from_millis(500),
         "{:?}",
@@ -149,10 +149,10 @@ async fn a_clean_stop_hands_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_holder_writes_once_a_second_and_a_standby_never() {
+async fn the_holder_writes_once_per_second_and_a_standby_never_writes() {
     let store = Store::default();
     let first = start(store.client(), "a");
-    first.leadership().won().await;
+    first.leadership().wait_until_leading().await;
     let _second = start(store.client(), "b");
     let before = store.writes.lock().unwrap().len();
     sleep(Duration::from_secs(100)).await;
@@ -170,7 +170,7 @@ async fn a_holder_that_cannot_renew_stops_acting_before_anyone_takes_over() {
     let store = Store::default();
     let cut_off = Arc::new(AtomicBool::new(false));
     let first = start(store.client_that_hangs(cut_off.clone()), "a");
-    first.leadership().won().await;
+    first.leadership().wait_until_leading().await;
     let second = start(store.client(), "b");
     sleep(Duration::from_secs(10)).await;
     cut_off.store(true, Ordering::SeqCst);
@@ -192,21 +192,21 @@ async fn a_holder_that_cannot_renew_stops_acting_before_anyone_takes_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_comes_back_finds_the_same_leader() {
+async fn the_leader_stays_the_same_after_an_api_server_outage() {
     let store = Store::default();
     let only = start(store.client(), "a");
-    only.leadership().won().await;
+    only.leadership().wait_until_leading().await;
     store.hangs.store(true, Ordering::SeqCst);
-    only.leadership().lost().await;
+    only.leadership().wait_until_lost().await;
     sleep(Duration::from_secs(60)).await;
     assert!(!only.leadership().is_leader());
     store.hangs.store(false, Ordering::SeqCst);
-    only.leadership().won().await;
+    only.leadership().wait_until_leading().await;
     assert!(only.leadership().is_leader());
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_candidates_exactly_one_wins() {
+async fn exactly_one_of_many_candidates_wins() {
     let store = Store::default();
     let elections: Vec<_> = (0..8)
         .map(|n| start(store.client(), &format!("c{n}")))
@@ -220,10 +220,10 @@ async fn of_many_candidates_exactly_one_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_somebody_edits_by_hand_stays_with_its_holder() {
+async fn a_manually_edited_lease_keeps_its_holder() {
     let store = Store::default();
     let first = start(store.client(), "a");
-    first.leadership().won().await;
+    first.leadership().wait_until_leading().await;
     {
         let mut lease = store.lease.lock().unwrap();
         let lease = lease.as_mut().unwrap();
@@ -239,14 +239,14 @@ async fn a_record_that_somebody_edits_by_hand_stays_with_its_holder() {
 }
 
 #[test]
-fn identities_differ_between_two_lives_of_one_pod() {
-    assert_ne!(identity("serin-0"), identity("serin-0"));
-    assert!(identity("serin-0").starts_with("serin-0_"));
+fn a_restarted_pod_gets_a_new_identity() {
+    assert_ne!(unique_identity("serin-0"), unique_identity("serin-0"));
+    assert!(unique_identity("serin-0").starts_with("serin-0_"));
 }
 
 #[tokio::test]
-async fn a_process_that_runs_alone_always_leads() {
-    let alone = Leadership::always();
-    alone.won().await;
+async fn a_process_without_election_always_leads() {
+    let alone = Leadership::without_election();
+    alone.wait_until_leading().await;
     assert!(alone.is_leader());
 }

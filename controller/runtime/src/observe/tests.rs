@@ -3,7 +3,7 @@ use serin_core::plan::RouteKind;
 use serin_crds::RolloutSpec;
 
 use super::*;
-use crate::world::{EndpointFact, Identity, Restarts};
+use crate::cluster_cache::{Identity, ReadyEndpoint, Restarts};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_750_000_000 + second).unwrap()
@@ -28,38 +28,38 @@ fn plan() -> Plan {
     spec.plan("checkout").unwrap()
 }
 
-fn set(revision: &str, available: u32) -> (Revision, Arc<ReplicaSetFact>) {
-    let fact = ReplicaSetFact {
+fn set(revision: &str, available: u32) -> (Revision, Arc<CachedReplicaSet>) {
+    let cached = CachedReplicaSet {
         identity: identity(&format!("checkout-{revision}")),
         rollout: "checkout".into(),
         revision: Some(Revision::new(revision)),
         desired: 2,
         available,
-        ..ReplicaSetFact::default()
+        ..CachedReplicaSet::default()
     };
-    (Revision::new(revision), Arc::new(fact))
+    (Revision::new(revision), Arc::new(cached))
 }
 
-fn pod(revision: &str, suffix: &str) -> PodFact {
-    PodFact {
+fn pod(revision: &str, suffix: &str) -> CachedPod {
+    CachedPod {
         identity: identity(&format!("checkout-{revision}-{suffix}")),
         rollout: "checkout".into(),
         revision: Some(Revision::new(revision)),
         owner_uid: Some(format!("uid-checkout-{revision}")),
         active: true,
         ready: true,
-        ..PodFact::default()
+        ..CachedPod::default()
     }
 }
 
-fn slice(service: &str, pods: &[&str]) -> Arc<SliceFact> {
+fn slice(service: &str, pods: &[&str]) -> Arc<CachedEndpointSlice> {
     let ready = pods
         .iter()
-        .map(|pod| EndpointFact {
+        .map(|pod| ReadyEndpoint {
             pod: Some((*pod).to_owned()),
         })
         .collect();
-    Arc::new(SliceFact {
+    Arc::new(CachedEndpointSlice {
         identity: identity(service),
         rollout: "checkout".into(),
         service: Some(service.into()),
@@ -67,17 +67,17 @@ fn slice(service: &str, pods: &[&str]) -> Arc<SliceFact> {
     })
 }
 
-fn service(name: &str, selects: &str) -> (String, Arc<ServiceFact>) {
-    let fact = ServiceFact {
+fn service(name: &str, selects: &str) -> (String, Arc<CachedService>) {
+    let cached = CachedService {
         identity: identity(name),
         rollout: Some("checkout".into()),
         selects: Some(Revision::new(selects)),
-        ..ServiceFact::default()
+        ..CachedService::default()
     };
-    (name.to_owned(), Arc::new(fact))
+    (name.to_owned(), Arc::new(cached))
 }
 
-fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<RouteFact>) {
+fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<CachedRoute>) {
     let mut backends =
         vec![json!({"name": "checkout", "port": 80, "weight": 100 - weight.unwrap_or(0)})];
     backends.extend(
@@ -92,7 +92,7 @@ fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<Ro
     });
     (
         "checkout".into(),
-        Arc::new(RouteFact {
+        Arc::new(CachedRoute {
             identity: identity("checkout"),
             generation,
             object,
@@ -125,12 +125,16 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Observed {
+fn observe_at(
+    snapshot: &Snapshot,
+    observation_times: &mut ObservationTimes,
+    now: Timestamp,
+) -> Observed {
     let state = State {
         release_started_at: Some(at(0)),
         ..State::default()
     };
-    let context = Context {
+    let context = ObserveInputs {
         state,
         spec_replicas: 4,
         replicas_source: ReplicasSource::Declared,
@@ -138,18 +142,18 @@ fn look(snapshot: &Snapshot, sightings: &mut Sightings, now: Timestamp) -> Obser
         spec_problem: None,
         plan_hash: None,
         target: Some(Revision::new("two")),
-        judgement: AnalysisReport::NotConfigured,
+        analysis: AnalysisReport::NotConfigured,
     };
-    observe(snapshot, &plan(), context, sightings, now)
+    observe(snapshot, &plan(), context, observation_times, now)
 }
 
 #[test]
-fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so() {
+fn available_pods_are_ready_and_counted_by_the_replica_set() {
     let mut snapshot = snapshot();
     let mut unready = pod("two", "b");
     unready.ready = false;
     snapshot.pods[3] = Arc::new(unready);
-    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
     assert_eq!(
         seen.replica_sets[&Revision::new("two")].available,
         1,
@@ -158,7 +162,7 @@ fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so
     snapshot
         .replica_sets
         .insert(Revision::new("one"), set("one", 0).1);
-    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
     assert_eq!(
         seen.replica_sets[&Revision::new("one")].available,
         0,
@@ -167,7 +171,7 @@ fn pods_count_as_available_only_while_they_are_ready_and_the_replica_set_says_so
 }
 
 #[test]
-fn restarts_and_crashes_are_those_of_the_revision() {
+fn restarts_and_crashes_belong_to_the_revision() {
     let mut snapshot = snapshot();
     let mut crashing = pod("two", "b");
     crashing.created_at = at(1);
@@ -180,7 +184,7 @@ fn restarts_and_crashes_are_those_of_the_revision() {
     let mut pulling = pod("two", "a");
     pulling.waiting = Some("ErrImagePull".into());
     snapshot.pods[2] = Arc::new(pulling);
-    let seen = look(&snapshot, &mut Sightings::default(), at(0));
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
     let two = &seen.replica_sets[&Revision::new("two")];
     assert_eq!(
         (two.restarts, two.crash.as_deref()),
@@ -190,40 +194,40 @@ fn restarts_and_crashes_are_those_of_the_revision() {
 }
 
 #[test]
-fn a_service_serves_from_when_only_pods_of_its_revision_are_behind_it() {
+fn a_service_serves_once_all_its_endpoints_belong_to_its_revision() {
     let mut snapshot = snapshot();
-    let mut sightings = Sightings::default();
+    let mut observation_times = ObservationTimes::default();
     let stable = |seen: Observed| seen.stable_service.unwrap();
     assert_eq!(
-        stable(look(&snapshot, &mut sightings, at(0))).serving_since,
+        stable(observe_at(&snapshot, &mut observation_times, at(0))).serving_since,
         Some(at(0))
     );
     assert_eq!(
-        stable(look(&snapshot, &mut sightings, at(5))).serving_since,
+        stable(observe_at(&snapshot, &mut observation_times, at(5))).serving_since,
         Some(at(0))
     );
 
-    // The selector is switched; the endpoints are still those of before.
+    // The selector is switched; the endpoints are not updated yet.
     snapshot.services.extend([service("checkout", "two")]);
-    let switched = stable(look(&snapshot, &mut sightings, at(6)));
+    let switched = stable(observe_at(&snapshot, &mut observation_times, at(6)));
     assert_eq!((switched.ready, switched.serving_since), (0, None));
 
     snapshot.slices[0] = slice("checkout", &["checkout-one-a", "checkout-two-a"]);
-    let mixed = stable(look(&snapshot, &mut sightings, at(7)));
+    let mixed = stable(observe_at(&snapshot, &mut observation_times, at(7)));
     assert_eq!((mixed.ready, mixed.serving_since), (1, None));
 
     snapshot.slices[0] = slice("checkout", &["checkout-two-a", "checkout-two-b"]);
-    let done = stable(look(&snapshot, &mut sightings, at(8)));
+    let done = stable(observe_at(&snapshot, &mut observation_times, at(8)));
     assert_eq!((done.ready, done.serving_since), (2, Some(at(8))));
 }
 
 #[test]
-fn an_endpoint_whose_pod_is_just_gone_still_counts_for_its_revision() {
+fn an_endpoint_of_a_deleted_pod_still_counts_for_its_revision() {
     let mut snapshot = snapshot();
-    let mut sightings = Sightings::default();
-    look(&snapshot, &mut sightings, at(0));
+    let mut observation_times = ObservationTimes::default();
+    observe_at(&snapshot, &mut observation_times, at(0));
     snapshot.pods.remove(1);
-    let stable = look(&snapshot, &mut sightings, at(1))
+    let stable = observe_at(&snapshot, &mut observation_times, at(1))
         .stable_service
         .unwrap();
     assert_eq!(
@@ -234,14 +238,14 @@ fn an_endpoint_whose_pod_is_just_gone_still_counts_for_its_revision() {
 }
 
 #[test]
-fn a_service_without_our_label_is_not_bound_whatever_its_selector_says() {
+fn a_service_without_our_label_is_not_bound() {
     let mut snapshot = snapshot();
     let mut unlabelled = (*snapshot.services["checkout"]).clone();
     unlabelled.rollout = None;
     snapshot
         .services
         .insert("checkout".into(), Arc::new(unlabelled));
-    let stable = look(&snapshot, &mut Sightings::default(), at(0))
+    let stable = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .stable_service
         .unwrap();
     assert!(stable.exists);
@@ -249,10 +253,12 @@ fn a_service_without_our_label_is_not_bound_whatever_its_selector_says() {
 }
 
 #[test]
-fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
+fn a_route_is_programmed_since_its_split_was_first_confirmed() {
     let mut snapshot = snapshot();
-    let mut sightings = Sightings::default();
-    let first = look(&snapshot, &mut sightings, at(0)).routes.remove(0);
+    let mut observation_times = ObservationTimes::default();
+    let first = observe_at(&snapshot, &mut observation_times, at(0))
+        .routes
+        .remove(0);
     assert_eq!(first.canary_weight, Ok(Weight::percent(20)));
     assert_eq!(
         (first.written_since, first.programmed),
@@ -260,22 +266,28 @@ fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
     );
 
     snapshot.routes = [route(Some(50), 4, 3)].into();
-    let written = look(&snapshot, &mut sightings, at(5)).routes.remove(0);
+    let written = observe_at(&snapshot, &mut observation_times, at(5))
+        .routes
+        .remove(0);
     assert_eq!(written.canary_weight, Ok(Weight::percent(50)));
     assert_eq!(written.written_since, at(5));
     assert!(matches!(written.programmed, Programmed::Pending(_)));
 
     snapshot.routes = [route(Some(50), 4, 4)].into();
-    let taken_over = look(&snapshot, &mut sightings, at(6)).routes.remove(0);
+    let taken_over = observe_at(&snapshot, &mut observation_times, at(6))
+        .routes
+        .remove(0);
     assert_eq!(
         (taken_over.written_since, taken_over.programmed),
         (at(5), Programmed::Since(at(6)))
     );
 
-    // Another rule of the route is edited: both generations split alike, so nothing has to settle
-    // again.
+    // Another rule of the route is edited. The split is the same in both generations, so the
+    // confirmation stays valid.
     snapshot.routes = [route(Some(50), 5, 5)].into();
-    let edited = look(&snapshot, &mut sightings, at(9)).routes.remove(0);
+    let edited = observe_at(&snapshot, &mut observation_times, at(9))
+        .routes
+        .remove(0);
     assert_eq!(
         (edited.written_since, edited.programmed),
         (at(5), Programmed::Since(at(6)))
@@ -283,19 +295,19 @@ fn a_route_is_programmed_from_when_this_split_was_first_seen_to_be() {
 }
 
 #[test]
-fn a_restarted_controller_starts_every_since_anew() {
+fn a_restarted_controller_restarts_all_observation_times() {
     let snapshot = snapshot();
-    look(&snapshot, &mut Sightings::default(), at(0));
-    let seen = look(&snapshot, &mut Sightings::default(), at(100));
+    observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(100));
     assert_eq!(seen.routes[0].written_since, at(100));
     assert_eq!(seen.stable_service.unwrap().serving_since, Some(at(100)));
 }
 
 #[test]
-fn a_route_that_does_not_exist_is_told() {
+fn a_missing_route_is_reported() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
-    let seen = look(&snapshot, &mut Sightings::default(), at(0))
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .routes
         .remove(0);
     assert_eq!(
@@ -306,11 +318,11 @@ fn a_route_that_does_not_exist_is_told() {
 }
 
 #[test]
-fn a_route_whose_kind_is_not_served_is_reported_with_what_to_install() {
+fn a_route_of_an_absent_kind_is_reported_with_what_to_install() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
     snapshot.routes_unreadable = Some("this cluster does not serve HTTPRoute: install it".into());
-    let seen = look(&snapshot, &mut Sightings::default(), at(0))
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .routes
         .remove(0);
     let why =
@@ -320,7 +332,7 @@ fn a_route_whose_kind_is_not_served_is_reported_with_what_to_install() {
 }
 
 #[test]
-fn pods_that_terminate_are_not_counted() {
+fn terminating_pods_are_not_counted() {
     let mut snapshot = snapshot();
     let mut terminating = pod("two", "b");
     terminating.active = false;
@@ -328,7 +340,7 @@ fn pods_that_terminate_are_not_counted() {
     let counts = snapshot.counts(Some(&Revision::new("two")));
     assert_eq!(
         counts,
-        Counts {
+        PodCounts {
             replicas: 3,
             updated: 1,
             ready: 3,
@@ -337,9 +349,9 @@ fn pods_that_terminate_are_not_counted() {
     );
 }
 
-// argo-rollouts #2939: a fast return to a revision whose pods are still there.
+// argo-rollouts #2939: a fast return to a revision whose pods still exist.
 #[test]
-fn restarts_from_before_the_release_do_not_count_against_it() {
+fn restarts_before_the_release_do_not_count() {
     let mut snapshot = snapshot();
     let mut old = pod("two", "a");
     old.created_at = at(-5_000);
@@ -350,7 +362,8 @@ fn restarts_from_before_the_release_do_not_count_against_it() {
     old.waiting = Some(CRASH_LOOP.into());
     snapshot.pods[2] = Arc::new(old.clone());
     let two = |snapshot: &Snapshot| {
-        look(snapshot, &mut Sightings::default(), at(10)).replica_sets[&Revision::new("two")]
+        observe_at(snapshot, &mut ObservationTimes::default(), at(10)).replica_sets
+            [&Revision::new("two")]
             .clone()
     };
     assert_eq!((two(&snapshot).restarts, two(&snapshot).crash), (0, None));
@@ -366,7 +379,7 @@ fn restarts_from_before_the_release_do_not_count_against_it() {
 }
 
 #[test]
-fn a_pod_that_is_terminating_does_not_count_against_the_release() {
+fn a_terminating_pod_does_not_count_against_the_release() {
     let mut snapshot = snapshot();
     let mut leaving = pod("two", "a");
     leaving.created_at = at(1);
@@ -377,33 +390,33 @@ fn a_pod_that_is_terminating_does_not_count_against_the_release() {
     }];
     leaving.waiting = Some(CRASH_LOOP.into());
     snapshot.pods[2] = Arc::new(leaving);
-    let seen = look(&snapshot, &mut Sightings::default(), at(10));
+    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(10));
     let two = &seen.replica_sets[&Revision::new("two")];
     assert_eq!((two.restarts, two.crash.as_deref()), (0, None));
 }
 
-// gatewayapi plugin PR #164: two Rollouts share a route, and each write of the other makes a new
-// generation.
+// gatewayapi plugin PR #164: two Rollouts share a route, and each write by the other one creates a
+// new generation.
 #[test]
-fn an_edit_of_another_part_of_the_route_leaves_the_confirmed_split_in_effect() {
+fn an_edit_of_another_rule_keeps_the_confirmed_split() {
     let mut snapshot = snapshot();
-    let mut sightings = Sightings::default();
-    let confirmed = look(&snapshot, &mut sightings, at(0)).routes[0]
+    let mut observation_times = ObservationTimes::default();
+    let confirmed = observe_at(&snapshot, &mut observation_times, at(0)).routes[0]
         .programmed
         .clone();
     assert_eq!(confirmed, Programmed::Since(at(0)));
     snapshot.routes = [route(Some(20), 4, 3)].into();
     assert_eq!(
-        look(&snapshot, &mut sightings, at(5)).routes[0].programmed,
+        observe_at(&snapshot, &mut observation_times, at(5)).routes[0].programmed,
         confirmed
     );
     snapshot.routes = [route(Some(20), 4, 4)].into();
     assert_eq!(
-        look(&snapshot, &mut sightings, at(6)).routes[0].programmed,
+        observe_at(&snapshot, &mut observation_times, at(6)).routes[0].programmed,
         confirmed
     );
     snapshot.routes = [route(Some(30), 5, 4)].into();
-    let pending = look(&snapshot, &mut sightings, at(7)).routes[0]
+    let pending = observe_at(&snapshot, &mut observation_times, at(7)).routes[0]
         .programmed
         .clone();
     assert!(
@@ -412,14 +425,14 @@ fn an_edit_of_another_part_of_the_route_leaves_the_confirmed_split_in_effect() {
     );
 }
 
-/// Dual stack: one slice for each address family, with the same pods.
+/// Dual stack: one slice per address family, with the same pods.
 #[test]
 fn a_pod_with_two_addresses_is_one_endpoint() {
     let mut snapshot = snapshot();
     snapshot
         .slices
         .push(slice("checkout", &["checkout-one-a", "checkout-one-b"]));
-    let stable = look(&snapshot, &mut Sightings::default(), at(0))
+    let stable = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .stable_service
         .unwrap();
     assert_eq!((stable.ready, stable.serving_since), (2, Some(at(0))));

@@ -1,9 +1,9 @@
-//! Takes over what an earlier Rollout of the same name has left: after `kubectl delete
-//! --cascade=orphan`, or when the CustomResourceDefinition was replaced and the Rollout was applied
-//! again before the garbage collector had come.
+//! Adopts the objects that an earlier Rollout of the same name has left behind: after `kubectl
+//! delete --cascade=orphan`, or if the CustomResourceDefinition was replaced and the Rollout was
+//! applied again before garbage collection.
 //!
-//! The rules are those of a Deployment: an object without a controller whose labels and name are
-//! ours is adopted, after a fresh read of the Rollout has shown that it still exists.
+//! The rules are those of a Deployment: an object without a controller whose labels and name match
+//! is adopted, after a live read has shown that the Rollout still exists.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
@@ -14,39 +14,46 @@ use serde_json::json;
 use serin_crds::Rollout;
 use serin_crds::names::{FIELD_MANAGER, ROLLOUT_LABEL};
 
-use super::writing::{in_time, may_write};
-use super::{Context, Failure};
-use crate::world::{Fact, Identity, OwnerFact, ReplicaSetFact, RolloutObject, ServiceFact};
+use super::api_writer::{authorize_write, with_timeout};
+use super::{Context, ReconcileError};
+use crate::cluster_cache::{
+    CachedObject, CachedReplicaSet, CachedService, ControllerRef, Identity, RolloutObject,
+};
 
-pub(super) async fn adopt(context: &Context, rollout: &RolloutObject) -> Result<(), Failure> {
+pub(super) async fn adopt(
+    context: &Context,
+    rollout: &RolloutObject,
+) -> Result<(), ReconcileError> {
     let key = rollout.key();
-    let mut sets = context.world.replica_sets.of_rollout(&key);
+    let mut sets = context.cache.replica_sets.for_rollout(&key);
     sets.retain(|set| is_orphan_set(set, rollout));
-    let mut services = context.world.services.of_rollout(&key);
+    let mut services = context.cache.services.for_rollout(&key);
     services.retain(|service| is_orphan_service(service, rollout));
     if (sets.is_empty() && services.is_empty()) || !still_exists(context, rollout).await? {
         return Ok(());
     }
     for set in sets {
-        let api = objects::<ReplicaSet>(context, rollout);
-        if let Some(answer) = take(context, rollout, "ReplicaSet", &api, &set.identity).await?
+        let api = dynamic_api::<ReplicaSet>(context, rollout);
+        if let Some(answer) =
+            adopt_object(context, rollout, "ReplicaSet", &api, &set.identity).await?
             && let Ok(set) = serde_json::from_value::<ReplicaSet>(json!(answer))
         {
-            context.world.replica_sets.put(ReplicaSetFact::from(set));
+            context.cache.replica_sets.put(CachedReplicaSet::from(set));
         }
     }
     for service in services {
-        let api = objects::<Service>(context, rollout);
-        if let Some(answer) = take(context, rollout, "Service", &api, service.identity()).await?
+        let api = dynamic_api::<Service>(context, rollout);
+        if let Some(answer) =
+            adopt_object(context, rollout, "Service", &api, service.identity()).await?
             && let Ok(service) = serde_json::from_value::<Service>(json!(answer))
         {
-            context.world.services.put(ServiceFact::from(service));
+            context.cache.services.put(CachedService::from(service));
         }
     }
     Ok(())
 }
 
-fn objects<K: Resource<DynamicType = ()>>(
+fn dynamic_api<K: Resource<DynamicType = ()>>(
     context: &Context,
     rollout: &RolloutObject,
 ) -> Api<DynamicObject> {
@@ -57,7 +64,7 @@ fn objects<K: Resource<DynamicType = ()>>(
     )
 }
 
-fn is_orphan_set(set: &ReplicaSetFact, rollout: &RolloutObject) -> bool {
+fn is_orphan_set(set: &CachedReplicaSet, rollout: &RolloutObject) -> bool {
     let is_named = set.revision.as_ref().is_some_and(|revision| {
         set.identity.key.name
             == format!(
@@ -76,17 +83,21 @@ fn is_orphan_set(set: &ReplicaSetFact, rollout: &RolloutObject) -> bool {
         && is_orphan(set.owner.as_ref(), set.owner_uid.as_deref(), rollout)
 }
 
-/// Only a Service that Serin made selects the Rollout by its label; a user's Service is not taken
-/// over.
-fn is_orphan_service(service: &ServiceFact, rollout: &RolloutObject) -> bool {
+/// Only a Service that Serin created selects pods by the Rollout label. Services of users are not
+/// adopted.
+fn is_orphan_service(service: &CachedService, rollout: &RolloutObject) -> bool {
     let selector = service.spec.selector.as_ref();
     let is_made_by_us =
         selector.and_then(|selector| selector.get(ROLLOUT_LABEL)) == rollout.metadata.name.as_ref();
     is_made_by_us && service.owner_uid.is_none()
 }
 
-/// Nobody controls it, or a Rollout that had this name before.
-fn is_orphan(owner: Option<&OwnerFact>, owner_uid: Option<&str>, rollout: &RolloutObject) -> bool {
+/// The object has no controller, or its controller is an earlier Rollout of this name.
+fn is_orphan(
+    owner: Option<&ControllerRef>,
+    owner_uid: Option<&str>,
+    rollout: &RolloutObject,
+) -> bool {
     owner.is_none_or(|owner| {
         let group = owner.api_version.split('/').next().unwrap_or_default();
         group == Rollout::group(&())
@@ -96,26 +107,25 @@ fn is_orphan(owner: Option<&OwnerFact>, owner_uid: Option<&str>, rollout: &Rollo
     })
 }
 
-/// What is known of the Rollout may be out of date, and its objects orphaned because it is being
-/// deleted.
-async fn still_exists(context: &Context, rollout: &RolloutObject) -> Result<bool, Failure> {
+/// The cached Rollout may be outdated: its objects may be orphaned because it is being deleted.
+async fn still_exists(context: &Context, rollout: &RolloutObject) -> Result<bool, ReconcileError> {
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    let live = in_time("reading the Rollout", api.get_opt(&key.name)).await?;
+    let live = with_timeout("reading the Rollout", api.get_opt(&key.name)).await?;
     Ok(live.is_some_and(|live| {
         live.uid() == rollout.uid() && live.metadata.deletion_timestamp.is_none()
     }))
 }
 
-/// Makes the Rollout the controller of an object. A failure leaves it as it is and holds nothing
-/// up.
-async fn take(
+/// Makes the Rollout the controller of an object. If the request fails, the object is left
+/// unchanged and the reconcile continues.
+async fn adopt_object(
     context: &Context,
     rollout: &RolloutObject,
     kind: &'static str,
     api: &Api<DynamicObject>,
     identity: &Identity,
-) -> Result<Option<DynamicObject>, Failure> {
+) -> Result<Option<DynamicObject>, ReconcileError> {
     let Some(owner) = rollout.controller_owner_ref(&()) else {
         return Ok(None);
     };
@@ -129,20 +139,20 @@ async fn take(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    may_write(context, kind, "patch")?;
-    match in_time(
-        "taking over an orphan",
+    authorize_write(context, kind, "patch")?;
+    match with_timeout(
+        "adopting an orphan",
         api.patch(name, &params, &Patch::Merge(patch)),
     )
     .await
     {
         Ok(answer) => {
-            tracing::info!(kind, %name, "took over an object that an earlier Rollout of this name had left");
+            tracing::info!(kind, %name, "adopted orphan of an earlier Rollout with this name");
             Ok(Some(answer))
         }
-        Err(Failure::NotLeader) => Err(Failure::NotLeader),
+        Err(ReconcileError::NotLeader) => Err(ReconcileError::NotLeader),
         Err(failure) => {
-            tracing::warn!(kind, %name, error = %failure, "an orphan could not be taken over");
+            tracing::warn!(kind, %name, error = %failure, "failed to adopt orphan");
             Ok(None)
         }
     }

@@ -1,4 +1,5 @@
-//! A Rollout that is being deleted gives back what it has changed; what it has made goes with it.
+//! Deletion of a Rollout: restores the objects that it has changed. The objects that it owns are
+//! deleted by garbage collection.
 
 use jiff::Timestamp;
 use kube::Client;
@@ -7,80 +8,79 @@ use serin_core::plan::Plan;
 use serin_core::state::State;
 use serin_crds::RolloutStatus;
 
-use super::reading::Reading;
-use super::{Context, Failure, finalizer};
-use crate::effects::{self, Hands};
+use super::spec_view::SpecView;
+use super::{Context, ReconcileError, finalizer};
+use crate::cluster_cache::{ClusterCache, RolloutObject};
+use crate::effects::{self, EffectExecutor};
 use crate::election::Leadership;
 use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
-use crate::world::{RolloutObject, World};
 
 pub(super) async fn delete(
     context: &Context,
     rollout: &RolloutObject,
     status: &RolloutStatus,
     state: &State,
-) -> Result<Action, Failure> {
-    context.judge.forget(rollout.uid());
+) -> Result<Action, ReconcileError> {
+    context.analyzer.stop(rollout.uid());
     if !finalizer::is_held(rollout) {
         return Ok(Action::await_change());
     }
-    if let Some(plan) = plan_of_changes(rollout, state, context.clock.now()) {
-        let give_back = GiveBack {
+    if let Some(plan) = plan_to_restore(rollout, state, context.clock.now()) {
+        let restorer = ResourceRestorer {
             client: &context.client,
-            world: &context.world,
+            cache: &context.cache,
             leadership: &context.leadership,
             metrics: &context.metrics,
             now: context.clock.now(),
             keeps_selectors: false,
         };
-        give_back.carry_out(rollout, status, &plan).await?;
+        restorer.restore(rollout, status, &plan).await?;
     }
     finalizer::write(
         context,
         rollout,
         "removing the finalizer",
-        &finalizer::others(rollout),
+        &finalizer::other_finalizers(rollout),
     )
     .await?;
-    tracing::info!("the Rollout is deleted: its routes and Services are as they were");
+    tracing::info!("restored routes and Services of deleted Rollout");
     Ok(Action::await_change())
 }
 
-/// The plan under which routes and Services were changed: the one in force, or else that of the
+/// The plan under which routes and Services were changed: the active plan, or else the plan of the
 /// spec.
-fn plan_of_changes(rollout: &RolloutObject, state: &State, now: Timestamp) -> Option<Plan> {
+fn plan_to_restore(rollout: &RolloutObject, state: &State, now: Timestamp) -> Option<Plan> {
     let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    in_force.or_else(|| Reading::of(rollout, state, now).plan)
+    in_force.or_else(|| SpecView::from_rollout(rollout, state, now).plan)
 }
 
-/// Gives back what a Rollout has changed in objects that it does not own.
-pub struct GiveBack<'a> {
-    /// The API server.
+/// Restores what a Rollout has changed in objects that it does not own.
+pub struct ResourceRestorer<'a> {
     pub client: &'a Client,
-    /// The routes and Services as they are.
-    pub world: &'a World,
+    /// The current routes and Services.
+    pub cache: &'a ClusterCache,
     /// Whether this process may act.
     pub leadership: &'a Leadership,
-    /// Where writes are counted.
+    /// Counts the writes.
     pub metrics: &'a Metrics,
-    /// The time now.
+    /// The current time.
     pub now: Timestamp,
-    /// Whether Services go on selecting the revision that they select now.
+    /// Whether Services keep the revision in their selector.
     pub keeps_selectors: bool,
 }
 
-impl GiveBack<'_> {
-    async fn carry_out(
+impl ResourceRestorer<'_> {
+    async fn restore(
         &self,
         rollout: &RolloutObject,
         status: &RolloutStatus,
         plan: &Plan,
-    ) -> Result<(), Failure> {
-        let snapshot = Snapshot::of(self.world, &rollout.key(), rollout.uid(), Some(plan));
-        let hands = Hands {
+    ) -> Result<(), ReconcileError> {
+        let snapshot = Snapshot::from_cache(self.cache, &rollout.key(), rollout.uid(), Some(plan));
+        let executor = EffectExecutor {
             client: self.client,
-            world: self.world,
+            cache: self.cache,
             leadership: self.leadership,
             metrics: self.metrics,
             rollout,
@@ -90,45 +90,46 @@ impl GiveBack<'_> {
             snapshot: &snapshot,
             now: self.now,
         };
-        effects::restore_all(&hands, &status.original_routes).await?;
+        effects::restore_all_routes(&executor, &status.original_routes).await?;
         if !self.keeps_selectors {
-            effects::release_services(&hands).await?;
+            effects::release_all_services(&executor).await?;
         }
         Ok(())
     }
 }
 
-/// Gives back what a Rollout has changed, and removes its finalizer, without a controller. Returns
-/// whether it had one.
+/// Restores what a Rollout has changed and removes its finalizer, without a running controller.
+/// Returns whether the Rollout had the finalizer.
 ///
 /// # Errors
-/// Why the Rollout still has it.
+/// Why the finalizer is still there.
 pub async fn release_finalizer(
-    give_back: &GiveBack<'_>,
+    restorer: &ResourceRestorer<'_>,
     rollout: &RolloutObject,
 ) -> Result<bool, String> {
     if !finalizer::is_held(rollout) {
         return Ok(false);
     }
-    // A position that cannot be read tells of no route, and a person has to look at what it says.
+    // A status that cannot be decoded does not show the changed routes. It must be inspected
+    // manually.
     let status = rollout.status.as_ref().map_err(Clone::clone)?;
     let state = status.state().map_err(|problem| problem.to_string())?;
-    if let Some(plan) = plan_of_changes(rollout, &state, give_back.now) {
-        give_back
-            .carry_out(rollout, status, &plan)
+    if let Some(plan) = plan_to_restore(rollout, &state, restorer.now) {
+        restorer
+            .restore(rollout, status, &plan)
             .await
             .map_err(|failure| failure.to_string())?;
     }
-    give_back.metrics.api_write("Rollout", "patch");
+    restorer.metrics.record_api_write("Rollout", "patch");
     let written = finalizer::patch(
-        give_back.client,
+        restorer.client,
         rollout,
         "removing the finalizer",
-        &finalizer::others(rollout),
+        &finalizer::other_finalizers(rollout),
     )
     .await;
     match written {
-        Ok(_) | Err(Failure::Gone) => Ok(true),
+        Ok(_) | Err(ReconcileError::Gone) => Ok(true),
         Err(failure) => Err(failure.to_string()),
     }
 }

@@ -1,5 +1,5 @@
-//! The finalizer: a Rollout holds it only while it has changed objects that it does not own, so
-//! that without the controller as few Rollouts as possible cannot be deleted.
+//! The finalizer. A Rollout has it only while it has changed objects that it does not own. Without
+//! a running controller, as few Rollouts as possible are then blocked from deletion.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use serin_core::plan::Plan;
 use serin_core::state::Stage;
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
 
-use super::writing::{in_time, may_write};
-use super::{Context, Failure};
+use super::api_writer::{authorize_write, with_timeout};
+use super::{Context, ReconcileError};
+use crate::cluster_cache::{CachedService, Key, RolloutObject};
 use crate::effects;
-use crate::memory::Memory;
-use crate::world::{Key, RolloutObject, ServiceFact};
+use crate::local_state::LocalState;
 
 /// Adds the finalizer before the first change of an object that the Rollout does not own.
 pub(super) async fn add(
     context: &Context,
     rollout: &Arc<RolloutObject>,
     effects: &[Effect],
-    memory: &mut Memory,
-) -> Result<Arc<RolloutObject>, Failure> {
+    local: &mut LocalState,
+) -> Result<Arc<RolloutObject>, ReconcileError> {
     let touches = |effect: &Effect| match effect {
         Effect::SetWeight { .. } => true,
         Effect::BindService { name, .. } => {
             let key = Key::new(&rollout.key().namespace, name);
             context
-                .world
+                .cache
                 .services
                 .get(&key)
-                .is_some_and(|service| !is_ours(&service, rollout))
+                .is_some_and(|service| !is_owned(&service, rollout))
         }
         _ => false,
     };
@@ -43,42 +43,48 @@ pub(super) async fn add(
     finalizers.push(FINALIZER.to_owned());
     write(context, rollout, "adding the finalizer", &finalizers)
         .await
-        .map(|answer| memory.wrote(answer))
+        .map(|answer| local.record_written(answer))
 }
 
-/// Removes the finalizer when there is nothing to give back any more.
+/// Removes the finalizer if nothing is left to restore.
 pub(super) async fn remove(
     context: &Context,
     rollout: &Arc<RolloutObject>,
     plan: &Plan,
     decision: &Decision,
-    memory: &mut Memory,
-) -> Result<(), Failure> {
-    let is_at_rest = decision.effects.is_empty()
+    local: &mut LocalState,
+) -> Result<(), ReconcileError> {
+    let is_settled = decision.effects.is_empty()
         && !matches!(decision.state.stage, Stage::Progressing | Stage::Promoting);
-    if !is_held(rollout) || !is_at_rest {
+    if !is_held(rollout) || !is_settled {
         return Ok(());
     }
     let Ok(status) = &rollout.status else {
         return Ok(());
     };
     let key = rollout.key();
-    let is_changed = |entry| effects::is_changed(entry, plan.routing(), &key, &context.world);
+    let is_changed = |entry| effects::needs_restore(entry, plan.routing(), &key, &context.cache);
     let has_services = context
-        .world
+        .cache
         .services
-        .of_rollout(&key)
+        .for_rollout(&key)
         .iter()
-        .any(|service| !is_ours(service, rollout));
+        .any(|service| !is_owned(service, rollout));
     if has_services || status.original_routes.iter().any(is_changed) {
         return Ok(());
     }
-    let answer = write(context, rollout, "removing the finalizer", &others(rollout)).await?;
-    memory.wrote(answer);
+    let answer = write(
+        context,
+        rollout,
+        "removing the finalizer",
+        &other_finalizers(rollout),
+    )
+    .await?;
+    local.record_written(answer);
     Ok(())
 }
 
-/// Whether the Rollout holds our finalizer.
+/// Whether the Rollout has our finalizer.
 pub(super) fn is_held(rollout: &RolloutObject) -> bool {
     rollout
         .metadata
@@ -88,15 +94,15 @@ pub(super) fn is_held(rollout: &RolloutObject) -> bool {
         .any(|finalizer| finalizer == FINALIZER)
 }
 
-/// The finalizers of others.
-pub(super) fn others(rollout: &RolloutObject) -> Vec<String> {
+/// The finalizers except ours.
+pub(super) fn other_finalizers(rollout: &RolloutObject) -> Vec<String> {
     let all = rollout.metadata.finalizers.iter().flatten();
     all.filter(|finalizer| *finalizer != FINALIZER)
         .cloned()
         .collect()
 }
 
-fn is_ours(service: &ServiceFact, rollout: &RolloutObject) -> bool {
+fn is_owned(service: &CachedService, rollout: &RolloutObject) -> bool {
     service.owner_uid.as_deref() == Some(rollout.uid())
 }
 
@@ -105,8 +111,8 @@ pub(super) async fn write(
     rollout: &RolloutObject,
     what: &'static str,
     finalizers: &[String],
-) -> Result<RolloutObject, Failure> {
-    may_write(context, "Rollout", "patch")?;
+) -> Result<RolloutObject, ReconcileError> {
+    authorize_write(context, "Rollout", "patch")?;
     patch(&context.client, rollout, what, finalizers).await
 }
 
@@ -115,7 +121,7 @@ pub(super) async fn patch(
     rollout: &RolloutObject,
     what: &'static str,
     finalizers: &[String],
-) -> Result<RolloutObject, Failure> {
+) -> Result<RolloutObject, ReconcileError> {
     let patch = json!({"metadata": {"resourceVersion": rollout.resource_version(), "finalizers": finalizers}});
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -123,5 +129,5 @@ pub(super) async fn patch(
     };
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(client.clone(), &key.namespace);
-    in_time(what, api.patch(&key.name, &params, &Patch::Merge(patch))).await
+    with_timeout(what, api.patch(&key.name, &params, &Patch::Merge(patch))).await
 }

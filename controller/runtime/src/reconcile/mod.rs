@@ -1,16 +1,16 @@
-//! One look at one Rollout: observe, decide, write the position, then make it true.
+//! Reconciles one Rollout: observe, decide, write the state to the status, then execute the
+//! effects.
 //!
-//! A reconcile never sleeps and never asks Prometheus. Whatever happens in it stays with its
-//! Rollout.
+//! A reconcile never sleeps and never queries Prometheus. A error affects only its own Rollout.
 
 mod adoption;
-mod attempt;
+mod analysis;
+mod api_writer;
+mod degraded;
 mod deletion;
 mod finalizer;
-mod judged;
-mod reading;
-mod unusable;
-mod writing;
+mod pipeline;
+mod spec_view;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -26,79 +26,74 @@ use serin_crds::api_status;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
 
+use crate::analyzer::Analyzer;
 use crate::clock::Clock;
+use crate::cluster_cache::{ClusterCache, Key, RolloutObject};
 use crate::effects::EffectError;
 use crate::election::Leadership;
 use crate::events::Events;
-use crate::judge::Judge;
-use crate::memory::{Memories, Memory};
+use crate::local_state::{LocalState, LocalStates};
 use crate::telemetry::{Metrics, ReconcileResult};
-use crate::world::{Key, RolloutObject, World};
 
-pub use deletion::{GiveBack, release_finalizer};
+pub use deletion::{ResourceRestorer, release_finalizer};
 
-/// After a conflict the watch needs a moment to bring what has changed.
+/// Delay after a conflict, until the watch has delivered the change.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
 
-/// What every reconcile shares.
+/// Dependencies shared by all reconciles.
 pub struct Context {
-    /// The API server.
     pub client: Client,
-    /// What is known.
-    pub world: Arc<World>,
-    /// The time.
+    /// The cached objects.
+    pub cache: Arc<ClusterCache>,
     pub clock: Clock,
     /// Whether this process may act.
     pub leadership: Leadership,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What is told.
     pub events: Events,
-    /// What judges releases by their metrics.
-    pub judge: Arc<dyn Judge>,
-    /// What is remembered.
-    pub memories: Memories,
+    /// Analyzes the metrics of releases.
+    pub analyzer: Arc<dyn Analyzer>,
+    /// The process-local state of the Rollouts.
+    pub local_states: LocalStates,
 }
 
 impl Context {
-    /// Forgets a Rollout that is gone.
+    /// Drops everything about a deleted Rollout.
     pub fn forget(&self, rollout: &Key, uid: &str) {
-        self.memories.forget(uid);
-        self.judge.forget(uid);
-        self.world.forget(rollout);
+        self.local_states.forget(uid);
+        self.analyzer.stop(uid);
+        self.cache.forget(rollout);
     }
 
-    /// Forgets everything but the world: another process acts now.
-    pub fn stand_by(&self) {
-        for uid in self.memories.forget_all() {
-            self.judge.forget(&uid);
+    /// Drops all process-local state except the cache, because another process now acts.
+    pub fn on_leadership_lost(&self) {
+        for uid in self.local_states.forget_all() {
+            self.analyzer.stop(&uid);
         }
     }
 }
 
-/// Why a reconcile did not get to its end.
+/// Why a reconcile was not completed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// Something was written over meanwhile.
-    #[error("the Rollout has changed meanwhile")]
+enum ReconcileError {
+    /// The Rollout was changed since it was read.
+    #[error("the Rollout was changed concurrently")]
     Conflict,
-    /// Another controller may be acting by now.
-    #[error("this controller does not hold the lease any more")]
+    /// Another controller may already be acting.
+    #[error("this controller no longer holds the Lease")]
     NotLeader,
-    /// The Rollout is gone.
-    #[error("the Rollout is gone")]
+    /// The Rollout was deleted.
+    #[error("the Rollout was deleted")]
     Gone,
-    /// Something failed that may succeed later.
+    /// A error that may be temporary.
     #[error("{0}")]
     Failed(String),
 }
 
-impl Failure {
+impl ReconcileError {
     fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
         move |error| match error {
             kube::Error::Api(status) if api_status::is_conflict(&status) => Self::Conflict,
-            // Without the object's name a 404 is about the kind or comes from a proxy, and is tried
-            // again.
+            // A 404 without the object name is about the kind or comes from a proxy. It is retried.
             kube::Error::Api(status) if api_status::is_missing_object(&status) => Self::Gone,
             kube::Error::Api(status) => {
                 Self::Failed(format!("{what}: {}", api_status::message(&status)))
@@ -108,7 +103,7 @@ impl Failure {
     }
 }
 
-impl From<EffectError> for Failure {
+impl From<EffectError> for ReconcileError {
     fn from(error: EffectError) -> Self {
         match error {
             EffectError::Conflict(_) => Self::Conflict,
@@ -121,91 +116,98 @@ impl From<EffectError> for Failure {
 /// Reconciles one Rollout.
 ///
 /// # Errors
-/// Never: what goes wrong is logged, counted, told in the status and tried again.
+/// Never fails: errors are logged, counted, reported in the status and retried.
 pub async fn reconcile(
-    seen: Arc<RolloutObject>,
+    cached: Arc<RolloutObject>,
     context: Arc<Context>,
 ) -> Result<Action, Infallible> {
-    // A standby keeps its caches warm and does nothing; once it leads, everything is looked at.
-    if !context.leadership.is_leader() || !context.world.awaited().is_empty() {
+    // A standby keeps its caches current and does nothing else. Every Rollout is enqueued when it
+    // becomes the leader.
+    if !context.leadership.is_leader() || !context.cache.unsynced_kinds().is_empty() {
         return Ok(Action::await_change());
     }
-    let key = seen.key();
+    let key = cached.key();
     let span = tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
-    Ok(guarded(&seen, &context).instrument(span).await)
+    Ok(reconcile_catching_panics(&cached, &context)
+        .instrument(span)
+        .await)
 }
 
-async fn guarded(seen: &Arc<RolloutObject>, context: &Context) -> Action {
-    let memory = context.memories.of(seen.uid());
-    let mut memory = memory.lock().await;
-    if let Some(left) = memory.set_aside_for(seen.generation()) {
+async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Context) -> Action {
+    let local = context.local_states.get_or_create(cached.uid());
+    let mut local = local.lock().await;
+    if let Some(left) = local.quarantined_for(cached.generation()) {
         return Action::requeue(left);
     }
     let began = Instant::now();
-    let rollout = memory.newest(Arc::clone(seen));
-    let attempt = AssertUnwindSafe(attempt::attempt(context, rollout, &mut memory))
+    let rollout = local.newest(Arc::clone(cached));
+    let attempt = AssertUnwindSafe(pipeline::run(context, rollout, &mut local))
         .catch_unwind()
         .await;
     let (result, action) = match attempt {
         Ok(Ok(action)) => {
-            memory.failures = 0;
-            memory.quarantine = None;
+            local.failures = 0;
+            local.quarantine = None;
             (ReconcileResult::Done, action)
         }
-        Ok(Err(failure)) => after_failure(&failure, &mut memory),
+        Ok(Err(error)) => handle_error(&error, &mut local),
         Err(panic) => {
-            let text = text_of(panic.as_ref());
+            let text = panic_message(panic.as_ref());
             drop(panic);
             (
                 ReconcileResult::Panicked,
-                quarantine(context, seen, &mut memory, text).await,
+                quarantine(context, cached, &mut local, text).await,
             )
         }
     };
-    context.metrics.reconciled(result, began.elapsed());
+    context.metrics.record_reconcile(result, began.elapsed());
     action
 }
 
-fn after_failure(failure: &Failure, memory: &mut Memory) -> (ReconcileResult, Action) {
-    match failure {
-        Failure::Conflict => {
-            tracing::debug!("something changed meanwhile: looking again");
+fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileResult, Action) {
+    match error {
+        ReconcileError::Conflict => {
+            tracing::debug!("conflict; retrying");
             (ReconcileResult::Conflict, Action::requeue(AFTER_CONFLICT))
         }
-        Failure::NotLeader | Failure::Gone => (ReconcileResult::Done, Action::await_change()),
-        Failure::Failed(_) => {
-            memory.failures = memory.failures.saturating_add(1);
-            let wait = retry_after(memory.failures, jitter());
-            tracing::warn!(error = %failure, failures = memory.failures, retry_in = ?wait, "a reconcile failed");
+        ReconcileError::NotLeader | ReconcileError::Gone => {
+            (ReconcileResult::Done, Action::await_change())
+        }
+        ReconcileError::Failed(_) => {
+            local.failures = local.failures.saturating_add(1);
+            let wait = retry_after(local.failures, jitter());
+            tracing::warn!(%error, failures = local.failures, retry_in = ?wait, "reconcile failed");
             (ReconcileResult::Failed, Action::requeue(wait))
         }
     }
 }
 
-/// A defect of ours stays with the one Rollout that it was met at, and is told there.
+/// Quarantines the Rollout whose reconcile panicked and reports it there. Other Rollouts are not
+/// affected.
 async fn quarantine(
     context: &Context,
-    seen: &RolloutObject,
-    memory: &mut Memory,
+    cached: &RolloutObject,
+    local: &mut LocalState,
     text: String,
 ) -> Action {
-    memory.set_aside(seen.generation(), jitter());
-    let wait = memory
-        .set_aside_for(seen.generation())
+    local.quarantine(cached.generation(), jitter());
+    let wait = local
+        .quarantined_for(cached.generation())
         .unwrap_or(AFTER_CONFLICT);
-    tracing::error!(panic = %text, retry_in = ?wait, "deciding on this Rollout failed: it is set aside, the others go on");
-    let told =
-        unusable::tell_quarantine(context, seen, &format!("internal error: {text}"), memory).await;
-    if let Err(failure) = told {
-        tracing::warn!(error = %failure, "the quarantine could not be told in the status");
+    tracing::error!(panic = %text, retry_in = ?wait, "reconcile panicked; rollout quarantined");
+    let reported =
+        degraded::report_quarantine(context, cached, &format!("internal error: {text}"), local)
+            .await;
+    if let Err(error) = reported {
+        tracing::warn!(%error, "failed to report the quarantine in the status");
     }
     Action::requeue(wait)
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+        .unwrap_or_else(|| "panic without a message".to_owned())
 }
 
 fn jitter() -> f64 {

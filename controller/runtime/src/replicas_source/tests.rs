@@ -5,10 +5,10 @@ use serde_json::json;
 use super::*;
 use ReplicasSource::{Declared, Default, Scaled, Unowned};
 
-/// What kube-apiserver 1.34.4 stored (without times) after these commands against a CRD with
+/// Objects stored by kube-apiserver 1.34.4 (without times) after these commands, for a CRD with
 /// `default: 1`: `kubectl apply`, `kubectl apply --server-side --field-manager=argocd-controller`
-/// (Flux: `kustomize-controller`), `kubectl scale`, and, for an autoscaler, PUT of `/scale` as the
-/// HorizontalPodAutoscaler controller sends it.
+/// (Flux: `kustomize-controller`), `kubectl scale`, and, for an autoscaler, PUT of `/scale` as sent
+/// by the HorizontalPodAutoscaler controller.
 const RECORDED: &str = include_str!("recorded.json");
 
 fn recorded() -> BTreeMap<String, Value> {
@@ -21,7 +21,7 @@ fn source_of(object: &Value) -> ReplicasSource {
 }
 
 #[test]
-fn clients_are_told_apart_by_what_the_api_server_recorded_of_them() {
+fn the_source_of_replicas_is_derived_from_managed_fields() {
     let cases = [
         ("client-side apply without replicas", Default),
         ("client-side apply of 5", Declared),
@@ -43,7 +43,7 @@ fn clients_are_told_apart_by_what_the_api_server_recorded_of_them() {
             "client-side apply without replicas, kubectl scale to 3 and to 1, applied again",
             Scaled,
         ),
-        // A value that nobody owned before is not tracked when it is scaled.
+        // Scaling a value without an owner is not tracked.
         (
             "server-side apply without replicas, then an autoscaler to 4",
             Scaled,
@@ -125,7 +125,7 @@ fn clients_are_told_apart_by_what_the_api_server_recorded_of_them() {
 }
 
 #[test]
-fn a_crd_without_the_default_leaves_the_field_out() {
+fn a_missing_field_counts_as_default() {
     assert_eq!(
         source_of(&json!({"metadata": {"name": "a"}, "spec": {}})),
         Default
@@ -137,7 +137,7 @@ fn a_crd_without_the_default_leaves_the_field_out() {
 }
 
 #[test]
-fn what_cannot_be_read_counts_as_declared() {
+fn unreadable_metadata_counts_as_declared() {
     let mut object = recorded()["client-side apply without replicas"].clone();
     object["metadata"]["annotations"][LAST_APPLIED] = "{".into();
     assert_eq!(source_of(&object), Declared);

@@ -1,9 +1,8 @@
-//! Which revision a spec's template stands for.
+//! Maps pod templates to revisions.
 //!
-//! The revision is a name for the template as the API server stores it, so that two ways to write
-//! one template are one revision. Asking the API server costs a request, so it is asked only about
-//! texts that have not been met: a text is known by the annotation on a ReplicaSet that was made
-//! from it, or from memory.
+//! A revision is a name for the template as the API server stores it, so that two spellings of one
+//! template have the same revision. A lookup costs requests to the API server. It is skipped for
+//! templates that are known, either by the annotation on a ReplicaSet or from the cache.
 
 mod refusal;
 mod template;
@@ -21,26 +20,25 @@ use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL};
 use serin_crds::{RolloutSpec, api_status};
 use tokio::time::Instant;
 
-use crate::world::{Key, ReplicaSetFact};
+use crate::cluster_cache::{CachedReplicaSet, Key};
 
-pub use template::{labelled, written_hash};
+pub use template::{template_hash, with_serin_labels};
 
-/// Longer than this the API server is not waited for: what must not wait for a template, such as an
-/// abort, comes next.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// A refused template is asked about again after so long: a policy may have changed.
-pub const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// What stands for the revision while the API server is asked about a template.
-const ASKING: &str = "unknown";
-/// How many names for a new revision are tried before one is used whose holder is in the way.
-const NAMES_TRIED: usize = 8;
-/// How many texts per Rollout are remembered.
-const MEMORY_LIMIT: usize = 32;
+/// Maximum time for a lookup. Urgent actions, such as an abort, wait for it.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time until a refused template is tried again, because an admission policy may have changed.
+pub const REFUSAL_RECHECK_AFTER: Duration = Duration::from_secs(30);
+/// Placeholder for the revision in a dry run.
+const PROBE_REVISION: &str = "unknown";
+/// Maximum number of names that are tried for a new revision.
+const MAX_NAME_ATTEMPTS: usize = 8;
+/// Maximum number of cached templates per Rollout.
+const CACHE_LIMIT: usize = 32;
 
-/// What is remembered between reconciles: texts whose revision is known though no ReplicaSet's
-/// annotation names them, and the API server's refusal of one.
+/// Known templates without a matching annotation on a ReplicaSet, and the last refusal by the API
+/// server.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct RevisionCache {
     known: HashMap<String, Revision>,
     refused: Option<Refusal>,
 }
@@ -52,90 +50,94 @@ struct Refusal {
     at: Instant,
 }
 
-impl Memory {
-    /// Forgets which template a revision stands for: its name has turned out to be taken.
+impl RevisionCache {
+    /// Removes a revision whose ReplicaSet name turned out to be taken.
     pub fn forget(&mut self, revision: &Revision) {
         self.known.retain(|_, known| known != revision);
     }
 }
 
-/// The answer.
+/// The result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The template stands for this revision.
-    Revision(Revision),
+pub enum TemplateRevision {
+    /// The template has this revision.
+    Known(Revision),
     /// The API server refuses the template, for this reason.
     Refused(String),
-    /// It cannot be told now; the next reconcile asks again.
+    /// The lookup failed. The next reconcile retries it.
     Unknown(String),
 }
 
-/// Asks for the revision of a spec's template.
+/// Looks up the revision of a spec's template.
 pub async fn resolve(
     client: &Client,
     rollout: &Key,
     spec: &RolloutSpec,
-    owned: &BTreeMap<Revision, Arc<ReplicaSetFact>>,
-    memory: &mut Memory,
-) -> Target {
-    let hash = written_hash(spec);
+    owned: &BTreeMap<Revision, Arc<CachedReplicaSet>>,
+    cache: &mut RevisionCache,
+) -> TemplateRevision {
+    let hash = template_hash(spec);
     let named = owned
         .iter()
         .filter(|(_, set)| set.template_hash.as_deref() == Some(&hash));
     if let Some((revision, _)) = named.max_by_key(|(_, set)| set.created_at) {
-        return Target::Revision(revision.clone());
+        return TemplateRevision::Known(revision.clone());
     }
-    if let Some(revision) = memory.known.get(&hash) {
-        return Target::Revision(revision.clone());
+    if let Some(revision) = cache.known.get(&hash) {
+        return TemplateRevision::Known(revision.clone());
     }
-    let refused = memory
+    let refused = cache
         .refused
         .as_ref()
-        .filter(|refusal| refusal.hash == hash && refusal.at.elapsed() < ASK_AGAIN);
+        .filter(|refusal| refusal.hash == hash && refusal.at.elapsed() < REFUSAL_RECHECK_AFTER);
     if let Some(refusal) = refused {
-        return Target::Refused(refusal.message.clone());
+        return TemplateRevision::Refused(refusal.message.clone());
     }
     let owners: BTreeSet<&str> = owned
         .values()
         .map(|set| set.identity.uid.as_str())
         .collect();
-    match tokio::time::timeout(ASK_TIMEOUT, ask(client, rollout, spec, &owners)).await {
+    match tokio::time::timeout(
+        DRY_RUN_TIMEOUT,
+        resolve_by_dry_run(client, rollout, spec, &owners),
+    )
+    .await
+    {
         Ok(Ok(revision)) => {
-            if memory.known.len() >= MEMORY_LIMIT {
-                memory.known.clear();
+            if cache.known.len() >= CACHE_LIMIT {
+                cache.known.clear();
             }
-            memory.known.insert(hash, revision.clone());
-            Target::Revision(revision)
+            cache.known.insert(hash, revision.clone());
+            TemplateRevision::Known(revision)
         }
-        Ok(Err(Problem::Refused(message))) => {
-            let message = refusal::told(&message, spec);
-            memory.refused = Some(Refusal {
+        Ok(Err(DryRunError::Refused(message))) => {
+            let message = refusal::explain(&message, spec);
+            cache.refused = Some(Refusal {
                 hash,
                 message: message.clone(),
                 at: Instant::now(),
             });
-            Target::Refused(message)
+            TemplateRevision::Refused(message)
         }
-        Ok(Err(Problem::Failed(problem))) => Target::Unknown(format!(
-            "the API server could not be asked about the template: {problem}"
-        )),
-        Err(_) => Target::Unknown(format!(
-            "the API server did not answer about the template within {} s",
-            ASK_TIMEOUT.as_secs()
+        Ok(Err(DryRunError::Failed(problem))) => {
+            TemplateRevision::Unknown(format!("the dry run of the template failed: {problem}"))
+        }
+        Err(_) => TemplateRevision::Unknown(format!(
+            "the dry run of the template timed out after {} s",
+            DRY_RUN_TIMEOUT.as_secs()
         )),
     }
 }
 
-enum Problem {
+enum DryRunError {
     Refused(String),
     Failed(kube::Error),
 }
 
-impl From<kube::Error> for Problem {
+impl From<kube::Error> for DryRunError {
     fn from(error: kube::Error) -> Self {
         match error {
-            // Invalid: the API server's own validation. A webhook or a policy refuses with whatever
-            // code it likes.
+            // Validation by the API server returns Invalid. Webhooks and policies may use any code.
             kube::Error::Api(status)
                 if api_status::is_invalid(&status)
                     || api_status::is_bad_request(&status)
@@ -148,13 +150,14 @@ impl From<kube::Error> for Problem {
     }
 }
 
-/// Asks the API server what it would store, and compares that with what it has stored.
-async fn ask(
+/// Looks up how the API server would store the template, and compares it with the existing
+/// ReplicaSets.
+async fn resolve_by_dry_run(
     client: &Client,
     rollout: &Key,
     spec: &RolloutSpec,
     owned: &BTreeSet<&str>,
-) -> Result<Revision, Problem> {
+) -> Result<Revision, DryRunError> {
     let api: Api<DynamicObject> = Api::namespaced_with(
         client.clone(),
         &rollout.namespace,
@@ -165,7 +168,7 @@ async fn ask(
         field_manager: Some(FIELD_MANAGER.to_owned()),
     };
     let answer = api.create(&dry_run, &probe(rollout, spec)).await?;
-    let stored = template::bare(
+    let stored = template::normalized(
         answer
             .data
             .pointer("/spec/template")
@@ -182,14 +185,14 @@ async fn ask(
             Some((
                 revision,
                 ours,
-                template::bare(set.data.pointer("/spec/template")?),
+                template::normalized(set.data.pointer("/spec/template")?),
             ))
         })
         .collect();
-    // An object without our labels may stand in the way as well.
+    // Names can also be taken by objects without our labels.
     let mut taken = BTreeSet::new();
-    for _ in 0..NAMES_TRIED {
-        let revision = choose(&stored, &existing, &taken);
+    for _ in 0..MAX_NAME_ATTEMPTS {
+        let revision = choose_revision(&stored, &existing, &taken);
         let name = format!("{}-{revision}", rollout.name);
         let holder = api.get_metadata_opt(&name).await?;
         let is_free = holder.is_none_or(|holder| {
@@ -203,12 +206,12 @@ async fn ask(
         }
         taken.insert(revision.as_str().to_owned());
     }
-    Ok(choose(&stored, &existing, &taken))
+    Ok(choose_revision(&stored, &existing, &taken))
 }
 
-/// The revision of an existing ReplicaSet of ours with this template, or a name that none has and
-/// that is not `taken`.
-fn choose(
+/// The revision of our existing ReplicaSet with this template, or a new name that is not in
+/// `taken`.
+fn choose_revision(
     stored: &Value,
     existing: &[(String, bool, Value)],
     taken: &BTreeSet<String>,
@@ -224,14 +227,14 @@ fn choose(
         .map(|(revision, ..)| revision.as_str())
         .chain(taken.iter().map(String::as_str))
         .collect();
-    let names = (0_u32..).map(|collisions| template::revision_of(stored, collisions));
+    let names = (0_u32..).map(|collisions| template::revision_name(stored, collisions));
     let mut free = names.filter(|revision| !taken.contains(revision.as_str()));
     // There are more names than ReplicaSets.
     free.next()
-        .unwrap_or_else(|| template::revision_of(stored, 0))
+        .unwrap_or_else(|| template::revision_name(stored, 0))
 }
 
-/// A ReplicaSet to ask about, never stored.
+/// A ReplicaSet for a dry run.
 fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
     let mut probe = DynamicObject::new("", &ApiResource::erase::<ReplicaSet>(&()));
     probe.metadata.name = None;
@@ -240,13 +243,13 @@ fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
     probe.data = json!({"spec": {
         "replicas": 0,
         "minReadySeconds": spec.min_ready_seconds.unwrap_or(0),
-        "selector": selector(spec, ASKING),
-        "template": labelled(spec, &rollout.name, ASKING),
+        "selector": selector(spec, PROBE_REVISION),
+        "template": with_serin_labels(spec, &rollout.name, PROBE_REVISION),
     }});
     probe
 }
 
-/// The selector of a revision's ReplicaSet: the user's, and the revision.
+/// The selector of a revision's ReplicaSet: the selector of the user plus the revision.
 pub fn selector(spec: &RolloutSpec, revision: &str) -> Value {
     let mut selector = spec.selector.clone();
     selector
@@ -261,30 +264,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_template_is_one_revision_and_a_collision_is_survived() {
+    fn equal_templates_share_a_revision_and_collisions_get_another_name() {
         let one = json!({"spec": {"containers": [{"name": "one"}]}});
         let two = json!({"spec": {"containers": [{"name": "two"}]}});
         let free = BTreeSet::new();
-        let name = template::revision_of(&one, 0).as_str().to_owned();
+        let name = template::revision_name(&one, 0).as_str().to_owned();
         assert_eq!(
-            choose(&one, &[("old".into(), true, one.clone())], &free),
+            choose_revision(&one, &[("old".into(), true, one.clone())], &free),
             Revision::new("old")
         );
-        assert_eq!(choose(&one, &[], &free), Revision::new(name.clone()));
-        // A different template stands under the name already.
         assert_eq!(
-            choose(&one, &[(name.clone(), true, two)], &free),
-            template::revision_of(&one, 1)
+            choose_revision(&one, &[], &free),
+            Revision::new(name.clone())
         );
-        // An equal template that belongs to somebody else is not ours.
+        // The name belongs to a different template.
+        assert_eq!(
+            choose_revision(&one, &[(name.clone(), true, two)], &free),
+            template::revision_name(&one, 1)
+        );
+        // An equal template in somebody else's ReplicaSet does not count.
         assert_ne!(
-            choose(&one, &[(name.clone(), false, one.clone())], &free),
-            template::revision_of(&one, 0)
+            choose_revision(&one, &[(name.clone(), false, one.clone())], &free),
+            template::revision_name(&one, 0)
         );
-        // An object without our labels has the name.
+        // The name is taken by an object without our labels.
         assert_eq!(
-            choose(&one, &[], &[name].into()),
-            template::revision_of(&one, 1)
+            choose_revision(&one, &[], &[name].into()),
+            template::revision_name(&one, 1)
         );
     }
 }

@@ -1,20 +1,21 @@
-//! The API server's refusal of a template, in the words of somebody who has to mend it.
+//! Translates the API server's refusal of a template into the field of the Rollout that must be
+//! fixed.
 
 use serde_json::Value;
 use serin_crds::RolloutSpec;
 
-/// What the API server says before the part that matters, where it could not even decode the
-/// object.
-const UNDECODABLE: &str = "cannot be handled as a ReplicaSet: ";
-/// How Go names the field that it could not decode.
-const GO_FIELD: &str = "Go struct field ";
+/// Marker in the message if the object could not be decoded.
+const UNDECODABLE_PREFIX: &str = "cannot be handled as a ReplicaSet: ";
+/// Marker of the field name in Go's decoding errors.
+const GO_FIELD_PREFIX: &str = "Go struct field ";
 
-/// The refusal by its field, for example `spec.template.spec.containers[0].image: Required value`.
-pub(super) fn told(message: &str, spec: &RolloutSpec) -> String {
+/// The refusal with its field, for example `spec.template.spec.containers[0].image: Required
+/// value`.
+pub(super) fn explain(message: &str, spec: &RolloutSpec) -> String {
     if let Some((_, fields)) = message.split_once(" is invalid: ") {
         return fields.to_owned();
     }
-    let Some((_, problem)) = message.split_once(UNDECODABLE) else {
+    let Some((_, problem)) = message.split_once(UNDECODABLE_PREFIX) else {
         return message.to_owned();
     };
     let problem = problem.strip_prefix("json: ").unwrap_or(problem);
@@ -25,13 +26,13 @@ pub(super) fn told(message: &str, spec: &RolloutSpec) -> String {
             "{path}: Invalid value: {quantity}: it is not a quantity; use for example 500m or 128Mi"
         );
     }
-    of_field(problem).unwrap_or_else(|| format!("spec.template: Invalid value: {problem}"))
+    field_error(problem).unwrap_or_else(|| format!("spec.template: Invalid value: {problem}"))
 }
 
-/// `cannot unmarshal number into Go struct field Container.spec.template.spec.containers.image of
-/// type string`, by its field.
-fn of_field(problem: &str) -> Option<String> {
-    let (what, field) = problem.split_once(GO_FIELD)?;
+/// Converts a message such as `cannot unmarshal number into Go struct field
+/// Container.spec.template.spec.containers.image of type string`.
+fn field_error(problem: &str) -> Option<String> {
+    let (what, field) = problem.split_once(GO_FIELD_PREFIX)?;
     let (field, wanted) = field.split_once(" of type ")?;
     let (_, path) = field.split_once('.')?;
     let found = what
@@ -44,7 +45,7 @@ fn of_field(problem: &str) -> Option<String> {
     ))
 }
 
-/// The first amount of a resource that is none, with its path.
+/// The first invalid resource quantity, with its path.
 fn bad_quantity(pod_spec: &Value) -> Option<(String, String)> {
     ["initContainers", "containers"]
         .into_iter()
@@ -68,8 +69,7 @@ fn bad_quantity(pod_spec: &Value) -> Option<(String, String)> {
         })
 }
 
-/// Whether it has the form that the API server demands: a number, then a suffix of letters or an
-/// exponent.
+/// Whether the text has the form of a quantity: a number, followed by a suffix or an exponent.
 fn is_quantity(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['+', '-']);
     let suffix =
@@ -91,20 +91,20 @@ mod tests {
         .unwrap()
     }
 
-    /// The messages are those of a real API server (1.34).
+    /// The messages are from kube-apiserver 1.34.
     #[test]
-    fn each_way_to_refuse_is_told_by_its_field() {
+    fn each_kind_of_refusal_names_its_field() {
         let plain = spec(&json!([]));
         let invalid = "ReplicaSet.apps \"shop-x\" is invalid: spec.template.spec.containers[0].image: Required value";
         assert_eq!(
-            told(invalid, &plain),
+            explain(invalid, &plain),
             "spec.template.spec.containers[0].image: Required value"
         );
 
         let number = "ReplicaSet in version \"v1\" cannot be handled as a ReplicaSet: json: cannot unmarshal number into \
                       Go struct field Container.spec.template.spec.containers.image of type string";
         assert_eq!(
-            told(number, &plain),
+            explain(number, &plain),
             "spec.template.spec.containers.image: Invalid value: number: it must be a string"
         );
 
@@ -114,17 +114,17 @@ mod tests {
             &json!([{"resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "lots"}}}]),
         );
         assert_eq!(
-            told(quantity, &lots),
+            explain(quantity, &lots),
             "spec.template.spec.containers[0].resources.limits.memory: Invalid value: \"lots\": it is not a quantity; \
              use for example 500m or 128Mi"
         );
 
         let webhook = "admission webhook \"images.example\" denied the request: only our registry";
-        assert_eq!(told(webhook, &plain), webhook);
+        assert_eq!(explain(webhook, &plain), webhook);
     }
 
     #[test]
-    fn quantities_are_told_from_words() {
+    fn quantities_are_distinguished_from_other_text() {
         for good in ["1", "0.5", "500m", "128Mi", "1e3", "-1", "2E"] {
             assert!(is_quantity(good), "{good}");
         }

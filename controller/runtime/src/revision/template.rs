@@ -1,4 +1,4 @@
-//! Pod templates as plain JSON: their canonical form, their hashes, and whether two are the same.
+//! Pod templates as JSON: canonical form, hashes and comparison.
 
 use serde_json::{Map, Value, json};
 use serin_core::units::Revision;
@@ -6,36 +6,34 @@ use serin_crds::RolloutSpec;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
 use sha2::{Digest, Sha256};
 
-/// What a revision's name is written with: no vowels (no words), nothing that reads like something
-/// else; DNS-safe. These are the letters that Kubernetes itself uses for generated names.
+/// The characters of a revision name. Without vowels and ambiguous characters, and DNS-safe.
+/// Kubernetes uses the same characters for generated names.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-/// How many letters a revision's name has: 27^9 are over 7 * 10^12.
+/// Length of a revision name: 27^9 is more than 7 * 10^12.
 const REVISION_LENGTH: usize = 9;
-/// How many bytes of a hash of a template as written are kept.
-const WRITTEN_HASH_BYTES: usize = 16;
+/// Number of bytes of the template hash that are kept.
+const TEMPLATE_HASH_BYTES: usize = 16;
 
-/// The hash of the template as the user wrote it: whatever the order of its keys, with empty fields
-/// left out.
+/// The hash of the template as the user wrote it, independent of key order and empty fields.
 ///
-/// It names a text, not a revision: two texts may stand for one template (`cpu: 1000m` and `cpu:
-/// "1"`).
-pub fn written_hash(spec: &RolloutSpec) -> String {
+/// It identifies a spelling, not a revision: two spellings may be the same template (`cpu: 1000m`
+/// and `cpu: "1"`).
+pub fn template_hash(spec: &RolloutSpec) -> String {
     let written = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
     let digest = Sha256::digest(canonical(&written));
-    hex(&digest[..WRITTEN_HASH_BYTES.min(digest.len())])
+    hex(&digest[..TEMPLATE_HASH_BYTES.min(digest.len())])
 }
 
-/// The template for pods of a revision: as written, with our two labels.
-pub fn labelled(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
+/// The template with the Rollout and revision labels.
+pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
     let mut template = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
     let labels = json!({ROLLOUT_LABEL: rollout, REVISION_LABEL: revision});
     json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
     template
 }
 
-/// A stored template without what Serin put into it, ready to be compared: equal values are equal
-/// templates.
-pub fn bare(template: &Value) -> Value {
+/// A stored template without the labels added by Serin. Equal results are equal templates.
+pub fn normalized(template: &Value) -> Value {
     let mut bare = without_empty(template).unwrap_or(Value::Null);
     if let Some(labels) = bare
         .pointer_mut("/metadata/labels")
@@ -47,9 +45,9 @@ pub fn bare(template: &Value) -> Value {
     without_empty(&bare).unwrap_or(Value::Null)
 }
 
-/// The revision that a stored template stands for; `collisions` counts the different templates met
-/// under a name so far.
-pub fn revision_of(bare_template: &Value, collisions: u32) -> Revision {
+/// The revision name of a normalized template. `collisions` is the number of different templates
+/// that already have a name derived from this hash.
+pub fn revision_name(bare_template: &Value, collisions: u32) -> Revision {
     let mut hasher = Sha256::new();
     hasher.update(canonical(bare_template));
     if collisions > 0 {
@@ -84,7 +82,7 @@ fn first_bytes(digest: &[u8]) -> [u8; 16] {
     bytes
 }
 
-/// JSON with the keys of every object in order and without empty fields.
+/// JSON with sorted keys and without empty fields.
 fn canonical(value: &Value) -> String {
     let mut out = String::new();
     write_canonical(&without_empty(value).unwrap_or(Value::Null), &mut out);
@@ -121,8 +119,8 @@ fn write_canonical(value: &Value, out: &mut String) {
     }
 }
 
-/// Without nulls, and without the empty maps that only some writers leave behind in metadata;
-/// `emptyDir: {}` means something and stays.
+/// Removes nulls, and empty maps in metadata that only some clients write. `emptyDir: {}` has a
+/// meaning and is kept.
 fn without_empty(value: &Value) -> Option<Value> {
     match value {
         Value::Null => None,
@@ -160,56 +158,56 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_what_was_written_is_pinned() {
-        // A change of this value would ask the API server about every template in a fleet on the
-        // day of an upgrade.
+    fn the_template_hash_is_stable_across_versions() {
+        // A change of this value would cause a lookup for every template of a fleet during an
+        // upgrade.
         let spec = spec(&json!({
             "metadata": {"labels": {"app": "checkout"}},
             "spec": {"containers": [{"name": "app", "image": "shop/checkout:1"}]},
         }));
-        assert_eq!(written_hash(&spec), "23d39b7baa6756a8fa60df8547f55f86");
+        assert_eq!(template_hash(&spec), "23d39b7baa6756a8fa60df8547f55f86");
     }
 
     #[test]
-    fn the_order_of_keys_and_nulls_do_not_count_in_what_was_written() {
+    fn the_template_hash_ignores_key_order_and_nulls() {
         let one = spec(
             &json!({"spec": {"containers": [{"name": "app", "image": "a"}], "volumes": null}}),
         );
         let two = spec(
             &json!({"metadata": {"labels": {}}, "spec": {"containers": [{"image": "a", "name": "app"}]}}),
         );
-        assert_eq!(written_hash(&one), written_hash(&two));
+        assert_eq!(template_hash(&one), template_hash(&two));
         let three = spec(&json!({"spec": {"containers": [{"image": "b", "name": "app"}]}}));
-        assert_ne!(written_hash(&one), written_hash(&three));
+        assert_ne!(template_hash(&one), template_hash(&three));
     }
 
     #[test]
-    fn an_empty_dir_is_not_nothing() {
+    fn an_empty_dir_is_kept() {
         let without = json!({"spec": {"volumes": [{"name": "tmp"}]}});
         let with = json!({"spec": {"volumes": [{"name": "tmp", "emptyDir": {}}]}});
-        assert_ne!(bare(&without), bare(&with));
+        assert_ne!(normalized(&without), normalized(&with));
     }
 
     #[test]
-    fn our_labels_are_put_in_and_taken_out() {
+    fn serin_labels_are_added_and_removed() {
         let spec = spec(&json!({"spec": {"containers": [{"name": "app"}]}}));
-        let ours = labelled(&spec, "checkout", "abc");
+        let ours = with_serin_labels(&spec, "checkout", "abc");
         assert_eq!(
             ours.pointer("/metadata/labels/serin.dev~1revision"),
             Some(&json!("abc"))
         );
         assert_eq!(
-            bare(&ours),
+            normalized(&ours),
             json!({"spec": {"containers": [{"name": "app"}]}})
         );
     }
 
     #[test]
-    fn a_revision_is_short_dns_safe_pinned_and_moves_on_after_a_collision() {
+    fn a_revision_name_is_dns_safe_and_stable_and_changes_after_a_collision() {
         let template = json!({"spec": {"containers": [{"name": "app"}]}});
-        let first = revision_of(&template, 0);
+        let first = revision_name(&template, 0);
         assert_eq!(first.as_str(), "l85dphddv");
         assert!(first.as_str().bytes().all(|byte| ALPHABET.contains(&byte)));
-        assert_ne!(first, revision_of(&template, 1));
+        assert_ne!(first, revision_name(&template, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! The conditions: one sentence each, with a transition time that moves only when the answer does.
+//! The status conditions. The transition time of a condition changes only with its status.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{AnalysisReport, Programmed};
 use serin_core::state::{Phase, Stage};
 use serin_crds::status::EvidenceStatus;
-use serin_metrics_analysis::telling::NO_DATA_IS_MISSING;
+use serin_metrics_analysis::report::HOLD_CAUSES_WITH_DATA;
 
-use super::Told;
+use super::StatusInputs;
 
-/// The longest message that a condition may carry, in bytes (the API allows 32 KiB; nobody reads
-/// that).
+/// Maximum length of a condition message in bytes. The API allows 32 KiB.
 const MESSAGE_LIMIT: usize = 1024;
 
-/// The conditions that tell what was seen; the others tell what was decided.
-pub(super) const IS_SEEN: [&str; 5] = [
+/// The conditions that depend on observations. All others depend on decisions only.
+pub(super) const OBSERVED_CONDITIONS: [&str; 5] = [
     "Available",
     "RouteReady",
     "MetricsReady",
@@ -24,23 +23,14 @@ pub(super) const IS_SEEN: [&str; 5] = [
     "Feasible",
 ];
 
-/// What the conditions are told from.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// Everything that the status is made of.
-    pub told: &'a Told<'a>,
-    /// The generation that they are told of.
-    pub generation: i64,
-}
-
-struct Answer {
+struct DesiredCondition {
     type_: &'static str,
     status: &'static str,
     reason: String,
     message: String,
 }
 
-impl Answer {
+impl DesiredCondition {
     fn new(
         type_: &'static str,
         holds: bool,
@@ -66,105 +56,103 @@ impl Answer {
     }
 }
 
-/// All conditions; those of `before` whose answer is the same keep their transition time.
-pub fn conditions(inputs: &Inputs<'_>, before: &[Condition]) -> Vec<Condition> {
-    let told = inputs.told;
-    let mut answers = vec![
-        available(told),
-        progressing(told),
-        paused(told),
-        completed(told),
-        healthy(told),
+/// All conditions. Conditions in `before` with the same status keep their transition time.
+pub fn conditions(inputs: &StatusInputs<'_>, before: &[Condition]) -> Vec<Condition> {
+    let mut desired = vec![
+        available(inputs),
+        progressing(inputs),
+        paused(inputs),
+        completed(inputs),
+        healthy(inputs),
     ];
-    answers.extend(route_ready(told));
-    answers.extend(metrics_ready(told));
-    answers.extend(frozen(told));
-    answers.extend(feasible(told));
-    answers.push(invalid_spec(told.seen.spec_problem.as_deref()));
-    answers.extend([ready(told), reconciling(told), stalled(told)]);
-    merged(answers, before, inputs.generation, told.now)
+    desired.extend(route_ready(inputs));
+    desired.extend(metrics_ready(inputs));
+    desired.extend(frozen(inputs));
+    desired.extend(feasible(inputs));
+    desired.push(invalid_spec(inputs.observed.spec_problem.as_deref()));
+    desired.extend([ready(inputs), reconciling(inputs), stalled(inputs)]);
+    with_transition_times(desired, before, inputs.observed.generation, inputs.now)
 }
 
-/// The conditions of a Rollout that cannot be read at all or has no plan: only why, and that
-/// nothing is done.
-pub fn of_unreadable(
+/// The conditions of a Rollout with an invalid spec and no active plan.
+pub fn invalid_spec_conditions(
     problem: &str,
     before: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let answers = vec![
+    let desired = vec![
         invalid_spec(Some(problem)),
-        Answer::new("Ready", false, "InvalidSpec", problem),
-        Answer::new(
+        DesiredCondition::new("Ready", false, "InvalidSpec", problem),
+        DesiredCondition::new(
             "Reconciling",
             false,
             "InvalidSpec",
-            "nothing is done until the spec can be used",
+            "not reconciling until the spec is valid",
         ),
-        Answer::new("Stalled", true, "InvalidSpec", problem),
+        DesiredCondition::new("Stalled", true, "InvalidSpec", problem),
     ];
-    let kept = kept(&answers, before);
-    merged(answers, before, generation, now)
+    let untouched = untouched(&desired, before);
+    with_transition_times(desired, before, generation, now)
         .into_iter()
-        .chain(kept)
+        .chain(untouched)
         .collect()
 }
 
-/// The conditions of a Rollout that is set aside because deciding on it failed in a way that must
-/// not happen.
-pub fn quarantined(
+/// The conditions of a quarantined Rollout.
+pub fn quarantine_conditions(
     problem: &str,
     before: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let answers = vec![
-        Answer::new("Ready", false, "Quarantined", problem),
-        Answer::new("Stalled", true, "Quarantined", problem),
+    let desired = vec![
+        DesiredCondition::new("Ready", false, "Quarantined", problem),
+        DesiredCondition::new("Stalled", true, "Quarantined", problem),
     ];
-    let kept = kept(&answers, before);
-    merged(answers, before, generation, now)
+    let untouched = untouched(&desired, before);
+    with_transition_times(desired, before, generation, now)
         .into_iter()
-        .chain(kept)
+        .chain(untouched)
         .collect()
 }
 
-fn kept(answers: &[Answer], before: &[Condition]) -> Vec<Condition> {
-    let untold =
-        |condition: &&Condition| answers.iter().all(|answer| answer.type_ != condition.type_);
-    before.iter().filter(untold).cloned().collect()
+fn untouched(desired: &[DesiredCondition], before: &[Condition]) -> Vec<Condition> {
+    let is_untouched =
+        |condition: &&Condition| desired.iter().all(|new| new.type_ != condition.type_);
+    before.iter().filter(is_untouched).cloned().collect()
 }
 
-fn merged(
-    answers: Vec<Answer>,
+fn with_transition_times(
+    desired: Vec<DesiredCondition>,
     before: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let condition = |answer: Answer| {
-        let earlier = before.iter().find(|earlier| earlier.type_ == answer.type_);
+    let condition = |new: DesiredCondition| {
+        let earlier = before.iter().find(|earlier| earlier.type_ == new.type_);
         let since = earlier
-            .filter(|earlier| earlier.status == answer.status)
+            .filter(|earlier| earlier.status == new.status)
             .map(|earlier| earlier.last_transition_time.0);
         Condition {
             last_transition_time: Time(since.unwrap_or_else(|| whole_second(now))),
-            message: short(answer.message),
+            message: truncate_message(new.message),
             observed_generation: Some(generation),
-            reason: answer.reason,
-            status: answer.status.to_owned(),
-            type_: answer.type_.to_owned(),
+            reason: new.reason,
+            status: new.status.to_owned(),
+            type_: new.type_.to_owned(),
         }
     };
-    answers.into_iter().map(condition).collect()
+    desired.into_iter().map(condition).collect()
 }
 
-/// Kubernetes writes condition times in whole seconds; a fraction would come back changed.
+/// Kubernetes stores condition times in whole seconds. A fraction would be lost and look like a
+/// change.
 fn whole_second(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-fn short(mut message: String) -> String {
+fn truncate_message(mut message: String) -> String {
     if message.len() > MESSAGE_LIMIT {
         let cut = (0..=MESSAGE_LIMIT)
             .rev()
@@ -175,61 +163,63 @@ fn short(mut message: String) -> String {
     message
 }
 
-fn available(told: &Told<'_>) -> Answer {
-    let wanted = told.plan.replicas;
-    let missing = told.plan.canary().max_unavailable.rounded_down(wanted);
-    let enough = told.counts.available >= wanted.saturating_sub(missing);
+fn available(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    let wanted = inputs.plan.replicas;
+    let missing = inputs.plan.canary().max_unavailable.rounded_down(wanted);
+    let enough = inputs.counts.available >= wanted.saturating_sub(missing);
     let reason = if enough {
         "MinimumReplicasAvailable"
     } else {
         "MinimumReplicasUnavailable"
     };
-    Answer::new(
+    DesiredCondition::new(
         "Available",
         enough,
         reason,
-        format!("{} of {wanted} pods are available", told.counts.available),
+        format!("{} of {wanted} pods are available", inputs.counts.available),
     )
 }
 
-fn under_way(told: &Told<'_>) -> bool {
+fn is_releasing(inputs: &StatusInputs<'_>) -> bool {
     matches!(
-        told.state.stage,
+        inputs.state.stage,
         Stage::FirstDeploy | Stage::Progressing | Stage::Promoting
     )
 }
 
-fn progressing(told: &Told<'_>) -> Answer {
-    let message = &told.state.message;
-    match (told.state.stage, &told.state.abort) {
+fn progressing(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    let message = &inputs.state.message;
+    match (inputs.state.stage, &inputs.state.abort) {
         (Stage::Aborted, Some(abort)) => {
-            Answer::new("Progressing", false, &abort.cause, &abort.message)
+            DesiredCondition::new("Progressing", false, &abort.cause, &abort.message)
         }
-        (Stage::Aborted, None) => Answer::new("Progressing", false, "Aborted", message),
-        (Stage::Stable, _) => Answer::new("Progressing", false, "Completed", message),
-        _ if told.state.pause.is_some() => Answer::new("Progressing", false, "Paused", message),
-        (stage, _) => Answer::new("Progressing", true, format!("{stage:?}"), message),
+        (Stage::Aborted, None) => DesiredCondition::new("Progressing", false, "Aborted", message),
+        (Stage::Stable, _) => DesiredCondition::new("Progressing", false, "Completed", message),
+        _ if inputs.state.pause.is_some() => {
+            DesiredCondition::new("Progressing", false, "Paused", message)
+        }
+        (stage, _) => DesiredCondition::new("Progressing", true, format!("{stage:?}"), message),
     }
 }
 
-fn paused(told: &Told<'_>) -> Answer {
-    match &told.state.pause {
-        Some(pause) => Answer::new(
+fn paused(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    match &inputs.state.pause {
+        Some(pause) => DesiredCondition::new(
             "Paused",
             true,
             format!("{:?}", pause.reason),
-            &told.state.message,
+            &inputs.state.message,
         ),
-        None if told.plan.paused && told.state.phase == Phase::Paused => {
-            Answer::new("Paused", true, "Spec", &told.state.message)
+        None if inputs.plan.paused && inputs.state.phase == Phase::Paused => {
+            DesiredCondition::new("Paused", true, "Spec", &inputs.state.message)
         }
-        None => Answer::new("Paused", false, "NotPaused", ""),
+        None => DesiredCondition::new("Paused", false, "NotPaused", ""),
     }
 }
 
-fn completed(told: &Told<'_>) -> Answer {
-    let complete = told.state.stage == Stage::Stable;
-    Answer::new(
+fn completed(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    let complete = inputs.state.stage == Stage::Stable;
+    DesiredCondition::new(
         "Completed",
         complete,
         if complete { "Stable" } else { "NotStable" },
@@ -237,27 +227,32 @@ fn completed(told: &Told<'_>) -> Answer {
     )
 }
 
-fn healthy(told: &Told<'_>) -> Answer {
-    Answer::new(
+fn healthy(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    DesiredCondition::new(
         "Healthy",
-        told.state.phase == Phase::Healthy,
-        format!("{:?}", told.state.phase),
-        &told.state.message,
+        inputs.state.phase == Phase::Healthy,
+        format!("{:?}", inputs.state.phase),
+        &inputs.state.message,
     )
 }
 
-fn route_ready(told: &Told<'_>) -> Option<Answer> {
-    told.plan.routing()?;
-    let unreadable = told
-        .seen
+fn route_ready(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
+    inputs.plan.routing()?;
+    let unreadable = inputs
+        .observed
         .routes
         .iter()
         .find_map(|route| route.canary_weight.as_ref().err());
     if let Some(problem) = unreadable {
-        return Some(Answer::new("RouteReady", false, "RouteUnusable", problem));
+        return Some(DesiredCondition::new(
+            "RouteReady",
+            false,
+            "RouteUnusable",
+            problem,
+        ));
     }
-    let pending = told
-        .seen
+    let pending = inputs
+        .observed
         .routes
         .iter()
         .find_map(|route| match &route.programmed {
@@ -265,49 +260,63 @@ fn route_ready(told: &Told<'_>) -> Option<Answer> {
             _ => None,
         });
     if let Some(why) = pending {
-        return Some(Answer::new("RouteReady", false, "NotProgrammed", why));
+        return Some(DesiredCondition::new(
+            "RouteReady",
+            false,
+            "NotProgrammed",
+            why,
+        ));
     }
-    let unreported = told
-        .seen
+    let unreported = inputs
+        .observed
         .routes
         .iter()
         .any(|route| route.programmed == Programmed::Unreported);
     Some(if unreported {
-        Answer::unknown(
+        DesiredCondition::unknown(
             "RouteReady",
             "Unverified",
-            "the router does not report which generation it has taken over",
+            "the router does not report the observed generation",
         )
     } else {
-        Answer::new("RouteReady", true, "Programmed", "")
+        DesiredCondition::new("RouteReady", true, "Programmed", "")
     })
 }
 
-fn metrics_ready(told: &Told<'_>) -> Option<Answer> {
-    told.plan.canary().analysis.as_ref()?;
-    if !matches!(told.state.stage, Stage::Progressing | Stage::Promoting) {
-        return Some(Answer::unknown("MetricsReady", "NothingToJudge", ""));
+fn metrics_ready(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
+    inputs.plan.canary().analysis.as_ref()?;
+    if !matches!(inputs.state.stage, Stage::Progressing | Stage::Promoting) {
+        return Some(DesiredCondition::unknown(
+            "MetricsReady",
+            "NothingToJudge",
+            "",
+        ));
     }
-    Some(match &told.seen.analysis {
-        AnalysisReport::NotConfigured => Answer::unknown("MetricsReady", "NothingToJudge", ""),
+    Some(match &inputs.observed.analysis {
+        AnalysisReport::NotConfigured => {
+            DesiredCondition::unknown("MetricsReady", "NothingToJudge", "")
+        }
         AnalysisReport::Hold { cause, message, .. }
-            if !NO_DATA_IS_MISSING.contains(&cause.as_str()) =>
+            if !HOLD_CAUSES_WITH_DATA.contains(&cause.as_str()) =>
         {
-            Answer::new("MetricsReady", false, cause, message)
+            DesiredCondition::new("MetricsReady", false, cause, message)
         }
         AnalysisReport::Hold { .. }
         | AnalysisReport::Frozen { .. }
         | AnalysisReport::Undecided { .. }
         | AnalysisReport::Sound { .. }
-        | AnalysisReport::RollBack { .. } => {
-            Answer::new("MetricsReady", true, "Fresh", readings(&told.evidence))
-        }
+        | AnalysisReport::RollBack { .. } => DesiredCondition::new(
+            "MetricsReady",
+            true,
+            "Fresh",
+            measurement_notes(&inputs.evidence),
+        ),
     })
 }
 
-/// What is out of the ordinary in how the counters are read, for example that samples arrive at
-/// another interval than configured.
-fn readings(evidence: &[EvidenceStatus]) -> String {
+/// Notes about how the counters are measured, for example that the samples arrive at another
+/// interval than configured.
+fn measurement_notes(evidence: &[EvidenceStatus]) -> String {
     let distinct: BTreeSet<&str> = evidence
         .iter()
         .filter_map(|objective| objective.note.as_deref())
@@ -315,77 +324,86 @@ fn readings(evidence: &[EvidenceStatus]) -> String {
     distinct.into_iter().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether the release waits for the service's error budget, and whether a person has said that it
-/// need not.
-fn frozen(told: &Told<'_>) -> Option<Answer> {
-    told.plan.canary().analysis.as_ref()?;
-    let releasing = matches!(told.state.stage, Stage::Progressing | Stage::Promoting);
-    let lifted = told.state.freeze_override.as_ref().filter(|_| releasing);
-    Some(match (&told.seen.analysis, lifted) {
-        (_, Some(lifted)) => Answer::new("Frozen", false, "Overridden", &lifted.reason),
+/// Whether the release is frozen by the error budget, and whether the freeze was overridden.
+fn frozen(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
+    inputs.plan.canary().analysis.as_ref()?;
+    let releasing = matches!(inputs.state.stage, Stage::Progressing | Stage::Promoting);
+    let lifted = inputs.state.freeze_override.as_ref().filter(|_| releasing);
+    Some(match (&inputs.observed.analysis, lifted) {
+        (_, Some(lifted)) => DesiredCondition::new("Frozen", false, "Overridden", &lifted.reason),
         (AnalysisReport::Frozen { cause, message }, None) if releasing => {
-            Answer::new("Frozen", true, cause, message)
+            DesiredCondition::new("Frozen", true, cause, message)
         }
-        _ => Answer::new("Frozen", false, "NotFrozen", ""),
+        _ => DesiredCondition::new("Frozen", false, "NotFrozen", ""),
     })
 }
 
-/// Whether a release can be judged in time with the traffic that was seen; nothing before any was.
-fn feasible(told: &Told<'_>) -> Option<Answer> {
-    if told.budgets.is_empty() {
+/// Whether the observed traffic is sufficient to analyze a release in time. `None` before traffic
+/// was observed.
+fn feasible(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
+    if inputs.budgets.is_empty() {
         return None;
     }
-    let why: Vec<&str> = told
+    let why: Vec<&str> = inputs
         .budgets
         .iter()
         .filter_map(|budget| budget.infeasible.as_deref())
         .collect();
     Some(if why.is_empty() {
-        Answer::new("Feasible", true, "Feasible", "")
+        DesiredCondition::new("Feasible", true, "Feasible", "")
     } else {
-        Answer::new("Feasible", false, "NotFeasible", why.join(" "))
+        DesiredCondition::new("Feasible", false, "NotFeasible", why.join(" "))
     })
 }
 
-fn invalid_spec(problem: Option<&str>) -> Answer {
+fn invalid_spec(problem: Option<&str>) -> DesiredCondition {
     match problem {
-        Some(problem) => Answer::new("InvalidSpec", true, "InvalidSpec", problem),
-        None => Answer::new("InvalidSpec", false, "Valid", ""),
+        Some(problem) => DesiredCondition::new("InvalidSpec", true, "InvalidSpec", problem),
+        None => DesiredCondition::new("InvalidSpec", false, "Valid", ""),
     }
 }
 
-fn ready(told: &Told<'_>) -> Answer {
-    let ready = told.state.phase == Phase::Healthy && told.state.stage == Stage::Stable;
-    Answer::new(
+fn ready(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    let ready = inputs.state.phase == Phase::Healthy && inputs.state.stage == Stage::Stable;
+    DesiredCondition::new(
         "Ready",
         ready,
-        format!("{:?}", told.state.phase),
-        &told.state.message,
+        format!("{:?}", inputs.state.phase),
+        &inputs.state.message,
     )
 }
 
-fn reconciling(told: &Told<'_>) -> Answer {
-    match &told.trouble {
-        Some(trouble) => Answer::new("Reconciling", true, "EffectFailing", trouble),
-        None if under_way(told) => Answer::new(
+fn reconciling(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    match &inputs.failing_effects {
+        Some(failing_effects) => {
+            DesiredCondition::new("Reconciling", true, "EffectFailing", failing_effects)
+        }
+        None if is_releasing(inputs) => DesiredCondition::new(
             "Reconciling",
             true,
-            format!("{:?}", told.state.stage),
-            &told.state.message,
+            format!("{:?}", inputs.state.stage),
+            &inputs.state.message,
         ),
-        None => Answer::new("Reconciling", false, format!("{:?}", told.state.stage), ""),
+        None => DesiredCondition::new(
+            "Reconciling",
+            false,
+            format!("{:?}", inputs.state.stage),
+            "",
+        ),
     }
 }
 
-fn stalled(told: &Told<'_>) -> Answer {
-    if let Some(problem) = &told.seen.spec_problem {
-        return Answer::new("Stalled", true, "InvalidSpec", problem);
+fn stalled(inputs: &StatusInputs<'_>) -> DesiredCondition {
+    if let Some(problem) = &inputs.observed.spec_problem {
+        return DesiredCondition::new("Stalled", true, "InvalidSpec", problem);
     }
-    match (&told.state.abort, told.state.phase) {
+    match (&inputs.state.abort, inputs.state.phase) {
         (Some(abort), Phase::Degraded) => {
-            Answer::new("Stalled", true, &abort.cause, &abort.message)
+            DesiredCondition::new("Stalled", true, &abort.cause, &abort.message)
         }
-        (None, Phase::Degraded) => Answer::new("Stalled", true, "Degraded", &told.state.message),
-        _ => Answer::new("Stalled", false, "NotStalled", ""),
+        (None, Phase::Degraded) => {
+            DesiredCondition::new("Stalled", true, "Degraded", &inputs.state.message)
+        }
+        _ => DesiredCondition::new("Stalled", false, "NotStalled", ""),
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of a Rollout: the whole status from the position and what was observed. Pure.
+//! Builds the status of a Rollout from its state and the observed objects. Pure.
 
 mod conditions;
 
@@ -15,45 +15,45 @@ use serin_crds::status::{
     SummaryStatus, WeightsStatus,
 };
 
-use crate::observe::Counts;
+use crate::observe::PodCounts;
 
-pub use conditions::{Inputs as ConditionInputs, conditions, of_unreadable, quarantined};
+pub use conditions::{conditions, invalid_spec_conditions, quarantine_conditions};
 
-/// What was only seen (pods, what the router says) is written with the next change of position, or
-/// when it has been the same for so long.
+/// Observations (pods, router status) are written with the next change of state, or after they were
+/// stable for this time.
 pub const STABLE_FOR: Duration = Duration::from_secs(5);
-/// Evidence changes with every scrape; it is written with the next change of position, or after so
-/// long.
-pub const EVIDENCE_EVERY: Duration = Duration::from_secs(15);
+/// Evidence changes with every scrape. It is written with the next change of state, or at this
+/// interval.
+pub const EVIDENCE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Everything that a status is made of.
+/// The inputs of the status.
 #[derive(Clone, Debug)]
-pub struct Told<'a> {
-    /// The new position.
+pub struct StatusInputs<'a> {
+    /// The new state.
     pub state: &'a State,
-    /// The plan that it was decided on.
+    /// The plan used for the decision.
     pub plan: &'a Plan,
-    /// What it was decided on.
-    pub seen: &'a Observed,
-    /// The pods.
-    pub counts: Counts,
-    /// The pods' selector.
+    /// The observed objects used for the decision.
+    pub observed: &'a Observed,
+    /// The numbers of pods.
+    pub counts: PodCounts,
+    /// The label selector of the pods.
     pub selector: Option<String>,
-    /// What the metrics say, for each objective.
+    /// The evidence of each objective.
     pub evidence: Vec<EvidenceStatus>,
-    /// How the service's error budget stands, for each objective.
+    /// The error budget of each objective.
     pub budgets: Vec<BudgetStatus>,
-    /// The same, for each check.
+    /// The result of each check.
     pub checks: Vec<CheckStatus>,
-    /// The same in a few words.
+    /// A one-line summary of the evidence.
     pub evidence_summary: Option<String>,
-    /// The analysis' own position.
+    /// The checkpoint of the analysis.
     pub analysis: Option<AnalysisStatus>,
     /// The routes as they were before the first change.
     pub original_routes: Vec<OriginalRoute>,
-    /// What could not be carried out, again and again.
-    pub trouble: Option<String>,
-    /// The time now.
+    /// A message about effects that fail repeatedly.
+    pub failing_effects: Option<String>,
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -62,91 +62,90 @@ pub struct Told<'a> {
 pub enum Urgency {
     /// Nothing has changed.
     Never,
-    /// Evidence or the wording has changed.
+    /// Only evidence or messages have changed.
     Eventually,
-    /// What was seen has changed.
+    /// Observations have changed.
     WhenStable,
-    /// The position or what must be restored has changed.
+    /// The state or the original routes have changed.
     Now,
 }
 
-/// The status to be told, with what `before` says where nothing has changed (transition times).
+/// Builds the new status. Fields without a change (such as transition times) are taken from
+/// `before`.
 ///
 /// # Errors
-/// Where the position does not fit the API's numbers.
+/// A number of the state does not fit into the API type.
 pub fn status(
-    told: &Told<'_>,
+    inputs: &StatusInputs<'_>,
     before: &RolloutStatus,
 ) -> Result<RolloutStatus, serin_crds::status::IncompatibleStatus> {
     let mut status = before.clone();
-    status.with_state(told.state)?;
-    status.summary = Some(summary(told));
-    status.evidence.clone_from(&told.evidence);
-    status.budgets.clone_from(&told.budgets);
-    status.checks.clone_from(&told.checks);
-    status.analysis.clone_from(&told.analysis);
-    status.original_routes.clone_from(&told.original_routes);
-    status.replicas = signed(told.counts.replicas);
-    status.updated_replicas = signed(told.counts.updated);
-    status.ready_replicas = signed(told.counts.ready);
-    status.available_replicas = signed(told.counts.available);
-    status.selector.clone_from(&told.selector);
-    let inputs = ConditionInputs {
-        told,
-        generation: told.seen.generation,
-    };
-    status.conditions = conditions(&inputs, &before.conditions);
+    status.set_state(inputs.state)?;
+    status.summary = Some(summary(inputs));
+    status.evidence.clone_from(&inputs.evidence);
+    status.budgets.clone_from(&inputs.budgets);
+    status.checks.clone_from(&inputs.checks);
+    status.analysis.clone_from(&inputs.analysis);
+    status.original_routes.clone_from(&inputs.original_routes);
+    status.replicas = to_i32(inputs.counts.replicas);
+    status.updated_replicas = to_i32(inputs.counts.updated);
+    status.ready_replicas = to_i32(inputs.counts.ready);
+    status.available_replicas = to_i32(inputs.counts.available);
+    status.selector.clone_from(&inputs.selector);
+    status.conditions = conditions(inputs, &before.conditions);
     Ok(status)
 }
 
-/// How soon `after` must be written where `before` stands.
+/// How soon the status `after` must replace the status `before`.
 pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
-    let (before, after) = (with_floats(before), with_floats(after));
+    let (before, after) = (normalize_numbers(before), normalize_numbers(after));
     if before == after {
         return Urgency::Never;
     }
-    let (before, after) = (lasting(&before), lasting(&after));
+    let (before, after) = (
+        without_volatile_fields(&before),
+        without_volatile_fields(&after),
+    );
     if before == after {
         return Urgency::Eventually;
     }
-    if position(before) == position(after) {
+    if decided_fields(before) == decided_fields(after) {
         Urgency::WhenStable
     } else {
         Urgency::Now
     }
 }
 
-/// The status with every number in its free-form parts as a float: the API server gives `20.0` back
-/// as `20`.
-fn with_floats(status: &RolloutStatus) -> RolloutStatus {
+/// Converts every number in free-form fields to a float. The API server returns `20.0` as `20`.
+fn normalize_numbers(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
     if let Some(plan) = &mut status.plan {
-        make_floats(&mut plan.spec);
+        numbers_to_floats(&mut plan.spec);
     }
     if let Some(analysis) = &mut status.analysis {
-        make_floats(&mut analysis.checkpoint);
+        numbers_to_floats(&mut analysis.checkpoint);
     }
     status
 }
 
-fn make_floats(value: &mut Value) {
+fn numbers_to_floats(value: &mut Value) {
     match value {
         Value::Number(number) => *value = number.as_f64().map_or(Value::Null, Value::from),
-        Value::Array(items) => items.iter_mut().for_each(make_floats),
-        Value::Object(fields) => fields.values_mut().for_each(make_floats),
+        Value::Array(items) => items.iter_mut().for_each(numbers_to_floats),
+        Value::Object(fields) => fields.values_mut().for_each(numbers_to_floats),
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
 
-/// The status without what changes with every scrape.
+/// Removes the fields that change with every scrape.
 ///
-/// Two statuses that are the same by this say the same for [`Urgency::WhenStable`].
-pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
+/// Statuses that are equal without these fields count as unchanged for [`Urgency::WhenStable`].
+pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
     status.message = None;
     status.evidence = Vec::new();
     status.checks = Vec::new();
-    // Only the states last; each count is another at every look.
+    // The numbers change in every reconcile. Only the budget state is kept.
     for budget in &mut status.budgets {
         let BudgetStatus {
             objective, state, ..
@@ -161,13 +160,12 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
         evidence: None,
         ..summary
     });
-    // That a judgement has begun is a part of the position; how far it has come is not.
+    // The start of an analysis is part of the state. Its progress is not.
     status.analysis = status.analysis.map(|analysis| AnalysisStatus {
         checkpoint: Value::Null,
         ..analysis
     });
-    // Since when something is so follows from what is so; until it is written, every look would say
-    // another time.
+    // This time follows from the weights. Until it is written, it is different in every reconcile.
     status.weights = status.weights.map(|weights| WeightsStatus {
         since: None,
         ..weights
@@ -180,9 +178,8 @@ pub fn lasting(status: &RolloutStatus) -> RolloutStatus {
     status
 }
 
-/// What of a lasting status was decided, without what was only seen: pods come and go, and a router
-/// takes a moment.
-fn position(mut status: RolloutStatus) -> RolloutStatus {
+/// Removes the observations (pods, router status) from a status, so that only decisions remain.
+fn decided_fields(mut status: RolloutStatus) -> RolloutStatus {
     (
         status.replicas,
         status.updated_replicas,
@@ -194,45 +191,46 @@ fn position(mut status: RolloutStatus) -> RolloutStatus {
     status.budgets = Vec::new();
     status
         .conditions
-        .retain(|condition| !conditions::IS_SEEN.contains(&condition.type_.as_str()));
+        .retain(|condition| !conditions::OBSERVED_CONDITIONS.contains(&condition.type_.as_str()));
     status
 }
 
-fn summary(told: &Told<'_>) -> SummaryStatus {
-    let total = told.plan.steps().len();
-    let step = match told.state.stage {
+fn summary(inputs: &StatusInputs<'_>) -> SummaryStatus {
+    let total = inputs.plan.steps().len();
+    let step = match inputs.state.stage {
         Stage::Progressing | Stage::Promoting if total > 0 => {
-            let done = told.state.step.map_or(total, |step| step.index);
+            let done = inputs.state.step.map_or(total, |step| step.index);
             Some(format!("{}/{total}", (done + 1).min(total)))
         }
         _ => None,
     };
-    let weight = match told.state.stage {
+    let weight = match inputs.state.stage {
         Stage::FirstDeploy => None,
-        _ if told.plan.routing().is_some() => Some(routed_weight(told)),
-        _ => Some(told.state.weights.desired.to_string()),
+        _ if inputs.plan.routing().is_some() => Some(routed_weight(inputs)),
+        _ => Some(inputs.state.weights.desired.to_string()),
     };
     SummaryStatus {
         step,
         weight,
-        evidence: told.evidence_summary.clone(),
+        evidence: inputs.evidence_summary.clone(),
     }
 }
 
-/// What the routes say; where they cannot be read, what they were asked for.
-fn routed_weight(told: &Told<'_>) -> String {
-    let said = told
-        .seen
+/// The weight that the routes have, or the desired weight if the routes cannot be read.
+fn routed_weight(inputs: &StatusInputs<'_>) -> String {
+    let weights = inputs
+        .observed
         .routes
         .iter()
         .filter_map(|route| route.canary_weight.as_ref().ok());
-    said.max()
+    weights
+        .max()
         .copied()
-        .unwrap_or(told.state.weights.desired)
+        .unwrap_or(inputs.state.weights.desired)
         .to_string()
 }
 
-/// A selector as the string that the scale subresource wants; none where it cannot be written so.
+/// Formats a selector for the scale subresource. `None` if an operator is unknown.
 pub fn selector_string(selector: &LabelSelector) -> Option<String> {
     let equal = selector
         .match_labels
@@ -260,7 +258,7 @@ pub fn selector_string(selector: &LabelSelector) -> Option<String> {
         .map(|parts| parts.join(","))
 }
 
-fn signed(count: u32) -> i32 {
+fn to_i32(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 

@@ -53,7 +53,7 @@ fn state() -> State {
     }
 }
 
-fn seen(state: &State, routes: Vec<RouteView>) -> Observed {
+fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
     Observed {
         state: state.clone(),
         generation: 7,
@@ -75,17 +75,17 @@ fn seen(state: &State, routes: Vec<RouteView>) -> Observed {
 struct Scene {
     plan: Plan,
     state: State,
-    seen: Observed,
-    counts: Counts,
-    trouble: Option<String>,
+    observed: Observed,
+    counts: PodCounts,
+    failing_effects: Option<String>,
     now: Timestamp,
 }
 
 impl Scene {
     fn new() -> Self {
         let state = state();
-        let seen = seen(&state, vec![route(20)]);
-        let counts = Counts {
+        let observed = observed(&state, vec![route(20)]);
+        let counts = PodCounts {
             replicas: 5,
             updated: 1,
             ready: 5,
@@ -94,18 +94,18 @@ impl Scene {
         Self {
             plan: plan(),
             state,
-            seen,
+            observed,
             counts,
-            trouble: None,
+            failing_effects: None,
             now: at(1),
         }
     }
 
     fn status(&self, before: &RolloutStatus) -> RolloutStatus {
-        let told = Told {
+        let inputs = StatusInputs {
             state: &self.state,
             plan: &self.plan,
-            seen: &self.seen,
+            observed: &self.observed,
             counts: self.counts,
             selector: Some("app=checkout".into()),
             evidence: Vec::new(),
@@ -114,14 +114,14 @@ impl Scene {
             evidence_summary: None,
             analysis: None,
             original_routes: Vec::new(),
-            trouble: self.trouble.clone(),
+            failing_effects: self.failing_effects.clone(),
             now: self.now,
         };
-        status(&told, before).unwrap()
+        status(&inputs, before).unwrap()
     }
 }
 
-fn answer(status: &RolloutStatus, type_: &str) -> (String, String) {
+fn condition(status: &RolloutStatus, type_: &str) -> (String, String) {
     let condition = status
         .conditions
         .iter()
@@ -131,7 +131,7 @@ fn answer(status: &RolloutStatus, type_: &str) -> (String, String) {
 }
 
 #[test]
-fn a_release_under_way_is_told() {
+fn a_release_in_progress_is_reported() {
     let status = Scene::new().status(&RolloutStatus::default());
     let summary = status.summary.clone().unwrap();
     assert_eq!(
@@ -139,27 +139,27 @@ fn a_release_under_way_is_told() {
         (Some("1/3"), Some("20 %"))
     );
     assert_eq!(
-        answer(&status, "Available"),
+        condition(&status, "Available"),
         ("True".into(), "MinimumReplicasAvailable".into())
     );
     assert_eq!(
-        answer(&status, "Progressing"),
+        condition(&status, "Progressing"),
         ("True".into(), "Progressing".into())
     );
     assert_eq!(
-        answer(&status, "Reconciling"),
+        condition(&status, "Reconciling"),
         ("True".into(), "Progressing".into())
     );
     assert_eq!(
-        answer(&status, "RouteReady"),
+        condition(&status, "RouteReady"),
         ("True".into(), "Programmed".into())
     );
     assert_eq!(
-        answer(&status, "Ready"),
+        condition(&status, "Ready"),
         ("False".into(), "Progressing".into())
     );
     assert_eq!(
-        answer(&status, "InvalidSpec"),
+        condition(&status, "InvalidSpec"),
         ("False".into(), "Valid".into())
     );
     assert!(
@@ -177,7 +177,7 @@ fn a_release_under_way_is_told() {
 }
 
 #[test]
-fn an_abort_is_told_with_its_cause() {
+fn an_abort_is_reported_with_its_cause() {
     let mut scene = Scene::new();
     scene.state.stage = Stage::Aborted;
     scene.state.phase = Phase::Degraded;
@@ -190,17 +190,17 @@ fn an_abort_is_told_with_its_cause() {
     });
     let status = scene.status(&RolloutStatus::default());
     assert_eq!(
-        answer(&status, "Progressing"),
+        condition(&status, "Progressing"),
         ("False".into(), "Evidence".into())
     );
     assert_eq!(
-        answer(&status, "Stalled"),
+        condition(&status, "Stalled"),
         ("True".into(), "Evidence".into())
     );
 }
 
 #[test]
-fn transition_times_move_only_with_the_answer() {
+fn transition_times_change_only_with_the_status() {
     let mut scene = Scene::new();
     let first = scene.status(&RolloutStatus::default());
     scene.now = at(60);
@@ -214,7 +214,7 @@ fn transition_times_move_only_with_the_answer() {
             .map(|condition| condition.last_transition_time.0)
     };
     assert_eq!(time(&first, "Ready"), time(&second, "Ready"));
-    scene.seen.routes = vec![RouteView {
+    scene.observed.routes = vec![RouteView {
         programmed: Programmed::Pending("not yet".into()),
         ..route(20)
     }];
@@ -224,7 +224,7 @@ fn transition_times_move_only_with_the_answer() {
 }
 
 #[test]
-fn what_has_changed_says_how_soon_it_is_written() {
+fn the_urgency_depends_on_what_has_changed() {
     let mut scene = Scene::new();
     let before = scene.status(&RolloutStatus::default());
     assert_eq!(urgency(&before, &scene.status(&before)), Urgency::Never);
@@ -259,7 +259,7 @@ fn what_has_changed_says_how_soon_it_is_written() {
 }
 
 #[test]
-fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
+fn the_start_of_an_analysis_is_written_immediately_and_its_progress_later() {
     let scene = Scene::new();
     let before = scene.status(&RolloutStatus::default());
     let mut begun = before.clone();
@@ -278,17 +278,17 @@ fn a_judgement_that_has_begun_is_written_at_once_and_its_progress_later() {
     assert_eq!(urgency(&begun, &further), Urgency::Eventually);
 }
 
-/// Seen on a real API server: every reconcile wrote the status again, because `setWeight: 20.0`
-/// came back as `20`.
+/// Observed with a real API server: every reconcile wrote the status again, because `setWeight:
+/// 20.0` was returned as `20`.
 #[test]
-fn a_number_that_comes_back_in_another_form_is_no_change() {
+fn an_integer_returned_for_a_float_is_not_a_change() {
     let mut scene = Scene::new();
     let in_force = serin_core::state::ActivePlan {
         hash: "a".into(),
         spec: scene.plan.clone(),
     };
     scene.state.plan = Some(in_force);
-    scene.seen.state = scene.state.clone();
+    scene.observed.state = scene.state.clone();
     let written = scene.status(&RolloutStatus::default());
     let text = serde_json::to_string(&written).unwrap();
     assert!(text.contains("20.0"), "{text}");
@@ -299,18 +299,18 @@ fn a_number_that_comes_back_in_another_form_is_no_change() {
 }
 
 #[test]
-fn what_keeps_failing_is_told() {
+fn repeatedly_failing_effects_are_reported() {
     let mut scene = Scene::new();
-    scene.trouble = Some("Service checkout: forbidden".into());
+    scene.failing_effects = Some("Service checkout: forbidden".into());
     let status = scene.status(&RolloutStatus::default());
     assert_eq!(
-        answer(&status, "Reconciling"),
+        condition(&status, "Reconciling"),
         ("True".into(), "EffectFailing".into())
     );
 }
 
 #[test]
-fn a_selector_is_written_as_autoscalers_read_it() {
+fn a_selector_is_formatted_for_autoscalers() {
     let selector: LabelSelector = serde_json::from_value(serde_json::json!({
         "matchLabels": {"app": "checkout"},
         "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}],
@@ -323,7 +323,7 @@ fn a_selector_is_written_as_autoscalers_read_it() {
 }
 
 #[test]
-fn a_condition_that_has_changed_is_the_same_at_every_look_until_it_is_written() {
+fn a_changed_condition_is_stable_until_it_is_written() {
     let condition = |seconds: i64| Condition {
         last_transition_time: Time(Timestamp::from_second(seconds).unwrap()),
         message: "no data".into(),
@@ -333,7 +333,7 @@ fn a_condition_that_has_changed_is_the_same_at_every_look_until_it_is_written() 
         type_: "MetricsReady".into(),
     };
     let look = |seconds| {
-        lasting(&RolloutStatus {
+        without_volatile_fields(&RolloutStatus {
             conditions: vec![condition(seconds)],
             ..RolloutStatus::default()
         })

@@ -1,71 +1,73 @@
-//! The library.
+//! Tests of the library.
 
 use std::time::Duration;
 
-use serin_load::{EndedBy, Load, Options, Outcome, Report, RoutingFailure, StartError};
+use serin_load::{
+    EndReason, Load, LoadOptions, LoadReport, RequestOutcome, RoutingFailure, StartError,
+};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::server::{Reply, Server, answer, until};
+use crate::server::{Reply, Server, response, wait_until};
 
-/// Exactly `count` requests: the one after them would be due when the duration is over.
-fn exactly(count: u32, rate_per_second: u32, url: String) -> Options {
+/// Options that send exactly `count` requests: the next one would be due when the duration is over.
+fn options_for(count: u32, rate_per_second: u32, url: String) -> LoadOptions {
     let duration = Some(Duration::from_secs(1) * count / rate_per_second);
-    Options {
+    LoadOptions {
         rate_per_second,
         duration,
-        ..Options::new(url)
+        ..LoadOptions::new(url)
     }
 }
 
-async fn run(options: &Options) -> Report {
+async fn run(options: &LoadOptions) -> LoadReport {
     let load = Load::start(options).unwrap();
-    load.ended().await;
+    load.wait_until_ended().await;
     load.stop().await
 }
 
-/// A good server that answers once the gate is open.
-async fn behind_a_gate(released: &watch::Sender<bool>) -> Server {
+/// A server that responds once `released` is true.
+async fn start_gated_server(released: &watch::Sender<bool>) -> Server {
     let gate = released.subscribe();
     Server::start(move |_, _| {
         let mut gate = gate.clone();
         async move {
             gate.wait_for(|open| *open).await.unwrap();
-            Reply::Whole(answer(200, Some("v1")))
+            Reply::Write(response(200, Some("v1")))
         }
     })
     .await
 }
 
 #[tokio::test]
-async fn every_arrival_is_sent_when_it_is_due_and_recorded() {
-    let server = Server::good().await;
-    let report = run(&exactly(200, 400, server.url("/"))).await;
+async fn every_request_is_sent_on_schedule_and_recorded() {
+    let server = Server::always_ok().await;
+    let report = run(&options_for(200, 400, server.url("/"))).await;
     assert_eq!(
         (report.sent, report.ended_by),
-        (200, Some(EndedBy::Duration))
+        (200, Some(EndReason::Duration))
     );
     assert_eq!(
         (report.all().counts().ok, report.all().counts().total()),
         (200, 200)
     );
     assert_eq!(server.requests().len(), 200);
-    let due: Vec<_> = report.all().answers().map(|answer| answer.at).collect();
+    let due: Vec<_> = report.all().requests().map(|answer| answer.at).collect();
     let even: Vec<_> = (0..200).map(|n| Duration::from_micros(2_500) * n).collect();
     assert_eq!(due, even);
-    assert!(report.lost_nothing());
+    assert!(report.has_no_losses());
 }
 
 #[tokio::test]
-async fn a_stalled_server_gets_every_arrival_and_its_stall_is_in_the_latencies() {
+async fn a_stalled_server_gets_every_request_and_the_stall_counts_as_latency() {
     let released = watch::Sender::new(false);
-    let server = behind_a_gate(&released).await;
-    let load = Load::start(&Options {
+    let server = start_gated_server(&released).await;
+    let load = Load::start(&LoadOptions {
         rate_per_second: 300,
-        ..Options::new(server.url("/"))
+        ..LoadOptions::new(server.url("/"))
     })
     .unwrap();
-    // A closed loop would stop at the first request that is not answered.
-    server.arrived(150).await;
+    // A closed-loop client would stop at the first request without a response.
+    server.wait_for_requests(150).await;
     let stalled = load.snapshot();
     assert_eq!(stalled.counts.total(), 0);
     assert!(stalled.in_flight >= 150, "{stalled:?}");
@@ -73,14 +75,14 @@ async fn a_stalled_server_gets_every_arrival_and_its_stall_is_in_the_latencies()
     let report = load.stop().await;
     let counts = report.all().counts();
     assert_eq!((counts.ok, counts.total()), (report.sent, report.sent));
-    // The 150th was due 149 / 300 s after the first, which was answered after it.
-    let first = report.all().answers().next().unwrap();
+    // Request 150 was due 149 / 300 s after the first one, which was answered after it.
+    let first = report.all().requests().next().unwrap();
     assert!(first.latency >= Duration::from_micros(496_666), "{first:?}");
     assert_eq!(
         report.all().latency().unwrap().max,
         report
             .all()
-            .answers()
+            .requests()
             .map(|answer| answer.latency)
             .max()
             .unwrap()
@@ -88,51 +90,51 @@ async fn a_stalled_server_gets_every_arrival_and_its_stall_is_in_the_latencies()
 }
 
 #[tokio::test]
-async fn what_is_in_flight_is_bounded_and_the_rest_counted_as_overrun() {
+async fn requests_beyond_the_in_flight_limit_count_as_overruns() {
     let released = watch::Sender::new(false);
-    let server = behind_a_gate(&released).await;
+    let server = start_gated_server(&released).await;
     let timeout = Duration::from_mins(1);
-    let load = Load::start(&Options {
+    let load = Load::start(&LoadOptions {
         rate_per_second: 500,
         max_in_flight: 5,
         timeout,
-        ..Options::new(server.url("/"))
+        ..LoadOptions::new(server.url("/"))
     })
     .unwrap();
-    until("arrivals are in excess", || load.snapshot().overruns >= 50).await;
+    wait_until("arrivals are in excess", || load.snapshot().overruns >= 50).await;
     let full = load.snapshot();
     assert_eq!((full.sent, full.in_flight), (5, 5));
     assert_eq!(server.requests().len(), 5);
     released.send_replace(true);
-    until("it goes on", || load.snapshot().sent > 50).await;
+    wait_until("requests are sent again", || load.snapshot().sent > 50).await;
     let report = load.stop().await;
     assert_eq!(report.all().counts().ok, report.sent);
-    assert!(report.overruns >= 50 && !report.lost_nothing());
+    assert!(report.overruns >= 50 && !report.has_no_losses());
 }
 
 #[tokio::test]
-async fn every_way_to_fail_is_told_apart() {
+async fn every_failure_gets_its_outcome() {
     let server = Server::start(|_, head| async move {
         let version = head.contains("own").then_some("v2");
         let path = head.split(' ').nth(1).unwrap();
         match path.trim_start_matches("/own/").trim_start_matches('/') {
             "never" => Reply::Never,
-            "close" => Reply::ThenClose(String::new()),
-            "half-head" => Reply::ThenClose("HTTP/1.1 200 OK\r\nx-ver".to_owned()),
-            "half-body" => Reply::ThenClose(
+            "close" => Reply::WriteAndClose(String::new()),
+            "half-head" => Reply::WriteAndClose("HTTP/1.1 200 OK\r\nx-ver".to_owned()),
+            "half-body" => Reply::WriteAndClose(
                 "HTTP/1.1 200 OK\r\nx-version: v2\r\ncontent-length: 9\r\n\r\nhalf".to_owned(),
             ),
-            "garbage" => Reply::ThenClose("garbage\r\n\r\n".to_owned()),
-            status => Reply::Whole(answer(status.parse().unwrap(), version)),
+            "garbage" => Reply::WriteAndClose("garbage\r\n\r\n".to_owned()),
+            status => Reply::Write(response(status.parse().unwrap(), version)),
         }
     })
     .await;
-    let routing = Outcome::Routing;
+    let routing = RequestOutcome::Routing;
     for (path, outcome, version) in [
-        ("/own/200", Outcome::Ok, Some("v2")),
-        ("/200", Outcome::Ok, None),
-        ("/own/500", Outcome::ServiceError, Some("v2")),
-        ("/own/503", Outcome::ServiceError, Some("v2")),
+        ("/own/200", RequestOutcome::Ok, Some("v2")),
+        ("/200", RequestOutcome::Ok, None),
+        ("/own/500", RequestOutcome::ServiceError, Some("v2")),
+        ("/own/503", RequestOutcome::ServiceError, Some("v2")),
         ("/404", routing(RoutingFailure::NotFound404), None),
         ("/500", routing(RoutingFailure::InternalError500), None),
         ("/502", routing(RoutingFailure::BadGateway502), None),
@@ -146,19 +148,24 @@ async fn every_way_to_fail_is_told_apart() {
         ("/never", routing(RoutingFailure::Timeout), None),
     ] {
         let timeout = Duration::from_millis(if path == "/never" { 50 } else { 10_000 });
-        let report = run(&Options {
+        let report = run(&LoadOptions {
             timeout,
-            ..exactly(1, 100, server.url(path))
+            ..options_for(1, 100, server.url(path))
         })
         .await;
-        let seen: Vec<_> = report
+        let results: Vec<_> = report
             .all()
-            .answers()
+            .requests()
             .map(|answer| (answer.outcome, answer.version))
             .collect();
-        assert_eq!(seen, [(outcome, version)], "{path}: {:?}", report.details);
-        let stories = usize::from(matches!(outcome, Outcome::Routing(_)));
-        assert_eq!(report.details.len(), stories, "{path}");
+        assert_eq!(
+            results,
+            [(outcome, version)],
+            "{path}: {:?}",
+            report.details
+        );
+        let detail_count = usize::from(matches!(outcome, RequestOutcome::Routing(_)));
+        assert_eq!(report.details.len(), detail_count, "{path}");
         if path == "/never" {
             assert!(report.all().last().unwrap().latency >= timeout);
         }
@@ -166,13 +173,16 @@ async fn every_way_to_fail_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_refuses() {
+async fn a_closed_port_counts_as_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let report = run(&exactly(20, 200, format!("http://{address}/"))).await;
+    let report = run(&options_for(20, 200, format!("http://{address}/"))).await;
     assert_eq!(
-        report.all().counts().of(RoutingFailure::Refused),
+        report
+            .all()
+            .counts()
+            .failures_of_kind(RoutingFailure::Refused),
         20,
         "{:?}",
         report.details
@@ -186,20 +196,20 @@ async fn a_port_where_nobody_listens_refuses() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_under_a_request_loses_that_request_only() {
+async fn a_broken_connection_loses_one_request_only() {
     let server = Server::start(|number, _| async move {
         if number % 2 == 0 {
-            Reply::Whole(answer(200, Some("v1")))
+            Reply::Write(response(200, Some("v1")))
         } else {
-            Reply::ThenClose(String::new())
+            Reply::WriteAndClose(String::new())
         }
     })
     .await;
-    let report = run(&exactly(20, 100, server.url("/"))).await;
+    let report = run(&options_for(20, 100, server.url("/"))).await;
     assert_eq!(server.requests().len(), 20);
     let counts = report.all().counts();
     assert_eq!(
-        (counts.ok, counts.of(RoutingFailure::Reset)),
+        (counts.ok, counts.failures_of_kind(RoutingFailure::Reset)),
         (10, 10),
         "{:?}",
         report.details
@@ -207,29 +217,31 @@ async fn a_connection_that_breaks_under_a_request_loses_that_request_only() {
 }
 
 #[tokio::test]
-async fn connections_that_the_server_closes_after_an_answer_cost_nothing() {
+async fn a_connection_closed_after_the_response_loses_no_request() {
     let server = Server::start(|_, _| async {
-        Reply::ThenClose(answer(200, Some("v1")).replace("content", "connection: close\r\ncontent"))
+        Reply::WriteAndClose(
+            response(200, Some("v1")).replace("content", "connection: close\r\ncontent"),
+        )
     })
     .await;
-    let report = run(&exactly(100, 400, server.url("/"))).await;
+    let report = run(&options_for(100, 400, server.url("/"))).await;
     assert_eq!(report.all().counts().ok, 100, "{:?}", report.details);
-    assert_eq!(server.accepted(), 100);
+    assert_eq!(server.accepted_connections(), 100);
 }
 
 #[tokio::test]
-async fn counts_are_exact_by_version_and_outcome() {
+async fn counts_are_exact_per_version_and_outcome() {
     let server = Server::start(|number, _| async move {
-        Reply::Whole(match number % 10 {
-            0 => answer(500, Some("v2")),
-            1 | 2 => answer(200, Some("v2")),
-            3 => answer(502, None),
-            _ => answer(200, Some("v1")),
+        Reply::Write(match number % 10 {
+            0 => response(500, Some("v2")),
+            1 | 2 => response(200, Some("v2")),
+            3 => response(502, None),
+            _ => response(200, Some("v1")),
         })
     })
     .await;
-    let load = Load::start(&exactly(500, 1_000, server.url("/"))).unwrap();
-    until("all are answered", || load.snapshot().counts.total() == 500).await;
+    let load = Load::start(&options_for(500, 1_000, server.url("/"))).unwrap();
+    wait_until("all are answered", || load.snapshot().counts.total() == 500).await;
     let live = load.snapshot();
     let report = load.stop().await;
     let by_version = report.all().counts_by_version();
@@ -239,7 +251,10 @@ async fn counts_are_exact_by_version_and_outcome() {
         (100, 50, 0)
     );
     assert_eq!(by_version[&Some("v1")].ok, 300);
-    assert_eq!(by_version[&None].of(RoutingFailure::BadGateway502), 50);
+    assert_eq!(
+        by_version[&None].failures_of_kind(RoutingFailure::BadGateway502),
+        50
+    );
     assert_eq!(live.counts, report.all().counts());
     let live_v2 = live.version("v2").unwrap();
     assert_eq!(live_v2.counts, v2);
@@ -251,11 +266,11 @@ async fn counts_are_exact_by_version_and_outcome() {
 }
 
 #[tokio::test]
-async fn a_share_of_the_requests_gets_connections_of_its_own() {
-    let server = Server::good().await;
-    let options = Options {
+async fn a_fraction_of_the_requests_uses_fresh_connections() {
+    let server = Server::always_ok().await;
+    let options = LoadOptions {
         fresh_connection_fraction: 0.25,
-        ..exactly(200, 400, server.url("/"))
+        ..options_for(200, 400, server.url("/"))
     };
     let report = run(&options).await;
     assert_eq!(report.all().counts().ok, 200);
@@ -265,20 +280,20 @@ async fn a_share_of_the_requests_gets_connections_of_its_own() {
         .filter(|head| head.contains("connection: close"))
         .count();
     assert_eq!(fresh, 50);
-    // One each for those, and a few that are kept alive for all others.
+    // One connection for each of them, and a few keep-alive connections for all others.
     assert!(
-        (51..150).contains(&server.accepted()),
+        (51..150).contains(&server.accepted_connections()),
         "{}",
-        server.accepted()
+        server.accepted_connections()
     );
 }
 
 #[tokio::test]
-async fn the_host_header_names_the_route_and_the_url_the_address() {
-    let server = Server::good().await;
-    let options = Options {
+async fn the_host_header_is_independent_of_the_url() {
+    let server = Server::always_ok().await;
+    let options = LoadOptions {
         host: Some("shop.example".into()),
-        ..exactly(1, 100, server.url("/cart?id=1"))
+        ..options_for(1, 100, server.url("/cart?id=1"))
     };
     run(&options).await;
     let head = server.requests().remove(0).to_lowercase();
@@ -288,23 +303,23 @@ async fn the_host_header_names_the_route_and_the_url_the_address() {
 }
 
 #[tokio::test]
-async fn the_rate_changes_at_once() {
-    let server = Server::good().await;
-    let load = Load::start(&Options {
+async fn a_rate_change_takes_effect_immediately() {
+    let server = Server::always_ok().await;
+    let load = Load::start(&LoadOptions {
         rate_per_second: 1,
-        ..Options::new(server.url("/"))
+        ..LoadOptions::new(server.url("/"))
     })
     .unwrap();
-    server.arrived(1).await;
+    server.wait_for_requests(1).await;
     let changed = load.elapsed();
     load.set_rate(1_000).unwrap();
-    server.arrived(101).await;
+    server.wait_for_requests(101).await;
     assert_eq!(load.snapshot().rate_per_second, 1_000);
     assert!(matches!(load.set_rate(0), Err(StartError::Range { .. })));
     let report = load.stop().await;
     let due: Vec<_> = report
         .between(changed..)
-        .answers()
+        .requests()
         .map(|answer| answer.at)
         .collect();
     assert!(due.len() >= 100);
@@ -315,48 +330,54 @@ async fn the_rate_changes_at_once() {
 }
 
 #[tokio::test]
-async fn a_report_can_be_had_while_it_runs() {
-    let server = Server::good().await;
-    let load = Load::start(&Options::new(server.url("/"))).unwrap();
-    until("some are answered", || load.snapshot().counts.ok >= 5).await;
+async fn a_running_load_can_be_reported() {
+    let server = Server::always_ok().await;
+    let load = Load::start(&LoadOptions::new(server.url("/"))).unwrap();
+    wait_until("some are answered", || load.snapshot().counts.ok >= 5).await;
     let so_far = load.report_so_far();
     assert_eq!(so_far.ended_by, None);
     assert!(so_far.all().counts().ok >= 5);
     let report = load.stop().await;
-    assert_eq!(report.ended_by, Some(EndedBy::Stopped));
+    assert_eq!(report.ended_by, Some(EndReason::Stopped));
     assert_eq!(report.all().counts().total(), report.sent);
     assert!(report.started_at == so_far.started_at && report.sent >= so_far.sent);
 }
 
 #[tokio::test]
-async fn a_dropped_handle_ends_the_load() {
-    let server = Server::good().await;
-    let load = Load::start(&Options::new(server.url("/"))).unwrap();
-    server.arrived(3).await;
+async fn dropping_the_handle_stops_the_load() {
+    let server = Server::always_ok().await;
+    let load = Load::start(&LoadOptions::new(server.url("/"))).unwrap();
+    server.wait_for_requests(3).await;
     drop(load);
-    until("its connections are closed", || server.open() == 0).await;
+    wait_until("its connections are closed", || {
+        server.open_connections() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_busy_caller_holds_nothing_up() {
+async fn a_blocked_caller_does_not_delay_requests() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = exactly(
+    let options = options_for(
         50,
         500,
         format!("http://{}/", listener.local_addr().unwrap()),
     );
-    let load = Load::start(&Options {
+    let load = Load::start(&LoadOptions {
         timeout: Duration::from_secs(30),
         ..options
     })
     .unwrap();
-    // This blocks the caller's only thread until 50 connections have come: no task of its runtime
-    // can help.
+    // This blocks the only thread of the caller until 50 connections have arrived.
     let held: Vec<_> = (0..50).map(|_| listener.accept().unwrap()).collect();
     assert_eq!(load.snapshot().in_flight, 50);
     drop(held);
     assert_eq!(
-        load.stop().await.all().counts().of(RoutingFailure::Reset),
+        load.stop()
+            .await
+            .all()
+            .counts()
+            .failures_of_kind(RoutingFailure::Reset),
         50
     );
 }

@@ -1,4 +1,4 @@
-//! The generator against servers that fail in every way.
+//! Tests of the load generator against servers that fail in different ways.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

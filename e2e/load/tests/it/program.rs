@@ -1,8 +1,8 @@
-//! The program: its exit codes and what it prints.
+//! Tests of the program: exit codes and output.
 
 use std::process::{Command, Output};
 
-use crate::server::{Reply, Server, answer};
+use crate::server::{Reply, Server, response};
 
 fn program(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_serin-load"))
@@ -15,10 +15,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-// The program blocks the test's own thread, so the server needs another.
+// The program blocks the thread of the test, so the server needs another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_clean_run_prints_a_table_and_succeeds() {
-    let server = Server::good().await;
+    let server = Server::always_ok().await;
     let run = program(&[
         "--url",
         &server.url("/"),
@@ -40,8 +40,8 @@ async fn a_clean_run_prints_a_table_and_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn lost_requests_fail_it_only_where_that_is_asked_for() {
-    let server = Server::start(|_, _| async { Reply::Whole(answer(502, None)) }).await;
+async fn routing_failures_fail_the_program_only_with_the_flag() {
+    let server = Server::start(|_, _| async { Reply::Write(response(502, None)) }).await;
     let url = server.url("/");
     let arguments = [
         "--url",
@@ -66,8 +66,8 @@ async fn lost_requests_fail_it_only_where_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_services_own_errors_are_not_the_routings() {
-    let server = Server::start(|_, _| async { Reply::Whole(answer(500, Some("v2"))) }).await;
+async fn service_errors_are_not_routing_failures() {
+    let server = Server::start(|_, _| async { Reply::Write(response(500, Some("v2"))) }).await;
     let run = program(&[
         "--url",
         &server.url("/"),
@@ -81,7 +81,7 @@ async fn the_services_own_errors_are_not_the_routings() {
 }
 
 #[test]
-fn what_cannot_start_says_why() {
+fn a_load_that_cannot_start_reports_the_reason() {
     for (arguments, message) in [
         (
             &["--url", "http://8.8.8.8/"][..],

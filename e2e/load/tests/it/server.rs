@@ -1,4 +1,4 @@
-//! A server of a few lines on a loopback port: a real one would be too well-behaved.
+//! A minimal HTTP server on a loopback port that can violate the protocol.
 
 use std::{
     net::SocketAddr,
@@ -18,36 +18,37 @@ use tokio::{
 };
 
 /// Longer than any condition of these tests takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the server does with a request.
+/// How the server handles a request.
 pub enum Reply {
     /// Writes this and keeps the connection.
-    Whole(String),
+    Write(String),
     /// Writes this and closes the connection.
-    ThenClose(String),
-    /// Answers nothing for as long as the client waits.
+    WriteAndClose(String),
+    /// Sends nothing until the client closes the connection.
     Never,
 }
 
-/// What the server has seen.
+/// Requests and connections that the server has received.
 #[derive(Default)]
-struct Seen {
+struct ServerLog {
     /// The head of every request, in the order of arrival.
     requests: watch::Sender<Vec<String>>,
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
 
-/// A server that stops when it is dropped.
+/// A running server. It stops on drop.
 pub struct Server {
     pub address: SocketAddr,
-    seen: Arc<Seen>,
+    log: Arc<ServerLog>,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
-    /// Answers the n-th request (from 0) with this head by `answer`.
+    /// Starts a server that handles every request with `answer`, which gets the index of the request
+    /// (from 0) and its head.
     pub async fn start<F, A>(answer: F) -> Self
     where
         F: Fn(usize, String) -> A + Clone + Send + 'static,
@@ -55,58 +56,58 @@ impl Server {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Seen::default());
+        let log = Arc::new(ServerLog::default());
         let accepting = tokio::spawn({
-            let seen = Arc::clone(&seen);
+            let log = Arc::clone(&log);
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    seen.accepted.fetch_add(1, Ordering::SeqCst);
-                    seen.open.fetch_add(1, Ordering::SeqCst);
-                    let (seen, answer) = (Arc::clone(&seen), answer.clone());
+                    log.accepted.fetch_add(1, Ordering::SeqCst);
+                    log.open.fetch_add(1, Ordering::SeqCst);
+                    let (log, answer) = (Arc::clone(&log), answer.clone());
                     tokio::spawn(async move {
-                        serve(stream, &seen, answer).await;
-                        seen.open.fetch_sub(1, Ordering::SeqCst);
+                        serve(stream, &log, answer).await;
+                        log.open.fetch_sub(1, Ordering::SeqCst);
                     });
                 }
             }
         });
         Self {
             address,
-            seen,
+            log,
             accepting,
         }
     }
 
-    /// Answers everything 200 as version v1.
-    pub async fn good() -> Self {
-        Self::start(|_, _| async { Reply::Whole(answer(200, Some("v1"))) }).await
+    /// Starts a server that returns 200 from version v1 to every request.
+    pub async fn always_ok() -> Self {
+        Self::start(|_, _| async { Reply::Write(response(200, Some("v1"))) }).await
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Waits until so many requests have arrived.
-    pub async fn arrived(&self, count: usize) {
-        let mut requests = self.seen.requests.subscribe();
+    /// Waits until `count` requests have arrived.
+    pub async fn wait_for_requests(&self, count: usize) {
+        let mut requests = self.log.requests.subscribe();
         let arrived = requests.wait_for(|requests| requests.len() >= count);
-        timeout(PATIENCE, arrived)
+        timeout(TIMEOUT, arrived)
             .await
             .expect("the requests arrive")
             .unwrap();
     }
 
     pub fn requests(&self) -> Vec<String> {
-        self.seen.requests.borrow().clone()
+        self.log.requests.borrow().clone()
     }
 
-    pub fn accepted(&self) -> usize {
-        self.seen.accepted.load(Ordering::SeqCst)
+    pub fn accepted_connections(&self) -> usize {
+        self.log.accepted.load(Ordering::SeqCst)
     }
 
-    pub fn open(&self) -> usize {
-        self.seen.open.load(Ordering::SeqCst)
+    pub fn open_connections(&self) -> usize {
+        self.log.open.load(Ordering::SeqCst)
     }
 }
 
@@ -116,7 +117,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve<F, A>(mut stream: TcpStream, seen: &Seen, answer: F)
+async fn serve<F, A>(mut stream: TcpStream, log: &ServerLog, answer: F)
 where
     F: Fn(usize, String) -> A,
     A: Future<Output = Reply>,
@@ -124,15 +125,15 @@ where
     while let Some(head) = head(&mut stream).await {
         let closes = head.to_lowercase().contains("connection: close");
         let mut number = 0;
-        seen.requests.send_modify(|requests| {
+        log.requests.send_modify(|requests| {
             number = requests.len();
             requests.push(head.clone());
         });
         let (text, closes) = match answer(number, head).await {
-            Reply::Whole(text) => (text, closes),
-            Reply::ThenClose(text) => (text, true),
+            Reply::Write(text) => (text, closes),
+            Reply::WriteAndClose(text) => (text, true),
             Reply::Never => {
-                // The client's end of the connection is the end of its patience.
+                // Wait until the client closes the connection.
                 let _ = stream.read(&mut [0]).await;
                 return;
             }
@@ -143,7 +144,7 @@ where
     }
 }
 
-/// The next request's head; none once the client is gone.
+/// Reads the head of the next request. `None` if the client has closed the connection.
 async fn head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -152,22 +153,22 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
-/// A whole answer.
-pub fn answer(status: u16, version: Option<&str>) -> String {
+/// A complete response.
+pub fn response(status: u16, version: Option<&str>) -> String {
     let version = version
         .map(|version| format!("x-version: {version}\r\n"))
         .unwrap_or_default();
     format!("HTTP/1.1 {status} Text\r\n{version}content-length: 2\r\n\r\nok")
 }
 
-/// Waits until something holds that can only be asked for.
-pub async fn until(what: &str, holds: impl Fn() -> bool) {
+/// Polls until a condition holds.
+pub async fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let polling = async {
         while !holds() {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, polling)
+    timeout(TIMEOUT, polling)
         .await
-        .unwrap_or_else(|_| panic!("waited in vain until {what}"));
+        .unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }

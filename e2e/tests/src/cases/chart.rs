@@ -1,4 +1,4 @@
-//! The chart: installed for real, with the controller as a pod.
+//! The Helm chart, which runs the controller as a Deployment.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use kube::Api;
 use kube::api::ListParams;
 
 use crate::env::{CONTROLLER_IMAGE, Env};
-use crate::manifests::{Release, Spec};
-use crate::shop::{Shop, is_aborted, is_stable, stop_without_loss};
+use crate::manifests::{RolloutOptions, SampleRelease};
+use crate::shop::{Shop, is_aborted, is_stable, stop_and_ensure_no_loss};
 
 const NAMESPACE: &str = "serin-e2e-chart-system";
 
 /// # Errors
-/// When something is not as promised.
-pub async fn the_chart_installs_a_controller_that_works(env: &Env) -> Result<()> {
+/// If an expectation is not met.
+pub async fn the_chart_installs_a_working_controller(env: &Env) -> Result<()> {
     env.load_controller_image().await?;
     uninstall(env).await?;
     env.remove_admission_policy().await?;
@@ -44,33 +44,35 @@ pub async fn the_chart_installs_a_controller_that_works(env: &Env) -> Result<()>
     for setting in &settings {
         arguments.extend(["--set", setting]);
     }
-    // Both replicas must become ready: that is what `--wait` waits for.
+    // `--wait` waits until both replicas are ready.
     arguments.extend(["--wait", "--timeout", "120s"]);
-    env.helm(&arguments).await?;
-    let released = release(env).await;
-    let restarts = restarts(env).await?;
+    env.run_helm(&arguments).await?;
+    let released = run_releases(env).await;
+    let restarts = restart_count(env).await?;
     uninstall(env).await?;
     released?;
     ensure!(restarts == 0, "controller pods restarted {restarts} times");
     Ok(())
 }
 
-async fn release(env: &Env) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-chart").await?;
-    let spec = Spec::default();
-    shop.first(&spec, &Release::good("v1")).await?;
-    let load = shop.load(300)?;
-    shop.declare(&spec, &Release::good("v2")).await?;
-    shop.until("v2 is promoted", Duration::from_secs(120), is_stable)
+async fn run_releases(env: &Env) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-chart").await?;
+    let spec = RolloutOptions::default();
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
+    let load = shop.start_load(300)?;
+    shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
-    shop.declare(&spec, &Release::failing("v3", "10")).await?;
-    shop.until("v3 is rolled back", Duration::from_secs(120), is_aborted)
+    shop.wait_until("v2 is promoted", Duration::from_secs(120), is_stable)
         .await?;
-    stop_without_loss(load).await?;
-    shop.close().await
+    shop.apply_release(&spec, &SampleRelease::failing("v3", "10"))
+        .await?;
+    shop.wait_until("v3 is rolled back", Duration::from_secs(120), is_aborted)
+        .await?;
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await
 }
 
-async fn restarts(env: &Env) -> Result<i32> {
+async fn restart_count(env: &Env) -> Result<i32> {
     let pods = Api::<Pod>::namespaced(env.client.clone(), NAMESPACE)
         .list(&ListParams::default())
         .await?;
@@ -85,7 +87,7 @@ async fn restarts(env: &Env) -> Result<i32> {
 }
 
 async fn uninstall(env: &Env) -> Result<()> {
-    env.helm(&[
+    env.run_helm(&[
         "uninstall",
         "serin",
         "--namespace",

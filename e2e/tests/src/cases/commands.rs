@@ -1,4 +1,4 @@
-//! Commands: by the kubectl plugin, by RBAC verb, and refused where they come too late.
+//! Commands: the kubectl plugin, permissions per verb, and outdated preconditions.
 
 use std::process::Output;
 use std::time::Duration;
@@ -10,25 +10,26 @@ use serin_crds::{Rollout, RolloutCommand};
 use tokio::process::Command;
 
 use crate::env::Env;
-use crate::manifests::{Release, Spec};
+use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
 
-async fn paused(env: &Env, namespace: &str) -> Result<(Shop, Spec)> {
-    let shop = Shop::open(env, namespace).await?;
+async fn start_paused_release(env: &Env, namespace: &str) -> Result<(Shop, RolloutOptions)> {
+    let shop = Shop::create(env, namespace).await?;
     let steps = json!([{"setWeight": 20}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v1")).await?;
-    shop.declare(&spec, &Release::good("v2")).await?;
-    at_step(&shop, 1).await?;
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
+    shop.apply_release(&spec, &SampleRelease::good("v2"))
+        .await?;
+    wait_until_paused_at(&shop, 1).await?;
     Ok((shop, spec))
 }
 
-async fn at_step(shop: &Shop, index: i32) -> Result<()> {
+async fn wait_until_paused_at(shop: &Shop, index: i32) -> Result<()> {
     let at = |rollout: &Rollout| {
         let status = rollout.status.as_ref();
         let step = status
@@ -36,7 +37,7 @@ async fn at_step(shop: &Shop, index: i32) -> Result<()> {
             .map(|step| step.index);
         step == Some(index) && status.is_some_and(|status| status.pause.is_some())
     };
-    shop.until(
+    shop.wait_until(
         &format!("paused at step {}", index + 1),
         Duration::from_secs(120),
         at,
@@ -45,11 +46,11 @@ async fn at_step(shop: &Shop, index: i32) -> Result<()> {
     Ok(())
 }
 
-/// Runs the plugin: its exit code, and what it said.
+/// Runs a plugin. Returns its exit code and its output.
 ///
 /// # Errors
-/// When it cannot be run.
-pub async fn kubectl(
+/// If it cannot be run.
+pub async fn run_plugin(
     env: &Env,
     shop: &Shop,
     plugin: &str,
@@ -77,15 +78,15 @@ pub async fn kubectl(
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn kubectl_promotes_and_aborts(env: &Env) -> Result<()> {
-    let (shop, spec) = paused(env, "serin-e2e-kubectl").await?;
-    let (code, text) = kubectl(env, &shop, "kubectl-serin", &["status", "shop"]).await?;
+/// If an expectation is not met.
+pub async fn the_kubectl_plugin_promotes_and_aborts(env: &Env) -> Result<()> {
+    let (shop, spec) = start_paused_release(env, "serin-e2e-kubectl").await?;
+    let (code, text) = run_plugin(env, &shop, "kubectl-serin", &["status", "shop"]).await?;
     ensure!(
         code == 0 && text.contains("20"),
-        "the status tells the weight: {text}"
+        "the status does not show the weight: {text}"
     );
-    let (code, text) = kubectl(
+    let (code, text) = run_plugin(
         env,
         &shop,
         "kubectl-promote",
@@ -93,8 +94,8 @@ pub async fn kubectl_promotes_and_aborts(env: &Env) -> Result<()> {
     )
     .await?;
     ensure!(code == 0, "{text}");
-    at_step(&shop, 3).await?;
-    let (code, text) = kubectl(
+    wait_until_paused_at(&shop, 3).await?;
+    let (code, text) = run_plugin(
         env,
         &shop,
         "kubectl-abort",
@@ -102,65 +103,70 @@ pub async fn kubectl_promotes_and_aborts(env: &Env) -> Result<()> {
     )
     .await?;
     ensure!(code == 0, "{text}");
-    shop.until("aborted", Duration::from_secs(30), is_aborted)
+    shop.wait_until("aborted", Duration::from_secs(30), is_aborted)
         .await?;
-    let abort = shop.status().await?.abort.context("an abort on record")?;
+    let abort = shop
+        .status()
+        .await?
+        .abort
+        .context("an abort in the status")?;
     ensure!(
         abort.message.contains("changed my mind"),
-        "why is on record: {}",
+        "the abort does not have its reason: {}",
         abort.message
     );
-    let (code, text) = kubectl(env, &shop, "kubectl-promote", &["shop"]).await?;
+    let (code, text) = run_plugin(env, &shop, "kubectl-promote", &["shop"]).await?;
     ensure!(
         code == 1,
-        "a refused command exits with 1, not {code}: {text}"
+        "a refused command must exit with code 1, not {code}: {text}"
     );
-    shop.declare(&spec, &Release::good("v3")).await?;
-    at_step(&shop, 1).await?;
-    let (code, text) = kubectl(env, &shop, "kubectl-promote", &["shop", "--full"]).await?;
-    ensure!(code == 0, "{text}");
-    shop.until("v3 is stable", Duration::from_secs(120), is_stable)
+    shop.apply_release(&spec, &SampleRelease::good("v3"))
         .await?;
-    shop.close().await
+    wait_until_paused_at(&shop, 1).await?;
+    let (code, text) = run_plugin(env, &shop, "kubectl-promote", &["shop", "--full"]).await?;
+    ensure!(code == 0, "{text}");
+    shop.wait_until("v3 is stable", Duration::from_secs(120), is_stable)
+        .await?;
+    shop.delete().await
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn stale_commands_are_refused(env: &Env) -> Result<()> {
-    let (shop, _) = paused(env, "serin-e2e-stale").await?;
+/// If an expectation is not met.
+pub async fn commands_with_outdated_preconditions_are_refused(env: &Env) -> Result<()> {
+    let (shop, _) = start_paused_release(env, "serin-e2e-stale").await?;
     let status = shop.status().await?;
     let (done, message) = shop
-        .command("promote", json!({"revision": status.stable_revision}))
+        .run_command("promote", json!({"revision": status.stable_revision}))
         .await?;
     ensure!(
         !done && message.contains("revision"),
-        "for another revision: {message}"
+        "a command for another revision must be refused: {message}"
     );
     let (done, message) = shop
-        .command(
+        .run_command(
             "promote",
             json!({"revision": status.current_revision, "step": 0}),
         )
         .await?;
     ensure!(
         !done && message.contains("step"),
-        "for another step: {message}"
+        "a command for another step must be refused: {message}"
     );
     let (done, message) = shop
-        .command(
+        .run_command(
             "promote",
             json!({"revision": status.current_revision, "step": 1}),
         )
         .await?;
     ensure!(done, "{message}");
-    at_step(&shop, 3).await?;
-    shop.close().await
+    wait_until_paused_at(&shop, 3).await?;
+    shop.delete().await
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
-    let (shop, _) = paused(env, "serin-e2e-rbac").await?;
+/// If an expectation is not met.
+pub async fn a_user_with_abort_permission_only_cannot_promote(env: &Env) -> Result<()> {
+    let (shop, _) = start_paused_release(env, "serin-e2e-rbac").await?;
     env.apply_admission_policy().await?;
     let rules = json!([
         {"apiGroups": ["serin.dev"], "resources": ["rollouts"], "verbs": ["get", "list", "watch", "abort"]},
@@ -178,7 +184,7 @@ pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
     shop.apply(binding).await?;
     let client = env.client_as("nightwatch").await?;
     let commands = kube::Api::<RolloutCommand>::namespaced(client, &shop.namespace);
-    let ask = |verb: &str, by: &str| {
+    let new_command = |verb: &str, by: &str| {
         let object = json!({
             "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
             "metadata": {"generateName": "night-"},
@@ -186,31 +192,41 @@ pub async fn who_may_only_abort_cannot_promote(env: &Env) -> Result<()> {
         });
         serde_json::from_value::<RolloutCommand>(object)
     };
-    // The policy takes a moment to be in force.
+    // The policy takes effect after a short delay.
     shop.eventually("promote is refused", Duration::from_secs(60), async || {
         let refused = commands
-            .create(&PostParams::default(), &ask("promote", "nightwatch")?)
+            .create(
+                &PostParams::default(),
+                &new_command("promote", "nightwatch")?,
+            )
             .await;
         Ok(matches!(refused, Err(kube::Error::Api(status)) if status.message.contains("promote")))
     })
     .await?;
     let claimed = commands
-        .create(&PostParams::default(), &ask("abort", "somebody-else")?)
+        .create(
+            &PostParams::default(),
+            &new_command("abort", "somebody-else")?,
+        )
         .await;
     ensure!(
         matches!(&claimed, Err(kube::Error::Api(_))),
-        "nobody speaks in another's name: {claimed:?}"
+        "a command in the name of another user must be refused: {claimed:?}"
     );
     commands
-        .create(&PostParams::default(), &ask("abort", "nightwatch")?)
+        .create(&PostParams::default(), &new_command("abort", "nightwatch")?)
         .await?;
-    shop.until("aborted", Duration::from_secs(30), is_aborted)
+    shop.wait_until("aborted", Duration::from_secs(30), is_aborted)
         .await?;
-    let abort = shop.status().await?.abort.context("an abort on record")?;
+    let abort = shop
+        .status()
+        .await?
+        .abort
+        .context("an abort in the status")?;
     ensure!(
         abort.by.as_deref() == Some("nightwatch"),
-        "who is on record: {abort:?}"
+        "the abort must have its user: {abort:?}"
     );
     env.remove_admission_policy().await?;
-    shop.close().await
+    shop.delete().await
 }

@@ -1,126 +1,131 @@
-//! Whole lives of Rollouts without a router, and what `kubectl serin status` says at their turns.
+//! The life cycle of Rollouts without a router, and the output of `kubectl serin status`.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::commands::kubectl;
-use super::scaling::{apply_service_of_all_pods, unrouted};
+use super::commands::run_plugin;
+use super::scaling::{apply_service_of_all_pods, rollout_without_router};
 use crate::env::Env;
-use crate::manifests::{Release, Spec};
-use crate::shop::{Shop, is_aborted, is_paused, is_stable, stop_without_loss};
+use crate::manifests::{RolloutOptions, SampleRelease};
+use crate::shop::{Shop, is_aborted, is_paused, is_stable, stop_and_ensure_no_loss};
 
-// argo-rollouts #1733: the first version never starts and a second one must. #1292: an abort
-// without a release scales stable to 0. #2048: a new revision after an abort does not start. #3774:
-// the drain after a second abort of a retried release.
+// argo-rollouts #1733: the first version never starts, and a second one must be released. #1292: an
+// abort without a release scales stable to 0. #2048: a new revision after an abort does not start.
+// #3774: draining after a second abort of a retried release.
 /// # Errors
-/// If a promise is not kept.
-pub async fn a_rollout_survives_a_broken_start_and_repeated_aborts(env: &Env) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-aborts").await?;
+/// If an expectation is not met.
+pub async fn a_rollout_recovers_from_a_failed_first_release_and_repeated_aborts(
+    env: &Env,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-aborts").await?;
     apply_service_of_all_pods(&shop).await?;
     let steps = json!([{"setWeight": 50}, {"pause": {}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         replicas: 2,
         steps: Some(steps),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    let declare = async |release: &Release| shop.apply(unrouted(&shop, &spec, release)).await;
-    declare(&Release::with("v1", "NEVER_READY", "true")).await?;
+    let apply_release = async |release: &SampleRelease| {
+        shop.apply(rollout_without_router(&shop, &spec, release))
+            .await
+    };
+    apply_release(&SampleRelease::with_fault("v1", "NEVER_READY", "true")).await?;
     shop.eventually("v1 has pods", Duration::from_secs(60), async || {
         Ok(!shop.pods().await?.is_empty())
     })
     .await?;
-    declare(&Release::good("v2")).await?;
-    shop.until("v2 is stable", Duration::from_secs(90), is_stable)
+    apply_release(&SampleRelease::good("v2")).await?;
+    shop.wait_until("v2 is stable", Duration::from_secs(90), is_stable)
         .await?;
     let v2 = shop
         .status()
         .await?
         .stable_revision
         .context("a stable revision")?;
-    shop.answers().await?;
-    let load = shop.load(50)?;
+    shop.wait_until_answering().await?;
+    let load = shop.start_load(50)?;
 
-    let (_, message) = shop.command("abort", json!({})).await?;
+    let (_, message) = shop.run_command("abort", json!({})).await?;
     ensure!(
         message.contains("nothing to abort"),
-        "an abort without a release does nothing: {message}"
+        "an abort without a release must be refused: {message}"
     );
     let stable_is_complete = async || -> Result<()> {
-        shop.until_available(&v2, 2, Duration::from_secs(60))
+        shop.wait_until_available(&v2, 2, Duration::from_secs(60))
             .await?;
         ensure!(
-            shop.desired().await?.get(&v2) == Some(&2),
-            "stable keeps its pods: {:?}",
-            shop.desired().await?
+            shop.desired_replicas().await?.get(&v2) == Some(&2),
+            "stable must keep its pods: {:?}",
+            shop.desired_replicas().await?
         );
         Ok(())
     };
     stable_is_complete().await?;
 
     for version in ["v3", "v4"] {
-        declare(&Release::good(version)).await?;
-        shop.until_unless_aborted(
+        apply_release(&SampleRelease::good(version)).await?;
+        shop.wait_until_unless_aborted(
             &format!("{version} waits"),
             Duration::from_secs(90),
             is_paused,
         )
         .await?;
-        let (done, message) = shop.command("abort", json!({})).await?;
+        let (done, message) = shop.run_command("abort", json!({})).await?;
         ensure!(done, "{message}");
-        shop.until(
+        shop.wait_until(
             &format!("{version} is aborted"),
             Duration::from_secs(30),
             is_aborted,
         )
         .await?;
     }
-    let (done, message) = shop.command("retry", json!({})).await?;
+    let (done, message) = shop.run_command("retry", json!({})).await?;
     ensure!(done, "{message}");
-    shop.until_unless_aborted("v4 waits again", Duration::from_secs(90), is_paused)
+    shop.wait_until_unless_aborted("v4 waits again", Duration::from_secs(90), is_paused)
         .await?;
-    let (done, message) = shop.command("abort", json!({})).await?;
+    let (done, message) = shop.run_command("abort", json!({})).await?;
     ensure!(done, "{message}");
     let aborted = shop
-        .until("v4 is aborted again", Duration::from_secs(30), is_aborted)
+        .wait_until("v4 is aborted again", Duration::from_secs(30), is_aborted)
         .await?;
     let v4 = aborted
         .status
         .and_then(|status| status.current_revision)
         .context("a current revision")?;
     shop.eventually("v4 is drained", Duration::from_secs(60), async || {
-        Ok(shop.desired().await?.get(&v4) == Some(&0))
+        Ok(shop.desired_replicas().await?.get(&v4) == Some(&0))
     })
     .await?;
     stable_is_complete().await?;
-    stop_without_loss(load).await?;
-    shop.close().await
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await
 }
 
 /// # Errors
-/// If a promise is not kept.
-pub async fn status_until_done_never_ends_with_the_previous_health(env: &Env) -> Result<()> {
+/// If an expectation is not met.
+pub async fn status_until_done_waits_for_the_new_revision(env: &Env) -> Result<()> {
     Box::pin(status_until_done(env, 10)).await
 }
 
-// argo-rollouts #771 and #1225: the health that is reported is that of the spec before.
+// argo-rollouts #771 and #1225: the reported health belonged to the previous spec.
 /// Applies releases and runs `kubectl serin status --watch --until-done` right after each.
 ///
 /// # Errors
-/// If it ends before the new version is healthy.
+/// If the command ends before the new version is healthy.
 pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
-    let shop = Shop::open_without_route(env, "serin-e2e-status", "shop").await?;
-    let spec = Spec {
+    let shop = Shop::create_without_route(env, "serin-e2e-status", "shop").await?;
+    let spec = RolloutOptions {
         replicas: 1,
         steps: Some(json!([{"setWeight": 50}])),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
     let apply = async |version: &str| {
-        let rollout = unrouted(&shop, &spec, &Release::good(version));
-        env.kubectl(
+        let rollout = rollout_without_router(&shop, &spec, &SampleRelease::good(version));
+        env.run_kubectl(
             &[
                 "apply",
                 "--server-side",
@@ -134,7 +139,7 @@ pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
         .await
     };
     apply("v0").await?;
-    shop.until("v0 is stable", Duration::from_secs(90), is_stable)
+    shop.wait_until("v0 is stable", Duration::from_secs(90), is_stable)
         .await?;
     for number in 1..=releases {
         let version = format!("v{number}");
@@ -148,18 +153,18 @@ pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
             "--timeout",
             "120s",
         ];
-        let (code, text) = kubectl(env, &shop, "kubectl-serin", &arguments).await?;
+        let (code, text) = run_plugin(env, &shop, "kubectl-serin", &arguments).await?;
         let after = shop.rollout().await?;
         ensure!(code == 0, "{version}: exit code {code}: {text}");
         ensure!(
             is_stable(&after),
-            "{version}: it ended before the release did: {text}"
+            "{version}: the command ended before the release: {text}"
         );
         let status = after.status.context("a status")?;
         ensure!(
             status.stable_revision != before,
-            "{version}: it ended with the health of the revision before: {text}"
+            "{version}: the command ended with the health of the previous revision: {text}"
         );
     }
-    shop.close().await
+    shop.delete().await
 }

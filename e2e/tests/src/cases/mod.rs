@@ -1,109 +1,110 @@
-//! The cases: each a promise of the README or of docs/invariants.md, seen on a real cluster.
+//! The cases. Each verifies a guarantee of the README or of docs/reference/invariants.md on a real
+//! cluster.
 
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
 
 use crate::env::Env;
 
-pub mod absent_kinds;
-pub mod backends;
+pub mod analysis;
+pub mod changes_during_release;
 pub mod chart;
 pub mod commands;
-pub mod deadlines;
-pub mod examples;
-pub mod history;
-pub mod holds;
-pub mod identity;
-pub mod interventions;
-pub mod journey;
-pub mod judging;
+pub mod complete_releases;
+pub mod earlier_revisions;
+pub mod example_manifests;
+pub mod gateway_api_installation;
+pub mod invalid_specs;
 pub mod lifecycle;
-pub mod malformed;
-pub mod metrics;
 pub mod outages;
+pub mod progress_deadline;
+pub mod prometheus_faults;
+pub mod request_attribution;
+pub mod scale_to_zero;
 pub mod scaling;
-pub mod scraping;
+pub mod scrape_configuration;
+pub mod services_and_routes;
 
 /// One case.
-pub struct Case {
-    /// Its name, a sentence in snake case.
+pub struct TestCase {
+    /// Its name: a sentence in snake case.
     pub name: &'static str,
-    /// What it needs.
-    pub needs: Needs,
-    /// The case itself.
+    /// Which other cases may run at the same time.
+    pub isolation: Isolation,
+    /// The function that runs it.
     pub run: for<'a> fn(&'a Env) -> LocalBoxFuture<'a, Result<()>>,
 }
 
-/// What a case needs from its surroundings.
+/// The isolation that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// The shared controller. Other cases run at the same time, each in its own namespace, so the
-    /// case must not depend on how fast an idle machine is.
+pub enum Isolation {
+    /// It uses the shared controller. Other cases run at the same time, each in its own namespace,
+    /// so the case must not depend on the speed of an idle machine.
     Shared,
-    /// The shared controller, and no other case at the same time: the case measures, or fills the
-    /// machine.
+    /// It uses the shared controller, and no other case runs at the same time, because it measures
+    /// times or loads the machine.
     Exclusive,
-    /// The whole cluster, and no controller except its own.
+    /// It uses the whole cluster and starts its own controllers.
     Alone,
 }
 
 macro_rules! cases {
-    ($($needs:ident: $module:ident::$name:ident,)*) => {
+    ($($isolation:ident: $module:ident::$name:ident,)*) => {
         /// All cases.
-        pub const ALL: &[Case] = &[
-            $(Case { name: stringify!($name), needs: Needs::$needs, run: |env| Box::pin($module::$name(env)) },)*
+        pub const ALL: &[TestCase] = &[
+            $(TestCase { name: stringify!($name), isolation: Isolation::$isolation, run: |env| Box::pin($module::$name(env)) },)*
         ];
     };
 }
 
-// Shared cases are started in this order, so the longest come first: a long one at the end would
-// run by itself.
+// Shared cases start in this order. The longest ones come first, so that no long case runs alone at
+// the end.
 cases! {
-    Shared: metrics::trouble_with_prometheus_holds_and_resumes,
-    Shared: journey::a_release_paced_by_evidence,
-    Shared: deadlines::a_canary_is_not_overdue_when_a_pod_is_replaced_or_replicas_rise,
-    Shared: history::only_promoted_revisions_skip_the_steps_inside_the_rollback_window,
-    Shared: judging::a_check_begins_after_its_delay_and_after_the_warm_up,
-    Shared: deadlines::two_rollouts_on_one_route_do_not_disturb_each_other,
-    Shared: holds::scaling_to_zero_and_back_keeps_a_paused_and_an_aborted_release,
-    Shared: scaling::an_autoscaler_owns_replicas_that_the_manifest_leaves_out,
-    Shared: scraping::a_release_ends_when_samples_come_more_rarely_than_the_rollout_says,
-    Shared: judging::a_breach_in_the_watch_gives_the_traffic_back,
-    Shared: judging::a_spent_budget_freezes_releases_until_someone_overrides,
-    Shared: judging::a_canary_that_keeps_its_threshold_and_is_slower_is_held_by_the_latency_guard,
-    Shared: judging::a_failing_check_rolls_back_what_the_objective_lets_pass,
-    Shared: lifecycle::status_until_done_never_ends_with_the_previous_health,
-    Shared: history::old_restarts_do_not_stop_a_return_to_the_previous_revision,
-    Shared: identity::two_services_whose_joined_names_are_equal_are_held_and_named,
-    Shared: identity::requests_of_a_rule_that_is_not_split_do_not_count,
-    Shared: lifecycle::a_rollout_survives_a_broken_start_and_repeated_aborts,
-    Shared: scraping::a_renamed_service_label_is_read_or_named_with_its_remedy,
-    Shared: metrics::a_prometheus_behind_tls_and_a_token_is_asked_with_what_a_secret_holds,
-    Shared: metrics::a_mistyped_error_selector_holds,
-    Shared: malformed::malformed_rollouts_are_told_and_stop_nobody,
-    Shared: commands::kubectl_promotes_and_aborts,
-    Shared: interventions::v3_in_the_middle_of_v2,
-    Shared: interventions::template_and_replicas_in_one_apply,
-    Shared: interventions::steps_edited_in_mid_rollout,
-    Shared: interventions::scaled_while_paused,
-    Shared: interventions::an_edited_route_is_put_back_and_told,
-    Shared: interventions::git_revert_in_mid_rollout,
-    Shared: journey::a_release_without_a_router,
-    Shared: scaling::scaling_in_mid_release_keeps_the_share_of_a_routed_canary,
-    Shared: scaling::scaling_in_mid_release_keeps_the_share_of_a_canary_without_a_router,
-    Shared: backends::ports_that_move_or_are_added_ship,
-    Shared: backends::a_route_may_list_the_canary_service_from_the_beginning,
-    Shared: commands::stale_commands_are_refused,
-    Shared: commands::who_may_only_abort_cannot_promote,
-    Shared: interventions::deleting_the_rollout_restores_the_route,
-    Shared: malformed::abort_works_on_a_spec_that_became_invalid,
-    Shared: interventions::the_same_template_written_otherwise_is_no_release,
-    Exclusive: journey::five_releases_under_load,
-    Exclusive: examples::every_example_is_accepted,
-    Alone: chart::the_chart_installs_a_controller_that_works,
-    Alone: outages::killed_at_random_moments,
-    Alone: outages::the_standby_takes_over,
-    Alone: outages::prometheus_away_and_back,
-    Alone: absent_kinds::a_cluster_without_the_gateway_api_works_and_its_kinds_may_come_and_go,
-    Alone: outages::api_server_away_and_back,
+    Shared: prometheus_faults::prometheus_faults_hold_the_release_until_they_are_fixed,
+    Shared: complete_releases::a_release_without_steps_is_paced_by_evidence,
+    Shared: progress_deadline::replaced_pods_and_added_replicas_do_not_exceed_the_progress_deadline,
+    Shared: earlier_revisions::only_promoted_revisions_skip_steps_within_the_rollback_window,
+    Shared: analysis::a_check_starts_after_its_delay_and_the_warm_up,
+    Shared: progress_deadline::two_rollouts_can_share_a_route,
+    Shared: scale_to_zero::scaling_to_zero_and_back_keeps_paused_and_aborted_releases,
+    Shared: scaling::an_autoscaler_owns_replicas_that_the_manifest_omits,
+    Shared: scrape_configuration::a_release_completes_with_a_longer_scrape_interval_than_configured,
+    Shared: analysis::a_breach_during_bake_time_rolls_back,
+    Shared: analysis::an_exhausted_error_budget_freezes_releases_until_an_override,
+    Shared: analysis::the_latency_guard_holds_a_slower_canary_below_the_threshold,
+    Shared: analysis::a_failing_check_rolls_back_a_release_that_meets_its_objective,
+    Shared: lifecycle::status_until_done_waits_for_the_new_revision,
+    Shared: earlier_revisions::earlier_restarts_do_not_block_a_rollback_to_the_previous_revision,
+    Shared: request_attribution::services_with_ambiguous_metric_names_are_held_and_reported,
+    Shared: request_attribution::requests_of_unsplit_route_rules_are_not_counted,
+    Shared: lifecycle::a_rollout_recovers_from_a_failed_first_release_and_repeated_aborts,
+    Shared: scrape_configuration::a_renamed_service_label_is_supported_or_reported_with_a_fix,
+    Shared: prometheus_faults::prometheus_credentials_and_ca_are_read_from_a_secret_and_a_config_map,
+    Shared: prometheus_faults::a_mistyped_error_selector_holds_the_release,
+    Shared: invalid_specs::invalid_rollouts_are_reported_and_do_not_affect_others,
+    Shared: commands::the_kubectl_plugin_promotes_and_aborts,
+    Shared: changes_during_release::a_new_release_supersedes_one_in_progress,
+    Shared: changes_during_release::template_and_replicas_can_change_in_one_apply,
+    Shared: changes_during_release::steps_can_be_edited_during_a_release,
+    Shared: changes_during_release::a_paused_release_can_be_scaled,
+    Shared: changes_during_release::an_edited_route_is_restored_and_reported,
+    Shared: changes_during_release::reverting_the_manifest_aborts_the_release,
+    Shared: complete_releases::a_release_without_a_router,
+    Shared: scaling::scaling_during_a_release_keeps_the_traffic_share_with_a_router,
+    Shared: scaling::scaling_during_a_release_keeps_the_traffic_share_without_a_router,
+    Shared: services_and_routes::releases_can_change_and_add_ports,
+    Shared: services_and_routes::a_route_may_list_the_canary_service_before_the_first_release,
+    Shared: commands::commands_with_outdated_preconditions_are_refused,
+    Shared: commands::a_user_with_abort_permission_only_cannot_promote,
+    Shared: changes_during_release::deleting_the_rollout_restores_the_route,
+    Shared: invalid_specs::a_rollout_with_an_invalid_spec_can_be_aborted,
+    Shared: changes_during_release::an_equivalent_template_does_not_start_a_release,
+    Exclusive: complete_releases::five_releases_under_load_end_as_expected,
+    Exclusive: example_manifests::every_example_manifest_is_accepted,
+    Alone: chart::the_chart_installs_a_working_controller,
+    Alone: outages::a_controller_killed_at_random_moments_completes_releases,
+    Alone: outages::the_standby_takes_over_when_the_leader_stops,
+    Alone: outages::a_prometheus_outage_holds_the_release,
+    Alone: gateway_api_installation::the_controller_works_without_the_gateway_api_and_detects_its_installation,
+    Alone: outages::the_controller_survives_an_api_server_outage,
 }

@@ -1,4 +1,4 @@
-//! Outages: of the controller, of Prometheus, of the API server.
+//! Outages of the controller, of Prometheus and of the API server.
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use serde_json::json;
 use serin_cluster::Component;
 use serin_crds::Rollout;
 
-use crate::controller::{Controller, Options};
+use crate::controller::{Controller, ControllerOptions};
 use crate::env::Env;
-use crate::manifests::{Release, Spec};
+use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::note;
-use crate::shop::{Shop, eventually, is_stable, stop_without_loss, verified};
+use crate::shop::{Shop, eventually, is_stable, stop_and_ensure_no_loss, verified_weight};
 
 const LOAD_PER_SECOND: u32 = 300;
 
-fn options(name: &str, port: u16, election: Option<&str>) -> Options {
-    Options {
+fn options(name: &str, port: u16, election: Option<&str>) -> ControllerOptions {
+    ControllerOptions {
         name: name.to_owned(),
         port,
         election: election.map(str::to_owned),
@@ -31,8 +31,8 @@ fn options(name: &str, port: u16, election: Option<&str>) -> Options {
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn killed_at_random_moments(env: &Env) -> Result<()> {
+/// If an expectation is not met.
+pub async fn a_controller_killed_at_random_moments_completes_releases(env: &Env) -> Result<()> {
     let kills = std::env::var("SERIN_KILLS")
         .ok()
         .and_then(|kills| kills.parse().ok())
@@ -40,29 +40,29 @@ pub async fn killed_at_random_moments(env: &Env) -> Result<()> {
     Box::pin(kill_controllers(env, kills)).await
 }
 
-/// Ships releases while the controller is killed so many times, at random moments; each ends as
-/// without a kill.
+/// Runs releases while the controller is killed `kills` times at random moments. Each release must
+/// end as without a kill.
 ///
 /// # Errors
-/// When one does not, a pause starts anew, a step is skipped, or a request is lost.
+/// If a release does not complete, a pause restarts, a step is skipped, or a request is lost.
 pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-kills").await?;
+    let shop = Shop::create(env, "serin-e2e-kills").await?;
     let controller_options = options("kills", 18_181, None);
     let mut controller = Controller::start(env, &controller_options)?;
-    controller.ready().await?;
+    controller.wait_until_ready().await?;
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "6s"}}, {"setWeight": 60}, {"pause": {"duration": "6s"}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v1")).await?;
-    let load = shop.load(LOAD_PER_SECOND)?;
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
     let mut killed = 0;
     let mut version = 1;
     while killed < kills {
         version += 1;
-        let pauses = tokio::spawn(pauses(&shop));
-        shop.declare(&spec, &Release::good(&format!("v{version}")))
+        let pauses = tokio::spawn(observe_pauses(&shop));
+        shop.apply_release(&spec, &SampleRelease::good(&format!("v{version}")))
             .await?;
         let deadline = Instant::now() + Duration::from_secs(180);
         loop {
@@ -81,32 +81,32 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
                 controller.kill().await?;
                 killed += 1;
                 controller = Controller::start(env, &controller_options)?;
-                controller.ready().await?;
+                controller.wait_until_ready().await?;
             }
         }
-        let seen = pauses.await??;
-        let steps: Vec<i32> = seen.iter().map(|(step, _)| *step).collect();
+        let observed = pauses.await??;
+        let steps: Vec<i32> = observed.iter().map(|(step, _)| *step).collect();
         ensure!(
             steps == [1, 3],
-            "v{version}: each pause is seen once and ends when it first said: {seen:?}"
+            "v{version}: each pause must occur once and keep its end: {observed:?}"
         );
         note!("v{version}: promoted; {killed} kills so far");
     }
     let report = load.stop().await;
     note!("{}", report.summary());
     ensure!(
-        report.lost_nothing(),
+        report.has_no_losses(),
         "{}\n{:#?}",
         report.summary(),
         report.details
     );
-    shop.close().await?;
+    shop.delete().await?;
     controller.stop().await
 }
 
-/// The pauses of the next release as its status tells them, each with its step and its end; one
-/// that is told with another end is there twice. Ends when the release does.
-fn pauses(
+/// Collects the pauses in the status of the next release with their step and end, until the release
+/// is complete. A pause whose end changes is listed twice.
+fn observe_pauses(
     shop: &Shop,
 ) -> impl Future<Output = Result<Vec<(i32, Option<Timestamp>)>>> + Send + use<> {
     let changes = watcher(shop.api::<Rollout>(), watcher::Config::default())
@@ -114,7 +114,7 @@ fn pauses(
         .applied_objects();
     async move {
         let mut changes = std::pin::pin!(changes);
-        let (mut seen, mut has_begun) = (Vec::new(), false);
+        let (mut observed, mut has_begun) = (Vec::new(), false);
         while let Some(rollout) = changes.try_next().await? {
             has_begun |= !is_stable(&rollout);
             if has_begun && is_stable(&rollout) {
@@ -123,22 +123,22 @@ fn pauses(
             let status = rollout.status.unwrap_or_default();
             if let (Some(step), Some(pause)) = (&status.step, &status.pause) {
                 let pause = (step.index, pause.until);
-                if !seen.contains(&pause) {
-                    seen.push(pause);
+                if !observed.contains(&pause) {
+                    observed.push(pause);
                 }
             }
         }
-        Ok(seen)
+        Ok(observed)
     }
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-election").await?;
+/// If an expectation is not met.
+pub async fn the_standby_takes_over_when_the_leader_stops(env: &Env) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-election").await?;
     let election = Some(shop.namespace.as_str());
     let mut first = Controller::start(env, &options("first", 18_182, election))?;
-    first.ready().await?;
+    first.wait_until_ready().await?;
     let leases = Api::<Lease>::namespaced(env.client.clone(), &shop.namespace);
     let holder = async || -> Result<Option<String>> {
         let leases = leases.list(&ListParams::default()).await?;
@@ -149,37 +149,45 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
             .filter(|id| !id.is_empty()))
     };
     eventually(
-        "the first holds the lease",
+        "the first controller holds the Lease",
         Duration::from_secs(20),
         async || Ok(holder().await?.is_some()),
     )
     .await?;
     let leader = holder().await?;
     let mut second = Controller::start(env, &options("second", 18_183, election))?;
-    second.ready().await?;
+    second.wait_until_ready().await?;
     let steps = json!([{"setWeight": 50}, {"pause": {}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v1")).await?;
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
 
     let killed_at = Instant::now();
     first.kill().await?;
-    shop.declare(&spec, &Release::good("v2")).await?;
-    let taken_in = |rollout: &Rollout| {
+    shop.apply_release(&spec, &SampleRelease::good("v2"))
+        .await?;
+    let is_observed = |rollout: &Rollout| {
         rollout
             .status
             .as_ref()
             .is_some_and(|status| status.observed_generation == rollout.metadata.generation)
     };
-    shop.until("the standby acts", Duration::from_secs(20), taken_in)
-        .await?;
+    shop.wait_until(
+        "the standby observes the new generation",
+        Duration::from_secs(20),
+        is_observed,
+    )
+    .await?;
     let after_kill = killed_at.elapsed();
-    ensure!(holder().await? != leader, "the lease has another holder");
+    ensure!(
+        holder().await? != leader,
+        "the Lease must have another holder"
+    );
     note!(
-        "after kill -9 the standby acted in {:.2} s",
+        "the standby took over {:.2} s after kill -9",
         after_kill.as_secs_f64()
     );
     ensure!(
@@ -188,18 +196,23 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
     );
 
     let mut third = Controller::start(env, &options("third", 18_184, election))?;
-    third.ready().await?;
-    shop.until("v2 waits", Duration::from_secs(60), |rollout| {
-        verified(rollout) == Some(50.0)
+    third.wait_until_ready().await?;
+    shop.wait_until("v2 waits", Duration::from_secs(60), |rollout| {
+        verified_weight(rollout) == Some(50.0)
     })
     .await?;
     let stopped_at = Instant::now();
     second.stop().await?;
-    shop.declare(&spec, &Release::good("v3")).await?;
-    shop.until("the next acts", Duration::from_secs(20), taken_in)
+    shop.apply_release(&spec, &SampleRelease::good("v3"))
         .await?;
+    shop.wait_until(
+        "the next controller observes the new generation",
+        Duration::from_secs(20),
+        is_observed,
+    )
+    .await?;
     note!(
-        "after a clean stop the next acted in {:.2} s",
+        "the next controller took over {:.2} s after a clean stop",
         stopped_at.elapsed().as_secs_f64()
     );
     ensure!(
@@ -207,27 +220,28 @@ pub async fn the_standby_takes_over(env: &Env) -> Result<()> {
         "a clean stop took {:?}",
         stopped_at.elapsed()
     );
-    shop.close().await?;
+    shop.delete().await?;
     third.stop().await
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn prometheus_away_and_back(env: &Env) -> Result<()> {
+/// If an expectation is not met.
+pub async fn a_prometheus_outage_holds_the_release(env: &Env) -> Result<()> {
     let cluster = env
         .cluster
         .as_ref()
-        .context("faults are made on the local cluster only")?;
-    let shop = Shop::open(env, "serin-e2e-prometheus").await?;
+        .context("faults can be injected into the local cluster only")?;
+    let shop = Shop::create(env, "serin-e2e-prometheus").await?;
     let mut controller = Controller::start(env, &options("prometheus", 18_185, None))?;
-    controller.ready().await?;
-    let spec = Spec::default();
-    shop.first(&spec, &Release::good("v1")).await?;
-    let load = shop.load(LOAD_PER_SECOND)?;
+    controller.wait_until_ready().await?;
+    let spec = RolloutOptions::default();
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
     cluster.suspend(Component::Prometheus)?;
     let stable = shop.status().await?.stable_revision;
-    shop.declare(&spec, &Release::good("v2")).await?;
-    let told = |rollout: &Rollout| {
+    shop.apply_release(&spec, &SampleRelease::good("v2"))
+        .await?;
+    let is_reported = |rollout: &Rollout| {
         let conditions = rollout
             .status
             .as_ref()
@@ -238,43 +252,52 @@ pub async fn prometheus_away_and_back(env: &Env) -> Result<()> {
             .any(|condition| condition.type_ == "MetricsReady" && condition.status == "False")
     };
     let held = shop
-        .until("a hung Prometheus is told", Duration::from_secs(60), told)
+        .wait_until(
+            "MetricsReady is False",
+            Duration::from_secs(60),
+            is_reported,
+        )
         .await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let status = shop.status().await?;
-    // Resumed whatever came of it: the next case needs it.
+    // Resume Prometheus in any case, because the next case needs it.
     cluster.resume_component(Component::Prometheus)?;
     held?;
     ensure!(status.stable_revision == stable, "promoted without metrics");
-    shop.until("it resumes by itself", Duration::from_secs(120), is_stable)
-        .await?;
-    stop_without_loss(load).await?;
-    shop.close().await?;
+    shop.wait_until(
+        "v2 is promoted after the outage",
+        Duration::from_secs(120),
+        is_stable,
+    )
+    .await?;
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await?;
     controller.stop().await
 }
 
 /// # Errors
-/// When something is not as promised.
-pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
+/// If an expectation is not met.
+pub async fn the_controller_survives_an_api_server_outage(env: &Env) -> Result<()> {
     let cluster = env
         .cluster
         .as_ref()
-        .context("faults are made on the local cluster only")?;
+        .context("faults can be injected into the local cluster only")?;
     let away = Duration::from_secs(60);
-    let shop = Shop::open(env, "serin-e2e-api").await?;
+    let shop = Shop::create(env, "serin-e2e-api").await?;
     let mut controller = Controller::start(env, &options("api", 18_186, None))?;
-    controller.ready().await?;
+    controller.wait_until_ready().await?;
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "30s"}}, {"setWeight": 50}, {"pause": {"duration": "3s"}}]);
-    let spec = Spec {
+    let spec = RolloutOptions {
         steps: Some(steps),
         progress_deadline_seconds: 600,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
-    shop.first(&spec, &Release::good("v1")).await?;
-    let load = shop.load(LOAD_PER_SECOND)?;
-    shop.declare(&spec, &Release::good("v2")).await?;
-    shop.until("v2 at 20 %", Duration::from_secs(60), |rollout| {
-        verified(rollout) == Some(20.0)
+    shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
+    shop.apply_release(&spec, &SampleRelease::good("v2"))
+        .await?;
+    shop.wait_until("v2 at 20 %", Duration::from_secs(60), |rollout| {
+        verified_weight(rollout) == Some(20.0)
     })
     .await?;
     let pause = |rollout: &Rollout| {
@@ -284,34 +307,34 @@ pub async fn api_server_away_and_back(env: &Env) -> Result<()> {
             .and_then(|status| status.pause.clone())
     };
     let paused = shop
-        .until("paused", Duration::from_secs(10), |rollout| {
+        .wait_until("paused", Duration::from_secs(10), |rollout| {
             pause(rollout).is_some()
         })
         .await?;
     cluster.kill(Component::ApiServer).await?;
     tokio::time::sleep(away).await;
     ensure!(
-        controller.runs()?,
+        controller.is_running()?,
         "the controller ended because the API server was away"
     );
     cluster.start(Component::ApiServer).await?;
     let until = pause(&paused)
         .and_then(|pause| pause.until)
         .context("a timed pause")?;
-    shop.until("v2 is promoted", Duration::from_secs(400), is_stable)
+    shop.wait_until("v2 is promoted", Duration::from_secs(400), is_stable)
         .await?;
     ensure!(
         Timestamp::now() > until,
-        "the pause counted wall-clock time"
+        "the release was promoted before the end of its pause"
     );
     let report = load.stop().await;
     note!("{}", report.summary());
     ensure!(
-        report.lost_nothing(),
+        report.has_no_losses(),
         "{}\n{:#?}",
         report.summary(),
         report.details
     );
-    shop.close().await?;
+    shop.delete().await?;
     controller.stop().await
 }

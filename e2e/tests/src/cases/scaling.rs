@@ -1,4 +1,4 @@
-//! Scaling: in mid-release, by an autoscaler, and when the manifest leaves the number to it.
+//! Scaling during a release, and by an autoscaler.
 
 use std::time::Duration;
 
@@ -8,18 +8,19 @@ use serde_json::{Value, json};
 use serin_crds::Rollout;
 
 use crate::env::Env;
-use crate::manifests::{self, Release, Spec};
+use crate::manifests::{self, RolloutOptions, SampleRelease};
 use crate::note;
-use crate::shop::{Shop, is_paused, is_stable, stop_without_loss, verified};
+use crate::shop::{Shop, is_paused, is_stable, stop_and_ensure_no_loss, verified_weight};
 use crate::traffic::{ensure_share_at_most, ensure_share_at_most_in_windows};
 
 const LOAD_PER_SECOND: u32 = 100;
 
-/// Scales a release that waits at 20 % up to ten pods and down to five, and lets the load see each.
+/// Scales a release that is paused at 20 % up to ten pods and down to five, with some load at each
+/// size.
 async fn scale_up_and_down(shop: &Shop) -> Result<()> {
     for (replicas, what) in [(10, "up"), (5, "down")] {
         shop.scale(replicas).await?;
-        shop.until_unless_aborted(
+        shop.wait_until_unless_aborted(
             &format!("scaled {what}"),
             Duration::from_secs(90),
             |rollout| {
@@ -37,36 +38,38 @@ async fn scale_up_and_down(shop: &Shop) -> Result<()> {
     Ok(())
 }
 
-fn at_20(replicas: u32) -> Spec {
+fn options_paused_at_20(replicas: u32) -> RolloutOptions {
     let steps = json!([{"setWeight": 20}, {"pause": {}}]);
-    Spec {
+    RolloutOptions {
         replicas,
         steps: Some(steps),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     }
 }
 
-// Seen here: all new pods went to the side that is not proven yet.
+// Regression test: all new pods went to the canary.
 /// # Errors
-/// If a promise is not kept.
-pub async fn scaling_in_mid_release_keeps_the_share_of_a_routed_canary(env: &Env) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-scale-routed").await?;
+/// If an expectation is not met.
+pub async fn scaling_during_a_release_keeps_the_traffic_share_with_a_router(
+    env: &Env,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-scale-routed").await?;
     let rollout = |version: &str| {
-        patient(manifests::rollout(
+        with_long_drain(manifests::rollout(
             &shop.name,
-            &at_20(5),
-            &Release::good(version),
+            &options_paused_at_20(5),
+            &SampleRelease::good(version),
         ))
     };
     shop.apply(rollout("v1")).await?;
-    shop.until("v1 is stable", Duration::from_secs(90), is_stable)
+    shop.wait_until("v1 is stable", Duration::from_secs(90), is_stable)
         .await?;
-    shop.answers().await?;
-    let load = shop.load(LOAD_PER_SECOND)?;
+    shop.wait_until_answering().await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
     shop.apply(rollout("v2")).await?;
-    let waits = |rollout: &Rollout| is_paused(rollout) && verified(rollout) == Some(20.0);
-    shop.until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), waits)
+    let waits = |rollout: &Rollout| is_paused(rollout) && verified_weight(rollout) == Some(20.0);
+    shop.wait_until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), waits)
         .await?;
     let from = load.elapsed();
     scale_up_and_down(&shop).await?;
@@ -78,14 +81,14 @@ pub async fn scaling_in_mid_release_keeps_the_share_of_a_routed_canary(env: &Env
         "v2",
         0.2,
     )?;
-    stop_without_loss(load).await?;
-    shop.close().await
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await
 }
 
-/// Applies a Service in front of all pods of a Rollout without a router, as a user writes it.
+/// Applies a Service for all pods of a Rollout without a router.
 ///
 /// # Errors
-/// If the API server refuses.
+/// If the API server rejects it.
 pub async fn apply_service_of_all_pods(shop: &Shop) -> Result<()> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": shop.name},
@@ -95,8 +98,12 @@ pub async fn apply_service_of_all_pods(shop: &Shop) -> Result<()> {
     Ok(())
 }
 
-/// The Rollout without a router.
-pub fn unrouted(shop: &Shop, spec: &Spec, release: &Release) -> Value {
+/// A Rollout without a router.
+pub fn rollout_without_router(
+    shop: &Shop,
+    spec: &RolloutOptions,
+    release: &SampleRelease,
+) -> Value {
     let mut rollout = manifests::rollout(&shop.name, spec, release);
     if let Some(canary) = rollout["spec"]["strategy"]["canary"].as_object_mut() {
         for field in [
@@ -107,39 +114,47 @@ pub fn unrouted(shop: &Shop, spec: &Spec, release: &Release) -> Value {
             canary.remove(field);
         }
     }
-    patient(rollout)
+    with_long_drain(rollout)
 }
 
-/// Pods that are removed while they serve: they go on for so long that even a busy gateway notices
-/// before they stop.
-pub fn patient(mut rollout: Value) -> Value {
+/// Sets a long drain time, so that even a slow gateway removes a terminating pod before it stops
+/// serving.
+pub fn with_long_drain(mut rollout: Value) -> Value {
     manifests::set_env(&mut rollout, "DRAIN_MS", "6000");
     rollout
 }
 
 /// # Errors
-/// If a promise is not kept.
-pub async fn scaling_in_mid_release_keeps_the_share_of_a_canary_without_a_router(
+/// If an expectation is not met.
+pub async fn scaling_during_a_release_keeps_the_traffic_share_without_a_router(
     env: &Env,
 ) -> Result<()> {
-    let shop = Shop::open(env, "serin-e2e-scale-unrouted").await?;
+    let shop = Shop::create(env, "serin-e2e-scale-unrouted").await?;
     apply_service_of_all_pods(&shop).await?;
-    shop.apply(unrouted(&shop, &at_20(5), &Release::good("v1")))
+    shop.apply(rollout_without_router(
+        &shop,
+        &options_paused_at_20(5),
+        &SampleRelease::good("v1"),
+    ))
+    .await?;
+    shop.wait_until("v1 is stable", Duration::from_secs(90), is_stable)
         .await?;
-    shop.until("v1 is stable", Duration::from_secs(90), is_stable)
+    shop.wait_until_answering().await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
+    shop.apply(rollout_without_router(
+        &shop,
+        &options_paused_at_20(5),
+        &SampleRelease::good("v2"),
+    ))
+    .await?;
+    shop.wait_until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), is_paused)
         .await?;
-    shop.answers().await?;
-    let load = shop.load(LOAD_PER_SECOND)?;
-    shop.apply(unrouted(&shop, &at_20(5), &Release::good("v2")))
-        .await?;
-    shop.until_unless_aborted("v2 waits at 20 %", Duration::from_secs(90), is_paused)
-        .await?;
-    // One of five pods; the gateway takes a moment to see them all.
+    // One of five pods. The gateway discovers them with a short delay.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let from = load.elapsed();
     scale_up_and_down(&shop).await?;
     let report = load.report_so_far();
-    // Pods of both sides start one by one: 2 of 7 pods for a moment are 29 %.
+    // The pods of both sides start one by one: temporarily 2 of 7 pods, which is 29 %.
     ensure_share_at_most_in_windows(
         &report,
         from..report.elapsed,
@@ -148,8 +163,8 @@ pub async fn scaling_in_mid_release_keeps_the_share_of_a_canary_without_a_router
         0.3,
     )?;
     ensure_share_at_most(&report, from.., "v2", 0.2)?;
-    stop_without_loss(load).await?;
-    shop.close().await
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await
 }
 
 fn remove_replicas(mut rollout: Value) -> Value {
@@ -159,13 +174,14 @@ fn remove_replicas(mut rollout: Value) -> Value {
     rollout
 }
 
-/// Waits until the Rollout has this many available pods, and checks that it keeps them for a while.
-async fn keeps(shop: &Shop, replicas: i32) -> Result<()> {
+/// Waits until the Rollout has this many available pods, and checks that the number does not change
+/// for 5 s.
+async fn ensure_replicas_stay_at(shop: &Shop, replicas: i32) -> Result<()> {
     let has = |rollout: &Rollout| {
         let status = rollout.status.as_ref();
         is_stable(rollout) && status.is_some_and(|status| status.available_replicas == replicas)
     };
-    shop.until(
+    shop.wait_until(
         &format!("{} has {replicas} pods", shop.name),
         Duration::from_secs(90),
         has,
@@ -173,7 +189,7 @@ async fn keeps(shop: &Shop, replicas: i32) -> Result<()> {
     .await?;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let desired = shop.desired_of_rollout().await?;
+        let desired = shop.own_desired_replicas().await?;
         ensure!(
             desired == replicas,
             "{}: {desired} pods are desired instead of {replicas}",
@@ -183,17 +199,17 @@ async fn keeps(shop: &Shop, replicas: i32) -> Result<()> {
     Ok(())
 }
 
-// argo-rollouts #119: `/scale` answers with an error while the manifest leaves `replicas` out.
-// #3689: with a default, a manifest that loses `replicas: 10` shrinks the fleet to one pod.
+// argo-rollouts #119: `/scale` returns an error if the manifest omits `replicas`.
+// #3689: with a default value, removing `replicas: 10` from the manifest scales down to one pod.
 /// # Errors
-/// If a promise is not kept.
-pub async fn an_autoscaler_owns_replicas_that_the_manifest_leaves_out(env: &Env) -> Result<()> {
-    let shop = Shop::open_without_route(env, "serin-e2e-hpa", "shop").await?;
-    let spec = Spec {
+/// If an expectation is not met.
+pub async fn an_autoscaler_owns_replicas_that_the_manifest_omits(env: &Env) -> Result<()> {
+    let shop = Shop::create_without_route(env, "serin-e2e-hpa", "shop").await?;
+    let spec = RolloutOptions {
         replicas: 3,
         steps: Some(json!([{"setWeight": 50}])),
         analysis: None,
-        ..Spec::default()
+        ..RolloutOptions::default()
     };
     let namespace = ["--namespace", shop.namespace.as_str()];
     let apply = async |rollout: &Value, server_side: bool| {
@@ -202,26 +218,37 @@ pub async fn an_autoscaler_owns_replicas_that_the_manifest_leaves_out(env: &Env)
             arguments.push("--server-side");
         }
         arguments.extend(namespace);
-        env.kubectl(&arguments, rollout).await
+        env.run_kubectl(&arguments, rollout).await
     };
-    // The fleets at three whose manifests will lose the field, one by each way of applying.
+    // Two Rollouts with three replicas whose manifests will omit the field, one for each way of
+    // applying.
     let fleets = [
         (shop.sibling("by-client"), false),
         (shop.sibling("by-server"), true),
     ];
     for (fleet, server_side) in &fleets {
-        apply(&unrouted(fleet, &spec, &Release::good("v1")), *server_side).await?;
+        apply(
+            &rollout_without_router(fleet, &spec, &SampleRelease::good("v1")),
+            *server_side,
+        )
+        .await?;
     }
-    let without = remove_replicas(unrouted(&shop, &spec, &Release::good("v1")));
+    let without = remove_replicas(rollout_without_router(
+        &shop,
+        &spec,
+        &SampleRelease::good("v1"),
+    ));
     apply(&without, false).await?;
-    shop.until("v1 is stable", Duration::from_secs(90), is_stable)
+    shop.wait_until("v1 is stable", Duration::from_secs(90), is_stable)
         .await?;
     let path = format!(
         "/apis/serin.dev/v1alpha1/namespaces/{}/rollouts/{}/scale",
         shop.namespace, shop.name
     );
-    let scale: Value =
-        serde_json::from_str(&env.kubectl(&["get", "--raw", &path], &Value::Null).await?)?;
+    let scale: Value = serde_json::from_str(
+        &env.run_kubectl(&["get", "--raw", &path], &Value::Null)
+            .await?,
+    )?;
     ensure!(
         scale["spec"]["replicas"] == 1 && scale["status"]["replicas"] == 1,
         "the scale is {scale}"
@@ -253,31 +280,39 @@ pub async fn an_autoscaler_owns_replicas_that_the_manifest_leaves_out(env: &Env)
         },
     )
     .await?;
-    keeps(&shop, 3).await?;
+    ensure_replicas_stay_at(&shop, 3).await?;
 
-    // The next sync of a GitOps tool.
+    // As in the next sync of a GitOps tool.
     apply(&without, false).await?;
-    keeps(&shop, 3).await?;
+    ensure_replicas_stay_at(&shop, 3).await?;
     for (fleet, server_side) in &fleets {
-        keeps(fleet, 3).await?;
+        ensure_replicas_stay_at(fleet, 3).await?;
         apply(
-            &remove_replicas(unrouted(fleet, &spec, &Release::good("v1"))),
+            &remove_replicas(rollout_without_router(
+                fleet,
+                &spec,
+                &SampleRelease::good("v1"),
+            )),
             *server_side,
         )
         .await?;
-        keeps(fleet, 3).await?;
-        // A release after that as well.
+        ensure_replicas_stay_at(fleet, 3).await?;
+        // A release afterwards does not change it either.
         apply(
-            &remove_replicas(unrouted(fleet, &spec, &Release::good("v2"))),
+            &remove_replicas(rollout_without_router(
+                fleet,
+                &spec,
+                &SampleRelease::good("v2"),
+            )),
             *server_side,
         )
         .await?;
-        keeps(fleet, 3).await?;
+        ensure_replicas_stay_at(fleet, 3).await?;
         note!(
             "{}: spec.replicas is now {:?}",
             fleet.name,
             fleet.rollout().await?.spec.replicas
         );
     }
-    shop.close().await
+    shop.delete().await
 }

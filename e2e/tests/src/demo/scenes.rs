@@ -1,5 +1,5 @@
-//! One release after the other: declare it, watch it, and hold what came of it against what was
-//! promised.
+//! Runs one release of the demo: applies it, follows it, and compares the result with the expected
+//! one.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -10,68 +10,68 @@ use serin_core::units::Weight;
 use serin_crds::status::EvidenceStatus;
 use serin_crds::{Rollout, RolloutStatus};
 
+use super::environment::DemoEnvironment;
 use super::screen::Screen;
-use super::stage::Stage;
-use super::view::Release;
-use crate::manifests::{self, Spec};
+use super::view::ReleaseProgress;
+use crate::manifests::{self, RolloutOptions};
 use crate::shop::{Shop, is_aborted, is_stable};
 
-/// No release of the demo takes longer.
-const LONGEST: Duration = Duration::from_secs(180);
+/// Timeout of one release.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// One release.
+/// One release of the demo.
 pub(super) struct Scene {
     pub(super) version: &'static str,
-    pub(super) release: manifests::Release,
-    pub(super) promise: Promise,
-    /// What is about to be seen, in a sentence.
-    pub(super) says: &'static str,
+    pub(super) release: manifests::SampleRelease,
+    pub(super) expected_end: ExpectedEnd,
+    /// A sentence about what to expect.
+    pub(super) announcement: &'static str,
 }
 
-/// How a release must end.
+/// The expected end of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Promise {
+pub(super) enum ExpectedEnd {
     /// It becomes the first stable release.
     FirstStable,
-    /// It is rolled back by what is measured, within its error budget.
+    /// It is rolled back by the analysis, within its error budget.
     RolledBack,
-    /// It goes through its steps and becomes stable.
+    /// It completes its steps and becomes stable.
     Promoted,
 }
 
 /// How a release ended.
-pub(super) struct Outcome {
+pub(super) struct ReleaseOutcome {
     pub(super) version: &'static str,
-    /// In a word or two.
+    /// The outcome in one or two words.
     pub(super) ended: String,
-    /// In Serin's own words.
-    pub(super) why: String,
-    /// From its declaration to its end.
+    /// The reason in the status.
+    pub(super) reason: String,
+    /// Time from applying the release to its end.
     pub(super) took: Duration,
-    /// When it was under way, on the load's clock; empty for the time before the load.
+    /// Time span of the release since the start of the load. Empty before the load started.
     pub(super) span: Range<Duration>,
-    /// What the metrics said of it last.
+    /// The last evidence of the release.
     pub(super) evidence: Vec<EvidenceStatus>,
-    /// What was promised and not kept.
-    pub(super) broken: Vec<String>,
+    /// The expectations that were not met.
+    pub(super) unmet: Vec<String>,
 }
 
-/// Plays one release.
-pub(super) async fn play(
-    stage: &Stage,
+/// Runs one release.
+pub(super) async fn run_scene(
+    environment: &DemoEnvironment,
     screen: &Screen,
-    spec: &Spec,
+    spec: &RolloutOptions,
     scene: &Scene,
-) -> Result<Outcome> {
-    let shop = stage.shop()?;
+) -> Result<ReleaseOutcome> {
+    let shop = environment.shop()?;
     let clock = || {
-        stage
+        environment
             .load
             .as_ref()
             .map_or(Duration::ZERO, serin_load::LoadHandle::elapsed)
     };
-    screen.say("");
-    screen.scene(scene.says);
+    screen.print("");
+    screen.scene(scene.announcement);
     let before = shop
         .api::<Rollout>()
         .get_opt(&shop.name)
@@ -79,26 +79,31 @@ pub(super) async fn play(
         .and_then(|rollout| rollout.status)
         .unwrap_or_default();
     let (began, from) = (Instant::now(), clock());
-    let declared = shop.declare(spec, &scene.release).await?;
-    let release = Release::new(
+    let declared = shop.apply_release(spec, &scene.release).await?;
+    let release = ReleaseProgress::new(
         scene.version,
         declared.metadata.generation,
         spec,
-        stage.load.as_ref(),
+        environment.load.as_ref(),
     );
-    let what = format!("{} has come to its end", scene.version);
+    let what = format!("{} has ended", scene.version);
     let done = async {
-        match scene.promise {
-            Promise::FirstStable => shop.until(&what, LONGEST, is_over).await,
-            Promise::RolledBack | Promise::Promoted => {
-                let rollout = shop.until(&what, LONGEST, is_over).await?;
-                canary_is_out(shop).await?;
+        match scene.expected_end {
+            ExpectedEnd::FirstStable => shop.wait_until(&what, TIMEOUT, is_over).await,
+            ExpectedEnd::RolledBack | ExpectedEnd::Promoted => {
+                let rollout = shop.wait_until(&what, TIMEOUT, is_over).await?;
+                wait_until_canary_has_no_weight(shop).await?;
                 Ok(rollout)
             }
         }
     };
-    let (ended, evidence) =
-        Box::pin(screen.follow(stage.shop()?, stage.load.as_ref(), &release, done)).await?;
+    let (ended, evidence) = Box::pin(screen.follow(
+        environment.shop()?,
+        environment.load.as_ref(),
+        &release,
+        done,
+    ))
+    .await?;
     let took = began.elapsed();
     let after = ended?.status.context("a status")?;
     let evidence = if after.evidence.is_empty() {
@@ -106,21 +111,21 @@ pub(super) async fn play(
     } else {
         after.evidence.clone()
     };
-    let outcome = Outcome {
+    let outcome = ReleaseOutcome {
         version: scene.version,
         ended: ended_as(&before, &after).to_owned(),
-        why: why(&after, &evidence),
+        reason: reason(&after, &evidence),
         took,
         span: from..clock(),
-        broken: broken(scene, &before, &after, &evidence),
+        unmet: unmet(scene, &before, &after, &evidence),
         evidence,
     };
-    screen.say(&format!(
+    screen.print(&format!(
         "  {} is {} after {:.0} s: {}",
         scene.version,
         outcome.ended,
         took.as_secs_f64(),
-        outcome.why
+        outcome.reason
     ));
     Ok(outcome)
 }
@@ -129,19 +134,22 @@ fn is_over(rollout: &Rollout) -> bool {
     is_stable(rollout) || is_aborted(rollout)
 }
 
-async fn canary_is_out(shop: &Shop) -> Result<()> {
+async fn wait_until_canary_has_no_weight(shop: &Shop) -> Result<()> {
     shop.eventually(
-        "the canary is out of the route",
+        "the canary has no weight in the route",
         Duration::from_secs(10),
         async || Ok(shop.route_share().await? == Weight::ZERO),
     )
     .await
 }
 
-/// Waits until the pods of all revisions but the stable one are gone, under load: their end must
-/// cost no request either.
-pub(super) async fn old_pods_end(stage: &Stage, screen: &Screen) -> Result<()> {
-    let shop = stage.shop()?;
+/// Waits, under load, until only pods of the stable revision are left: their termination must not
+/// lose requests.
+pub(super) async fn wait_for_old_pods(
+    environment: &DemoEnvironment,
+    screen: &Screen,
+) -> Result<()> {
+    let shop = environment.shop()?;
     let stable = shop.status().await?.stable_revision;
     let gone = shop.eventually(
         "the old pods are gone",
@@ -157,7 +165,10 @@ pub(super) async fn old_pods_end(stage: &Stage, screen: &Screen) -> Result<()> {
         },
     );
     screen
-        .wait("The pods of the old releases end, still under load", gone)
+        .wait(
+            "Waiting for the old pods to terminate, still under load",
+            gone,
+        )
         .await
 }
 
@@ -169,9 +180,8 @@ fn ended_as(before: &RolloutStatus, after: &RolloutStatus) -> &'static str {
     }
 }
 
-/// The release's end in Serin's words: for a rollback its reason; a promotion is told with the
-/// counts it rests on.
-fn why(after: &RolloutStatus, evidence: &[EvidenceStatus]) -> String {
+/// The reason of the end: the message of a rollback, or the message and the counts of a promotion.
+fn reason(after: &RolloutStatus, evidence: &[EvidenceStatus]) -> String {
     if after.stage.as_deref() == Some("Aborted") {
         return after
             .abort
@@ -180,25 +190,25 @@ fn why(after: &RolloutStatus, evidence: &[EvidenceStatus]) -> String {
             .unwrap_or_default();
     }
     let last = after.history.last().map(|release| release.message.clone());
-    let why = last.or_else(|| after.message.clone()).unwrap_or_default();
+    let reason = last.or_else(|| after.message.clone()).unwrap_or_default();
     match evidence.first() {
-        Some(of) => format!("{why}: {}", counts(of)),
-        None => why,
+        Some(evidence) => format!("{reason}: {}", counts(evidence)),
+        None => reason,
     }
 }
 
-fn counts(of: &EvidenceStatus) -> String {
+fn counts(evidence: &EvidenceStatus) -> String {
     format!(
         "the canary failed {} of {} requests; stable failed {} of {}",
-        thousands(of.canary.errors),
-        thousands(of.canary.requests),
-        thousands(of.stable.errors),
-        thousands(of.stable.requests)
+        thousands(evidence.canary.errors),
+        thousands(evidence.canary.requests),
+        thousands(evidence.stable.errors),
+        thousands(evidence.stable.requests)
     )
 }
 
-/// What was promised of a release and did not come about.
-fn broken(
+/// The expectations of a release that were not met.
+fn unmet(
     scene: &Scene,
     before: &RolloutStatus,
     after: &RolloutStatus,
@@ -209,15 +219,15 @@ fn broken(
         .abort
         .as_ref()
         .filter(|_| after.stage.as_deref() == Some("Aborted"));
-    match scene.promise {
-        Promise::FirstStable => {
+    match scene.expected_end {
+        ExpectedEnd::FirstStable => {
             checks.push((
                 after.stable_revision.is_some() && aborted.is_none(),
                 "it becomes stable".to_owned(),
             ));
         }
-        Promise::RolledBack => {
-            let by_measure = aborted.is_some_and(|abort| {
+        ExpectedEnd::RolledBack => {
+            let by_analysis = aborted.is_some_and(|abort| {
                 matches!(
                     abort.cause.as_str(),
                     "Evidence" | "ErrorBudget" | "ServiceBurning"
@@ -225,25 +235,25 @@ fn broken(
             });
             let cause = aborted.map_or("it was not rolled back", |abort| abort.cause.as_str());
             checks.push((
-                by_measure,
-                format!("it is rolled back by what is measured, with nobody's help ({cause})"),
+                by_analysis,
+                format!("it is rolled back automatically by the analysis ({cause})"),
             ));
             checks.push((
                 after.stable_revision == before.stable_revision,
-                "the release before it stays stable".into(),
+                "the previous release stays stable".into(),
             ));
-            checks.push((!evidence.is_empty(), "the evidence is told".into()));
-            for of in evidence {
-                let spent = of.budget_spent.unwrap_or(f64::INFINITY);
-                let allotment = of.budget_allotment.unwrap_or_default();
+            checks.push((!evidence.is_empty(), "the status has evidence".into()));
+            for evidence in evidence {
+                let spent = evidence.budget_spent.unwrap_or(f64::INFINITY);
+                let allotment = evidence.budget_allotment.unwrap_or_default();
                 let text = format!(
                     "{}: within its error budget ({spent:.1} of {allotment:.1} errors)",
-                    of.objective
+                    evidence.objective
                 );
                 checks.push((spent < allotment, text));
             }
         }
-        Promise::Promoted => {
+        ExpectedEnd::Promoted => {
             let promoted = after
                 .history
                 .last()
@@ -273,12 +283,12 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    fn scene(promise: Promise) -> Scene {
+    fn scene(expected_end: ExpectedEnd) -> Scene {
         Scene {
             version: "v2",
-            release: manifests::Release::good("v2"),
-            promise,
-            says: "",
+            release: manifests::SampleRelease::good("v2"),
+            expected_end,
+            announcement: "",
         }
     }
 
@@ -291,34 +301,34 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_must_be_by_measurement_and_within_the_budget() {
+    fn a_rollback_must_come_from_analysis_and_stay_within_the_budget() {
         let before = status(json!({"stage": "Stable", "stableRevision": "one"}));
-        let scene = scene(Promise::RolledBack);
-        let told = |after: &RolloutStatus| broken(&scene, &before, after, &after.evidence);
-        assert!(told(&rolled_back("Evidence", 7.0)).is_empty());
-        assert!(told(&rolled_back("ErrorBudget", 7.0)).is_empty());
-        assert_eq!(told(&rolled_back("Command", 7.0)).len(), 1);
+        let scene = scene(ExpectedEnd::RolledBack);
+        let unmet_for = |after: &RolloutStatus| unmet(&scene, &before, after, &after.evidence);
+        assert!(unmet_for(&rolled_back("Evidence", 7.0)).is_empty());
+        assert!(unmet_for(&rolled_back("ErrorBudget", 7.0)).is_empty());
+        assert_eq!(unmet_for(&rolled_back("Command", 7.0)).len(), 1);
         assert_eq!(
-            told(&rolled_back("Evidence", 26.0)).len(),
+            unmet_for(&rolled_back("Evidence", 26.0)).len(),
             1,
-            "the budget is spent"
+            "the budget is exhausted"
         );
         let promoted = status(json!({"stage": "Stable", "stableRevision": "two"}));
-        assert_eq!(told(&promoted).len(), 3, "{:?}", told(&promoted));
+        assert_eq!(unmet_for(&promoted).len(), 3, "{:?}", unmet_for(&promoted));
     }
 
     #[test]
     fn a_promotion_must_change_the_stable_revision() {
         let before = status(json!({"stage": "Aborted", "stableRevision": "one"}));
         let history = json!([
-            {"revision": "three", "result": "Promoted", "at": "2026-01-01T00:00:00Z", "message": "went through its steps"},
+            {"revision": "three", "result": "Promoted", "at": "2026-01-01T00:00:00Z", "message": "completed its steps"},
         ]);
         let after =
             status(json!({"stage": "Stable", "stableRevision": "three", "history": history}));
-        assert!(broken(&scene(Promise::Promoted), &before, &after, &[]).is_empty());
+        assert!(unmet(&scene(ExpectedEnd::Promoted), &before, &after, &[]).is_empty());
         assert_eq!(
-            broken(
-                &scene(Promise::Promoted),
+            unmet(
+                &scene(ExpectedEnd::Promoted),
                 &before,
                 &rolled_back("Evidence", 1.0),
                 &[]
@@ -327,25 +337,28 @@ mod tests {
             2
         );
         assert_eq!(
-            broken(&scene(Promise::Promoted), &after, &after, &[]).len(),
+            unmet(&scene(ExpectedEnd::Promoted), &after, &after, &[]).len(),
             1
         );
     }
 
     #[test]
-    fn a_rollback_tells_its_reason_and_a_promotion_its_counts() {
-        assert_eq!(why(&rolled_back("Evidence", 1.0), &[]), "the canary failed");
+    fn a_rollback_shows_its_reason_and_a_promotion_its_counts() {
+        assert_eq!(
+            reason(&rolled_back("Evidence", 1.0), &[]),
+            "the canary failed"
+        );
         let release = json!({"revision": "r", "result": "Promoted", "at": "2026-01-01T00:00:00Z", "message": "steps done"});
         let promoted = status(json!({"stage": "Stable", "history": [release]}));
-        assert_eq!(why(&promoted, &[]), "steps done");
+        assert_eq!(reason(&promoted, &[]), "steps done");
         let counts = json!({
             "objective": "availability", "canary": {"requests": 3000.0, "errors": 2.0},
             "stable": {"requests": 9000.0, "errors": 5.0},
         });
         let evidence: EvidenceStatus = serde_json::from_value(counts).unwrap();
-        let told = why(&promoted, &[evidence]);
+        let text = reason(&promoted, &[evidence]);
         assert_eq!(
-            told,
+            text,
             "steps done: the canary failed 2 of 3,000 requests; stable failed 5 of 9,000"
         );
     }

@@ -1,4 +1,4 @@
-//! Where it is shown: live on a terminal, in lines elsewhere.
+//! Output of the demo: a live view on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use serin_crds::status::EvidenceStatus;
 use serin_crds::{Rollout, RolloutStatus};
 use serin_load::LoadHandle;
 
-use super::view::{Look, Release};
+use super::view::{ReleaseProgress, ReleaseView};
 use crate::shop::Shop;
 
-/// How often the live view is drawn.
-const FRAME: Duration = Duration::from_millis(200);
-/// Without a terminal, how often numbers are told that change all the time.
-const BETWEEN_LINES: Duration = Duration::from_secs(3);
+/// Refresh interval of the live view.
+const FRAME_INTERVAL: Duration = Duration::from_millis(200);
+/// Without a terminal, the interval of lines while only numbers change.
+const LINE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Standard output, as it is.
+/// Standard output.
 pub(super) struct Screen {
-    /// The live part at the bottom, where there is a terminal.
+    /// The live part at the bottom. `None` without a terminal.
     live: Option<MultiProgress>,
-    colour: bool,
+    color: bool,
 }
 
 impl Screen {
@@ -31,20 +31,20 @@ impl Screen {
         let is_live = !plain && std::io::stdout().is_terminal();
         Self {
             live: is_live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stdout())),
-            colour: is_live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            color: is_live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         }
     }
 
-    /// Tells something that stays.
-    pub(super) fn say(&self, text: &str) {
+    /// Prints permanent text.
+    pub(super) fn print(&self, text: &str) {
         match &self.live {
-            // A terminal that is gone cannot be told of it.
+            // A closed terminal cannot show the error.
             Some(live) => drop(live.println(text)),
             None => println!("{text}"),
         }
     }
 
-    /// The width of the terminal, where there is one.
+    /// The width of the terminal. `None` without a terminal.
     pub(super) fn columns(&self) -> Option<u16> {
         self.live
             .as_ref()
@@ -52,23 +52,23 @@ impl Screen {
             .map(|(columns, _)| columns)
     }
 
-    /// Opens a scene.
+    /// Prints the heading of a release.
     pub(super) fn scene(&self, text: &str) {
-        self.say(&if self.colour {
+        self.print(&if self.color {
             text.bold().to_string()
         } else {
             text.to_owned()
         });
     }
 
-    /// Nothing live remains.
+    /// Removes the live view.
     pub(super) fn clear(&self) {
         if let Some(live) = &self.live {
             drop(live.clear());
         }
     }
 
-    /// Waits for something that takes a while.
+    /// Shows progress while it waits for work.
     pub(super) async fn wait<T, E>(
         &self,
         what: &str,
@@ -80,7 +80,7 @@ impl Screen {
         let began = Instant::now();
         let bar = self.live.as_ref().map(|live| {
             let bar = live.add(ProgressBar::new_spinner().with_message(what.to_owned()));
-            bar.enable_steady_tick(FRAME);
+            bar.enable_steady_tick(FRAME_INTERVAL);
             bar
         });
         if bar.is_none() {
@@ -91,50 +91,51 @@ impl Screen {
             bar.finish_and_clear();
         }
         let result = result?;
-        self.say(&format!(
+        self.print(&format!(
             "✓ {what} ({:.1} s)",
             began.elapsed().as_secs_f64()
         ));
         Ok(result)
     }
 
-    /// Shows a release until it is done, and hands on what the metrics last said of it.
+    /// Shows a release until `done` resolves. Also returns the last evidence.
     pub(super) async fn follow<T>(
         &self,
         shop: &Shop,
         load: Option<&LoadHandle>,
-        release: &Release,
+        release: &ReleaseProgress,
         done: impl Future<Output = T>,
     ) -> anyhow::Result<(T, Vec<EvidenceStatus>)> {
         let mut changes = watcher::watch_object(shop.api::<Rollout>(), &shop.name)
             .default_backoff()
             .boxed();
-        let mut tick = tokio::time::interval(FRAME);
+        let mut tick = tokio::time::interval(FRAME_INTERVAL);
         let mut frame = Frame::new(self);
         let mut status: Option<RolloutStatus> = None;
         let mut evidence = Vec::new();
         let began = Instant::now();
         tokio::pin!(done);
         loop {
-            let look = Look {
+            let view = ReleaseView {
                 release,
-                status: status.as_ref().filter(|status| release.is_in(status)),
+                status: status
+                    .as_ref()
+                    .filter(|status| release.is_described_by(status)),
                 load: load.map(LoadHandle::snapshot),
                 elapsed: began.elapsed(),
-                colour: self.colour,
+                color: self.color,
             };
-            frame.show(&look);
+            frame.show(&view);
             tokio::select! {
                 result = &mut done => {
                     frame.clear();
                     return Ok((result, evidence));
                 }
                 _ = tick.tick() => {}
-                // What the watch fails with, it repeats; the release's own end is waited for
-                // elsewhere.
+                // The watch retries after errors. `done` waits for the end of the release.
                 Ok(Some(Some(rollout))) = changes.try_next() => {
                     status = rollout.status;
-                    if let Some(status) = status.as_ref().filter(|status| release.is_in(status))
+                    if let Some(status) = status.as_ref().filter(|status| release.is_described_by(status))
                         && !status.evidence.is_empty()
                     {
                         evidence.clone_from(&status.evidence);
@@ -149,8 +150,8 @@ impl Screen {
 struct Frame<'a> {
     live: Option<&'a MultiProgress>,
     bars: Vec<ProgressBar>,
-    /// The last position told without a terminal, and when.
-    told: Option<(String, Instant)>,
+    /// The last printed position without a terminal, and when it was printed.
+    last_line: Option<(String, Instant)>,
 }
 
 impl<'a> Frame<'a> {
@@ -158,19 +159,19 @@ impl<'a> Frame<'a> {
         Self {
             live: screen.live.as_ref(),
             bars: Vec::new(),
-            told: None,
+            last_line: None,
         }
     }
 
-    fn show(&mut self, look: &Look<'_>) {
+    fn show(&mut self, view: &ReleaseView<'_>) {
         match self.live {
-            Some(live) => self.draw(live, look),
-            None => self.tell(look),
+            Some(live) => self.draw(live, view),
+            None => self.print_line(view),
         }
     }
 
-    fn draw(&mut self, live: &MultiProgress, look: &Look<'_>) {
-        let lines = look.lines();
+    fn draw(&mut self, live: &MultiProgress, view: &ReleaseView<'_>) {
+        let lines = view.lines();
         while self.bars.len() < lines.len() {
             let bar = live.add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
@@ -183,16 +184,16 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// A line when the position changes, at once; when only numbers do, now and then.
-    fn tell(&mut self, look: &Look<'_>) {
-        let position = look.position();
+    /// Prints a line immediately if the position changes, and at intervals if only numbers change.
+    fn print_line(&mut self, view: &ReleaseView<'_>) {
+        let position = view.position();
         let is_due = self
-            .told
+            .last_line
             .as_ref()
-            .is_none_or(|(told, at)| *told != position || at.elapsed() >= BETWEEN_LINES);
+            .is_none_or(|(last, at)| *last != position || at.elapsed() >= LINE_INTERVAL);
         if is_due {
-            println!("{}", look.line());
-            self.told = Some((position, Instant::now()));
+            println!("{}", view.line());
+            self.last_line = Some((position, Instant::now()));
         }
     }
 

@@ -1,16 +1,20 @@
-//! What came of it, in a table and a verdict.
+//! The summary of the demo: a table, totals and unmet expectations.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use serin_load::Report;
+use serin_load::LoadReport;
 
-use super::scenes::Outcome;
+use super::scenes::ReleaseOutcome;
 use super::view::{budget_text, count};
 
-/// The widest that the table gets; the reasons are wrapped.
+/// Maximum width of the table. Reasons are wrapped.
 const WIDEST: u16 = 120;
 
 /// One row for each release.
-pub(super) fn table(outcomes: &[Outcome], report: &Report, terminal_columns: Option<u16>) -> Table {
+pub(super) fn table(
+    outcomes: &[ReleaseOutcome],
+    report: &LoadReport,
+    terminal_columns: Option<u16>,
+) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
@@ -28,8 +32,7 @@ pub(super) fn table(outcomes: &[Outcome], report: &Report, terminal_columns: Opt
     ]);
     for outcome in outcomes {
         let counts = report.all().of_version(outcome.version).counts();
-        // A request that is lost carries no version: it is told with the release that was under
-        // way.
+        // A lost request has no version. It is counted for the release in progress.
         let lost = report
             .between(outcome.span.clone())
             .counts()
@@ -42,7 +45,7 @@ pub(super) fn table(outcomes: &[Outcome], report: &Report, terminal_columns: Opt
         table.add_row([
             outcome.version.to_owned(),
             outcome.ended.clone(),
-            outcome.why.clone(),
+            outcome.reason.clone(),
             format!("{:.0} s", outcome.took.as_secs_f64()),
             count(counts.ok + counts.service_errors),
             count(counts.service_errors),
@@ -53,16 +56,16 @@ pub(super) fn table(outcomes: &[Outcome], report: &Report, terminal_columns: Opt
     table
 }
 
-/// The whole load in a sentence.
+/// The totals of the load in one sentence.
 #[expect(
     clippy::cast_precision_loss,
     reason = "counts of a demo are far below 2^53"
 )]
-pub(super) fn closing(report: &Report) -> String {
+pub(super) fn totals(report: &LoadReport) -> String {
     let counts = report.all().counts();
     let seconds = report.elapsed.as_secs_f64();
     format!(
-        "{} requests in {seconds:.0} s ({:.0} a second): {} failed by the service itself, {} lost to routing.",
+        "{} requests in {seconds:.0} s ({:.0} per second): {} failed in the service, {} lost in routing.",
         count(report.sent),
         report.sent as f64 / seconds,
         count(counts.service_errors),
@@ -70,26 +73,26 @@ pub(super) fn closing(report: &Report) -> String {
     )
 }
 
-/// Everything that did not come as promised.
-pub(super) fn broken_promises(outcomes: &[Outcome], report: &Report) -> Vec<String> {
-    let mut broken: Vec<String> = outcomes
+/// All expectations that were not met.
+pub(super) fn unmet_expectations(outcomes: &[ReleaseOutcome], report: &LoadReport) -> Vec<String> {
+    let mut unmet: Vec<String> = outcomes
         .iter()
-        .flat_map(|outcome| outcome.broken.clone())
+        .flat_map(|outcome| outcome.unmet.clone())
         .collect();
     if report.all().counts().routing_failures() > 0 {
-        broken.push(lost(report));
+        unmet.push(describe_lost_requests(report));
     }
     if report.overruns > 0 {
-        broken.push(format!(
+        unmet.push(format!(
             "this machine was too slow to send {} of the requests that were due",
             report.overruns
         ));
     }
-    broken
+    unmet
 }
 
-/// The requests that were lost: how, and when, in seconds since the load began.
-fn lost(report: &Report) -> String {
+/// The lost requests by kind, and their times in seconds since the start of the load.
+fn describe_lost_requests(report: &LoadReport) -> String {
     let counts = report.all().counts();
     let kinds: Vec<_> = counts
         .routing()
@@ -109,14 +112,14 @@ fn lost(report: &Report) -> String {
     let number = count(counts.routing_failures());
     let (kinds, seconds) = (kinds.join(", "), seconds.join(", "));
     let lost = format!(
-        "{number} requests were lost to routing ({kinds}), in the seconds {seconds}; the first: {first}"
+        "{number} requests were lost in routing ({kinds}), at {seconds} s after the start; the first one: {first}"
     );
     if report.late == 0 {
         return lost;
     }
     let longest = report.max_lateness.as_secs_f64();
     format!(
-        "{lost}; this machine was so busy that {} were sent late, by up to {longest:.1} s",
+        "{lost}; this machine was too busy: {} were sent late, by up to {longest:.1} s",
         count(report.late)
     )
 }

@@ -1,4 +1,4 @@
-//! What is shown of a release under way: pure text, from the status and the load's counts.
+//! The text of the live view of a release, from its status and the counts of the load.
 
 use std::time::Duration;
 
@@ -6,28 +6,28 @@ use owo_colors::{OwoColorize, Style};
 use serin_analysis::explain::{percent, thousands};
 use serin_crds::RolloutStatus;
 use serin_crds::status::EvidenceStatus;
-use serin_load::{Counts, LoadHandle, Snapshot};
+use serin_load::{LoadHandle, LoadSnapshot, OutcomeCounts};
 
-use crate::manifests::Spec;
+use crate::manifests::RolloutOptions;
 
-/// The width of a bar in columns.
-const BAR: u32 = 30;
+/// Width of a bar in columns.
+const BAR_WIDTH: u32 = 30;
 
-/// The release that is watched.
-pub(super) struct Release {
+/// The release that is shown.
+pub(super) struct ReleaseProgress {
     version: &'static str,
-    /// The generation that declares it: a status of an older one does not speak of it.
+    /// The generation of the release. A status of an older generation does not describe it.
     generation: Option<i64>,
     steps: usize,
-    /// The load's counts when it was declared.
-    before: Option<Snapshot>,
+    /// The counts of the load when the release was applied.
+    before: Option<LoadSnapshot>,
 }
 
-impl Release {
+impl ReleaseProgress {
     pub(super) fn new(
         version: &'static str,
         generation: Option<i64>,
-        spec: &Spec,
+        spec: &RolloutOptions,
         load: Option<&LoadHandle>,
     ) -> Self {
         let steps = spec
@@ -43,29 +43,29 @@ impl Release {
         }
     }
 
-    /// Whether a status speaks of this release.
-    pub(super) fn is_in(&self, status: &RolloutStatus) -> bool {
+    /// Whether a status describes this release.
+    pub(super) fn is_described_by(&self, status: &RolloutStatus) -> bool {
         status.observed_generation >= self.generation
     }
 }
 
-/// One look at a release.
-pub(super) struct Look<'a> {
-    pub(super) release: &'a Release,
-    /// Nothing while Serin has not taken it in.
+/// One snapshot of a release.
+pub(super) struct ReleaseView<'a> {
+    pub(super) release: &'a ReleaseProgress,
+    /// `None` until Serin has observed the release.
     pub(super) status: Option<&'a RolloutStatus>,
-    pub(super) load: Option<Snapshot>,
+    pub(super) load: Option<LoadSnapshot>,
     pub(super) elapsed: Duration,
-    pub(super) colour: bool,
+    pub(super) color: bool,
 }
 
-impl Look<'_> {
-    /// The live view: always as many lines.
+impl ReleaseView<'_> {
+    /// The lines of the live view. Their number is constant.
     pub(super) fn lines(&self) -> Vec<String> {
         let evidence = self.status.and_then(|status| status.evidence.first());
         vec![
             self.traffic(),
-            self.against(evidence),
+            self.evidence(evidence),
             row(
                 "excess",
                 &evidence
@@ -82,7 +82,7 @@ impl Look<'_> {
         ]
     }
 
-    /// The same in one line, for where there is no terminal.
+    /// The view in one line, for output without a terminal.
     pub(super) fn line(&self) -> String {
         let mut parts = vec![format!("{} {}", self.release.version, self.position())];
         if let Some(evidence) = self.status.and_then(|status| status.evidence.first()) {
@@ -99,26 +99,26 @@ impl Look<'_> {
         )
     }
 
-    /// What a new line is told for at once; other changes can wait for the next one.
+    /// The position of the release. Without a terminal, a change is printed immediately.
     pub(super) fn position(&self) -> String {
         let Some(status) = self.status else {
             return "declared".into();
         };
         let weights = status.weights.as_ref();
-        let (asked, verified) = (
+        let (desired, verified) = (
             weights.map_or(0.0, |weights| weights.desired),
             weights.and_then(|seen| seen.verified),
         );
-        let seen = if verified == Some(asked) {
+        let effect = if verified == Some(desired) {
             "in effect"
         } else {
-            "on its way"
+            "not in effect yet"
         };
         let stage = match status.stage.as_deref() {
             Some("FirstDeploy") => return "first deploy".into(),
-            Some("Aborted") => format!("rolled back, {asked} % of the traffic, {seen}"),
+            Some("Aborted") => format!("rolled back, {desired} % of the traffic, {effect}"),
             Some("Stable") => return "stable, all of the traffic".into(),
-            _ => format!("gets {asked} % of the traffic, {seen}"),
+            _ => format!("gets {desired} % of the traffic, {effect}"),
         };
         match &status.step {
             Some(step) if status.stage.as_deref() == Some("Progressing") => {
@@ -155,16 +155,16 @@ impl Look<'_> {
         )
     }
 
-    fn against(&self, evidence: Option<&EvidenceStatus>) -> String {
+    fn evidence(&self, evidence: Option<&EvidenceStatus>) -> String {
         let share = evidence
-            .and_then(|of| Some(log_share(of.e_value?, of.threshold?)))
+            .and_then(|evidence| Some(log_share(evidence.e_value?, evidence.threshold?)))
             .unwrap_or(0.0);
         let text = evidence
             .and_then(evidence_text)
             .unwrap_or_else(|| "nothing measured yet".into());
         row(
             "evidence",
-            &format!("{} {text}", self.bar(share, by_share(share))),
+            &format!("{} {text}", self.bar(share, style_for_share(share))),
         )
     }
 
@@ -175,16 +175,16 @@ impl Look<'_> {
             .unwrap_or_else(|| "budget: nothing measured yet".into());
         row(
             "budget",
-            &format!("{} {text}", self.bar(share, by_share(share))),
+            &format!("{} {text}", self.bar(share, style_for_share(share))),
         )
     }
 
-    /// What each version has answered since the release was declared.
+    /// The requests that each version has answered since the release was applied.
     fn requests(&self) -> Option<String> {
         let (now, before) = (self.load.as_ref()?, self.release.before.as_ref()?);
         let of_version = |seen: &serin_load::VersionSnapshot| {
             let version = seen.version.as_deref()?;
-            let (total, failed) = since(
+            let (total, failed) = counts_since(
                 &seen.counts,
                 before.version(version).map(|seen| &seen.counts),
             );
@@ -202,22 +202,22 @@ impl Look<'_> {
 
     fn routing(&self) -> Option<String> {
         let failures = self.load.as_ref()?.counts.routing_failures();
-        Some(format!("{} lost to routing", count(failures)))
+        Some(format!("{} lost in routing", count(failures)))
     }
 
     fn message(&self) -> String {
         self.status
             .and_then(|status| status.message.clone())
-            .unwrap_or_else(|| "has not said anything yet".into())
+            .unwrap_or_else(|| "no status yet".into())
     }
 
     fn bar(&self, share: f64, style: Style) -> String {
-        let filled = (0..BAR)
-            .filter(|cell| share * f64::from(BAR) >= f64::from(*cell) + 0.5)
+        let filled = (0..BAR_WIDTH)
+            .filter(|cell| share * f64::from(BAR_WIDTH) >= f64::from(*cell) + 0.5)
             .count();
         let full = "█".repeat(filled);
-        let empty = "░".repeat(BAR as usize - filled);
-        if self.colour {
+        let empty = "░".repeat(BAR_WIDTH as usize - filled);
+        if self.color {
             format!("{}{empty}", full.style(style))
         } else {
             format!("{full}{empty}")
@@ -229,13 +229,13 @@ fn row(name: &str, text: &str) -> String {
     format!("  {name:<9} {text}")
 }
 
-/// Requests and failures of the service since `before`.
-fn since(now: &Counts, before: Option<&Counts>) -> (u64, u64) {
+/// Requests and failures since `before`.
+fn counts_since(now: &OutcomeCounts, before: Option<&OutcomeCounts>) -> (u64, u64) {
     let (total, failed) = before.map_or((0, 0), |before| (before.total(), before.service_errors));
     (now.total() - total, now.service_errors - failed)
 }
 
-fn by_share(share: f64) -> Style {
+fn style_for_share(share: f64) -> Style {
     match share {
         share if share >= 1.0 => Style::new().red(),
         share if share >= 0.5 => Style::new().yellow(),
@@ -243,7 +243,8 @@ fn by_share(share: f64) -> Style {
     }
 }
 
-/// How far the evidence has come, by its logarithm, in which every request adds its part.
+/// Progress of the evidence towards the threshold on a logarithmic scale, on which every request
+/// adds its share.
 fn log_share(e_value: f64, threshold: f64) -> f64 {
     if threshold > 1.0 {
         e_value.max(1.0).ln() / threshold.ln()
@@ -252,8 +253,8 @@ fn log_share(e_value: f64, threshold: f64) -> f64 {
     }
 }
 
-fn evidence_text(of: &EvidenceStatus) -> Option<String> {
-    let (e_value, threshold) = (of.e_value?, of.threshold?);
+fn evidence_text(evidence: &EvidenceStatus) -> Option<String> {
+    let (e_value, threshold) = (evidence.e_value?, evidence.threshold?);
     let e_value = if e_value < 1e9 {
         thousands((e_value * 10.0).round() / 10.0)
     } else {
@@ -262,17 +263,19 @@ fn evidence_text(of: &EvidenceStatus) -> Option<String> {
     Some(format!("E = {e_value} of {}", thousands(threshold.round())))
 }
 
-fn budget_share(of: &EvidenceStatus) -> Option<f64> {
-    let allotment = of.budget_allotment.filter(|allotment| *allotment > 0.0)?;
-    Some(of.budget_spent?.max(0.0) / allotment)
+fn budget_share(evidence: &EvidenceStatus) -> Option<f64> {
+    let allotment = evidence
+        .budget_allotment
+        .filter(|allotment| *allotment > 0.0)?;
+    Some(evidence.budget_spent?.max(0.0) / allotment)
 }
 
-/// The share of the budget that is used, in percent and in errors.
-pub(super) fn budget_text(of: &EvidenceStatus) -> Option<String> {
+/// The used share of the budget, in percent and in errors.
+pub(super) fn budget_text(evidence: &EvidenceStatus) -> Option<String> {
     let (share, spent, allotment) = (
-        budget_share(of)?,
-        of.budget_spent?.max(0.0),
-        of.budget_allotment?,
+        budget_share(evidence)?,
+        evidence.budget_spent?.max(0.0),
+        evidence.budget_allotment?,
     );
     Some(format!(
         "budget {} used ({spent:.1} of {} errors)",
@@ -281,21 +284,21 @@ pub(super) fn budget_text(of: &EvidenceStatus) -> Option<String> {
     ))
 }
 
-/// The canary's excess of failures over stable's, in points of percent, with its bounds.
-fn excess(of: &EvidenceStatus) -> Option<String> {
+/// The excess failure rate of the canary over stable in percentage points, with its bounds.
+fn excess(evidence: &EvidenceStatus) -> Option<String> {
     let points = |fraction: f64| format!("{:+.2}", fraction * 100.0);
-    let excess = points(of.excess?);
-    // Bounds of a whole 100 points are no knowledge at all.
-    let lower = of.lower.filter(|lower| *lower > -1.0).map(points);
-    let upper = of.upper.filter(|upper| *upper < 1.0).map(points);
+    let excess = points(evidence.excess?);
+    // Bounds of 100 points carry no information.
+    let lower = evidence.lower.filter(|lower| *lower > -1.0).map(points);
+    let upper = evidence.upper.filter(|upper| *upper < 1.0).map(points);
     let bounds = match (lower, upper) {
-        (Some(lower), Some(upper)) => format!("surely between {lower} and {upper}"),
-        (Some(lower), None) => format!("surely above {lower}"),
-        (None, Some(upper)) => format!("surely below {upper}"),
-        (None, None) => "too early for bounds".to_owned(),
+        (Some(lower), Some(upper)) => format!("between {lower} and {upper}"),
+        (Some(lower), None) => format!("above {lower}"),
+        (None, Some(upper)) => format!("below {upper}"),
+        (None, None) => "no bounds yet".to_owned(),
     };
     Some(format!(
-        "{excess} points of failures beside stable ({bounds})"
+        "{excess} percentage points more failures than stable ({bounds})"
     ))
 }
 
@@ -313,8 +316,8 @@ mod tests {
 
     use super::*;
 
-    fn release() -> Release {
-        Release {
+    fn release() -> ReleaseProgress {
+        ReleaseProgress {
             version: "v2",
             generation: Some(2),
             steps: 6,
@@ -322,7 +325,7 @@ mod tests {
         }
     }
 
-    fn stepping() -> RolloutStatus {
+    fn in_progress() -> RolloutStatus {
         serde_json::from_value(json!({
             "observedGeneration": 2, "stage": "Progressing", "message": "step 3 of 6 (setWeight 25 %)",
             "step": {"index": 2, "startedAt": "2026-01-01T00:00:00Z"},
@@ -336,16 +339,16 @@ mod tests {
     }
 
     #[test]
-    fn the_view_tells_traffic_evidence_excess_and_budget() {
-        let (release, status) = (release(), stepping());
-        let look = Look {
+    fn the_view_shows_traffic_evidence_excess_and_budget() {
+        let (release, status) = (release(), in_progress());
+        let view = ReleaseView {
             release: &release,
             status: Some(&status),
             load: None,
             elapsed: Duration::from_secs(14),
-            colour: false,
+            color: false,
         };
-        let lines = look.lines();
+        let lines = view.lines();
         assert!(
             lines[0].ends_with("v2 gets 25 % of the traffic, in effect, step 3 of 6 (14 s)"),
             "{}",
@@ -355,10 +358,10 @@ mod tests {
         assert_eq!(
             lines[1].matches('█').count(),
             15,
-            "10 is half way to 100, by the logarithm"
+            "10 is half way to 100 on a logarithmic scale"
         );
         assert!(
-            lines[2].ends_with("+2.90 points of failures beside stable (surely above +0.20)"),
+            lines[2].ends_with("+2.90 percentage points more failures than stable (above +0.20)"),
             "{}",
             lines[2]
         );
@@ -368,27 +371,27 @@ mod tests {
             lines[3]
         );
         assert!(lines[6].contains("step 3 of 6"));
-        assert!(look.line().contains("E = 10 of 100"), "{}", look.line());
+        assert!(view.line().contains("E = 10 of 100"), "{}", view.line());
     }
 
     #[test]
-    fn the_view_has_as_many_lines_before_anything_is_known() {
+    fn the_number_of_lines_does_not_depend_on_the_status() {
         let release = release();
-        let look = Look {
+        let view = ReleaseView {
             release: &release,
             status: None,
             load: None,
             elapsed: Duration::ZERO,
-            colour: true,
+            color: true,
         };
-        let status = stepping();
-        let known = Look {
+        let status = in_progress();
+        let known = ReleaseView {
             status: Some(&status),
-            ..look
+            ..view
         };
         let lines = known.lines().len();
         assert_eq!(
-            Look {
+            ReleaseView {
                 status: None,
                 ..known
             }
@@ -399,12 +402,12 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_an_older_generation_does_not_speak_of_the_release() {
-        let mut status = stepping();
-        assert!(release().is_in(&status));
+    fn a_status_of_an_older_generation_does_not_describe_the_release() {
+        let mut status = in_progress();
+        assert!(release().is_described_by(&status));
         status.observed_generation = Some(1);
-        assert!(!release().is_in(&status));
+        assert!(!release().is_described_by(&status));
         status.observed_generation = None;
-        assert!(!release().is_in(&status));
+        assert!(!release().is_described_by(&status));
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Restarts;
-use crate::counters::{Arm, Kind, Sample};
+use crate::counters::{Arm, CounterKind, Sample};
 
 const EDGES: [f64; 5] = [0.05, 0.1, 0.3, 1.0, 3.0];
 const NO_WARM_UP: RoundContext = RoundContext {
@@ -16,22 +16,22 @@ fn config(alpha: f64) -> EvidenceConfig {
     EvidenceConfig {
         clip: Some(-alpha.ln()),
         restarts: Restarts::EveryMinute {
-            longest_seconds: 3_600.0,
+            max_duration_seconds: 3_600.0,
         },
         warm_up_seconds: 0.0,
         ..EvidenceConfig::for_budget_fraction(0.01)
     }
 }
 
-fn guard(alpha: f64, edges: &[f64]) -> (LatencyGuard, GuardState) {
-    let mut state = GuardState::default();
+fn guard(alpha: f64, edges: &[f64]) -> (LatencyGuard, LatencyGuardState) {
+    let mut state = LatencyGuardState::default();
     let mut guard = LatencyGuard::resume(config(alpha), CounterConfig::default(), 0, &state);
-    guard.compare(&mut state, edges, 0, 1.0);
+    guard.set_edges(&mut state, edges, 0, 1.0);
     (guard, state)
 }
 
-/// Ticks of an edge, as if its counters had been read.
-fn add(guard: &LatencyGuard, state: &mut GuardState, index: i64, slower: &[Counts]) {
+/// Adds one tick with these counts of each edge.
+fn add(guard: &LatencyGuard, state: &mut LatencyGuardState, index: i64, slower: &[Counts]) {
     for (edge, counts) in state.edges.iter_mut().zip(slower) {
         let tick = Tick {
             started_ms: index * 15_000,
@@ -49,10 +49,10 @@ fn add(guard: &LatencyGuard, state: &mut GuardState, index: i64, slower: &[Count
     }
 }
 
-/// Pseudo-random numbers from a seed: splitmix64.
-struct Dice(u64);
+/// Pseudo-random number generator `SplitMix64`.
+struct SplitMix64(u64);
 
-impl Dice {
+impl SplitMix64 {
     fn unit(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -63,8 +63,8 @@ impl Dice {
         bits / 9_007_199_254_740_992.0
     }
 
-    /// How many of so many requests took longer than each edge, where the logarithm of a duration
-    /// is normal about `median`.
+    /// Number of requests that took longer than each edge. Durations are log-normal with this
+    /// `median`.
     fn slower(&mut self, requests: u32, median: f64, spread: f64) -> [f64; 5] {
         let mut slower = [0.0; 5];
         for _ in 0..requests {
@@ -79,15 +79,15 @@ impl Dice {
     }
 }
 
-/// A release at 20 % of 50 requests a second for `ticks` scrapes; when the guard acts, if it does.
-/// `median` is the canary's over stable's.
-fn acts_at(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
-    let mut dice = Dice(seed);
+/// Simulates a release at 20 % of 50 requests/s for `ticks` scrapes. Returns the tick at which the
+/// guard acts, if it does. `median` is the ratio of the canary's median to stable's.
+fn first_alarm(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
+    let mut random = SplitMix64(seed);
     let (guard, mut state) = guard(alpha, &EDGES);
     for index in 0..ticks {
         let (canary, stable) = (
-            dice.slower(150, 0.12 * median, 0.8),
-            dice.slower(600, 0.12, 0.8),
+            random.slower(150, 0.12 * median, 0.8),
+            random.slower(600, 0.12, 0.8),
         );
         let counts: Vec<Counts> = canary
             .iter()
@@ -103,42 +103,42 @@ fn acts_at(seed: u64, median: f64, ticks: i64, alpha: f64) -> Option<i64> {
 }
 
 #[test]
-fn alike_arms_alarm_at_most_as_often_as_is_promised() {
-    // At an alpha of 5 %, so that as few releases as this could show an excess over it.
+fn equal_arms_raise_alarms_no_more_often_than_guaranteed() {
+    // At an alpha of 5 %, this number of releases is enough to detect an excess.
     let releases = 600_u64;
     let alarms = (0..releases)
-        .filter(|seed| acts_at(*seed, 1.0, 60, 0.05).is_some())
+        .filter(|seed| first_alarm(*seed, 1.0, 60, 0.05).is_some())
         .count();
     // Of 600, five percent are 30.
     assert!(alarms <= 30, "{alarms} of {releases}");
 }
 
 #[test]
-fn a_distribution_that_has_shifted_is_found() {
-    // At the threshold of 3 s there is next to nothing to be seen, at 0.1 s and 0.3 s a lot.
+fn a_shifted_distribution_is_detected() {
+    // The difference is negligible at 3 s and large at 0.1 s and 0.3 s.
     for (median, half_within) in [(1.5, 4), (1.2, 20)] {
         let mut found: Vec<i64> = (0..40)
-            .filter_map(|seed| acts_at(seed, median, 60, 0.01))
+            .filter_map(|seed| first_alarm(seed, median, 60, 0.01))
             .collect();
         assert_eq!(
             found.len(),
             40,
-            "all are found within a quarter of an hour: {median}"
+            "all are detected within 15 minutes: {median}"
         );
         found.sort_unstable();
         assert!(
             found[20] < half_within,
-            "half of them within so many scrapes: {median}: {found:?}"
+            "half of them are detected within {half_within} scrapes: {median}: {found:?}"
         );
     }
 }
 
 #[test]
-fn the_edge_that_moved_most_is_named_with_its_counts() {
-    let alike = Counts::new(100.0, 30.0, 900.0, 270.0);
-    let state = GuardState::after(
+fn the_edge_with_the_strongest_evidence_is_reported_with_its_counts() {
+    let equal = Counts::new(100.0, 30.0, 900.0, 270.0);
+    let state = LatencyGuardState::after_ticks(
         20,
-        &[(0.1, alike), (0.3, Counts::new(100.0, 45.0, 900.0, 270.0))],
+        &[(0.1, equal), (0.3, Counts::new(100.0, 45.0, 900.0, 270.0))],
     );
     assert!(state.ln_e() > 100_f64.ln());
     let counts = Counts::new(2000.0, 900.0, 18000.0, 5400.0);
@@ -149,16 +149,16 @@ fn the_edge_that_moved_most_is_named_with_its_counts() {
             counts
         }
     );
-    assert!(GuardState::after(20, &[(0.1, alike), (0.3, alike)]).ln_e() < 0.0);
+    assert!(LatencyGuardState::after_ticks(20, &[(0.1, equal), (0.3, equal)]).ln_e() < 0.0);
     assert_eq!(
-        GuardState::default().evidence(true).worst,
+        LatencyGuardState::default().evidence(true).worst,
         None,
-        "without edges nothing is known"
+        "no evidence without edges"
     );
 }
 
 #[test]
-fn of_many_edges_evenly_many_are_compared_and_the_state_stays_small() {
+fn many_edges_are_thinned_evenly_and_the_state_stays_small() {
     let edges: Vec<f64> = (1..=100).map(|edge| f64::from(edge) / 100.0).collect();
     let (guard, mut state) = guard(0.01, &edges);
     assert_eq!(state.edges.len(), 25);
@@ -176,15 +176,18 @@ fn of_many_edges_evenly_many_are_compared_and_the_state_stays_small() {
     }
     let json = serde_json::to_string(&state).unwrap();
     assert!(json.len() < 450 * state.edges.len(), "{} bytes", json.len());
-    assert_eq!(serde_json::from_str::<GuardState>(&json).unwrap(), state);
-    assert!(state.fits());
+    assert_eq!(
+        serde_json::from_str::<LatencyGuardState>(&json).unwrap(),
+        state
+    );
+    assert!(state.is_compatible());
     state.edges[3].mixture = Mixture::new(2);
-    assert!(!state.fits());
+    assert!(!state.is_compatible());
 }
 
-/// The samples of a histogram's edge: both arms in one gateway, so many requests a scrape, and
-/// those within the edge.
-fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
+/// The samples of one histogram edge of a gateway that serves both arms. `requests` holds for each
+/// scrape the canary's requests and those within the edge.
+fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, CounterKind, i64, f64)> {
     let mut totals = [0.0; 4];
     let mut samples = Vec::new();
     for (index, (canary, within)) in requests.iter().enumerate() {
@@ -200,10 +203,10 @@ fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
             *total += more;
         }
         let kinds = [
-            (Arm::Canary, Kind::Total),
-            (Arm::Canary, Kind::Good),
-            (Arm::Stable, Kind::Total),
-            (Arm::Stable, Kind::Good),
+            (Arm::Canary, CounterKind::Total),
+            (Arm::Canary, CounterKind::Good),
+            (Arm::Stable, CounterKind::Total),
+            (Arm::Stable, CounterKind::Good),
         ];
         samples.extend(
             kinds
@@ -217,21 +220,21 @@ fn samples(requests: &[(u16, u16)]) -> Vec<(Arm, Kind, i64, f64)> {
 
 proptest! {
     #[test]
-    fn a_restart_at_any_moment_changes_no_bit(
+    fn a_restart_at_any_time_changes_no_bit(
         requests in prop::collection::vec((any::<u16>(), any::<u16>()), 4..60), restarts in prop::collection::vec(0_i64..900_000, 0..5),
     ) {
         let samples = samples(&requests);
-        let births = BTreeMap::new();
-        let observe = |guard: &mut LatencyGuard, state: &mut GuardState, now_ms: i64| {
-            let of = |(arm, kind, at_ms, value): &(Arm, Kind, i64, f64)| {
+        let source_created_ms = BTreeMap::new();
+        let observe = |guard: &mut LatencyGuard, state: &mut LatencyGuardState, now_ms: i64| {
+            let sample = |(arm, kind, at_ms, value): &(Arm, CounterKind, i64, f64)| {
                 let series = if *arm == Arm::Canary { "canary" } else { "stable" };
                 Sample { source: "gateway", series, arm: *arm, kind: *kind, at_ms: *at_ms, value: *value }
             };
-            let seen: Vec<_> = samples.iter().filter(|(_, _, at_ms, _)| *at_ms <= now_ms).map(of).collect();
-            guard.observe(state, 0, &Feed { samples: &seen, births: &births, settled_ms: now_ms, now_ms }, &NO_WARM_UP);
+            let seen: Vec<_> = samples.iter().filter(|(_, _, at_ms, _)| *at_ms <= now_ms).map(sample).collect();
+            guard.observe(state, 0, &SampleBatch { samples: &seen, source_created_ms: &source_created_ms, settled_ms: now_ms, now_ms }, &NO_WARM_UP);
         };
-        let (mut whole, mut expected) = guard(0.01, &[0.3]);
-        observe(&mut whole, &mut expected, 1_000_000);
+        let (mut reference, mut expected) = guard(0.01, &[0.3]);
+        observe(&mut reference, &mut expected, 1_000_000);
         let (mut split, mut state) = guard(0.01, &[0.3]);
         let mut restarts = restarts;
         restarts.sort_unstable();
@@ -244,8 +247,8 @@ proptest! {
         prop_assert_eq!(state, expected);
     }
 
-    /// What Ville's inequality needs, at whatever rate the bets are made: the next tick does not
-    /// raise an edge's process on the average.
+    /// The condition of Ville's inequality, for any assumed rate: the expectation of an edge's
+    /// process does not increase with the next tick.
     #[test]
     fn no_tick_on_the_null_raises_the_expectation(
         past in (0_u16..50, 0_u16..50), n_c in 1_u32..6, n_s in 1_u32..9, p_s in 0.0_f64..=1.0, below in 0.0_f64..=1.0,

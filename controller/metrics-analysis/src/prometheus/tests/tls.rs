@@ -1,20 +1,20 @@
-//! A Prometheus that is reached by TLS, and asks who asks.
+//! Prometheus with TLS and authentication.
 
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use serin_fake_cluster::tls::{Authority, Certified};
+use serin_fake_cluster::tls::{CertificateAndKey, CertificateAuthority};
 
 use super::*;
 
 const TOKEN: &str = "Bearer s3cret-t0ken";
 
-fn authority() -> Authority {
+fn authority() -> CertificateAuthority {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Authority::new().unwrap()
+    CertificateAuthority::new().unwrap()
 }
 
 async fn answer(headers: HeaderMap) -> (StatusCode, &'static str) {
@@ -28,10 +28,10 @@ async fn answer(headers: HeaderMap) -> (StatusCode, &'static str) {
     }
 }
 
-/// A Prometheus by this authority's certificate; the server as the test asks it, and how many
-/// connections it has had.
+/// Starts a Prometheus with a certificate of this CA. Returns the server to query and the number of
+/// accepted connections.
 async fn serve(
-    authority: &Authority,
+    authority: &CertificateAuthority,
     mutual: bool,
 ) -> (Server, Arc<std::sync::atomic::AtomicUsize>) {
     let listener = authority.listen(mutual).await.unwrap();
@@ -39,13 +39,13 @@ async fn serve(
     let router = Router::new().route("/api/v1/query", post(answer));
     tokio::spawn(async move { axum::serve(listener, router).await });
     let tls = Tls::default()
-        .with_authorities(authority.pem().as_bytes())
+        .with_ca_bundle(authority.pem().as_bytes())
         .unwrap();
     (
         Server {
             headers: vec![("authorization".into(), TOKEN.into())],
             tls,
-            ..Server::at(url)
+            ..Server::with_url(url)
         },
         accepted,
     )
@@ -53,7 +53,7 @@ async fn serve(
 
 async fn error(server: &Server) -> QueryError {
     let error = poller(small())
-        .ask_once(server, "up", None)
+        .query_once(server, "up", None)
         .await
         .unwrap_err();
     let shown = format!("{error} {error:?} {server:?}");
@@ -65,11 +65,11 @@ async fn error(server: &Server) -> QueryError {
 }
 
 #[tokio::test]
-async fn by_its_authority_and_with_its_header_it_answers() {
+async fn a_trusted_server_answers_requests_with_credentials() {
     let (server, _) = serve(&authority(), false).await;
     assert_eq!(
         poller(small())
-            .ask_once(&server, "up", None)
+            .query_once(&server, "up", None)
             .await
             .unwrap()
             .len(),
@@ -78,10 +78,10 @@ async fn by_its_authority_and_with_its_header_it_answers() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_is_not_trusted() {
+async fn a_certificate_of_another_ca_is_not_trusted() {
     let (server, _) = serve(&authority(), false).await;
     let tls = Tls::default()
-        .with_authorities(authority().pem().as_bytes())
+        .with_ca_bundle(authority().pem().as_bytes())
         .unwrap();
     for tls in [tls, Tls::default()] {
         let error = error(&Server {
@@ -89,7 +89,7 @@ async fn a_certificate_of_another_authority_is_not_trusted() {
             ..server.clone()
         })
         .await;
-        assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
+        assert_eq!(error.cause(), "UntrustedCertificate", "{error}");
         assert!(
             error.to_string().contains("invalid peer certificate"),
             "{error}"
@@ -111,19 +111,19 @@ async fn a_certificate_for_another_host_is_not_trusted() {
         ..server
     })
     .await;
-    assert_eq!(error.kind(), "UntrustedCertificate", "{error}");
+    assert_eq!(error.cause(), "UntrustedCertificate", "{error}");
     assert!(error.to_string().contains("localhost"), "{error}");
 }
 
 #[tokio::test]
-async fn without_the_header_it_is_told_that_who_asks_is_not_accepted() {
+async fn a_missing_header_is_reported_as_unauthorized() {
     let (server, _) = serve(&authority(), false).await;
     let error = error(&Server {
         headers: Vec::new(),
         ..server
     })
     .await;
-    assert_eq!(error.kind(), "Unauthorized");
+    assert_eq!(error.cause(), "Unauthorized");
     assert!(error.to_string().contains("401 Unauthorized"), "{error}");
     assert!(
         error
@@ -134,25 +134,25 @@ async fn without_the_header_it_is_told_that_who_asks_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn one_that_wants_a_certificate_is_shown_one() {
+async fn a_client_certificate_is_sent_on_request() {
     let authority = authority();
     let (server, _) = serve(&authority, true).await;
     let error = error(&server).await;
-    assert_eq!(error.kind(), "Unauthorized", "{error}");
+    assert_eq!(error.cause(), "Unauthorized", "{error}");
     assert!(
         error.to_string().contains("clientCertificateFrom"),
         "{error}"
     );
-    let Certified { certificate, key } = authority.certify().unwrap();
+    let CertificateAndKey { certificate, key } = authority.issue_certificate().unwrap();
     let tls = server
         .tls
         .clone()
-        .with_identity(certificate.as_bytes(), key.as_bytes())
+        .with_client_certificate(certificate.as_bytes(), key.as_bytes())
         .unwrap();
     let server = Server { tls, ..server };
     assert_eq!(
         poller(small())
-            .ask_once(&server, "up", None)
+            .query_once(&server, "up", None)
             .await
             .unwrap()
             .len(),
@@ -162,10 +162,10 @@ async fn one_that_wants_a_certificate_is_shown_one() {
 }
 
 #[tokio::test]
-async fn servers_of_the_same_tls_share_connections_and_only_equal_ones_a_query() {
+async fn servers_with_equal_tls_options_share_connections() {
     let (server, accepted) = serve(&authority(), false).await;
     let poller = poller(small());
-    let poll = |server: &Server| Poll {
+    let poll = |server: &Server| PollSpec {
         server: server.clone(),
         queries: vec!["up".into()],
         period: Duration::from_secs(600),
@@ -175,14 +175,18 @@ async fn servers_of_the_same_tls_share_connections_and_only_equal_ones_a_query()
     let mut first = poller.subscribe(poll(&server));
     assert!(next_answer(&mut first).await.answers.is_ok());
     let same = poller.subscribe(poll(&server));
-    assert_eq!((poller.polls(), poller.servers()), (1, 1));
+    assert_eq!((poller.poll_count(), poller.server_count()), (1, 1));
     let mut other = poller.subscribe(poll(&tenant));
     assert!(next_answer(&mut other).await.answers.is_ok());
-    assert_eq!(poller.polls(), 2, "the tenant's answer is nobody else's");
+    assert_eq!(
+        poller.poll_count(),
+        2,
+        "the tenant's answer is nobody else's"
+    );
     assert_eq!(accepted.load(Ordering::Relaxed), 1);
     drop((first, same, other));
     timeout(Duration::from_secs(5), async {
-        while poller.polls() > 0 || poller.servers() > 0 {
+        while poller.poll_count() > 0 || poller.server_count() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
     })

@@ -1,10 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::world::{Identity, Key, ports::of_json};
+use crate::cluster_cache::{Identity, Key, container_ports::from_json};
 
-/// `http:8080`, `:9090` or `dns:53/UDP`, in the order of a template.
-fn declare(ports: &[&str]) -> Vec<ContainerPortFact> {
+/// Parses `http:8080`, `:9090` or `dns:53/UDP`, in the order of a template.
+fn declare(ports: &[&str]) -> Vec<DeclaredPort> {
     let fields = ports.iter().map(|text| {
         let (name, rest) = text.split_once(':').unwrap();
         let (number, protocol) = rest.split_once('/').unwrap_or((rest, "TCP"));
@@ -15,10 +15,10 @@ fn declare(ports: &[&str]) -> Vec<ContainerPortFact> {
         }
         port
     });
-    of_json(&json!({"containers": [{"name": "app", "ports": fields.collect::<Vec<_>>()}]}))
+    from_json(&json!({"containers": [{"name": "app", "ports": fields.collect::<Vec<_>>()}]}))
 }
 
-/// `name number->target`, as the Service would have them.
+/// Formats the ports as `name number->target`.
 fn show(ports: &[ServicePort]) -> Vec<String> {
     let each = ports.iter().map(|port| {
         let target = match target_of(port) {
@@ -40,14 +40,14 @@ fn show(ports: &[ServicePort]) -> Vec<String> {
 
 struct Case {
     existing: Vec<ServicePort>,
-    previous: Vec<ContainerPortFact>,
-    /// What the Rollout's spec asks for, if that is another template.
-    upcoming: Option<Vec<ContainerPortFact>>,
+    previous: Vec<DeclaredPort>,
+    /// The ports declared by the Rollout's spec, if it has another template.
+    upcoming: Option<Vec<DeclaredPort>>,
     routed: BTreeSet<i32>,
 }
 
 impl Case {
-    /// A Service that was made for this template, behind a route to these ports.
+    /// A Service created for this template, with a route to these ports.
     fn made_for(ports: &[&str], routed: &[i32]) -> Self {
         let new = Self {
             existing: Vec::new(),
@@ -89,7 +89,7 @@ impl Case {
     }
 }
 
-/// flagger #279, PR #327: a target by number ties all versions to one port.
+/// flagger #279, PR #327: a numeric target ties all versions to one port.
 #[test]
 fn a_named_container_port_is_reached_by_its_name() {
     let made = Case::made_for(&["http:8080", ":9090"], &[80]);
@@ -101,7 +101,7 @@ fn a_named_container_port_is_reached_by_its_name() {
         made.moves_to(&["http:8081", ":9090"]),
         ["http 80->http", "port-9090 9090->9090"]
     );
-    // A Service that an earlier version of Serin made.
+    // A Service created by an earlier version of Serin.
     let mut old = made.existing.clone();
     old[0].target_port = Some(IntOrString::Int(8080));
     let upgraded = Case {
@@ -120,7 +120,7 @@ fn a_named_container_port_is_reached_by_its_name() {
 }
 
 #[test]
-fn a_nameless_port_that_moves_is_followed() {
+fn a_moved_port_without_a_name_is_followed() {
     let made = Case::made_for(&[":8080"], &[8080]);
     assert_eq!(show(&made.existing), ["port-8080 8080->8080"]);
     assert_eq!(made.moves_to(&[":9090"]), ["port-8080 8080->9090"]);
@@ -133,7 +133,7 @@ fn a_nameless_port_that_moves_is_followed() {
 
 /// flagger #1345: ports were lost.
 #[test]
-fn ports_that_are_added_renamed_or_removed_ship_and_what_a_route_uses_stays() {
+fn added_renamed_and_removed_ports_are_applied_and_routed_ports_are_kept() {
     let made = Case::made_for(&["http:8080"], &[80]);
     assert_eq!(
         made.moves_to(&["http:8080", "admin:9000"]),
@@ -158,7 +158,7 @@ fn ports_that_are_added_renamed_or_removed_ship_and_what_a_route_uses_stays() {
         two.moves_to(&["http:8080", "admin:9090"]),
         ["http 8080->http", "metrics 9090->admin"]
     );
-    // The order in the template is no matter.
+    // The order in the template does not matter.
     assert_eq!(
         two.moves_to(&["metrics:9090", "http:8080"]),
         ["http 8080->http", "metrics 9090->metrics"]
@@ -166,11 +166,11 @@ fn ports_that_are_added_renamed_or_removed_ship_and_what_a_route_uses_stays() {
 }
 
 #[test]
-fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
+fn a_routed_port_exists_before_the_revision_that_declares_it() {
     let mut made = Case::made_for(&["http:8080"], &[8080]);
     made.upcoming = Some(declare(&["http:8080", "admin:9000"]));
     made.routed.insert(9000);
-    // Stable still is the version without it.
+    // The stable revision does not have the port yet.
     let waiting = made.ports_for(&["http:8080"]);
     assert_eq!(show(&waiting), ["http 8080->http", "admin 9000->admin"]);
     made.existing = waiting;
@@ -178,7 +178,7 @@ fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
         made.moves_to(&["http:8080", "admin:9000"]),
         ["http 8080->http", "admin 9000->admin"]
     );
-    // The route is applied a moment before the template.
+    // The route is applied before the template.
     let mut early = Case::made_for(&["http:8080"], &[8080]);
     early.routed.insert(9000);
     early.existing = early.ports_for(&["http:8080"]);
@@ -195,7 +195,7 @@ fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
         early.moves_to(&["http:8080", "admin:9000"]),
         ["http 8080->http", "port-9000 9000->admin"]
     );
-    // A route that uses a number of its own.
+    // A route with a number that no container declares.
     let mut moved = Case::made_for(&["http:8080"], &[8080]);
     moved.routed = [80].into();
     assert_eq!(
@@ -205,7 +205,7 @@ fn a_port_that_a_route_names_exists_before_the_revision_that_listens_on_it() {
 }
 
 #[test]
-fn one_number_for_two_protocols_is_two_ports() {
+fn one_number_with_two_protocols_gives_two_ports() {
     let made = Case::made_for(&[":53/UDP", ":53", "dns:5353/UDP", "dns:5353"], &[]);
     assert_eq!(
         show(&made.existing),
@@ -225,7 +225,7 @@ fn one_number_for_two_protocols_is_two_ports() {
 }
 
 #[test]
-fn node_ports_and_the_users_own_fields_stay() {
+fn node_ports_and_user_fields_are_kept() {
     let mut made = Case::made_for(&["http:8080"], &[80]);
     made.existing[0].node_port = Some(30080);
     made.existing[0].app_protocol = Some("kubernetes.io/h2c".into());
@@ -235,7 +235,7 @@ fn node_ports_and_the_users_own_fields_stay() {
 }
 
 #[test]
-fn without_declared_ports_the_route_says_which_and_what_exists_stays() {
+fn without_declared_ports_the_route_determines_the_ports() {
     let made = Case::made_for(&[], &[80, 81]);
     assert_eq!(show(&made.existing), ["port-80 80->80", "port-81 81->81"]);
     assert_eq!(
@@ -248,7 +248,7 @@ fn without_declared_ports_the_route_says_which_and_what_exists_stays() {
 }
 
 #[test]
-fn a_port_without_a_name_gets_one_when_it_is_no_longer_alone() {
+fn a_port_gets_a_name_when_a_second_port_is_added() {
     let mut made = Case::made_for(&[], &[80]);
     made.existing[0].name = None;
     assert_eq!(
@@ -258,7 +258,7 @@ fn a_port_without_a_name_gets_one_when_it_is_no_longer_alone() {
 }
 
 #[test]
-fn a_users_service_that_cannot_reach_a_revision_is_named_with_the_fix() {
+fn an_unreachable_port_is_reported_with_the_fix() {
     let service = |target: IntOrString| {
         vec![ServicePort {
             port: 80,
@@ -282,13 +282,13 @@ fn a_users_service_that_cannot_reach_a_revision_is_named_with_the_fix() {
     );
     let problem = unreachable_port(&by_number, &v2, &v1, &routed).unwrap();
     assert!(
-        problem.contains("container port 8080 by its number"),
+        problem.contains("container port 8080 by number"),
         "{problem}"
     );
-    // Nobody can know: a container may listen on ports that it does not declare.
+    // A container may listen on ports that it does not declare.
     assert_eq!(unreachable_port(&by_number, &v2, &[], &routed), None);
     assert_eq!(unreachable_port(&by_number, &[], &v1, &routed), None);
-    // A port that no route uses holds nothing up.
+    // A port without a route does not block.
     assert_eq!(
         unreachable_port(&by_name, &v2, &v1, &BTreeSet::from([443])),
         None
@@ -296,7 +296,7 @@ fn a_users_service_that_cannot_reach_a_revision_is_named_with_the_fix() {
 }
 
 #[test]
-fn a_routes_ports_are_those_of_its_backends_of_the_same_namespace() {
+fn routed_ports_are_read_from_backends_in_the_same_namespace() {
     let object = json!({"spec": {"rules": [
         {"backendRefs": [{"name": "other", "port": 1}, {"name": "shop", "port": 80}, {"name": "shop-canary", "port": 81}]},
         {"backendRefs": [{"name": "shop", "port": 9090, "namespace": "shop"}, {"name": "shop", "port": 2, "namespace": "elsewhere"}]},
@@ -307,7 +307,7 @@ fn a_routes_ports_are_those_of_its_backends_of_the_same_namespace() {
         key: Key::new("shop", "shop"),
         ..Identity::default()
     };
-    let route = RouteFact {
+    let route = CachedRoute {
         identity,
         generation: 1,
         object,

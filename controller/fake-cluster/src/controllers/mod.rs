@@ -1,0 +1,210 @@
+//! The controllers of the cluster, except the one under test.
+//!
+//! Each controller reconciles the store at the current time and schedules its next wake-up. The
+//! controllers write to the store directly, so that the request log shows only the controller under
+//! test.
+
+mod endpoints;
+mod garbage_collector;
+mod gateway;
+mod kubelet;
+mod replica_sets;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::api::{ApiError, DeleteOptions, ObjectKey, ObjectPart, ObjectStore, format_time};
+use crate::tuning::ClusterTuning;
+
+pub(crate) use kubelet::Kubelet;
+
+/// Maximum number of reconcile rounds at one time. More rounds mean that two controllers conflict.
+const ROUNDS_LIMIT: usize = 1_000;
+
+/// All controllers and their state.
+#[derive(Default)]
+pub(crate) struct Controllers {
+    pub(crate) kubelet: Kubelet,
+    replica_sets: replica_sets::ReplicaSetController,
+    endpoints: endpoints::EndpointSliceController,
+    gateway: gateway::GatewayController,
+    garbage: garbage_collector::GarbageCollector,
+}
+
+/// Input and output of a controller in one round.
+struct ControllerContext<'c> {
+    store: &'c mut ObjectStore,
+    tuning: &'c ClusterTuning,
+    now: Instant,
+    wall: Timestamp,
+    /// The earliest scheduled wake-up.
+    next: Option<Instant>,
+}
+
+impl Controllers {
+    /// Runs all controllers until none changes the store. Returns the earliest scheduled wake-up.
+    #[expect(
+        clippy::panic,
+        reason = "controllers that never become stable are a bug in this crate"
+    )]
+    pub(crate) fn reconcile_until_stable(
+        &mut self,
+        store: &mut ObjectStore,
+        tuning: &ClusterTuning,
+        wall: Timestamp,
+    ) -> Option<Instant> {
+        for _ in 0..ROUNDS_LIMIT {
+            let version = store.version();
+            let mut context = ControllerContext {
+                store: &mut *store,
+                tuning,
+                now: Instant::now(),
+                wall,
+                next: None,
+            };
+            self.reconcile(&mut context);
+            let next = context.next;
+            if store.version() == version {
+                return next;
+            }
+        }
+        panic!("the controllers of the fake cluster never become stable");
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+        self.garbage.reconcile(context);
+        self.replica_sets.reconcile(context);
+        self.kubelet.reconcile(context);
+        self.endpoints.reconcile(context);
+        self.gateway.reconcile(context);
+    }
+}
+
+impl ControllerContext<'_> {
+    /// Schedules a wake-up.
+    fn wake_at(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// The current objects of one resource.
+    fn all(&self, resource: &str) -> Vec<(ObjectKey, Arc<Value>)> {
+        self.store
+            .list(resource, None)
+            .map(|(key, object)| (key.clone(), Arc::clone(object)))
+            .collect()
+    }
+
+    /// Writes an object's status if it differs.
+    fn set_status(&mut self, key: &ObjectKey, object: &Value, status: Value) {
+        if object["status"] == status {
+            return;
+        }
+        let mut next = object.clone();
+        next["status"] = status;
+        self.write(key, next, ObjectPart::Status);
+    }
+
+    /// Writes one part of an object. Never conflicts, because the store is locked.
+    fn write(&mut self, key: &ObjectKey, mut object: Value, part: ObjectPart) {
+        if let Some(kind) = self.store.kind_of_resource(&key.resource).cloned() {
+            // The object may be stored in a version that is no longer served.
+            object["apiVersion"] = kind.api_version().into();
+            expect_accepted(self.store.update(&kind, key, object, part, false));
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey, options: &DeleteOptions) {
+        if let Some(kind) = self.store.kind_of_resource(&key.resource).cloned() {
+            expect_accepted(self.store.delete(&kind, key, options, self.wall));
+        }
+    }
+
+    fn create(&mut self, resource: &str, namespace: &str, object: Value) {
+        if let Some(kind) = self.store.kind_of_resource(resource).cloned() {
+            expect_accepted(
+                self.store
+                    .create(&kind, namespace, object, self.wall, false),
+            );
+        }
+    }
+}
+
+#[expect(
+    clippy::panic,
+    reason = "a controller whose write is rejected is a bug in this crate"
+)]
+fn expect_accepted<T>(result: Result<T, ApiError>) {
+    if let Err(error) = result {
+        panic!("a controller of the fake cluster was rejected: {error}");
+    }
+}
+
+/// The time since which each item has been pending, so that a controller reacts after a delay.
+struct DelayedWork<K>(HashMap<K, Instant>);
+
+impl<K> Default for DelayedWork<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Hash + Eq> DelayedWork<K> {
+    /// Whether an item has been pending for `delay`. Otherwise schedules a wake-up for that time.
+    fn is_due(&mut self, item: K, delay: Duration, context: &mut ControllerContext<'_>) -> bool {
+        let at = *self.0.entry(item).or_insert(context.now) + delay;
+        if at > context.now {
+            context.wake_at(at);
+        }
+        at <= context.now
+    }
+
+    /// Marks an item as no longer pending.
+    fn cancel(&mut self, item: &K) {
+        self.0.remove(item);
+    }
+}
+
+/// Whether the object with this UID is the controller owner of an object.
+fn is_controlled_by(object: &Value, uid: &str) -> bool {
+    list(object, "/metadata/ownerReferences")
+        .iter()
+        .any(|owner| owner["controller"] == true && owner["uid"] == uid)
+}
+
+/// Whether an object has a deletion timestamp.
+fn is_terminating(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// Whether a pod has the condition `Ready`.
+fn pod_is_ready(pod: &Value) -> bool {
+    let is_ready =
+        |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    list(pod, "/status/conditions").iter().any(is_ready)
+}
+
+/// A condition. Its `lastTransitionTime` is kept if the status has not changed.
+fn condition(before: &[Value], kind: &str, holds: bool, reason: &str, wall: Timestamp) -> Value {
+    let status = if holds { "True" } else { "False" };
+    let same = before
+        .iter()
+        .find(|condition| condition["type"] == kind && condition["status"] == status);
+    let since = same.map_or_else(
+        || format_time(wall).into(),
+        |condition| condition["lastTransitionTime"].clone(),
+    );
+    json!({"type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": since})
+}
+
+fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}

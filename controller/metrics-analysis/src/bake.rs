@@ -1,0 +1,83 @@
+//! Analysis during the bake time after promotion: the canary alone, compared with the error rate of
+//! stable during the release.
+
+use serin_analysis::decision::ln_mean;
+use serin_analysis::explain::{self, percent, thousands};
+use serin_core::observed::AnalysisReport;
+
+use crate::release_analysis::ReleaseAnalysis;
+
+impl ReleaseAnalysis {
+    /// The reason for a rollback during the bake time. The evidence against the canary alone can
+    /// trigger it; a tenth of that evidence is enough if the allotment is spent or the service
+    /// burns its error budget too fast. This is a heuristic: see [`serin_analysis::watch`].
+    pub(crate) fn breach_during_bake(
+        &self,
+        told: &serin_analysis::Evaluation,
+    ) -> Option<AnalysisReport> {
+        let config = &self.settings.judge;
+        let watched = self
+            .objectives
+            .iter()
+            .filter_map(|judged| Some((judged, judged.watch.as_ref()?)));
+        let ln_e: Vec<(f64, f64)> = watched
+            .clone()
+            .map(|(judged, watch)| {
+                (
+                    watch.ln_e(judged.objective.bets()),
+                    judged.objective.config().weight,
+                )
+            })
+            .collect();
+        if ln_e.is_empty() {
+            return None;
+        }
+        let ln_e = ln_mean(&ln_e);
+        let is_spent = told
+            .objectives
+            .iter()
+            .any(|of| of.allotment.is_some_and(|allotment| of.spent >= allotment));
+        let (cause, threshold, why) = if ln_e >= -config.alpha.ln() {
+            ("Evidence", 1.0 / config.alpha, "")
+        } else if ln_e < config.suspect_from_e.ln() {
+            return None;
+        } else if is_spent {
+            (
+                "ErrorBudget",
+                config.suspect_from_e,
+                "The allotment is spent. ",
+            )
+        } else if self.burning().is_some() && self.burned_before != Some(true) {
+            (
+                "ServiceBurning",
+                config.suspect_from_e,
+                "The service burns its error budget. ",
+            )
+        } else {
+            return None;
+        };
+        let worst = watched.max_by(|one, other| {
+            let ln_e = |(judged, watch): &(
+                &crate::objective_analysis::ObjectiveAnalysis,
+                &serin_analysis::bake::BakeEvidence,
+            )| { watch.ln_e(judged.objective.bets()) };
+            ln_e(one).total_cmp(&ln_e(other))
+        });
+        let (_, watch) = worst?;
+        let message = format!(
+            "Rolled back from {}: since it has all of the traffic the canary failed {} of {} requests, where about {} are tolerated by \
+             what stable failed during the release. {why}A release that fails no more than that shows evidence like this (E = {}) at most \
+             1 time in {}; no stable side is left to compare with.",
+            percent(self.weight.as_percent() / 100.0),
+            thousands(watch.counts.canary_errors),
+            thousands(watch.counts.canary_requests),
+            thousands(watch.tolerated_errors()),
+            explain::e_value(ln_e),
+            thousands(threshold.round()),
+        );
+        Some(AnalysisReport::RollBack {
+            cause: cause.to_owned(),
+            message,
+        })
+    }
+}

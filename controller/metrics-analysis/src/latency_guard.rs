@@ -1,0 +1,288 @@
+//! The latency guard of an objective: compares every bucket of its histogram, not only the one of
+//! the threshold.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serin_analysis::counters::CounterConfig;
+use serin_analysis::decision::LatencyGuardInput;
+use serin_analysis::latency::{LatencyGuard, LatencyGuardState};
+use serin_analysis::objective::RoundContext;
+use serin_analysis::{ObjectiveConfig, SampleBatch};
+use serin_crds::analysis::{GuardAction, ObjectiveSpec};
+
+use crate::counter_selectors::CounterSelectors;
+use crate::prometheus::Answer;
+use crate::sample_reader::{SampleReader, common_edges};
+use crate::server_side_aggregation::{ServerSideAggregation, known_buckets};
+
+/// The latency guard of one objective and its evidence.
+#[derive(Debug)]
+pub(crate) struct ObjectiveLatencyGuard {
+    pub(crate) state: LatencyGuardState,
+    guard: LatencyGuard,
+    pub(crate) action: GuardAction,
+}
+
+/// State of the objective before the current samples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PriorEvidence {
+    /// End of the last round, in milliseconds since the epoch.
+    pub round_at_ms: i64,
+    /// Overdispersion factor of the evidence.
+    pub k: f64,
+}
+
+impl ObjectiveLatencyGuard {
+    /// Creates the guard of a spec and continues from the `stored` state. `None` if the spec has no
+    /// guard.
+    pub(crate) fn new(
+        spec: &ObjectiveSpec,
+        config: &ObjectiveConfig,
+        began_ms: i64,
+        stored: Option<LatencyGuardState>,
+    ) -> Option<Self> {
+        let action = spec.latency.as_ref()?.guard?;
+        let state = stored
+            .filter(LatencyGuardState::is_compatible)
+            .unwrap_or_default();
+        let guard =
+            LatencyGuard::resume(config.evidence.clone(), config.counters, began_ms, &state);
+        Some(Self {
+            state,
+            guard,
+            action,
+        })
+    }
+
+    /// Evaluates the answers to the queries of all requests and of all buckets.
+    pub(crate) fn observe(
+        &mut self,
+        counters: &CounterSelectors,
+        answers: [&Answer; 2],
+        (pods_created_at, began_ms): (&BTreeMap<String, Timestamp>, i64),
+        (settled_ms, now_ms): (i64, i64),
+        (before, context): (PriorEvidence, &RoundContext),
+    ) {
+        let edges = self.compared_edges(counters, answers[1], before);
+        for (index, reading) in
+            SampleReader::for_edges(counters, answers, &edges, pods_created_at, began_ms)
+                .iter()
+                .enumerate()
+        {
+            let samples = reading.samples();
+            let feed = SampleBatch {
+                samples: &samples,
+                source_created_ms: &reading.births,
+                settled_ms,
+                now_ms,
+            };
+            self.guard.observe(&mut self.state, index, &feed, context);
+        }
+    }
+
+    /// Evaluates the aggregated answers to the queries of all requests and of all buckets.
+    pub(crate) fn observe_aggregates(
+        &mut self,
+        counters: &CounterSelectors,
+        sums: ServerSideAggregation,
+        answers: [&Answer; 2],
+        (before, context): (PriorEvidence, &RoundContext),
+    ) {
+        let edges = self.compared_edges(counters, answers[1], before);
+        for (index, rounds) in sums
+            .rounds_of_edges(counters, answers, &edges)
+            .into_iter()
+            .enumerate()
+        {
+            self.guard
+                .observe_rounds(&mut self.state, index, rounds, context);
+        }
+    }
+
+    /// The compared bucket bounds in seconds. They are fixed by the first answer that has common
+    /// bounds on both sides.
+    fn compared_edges(
+        &mut self,
+        counters: &CounterSelectors,
+        buckets: &Answer,
+        before: PriorEvidence,
+    ) -> Vec<f64> {
+        if self.state.edges.is_empty() {
+            let edges = common_edges(counters, known_buckets(buckets));
+            self.guard
+                .set_edges(&mut self.state, &edges, before.round_at_ms, before.k);
+        }
+        self.state.edges.iter().map(|edge| edge.seconds).collect()
+    }
+
+    /// Sets the scrape interval for subsequent observations.
+    pub(crate) fn set_counters(&mut self, counters: CounterConfig) {
+        self.guard.set_counters(counters);
+    }
+
+    /// The view that the decision uses.
+    pub(crate) fn view(&self) -> LatencyGuardInput<'_> {
+        LatencyGuardInput {
+            state: &self.state,
+            rolls_back: self.action == GuardAction::RollBack,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures::request;
+    use crate::prometheus::Series;
+
+    fn objective() -> ObjectiveSpec {
+        serde_json::from_value(
+            json!({"name": "latency", "objective": 99, "latency": {"threshold": "1s", "guard": "Hold"},
+            "counters": {"total": "duration_milliseconds_count"}}),
+        )
+        .unwrap()
+    }
+
+    fn series(pod: &str, le: Option<&str>, samples: &[(i64, f64)]) -> Series {
+        let name = if le.is_some() {
+            "duration_milliseconds_bucket"
+        } else {
+            "duration_milliseconds_count"
+        };
+        let labels = [
+            ("__name__", Some(name)),
+            ("pod", Some(pod)),
+            ("instance", Some(pod)),
+            ("le", le),
+        ];
+        let labels = labels
+            .iter()
+            .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+        Series {
+            labels: labels.collect(),
+            samples: samples.to_vec(),
+        }
+    }
+
+    const CANARY: &str = "checkout-bbb-11111";
+    const STABLE: &str = "checkout-aaa-11111";
+
+    /// The canary receives 100 requests per second and stable 300. 40 % of the canary's requests
+    /// and 10 % of stable's took longer than 100 ms.
+    fn answers(scrapes: u32, edges_of_canary: &[&str]) -> [Answer; 2] {
+        let of = |pod: &str, le: Option<&str>, rate: f64| {
+            let samples: Vec<_> = (0..scrapes)
+                .map(|scrape| (i64::from(scrape) * 1_000, f64::from(scrape) * rate))
+                .collect();
+            series(pod, le, &samples)
+        };
+        let total = vec![of(CANARY, None, 100.0), of(STABLE, None, 300.0)];
+        let mut buckets: Vec<Series> = edges_of_canary
+            .iter()
+            .map(|le| {
+                of(
+                    CANARY,
+                    Some(le),
+                    if le.parse() == Ok(100.0) { 60.0 } else { 100.0 },
+                )
+            })
+            .collect();
+        for le in ["100", "1000.0", "+Inf"] {
+            buckets.push(of(
+                STABLE,
+                Some(le),
+                if le == "100" { 270.0 } else { 300.0 },
+            ));
+        }
+        [total, buckets]
+    }
+
+    fn observed(scrapes: u32, edges_of_canary: &[&str]) -> ObjectiveLatencyGuard {
+        let counters = CounterSelectors::new(&objective(), &request()).unwrap();
+        let config = ObjectiveConfig::new("latency", 0.99, 1_000);
+        let mut guarded = ObjectiveLatencyGuard::new(&objective(), &config, 0, None).unwrap();
+        let [total, buckets] = answers(scrapes, edges_of_canary);
+        let context = RoundContext {
+            warm_up_ends_ms: 0,
+            weight_changed_at_ms: 0,
+        };
+        let before = PriorEvidence {
+            round_at_ms: 0,
+            k: 1.0,
+        };
+        let births = BTreeMap::new();
+        guarded.observe(
+            &counters,
+            [&total, &buckets],
+            (&births, 0),
+            (i64::MAX, 100_000),
+            (before, &context),
+        );
+        guarded
+    }
+
+    #[test]
+    fn bounds_are_compared_in_seconds() {
+        let guarded = observed(30, &["100.0", "100", "1000", "5000", "+Inf"]);
+        let edges: Vec<f64> = guarded
+            .state
+            .edges
+            .iter()
+            .map(|edge| edge.seconds)
+            .collect();
+        assert_eq!(edges, [0.1, 1.0], "5 s is an edge of the canary alone");
+        let evidence = guarded.view().state.evidence(false);
+        let worst = evidence.worst.unwrap();
+        assert!(
+            (worst.seconds - 0.1).abs() < 1e-12 && evidence.ln_e > 100_f64.ln(),
+            "{evidence:?}"
+        );
+        assert_eq!(
+            worst.counts,
+            serin_analysis::Counts::new(2_900.0, 1_160.0, 8_700.0, 870.0)
+        );
+        assert_eq!(guarded.state.compared_at_ms, Some(29_000));
+    }
+
+    #[test]
+    fn histograms_without_common_bounds_are_not_compared() {
+        let guarded = observed(30, &["250", "+Inf"]);
+        assert_eq!(
+            (guarded.state.edges.len(), guarded.state.compared_at_ms),
+            (0, None)
+        );
+        assert_eq!(
+            observed(30, &[]).state.edges.len(),
+            0,
+            "nor one that the canary does not have"
+        );
+    }
+
+    #[test]
+    fn a_bound_that_disappears_adds_no_more_evidence() {
+        let mut guarded = observed(10, &["100", "1000"]);
+        let counters = CounterSelectors::new(&objective(), &request()).unwrap();
+        let [total, buckets] = answers(30, &["1000"]);
+        let context = RoundContext {
+            warm_up_ends_ms: 0,
+            weight_changed_at_ms: 0,
+        };
+        let before = PriorEvidence {
+            round_at_ms: 9_000,
+            k: 1.0,
+        };
+        let births = BTreeMap::new();
+        guarded.observe(
+            &counters,
+            [&total, &buckets],
+            (&births, 0),
+            (i64::MAX, 100_000),
+            (before, &context),
+        );
+        let [gone, kept] = [0, 1].map(|index| guarded.state.edges[index].totals.canary_requests);
+        assert_eq!((gone, kept), (900.0, 2_900.0));
+    }
+}

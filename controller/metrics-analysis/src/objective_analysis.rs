@@ -1,0 +1,628 @@
+//! The analysis of one objective of a release: its queries, its evidence and its errors.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serin_analysis::bake::BakeEvidence;
+use serin_analysis::decision::Availability;
+use serin_analysis::objective::RoundContext;
+use serin_analysis::{Objective, ObjectiveState, RoundReport, SampleBatch};
+use serin_crds::analysis::ObjectiveSpec;
+
+use crate::checkpoint::ObjectiveCheckpoint;
+use crate::counter_selectors::{AnalysisError, CounterSelectors};
+use crate::fingerprint::fingerprint;
+use crate::histogram::EDGE_LABEL;
+use crate::latency_guard::{ObjectiveLatencyGuard, PriorEvidence};
+use crate::prometheus::{Answer, QueryError};
+use crate::request::AnalysisRequest;
+use crate::sample_reader::{EMPTY_ANSWER, ObjectiveAnswers, SampleReader};
+use crate::scrape_interval::ScrapeInterval;
+use crate::server_side_aggregation::ServerSideAggregation;
+use crate::service_slo::ServiceSlo;
+use crate::settings::{Settings, poll_period, timing};
+use crate::target_deduplicator::TargetDeduplicator;
+
+/// A failure to read the metrics of an objective.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadFailure {
+    pub(crate) since_ms: i64,
+    pub(crate) error: QueryError,
+}
+
+/// The analysis of one objective.
+#[derive(Debug)]
+pub struct ObjectiveAnalysis {
+    /// The objective as written in the spec.
+    pub spec: ObjectiveSpec,
+    /// Selectors of the series.
+    pub counters: CounterSelectors,
+    /// Statistical test of the objective.
+    pub objective: Objective,
+    /// State of the test.
+    pub state: ObjectiveState,
+    /// Error budget and burn rate of the service, across all versions.
+    pub service: ServiceSlo,
+    pub(crate) watch: Option<BakeEvidence>,
+    pub(crate) usual_rate: Option<f64>,
+    fingerprint: String,
+    pub(crate) read_failure: Option<ReadFailure>,
+    /// Bucket bounds of the native histogram, as of the last answer.
+    native_edges: Vec<f64>,
+    /// Whether the dispersion of errors still has to be estimated.
+    pub(crate) needs_dispersion: bool,
+    /// Set if Prometheus aggregates the series because they are too many to be read individually.
+    aggregation: Option<ServerSideAggregation>,
+    pub(crate) guard: Option<ObjectiveLatencyGuard>,
+    /// Selects one of several scrapes of the same process.
+    targets: TargetDeduplicator,
+    /// Why series cannot be assigned to a side, as of the last answer.
+    ambiguity: Option<String>,
+    scrapes: ScrapeInterval,
+    /// Whether the spec sets the scrape interval.
+    is_configured: bool,
+}
+
+/// The periodic queries of an objective.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectivePoll {
+    /// Instant queries, in this order.
+    pub queries: Vec<String>,
+    /// Time between two polls.
+    pub period: Duration,
+    /// Time range that the queries cover.
+    pub range: Duration,
+    /// Part of the range that must be covered by the previous poll, because its rounds were still
+    /// open.
+    pub open_range: Duration,
+    /// Whether the queries return sums at the points of a grid instead of raw samples.
+    pub is_aggregated: bool,
+}
+
+/// Time range of a poll of individual series: this number of scrapes, and at least the minimum.
+const POLL_SCRAPES: u32 = 5;
+const MIN_POLL_RANGE: Duration = Duration::from_secs(10);
+
+/// An objective before its evidence begins.
+#[derive(Clone, Debug)]
+pub struct ObjectivePlan {
+    /// The objective as written in the spec.
+    pub spec: ObjectiveSpec,
+    /// Selectors of the series.
+    pub counters: CounterSelectors,
+    /// Error budget and burn rate of the service, across all versions.
+    pub service: ServiceSlo,
+}
+
+impl ObjectivePlan {
+    /// Reads and validates all objectives of a request.
+    ///
+    /// # Errors
+    /// The first invalid field.
+    pub fn from_request(request: &AnalysisRequest) -> Result<Vec<Self>, AnalysisError> {
+        let prepare = |spec: &ObjectiveSpec| {
+            if !(spec.objective > 0.0 && spec.objective < 100.0) {
+                let message = format!(
+                    "spec.analysis.objectives[{}].objective {} must be above 0 and below 100",
+                    spec.name, spec.objective
+                );
+                return Err(AnalysisError::invalid_spec(message));
+            }
+            Ok(Self {
+                spec: spec.clone(),
+                counters: CounterSelectors::new(spec, request)?,
+                service: ServiceSlo::default(),
+            })
+        };
+        request.analysis.objectives.iter().map(prepare).collect()
+    }
+}
+
+/// Bucket bounds that all native histograms in an answer have in common. Empty if there is no
+/// native histogram.
+fn native_edges(answer: &Answer) -> Vec<f64> {
+    let mut edges: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut histograms = 0;
+    for series in answer {
+        match series.labels.get(EDGE_LABEL) {
+            Some(edge) => *edges.entry(edge).or_default() += 1,
+            // Only a native histogram returns its count together with its buckets.
+            None => histograms += 1,
+        }
+    }
+    let of_all = edges
+        .into_iter()
+        .filter(|(_, series)| histograms > 0 && *series >= histograms);
+    of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
+}
+
+/// Identifies the parameters on which the evidence depends. Evidence with another fingerprint is
+/// not continued.
+fn evidence_fingerprint(settings: &Settings, prepared: &ObjectivePlan) -> String {
+    let ObjectivePlan { spec, counters, .. } = prepared;
+    let question = format!(
+        "{}|{}|{}|{}|{}",
+        spec.objective,
+        settings.judge.alpha,
+        settings.max_duration.as_secs(),
+        counters.total_of_sides,
+        counters.errors_of_sides,
+    );
+    fingerprint(&question)
+}
+
+fn duration(milliseconds: i64) -> Duration {
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+/// An objective that is added later than this after the start of a release is counted from now on,
+/// in milliseconds.
+const MID_RELEASE_MS: i64 = 120_000;
+
+/// Objectives that already have evidence estimate the dispersion from their own samples.
+fn can_estimate_dispersion(counters: &CounterSelectors, state: &ObjectiveState) -> bool {
+    counters.distinguishes_pods() && state.evidence.ticks == 0 && state.evidence.phi().is_none()
+}
+
+impl ObjectiveAnalysis {
+    pub(crate) fn begin(
+        settings: &Settings,
+        prepared: ObjectivePlan,
+        stored: Option<ObjectiveCheckpoint>,
+        began_ms: i64,
+        now_ms: i64,
+    ) -> Result<Self, AnalysisError> {
+        let fingerprint = evidence_fingerprint(settings, &prepared);
+        let mut prepared = prepared;
+        prepared.counters.choose_layout(&prepared.service.layouts);
+        if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
+            let config = settings.objective(
+                &prepared.spec,
+                stored.usual_rate,
+                prepared.counters.verified,
+            );
+            match Objective::resume(config, &stored.state) {
+                Ok(objective) => return Ok(Self::resume(settings, prepared, objective, stored)),
+                Err(error) => {
+                    tracing::warn!(objective = %prepared.spec.name, %error, "discarding the stored evidence");
+                }
+            }
+        }
+        let ObjectivePlan {
+            spec,
+            counters,
+            service,
+        } = prepared;
+        let usual_rate = service.usual_rate();
+        let verified = counters.verified || service.errors_seen;
+        let config = settings.objective(&spec, usual_rate, verified);
+        // An objective that is added during a release is counted from now on.
+        let began_ms = if now_ms.saturating_sub(began_ms) > MID_RELEASE_MS {
+            now_ms
+        } else {
+            began_ms
+        };
+        let (objective, state) = Objective::begin(config, began_ms).map_err(|error| {
+            AnalysisError::invalid_spec(format!("spec.analysis.objectives[{}]: {error}", spec.name))
+        })?;
+        Ok(Self {
+            guard: ObjectiveLatencyGuard::new(&spec, objective.config(), began_ms, None),
+            needs_dispersion: can_estimate_dispersion(&counters, &state),
+            spec,
+            counters,
+            objective,
+            state,
+            service,
+            watch: None,
+            usual_rate,
+            fingerprint,
+            read_failure: None,
+            native_edges: Vec::new(),
+            aggregation: None,
+            targets: TargetDeduplicator::default(),
+            ambiguity: None,
+            scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), None),
+            is_configured: settings.scrape_interval_is_set,
+        })
+    }
+
+    fn resume(
+        settings: &Settings,
+        prepared: ObjectivePlan,
+        objective: Objective,
+        stored: ObjectiveCheckpoint,
+    ) -> Self {
+        let ObjectivePlan {
+            spec,
+            counters,
+            service,
+        } = prepared;
+        let ObjectiveCheckpoint {
+            fingerprint,
+            usual_rate,
+            state,
+            watch,
+            summed,
+            scrape_interval_ms,
+            guard,
+        } = stored;
+        let mut judged = Self {
+            guard: ObjectiveLatencyGuard::new(
+                &spec,
+                objective.config(),
+                state.evidence.began_ms,
+                guard,
+            ),
+            needs_dispersion: can_estimate_dispersion(&counters, &state),
+            watch: watch.filter(|watch| watch.is_compatible(objective.bets())),
+            spec,
+            counters,
+            objective,
+            state,
+            service,
+            usual_rate,
+            fingerprint,
+            read_failure: None,
+            native_edges: Vec::new(),
+            aggregation: None,
+            targets: TargetDeduplicator::default(),
+            ambiguity: None,
+            scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), scrape_interval_ms),
+            is_configured: settings.scrape_interval_is_set,
+        };
+        judged.apply_scrape_interval();
+        if summed {
+            judged.switch_to_server_side_aggregation();
+        }
+        judged
+    }
+
+    pub(crate) fn checkpoint(&self) -> ObjectiveCheckpoint {
+        ObjectiveCheckpoint {
+            fingerprint: self.fingerprint.clone(),
+            usual_rate: self.usual_rate,
+            state: self.state.clone(),
+            watch: self.watch.clone(),
+            summed: self.aggregation.is_some(),
+            scrape_interval_ms: self.scrapes.stored_ms(),
+            guard: self.guard.as_ref().map(|guard| guard.state.clone()),
+        }
+    }
+
+    /// The server-side aggregation, if it is enabled.
+    pub(crate) fn aggregation(&self) -> Option<ServerSideAggregation> {
+        self.aggregation
+    }
+
+    /// The learned scrape interval, or the configured one.
+    pub(crate) fn scrape_interval_ms(&self) -> i64 {
+        self.scrapes.interval_ms()
+    }
+
+    /// Updates the learned scrape interval from an answer before its samples become rounds.
+    fn learn_scrape_interval<'a>(
+        &mut self,
+        scrapes: impl Iterator<Item = (&'a str, i64)>,
+        now_ms: i64,
+    ) {
+        if self.scrapes.observe(scrapes, now_ms) {
+            self.apply_scrape_interval();
+        }
+    }
+
+    fn apply_scrape_interval(&mut self) {
+        let timing = timing(
+            self.scrapes.interval_ms(),
+            self.scrapes.staleness_interval_ms(),
+        );
+        self.objective.set_timing(timing);
+        if let Some(guard) = &mut self.guard {
+            guard.set_counters(timing.counters);
+        }
+        if self.aggregation.take().is_some() {
+            self.switch_to_server_side_aggregation();
+        }
+    }
+
+    /// Switches to server-side aggregation. Returns false if it is already enabled, so that the
+    /// aggregated answer is too large as well.
+    pub(crate) fn switch_to_server_side_aggregation(&mut self) -> bool {
+        if self.aggregation.is_some() {
+            return false;
+        }
+        let sums = ServerSideAggregation::new(self.objective.config().counters);
+        self.objective.allow_for_delay(sums.delay_ms());
+        self.aggregation = Some(sums);
+        true
+    }
+
+    /// The periodic queries.
+    pub(crate) fn poll(&self) -> ObjectivePoll {
+        let scrapes = duration(self.scrapes.interval_ms());
+        if let Some(sums) = self.aggregation {
+            let range = duration(sums.poll_ms());
+            let queries = sums.queries(&self.counters, sums.poll_ms());
+            let open = duration(sums.delay_ms()) + scrapes;
+            let period = scrapes.max(poll_period(scrapes));
+            return ObjectivePoll {
+                queries,
+                period,
+                range,
+                open_range: open,
+                is_aggregated: true,
+            };
+        }
+        // Whole seconds, so that equal settings result in equal queries, which are shared.
+        let range = (scrapes * POLL_SCRAPES).max(MIN_POLL_RANGE);
+        let range = Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0));
+        let queries = self
+            .counters
+            .selectors()
+            .map(|selector| format!("{selector}[{}s]", range.as_secs()))
+            .collect();
+        ObjectivePoll {
+            queries,
+            period: poll_period(scrapes),
+            range,
+            open_range: scrapes * 2,
+            is_aggregated: false,
+        }
+    }
+
+    /// A note for operators about how the metrics are read.
+    pub(crate) fn read_note(&self) -> Option<String> {
+        let summed = self.aggregation.map(|sums| {
+            let late = duration(sums.delay_ms()).as_secs();
+            format!(
+                "Its series are too many to be read one by one: Prometheus adds up what each scrape target counted, which is known up to {late} s later."
+            )
+        });
+        let sentences: Vec<String> = summed
+            .into_iter()
+            .chain(self.scrape_interval_mismatch())
+            .collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
+    }
+
+    /// Reports that the samples arrive at another interval than configured.
+    pub(crate) fn scrape_interval_mismatch(&self) -> Option<String> {
+        self.scrapes.mismatch(self.is_configured)
+    }
+
+    /// Evaluates the samples of individual series.
+    pub(crate) fn observe(
+        &mut self,
+        ObjectiveAnswers {
+            total,
+            bad_or_good: second,
+            buckets,
+        }: ObjectiveAnswers<'_>,
+        births: (&BTreeMap<String, Timestamp>, i64),
+        (settled_ms, now_ms): (i64, i64),
+        context: &RoundContext,
+    ) {
+        self.native_edges = native_edges(second);
+        self.read_failure = None;
+        // Otherwise only some of the series would have a bucket at the threshold, and only their
+        // fast requests would count.
+        if self.missing_edge().is_some() {
+            return;
+        }
+        let Some([total, second, buckets]) = self.deduplicated([total, second, buckets]) else {
+            return;
+        };
+        let (total, second, buckets): (&Answer, &Answer, &Answer) = (&total, &second, &buckets);
+        let (pods_created_at, began_ms) = births;
+        let known = self.targets.without_changed_pods(pods_created_at);
+        let pods_created_at: &BTreeMap<String, Timestamp> = &known;
+        let births = (pods_created_at, began_ms);
+        let reading = SampleReader::new(&self.counters, total, second, pods_created_at, began_ms);
+        let samples = reading.samples();
+        self.learn_scrape_interval(
+            samples.iter().map(|sample| (sample.source, sample.at_ms)),
+            now_ms,
+        );
+        let feed = SampleBatch {
+            samples: &samples,
+            source_created_ms: &reading.births,
+            settled_ms,
+            now_ms,
+        };
+        let before = self.prior_evidence();
+        if let Some(guard) = &mut self.guard {
+            guard.observe(
+                &self.counters,
+                [total, buckets],
+                births,
+                (settled_ms, now_ms),
+                (before, context),
+            );
+        }
+        let report = self.objective.observe(&mut self.state, &feed, context);
+        self.record_round_report(&report);
+    }
+
+    /// Evaluates the answers to the aggregation queries.
+    pub(crate) fn observe_aggregates(
+        &mut self,
+        answers: &[Answer],
+        now_ms: i64,
+        context: &RoundContext,
+    ) {
+        self.read_failure = None;
+        if self.missing_edge().is_some() {
+            return;
+        }
+        let (Some(sums), [total, second, scraped, buckets @ ..]) = (self.aggregation, answers)
+        else {
+            return;
+        };
+        let all_buckets = buckets.first().unwrap_or(EMPTY_ANSWER);
+        let Some([total, second, scraped, all_buckets]) =
+            self.deduplicated([total, second, scraped, all_buckets])
+        else {
+            return;
+        };
+        let (total, second, scraped): (&Answer, &Answer, &Answer) = (&total, &second, &scraped);
+        let before = self.prior_evidence();
+        if let (Some(guard), [_]) = (&mut self.guard, buckets) {
+            guard.observe_aggregates(
+                &self.counters,
+                sums,
+                [total, &all_buckets],
+                (before, context),
+            );
+        }
+        let rounds = sums.rounds(&self.counters, [total, second, scraped]);
+        let report = self
+            .objective
+            .observe_rounds(&mut self.state, rounds, context);
+        self.record_round_report(&report);
+        // Done last, because these answers use the grid of the current interval.
+        let times = ServerSideAggregation::scrape_times(&self.counters, scraped);
+        self.learn_scrape_interval(
+            times
+                .iter()
+                .map(|(target, at_ms)| (target.as_str(), *at_ms)),
+            now_ms,
+        );
+    }
+
+    /// Removes duplicate series of the same process. `None` if some series cannot be assigned to a
+    /// side.
+    fn deduplicated<'a, const N: usize>(
+        &mut self,
+        answers: [&'a Answer; N],
+    ) -> Option<[Cow<'a, Answer>; N]> {
+        let counted = self.targets.deduplicate(&self.counters, answers);
+        self.ambiguity = counted.as_ref().err().cloned();
+        counted.ok()
+    }
+
+    /// Updates the error budget and burn rate of the service.
+    pub(crate) fn set_service(&mut self, service: ServiceSlo) {
+        // A selector that matched once stays verified.
+        self.state.selector_verified |= service.errors_seen;
+        self.counters.choose_layout(&service.layouts);
+        self.service = service;
+    }
+
+    fn prior_evidence(&self) -> PriorEvidence {
+        let k = self.state.evidence.k(&self.objective.config().evidence);
+        PriorEvidence {
+            round_at_ms: self.state.round_at_ms,
+            k,
+        }
+    }
+
+    fn record_round_report(&mut self, report: &RoundReport) {
+        if let Some(watch) = &mut self.watch {
+            report
+                .ticks
+                .iter()
+                .for_each(|tick| watch.add(&self.objective.config().evidence, tick));
+        }
+        if report.future_samples > 0 {
+            tracing::debug!(objective = %self.spec.name, samples = report.future_samples, "ignoring samples from the future");
+        }
+    }
+
+    /// The error that no bucket ends at the threshold, once the buckets are known.
+    fn missing_edge(&self) -> Option<AnalysisError> {
+        let histogram = self.counters.histogram.as_ref()?;
+        let edges = [self.service.edges.as_slice(), &self.native_edges].concat();
+        let message = histogram
+            .check_edges(&edges)
+            .err()
+            .filter(|_| !edges.is_empty())?;
+        Some(AnalysisError::missing_edge(&self.spec.name, &message))
+    }
+
+    pub(crate) fn error(&self, grace_ms: i64, now_ms: i64) -> Option<AnalysisError> {
+        if let Some(trouble) = self.missing_edge() {
+            return Some(trouble);
+        }
+        if let Some(why) = &self.ambiguity {
+            return Some(AnalysisError::ambiguous_series(&self.spec.name, why));
+        }
+        let failing = self.read_failure.as_ref()?;
+        if let (Some(_), QueryError::TooLarge(size)) = (self.aggregation, &failing.error) {
+            return Some(AnalysisError::too_large(&self.spec.name, size));
+        }
+        let is_told =
+            !failing.error.is_server_wide() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
+        is_told.then(|| AnalysisError::from_query_error(&self.spec.name, &failing.error))
+    }
+
+    pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
+        if self.missing_edge().is_some() || self.ambiguity.is_some() {
+            return Availability::Unreachable {
+                since_ms: self.state.evidence.began_ms,
+            };
+        }
+        match &self.read_failure {
+            Some(failing) if self.error(grace_ms, now_ms).is_some() => match failing.error {
+                QueryError::Partial(_) => Availability::Partial {
+                    since_ms: failing.since_ms,
+                },
+                _ => Availability::Unreachable {
+                    since_ms: failing.since_ms,
+                },
+            },
+            _ => Availability::Ok,
+        }
+    }
+
+    /// The number of errors that this release may spend, if the budget is known.
+    pub(crate) fn allotment(&self, settings: &Settings) -> Option<f64> {
+        let budget_fraction = self.objective.config().evidence.budget_fraction;
+        self.service
+            .budget(budget_fraction)
+            .map(|budget| budget.allotment(&settings.allotment_share))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prometheus::Series;
+
+    #[test]
+    fn only_bounds_of_all_native_histograms_are_used() {
+        let series = |pod: &str, le: Option<&str>| {
+            let labels = [("pod", Some(pod)), ("le", le)];
+            let labels = labels
+                .iter()
+                .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+            Series {
+                labels: labels.collect(),
+                samples: vec![(0, 1.0)],
+            }
+        };
+        let classic = || vec![series("a", Some("0.3")), series("b", Some("0.3"))];
+        assert!(
+            native_edges(&classic()).is_empty(),
+            "of a classic one only the threshold's bucket is read"
+        );
+        let mut native = vec![
+            series("a", None),
+            series("a", Some("0.25")),
+            series("a", Some("0.5")),
+            series("b", None),
+        ];
+        native.push(series("b", Some("0.25")));
+        assert_eq!(
+            native_edges(&native),
+            [0.25],
+            "0.5 is inside of a bucket of b"
+        );
+        native.extend(classic());
+        assert_eq!(
+            native_edges(&native),
+            [0.25, 0.3],
+            "both forms are there, and 0.3 is counted by the classic one"
+        );
+    }
+}

@@ -1,0 +1,476 @@
+//! The analysis of one release, without IO: consumes query results and updates the evidence.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serin_analysis::bake::BakeEvidence;
+use serin_analysis::objective::RoundContext;
+use serin_analysis::{Objective, SampleBatch};
+use serin_core::units::{Revision, Weight};
+
+use crate::checkpoint::{Checkpoint, RollbackDecision, previous_ended_second};
+use crate::checks::{CheckContext, Checks};
+use crate::counter_selectors::AnalysisError;
+use crate::objective_analysis::{ObjectiveAnalysis, ObjectivePlan, ObjectivePoll, ReadFailure};
+use crate::prometheus::{Answer, QueryError, Server, newest_ms};
+use crate::request::{AnalysisRequest, ReleasePhase};
+use crate::sample_reader::{ObjectiveAnswers, SampleReader};
+use crate::service_slo::ServiceSlo;
+use crate::settings::{Settings, millis};
+use crate::target_deduplicator::TargetDeduplicator;
+
+/// Time for which an unavailable server is tolerated before it is reported: two scrapes, within
+/// these bounds in milliseconds. During this time the existing data is as fresh as it would be
+/// anyway.
+const GRACE_BOUNDS_MS: (i64, i64) = (2_000, 30_000);
+
+/// The analysis of one release.
+#[derive(Debug)]
+pub struct ReleaseAnalysis {
+    /// Settings of all objectives.
+    pub settings: Settings,
+    /// Objectives, in the order of the spec.
+    pub objectives: Vec<ObjectiveAnalysis>,
+    /// Checks, in the order of the spec.
+    pub checks: Checks,
+    pub(crate) revision: Revision,
+    pub(crate) weight: Weight,
+    pub(crate) weight_changed_at_ms: i64,
+    pub(crate) began_ms: i64,
+    /// Time at which canary traffic was first observed, in milliseconds since the epoch.
+    traffic_since_ms: i64,
+    pub(crate) fresh_since_ms: Option<i64>,
+    pub(crate) rollback_decision: Option<RollbackDecision>,
+    /// Whether explicit steps set the pace, so that any weight can be the last one before
+    /// promotion.
+    pub(crate) by_steps: bool,
+    /// Phase of the release and its start in milliseconds since the epoch.
+    pub(crate) phase: (ReleasePhase, i64),
+    /// Phase of the last request. The evidence may have advanced the phase since then.
+    requested_phase: ReleasePhase,
+    /// Weight at which the evidence must be sufficient before the release continues.
+    pub(crate) proven_at: Option<Weight>,
+    /// Whether the freeze was lifted manually.
+    pub(crate) freeze_lifted: bool,
+    warm_up_ends_ms: i64,
+    /// Creation times of pods. Canary pods of an earlier attempt are excluded, because their
+    /// earlier requests do not belong to this attempt.
+    pods_created_at: BTreeMap<String, Timestamp>,
+    /// Creation times of all canary pods, including those of earlier attempts, in milliseconds
+    /// since the epoch.
+    canary_created_ms: Vec<i64>,
+    previous_ended_at: Option<Timestamp>,
+    /// Whether the service was burning its budget too fast when the release began, and has done so
+    /// ever since. `None` until that could be read.
+    pub(crate) burned_before: Option<bool>,
+}
+
+/// The settings of a request, with `server` as the Prometheus to query.
+///
+/// # Errors
+/// The invalid field.
+pub fn settings_for(request: &AnalysisRequest, server: Server) -> Result<Settings, AnalysisError> {
+    Settings::new(&request.analysis, request.pace.as_ref(), server)
+}
+
+impl ReleaseAnalysis {
+    /// Begins an analysis. Continues the evidence of the checkpoint if its parameters are
+    /// unchanged.
+    ///
+    /// # Errors
+    /// The invalid objective or check.
+    pub fn begin(
+        settings: Settings,
+        prepared: Vec<ObjectivePlan>,
+        request: &AnalysisRequest,
+        checkpoint: Option<Checkpoint>,
+        now_ms: i64,
+    ) -> Result<Self, AnalysisError> {
+        let checkpoint =
+            checkpoint.unwrap_or_else(|| initial_checkpoint(&settings, request, now_ms));
+        let began_ms = checkpoint.began_ms;
+        let mut stored = checkpoint.objectives;
+        let mut objectives = Vec::with_capacity(prepared.len());
+        for prepared in prepared {
+            let stored = stored.remove(&prepared.spec.name);
+            objectives.push(ObjectiveAnalysis::begin(
+                &settings, prepared, stored, began_ms, now_ms,
+            )?);
+        }
+        let checks = Checks::new(request, checkpoint.checks)?;
+        let phase = checkpoint.phase.unwrap_or((request.phase, now_ms));
+        let mut release = Self {
+            settings,
+            checks,
+            phase,
+            requested_phase: phase.0,
+            revision: request.revision.clone(),
+            objectives,
+            weight: Weight::from_thousandths(checkpoint.weight_thousandths),
+            weight_changed_at_ms: checkpoint.weight_changed_at_ms,
+            began_ms,
+            traffic_since_ms: checkpoint.traffic_since_ms.unwrap_or(began_ms),
+            fresh_since_ms: checkpoint.fresh_since_ms,
+            rollback_decision: checkpoint.decided,
+            by_steps: request.pace.is_none(),
+            proven_at: request.evidence_required_at,
+            freeze_lifted: request.freeze_lifted,
+            warm_up_ends_ms: checkpoint.warm_up_ends_ms,
+            pods_created_at: BTreeMap::new(),
+            canary_created_ms: Vec::new(),
+            previous_ended_at: request.previous_ended_at,
+            burned_before: checkpoint.burned_before,
+        };
+        release.apply_request(request, now_ms);
+        release.record_initial_burn();
+        Ok(release)
+    }
+
+    /// Applies the current request of a reconcile.
+    pub fn apply_request(&mut self, request: &AnalysisRequest, now_ms: i64) {
+        if self.weight != request.weight {
+            self.weight = request.weight;
+            self.weight_changed_at_ms = now_ms;
+        }
+        if self.requested_phase != request.phase {
+            self.requested_phase = request.phase;
+            self.enter_phase(request.phase, now_ms);
+        }
+        self.proven_at = request.evidence_required_at;
+        self.freeze_lifted = request.freeze_lifted;
+        for judged in &mut self.objectives {
+            judged.counters.record_pod_sides(&request.pod_sides);
+        }
+        self.canary_created_ms = request.canary_creation_times_ms().collect();
+        let is_of_attempt = |pod: &str, created_at: &Timestamp| {
+            let is_earlier = |ended_at: Timestamp| created_at.as_second() < ended_at.as_second();
+            !(request.is_canary_pod(pod) && request.previous_ended_at.is_some_and(is_earlier))
+        };
+        let of_attempt = request
+            .pods_created_at
+            .iter()
+            .filter(|(pod, created_at)| is_of_attempt(pod, created_at));
+        self.pods_created_at = of_attempt
+            .map(|(pod, created_at)| (pod.clone(), *created_at))
+            .collect();
+    }
+
+    pub(crate) fn enter_phase(&mut self, phase: ReleasePhase, now_ms: i64) {
+        self.phase = (phase, now_ms);
+        for judged in &mut self.objectives {
+            judged.watch = (phase == ReleasePhase::AfterPromotion)
+                .then(|| {
+                    let (bets, evidence) = (judged.objective.bets(), &judged.state.evidence);
+                    let usual_rate = judged.usual_rate.or_else(|| judged.service.usual_rate());
+                    BakeEvidence::start(
+                        bets,
+                        evidence,
+                        usual_rate,
+                        now_ms,
+                        self.settings.bake_time.as_secs_f64(),
+                    )
+                })
+                .flatten();
+        }
+    }
+
+    /// The state on which the schedule of checks depends.
+    pub(crate) fn position(&self, now_ms: i64) -> CheckContext {
+        CheckContext {
+            phase: self.phase.0,
+            phase_since_ms: self.phase.1,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            has_traffic: !self.weight.is_zero(),
+            traffic_since_ms: self.traffic_since_ms,
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            pods_are_young: self.pods_are_young(now_ms),
+            grace_ms: self.grace_ms(),
+            now_ms,
+        }
+    }
+
+    /// Whether at least half of the canary's pods are in their warm-up, as after a scale-up. The
+    /// replacement of one pod among many has no effect.
+    fn pods_are_young(&self, now_ms: i64) -> bool {
+        let warm_up_ms = millis(self.settings.warm_up);
+        let is_young = |created_ms: &&i64| now_ms < created_ms.saturating_add(warm_up_ms);
+        let young = self.canary_created_ms.iter().filter(is_young).count();
+        young > 0 && young.saturating_mul(2) >= self.canary_created_ms.len()
+    }
+
+    /// Start of the next check that waits for its initial delay or the warm-up, in milliseconds
+    /// since the epoch.
+    pub fn next_check_start_ms(&self, now_ms: i64) -> Option<i64> {
+        self.checks.next_start_ms(&self.position(now_ms))
+    }
+
+    /// Whether a check is queried now.
+    pub fn is_check_active(&self, check: usize, now_ms: i64) -> bool {
+        self.checks.is_active(check, &self.position(now_ms))
+    }
+
+    /// Records the result of a check whose query was sent at `queried_at_ms`.
+    pub fn observe_check(
+        &mut self,
+        check: usize,
+        found: &Result<Vec<Answer>, QueryError>,
+        asked_ms: i64,
+        now_ms: i64,
+    ) {
+        let position = self.position(now_ms);
+        self.checks.observe(check, found, asked_ms, &position);
+    }
+
+    /// Whether an objective has no evidence yet and can estimate the dispersion of stable's errors
+    /// from the time before the release.
+    pub(crate) fn needs_dispersion(&self, index: usize) -> bool {
+        self.objectives
+            .get(index)
+            .is_some_and(|judged| judged.needs_dispersion)
+    }
+
+    /// Estimates the dispersion of stable's errors from the samples between `from_ms` and the start
+    /// of the release.
+    pub(crate) fn estimate_dispersion(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
+        let Some(judged) = self.objectives.get_mut(index) else {
+            return;
+        };
+        judged.needs_dispersion = false;
+        if let Some(sums) = judged.aggregation() {
+            if let [total, second, scraped, ..] = answers {
+                let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
+                judged.state.evidence.learn_dispersion(&rounds.ticks);
+            }
+            return;
+        }
+        let Some(ObjectiveAnswers {
+            total,
+            bad_or_good: second,
+            ..
+        }) = ObjectiveAnswers::from_answers(answers)
+        else {
+            return;
+        };
+        // Series that cannot be assigned before the release cannot be assigned during it either,
+        // and are reported then.
+        let Ok([total, second]) =
+            TargetDeduplicator::default().deduplicate(&judged.counters, [total, second])
+        else {
+            return;
+        };
+        let reading = SampleReader::new(
+            &judged.counters,
+            &total,
+            &second,
+            &self.pods_created_at,
+            self.began_ms,
+        );
+        let samples = reading.samples();
+        let history = SampleBatch {
+            samples: &samples,
+            source_created_ms: &reading.births,
+            settled_ms: self.began_ms,
+            now_ms: self.began_ms,
+        };
+        let config = judged.objective.config().counters;
+        Objective::estimate_dispersion(config, &mut judged.state, &history, from_ms);
+    }
+
+    /// Evaluates the samples of an objective's individual series. All samples up to `settled_ms`
+    /// are complete, together with those of earlier calls.
+    pub fn observe(
+        &mut self,
+        index: usize,
+        samples: ObjectiveAnswers<'_>,
+        settled_ms: i64,
+        now_ms: i64,
+    ) {
+        let context = self.round_context();
+        let births = (&self.pods_created_at, self.began_ms);
+        if let Some(judged) = self.objectives.get_mut(index) {
+            judged.observe(samples, births, (settled_ms, now_ms), &context);
+        }
+    }
+
+    /// The periodic queries of an objective.
+    pub fn poll(&self, index: usize) -> Option<ObjectivePoll> {
+        self.objectives.get(index).map(ObjectiveAnalysis::poll)
+    }
+
+    /// Evaluates the results of a poll. Results of outdated queries are ignored.
+    pub fn observe_poll(
+        &mut self,
+        index: usize,
+        polled: &ObjectivePoll,
+        answers: &[Answer],
+        now_ms: i64,
+    ) {
+        if self.poll(index).as_ref() != Some(polled) {
+            return;
+        }
+        if polled.is_aggregated {
+            self.observe_aggregates(index, answers, now_ms);
+        } else if let Some(samples) = ObjectiveAnswers::from_answers(answers) {
+            let settled_ms = self.settled_ms(index, samples.total, now_ms);
+            self.observe(index, samples, settled_ms, now_ms);
+        }
+    }
+
+    pub(crate) fn is_aggregated(&self, index: usize) -> bool {
+        self.objectives
+            .get(index)
+            .is_some_and(|judged| judged.aggregation().is_some())
+    }
+
+    /// Evaluates the answers to an objective's aggregation queries.
+    pub(crate) fn observe_aggregates(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
+        let context = self.round_context();
+        if let Some(judged) = self.objectives.get_mut(index) {
+            judged.observe_aggregates(answers, now_ms, &context);
+        }
+    }
+
+    const fn round_context(&self) -> RoundContext {
+        RoundContext {
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+        }
+    }
+
+    /// Switches an objective to server-side aggregation for the rest of the release, because a
+    /// result was too large. Returns false if it is already enabled. Previous counts are kept, and
+    /// nothing is counted twice.
+    pub fn switch_to_server_side_aggregation(&mut self, index: usize) -> bool {
+        self.objectives
+            .get_mut(index)
+            .is_some_and(ObjectiveAnalysis::switch_to_server_side_aggregation)
+    }
+
+    /// Time up to which samples are complete, according to the newest sample and the clock.
+    pub fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
+        let present_ms = newest_ms(total).map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
+        self.objectives
+            .get(index)
+            .map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
+    }
+
+    /// Records that the metrics of an objective could not be read. `since_ms` is the time of the
+    /// first failed request.
+    pub fn record_failure(&mut self, index: usize, error: QueryError, since_ms: i64) {
+        if let Some(judged) = self.objectives.get_mut(index) {
+            let since_ms = judged
+                .read_failure
+                .as_ref()
+                .map_or(since_ms, |failing| failing.since_ms);
+            judged.read_failure = Some(ReadFailure { since_ms, error });
+        }
+    }
+
+    /// Start (exclusive) of the range that the next answer must cover, in milliseconds since the
+    /// epoch.
+    pub fn read_from_ms(&self, index: usize) -> i64 {
+        self.objectives
+            .get(index)
+            .map_or(self.began_ms, |judged| match judged.aggregation() {
+                Some(_) => judged.state.round_at_ms,
+                None => judged.objective.read_from_ms(),
+            })
+    }
+
+    /// Updates the error budget and burn rate of an objective's service.
+    pub fn set_service(&mut self, index: usize, service: ServiceSlo) {
+        if let Some(judged) = self.objectives.get_mut(index) {
+            judged.set_service(service);
+        }
+        self.record_initial_burn();
+    }
+
+    /// Records once, as soon as it is known, whether the service was burning its budget when the
+    /// release began.
+    pub(crate) fn record_initial_burn(&mut self) {
+        if self.burned_before.is_none()
+            && self
+                .objectives
+                .iter()
+                .any(|judged| judged.service.knows_burning())
+        {
+            self.burned_before = Some(self.burning().is_some());
+        }
+    }
+
+    /// The error of the first objective whose metrics have been unreadable for longer than the
+    /// tolerated time.
+    pub(crate) fn error(&self, now_ms: i64) -> Option<AnalysisError> {
+        self.objectives
+            .iter()
+            .find_map(|judged| judged.error(self.grace_ms(), now_ms))
+    }
+
+    pub(crate) fn grace_ms(&self) -> i64 {
+        self.scrape_interval_ms()
+            .saturating_mul(2)
+            .clamp(GRACE_BOUNDS_MS.0, GRACE_BOUNDS_MS.1)
+    }
+
+    /// The longest scrape interval of all objectives, or the configured one if there are none.
+    pub(crate) fn scrape_interval_ms(&self) -> i64 {
+        let slowest_ms = self
+            .objectives
+            .iter()
+            .map(ObjectiveAnalysis::scrape_interval_ms)
+            .max();
+        slowest_ms.unwrap_or_else(|| self.settings.scrape_interval_ms())
+    }
+
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            began_ms: self.began_ms,
+            traffic_since_ms: Some(self.traffic_since_ms),
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            weight_thousandths: self.weight.thousandths(),
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            fresh_since_ms: self.fresh_since_ms,
+            decided: self.rollback_decision.clone(),
+            previous_ended_second: Some(previous_ended_second(self.previous_ended_at)),
+            burned_before: self.burned_before,
+            phase: (self.phase.0 != ReleasePhase::Release).then_some(self.phase),
+            checks: self.checks.states(),
+            objectives: self
+                .objectives
+                .iter()
+                .map(|judged| (judged.spec.name.clone(), judged.checkpoint()))
+                .collect(),
+        }
+    }
+}
+
+/// The checkpoint of a release that begins to receive traffic.
+fn initial_checkpoint(settings: &Settings, request: &AnalysisRequest, now_ms: i64) -> Checkpoint {
+    // Slightly earlier, so that requests before the weight was observed are counted. Rounds without
+    // canary requests have no effect.
+    let began_ms = now_ms.saturating_sub(millis(settings.scrape_interval));
+    // Uses the newest pod, because older ones may belong to an earlier attempt.
+    let created_ms = request
+        .canary_creation_times_ms()
+        .max()
+        .unwrap_or(began_ms)
+        .min(now_ms);
+    Checkpoint {
+        began_ms,
+        traffic_since_ms: Some(now_ms),
+        warm_up_ends_ms: created_ms.saturating_add(millis(settings.warm_up)),
+        weight_thousandths: request.weight.thousandths(),
+        // The tolerance for missing samples starts now, independent of the last scrape.
+        weight_changed_at_ms: now_ms,
+        fresh_since_ms: None,
+        decided: None,
+        previous_ended_second: Some(previous_ended_second(request.previous_ended_at)),
+        burned_before: None,
+        phase: None,
+        checks: BTreeMap::new(),
+        objectives: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Creation times of past pods.
+//!
+//! They come from the replay request first, and then from kube-state-metrics. For any other pod
+//! that appears in the data, only an upper bound of its age is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::MAX_GAP_SCRAPES;
+use super::sample_buffer::SampleBuffer;
+use crate::counter_selectors::CounterSelectors;
+use crate::matcher::{alternation, pod_name_pattern, quote};
+use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::request::AnalysisRequest;
+
+/// Metric of kube-state-metrics with the creation time of pods, in seconds since the epoch.
+pub(super) const POD_CREATED: &str = "kube_pod_created";
+
+/// A pod exists if kube-state-metrics reported it within this time, in milliseconds. It is usually
+/// scraped at least every minute.
+const PRESENCE_WINDOW_MS: i64 = 120_000;
+
+/// Known creation times of pods.
+pub(super) struct PodCreationTimes {
+    requested: BTreeMap<String, Timestamp>,
+    recorded: BTreeMap<String, Timestamp>,
+    /// Selector of the pods. `None` if no ReplicaSet is named.
+    selector: Option<String>,
+}
+
+impl PodCreationTimes {
+    pub(super) fn new(request: &AnalysisRequest) -> Self {
+        let named = |set: &&String| !set.is_empty();
+        let stable = request
+            .stable_replica_set
+            .as_ref()
+            .filter(named)
+            .map(|set| pod_name_pattern(set));
+        let canary = Some(&request.canary_replica_set)
+            .filter(named)
+            .map(|set| pod_name_pattern(set));
+        let pods = match (canary, stable) {
+            (Some(canary), Some(stable)) => Some(alternation(&canary, &stable)),
+            (one, other) => one.or(other),
+        };
+        let namespace = quote(&request.rollout.namespace);
+        let selector = pods.map(|pods| {
+            format!(
+                "{POD_CREATED}{{namespace={namespace},pod=~{}}}",
+                quote(&pods)
+            )
+        });
+        Self {
+            requested: request.pods_created_at.clone(),
+            recorded: BTreeMap::new(),
+            selector,
+        }
+    }
+
+    /// Reads the creation times that were recorded between two times, in milliseconds since the
+    /// epoch.
+    ///
+    /// # Errors
+    /// The server is unavailable or the answer is too large. A query that the server rejects is not
+    /// an error.
+    pub(super) async fn read(
+        &mut self,
+        poller: &Poller,
+        server: &Server,
+        (from_ms, to_ms): (i64, i64),
+    ) -> Result<(), QueryError> {
+        let found = self.created(poller, server, (from_ms, to_ms)).await?;
+        self.recorded.extend(found);
+        Ok(())
+    }
+
+    /// The pods that existed at a point in time, with their creation times as far as known: those
+    /// in the buffers, those that kube-state-metrics reported, and those of the replay request. The
+    /// pods of an earlier attempt are excluded.
+    ///
+    /// # Errors
+    /// Like [`Self::read`].
+    pub(super) async fn present_at(
+        &mut self,
+        poller: &Poller,
+        server: &Server,
+        tapes: &[(&SampleBuffer, &CounterSelectors)],
+        (at_ms, interval_ms): (i64, i64),
+    ) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+        let recorded = self
+            .created(
+                poller,
+                server,
+                (at_ms.saturating_sub(PRESENCE_WINDOW_MS), at_ms),
+            )
+            .await?;
+        let since_ms = at_ms.saturating_sub(interval_ms.saturating_mul(MAX_GAP_SCRAPES));
+        let scraped: BTreeSet<String> = tapes
+            .iter()
+            .flat_map(|(tape, counters)| tape.pods(counters, since_ms, at_ms))
+            .collect();
+        let mut births = self.all(tapes.iter().map(|(tape, _)| *tape), interval_ms);
+        let is_there = |pod: &String| {
+            scraped.contains(pod) || recorded.contains_key(pod) || self.requested.contains_key(pod)
+        };
+        births.retain(|pod, _| is_there(pod));
+        Ok(births)
+    }
+
+    async fn created(
+        &mut self,
+        poller: &Poller,
+        server: &Server,
+        (from_ms, to_ms): (i64, i64),
+    ) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+        let Some(selector) = &self.selector else {
+            return Ok(BTreeMap::new());
+        };
+        let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
+        let query = format!("max by (pod) (max_over_time({selector}[{range_seconds}s]))");
+        match poller.query_once(server, &query, Some(to_ms)).await {
+            Ok(answer) => Ok(created(&answer).collect()),
+            Err(error) if error.is_server_wide() || matches!(error, QueryError::TooLarge(_)) => {
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read pod creation times from {POD_CREATED}");
+                self.selector = None;
+                Ok(BTreeMap::new())
+            }
+        }
+    }
+
+    /// All known creation times. Pods that only appear in the buffers count as created one scrape
+    /// earlier.
+    pub(super) fn all<'a>(
+        &self,
+        tapes: impl IntoIterator<Item = &'a SampleBuffer>,
+        interval_ms: i64,
+    ) -> BTreeMap<String, Timestamp> {
+        let mut births: BTreeMap<_, _> = tapes
+            .into_iter()
+            .flat_map(|tape| tape.creation_times(interval_ms))
+            .collect();
+        births.extend(
+            self.recorded
+                .iter()
+                .chain(&self.requested)
+                .map(|(pod, at)| (pod.clone(), *at)),
+        );
+        births
+    }
+}
+
+fn created(answer: &Answer) -> impl Iterator<Item = (String, Timestamp)> {
+    answer.iter().filter_map(|series| {
+        let (_, seconds) = series.samples.last()?;
+        let since_epoch = SignedDuration::try_from_secs_f64(*seconds).ok()?;
+        Some((
+            series.labels.get("pod")?.clone(),
+            Timestamp::from_duration(since_epoch).ok()?,
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::request;
+    use crate::prometheus::Series;
+
+    #[test]
+    fn only_the_pods_of_both_sides_are_queried() {
+        let asked = |request: &AnalysisRequest| PodCreationTimes::new(request).selector;
+        let both = asked(&request()).unwrap();
+        assert!(
+            both.contains(r#"namespace="shop""#) && both.contains("aaa") && both.contains("bbb"),
+            "{both}"
+        );
+        let unnamed = AnalysisRequest {
+            stable_replica_set: None,
+            canary_replica_set: String::new(),
+            ..request()
+        };
+        assert_eq!(
+            asked(&unnamed),
+            None,
+            "of a gateway's record pods are not known by name"
+        );
+    }
+
+    #[test]
+    fn invalid_times_are_skipped() {
+        let of = |pod: &str, value: f64| Series {
+            labels: [("pod".to_owned(), pod.to_owned())].into(),
+            samples: vec![(0, value)],
+        };
+        let answer = vec![
+            of("a", 1_772_366_400.5),
+            of("b", f64::NAN),
+            of("c", 1e300),
+            of("d", f64::INFINITY),
+        ];
+        let created: Vec<_> = created(&answer).collect();
+        assert_eq!(
+            created,
+            [("a".to_owned(), "2026-03-01T12:00:00.5Z".parse().unwrap())]
+        );
+    }
+}

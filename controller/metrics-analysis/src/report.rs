@@ -1,0 +1,597 @@
+//! Converts the verdict of the statistics to the report for the planner, the status and operators.
+
+use jiff::Timestamp;
+use serin_analysis::decision::{
+    AnalysisConfig, FreezeReason, HoldReason, NextAction, ObjectiveEvidence, ObjectiveInput,
+    RollBackCause, RolloutContext, Verdict, evaluate,
+};
+use serin_analysis::explain;
+use serin_analysis::latency::LatencyGuardEvidence;
+use serin_analysis::service_guard::BurnAlert;
+use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::plan::Requirements as PlanQuestions;
+use serin_core::units::Weight;
+use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
+
+use crate::budget;
+use crate::checkpoint::RollbackDecision;
+use crate::checks::apply_checks;
+use crate::counter_selectors::AnalysisError;
+use crate::latency_guard::ObjectiveLatencyGuard;
+use crate::objective_analysis::ObjectiveAnalysis;
+use crate::release_analysis::ReleaseAnalysis;
+use crate::request::{AnalysisSnapshot, ReleasePhase};
+
+/// Cause of a hold: the current traffic could spend more than the remaining budget.
+const BUDGET_LEFT: &str = "BudgetLeft";
+/// Cause of a hold: the canary is slower than stable somewhere in the latency distribution.
+const LATENCY_GUARD: &str = "LatencyGuard";
+/// Causes of holds that are not due to missing data.
+pub const HOLD_CAUSES_WITH_DATA: [&str; 2] = [BUDGET_LEFT, LATENCY_GUARD];
+
+/// Maximum e-value in the status. JSON has no infinity, and larger values are not informative.
+const MAX_E_VALUE: f64 = 1e15;
+
+/// The material content of a snapshot. Subscribers are notified when it changes, not with every
+/// count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotDigest {
+    /// Kind of report, in CamelCase.
+    pub judgement: &'static str,
+    /// CamelCase cause. Empty if there is none.
+    pub cause: String,
+    /// Whether the report requests another weight.
+    steps: bool,
+    proven: Option<SatisfiedRequirements>,
+    /// By objective: the state of the budget, and whether the traffic is insufficient for an
+    /// analysis.
+    budgets: Vec<(String, String, bool)>,
+    has_samples_at_weight: bool,
+    /// Notes about how each objective is read.
+    readings: Vec<Option<String>>,
+}
+
+impl SnapshotDigest {
+    /// Extracts the material content of a snapshot.
+    pub fn from_snapshot(look: &AnalysisSnapshot) -> Self {
+        let (judgement, cause, steps, proven) = match &look.report {
+            AnalysisReport::NotConfigured => ("NotConfigured", "", false, None),
+            AnalysisReport::Hold {
+                cause, lower_to, ..
+            } => ("Hold", cause.as_str(), lower_to.is_some(), None),
+            AnalysisReport::Frozen { cause, .. } => ("Frozen", cause.as_str(), false, None),
+            AnalysisReport::Undecided {
+                next_weight,
+                satisfied: proven,
+                ..
+            } => ("Undecided", "", next_weight.is_some(), Some(proven)),
+            AnalysisReport::Sound {
+                satisfied: proven, ..
+            } => ("Sound", "", false, Some(proven)),
+            AnalysisReport::RollBack { cause, .. } => ("RollBack", cause.as_str(), false, None),
+        };
+        let budget = |of: &BudgetStatus| {
+            (
+                of.objective.clone(),
+                of.state.clone(),
+                of.infeasible.is_some(),
+            )
+        };
+        let budgets = look.budgets.iter().map(budget).collect();
+        Self {
+            judgement,
+            cause: cause.to_owned(),
+            steps,
+            proven: proven.cloned(),
+            budgets,
+            has_samples_at_weight: look.has_samples_at_weight,
+            readings: look
+                .evidence
+                .iter()
+                .map(|evidence| evidence.note.clone())
+                .collect(),
+        }
+    }
+}
+
+/// The report if no analysis is possible.
+pub fn hold_report(trouble: AnalysisError) -> AnalysisReport {
+    AnalysisReport::Hold {
+        cause: trouble.cause.to_owned(),
+        message: trouble.message,
+        lower_to: None,
+    }
+}
+
+fn timestamp(at_ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl ReleaseAnalysis {
+    /// Evaluates the evidence and returns the current results.
+    pub fn snapshot(&mut self, now_ms: i64) -> AnalysisSnapshot {
+        let config = self.decision_config();
+        self.update_initial_burn(now_ms);
+        let told = self.evaluate(&config, now_ms);
+        self.update_freshness(&told, now_ms);
+        let mut judgement = self.report(&told, now_ms);
+        // With an evidence-driven pace, sufficient evidence is the last step before promotion.
+        let suffices = matches!(judgement, AnalysisReport::Sound { .. }) && !self.by_steps;
+        if suffices
+            && self.phase.0 == ReleasePhase::Release
+            && self.checks.has_before_promotion_checks()
+        {
+            self.enter_phase(ReleasePhase::BeforePromotion, now_ms);
+        }
+        let position = self.position(now_ms);
+        judgement = apply_checks(judgement, &self.checks, &position);
+        if let AnalysisReport::RollBack { cause, message } = &judgement {
+            self.rollback_decision
+                .get_or_insert_with(|| RollbackDecision {
+                    cause: cause.clone(),
+                    message: message.clone(),
+                });
+        }
+        // A decision to roll back is final, because the error bound is on ever passing the
+        // threshold.
+        if let Some(RollbackDecision { cause, message }) = self.rollback_decision.clone() {
+            judgement = AnalysisReport::RollBack { cause, message };
+        }
+        let evidence = told
+            .objectives
+            .iter()
+            .zip(&self.objectives)
+            .map(|(of, judged)| {
+                let mut status = evidence_status(of, &config, self.requests_per_second());
+                status.note = judged.read_note();
+                status
+            });
+        let evidence = evidence.collect();
+        let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
+        let budgets = self.objectives.iter().filter_map(|judged| {
+            budget::budget_status(
+                &judged.spec,
+                &judged.service,
+                &self.settings,
+                self.proven_at,
+                timestamp(now_ms),
+            )
+        });
+        AnalysisSnapshot {
+            report: judgement,
+            evidence,
+            budgets: budgets.collect(),
+            checks: self.checks.statuses(&position),
+            has_samples_at_weight: self.has_samples_at_weight(),
+            checkpoint: self.checkpoint().into_status(&self.revision),
+            summary,
+        }
+    }
+
+    /// With explicit steps, the current weight counts as the last one, because the steps decide
+    /// when to promote.
+    fn decision_config(&self) -> AnalysisConfig {
+        let mut config = self.settings.judge;
+        let promoting = matches!(
+            self.phase.0,
+            ReleasePhase::Promoting | ReleasePhase::AfterPromotion
+        );
+        if promoting {
+            // From here on the only way down is a complete rollback.
+            config.step_down_after_seconds = f64::INFINITY;
+        }
+        if (self.by_steps || promoting) && !self.weight.is_zero() {
+            config.steps.max_weight = self.weight.as_percent() / 100.0;
+            // The steps define the weights, so that only an exhausted budget matters. Without
+            // traffic there is no more evidence, so the weight is not lowered earlier than a
+            // suspicious release would be rolled back.
+            config.steps.kappa = f64::INFINITY;
+            config.steps.reserve = 0.0;
+        }
+        config
+    }
+
+    fn evaluate(&self, config: &AnalysisConfig, now_ms: i64) -> serin_analysis::Evaluation {
+        let grace_ms = self.grace_ms();
+        let views: Vec<ObjectiveInput<'_>> = self
+            .objectives
+            .iter()
+            .map(|judged| ObjectiveInput {
+                objective: &judged.objective,
+                state: &judged.state,
+                allotment: judged.allotment(&self.settings),
+                availability: judged.availability(grace_ms, now_ms),
+                guard: judged.guard.as_ref().map(ObjectiveLatencyGuard::view),
+            })
+            .collect();
+        let guard = self.burning();
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the length of a release is far below 2^53 milliseconds"
+        )]
+        let elapsed_seconds = now_ms.saturating_sub(self.began_ms) as f64 / 1_000.0;
+        let context = RolloutContext {
+            now_ms,
+            weight: self.weight.as_percent() / 100.0,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            elapsed_seconds,
+            requests_per_second: self.requests_per_second(),
+            guard,
+            freeze_lifted: self.freeze_lifted,
+        };
+        if self.burned_before != Some(true) {
+            return evaluate(config, &views, &context);
+        }
+        // If the service was burning its budget before the release, this freezes the release, but
+        // does not lower the threshold for a rollback.
+        let own = evaluate(
+            config,
+            &views,
+            &RolloutContext {
+                guard: None,
+                ..context
+            },
+        );
+        if matches!(own.verdict, Verdict::RollBack(_)) {
+            return own;
+        }
+        evaluate(
+            &AnalysisConfig {
+                suspect_from_e: 1.0 / config.alpha,
+                ..*config
+            },
+            &views,
+            &context,
+        )
+    }
+
+    /// From here on a burning budget counts against this release: either the service has recovered
+    /// in the meantime, or the short window contains no data from before the release.
+    fn update_initial_burn(&mut self, now_ms: i64) {
+        let elapsed_ms = now_ms.saturating_sub(self.began_ms);
+        let is_earlier = |burning: &BurnAlert| {
+            elapsed_ms < i64::from(burning.pair.short_seconds).saturating_mul(1_000)
+        };
+        if self.burned_before == Some(true)
+            && self
+                .burning()
+                .as_ref()
+                .is_none_or(|burning| !is_earlier(burning))
+        {
+            self.burned_before = Some(false);
+        }
+    }
+
+    /// Whether every objective has canary samples at the current weight. With 60 s between scrapes,
+    /// a step of 10 s would otherwise end on samples of the previous weight.
+    fn has_samples_at_weight(&self) -> bool {
+        let since_ms = self.weight_changed_at_ms;
+        self.objectives.iter().all(|judged| {
+            judged
+                .state
+                .canary_requests_at_ms
+                .is_some_and(|at_ms| at_ms >= since_ms)
+        })
+    }
+
+    /// The first pair of windows, of any objective, in which the budget burns too fast.
+    pub(crate) fn burning(&self) -> Option<BurnAlert> {
+        let of = |judged: &ObjectiveAnalysis| {
+            judged
+                .service
+                .burning(judged.objective.config().evidence.budget_fraction)
+        };
+        self.objectives.iter().find_map(of)
+    }
+
+    fn requests_per_second(&self) -> f64 {
+        self.objectives
+            .iter()
+            .map(|judged| judged.service.requests_per_second)
+            .fold(0.0, f64::max)
+    }
+
+    fn update_freshness(&mut self, told: &serin_analysis::Evaluation, now_ms: i64) {
+        let is_fresh = told
+            .objectives
+            .iter()
+            .all(|of| of.fresh && of.hold.is_none());
+        self.fresh_since_ms = is_fresh.then(|| self.fresh_since_ms.unwrap_or(now_ms));
+    }
+
+    fn report(&self, told: &serin_analysis::Evaluation, now_ms: i64) -> AnalysisReport {
+        let message = told.reasons.join(" ");
+        let fresh_since_ms = self.fresh_since_ms.filter(|_| self.has_samples_at_weight());
+        let fresh_since = timestamp(fresh_since_ms.unwrap_or(now_ms));
+        let proven = || self.satisfied_requirements(told);
+        if self.phase.0 == ReleasePhase::AfterPromotion
+            && let Some(breach) = self.breach_during_bake(told)
+        {
+            return breach;
+        }
+        match told.verdict {
+            Verdict::RollBack(cause) => AnalysisReport::RollBack {
+                cause: roll_back_cause(cause).to_owned(),
+                message,
+            },
+            _ if self.weight.is_zero() && self.is_spent(told) => {
+                let spent: Vec<_> = told
+                    .objectives
+                    .iter()
+                    .filter_map(explain::budget_sentence)
+                    .collect();
+                let message = format!(
+                    "{} The canary gets no more traffic until someone decides.",
+                    spent.join(" ")
+                );
+                self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
+            }
+            _ if self.weight.is_zero() => {
+                let message = "No traffic is routed to the canary, so there is nothing to analyze."
+                    .to_owned();
+                AnalysisReport::Undecided {
+                    message,
+                    fresh_since,
+                    next_weight: None,
+                    satisfied: proven(),
+                }
+            }
+            // Only checks decide, and they are applied separately.
+            _ if self.objectives.is_empty() => {
+                let message = "The analysis has no objectives, only checks.".to_owned();
+                AnalysisReport::Sound {
+                    message,
+                    fresh_since,
+                    satisfied: proven(),
+                }
+            }
+            Verdict::Hold(reason) => self.hold(reason, message, None, now_ms),
+            Verdict::StepDown { next, reason } => {
+                self.hold(reason, message, step_down_weight(next, reason), now_ms)
+            }
+            Verdict::Freeze(reason) => AnalysisReport::Frozen {
+                cause: freeze_cause(reason).to_owned(),
+                message,
+            },
+            Verdict::Proceed(NextAction::Promote)
+            | Verdict::ProceedDespiteFreeze(NextAction::Promote) => AnalysisReport::Sound {
+                message,
+                fresh_since,
+                satisfied: proven(),
+            },
+            Verdict::Proceed(NextAction::Step { next })
+            | Verdict::ProceedDespiteFreeze(NextAction::Step { next }) => {
+                AnalysisReport::Undecided {
+                    message,
+                    fresh_since,
+                    next_weight: Some(weight_of_fraction(next)),
+                    satisfied: proven(),
+                }
+            }
+            Verdict::Proceed(NextAction::Continue)
+            | Verdict::ProceedDespiteFreeze(NextAction::Continue)
+            | Verdict::Inconclusive => AnalysisReport::Undecided {
+                message,
+                fresh_since,
+                next_weight: None,
+                satisfied: proven(),
+            },
+        }
+    }
+}
+
+impl ReleaseAnalysis {
+    fn hold(
+        &self,
+        reason: HoldReason,
+        message: String,
+        lower_to: Option<Weight>,
+        now_ms: i64,
+    ) -> AnalysisReport {
+        let cause = hold_cause(reason).to_owned();
+        match reason {
+            // The error of the provider is more specific than the hold reason.
+            HoldReason::Unreachable | HoldReason::PartialData => match self.error(now_ms) {
+                Some(AnalysisError { cause, message }) => AnalysisReport::Hold {
+                    cause: cause.to_owned(),
+                    message,
+                    lower_to,
+                },
+                None => AnalysisReport::Hold {
+                    cause,
+                    message,
+                    lower_to,
+                },
+            },
+            _ => AnalysisReport::Hold {
+                cause,
+                message,
+                lower_to,
+            },
+        }
+    }
+
+    /// The objectives whose evidence is sufficient at the current weight.
+    fn satisfied_requirements(&self, told: &serin_analysis::Evaluation) -> SatisfiedRequirements {
+        let suffices = |of: &&ObjectiveEvidence| {
+            of.fresh && of.hold.is_none() && of.ln_m_good >= -self.settings.judge.beta.ln()
+        };
+        let objectives = told
+            .objectives
+            .iter()
+            .filter(suffices)
+            .map(|of| of.name.clone())
+            .collect();
+        SatisfiedRequirements {
+            weight: self.weight,
+            requirements: PlanQuestions {
+                objectives,
+                ..PlanQuestions::default()
+            },
+        }
+    }
+
+    /// Whether the allotment is exhausted, so that traffic that was taken from the canary must not
+    /// return.
+    fn is_spent(&self, told: &serin_analysis::Evaluation) -> bool {
+        let steps = self.settings.judge.steps;
+        // With explicit steps the traffic is removed when the allotment is exhausted, with an
+        // evidence-driven pace slightly earlier.
+        let left = |allotment: f64, spent: f64| {
+            if self.by_steps {
+                allotment - spent
+            } else {
+                steps.budget_left(allotment, spent)
+            }
+        };
+        told.objectives.iter().any(|of| {
+            of.allotment
+                .is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0)
+        })
+    }
+}
+
+/// Smaller weights, as a fraction of the traffic, are not used for a step down because of missing
+/// data: they would only hide that there is no data.
+const MIN_STEP_DOWN: f64 = 0.001;
+
+/// The weight to which the canary is lowered.
+fn step_down_weight(next: f64, reason: HoldReason) -> Option<Weight> {
+    (reason == HoldReason::BudgetLeft || next >= MIN_STEP_DOWN).then(|| weight_of_fraction(next))
+}
+
+/// Converts a fraction to a weight. Rounded down, so that the weight never exceeds what the budget
+/// allows.
+fn weight_of_fraction(fraction: f64) -> Weight {
+    let thousandths = (fraction.clamp(0.0, 1.0) * 100_000.0).floor();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to 100,000, as just clamped"
+    )]
+    Weight::from_thousandths(thousandths as u32)
+}
+
+const fn roll_back_cause(cause: RollBackCause) -> &'static str {
+    match cause {
+        RollBackCause::Evidence => "Evidence",
+        RollBackCause::Budget => "ErrorBudget",
+        RollBackCause::ServiceGuard => "ServiceBurning",
+    }
+}
+
+const fn hold_cause(reason: HoldReason) -> &'static str {
+    match reason {
+        HoldReason::Unreachable => "Unreachable",
+        HoldReason::PartialData => "Partial",
+        HoldReason::NotANumber => "NotANumber",
+        HoldReason::NoData => "NoData",
+        HoldReason::BudgetLeft => BUDGET_LEFT,
+        HoldReason::Stale => "Stale",
+        HoldReason::NoTraffic => "NoTraffic",
+        HoldReason::UnverifiedSelector => "UnverifiedSelector",
+        HoldReason::Slower => LATENCY_GUARD,
+        HoldReason::NothingToCompare => "NoCommonBuckets",
+    }
+}
+
+const fn freeze_cause(reason: FreezeReason) -> &'static str {
+    match reason {
+        FreezeReason::ServiceGuard => "ServiceBurning",
+        FreezeReason::BudgetSpent => "BudgetSpent",
+    }
+}
+
+fn e_value(ln_e: f64) -> f64 {
+    ln_e.exp().min(MAX_E_VALUE)
+}
+
+fn evidence_status(
+    of: &ObjectiveEvidence,
+    config: &AnalysisConfig,
+    requests_per_second: f64,
+) -> EvidenceStatus {
+    let counts = &of.counts;
+    let mut message = if of.hold.is_none() && counts.requests() > 0.0 {
+        explain::undecided_sentence(of, requests_per_second)
+    } else {
+        capitalized(&explain::counts_sentence(of))
+    };
+    if let Some(budget) = explain::budget_sentence(of) {
+        message.push(' ');
+        message.push_str(&budget);
+    }
+    EvidenceStatus {
+        objective: of.name.clone(),
+        canary: CountsStatus {
+            requests: counts.canary_requests,
+            errors: counts.canary_errors,
+        },
+        stable: CountsStatus {
+            requests: counts.stable_requests,
+            errors: counts.stable_errors,
+        },
+        excess: of.excess,
+        lower: Some(of.lower),
+        upper: Some(of.upper),
+        e_value: Some(e_value(of.ln_e)),
+        threshold: Some(1.0 / config.alpha),
+        budget_allotment: of.allotment,
+        budget_spent: Some(of.spent),
+        note: None,
+        latency_guard: of.guard.as_ref().map(|guard| guard_status(guard, config)),
+        message: Some(message),
+    }
+}
+
+fn guard_status(guard: &LatencyGuardEvidence, config: &AnalysisConfig) -> LatencyGuardStatus {
+    let counts = guard.worst.map(|worst| worst.counts).unwrap_or_default();
+    LatencyGuardStatus {
+        e_value: Some(e_value(guard.ln_e)),
+        threshold: Some(1.0 / config.alpha),
+        action: if guard.rolls_back { "RollBack" } else { "Hold" }.to_owned(),
+        edges: i32::try_from(guard.edges).unwrap_or(i32::MAX),
+        edge: guard.worst.map(|worst| explain::bucket_edge(worst.seconds)),
+        canary: CountsStatus {
+            requests: counts.canary_requests,
+            errors: counts.canary_errors,
+        },
+        stable: CountsStatus {
+            requests: counts.stable_requests,
+            errors: counts.stable_errors,
+        },
+        message: guard
+            .worst
+            .as_ref()
+            .map(|worst| capitalized(&explain::slower_sentence(worst))),
+    }
+}
+
+fn capitalized(sentence: &str) -> String {
+    let mut characters = sentence.chars();
+    characters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(characters).collect()
+    })
+}
+
+/// `budget 0.7 % · E 3.1/100`: the highest share of an allotment that any objective has used, and
+/// the combined evidence.
+fn summary(told: &serin_analysis::Evaluation, config: &AnalysisConfig) -> String {
+    let used = told.objectives.iter().filter_map(|of| {
+        of.allotment
+            .filter(|allotment| *allotment > 0.0)
+            .map(|allotment| of.spent / allotment)
+    });
+    let used = used.fold(None, |most: Option<f64>, part| {
+        Some(most.map_or(part, |most| most.max(part)))
+    });
+    let evidence = format!(
+        "E {}/{}",
+        explain::e_value(told.ln_e),
+        explain::thousands((1.0 / config.alpha).round())
+    );
+    match used {
+        Some(part) => format!("budget {} · {evidence}", explain::share(part)),
+        None => evidence,
+    }
+}

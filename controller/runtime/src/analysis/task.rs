@@ -1,0 +1,541 @@
+//! The analysis task of one release: polls its counters, accumulates evidence, and publishes
+//! snapshots.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use serin_core::observed::AnalysisReport;
+use serin_metrics_analysis::backfill::{backfill, estimate_dispersion};
+use serin_metrics_analysis::budget;
+use serin_metrics_analysis::checkpoint::Checkpoint;
+use serin_metrics_analysis::counter_selectors::AnalysisError;
+use serin_metrics_analysis::objective_analysis::{ObjectivePlan, ObjectivePoll};
+use serin_metrics_analysis::prometheus::{
+    Answer, PollResult, PollSpec, QueryError, Server, newest_ms, next_answer,
+};
+use serin_metrics_analysis::release_analysis::{ReleaseAnalysis, settings_for};
+use serin_metrics_analysis::report::{SnapshotDigest, hold_report};
+use serin_metrics_analysis::service_slo::{self, Cadence, ServiceSlo, SloQueries};
+use serin_metrics_analysis::settings::{Settings, millis, slo_window};
+use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::server_resolver::CredentialError;
+use super::{AnalysisDeps, lock, triggers};
+
+/// Initial and maximum interval at which evidence is published if the report has not changed.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// Delay before a panicked task is restarted.
+const AFTER_PANIC: Duration = Duration::from_secs(30);
+
+/// Analyzes one release until the sender of the request is dropped.
+pub(super) async fn run_analysis(
+    deps: AnalysisDeps,
+    request: watch::Receiver<AnalysisRequest>,
+    latest: Arc<Mutex<AnalysisSnapshot>>,
+    triggers: triggers::Sender,
+) {
+    let mut publisher = AnalysisPublisher::new(deps, request.borrow().clone(), latest, triggers);
+    loop {
+        let mut task = AnalysisTask {
+            publisher: &mut publisher,
+            request: request.clone(),
+            services: Vec::new(),
+        };
+        if AssertUnwindSafe(task.run()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let message = "Internal error of the analysis; it will be restarted. See the controller log for details.";
+        publisher.publish(AnalysisSnapshot::from_report(hold_report(AnalysisError {
+            cause: "InternalError",
+            message: message.to_owned(),
+        })));
+        sleep(AFTER_PANIC).await;
+    }
+}
+
+/// Stores the latest snapshot, and triggers a reconcile if the kind of report has changed.
+struct AnalysisPublisher {
+    deps: AnalysisDeps,
+    request: AnalysisRequest,
+    latest: Arc<Mutex<AnalysisSnapshot>>,
+    triggers: triggers::Sender,
+    digest: SnapshotDigest,
+    heartbeat: Duration,
+    heartbeat_at: Instant,
+}
+
+impl AnalysisPublisher {
+    fn new(
+        deps: AnalysisDeps,
+        request: AnalysisRequest,
+        latest: Arc<Mutex<AnalysisSnapshot>>,
+        triggers: triggers::Sender,
+    ) -> Self {
+        let digest = SnapshotDigest::from_snapshot(&lock(&latest));
+        Self {
+            deps,
+            request,
+            latest,
+            triggers,
+            digest,
+            heartbeat: HEARTBEAT.0,
+            heartbeat_at: Instant::now() + HEARTBEAT.0,
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.deps.clock.now().as_millisecond()
+    }
+
+    /// Publishes that the analysis is not possible, with the reason. The previous evidence is kept.
+    fn publish_hold(&mut self, error: AnalysisError) {
+        let before = lock(&self.latest).clone();
+        let report = hold_report(error);
+        let is_news = report != before.report;
+        self.publish(AnalysisSnapshot { report, ..before });
+        if is_news {
+            // Two reports of the same kind can still refer to different Secrets.
+            self.triggers.send(&self.request.rollout);
+        }
+    }
+
+    fn publish(&mut self, snapshot: AnalysisSnapshot) {
+        let digest = SnapshotDigest::from_snapshot(&snapshot);
+        let has_evidence = snapshot.checkpoint.is_some();
+        let message = match &snapshot.report {
+            AnalysisReport::NotConfigured => "",
+            AnalysisReport::Hold { message, .. }
+            | AnalysisReport::Frozen { message, .. }
+            | AnalysisReport::Undecided { message, .. }
+            | AnalysisReport::Sound { message, .. }
+            | AnalysisReport::RollBack { message, .. } => message,
+        };
+        let has_changed = digest != self.digest;
+        // Without a release, only the error budget is followed.
+        if has_changed && self.request.phase != ReleasePhase::Idle {
+            let (judgement, cause) = (digest.judgement, digest.cause.as_str());
+            tracing::info!(namespace = %self.request.rollout.namespace, rollout = %self.request.rollout.name,
+                revision = %self.request.revision, judgement, cause, message, "analysis report changed");
+            self.deps.metrics.record_analysis_change(judgement, cause);
+        }
+        *lock(&self.latest) = snapshot;
+        self.digest = digest;
+        let is_due = has_evidence && Instant::now() >= self.heartbeat_at;
+        if is_due {
+            self.heartbeat = (self.heartbeat * 2).min(HEARTBEAT.1);
+        }
+        if has_changed || is_due {
+            self.heartbeat_at = Instant::now() + self.heartbeat;
+            self.triggers.send(&self.request.rollout);
+        }
+    }
+}
+
+struct AnalysisTask<'a> {
+    publisher: &'a mut AnalysisPublisher,
+    request: watch::Receiver<AnalysisRequest>,
+    /// The service data of each objective, kept when the server changes.
+    services: Vec<watch::Receiver<ServiceSlo>>,
+}
+
+/// A poll objective.
+struct ObjectiveSubscription {
+    poll: ObjectivePoll,
+    answers: watch::Receiver<Option<Arc<PollResult>>>,
+    service: watch::Receiver<ServiceSlo>,
+    /// When the last processed poll was sent.
+    read_at: Option<Instant>,
+}
+
+/// A poll check.
+struct CheckSubscription {
+    check: usize,
+    answers: watch::Receiver<Option<Arc<PollResult>>>,
+}
+
+/// An event that a task waits for.
+enum TaskEvent {
+    Answer(usize, Arc<PollResult>),
+    Check(usize, Arc<PollResult>),
+    Request,
+    /// A check starts, because its initial delay or the warm-up is over.
+    CheckBegins,
+    Ended,
+}
+
+impl AnalysisTask<'_> {
+    async fn run(&mut self) {
+        let servers = self.publisher.deps.servers.clone();
+        loop {
+            let request = self.request.borrow_and_update().clone();
+            let known = servers
+                .resolve(&request)
+                .await
+                .map_err(CredentialError::into_error);
+            let server = match &known {
+                Ok(server) => server.clone(),
+                // Before the first traffic, there is nothing to analyze.
+                Err(error) if request.weight.is_zero() => {
+                    self.publisher.publish_hold(error.clone());
+                    tokio::select! {
+                        has_traffic = self.wait_for_traffic() => if !has_traffic { return },
+                        () = servers.wait_for_change(&request, &known) => {}
+                    }
+                    continue;
+                }
+                // With traffic, this counts as missing data, which eventually steps down the
+                // canary.
+                Err(AnalysisError { cause, message }) => {
+                    let unavailable = Some(QueryError::CredentialsUnavailable {
+                        cause,
+                        message: message.clone(),
+                    });
+                    Server {
+                        unavailable,
+                        ..Server::default()
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.analyze_with(server) => return,
+                // The analysis resumes from the last checkpoint, as after a restart.
+                () = servers.wait_for_change(&request, &known) => {}
+            }
+        }
+    }
+
+    /// Waits until the canary has traffic. Returns false if the task should stop.
+    async fn wait_for_traffic(&mut self) -> bool {
+        self.request
+            .wait_for(|request| !request.weight.is_zero())
+            .await
+            .is_ok()
+    }
+
+    /// Analyzes with this server until the task should stop.
+    async fn analyze_with(&mut self, server: Server) {
+        let request = self.request.borrow_and_update().clone();
+        let plans = settings_for(&request, server)
+            .and_then(|settings| Ok((settings, ObjectivePlan::from_request(&request)?)));
+        let outcome = match plans {
+            Ok((settings, plans)) => self.run_release(settings, plans).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // A changed spec starts another task.
+            self.publisher
+                .publish(AnalysisSnapshot::from_report(hold_report(error)));
+            while self.request.changed().await.is_ok() {}
+        }
+    }
+
+    async fn run_release(
+        &mut self,
+        settings: Settings,
+        mut plans: Vec<ObjectivePlan>,
+    ) -> Result<(), AnalysisError> {
+        let mut followers = JoinSet::new();
+        let mut services = Vec::new();
+        let is_idle = self.request.borrow().phase == ReleasePhase::Idle;
+        let cadence = if is_idle {
+            Cadence::IDLE
+        } else {
+            Cadence::RELEASE
+        };
+        for (index, plan) in plans.iter().enumerate() {
+            let queries = SloQueries::new(&plan.counters, slo_window(&plan.spec)?);
+            let known = self
+                .services
+                .get(index)
+                .map(|service| service.borrow().clone());
+            let (sender, receiver) = watch::channel(known.unwrap_or_default());
+            followers.spawn(service_slo::keep_current(
+                self.publisher.deps.poller.clone(),
+                settings.server.clone(),
+                queries,
+                cadence,
+                sender,
+            ));
+            services.push(receiver);
+        }
+        self.services.clone_from(&services);
+        let request = self.request.borrow().clone();
+        let checkpoint = lock(&self.publisher.latest).checkpoint.clone();
+        let resume_from = checkpoint.or_else(|| request.resume_from.clone());
+        let checkpoint =
+            Checkpoint::from_status(resume_from.as_ref(), &request).filter(|_| !is_idle);
+        if checkpoint.is_none()
+            && !self
+                .wait_for_first_traffic(&settings, &plans, &mut services)
+                .await
+        {
+            return Ok(());
+        }
+        for (plan, service) in plans.iter_mut().zip(&mut services) {
+            plan.service = service.borrow_and_update().clone();
+        }
+        let request = self.request.borrow_and_update().clone();
+        let release = ReleaseAnalysis::begin(
+            settings,
+            plans,
+            &request,
+            checkpoint,
+            self.publisher.now_ms(),
+        )?;
+        self.analyze(release, services).await;
+        Ok(())
+    }
+
+    /// Waits for the first traffic of the canary and publishes the error budgets in the meantime.
+    /// Returns false if the task should stop.
+    async fn wait_for_first_traffic(
+        &mut self,
+        settings: &Settings,
+        plans: &[ObjectivePlan],
+        services: &mut [watch::Receiver<ServiceSlo>],
+    ) -> bool {
+        loop {
+            let request = self.request.borrow_and_update().clone();
+            if !request.weight.is_zero() && request.phase != ReleasePhase::Idle {
+                return true;
+            }
+            let now = self.publisher.deps.clock.now();
+            let known = plans.iter().zip(services.iter_mut());
+            let budgets = known.filter_map(|(plan, service)| {
+                budget::budget_status(
+                    &plan.spec,
+                    &service.borrow_and_update(),
+                    settings,
+                    request.evidence_required_at,
+                    now,
+                )
+            });
+            let budgets = budgets.collect();
+            self.publisher.publish(AnalysisSnapshot {
+                budgets,
+                ..AnalysisSnapshot::undecided("No traffic is routed to the canary yet.", now)
+            });
+            let mut service_changes: FuturesUnordered<_> =
+                services.iter_mut().map(watch::Receiver::changed).collect();
+            tokio::select! {
+                changed = self.request.changed() => if changed.is_err() { return false },
+                Some(Ok(())) = service_changes.next() => {}
+            }
+        }
+    }
+
+    async fn analyze(
+        &mut self,
+        mut release: ReleaseAnalysis,
+        services: Vec<watch::Receiver<ServiceSlo>>,
+    ) {
+        let mut subscriptions: Vec<ObjectiveSubscription> = services
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, service)| {
+                let poll = release.poll(index)?;
+                Some(ObjectiveSubscription {
+                    answers: self.subscribe(&release, &poll),
+                    poll,
+                    service,
+                    read_at: None,
+                })
+            })
+            .collect();
+        let mut check_subscriptions = Vec::new();
+        // Without objectives, no answer arrives before a check starts. Until then, the status shows
+        // when it starts.
+        if subscriptions.is_empty() {
+            let now_ms = self.publisher.now_ms();
+            self.publisher.publish(release.snapshot(now_ms));
+        }
+        loop {
+            self.update_check_subscriptions(&release, &mut check_subscriptions);
+            let now_ms = self.publisher.now_ms();
+            let begins_ms = release
+                .next_check_start_ms(now_ms)
+                .map(|begins_ms| begins_ms.saturating_sub(now_ms));
+            match self
+                .next_event(&mut subscriptions, &mut check_subscriptions, begins_ms)
+                .await
+            {
+                TaskEvent::Ended => return,
+                TaskEvent::CheckBegins => {}
+                TaskEvent::Request => release
+                    .apply_request(&self.request.borrow_and_update(), self.publisher.now_ms()),
+                TaskEvent::Answer(index, result) => {
+                    if let Some(subscription) = subscriptions.get_mut(index) {
+                        self.handle_answer(&mut release, index, subscription, &result)
+                            .await;
+                    }
+                }
+                TaskEvent::Check(index, result) => {
+                    let now_ms = self.publisher.now_ms();
+                    let sent_ms = now_ms.saturating_sub(millis(result.sent_at.elapsed()));
+                    release.observe_check(index, &result.answers, sent_ms, now_ms);
+                }
+            }
+            let now_ms = self.publisher.now_ms();
+            self.publisher.publish(release.snapshot(now_ms));
+        }
+    }
+
+    fn subscribe(
+        &self,
+        release: &ReleaseAnalysis,
+        poll: &ObjectivePoll,
+    ) -> watch::Receiver<Option<Arc<PollResult>>> {
+        let ObjectivePoll {
+            queries, period, ..
+        } = poll.clone();
+        self.publisher.deps.poller.subscribe(PollSpec {
+            server: release.settings.server.clone(),
+            queries,
+            period,
+        })
+    }
+
+    /// Starts polls for the checks that are due, and stops the others.
+    fn update_check_subscriptions(
+        &self,
+        release: &ReleaseAnalysis,
+        subscriptions: &mut Vec<CheckSubscription>,
+    ) {
+        let now_ms = self.publisher.now_ms();
+        subscriptions.retain(|subscription| release.is_check_active(subscription.check, now_ms));
+        for (check, of) in release.checks.all().iter().enumerate() {
+            if release.is_check_active(check, now_ms)
+                && subscriptions
+                    .iter()
+                    .all(|subscription| subscription.check != check)
+            {
+                let queries = vec![of.query.clone()];
+                let spec = PollSpec {
+                    server: release.settings.server.clone(),
+                    queries,
+                    period: of.interval,
+                };
+                subscriptions.push(CheckSubscription {
+                    check,
+                    answers: self.publisher.deps.poller.subscribe(spec),
+                });
+            }
+        }
+    }
+
+    async fn next_event(
+        &mut self,
+        subscriptions: &mut [ObjectiveSubscription],
+        checks: &mut [CheckSubscription],
+        begins_in_ms: Option<i64>,
+    ) -> TaskEvent {
+        let begins_in =
+            begins_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        let answers = subscriptions.iter_mut().enumerate().map(|(index, subscription)| {
+            async move { TaskEvent::Answer(index, next_answer(&mut subscription.answers).await) }.boxed()
+        });
+        let checked = checks.iter_mut().map(|subscription| {
+            async move {
+                TaskEvent::Check(
+                    subscription.check,
+                    next_answer(&mut subscription.answers).await,
+                )
+            }
+            .boxed()
+        });
+        let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
+        tokio::select! {
+            Some(event) = all.next() => event,
+            () = sleep(begins_in.unwrap_or(Duration::MAX)), if begins_in.is_some() => TaskEvent::CheckBegins,
+            changed = self.request.changed() => if changed.is_ok() { TaskEvent::Request } else { TaskEvent::Ended },
+        }
+    }
+
+    async fn handle_answer(
+        &self,
+        release: &mut ReleaseAnalysis,
+        index: usize,
+        subscription: &mut ObjectiveSubscription,
+        result: &PollResult,
+    ) {
+        if subscription.service.has_changed().unwrap_or(false) {
+            release.set_service(index, subscription.service.borrow_and_update().clone());
+        }
+        if let Err(error) = self
+            .observe_answer(release, index, subscription, result)
+            .await
+        {
+            let waited_ms = millis(result.sent_at.elapsed());
+            release.record_failure(
+                index,
+                error,
+                self.publisher.now_ms().saturating_sub(waited_ms),
+            );
+        }
+        // If there are too many series, they are queried in another form from now on.
+        if let Some(poll) = release
+            .poll(index)
+            .filter(|poll| *poll != subscription.poll)
+        {
+            *subscription = ObjectiveSubscription {
+                answers: self.subscribe(release, &poll),
+                poll,
+                service: subscription.service.clone(),
+                read_at: None,
+            };
+        }
+    }
+
+    async fn observe_answer(
+        &self,
+        release: &mut ReleaseAnalysis,
+        index: usize,
+        subscription: &mut ObjectiveSubscription,
+        result: &PollResult,
+    ) -> Result<(), QueryError> {
+        let answers = match &result.answers {
+            Ok(answers) => answers,
+            Err(QueryError::TooLarge(_)) if release.switch_to_server_side_aggregation(index) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.clone()),
+        };
+        let poller = &self.publisher.deps.poller;
+        estimate_dispersion(poller, release, index).await?;
+        // The range of the poll must reach back to the previous poll, including the rounds that
+        // were open then.
+        let ObjectivePoll {
+            range, open_range, ..
+        } = subscription.poll;
+        let reaches = subscription.read_at.is_some_and(|read_at| {
+            result.sent_at.saturating_duration_since(read_at) + open_range < range
+        });
+        if !reaches {
+            backfill(poller, release, index, self.publisher.now_ms()).await?;
+        }
+        subscription.read_at = Some(result.sent_at);
+        release.observe_poll(index, &subscription.poll, answers, self.publisher.now_ms());
+        if let Some(total) = answers.first().filter(|_| !subscription.poll.is_aggregated) {
+            self.record_evidence_age(total);
+        }
+        Ok(())
+    }
+
+    fn record_evidence_age(&self, total: &Answer) {
+        let age_ms = newest_ms(total)
+            .map(|newest_ms| self.publisher.now_ms().saturating_sub(newest_ms).max(0));
+        if let Some(age) = age_ms.and_then(|age_ms| u64::try_from(age_ms).ok()) {
+            self.publisher
+                .deps
+                .metrics
+                .set_evidence_age(Duration::from_millis(age));
+        }
+    }
+}

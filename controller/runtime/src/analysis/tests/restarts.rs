@@ -1,0 +1,140 @@
+//! A restarted controller resumes the analysis.
+
+use super::*;
+
+#[tokio::test]
+async fn a_restart_does_not_change_the_evidence() {
+    let prometheus = start_prometheus(&TrafficScenario {
+        canary: (60.0, 0.5),
+        until_seconds: 120,
+        ..TrafficScenario::default()
+    })
+    .await;
+    let begun = checkpoint_with_traffic(&prometheus, &request()).await;
+    let resumed = async |from: &AnalysisStatus, seconds: i64| {
+        let running = start_manager(&prometheus, at(seconds));
+        running.manager.start_or_update(AnalysisRequest {
+            resume_from: Some(from.clone()),
+            ..request()
+        });
+        running.wait_for_evidence_until(seconds - 1).await
+    };
+    let straight = resumed(&begun, 120).await;
+    let mut restarted = begun.clone();
+    for seconds in [17, 18, 44, 71, 119, 120] {
+        restarted = resumed(&restarted, seconds).await;
+    }
+    // Both processes have read the last sample.
+    assert_eq!(round_at(Some(&straight)), round_at(Some(&restarted)));
+    assert_eq!(objective(&straight), objective(&restarted));
+    assert!(objective(&straight)["evidence"]["ticks"].as_u64().unwrap() >= 119);
+}
+
+#[tokio::test]
+async fn a_long_release_has_a_bounded_checkpoint_and_is_backfilled_in_parts() {
+    let prometheus = start_prometheus(&TrafficScenario {
+        until_seconds: 2_000,
+        ..TrafficScenario::default()
+    })
+    .await;
+    let resume_from = Some(checkpoint_with_traffic(&prometheus, &request()).await);
+    let limits = Limits {
+        answer_bytes: 40_000,
+        ..Limits::default()
+    };
+    let running = start_with_limits(&prometheus, at(1_900), limits);
+    running.manager.start_or_update(AnalysisRequest {
+        resume_from,
+        ..request()
+    });
+    let large = running.wait_for_evidence_until(1_899).await;
+    assert!(objective(&large)["evidence"]["ticks"].as_u64().unwrap() >= 1_890);
+    let size = large.checkpoint.to_string().len();
+    assert!(size < 4_000, "{size} bytes");
+}
+
+/// Five pods, each scraped at a different time within the second. `pod` returns the counts of the
+/// canary pods.
+fn pods_series() -> Vec<Series> {
+    let of = |index: i64, pod: &str, code: &str, counted: &dyn Fn(i64) -> i64| {
+        let instance = format!("10.0.0.{index}:8080");
+        let labels = [
+            ("__name__", "http_requests_total"),
+            ("job", "pods"),
+            ("instance", &instance),
+            ("pod", pod),
+            ("code", code),
+        ];
+        #[expect(clippy::cast_precision_loss, reason = "small counts")]
+        let samples = (-60..=600).map(|second| {
+            (
+                at(second).as_millisecond() + 170 * index,
+                counted(second + 60) as f64,
+            )
+        });
+        Series {
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            samples: samples.collect(),
+        }
+    };
+    let pods = [
+        "checkout-aaa-11111",
+        "checkout-aaa-22222",
+        "checkout-aaa-33333",
+        "checkout-bbb-44444",
+        "checkout-bbb-55555",
+    ];
+    let series = pods.iter().zip(1..).flat_map(|(pod, index)| {
+        [
+            of(index, pod, "200", &|second| second * (60 + index)),
+            of(index, pod, "500", &|second| second * index / 40),
+        ]
+    });
+    series.collect()
+}
+
+#[tokio::test]
+async fn restarts_do_not_change_the_evidence_of_many_sources() {
+    let prometheus = start_prometheus(&TrafficScenario::default()).await;
+    prometheus.set_series(pods_series());
+    let analysis = json!({
+        "prometheus": {"scrapeInterval": "1s"},
+        "objectives": [{"name": "availability", "objective": 99.9, "counters": {
+            "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}"}}],
+    });
+    let request = AnalysisRequest {
+        analysis: serde_json::from_value(analysis).unwrap(),
+        ..request()
+    };
+    let begun = checkpoint_with_traffic(&prometheus, &request).await;
+    let resumed = |from: &AnalysisStatus, seconds: i64| {
+        let running = start_manager(&prometheus, at(seconds));
+        running.manager.start_or_update(AnalysisRequest {
+            resume_from: Some(from.clone()),
+            ..request.clone()
+        });
+        running
+    };
+    let mut checkpoint = begun.clone();
+    for seconds in [13, 40, 41, 90, 118] {
+        checkpoint = resumed(&checkpoint, seconds)
+            .wait_for_evidence_until(seconds - 2)
+            .await;
+    }
+    let (straight, restarted) = (resumed(&begun, 125), resumed(&checkpoint, 125));
+    let (straight, restarted) = same_round(&straight, &restarted, 120).await;
+    assert_eq!(objective(&straight), objective(&restarted));
+    // From second -2, the last one before the traffic was observed, to the last scrape of each
+    // canary pod in the round.
+    let errors = |index: i64| {
+        let last = (round_at(Some(&straight)) - start().as_millisecond() - 170 * index) / 1_000;
+        (last + 60) * index / 40 - 58 * index / 40
+    };
+    let errors = f64::from(i32::try_from(errors(4) + errors(5)).unwrap());
+    assert_eq!(
+        objective(&straight)["evidence"]["totals"]["canaryErrors"],
+        json!(errors)
+    );
+}

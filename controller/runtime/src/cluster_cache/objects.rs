@@ -1,0 +1,262 @@
+//! The fields that are cached of each object. Clusters have many pods, and only a few of their
+//! fields are needed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ServiceSpec;
+use serde_json::Value;
+use serin_core::command::Command;
+use serin_core::units::Revision;
+
+use super::Key;
+use super::convert::CRASH_LOOP;
+
+/// Identifies an object and its version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Namespace and name.
+    pub key: Key,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+impl Identity {
+    /// The resourceVersion as a number, comparable within one kind. 0 if it is not a number; such
+    /// an object always replaces the cached one.
+    pub fn version(&self) -> u64 {
+        self.resource_version.parse().unwrap_or(0)
+    }
+}
+
+/// An object in the cache.
+pub trait CachedObject: Send + Sync + 'static {
+    /// The identity of the object.
+    fn identity(&self) -> &Identity;
+    /// The name of the Rollout that the object belongs to, in the same namespace.
+    fn rollout(&self) -> Option<&str>;
+}
+
+/// The cached fields of a ReplicaSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CachedReplicaSet {
+    pub identity: Identity,
+    /// The Rollout in its label.
+    pub rollout: String,
+    /// The revision in its label.
+    pub revision: Option<Revision>,
+    /// The UID of its controller.
+    pub owner_uid: Option<String>,
+    /// The hash of the template as the user wrote it.
+    pub template_hash: Option<String>,
+    /// `spec.replicas`.
+    pub desired: u32,
+    /// `status.replicas`.
+    pub replicas: u32,
+    /// `status.availableReplicas`.
+    pub available: u32,
+    /// `spec.minReadySeconds`.
+    pub min_ready_seconds: i32,
+    /// The ports that its template declares.
+    pub ports: Vec<DeclaredPort>,
+    /// Its controller, if any.
+    pub owner: Option<ControllerRef>,
+    /// Whether it has a deletion timestamp.
+    pub terminating: bool,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+}
+
+/// The controller of an object: its owner reference with `controller: true`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControllerRef {
+    /// `apiVersion`.
+    pub api_version: String,
+    /// `kind`.
+    pub kind: String,
+    /// `name`.
+    pub name: String,
+}
+
+/// A port that a container of a template declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeclaredPort {
+    /// Its name, if any.
+    pub name: Option<String>,
+    /// `containerPort`.
+    pub number: i32,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Whether a Service can reach it by name: it is the first port with this name and protocol in
+    /// the pod.
+    pub by_name: bool,
+}
+
+/// The cached fields of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CachedPod {
+    pub identity: Identity,
+    /// The Rollout in its label.
+    pub rollout: String,
+    /// The revision in its label.
+    pub revision: Option<Revision>,
+    /// The UID of its ReplicaSet.
+    pub owner_uid: Option<String>,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// Whether it is neither terminating nor finished.
+    pub active: bool,
+    /// The status of its Ready condition.
+    pub ready: bool,
+    /// The containers that have restarted.
+    pub restarts: Vec<Restarts>,
+    /// The waiting reason of one of its containers. A crash loop has priority.
+    pub waiting: Option<String>,
+}
+
+/// The restarts of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// Number of restarts since the pod was created. Restarts caused by the node do not count.
+    pub count: u32,
+    /// Time of the last restart.
+    pub last_at: Option<Timestamp>,
+}
+
+/// Maximum time by which the creation time of a pod, in whole seconds of the API server's clock,
+/// can precede the start of its release.
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+impl CachedPod {
+    /// Whether the pod was created for the release that started at `start`.
+    pub fn is_new_since(&self, start: Timestamp) -> bool {
+        self.created_at
+            .saturating_add(CLOCK_SKEW)
+            .is_ok_and(|created| created >= start)
+    }
+
+    /// Number of container restarts since `start`. For older pods, only the time of the last
+    /// restart of each container is known, so the result is a lower bound.
+    pub fn restarts_since(&self, start: Timestamp) -> u32 {
+        if self.is_new_since(start) {
+            return self.restarts.iter().map(|container| container.count).sum();
+        }
+        let restarted = |container: &&Restarts| container.last_at.is_some_and(|at| at >= start);
+        u32::try_from(self.restarts.iter().filter(restarted).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The waiting reason of a container. A crash loop counts only if the container has failed
+    /// since `start`.
+    pub fn waiting_since(&self, start: Option<Timestamp>) -> Option<&str> {
+        let has_failed = |start| self.is_new_since(start) || self.restarts_since(start) > 0;
+        self.waiting
+            .as_deref()
+            .filter(|reason| *reason != CRASH_LOOP || start.is_none_or(has_failed))
+    }
+}
+
+/// The cached fields of a Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CachedService {
+    pub identity: Identity,
+    /// The Rollout in its label. `None` for a user's Service that was never bound.
+    pub rollout: Option<String>,
+    /// The UID of its controller. `None` for a user's Service.
+    pub owner_uid: Option<String>,
+    /// The revision in its selector.
+    pub selects: Option<Revision>,
+    /// Its spec. The canary Service is a copy of the stable one, and both follow the ports of their
+    /// revision.
+    pub spec: ServiceSpec,
+    /// Its annotations that affect how requests are routed to its endpoints.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The cached fields of an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CachedEndpointSlice {
+    pub identity: Identity,
+    /// The Rollout in the label that it inherits from its Service.
+    pub rollout: String,
+    /// The name of its Service.
+    pub service: Option<String>,
+    /// Its ready endpoints.
+    pub ready: Vec<ReadyEndpoint>,
+}
+
+/// A ready endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadyEndpoint {
+    /// The pod name. `None` if the endpoint is not a pod.
+    pub pod: Option<String>,
+}
+
+/// The cached fields of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedRoute {
+    pub identity: Identity,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The object without its managedFields.
+    pub object: Value,
+    /// Its backend Services, as returned by [`serin_metrics_analysis::routes::backend_names`].
+    pub backends: Vec<String>,
+}
+
+/// The cached fields of a RolloutCommand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedCommand {
+    pub identity: Identity,
+    /// The name of the Rollout that it is for.
+    pub rollout: String,
+    /// The requested command.
+    pub command: Command,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// When it finished. `None` while it is pending.
+    pub finished_at: Option<Timestamp>,
+}
+
+macro_rules! impl_labelled {
+    ($($cached:ty),*) => {$(
+        impl CachedObject for $cached {
+            fn identity(&self) -> &Identity {
+                &self.identity
+            }
+
+            fn rollout(&self) -> Option<&str> {
+                Some(&self.rollout)
+            }
+        }
+    )*};
+}
+
+impl_labelled!(
+    CachedReplicaSet,
+    CachedPod,
+    CachedEndpointSlice,
+    CachedCommand
+);
+
+impl CachedObject for CachedService {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn rollout(&self) -> Option<&str> {
+        self.rollout.as_deref()
+    }
+}
+
+impl CachedObject for CachedRoute {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn rollout(&self) -> Option<&str> {
+        None
+    }
+}

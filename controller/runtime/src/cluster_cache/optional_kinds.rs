@@ -1,0 +1,280 @@
+//! Optional kinds. A cluster may add or remove them, or change the served version, at any time.
+
+use std::fmt;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIGroupList};
+use kube::Client;
+use kube::api::{ApiResource, GroupVersionKind};
+use serin_crds::api_status;
+use serin_crds::names::GROUP;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+/// Maximum time for one discovery request.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and maximum delay between two discoveries of an absent kind.
+const ABSENT_RECHECK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+
+/// A kind that the controller uses if the cluster serves it.
+#[derive(Debug)]
+pub struct OptionalKind {
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    /// The supported versions, in order of preference.
+    versions: &'static [&'static str],
+    /// How to install the kind.
+    installed_by: &'static str,
+}
+
+/// The Gateway API route. Its fields are equal in both versions.
+pub static HTTP_ROUTE: OptionalKind = OptionalKind {
+    group: "gateway.networking.k8s.io",
+    kind: "HTTPRoute",
+    plural: "httproutes",
+    versions: &["v1", "v1beta1"],
+    installed_by: "the CRDs of the Gateway API",
+};
+
+/// Commands for a Rollout. Rollouts also progress without them.
+pub static ROLLOUT_COMMAND: OptionalKind = OptionalKind {
+    group: GROUP,
+    kind: "RolloutCommand",
+    plural: "rolloutcommands",
+    versions: &["v1alpha1"],
+    installed_by: "Serin's CRDs",
+};
+
+/// Result of the discovery of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// The cluster serves it in this version.
+    Served(&'static str),
+    /// The cluster serves none of the versions.
+    Absent,
+    /// This process may not read the discovery documents.
+    Forbidden,
+    /// Discovery failed.
+    Failed(String),
+}
+
+impl OptionalKind {
+    /// The resource in one version.
+    pub fn resource(&self, version: &str) -> ApiResource {
+        ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(self.group, version, self.kind),
+            self.plural,
+        )
+    }
+
+    /// The plural, for example `httproutes`.
+    pub const fn plural(&self) -> &'static str {
+        self.plural
+    }
+
+    /// The version to try on the given attempt if discovery is forbidden.
+    pub(super) fn version_to_try(&self, attempt: usize) -> &'static str {
+        self.versions[attempt % self.versions.len()]
+    }
+
+    /// Looks up which version the cluster serves.
+    pub async fn discover(&self, client: &Client) -> Discovery {
+        match timeout(DISCOVERY_TIMEOUT, self.lookup(client)).await {
+            Ok(Ok(discovery)) => discovery,
+            Ok(Err(kube::Error::Api(status))) if api_status::is_forbidden(&status) => {
+                Discovery::Forbidden
+            }
+            Ok(Err(kube::Error::Api(status))) => Discovery::Failed(api_status::message(&status)),
+            Ok(Err(error)) => Discovery::Failed(error.to_string()),
+            Err(_) => Discovery::Failed(format!(
+                "no response within {} s",
+                DISCOVERY_TIMEOUT.as_secs()
+            )),
+        }
+    }
+
+    async fn lookup(&self, client: &Client) -> kube::Result<Discovery> {
+        let APIGroupList { groups } = client.list_api_groups().await?;
+        // Every API server has API groups, so an empty list is an invalid response.
+        if groups.is_empty() {
+            return Ok(Discovery::Failed(
+                "the list of API groups is empty".to_owned(),
+            ));
+        }
+        let Some(group) = groups.into_iter().find(|group| group.name == self.group) else {
+            return Ok(Discovery::Absent);
+        };
+        for version in self
+            .versions
+            .iter()
+            .filter(|version| has_version(&group, version))
+        {
+            match client
+                .list_api_group_resources(&format!("{}/{version}", self.group))
+                .await
+            {
+                Ok(list)
+                    if list
+                        .resources
+                        .iter()
+                        .any(|resource| resource.name == self.plural) =>
+                {
+                    return Ok(Discovery::Served(version));
+                }
+                Ok(_) => {}
+                // The version was removed between the two requests.
+                Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Discovery::Absent)
+    }
+}
+
+/// For example `HTTPRoute (gateway.networking.k8s.io/v1 or v1beta1)`.
+impl fmt::Display for OptionalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}/{})",
+            self.kind,
+            self.group,
+            self.versions.join(" or ")
+        )
+    }
+}
+
+fn has_version(group: &APIGroup, version: &str) -> bool {
+    group
+        .versions
+        .iter()
+        .any(|served| served.version == version)
+}
+
+/// Delay before the next discovery of a kind that was absent `lookups` times in a row. `jitter` is
+/// between 0 and 1.
+pub(super) fn absent_recheck_delay(lookups: u32, jitter: f64) -> Duration {
+    let (first, longest) = ABSENT_RECHECK;
+    let wait = first
+        .saturating_mul(2_u32.saturating_pow(lookups.saturating_sub(1)))
+        .min(longest);
+    wait.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0))
+}
+
+/// Whether the cluster serves an optional kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Availability {
+    /// Discovery has not finished.
+    #[default]
+    Unknown,
+    /// The cluster does not serve it.
+    Absent,
+    /// The cluster serves it in this version, and its objects have been listed.
+    Served(&'static str),
+}
+
+/// The current availability of one optional kind.
+#[derive(Debug)]
+pub struct KindState {
+    kind: &'static OptionalKind,
+    availability: watch::Sender<Availability>,
+    recheck: Notify,
+}
+
+impl KindState {
+    /// Creates the state with unknown availability.
+    pub fn new(kind: &'static OptionalKind) -> Self {
+        Self {
+            kind,
+            availability: watch::Sender::new(Availability::Unknown),
+            recheck: Notify::new(),
+        }
+    }
+
+    /// The kind.
+    pub const fn kind(&self) -> &'static OptionalKind {
+        self.kind
+    }
+
+    /// Whether the cluster serves it.
+    pub fn availability(&self) -> Availability {
+        *self.availability.borrow()
+    }
+
+    /// Whether the cluster serves it and its objects are known.
+    pub fn is_served(&self) -> bool {
+        matches!(self.availability(), Availability::Served(_))
+    }
+
+    /// The resource in the served version, or in the preferred version while the availability is
+    /// unknown.
+    ///
+    /// # Errors
+    /// The cluster does not serve the kind. The message says what to install.
+    pub fn resource(&self) -> Result<ApiResource, String> {
+        match self.availability() {
+            Availability::Served(version) => Ok(self.kind.resource(version)),
+            Availability::Unknown => Ok(self.kind.resource(self.kind.version_to_try(0))),
+            Availability::Absent => Err(self.absent_message()),
+        }
+    }
+
+    /// The message for users if the kind is absent.
+    pub fn absent_message(&self) -> String {
+        format!(
+            "this cluster does not serve {}: install {}",
+            self.kind, self.kind.installed_by
+        )
+    }
+
+    /// Requests a new discovery, because a response indicated that the kind does not exist.
+    pub fn request_recheck(&self) {
+        self.recheck.notify_one();
+    }
+
+    /// Waits until a discovery is requested.
+    pub(super) async fn wait_for_recheck(&self) {
+        self.recheck.notified().await;
+    }
+
+    /// Records a new availability and returns the previous one.
+    pub fn set(&self, availability: Availability) -> Availability {
+        self.availability.send_replace(availability)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_kind_is_rediscovered_after_5_to_30_seconds() {
+        let waits: Vec<u64> = (1..=6)
+            .map(|lookups| absent_recheck_delay(lookups, 0.0).as_secs())
+            .collect();
+        assert_eq!(waits, [5, 10, 20, 30, 30, 30]);
+        assert_eq!(absent_recheck_delay(1, 1.0), Duration::from_secs(4));
+        assert_eq!(absent_recheck_delay(u32::MAX, 0.0).as_secs(), 30);
+    }
+
+    #[test]
+    fn the_message_for_an_absent_kind_says_what_to_install() {
+        let state = KindState::new(&HTTP_ROUTE);
+        assert_eq!(
+            state.resource().unwrap().api_version,
+            "gateway.networking.k8s.io/v1"
+        );
+        state.set(Availability::Served("v1beta1"));
+        assert_eq!(
+            state.resource().unwrap().api_version,
+            "gateway.networking.k8s.io/v1beta1"
+        );
+        state.set(Availability::Absent);
+        assert_eq!(
+            state.resource().unwrap_err(),
+            "this cluster does not serve HTTPRoute (gateway.networking.k8s.io/v1 or v1beta1): install the CRDs of the \
+             Gateway API"
+        );
+    }
+}

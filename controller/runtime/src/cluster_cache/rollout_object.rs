@@ -1,0 +1,165 @@
+//! A decoded Rollout. An invalid spec does not hide the status, and vice versa.
+
+use std::borrow::Cow;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use kube::api::ObjectMeta;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+use serin_core::observed::ReplicasSource;
+use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
+
+use super::Key;
+use crate::replicas_source::replicas_source;
+
+/// A Rollout whose spec or status may be invalid. An abort must work even if the spec cannot be
+/// decoded.
+#[derive(Clone, Debug)]
+pub struct RolloutObject {
+    pub metadata: ObjectMeta,
+    /// The spec, or why it cannot be decoded.
+    pub spec: Result<Box<RolloutSpec>, String>,
+    /// Who set `spec.replicas`, derived from `metadata.managedFields`.
+    pub replicas_source: ReplicasSource,
+    /// The status, or why it cannot be decoded. Empty if there is none yet.
+    pub status: Result<Box<RolloutStatus>, String>,
+}
+
+impl RolloutObject {
+    /// Namespace and name.
+    pub fn key(&self) -> Key {
+        Key::new(
+            self.metadata.namespace.as_deref().unwrap_or_default(),
+            self.metadata.name.as_deref().unwrap_or_default(),
+        )
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.generation`.
+    pub fn generation(&self) -> i64 {
+        self.metadata.generation.unwrap_or_default()
+    }
+
+    /// `metadata.resourceVersion`.
+    pub fn resource_version(&self) -> &str {
+        self.metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default()
+    }
+
+    /// Whether this is a later version of the same object.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        let version = |rollout: &Self| rollout.resource_version().parse::<u64>().unwrap_or(0);
+        self.metadata.uid == other.metadata.uid && version(self) > version(other)
+    }
+
+    /// Decodes a whole object from JSON.
+    ///
+    /// # Errors
+    /// The metadata is invalid.
+    pub fn from_json(object: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(object)
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Option<Value>,
+}
+
+impl<'de> Deserialize<'de> for RolloutObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Raw {
+            mut metadata,
+            spec,
+            status,
+        } = Raw::deserialize(deserializer)?;
+        if metadata.name.is_none() {
+            return Err(de::Error::missing_field("metadata.name"));
+        }
+        let replicas_source = replicas_source(&metadata, &spec);
+        metadata.managed_fields = None;
+        metadata.annotations = None;
+        let spec = serde_json::from_value(spec)
+            .map(Box::new)
+            .map_err(|problem| format!("spec: {problem}"));
+        let status = match status {
+            None | Some(Value::Null) => Ok(Box::default()),
+            Some(status) => {
+                serde_json::from_value(status).map_err(|problem| format!("status: {problem}"))
+            }
+        };
+        Ok(Self {
+            metadata,
+            spec,
+            replicas_source,
+            status,
+        })
+    }
+}
+
+impl Resource for RolloutObject {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Rollout::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Rollout::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        Rollout::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Rollout::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_spec_does_not_hide_the_status() {
+        let object = json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": "checkout", "namespace": "shop"},
+            "spec": {"replicas": "many"},
+            "status": {"phase": "Paused"},
+        });
+        let rollout = RolloutObject::from_json(object).unwrap();
+        let problem = rollout.spec.unwrap_err();
+        assert!(problem.starts_with("spec: "), "{problem}");
+        assert_eq!(rollout.status.unwrap().phase.as_deref(), Some("Paused"));
+    }
+
+    #[test]
+    fn an_invalid_status_is_an_error() {
+        let object = json!({"metadata": {"name": "checkout"}, "spec": {}, "status": {"phase": 3}});
+        assert!(RolloutObject::from_json(object).unwrap().status.is_err());
+    }
+}

@@ -1,0 +1,530 @@
+//! One watch per kind, each with its own backoff, so that a missing or forbidden kind does not
+//! delay the others.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use futures::{SinkExt, Stream, StreamExt};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use rand::Rng;
+use serde::de::DeserializeOwned;
+use serin_core::backoff::retry_after;
+use serin_crds::names::ROLLOUT_LABEL;
+use serin_crds::{RolloutCommand, api_status};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::object_cache::ObjectCache;
+use super::objects::{CachedCommand, CachedObject, CachedRoute};
+use super::optional_kinds::{Availability, Discovery, KindState, absent_recheck_delay};
+use super::rollout_object::RolloutObject;
+use super::{ClusterCache, Key};
+
+/// A request to reconcile a Rollout.
+pub type Trigger = ObjectRef<RolloutObject>;
+
+/// Maximum delay before a failed watch is restarted.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// The backoff is reset if a watch has run without failures for this time.
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(30);
+/// Duration of one watch request, in seconds. It bounds how long a broken connection goes
+/// unnoticed.
+const WATCH_SECONDS: u32 = 60;
+
+/// Dependencies of the watches.
+#[derive(Clone)]
+pub struct Watches {
+    pub client: Client,
+    /// The namespace to watch. All namespaces if `None`.
+    pub namespace: Option<String>,
+    /// The cache to update.
+    pub cluster: Arc<ClusterCache>,
+    /// Receives the Rollouts that are affected by changes.
+    pub triggers: mpsc::Sender<Trigger>,
+}
+
+impl Watches {
+    /// Starts all watches. `on_deleted` is called for each deleted Rollout.
+    pub fn spawn(
+        self,
+        tasks: &mut JoinSet<()>,
+        rollouts: reflector::store::Writer<RolloutObject>,
+        on_deleted: impl Fn(&Key, &str) + Send + 'static,
+    ) {
+        tasks.spawn(watch_rollouts(self.clone(), rollouts, on_deleted));
+        self.spawn_labelled::<ReplicaSet, _>(tasks, |cluster| &cluster.replica_sets);
+        self.spawn_labelled::<Pod, _>(tasks, |cluster| &cluster.pods);
+        self.spawn_labelled::<Service, _>(tasks, |cluster| &cluster.services);
+        self.spawn_labelled::<EndpointSlice, _>(tasks, |cluster| &cluster.slices);
+        let commands = self.clone();
+        let affected = |_: &ClusterCache, cached: &CachedCommand| {
+            vec![Key::new(&cached.identity.key.namespace, &cached.rollout)]
+        };
+        tasks.spawn(self.clone().watch_optional_kind(
+            |cluster| &cluster.command_kind,
+            move |_| commands.api::<DeserializeGuard<RolloutCommand>>(),
+            |cluster| &cluster.commands,
+            affected,
+        ));
+        let routes = self.clone();
+        let affected = |cluster: &ClusterCache, cached: &CachedRoute| {
+            cluster.rollouts_using_route(&cached.identity.key)
+        };
+        tasks.spawn(self.watch_optional_kind(
+            |cluster| &cluster.route_kind,
+            move |resource| routes.dynamic_api(resource),
+            |cluster| &cluster.routes,
+            affected,
+        ));
+    }
+
+    fn spawn_labelled<K, F>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        cache: fn(&ClusterCache) -> &ObjectCache<F>,
+    ) where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+        F: CachedObject + From<K>,
+    {
+        let affected = |_: &ClusterCache, cached: &F| {
+            let key = &cached.identity().key;
+            cached
+                .rollout()
+                .map(|rollout| Key::new(&key.namespace, rollout))
+                .into_iter()
+                .collect()
+        };
+        let api = self.api::<DeserializeGuard<K>>();
+        tasks.spawn(self.clone().watch_kind(
+            api,
+            watcher_config().labels(ROLLOUT_LABEL),
+            cache,
+            affected,
+        ));
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn dynamic_api(&self, resource: &ApiResource) -> Api<DeserializeGuard<DynamicObject>> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+
+    /// Keeps the cache of one kind current and triggers the affected Rollouts. Never returns.
+    async fn watch_kind<K, F>(
+        mut self,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        cache: fn(&ClusterCache) -> &ObjectCache<F>,
+        affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: CachedObject + From<K>,
+    {
+        let cluster = Arc::clone(&self.cluster);
+        let cache = cache(&cluster);
+        let kind = api
+            .resource_url()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let mut events = pin!(with_backoff(watcher(api, config)));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    let affected_rollouts =
+                        apply_event(cache, event, |cached: &F| affected(&cluster, cached));
+                    self.trigger(&affected_rollouts).await;
+                }
+                // This includes a 404: every API server serves these kinds, so it does not mean
+                // that the objects are gone.
+                Err(problem) => log_interruption(&kind, &problem),
+            }
+        }
+    }
+
+    /// Keeps the cache of an optional kind current. The kind may be absent at the start, appear,
+    /// disappear, or change its served version. While it is absent, the cache is empty and counts
+    /// as listed.
+    async fn watch_optional_kind<K, F>(
+        mut self,
+        state: fn(&ClusterCache) -> &KindState,
+        api: impl Fn(&ApiResource) -> Api<DeserializeGuard<K>> + Send + Sync + 'static,
+        cache: fn(&ClusterCache) -> &ObjectCache<F>,
+        affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + Sync + 'static,
+    ) where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: CachedObject + From<K>,
+    {
+        let cluster = Arc::clone(&self.cluster);
+        let (state, cache) = (state(&cluster), cache(&cluster));
+        let affected = |cached: &F| affected(&cluster, cached);
+        let mut backoff = WatchBackoff::default();
+        let mut lookups: u32 = 0;
+        loop {
+            lookups = lookups.saturating_add(1);
+            let version = match state.kind().discover(&self.client).await {
+                Discovery::Served(version) => Some(version),
+                Discovery::Absent => None,
+                Discovery::Forbidden => Some(state.kind().version_to_try(lookups as usize - 1)),
+                Discovery::Failed(error) => {
+                    tracing::warn!(kind = state.kind().plural(), %error, "API discovery failed; retrying");
+                    sleep(backoff.next().unwrap_or(MAX_BACKOFF)).await;
+                    continue;
+                }
+            };
+            if let Some(version) = version {
+                let objects = api(&state.kind().resource(version));
+                let began = Instant::now();
+                let end = self
+                    .watch_version(state, version, objects, cache, &affected)
+                    .await;
+                if end == WatchEnd::Recheck {
+                    if began.elapsed() < BACKOFF_RESET_AFTER {
+                        sleep(backoff.next().unwrap_or(MAX_BACKOFF)).await;
+                    }
+                    lookups = 0;
+                    continue;
+                }
+            }
+            self.mark_absent(state, cache, &affected).await;
+            let wait = absent_recheck_delay(lookups, rand::rng().random());
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = state.wait_for_recheck() => {}
+            }
+        }
+    }
+
+    /// Watches one version of an optional kind until it may no longer be served.
+    async fn watch_version<K, F>(
+        &mut self,
+        state: &KindState,
+        version: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        cache: &ObjectCache<F>,
+        affected: impl Fn(&F) -> Vec<Key>,
+    ) -> WatchEnd
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        F: CachedObject + From<K>,
+    {
+        let mut events = pin!(with_backoff(watcher(api, watcher_config())));
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = state.wait_for_recheck() => return WatchEnd::Recheck,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    let listed = matches!(event, Event::InitDone);
+                    let affected_rollouts = apply_event(cache, event, &affected);
+                    self.trigger(&affected_rollouts).await;
+                    if listed {
+                        self.mark_served(state, version).await;
+                    }
+                }
+                Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
+                    if api_status::is_missing_kind(&status) =>
+                {
+                    return WatchEnd::Absent;
+                }
+                Some(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
+                    if api_status::is_missing_kind(&status) =>
+                {
+                    return WatchEnd::Recheck;
+                }
+                Some(Err(problem)) => log_interruption(state.kind().plural(), &problem),
+                None => return WatchEnd::Recheck,
+            }
+        }
+    }
+
+    async fn mark_served(&mut self, state: &KindState, version: &'static str) {
+        let before = state.set(Availability::Served(version));
+        if before == Availability::Served(version) {
+            return;
+        }
+        tracing::info!(kind = %state.kind(), version, "kind is served");
+        if before == Availability::Absent {
+            self.trigger_all().await;
+        }
+    }
+
+    async fn mark_absent<F: CachedObject>(
+        &mut self,
+        state: &KindState,
+        cache: &ObjectCache<F>,
+        affected: impl Fn(&F) -> Vec<Key>,
+    ) {
+        // The state is set before the cache is cleared, so that nobody concludes from the empty
+        // cache that objects were deleted.
+        let before = state.set(Availability::Absent);
+        let affected_rollouts: Vec<Key> = cache
+            .clear()
+            .iter()
+            .flat_map(|cached| affected(cached))
+            .collect();
+        self.trigger(&affected_rollouts).await;
+        match before {
+            Availability::Absent => {}
+            Availability::Unknown => {
+                tracing::info!(
+                    "{}; Rollouts that do not use it are not affected",
+                    state.absent_message()
+                );
+            }
+            Availability::Served(_) => {
+                tracing::warn!(
+                    "{}; it was served until now, and Rollouts that use it are held",
+                    state.absent_message()
+                );
+                self.trigger_all().await;
+            }
+        }
+    }
+
+    /// Triggers every Rollout. The availability of a kind also changes what is reported for
+    /// Rollouts whose routes were never cached.
+    async fn trigger_all(&mut self) {
+        let rollouts: Vec<Key> = self
+            .cluster
+            .rollouts
+            .state()
+            .iter()
+            .map(|rollout| rollout.key())
+            .collect();
+        self.trigger(&rollouts).await;
+    }
+
+    async fn trigger(&mut self, rollouts: &[Key]) {
+        for rollout in rollouts {
+            // The receiver is gone because the process is stopping.
+            let _ = self.triggers.send(rollout.as_rollout()).await;
+        }
+    }
+}
+
+/// Why the watch of one version of an optional kind ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WatchEnd {
+    /// The kind does not exist.
+    Absent,
+    /// The version may no longer be served, or a discovery was requested.
+    Recheck,
+}
+
+/// Applies an event to the cache. Returns the affected Rollouts.
+fn apply_event<K, F>(
+    cache: &ObjectCache<F>,
+    event: Event<DeserializeGuard<K>>,
+    affected: impl Fn(&F) -> Vec<Key>,
+) -> Vec<Key>
+where
+    K: Resource,
+    F: CachedObject + From<K>,
+{
+    match event {
+        Event::Init => {
+            cache.begin_listing();
+            Vec::new()
+        }
+        Event::InitApply(object) => {
+            let Some(cached) = decode_or_skip(object).map(F::from) else {
+                return Vec::new();
+            };
+            // During the initial list, triggers are unnecessary: every Rollout is enqueued after
+            // all kinds have been listed.
+            let affected_rollouts = if cache.is_synced() {
+                affected(&cached)
+            } else {
+                Vec::new()
+            };
+            cache.add_listed(cached);
+            affected_rollouts
+        }
+        Event::InitDone => cache
+            .finish_listing()
+            .iter()
+            .flat_map(|cached| affected(cached))
+            .collect(),
+        Event::Apply(object) => {
+            let Some(cached) = decode_or_skip(object).map(F::from) else {
+                return Vec::new();
+            };
+            let affected_rollouts = affected(&cached);
+            cache.apply(cached);
+            affected_rollouts
+        }
+        Event::Delete(object) => {
+            let Some(cached) = decode_or_skip(object).map(F::from) else {
+                return Vec::new();
+            };
+            cache.remove(&cached.identity().key);
+            affected(&cached)
+        }
+    }
+}
+
+async fn watch_rollouts(
+    mut watches: Watches,
+    mut store: reflector::store::Writer<RolloutObject>,
+    on_deleted: impl Fn(&Key, &str) + Send + 'static,
+) {
+    let mut known = std::collections::HashMap::new();
+    let mut listed = None;
+    let mut synced = false;
+    let mut events = pin!(with_backoff(watcher(
+        watches.api::<RolloutObject>(),
+        watcher_config()
+    )));
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(problem) => {
+                log_interruption("rollouts", &problem);
+                continue;
+            }
+        };
+        store.apply_watcher_event(&event);
+        let mut affected_rollouts = Vec::new();
+        match &event {
+            Event::Init => listed = Some(std::collections::HashMap::new()),
+            Event::InitApply(rollout) => {
+                let seen = listed.get_or_insert_default();
+                seen.insert(rollout.key(), rollout.uid().to_owned());
+                if synced {
+                    affected_rollouts.push(rollout.key());
+                }
+            }
+            Event::InitDone => {
+                synced = true;
+                watches.cluster.rollouts_listed.send_replace(true);
+                let before = std::mem::replace(&mut known, listed.take().unwrap_or_default());
+                before
+                    .iter()
+                    .filter(|(key, uid)| known.get(key) != Some(uid))
+                    .for_each(|(key, uid)| on_deleted(key, uid));
+            }
+            Event::Apply(rollout) => {
+                known.insert(rollout.key(), rollout.uid().to_owned());
+                affected_rollouts.push(rollout.key());
+            }
+            Event::Delete(rollout) => {
+                known.remove(&rollout.key());
+                on_deleted(&rollout.key(), rollout.uid());
+            }
+        }
+        watches.trigger(&affected_rollouts).await;
+    }
+}
+
+fn watcher_config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+fn with_backoff<T>(
+    events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
+) -> impl Stream<Item = watcher::Result<Event<T>>> + Send
+where
+    T: Send,
+{
+    events.backoff(WatchBackoff::default())
+}
+
+/// A backoff that grows with every failure until the watch was healthy for a while. kube-runtime
+/// resets a backoff at every restart of a watch, so this one ignores `reset`.
+#[derive(Debug, Default)]
+struct WatchBackoff {
+    failures: u32,
+    failed_at: Option<Instant>,
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let was_healthy = self
+            .failed_at
+            .is_some_and(|at| at.elapsed() >= BACKOFF_RESET_AFTER);
+        self.failures = if was_healthy {
+            1
+        } else {
+            self.failures.saturating_add(1)
+        };
+        self.failed_at = Some(Instant::now());
+        Some(retry_after(self.failures, rand::rng().random()).min(MAX_BACKOFF))
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {}
+}
+
+fn decode_or_skip<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Option<K> {
+    object
+        .map_err(|invalid| {
+            let (namespace, name) =
+                (invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default());
+            tracing::warn!(%namespace, %name, error = %invalid.error, "skipping object that failed to decode");
+        })
+        .ok()
+}
+
+fn log_interruption(kind: &str, problem: &watcher::Error) {
+    tracing::warn!(kind, error = %problem, "watch interrupted; retrying");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backoff_grows_although_each_restart_resets_it() {
+        let mut backoff = WatchBackoff::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            // kube-runtime resets the backoff whenever the watch restarts.
+            backoff.reset();
+            waits.extend(backoff.next());
+        }
+        assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
+        assert!(
+            waits[7] >= MAX_BACKOFF / 2 && waits[7] <= MAX_BACKOFF,
+            "{waits:?}"
+        );
+        tokio::time::advance(BACKOFF_RESET_AFTER).await;
+        assert!(
+            backoff.next().unwrap() <= Duration::from_millis(200),
+            "it was healthy for a while"
+        );
+    }
+}

@@ -1,0 +1,437 @@
+//! Requests the metrics analysis, and converts its snapshot into status fields.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use serin_analysis::Arm;
+use serin_core::effect::{Level, Reason};
+use serin_core::observed::{AnalysisReport, Observed};
+use serin_core::plan::{Canary, Pace, Plan, Step};
+use serin_core::state::{Stage, State};
+use serin_core::units::{Revision, Weight};
+use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
+use serin_crds::{RolloutSpec, RolloutStatus};
+use serin_metrics_analysis::routes::{RouteRules, service_names};
+use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase, RolloutName};
+
+use crate::analyzer::Analyzer;
+use crate::cluster_cache::{ClusterCache, RolloutObject};
+use crate::local_state::LocalState;
+use crate::observe::Snapshot;
+
+/// The inputs of one analysis request.
+pub(super) struct AnalysisInputs<'a> {
+    pub analyzer: &'a dyn Analyzer,
+    pub rollout: &'a RolloutObject,
+    pub spec: Option<&'a RolloutSpec>,
+    pub status: &'a RolloutStatus,
+    pub plan: &'a Plan,
+    pub observed: &'a Observed,
+    pub snapshot: &'a Snapshot,
+    pub cache: &'a ClusterCache,
+}
+
+/// The latest analysis, and the analysis fields of the previous status.
+pub(super) struct AnalysisOutcome {
+    pub report: AnalysisReport,
+    revision: Option<Revision>,
+    latest: Option<AnalysisSnapshot>,
+    before: Box<RolloutStatus>,
+    /// Whether the release was already aborted before this reconcile.
+    was_aborted: bool,
+    /// Identifies the attempt that was analyzed.
+    previous_ended_at: Option<Timestamp>,
+}
+
+/// Requests the analysis of the current release. Without a release, only the error budget is
+/// followed.
+pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> AnalysisOutcome {
+    let state = &inputs.observed.state;
+    let before = Box::new(RolloutStatus {
+        evidence: inputs.status.evidence.clone(),
+        budgets: inputs.status.budgets.clone(),
+        checks: inputs.status.checks.clone(),
+        analysis: inputs.status.analysis.clone(),
+        summary: inputs.status.summary.clone(),
+        ..RolloutStatus::default()
+    });
+    let was_aborted = state.stage == Stage::Aborted;
+    let previous_ended_at = previous_ended_at(state);
+    let is_releasing = matches!(state.stage, Stage::Progressing | Stage::Promoting);
+    let revision = state
+        .current_revision
+        .clone()
+        .filter(|_| is_releasing && inputs.plan.canary().analysis.is_some());
+    let Some(revision) = revision else {
+        let latest = follow_budgets(inputs, local);
+        let report = AnalysisReport::NotConfigured;
+        return AnalysisOutcome {
+            report,
+            revision: None,
+            latest,
+            before,
+            was_aborted,
+            previous_ended_at,
+        };
+    };
+    if let Some(request) = analysis_request(inputs, &revision) {
+        inputs.analyzer.start_or_update(request);
+        local.analyzing = true;
+    }
+    if !local.analyzing {
+        let report = AnalysisReport::Hold {
+            cause: "SpecUnusable".to_owned(),
+            message: "cannot analyze this release: the spec cannot be decoded".to_owned(),
+            lower_to: None,
+        };
+        return AnalysisOutcome {
+            report,
+            revision: Some(revision),
+            latest: None,
+            before,
+            was_aborted,
+            previous_ended_at,
+        };
+    }
+    let latest = inputs.analyzer.snapshot(inputs.rollout.uid(), &revision);
+    let report = latest.report.clone();
+    AnalysisOutcome {
+        report,
+        revision: Some(revision),
+        latest: Some(latest),
+        before,
+        was_aborted,
+        previous_ended_at,
+    }
+}
+
+/// Follows the error budget of a Rollout without a release.
+fn follow_budgets(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> Option<AnalysisSnapshot> {
+    let state = &inputs.observed.state;
+    let is_idle = matches!(state.stage, Stage::Stable | Stage::Aborted);
+    let revision = state
+        .current_revision
+        .as_ref()
+        .filter(|_| is_idle && inputs.plan.canary().analysis.is_some());
+    let request = revision.and_then(|revision| analysis_request(inputs, revision));
+    let Some(request) = request.filter(|request| !request.analysis.objectives.is_empty()) else {
+        if std::mem::take(&mut local.analyzing) {
+            inputs.analyzer.stop(inputs.rollout.uid());
+        }
+        return None;
+    };
+    let revision = request.revision.clone();
+    inputs.analyzer.start_or_update(AnalysisRequest {
+        phase: ReleasePhase::Idle,
+        weight: Weight::ZERO,
+        resume_from: None,
+        ..request
+    });
+    local.analyzing = true;
+    Some(inputs.analyzer.snapshot(inputs.rollout.uid(), &revision))
+}
+
+/// Builds the request. `None` if the spec cannot be decoded; a running analysis then continues.
+fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<AnalysisRequest> {
+    let analysis = inputs.spec?.analysis.clone()?;
+    let state = &inputs.observed.state;
+    let key = inputs.rollout.key();
+    let routing = inputs.plan.routing();
+    let set_name = |revision: &Revision| {
+        inputs
+            .observed
+            .replica_sets
+            .get(revision)
+            .map(|set| set.name.clone())
+    };
+    let own = inputs
+        .status
+        .analysis
+        .clone()
+        .filter(|analysis| analysis.revision == revision.as_str());
+    let is_position = |analysis: &AnalysisStatus| {
+        analysis
+            .checkpoint
+            .as_object()
+            .is_some_and(|position| !position.is_empty())
+    };
+    Some(AnalysisRequest {
+        rollout: RolloutName {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        },
+        uid: inputs.rollout.uid().to_owned(),
+        revision: revision.clone(),
+        analysis,
+        stable_service: routing.map(|routing| routing.stable_service.clone()),
+        canary_service: routing.map(|routing| routing.canary_service.clone()),
+        rules: route_rules(inputs),
+        pod_sides: pod_sides(inputs, revision),
+        stable_replica_set: state.stable_revision.as_ref().and_then(set_name),
+        canary_replica_set: set_name(revision)
+            .unwrap_or_else(|| format!("{}-{revision}", key.name)),
+        pods_created_at: inputs.snapshot.pods_created_at(),
+        weight: canary_weight(inputs.observed, inputs.plan),
+        pace: match &inputs.plan.canary().pace {
+            Pace::Evidence(pace) => Some(*pace),
+            Pace::Steps(_) => None,
+        },
+        evidence_required_at: smallest_required_weight(inputs.plan.canary()),
+        phase: analysis_phase(inputs),
+        freeze_lifted: state
+            .freeze_override
+            .as_ref()
+            .is_some_and(|lifted| lifted.revision == *revision),
+        previous_ended_at: previous_ended_at(state),
+        resume_from: own.filter(is_position),
+    })
+}
+
+/// The rules of all HTTPRoutes that affect the counters of the two Services.
+fn route_rules(inputs: &AnalysisInputs<'_>) -> RouteRules {
+    let Some(routing) = inputs.plan.routing() else {
+        return RouteRules::default();
+    };
+    let namespace = &inputs.rollout.key().namespace;
+    let names = service_names(namespace, routing);
+    let mut routes = inputs.cache.routes.all();
+    routes.retain(|route| route.backends.iter().any(|backend| names.contains(backend)));
+    RouteRules::from_routes(routes.iter().map(|route| &route.object), namespace, routing)
+}
+
+/// The side of each pod, by its owner.
+fn pod_sides(inputs: &AnalysisInputs<'_>, canary: &Revision) -> BTreeMap<String, Arm> {
+    let uid_of = |revision: &Revision| {
+        inputs
+            .snapshot
+            .replica_sets
+            .get(revision)
+            .map(|set| set.identity.uid.as_str())
+    };
+    let canary = uid_of(canary);
+    let stable = inputs
+        .observed
+        .state
+        .stable_revision
+        .as_ref()
+        .and_then(uid_of);
+    let side = |owner: Option<&str>| match owner {
+        None => None,
+        owner if owner == canary => Some(Arm::Canary),
+        owner if owner == stable => Some(Arm::Stable),
+        Some(_) => None,
+    };
+    let pods = inputs.snapshot.pods.iter();
+    pods.filter_map(|pod| {
+        Some((
+            pod.identity.key.name.clone(),
+            side(pod.owner_uid.as_deref())?,
+        ))
+    })
+    .collect()
+}
+
+/// The end of the last release. It identifies the current attempt, because each abort, promotion
+/// and supersession adds to the history.
+fn previous_ended_at(state: &State) -> Option<Timestamp> {
+    state.history.last().map(|release| release.at)
+}
+
+/// The smallest canary weight at which a step waits for sufficient evidence. Evidence takes longest
+/// there.
+fn smallest_required_weight(canary: &Canary) -> Option<Weight> {
+    let steps = match &canary.pace {
+        Pace::Evidence(pace) => return Some(pace.max_weight),
+        Pace::Steps(steps) => steps,
+    };
+    let mut weight = Weight::ZERO;
+    let mut least = None;
+    for step in steps {
+        match step {
+            Step::SetWeight(set) => weight = *set,
+            Step::Require(questions) if questions.objectives.is_empty() => {}
+            Step::Analysis(None) | Step::Require(_) if !weight.is_zero() => {
+                least = Some(least.map_or(weight, |least: Weight| least.min(weight)));
+            }
+            _ => {}
+        }
+    }
+    least
+}
+
+/// The phase of the release, as the analysis defines it.
+fn analysis_phase(inputs: &AnalysisInputs<'_>) -> ReleasePhase {
+    let state = &inputs.observed.state;
+    let is_baking = state.bake.is_some_and(|watch| watch.ended_at.is_none());
+    let is_in_effect = state.weights.verified == Some(state.weights.desired);
+    match (state.stage, &inputs.plan.canary().pace, state.step) {
+        (Stage::Promoting, _, _) if is_baking => ReleasePhase::AfterPromotion,
+        (Stage::Promoting, _, _) => ReleasePhase::Promoting,
+        (_, Pace::Steps(steps), Some(step)) if step.index >= steps.len() && is_in_effect => {
+            ReleasePhase::BeforePromotion
+        }
+        _ => ReleasePhase::Release,
+    }
+}
+
+/// The current canary weight of the routes. Without a router, the desired weight.
+fn canary_weight(observed: &Observed, plan: &Plan) -> Weight {
+    if plan.routing().is_none() {
+        return observed.state.weights.desired;
+    }
+    let written = observed
+        .routes
+        .iter()
+        .filter_map(|route| route.canary_weight.as_ref().ok());
+    written.max().copied().unwrap_or(Weight::ZERO)
+}
+
+impl AnalysisOutcome {
+    /// Whether the analysis is about the revision that `state` releases.
+    fn applies_to(&self, state: &State) -> bool {
+        self.revision.is_some()
+            && self.revision == state.current_revision
+            && !self.is_another_attempt(state)
+    }
+
+    /// Whether `state` belongs to another attempt than the analysis. One reconcile can both abort
+    /// and retry.
+    fn is_another_attempt(&self, state: &State) -> bool {
+        let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+        matches!(state.stage, Stage::Progressing | Stage::Promoting)
+            && second(previous_ended_at(state)) != second(self.previous_ended_at)
+    }
+
+    /// Whether the analysis fields of the status belong to this attempt. A new attempt starts
+    /// without evidence, because the old evidence would abort it immediately.
+    fn is_same_attempt_as_status(&self, state: &State) -> bool {
+        if (self.was_aborted && state.stage != Stage::Aborted) || self.is_another_attempt(state) {
+            return false;
+        }
+        let of = self
+            .before
+            .analysis
+            .as_ref()
+            .map(|analysis| analysis.revision.as_str());
+        of.is_some() && of == state.current_revision.as_ref().map(Revision::as_str)
+    }
+
+    /// The evidence for the status. The evidence of a finished release is kept until the next
+    /// release starts.
+    pub(super) fn evidence(&self, state: &State) -> Vec<EvidenceStatus> {
+        let current = self
+            .latest
+            .as_ref()
+            .filter(|_| self.applies_to(state))
+            .map(|latest| latest.evidence.clone());
+        let current = current.filter(|evidence| !evidence.is_empty());
+        current.unwrap_or_else(|| {
+            if self.is_same_attempt_as_status(state) {
+                self.before.evidence.clone()
+            } else {
+                Vec::new()
+            }
+        })
+    }
+
+    /// The error budgets for the status. Known budgets are kept until newer ones are available.
+    pub(super) fn budgets(&self, plan: &Plan) -> Vec<BudgetStatus> {
+        if plan.canary().analysis.is_none() {
+            return Vec::new();
+        }
+        let current = self
+            .latest
+            .as_ref()
+            .map(|latest| latest.budgets.clone())
+            .filter(|budgets| !budgets.is_empty());
+        current.unwrap_or_else(|| self.before.budgets.clone())
+    }
+
+    /// A warning that the observed traffic is too low to analyze a release, unless the status
+    /// already contains it.
+    pub(super) fn infeasible(&self, plan: &Plan) -> Option<Reason> {
+        let why = |budgets: &[BudgetStatus]| {
+            let why: Vec<String> = budgets
+                .iter()
+                .filter_map(|budget| budget.infeasible.clone())
+                .collect();
+            (!why.is_empty()).then(|| why.join(" "))
+        };
+        let message = why(&self.budgets(plan)).filter(|_| why(&self.before.budgets).is_none())?;
+        Some(Reason {
+            code: "NotFeasible",
+            message,
+            level: Level::Warning,
+        })
+    }
+
+    /// The checks for the status. They are kept as long as the evidence.
+    pub(super) fn checks(&self, state: &State) -> Vec<CheckStatus> {
+        let current = self
+            .latest
+            .as_ref()
+            .filter(|_| self.applies_to(state))
+            .map(|latest| latest.checks.clone());
+        let current = current.filter(|checks| !checks.is_empty());
+        current.unwrap_or_else(|| {
+            if self.is_same_attempt_as_status(state) {
+                self.before.checks.clone()
+            } else {
+                Vec::new()
+            }
+        })
+    }
+
+    /// A one-line summary of the evidence.
+    pub(super) fn summary(&self, state: &State) -> Option<String> {
+        let current = self
+            .latest
+            .as_ref()
+            .filter(|_| self.applies_to(state))
+            .and_then(|latest| latest.summary.clone());
+        let before = || {
+            self.before
+                .summary
+                .as_ref()
+                .filter(|_| self.is_same_attempt_as_status(state))?
+                .evidence
+                .clone()
+        };
+        current.or_else(before)
+    }
+
+    /// The checkpoint of the analysis. It is created at the start of the release, so that a
+    /// restarted controller knows from when to count.
+    pub(super) fn checkpoint(
+        &self,
+        state: &State,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> Option<AnalysisStatus> {
+        let current = self
+            .latest
+            .as_ref()
+            .filter(|_| self.applies_to(state))
+            .and_then(|latest| latest.checkpoint.clone());
+        let before = || {
+            self.before
+                .analysis
+                .clone()
+                .filter(|_| self.is_same_attempt_as_status(state))
+        };
+        let initial = || {
+            let is_releasing = matches!(state.stage, Stage::Progressing | Stage::Promoting);
+            let revision = state
+                .current_revision
+                .as_ref()
+                .filter(|_| is_releasing && plan.canary().analysis.is_some())?;
+            Some(AnalysisStatus {
+                revision: revision.as_str().to_owned(),
+                started_at: now,
+                checkpoint: Value::Object(serde_json::Map::new()),
+            })
+        };
+        current.or_else(before).or_else(initial)
+    }
+}

@@ -1,0 +1,92 @@
+//! Writes to the API server. Only the leader writes, and every write is counted and has a timeout.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use serin_crds::RolloutStatus;
+use serin_crds::names::FIELD_MANAGER;
+use tokio::time::timeout;
+
+use super::{Context, ReconcileError};
+use crate::cluster_cache::RolloutObject;
+use crate::local_state::LocalState;
+
+/// Maximum time to wait for a response of the API server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Checks leadership and counts the write. Call this immediately before each write.
+pub(super) fn authorize_write(
+    context: &Context,
+    kind: &'static str,
+    verb: &'static str,
+) -> Result<(), ReconcileError> {
+    if !context.leadership.is_leader() {
+        return Err(ReconcileError::NotLeader);
+    }
+    context.metrics.record_api_write(kind, verb);
+    Ok(())
+}
+
+/// Replaces the status, if the Rollout has not been written since it was read.
+pub(super) async fn replace_status(
+    context: &Context,
+    rollout: &RolloutObject,
+    status: &RolloutStatus,
+    local: &mut LocalState,
+) -> Result<Arc<RolloutObject>, ReconcileError> {
+    let key = rollout.key();
+    // This is a patch because an update without the annotations and labels would take over their
+    // field ownership, although the API server leaves them in place. The resourceVersion turns a
+    // race into a conflict.
+    let patch: json_patch::Patch = serde_json::from_value(json!([
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": rollout.resource_version()},
+        {"op": "add", "path": "/status", "value": status},
+    ]))
+    .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        tracing::debug!(change = %status_diff(rollout, status), "writing the status");
+    }
+    authorize_write(context, "Rollout", "patch")?;
+    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Json::<()>(patch);
+    let answer = with_timeout(
+        "writing the status",
+        api.patch_status(&key.name, &params, &patch),
+    )
+    .await?;
+    let written = local.record_written(answer);
+    local.record_status_written();
+    Ok(written)
+}
+
+/// The change of the status as a JSON Patch.
+fn status_diff(rollout: &RolloutObject, status: &RolloutStatus) -> String {
+    let json = |status: &RolloutStatus| serde_json::to_value(status).unwrap_or_default();
+    rollout
+        .status
+        .as_ref()
+        .map(|before| json_patch::diff(&json(before), &json(status)).to_string())
+        .unwrap_or_default()
+}
+
+/// Waits for a response of the API server. A request that timed out may still have succeeded; the
+/// next reconcile observes the result.
+pub(super) async fn with_timeout<T>(
+    what: &'static str,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ReconcileError> {
+    match timeout(REQUEST_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(ReconcileError::api(what)),
+        Err(_) => Err(ReconcileError::Failed(format!(
+            "{what}: no response within {} s",
+            REQUEST_TIMEOUT.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,501 @@
+//! The stages of one reconcile, in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::runtime::controller::Action;
+use serin_core::backoff::retry_after;
+use serin_core::decide;
+use serin_core::effect::{Decision, Effect, Level};
+use serin_core::observed::{AnalysisReport, Observed};
+use serin_core::plan::Plan;
+use serin_core::state::{Stage, State};
+use serin_core::units::{Revision, Weight};
+use serin_crds::RolloutStatus;
+use serin_crds::status::OriginalRoute;
+use tracing::Span;
+
+use super::analysis::{self, AnalysisOutcome};
+use super::api_writer::{replace_status, with_timeout};
+use super::spec_view::SpecView;
+use super::{
+    AFTER_CONFLICT, Context, ReconcileError, adoption, degraded, deletion, finalizer, jitter,
+};
+use crate::cluster_cache::{CachedService, Key, RolloutObject};
+use crate::effects::{self, EffectError, EffectExecutor};
+use crate::local_state::LocalState;
+use crate::observe::{self, Snapshot, observe};
+use crate::revision::{self, TemplateRevision};
+use crate::status::{self, EVIDENCE_INTERVAL, STABLE_FOR, StatusInputs, Urgency};
+
+/// Minimum requeue delay. The timers of the runtime and the wall clock can differ slightly, and a
+/// reconcile must not spin.
+const MIN_REQUEUE: Duration = Duration::from_millis(5);
+
+/// Runs one reconcile. Returns when to run the next one.
+pub(super) async fn run(
+    context: &Context,
+    rollout: Arc<RolloutObject>,
+    local: &mut LocalState,
+) -> Result<Action, ReconcileError> {
+    let now = context.clock.now();
+    let status = match &rollout.status {
+        Ok(status) => status,
+        Err(problem) => {
+            return degraded::report_incompatible_status(context, &rollout, problem, local).await;
+        }
+    };
+    let state = match status.state() {
+        Ok(state) => state,
+        Err(problem) => {
+            return degraded::report_incompatible_status(
+                context,
+                &rollout,
+                &problem.to_string(),
+                local,
+            )
+            .await;
+        }
+    };
+    if rollout.metadata.deletion_timestamp.is_some() {
+        return deletion::delete(context, &rollout, status, &state).await;
+    }
+    let key = rollout.key();
+    let mut spec_view = SpecView::from_rollout(&rollout, &state, now);
+    let Some(plan) = spec_view.plan.take() else {
+        return degraded::report_invalid_spec(
+            context,
+            &rollout,
+            status,
+            spec_view.problem.unwrap_or_default(),
+            local,
+        )
+        .await;
+    };
+    context.cache.record_plan(&key, &plan);
+    cache_user_services(context, &key, &plan, local).await?;
+    adoption::adopt(context, &rollout).await?;
+    let snapshot = Snapshot::from_cache(&context.cache, &key, rollout.uid(), Some(&plan));
+    let target = look_up_target(context, &key, &spec_view, &snapshot, local).await;
+    let mut reconcile = Reconcile {
+        context,
+        rollout: &rollout,
+        status,
+        spec_view,
+        plan,
+        snapshot,
+        now,
+    };
+    reconcile.decide_and_apply(state, target, local).await
+}
+
+/// Reads the Services that users created. They have no Serin label before they are first bound, so
+/// the watch does not deliver them.
+async fn cache_user_services(
+    context: &Context,
+    rollout: &Key,
+    plan: &Plan,
+    local: &mut LocalState,
+) -> Result<(), ReconcileError> {
+    let Some(routing) = plan.routing() else {
+        return Ok(());
+    };
+    for name in [&routing.stable_service, &routing.canary_service] {
+        let key = Key::new(&rollout.namespace, name);
+        if context.cache.services.get(&key).is_some() || local.is_service_absent(name) {
+            continue;
+        }
+        let api: Api<Service> = Api::namespaced(context.client.clone(), &rollout.namespace);
+        match with_timeout("reading a Service", api.get_opt(name)).await? {
+            Some(service) => drop(context.cache.services.put(CachedService::from(service))),
+            None => local.record_service_absent(name),
+        }
+    }
+    Ok(())
+}
+
+async fn look_up_target(
+    context: &Context,
+    rollout: &Key,
+    spec_view: &SpecView<'_>,
+    snapshot: &Snapshot,
+    local: &mut LocalState,
+) -> TemplateRevision {
+    match (spec_view.spec, &spec_view.problem) {
+        (Some(spec), None) => {
+            revision::resolve(
+                &context.client,
+                rollout,
+                spec,
+                &snapshot.replica_sets,
+                &mut local.revisions,
+            )
+            .await
+        }
+        (_, problem) => TemplateRevision::Refused(problem.clone().unwrap_or_default()),
+    }
+}
+
+struct Reconcile<'a> {
+    context: &'a Context,
+    rollout: &'a Arc<RolloutObject>,
+    status: &'a RolloutStatus,
+    spec_view: SpecView<'a>,
+    plan: Plan,
+    snapshot: Snapshot,
+    now: Timestamp,
+}
+
+impl Reconcile<'_> {
+    async fn decide_and_apply(
+        &mut self,
+        state: State,
+        target: TemplateRevision,
+        local: &mut LocalState,
+    ) -> Result<Action, ReconcileError> {
+        let target = self.resolve_target(&state, target);
+        let (observed, analysis) = self.observe(state, target.revision, local);
+        let mut decision = decide(&self.plan, &observed, self.now);
+        // The first position is the least important: of two warnings, the later one becomes the
+        // reason of the Event.
+        decision
+            .reasons
+            .splice(0..0, analysis.infeasible(&self.plan));
+        log_decision(&decision);
+        let rollout = finalizer::add(self.context, self.rollout, &decision.effects, local).await?;
+        let (rollout, written) = self
+            .write_status(rollout, &observed, &decision, analysis, local)
+            .await?;
+        let retry = self.apply_effects(&rollout, &decision, local).await;
+        // Publishing comes after the effects, so that it never delays them.
+        let moved = written == StatusWrite::Done && decision.state != observed.state;
+        self.publish_events(&rollout, &decision, moved, local).await;
+        finalizer::remove(self.context, &rollout, &self.plan, &decision, local).await?;
+        let soft_wait = match written {
+            StatusWrite::Deferred(wait) => wait,
+            StatusWrite::Done => None,
+        };
+        let timed = decision.wake_at.map(|at| duration_until(at, self.now));
+        let waits = [timed, soft_wait, retry, target.recheck_after];
+        if target.failed {
+            local.failures = local.failures.saturating_add(1);
+        }
+        Ok(waits
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or_else(Action::await_change, |wait| {
+                Action::requeue(wait.max(MIN_REQUEUE))
+            }))
+    }
+
+    /// Applies the result of the template lookup. A refused template is a problem of the spec; the
+    /// active plan then stays in force.
+    fn resolve_target(&mut self, state: &State, target: TemplateRevision) -> ResolvedTarget {
+        match target {
+            TemplateRevision::Known(revision) => {
+                Span::current().record("revision", revision.as_str());
+                ResolvedTarget {
+                    revision: Some(revision),
+                    recheck_after: None,
+                    failed: false,
+                }
+            }
+            TemplateRevision::Refused(problem) => {
+                if self.spec_view.problem.is_none() {
+                    self.spec_view.problem = Some(problem);
+                    self.spec_view.hash = None;
+                    if let Some(in_force) = &state.plan {
+                        self.plan = in_force.spec.clone();
+                    }
+                }
+                ResolvedTarget {
+                    revision: None,
+                    recheck_after: Some(revision::REFUSAL_RECHECK_AFTER),
+                    failed: false,
+                }
+            }
+            TemplateRevision::Unknown(why) => {
+                tracing::warn!(%why, "template lookup failed; retrying");
+                let wait = retry_after(1, jitter());
+                ResolvedTarget {
+                    revision: None,
+                    recheck_after: Some(wait),
+                    failed: true,
+                }
+            }
+        }
+    }
+
+    fn observe(
+        &self,
+        state: State,
+        target: Option<Revision>,
+        local: &mut LocalState,
+    ) -> (Observed, AnalysisOutcome) {
+        let inputs = observe::ObserveInputs {
+            generation: self.rollout.generation(),
+            spec_problem: self.spec_view.problem.clone(),
+            spec_replicas: self.spec_view.spec_replicas,
+            replicas_source: self.spec_view.replicas_source,
+            plan_hash: self.spec_view.hash.clone(),
+            target,
+            analysis: AnalysisReport::NotConfigured,
+            state,
+        };
+        let mut observed = observe(
+            &self.snapshot,
+            &self.plan,
+            inputs,
+            &mut local.observation_times,
+            self.now,
+        );
+        let analysis = analysis::analyze(
+            &analysis::AnalysisInputs {
+                analyzer: self.context.analyzer.as_ref(),
+                rollout: self.rollout,
+                spec: self.spec_view.spec,
+                status: self.status,
+                plan: &self.plan,
+                observed: &observed,
+                snapshot: &self.snapshot,
+                cache: &self.context.cache,
+            },
+            local,
+        );
+        observed.analysis = analysis.report.clone();
+        (observed, analysis)
+    }
+
+    /// Writes the status if it is due. Otherwise returns when it is due.
+    async fn write_status(
+        &self,
+        rollout: Arc<RolloutObject>,
+        observed: &Observed,
+        decision: &Decision,
+        analysis: AnalysisOutcome,
+        local: &mut LocalState,
+    ) -> Result<(Arc<RolloutObject>, StatusWrite), ReconcileError> {
+        let counts = self
+            .snapshot
+            .counts(decision.state.current_revision.as_ref());
+        let inputs = StatusInputs {
+            state: &decision.state,
+            plan: &self.plan,
+            observed,
+            counts,
+            selector: self.spec_view.spec.map_or_else(
+                || self.status.selector.clone(),
+                |spec| status::selector_string(&spec.selector),
+            ),
+            analysis: analysis.checkpoint(&decision.state, &self.plan, self.now),
+            evidence_summary: analysis.summary(&decision.state),
+            evidence: analysis.evidence(&decision.state),
+            budgets: analysis.budgets(&self.plan),
+            checks: analysis.checks(&decision.state),
+            original_routes: self.original_routes(decision),
+            failing_effects: local.effect_failure_message(),
+            now: self.now,
+        };
+        let next = status::status(&inputs, self.status)
+            .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
+        let wait = match status::urgency(self.status, &next) {
+            Urgency::Never => return Ok((rollout, StatusWrite::Deferred(None))),
+            Urgency::Now => Duration::ZERO,
+            Urgency::WhenStable => {
+                local.stable_status_due_in(status::without_volatile_fields(&next), STABLE_FOR)
+            }
+            Urgency::Eventually => local.evidence_due_in(EVIDENCE_INTERVAL),
+        };
+        if !wait.is_zero() {
+            return Ok((rollout, StatusWrite::Deferred(Some(wait))));
+        }
+        Ok((
+            replace_status(self.context, &rollout, &next, local).await?,
+            StatusWrite::Done,
+        ))
+    }
+
+    fn original_routes(&self, decision: &Decision) -> Vec<OriginalRoute> {
+        let known = &self.status.original_routes;
+        let (key, cache) = (self.rollout.key(), &self.context.cache);
+        effects::original_routes(
+            known,
+            decision,
+            self.plan.routing(),
+            &self.snapshot,
+            &key,
+            cache,
+        )
+    }
+
+    async fn publish_events(
+        &self,
+        rollout: &RolloutObject,
+        decision: &Decision,
+        moved: bool,
+        local: &mut LocalState,
+    ) {
+        let state = &decision.state;
+        let revision = state
+            .current_revision
+            .as_ref()
+            .map_or("none", Revision::as_str);
+        let step = state
+            .step
+            .map(|step| format!(" step {}", step.index + 1))
+            .unwrap_or_default();
+        let position = format!("{:?} {revision}{step}", state.stage);
+        self.context
+            .events
+            .publish(
+                rollout,
+                &decision.reasons,
+                &position,
+                moved,
+                &mut local.event_dedup,
+            )
+            .await;
+    }
+
+    /// Executes the effects in order. A failed effect does not stop the others. Returns when to
+    /// retry.
+    async fn apply_effects(
+        &self,
+        rollout: &RolloutObject,
+        decision: &Decision,
+        local: &mut LocalState,
+    ) -> Option<Duration> {
+        let Ok(status) = &rollout.status else {
+            return None;
+        };
+        let executor = EffectExecutor {
+            client: &self.context.client,
+            cache: &self.context.cache,
+            leadership: &self.context.leadership,
+            metrics: &self.context.metrics,
+            rollout,
+            spec: self.spec_view.spec,
+            status,
+            plan: &self.plan,
+            snapshot: &self.snapshot,
+            now: self.now,
+        };
+        let mut failures = EffectFailures::default();
+        // Services are updated before traffic is increased. Traffic is reduced without waiting.
+        let raises = |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
+        if decision.effects.iter().any(raises) {
+            failures.record("UpdateServices", executor.update_services().await);
+        }
+        if self.plan.routing().is_none() {
+            self.restore_removed_references(&executor, decision, &mut failures)
+                .await;
+        }
+        for effect in &decision.effects {
+            let Err(error) = executor.execute(effect).await else {
+                continue;
+            };
+            if let Effect::CreateReplicaSet { revision, .. } = effect {
+                // If the name is taken, the next lookup chooses another name.
+                local.revisions.forget(revision);
+            }
+            if !error.is_conflict() {
+                self.context
+                    .metrics
+                    .record_effect_failure(effects::effect_kind(effect));
+            }
+            failures.record(&effects::effect_label(effect), Err(error));
+        }
+        if self.plan.routing().is_some() {
+            self.restore_removed_references(&executor, decision, &mut failures)
+                .await;
+            failures.record("UpdateServices", executor.update_services().await);
+        }
+        if self.spec_view.problem.is_none() {
+            failures.record("UpdateReplicaSets", executor.update_replica_sets().await);
+        }
+        let EffectFailures { failed, retry_soon } = failures;
+        let any_failed = !failed.is_empty();
+        local.record_effect_failures(failed);
+        if any_failed {
+            return Some(retry_after(local.consecutive_effect_failures(), jitter()));
+        }
+        retry_soon.then_some(AFTER_CONFLICT)
+    }
+
+    /// Restores routes and Services that were removed from the plan. Services are only restored
+    /// outside a release: during a release they must select the stable revision.
+    async fn restore_removed_references(
+        &self,
+        executor: &EffectExecutor<'_>,
+        decision: &Decision,
+        failures: &mut EffectFailures,
+    ) {
+        // A removed route must not send traffic to pods that are about to be deleted.
+        match effects::restore_orphaned_routes(executor).await {
+            Ok(changed) => failures.retry_soon |= changed,
+            Err(error) => return failures.record("RestoreRoute", Err(error)),
+        }
+        if self.plan.routing().is_none() || decision.state.stage == Stage::Stable {
+            failures.record(
+                "ReleaseService",
+                effects::release_orphaned_services(executor).await,
+            );
+        }
+    }
+}
+
+/// Failures of effects in one reconcile.
+#[derive(Default)]
+struct EffectFailures {
+    /// Error messages, by effect.
+    failed: BTreeMap<String, String>,
+    /// An object has changed concurrently, or was changed here: reconcile again soon.
+    retry_soon: bool,
+}
+
+impl EffectFailures {
+    fn record(&mut self, name: &str, result: Result<(), EffectError>) {
+        let Err(error) = result else { return };
+        if error.is_conflict() {
+            tracing::debug!(effect = name, %error, "conflict; retrying");
+            self.retry_soon = true;
+            return;
+        }
+        tracing::warn!(effect = name, %error, "effect failed");
+        self.failed.insert(name.to_owned(), error.to_string());
+    }
+}
+
+fn log_decision(decision: &Decision) {
+    for reason in &decision.reasons {
+        match reason.level {
+            Level::Detail | Level::Normal => {
+                tracing::info!(reason = reason.code, "{}", reason.message)
+            }
+            Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
+        }
+    }
+    tracing::debug!(effects = decision.effects.len(), wake_at = ?decision.wake_at, stage = ?decision.state.stage, "decided");
+}
+
+/// Whether the status was written, or when it is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StatusWrite {
+    Done,
+    Deferred(Option<Duration>),
+}
+
+struct ResolvedTarget {
+    revision: Option<Revision>,
+    recheck_after: Option<Duration>,
+    failed: bool,
+}
+
+fn duration_until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
+}

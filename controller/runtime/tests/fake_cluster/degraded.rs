@@ -1,0 +1,93 @@
+//! Invalid Rollouts and panics affect only their own Rollout.
+
+use serde_json::json;
+use serin_fake_cluster::{FakeCluster, Fault};
+
+use crate::fixtures::*;
+use crate::harness::*;
+
+async fn wait_for_invalid_spec(cluster: &FakeCluster, name: &str) -> String {
+    let invalid = |cluster: &FakeCluster| {
+        condition(cluster, name, "InvalidSpec").filter(|(holds, ..)| holds == "True")
+    };
+    cluster
+        .wait_until(|cluster| invalid(cluster).is_some(), MINUTE)
+        .await
+        .expect("the condition InvalidSpec is not reported");
+    invalid(cluster).unwrap().2
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_11_malformed_rollouts_are_reported_while_a_valid_one_proceeds() {
+    let cluster = FakeCluster::new(31);
+    let _running = start_controller(&cluster, "serin");
+    let mut unreadable = unrouted_rollout("unreadable", "v1", 2, json!([]));
+    unreadable["spec"]["replicas"] = json!("many");
+    let mut wrong = unrouted_rollout("wrong", "v1", 2, json!([{"pause": {"duration": "soon"}}]));
+    wrong["spec"]["minReadySeconds"] = json!(700);
+    apply(&cluster, unreadable);
+    apply(&cluster, wrong);
+    apply(&cluster, unrouted_rollout("good", "v1", 2, json!([])));
+    assert!(
+        wait_for_invalid_spec(&cluster, "unreadable")
+            .await
+            .contains("many")
+    );
+    let problems = wait_for_invalid_spec(&cluster, "wrong").await;
+    assert!(
+        problems.contains("spec.strategy.canary.steps[0].pause.duration"),
+        "{problems}"
+    );
+    assert!(
+        problems.contains("spec.progressDeadlineSeconds"),
+        "all problems are reported together: {problems}"
+    );
+    assert_eq!(status(&cluster, "wrong").phase.as_deref(), Some("Degraded"));
+    wait_until_healthy(&cluster, "good", "v1").await;
+    cluster.sleep(5 * SECOND).await;
+    cluster.clear_requests();
+    cluster.sleep(10 * MINUTE).await;
+    assert_eq!(cluster.writes(), [], "problems are reported once");
+
+    apply(&cluster, unrouted_rollout("wrong", "v1", 2, json!([])));
+    wait_until_healthy(&cluster, "wrong", "v1").await;
+    assert_eq!(
+        condition(&cluster, "wrong", "InvalidSpec").unwrap().0,
+        "False"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_that_the_api_server_rejects_is_reported() {
+    let cluster = FakeCluster::new(32);
+    let _running = start_controller(&cluster, "serin");
+    cluster.inject(Fault::on("create", "replicasets").times(1).status(422));
+    apply(&cluster, unrouted_rollout("checkout", "v1", 2, json!([])));
+    wait_for_invalid_spec(&cluster, "checkout").await;
+    // The rejection may be caused by a policy that can change, so the request is retried.
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_11_a_panic_quarantines_only_its_rollout_until_it_stops() {
+    let cluster = FakeCluster::new(33);
+    create_route(&cluster, "bad");
+    create_route(&cluster, "good");
+    let running = start_controller(&cluster, "serin");
+    let steps = || json!([{"setWeight": 50}, {"pause": {"duration": "5s"}}]);
+    for name in ["bad", "good"] {
+        apply(&cluster, analyzed_rollout(name, "v1", 2, steps()));
+        wait_until_healthy(&cluster, name, "v1").await;
+    }
+    running.analyzer.panic_for("bad");
+    for name in ["bad", "good"] {
+        apply(&cluster, analyzed_rollout(name, "v2", 2, steps()));
+    }
+    wait_until_healthy(&cluster, "good", "v2").await;
+    let (holds, reason, message) = condition(&cluster, "bad", "Stalled").unwrap();
+    assert_eq!((holds.as_str(), reason.as_str()), ("True", "Quarantined"));
+    assert!(message.contains("the analyzer panics"), "{message}");
+    running.analyzer.clear_panics();
+    wait_until_healthy(&cluster, "bad", "v2").await;
+    assert_eq!(condition(&cluster, "bad", "Stalled").unwrap().0, "False");
+}

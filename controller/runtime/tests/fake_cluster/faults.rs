@@ -1,0 +1,265 @@
+//! Faults of the API server and of the controller.
+
+use serde_json::json;
+use serin_core::observed::AnalysisReport;
+use serin_fake_cluster::{FakeCluster, Fault};
+
+use crate::fixtures::*;
+use crate::harness::*;
+
+fn steps() -> serde_json::Value {
+    json!([{"setWeight": 20}, {"pause": {"duration": "20s"}}, {"setWeight": 50}, {"pause": {"duration": "20s"}}])
+}
+
+async fn deploy_v1(cluster: &FakeCluster) -> RunningController {
+    create_route(cluster, "checkout");
+    let running = start_controller(cluster, "serin-0");
+    apply(cluster, routed_rollout("checkout", "v1", 4, steps()));
+    wait_until_healthy(cluster, "checkout", "v1").await;
+    running
+}
+
+/// A controller is killed at its n-th write. The release continued by another controller must end
+/// in the same state.
+#[tokio::test(start_paused = true)]
+async fn a_release_ends_in_the_same_state_after_a_crash_at_any_write() {
+    let mut most_writes = 0;
+    for writes in 1..60 {
+        let cluster = FakeCluster::new(100 + writes);
+        let first = deploy_v1(&cluster).await;
+        let monitor = TrafficMonitor::start(&cluster, "checkout");
+        cluster.sleep(10 * SECOND).await;
+        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
+        let started_at = cluster.now();
+        apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+        let was_killed = cluster
+            .wait_until(|cluster| cluster.is_dead("serin-0"), 2 * MINUTE)
+            .await
+            .is_ok();
+        if was_killed {
+            most_writes = writes;
+            first.kill(&cluster);
+            cluster.sleep(3 * SECOND).await;
+            let _second = start_controller(&cluster, "serin-1");
+            wait_until_healthy(&cluster, "checkout", "v2").await;
+            let took = cluster.now().duration_since(started_at).as_secs();
+            assert!(
+                (40..75).contains(&took),
+                "killed at write {writes}: no pause is skipped or restarted: {took} s"
+            );
+            cluster.sleep(15 * SECOND).await;
+            assert_eq!(
+                replicas_by_version(&cluster, "checkout"),
+                [("v1".into(), 0), ("v2".into(), 4)].into(),
+                "killed at write {writes}"
+            );
+            assert_eq!(
+                route_weights(&cluster, "checkout"),
+                (Some(1), None),
+                "killed at write {writes}"
+            );
+        }
+        monitor.finish().await;
+        if !was_killed {
+            break;
+        }
+    }
+    assert!(most_writes > 10, "{most_writes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_survives_a_crash_at_any_write() {
+    for writes in 1..8 {
+        let cluster = FakeCluster::new(200 + writes);
+        let first = deploy_v1(&cluster).await;
+        let monitor = TrafficMonitor::start(&cluster, "checkout");
+        apply(
+            &cluster,
+            routed_rollout(
+                "checkout",
+                "v2",
+                4,
+                json!([{"setWeight": 20}, {"pause": {}}]),
+            ),
+        );
+        wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+        cluster.sleep(MINUTE).await;
+        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
+        create_command(&cluster, "stop", "checkout", "abort");
+        cluster.sleep(10 * SECOND).await;
+        first.kill(&cluster);
+        let _second = start_controller(&cluster, "serin-1");
+        let (result, message) = command_outcome(&cluster, "stop").await;
+        assert_eq!(result, "Done", "killed at write {writes}: {message}");
+        cluster.sleep(MINUTE).await;
+        assert_eq!(
+            position(&cluster, "checkout"),
+            "Degraded/Aborted",
+            "killed at write {writes}"
+        );
+        assert_eq!(
+            route_weights(&cluster, "checkout"),
+            (Some(1), None),
+            "killed at write {writes}"
+        );
+        assert_eq!(
+            replicas_by_version(&cluster, "checkout"),
+            [("v1".into(), 4), ("v2".into(), 0)].into(),
+            "killed at write {writes}"
+        );
+        monitor.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_outage_of_a_minute_only_delays_a_release() {
+    let cluster = FakeCluster::new(51);
+    let _running = deploy_v1(&cluster).await;
+    let monitor = TrafficMonitor::start(&cluster, "checkout");
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    cluster.take_api_down_for(MINUTE);
+    cluster.sleep(59 * SECOND).await;
+    assert_eq!(route_weights(&cluster, "checkout"), (Some(80), Some(20)));
+    wait_until_healthy(&cluster, "checkout", "v2").await;
+    monitor.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_conflicts_and_lost_responses_are_retried() {
+    let faults: [fn() -> Fault; 7] = [
+        || Fault::on("patch", "rollouts").times(3).status(409),
+        || Fault::on("patch", "rollouts").times(3).status(500),
+        || {
+            Fault::on("patch", "rollouts")
+                .skip_first(1)
+                .loses_response()
+        },
+        || Fault::on("patch", "httproutes").times(2).status(409),
+        || Fault::on("patch", "httproutes").loses_response(),
+        || {
+            Fault::on("create", "replicasets")
+                .skip_first(1)
+                .loses_response()
+        },
+        || Fault::on("patch", "services").times(2).status(409),
+    ];
+    for (index, fault) in faults.into_iter().enumerate() {
+        let cluster = FakeCluster::new(300 + index as u64);
+        let _running = deploy_v1(&cluster).await;
+        let monitor = TrafficMonitor::start(&cluster, "checkout");
+        cluster.inject(fault());
+        apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+        wait_until_healthy(&cluster, "checkout", "v2").await;
+        cluster.sleep(MINUTE).await;
+        assert_eq!(
+            replicas_by_version(&cluster, "checkout"),
+            [("v1".into(), 0), ("v2".into(), 4)].into(),
+            "fault {index}"
+        );
+        monitor.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_write_does_not_delay_other_rollouts() {
+    let cluster = FakeCluster::new(52);
+    for name in ["slow", "quick"] {
+        create_route(&cluster, name);
+    }
+    let running = start_controller(&cluster, "serin-0");
+    let steps = || json!([{"setWeight": 20}, {"pause": {}}]);
+    for name in ["slow", "quick"] {
+        apply(&cluster, analyzed_rollout(name, "v1", 2, steps()));
+        wait_until_healthy(&cluster, name, "v1").await;
+        apply(&cluster, analyzed_rollout(name, "v2", 2, steps()));
+        wait_for_position(&cluster, name, "Paused/Progressing/1").await;
+    }
+    cluster.inject(Fault::on("patch", "httproutes").named("slow").hangs());
+    let breach = || AnalysisReport::RollBack {
+        cause: "Evidence".into(),
+        message: "bad".into(),
+    };
+    running.analyzer.set_report("slow", breach());
+    running.analyzer.set_report("quick", breach());
+    cluster
+        .wait_until(
+            |cluster| route_weights(cluster, "quick").1.is_none(),
+            SECOND / 2,
+        )
+        .await
+        .expect("the rollback waited for another Rollout");
+    cluster
+        .wait_until(
+            |cluster| route_weights(cluster, "slow").1.is_none(),
+            20 * SECOND,
+        )
+        .await
+        .expect("the write is retried");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_two_controllers_is_active_and_the_other_takes_over() {
+    let cluster = FakeCluster::new(53);
+    create_route(&cluster, "checkout");
+    let first = start_elected_controller(&cluster, "serin-a");
+    cluster.sleep(2 * SECOND).await;
+    let second = start_elected_controller(&cluster, "serin-b");
+    apply(&cluster, routed_rollout("checkout", "v1", 4, steps()));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    let monitor = TrafficMonitor::start(&cluster, "checkout");
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let write_count = |who: &str| {
+        cluster
+            .writes()
+            .iter()
+            .filter(|write| write.client == who && write.plural != "leases")
+            .count()
+    };
+    assert_eq!(write_count("serin-b"), 0, "the standby does not write");
+    let (killed_at, before) = (cluster.now(), write_count("serin-a"));
+    first.kill(&cluster);
+    wait_until_healthy(&cluster, "checkout", "v2").await;
+    assert_eq!(write_count("serin-a"), before);
+    let mut requests = cluster
+        .writes()
+        .into_iter()
+        .filter(|write| write.client == "serin-b");
+    let taken_over = requests
+        .find(|write| write.verb == "update" && write.plural == "leases" && write.code == 200)
+        .unwrap();
+    assert!(
+        taken_over.at.duration_since(killed_at).as_secs() < 6,
+        "{} after {killed_at}",
+        taken_over.at
+    );
+    monitor.finish().await;
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_is_fast_even_if_the_initial_lists_failed() {
+    let cluster = FakeCluster::new(54);
+    cluster.take_api_down_for(60 * MINUTE);
+    let running = start_controller(&cluster, "serin-0");
+    cluster.sleep(5 * SECOND).await;
+    let started_at = cluster.now();
+    running.stop().await;
+    assert!(cluster.now().duration_since(started_at).as_secs() < 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_kind_does_not_block_other_rollouts() {
+    let cluster = FakeCluster::new(55);
+    let missing = || Fault::on("list", "httproutes").always().status(404);
+    cluster.inject(missing());
+    create_route(&cluster, "routed");
+    let _running = start_controller(&cluster, "serin-0");
+    apply(&cluster, unrouted_rollout("plain", "v1", 2, json!([])));
+    wait_until_healthy(&cluster, "plain", "v1").await;
+    apply(&cluster, routed_rollout("routed", "v1", 2, json!([])));
+    wait_for_position(&cluster, "routed", "Progressing").await;
+    cluster.clear_faults();
+    wait_until_healthy(&cluster, "routed", "v1").await;
+}

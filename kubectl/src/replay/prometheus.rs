@@ -1,0 +1,178 @@
+//! Queries Prometheus from the user's machine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, QueryError, Server};
+use serin_metrics_analysis::replay::{ReplayError, ReplayRequest, ReplayedRelease, replay};
+
+use crate::cli::PrometheusAccessArgs;
+use crate::exit::{CliError, Exit};
+
+/// Query timeout. A user can wait longer than the controller.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum size of a response: an hour of many series.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// The server at this address, with its credentials.
+///
+/// # Errors
+/// Fails if a file cannot be read or contains no token or certificate.
+pub fn server(address: &str, access: &PrometheusAccessArgs) -> Result<Server, CliError> {
+    let mut server = Server::with_url(address);
+    server.headers = access
+        .headers
+        .iter()
+        .map(|header| (header.name.clone(), header.value.clone()))
+        .collect();
+    if let Some(file) = &access.bearer_token_file {
+        let token = read_file("--bearer-token-file", file)?;
+        let token = token.trim();
+        if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            let fix = "write the token on one line";
+            let problem = format!(
+                "--bearer-token-file {}: contains no token; {fix}",
+                file.display()
+            );
+            return Err(CliError::new(Exit::Usage, problem));
+        }
+        server
+            .headers
+            .push(("Authorization".to_owned(), format!("Bearer {token}")));
+    }
+    if let Some(file) = &access.ca_file {
+        let authorities = read_file("--ca-file", file)?;
+        server.tls = server
+            .tls
+            .with_ca_bundle(authorities.as_bytes())
+            .map_err(|error| {
+                CliError::new(
+                    Exit::Usage,
+                    format!("--ca-file {}: {error}", file.display()),
+                )
+            })?;
+    }
+    Ok(server)
+}
+
+fn read_file(option: &str, file: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(file).map_err(|error| {
+        CliError::new(
+            Exit::Usage,
+            format!("{option} {}: cannot be read: {error}", file.display()),
+        )
+    })
+}
+
+/// Runs the replay.
+///
+/// # Errors
+/// Fails if the analysis is invalid or Prometheus does not answer.
+pub async fn run_replay(request: &ReplayRequest) -> Result<Vec<ReplayedRelease>, CliError> {
+    let http = HttpClient::new().map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    let limits = Limits {
+        single_timeout: QUERY_TIMEOUT,
+        answer_bytes: MAX_ANSWER_BYTES,
+        ..Limits::default()
+    };
+    let poller = Poller::new(http, limits, Arc::new(|_, _| {}));
+    replay(&poller, request).await.map_err(|error| match error {
+        ReplayError::Spec(error) => CliError::new(Exit::Usage, error.message),
+        ReplayError::Query {
+            error: QueryError::Unauthorized(_) | QueryError::Untrusted(_),
+            ..
+        } => CliError::new(Exit::Api, error.to_string()).hint(format!(
+            "Queried {}. Set credentials with --bearer-token-file, --header and --ca-file.",
+            request.server.url
+        )),
+        ReplayError::Query { .. } => CliError::new(Exit::Api, error.to_string()).hint(format!(
+            "Queried {}. Use --prometheus for another address.",
+            request.server.url
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::{HeaderMap, StatusCode};
+    use axum::routing::post;
+    use serin_fake_cluster::tls::CertificateAuthority;
+
+    use super::*;
+    use crate::cli::HttpHeader;
+
+    const EMPTY_ANSWER: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
+
+    async fn answer(headers: HeaderMap) -> (StatusCode, &'static str) {
+        let knows = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+        let is_known = knows("authorization", "Bearer s3cret") && knows("x-scope-orgid", "shop");
+        if is_known {
+            (StatusCode::OK, EMPTY_ANSWER)
+        } else {
+            (StatusCode::UNAUTHORIZED, "")
+        }
+    }
+
+    #[tokio::test]
+    async fn token_header_and_ca_are_sent_to_prometheus() {
+        // Another test may have installed it already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authority = CertificateAuthority::new().unwrap();
+        let listener = authority.listen(false).await.unwrap();
+        let url = listener.url().unwrap();
+        let router = Router::new().route("/api/v1/query", post(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let folder = tempfile::tempdir().unwrap();
+        let [token, ca] = ["token", "ca.crt"].map(|name| folder.path().join(name));
+        std::fs::write(&token, "s3cret\n").unwrap();
+        std::fs::write(&ca, authority.pem()).unwrap();
+        let all = PrometheusAccessArgs {
+            bearer_token_file: Some(token.clone()),
+            headers: vec![HttpHeader {
+                name: "X-Scope-OrgID".into(),
+                value: "shop".into(),
+            }],
+            ca_file: Some(ca),
+        };
+        let query = async |access: &PrometheusAccessArgs| {
+            let poller = Poller::new(
+                HttpClient::new().unwrap(),
+                Limits::default(),
+                Arc::new(|_, _| {}),
+            );
+            poller
+                .query_once(&server(&url, access).unwrap(), "up", None)
+                .await
+        };
+        assert!(query(&all).await.is_ok());
+        let without = PrometheusAccessArgs {
+            headers: Vec::new(),
+            ..all.clone()
+        };
+        assert_eq!(query(&without).await.unwrap_err().cause(), "Unauthorized");
+        let without = PrometheusAccessArgs {
+            ca_file: None,
+            ..all.clone()
+        };
+        assert_eq!(
+            query(&without).await.unwrap_err().cause(),
+            "UntrustedCertificate"
+        );
+        let refused = server(
+            &url,
+            &PrometheusAccessArgs {
+                ca_file: Some(token),
+                ..all
+            },
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            refused.contains("--ca-file") && refused.contains("no certificate in PEM"),
+            "{refused}"
+        );
+        assert!(!refused.contains("s3cret"), "{refused}");
+    }
+}
