@@ -207,7 +207,8 @@ fn history(seed: u64) -> String {
     text
 }
 
-/// A decision in words of its own, so that it can be compared across renames.
+/// A decision in words of its own, so that it can be compared across renames. When to decide again
+/// is left out: a decision that comes too late or never shows in the times of the lines.
 fn describe(decision: &Decision) -> String {
     let state = &decision.state;
     let mut words = vec![
@@ -247,7 +248,6 @@ fn describe(decision: &Decision) -> String {
             .iter()
             .map(|reason| format!("reason={}", reason.code)),
     );
-    words.extend(decision.wake_at.map(|at| format!("wake={at}")));
     words.join(" ")
 }
 
