@@ -1,4 +1,4 @@
-//! What the shell shall make true: desired states, never deltas, so that each can be repeated.
+//! Decisions and their effects: desired states, never deltas, so that each can be repeated.
 
 use jiff::Timestamp;
 
@@ -7,16 +7,17 @@ use crate::plan::RouteRef;
 use crate::state::State;
 use crate::units::{Revision, Weight};
 
-/// The answer of the planner.
+/// The result of [`crate::decide()`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The new position; written to status, with a resourceVersion precondition, before any effect.
+    /// The new state. It is written to status, with a resourceVersion precondition, before any
+    /// effect.
     pub state: State,
-    /// What to make true, in this order; each may fail without stopping the others.
+    /// The effects, in this order. Each may fail without stopping the others.
     pub effects: Vec<Effect>,
-    /// When to look again though nothing has changed.
+    /// When to decide again if nothing changes before.
     pub wake_at: Option<Timestamp>,
-    /// Why, for people: each is logged, and those of a transition become Events.
+    /// The reasons, for people. Each is logged, and those of a transition become Events.
     pub reasons: Vec<Reason>,
 }
 
@@ -30,7 +31,7 @@ pub enum Effect {
         /// The canary's share.
         canary: Weight,
     },
-    /// The Service exists and picks this revision's pods.
+    /// The Service exists and selects this revision's pods.
     BindService {
         /// Which side.
         side: Side,

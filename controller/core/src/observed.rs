@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::command::Command;
+use crate::hold::Hold;
 use crate::plan::{Requirements, RouteRef};
-use crate::state::State;
+use crate::state::{AbortCause, State};
 use crate::units::{Revision, Weight};
 
 /// One consistent look at everything that belongs to a Rollout.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     /// The position that was persisted in status.
     pub state: State,
@@ -38,8 +39,20 @@ pub struct Observed {
     pub routes: Vec<RouteView>,
     /// Commands that have no outcome yet, oldest first.
     pub commands: Vec<Command>,
-    /// What the metrics say of the revision that is being released.
-    pub analysis: AnalysisReport,
+    /// What the analysis found for the current revision; `None` if no analysis is configured.
+    pub analysis: Option<AnalysisReport>,
+}
+
+impl Observed {
+    /// The analysis, if its data is fresh and nothing holds or breaches.
+    pub(crate) fn fresh_analysis(&self) -> Option<&AnalysisReport> {
+        self.analysis.as_ref().filter(|report| report.is_fresh())
+    }
+
+    /// The analysis' first hold, if any.
+    pub(crate) fn analysis_hold(&self) -> Option<&Hold> {
+        self.analysis.as_ref()?.holds.first()
+    }
 }
 
 /// Who set `spec.replicas` of a Rollout.
@@ -129,59 +142,37 @@ pub enum Programmed {
     Unreported,
 }
 
-/// What the metrics say of the revision that is being released.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AnalysisReport {
-    /// No analysis is configured.
-    NotConfigured,
-    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to
-    /// spend: never a success. `cause` is one CamelCase word.
-    Hold {
-        /// The kind of trouble, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-        /// The weight to go down to, where it has lasted too long for the one at hand.
-        lower_to: Option<Weight>,
-    },
-    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it
-    /// has recovered or a person lifts the freeze. `cause` is one CamelCase word.
-    Frozen {
-        /// `BudgetSpent` or `ServiceBurning`, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-    },
-    /// Fresh data that does not yet decide.
-    Undecided {
-        /// What an operator reads.
-        message: String,
-        /// Since when the data has been fresh without a gap.
-        fresh_since: Timestamp,
-        /// The next weight that evidence permits, where evidence sets the pace.
-        next_weight: Option<Weight>,
-        /// What suffices by itself.
-        satisfied: SatisfiedRequirements,
-    },
-    /// Fresh data that suffices to promote.
-    Sound {
-        /// What an operator reads.
-        message: String,
-        /// Since when the data has been fresh without a gap.
-        fresh_since: Timestamp,
-        /// What suffices by itself.
-        satisfied: SatisfiedRequirements,
-    },
-    /// The canary is worse than its budget allows.
-    RollBack {
-        /// `Evidence` or `ErrorBudget`, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-    },
+/// What the analysis found for the current revision.
+///
+/// A report either names a breach, or holds, or is fresh: see [`AnalysisReport::is_fresh`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnalysisReport {
+    /// The finding that rolls the release back.
+    pub breach: Option<Breach>,
+    /// What the metrics and the error budget hold, the most important first.
+    pub holds: Vec<Hold>,
+    /// What is sufficient on its own so far.
+    pub satisfied: SatisfiedRequirements,
+    /// Since when the data has been fresh without a gap.
+    pub fresh_since: Option<Timestamp>,
+    /// Whether the evidence suffices to promote.
+    pub ready_to_promote: bool,
+    /// The next weight that the evidence permits, if the evidence sets the pace.
+    pub next_weight: Option<Weight>,
+    /// The state of the evidence in a sentence.
+    pub message: String,
 }
 
-/// What suffices by itself, at one weight: an answer that was given at another is none.
+/// A finding that rolls the release back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// What was found.
+    pub cause: AbortCause,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// Requirements that are satisfied, found at one weight. Findings at another weight do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SatisfiedRequirements {
     /// The canary's share at which this was found.
@@ -192,16 +183,49 @@ pub struct SatisfiedRequirements {
 }
 
 impl AnalysisReport {
-    /// What suffices at this weight; nothing where there is no fresh data of it.
-    pub fn satisfied_at(&self, weight: Weight) -> Option<&Requirements> {
-        match self {
-            Self::Undecided {
-                satisfied: proven, ..
-            }
-            | Self::Sound {
-                satisfied: proven, ..
-            } if proven.weight == weight => Some(&proven.requirements),
-            _ => None,
+    /// A report of fresh data that does not decide yet.
+    pub fn undecided(message: impl Into<String>, fresh_since: Timestamp) -> Self {
+        Self {
+            message: message.into(),
+            fresh_since: Some(fresh_since),
+            ..Self::default()
         }
+    }
+
+    /// A report of a hold.
+    pub fn held(hold: Hold) -> Self {
+        Self {
+            message: hold.message.clone(),
+            holds: vec![hold],
+            ..Self::default()
+        }
+    }
+
+    /// A report of a breach.
+    pub fn breached(cause: AbortCause, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            breach: Some(Breach {
+                cause,
+                message: message.clone(),
+            }),
+            message,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the data is fresh and neither holds nor breaches.
+    pub fn is_fresh(&self) -> bool {
+        self.breach.is_none() && self.holds.is_empty() && self.fresh_since.is_some()
+    }
+
+    /// What is satisfied at this weight; `None` without fresh data of this weight.
+    pub fn satisfied_at(&self, weight: Weight) -> Option<&Requirements> {
+        (self.is_fresh() && self.satisfied.weight == weight).then_some(&self.satisfied.requirements)
+    }
+
+    /// The hold that only an `override` lifts early, if any.
+    pub fn freeze(&self) -> Option<&Hold> {
+        self.holds.iter().find(|hold| hold.is_freeze())
     }
 }

@@ -1,4 +1,4 @@
-//! What the user asked for, validated: nothing in a [`Plan`] needs a second look.
+//! The validated spec of a Rollout.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use crate::units::Weight;
 
 /// A validated Rollout spec, with every default filled in, apart from the pod template.
 ///
-/// It is stored in status as the plan in force, so that an abort, a drain or a restart of the
-/// controller works on what was agreed even when the spec has become invalid since.
+/// It is stored in status as the active plan, so that an abort, a drain or a restart of the
+/// controller uses it even if the spec has become invalid since.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// How many pods serve in steady state.
+    /// Number of pods in steady state.
     pub replicas: u32,
-    /// How long a stage may wait for pods or the router before it counts as failed.
+    /// Maximum time without progress of pods, Services or the router before a release is aborted.
     pub progress_deadline: Duration,
-    /// How many empty ReplicaSets of old revisions are kept.
+    /// Number of empty ReplicaSets of old revisions to keep.
     pub revision_history_limit: usize,
-    /// How many revisions back (by age) a return skips the steps; 0: none.
+    /// Number of earlier revisions, by age, whose release skips the steps. 0 disables it.
     pub rollback_window: usize,
-    /// The user's lasting wish that nothing advances (`spec.paused`).
+    /// Whether nothing advances (`spec.paused`).
     pub paused: bool,
     /// How a new revision replaces the stable one.
     pub strategy: Strategy,
@@ -32,7 +32,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Strategy {
-    /// Traffic moves in steps, judged on the way.
+    /// Traffic moves in steps, analyzed on the way.
     Canary(Canary),
 }
 
@@ -40,23 +40,23 @@ pub enum Strategy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// Pods allowed above `replicas` while there is no router.
+    /// Maximum number of pods above `replicas` without a router.
     pub max_surge: Amount,
-    /// Pods allowed to be missing from `replicas` while there is no router.
+    /// Maximum number of pods missing from `replicas` without a router.
     pub max_unavailable: Amount,
-    /// How long the old stable pods stay after a promotion, from when no traffic can reach them.
+    /// Time that the old stable pods stay after a promotion, from when no traffic can reach them.
     pub scale_down_delay: Duration,
-    /// How long the canary's pods stay after an abort, from when no traffic can reach them.
+    /// Time that the canary's pods stay after an abort, from when no traffic can reach them.
     pub abort_scale_down_delay: Duration,
-    /// Whether stable gives up pods as its share of traffic shrinks.
+    /// Whether stable shrinks with its share of the traffic.
     pub dynamic_stable_scale: bool,
-    /// The router, where there is one; without it weights are approximated by replica counts.
+    /// The router. `None` if replica counts approximate the weights.
     pub routing: Option<Routing>,
-    /// What happens between the first canary pod and full promotion.
+    /// What sets the pace from the first canary pod to promotion.
     pub pace: Pace,
-    /// Whether a release is judged by metrics.
+    /// How metrics are analyzed. `None` if they are not.
     pub analysis: Option<Analysis>,
-    /// How many container restarts of canary pods, together, abort the release.
+    /// Number of container restarts of all canary pods together that aborts the release.
     pub pod_restart_limit: u32,
 }
 
@@ -64,14 +64,14 @@ pub struct Canary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Amount {
-    /// So many pods.
+    /// A number of pods.
     Pods(u32),
-    /// So many percent of `replicas`.
+    /// A percentage of `replicas`.
     Percent(u32),
 }
 
 impl Amount {
-    /// In pods, a share rounded up, as a Deployment's maxSurge is.
+    /// The number of pods. Percentages are rounded up, as in a Deployment's maxSurge.
     pub fn rounded_up(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
@@ -82,7 +82,7 @@ impl Amount {
         }
     }
 
-    /// In pods, a share rounded down, as a Deployment's maxUnavailable is.
+    /// The number of pods. Percentages are rounded down, as in a Deployment's maxUnavailable.
     pub fn rounded_down(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
@@ -97,20 +97,19 @@ impl Amount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Routing {
-    /// The Service whose backend is the stable side.
+    /// The Service of the stable side.
     pub stable_service: String,
-    /// The Service whose backend is the canary side.
+    /// The Service of the canary side.
     pub canary_service: String,
     /// The routes that split traffic between the two.
     pub routes: Vec<RouteRef>,
-    /// How long the router needs to act on what its object says, from when it reports it.
+    /// Time that the router needs to apply its object, from when it reports it.
     pub settle: Duration,
-    /// How long a router that reports nothing is waited for before its object is taken for its
-    /// word.
+    /// Time after which a router that reports nothing is assumed to have applied its object.
     pub unverified_after: Duration,
 }
 
-/// A route object in the Rollout's namespace, and the rule in it that is ours.
+/// A route object in the Rollout's namespace, and the rule in it that is split.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRef {
@@ -118,7 +117,7 @@ pub struct RouteRef {
     pub kind: RouteKind,
     /// The object's name.
     pub name: String,
-    /// The rule's name; none: every rule that has the stable Service as a backend.
+    /// The rule's name. `None` for every rule that has the stable Service as a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
@@ -135,7 +134,7 @@ pub enum RouteKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Pace {
-    /// The steps as written, each of which must be observed to be complete.
+    /// Steps. Each must be observed to be complete.
     Steps(Vec<Step>),
     /// The evidence: the next weight is the largest whose worst case the error budget can bear.
     Evidence(EvidencePace),
@@ -201,7 +200,7 @@ impl Requirements {
 pub enum CanaryScale {
     /// As many pods as the traffic weight asks for.
     MatchTrafficWeight,
-    /// So many pods.
+    /// A number of pods.
     Replicas(u32),
     /// This share of `replicas`.
     Weight(Weight),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::command::CommandOutcome;
+use crate::hold::{Hold, known_holds};
 use crate::plan::Plan;
 use crate::units::{Revision, Weight};
 
@@ -78,6 +79,12 @@ pub struct State {
     /// That the current revision may go on although the service has no errors to spend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
+    /// Everything that stops the release.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "known_holds"
+    )]
+    pub holds: Vec<Hold>,
     /// Revisions that no traffic can reach any more and when their pods may go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Drain>,
@@ -244,13 +251,83 @@ pub struct Abort {
     pub revision: Revision,
     /// When it was decided.
     pub at: Timestamp,
-    /// What decided it, one CamelCase word, for example `Evidence`, `Command`, `PodCrash`.
-    pub cause: String,
+    /// What caused it.
+    pub cause: AbortCause,
     /// Who asked for it, where somebody did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// What an operator reads.
     pub message: String,
+}
+
+/// What caused an abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AbortCause {
+    /// The evidence shows that the canary is worse than stable.
+    Evidence,
+    /// The release has spent the errors that it may cost.
+    ErrorBudget,
+    /// The service as a whole burns its error budget while the canary has traffic.
+    ServiceBurning,
+    /// A check failed more often than its limit.
+    Check,
+    /// Canary pods crash.
+    PodCrash,
+    /// Pods, the router or the Services made no progress in time.
+    ProgressDeadline,
+    /// An `abort` command.
+    Command,
+}
+
+impl AbortCause {
+    /// All causes, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::Evidence,
+        Self::ErrorBudget,
+        Self::ServiceBurning,
+        Self::Check,
+        Self::PodCrash,
+        Self::ProgressDeadline,
+        Self::Command,
+    ];
+
+    /// The cause as it appears in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Evidence => "Evidence",
+            Self::ErrorBudget => "ErrorBudget",
+            Self::ServiceBurning => "ServiceBurning",
+            Self::Check => "Check",
+            Self::PodCrash => "PodCrash",
+            Self::ProgressDeadline => "ProgressDeadline",
+            Self::Command => "Command",
+        }
+    }
+
+    /// What the cause means.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Evidence => {
+                "The canary fails more often than stable, with a bound on the chance of being wrong."
+            }
+            Self::ErrorBudget => "The release has cost the errors that it was allotted.",
+            Self::ServiceBurning => {
+                "The service as a whole burned its error budget while the canary had traffic."
+            }
+            Self::Check => "A check failed more often than `failureLimit`.",
+            Self::PodCrash => "Canary pods crashed more often than `podRestartLimit`.",
+            Self::ProgressDeadline => {
+                "Pods, the router or the Services made no progress for `progressDeadlineSeconds`."
+            }
+            Self::Command => "Somebody aborted the release.",
+        }
+    }
+}
+
+impl std::fmt::Display for AbortCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The watch over a release that has all of the traffic, before it becomes stable.

@@ -1,0 +1,113 @@
+//! Safety rules that every decision is checked against before anything of it is carried out.
+//!
+//! The rules are those of the tests in `tests/invariants.rs`. They repeat on purpose what
+//! [`crate::converge`] ensures by construction: a mistake there stops one Rollout instead of sending
+//! requests to nobody.
+
+use crate::context::Context;
+use crate::effect::Effect;
+use crate::plan::Canary;
+use crate::route_state;
+use crate::state::{Stage, State};
+use crate::units::Weight;
+
+/// A safety rule that a decision would have broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the decision would break a safety rule ({rule}): {message}")]
+pub struct InvariantViolation {
+    /// The rule, a CamelCase word.
+    pub rule: &'static str,
+    /// What would have happened.
+    pub message: String,
+}
+
+/// Checks a new state and its effects.
+pub(crate) fn check(
+    cx: &Context<'_>,
+    state: &State,
+    effects: &[Effect],
+) -> Result<(), InvariantViolation> {
+    check_desired_share(cx, state)?;
+    effects.iter().try_for_each(|effect| match effect {
+        Effect::SetWeight { canary, .. } => check_share(cx, state, *canary),
+        Effect::Scale {
+            revision, replicas, ..
+        } => check_scale(cx, revision, *replicas),
+        Effect::BindService { .. }
+        | Effect::CreateReplicaSet { .. }
+        | Effect::DeleteReplicaSet { .. }
+        | Effect::FinishCommand { .. } => Ok(()),
+    })
+}
+
+fn violation(rule: &'static str, message: String) -> Result<(), InvariantViolation> {
+    Err(InvariantViolation { rule, message })
+}
+
+/// The desired share is never above what the step and the cap allow.
+fn check_desired_share(cx: &Context<'_>, state: &State) -> Result<(), InvariantViolation> {
+    let (desired, cap) = (state.weights.desired, state.weights.cap);
+    if state.stage != Stage::Progressing {
+        return Ok(());
+    }
+    let index = state.step.map_or(0, |step| step.index);
+    let steps = cx.plan.steps();
+    if !steps.is_empty() && desired > Canary::weight_at(steps, index) {
+        return violation(
+            "ShareWithinStep",
+            format!("step {index} would get {desired}"),
+        );
+    }
+    match cap {
+        Some(cap) if desired > cap => violation(
+            "ShareWithinCap",
+            format!("the canary would get {desired} over a cap of {cap}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The canary's share rises only during a release, and never without pods behind its Service.
+fn check_share(cx: &Context<'_>, state: &State, share: Weight) -> Result<(), InvariantViolation> {
+    let written = route_state::written(cx);
+    if share > written && !state.is_releasing() {
+        return violation(
+            "NoRaiseAfterAbort",
+            format!(
+                "the share would rise from {written} to {share} in {:?}",
+                state.stage
+            ),
+        );
+    }
+    let service = cx.observed.canary_service.as_ref();
+    let selected = service.and_then(|service| service.selects.as_ref());
+    let set = selected.and_then(|revision| cx.observed.replica_sets.get(revision));
+    let available = set.map_or(0, |set| set.available);
+    if !share.is_zero() && available == 0 {
+        return violation(
+            "ShareHasPods",
+            format!("the canary would get {share} without an available pod"),
+        );
+    }
+    Ok(())
+}
+
+/// Nothing is scaled to zero while the objects send requests to it.
+fn check_scale(
+    cx: &Context<'_>,
+    revision: &crate::units::Revision,
+    replicas: u32,
+) -> Result<(), InvariantViolation> {
+    let selects = |service: Option<&crate::observed::ServiceView>| {
+        service.is_some_and(|service| service.selects.as_ref() == Some(revision))
+    };
+    let gets_traffic = selects(cx.observed.stable_service.as_ref())
+        || (selects(cx.observed.canary_service.as_ref()) && !route_state::written(cx).is_zero());
+    if replicas == 0 && gets_traffic && cx.plan.replicas > 0 {
+        return violation(
+            "PodsUnderTraffic",
+            format!("revision {revision} would be scaled to 0 under traffic"),
+        );
+    }
+    Ok(())
+}
