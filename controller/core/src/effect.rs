@@ -26,28 +26,28 @@ pub struct Decision {
 pub enum Effect {
     /// The route's rule gives the canary this share.
     SetWeight {
-        /// Which route.
+        /// The route.
         route: RouteRef,
         /// The canary's share.
         canary: Weight,
     },
     /// The Service exists and selects this revision's pods.
     BindService {
-        /// Which side.
+        /// The side.
         side: Side,
         /// The Service's name.
         name: String,
-        /// The revision to pick.
+        /// The revision to select.
         revision: Revision,
     },
-    /// A ReplicaSet for the target revision exists with so many replicas.
+    /// A ReplicaSet for the target revision exists with this number of replicas.
     CreateReplicaSet {
-        /// The revision, which is the target.
+        /// The target revision.
         revision: Revision,
         /// `spec.replicas` at creation.
         replicas: u32,
     },
-    /// A ReplicaSet has so many replicas.
+    /// A ReplicaSet has this number of replicas.
     Scale {
         /// The revision.
         revision: Revision,
@@ -63,7 +63,7 @@ pub enum Effect {
         /// The object's name.
         name: String,
     },
-    /// A command's outcome stands in its status.
+    /// A command's outcome is in its status.
     FinishCommand {
         /// The object's name.
         name: String,
@@ -77,30 +77,30 @@ pub enum Effect {
 /// A side of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The revision that production stands on.
+    /// The revision that serves production.
     Stable,
-    /// The revision that is being released.
+    /// The revision under release.
     Canary,
 }
 
-/// Why something was decided.
+/// A reason for a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// One CamelCase word, as an Event's reason.
+    /// A CamelCase word, used as an Event's reason.
     pub code: &'static str,
     /// What an operator reads.
     pub message: String,
-    /// How much it matters.
+    /// Whether it becomes an Event.
     pub level: Level,
 }
 
-/// How much a [`Reason`] matters.
+/// Whether a [`Reason`] becomes an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// For the log alone.
+    /// Log only.
     Detail,
-    /// A transition: becomes a Normal Event.
+    /// A Normal Event.
     Normal,
-    /// A transition that people should see: becomes a Warning Event.
+    /// A Warning Event.
     Warning,
 }

@@ -1,4 +1,4 @@
-//! What is true of the world right now, as far as the planner needs it.
+//! The observation: what the cluster and the analysis report now.
 
 use std::collections::BTreeMap;
 
@@ -10,30 +10,30 @@ use crate::plan::{Requirements, RouteRef};
 use crate::state::{AbortCause, State};
 use crate::units::{Revision, Weight};
 
-/// One consistent look at everything that belongs to a Rollout.
+/// A consistent observation of everything that belongs to a Rollout.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// The position that was persisted in status.
+    /// The state persisted in status.
     pub state: State,
-    /// Since when this process has looked at the Rollout.
+    /// When this process began to observe the Rollout.
     pub observed_since: Timestamp,
     /// `metadata.generation` of the Rollout.
     pub generation: i64,
-    /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.
+    /// Why the spec cannot be used. The plan passed to `decide` is then the active plan.
     pub spec_problem: Option<String>,
     /// `spec.replicas` as the API server stores it.
     pub spec_replicas: u32,
     /// Who set `spec.replicas`.
     pub replicas_source: ReplicasSource,
-    /// The hash of the valid spec's plan; none while the spec is invalid.
+    /// The hash of the valid spec's plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
-    /// The revision that the spec's template stands for; none while it cannot be told.
+    /// The revision of the spec's template. `None` if it is not known.
     pub target_revision: Option<Revision>,
     /// The Rollout's own ReplicaSets.
     pub replica_sets: BTreeMap<Revision, ReplicaSetView>,
-    /// The Service of the stable side; none where the plan names none.
+    /// The Service of the stable side. `None` if the plan names none.
     pub stable_service: Option<ServiceView>,
-    /// The Service of the canary side; none where the plan names none.
+    /// The Service of the canary side. `None` if the plan names none.
     pub canary_service: Option<ServiceView>,
     /// The routes of the plan, in its order.
     pub routes: Vec<RouteView>,
@@ -58,11 +58,11 @@ impl Observed {
 /// Who set `spec.replicas` of a Rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplicasSource {
-    /// Somebody wrote the value: a manifest, an edit, or a client that cannot be told from one.
+    /// A manifest, an edit, or a client that cannot be distinguished from them.
     #[default]
     Declared,
-    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the
-    /// field out.
+    /// Nobody: the API server applied the schema's default, because the manifest leaves the field
+    /// out.
     Default,
     /// The field has the default and no owner: the manifest leaves it out, and either the API
     /// server filled it in or an autoscaler scaled to 1, which the API server does not record for a
@@ -96,10 +96,10 @@ pub struct ReplicaSetView {
     pub current: u32,
     /// Pods that have been ready for `minReadySeconds`.
     pub available: u32,
-    /// Container restarts of its pods, together, since the release began.
+    /// Container restarts of all its pods since the release began.
     pub restarts: u32,
-    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`; one that
-    /// has not restarted since the release began is not in a crash loop of this release.
+    /// The kubelet's reason why a pod cannot run, for example `CrashLoopBackOff`. A pod that has
+    /// not restarted since the release began is not in a crash loop of this release.
     pub crash: Option<String>,
     /// When the object was created.
     pub created_at: Timestamp,
@@ -110,35 +110,36 @@ pub struct ReplicaSetView {
 pub struct ServiceView {
     /// Whether the object exists.
     pub exists: bool,
-    /// The revision that its selector picks; none: it is not bound to a revision.
+    /// The revision that its selector selects. `None` if the Service is not bound to a revision.
     pub selects: Option<Revision>,
-    /// Ready endpoints that are pods of the selected revision (any pod, where it is not bound).
+    /// Ready endpoints that are pods of the selected revision, or any pods if it is not bound.
     pub ready: u32,
-    /// Since when there have been ready endpoints and none of another revision; none: not so now.
+    /// Since when it has had ready endpoints, and none of another revision. `None` if it has not
+    /// now.
     pub serving_since: Option<Timestamp>,
 }
 
-/// What a route object says and what its router says of it.
+/// A route object and what its router reports.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteView {
-    /// Which route.
+    /// The route.
     pub route: RouteRef,
-    /// The canary's share as written in the object, or why it cannot be told.
+    /// The canary's share as written in the object, or why it cannot be read.
     pub canary_weight: Result<Weight, String>,
-    /// Since when this process has seen the object say so.
+    /// Since when this process has observed this share.
     pub written_since: Timestamp,
-    /// Whether the router has taken it over.
+    /// Whether the router has applied the object.
     pub programmed: Programmed,
 }
 
-/// Whether a router has taken over what its object says.
+/// Whether a router has applied its object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Programmed {
-    /// Every parent reports the current generation accepted and resolved, seen since then.
+    /// Every parent has reported the current generation as accepted and resolved since then.
     Since(Timestamp),
-    /// A parent has not, and why.
+    /// A parent has not, for this reason.
     Pending(String),
-    /// The router reports no generation, so nobody can tell.
+    /// The router reports no generation.
     Unreported,
 }
 

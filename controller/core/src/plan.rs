@@ -173,13 +173,13 @@ pub struct Requirements {
     /// Objectives whose evidence must suffice to promote.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub objectives: BTreeSet<String>,
-    /// Checks that must have succeeded at the weight at hand.
+    /// Checks that must have succeeded at the current weight.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
 }
 
 impl Requirements {
-    /// Those that are not answered, in words; nothing: all are.
+    /// The unmet requirements, for people. `None` if all are met.
     pub fn unmet(&self, proven: &Self) -> Option<String> {
         let objectives = self
             .objectives
@@ -198,22 +198,22 @@ impl Requirements {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CanaryScale {
-    /// As many pods as the traffic weight asks for.
+    /// As many pods as the traffic weight needs.
     MatchTrafficWeight,
     /// A number of pods.
     Replicas(u32),
-    /// This share of `replicas`.
+    /// A share of `replicas`.
     Weight(Weight),
 }
 
-/// How metrics take part.
+/// How metrics are analyzed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
-    /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
+    /// Maximum time without a verdict before the rollout pauses for manual action.
     pub max_duration: Duration,
-    /// How long fresh data must have been seen before a release is promoted: while its pods are
-    /// young, tolerance is high.
+    /// Minimum time of fresh data before a release is promoted. While its pods are young, the
+    /// tolerance is higher.
     #[serde(
         default = "default_warm_up",
         skip_serializing_if = "is_default_warm_up"
@@ -222,25 +222,26 @@ pub struct Analysis {
     /// The checks that must have succeeded at the last weight before a release is promoted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
-    /// How a release is watched that has all of the traffic, before it becomes stable.
+    /// How a release that has all of the traffic bakes before it becomes stable. `None` if it does
+    /// not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bake: Option<BakePlan>,
 }
 
-/// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach
-/// is an abort as any other.
+/// How a release that has all of the traffic bakes. The old stable pods stay meanwhile, so that a
+/// breach aborts as usual.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BakePlan {
-    /// For how long.
+    /// Duration of the bake.
     pub duration: Duration,
-    /// The checks that must have succeeded in that time.
+    /// The checks that must have succeeded during the bake.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
 }
 
 impl Analysis {
-    /// How long a canary counts as young where nothing else is said (analysis.md, section 2).
+    /// The default of [`Analysis::warm_up`].
     pub const DEFAULT_WARM_UP: Duration = Duration::from_secs(60);
 }
 
@@ -260,17 +261,17 @@ impl Plan {
         canary
     }
 
-    /// The router of the plan, where there is one.
+    /// The router, if any.
     pub fn routing(&self) -> Option<&Routing> {
         self.canary().routing.as_ref()
     }
 
-    /// How a promoted release is watched, where it is.
+    /// The bake, if any.
     pub fn bake(&self) -> Option<&BakePlan> {
         self.canary().analysis.as_ref()?.bake.as_ref()
     }
 
-    /// The steps as written; none where evidence sets the pace.
+    /// The steps. Empty if the evidence sets the pace.
     pub fn steps(&self) -> &[Step] {
         match &self.canary().pace {
             Pace::Steps(steps) => steps,
@@ -280,7 +281,7 @@ impl Plan {
 }
 
 impl Canary {
-    /// The weight that the steps up to and including `index` ask for.
+    /// The weight that the steps up to and including `index` set.
     pub fn weight_at(steps: &[Step], index: usize) -> Weight {
         let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
         let weight = latest_first.find_map(|step| match step {
@@ -290,7 +291,7 @@ impl Canary {
         weight.unwrap_or(Weight::ZERO)
     }
 
-    /// The canary's size that the steps up to and including `index` ask for.
+    /// The canary's size that the steps up to and including `index` set.
     pub fn scale_at(steps: &[Step], index: usize) -> CanaryScale {
         let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
         let scale = latest_first.find_map(|step| match step {
