@@ -148,7 +148,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::{Amount, Canary, Pace, Strategy};
+    use crate::plan::{Amount, Canary, Exposure, Pace, Strategy, Workload};
 
     fn plan() -> Plan {
         Plan {
@@ -157,13 +157,14 @@ mod tests {
             revision_history_limit: 10,
             rollback_window: 0,
             paused: false,
+            workload: Workload::Owned,
+            exposure: Exposure::ReplicaRatio,
             strategy: Strategy::Canary(Canary {
                 max_surge: Amount::Pods(1),
                 max_unavailable: Amount::Pods(0),
                 scale_down_delay: Duration::ZERO,
                 abort_scale_down_delay: Duration::ZERO,
                 dynamic_stable_scale: false,
-                routing: None,
                 pace: Pace::Steps(Vec::new()),
                 analysis: None,
                 pod_restart_limit: 2,

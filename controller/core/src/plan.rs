@@ -24,8 +24,31 @@ pub struct Plan {
     pub rollback_window: usize,
     /// Whether nothing advances (`spec.paused`).
     pub paused: bool,
+    /// Whose pods the Rollout manages.
+    pub workload: Workload,
+    /// How traffic is split between the two revisions.
+    pub exposure: Exposure,
     /// How a new revision replaces the stable one.
     pub strategy: Strategy,
+}
+
+/// Whose pods a Rollout manages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Workload {
+    /// ReplicaSets that the Rollout creates from its own template.
+    #[default]
+    Owned,
+}
+
+/// How traffic is split between the two revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Exposure {
+    /// The number of pods of each revision approximates the split. There is no router.
+    ReplicaRatio,
+    /// A router splits the traffic by weight.
+    Weighted(Routing),
 }
 
 /// How a new revision replaces the stable one.
@@ -50,8 +73,6 @@ pub struct Canary {
     pub abort_scale_down_delay: Duration,
     /// Whether stable shrinks with its share of the traffic.
     pub dynamic_stable_scale: bool,
-    /// The router. `None` if replica counts approximate the weights.
-    pub routing: Option<Routing>,
     /// What sets the pace from the first canary pod to promotion.
     pub pace: Pace,
     /// How metrics are analyzed. `None` if they are not.
@@ -263,7 +284,10 @@ impl Plan {
 
     /// The router, if any.
     pub fn routing(&self) -> Option<&Routing> {
-        self.canary().routing.as_ref()
+        match &self.exposure {
+            Exposure::ReplicaRatio => None,
+            Exposure::Weighted(routing) => Some(routing),
+        }
     }
 
     /// The bake, if any.

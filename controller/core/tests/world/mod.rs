@@ -29,8 +29,8 @@ use serin_core::observed::{
     SatisfiedRequirements, ServiceView,
 };
 use serin_core::plan::{
-    Amount, Analysis, Canary, Pace, Plan, Requirements, RouteKind, RouteRef, Routing, Step,
-    Strategy,
+    Amount, Analysis, Canary, Exposure, Pace, Plan, Requirements, RouteKind, RouteRef, Routing,
+    Step, Strategy, Workload,
 };
 use serin_core::replicas;
 use serin_core::state::{AbortCause, Stage, State};
@@ -69,19 +69,20 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
         revision_history_limit: 3,
         rollback_window: 0,
         paused: false,
+        workload: Workload::Owned,
+        exposure: Exposure::Weighted(Routing {
+            stable_service: "shop".into(),
+            canary_service: "shop-canary".into(),
+            routes: vec![route],
+            settle: secs(2),
+            unverified_after: secs(10),
+        }),
         strategy: Strategy::Canary(Canary {
             max_surge: Amount::Percent(25),
             max_unavailable: Amount::Percent(25),
             scale_down_delay: secs(30),
             abort_scale_down_delay: secs(30),
             dynamic_stable_scale: false,
-            routing: Some(Routing {
-                stable_service: "shop".into(),
-                canary_service: "shop-canary".into(),
-                routes: vec![route],
-                settle: secs(2),
-                unverified_after: secs(10),
-            }),
             pace: Pace::Steps(steps),
             analysis: None,
             pod_restart_limit: 2,
@@ -90,8 +91,9 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
 }
 
 pub fn unrouted(replicas: u32, steps: Vec<Step>, surge: u32, unavailable: u32) -> Plan {
-    edit(plan(replicas, steps), |canary| {
-        canary.routing = None;
+    let mut plan = plan(replicas, steps);
+    plan.exposure = Exposure::ReplicaRatio;
+    edit(plan, |canary| {
         canary.max_surge = Amount::Pods(surge);
         canary.max_unavailable = Amount::Pods(unavailable);
     })
