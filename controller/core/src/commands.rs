@@ -37,7 +37,10 @@ fn handle(cx: &Context<'_>, transition: &mut Transition, command: &Command) -> C
 }
 
 /// Refuses a command that was made for another revision or step.
-fn check_preconditions(transition: &Transition, command: &Command) -> Option<CommandOutcome> {
+pub(crate) fn check_preconditions(
+    transition: &Transition,
+    command: &Command,
+) -> Option<CommandOutcome> {
     let current = transition.state.current_revision.as_ref();
     if let Some(required) = &command.required_revision
         && Some(required) != current

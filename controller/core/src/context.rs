@@ -143,38 +143,38 @@ impl State {
     }
 }
 
+/// A plan of one pod without steps.
+#[cfg(test)]
+pub(crate) fn test_plan() -> Plan {
+    use crate::plan::{Amount, Canary, Exposure, Pace, Strategy, Workload};
+    Plan {
+        replicas: 1,
+        progress_deadline: std::time::Duration::from_secs(600),
+        revision_history_limit: 10,
+        rollback_window: 0,
+        paused: false,
+        workload: Workload::Owned,
+        exposure: Exposure::ReplicaRatio,
+        strategy: Strategy::Canary(Canary {
+            max_surge: Amount::Pods(1),
+            max_unavailable: Amount::Pods(0),
+            scale_down_delay: std::time::Duration::ZERO,
+            abort_scale_down_delay: std::time::Duration::ZERO,
+            dynamic_stable_scale: false,
+            pace: Pace::Steps(Vec::new()),
+            analysis: None,
+            pod_restart_limit: 2,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::plan::{Amount, Canary, Exposure, Pace, Strategy, Workload};
-
-    fn plan() -> Plan {
-        Plan {
-            replicas: 1,
-            progress_deadline: Duration::from_secs(600),
-            revision_history_limit: 10,
-            rollback_window: 0,
-            paused: false,
-            workload: Workload::Owned,
-            exposure: Exposure::ReplicaRatio,
-            strategy: Strategy::Canary(Canary {
-                max_surge: Amount::Pods(1),
-                max_unavailable: Amount::Pods(0),
-                scale_down_delay: Duration::ZERO,
-                abort_scale_down_delay: Duration::ZERO,
-                dynamic_stable_scale: false,
-                pace: Pace::Steps(Vec::new()),
-                analysis: None,
-                pod_restart_limit: 2,
-            }),
-        }
-    }
 
     #[test]
     fn an_evaluated_deadline_is_never_forgotten() {
-        let (plan, observed) = (plan(), Observed::default());
+        let (plan, observed) = (test_plan(), Observed::default());
         let now = Timestamp::UNIX_EPOCH;
         let cx = Context::new(&plan, &observed, now);
         let at = |seconds| Timestamp::from_second(seconds).unwrap();

@@ -10,8 +10,8 @@ use crate::invariants::{self, InvariantViolation};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::{
-    abort, commands, growth, progress, replicas, spec_change, status_message, step_down, steps,
-    target,
+    abort, commands, growth, incompatible, progress, replicas, spec_change, status_message,
+    step_down, steps, target,
 };
 
 /// Decides the next state and effects of one Rollout.
@@ -30,6 +30,9 @@ pub fn decide(
 ) -> Result<Decision, InvariantViolation> {
     let cx = Context::new(plan, observed, now);
     let mut transition = Transition::new(observed.state.clone());
+    if let Some(problem) = &observed.incompatible_state {
+        return incompatible::decide(&cx, transition, problem);
+    }
 
     // An abort comes before anything that can fail or wait.
     abort::on_breach(&cx, &mut transition);

@@ -111,3 +111,113 @@ fn check_scale(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::context::test_plan;
+    use crate::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
+    use crate::plan::{RouteKind, RouteRef};
+    use crate::units::Revision;
+
+    fn route() -> RouteRef {
+        RouteRef {
+            kind: RouteKind::HttpRoute,
+            name: "shop".into(),
+            rule: None,
+        }
+    }
+
+    /// The canary has half of the traffic and `available` pods.
+    fn observed(available: u32) -> Observed {
+        let canary = Revision::new("v2");
+        Observed {
+            canary_service: Some(ServiceView {
+                exists: true,
+                selects: Some(canary.clone()),
+                ready: available,
+                serving_since: None,
+            }),
+            replica_sets: BTreeMap::from([(
+                canary,
+                ReplicaSetView {
+                    available,
+                    ..ReplicaSetView::default()
+                },
+            )]),
+            routes: vec![RouteView {
+                route: route(),
+                canary_weight: Ok(Weight::percent(50)),
+                written_since: Timestamp::UNIX_EPOCH,
+                programmed: Programmed::Unreported,
+            }],
+            ..Observed::default()
+        }
+    }
+
+    fn violated_rule(observed: &Observed, stage: Stage, effect: Effect) -> Option<&'static str> {
+        let plan = test_plan();
+        let cx = Context::new(&plan, observed, Timestamp::UNIX_EPOCH);
+        let state = State {
+            stage,
+            ..State::default()
+        };
+        check(&cx, &state, &[effect])
+            .err()
+            .map(|violation| violation.rule)
+    }
+
+    fn share(percent: u32) -> Effect {
+        Effect::SetWeight {
+            route: route(),
+            canary: Weight::percent(percent),
+        }
+    }
+
+    #[test]
+    fn a_decision_that_would_break_a_safety_rule_is_refused() {
+        let scale_to_zero = Effect::Scale {
+            revision: Revision::new("v2"),
+            name: "shop-v2".into(),
+            replicas: 0,
+        };
+        let cases = [
+            (0, Stage::Progressing, share(50), Some("ShareHasPods")),
+            (2, Stage::Progressing, share(60), None),
+            (2, Stage::Aborted, share(60), Some("NoRaiseAfterAbort")),
+            (2, Stage::Aborted, share(40), None),
+            (
+                2,
+                Stage::Progressing,
+                scale_to_zero,
+                Some("PodsUnderTraffic"),
+            ),
+        ];
+        for (available, stage, effect, rule) in cases {
+            let description = format!("{effect:?} in {stage:?}");
+            assert_eq!(
+                violated_rule(&observed(available), stage, effect),
+                rule,
+                "{description}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_desired_share_above_the_cap_is_refused() {
+        let (plan, observed) = (test_plan(), Observed::default());
+        let cx = Context::new(&plan, &observed, Timestamp::UNIX_EPOCH);
+        let mut state = State {
+            stage: Stage::Progressing,
+            ..State::default()
+        };
+        state.weights.desired = Weight::percent(20);
+        state.weights.cap = Some(Weight::percent(10));
+        let violation = check(&cx, &state, &[]).unwrap_err();
+        assert_eq!(violation.rule, "ShareWithinCap");
+    }
+}

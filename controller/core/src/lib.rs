@@ -16,6 +16,7 @@ pub mod observed;
 pub mod plan;
 pub mod replicas;
 pub mod state;
+pub mod state_reader;
 pub mod units;
 
 mod abort;
@@ -26,6 +27,7 @@ mod decide;
 mod freeze_override;
 mod growth;
 mod holds;
+mod incompatible;
 mod invariants;
 mod progress;
 mod promotion;

@@ -15,6 +15,9 @@ use crate::units::{Revision, Weight};
 pub struct Observed {
     /// The state persisted in status.
     pub state: State,
+    /// Why the persisted state cannot be understood completely: another version of the controller
+    /// wrote it. [`Observed::state`] then holds the fields that could be read.
+    pub incompatible_state: Option<String>,
     /// When this process began to observe the Rollout.
     pub observed_since: Timestamp,
     /// `metadata.generation` of the Rollout.

@@ -10,15 +10,20 @@ use crate::hold::{Hold, known_holds};
 use crate::plan::Plan;
 use crate::units::{Revision, Weight};
 
+/// The version of the persisted state that this build writes. It rises when a state of the new
+/// version would be misunderstood by an older controller.
+pub const SCHEMA_VERSION: u32 = 1;
 /// Number of release outcomes to keep.
 pub const HISTORY_LIMIT: usize = 10;
 /// Number of handled commands to remember, so that repeats are harmless.
 pub const COMMANDS_LIMIT: usize = 10;
 
 /// The persisted state.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct State {
+    /// The version of this schema, [`SCHEMA_VERSION`]. A status without it has version 1.
+    pub schema_version: u32,
     /// The newest `metadata.generation` that was applied.
     pub observed_generation: i64,
     /// The phase of the Rollout.
@@ -93,6 +98,38 @@ pub struct State {
     /// The outcomes of releases, newest last, at most [`HISTORY_LIMIT`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ReleaseRecord>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            observed_generation: 0,
+            phase: Phase::default(),
+            message: String::new(),
+            stable_revision: None,
+            current_revision: None,
+            plan: None,
+            stage: Stage::default(),
+            stage_since: None,
+            release_started_at: None,
+            progress: None,
+            growing_since: None,
+            replicas_scaled: false,
+            replicas_kept: None,
+            step: None,
+            restarting: false,
+            weights: Weights::default(),
+            pause: None,
+            abort: None,
+            bake: None,
+            freeze_override: None,
+            holds: Vec::new(),
+            draining: Vec::new(),
+            commands: Vec::new(),
+            history: Vec::new(),
+        }
+    }
 }
 
 impl State {
