@@ -162,11 +162,11 @@ mod tests {
     fn violated_rule(observed: &Observed, stage: Stage, effect: Effect) -> Option<&'static str> {
         let plan = test_plan();
         let cx = Context::new(&plan, observed, Timestamp::UNIX_EPOCH);
-        let state = State {
+        let position = State {
             stage,
             ..State::default()
         };
-        check(&cx, &state, &[effect])
+        check(&cx, &position, &[effect])
             .err()
             .map(|violation| violation.rule)
     }

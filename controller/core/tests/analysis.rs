@@ -1,6 +1,11 @@
 //! What the metrics say, case by case, against the planner in a small world: freezes, steps down,
 //! checks, the watch after promotion.
 
+#![allow(
+    clippy::unnecessary_wraps,
+    reason = "the reports are assigned to a field that may be empty"
+)]
+
 mod world;
 
 use serin_core::command::{CommandResult, Verb};
@@ -320,8 +325,6 @@ fn questions(objectives: &[&str], checks: &[&str]) -> Requirements {
         checks: names(checks),
     }
 }
-
-/// Undecided, but for what suffices at this weight.
 
 /// Fresh data that decides nothing yet but permits a weight.
 fn undecided_permitting(world: &World, next_weight: Option<Weight>) -> Option<AnalysisReport> {
