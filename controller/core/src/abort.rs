@@ -1,67 +1,61 @@
-//! Abort comes first: what gives a revision up, before anything that can fail or wait.
+//! Aborts. They come first in a decision, before anything that can fail or wait.
 
 use std::time::Duration;
 
-use crate::blockers::Wait;
 use crate::command::Command;
-use crate::context::{Context, Transition, releasing};
-use crate::observed::{AnalysisReport, ReplicaSetView};
-use crate::state::{Abort, ReleaseResult, Stage};
+use crate::context::{Context, Transition};
+use crate::holds::Holds;
+use crate::observed::ReplicaSetView;
+use crate::progress;
+use crate::state::{Abort, AbortCause, ReleaseResult, Stage};
 use crate::units::{Revision, saturating_add};
-use crate::{progress, steps};
 
-/// The kubelet's word for a container that keeps failing.
+/// The kubelet's reason for a container that keeps failing.
 const CRASH_LOOP: &str = "CrashLoopBackOff";
 
-/// How long a controller looks on at least before it finds a release overdue.
-pub(crate) const GRACE: Duration = Duration::from_secs(30);
+/// Minimum time that a controller observes a release before it finds it overdue.
+const GRACE: Duration = Duration::from_secs(30);
 
-/// Gives the revision up when its metrics breach or its pods crash.
+/// Aborts the release if its metrics breach or its pods crash.
 pub(crate) fn on_breach(cx: &Context<'_>, transition: &mut Transition) {
-    if !releasing(&transition.state) {
+    if !transition.state.is_releasing() {
         return;
     }
     let Some(revision) = transition.state.current_revision.clone() else {
         return;
     };
-    if let AnalysisReport::RollBack { cause, message } = &cx.observed.analysis {
-        give_up(cx, transition, revision, cause, message.clone(), None);
+    let breach = cx.observed.analysis.as_ref();
+    if let Some(breach) = breach.and_then(|report| report.breach.clone()) {
+        abort(cx, transition, revision, breach.cause, breach.message, None);
         return;
     }
-    if let Some(message) = cx
-        .observed
-        .replica_sets
-        .get(&revision)
-        .and_then(|set| crashing(cx, set))
-    {
-        give_up(cx, transition, revision, "PodCrash", message, None);
+    let canary = cx.observed.replica_sets.get(&revision);
+    if let Some(message) = canary.and_then(|canary| describe_crash(cx, canary)) {
+        let cause = AbortCause::PodCrash;
+        abort(cx, transition, revision, cause, message, None);
     }
 }
 
-fn crashing(cx: &Context<'_>, set: &ReplicaSetView) -> Option<String> {
+fn describe_crash(cx: &Context<'_>, canary: &ReplicaSetView) -> Option<String> {
+    let (name, restarts) = (&canary.name, canary.restarts);
     let limit = cx.plan.canary().pod_restart_limit;
-    if set.crash.as_deref() == Some(CRASH_LOOP) {
-        return Some(format!("a canary pod of {} is in {CRASH_LOOP}", set.name));
+    if canary.crash.as_deref() == Some(CRASH_LOOP) {
+        return Some(format!("a canary pod of {name} is in {CRASH_LOOP}"));
     }
-    let excess = set.restarts.saturating_sub(usual_restarts(cx, set));
+    let excess = restarts.saturating_sub(expected_restarts(cx, canary));
     (excess >= limit).then(|| {
-        let restarts = set.restarts;
         format!(
-            "containers of canary pods of {} restarted {restarts} times since the release began (limit {limit})",
-            set.name
+            "containers of canary pods of {name} restarted {restarts} times since the release \
+             began (limit {limit})"
         )
     })
 }
 
-/// The restarts to expect of this number of canary pods for reasons that they share with the stable
-/// ones, such as a restart of the node: the stable pods' own, in proportion.
-fn usual_restarts(cx: &Context<'_>, canary: &ReplicaSetView) -> u32 {
-    let stable = cx
-        .observed
-        .state
-        .stable_revision
-        .as_ref()
-        .and_then(|revision| cx.observed.replica_sets.get(revision));
+/// The restarts of canary pods for reasons that they share with stable pods, such as a restart of
+/// the node: as many per pod as stable has.
+fn expected_restarts(cx: &Context<'_>, canary: &ReplicaSetView) -> u32 {
+    let revision = cx.observed.state.stable_revision.as_ref();
+    let stable = revision.and_then(|revision| cx.observed.replica_sets.get(revision));
     let Some(stable) = stable.filter(|stable| stable.current > 0) else {
         return 0;
     };
@@ -70,7 +64,7 @@ fn usual_restarts(cx: &Context<'_>, canary: &ReplicaSetView) -> u32 {
     u32::try_from(expected).unwrap_or(u32::MAX)
 }
 
-/// Gives the revision up because somebody asks for it.
+/// Aborts the release by a command.
 pub(crate) fn on_command(
     cx: &Context<'_>,
     transition: &mut Transition,
@@ -79,61 +73,56 @@ pub(crate) fn on_command(
 ) {
     let reason = command.reason.as_deref().unwrap_or("no reason given");
     let message = format!("aborted by command {}: {reason}", command.name);
-    give_up(
-        cx,
-        transition,
-        revision,
-        "Command",
-        message,
-        command.requested_by.clone(),
-    );
+    let by = command.requested_by.clone();
+    abort(cx, transition, revision, AbortCause::Command, message, by);
 }
 
-/// Gives the revision up when its pods or the router did not get ready in time.
-pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition) {
-    if !releasing(&transition.state) || cx.plan.paused || transition.state.pause.is_some() {
+/// Aborts the release if its pods, its Services or the router made no progress in time.
+pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
+    let state = &transition.state;
+    // The deadline does not run while a person or a step holds the release.
+    if !state.is_releasing() || cx.plan.paused || state.pause.is_some() {
         return;
     }
-    let (Some(revision), Some(overdue_at)) = (
-        transition.state.current_revision.clone(),
-        progress::overdue_at(cx, &transition.state),
+    let hold = holds
+        .position()
+        .filter(|hold| hold.is_bounded_by_progress_deadline());
+    let (Some(revision), Some(overdue_at), Some(hold)) = (
+        state.current_revision.clone(),
+        progress::overdue_at(cx, state),
+        hold,
     ) else {
         return;
     };
-    let Wait::Progress(waiting_for) = steps::wait(cx, &transition.state) else {
-        return;
-    };
-    // A controller that has just started has yet to see what others have reached while it was away.
-    let has_looked = saturating_add(
-        cx.observed.observed_since,
-        cx.plan.progress_deadline.min(GRACE),
-    ) <= cx.now;
-    if has_looked && overdue_at <= cx.now {
-        let seconds = cx.plan.progress_deadline.as_secs();
-        let message = format!("{waiting_for}: not within the progress deadline of {seconds} s");
-        give_up(cx, transition, revision, "ProgressDeadline", message, None);
+    // A controller that has just started has yet to see what happened while it was away.
+    let deadline = cx.plan.progress_deadline;
+    let may_abort_at = saturating_add(cx.observed.observed_since, deadline.min(GRACE));
+    if cx.reached(overdue_at.max(may_abort_at)) {
+        let seconds = deadline.as_secs();
+        let message = format!(
+            "{}: not within the progress deadline of {seconds} s",
+            hold.message
+        );
+        let cause = AbortCause::ProgressDeadline;
+        abort(cx, transition, revision, cause, message, None);
     }
 }
 
-fn give_up(
+fn abort(
     cx: &Context<'_>,
     transition: &mut Transition,
     revision: Revision,
-    cause: &str,
+    cause: AbortCause,
     message: String,
     by: Option<String>,
 ) {
     transition.warning("RolledBack", message.clone());
-    transition.record(
-        revision.clone(),
-        ReleaseResult::Aborted,
-        cx.now,
-        message.clone(),
-    );
+    let result = ReleaseResult::Aborted;
+    transition.record_release(revision.clone(), result, cx.now, message.clone());
     transition.state.abort = Some(Abort {
         revision,
         at: cx.now,
-        cause: cause.to_owned(),
+        cause,
         by,
         message,
     });

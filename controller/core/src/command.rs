@@ -1,33 +1,33 @@
-//! What people ask for, once, bound to what they were looking at.
+//! Commands: requests by people, each handled once.
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::Revision;
 
-/// A request by a person or a pipeline: an object of its own, so that Git cannot undo it.
+/// A request by a person or a pipeline. It is a separate object, so that Git cannot undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// The object's UID: a command is carried out once.
+    /// The object's UID, by which a command is handled once.
     pub uid: String,
     /// The object's name.
     pub name: String,
-    /// What to do.
+    /// The action.
     pub verb: Verb,
-    /// The revision that the requester was looking at.
+    /// The revision that must still be current.
     pub required_revision: Option<Revision>,
-    /// The step index that the requester was looking at.
+    /// The step index that must still be current.
     pub required_step: Option<usize>,
-    /// Why, in the requester's words.
+    /// The requester's reason.
     pub reason: Option<String>,
-    /// Who, as the admission policy has checked.
+    /// The requester, verified by the admission policy.
     pub requested_by: Option<String>,
 }
 
-/// What a command can ask for.
+/// The action of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// Go on from the pause at hand.
+    /// Continue from the current pause.
     Promote,
     /// Go to 100 % without the remaining steps; a breach still aborts.
     PromoteFull,
@@ -39,15 +39,14 @@ pub enum Verb {
     Pause,
     /// Undo `pause`.
     Resume,
-    /// Go on from the step at hand, whatever it waits for.
+    /// Leave the current step, whatever it waits for.
     SkipStep,
-    /// Let this revision go on although the service has no errors to spend; what the evidence says
-    /// stands.
+    /// Lift a freeze for this revision. Evidence against it still rolls it back.
     Override,
 }
 
 impl Verb {
-    /// The word in the API and in messages.
+    /// The verb as the API and messages write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Promote => "promote",
@@ -66,23 +65,23 @@ impl Verb {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandOutcome {
-    /// Whether it was done or refused.
+    /// Whether the command was carried out or refused.
     pub result: CommandResult,
-    /// What happened, or why not.
+    /// What happened, or why it was refused.
     pub message: String,
 }
 
-/// Whether a command was done or refused.
+/// Whether a command was carried out or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandResult {
-    /// It was carried out, or there was nothing to do.
+    /// The command was carried out, or there was nothing to do.
     Done,
-    /// It was not, for the reason given.
+    /// The command was refused.
     Refused,
 }
 
 impl CommandOutcome {
-    /// It was carried out.
+    /// The outcome of a command that was carried out.
     pub fn done(message: impl Into<String>) -> Self {
         Self {
             result: CommandResult::Done,
@@ -90,7 +89,7 @@ impl CommandOutcome {
         }
     }
 
-    /// It was not carried out.
+    /// The outcome of a command that was refused.
     pub fn refused(message: impl Into<String>) -> Self {
         Self {
             result: CommandResult::Refused,

@@ -1,4 +1,6 @@
-//! What every part of the decision looks at, and the new position that they make together.
+//! The inputs of a decision, and the new state that its parts build together.
+
+use std::cell::Cell;
 
 use jiff::Timestamp;
 
@@ -8,53 +10,84 @@ use crate::plan::Plan;
 use crate::state::{HISTORY_LIMIT, Progress, ReleaseRecord, ReleaseResult, Stage, State};
 use crate::units::Revision;
 
-/// What every part of the decision looks at.
-#[derive(Clone, Copy)]
+/// The inputs of a decision.
 pub(crate) struct Context<'a> {
     pub plan: &'a Plan,
     pub observed: &'a Observed,
     pub now: Timestamp,
+    /// The earliest future deadline that was evaluated so far.
+    earliest: Cell<Option<Timestamp>>,
 }
 
-/// The new position in the making.
+impl<'a> Context<'a> {
+    pub fn new(plan: &'a Plan, observed: &'a Observed, now: Timestamp) -> Self {
+        Self {
+            plan,
+            observed,
+            now,
+            earliest: Cell::new(None),
+        }
+    }
+
+    /// Whether a deadline has been reached. If not, the decision is made again at that time, so no
+    /// deadline can be forgotten.
+    pub fn reached(&self, deadline: Timestamp) -> bool {
+        if deadline <= self.now {
+            return true;
+        }
+        let earliest = self.earliest.get().map_or(deadline, |at| at.min(deadline));
+        self.earliest.set(Some(earliest));
+        false
+    }
+
+    /// The earliest deadline that was evaluated and not yet reached.
+    pub fn earliest_deadline(&self) -> Option<Timestamp> {
+        self.earliest.get()
+    }
+}
+
+/// The new state and the reasons for it.
 pub(crate) struct Transition {
     pub state: State,
     pub reasons: Vec<Reason>,
 }
 
 impl Transition {
-    /// A reason that goes to the log alone: each Event is a write to the API server.
+    pub fn new(state: State) -> Self {
+        Self {
+            state,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// Adds a reason for the log alone: each Event is a write to the API server.
     pub fn detail(&mut self, code: &'static str, message: impl Into<String>) {
-        self.reasons.push(Reason {
-            code,
-            message: message.into(),
-            level: Level::Detail,
-        });
+        self.add_reason(code, message.into(), Level::Detail);
     }
 
-    /// A reason that becomes a Normal Event.
+    /// Adds a reason that becomes a Normal Event.
     pub fn normal(&mut self, code: &'static str, message: impl Into<String>) {
-        self.reasons.push(Reason {
-            code,
-            message: message.into(),
-            level: Level::Normal,
-        });
+        self.add_reason(code, message.into(), Level::Normal);
     }
 
-    /// A reason that becomes a Warning Event.
+    /// Adds a reason that becomes a Warning Event.
     pub fn warning(&mut self, code: &'static str, message: impl Into<String>) {
+        self.add_reason(code, message.into(), Level::Warning);
+    }
+
+    fn add_reason(&mut self, code: &'static str, message: String, level: Level) {
         self.reasons.push(Reason {
             code,
-            message: message.into(),
-            level: Level::Warning,
+            message,
+            level,
         });
     }
 
-    /// Enters a stage: deadlines count from now, and what was waited for before is void.
+    /// Enters a stage. Deadlines count from now, and the position in the previous stage is void.
     pub fn enter_stage(&mut self, stage: Stage, now: Timestamp) {
         self.state.bake = None;
         self.state.stage = stage;
-        self.start_waiting(now);
+        self.restart_deadline(now);
         self.state.pause = None;
         self.state.restarting = false;
         if stage != Stage::Progressing {
@@ -68,24 +101,24 @@ impl Transition {
         }
     }
 
-    /// Starts something new to wait for, with the whole progress deadline.
-    pub fn start_waiting(&mut self, now: Timestamp) {
+    /// Restarts the progress deadline for something new to wait for.
+    pub fn restart_deadline(&mut self, now: Timestamp) {
         self.state.stage_since = Some(now);
         self.state.progress = Some(Progress::start(now));
     }
 
-    /// The current revision is the one that production stands on.
-    pub fn become_stable(&mut self, now: Timestamp, how: &str) {
+    /// Makes the current revision the stable one.
+    pub fn become_stable(&mut self, now: Timestamp, message: &str) {
         let Some(revision) = self.state.current_revision.clone() else {
             return;
         };
-        self.record(revision.clone(), ReleaseResult::Promoted, now, how);
+        self.record_release(revision.clone(), ReleaseResult::Promoted, now, message);
         self.state.stable_revision = Some(revision);
         self.enter_stage(Stage::Stable, now);
     }
 
     /// Records how a release ended.
-    pub fn record(
+    pub fn record_release(
         &mut self,
         revision: Revision,
         result: ReleaseResult,
@@ -103,7 +136,51 @@ impl Transition {
     }
 }
 
-/// Whether a release is under way, so that there is something to judge and to abort.
-pub(crate) fn releasing(state: &State) -> bool {
-    matches!(state.stage, Stage::Progressing | Stage::Promoting)
+impl State {
+    /// Whether a release is under way, so that there is something to analyze and to abort.
+    pub fn is_releasing(&self) -> bool {
+        matches!(self.stage, Stage::Progressing | Stage::Promoting)
+    }
+}
+
+/// A plan of one pod without steps.
+#[cfg(test)]
+pub(crate) fn test_plan() -> Plan {
+    use crate::plan::{Amount, Canary, Exposure, Pace, Strategy, Workload};
+    Plan {
+        replicas: 1,
+        progress_deadline: std::time::Duration::from_secs(600),
+        revision_history_limit: 10,
+        rollback_window: 0,
+        paused: false,
+        workload: Workload::Owned,
+        exposure: Exposure::ReplicaRatio,
+        strategy: Strategy::Canary(Canary {
+            max_surge: Amount::Pods(1),
+            max_unavailable: Amount::Pods(0),
+            scale_down_delay: std::time::Duration::ZERO,
+            abort_scale_down_delay: std::time::Duration::ZERO,
+            dynamic_stable_scale: false,
+            pace: Pace::Steps(Vec::new()),
+            analysis: None,
+            pod_restart_limit: 2,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluated_deadline_is_never_forgotten() {
+        let (plan, observed) = (test_plan(), Observed::default());
+        let now = Timestamp::UNIX_EPOCH;
+        let cx = Context::new(&plan, &observed, now);
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        assert!(cx.reached(now));
+        assert_eq!(cx.earliest_deadline(), None);
+        assert!(!cx.reached(at(30)) && !cx.reached(at(10)) && !cx.reached(at(20)));
+        assert_eq!(cx.earliest_deadline(), Some(at(10)));
+    }
 }

@@ -1,57 +1,66 @@
-//! The decision, read from top to bottom: abort first, then take in what is asked, then advance,
-//! then say what must be true.
+//! The decision, read from top to bottom.
 
 use jiff::Timestamp;
 
 use crate::context::{Context, Transition};
+use crate::converge::{converge, replicas as pods, traffic};
 use crate::effect::{Decision, Effect};
+use crate::holds::Holds;
+use crate::invariants::{self, InvariantViolation};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::{
-    abort, commands, growth, progress, replicas, route, scale, services, spec_change,
-    status_message, step_down, steps, timers,
+    abort, commands, growth, incompatible, progress, replicas, spec_change, status_message,
+    step_down, steps, target,
 };
 
-/// Decides what comes next for one Rollout.
+/// Decides the next state and effects of one Rollout.
 ///
-/// `plan` is the spec as validated, or the plan in force while the spec cannot be used
-/// (`seen.spec_problem`). The answer depends on nothing but the arguments; carried out and observed
-/// again, it converges.
-pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
-    let cx = Context {
-        plan,
-        observed: seen,
-        now,
-    };
-    let mut transition = Transition {
-        state: seen.state.clone(),
-        reasons: Vec::new(),
-    };
-
-    // Nothing that can fail or wait comes before this.
-    abort::on_breach(&cx, &mut transition);
-    // What the metrics say is of the revision at hand, not of one that is asked for now.
-    step_down::note(&cx, &mut transition);
-    let outcomes = commands::take(&cx, &mut transition);
-
-    spec_change::take_in(&cx, &mut transition);
-    steps::advance(&cx, &mut transition);
-    progress::record(&cx, &mut transition);
-    abort::on_deadline(&cx, &mut transition);
-
-    growth::record(&cx, &mut transition);
-    replicas::record(&cx, &mut transition);
-    route::note_weights(&cx, &mut transition);
-    scale::note_draining(&cx, &mut transition);
-    status_message::tell(&cx, &mut transition);
-    if transition.state != seen.state {
-        // Not worth a write of its own.
-        scale::forget_drained(&cx, &mut transition);
+/// `plan` is the validated spec, or the active plan while the spec cannot be used
+/// ([`Observed::spec_problem`]). The decision depends on nothing but the arguments. Carried out and
+/// observed again, it converges.
+///
+/// # Errors
+/// [`InvariantViolation`] if the decision would break a safety rule. Nothing of it may be carried
+/// out: the traffic stays where it is.
+pub fn decide(
+    plan: &Plan,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<Decision, InvariantViolation> {
+    let cx = Context::new(plan, observed, now);
+    let mut transition = Transition::new(observed.state.clone());
+    if let Some(problem) = &observed.incompatible_state {
+        return incompatible::decide(&cx, transition, problem);
     }
 
-    let mut effects = route::effects(&cx, &transition.state);
-    effects.extend(services::effects(&cx, &transition.state));
-    effects.extend(scale::effects(&cx, &transition.state));
+    // An abort comes before anything that can fail or wait.
+    abort::on_breach(&cx, &mut transition);
+    // The metrics are those of the current revision, so they count before a new one is applied.
+    step_down::apply(&cx, &mut transition);
+    // Commands were made for what the requester saw, so they come before the new spec.
+    let outcomes = commands::handle_all(&cx, &mut transition);
+    spec_change::apply(&cx, &mut transition);
+    steps::advance(&cx, &mut transition);
+
+    // The position is final, except that it may be overdue.
+    let holds = Holds::collect(&cx, &transition.state);
+    progress::record(&cx, &mut transition, &holds);
+    abort::on_deadline(&cx, &mut transition, &holds);
+
+    let target = target::target(&cx, &transition.state);
+    growth::record(&cx, &mut transition, &target);
+    replicas::record(&cx, &mut transition);
+    traffic::record(&cx, &mut transition, &target);
+    pods::record_draining(&cx, &mut transition, &target);
+    status_message::update(&cx, &mut transition);
+    if transition.state != observed.state {
+        // Not worth a write on its own.
+        pods::forget_drained(&cx, &mut transition);
+    }
+
+    let mut effects = converge(&cx, &transition.state, &target);
+    invariants::check(&cx, &transition.state, &effects)?;
     effects.extend(
         outcomes
             .into_iter()
@@ -61,11 +70,10 @@ pub fn decide(plan: &Plan, seen: &Observed, now: Timestamp) -> Decision {
                 outcome,
             }),
     );
-    let wake_at = timers::next(&cx, &transition.state);
-    Decision {
+    Ok(Decision {
         state: transition.state,
         effects,
-        wake_at,
+        wake_at: cx.earliest_deadline(),
         reasons: transition.reasons,
-    }
+    })
 }

@@ -1,4 +1,4 @@
-//! What the shell shall make true: desired states, never deltas, so that each can be repeated.
+//! Decisions and their effects: desired states, never deltas, so that each can be repeated.
 
 use jiff::Timestamp;
 
@@ -7,16 +7,17 @@ use crate::plan::RouteRef;
 use crate::state::State;
 use crate::units::{Revision, Weight};
 
-/// The answer of the planner.
+/// The result of [`crate::decide()`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The new position; written to status, with a resourceVersion precondition, before any effect.
+    /// The new state. It is written to status, with a resourceVersion precondition, before any
+    /// effect.
     pub state: State,
-    /// What to make true, in this order; each may fail without stopping the others.
+    /// The effects, in this order. Each may fail without stopping the others.
     pub effects: Vec<Effect>,
-    /// When to look again though nothing has changed.
+    /// When to decide again if nothing changes before.
     pub wake_at: Option<Timestamp>,
-    /// Why, for people: each is logged, and those of a transition become Events.
+    /// The reasons, for people. Each is logged, and those of a transition become Events.
     pub reasons: Vec<Reason>,
 }
 
@@ -25,28 +26,28 @@ pub struct Decision {
 pub enum Effect {
     /// The route's rule gives the canary this share.
     SetWeight {
-        /// Which route.
+        /// The route.
         route: RouteRef,
         /// The canary's share.
         canary: Weight,
     },
-    /// The Service exists and picks this revision's pods.
+    /// The Service exists and selects this revision's pods.
     BindService {
-        /// Which side.
+        /// The side.
         side: Side,
         /// The Service's name.
         name: String,
-        /// The revision to pick.
+        /// The revision to select.
         revision: Revision,
     },
-    /// A ReplicaSet for the target revision exists with so many replicas.
+    /// A ReplicaSet for the target revision exists with this number of replicas.
     CreateReplicaSet {
-        /// The revision, which is the target.
+        /// The target revision.
         revision: Revision,
         /// `spec.replicas` at creation.
         replicas: u32,
     },
-    /// A ReplicaSet has so many replicas.
+    /// A ReplicaSet has this number of replicas.
     Scale {
         /// The revision.
         revision: Revision,
@@ -62,7 +63,7 @@ pub enum Effect {
         /// The object's name.
         name: String,
     },
-    /// A command's outcome stands in its status.
+    /// A command's outcome is in its status.
     FinishCommand {
         /// The object's name.
         name: String,
@@ -76,30 +77,30 @@ pub enum Effect {
 /// A side of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The revision that production stands on.
+    /// The revision that serves production.
     Stable,
-    /// The revision that is being released.
+    /// The revision under release.
     Canary,
 }
 
-/// Why something was decided.
+/// A reason for a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// One CamelCase word, as an Event's reason.
+    /// A CamelCase word, used as an Event's reason.
     pub code: &'static str,
     /// What an operator reads.
     pub message: String,
-    /// How much it matters.
+    /// Whether it becomes an Event.
     pub level: Level,
 }
 
-/// How much a [`Reason`] matters.
+/// Whether a [`Reason`] becomes an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// For the log alone.
+    /// Log only.
     Detail,
-    /// A transition: becomes a Normal Event.
+    /// A Normal Event.
     Normal,
-    /// A transition that people should see: becomes a Warning Event.
+    /// A Warning Event.
     Warning,
 }

@@ -1,41 +1,42 @@
 //! The pure planner of Serin.
 //!
-//! [`decide()`] takes the plan (what the user asked for, validated), what was observed (including
-//! the position persisted in status) and the time, and answers with the new position, the desired
-//! states to make true, when to look again, and why. It has no clock, no randomness and no IO, so
-//! that every behaviour is a plain test.
+//! [`decide()`] takes the plan (the validated spec), the observation (including the state persisted
+//! in status) and the time. It returns the new state, the desired states to apply, when to decide
+//! again, and the reasons. It has no clock, no randomness and no IO, so that every behavior is a
+//! plain test.
 
 #![warn(missing_docs)]
 
 pub mod backoff;
 pub mod command;
 pub mod effect;
+pub mod hold;
 pub mod lease;
 pub mod observed;
 pub mod plan;
 pub mod replicas;
 pub mod state;
+pub mod state_reader;
 pub mod units;
 
 mod abort;
-mod blockers;
 mod commands;
 mod context;
+mod converge;
 mod decide;
-mod freeze;
+mod freeze_override;
 mod growth;
+mod holds;
+mod incompatible;
+mod invariants;
 mod progress;
 mod promotion;
-mod replica_ratio;
-mod route;
 mod route_state;
-mod scale;
-mod services;
 mod spec_change;
 mod status_message;
 mod step_down;
 mod steps;
 mod target;
-mod timers;
 
 pub use decide::decide;
+pub use invariants::InvariantViolation;

@@ -1,55 +1,71 @@
-//! What is true of the world right now, as far as the planner needs it.
+//! The observation: what the cluster and the analysis report now.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use crate::command::Command;
+use crate::hold::Hold;
 use crate::plan::{Requirements, RouteRef};
-use crate::state::State;
+use crate::state::{AbortCause, State};
 use crate::units::{Revision, Weight};
 
-/// One consistent look at everything that belongs to a Rollout.
-#[derive(Clone, Debug, PartialEq)]
+/// A consistent observation of everything that belongs to a Rollout.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// The position that was persisted in status.
+    /// The state persisted in status.
     pub state: State,
-    /// Since when this process has looked at the Rollout.
+    /// Why the persisted state cannot be understood completely: another version of the controller
+    /// wrote it. [`Observed::state`] then holds the fields that could be read.
+    pub incompatible_state: Option<String>,
+    /// When this process began to observe the Rollout.
     pub observed_since: Timestamp,
     /// `metadata.generation` of the Rollout.
     pub generation: i64,
-    /// Why the spec cannot be used; the plan passed to `decide` is then the plan in force.
+    /// Why the spec cannot be used. The plan passed to `decide` is then the active plan.
     pub spec_problem: Option<String>,
     /// `spec.replicas` as the API server stores it.
     pub spec_replicas: u32,
     /// Who set `spec.replicas`.
     pub replicas_source: ReplicasSource,
-    /// The hash of the valid spec's plan; none while the spec is invalid.
+    /// The hash of the valid spec's plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
-    /// The revision that the spec's template stands for; none while it cannot be told.
+    /// The revision of the spec's template. `None` if it is not known.
     pub target_revision: Option<Revision>,
     /// The Rollout's own ReplicaSets.
     pub replica_sets: BTreeMap<Revision, ReplicaSetView>,
-    /// The Service of the stable side; none where the plan names none.
+    /// The Service of the stable side. `None` if the plan names none.
     pub stable_service: Option<ServiceView>,
-    /// The Service of the canary side; none where the plan names none.
+    /// The Service of the canary side. `None` if the plan names none.
     pub canary_service: Option<ServiceView>,
     /// The routes of the plan, in its order.
     pub routes: Vec<RouteView>,
     /// Commands that have no outcome yet, oldest first.
     pub commands: Vec<Command>,
-    /// What the metrics say of the revision that is being released.
-    pub analysis: AnalysisReport,
+    /// What the analysis found for the current revision; `None` if no analysis is configured.
+    pub analysis: Option<AnalysisReport>,
+}
+
+impl Observed {
+    /// The analysis, if its data is fresh and nothing holds or breaches.
+    pub(crate) fn fresh_analysis(&self) -> Option<&AnalysisReport> {
+        self.analysis.as_ref().filter(|report| report.is_fresh())
+    }
+
+    /// The analysis' first hold, if any.
+    pub(crate) fn analysis_hold(&self) -> Option<&Hold> {
+        self.analysis.as_ref()?.holds.first()
+    }
 }
 
 /// Who set `spec.replicas` of a Rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplicasSource {
-    /// Somebody wrote the value: a manifest, an edit, or a client that cannot be told from one.
+    /// A manifest, an edit, or a client that cannot be distinguished from them.
     #[default]
     Declared,
-    /// Nobody did: the API server filled in the schema's default, because the manifest leaves the
-    /// field out.
+    /// Nobody: the API server applied the schema's default, because the manifest leaves the field
+    /// out.
     Default,
     /// The field has the default and no owner: the manifest leaves it out, and either the API
     /// server filled it in or an autoscaler scaled to 1, which the API server does not record for a
@@ -83,10 +99,10 @@ pub struct ReplicaSetView {
     pub current: u32,
     /// Pods that have been ready for `minReadySeconds`.
     pub available: u32,
-    /// Container restarts of its pods, together, since the release began.
+    /// Container restarts of all its pods since the release began.
     pub restarts: u32,
-    /// Why a pod of it cannot run, in the kubelet's words, for example `CrashLoopBackOff`; one that
-    /// has not restarted since the release began is not in a crash loop of this release.
+    /// The kubelet's reason why a pod cannot run, for example `CrashLoopBackOff`. A pod that has
+    /// not restarted since the release began is not in a crash loop of this release.
     pub crash: Option<String>,
     /// When the object was created.
     pub created_at: Timestamp,
@@ -97,91 +113,70 @@ pub struct ReplicaSetView {
 pub struct ServiceView {
     /// Whether the object exists.
     pub exists: bool,
-    /// The revision that its selector picks; none: it is not bound to a revision.
+    /// The revision that its selector selects. `None` if the Service is not bound to a revision.
     pub selects: Option<Revision>,
-    /// Ready endpoints that are pods of the selected revision (any pod, where it is not bound).
+    /// Ready endpoints that are pods of the selected revision, or any pods if it is not bound.
     pub ready: u32,
-    /// Since when there have been ready endpoints and none of another revision; none: not so now.
+    /// Since when it has had ready endpoints, and none of another revision. `None` if it has not
+    /// now.
     pub serving_since: Option<Timestamp>,
 }
 
-/// What a route object says and what its router says of it.
+/// A route object and what its router reports.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteView {
-    /// Which route.
+    /// The route.
     pub route: RouteRef,
-    /// The canary's share as written in the object, or why it cannot be told.
+    /// The canary's share as written in the object, or why it cannot be read.
     pub canary_weight: Result<Weight, String>,
-    /// Since when this process has seen the object say so.
+    /// Since when this process has observed this share.
     pub written_since: Timestamp,
-    /// Whether the router has taken it over.
+    /// Whether the router has applied the object.
     pub programmed: Programmed,
 }
 
-/// Whether a router has taken over what its object says.
+/// Whether a router has applied its object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Programmed {
-    /// Every parent reports the current generation accepted and resolved, seen since then.
+    /// Every parent has reported the current generation as accepted and resolved since then.
     Since(Timestamp),
-    /// A parent has not, and why.
+    /// A parent has not, for this reason.
     Pending(String),
-    /// The router reports no generation, so nobody can tell.
+    /// The router reports no generation.
     Unreported,
 }
 
-/// What the metrics say of the revision that is being released.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AnalysisReport {
-    /// No analysis is configured.
-    NotConfigured,
-    /// The data is missing, stale or unusable, or the traffic at hand is more than is left to
-    /// spend: never a success. `cause` is one CamelCase word.
-    Hold {
-        /// The kind of trouble, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-        /// The weight to go down to, where it has lasted too long for the one at hand.
-        lower_to: Option<Weight>,
-    },
-    /// The service as a whole has no errors to spend, whoever makes them: nothing advances until it
-    /// has recovered or a person lifts the freeze. `cause` is one CamelCase word.
-    Frozen {
-        /// `BudgetSpent` or `ServiceBurning`, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-    },
-    /// Fresh data that does not yet decide.
-    Undecided {
-        /// What an operator reads.
-        message: String,
-        /// Since when the data has been fresh without a gap.
-        fresh_since: Timestamp,
-        /// The next weight that evidence permits, where evidence sets the pace.
-        next_weight: Option<Weight>,
-        /// What suffices by itself.
-        satisfied: SatisfiedRequirements,
-    },
-    /// Fresh data that suffices to promote.
-    Sound {
-        /// What an operator reads.
-        message: String,
-        /// Since when the data has been fresh without a gap.
-        fresh_since: Timestamp,
-        /// What suffices by itself.
-        satisfied: SatisfiedRequirements,
-    },
-    /// The canary is worse than its budget allows.
-    RollBack {
-        /// `Evidence` or `ErrorBudget`, as a condition's reason.
-        cause: String,
-        /// What an operator reads.
-        message: String,
-    },
+/// What the analysis found for the current revision.
+///
+/// A report either names a breach, or holds, or is fresh: see [`AnalysisReport::is_fresh`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnalysisReport {
+    /// The finding that rolls the release back.
+    pub breach: Option<Breach>,
+    /// What the metrics and the error budget hold, the most important first.
+    pub holds: Vec<Hold>,
+    /// What is sufficient on its own so far.
+    pub satisfied: SatisfiedRequirements,
+    /// Since when the data has been fresh without a gap.
+    pub fresh_since: Option<Timestamp>,
+    /// Whether the evidence suffices to promote.
+    pub ready_to_promote: bool,
+    /// The next weight that the evidence permits, if the evidence sets the pace.
+    pub next_weight: Option<Weight>,
+    /// The state of the evidence in a sentence.
+    pub message: String,
 }
 
-/// What suffices by itself, at one weight: an answer that was given at another is none.
+/// A finding that rolls the release back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// What was found.
+    pub cause: AbortCause,
+    /// What an operator reads.
+    pub message: String,
+}
+
+/// Requirements that are satisfied, found at one weight. Findings at another weight do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SatisfiedRequirements {
     /// The canary's share at which this was found.
@@ -192,16 +187,49 @@ pub struct SatisfiedRequirements {
 }
 
 impl AnalysisReport {
-    /// What suffices at this weight; nothing where there is no fresh data of it.
-    pub fn satisfied_at(&self, weight: Weight) -> Option<&Requirements> {
-        match self {
-            Self::Undecided {
-                satisfied: proven, ..
-            }
-            | Self::Sound {
-                satisfied: proven, ..
-            } if proven.weight == weight => Some(&proven.requirements),
-            _ => None,
+    /// A report of fresh data that does not decide yet.
+    pub fn undecided(message: impl Into<String>, fresh_since: Timestamp) -> Self {
+        Self {
+            message: message.into(),
+            fresh_since: Some(fresh_since),
+            ..Self::default()
         }
+    }
+
+    /// A report of a hold.
+    pub fn held(hold: Hold) -> Self {
+        Self {
+            message: hold.message.clone(),
+            holds: vec![hold],
+            ..Self::default()
+        }
+    }
+
+    /// A report of a breach.
+    pub fn breached(cause: AbortCause, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            breach: Some(Breach {
+                cause,
+                message: message.clone(),
+            }),
+            message,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the data is fresh and neither holds nor breaches.
+    pub fn is_fresh(&self) -> bool {
+        self.breach.is_none() && self.holds.is_empty() && self.fresh_since.is_some()
+    }
+
+    /// What is satisfied at this weight; `None` without fresh data of this weight.
+    pub fn satisfied_at(&self, weight: Weight) -> Option<&Requirements> {
+        (self.is_fresh() && self.satisfied.weight == weight).then_some(&self.satisfied.requirements)
+    }
+
+    /// The hold that only an `override` lifts early, if any.
+    pub fn freeze(&self) -> Option<&Hold> {
+        self.holds.iter().find(|hold| hold.is_freeze())
     }
 }

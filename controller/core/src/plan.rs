@@ -1,4 +1,4 @@
-//! What the user asked for, validated: nothing in a [`Plan`] needs a second look.
+//! The validated spec of a Rollout.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,30 +9,53 @@ use crate::units::Weight;
 
 /// A validated Rollout spec, with every default filled in, apart from the pod template.
 ///
-/// It is stored in status as the plan in force, so that an abort, a drain or a restart of the
-/// controller works on what was agreed even when the spec has become invalid since.
+/// It is stored in status as the active plan, so that an abort, a drain or a restart of the
+/// controller uses it even if the spec has become invalid since.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// How many pods serve in steady state.
+    /// Number of pods in steady state.
     pub replicas: u32,
-    /// How long a stage may wait for pods or the router before it counts as failed.
+    /// Maximum time without progress of pods, Services or the router before a release is aborted.
     pub progress_deadline: Duration,
-    /// How many empty ReplicaSets of old revisions are kept.
+    /// Number of empty ReplicaSets of old revisions to keep.
     pub revision_history_limit: usize,
-    /// How many revisions back (by age) a return skips the steps; 0: none.
+    /// Number of earlier revisions, by age, whose release skips the steps. 0 disables it.
     pub rollback_window: usize,
-    /// The user's lasting wish that nothing advances (`spec.paused`).
+    /// Whether nothing advances (`spec.paused`).
     pub paused: bool,
+    /// Whose pods the Rollout manages.
+    pub workload: Workload,
+    /// How traffic is split between the two revisions.
+    pub exposure: Exposure,
     /// How a new revision replaces the stable one.
     pub strategy: Strategy,
+}
+
+/// Whose pods a Rollout manages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Workload {
+    /// ReplicaSets that the Rollout creates from its own template.
+    #[default]
+    Owned,
+}
+
+/// How traffic is split between the two revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Exposure {
+    /// The number of pods of each revision approximates the split. There is no router.
+    ReplicaRatio,
+    /// A router splits the traffic by weight.
+    Weighted(Routing),
 }
 
 /// How a new revision replaces the stable one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Strategy {
-    /// Traffic moves in steps, judged on the way.
+    /// Traffic moves in steps, analyzed on the way.
     Canary(Canary),
 }
 
@@ -40,23 +63,21 @@ pub enum Strategy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// Pods allowed above `replicas` while there is no router.
+    /// Maximum number of pods above `replicas` without a router.
     pub max_surge: Amount,
-    /// Pods allowed to be missing from `replicas` while there is no router.
+    /// Maximum number of pods missing from `replicas` without a router.
     pub max_unavailable: Amount,
-    /// How long the old stable pods stay after a promotion, from when no traffic can reach them.
+    /// Time that the old stable pods stay after a promotion, from when no traffic can reach them.
     pub scale_down_delay: Duration,
-    /// How long the canary's pods stay after an abort, from when no traffic can reach them.
+    /// Time that the canary's pods stay after an abort, from when no traffic can reach them.
     pub abort_scale_down_delay: Duration,
-    /// Whether stable gives up pods as its share of traffic shrinks.
+    /// Whether stable shrinks with its share of the traffic.
     pub dynamic_stable_scale: bool,
-    /// The router, where there is one; without it weights are approximated by replica counts.
-    pub routing: Option<Routing>,
-    /// What happens between the first canary pod and full promotion.
+    /// What sets the pace from the first canary pod to promotion.
     pub pace: Pace,
-    /// Whether a release is judged by metrics.
+    /// How metrics are analyzed. `None` if they are not.
     pub analysis: Option<Analysis>,
-    /// How many container restarts of canary pods, together, abort the release.
+    /// Number of container restarts of all canary pods together that aborts the release.
     pub pod_restart_limit: u32,
 }
 
@@ -64,14 +85,14 @@ pub struct Canary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Amount {
-    /// So many pods.
+    /// A number of pods.
     Pods(u32),
-    /// So many percent of `replicas`.
+    /// A percentage of `replicas`.
     Percent(u32),
 }
 
 impl Amount {
-    /// In pods, a share rounded up, as a Deployment's maxSurge is.
+    /// The number of pods. Percentages are rounded up, as in a Deployment's maxSurge.
     pub fn rounded_up(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
@@ -82,7 +103,7 @@ impl Amount {
         }
     }
 
-    /// In pods, a share rounded down, as a Deployment's maxUnavailable is.
+    /// The number of pods. Percentages are rounded down, as in a Deployment's maxUnavailable.
     pub fn rounded_down(self, replicas: u32) -> u32 {
         match self {
             Self::Pods(pods) => pods,
@@ -97,20 +118,19 @@ impl Amount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Routing {
-    /// The Service whose backend is the stable side.
+    /// The Service of the stable side.
     pub stable_service: String,
-    /// The Service whose backend is the canary side.
+    /// The Service of the canary side.
     pub canary_service: String,
     /// The routes that split traffic between the two.
     pub routes: Vec<RouteRef>,
-    /// How long the router needs to act on what its object says, from when it reports it.
+    /// Time that the router needs to apply its object, from when it reports it.
     pub settle: Duration,
-    /// How long a router that reports nothing is waited for before its object is taken for its
-    /// word.
+    /// Time after which a router that reports nothing is assumed to have applied its object.
     pub unverified_after: Duration,
 }
 
-/// A route object in the Rollout's namespace, and the rule in it that is ours.
+/// A route object in the Rollout's namespace, and the rule in it that is split.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRef {
@@ -118,7 +138,7 @@ pub struct RouteRef {
     pub kind: RouteKind,
     /// The object's name.
     pub name: String,
-    /// The rule's name; none: every rule that has the stable Service as a backend.
+    /// The rule's name. `None` for every rule that has the stable Service as a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
@@ -135,7 +155,7 @@ pub enum RouteKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Pace {
-    /// The steps as written, each of which must be observed to be complete.
+    /// Steps. Each must be observed to be complete.
     Steps(Vec<Step>),
     /// The evidence: the next weight is the largest whose worst case the error budget can bear.
     Evidence(EvidencePace),
@@ -174,13 +194,13 @@ pub struct Requirements {
     /// Objectives whose evidence must suffice to promote.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub objectives: BTreeSet<String>,
-    /// Checks that must have succeeded at the weight at hand.
+    /// Checks that must have succeeded at the current weight.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
 }
 
 impl Requirements {
-    /// Those that are not answered, in words; nothing: all are.
+    /// The unmet requirements, for people. `None` if all are met.
     pub fn unmet(&self, proven: &Self) -> Option<String> {
         let objectives = self
             .objectives
@@ -199,22 +219,22 @@ impl Requirements {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CanaryScale {
-    /// As many pods as the traffic weight asks for.
+    /// As many pods as the traffic weight needs.
     MatchTrafficWeight,
-    /// So many pods.
+    /// A number of pods.
     Replicas(u32),
-    /// This share of `replicas`.
+    /// A share of `replicas`.
     Weight(Weight),
 }
 
-/// How metrics take part.
+/// How metrics are analyzed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
-    /// How long an analysis may stay undecided before it is inconclusive and a person is asked.
+    /// Maximum time without a verdict before the rollout pauses for manual action.
     pub max_duration: Duration,
-    /// How long fresh data must have been seen before a release is promoted: while its pods are
-    /// young, tolerance is high.
+    /// Minimum time of fresh data before a release is promoted. While its pods are young, the
+    /// tolerance is higher.
     #[serde(
         default = "default_warm_up",
         skip_serializing_if = "is_default_warm_up"
@@ -223,25 +243,26 @@ pub struct Analysis {
     /// The checks that must have succeeded at the last weight before a release is promoted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
-    /// How a release is watched that has all of the traffic, before it becomes stable.
+    /// How a release that has all of the traffic bakes before it becomes stable. `None` if it does
+    /// not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bake: Option<BakePlan>,
 }
 
-/// How a release is watched that has all of the traffic: the old stable pods stay, so that a breach
-/// is an abort as any other.
+/// How a release that has all of the traffic bakes. The old stable pods stay meanwhile, so that a
+/// breach aborts as usual.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BakePlan {
-    /// For how long.
+    /// Duration of the bake.
     pub duration: Duration,
-    /// The checks that must have succeeded in that time.
+    /// The checks that must have succeeded during the bake.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
 }
 
 impl Analysis {
-    /// How long a canary counts as young where nothing else is said (analysis.md, section 2).
+    /// The default of [`Analysis::warm_up`].
     pub const DEFAULT_WARM_UP: Duration = Duration::from_secs(60);
 }
 
@@ -261,17 +282,20 @@ impl Plan {
         canary
     }
 
-    /// The router of the plan, where there is one.
+    /// The router, if any.
     pub fn routing(&self) -> Option<&Routing> {
-        self.canary().routing.as_ref()
+        match &self.exposure {
+            Exposure::ReplicaRatio => None,
+            Exposure::Weighted(routing) => Some(routing),
+        }
     }
 
-    /// How a promoted release is watched, where it is.
+    /// The bake, if any.
     pub fn bake(&self) -> Option<&BakePlan> {
         self.canary().analysis.as_ref()?.bake.as_ref()
     }
 
-    /// The steps as written; none where evidence sets the pace.
+    /// The steps. Empty if the evidence sets the pace.
     pub fn steps(&self) -> &[Step] {
         match &self.canary().pace {
             Pace::Steps(steps) => steps,
@@ -281,7 +305,7 @@ impl Plan {
 }
 
 impl Canary {
-    /// The weight that the steps up to and including `index` ask for.
+    /// The weight that the steps up to and including `index` set.
     pub fn weight_at(steps: &[Step], index: usize) -> Weight {
         let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
         let weight = latest_first.find_map(|step| match step {
@@ -291,7 +315,7 @@ impl Canary {
         weight.unwrap_or(Weight::ZERO)
     }
 
-    /// The canary's size that the steps up to and including `index` ask for.
+    /// The canary's size that the steps up to and including `index` set.
     pub fn scale_at(steps: &[Step], index: usize) -> CanaryScale {
         let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();
         let scale = latest_first.find_map(|step| match step {

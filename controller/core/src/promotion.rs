@@ -1,20 +1,21 @@
-//! The last stretch: all pods, all traffic, the watch where there is one, then the stable Service.
+//! Promotion: all pods, all traffic, the bake if there is one, then the stable Service.
 
-use crate::blockers::Wait;
 use crate::context::{Context, Transition};
-use crate::observed::AnalysisReport;
+use crate::converge::bindings;
+use crate::hold::{Hold, HoldCode};
+use crate::holds;
 use crate::plan::{BakePlan, Requirements};
+use crate::route_state;
 use crate::state::{Bake, State};
 use crate::units::{Weight, saturating_add};
-use crate::{blockers, route_state, services};
 
-/// Advances as far as what was observed allows.
+/// Advances as far as the observation allows.
 pub(crate) fn advance(cx: &Context<'_>, transition: &mut Transition) {
     let Some(revision) = transition.state.current_revision.clone() else {
         return;
     };
-    watch(cx, transition);
-    if wait(cx, &transition.state) == Wait::Done {
+    advance_bake(cx, transition);
+    if holds::position_hold(cx, &transition.state).is_none() {
         transition.normal(
             "Promoted",
             format!("revision {revision} is promoted: it is stable now"),
@@ -23,86 +24,76 @@ pub(crate) fn advance(cx: &Context<'_>, transition: &mut Transition) {
     }
 }
 
-/// What the promotion waits for.
-pub(crate) fn wait(cx: &Context<'_>, state: &State) -> Wait {
-    if cx.plan.replicas == 0 {
-        return Wait::Replicas;
-    }
-    // A pod that comes and goes in a long watch does not run into the progress deadline: the watch
+/// What the promotion waits for; `None` if the revision may become stable.
+pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    // A pod that comes and goes in a long bake does not run into the progress deadline: the bake
     // does not end without it.
-    if let (Some(plan), Some(watch)) = (cx.plan.bake(), state.active_bake()) {
-        return match watched(cx, state, plan, watch) {
-            Wait::Done => Wait::Evidence("waiting for all pods and all of the traffic".to_owned()),
-            waiting => waiting,
-        };
+    if let (Some(plan), Some(bake)) = (cx.plan.bake(), state.active_bake()) {
+        let message = "waiting for all pods and all of the traffic";
+        let incomplete = || Hold::new(HoldCode::Baking, message);
+        return Some(bake_hold(cx, state, plan, bake).unwrap_or_else(incomplete));
     }
-    match blockers::available(cx, state, cx.plan.replicas) {
-        Wait::Done => {}
-        missing => return missing,
+    let pods = holds::pods_hold(cx, state, cx.plan.replicas);
+    if pods.is_some() {
+        return pods;
     }
-    if cx.plan.routing().is_none() || services::stable_serves(cx, state.current_revision.as_ref()) {
-        return Wait::Done;
+    let current = state.current_revision.as_ref();
+    if cx.plan.routing().is_none() || bindings::stable_serves(cx, current) {
+        return None;
     }
-    Wait::Progress(route_state::waiting_for(cx))
+    Some(holds::route_hold(cx))
 }
 
-/// Begins the watch with the traffic, and ends it with the time where nothing speaks against it.
-fn watch(cx: &Context<'_>, transition: &mut Transition) {
+/// Starts the bake once the canary has all of the traffic, and ends it when its time is over and
+/// nothing holds it.
+fn advance_bake(cx: &Context<'_>, transition: &mut Transition) {
     let Some(plan) = cx.plan.bake().filter(|_| cx.plan.replicas > 0) else {
         return;
     };
-    let has_all = route_state::in_effect_for(cx, transition.state.current_revision.as_ref())
-        == Some(Weight::FULL)
-        && blockers::available(cx, &transition.state, cx.plan.replicas) == Wait::Done;
-    match transition.state.bake {
-        None if has_all => {
+    let state = &transition.state;
+    let current = state.current_revision.as_ref();
+    let has_all_traffic = route_state::in_effect_for(cx, current) == Some(Weight::FULL)
+        && holds::pods_hold(cx, state, cx.plan.replicas).is_none();
+    match state.bake {
+        None if has_all_traffic => {
             let seconds = plan.duration.as_secs();
             transition.normal(
-                "Watching",
-                format!("all of the traffic is on the canary: it is watched for {seconds} s"),
+                "Baking",
+                format!("the canary has all of the traffic and is observed for {seconds} s"),
             );
             transition.state.bake = Some(Bake {
                 since: cx.now,
                 ended_at: None,
             });
         }
-        Some(begun)
-            if begun.ended_at.is_none()
-                && has_all
-                && watched(cx, &transition.state, plan, begun) == Wait::Done =>
+        Some(bake)
+            if bake.ended_at.is_none()
+                && bake_hold(cx, state, plan, bake).is_none()
+                && has_all_traffic =>
         {
-            end(cx, transition);
+            end_bake(cx, transition);
         }
         _ => {}
     }
 }
 
-/// Ends the watch: the switch that follows has the whole progress deadline.
-pub(crate) fn end(cx: &Context<'_>, transition: &mut Transition) {
-    transition.state.bake = transition.state.bake.map(|watch| Bake {
+/// Ends the bake. The switch of the Service that follows has the whole progress deadline.
+pub(crate) fn end_bake(cx: &Context<'_>, transition: &mut Transition) {
+    let end = |bake: Bake| Bake {
         ended_at: Some(cx.now),
-        ..watch
-    });
-    transition.start_waiting(cx.now);
+        ..bake
+    };
+    transition.state.bake = transition.state.bake.map(end);
+    transition.restart_deadline(cx.now);
 }
 
-fn watched(cx: &Context<'_>, state: &State, plan: &BakePlan, watch: Bake) -> Wait {
-    match blockers::until(cx, saturating_add(watch.since, plan.duration)) {
-        Wait::Done => {}
-        waiting => return waiting,
-    }
-    match &cx.observed.analysis {
-        AnalysisReport::Hold { message, .. }
-        | AnalysisReport::Frozen { message, .. }
-        | AnalysisReport::RollBack { message, .. } => Wait::Evidence(message.clone()),
-        AnalysisReport::Undecided { .. }
-        | AnalysisReport::Sound { .. }
-        | AnalysisReport::NotConfigured => {
-            let checks = Requirements {
-                checks: plan.checks.clone(),
-                ..Requirements::default()
-            };
-            blockers::answered(cx, state, &checks)
-        }
-    }
+fn bake_hold(cx: &Context<'_>, state: &State, plan: &BakePlan, bake: Bake) -> Option<Hold> {
+    let end = saturating_add(bake.since, plan.duration);
+    let checks = Requirements {
+        checks: plan.checks.clone(),
+        ..Requirements::default()
+    };
+    holds::time_hold(cx, HoldCode::Baking, end)
+        .or_else(|| cx.observed.analysis_hold().cloned())
+        .or_else(|| holds::requirements_hold(cx, state, &checks))
 }

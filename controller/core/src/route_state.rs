@@ -1,4 +1,4 @@
-//! What the router is seen to do.
+//! What the routes and their router are observed to do.
 
 use jiff::Timestamp;
 
@@ -7,8 +7,8 @@ use crate::observed::{Programmed, RouteView};
 use crate::plan::Routing;
 use crate::units::{Revision, Weight, saturating_add};
 
-/// From when a route does what its object says; none: nobody can tell yet.
-pub(crate) fn effective_from(routing: &Routing, route: &RouteView) -> Option<Timestamp> {
+/// From when a route does what its object says. `None` if that is not known yet.
+fn effective_from(routing: &Routing, route: &RouteView) -> Option<Timestamp> {
     match &route.programmed {
         Programmed::Since(since) => Some(saturating_add(
             route.written_since.max(*since),
@@ -22,45 +22,36 @@ pub(crate) fn effective_from(routing: &Routing, route: &RouteView) -> Option<Tim
     }
 }
 
-/// The canary's share that every route is known to give it; none while a change is on its way.
+/// The canary's share that is in effect on every route. `None` while a change is on its way.
 pub(crate) fn in_effect(cx: &Context<'_>) -> Option<Weight> {
     let routing = cx.plan.routing()?;
     let first = cx.observed.routes.first()?.canary_weight.clone().ok()?;
-    let settled = cx.observed.routes.iter().all(|route| {
+    let is_in_effect = cx.observed.routes.iter().all(|route| {
         route.canary_weight == Ok(first)
-            && effective_from(routing, route).is_some_and(|from| from <= cx.now)
+            && effective_from(routing, route).is_some_and(|from| cx.reached(from))
     });
-    settled.then_some(first)
+    is_in_effect.then_some(first)
 }
 
-/// The share that every route is known to give this revision. A canary Service that still picks a
-/// superseded revision gives it none, whatever the routes say.
+/// The share that is in effect for this revision. While the canary Service still selects a
+/// superseded revision, only a share of zero counts.
 pub(crate) fn in_effect_for(cx: &Context<'_>, revision: Option<&Revision>) -> Option<Weight> {
-    let is_picked = cx
-        .observed
-        .canary_service
-        .as_ref()
-        .is_some_and(|service| service.selects.as_ref() == revision);
-    in_effect(cx).filter(|share| share.is_zero() || is_picked)
+    let service = cx.observed.canary_service.as_ref();
+    let is_selected = service.is_some_and(|service| service.selects.as_ref() == revision);
+    in_effect(cx).filter(|share| share.is_zero() || is_selected)
 }
 
-/// Whether a superseded revision is behind the canary Service and may still get requests.
+/// Whether the canary Service selects a superseded revision that may still get requests.
 pub(crate) fn superseded_gets_traffic(cx: &Context<'_>, current: Option<&Revision>) -> bool {
-    let picked = cx
-        .observed
-        .canary_service
-        .as_ref()
-        .and_then(|service| service.selects.as_ref());
-    picked.is_some() && picked != current && !canary_unreachable(cx)
+    let service = cx.observed.canary_service.as_ref();
+    let selected = service.and_then(|service| service.selects.as_ref());
+    selected.is_some() && selected != current && !canary_is_unreachable(cx)
 }
 
 /// The highest share that any route's object gives the canary.
 pub(crate) fn written(cx: &Context<'_>) -> Weight {
-    let weights = cx
-        .observed
-        .routes
-        .iter()
-        .filter_map(|route| route.canary_weight.clone().ok());
+    let routes = cx.observed.routes.iter();
+    let weights = routes.filter_map(|route| route.canary_weight.clone().ok());
     weights.max().unwrap_or(Weight::ZERO)
 }
 
@@ -68,25 +59,23 @@ pub(crate) fn written(cx: &Context<'_>) -> Weight {
 /// `None` if all are readable.
 pub(crate) fn unreadable(cx: &Context<'_>) -> Option<String> {
     cx.plan.routing()?;
-    let problem = |route: &RouteView| route.canary_weight.as_ref().err().cloned();
-    cx.observed
-        .routes
-        .iter()
-        .find_map(|route| Some(format!("route {}: {}", route.route.name, problem(route)?)))
+    cx.observed.routes.iter().find_map(|route| {
+        let problem = route.canary_weight.as_ref().err()?;
+        Some(format!("route {}: {problem}", route.route.name))
+    })
 }
 
 /// Whether no request can reach the canary Service any more.
-pub(crate) fn canary_unreachable(cx: &Context<'_>) -> bool {
+pub(crate) fn canary_is_unreachable(cx: &Context<'_>) -> bool {
     in_effect(cx) == Some(Weight::ZERO)
 }
 
-/// What the router still owes, in a sentence.
-pub(crate) fn waiting_for(cx: &Context<'_>) -> String {
+/// Why the routes do not have the wanted effect yet.
+pub(crate) fn describe_pending(cx: &Context<'_>) -> String {
     for route in &cx.observed.routes {
         match (&route.canary_weight, &route.programmed) {
-            (Err(problem), _) => return format!("route {}: {problem}", route.route.name),
-            (Ok(_), Programmed::Pending(why)) => {
-                return format!("route {}: {why}", route.route.name);
+            (Err(problem), _) | (Ok(_), Programmed::Pending(problem)) => {
+                return format!("route {}: {problem}", route.route.name);
             }
             (Ok(_), Programmed::Since(_) | Programmed::Unreported) => {}
         }

@@ -1,19 +1,18 @@
-//! What is asked: a new revision, a return to an old one, an edited plan.
+//! Changes of the spec: a new revision, a return to an old one, an edited plan.
 
-use crate::context::{Context, Transition, releasing};
-use crate::observed::AnalysisReport;
+use crate::context::{Context, Transition};
 use crate::plan::{Canary, Pace, Plan};
 use crate::state::{ActivePlan, Bake, PauseReason, ReleaseResult, Stage, State, StepPosition};
 use crate::units::{Revision, Weight};
 
-/// Takes in the spec's revision and plan.
-pub(crate) fn take_in(cx: &Context<'_>, transition: &mut Transition) {
+/// Applies the spec's revision and plan.
+pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     transition.state.observed_generation = cx.observed.generation;
-    // While the spec cannot be used, the plan in force goes on to hold what it holds.
+    // While the spec cannot be used, the active plan stays in effect.
     if cx.observed.spec_problem.is_some() {
         return;
     }
-    take_in_plan(cx, transition);
+    apply_plan(cx, transition);
     let Some(target) = cx.observed.target_revision.clone() else {
         return;
     };
@@ -29,43 +28,41 @@ pub(crate) fn take_in(cx: &Context<'_>, transition: &mut Transition) {
         transition.enter_stage(Stage::FirstDeploy, cx.now);
         return;
     }
-    leave_current(cx, transition, &target);
+    end_current_release(cx, transition, &target);
     transition.state.freeze_override = None;
     if transition.state.stable_revision.as_ref() == Some(&target) {
         transition.state.abort = None;
         transition.state.current_revision = Some(target);
         transition.enter_stage(Stage::Stable, cx.now);
     } else {
-        begin(cx, transition, target);
+        begin_release(cx, transition, target);
     }
 }
 
-/// Ends the release under way, where there is one, in favour of `target`.
-fn leave_current(cx: &Context<'_>, transition: &mut Transition, target: &Revision) {
-    let Some(current) = transition
-        .state
+/// Ends the release under way, if any, in favor of `target`.
+fn end_current_release(cx: &Context<'_>, transition: &mut Transition, target: &Revision) {
+    let state = &transition.state;
+    let current = state
         .current_revision
         .clone()
-        .filter(|_| releasing(&transition.state))
-    else {
-        return;
-    };
-    if transition.state.stable_revision.as_ref() == Some(target) {
+        .filter(|_| state.is_releasing());
+    let Some(current) = current else { return };
+    if state.stable_revision.as_ref() == Some(target) {
         let message = format!("reverted to the stable revision {target}");
         transition.warning(
             "RolledBack",
-            format!("revision {current} is given up: {message}"),
+            format!("revision {current} is aborted: {message}"),
         );
-        transition.record(current, ReleaseResult::Aborted, cx.now, message);
+        transition.record_release(current, ReleaseResult::Aborted, cx.now, message);
     } else {
         let message = format!("superseded by revision {target}");
         transition.normal("Superseded", format!("revision {current} is {message}"));
-        transition.record(current, ReleaseResult::Superseded, cx.now, message);
+        transition.record_release(current, ReleaseResult::Superseded, cx.now, message);
     }
 }
 
 /// Starts the release of `target` from its first step.
-pub(crate) fn begin(cx: &Context<'_>, transition: &mut Transition, target: Revision) {
+pub(crate) fn begin_release(cx: &Context<'_>, transition: &mut Transition, target: Revision) {
     transition.state.abort = None;
     transition.state.freeze_override = None;
     transition.enter_stage(Stage::Progressing, cx.now);
@@ -85,14 +82,14 @@ pub(crate) fn begin(cx: &Context<'_>, transition: &mut Transition, target: Revis
             transition.become_stable(cx.now, message);
         }
         Some(Shortcut::RollbackWindow) => {
-            let how = "a recently promoted revision inside the rollback window: without steps";
-            transition.normal("RollbackWindow", format!("revision {target}: {how}"));
+            let message = "promoted recently and inside the rollback window: without steps";
+            transition.normal("RollbackWindow", format!("revision {target}: {message}"));
             transition.enter_stage(Stage::Promoting, cx.now);
         }
         None => {
             transition.normal(
                 "ReleaseStarted",
-                format!("revision {target}: the canary is being made"),
+                format!("revision {target}: creating the canary"),
             );
             transition.state.step = Some(StepPosition {
                 index: 0,
@@ -107,61 +104,60 @@ pub(crate) fn begin(cx: &Context<'_>, transition: &mut Transition, target: Revis
 
 /// Why a release needs no steps.
 enum Shortcut {
-    /// There is no traffic that could be shifted or judged.
+    /// There is no traffic to shift or to analyze.
     WithoutTraffic,
-    /// The revision was promoted a short while ago.
+    /// The revision was promoted recently.
     RollbackWindow,
 }
 
-/// Whether the release of `target` skips the steps. Nothing that is held does, nor a revision that
-/// was aborted last time.
+/// Whether the release of `target` skips the steps. A held release never does, nor a revision whose
+/// last release was aborted.
 fn shortcut(cx: &Context<'_>, state: &State, target: &Revision) -> Option<Shortcut> {
-    let last = last_verdict(state, target);
+    let last = last_result(state, target);
     if cx.plan.paused || last == Some(ReleaseResult::Aborted) {
         return None;
     }
     if cx.plan.replicas == 0 {
-        let is_frozen = matches!(cx.observed.analysis, AnalysisReport::Frozen { .. });
+        let report = cx.observed.analysis.as_ref();
+        let is_frozen = report.is_some_and(|report| report.freeze().is_some());
         return (!is_frozen).then_some(Shortcut::WithoutTraffic);
     }
     let was_promoted = last == Some(ReleaseResult::Promoted);
-    (was_promoted && in_rollback_window(cx, target)).then_some(Shortcut::RollbackWindow)
+    (was_promoted && is_in_rollback_window(cx, target)).then_some(Shortcut::RollbackWindow)
 }
 
-/// How the last release of this revision that was decided ended; one that was superseded was not
-/// decided.
-fn last_verdict(state: &State, revision: &Revision) -> Option<ReleaseResult> {
-    let of_revision = state
-        .history
-        .iter()
-        .rev()
-        .filter(|release| release.revision == *revision);
-    of_revision
-        .map(|release| release.result)
-        .find(|result| *result != ReleaseResult::Superseded)
+/// How the last decided release of this revision ended; a superseded one was not decided.
+fn last_result(state: &State, revision: &Revision) -> Option<ReleaseResult> {
+    let newest_first = state.history.iter().rev();
+    let results = newest_first
+        .filter(|release| release.revision == *revision)
+        .map(|release| release.result);
+    let mut decided = results.filter(|result| *result != ReleaseResult::Superseded);
+    decided.next()
 }
 
 /// Whether `target` is one of the newest revisions before the current one, by the age of their
 /// ReplicaSets.
-fn in_rollback_window(cx: &Context<'_>, target: &Revision) -> bool {
-    let mut newest: Vec<_> = cx.observed.replica_sets.iter().collect();
-    newest.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
-    let earlier = newest
+fn is_in_rollback_window(cx: &Context<'_>, target: &Revision) -> bool {
+    let current = cx.observed.state.current_revision.as_ref();
+    let mut newest_first: Vec<_> = cx.observed.replica_sets.iter().collect();
+    newest_first.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
+    let earlier = newest_first
         .iter()
         .map(|(revision, _)| *revision)
-        .filter(|revision| Some(*revision) != cx.observed.state.current_revision.as_ref());
+        .filter(|revision| Some(*revision) != current);
     earlier
         .take(cx.plan.rollback_window)
         .any(|revision| revision == target)
 }
 
-/// Takes in an edited plan: new steps start anew from a weight that is no higher than today's.
-fn take_in_plan(cx: &Context<'_>, transition: &mut Transition) {
+/// Applies an edited plan: new steps start again from a weight that is no higher than today's.
+fn apply_plan(cx: &Context<'_>, transition: &mut Transition) {
     let Some(hash) = cx.observed.plan_hash.clone() else {
         return;
     };
     let before = transition.state.plan.take();
-    let changed_pace = before
+    let has_new_pace = before
         .as_ref()
         .is_some_and(|before| pace(&before.spec) != pace(cx.plan));
     transition.state.plan = Some(match &before {
@@ -172,55 +168,50 @@ fn take_in_plan(cx: &Context<'_>, transition: &mut Transition) {
         },
     });
     if let Some(before) = &before {
-        note_transitions(cx, transition, &before.spec);
+        record_edits(cx, transition, &before.spec);
     }
-    if !changed_pace || transition.state.stage != Stage::Progressing {
+    if !has_new_pace || transition.state.stage != Stage::Progressing {
         return;
     }
     transition.normal(
         "StepsEdited",
-        "the steps were edited on the way: they start anew",
+        "the steps were edited during the release: they start again",
     );
-    // A person's hold is not undone by an edit.
-    let held = transition
-        .state
-        .pause
-        .take()
-        .filter(|pause| pause.reason == PauseReason::Command);
+    // An edit does not undo a person's pause.
+    let pause = transition.state.pause.take();
+    let pause = pause.filter(|pause| pause.reason == PauseReason::Command);
     transition.enter_stage(Stage::Progressing, cx.now);
-    transition.state.pause = held;
+    transition.state.pause = pause;
     transition.state.step = Some(StepPosition {
         index: 0,
         started_at: cx.now,
     });
+    let weights = &mut transition.state.weights;
     match pace(cx.plan) {
-        // Traffic must not jump up because of an edit: higher than today's is reached from zero, as
-        // any release is.
+        // Traffic must not jump up because of an edit: a higher weight is reached from zero, as in
+        // any release.
         Pace::Steps(steps) => {
-            transition.state.restarting =
-                Canary::weight_at(steps, 0) > transition.state.weights.desired
+            transition.state.restarting = Canary::weight_at(steps, 0) > weights.desired;
         }
-        Pace::Evidence(pace) => {
-            transition.state.weights.desired =
-                transition.state.weights.desired.min(pace.first_weight);
-        }
+        Pace::Evidence(pace) => weights.desired = weights.desired.min(pace.first_weight),
     }
 }
 
-/// What an edit of `replicas` or `paused` means for a release under way.
-fn note_transitions(cx: &Context<'_>, transition: &mut Transition, before: &Plan) {
-    if !releasing(&transition.state) && transition.state.stage != Stage::FirstDeploy {
+/// Records what an edit of `replicas` or `paused` means for a release under way.
+fn record_edits(cx: &Context<'_>, transition: &mut Transition, before: &Plan) {
+    let state = &transition.state;
+    if !state.is_releasing() && state.stage != Stage::FirstDeploy {
         return;
     }
     let has_pods_again = before.replicas == 0 && cx.plan.replicas > 0;
     if has_pods_again || (before.paused && !cx.plan.paused) {
         // Nothing could make progress meanwhile.
-        transition.start_waiting(cx.now);
+        transition.restart_deadline(cx.now);
     }
-    if has_pods_again && let Some(watch) = transition.state.active_bake() {
+    if has_pods_again && let Some(bake) = transition.state.active_bake() {
         transition.state.bake = Some(Bake {
             since: cx.now,
-            ..watch
+            ..bake
         });
     }
     if transition.state.stage == Stage::Progressing && cx.plan.replicas > before.replicas {

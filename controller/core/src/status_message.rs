@@ -1,169 +1,143 @@
-//! The phase and the sentence that people read.
+//! The phase and the message that people read.
 //!
-//! A sentence changes when the position changes, not with every pod: each change costs a write.
+//! The message changes when the position changes, not with every pod: each change costs a write.
 
-use crate::blockers::Wait;
-use crate::context::{Context, Transition, releasing};
-use crate::state::{PauseReason, Phase, Stage, State};
+use crate::context::{Context, Transition};
+use crate::hold::{Hold, HoldCode};
+use crate::holds::{self, Holds};
+use crate::state::{Phase, Stage, State};
 use crate::units::Weight;
 use crate::{progress, route_state, steps, target};
 
-/// Sets the phase and the message.
-pub(crate) fn tell(cx: &Context<'_>, transition: &mut Transition) {
-    let (phase, message) = of(cx, &transition.state);
+/// Sets the phase, the message and the holds.
+pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
+    let holds = Holds::collect(cx, &transition.state);
+    let (phase, message) = describe(cx, &transition.state, &holds);
     transition.state.phase = phase;
     transition.state.message = message;
+    transition.state.holds = holds.into_vec();
 }
 
-fn of(cx: &Context<'_>, state: &State) -> (Phase, String) {
-    let (phase, message) = match state.stage {
-        Stage::FirstDeploy => first_deploy(cx, state),
-        Stage::Progressing => stepping(cx, state),
+fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
+    let hold = holds.position();
+    let (phase, mut message) = match state.stage {
+        Stage::FirstDeploy => describe_first_deploy(cx, state, hold),
+        Stage::Progressing => describe_progressing(cx, state, hold),
         Stage::Promoting => {
-            let what = if state.active_bake().is_some() {
-                "watched at 100 %"
+            let action = if state.active_bake().is_some() {
+                "baking at 100 %"
             } else {
                 "going to 100 %"
             };
-            (Phase::Progressing, with_wait(what, &steps::wait(cx, state)))
+            (Phase::Progressing, with_hold(action, hold))
         }
-        Stage::Aborted => aborted(state),
-        Stage::Stable => stable(cx, state),
+        Stage::Aborted => describe_aborted(state),
+        Stage::Stable => describe_stable(cx, state),
     };
-    let is_at_zero = cx.plan.replicas == 0 && releasing(state);
-    let message = if is_at_zero {
-        format!("{message}; scaled to 0: the position is kept until replicas is raised")
-    } else {
-        message
-    };
-    let message = match &state.freeze_override {
-        Some(lifted) if matches!(state.stage, Stage::Progressing | Stage::Promoting) => {
-            let by = lifted
-                .by
-                .as_deref()
-                .map(|by| format!(" by {by}"))
-                .unwrap_or_default();
-            format!("{message}; the freeze was lifted{by}: {}", lifted.reason)
-        }
-        _ => message,
-    };
+    if state.is_releasing()
+        && let Some(lifted) = &state.freeze_override
+    {
+        let by = lifted
+            .by
+            .as_deref()
+            .map(|by| format!(" by {by}"))
+            .unwrap_or_default();
+        message = format!("{message}; the freeze was lifted{by}: {}", lifted.reason);
+    }
     match &cx.observed.spec_problem {
-        Some(problem) => (
-            Phase::Degraded,
-            format!("the spec cannot be used: {problem}; meanwhile: {message}"),
-        ),
+        Some(problem) => {
+            let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");
+            (Phase::Degraded, message)
+        }
         None => (phase, message),
     }
 }
 
-fn first_deploy(cx: &Context<'_>, state: &State) -> (Phase, String) {
-    let waiting = with_wait("first deploy", &steps::wait(cx, state));
-    let overdue = progress::overdue_at(cx, state).is_some_and(|at| at <= cx.now);
-    if overdue {
-        return (
-            Phase::Degraded,
-            format!("{waiting}: longer than the progress deadline"),
-        );
+fn describe_first_deploy(cx: &Context<'_>, state: &State, hold: Option<&Hold>) -> (Phase, String) {
+    let message = with_hold("first deploy", hold);
+    let overdue_at = progress::overdue_at(cx, state);
+    if overdue_at.is_some_and(|at| cx.reached(at)) {
+        let message = format!("{message}: longer than the progress deadline");
+        return (Phase::Degraded, message);
     }
-    (Phase::Progressing, waiting)
+    (Phase::Progressing, message)
 }
 
-fn stepping(cx: &Context<'_>, state: &State) -> (Phase, String) {
+fn describe_progressing(cx: &Context<'_>, state: &State, hold: Option<&Hold>) -> (Phase, String) {
     let total = cx.plan.steps().len();
-    let index = state.step.map_or(0, |step| step.index);
-    let mut at = match steps::current(cx.plan, state) {
-        Some(step) => format!("step {} of {total} ({})", index + 1, steps::name(step)),
+    let number = state.step.map_or(0, |step| step.index) + 1;
+    let mut position = match steps::current(cx.plan, state) {
+        Some(step) => format!("step {number} of {total} ({})", steps::describe(step)),
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.desired),
     };
-    if let Some(cap) = state
-        .weights
-        .cap
-        .filter(|cap| *cap < target::planned(cx, state))
-    {
-        at = format!("{at}, cut to {cap}");
+    let planned = target::planned_share(cx, state);
+    if let Some(cap) = state.weights.cap.filter(|cap| *cap < planned) {
+        position = format!("{position}, limited to {cap}");
     }
     if cx.plan.paused {
-        return (Phase::Paused, format!("{at}: spec.paused is true"));
+        return (Phase::Paused, format!("{position}: spec.paused is true"));
     }
-    let wait = steps::wait(cx, state);
-    match state
-        .pause
-        .as_ref()
-        .map(|pause| (pause.reason, pause.until))
-    {
-        Some((PauseReason::Command, _)) => (
-            Phase::Paused,
-            format!("{at}: paused by a command, until resume"),
-        ),
-        Some((PauseReason::Inconclusive, _)) => (
-            Phase::Paused,
-            format!("{at}: the analysis is inconclusive; promote or abort"),
-        ),
-        Some((PauseReason::Step, Some(until))) => (Phase::Paused, format!("{at}: until {until}")),
-        Some((PauseReason::Step, None)) => (Phase::Paused, format!("{at}: until promoted")),
-        None => (Phase::Progressing, with_wait(&at, &wait)),
+    let is_paused = state.pause.is_some();
+    let hold = holds::person_hold(state).or_else(|| hold.cloned());
+    let phase = if is_paused {
+        Phase::Paused
+    } else {
+        Phase::Progressing
+    };
+    (phase, with_hold(&position, hold.as_ref()))
+}
+
+fn with_hold(position: &str, hold: Option<&Hold>) -> String {
+    match hold {
+        Some(hold) if hold.code == HoldCode::ScaledToZero => {
+            format!("{position}; {}", hold.message)
+        }
+        Some(hold) => format!("{position}: {}", hold.message),
+        None => position.to_owned(),
     }
 }
 
-fn with_wait(at: &str, wait: &Wait) -> String {
-    match wait {
-        Wait::Progress(what) | Wait::Evidence(what) => format!("{at}: {what}"),
-        Wait::Until(time) => format!("{at}: until {time}"),
-        Wait::Done | Wait::Person | Wait::Raise(_) | Wait::Replicas => at.to_owned(),
-    }
-}
-
-fn aborted(state: &State) -> (Phase, String) {
-    // Evidence speaks in whole sentences, other causes do not.
-    let why = state
-        .abort
-        .as_ref()
-        .map_or("given up", |abort| abort.message.trim_end_matches('.'));
-    let wanted = state
-        .current_revision
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let stable = state
-        .stable_revision
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+fn describe_aborted(state: &State) -> (Phase, String) {
+    // Evidence is reported in whole sentences, other causes are not.
+    let abort = state.abort.as_ref();
+    let cause = abort.map_or("aborted", |abort| abort.message.trim_end_matches('.'));
+    let name = |revision: Option<&crate::units::Revision>| {
+        revision.map(ToString::to_string).unwrap_or_default()
+    };
+    let stable = name(state.stable_revision.as_ref());
+    let wanted = name(state.current_revision.as_ref());
     let message = format!(
-        "{why}. Stable {stable} serves; the spec still asks for {wanted}, which was given up: declare another revision, or retry"
+        "{cause}. Stable {stable} serves; the spec still wants the aborted revision {wanted}: \
+         declare another revision, or retry"
     );
     (Phase::Degraded, message)
 }
 
-fn stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
-    let set = state
-        .stable_revision
-        .as_ref()
-        .and_then(|revision| cx.observed.replica_sets.get(revision));
+fn describe_stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
+    let revision = state.stable_revision.as_ref();
+    let set = revision.and_then(|revision| cx.observed.replica_sets.get(revision));
     let available = set.map_or(0, |set| set.available);
-    let complete = available >= cx.plan.replicas;
-    let route_free =
+    let is_complete = available >= cx.plan.replicas;
+    let has_no_canary_traffic =
         cx.plan.routing().is_none() || route_state::in_effect(cx) == Some(Weight::ZERO);
     if available == 0 && cx.plan.replicas > 0 {
-        return (
-            Phase::Degraded,
-            "no pod of the stable revision is available".to_owned(),
-        );
+        let message = "no pod of the stable revision is available";
+        return (Phase::Degraded, message.to_owned());
     }
-    // Pods that come and go do not undo what was completed; the Available condition tells of them.
-    let was_healthy =
-        cx.observed.state.phase == Phase::Healthy && cx.observed.state.stage == Stage::Stable;
-    if was_healthy || (complete && route_free) {
+    // Pods that come and go do not undo what was completed; the Available condition reports them.
+    let before = &cx.observed.state;
+    let was_healthy = before.phase == Phase::Healthy && before.stage == Stage::Stable;
+    if was_healthy || (is_complete && has_no_canary_traffic) {
         return (Phase::Healthy, "the revision is stable".to_owned());
     }
-    let what = match route_state::unreadable(cx) {
-        Some(why) => why,
-        None if complete => "the route is on its way back to stable".to_owned(),
+    let pending = match route_state::unreadable(cx) {
+        Some(problem) => problem,
+        None if is_complete => "waiting for the route to return to stable".to_owned(),
         None => "waiting for pods".to_owned(),
     };
     (
         Phase::Progressing,
-        format!("the revision is stable; {what}"),
+        format!("the revision is stable; {pending}"),
     )
 }

@@ -1,32 +1,28 @@
-//! Progressing down: less traffic for a canary whose metrics have been missing for too long, or that
-//! has too little left to spend.
+//! Stepping down: less traffic for a canary whose metrics have been missing for too long, or whose
+//! release has too few errors left to spend.
 
-use crate::blockers::Wait;
 use crate::context::{Context, Transition};
-use crate::observed::AnalysisReport;
 use crate::plan::Pace;
 use crate::state::Stage;
 use crate::units::Weight;
-use crate::{blockers, target};
+use crate::{holds, target};
 
-/// Takes in what the metrics say of the weight at hand, in either direction.
-pub(crate) fn note(cx: &Context<'_>, transition: &mut Transition) {
+/// Lowers or restores the canary's share as the analysis demands.
+pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     if transition.state.stage != Stage::Progressing {
         return;
     }
-    match &cx.observed.analysis {
-        AnalysisReport::Hold {
-            message,
-            lower_to: Some(lower),
-            ..
-        } => step_down(cx, transition, *lower, message),
-        // Fresh data that asks for nothing less.
-        AnalysisReport::Undecided { .. }
-        | AnalysisReport::Sound { .. }
-        | AnalysisReport::NotConfigured => restore(cx, transition),
-        AnalysisReport::Hold { .. }
-        | AnalysisReport::Frozen { .. }
-        | AnalysisReport::RollBack { .. } => {}
+    let Some(report) = &cx.observed.analysis else {
+        return restore(cx, transition);
+    };
+    let lowering = report.holds.iter().filter(|hold| hold.lower_to.is_some());
+    match lowering.min_by_key(|hold| hold.lower_to) {
+        Some(hold) => {
+            let lower = hold.lower_to.unwrap_or(Weight::ZERO);
+            step_down(cx, transition, lower, &hold.message);
+        }
+        None if report.is_fresh() => restore(cx, transition),
+        None => {}
     }
 }
 
@@ -37,34 +33,32 @@ fn step_down(cx: &Context<'_>, transition: &mut Transition, lower: Weight, messa
     transition.warning("SteppedDown", message);
     match &cx.plan.canary().pace {
         Pace::Steps(_) => transition.state.weights.cap = Some(lower),
-        // From here the evidence leads up again, as from any other weight.
+        // From here the evidence raises the weight again, as from any other weight.
         Pace::Evidence(_) => transition.state.weights.desired = lower,
     }
     // The way down and the way up again have the whole progress deadline each.
-    transition.start_waiting(cx.now);
+    transition.restart_deadline(cx.now);
 }
 
-/// Gives the step's own weight back, and lifts the cap once that is in effect: until then no step
-/// is complete.
+/// Restores the step's own weight, and lifts the cap once that is in effect: until then no step is
+/// complete.
 fn restore(cx: &Context<'_>, transition: &mut Transition) {
-    // While a person holds the release no traffic is added to it.
-    let Some(cap) = transition
-        .state
-        .weights
-        .cap
-        .filter(|_| !blockers::is_held_by_person(cx, &transition.state))
-    else {
+    let Some(cap) = transition.state.weights.cap else {
         return;
     };
-    let planned = target::planned(cx, &transition.state);
+    // While a person holds the release no traffic is added to it.
+    if holds::is_held_by_person(cx, &transition.state) {
+        return;
+    }
+    let planned = target::planned_share(cx, &transition.state);
     if cap < planned {
         transition.state.weights.cap = Some(planned);
-        transition.start_waiting(cx.now);
+        transition.restart_deadline(cx.now);
         transition.normal(
             "WeightRestored",
             format!("the metrics are fresh again: back to {planned}"),
         );
-    } else if blockers::shifted(cx, &transition.state, planned) == Wait::Done {
+    } else if holds::traffic_hold(cx, &transition.state, planned).is_none() {
         transition.state.weights.cap = None;
     }
 }

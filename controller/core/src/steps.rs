@@ -1,176 +1,180 @@
-//! Advancing: a step is complete when its effect has been observed, never because it was requested.
+//! Steps. A step is complete when its effect has been observed, never because it was requested.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::blockers::Wait;
 use crate::context::{Context, Transition};
-use crate::observed::AnalysisReport;
+use crate::hold::{Hold, HoldCode, HoldEnd};
+use crate::holds::{self, Holds};
 use crate::plan::{Pace, Plan, Requirements, Step};
 use crate::state::{Pause, PauseReason, Stage, State, StepPosition};
 use crate::units::{Weight, saturating_add};
-use crate::{blockers, promotion, route_state, target};
+use crate::{promotion, route_state, target};
 
-/// The step at hand as planned; none past the last, and where evidence sets the pace.
+/// The current step as planned. `None` after the last one, and if the evidence sets the pace.
 pub(crate) fn current<'a>(plan: &'a Plan, state: &State) -> Option<&'a Step> {
     plan.steps().get(state.step?.index)
 }
 
-/// Advances as far as what was observed allows.
+/// Advances as far as the observation allows.
 pub(crate) fn advance(cx: &Context<'_>, transition: &mut Transition) {
     match transition.state.stage {
-        Stage::FirstDeploy => first_deploy(cx, transition),
-        Stage::Progressing => step_on(cx, transition),
+        Stage::FirstDeploy => finish_first_deploy(cx, transition),
+        Stage::Progressing => advance_steps(cx, transition),
         Stage::Promoting => promotion::advance(cx, transition),
         Stage::Aborted | Stage::Stable => {}
     }
 }
 
-/// Starts the step with this index now.
+/// Starts the step with this index.
 pub(crate) fn begin_step(cx: &Context<'_>, transition: &mut Transition, index: usize) {
     transition.state.pause = None;
-    transition.start_waiting(cx.now);
+    transition.restart_deadline(cx.now);
     transition.state.step = Some(StepPosition {
         index,
         started_at: cx.now,
     });
 }
 
-/// What the release waits for.
-pub(crate) fn wait(cx: &Context<'_>, state: &State) -> Wait {
-    match state.stage {
-        Stage::Progressing if cx.plan.replicas == 0 => Wait::Replicas,
-        Stage::Progressing if state.restarting => match route_state::in_effect(cx) {
-            Some(Weight::ZERO) => Wait::Done,
-            _ if cx.plan.routing().is_none() => Wait::Done,
-            _ => Wait::Progress(route_state::waiting_for(cx)),
-        },
-        Stage::Progressing => match (&cx.plan.canary().pace, state.step) {
-            (Pace::Steps(steps), Some(step)) => {
-                of_step(cx, state, steps.get(step.index), step.started_at)
-            }
-            _ => by_evidence(cx, state),
-        },
-        Stage::Promoting => promotion::wait(cx, state),
-        Stage::FirstDeploy => blockers::available(cx, state, cx.plan.replicas),
-        Stage::Aborted | Stage::Stable => Wait::Done,
+/// What the current step waits for; `None` if its effect has been observed.
+pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if state.restarting {
+        let is_without_traffic =
+            cx.plan.routing().is_none() || route_state::in_effect(cx) == Some(Weight::ZERO);
+        return (!is_without_traffic).then(|| holds::route_hold(cx));
+    }
+    match (&cx.plan.canary().pace, state.step) {
+        (Pace::Steps(steps), Some(step)) => {
+            step_hold(cx, state, steps.get(step.index), step.started_at)
+        }
+        _ => evidence_hold(cx, state),
     }
 }
 
-fn of_step(cx: &Context<'_>, state: &State, step: Option<&Step>, started_at: Timestamp) -> Wait {
+fn step_hold(
+    cx: &Context<'_>,
+    state: &State,
+    step: Option<&Step>,
+    started_at: Timestamp,
+) -> Option<Hold> {
     let own = match step {
-        Some(Step::SetWeight(weight)) => blockers::shifted(cx, state, target::cut(state, *weight)),
-        Some(Step::SetCanaryScale(_)) => blockers::available(
+        Some(Step::SetWeight(weight)) => {
+            holds::traffic_hold(cx, state, target::capped(state, *weight))
+        }
+        Some(Step::SetCanaryScale(_)) => holds::pods_hold(
             cx,
             state,
             target::canary_pods(cx, state, target::share(cx, state)),
         ),
         Some(Step::Pause(Some(duration))) => {
-            blockers::until(cx, saturating_add(started_at, *duration))
+            let end = saturating_add(started_at, *duration);
+            holds::time_hold(cx, HoldCode::StepPause, end)
         }
-        Some(Step::Pause(None)) => Wait::Person,
-        Some(Step::Analysis(duration)) => return analysed(cx, started_at, *duration),
-        Some(Step::Require(questions)) => blockers::answered(cx, state, questions),
-        None => ready_to_promote(cx, state),
+        Some(Step::Pause(None)) => Some(Hold::new(HoldCode::StepPause, "until promoted")),
+        Some(Step::Analysis(duration)) => return analysis_hold(cx, started_at, *duration),
+        Some(Step::Require(required)) => holds::requirements_hold(cx, state, required),
+        None => promote_hold(cx, state),
     };
-    // Missing data is never a success: no step ends in its favour, nor before what it took away is
-    // given back. Nor does one end while nobody knows what the routes say.
-    match (
-        own,
-        held(cx, state).or_else(|| route_state::unreadable(cx).map(Wait::Progress)),
-    ) {
-        (Wait::Done, Some(hold)) => hold,
-        (Wait::Done, None) if state.weights.cap.is_some() => {
-            blockers::shifted(cx, state, target::share(cx, state))
-        }
-        (own, _) => own,
-    }
+    // Missing data never counts as success: no step completes by it, nor before traffic that was
+    // taken away is given back, nor while nobody knows what the routes say.
+    let unreadable = || {
+        let problem = route_state::unreadable(cx)?;
+        Some(Hold::new(HoldCode::RouteNotReady, problem))
+    };
+    let given_back = || {
+        state.weights.cap?;
+        holds::traffic_hold(cx, state, target::share(cx, state))
+    };
+    own.or_else(|| metrics_hold(cx, state))
+        .or_else(unreadable)
+        .or_else(given_back)
 }
 
-/// All steps are complete: what was seen of young pods alone, under a high tolerance, does not
-/// suffice to promote, and every check must have succeeded at this weight.
-fn ready_to_promote(cx: &Context<'_>, state: &State) -> Wait {
-    let Some(analysis) = cx.plan.canary().analysis.as_ref() else {
-        return Wait::Done;
-    };
+/// All steps are complete. Evidence of young pods alone, under a high tolerance, does not suffice to
+/// promote, and every check must have succeeded at this weight.
+fn promote_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    let analysis = cx.plan.canary().analysis.as_ref()?;
     let checks = Requirements {
         checks: analysis.checks.clone(),
         ..Requirements::default()
     };
-    if let open @ Wait::Evidence(_) = blockers::answered(cx, state, &checks) {
-        return open;
-    }
-    match &cx.observed.analysis {
-        AnalysisReport::Undecided { fresh_since, .. }
-        | AnalysisReport::Sound { fresh_since, .. }
-            if !target::share(cx, state).is_zero() =>
-        {
-            blockers::until(cx, saturating_add(*fresh_since, analysis.warm_up))
+    holds::requirements_hold(cx, state, &checks).or_else(|| {
+        let report = cx.observed.fresh_analysis()?;
+        let fresh_since = report.fresh_since?;
+        if target::share(cx, state).is_zero() {
+            return None;
         }
-        _ => Wait::Done,
-    }
+        let end = saturating_add(fresh_since, analysis.warm_up);
+        holds::time_hold(cx, HoldCode::WarmUp, end)
+    })
 }
 
-fn held(cx: &Context<'_>, state: &State) -> Option<Wait> {
-    // A canary whose traffic was taken from it is held all the same.
-    let judged = !target::planned(cx, state).is_zero();
-    match &cx.observed.analysis {
-        AnalysisReport::Hold { message, .. } | AnalysisReport::Frozen { message, .. } if judged => {
-            Some(Wait::Evidence(message.clone()))
+fn metrics_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    let hold = cx.observed.analysis_hold().cloned();
+    hold.filter(|_| holds::has_planned_traffic(cx, state))
+}
+
+/// An analysis step: fresh data for a duration, or sufficient evidence.
+fn analysis_hold(
+    cx: &Context<'_>,
+    started_at: Timestamp,
+    duration: Option<Duration>,
+) -> Option<Hold> {
+    let fresh = cx.observed.fresh_analysis();
+    match (fresh, duration) {
+        (Some(report), Some(duration)) => {
+            let fresh_since = report.fresh_since.unwrap_or(cx.now);
+            let end = saturating_add(started_at.max(fresh_since), duration);
+            holds::time_hold(cx, HoldCode::AnalysisRunning, end)
         }
-        _ => None,
+        (Some(report), None) if report.ready_to_promote => None,
+        _ => Some(insufficient_evidence(cx)),
     }
 }
 
-fn analysed(cx: &Context<'_>, started_at: Timestamp, duration: Option<Duration>) -> Wait {
-    match (&cx.observed.analysis, duration) {
-        (
-            AnalysisReport::Sound { fresh_since, .. }
-            | AnalysisReport::Undecided { fresh_since, .. },
-            Some(duration),
-        ) => blockers::until(cx, saturating_add(started_at.max(*fresh_since), duration)),
-        (AnalysisReport::Sound { .. }, None) => Wait::Done,
-        (
-            AnalysisReport::Undecided { message, .. }
-            | AnalysisReport::Hold { message, .. }
-            | AnalysisReport::Frozen { message, .. }
-            | AnalysisReport::RollBack { message, .. },
-            _,
-        ) => Wait::Evidence(message.clone()),
-        (AnalysisReport::NotConfigured, _) => {
-            Wait::Evidence("no analysis is configured".to_owned())
+/// The evidence sets the pace: once the desired weight is in effect, the evidence decides what comes
+/// next.
+fn evidence_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    let traffic = holds::traffic_hold(cx, state, state.weights.desired);
+    if traffic.is_some() {
+        return traffic;
+    }
+    let fresh = cx.observed.fresh_analysis();
+    if fresh.is_some_and(|report| report.ready_to_promote) || permitted_raise(cx, state).is_some() {
+        return None;
+    }
+    Some(insufficient_evidence(cx))
+}
+
+/// The higher weight that the evidence permits, if the evidence sets the pace.
+fn permitted_raise(cx: &Context<'_>, state: &State) -> Option<Weight> {
+    if state.restarting || !matches!(cx.plan.canary().pace, Pace::Evidence(_)) {
+        return None;
+    }
+    let report = cx.observed.fresh_analysis()?;
+    let next = report
+        .next_weight
+        .filter(|next| *next > state.weights.desired);
+    next.filter(|_| !report.ready_to_promote)
+}
+
+fn insufficient_evidence(cx: &Context<'_>) -> Hold {
+    match &cx.observed.analysis {
+        None => Hold::new(HoldCode::EvidenceInsufficient, "no analysis is configured"),
+        Some(report) => {
+            report.holds.first().cloned().unwrap_or_else(|| {
+                Hold::new(HoldCode::EvidenceInsufficient, report.message.clone())
+            })
         }
     }
 }
 
-/// Where evidence sets the pace: the weight asked for is in effect, and then the evidence says what
-/// comes next.
-fn by_evidence(cx: &Context<'_>, state: &State) -> Wait {
-    let asked = state.weights.desired;
-    match blockers::shifted(cx, state, asked) {
-        Wait::Done => {}
-        missing => return missing,
-    }
-    match &cx.observed.analysis {
-        AnalysisReport::Sound { .. } => Wait::Done,
-        AnalysisReport::Undecided {
-            next_weight: Some(next),
-            ..
-        } if *next > asked => Wait::Raise(*next),
-        AnalysisReport::Undecided { message, .. }
-        | AnalysisReport::Hold { message, .. }
-        | AnalysisReport::Frozen { message, .. }
-        | AnalysisReport::RollBack { message, .. } => Wait::Evidence(message.clone()),
-        AnalysisReport::NotConfigured => Wait::Evidence("no analysis is configured".to_owned()),
-    }
-}
-
-fn first_deploy(cx: &Context<'_>, transition: &mut Transition) {
+fn finish_first_deploy(cx: &Context<'_>, transition: &mut Transition) {
     let Some(revision) = transition.state.current_revision.clone() else {
         return;
     };
-    if wait(cx, &transition.state) == Wait::Done {
+    if holds::position_hold(cx, &transition.state).is_none() {
         transition.normal(
             "FirstDeployed",
             format!("revision {revision} is available and stable"),
@@ -179,34 +183,37 @@ fn first_deploy(cx: &Context<'_>, transition: &mut Transition) {
     }
 }
 
-fn step_on(cx: &Context<'_>, transition: &mut Transition) {
-    // Bounded: every turn but the last completes a step, or ends a restart.
+fn advance_steps(cx: &Context<'_>, transition: &mut Transition) {
+    // Bounded: every turn but the last completes a step or a restart of the steps.
     for _ in 0..=cx.plan.steps().len() + 1 {
-        if transition.state.stage != Stage::Progressing
-            || cx.observed.spec_problem.is_some()
-            || blockers::is_held_by_person(cx, &transition.state)
-        {
+        if transition.state.stage != Stage::Progressing {
             return;
         }
-        match wait(cx, &transition.state) {
-            Wait::Done if transition.state.restarting => transition.state.restarting = false,
-            // Whatever holds the release goes on to hold it.
-            Wait::Replicas => return,
-            Wait::Done => leave_step(cx, transition),
-            Wait::Raise(weight) => {
-                let next = transition.state.step.map_or(0, |step| step.index + 1);
-                transition.normal("WeightRaised", format!("the evidence permits {weight}"));
-                transition.state.weights.desired = weight;
-                transition.start_waiting(cx.now);
-                transition.state.step = transition.state.step.map(|step| StepPosition {
-                    index: next,
-                    ..step
-                });
-                return;
-            }
-            waiting => return note_pause(cx, transition, &waiting),
+        let holds = Holds::collect(cx, &transition.state);
+        if holds.is_stopped_from_outside() {
+            return;
+        }
+        match holds.position() {
+            Some(hold) if hold.code == HoldCode::ScaledToZero => return,
+            Some(hold) => return record_pause(cx, transition, hold),
+            None if transition.state.restarting => transition.state.restarting = false,
+            None => match permitted_raise(cx, &transition.state) {
+                Some(weight) => return raise_weight(cx, transition, weight),
+                None => leave_step(cx, transition),
+            },
         }
     }
+}
+
+fn raise_weight(cx: &Context<'_>, transition: &mut Transition, weight: Weight) {
+    transition.normal("WeightRaised", format!("the evidence permits {weight}"));
+    transition.state.weights.desired = weight;
+    transition.restart_deadline(cx.now);
+    let next = |step: StepPosition| StepPosition {
+        index: step.index + 1,
+        ..step
+    };
+    transition.state.step = transition.state.step.map(next);
 }
 
 fn leave_step(cx: &Context<'_>, transition: &mut Transition) {
@@ -217,7 +224,7 @@ fn leave_step(cx: &Context<'_>, transition: &mut Transition) {
             let (number, total) = (index + 1, steps.len());
             transition.detail(
                 "StepCompleted",
-                format!("step {number} of {total} is complete: {}", name(step)),
+                format!("step {number} of {total} is complete: {}", describe(step)),
             );
             begin_step(cx, transition, index + 1);
         }
@@ -225,8 +232,8 @@ fn leave_step(cx: &Context<'_>, transition: &mut Transition) {
     }
 }
 
-/// A step in the words of the API.
-pub(crate) fn name(step: &Step) -> String {
+/// A step as the API writes it.
+pub(crate) fn describe(step: &Step) -> String {
     match step {
         Step::SetWeight(weight) => format!("setWeight {}", weight.as_percent()),
         Step::Pause(None) => "pause".to_owned(),
@@ -236,25 +243,21 @@ pub(crate) fn name(step: &Step) -> String {
     }
 }
 
-/// Notes what a person would have to know: that a pause holds it, or that the analysis came to no
-/// end.
-fn note_pause(cx: &Context<'_>, transition: &mut Transition, waiting: &Wait) {
+/// Records what a person has to know: that a pause step holds the release, or that the analysis
+/// reached its maximum duration.
+fn record_pause(cx: &Context<'_>, transition: &mut Transition, hold: &Hold) {
     let started_at = transition.state.step.map_or(cx.now, |step| step.started_at);
-    let pause = |until| Pause {
+    let step_pause = |until| Pause {
         reason: PauseReason::Step,
         since: started_at,
         until,
     };
-    transition.state.pause = match waiting {
-        Wait::Until(at) if matches!(current(cx.plan, &transition.state), Some(Step::Pause(_))) => {
-            Some(pause(Some(*at)))
-        }
-        Wait::Person => Some(pause(None)),
-        Wait::Evidence(message) if longest_passed(cx, started_at) => {
-            transition.warning(
-                "Inconclusive",
-                format!("undecided for the longest duration: {message}"),
-            );
+    transition.state.pause = match &hold.ends {
+        HoldEnd::At(end) if hold.code == HoldCode::StepPause => Some(step_pause(Some(*end))),
+        _ if hold.code == HoldCode::StepPause => Some(step_pause(None)),
+        _ if hold.is_bounded_by_max_duration() && max_duration_is_over(cx, started_at) => {
+            let message = format!("undecided for the maximum duration: {}", hold.message);
+            transition.warning("Inconclusive", message);
             Some(Pause {
                 reason: PauseReason::Inconclusive,
                 since: cx.now,
@@ -265,7 +268,7 @@ fn note_pause(cx: &Context<'_>, transition: &mut Transition, waiting: &Wait) {
     };
 }
 
-fn longest_passed(cx: &Context<'_>, started_at: Timestamp) -> bool {
+fn max_duration_is_over(cx: &Context<'_>, started_at: Timestamp) -> bool {
     let analysis = cx.plan.canary().analysis.as_ref();
-    analysis.is_some_and(|analysis| saturating_add(started_at, analysis.max_duration) <= cx.now)
+    analysis.is_some_and(|analysis| cx.reached(saturating_add(started_at, analysis.max_duration)))
 }

@@ -1,19 +1,189 @@
-//! What the release asks for at this stage and step: the canary's share of the traffic, and the
-//! pods for it.
+//! What the strategy wants at a stage and step, before the safety rules of [`crate::converge`].
+//!
+//! This is the only file that maps the strategy and the stage to traffic, pods and Services.
+
+use std::collections::BTreeMap;
 
 use crate::context::Context;
 use crate::plan::{Canary, CanaryScale, Pace};
 use crate::route_state;
 use crate::state::{Stage, State};
-use crate::units::Weight;
+use crate::units::{Revision, Weight};
 
-/// The canary's share that the stage and step ask for, as far as the metrics let them.
-pub(crate) fn share(cx: &Context<'_>, state: &State) -> Weight {
-    cut(state, planned(cx, state))
+/// The wanted traffic, pods and Services.
+pub(crate) struct Target {
+    /// The canary's share of the traffic.
+    pub share: Weight,
+    /// Whether the share may rise above what is written now. After an abort it never rises again.
+    pub may_raise: bool,
+    /// The wanted pods of each revision that serves by design. Other revisions are drained.
+    pub pods: BTreeMap<Revision, PodTarget>,
+    /// The revision that the stable Service should select.
+    pub stable_binding: Option<Revision>,
+    /// The revision that the canary Service should select; `None` leaves the Service as it is.
+    pub canary_binding: Option<Revision>,
+    /// How the stable side's capacity limits the traffic that returns to it.
+    pub stable_capacity: StableCapacity,
+    /// Whether the current revision takes over the stable Service.
+    pub is_cutover: bool,
+    /// Whether ReplicaSets beyond the history limit are deleted.
+    pub prunes_history: bool,
 }
 
-/// The canary's share that the stage and step ask for.
-pub(crate) fn planned(cx: &Context<'_>, state: &State) -> Weight {
+/// The wanted pods of a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PodTarget {
+    /// The number of pods.
+    pub count: u32,
+    /// Whether pods in excess stay until the wanted traffic split is in effect.
+    pub keeps_pods_until_in_effect: bool,
+    /// Whether the pods grow no faster than those of the stable revision.
+    pub grows_with_stable: bool,
+}
+
+/// How the stable side's capacity limits the traffic that returns to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StableCapacity {
+    /// It takes everything: there is no other side.
+    Unlimited,
+    /// It carries all of the traffic with `needed` available pods, and less in proportion.
+    Pods {
+        /// Pods that carry all of the traffic.
+        needed: u32,
+        /// Whether pods count even if the Service does not select them at the moment: somebody else
+        /// changed its selector, which is corrected in the same reconcile.
+        counts_unselected: bool,
+    },
+}
+
+/// The wanted traffic, pods and Services for this state.
+pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
+    let share = share(cx, state);
+    let needed = if cx.plan.canary().dynamic_stable_scale {
+        cx.plan.replicas
+    } else {
+        1
+    };
+    Target {
+        share,
+        may_raise: state.is_releasing(),
+        pods: pods(cx, state, share),
+        stable_binding: stable_binding(cx, state),
+        canary_binding: canary_binding(cx, state),
+        stable_capacity: match state.stage {
+            Stage::FirstDeploy => StableCapacity::Unlimited,
+            Stage::Progressing | Stage::Promoting | Stage::Aborted | Stage::Stable => {
+                StableCapacity::Pods {
+                    needed,
+                    counts_unselected: state.stage == Stage::Progressing,
+                }
+            }
+        },
+        is_cutover: state.stage == Stage::Promoting,
+        prunes_history: state.stage == Stage::Stable,
+    }
+}
+
+fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, PodTarget> {
+    let replicas = cx.plan.replicas;
+    let at_once = |count| PodTarget {
+        count,
+        keeps_pods_until_in_effect: false,
+        grows_with_stable: false,
+    };
+    let mut pods = BTreeMap::new();
+    if let Some(stable) = &state.stable_revision {
+        let shrinks = state.is_releasing() && cx.plan.canary().dynamic_stable_scale;
+        let count = if state.is_releasing() {
+            stable_pods(cx, state, share)
+        } else {
+            replicas
+        };
+        pods.insert(
+            stable.clone(),
+            PodTarget {
+                keeps_pods_until_in_effect: shrinks,
+                ..at_once(count)
+            },
+        );
+    }
+    if let Some(current) = &state.current_revision {
+        let wanted = match state.stage {
+            Stage::FirstDeploy => Some(at_once(replicas)),
+            Stage::Progressing => Some(PodTarget {
+                count: canary_side_pods(cx, state, share),
+                keeps_pods_until_in_effect: true,
+                grows_with_stable: true,
+            }),
+            Stage::Promoting => Some(at_once(canary_side_pods(cx, state, share))),
+            Stage::Aborted | Stage::Stable => None,
+        };
+        pods.extend(wanted.map(|wanted| (current.clone(), wanted)));
+    }
+    if replicas == 0 {
+        // What is scaled to zero has no traffic that would have to move away first.
+        for wanted in pods.values_mut() {
+            *wanted = at_once(0);
+        }
+    }
+    pods
+}
+
+/// The canary's pods while a release is under way.
+fn canary_side_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
+    let replicas = cx.plan.replicas;
+    match cx.plan.routing() {
+        Some(_) if state.stage == Stage::Promoting => replicas,
+        Some(_) => canary_pods(cx, state, share),
+        None => split_counts(replicas, share, surge(cx)).0,
+    }
+}
+
+/// The revision that the stable Service should select.
+fn stable_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
+    let current = state.current_revision.clone();
+    match state.stage {
+        Stage::FirstDeploy => current,
+        Stage::Promoting => {
+            let service = cx.observed.stable_service.as_ref();
+            let selected = service.and_then(|service| service.selects.as_ref());
+            let is_switched = current.is_some() && selected == current.as_ref();
+            let is_complete = route_state::in_effect_for(cx, current.as_ref())
+                == Some(Weight::FULL)
+                && (cx.plan.bake().is_none() || state.is_bake_complete());
+            if is_switched || is_complete {
+                current
+            } else {
+                state.stable_revision.clone()
+            }
+        }
+        Stage::Progressing | Stage::Aborted | Stage::Stable => state.stable_revision.clone(),
+    }
+}
+
+/// The revision that the canary Service should select; `None` leaves the Service as it is.
+fn canary_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
+    match state.stage {
+        Stage::Progressing | Stage::Promoting | Stage::FirstDeploy => {
+            state.current_revision.clone()
+        }
+        // A route that names the Service from the beginning is resolved by its router only if the
+        // Service exists.
+        Stage::Aborted | Stage::Stable => {
+            let service = cx.observed.canary_service.as_ref();
+            let is_missing = service.is_some_and(|service| !service.exists);
+            state.stable_revision.clone().filter(|_| is_missing)
+        }
+    }
+}
+
+/// The canary's share that the stage and step want, as far as the analysis permits it.
+pub(crate) fn share(cx: &Context<'_>, state: &State) -> Weight {
+    capped(state, planned_share(cx, state))
+}
+
+/// The canary's share that the stage and step want.
+pub(crate) fn planned_share(cx: &Context<'_>, state: &State) -> Weight {
     match state.stage {
         Stage::FirstDeploy | Stage::Stable | Stage::Aborted => Weight::ZERO,
         Stage::Progressing if state.restarting => Weight::ZERO,
@@ -25,12 +195,12 @@ pub(crate) fn planned(cx: &Context<'_>, state: &State) -> Weight {
     }
 }
 
-/// A step's weight, as far as it is not capped.
-pub(crate) fn cut(state: &State, weight: Weight) -> Weight {
+/// A step's weight, limited by the cap that the analysis has set.
+pub(crate) fn capped(state: &State, weight: Weight) -> Weight {
     state.weights.cap.map_or(weight, |cap| cap.min(weight))
 }
 
-/// The canary pods that this share of traffic asks for at the step at hand.
+/// The canary's pods for this share of traffic at the current step.
 pub(crate) fn canary_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     let replicas = cx.plan.replicas;
     let scale = match (&cx.plan.canary().pace, state.step) {
@@ -39,44 +209,48 @@ pub(crate) fn canary_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32
         }
         _ => CanaryScale::MatchTrafficWeight,
     };
+    let at_least_one = u32::from(!share.is_zero());
     match scale {
         CanaryScale::MatchTrafficWeight => share.pods_of(replicas),
-        CanaryScale::Replicas(pods) => pods.max(u32::from(!share.is_zero())),
-        CanaryScale::Weight(weight) => weight.pods_of(replicas).max(u32::from(!share.is_zero())),
+        CanaryScale::Replicas(pods) => pods.max(at_least_one),
+        CanaryScale::Weight(weight) => weight.pods_of(replicas).max(at_least_one),
     }
 }
 
-/// The canary pods that this share of traffic needs, or fewer if it was verified with fewer: raised
-/// `replicas` make nothing incomplete that was complete.
-pub(crate) fn carrying_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
+/// The canary's pods that suffice for this share: fewer than [`canary_pods`] if the share was
+/// verified with fewer. Raised `replicas` make nothing incomplete that was complete.
+pub(crate) fn sufficient_canary_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     let needed = canary_pods(cx, state, share);
-    let sufficed = state
+    let verified_with = state
         .weights
         .pods
         .filter(|_| share == state.weights.desired);
-    sufficed.map_or(needed, |sufficed| sufficed.min(needed))
+    verified_with.map_or(needed, |pods| pods.min(needed))
 }
 
-/// The stable pods that the stage and step ask for while a release is under way.
-pub(crate) fn stable_pods(cx: &Context<'_>, state: &State) -> u32 {
-    let (canary, replicas, share) = (cx.plan.canary(), cx.plan.replicas, share(cx, state));
-    if canary.routing.is_none() {
-        return split_counts(replicas, share, canary.max_surge.rounded_up(replicas)).1;
+/// The stable pods while a release is under way.
+fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
+    let (canary, replicas) = (cx.plan.canary(), cx.plan.replicas);
+    if cx.plan.routing().is_none() {
+        return split_counts(replicas, share, surge(cx)).1;
     }
-    // All of it has to be there before a superseded canary can lose its traffic.
-    if !canary.dynamic_stable_scale
-        || route_state::superseded_gets_traffic(cx, state.current_revision.as_ref())
-    {
+    // All of stable has to be there before a superseded canary can lose its traffic.
+    let current = state.current_revision.as_ref();
+    if !canary.dynamic_stable_scale || route_state::superseded_gets_traffic(cx, current) {
         return replicas;
     }
     share.complement().pods_of(replicas).max(replicas.min(1))
 }
 
+fn surge(cx: &Context<'_>) -> u32 {
+    cx.plan.canary().max_surge.rounded_up(cx.plan.replicas)
+}
+
 /// The counts of canary and stable pods that come closest to the canary's share.
 ///
-/// At least one of each side from two replicas up; a single replica needs room for a second pod to
-/// be split at all.
-pub(crate) fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u32) {
+/// With two replicas or more, each side has at least one pod. A single replica can only be split if
+/// there is room for a second pod.
+fn split_counts(replicas: u32, share: Weight, surge: u32) -> (u32, u32) {
     if share.is_zero() || replicas == 0 {
         return (0, replicas);
     }

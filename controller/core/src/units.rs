@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A share of traffic, from nothing to everything, in thousandths of a percent.
+/// A share of traffic from 0 to 100 percent, in thousandths of a percent.
 ///
 /// Integers keep the sum of a split exact; the resolution is finer than any router needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,12 +19,12 @@ pub struct Weight(u32);
 pub struct InvalidWeight(pub f64);
 
 impl Weight {
-    /// No traffic at all.
+    /// No traffic.
     pub const ZERO: Self = Self(0);
     /// All of the traffic.
     pub const FULL: Self = Self(100_000);
 
-    /// From thousandths of a percent; what exceeds 100 % is cut to 100 %.
+    /// From thousandths of a percent, at most 100 %.
     pub const fn from_thousandths(thousandths_of_percent: u32) -> Self {
         if thousandths_of_percent > Self::FULL.0 {
             Self::FULL
@@ -33,7 +33,7 @@ impl Weight {
         }
     }
 
-    /// From whole percents; what exceeds 100 % is cut to 100 %.
+    /// From whole percents, at most 100 %.
     pub const fn percent(percent: u32) -> Self {
         Self::from_thousandths(percent.saturating_mul(1_000))
     }
@@ -48,13 +48,13 @@ impl Weight {
         f64::from(self.0) / 1_000.0
     }
 
-    /// What is left for the other side.
+    /// The other side's share.
     #[must_use]
     pub const fn complement(self) -> Self {
         Self(Self::FULL.0 - self.0)
     }
 
-    /// Whether this is no traffic at all.
+    /// Whether this is no traffic.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
@@ -67,7 +67,7 @@ impl Weight {
         u32::try_from(pods).unwrap_or(u32::MAX).max(floor)
     }
 
-    /// This share cut down to what `available` of `needed` pods can carry.
+    /// This share, limited to what `available` of `needed` pods can carry.
     #[must_use]
     pub fn limited_to_capacity(self, available: u32, needed: u32) -> Self {
         if available == 0 {
@@ -119,7 +119,7 @@ impl fmt::Display for Weight {
 pub struct Revision(String);
 
 impl Revision {
-    /// A revision by its short hash, as it stands in object names and labels.
+    /// A revision from its short hash, as in object names and labels.
     pub fn new(hash: impl Into<String>) -> Self {
         Self(hash.into())
     }
@@ -136,7 +136,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A time so much later; the end of time where there is no such time.
+/// The time after a duration; the maximum time if there is none.
 pub(crate) fn saturating_add(start: Timestamp, duration: Duration) -> Timestamp {
     start.checked_add(duration).unwrap_or(Timestamp::MAX)
 }

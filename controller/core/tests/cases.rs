@@ -3,12 +3,13 @@
 mod world;
 
 use serin_core::command::{CommandResult, Verb};
-use serin_core::observed::AnalysisReport;
+use serin_core::hold::HoldCode;
 use serin_core::plan::{CanaryScale, Step};
 use serin_core::state::{Phase, ReleaseResult, Stage};
 use serin_core::units::Weight;
 use world::{
-    Pods, World, analysed, edit, hold, plan, rev, secs, undecided, unrouted, wait, weight,
+    Pods, World, analysed, edit, hold, plan, rev, roll_back, secs, undecided, unrouted, wait,
+    weight,
 };
 
 #[test]
@@ -107,10 +108,7 @@ fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     world.run_until("at 25 %", |world| {
         world.state.weights.verified == Some(Weight::percent(25))
     });
-    world.report = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "the canary failed 24 of 3,000.".into(),
-    };
+    world.report = roll_back("the canary failed 24 of 3,000.");
     world.settle();
     assert_eq!(world.share(), Weight::ZERO, "within the same reconcile");
     assert_eq!(world.state.phase, Phase::Degraded);
@@ -233,7 +231,7 @@ fn git_revert_to_stable_aborts_at_once_without_analysis() {
     world.run_until("at 50 %", |world| {
         world.state.weights.verified == Some(Weight::percent(50))
     });
-    world.report = hold("Unreachable");
+    world.report = hold(HoldCode::Unreachable);
     world.release("v1");
     world.settle();
     assert_eq!(

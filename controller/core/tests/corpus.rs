@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serin_core::command::Verb;
 use serin_core::effect::{Decision, Effect};
+use serin_core::hold::HoldCode;
 use serin_core::plan::{Analysis, BakePlan, CanaryScale, EvidencePace, Pace, Plan, Step};
 use serin_core::state::{PauseReason, Stage, State};
 use serin_core::units::Weight;
@@ -156,7 +157,7 @@ fn happen(world: &mut World, random: &mut Random, number: usize) {
             world.unconfirmed = random.chance(3);
         }
         17 => world.report = roll_back("breach"),
-        18 => world.report = hold("Stale"),
+        18 => world.report = hold(HoldCode::Stale),
         19 => world.report = lower(Weight::percent(random.below(40))),
         20 => world.report = frozen("no errors left to spend"),
         21 => {
@@ -207,7 +208,8 @@ fn history(seed: u64) -> String {
     text
 }
 
-/// A decision in words of its own, so that it can be compared across renames.
+/// A decision in words of its own, so that it can be compared across renames. When to decide again
+/// is left out: a decision that comes too late or never shows in the times of the lines.
 fn describe(decision: &Decision) -> String {
     let state = &decision.state;
     let mut words = vec![
@@ -247,7 +249,6 @@ fn describe(decision: &Decision) -> String {
             .iter()
             .map(|reason| format!("reason={}", reason.code)),
     );
-    words.extend(decision.wake_at.map(|at| format!("wake={at}")));
     words.join(" ")
 }
 

@@ -9,11 +9,14 @@ use proptest::prelude::*;
 use serin_core::command::{CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
-use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::hold::{HoldCode, HoldSource};
 use serin_core::plan::{Canary, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
-use world::{POD_START, Pods, World, analysed, edit, plan, rev, secs, wait, weight};
+use world::{
+    POD_START, Pods, World, analysed, edit, frozen, hold, lower, plan, rev, roll_back, secs,
+    undecided, wait, weight,
+};
 
 /// One thing that happens to a Rollout.
 #[derive(Clone, Debug)]
@@ -77,13 +80,7 @@ fn start(dynamic: bool) -> World {
 }
 
 fn fresh(world: &mut World) {
-    let message = "undecided".to_owned();
-    world.report = AnalysisReport::Undecided {
-        message,
-        fresh_since: world.now,
-        next_weight: None,
-        satisfied: SatisfiedRequirements::default(),
-    };
+    world.report = undecided(world);
 }
 
 fn happen(world: &mut World, number: usize, happening: &Happening) {
@@ -123,33 +120,18 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
         }
         Happening::Crash(_) | Happening::Drift(_) => {}
         Happening::Breach => {
-            world.report = AnalysisReport::RollBack {
-                cause: "Evidence".into(),
-                message: "breach".into(),
-            };
+            world.report = roll_back("breach");
             world.settle();
             fresh(world);
         }
         Happening::Hold => {
-            world.report = AnalysisReport::Hold {
-                cause: "Stale".into(),
-                message: "no fresh data".into(),
-                lower_to: None,
-            };
+            world.report = hold(HoldCode::Stale);
         }
         Happening::StepDown(percent) => {
-            let lower_to = Some(Weight::percent(*percent));
-            world.report = AnalysisReport::Hold {
-                cause: "NoTraffic".into(),
-                message: "no requests".into(),
-                lower_to,
-            };
+            world.report = lower(Weight::percent(*percent));
         }
         Happening::Freeze => {
-            world.report = AnalysisReport::Frozen {
-                cause: "BudgetSpent".into(),
-                message: "nothing to spend".into(),
-            };
+            world.report = frozen("nothing to spend");
         }
         Happening::Fresh => fresh(world),
         Happening::InvalidSpec(invalid) => {
@@ -166,7 +148,7 @@ fn happen(world: &mut World, number: usize, happening: &Happening) {
 /// What must hold after everything that happens, given the moment before.
 fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
-    let decision = decide(&world.effective_plan(), &seen, world.now);
+    let decision = decide(&world.effective_plan(), &seen, world.now).unwrap();
     let (asked, cap) = (decision.state.weights.desired, decision.state.weights.cap);
     if decision.state.stage == Stage::Progressing {
         let index = decision.state.step.map_or(0, |step| step.index);
@@ -181,14 +163,16 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
         );
         let same = seen.state.stage == Stage::Progressing
             && seen.state.current_revision == decision.state.current_revision;
-        if let AnalysisReport::Hold {
-            lower_to: Some(lower),
-            ..
-        } = &seen.analysis
+        let lower = seen
+            .analysis
+            .iter()
+            .flat_map(|report| &report.holds)
+            .find_map(|hold| hold.lower_to);
+        if let Some(lower) = lower
             && same
         {
             prop_assert!(
-                asked <= *lower,
+                asked <= lower,
                 "{asked} is asked for where the metrics ask for {lower}"
             );
         }
@@ -302,10 +286,7 @@ fn invariant_01_abort_comes_first_before_validation_scaling_and_analysis() {
     });
     world.spec_problem = Some("spec.strategy: broken".into());
     world.target = None;
-    world.report = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "breach".into(),
-    };
+    world.report = roll_back("breach");
     let decision = world.reconcile();
     assert!(decision.state.abort.is_some(), "the reason is recorded");
     assert!(
@@ -454,28 +435,17 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
 
 #[test]
 fn invariant_10_missing_metrics_never_promote() {
-    for cause in [
-        "NoData",
-        "Stale",
-        "NotANumber",
-        "Unreachable",
-        "Partial",
-        "UnverifiedSelector",
-    ] {
+    for code in HoldCode::ALL {
+        if code.source() != HoldSource::Metrics {
+            continue;
+        }
         let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
-        world.report = AnalysisReport::Hold {
-            cause: cause.into(),
-            message: format!("told apart: {cause}"),
-            lower_to: None,
-        };
+        world.report = hold(*code);
         world.release("v2");
         world.run_for(secs(3_000));
-        assert_eq!(world.state.stable_revision, Some(rev("v1")), "{cause}");
-        assert!(
-            world.state.message.contains(cause),
-            "{}",
-            world.state.message
-        );
+        assert_eq!(world.state.stable_revision, Some(rev("v1")), "{code}");
+        let message = &world.state.message;
+        assert!(message.contains(code.as_str()), "{message}");
     }
 }
 

@@ -6,11 +6,14 @@ mod world;
 use std::time::Duration;
 
 use serin_core::command::Verb;
-use serin_core::observed::{AnalysisReport, ReplicasSource};
+use serin_core::observed::ReplicasSource;
 use serin_core::plan::{BakePlan, EvidencePace, Pace, Plan, Step};
 use serin_core::state::{PauseReason, Phase, Stage};
 use serin_core::units::Weight;
-use world::{Pods, World, analysed, edit, plan, rev, secs, undecided, unrouted, wait, weight};
+use world::{
+    Pods, World, analysed, edit, frozen, plan, rev, roll_back, secs, undecided, unrouted, wait,
+    weight,
+};
 
 const HALF: Weight = Weight::percent(50);
 
@@ -301,10 +304,7 @@ fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
         world.report = undecided(&world);
         world.release("v2");
         world.run_until("paused", |world| world.state.pause.is_some());
-        world.report = AnalysisReport::RollBack {
-            cause: "Evidence".into(),
-            message: "breach".into(),
-        };
+        world.report = roll_back("breach");
         world.settle();
         if fix_forward {
             promote(&mut world, "v3");
@@ -339,10 +339,7 @@ fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
         Stage::Promoting,
         "promoted before: without steps"
     );
-    world.report = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "breach".into(),
-    };
+    world.report = roll_back("breach");
     world.settle();
     world.release("v2");
     world.run_for(secs(60));
@@ -411,10 +408,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
         }),
         ("spec.paused", |world| world.plan.paused = true),
         ("a freeze", |world| {
-            world.report = AnalysisReport::Frozen {
-                cause: "BudgetSpent".into(),
-                message: "nothing to spend".into(),
-            };
+            world.report = frozen("nothing to spend");
         }),
         ("a spec problem", |world| {
             world.spec_problem = Some("spec.strategy: broken".into())

@@ -4,6 +4,10 @@
 //! It carries the effects out, looks at every moment whether a request could be lost, and can kill
 //! the controller between any two writes.
 
+#![allow(
+    clippy::unnecessary_wraps,
+    reason = "the reports are assigned to a field that may be empty"
+)]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(
     clippy::unwrap_used,
@@ -19,16 +23,17 @@ use jiff::Timestamp;
 use serin_core::command::{Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level, Side};
+use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{
     AnalysisReport, Observed, Programmed, ReplicaSetView, ReplicasSource, RouteView,
     SatisfiedRequirements, ServiceView,
 };
 use serin_core::plan::{
-    Amount, Analysis, Canary, Pace, Plan, Requirements, RouteKind, RouteRef, Routing, Step,
-    Strategy,
+    Amount, Analysis, Canary, Exposure, Pace, Plan, Requirements, RouteKind, RouteRef, Routing,
+    Step, Strategy, Workload,
 };
 use serin_core::replicas;
-use serin_core::state::{Stage, State};
+use serin_core::state::{AbortCause, Stage, State};
 use serin_core::units::{Revision, Weight};
 
 /// How long the gateway takes at most to act on what the API server says.
@@ -64,19 +69,20 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
         revision_history_limit: 3,
         rollback_window: 0,
         paused: false,
+        workload: Workload::Owned,
+        exposure: Exposure::Weighted(Routing {
+            stable_service: "shop".into(),
+            canary_service: "shop-canary".into(),
+            routes: vec![route],
+            settle: secs(2),
+            unverified_after: secs(10),
+        }),
         strategy: Strategy::Canary(Canary {
             max_surge: Amount::Percent(25),
             max_unavailable: Amount::Percent(25),
             scale_down_delay: secs(30),
             abort_scale_down_delay: secs(30),
             dynamic_stable_scale: false,
-            routing: Some(Routing {
-                stable_service: "shop".into(),
-                canary_service: "shop-canary".into(),
-                routes: vec![route],
-                settle: secs(2),
-                unverified_after: secs(10),
-            }),
             pace: Pace::Steps(steps),
             analysis: None,
             pod_restart_limit: 2,
@@ -85,8 +91,9 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
 }
 
 pub fn unrouted(replicas: u32, steps: Vec<Step>, surge: u32, unavailable: u32) -> Plan {
-    edit(plan(replicas, steps), |canary| {
-        canary.routing = None;
+    let mut plan = plan(replicas, steps);
+    plan.exposure = Exposure::ReplicaRatio;
+    edit(plan, |canary| {
         canary.max_surge = Amount::Pods(surge);
         canary.max_unavailable = Amount::Pods(unavailable);
     })
@@ -139,6 +146,7 @@ pub struct World {
     pub spec_problem: Option<String>,
     pub target: Option<Revision>,
     pub state: State,
+    pub incompatible_state: Option<String>,
     pub sets: BTreeMap<Revision, Set>,
     pub pods: BTreeMap<Revision, Pods>,
     pub stable_service: Option<Revision>,
@@ -146,7 +154,7 @@ pub struct World {
     pub route: Result<Weight, String>,
     pub commands: Vec<Command>,
     pub outcomes: Vec<(String, CommandOutcome)>,
-    pub report: AnalysisReport,
+    pub report: Option<AnalysisReport>,
     /// Every decision with its time, while it is recorded.
     pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
@@ -179,6 +187,7 @@ impl World {
             spec_problem: None,
             target: Some(rev("v1")),
             state: State::default(),
+            incompatible_state: None,
             sets: BTreeMap::new(),
             pods: BTreeMap::new(),
             stable_service: None,
@@ -186,7 +195,7 @@ impl World {
             route: Ok(Weight::ZERO),
             commands: Vec::new(),
             outcomes: Vec::new(),
-            report: AnalysisReport::NotConfigured,
+            report: None,
             recording: None,
             events: Vec::new(),
             status_writes: 0,
@@ -299,6 +308,7 @@ impl World {
             spec_replicas,
             replicas_source: self.replicas_source,
             state: self.state.clone(),
+            incompatible_state: self.incompatible_state.clone(),
             observed_since: looked_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
@@ -321,10 +331,10 @@ impl World {
     pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
         let seen = self.observe();
         let plan = self.effective_plan();
-        let decision = decide(&plan, &seen, self.now);
+        let decision = decide(&plan, &seen, self.now).unwrap();
         assert_eq!(
             decision,
-            decide(&plan, &seen, self.now),
+            decide(&plan, &seen, self.now).unwrap(),
             "the decision is a pure function"
         );
         if let Some(recording) = &mut self.recording {
@@ -578,7 +588,7 @@ impl World {
     /// been more.
     pub fn reconcile_or_die(&mut self, writes: usize) {
         let seen = self.observe();
-        let decision = decide(&self.effective_plan(), &seen, self.now);
+        let decision = decide(&self.effective_plan(), &seen, self.now).unwrap();
         let wanted = usize::from(decision.state != self.state) + decision.effects.len();
         self.reconcile_cut_after(writes);
         if wanted > writes {
@@ -671,58 +681,52 @@ impl World {
 }
 
 /// Fresh data that decides nothing yet.
-pub fn undecided(world: &World) -> AnalysisReport {
-    AnalysisReport::Undecided {
-        message: "undecided".into(),
-        fresh_since: world.now,
-        next_weight: None,
-        satisfied: SatisfiedRequirements::default(),
-    }
+pub fn undecided(world: &World) -> Option<AnalysisReport> {
+    Some(AnalysisReport::undecided("undecided", world.now))
 }
 
-/// Nothing can be judged.
-pub fn hold(cause: &str) -> AnalysisReport {
-    AnalysisReport::Hold {
-        cause: cause.into(),
-        message: format!("hold: {cause}"),
-        lower_to: None,
-    }
+/// The metrics hold the release.
+pub fn hold(code: HoldCode) -> Option<AnalysisReport> {
+    let message = format!("hold: {code}");
+    Some(AnalysisReport::held(Hold::new(code, message)))
 }
 
-/// As [`hold`], with the weight that the metrics ask for.
-pub fn lower(to: Weight) -> AnalysisReport {
-    AnalysisReport::Hold {
-        cause: "NoTraffic".into(),
-        message: "no requests".into(),
-        lower_to: Some(to),
-    }
+/// The metrics demand a lower weight.
+pub fn lower(to: Weight) -> Option<AnalysisReport> {
+    let hold = Hold::new(HoldCode::NoTraffic, "no requests");
+    Some(AnalysisReport::held(hold.lowering_to(Some(to))))
 }
 
-pub fn frozen(message: &str) -> AnalysisReport {
-    AnalysisReport::Frozen {
-        cause: "BudgetSpent".into(),
-        message: message.into(),
-    }
+/// The error budget freezes the release.
+pub fn frozen(message: &str) -> Option<AnalysisReport> {
+    let hold = Hold::new(HoldCode::BudgetSpent, message);
+    Some(AnalysisReport::held(hold))
 }
 
-pub fn roll_back(message: &str) -> AnalysisReport {
-    AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: message.into(),
-    }
+/// The evidence rolls the release back.
+pub fn roll_back(message: &str) -> Option<AnalysisReport> {
+    Some(AnalysisReport::breached(AbortCause::Evidence, message))
 }
 
 /// Fresh data that suffices to promote, with what was found at a weight.
-pub fn sound(world: &World, percent: u32, answers: Requirements) -> AnalysisReport {
-    let proven = SatisfiedRequirements {
+pub fn sound(world: &World, percent: u32, requirements: Requirements) -> Option<AnalysisReport> {
+    let mut report = satisfied(world, percent, requirements)?;
+    report.ready_to_promote = true;
+    Some(report)
+}
+
+/// Fresh data that decides nothing yet, with what was found at a weight.
+pub fn satisfied(
+    world: &World,
+    percent: u32,
+    requirements: Requirements,
+) -> Option<AnalysisReport> {
+    let mut report = AnalysisReport::undecided("undecided", world.now);
+    report.satisfied = SatisfiedRequirements {
         weight: Weight::percent(percent),
-        requirements: answers,
+        requirements,
     };
-    AnalysisReport::Sound {
-        message: "sound".into(),
-        fresh_since: world.now,
-        satisfied: proven,
-    }
+    Some(report)
 }
 
 pub fn requirements(objectives: &[&str], checks: &[&str]) -> Requirements {

@@ -1,20 +1,26 @@
 //! What the metrics say, case by case, against the planner in a small world: freezes, steps down,
 //! checks, the watch after promotion.
 
+#![allow(
+    clippy::unnecessary_wraps,
+    reason = "the reports are assigned to a field that may be empty"
+)]
+
 mod world;
 
 use serin_core::command::{CommandResult, Verb};
-use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::hold::{Hold, HoldCode};
+use serin_core::observed::AnalysisReport;
 use serin_core::plan::{Analysis, BakePlan, EvidencePace, Pace, Plan, Requirements, Step};
 use serin_core::state::{PauseReason, Stage};
 use serin_core::units::Weight;
-use world::{World, analysed, edit, hold, plan, rev, secs, undecided, wait, weight};
+use world::{
+    World, analysed, edit, frozen, hold, plan, rev, roll_back, satisfied, secs, sound, undecided,
+    wait, weight,
+};
 
-fn frozen() -> AnalysisReport {
-    AnalysisReport::Frozen {
-        cause: "BudgetSpent".into(),
-        message: "no error budget is left".into(),
-    }
+fn budget_spent() -> Option<AnalysisReport> {
+    frozen("no error budget is left")
 }
 
 /// A release at 25 % that is frozen there.
@@ -23,7 +29,7 @@ fn frozen_at_25() -> World {
         4,
         vec![weight(25), Step::Pause(None), weight(50), wait(5)],
     )));
-    world.report = frozen();
+    world.report = budget_spent();
     world.release("v2");
     world.run_until("at 25 %", |world| {
         world.state.weights.verified == Some(Weight::percent(25))
@@ -112,16 +118,13 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
         world.command("3", Verb::Override).result,
         CommandResult::Done
     );
-    world.report = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "breach".into(),
-    };
+    world.report = roll_back("breach");
     world.settle();
     assert_eq!(
         (world.state.stage, world.share()),
         (Stage::Aborted, Weight::ZERO)
     );
-    world.report = frozen();
+    world.report = budget_spent();
     assert_eq!(world.command("4", Verb::Retry).result, CommandResult::Done);
     assert_eq!(
         world.state.freeze_override, None,
@@ -143,13 +146,10 @@ fn what_is_not_frozen_cannot_be_lifted() {
     assert!(world.refused("2", Verb::Override).contains("not frozen"));
 }
 
-fn step_down(percent: u32) -> AnalysisReport {
-    let lower_to = Some(Weight::percent(percent));
-    AnalysisReport::Hold {
-        cause: "NoTraffic".into(),
-        message: "no requests reached the canary".into(),
-        lower_to,
-    }
+fn step_down(percent: u32) -> Option<AnalysisReport> {
+    let hold = Hold::new(HoldCode::NoTraffic, "no requests reached the canary");
+    let hold = hold.lowering_to(Some(Weight::percent(percent)));
+    Some(AnalysisReport::held(hold))
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than
         world.events_of("SteppedDown"),
         ["no requests reached the canary"]
     );
-    world.report = hold("NoTraffic");
+    world.report = hold(HoldCode::NoTraffic);
     // Longer than the progress deadline: what waits for data does not run into it, nor does the way
     // back.
     world.run_for(secs(700));
@@ -251,26 +251,18 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
         Weight::percent(5),
         "fresh data alone raises nothing"
     );
-    let (message, next_weight) = ("undecided".to_owned(), Some(Weight::percent(20)));
-    world.report = AnalysisReport::Undecided {
-        message,
-        fresh_since: world.now,
-        next_weight,
-        satisfied: SatisfiedRequirements::default(),
-    };
+    let next_weight = Some(Weight::percent(20));
+    world.report = undecided_permitting(&world, next_weight);
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(20));
     world.assert_nothing_lost();
 }
 
 /// The weight is more than the budget left bears.
-fn budget_left_for(percent: u32) -> AnalysisReport {
-    let lower_to = Some(Weight::percent(percent));
-    AnalysisReport::Hold {
-        cause: "BudgetLeft".into(),
-        message: "this rollout has used 95 of 100".into(),
-        lower_to,
-    }
+fn budget_left_for(percent: u32) -> Option<AnalysisReport> {
+    let hold = Hold::new(HoldCode::BudgetLeft, "this rollout has used 95 of 100");
+    let hold = hold.lowering_to(Some(Weight::percent(percent)));
+    Some(AnalysisReport::held(hold))
 }
 
 #[test]
@@ -284,7 +276,7 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
         canary.pace = Pace::Evidence(pace)
     });
     for (plan, told) in [
-        (by_steps, "(pause), cut to 0 %"),
+        (by_steps, "(pause), limited to 0 %"),
         (by_evidence, "95 of 100"),
     ] {
         let mut world = World::stable(plan);
@@ -334,18 +326,13 @@ fn questions(objectives: &[&str], checks: &[&str]) -> Requirements {
     }
 }
 
-/// Undecided, but for what suffices at this weight.
-fn proven(world: &World, percent: u32, answers: Requirements) -> AnalysisReport {
-    let proven = SatisfiedRequirements {
-        weight: Weight::percent(percent),
-        requirements: answers,
-    };
-    AnalysisReport::Undecided {
-        message: "undecided".into(),
-        fresh_since: world.now,
-        next_weight: None,
-        satisfied: proven,
-    }
+/// Fresh data that decides nothing yet but permits a weight.
+fn undecided_permitting(world: &World, next_weight: Option<Weight>) -> Option<AnalysisReport> {
+    let report = AnalysisReport::undecided("more", world.now);
+    Some(AnalysisReport {
+        next_weight,
+        ..report
+    })
 }
 
 fn with_checks(plan: Plan, checks: &[&str]) -> Plan {
@@ -376,7 +363,7 @@ fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() 
         plan(4, vec![weight(25), wait(5), weight(50), wait(5)]),
         &["errors"],
     ));
-    world.report = proven(&world, 25, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 25, questions(&[], &["errors"]));
     world.release("v2");
     world.run_for(secs(120));
     assert_eq!(
@@ -389,14 +376,14 @@ fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() 
         "{}",
         world.state.message
     );
-    world.report = proven(&world, 50, questions(&[], &[]));
+    world.report = satisfied(&world, 50, questions(&[], &[]));
     world.run_for(secs(700));
     assert_eq!(
         world.state.stage,
         Stage::Progressing,
         "it runs into no progress deadline"
     );
-    world.report = proven(&world, 50, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 50, questions(&[], &["errors"]));
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
@@ -409,7 +396,7 @@ fn a_step_waits_for_what_it_names_and_for_nothing_else() {
         4,
         vec![weight(25), step, weight(50), Step::Pause(None)],
     )));
-    world.report = proven(&world, 25, questions(&["latency"], &["errors"]));
+    world.report = satisfied(&world, 25, questions(&["latency"], &["errors"]));
     world.release("v2");
     world.run_for(secs(60));
     assert_eq!(world.state.step.map(|step| step.index), Some(1));
@@ -421,16 +408,16 @@ fn a_step_waits_for_what_it_names_and_for_nothing_else() {
         "{}",
         world.state.message
     );
-    world.report = hold("Stale");
+    world.report = hold(HoldCode::Stale);
     world.run_for(secs(60));
-    world.report = proven(&world, 20, questions(&["availability"], &["errors"]));
+    world.report = satisfied(&world, 20, questions(&["availability"], &["errors"]));
     world.run_for(secs(60));
     assert_eq!(
         world.state.step.map(|step| step.index),
         Some(1),
         "an answer at another weight is none"
     );
-    world.report = proven(&world, 25, questions(&["availability"], &["errors"]));
+    world.report = satisfied(&world, 25, questions(&["availability"], &["errors"]));
     world.run_until("at 50 %", |world| {
         world.state.weights.verified == Some(Weight::percent(50))
     });
@@ -458,7 +445,7 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
         (Some(rev("v1")), 4),
         "the way back stays open"
     );
-    world.report = hold("Stale");
+    world.report = hold(HoldCode::Stale);
     world.run_for(secs(60));
     assert_eq!(
         world.state.stage,
@@ -472,7 +459,7 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
         "{}",
         world.state.message
     );
-    world.report = proven(&world, 100, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 100, questions(&[], &["errors"]));
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
@@ -491,10 +478,7 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
     world.release("v2");
     world.run_until("all traffic", |world| world.state.bake.is_some());
     world.run_for(secs(300));
-    world.report = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "breach".into(),
-    };
+    world.report = roll_back("breach");
     world.settle();
     assert_eq!(
         (world.share(), world.state.stage),
@@ -531,7 +515,7 @@ fn missing_metrics_hold_and_resume_by_themselves() {
         4,
         vec![weight(25), wait(60), weight(50), wait(60)],
     )));
-    world.report = hold("Unreachable");
+    world.report = hold(HoldCode::Unreachable);
     world.release("v2");
     world.run_for(secs(600));
     assert_eq!(
@@ -585,7 +569,7 @@ fn an_analysis_step_needs_fresh_data_for_its_duration() {
         world.state.step.is_some_and(|step| step.index == 1)
     });
     world.run_for(secs(200));
-    world.report = hold("Stale");
+    world.report = hold(HoldCode::Stale);
     world.run_for(secs(200));
     assert_eq!(
         world.state.stage,
@@ -618,21 +602,12 @@ fn evidence_sets_the_pace_where_no_steps_are_written() {
         world.state.weights.verified == Some(Weight::percent(5))
     });
     let next_weight = Some(Weight::percent(20));
-    world.report = AnalysisReport::Undecided {
-        message: "more".into(),
-        fresh_since: world.now,
-        next_weight,
-        satisfied: SatisfiedRequirements::default(),
-    };
+    world.report = undecided_permitting(&world, next_weight);
     world.run_until("at 20 %", |world| {
         world.state.weights.verified == Some(Weight::percent(20))
     });
     assert_eq!(world.desired("v2"), 4);
-    world.report = AnalysisReport::Sound {
-        message: "sound".into(),
-        fresh_since: world.now,
-        satisfied: SatisfiedRequirements::default(),
-    };
+    world.report = sound(&world, 0, Requirements::default());
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });

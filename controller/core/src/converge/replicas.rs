@@ -1,0 +1,174 @@
+//! The pods of each revision: enough for the traffic that may reach it, and none removed before
+//! that traffic is gone.
+
+use std::collections::BTreeMap;
+
+use super::replica_ratio;
+use crate::context::{Context, Transition};
+use crate::effect::Effect;
+use crate::growth;
+use crate::observed::ServiceView;
+use crate::route_state;
+use crate::state::{Drain, ReleaseResult, State};
+use crate::target::Target;
+use crate::units::{Revision, saturating_add};
+
+/// The pods of a revision to request now, given that it has `current` of them.
+fn safe_count(
+    cx: &Context<'_>,
+    state: &State,
+    target: &Target,
+    revision: &Revision,
+    current: u32,
+) -> u32 {
+    let Some(wanted) = target.pods.get(revision) else {
+        let mut drains = state.draining.iter();
+        let is_drained = drains.any(|drain| drain.revision == *revision && cx.reached(drain.until));
+        return if is_drained { 0 } else { current };
+    };
+    let is_in_effect = || route_state::in_effect(cx) == Some(target.share);
+    let count = if wanted.keeps_pods_until_in_effect && !is_in_effect() {
+        wanted.count.max(current)
+    } else {
+        wanted.count
+    };
+    if wanted.grows_with_stable {
+        growth::limit(cx, state, target, count, current)
+    } else {
+        count
+    }
+}
+
+/// Whether a request may still reach this revision's pods.
+fn is_reachable(cx: &Context<'_>, revision: &Revision) -> bool {
+    selects(cx.observed.stable_service.as_ref(), revision)
+        || (selects(cx.observed.canary_service.as_ref(), revision)
+            && !route_state::canary_is_unreachable(cx))
+}
+
+/// Whether the objects as written send requests to this revision's pods.
+fn is_given_traffic(cx: &Context<'_>, revision: &Revision) -> bool {
+    selects(cx.observed.stable_service.as_ref(), revision)
+        || (selects(cx.observed.canary_service.as_ref(), revision)
+            && !route_state::written(cx).is_zero())
+}
+
+fn selects(service: Option<&ServiceView>, revision: &Revision) -> bool {
+    service.is_some_and(|service| service.selects.as_ref() == Some(revision))
+}
+
+/// Records from when revisions that no longer serve drain: only once no request can reach them.
+pub(crate) fn record_draining(cx: &Context<'_>, transition: &mut Transition, target: &Target) {
+    let state = &mut transition.state;
+    // A revision that was once seen to be unreachable stays so until traffic is given back to it: a
+    // restarted controller, which has yet to see the router's status, must not restart the delay.
+    state.draining.retain(|drain| {
+        let is_kept = target.pods.contains_key(&drain.revision)
+            && cx.observed.replica_sets.contains_key(&drain.revision);
+        !is_kept && !is_given_traffic(cx, &drain.revision)
+    });
+    if cx.plan.routing().is_none() {
+        return;
+    }
+    for (revision, set) in &cx.observed.replica_sets {
+        let is_recorded = state
+            .draining
+            .iter()
+            .any(|drain| drain.revision == *revision);
+        let is_left_over = !target.pods.contains_key(revision);
+        if set.desired > 0 && is_left_over && !is_recorded && !is_reachable(cx, revision) {
+            let until = saturating_add(cx.now, drain_delay(cx, state, revision));
+            state.draining.push(Drain {
+                revision: revision.clone(),
+                until,
+            });
+        }
+    }
+}
+
+/// Drops records of revisions that have no pods any more.
+pub(crate) fn forget_drained(cx: &Context<'_>, transition: &mut Transition) {
+    let sets = &cx.observed.replica_sets;
+    transition.state.draining.retain(|drain| {
+        let set = sets.get(&drain.revision);
+        set.is_some_and(|set| set.desired > 0)
+    });
+}
+
+fn drain_delay(cx: &Context<'_>, state: &State, revision: &Revision) -> std::time::Duration {
+    let mut newest_first = state.history.iter().rev();
+    let last = newest_first.find(|release| release.revision == *revision);
+    match last.map(|release| release.result) {
+        Some(ReleaseResult::Aborted | ReleaseResult::Superseded) => {
+            cx.plan.canary().abort_scale_down_delay
+        }
+        Some(ReleaseResult::Promoted) | None => cx.plan.canary().scale_down_delay,
+    }
+}
+
+/// The ReplicaSets to create, scale and delete.
+pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
+    let sets = &cx.observed.replica_sets;
+    let counts: BTreeMap<_, _> = if cx.plan.routing().is_some() {
+        let counts = sets.iter().map(|(revision, set)| {
+            let count = safe_count(cx, state, target, revision, set.desired);
+            (revision.clone(), count)
+        });
+        counts.collect()
+    } else {
+        replica_ratio::next_counts(cx, state, target)
+    };
+    let mut effects = Vec::new();
+    if let Some(revision) = missing(cx, state, target) {
+        let replicas = if cx.plan.routing().is_some() {
+            safe_count(cx, state, target, &revision, 0)
+        } else {
+            counts.get(&revision).copied().unwrap_or(0)
+        };
+        effects.push(Effect::CreateReplicaSet { revision, replicas });
+    }
+    for (revision, set) in sets {
+        let replicas = counts.get(revision).copied().unwrap_or(set.desired);
+        if replicas != set.desired {
+            effects.push(Effect::Scale {
+                revision: revision.clone(),
+                name: set.name.clone(),
+                replicas,
+            });
+        }
+    }
+    effects.extend(beyond_history(cx, target));
+    effects
+}
+
+/// The revision whose ReplicaSet is missing: only the spec's own, because no other template is
+/// known.
+fn missing(cx: &Context<'_>, state: &State, target: &Target) -> Option<Revision> {
+    let revision = state.current_revision.clone()?;
+    let observed = cx.observed;
+    let is_wanted = observed.target_revision.as_ref() == Some(&revision)
+        && observed.spec_problem.is_none()
+        && target.pods.contains_key(&revision);
+    (is_wanted && !observed.replica_sets.contains_key(&revision)).then_some(revision)
+}
+
+/// Old, empty ReplicaSets beyond the history limit.
+fn beyond_history(cx: &Context<'_>, target: &Target) -> Vec<Effect> {
+    if !target.prunes_history {
+        return Vec::new();
+    }
+    let sets = cx.observed.replica_sets.iter();
+    let mut old: Vec<_> = sets
+        .filter(|(revision, set)| {
+            set.desired == 0 && set.current == 0 && !target.pods.contains_key(*revision)
+        })
+        .collect();
+    old.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
+    let extra = old.into_iter().skip(cx.plan.revision_history_limit);
+    extra
+        .map(|(revision, set)| Effect::DeleteReplicaSet {
+            revision: revision.clone(),
+            name: set.name.clone(),
+        })
+        .collect()
+}

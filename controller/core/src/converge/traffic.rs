@@ -1,0 +1,165 @@
+//! The traffic split: what is wanted, what the pods can carry, and what is in effect.
+
+use super::{available_pods, bindings, replica_ratio};
+use crate::context::{Context, Transition};
+use crate::effect::Effect;
+use crate::observed::RouteView;
+use crate::route_state;
+use crate::state::State;
+use crate::target::{self, StableCapacity, Target};
+use crate::units::{Weight, saturating_add};
+
+/// The share that the routes should give the canary now: the wanted share, limited to what either
+/// side has available pods for.
+pub(crate) fn safe_share(cx: &Context<'_>, state: &State, target: &Target) -> Weight {
+    let wanted = target.share;
+    let current = route_state::written(cx);
+    let carried = canary_capacity(cx, state, target, current);
+    // Up in one move once all pods are there; down at once as far as pods are missing.
+    let share = if carried >= wanted {
+        wanted
+    } else {
+        carried.min(current)
+    };
+    // What stable cannot carry stays with a canary that can.
+    let shortfall = stable_capacity(cx, target).complement();
+    let share = share.max(shortfall.min(shortfall_limit(cx, state, current)));
+    if target.may_raise {
+        share
+    } else {
+        share.min(current)
+    }
+}
+
+/// How much of the wanted share the canary's pods can carry.
+fn canary_capacity(cx: &Context<'_>, state: &State, target: &Target, current: Weight) -> Weight {
+    let (Some(service), Some(routing), Some(revision)) = (
+        &cx.observed.canary_service,
+        cx.plan.routing(),
+        &state.current_revision,
+    ) else {
+        return Weight::ZERO;
+    };
+    // The router must have seen the first endpoints before it is sent the first request.
+    let is_settled = || {
+        let since = service.serving_since;
+        since.is_some_and(|since| cx.reached(saturating_add(since, routing.settle)))
+    };
+    if service.selects.as_ref() != Some(revision) || (current.is_zero() && !is_settled()) {
+        return Weight::ZERO;
+    }
+    let pods = available_pods(cx, revision).min(service.ready);
+    let needed = target::sufficient_canary_pods(cx, state, target.share);
+    target.share.limited_to_capacity(pods, needed)
+}
+
+/// How much of what stable cannot carry may go to the canary side: what the pods behind its Service
+/// can carry, and no more than today if those are not of the current revision.
+fn shortfall_limit(cx: &Context<'_>, state: &State, current: Weight) -> Weight {
+    let Some(service) = &cx.observed.canary_service else {
+        return Weight::ZERO;
+    };
+    let selected = service.selects.as_ref();
+    let pods = selected.map_or(0, |revision| available_pods(cx, revision));
+    let capacity = Weight::FULL.limited_to_capacity(pods.min(service.ready), cx.plan.replicas);
+    if service.selects == state.current_revision {
+        capacity
+    } else {
+        capacity.min(current)
+    }
+}
+
+/// How much of the traffic the stable side can carry.
+fn stable_capacity(cx: &Context<'_>, target: &Target) -> Weight {
+    let (Some(service), Some(revision)) = (&cx.observed.stable_service, &target.stable_binding)
+    else {
+        return Weight::FULL;
+    };
+    match target.stable_capacity {
+        StableCapacity::Unlimited => Weight::FULL,
+        StableCapacity::Pods {
+            needed,
+            counts_unselected,
+        } => {
+            let available = available_pods(cx, revision);
+            let pods = if service.selects.as_ref() == Some(revision) {
+                available.min(service.ready)
+            } else if counts_unselected {
+                available
+            } else {
+                0
+            };
+            Weight::FULL.limited_to_capacity(pods, needed)
+        }
+    }
+}
+
+/// Records which share is desired and which was observed in effect.
+pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition, target: &Target) {
+    let desired = target.share;
+    let weights = &mut transition.state.weights;
+    if cx.observed.state.weights.desired != desired {
+        weights.desired = desired;
+        weights.verified = None;
+        weights.since = Some(cx.now);
+        weights.pods = None;
+    }
+    let current = transition.state.current_revision.clone();
+    let in_effect = match cx.plan.routing() {
+        Some(_) => route_state::in_effect_for(cx, current.as_ref()),
+        None => replica_ratio::is_reached(cx, target).then_some(desired),
+    };
+    let needed = target::canary_pods(cx, &transition.state, desired);
+    let has_pods = current.is_some_and(|revision| available_pods(cx, &revision) >= needed);
+    let weights = &mut transition.state.weights;
+    if in_effect == Some(desired) && has_pods && !desired.is_zero() {
+        weights.pods = Some(needed);
+    }
+    if in_effect == Some(desired) && weights.verified != Some(desired) {
+        weights.verified = Some(desired);
+        weights.since = Some(cx.now);
+        return;
+    }
+    record_drift(cx, transition, target);
+}
+
+/// Records that somebody else changed a route.
+fn record_drift(cx: &Context<'_>, transition: &mut Transition, target: &Target) {
+    let desired = target.share;
+    let differs =
+        |route: &&RouteView| matches!(route.canary_weight, Ok(weight) if weight != desired);
+    let Some(route) = cx.observed.routes.iter().find(differs) else {
+        return;
+    };
+    let weights = &mut transition.state.weights;
+    if weights.verified != Some(desired) {
+        return;
+    }
+    weights.verified = None;
+    weights.since = Some(cx.now);
+    if safe_share(cx, &transition.state, target) == desired {
+        let found = route_state::written(cx);
+        let name = &route.route.name;
+        transition.warning(
+            "RouteDrift",
+            format!("route {name} was changed to {found}; Serin sets it back to {desired}"),
+        );
+    }
+}
+
+/// The routes whose split has to change.
+pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
+    if cx.plan.routing().is_none() || bindings::is_unbound(cx) {
+        return Vec::new();
+    }
+    let share = safe_share(cx, state, target);
+    let routes = cx.observed.routes.iter();
+    let changed =
+        routes.filter(|route| matches!(route.canary_weight, Ok(weight) if weight != share));
+    changed
+        .map(|route| Effect::SetWeight {
+            route: route.route.clone(),
+            canary: share,
+        })
+        .collect()
+}

@@ -1,0 +1,380 @@
+//! Holds: everything that can stop a release, with its meaning and its fix.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::command::Verb;
+use crate::units::Weight;
+
+/// Something that stops a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hold {
+    /// Where the hold comes from.
+    pub source: HoldSource,
+    /// What the hold is, for programs.
+    pub code: HoldCode,
+    /// What the hold is, for people.
+    pub message: String,
+    /// What the hold stops.
+    pub blocks: Blocks,
+    /// What ends the hold.
+    pub ends: HoldEnd,
+    /// The canary's share to go down to because the hold has lasted too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_to: Option<Weight>,
+    /// When the hold was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// Where a hold comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HoldSource {
+    /// The Rollout's spec.
+    Spec,
+    /// A person, by a command or because a decision is theirs.
+    Person,
+    /// The current step.
+    Step,
+    /// Missing or undecided metrics.
+    Metrics,
+    /// The error budget of the service.
+    Budget,
+    /// A policy of the platform, for example a change freeze.
+    Guardrail,
+    /// Pods, Services or routes that are not ready yet.
+    Cluster,
+}
+
+/// What a hold stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Blocks {
+    /// A new release does not start.
+    Start,
+    /// The current step does not complete.
+    Advance,
+    /// Steps complete, but the release is not promoted.
+    Promote,
+    /// The canary's share is not raised.
+    Raise,
+}
+
+/// What ends a hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HoldEnd {
+    /// The hold ends when its cause is gone.
+    ByItself,
+    /// The hold ends at a time.
+    At(Timestamp),
+    /// The hold ends by a command.
+    Command(Verb),
+    /// The hold ends by itself, or by an `override` command with a reason.
+    Override,
+    /// The hold ends by a change of the spec.
+    SpecChange,
+}
+
+/// Declares [`HoldCode`]: one row per code with its source, what it blocks, what ends it, its
+/// meaning and its fix.
+macro_rules! hold_codes {
+    ($($code:ident, $source:ident, $blocks:ident, $ends:expr, $meaning:literal, $fix:literal;)+) => {
+        /// What stops a release: a CamelCase word for conditions, metrics and scripts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub enum HoldCode {
+            $(#[doc = $meaning] $code,)+
+        }
+
+        impl HoldCode {
+            /// All codes, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$code),+];
+
+            /// The code as it appears in the API.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code)),+ }
+            }
+
+            /// Where holds with this code come from.
+            pub const fn source(self) -> HoldSource {
+                match self { $(Self::$code => HoldSource::$source),+ }
+            }
+
+            /// What holds with this code stop.
+            pub const fn blocks(self) -> Blocks {
+                match self { $(Self::$code => Blocks::$blocks),+ }
+            }
+
+            /// What usually ends a hold with this code.
+            pub const fn ends(self) -> HoldEnd {
+                match self { $(Self::$code => $ends),+ }
+            }
+
+            /// What the hold means.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$code => $meaning),+ }
+            }
+
+            /// What to do about the hold.
+            pub const fn fix(self) -> &'static str {
+                match self { $(Self::$code => $fix),+ }
+            }
+        }
+    };
+}
+
+hold_codes! {
+    SpecInvalid, Spec, Start, HoldEnd::SpecChange,
+    "The spec has a field that Serin cannot use. The last valid spec stays in effect.",
+    "Correct the field that the message names.";
+    SpecPaused, Spec, Advance, HoldEnd::SpecChange,
+    "`spec.paused` is true.",
+    "Set `spec.paused` to false in the manifest.";
+    PausedByCommand, Person, Advance, HoldEnd::Command(Verb::Resume),
+    "Somebody paused the release with `pause`.",
+    "Continue with `kubectl serin resume`, or stop the release with `kubectl abort`.";
+    Inconclusive, Person, Advance, HoldEnd::Command(Verb::Promote),
+    "The analysis reached its maximum duration without a verdict.",
+    "Continue with `kubectl promote`, or stop the release with `kubectl abort`.";
+    StepPause, Step, Advance, HoldEnd::Command(Verb::Promote),
+    "The current step is a pause.",
+    "Wait until it ends, or continue with `kubectl promote`.";
+    AnalysisRunning, Step, Advance, HoldEnd::ByItself,
+    "The current step waits for fresh metrics without a breach.",
+    "No action is needed. `kubectl serin skip-step` leaves the step.";
+    EvidenceInsufficient, Step, Advance, HoldEnd::ByItself,
+    "The evidence does not yet suffice to continue.",
+    "No action is needed. More traffic shortens the wait.";
+    WarmUp, Step, Promote, HoldEnd::ByItself,
+    "The canary's pods are young. No release is promoted on the evidence of young pods alone.",
+    "No action is needed. `spec.analysis.warmUp` sets the duration.";
+    Baking, Step, Promote, HoldEnd::ByItself,
+    "The canary has all of the traffic and is observed before it becomes stable.",
+    "No action is needed. `kubectl promote` ends the bake early.";
+    ScaledToZero, Cluster, Advance, HoldEnd::SpecChange,
+    "`spec.replicas` is 0. The release keeps its position.",
+    "Raise `spec.replicas`.";
+    PodsNotAvailable, Cluster, Advance, HoldEnd::ByItself,
+    "Pods that the current step needs are not available yet. The progress deadline applies.",
+    "See the pods in `kubectl serin status` and their Events.";
+    RouteNotReady, Cluster, Advance, HoldEnd::ByItself,
+    "The router has not confirmed the traffic split yet. The progress deadline applies.",
+    "See the route's status conditions and the controller of its Gateway.";
+    NoData, Metrics, Advance, HoldEnd::ByItself,
+    "Prometheus has no series for one of the two variants. Missing data never counts as success.",
+    "Check that Prometheus scrapes both variants and that the objective's counters select them.";
+    Stale, Metrics, Advance, HoldEnd::ByItself,
+    "The newest sample is too old to describe the present.",
+    "Check in Prometheus (Status, Targets) that it still scrapes the targets.";
+    NoTraffic, Metrics, Advance, HoldEnd::ByItself,
+    "No requests reach the canary. A canary without requests cannot fail, which proves nothing.",
+    "Check that requests reach the service and that its route sends the canary its share.";
+    UnverifiedSelector, Metrics, Advance, HoldEnd::ByItself,
+    "The selector of errors has never matched a series. A mistyped selector looks like a release without errors.",
+    "Compare `counters.errors` with the series in Prometheus. A single error of the stable version verifies it.";
+    AmbiguousSeries, Metrics, Advance, HoldEnd::ByItself,
+    "Some series may count other requests, or the same requests twice.",
+    "Follow the message. docs/reference/indicators.md lists the requests that each indicator counts.";
+    Unreachable, Metrics, Advance, HoldEnd::ByItself,
+    "Prometheus cannot be reached. Nothing is promoted meanwhile.",
+    "Check that the controller can reach `spec.analysis.prometheus.address`. Missed samples are read later.";
+    Timeout, Metrics, Advance, HoldEnd::ByItself,
+    "Prometheus did not answer in time. Nothing is promoted meanwhile.",
+    "Check the load of Prometheus, or narrow the selector. Missed samples are read later.";
+    Partial, Metrics, Advance, HoldEnd::ByItself,
+    "Prometheus reports that a part of the data is missing. Errors may be missing, too.",
+    "See the warnings of the query in Prometheus, for example of a store that is down.";
+    NotANumber, Metrics, Advance, HoldEnd::ByItself,
+    "A counter has a value that is not a count.",
+    "Check the exporter. A recording rule of a rate is not a counter.";
+    InvalidQuery, Metrics, Advance, HoldEnd::ByItself,
+    "A query of the analysis is invalid.",
+    "Correct the field that the message names.";
+    InvalidSpec, Metrics, Advance, HoldEnd::ByItself,
+    "A field of the analysis cannot be used.",
+    "Correct the field that the message names.";
+    TooLarge, Metrics, Advance, HoldEnd::ByItself,
+    "The answer of Prometheus is too large to be read.",
+    "Narrow the selector, or count at the gateway or in the mesh.";
+    Malformed, Metrics, Advance, HoldEnd::ByItself,
+    "The answer is not one of the Prometheus API.",
+    "Check that `spec.analysis.prometheus.address` is a Prometheus and not a page in front of it.";
+    NotConfigured, Metrics, Advance, HoldEnd::ByItself,
+    "No Prometheus is configured.",
+    "Set `spec.analysis.prometheus.address`, or give the controller a default address.";
+    NoSuchBucket, Metrics, Advance, HoldEnd::ByItself,
+    "The histogram has no bucket that ends at the latency threshold.",
+    "Set `latency.threshold` to a bucket boundary that the message lists.";
+    CheckEmpty, Metrics, Advance, HoldEnd::ByItself,
+    "The query of a check returned nothing. An empty result never counts as success.",
+    "Correct the query, or use `or vector(0)` if nothing means zero.";
+    CheckNotANumber, Metrics, Advance, HoldEnd::ByItself,
+    "The query of a check returned NaN or infinity, which never counts as success.",
+    "Guard the query against a division by zero.";
+    CheckUnreadable, Metrics, Advance, HoldEnd::ByItself,
+    "The condition of a check cannot be evaluated on the query's result.",
+    "Compare the condition with the result that the message shows.";
+    SecretForbidden, Metrics, Advance, HoldEnd::ByItself,
+    "The controller may not read the Secret with the Prometheus credentials.",
+    "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
+    ConfigMapForbidden, Metrics, Advance, HoldEnd::ByItself,
+    "The controller may not read the ConfigMap with the certificate authority.",
+    "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
+    DirectoryForbidden, Metrics, Advance, HoldEnd::ByItself,
+    "The controller may not read the directory with the default Prometheus credentials.",
+    "Correct the permissions of the mounted volume.";
+    SecretNotFound, Metrics, Advance, HoldEnd::ByItself,
+    "The Secret with the Prometheus credentials does not exist.",
+    "Create it, or correct its name. It is read again within seconds.";
+    ConfigMapNotFound, Metrics, Advance, HoldEnd::ByItself,
+    "The ConfigMap with the certificate authority does not exist.",
+    "Create it, or correct its name. It is read again within seconds.";
+    DirectoryNotFound, Metrics, Advance, HoldEnd::ByItself,
+    "The directory with the default Prometheus credentials does not exist.",
+    "Mount it, or correct `--prometheus-headers-dir`.";
+    InvalidSecret, Metrics, Advance, HoldEnd::ByItself,
+    "The Secret with the Prometheus credentials cannot be used.",
+    "Correct the key that the message names. It is read again within seconds.";
+    InvalidConfigMap, Metrics, Advance, HoldEnd::ByItself,
+    "The ConfigMap with the certificate authority cannot be used.",
+    "Correct the key that the message names. It is read again within seconds.";
+    InvalidDirectory, Metrics, Advance, HoldEnd::ByItself,
+    "The directory with the default Prometheus credentials cannot be used.",
+    "Correct the file that the message names.";
+    SecretUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    "The Secret with the Prometheus credentials could not be read yet.",
+    "No action is needed if the API server is up. Serin retries.";
+    ConfigMapUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    "The ConfigMap with the certificate authority could not be read yet.",
+    "No action is needed if the API server is up. Serin retries.";
+    DirectoryUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    "The directory with the default Prometheus credentials could not be read yet.",
+    "See the message. Serin retries.";
+    Unauthorized, Metrics, Advance, HoldEnd::ByItself,
+    "Prometheus, or a proxy in front of it, rejected the credentials.",
+    "Renew the token in the Secret of `spec.analysis.prometheus.headersFrom`. Serin reads it again within seconds.";
+    UntrustedCertificate, Metrics, Advance, HoldEnd::ByItself,
+    "The TLS certificate of Prometheus is not trusted.",
+    "Check that `spec.analysis.prometheus.tls.caFrom` names its certificate authority and that the address is a name in the certificate.";
+    InternalError, Metrics, Advance, HoldEnd::ByItself,
+    "The analysis of this release failed with an internal error. Other releases are not affected.",
+    "Report it with the controller's log. Serin retries.";
+    LatencyGuard, Metrics, Advance, HoldEnd::ByItself,
+    "The canary meets the latency threshold but is slower than stable elsewhere in the distribution.",
+    "Wait until the evidence for it is gone. If slower is intended, promote by hand or remove `latency.guard`.";
+    NoCommonBuckets, Metrics, Advance, HoldEnd::ByItself,
+    "The latency guard compares histograms bucket by bucket, and the two versions share no bucket.",
+    "Give both versions the same buckets, or remove `latency.guard` for this release.";
+    BudgetLeft, Budget, Advance, HoldEnd::ByItself,
+    "The canary's current traffic could cost more errors than the release may still spend.",
+    "No action is needed. The canary's share goes down until the evidence permits more.";
+    BudgetSpent, Budget, Advance, HoldEnd::Override,
+    "The service has spent its error budget. No release may cost errors until some of it is back.",
+    "Wait, or lift the freeze with `kubectl serin override --reason`. A release that reduces the errors ends it as well.";
+    ServiceBurning, Budget, Advance, HoldEnd::Override,
+    "The service fails so often that its error budget would soon be spent. Nothing changes during an incident.",
+    "Wait, or lift the freeze with `kubectl serin override --reason`. A release that reduces the errors ends it as well.";
+}
+
+impl<'de> Deserialize<'de> for HoldCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for HoldCode {
+    type Err = UnknownHoldCode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownHoldCode> {
+        let known = Self::ALL.iter().find(|code| code.as_str() == text);
+        known
+            .copied()
+            .ok_or_else(|| UnknownHoldCode(text.to_owned()))
+    }
+}
+
+/// A hold code of another version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a hold code of this version")]
+pub struct UnknownHoldCode(String);
+
+impl fmt::Display for HoldCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Hold {
+    /// A hold as its code describes it.
+    pub fn new(code: HoldCode, message: impl Into<String>) -> Self {
+        Self {
+            source: code.source(),
+            code,
+            message: message.into(),
+            blocks: code.blocks(),
+            ends: code.ends(),
+            lower_to: None,
+            since: None,
+        }
+    }
+
+    /// This hold, ending at a time.
+    #[must_use]
+    pub fn until(mut self, at: Timestamp) -> Self {
+        self.ends = HoldEnd::At(at);
+        self
+    }
+
+    /// This hold, with the canary's share to go down to.
+    #[must_use]
+    pub fn lowering_to(mut self, weight: Option<Weight>) -> Self {
+        self.lower_to = weight;
+        self
+    }
+
+    /// Whether the hold stops the whole service rather than this release, so that only an
+    /// `override` lifts it early.
+    pub fn is_freeze(&self) -> bool {
+        self.ends == HoldEnd::Override
+    }
+
+    /// Whether the progress deadline bounds how long the hold may last.
+    pub fn is_bounded_by_progress_deadline(&self) -> bool {
+        self.source == HoldSource::Cluster && self.code != HoldCode::ScaledToZero
+    }
+
+    /// Whether the maximum duration of the analysis bounds how long the hold may last.
+    pub fn is_bounded_by_max_duration(&self) -> bool {
+        matches!(self.source, HoldSource::Metrics | HoldSource::Budget)
+            || (self.code == HoldCode::EvidenceInsufficient)
+    }
+}
+
+/// Reads holds of any version: those that this version does not know are left out.
+pub(crate) fn known_holds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Hold>, D::Error> {
+    let holds = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    let known = holds.into_iter().map(serde_json::from_value::<Hold>);
+    Ok(known.filter_map(Result::ok).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_read_back_from_its_name() {
+        for code in HoldCode::ALL {
+            assert_eq!(code.as_str().parse(), Ok(*code));
+            assert!(
+                code.meaning().ends_with('.') && code.fix().ends_with('.'),
+                "{code}"
+            );
+        }
+        assert!("OfTheFuture".parse::<HoldCode>().is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! Collects everything that stops a release at its current position.
+
+use jiff::Timestamp;
+
+use crate::context::Context;
+use crate::converge::replica_ratio;
+use crate::hold::{Hold, HoldCode, HoldSource};
+use crate::plan::Requirements;
+use crate::state::{PauseReason, Stage, State};
+use crate::units::Weight;
+use crate::{promotion, route_state, steps, target};
+
+/// Everything that stops a release at one position: the spec first, then people, then what the
+/// position itself waits for, then the rest of the metrics.
+pub(crate) struct Holds(Vec<Hold>);
+
+impl Holds {
+    /// Collects the holds at the position of `state`.
+    pub fn collect(cx: &Context<'_>, state: &State) -> Self {
+        let mut holds = spec_holds(cx, state);
+        holds.extend(person_hold(state));
+        holds.extend(position_hold(cx, state));
+        if state.stage == Stage::Progressing && has_planned_traffic(cx, state) {
+            let report = cx.observed.analysis.iter();
+            for hold in report.flat_map(|report| &report.holds) {
+                if holds.iter().all(|other| other.code != hold.code) {
+                    holds.push(hold.clone());
+                }
+            }
+        }
+        for hold in &mut holds {
+            let before = cx.observed.state.holds.iter();
+            let before = before
+                .filter(|before| before.code == hold.code)
+                .find_map(|before| before.since);
+            hold.since = hold.since.or(before).or(Some(cx.now));
+        }
+        Self(holds)
+    }
+
+    /// What the position itself waits for; `None` if nothing.
+    pub fn position(&self) -> Option<&Hold> {
+        let is_external =
+            |hold: &Hold| matches!(hold.source, HoldSource::Spec | HoldSource::Person);
+        self.0.iter().find(|hold| !is_external(hold))
+    }
+
+    /// Whether the spec or a person stops the release, whatever the position waits for.
+    pub fn is_stopped_from_outside(&self) -> bool {
+        let mut holds = self.0.iter();
+        holds.any(|hold| matches!(hold.source, HoldSource::Spec | HoldSource::Person))
+    }
+
+    /// The holds for the status.
+    pub fn into_vec(self) -> Vec<Hold> {
+        self.0
+    }
+}
+
+fn spec_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
+    let mut holds = Vec::new();
+    if let Some(problem) = &cx.observed.spec_problem {
+        holds.push(Hold::new(HoldCode::SpecInvalid, problem.clone()));
+    }
+    if cx.plan.paused && state.is_releasing() {
+        holds.push(Hold::new(HoldCode::SpecPaused, "spec.paused is true"));
+    }
+    holds
+}
+
+pub(crate) fn person_hold(state: &State) -> Option<Hold> {
+    let pause = state.pause.as_ref()?;
+    let hold = match pause.reason {
+        PauseReason::Step => return None,
+        PauseReason::Command => Hold::new(
+            HoldCode::PausedByCommand,
+            "paused by a command, until resume",
+        ),
+        PauseReason::Inconclusive => Hold::new(
+            HoldCode::Inconclusive,
+            "the analysis is inconclusive; promote or abort",
+        ),
+    };
+    Some(Hold {
+        since: Some(pause.since),
+        ..hold
+    })
+}
+
+/// Whether a person or the spec holds the release, so that no traffic is added to its canary.
+pub(crate) fn is_held_by_person(cx: &Context<'_>, state: &State) -> bool {
+    cx.plan.paused || person_hold(state).is_some()
+}
+
+/// What the position waits for; `None` if its effect has been observed.
+pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    match state.stage {
+        Stage::FirstDeploy => pods_hold(cx, state, cx.plan.replicas),
+        Stage::Progressing | Stage::Promoting if cx.plan.replicas == 0 => {
+            let message = "scaled to 0: the position is kept until replicas is raised";
+            Some(Hold::new(HoldCode::ScaledToZero, message))
+        }
+        Stage::Progressing => steps::position_hold(cx, state),
+        Stage::Promoting => promotion::position_hold(cx, state),
+        Stage::Aborted | Stage::Stable => None,
+    }
+}
+
+/// Whether the canary should have traffic. A canary whose traffic was taken away by missing metrics
+/// is held all the same.
+pub(crate) fn has_planned_traffic(cx: &Context<'_>, state: &State) -> bool {
+    !target::planned_share(cx, state).is_zero()
+}
+
+/// Waits until `required` is satisfied at the canary's share.
+pub(crate) fn requirements_hold(
+    cx: &Context<'_>,
+    state: &State,
+    required: &Requirements,
+) -> Option<Hold> {
+    let share = target::share(cx, state);
+    let none = Requirements::default();
+    let report = cx.observed.analysis.as_ref();
+    let satisfied = report
+        .and_then(|report| report.satisfied_at(share))
+        .unwrap_or(&none);
+    let unmet = required.unmet(satisfied)?;
+    let message = format!("waiting for {unmet}");
+    Some(Hold::new(HoldCode::EvidenceInsufficient, message))
+}
+
+/// Waits until a time.
+pub(crate) fn time_hold(cx: &Context<'_>, code: HoldCode, end: Timestamp) -> Option<Hold> {
+    (!cx.reached(end)).then(|| Hold::new(code, format!("until {end}")).until(end))
+}
+
+/// Waits until the canary's share is observed to be `share`, with the pods for it.
+pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Option<Hold> {
+    if cx.plan.routing().is_none() {
+        let is_reached = replica_ratio::is_reached(cx, &target::target(cx, state));
+        let message = "waiting for pods";
+        return (!is_reached).then(|| Hold::new(HoldCode::PodsNotAvailable, message));
+    }
+    let pods = pods_hold(cx, state, target::sufficient_canary_pods(cx, state, share));
+    if pods.is_some() {
+        return pods;
+    }
+    let current = state.current_revision.as_ref();
+    if route_state::in_effect_for(cx, current) == Some(share) {
+        return None;
+    }
+    Some(route_hold(cx))
+}
+
+/// Waits until the routes are confirmed.
+pub(crate) fn route_hold(cx: &Context<'_>) -> Hold {
+    Hold::new(HoldCode::RouteNotReady, route_state::describe_pending(cx))
+}
+
+/// Waits until `needed` pods of the current revision are available.
+pub(crate) fn pods_hold(cx: &Context<'_>, state: &State, needed: u32) -> Option<Hold> {
+    let current = state.current_revision.as_ref();
+    let set = current.and_then(|revision| cx.observed.replica_sets.get(revision));
+    if set.is_some_and(|set| set.available >= needed && set.desired >= needed) {
+        return None;
+    }
+    let crash = set.and_then(|set| set.crash.as_deref());
+    let cause = crash.map(|crash| format!(" ({crash})")).unwrap_or_default();
+    let message = format!("waiting for {needed} available pods of the new revision{cause}");
+    Some(Hold::new(HoldCode::PodsNotAvailable, message))
+}

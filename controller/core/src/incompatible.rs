@@ -1,0 +1,87 @@
+//! Decisions on a state that another version of the controller wrote.
+//!
+//! Nothing is changed that cannot be understood. Only an abort works: it takes all traffic to
+//! stable, and afterwards the state is one of this version.
+
+use crate::abort;
+use crate::command::{Command, CommandOutcome, Verb};
+use crate::commands;
+use crate::context::{Context, Transition};
+use crate::converge::{converge, replicas, traffic};
+use crate::effect::{Decision, Effect};
+use crate::invariants::{self, InvariantViolation};
+use crate::state::{SCHEMA_VERSION, Stage};
+use crate::{status_message, target};
+
+/// Decides on a state that cannot be understood completely.
+pub(crate) fn decide(
+    cx: &Context<'_>,
+    mut transition: Transition,
+    problem: &str,
+) -> Result<Decision, InvariantViolation> {
+    let mut outcomes = Vec::new();
+    let mut is_aborted = false;
+    for command in &cx.observed.commands {
+        let outcome = handle(cx, &mut transition, command, problem);
+        is_aborted |= transition.state.stage == Stage::Aborted && command.verb == Verb::Abort;
+        outcomes.push((command, outcome));
+    }
+    let mut effects = Vec::new();
+    if is_aborted {
+        transition.state.schema_version = SCHEMA_VERSION;
+        let target = target::target(cx, &transition.state);
+        traffic::record(cx, &mut transition, &target);
+        replicas::record_draining(cx, &mut transition, &target);
+        status_message::update(cx, &mut transition);
+        effects = converge(cx, &transition.state, &target);
+        invariants::check(cx, &transition.state, &effects)?;
+    } else {
+        transition.state = cx.observed.state.clone();
+    }
+    effects.extend(
+        outcomes
+            .into_iter()
+            .map(|(command, outcome)| Effect::FinishCommand {
+                name: command.name.clone(),
+                uid: command.uid.clone(),
+                outcome,
+            }),
+    );
+    Ok(Decision {
+        state: transition.state,
+        effects,
+        wake_at: cx.earliest_deadline(),
+        reasons: transition.reasons,
+    })
+}
+
+fn handle(
+    cx: &Context<'_>,
+    transition: &mut Transition,
+    command: &Command,
+    problem: &str,
+) -> CommandOutcome {
+    if let Some(refusal) = commands::check_preconditions(transition, command) {
+        return refusal;
+    }
+    let state = &transition.state;
+    let (stable, current) = (
+        state.stable_revision.clone(),
+        state.current_revision.clone(),
+    );
+    match (command.verb, stable, current) {
+        (Verb::Abort, Some(stable), Some(current)) if stable != current => {
+            // The stage may be unknown, so whatever it was ends here.
+            transition.state.stage = Stage::Progressing;
+            abort::on_command(cx, transition, current.clone(), command);
+            CommandOutcome::done(format!(
+                "revision {current} is aborted; its traffic returns to stable"
+            ))
+        }
+        (Verb::Abort, _, _) => CommandOutcome::done("no release is under way: nothing to abort"),
+        _ => CommandOutcome::refused(format!(
+            "the status was written by an incompatible version of the controller, so only abort \
+             works: {problem}"
+        )),
+    }
+}

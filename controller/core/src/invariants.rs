@@ -1,0 +1,223 @@
+//! Safety rules that every decision is checked against before anything of it is carried out.
+//!
+//! The rules are those of the tests in `tests/invariants.rs`. They repeat on purpose what
+//! [`crate::converge`] ensures by construction: a mistake there stops one Rollout instead of sending
+//! requests to nobody.
+
+use crate::context::Context;
+use crate::effect::Effect;
+use crate::plan::Canary;
+use crate::route_state;
+use crate::state::{Stage, State};
+use crate::units::Weight;
+
+/// A safety rule that a decision would have broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the decision would break a safety rule ({rule}): {message}")]
+pub struct InvariantViolation {
+    /// The rule, a CamelCase word.
+    pub rule: &'static str,
+    /// What would have happened.
+    pub message: String,
+}
+
+/// Checks a new state and its effects.
+pub(crate) fn check(
+    cx: &Context<'_>,
+    state: &State,
+    effects: &[Effect],
+) -> Result<(), InvariantViolation> {
+    check_desired_share(cx, state)?;
+    effects.iter().try_for_each(|effect| match effect {
+        Effect::SetWeight { canary, .. } => check_share(cx, state, *canary),
+        Effect::Scale {
+            revision, replicas, ..
+        } => check_scale(cx, revision, *replicas),
+        Effect::BindService { .. }
+        | Effect::CreateReplicaSet { .. }
+        | Effect::DeleteReplicaSet { .. }
+        | Effect::FinishCommand { .. } => Ok(()),
+    })
+}
+
+fn violation(rule: &'static str, message: String) -> Result<(), InvariantViolation> {
+    Err(InvariantViolation { rule, message })
+}
+
+/// The desired share is never above what the step and the cap allow.
+fn check_desired_share(cx: &Context<'_>, state: &State) -> Result<(), InvariantViolation> {
+    let (desired, cap) = (state.weights.desired, state.weights.cap);
+    if state.stage != Stage::Progressing {
+        return Ok(());
+    }
+    let index = state.step.map_or(0, |step| step.index);
+    let steps = cx.plan.steps();
+    if !steps.is_empty() && desired > Canary::weight_at(steps, index) {
+        return violation(
+            "ShareWithinStep",
+            format!("step {index} would get {desired}"),
+        );
+    }
+    match cap {
+        Some(cap) if desired > cap => violation(
+            "ShareWithinCap",
+            format!("the canary would get {desired} over a cap of {cap}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The canary's share rises only during a release, and never without pods behind its Service.
+fn check_share(cx: &Context<'_>, state: &State, share: Weight) -> Result<(), InvariantViolation> {
+    let written = route_state::written(cx);
+    if share > written && !state.is_releasing() {
+        return violation(
+            "NoRaiseAfterAbort",
+            format!(
+                "the share would rise from {written} to {share} in {:?}",
+                state.stage
+            ),
+        );
+    }
+    let service = cx.observed.canary_service.as_ref();
+    let selected = service.and_then(|service| service.selects.as_ref());
+    let set = selected.and_then(|revision| cx.observed.replica_sets.get(revision));
+    let available = set.map_or(0, |set| set.available);
+    if !share.is_zero() && available == 0 {
+        return violation(
+            "ShareHasPods",
+            format!("the canary would get {share} without an available pod"),
+        );
+    }
+    Ok(())
+}
+
+/// Nothing is scaled to zero while the objects send requests to it.
+fn check_scale(
+    cx: &Context<'_>,
+    revision: &crate::units::Revision,
+    replicas: u32,
+) -> Result<(), InvariantViolation> {
+    let selects = |service: Option<&crate::observed::ServiceView>| {
+        service.is_some_and(|service| service.selects.as_ref() == Some(revision))
+    };
+    let gets_traffic = selects(cx.observed.stable_service.as_ref())
+        || (selects(cx.observed.canary_service.as_ref()) && !route_state::written(cx).is_zero());
+    if replicas == 0 && gets_traffic && cx.plan.replicas > 0 {
+        return violation(
+            "PodsUnderTraffic",
+            format!("revision {revision} would be scaled to 0 under traffic"),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::context::test_plan;
+    use crate::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
+    use crate::plan::{RouteKind, RouteRef};
+    use crate::units::Revision;
+
+    fn route() -> RouteRef {
+        RouteRef {
+            kind: RouteKind::HttpRoute,
+            name: "shop".into(),
+            rule: None,
+        }
+    }
+
+    /// The canary has half of the traffic and `available` pods.
+    fn observed(available: u32) -> Observed {
+        let canary = Revision::new("v2");
+        Observed {
+            canary_service: Some(ServiceView {
+                exists: true,
+                selects: Some(canary.clone()),
+                ready: available,
+                serving_since: None,
+            }),
+            replica_sets: BTreeMap::from([(
+                canary,
+                ReplicaSetView {
+                    available,
+                    ..ReplicaSetView::default()
+                },
+            )]),
+            routes: vec![RouteView {
+                route: route(),
+                canary_weight: Ok(Weight::percent(50)),
+                written_since: Timestamp::UNIX_EPOCH,
+                programmed: Programmed::Unreported,
+            }],
+            ..Observed::default()
+        }
+    }
+
+    fn violated_rule(observed: &Observed, stage: Stage, effect: Effect) -> Option<&'static str> {
+        let plan = test_plan();
+        let cx = Context::new(&plan, observed, Timestamp::UNIX_EPOCH);
+        let position = State {
+            stage,
+            ..State::default()
+        };
+        check(&cx, &position, &[effect])
+            .err()
+            .map(|violation| violation.rule)
+    }
+
+    fn share(percent: u32) -> Effect {
+        Effect::SetWeight {
+            route: route(),
+            canary: Weight::percent(percent),
+        }
+    }
+
+    #[test]
+    fn a_decision_that_would_break_a_safety_rule_is_refused() {
+        let scale_to_zero = Effect::Scale {
+            revision: Revision::new("v2"),
+            name: "shop-v2".into(),
+            replicas: 0,
+        };
+        let cases = [
+            (0, Stage::Progressing, share(50), Some("ShareHasPods")),
+            (2, Stage::Progressing, share(60), None),
+            (2, Stage::Aborted, share(60), Some("NoRaiseAfterAbort")),
+            (2, Stage::Aborted, share(40), None),
+            (
+                2,
+                Stage::Progressing,
+                scale_to_zero,
+                Some("PodsUnderTraffic"),
+            ),
+        ];
+        for (available, stage, effect, rule) in cases {
+            let description = format!("{effect:?} in {stage:?}");
+            assert_eq!(
+                violated_rule(&observed(available), stage, effect),
+                rule,
+                "{description}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_desired_share_above_the_cap_is_refused() {
+        let (plan, observed) = (test_plan(), Observed::default());
+        let cx = Context::new(&plan, &observed, Timestamp::UNIX_EPOCH);
+        let mut state = State {
+            stage: Stage::Progressing,
+            ..State::default()
+        };
+        state.weights.desired = Weight::percent(20);
+        state.weights.cap = Some(Weight::percent(10));
+        let violation = check(&cx, &state, &[]).unwrap_err();
+        assert_eq!(violation.rule, "ShareWithinCap");
+    }
+}
