@@ -13,7 +13,7 @@ mod values;
 use std::time::Duration;
 
 use serde_json::Value;
-use serin_core::plan::{Plan, Strategy};
+use serin_core::plan::{Exposure, Plan, Strategy, Workload};
 use sha2::{Digest, Sha256};
 
 pub use problem::{FieldError, FieldErrors};
@@ -81,13 +81,17 @@ impl RolloutSpec {
         let rollback_window =
             non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
         selector::check_selector(self, &mut problems);
-        let canary = canary::canary(self, name, &mut problems);
+        let exposure = canary::exposure(self, name, &mut problems);
+        let is_routed = matches!(exposure, Exposure::Weighted(_));
+        let canary = canary::canary(self, is_routed, &mut problems);
         problems.into_result(Plan {
             replicas,
             progress_deadline: Duration::from_secs(deadline_seconds.into()),
             revision_history_limit: usize::try_from(history).unwrap_or(usize::MAX),
             rollback_window: usize::try_from(rollback_window).unwrap_or(usize::MAX),
             paused: self.paused.unwrap_or(false),
+            workload: Workload::Owned,
+            exposure,
             strategy: Strategy::Canary(canary),
         })
     }

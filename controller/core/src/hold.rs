@@ -63,16 +63,22 @@ pub enum Blocks {
 }
 
 /// What ends a hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all_fields = "camelCase")]
 pub enum HoldEnd {
     /// The hold ends when its cause is gone.
-    ByItself,
+    Itself,
     /// The hold ends at a time.
-    At(Timestamp),
+    Time {
+        /// The time.
+        at: Timestamp,
+    },
     /// The hold ends by a command.
-    Command(Verb),
-    /// The hold ends by itself, or by an `override` command with a reason.
+    Command {
+        /// The command's verb.
+        command: Verb,
+    },
+    /// The hold ends when its cause is gone, or by an `override` command with a reason.
     Override,
     /// The hold ends by a change of the spec.
     SpecChange,
@@ -132,142 +138,142 @@ hold_codes! {
     SpecPaused, Spec, Advance, HoldEnd::SpecChange,
     "`spec.paused` is true.",
     "Set `spec.paused` to false in the manifest.";
-    PausedByCommand, Person, Advance, HoldEnd::Command(Verb::Resume),
+    PausedByCommand, Person, Advance, HoldEnd::Command { command: Verb::Resume },
     "Somebody paused the release with `pause`.",
     "Continue with `kubectl serin resume`, or stop the release with `kubectl abort`.";
-    Inconclusive, Person, Advance, HoldEnd::Command(Verb::Promote),
+    Inconclusive, Person, Advance, HoldEnd::Command { command: Verb::Promote },
     "The analysis reached its maximum duration without a verdict.",
     "Continue with `kubectl promote`, or stop the release with `kubectl abort`.";
-    StepPause, Step, Advance, HoldEnd::Command(Verb::Promote),
+    StepPause, Step, Advance, HoldEnd::Command { command: Verb::Promote },
     "The current step is a pause.",
     "Wait until it ends, or continue with `kubectl promote`.";
-    AnalysisRunning, Step, Advance, HoldEnd::ByItself,
+    AnalysisRunning, Step, Advance, HoldEnd::Itself,
     "The current step waits for fresh metrics without a breach.",
     "No action is needed. `kubectl serin skip-step` leaves the step.";
-    EvidenceInsufficient, Step, Advance, HoldEnd::ByItself,
+    EvidenceInsufficient, Step, Advance, HoldEnd::Itself,
     "The evidence does not yet suffice to continue.",
     "No action is needed. More traffic shortens the wait.";
-    WarmUp, Step, Promote, HoldEnd::ByItself,
+    WarmUp, Step, Promote, HoldEnd::Itself,
     "The canary's pods are young. No release is promoted on the evidence of young pods alone.",
     "No action is needed. `spec.analysis.warmUp` sets the duration.";
-    Baking, Step, Promote, HoldEnd::ByItself,
+    Baking, Step, Promote, HoldEnd::Itself,
     "The canary has all of the traffic and is observed before it becomes stable.",
     "No action is needed. `kubectl promote` ends the bake early.";
     ScaledToZero, Cluster, Advance, HoldEnd::SpecChange,
     "`spec.replicas` is 0. The release keeps its position.",
     "Raise `spec.replicas`.";
-    PodsNotAvailable, Cluster, Advance, HoldEnd::ByItself,
+    PodsNotAvailable, Cluster, Advance, HoldEnd::Itself,
     "Pods that the current step needs are not available yet. The progress deadline applies.",
     "See the pods in `kubectl serin status` and their Events.";
-    RouteNotReady, Cluster, Advance, HoldEnd::ByItself,
+    RouteNotReady, Cluster, Advance, HoldEnd::Itself,
     "The router has not confirmed the traffic split yet. The progress deadline applies.",
     "See the route's status conditions and the controller of its Gateway.";
-    NoData, Metrics, Advance, HoldEnd::ByItself,
+    NoData, Metrics, Advance, HoldEnd::Itself,
     "Prometheus has no series for one of the two variants. Missing data never counts as success.",
     "Check that Prometheus scrapes both variants and that the objective's counters select them.";
-    Stale, Metrics, Advance, HoldEnd::ByItself,
+    Stale, Metrics, Advance, HoldEnd::Itself,
     "The newest sample is too old to describe the present.",
     "Check in Prometheus (Status, Targets) that it still scrapes the targets.";
-    NoTraffic, Metrics, Advance, HoldEnd::ByItself,
+    NoTraffic, Metrics, Advance, HoldEnd::Itself,
     "No requests reach the canary. A canary without requests cannot fail, which proves nothing.",
     "Check that requests reach the service and that its route sends the canary its share.";
-    UnverifiedSelector, Metrics, Advance, HoldEnd::ByItself,
+    UnverifiedSelector, Metrics, Advance, HoldEnd::Itself,
     "The selector of errors has never matched a series. A mistyped selector looks like a release without errors.",
     "Compare `counters.errors` with the series in Prometheus. A single error of the stable version verifies it.";
-    AmbiguousSeries, Metrics, Advance, HoldEnd::ByItself,
+    AmbiguousSeries, Metrics, Advance, HoldEnd::Itself,
     "Some series may count other requests, or the same requests twice.",
     "Follow the message. docs/reference/indicators.md lists the requests that each indicator counts.";
-    Unreachable, Metrics, Advance, HoldEnd::ByItself,
+    Unreachable, Metrics, Advance, HoldEnd::Itself,
     "Prometheus cannot be reached. Nothing is promoted meanwhile.",
     "Check that the controller can reach `spec.analysis.prometheus.address`. Missed samples are read later.";
-    Timeout, Metrics, Advance, HoldEnd::ByItself,
+    Timeout, Metrics, Advance, HoldEnd::Itself,
     "Prometheus did not answer in time. Nothing is promoted meanwhile.",
     "Check the load of Prometheus, or narrow the selector. Missed samples are read later.";
-    Partial, Metrics, Advance, HoldEnd::ByItself,
+    Partial, Metrics, Advance, HoldEnd::Itself,
     "Prometheus reports that a part of the data is missing. Errors may be missing, too.",
     "See the warnings of the query in Prometheus, for example of a store that is down.";
-    NotANumber, Metrics, Advance, HoldEnd::ByItself,
+    NotANumber, Metrics, Advance, HoldEnd::Itself,
     "A counter has a value that is not a count.",
     "Check the exporter. A recording rule of a rate is not a counter.";
-    InvalidQuery, Metrics, Advance, HoldEnd::ByItself,
+    InvalidQuery, Metrics, Advance, HoldEnd::Itself,
     "A query of the analysis is invalid.",
     "Correct the field that the message names.";
-    InvalidSpec, Metrics, Advance, HoldEnd::ByItself,
+    InvalidSpec, Metrics, Advance, HoldEnd::Itself,
     "A field of the analysis cannot be used.",
     "Correct the field that the message names.";
-    TooLarge, Metrics, Advance, HoldEnd::ByItself,
+    TooLarge, Metrics, Advance, HoldEnd::Itself,
     "The answer of Prometheus is too large to be read.",
     "Narrow the selector, or count at the gateway or in the mesh.";
-    Malformed, Metrics, Advance, HoldEnd::ByItself,
+    Malformed, Metrics, Advance, HoldEnd::Itself,
     "The answer is not one of the Prometheus API.",
     "Check that `spec.analysis.prometheus.address` is a Prometheus and not a page in front of it.";
-    NotConfigured, Metrics, Advance, HoldEnd::ByItself,
+    NotConfigured, Metrics, Advance, HoldEnd::Itself,
     "No Prometheus is configured.",
     "Set `spec.analysis.prometheus.address`, or give the controller a default address.";
-    NoSuchBucket, Metrics, Advance, HoldEnd::ByItself,
+    NoSuchBucket, Metrics, Advance, HoldEnd::Itself,
     "The histogram has no bucket that ends at the latency threshold.",
     "Set `latency.threshold` to a bucket boundary that the message lists.";
-    CheckEmpty, Metrics, Advance, HoldEnd::ByItself,
+    CheckEmpty, Metrics, Advance, HoldEnd::Itself,
     "The query of a check returned nothing. An empty result never counts as success.",
     "Correct the query, or use `or vector(0)` if nothing means zero.";
-    CheckNotANumber, Metrics, Advance, HoldEnd::ByItself,
+    CheckNotANumber, Metrics, Advance, HoldEnd::Itself,
     "The query of a check returned NaN or infinity, which never counts as success.",
     "Guard the query against a division by zero.";
-    CheckUnreadable, Metrics, Advance, HoldEnd::ByItself,
+    CheckUnreadable, Metrics, Advance, HoldEnd::Itself,
     "The condition of a check cannot be evaluated on the query's result.",
     "Compare the condition with the result that the message shows.";
-    SecretForbidden, Metrics, Advance, HoldEnd::ByItself,
+    SecretForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the Secret with the Prometheus credentials.",
     "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
-    ConfigMapForbidden, Metrics, Advance, HoldEnd::ByItself,
+    ConfigMapForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the ConfigMap with the certificate authority.",
     "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
-    DirectoryForbidden, Metrics, Advance, HoldEnd::ByItself,
+    DirectoryForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the directory with the default Prometheus credentials.",
     "Correct the permissions of the mounted volume.";
-    SecretNotFound, Metrics, Advance, HoldEnd::ByItself,
+    SecretNotFound, Metrics, Advance, HoldEnd::Itself,
     "The Secret with the Prometheus credentials does not exist.",
     "Create it, or correct its name. It is read again within seconds.";
-    ConfigMapNotFound, Metrics, Advance, HoldEnd::ByItself,
+    ConfigMapNotFound, Metrics, Advance, HoldEnd::Itself,
     "The ConfigMap with the certificate authority does not exist.",
     "Create it, or correct its name. It is read again within seconds.";
-    DirectoryNotFound, Metrics, Advance, HoldEnd::ByItself,
+    DirectoryNotFound, Metrics, Advance, HoldEnd::Itself,
     "The directory with the default Prometheus credentials does not exist.",
     "Mount it, or correct `--prometheus-headers-dir`.";
-    InvalidSecret, Metrics, Advance, HoldEnd::ByItself,
+    InvalidSecret, Metrics, Advance, HoldEnd::Itself,
     "The Secret with the Prometheus credentials cannot be used.",
     "Correct the key that the message names. It is read again within seconds.";
-    InvalidConfigMap, Metrics, Advance, HoldEnd::ByItself,
+    InvalidConfigMap, Metrics, Advance, HoldEnd::Itself,
     "The ConfigMap with the certificate authority cannot be used.",
     "Correct the key that the message names. It is read again within seconds.";
-    InvalidDirectory, Metrics, Advance, HoldEnd::ByItself,
+    InvalidDirectory, Metrics, Advance, HoldEnd::Itself,
     "The directory with the default Prometheus credentials cannot be used.",
     "Correct the file that the message names.";
-    SecretUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    SecretUnavailable, Metrics, Advance, HoldEnd::Itself,
     "The Secret with the Prometheus credentials could not be read yet.",
     "No action is needed if the API server is up. Serin retries.";
-    ConfigMapUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    ConfigMapUnavailable, Metrics, Advance, HoldEnd::Itself,
     "The ConfigMap with the certificate authority could not be read yet.",
     "No action is needed if the API server is up. Serin retries.";
-    DirectoryUnavailable, Metrics, Advance, HoldEnd::ByItself,
+    DirectoryUnavailable, Metrics, Advance, HoldEnd::Itself,
     "The directory with the default Prometheus credentials could not be read yet.",
     "See the message. Serin retries.";
-    Unauthorized, Metrics, Advance, HoldEnd::ByItself,
+    Unauthorized, Metrics, Advance, HoldEnd::Itself,
     "Prometheus, or a proxy in front of it, rejected the credentials.",
     "Renew the token in the Secret of `spec.analysis.prometheus.headersFrom`. Serin reads it again within seconds.";
-    UntrustedCertificate, Metrics, Advance, HoldEnd::ByItself,
+    UntrustedCertificate, Metrics, Advance, HoldEnd::Itself,
     "The TLS certificate of Prometheus is not trusted.",
     "Check that `spec.analysis.prometheus.tls.caFrom` names its certificate authority and that the address is a name in the certificate.";
-    InternalError, Metrics, Advance, HoldEnd::ByItself,
+    InternalError, Metrics, Advance, HoldEnd::Itself,
     "The analysis of this release failed with an internal error. Other releases are not affected.",
     "Report it with the controller's log. Serin retries.";
-    LatencyGuard, Metrics, Advance, HoldEnd::ByItself,
+    LatencyGuard, Metrics, Advance, HoldEnd::Itself,
     "The canary meets the latency threshold but is slower than stable elsewhere in the distribution.",
     "Wait until the evidence for it is gone. If slower is intended, promote by hand or remove `latency.guard`.";
-    NoCommonBuckets, Metrics, Advance, HoldEnd::ByItself,
+    NoCommonBuckets, Metrics, Advance, HoldEnd::Itself,
     "The latency guard compares histograms bucket by bucket, and the two versions share no bucket.",
     "Give both versions the same buckets, or remove `latency.guard` for this release.";
-    BudgetLeft, Budget, Advance, HoldEnd::ByItself,
+    BudgetLeft, Budget, Advance, HoldEnd::Itself,
     "The canary's current traffic could cost more errors than the release may still spend.",
     "No action is needed. The canary's share goes down until the evidence permits more.";
     BudgetSpent, Budget, Advance, HoldEnd::Override,
@@ -276,6 +282,13 @@ hold_codes! {
     ServiceBurning, Budget, Advance, HoldEnd::Override,
     "The service fails so often that its error budget would soon be spent. Nothing changes during an incident.",
     "Wait, or lift the freeze with `kubectl serin override --reason`. A release that reduces the errors ends it as well.";
+}
+
+impl HoldCode {
+    /// Whether metrics are missing or unusable, so that the MetricsReady condition is false.
+    pub fn is_missing_data(self) -> bool {
+        self.source() == HoldSource::Metrics && self != Self::LatencyGuard
+    }
 }
 
 impl<'de> Deserialize<'de> for HoldCode {
@@ -324,7 +337,7 @@ impl Hold {
     /// This hold, ending at a time.
     #[must_use]
     pub fn until(mut self, at: Timestamp) -> Self {
-        self.ends = HoldEnd::At(at);
+        self.ends = HoldEnd::Time { at };
         self
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::command::Command;
-use crate::hold::Hold;
+use crate::hold::{Hold, HoldCode};
 use crate::plan::{Requirements, RouteRef};
 use crate::state::{AbortCause, State};
 use crate::units::{Revision, Weight};
@@ -167,6 +167,34 @@ pub struct AnalysisReport {
     pub message: String,
 }
 
+/// An [`AnalysisReport`] in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReportKind {
+    /// The metrics hold the release.
+    Hold,
+    /// The error budget freezes the release.
+    Freeze,
+    /// The data is fresh and does not decide yet.
+    Undecided,
+    /// The evidence suffices to promote.
+    Sufficient,
+    /// The release is rolled back.
+    Breach,
+}
+
+impl ReportKind {
+    /// The kind as metrics and logs write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hold => "Hold",
+            Self::Freeze => "Freeze",
+            Self::Undecided => "Undecided",
+            Self::Sufficient => "Sufficient",
+            Self::Breach => "Breach",
+        }
+    }
+}
+
 /// A finding that rolls the release back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
@@ -216,6 +244,27 @@ impl AnalysisReport {
             message,
             ..Self::default()
         }
+    }
+
+    /// The report in one word.
+    pub fn kind(&self) -> ReportKind {
+        match (&self.breach, self.holds.first()) {
+            (Some(_), _) => ReportKind::Breach,
+            (None, Some(hold)) if hold.is_freeze() => ReportKind::Freeze,
+            (None, Some(_)) => ReportKind::Hold,
+            (None, None) if self.ready_to_promote => ReportKind::Sufficient,
+            (None, None) => ReportKind::Undecided,
+        }
+    }
+
+    /// The code of the most important hold, if any.
+    pub fn hold_code(&self) -> Option<HoldCode> {
+        self.holds.first().map(|hold| hold.code)
+    }
+
+    /// The cause of the breach, if any.
+    pub fn breach_cause(&self) -> Option<AbortCause> {
+        self.breach.as_ref().map(|breach| breach.cause)
     }
 
     /// Whether the data is fresh and neither holds nor breaches.

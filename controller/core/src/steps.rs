@@ -253,7 +253,7 @@ fn record_pause(cx: &Context<'_>, transition: &mut Transition, hold: &Hold) {
         until,
     };
     transition.state.pause = match &hold.ends {
-        HoldEnd::At(end) if hold.code == HoldCode::StepPause => Some(step_pause(Some(*end))),
+        HoldEnd::Time { at } if hold.code == HoldCode::StepPause => Some(step_pause(Some(*at))),
         _ if hold.code == HoldCode::StepPause => Some(step_pause(None)),
         _ if hold.is_bounded_by_max_duration() && max_duration_is_over(cx, started_at) => {
             let message = format!("undecided for the maximum duration: {}", hold.message);

@@ -103,15 +103,18 @@ async fn read_slice(
     from_ms: i64,
     to_ms: i64,
 ) -> Result<Vec<Answer>, QueryError> {
-    let Some(judged) = release.objectives.get(index) else {
+    let Some(objective_analysis) = release.objectives.get(index) else {
         return Ok(Vec::new());
     };
     let server = &release.settings.server;
-    let Some(sums) = judged.aggregation() else {
-        return read_samples(poller, server, &judged.counters, from_ms, to_ms).await;
+    let Some(sums) = objective_analysis.aggregation() else {
+        return read_samples(poller, server, &objective_analysis.counters, from_ms, to_ms).await;
     };
     let mut answers = Vec::new();
-    for query in sums.queries(&judged.counters, to_ms.saturating_sub(from_ms).max(1)) {
+    for query in sums.queries(
+        &objective_analysis.counters,
+        to_ms.saturating_sub(from_ms).max(1),
+    ) {
         answers.push(poller.query_once(server, &query, Some(to_ms)).await?);
     }
     Ok(answers)

@@ -4,6 +4,7 @@
 use serin_analysis::decision::ln_mean;
 use serin_analysis::explain::{self, percent, thousands};
 use serin_core::observed::AnalysisReport;
+use serin_core::state::AbortCause;
 
 use crate::release_analysis::ReleaseAnalysis;
 
@@ -16,16 +17,15 @@ impl ReleaseAnalysis {
         told: &serin_analysis::Evaluation,
     ) -> Option<AnalysisReport> {
         let config = &self.settings.judge;
-        let watched = self
-            .objectives
-            .iter()
-            .filter_map(|judged| Some((judged, judged.watch.as_ref()?)));
+        let watched = self.objectives.iter().filter_map(|objective_analysis| {
+            Some((objective_analysis, objective_analysis.watch.as_ref()?))
+        });
         let ln_e: Vec<(f64, f64)> = watched
             .clone()
-            .map(|(judged, watch)| {
+            .map(|(objective_analysis, watch)| {
                 (
-                    watch.ln_e(judged.objective.bets()),
-                    judged.objective.config().weight,
+                    watch.ln_e(objective_analysis.objective.bets()),
+                    objective_analysis.objective.config().weight,
                 )
             })
             .collect();
@@ -38,18 +38,18 @@ impl ReleaseAnalysis {
             .iter()
             .any(|of| of.allotment.is_some_and(|allotment| of.spent >= allotment));
         let (cause, threshold, why) = if ln_e >= -config.alpha.ln() {
-            ("Evidence", 1.0 / config.alpha, "")
+            (AbortCause::Evidence, 1.0 / config.alpha, "")
         } else if ln_e < config.suspect_from_e.ln() {
             return None;
         } else if is_spent {
             (
-                "ErrorBudget",
+                AbortCause::ErrorBudget,
                 config.suspect_from_e,
                 "The allotment is spent. ",
             )
         } else if self.burning().is_some() && self.burned_before != Some(true) {
             (
-                "ServiceBurning",
+                AbortCause::ServiceBurning,
                 config.suspect_from_e,
                 "The service burns its error budget. ",
             )
@@ -57,10 +57,10 @@ impl ReleaseAnalysis {
             return None;
         };
         let worst = watched.max_by(|one, other| {
-            let ln_e = |(judged, watch): &(
+            let ln_e = |(objective_analysis, watch): &(
                 &crate::objective_analysis::ObjectiveAnalysis,
                 &serin_analysis::bake::BakeEvidence,
-            )| { watch.ln_e(judged.objective.bets()) };
+            )| { watch.ln_e(objective_analysis.objective.bets()) };
             ln_e(one).total_cmp(&ln_e(other))
         });
         let (_, watch) = worst?;
@@ -75,9 +75,6 @@ impl ReleaseAnalysis {
             explain::e_value(ln_e),
             thousands(threshold.round()),
         );
-        Some(AnalysisReport::RollBack {
-            cause: cause.to_owned(),
-            message,
-        })
+        Some(AnalysisReport::breached(cause, message))
     }
 }

@@ -1,5 +1,6 @@
 //! The state of an analysis that is stored in the Rollout status.
 
+use serin_core::state::AbortCause;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -57,8 +58,8 @@ pub struct Checkpoint {
 /// A decision to roll back. It is final, whatever later evidence shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackDecision {
-    /// CamelCase reason.
-    pub cause: String,
+    /// What was found.
+    pub cause: AbortCause,
     /// Message for operators.
     pub message: String,
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::AnalysisReport;
+use serin_core::state::AbortCause;
 use serin_crds::analysis::{CheckPhase, CheckSpec};
 use serin_crds::check::{Condition, render_query};
 use serin_crds::literals::parse_duration;
@@ -37,13 +39,13 @@ pub enum CheckResult {
 }
 
 impl CheckResult {
-    /// CamelCase reason for a hold. `None` if the check succeeded or failed.
-    const fn hold_cause(self) -> Option<&'static str> {
+    /// Why the result holds the release. `None` if the check succeeded or failed.
+    const fn hold_code(self) -> Option<HoldCode> {
         match self {
             Self::Succeeded | Self::Failed => None,
-            Self::Empty => Some("CheckEmpty"),
-            Self::NotANumber => Some("CheckNotANumber"),
-            Self::Unreadable => Some("CheckUnreadable"),
+            Self::Empty => Some(HoldCode::CheckEmpty),
+            Self::NotANumber => Some(HoldCode::CheckNotANumber),
+            Self::Unreadable => Some(HoldCode::CheckUnreadable),
         }
     }
 
@@ -452,16 +454,16 @@ impl Check {
         {
             let message = error.describe(&format!("Check {} cannot be queried", self.name));
             return Some(AnalysisError {
-                cause: error.cause(),
+                code: error.code(),
                 message,
             });
         }
-        let cause = self.state.result.and_then(CheckResult::hold_cause)?;
+        let code = self.state.result.and_then(CheckResult::hold_code)?;
         let message = format!(
             "Check {} found {}. This is not success.",
             self.name, self.state.found
         );
-        Some(AnalysisError { cause, message })
+        Some(AnalysisError { code, message })
     }
 
     fn status(&self, at: &CheckContext) -> CheckStatus {
@@ -473,7 +475,7 @@ impl Check {
             ..
         } = &self.state;
         let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
-        let trouble = self
+        let analysis_error = self
             .query_failure
             .as_ref()
             .map(|(_, error)| format!("Cannot be queried. {error}."));
@@ -493,7 +495,7 @@ impl Check {
             failure_limit: signed(self.failure_limit),
             dry_run: !self.is_decisive,
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
-            message: trouble
+            message: analysis_error
                 .filter(|_| self.is_active(at))
                 .or(begins)
                 .or(found)
@@ -538,60 +540,29 @@ fn format_number(value: f64) -> String {
 /// Combines the report on the objectives with the checks. Checks can cause a rollback, a hold, or a
 /// delay. They never turn an undecided release into a sound one.
 pub(crate) fn apply_checks(
-    judgement: AnalysisReport,
+    mut report: AnalysisReport,
     checks: &Checks,
     at: &CheckContext,
 ) -> AnalysisReport {
-    if matches!(judgement, AnalysisReport::RollBack { .. }) {
-        return judgement;
+    if report.breach.is_some() {
+        return report;
     }
     if let Some(message) = checks.breach() {
-        return AnalysisReport::RollBack {
-            cause: "Check".to_owned(),
-            message,
-        };
+        return AnalysisReport::breached(AbortCause::Check, message);
     }
-    let (is_sound, message, fresh_since, next_weight, mut proven) = match judgement {
-        AnalysisReport::Undecided {
-            message,
-            fresh_since,
-            next_weight,
-            satisfied: proven,
-        } => (false, message, fresh_since, next_weight, proven),
-        AnalysisReport::Sound {
-            message,
-            fresh_since,
-            satisfied: proven,
-        } => (true, message, fresh_since, None, proven),
-        other => return other,
-    };
-    if let Some(AnalysisError { cause, message }) = checks.blocking_error(at) {
-        return AnalysisReport::Hold {
-            cause: cause.to_owned(),
-            message,
-            lower_to: None,
-        };
+    if !report.holds.is_empty() {
+        return report;
     }
-    proven.requirements.checks = checks.succeeded(at);
-    match checks.pending(at) {
-        None if is_sound => AnalysisReport::Sound {
-            message,
-            fresh_since,
-            satisfied: proven,
-        },
-        None => AnalysisReport::Undecided {
-            message,
-            fresh_since,
-            next_weight,
-            satisfied: proven,
-        },
-        Some(pending) => AnalysisReport::Undecided {
-            message: format!("{message} {pending}"),
-            fresh_since,
-            next_weight: None,
-            satisfied: proven,
-        },
+    if let Some(error) = checks.blocking_error(at) {
+        return AnalysisReport::held(Hold::new(error.code, error.message));
     }
+    report.satisfied.requirements.checks = checks.succeeded(at);
+    if let Some(pending) = checks.pending(at) {
+        report.message = format!("{} {pending}", report.message);
+        report.next_weight = None;
+        report.ready_to_promote = false;
+    }
+    report
 }
 
 #[cfg(test)]

@@ -12,14 +12,16 @@ use serin_crds::literals::parse_duration;
 use crate::histogram::{EDGE_LABEL, Histogram, bucket_selector, with_edge, with_native};
 use crate::indicator::IndicatorCounters;
 use crate::matcher::{alternation, pod_name_base, pod_name_pattern};
+use serin_core::hold::HoldCode;
+
 use crate::prometheus::{Labels, QueryError};
 use crate::request::AnalysisRequest;
 
 /// Why the analysis is not possible until someone changes the configuration or Prometheus recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnalysisError {
-    /// CamelCase reason, as used in conditions.
-    pub cause: &'static str,
+    /// What holds the release.
+    pub code: HoldCode,
     /// Message for operators.
     pub message: String,
 }
@@ -27,7 +29,7 @@ pub struct AnalysisError {
 impl AnalysisError {
     pub(crate) fn invalid_spec(message: String) -> Self {
         Self {
-            cause: "InvalidSpec",
+            code: HoldCode::InvalidSpec,
             message,
         }
     }
@@ -36,14 +38,14 @@ impl AnalysisError {
     pub fn no_address() -> Self {
         let message = "No Prometheus address is configured: set spec.analysis.prometheus.address, or configure a default for the controller.";
         Self {
-            cause: "NotConfigured",
+            code: HoldCode::NotConfigured,
             message: message.to_owned(),
         }
     }
 
     fn invalid_query(objective: &str, field: &str, message: impl std::fmt::Display) -> Self {
         Self {
-            cause: "InvalidQuery",
+            code: HoldCode::InvalidQuery,
             message: format!("spec.analysis.objectives[{objective}].{field}: {message}"),
         }
     }
@@ -51,7 +53,7 @@ impl AnalysisError {
     pub(crate) fn missing_edge(objective: &str, message: &str) -> Self {
         let message = format!("spec.analysis.objectives[{objective}].latency.threshold: {message}");
         Self {
-            cause: "NoSuchBucket",
+            code: HoldCode::NoSuchBucket,
             message,
         }
     }
@@ -62,7 +64,7 @@ impl AnalysisError {
              gateway or in the mesh, where fewer targets count for all pods, or narrow the selector."
         );
         Self {
-            cause: "TooLarge",
+            code: HoldCode::TooLarge,
             message,
         }
     }
@@ -71,14 +73,14 @@ impl AnalysisError {
         let message =
             format!("The metrics of {objective} cannot be assigned to canary and stable: {why}.");
         Self {
-            cause: "AmbiguousSeries",
+            code: HoldCode::AmbiguousSeries,
             message,
         }
     }
 
     pub(crate) fn from_query_error(objective: &str, error: &QueryError) -> Self {
         Self {
-            cause: error.cause(),
+            code: error.code(),
             message: error.describe(&format!("The metrics of {objective} cannot be read")),
         }
     }
@@ -168,9 +170,9 @@ impl CounterSelectors {
         objective: &ObjectiveSpec,
         request: &AnalysisRequest,
     ) -> Result<Self, AnalysisError> {
-        let trouble =
+        let analysis_error =
             |message: String| AnalysisError::invalid_query(&objective.name, "indicator", message);
-        let layouts = IndicatorCounters::layouts(indicator, request).map_err(trouble)?;
+        let layouts = IndicatorCounters::layouts(indicator, request).map_err(analysis_error)?;
         let layouts = layouts
             .into_iter()
             .map(|layout| Self::from_layout(layout, objective, request));
@@ -178,7 +180,7 @@ impl CounterSelectors {
         let first = layouts
             .first()
             .cloned()
-            .ok_or_else(|| trouble("it has no counters".to_owned()))?;
+            .ok_or_else(|| analysis_error("it has no counters".to_owned()))?;
         Ok(if layouts.len() > 1 {
             Self { layouts, ..first }
         } else {
@@ -191,7 +193,7 @@ impl CounterSelectors {
         objective: &ObjectiveSpec,
         request: &AnalysisRequest,
     ) -> Result<Self, AnalysisError> {
-        let trouble =
+        let analysis_error =
             |message: String| AnalysisError::invalid_query(&objective.name, "indicator", message);
         let IndicatorCounters {
             requests,
@@ -209,11 +211,11 @@ impl CounterSelectors {
         let unclear = unclear
             .map(|(pattern, why)| Ok((anchored_regex(&pattern)?, why)))
             .transpose()
-            .map_err(trouble)?;
+            .map_err(analysis_error)?;
         let arms = SideMatcher {
             label: label.to_owned(),
-            canary: anchored_regex(&canary).map_err(trouble)?,
-            stable: anchored_regex(&stable).map_err(trouble)?,
+            canary: anchored_regex(&canary).map_err(analysis_error)?,
+            stable: anchored_regex(&stable).map_err(analysis_error)?,
             by_pod,
             pods: pods_by_owner(by_pod, request),
             unclear,
@@ -224,7 +226,7 @@ impl CounterSelectors {
         };
         if let Some(latency) = &objective.latency {
             let count = |matchers: &str| {
-                parse_selector(&format!("{durations}_count{{{matchers}}}")).map_err(trouble)
+                parse_selector(&format!("{durations}_count{{{matchers}}}")).map_err(analysis_error)
             };
             return Ok(Self {
                 exporter,
@@ -267,28 +269,29 @@ impl CounterSelectors {
         total_of_sides: &VectorSelector,
         sides: SideMatcher,
     ) -> Result<Self, AnalysisError> {
-        let trouble =
+        let analysis_error =
             |message: String| AnalysisError::invalid_query(&objective.name, "latency", message);
-        let threshold = parse_duration(&latency.threshold)
-            .map_err(|error| trouble(format!("threshold {:?}: {error}", latency.threshold)))?;
-        let (base, buckets) = bucket_selector(total).map_err(trouble)?;
-        let (_, buckets_of_sides) = bucket_selector(total_of_sides).map_err(trouble)?;
-        let histogram =
-            Histogram::new(&base, &buckets, &latency.threshold, threshold).map_err(trouble)?;
+        let threshold = parse_duration(&latency.threshold).map_err(|error| {
+            analysis_error(format!("threshold {:?}: {error}", latency.threshold))
+        })?;
+        let (base, buckets) = bucket_selector(total).map_err(analysis_error)?;
+        let (_, buckets_of_sides) = bucket_selector(total_of_sides).map_err(analysis_error)?;
+        let histogram = Histogram::new(&base, &buckets, &latency.threshold, threshold)
+            .map_err(analysis_error)?;
         let edge = histogram.edge_pattern();
         let of_both_forms =
             |selector| with_native(&base, selector).and_then(|selector| to_valid_promql(&selector));
         let classic = with_edge(buckets_of_sides.clone(), &edge)
             .and_then(|selector| to_valid_promql(&selector));
         let summable = [
-            to_valid_promql(total_of_sides).map_err(trouble)?,
-            classic.map_err(trouble)?,
+            to_valid_promql(total_of_sides).map_err(analysis_error)?,
+            classic.map_err(analysis_error)?,
         ];
         let summable_buckets = latency
             .guard
             .map(|_| to_valid_promql(&buckets_of_sides))
             .transpose()
-            .map_err(trouble)?;
+            .map_err(analysis_error)?;
         let all = latency.guard.map(|_| {
             with_native(&base, buckets_of_sides.clone()).and_then(|all| to_valid_promql(&all))
         });
@@ -296,17 +299,17 @@ impl CounterSelectors {
         let good_of_sides =
             with_edge(buckets_of_sides, &format!("(?:{edge})?")).and_then(of_both_forms);
         Ok(Self {
-            total: to_valid_promql(total).map_err(trouble)?,
+            total: to_valid_promql(total).map_err(analysis_error)?,
             errors: with_edge(buckets, &edge)
                 .and_then(|selector| to_valid_promql(&selector))
-                .map_err(trouble)?,
-            total_of_sides: of_both_forms(total_of_sides.clone()).map_err(trouble)?,
-            errors_of_sides: good_of_sides.map_err(trouble)?,
+                .map_err(analysis_error)?,
+            total_of_sides: of_both_forms(total_of_sides.clone()).map_err(analysis_error)?,
+            errors_of_sides: good_of_sides.map_err(analysis_error)?,
             summable,
             summable_buckets,
             verified: false,
             histogram: Some(histogram),
-            buckets: all.transpose().map_err(trouble)?,
+            buckets: all.transpose().map_err(analysis_error)?,
             sides,
             exporter: ExporterLabels::default(),
             layouts: Vec::new(),
@@ -319,49 +322,52 @@ impl CounterSelectors {
         counters: &CountersSpec,
         request: &AnalysisRequest,
     ) -> Result<Self, AnalysisError> {
-        let trouble = |field: &str, message: String| {
+        let analysis_error = |field: &str, message: String| {
             AnalysisError::invalid_query(&objective.name, &format!("counters.{field}"), message)
         };
         let (label, canary, stable, by_pod) = side_labels(counters.variants.as_ref(), request)
-            .map_err(|message| trouble("variants", message))?;
+            .map_err(|message| analysis_error("variants", message))?;
         let sides = SideMatcher {
-            canary: anchored_regex(&canary).map_err(|error| trouble("variants.canary", error))?,
-            stable: anchored_regex(&stable).map_err(|error| trouble("variants.stable", error))?,
+            canary: anchored_regex(&canary)
+                .map_err(|error| analysis_error("variants.canary", error))?,
+            stable: anchored_regex(&stable)
+                .map_err(|error| analysis_error("variants.stable", error))?,
             label,
             by_pod,
             pods: pods_by_owner(by_pod, request),
             unclear: None,
         };
         let both = alternation(&canary, &stable);
-        let total = parse_selector(&counters.total).map_err(|error| trouble("total", error))?;
+        let total =
+            parse_selector(&counters.total).map_err(|error| analysis_error("total", error))?;
         let narrowed = |selector: &VectorSelector| {
-            narrow(selector, &sides.label, &both).map_err(|error| trouble("variants", error))
+            narrow(selector, &sides.label, &both).map_err(|error| analysis_error("variants", error))
         };
         let errors = match (&counters.errors, &objective.latency) {
             (Some(errors), None) => {
-                parse_selector(errors).map_err(|error| trouble("errors", error))?
+                parse_selector(errors).map_err(|error| analysis_error("errors", error))?
             }
             (None, Some(latency)) => {
                 let total_of_sides = narrowed(&total)?;
                 return Self::from_histogram(objective, latency, &total, &total_of_sides, sides);
             }
             (None, None) => {
-                return Err(trouble(
+                return Err(analysis_error(
                     "errors",
                     "write the selector of bad requests, or latency".to_owned(),
                 ));
             }
             (Some(_), Some(_)) => {
-                return Err(trouble(
+                return Err(analysis_error(
                     "errors",
                     "latency already defines bad requests: keep one of the two".to_owned(),
                 ));
             }
         };
-        let total_of_sides =
-            to_valid_promql(&narrowed(&total)?).map_err(|error| trouble("variants", error))?;
-        let errors_of_sides =
-            to_valid_promql(&narrowed(&errors)?).map_err(|error| trouble("variants", error))?;
+        let total_of_sides = to_valid_promql(&narrowed(&total)?)
+            .map_err(|error| analysis_error("variants", error))?;
+        let errors_of_sides = to_valid_promql(&narrowed(&errors)?)
+            .map_err(|error| analysis_error("variants", error))?;
         Ok(Self {
             summable: [total_of_sides.clone(), errors_of_sides.clone()],
             summable_buckets: None,
@@ -634,157 +640,4 @@ fn to_valid_promql(selector: &VectorSelector) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::fixtures::request;
-
-    fn counters(objective: serde_json::Value) -> Result<CounterSelectors, AnalysisError> {
-        let objective: ObjectiveSpec = serde_json::from_value(objective).unwrap();
-        CounterSelectors::new(&objective, &request())
-    }
-
-    fn written(total: &str, errors: &str) -> Result<CounterSelectors, AnalysisError> {
-        counters(
-            json!({"name": "availability", "objective": 99.9, "counters": {"total": total, "errors": errors}}),
-        )
-    }
-
-    fn labels(label: &str, value: &str) -> Labels {
-        Labels::from([(label.to_owned(), value.to_owned())])
-    }
-
-    #[test]
-    fn traefik_distinguishes_the_two_services_in_every_notation() {
-        let counters =
-            counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}))
-                .unwrap();
-        let prefix =
-            "httproute-shop-checkout-gw-infra-public-ep-web-0-8bd93a10a1ba373c380d-svc-shop-";
-        let arm = |service: &str| counters.arm(&labels("service", service));
-        assert_eq!(
-            arm(&format!("{prefix}checkout-canary-1@kubernetesgateway")),
-            Some(Arm::Canary)
-        );
-        assert_eq!(
-            arm(&format!("{prefix}checkout-0@kubernetesgateway")),
-            Some(Arm::Stable)
-        );
-        assert_eq!(
-            arm("shop-checkout-canary-80@kubernetesgateway"),
-            Some(Arm::Canary)
-        );
-        assert_eq!(arm("shop-checkout-80@kubernetesgateway"), Some(Arm::Stable));
-        assert_eq!(arm("shop-checkout-other-80@kubernetesgateway"), None);
-        assert_eq!(arm("othershop-checkout-80@kubernetesgateway"), None);
-        assert_eq!(
-            arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("-0-8bd", "-1-8bd")),
-            None,
-            "another rule"
-        );
-        assert_eq!(
-            arm(&format!("{prefix}checkout-0@kubernetesgateway").replace("infra", "other")),
-            None
-        );
-        assert_eq!(arm("shop-checkout-80@kubernetescrd"), None);
-        assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
-        assert!(
-            parser::parse(&counters.errors).is_ok(),
-            "{}",
-            counters.errors
-        );
-        assert!(counters.verified);
-    }
-
-    #[test]
-    fn pods_are_distinguished_by_their_replica_set() {
-        let counters = written(
-            "http_requests_total{namespace=\"shop\"}",
-            "http_requests_total{code=~\"5..\"}",
-        )
-        .unwrap();
-        let arm = |pod: &str| counters.arm(&labels("pod", pod));
-        assert_eq!(arm("checkout-bbb-x7k2p"), Some(Arm::Canary));
-        assert_eq!(arm("checkout-aaa-x7k2p"), Some(Arm::Stable));
-        assert_eq!(arm("checkout-aaa"), None);
-        assert_eq!(arm("my-checkout-aaa-x7k2p"), None);
-        assert_eq!(
-            counters.pod(&labels("pod", "checkout-bbb-x7k2p")),
-            Some("checkout-bbb-x7k2p")
-        );
-        assert_eq!(counters.total, "http_requests_total{namespace=\"shop\"}");
-        assert_eq!(
-            counters.total_of_sides,
-            "http_requests_total{namespace=\"shop\",pod=~\"(?:checkout\\\\-bbb\\\\-[a-z0-9]{5})|(?:checkout\\\\-aaa\\\\-[a-z0-9]{5})\"}"
-        );
-    }
-
-    #[test]
-    fn a_label_can_distinguish_the_sides() {
-        let counters = counters(
-            json!({"name": "availability", "objective": 99.9, "counters": {
-            "total": "requests_total", "errors": "errors_total",
-            "variants": {"label": "version", "canary": "v2.*", "stable": "v1.*"}}}),
-        )
-        .unwrap();
-        assert_eq!(
-            counters.arm(&labels("version", "v2-abc")),
-            Some(Arm::Canary)
-        );
-        assert_eq!(
-            counters.arm(&labels("version", "v1-abc")),
-            Some(Arm::Stable)
-        );
-        assert_eq!(counters.arm(&labels("version", "xv1")), None);
-        assert_eq!(counters.pod(&labels("version", "v2-abc")), None);
-    }
-
-    #[test]
-    fn a_series_of_both_sides_counts_for_neither() {
-        let counters = counters(
-            json!({"name": "availability", "objective": 99.9, "counters": {
-            "total": "requests_total", "errors": "errors_total",
-            "variants": {"label": "version", "canary": "v.*", "stable": "v1.*"}}}),
-        )
-        .unwrap();
-        assert_eq!(counters.arm(&labels("version", "v1-abc")), None);
-    }
-
-    #[test]
-    fn other_expressions_than_selectors_are_rejected_with_the_fix() {
-        let message = |total: &str| {
-            let trouble = written(total, "errors_total").unwrap_err();
-            assert_eq!(trouble.cause, "InvalidQuery");
-            assert!(
-                trouble
-                    .message
-                    .starts_with("spec.analysis.objectives[availability].counters.total: "),
-                "{}",
-                trouble.message
-            );
-            trouble.message
-        };
-        assert!(message("rate(http_requests_total[5m])").contains("without rate()"));
-        assert!(message("http_requests_total[5m]").contains("range in brackets"));
-        assert!(message("http_requests_total offset 5m").contains("offset"));
-        assert!(message("http_requests_total{code=").contains("not PromQL"));
-        assert!(message("1 + 1").contains("series selector"));
-        assert!(message("requests_total{a=\"1\" or b=\"2\"}").contains("regular expression"));
-    }
-
-    #[test]
-    fn an_invalid_regular_expression_is_rejected() {
-        let trouble = counters(
-            json!({"name": "availability", "objective": 99.9, "counters": {
-            "total": "requests_total", "errors": "errors_total",
-            "variants": {"label": "version", "canary": "v2)|(", "stable": "v1"}}}),
-        )
-        .unwrap_err();
-        assert!(
-            trouble.message.contains("counters.variants.canary"),
-            "{}",
-            trouble.message
-        );
-    }
-}
+mod tests;

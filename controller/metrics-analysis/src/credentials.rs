@@ -8,6 +8,8 @@ use std::fmt;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
+use serin_core::hold::HoldCode;
+
 use crate::counter_selectors::AnalysisError;
 use crate::prometheus::Tls;
 
@@ -81,28 +83,28 @@ impl fmt::Display for CredentialSource<'_> {
 impl CredentialSource<'_> {
     /// The error if the source does not exist.
     pub fn not_found(&self) -> AnalysisError {
-        let cause = match self.kind {
-            CredentialSourceKind::Secret => "SecretNotFound",
-            CredentialSourceKind::ConfigMap => "ConfigMapNotFound",
-            CredentialSourceKind::Directory => "DirectoryNotFound",
+        let code = match self.kind {
+            CredentialSourceKind::Secret => HoldCode::SecretNotFound,
+            CredentialSourceKind::ConfigMap => HoldCode::ConfigMapNotFound,
+            CredentialSourceKind::Directory => HoldCode::DirectoryNotFound,
         };
         let message = format!(
             "The {self} does not exist. Create it or correct the name. Serin retries automatically."
         );
-        AnalysisError { cause, message }
+        AnalysisError { code, message }
     }
 
     /// The error if the controller, known to the API server as `user`, is not allowed to read the
     /// source.
     pub fn forbidden(&self, user: &str) -> AnalysisError {
-        let (cause, resource) = match self.kind {
-            CredentialSourceKind::Secret => ("SecretForbidden", "secret"),
-            CredentialSourceKind::ConfigMap => ("ConfigMapForbidden", "configmap"),
-            CredentialSourceKind::Directory => ("DirectoryForbidden", "directory"),
+        let (code, resource) = match self.kind {
+            CredentialSourceKind::Secret => (HoldCode::SecretForbidden, "secret"),
+            CredentialSourceKind::ConfigMap => (HoldCode::ConfigMapForbidden, "configmap"),
+            CredentialSourceKind::Directory => (HoldCode::DirectoryForbidden, "directory"),
         };
         if self.kind == CredentialSourceKind::Directory {
             return AnalysisError {
-                cause,
+                code,
                 message: format!("The {self} is not readable. Allow {user} to read it."),
             };
         }
@@ -115,30 +117,30 @@ impl CredentialSource<'_> {
              kubectl -n {namespace} create role {role} --verb=get --resource={resource}s --resource-name={name} && \
              kubectl -n {namespace} create rolebinding {role} --role={role} --user={user}"
         );
-        AnalysisError { cause, message }
+        AnalysisError { code, message }
     }
 
     /// The error if the source could not be read for a temporary reason.
     pub fn unavailable(&self, why: &str) -> AnalysisError {
-        let cause = match self.kind {
-            CredentialSourceKind::Secret => "SecretUnavailable",
-            CredentialSourceKind::ConfigMap => "ConfigMapUnavailable",
-            CredentialSourceKind::Directory => "DirectoryUnavailable",
+        let code = match self.kind {
+            CredentialSourceKind::Secret => HoldCode::SecretUnavailable,
+            CredentialSourceKind::ConfigMap => HoldCode::ConfigMapUnavailable,
+            CredentialSourceKind::Directory => HoldCode::DirectoryUnavailable,
         };
         AnalysisError {
-            cause,
+            code,
             message: format!("The {self} could not be read: {why}. Serin retries automatically."),
         }
     }
 
     fn invalid(&self, what: &str, fix: &str) -> AnalysisError {
-        let cause = match self.kind {
-            CredentialSourceKind::Secret => "InvalidSecret",
-            CredentialSourceKind::ConfigMap => "InvalidConfigMap",
-            CredentialSourceKind::Directory => "InvalidDirectory",
+        let code = match self.kind {
+            CredentialSourceKind::Secret => HoldCode::InvalidSecret,
+            CredentialSourceKind::ConfigMap => HoldCode::InvalidConfigMap,
+            CredentialSourceKind::Directory => HoldCode::InvalidDirectory,
         };
         AnalysisError {
-            cause,
+            code,
             message: format!("The {self} cannot be used: {what}; {fix}."),
         }
     }
@@ -308,15 +310,23 @@ mod tests {
                 "its key \"Host\" is not an allowed header name",
             ),
         ] {
-            let trouble = SECRET.headers(&data(&[(key, value)])).unwrap_err();
-            assert_eq!(trouble.cause, "InvalidSecret");
-            assert!(trouble.message.contains(words), "{}", trouble.message);
+            let analysis_error = SECRET.headers(&data(&[(key, value)])).unwrap_err();
+            assert_eq!(analysis_error.code, HoldCode::InvalidSecret);
             assert!(
-                trouble.message.contains(
+                analysis_error.message.contains(words),
+                "{}",
+                analysis_error.message
+            );
+            assert!(
+                analysis_error.message.contains(
                     "Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"
                 )
             );
-            assert!(!trouble.message.contains("s3cret"), "{}", trouble.message);
+            assert!(
+                !analysis_error.message.contains("s3cret"),
+                "{}",
+                analysis_error.message
+            );
         }
         assert!(
             SECRET
@@ -329,14 +339,16 @@ mod tests {
 
     #[test]
     fn a_forbidden_secret_is_reported_with_the_required_role() {
-        let trouble = SECRET.forbidden("system:serviceaccount:serin-system:serin");
-        assert_eq!(trouble.cause, "SecretForbidden");
+        let analysis_error = SECRET.forbidden("system:serviceaccount:serin-system:serin");
+        assert_eq!(analysis_error.code, HoldCode::SecretForbidden);
         let role = "kubectl -n shop create role serin-secret-prometheus-headers --verb=get --resource=secrets --resource-name=prometheus-headers";
         let binding = "kubectl -n shop create rolebinding serin-secret-prometheus-headers --role=serin-secret-prometheus-headers --user=system:serviceaccount:serin-system:serin";
         assert!(
-            trouble.message.ends_with(&format!("{role} && {binding}")),
+            analysis_error
+                .message
+                .ends_with(&format!("{role} && {binding}")),
             "{}",
-            trouble.message
+            analysis_error.message
         );
     }
 
@@ -344,10 +356,18 @@ mod tests {
     fn invalid_certificates_are_reported_and_never_printed() {
         // Another test may already have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let told = |trouble: AnalysisError, words: &str| {
-            assert_eq!(trouble.cause, "InvalidSecret");
-            assert!(trouble.message.contains(words), "{}", trouble.message);
-            assert!(!trouble.message.contains("s3cret"), "{}", trouble.message);
+        let told = |analysis_error: AnalysisError, words: &str| {
+            assert_eq!(analysis_error.code, HoldCode::InvalidSecret);
+            assert!(
+                analysis_error.message.contains(words),
+                "{}",
+                analysis_error.message
+            );
+            assert!(
+                !analysis_error.message.contains("s3cret"),
+                "{}",
+                analysis_error.message
+            );
         };
         let ca = |pairs: &[(&str, &str)]| {
             SECRET

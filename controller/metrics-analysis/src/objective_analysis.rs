@@ -248,7 +248,7 @@ impl ObjectiveAnalysis {
             scrape_interval_ms,
             guard,
         } = stored;
-        let mut judged = Self {
+        let mut objective_analysis = Self {
             guard: ObjectiveLatencyGuard::new(
                 &spec,
                 objective.config(),
@@ -272,11 +272,11 @@ impl ObjectiveAnalysis {
             scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), scrape_interval_ms),
             is_configured: settings.scrape_interval_is_set,
         };
-        judged.apply_scrape_interval();
+        objective_analysis.apply_scrape_interval();
         if summed {
-            judged.switch_to_server_side_aggregation();
+            objective_analysis.switch_to_server_side_aggregation();
         }
-        judged
+        objective_analysis
     }
 
     pub(crate) fn checkpoint(&self) -> ObjectiveCheckpoint {
@@ -541,8 +541,8 @@ impl ObjectiveAnalysis {
     }
 
     pub(crate) fn error(&self, grace_ms: i64, now_ms: i64) -> Option<AnalysisError> {
-        if let Some(trouble) = self.missing_edge() {
-            return Some(trouble);
+        if let Some(analysis_error) = self.missing_edge() {
+            return Some(analysis_error);
         }
         if let Some(why) = &self.ambiguity {
             return Some(AnalysisError::ambiguous_series(&self.spec.name, why));
@@ -585,44 +585,4 @@ impl ObjectiveAnalysis {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prometheus::Series;
-
-    #[test]
-    fn only_bounds_of_all_native_histograms_are_used() {
-        let series = |pod: &str, le: Option<&str>| {
-            let labels = [("pod", Some(pod)), ("le", le)];
-            let labels = labels
-                .iter()
-                .filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
-            Series {
-                labels: labels.collect(),
-                samples: vec![(0, 1.0)],
-            }
-        };
-        let classic = || vec![series("a", Some("0.3")), series("b", Some("0.3"))];
-        assert!(
-            native_edges(&classic()).is_empty(),
-            "of a classic one only the threshold's bucket is read"
-        );
-        let mut native = vec![
-            series("a", None),
-            series("a", Some("0.25")),
-            series("a", Some("0.5")),
-            series("b", None),
-        ];
-        native.push(series("b", Some("0.25")));
-        assert_eq!(
-            native_edges(&native),
-            [0.25],
-            "0.5 is inside of a bucket of b"
-        );
-        native.extend(classic());
-        assert_eq!(
-            native_edges(&native),
-            [0.25, 0.3],
-            "both forms are there, and 0.3 is counted by the classic one"
-        );
-    }
-}
+mod tests;

@@ -138,8 +138,10 @@ impl ReleaseAnalysis {
         }
         self.proven_at = request.evidence_required_at;
         self.freeze_lifted = request.freeze_lifted;
-        for judged in &mut self.objectives {
-            judged.counters.record_pod_sides(&request.pod_sides);
+        for objective_analysis in &mut self.objectives {
+            objective_analysis
+                .counters
+                .record_pod_sides(&request.pod_sides);
         }
         self.canary_created_ms = request.canary_creation_times_ms().collect();
         let is_of_attempt = |pod: &str, created_at: &Timestamp| {
@@ -157,11 +159,16 @@ impl ReleaseAnalysis {
 
     pub(crate) fn enter_phase(&mut self, phase: ReleasePhase, now_ms: i64) {
         self.phase = (phase, now_ms);
-        for judged in &mut self.objectives {
-            judged.watch = (phase == ReleasePhase::AfterPromotion)
+        for objective_analysis in &mut self.objectives {
+            objective_analysis.watch = (phase == ReleasePhase::AfterPromotion)
                 .then(|| {
-                    let (bets, evidence) = (judged.objective.bets(), &judged.state.evidence);
-                    let usual_rate = judged.usual_rate.or_else(|| judged.service.usual_rate());
+                    let (bets, evidence) = (
+                        objective_analysis.objective.bets(),
+                        &objective_analysis.state.evidence,
+                    );
+                    let usual_rate = objective_analysis
+                        .usual_rate
+                        .or_else(|| objective_analysis.service.usual_rate());
                     BakeEvidence::start(
                         bets,
                         evidence,
@@ -226,20 +233,23 @@ impl ReleaseAnalysis {
     pub(crate) fn needs_dispersion(&self, index: usize) -> bool {
         self.objectives
             .get(index)
-            .is_some_and(|judged| judged.needs_dispersion)
+            .is_some_and(|objective_analysis| objective_analysis.needs_dispersion)
     }
 
     /// Estimates the dispersion of stable's errors from the samples between `from_ms` and the start
     /// of the release.
     pub(crate) fn estimate_dispersion(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
-        let Some(judged) = self.objectives.get_mut(index) else {
+        let Some(objective_analysis) = self.objectives.get_mut(index) else {
             return;
         };
-        judged.needs_dispersion = false;
-        if let Some(sums) = judged.aggregation() {
+        objective_analysis.needs_dispersion = false;
+        if let Some(sums) = objective_analysis.aggregation() {
             if let [total, second, scraped, ..] = answers {
-                let rounds = sums.rounds(&judged.counters, [total, second, scraped]);
-                judged.state.evidence.learn_dispersion(&rounds.ticks);
+                let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
+                objective_analysis
+                    .state
+                    .evidence
+                    .learn_dispersion(&rounds.ticks);
             }
             return;
         }
@@ -253,13 +263,13 @@ impl ReleaseAnalysis {
         };
         // Series that cannot be assigned before the release cannot be assigned during it either,
         // and are reported then.
-        let Ok([total, second]) =
-            TargetDeduplicator::default().deduplicate(&judged.counters, [total, second])
+        let Ok([total, second]) = TargetDeduplicator::default()
+            .deduplicate(&objective_analysis.counters, [total, second])
         else {
             return;
         };
         let reading = SampleReader::new(
-            &judged.counters,
+            &objective_analysis.counters,
             &total,
             &second,
             &self.pods_created_at,
@@ -272,8 +282,8 @@ impl ReleaseAnalysis {
             settled_ms: self.began_ms,
             now_ms: self.began_ms,
         };
-        let config = judged.objective.config().counters;
-        Objective::estimate_dispersion(config, &mut judged.state, &history, from_ms);
+        let config = objective_analysis.objective.config().counters;
+        Objective::estimate_dispersion(config, &mut objective_analysis.state, &history, from_ms);
     }
 
     /// Evaluates the samples of an objective's individual series. All samples up to `settled_ms`
@@ -287,8 +297,8 @@ impl ReleaseAnalysis {
     ) {
         let context = self.round_context();
         let births = (&self.pods_created_at, self.began_ms);
-        if let Some(judged) = self.objectives.get_mut(index) {
-            judged.observe(samples, births, (settled_ms, now_ms), &context);
+        if let Some(objective_analysis) = self.objectives.get_mut(index) {
+            objective_analysis.observe(samples, births, (settled_ms, now_ms), &context);
         }
     }
 
@@ -319,14 +329,14 @@ impl ReleaseAnalysis {
     pub(crate) fn is_aggregated(&self, index: usize) -> bool {
         self.objectives
             .get(index)
-            .is_some_and(|judged| judged.aggregation().is_some())
+            .is_some_and(|objective_analysis| objective_analysis.aggregation().is_some())
     }
 
     /// Evaluates the answers to an objective's aggregation queries.
     pub(crate) fn observe_aggregates(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
         let context = self.round_context();
-        if let Some(judged) = self.objectives.get_mut(index) {
-            judged.observe_aggregates(answers, now_ms, &context);
+        if let Some(objective_analysis) = self.objectives.get_mut(index) {
+            objective_analysis.observe_aggregates(answers, now_ms, &context);
         }
     }
 
@@ -351,18 +361,20 @@ impl ReleaseAnalysis {
         let present_ms = newest_ms(total).map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
         self.objectives
             .get(index)
-            .map_or(present_ms, |judged| judged.objective.settled_ms(present_ms))
+            .map_or(present_ms, |objective_analysis| {
+                objective_analysis.objective.settled_ms(present_ms)
+            })
     }
 
     /// Records that the metrics of an objective could not be read. `since_ms` is the time of the
     /// first failed request.
     pub fn record_failure(&mut self, index: usize, error: QueryError, since_ms: i64) {
-        if let Some(judged) = self.objectives.get_mut(index) {
-            let since_ms = judged
+        if let Some(objective_analysis) = self.objectives.get_mut(index) {
+            let since_ms = objective_analysis
                 .read_failure
                 .as_ref()
                 .map_or(since_ms, |failing| failing.since_ms);
-            judged.read_failure = Some(ReadFailure { since_ms, error });
+            objective_analysis.read_failure = Some(ReadFailure { since_ms, error });
         }
     }
 
@@ -371,16 +383,19 @@ impl ReleaseAnalysis {
     pub fn read_from_ms(&self, index: usize) -> i64 {
         self.objectives
             .get(index)
-            .map_or(self.began_ms, |judged| match judged.aggregation() {
-                Some(_) => judged.state.round_at_ms,
-                None => judged.objective.read_from_ms(),
-            })
+            .map_or(
+                self.began_ms,
+                |objective_analysis| match objective_analysis.aggregation() {
+                    Some(_) => objective_analysis.state.round_at_ms,
+                    None => objective_analysis.objective.read_from_ms(),
+                },
+            )
     }
 
     /// Updates the error budget and burn rate of an objective's service.
     pub fn set_service(&mut self, index: usize, service: ServiceSlo) {
-        if let Some(judged) = self.objectives.get_mut(index) {
-            judged.set_service(service);
+        if let Some(objective_analysis) = self.objectives.get_mut(index) {
+            objective_analysis.set_service(service);
         }
         self.record_initial_burn();
     }
@@ -392,7 +407,7 @@ impl ReleaseAnalysis {
             && self
                 .objectives
                 .iter()
-                .any(|judged| judged.service.knows_burning())
+                .any(|objective_analysis| objective_analysis.service.knows_burning())
         {
             self.burned_before = Some(self.burning().is_some());
         }
@@ -403,7 +418,7 @@ impl ReleaseAnalysis {
     pub(crate) fn error(&self, now_ms: i64) -> Option<AnalysisError> {
         self.objectives
             .iter()
-            .find_map(|judged| judged.error(self.grace_ms(), now_ms))
+            .find_map(|objective_analysis| objective_analysis.error(self.grace_ms(), now_ms))
     }
 
     pub(crate) fn grace_ms(&self) -> i64 {
@@ -438,7 +453,12 @@ impl ReleaseAnalysis {
             objectives: self
                 .objectives
                 .iter()
-                .map(|judged| (judged.spec.name.clone(), judged.checkpoint()))
+                .map(|objective_analysis| {
+                    (
+                        objective_analysis.spec.name.clone(),
+                        objective_analysis.checkpoint(),
+                    )
+                })
                 .collect(),
         }
     }

@@ -8,8 +8,10 @@ use serin_analysis::decision::{
 use serin_analysis::explain;
 use serin_analysis::latency::LatencyGuardEvidence;
 use serin_analysis::service_guard::BurnAlert;
-use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::hold::{Hold, HoldCode};
+use serin_core::observed::{AnalysisReport, ReportKind, SatisfiedRequirements};
 use serin_core::plan::Requirements as PlanQuestions;
+use serin_core::state::AbortCause;
 use serin_core::units::Weight;
 use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
 
@@ -22,13 +24,6 @@ use crate::objective_analysis::ObjectiveAnalysis;
 use crate::release_analysis::ReleaseAnalysis;
 use crate::request::{AnalysisSnapshot, ReleasePhase};
 
-/// Cause of a hold: the current traffic could spend more than the remaining budget.
-const BUDGET_LEFT: &str = "BudgetLeft";
-/// Cause of a hold: the canary is slower than stable somewhere in the latency distribution.
-const LATENCY_GUARD: &str = "LatencyGuard";
-/// Causes of holds that are not due to missing data.
-pub const HOLD_CAUSES_WITH_DATA: [&str; 2] = [BUDGET_LEFT, LATENCY_GUARD];
-
 /// Maximum e-value in the status. JSON has no infinity, and larger values are not informative.
 const MAX_E_VALUE: f64 = 1e15;
 
@@ -36,13 +31,13 @@ const MAX_E_VALUE: f64 = 1e15;
 /// count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotDigest {
-    /// Kind of report, in CamelCase.
-    pub judgement: &'static str,
-    /// CamelCase cause. Empty if there is none.
-    pub cause: String,
-    /// Whether the report requests another weight.
-    steps: bool,
-    proven: Option<SatisfiedRequirements>,
+    /// Kind of report.
+    pub kind: ReportKind,
+    /// CamelCase cause of a hold or a breach. Empty if there is none.
+    pub cause: &'static str,
+    /// Whether the report demands another weight.
+    demands_weight: bool,
+    satisfied: SatisfiedRequirements,
     /// By objective: the state of the budget, and whether the traffic is insufficient for an
     /// analysis.
     budgets: Vec<(String, String, bool)>,
@@ -53,23 +48,11 @@ pub struct SnapshotDigest {
 
 impl SnapshotDigest {
     /// Extracts the material content of a snapshot.
-    pub fn from_snapshot(look: &AnalysisSnapshot) -> Self {
-        let (judgement, cause, steps, proven) = match &look.report {
-            AnalysisReport::NotConfigured => ("NotConfigured", "", false, None),
-            AnalysisReport::Hold {
-                cause, lower_to, ..
-            } => ("Hold", cause.as_str(), lower_to.is_some(), None),
-            AnalysisReport::Frozen { cause, .. } => ("Frozen", cause.as_str(), false, None),
-            AnalysisReport::Undecided {
-                next_weight,
-                satisfied: proven,
-                ..
-            } => ("Undecided", "", next_weight.is_some(), Some(proven)),
-            AnalysisReport::Sound {
-                satisfied: proven, ..
-            } => ("Sound", "", false, Some(proven)),
-            AnalysisReport::RollBack { cause, .. } => ("RollBack", cause.as_str(), false, None),
-        };
+    pub fn from_snapshot(snapshot: &AnalysisSnapshot) -> Self {
+        let report = &snapshot.report;
+        let hold = report.holds.first();
+        let breach = report.breach_cause();
+        let lowers = report.holds.iter().any(|hold| hold.lower_to.is_some());
         let budget = |of: &BudgetStatus| {
             (
                 of.objective.clone(),
@@ -77,15 +60,18 @@ impl SnapshotDigest {
                 of.infeasible.is_some(),
             )
         };
-        let budgets = look.budgets.iter().map(budget).collect();
+        let budgets = snapshot.budgets.iter().map(budget).collect();
         Self {
-            judgement,
-            cause: cause.to_owned(),
-            steps,
-            proven: proven.cloned(),
+            kind: report.kind(),
+            cause: breach
+                .map(AbortCause::as_str)
+                .or_else(|| hold.map(|hold| hold.code.as_str()))
+                .unwrap_or_default(),
+            demands_weight: lowers || report.next_weight.is_some(),
+            satisfied: report.satisfied.clone(),
             budgets,
-            has_samples_at_weight: look.has_samples_at_weight,
-            readings: look
+            has_samples_at_weight: snapshot.has_samples_at_weight,
+            readings: snapshot
                 .evidence
                 .iter()
                 .map(|evidence| evidence.note.clone())
@@ -95,12 +81,8 @@ impl SnapshotDigest {
 }
 
 /// The report if no analysis is possible.
-pub fn hold_report(trouble: AnalysisError) -> AnalysisReport {
-    AnalysisReport::Hold {
-        cause: trouble.cause.to_owned(),
-        message: trouble.message,
-        lower_to: None,
-    }
+pub fn hold_report(analysis_error: AnalysisError) -> AnalysisReport {
+    AnalysisReport::held(Hold::new(analysis_error.code, analysis_error.message))
 }
 
 fn timestamp(at_ms: i64) -> Timestamp {
@@ -116,7 +98,7 @@ impl ReleaseAnalysis {
         self.update_freshness(&told, now_ms);
         let mut judgement = self.report(&told, now_ms);
         // With an evidence-driven pace, sufficient evidence is the last step before promotion.
-        let suffices = matches!(judgement, AnalysisReport::Sound { .. }) && !self.by_steps;
+        let suffices = judgement.kind() == ReportKind::Sufficient && !self.by_steps;
         if suffices
             && self.phase.0 == ReleasePhase::Release
             && self.checks.has_before_promotion_checks()
@@ -125,33 +107,33 @@ impl ReleaseAnalysis {
         }
         let position = self.position(now_ms);
         judgement = apply_checks(judgement, &self.checks, &position);
-        if let AnalysisReport::RollBack { cause, message } = &judgement {
+        if let Some(breach) = &judgement.breach {
             self.rollback_decision
                 .get_or_insert_with(|| RollbackDecision {
-                    cause: cause.clone(),
-                    message: message.clone(),
+                    cause: breach.cause,
+                    message: breach.message.clone(),
                 });
         }
         // A decision to roll back is final, because the error bound is on ever passing the
         // threshold.
         if let Some(RollbackDecision { cause, message }) = self.rollback_decision.clone() {
-            judgement = AnalysisReport::RollBack { cause, message };
+            judgement = AnalysisReport::breached(cause, message);
         }
-        let evidence = told
-            .objectives
-            .iter()
-            .zip(&self.objectives)
-            .map(|(of, judged)| {
-                let mut status = evidence_status(of, &config, self.requests_per_second());
-                status.note = judged.read_note();
-                status
-            });
+        let evidence =
+            told.objectives
+                .iter()
+                .zip(&self.objectives)
+                .map(|(of, objective_analysis)| {
+                    let mut status = evidence_status(of, &config, self.requests_per_second());
+                    status.note = objective_analysis.read_note();
+                    status
+                });
         let evidence = evidence.collect();
         let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
-        let budgets = self.objectives.iter().filter_map(|judged| {
+        let budgets = self.objectives.iter().filter_map(|objective_analysis| {
             budget::budget_status(
-                &judged.spec,
-                &judged.service,
+                &objective_analysis.spec,
+                &objective_analysis.service,
                 &self.settings,
                 self.proven_at,
                 timestamp(now_ms),
@@ -196,12 +178,15 @@ impl ReleaseAnalysis {
         let views: Vec<ObjectiveInput<'_>> = self
             .objectives
             .iter()
-            .map(|judged| ObjectiveInput {
-                objective: &judged.objective,
-                state: &judged.state,
-                allotment: judged.allotment(&self.settings),
-                availability: judged.availability(grace_ms, now_ms),
-                guard: judged.guard.as_ref().map(ObjectiveLatencyGuard::view),
+            .map(|objective_analysis| ObjectiveInput {
+                objective: &objective_analysis.objective,
+                state: &objective_analysis.state,
+                allotment: objective_analysis.allotment(&self.settings),
+                availability: objective_analysis.availability(grace_ms, now_ms),
+                guard: objective_analysis
+                    .guard
+                    .as_ref()
+                    .map(ObjectiveLatencyGuard::view),
             })
             .collect();
         let guard = self.burning();
@@ -266,8 +251,8 @@ impl ReleaseAnalysis {
     /// a step of 10 s would otherwise end on samples of the previous weight.
     fn has_samples_at_weight(&self) -> bool {
         let since_ms = self.weight_changed_at_ms;
-        self.objectives.iter().all(|judged| {
-            judged
+        self.objectives.iter().all(|objective_analysis| {
+            objective_analysis
                 .state
                 .canary_requests_at_ms
                 .is_some_and(|at_ms| at_ms >= since_ms)
@@ -276,10 +261,14 @@ impl ReleaseAnalysis {
 
     /// The first pair of windows, of any objective, in which the budget burns too fast.
     pub(crate) fn burning(&self) -> Option<BurnAlert> {
-        let of = |judged: &ObjectiveAnalysis| {
-            judged
-                .service
-                .burning(judged.objective.config().evidence.budget_fraction)
+        let of = |objective_analysis: &ObjectiveAnalysis| {
+            objective_analysis.service.burning(
+                objective_analysis
+                    .objective
+                    .config()
+                    .evidence
+                    .budget_fraction,
+            )
         };
         self.objectives.iter().find_map(of)
     }
@@ -287,7 +276,7 @@ impl ReleaseAnalysis {
     fn requests_per_second(&self) -> f64 {
         self.objectives
             .iter()
-            .map(|judged| judged.service.requests_per_second)
+            .map(|objective_analysis| objective_analysis.service.requests_per_second)
             .fold(0.0, f64::max)
     }
 
@@ -303,17 +292,21 @@ impl ReleaseAnalysis {
         let message = told.reasons.join(" ");
         let fresh_since_ms = self.fresh_since_ms.filter(|_| self.has_samples_at_weight());
         let fresh_since = timestamp(fresh_since_ms.unwrap_or(now_ms));
-        let proven = || self.satisfied_requirements(told);
+        let fresh = |message: String| AnalysisReport {
+            satisfied: self.satisfied_requirements(told),
+            ..AnalysisReport::undecided(message, fresh_since)
+        };
+        let sufficient = |message: String| AnalysisReport {
+            ready_to_promote: true,
+            ..fresh(message)
+        };
         if self.phase.0 == ReleasePhase::AfterPromotion
             && let Some(breach) = self.breach_during_bake(told)
         {
             return breach;
         }
         match told.verdict {
-            Verdict::RollBack(cause) => AnalysisReport::RollBack {
-                cause: roll_back_cause(cause).to_owned(),
-                message,
-            },
+            Verdict::RollBack(cause) => AnalysisReport::breached(abort_cause(cause), message),
             _ if self.weight.is_zero() && self.is_spent(told) => {
                 let spent: Vec<_> = told
                     .objectives
@@ -329,53 +322,30 @@ impl ReleaseAnalysis {
             _ if self.weight.is_zero() => {
                 let message = "No traffic is routed to the canary, so there is nothing to analyze."
                     .to_owned();
-                AnalysisReport::Undecided {
-                    message,
-                    fresh_since,
-                    next_weight: None,
-                    satisfied: proven(),
-                }
+                fresh(message)
             }
             // Only checks decide, and they are applied separately.
             _ if self.objectives.is_empty() => {
                 let message = "The analysis has no objectives, only checks.".to_owned();
-                AnalysisReport::Sound {
-                    message,
-                    fresh_since,
-                    satisfied: proven(),
-                }
+                sufficient(message)
             }
             Verdict::Hold(reason) => self.hold(reason, message, None, now_ms),
             Verdict::StepDown { next, reason } => {
                 self.hold(reason, message, step_down_weight(next, reason), now_ms)
             }
-            Verdict::Freeze(reason) => AnalysisReport::Frozen {
-                cause: freeze_cause(reason).to_owned(),
-                message,
-            },
-            Verdict::Proceed(NextAction::Promote)
-            | Verdict::ProceedDespiteFreeze(NextAction::Promote) => AnalysisReport::Sound {
-                message,
-                fresh_since,
-                satisfied: proven(),
-            },
-            Verdict::Proceed(NextAction::Step { next })
-            | Verdict::ProceedDespiteFreeze(NextAction::Step { next }) => {
-                AnalysisReport::Undecided {
-                    message,
-                    fresh_since,
-                    next_weight: Some(weight_of_fraction(next)),
-                    satisfied: proven(),
-                }
+            Verdict::Freeze(reason) => {
+                AnalysisReport::held(Hold::new(freeze_code(reason), message))
             }
+            Verdict::Proceed(NextAction::Promote)
+            | Verdict::ProceedDespiteFreeze(NextAction::Promote) => sufficient(message),
+            Verdict::Proceed(NextAction::Step { next })
+            | Verdict::ProceedDespiteFreeze(NextAction::Step { next }) => AnalysisReport {
+                next_weight: Some(weight_of_fraction(next)),
+                ..fresh(message)
+            },
             Verdict::Proceed(NextAction::Continue)
             | Verdict::ProceedDespiteFreeze(NextAction::Continue)
-            | Verdict::Inconclusive => AnalysisReport::Undecided {
-                message,
-                fresh_since,
-                next_weight: None,
-                satisfied: proven(),
-            },
+            | Verdict::Inconclusive => fresh(message),
         }
     }
 }
@@ -388,27 +358,16 @@ impl ReleaseAnalysis {
         lower_to: Option<Weight>,
         now_ms: i64,
     ) -> AnalysisReport {
-        let cause = hold_cause(reason).to_owned();
-        match reason {
-            // The error of the provider is more specific than the hold reason.
-            HoldReason::Unreachable | HoldReason::PartialData => match self.error(now_ms) {
-                Some(AnalysisError { cause, message }) => AnalysisReport::Hold {
-                    cause: cause.to_owned(),
-                    message,
-                    lower_to,
-                },
-                None => AnalysisReport::Hold {
-                    cause,
-                    message,
-                    lower_to,
-                },
-            },
-            _ => AnalysisReport::Hold {
-                cause,
-                message,
-                lower_to,
-            },
-        }
+        // The error of the provider is more specific than the hold reason.
+        let error = match reason {
+            HoldReason::Unreachable | HoldReason::PartialData => self.error(now_ms),
+            _ => None,
+        };
+        let hold = match error {
+            Some(error) => Hold::new(error.code, error.message),
+            None => Hold::new(hold_code(reason), message),
+        };
+        AnalysisReport::held(hold.lowering_to(lower_to))
     }
 
     /// The objectives whose evidence is sufficient at the current weight.
@@ -472,33 +431,33 @@ fn weight_of_fraction(fraction: f64) -> Weight {
     Weight::from_thousandths(thousandths as u32)
 }
 
-const fn roll_back_cause(cause: RollBackCause) -> &'static str {
+const fn abort_cause(cause: RollBackCause) -> AbortCause {
     match cause {
-        RollBackCause::Evidence => "Evidence",
-        RollBackCause::Budget => "ErrorBudget",
-        RollBackCause::ServiceGuard => "ServiceBurning",
+        RollBackCause::Evidence => AbortCause::Evidence,
+        RollBackCause::Budget => AbortCause::ErrorBudget,
+        RollBackCause::ServiceGuard => AbortCause::ServiceBurning,
     }
 }
 
-const fn hold_cause(reason: HoldReason) -> &'static str {
+const fn hold_code(reason: HoldReason) -> HoldCode {
     match reason {
-        HoldReason::Unreachable => "Unreachable",
-        HoldReason::PartialData => "Partial",
-        HoldReason::NotANumber => "NotANumber",
-        HoldReason::NoData => "NoData",
-        HoldReason::BudgetLeft => BUDGET_LEFT,
-        HoldReason::Stale => "Stale",
-        HoldReason::NoTraffic => "NoTraffic",
-        HoldReason::UnverifiedSelector => "UnverifiedSelector",
-        HoldReason::Slower => LATENCY_GUARD,
-        HoldReason::NothingToCompare => "NoCommonBuckets",
+        HoldReason::Unreachable => HoldCode::Unreachable,
+        HoldReason::PartialData => HoldCode::Partial,
+        HoldReason::NotANumber => HoldCode::NotANumber,
+        HoldReason::NoData => HoldCode::NoData,
+        HoldReason::BudgetLeft => HoldCode::BudgetLeft,
+        HoldReason::Stale => HoldCode::Stale,
+        HoldReason::NoTraffic => HoldCode::NoTraffic,
+        HoldReason::UnverifiedSelector => HoldCode::UnverifiedSelector,
+        HoldReason::Slower => HoldCode::LatencyGuard,
+        HoldReason::NothingToCompare => HoldCode::NoCommonBuckets,
     }
 }
 
-const fn freeze_cause(reason: FreezeReason) -> &'static str {
+const fn freeze_code(reason: FreezeReason) -> HoldCode {
     match reason {
-        FreezeReason::ServiceGuard => "ServiceBurning",
-        FreezeReason::BudgetSpent => "BudgetSpent",
+        FreezeReason::ServiceGuard => HoldCode::ServiceBurning,
+        FreezeReason::BudgetSpent => HoldCode::BudgetSpent,
     }
 }
 

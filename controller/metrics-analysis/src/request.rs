@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::Arm;
-use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::observed::AnalysisReport;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
@@ -133,13 +133,7 @@ pub struct AnalysisSnapshot {
 impl AnalysisSnapshot {
     /// A snapshot before the first result.
     pub fn undecided(message: &str, now: Timestamp) -> Self {
-        let proven = SatisfiedRequirements::default();
-        Self::from_report(AnalysisReport::Undecided {
-            message: message.to_owned(),
-            fresh_since: now,
-            next_weight: None,
-            satisfied: proven,
-        })
+        Self::from_report(AnalysisReport::undecided(message, now))
     }
 
     /// A snapshot without evidence.

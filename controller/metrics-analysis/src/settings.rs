@@ -285,14 +285,14 @@ mod tests {
     #[test]
     fn an_invalid_field_is_named() {
         let spec = spec(json!({"maxDuration": "soon", "objectives": []}));
-        let trouble =
+        let analysis_error =
             Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap_err();
         assert!(
-            trouble
+            analysis_error
                 .message
                 .contains("spec.analysis.maxDuration \"soon\""),
             "{}",
-            trouble.message
+            analysis_error.message
         );
     }
 }

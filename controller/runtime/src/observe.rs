@@ -55,7 +55,8 @@ pub struct ObserveInputs {
     /// The revision of the spec's template.
     pub target: Option<Revision>,
     /// The report of the metrics analysis.
-    pub analysis: AnalysisReport,
+    pub analysis: Option<AnalysisReport>,
+    pub incompatible_state: Option<String>,
 }
 
 /// Numbers of pods, as reported in `.status`.
@@ -400,6 +401,7 @@ pub fn observe(
     };
     Observed {
         state: inputs.state,
+        incompatible_state: inputs.incompatible_state,
         observed_since: *observation_times.first_at.get_or_insert(now),
         generation: inputs.generation,
         spec_problem: inputs.spec_problem,

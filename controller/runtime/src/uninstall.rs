@@ -147,14 +147,8 @@ async fn release(
         .map_err(|error| error.to_string())?;
     // During a release, a Service that selects pods of all revisions would send requests to the
     // canary.
-    let is_releasing = rollout.status.as_ref().is_ok_and(|status| {
-        status.state().is_ok_and(|state| {
-            matches!(
-                state.stage,
-                Stage::Progressing | Stage::Promoting | Stage::Aborted
-            )
-        })
-    });
+    let state = rollout.status.state().state;
+    let is_releasing = state.is_releasing() || state.stage == Stage::Aborted;
     let keeps_selectors = is_releasing && rollout.metadata.deletion_timestamp.is_none();
     let restorer = ResourceRestorer {
         client,
@@ -189,11 +183,7 @@ async fn load_cache(client: &Client, rollout: &RolloutObject) -> kube::Result<Ar
         return Ok(cache);
     };
     let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-    let originals = rollout
-        .status
-        .as_ref()
-        .map(|status| status.original_routes.clone())
-        .unwrap_or_default();
+    let originals = rollout.status.original_routes.clone();
     for original in originals {
         match routes.get_opt(&original.name).await {
             Ok(Some(route)) => drop(cache.routes.put(CachedRoute::from(route))),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{Amount, Analysis, Canary, RouteKind, RouteRef, Routing};
+use serin_core::plan::{Amount, Analysis, Canary, Exposure, RouteKind, RouteRef, Routing};
 
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{MILLISECOND, non_negative, parse_duration_in};
@@ -22,7 +22,13 @@ const SETTLE_BOUNDS: RangeInclusive<Duration> =
 /// route. Longer than every router in the tests takes to report.
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 
-pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Canary {
+/// How traffic is split between the two revisions.
+pub(super) fn exposure(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Exposure {
+    let routing = routing(&spec.strategy.canary, name, problems);
+    routing.map_or(Exposure::ReplicaRatio, Exposure::Weighted)
+}
+
+pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problems) -> Canary {
     let canary = &spec.strategy.canary;
     let max_surge = amount("maxSurge", canary.max_surge.as_ref(), problems);
     let max_unavailable = amount("maxUnavailable", canary.max_unavailable.as_ref(), problems);
@@ -63,8 +69,7 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
             fix,
         );
     }
-    let routing = routing(canary, name, problems);
-    let pace = pace::pace(spec, routing.is_some(), problems);
+    let pace = pace::pace(spec, is_routed, problems);
     let analysis: Option<Analysis> = analysis::analysis(spec, problems);
     Canary {
         max_surge,
@@ -72,7 +77,6 @@ pub(super) fn canary(spec: &RolloutSpec, name: &str, problems: &mut Problems) ->
         scale_down_delay,
         abort_scale_down_delay,
         dynamic_stable_scale: canary.dynamic_stable_scale.unwrap_or(false),
-        routing,
         pace,
         analysis,
         pod_restart_limit,

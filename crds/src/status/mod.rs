@@ -12,53 +12,38 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serin_core::state::State;
+use serin_core::state_reader::{self, PersistedState, STATE_FIELDS};
 
 pub use analysis::{
     AnalysisStatus, BudgetStatus, CheckStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus,
 };
 pub use release::{
     AbortStatus, BakeStatus, CommandResultStatus, DrainStatus, FreezeOverrideStatus,
-    HandledCommandStatus, PauseStatus, PlanStatus, ProgressStatus, ReleaseStatus,
-    ReplicasKeptStatus, StepStatus, WeightsStatus,
+    HandledCommandStatus, HoldEndStatus, HoldStatus, PauseStatus, PlanStatus, ProgressStatus,
+    ReleaseStatus, ReplicasKeptStatus, StepStatus, WeightsStatus,
 };
 
-/// The fields that belong to [`State`]. All other fields are reports.
-const STATE_FIELDS: [&str; 23] = [
-    "observedGeneration",
-    "phase",
-    "message",
-    "stableRevision",
-    "currentRevision",
-    "plan",
-    "stage",
-    "stageSince",
-    "releaseStartedAt",
-    "progress",
-    "growingSince",
-    "replicasScaled",
-    "replicasKept",
-    "step",
-    "restarting",
-    "weights",
-    "pause",
-    "abort",
-    "bake",
-    "freezeOverride",
-    "draining",
-    "commands",
-    "history",
-];
-
-/// The status cannot be converted to or from a [`State`]: a different version of the controller
-/// wrote it, or it was edited manually.
+/// A state does not fit the status: a number exceeds its field.
 #[derive(Debug, thiserror::Error)]
-#[error("the status was written by an incompatible version: {0}")]
-pub struct IncompatibleStatus(#[from] serde_json::Error);
+#[error("the state does not fit the status: {0}")]
+pub struct InvalidState(#[from] serde_json::Error);
+
+/// A status as far as it could be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PersistedStatus {
+    /// The fields that could be read; the others have their defaults.
+    pub status: RolloutStatus,
+    /// Why the status cannot be understood completely; `None` if it can.
+    pub incompatibility: Option<String>,
+}
 
 /// Observed state of a Rollout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RolloutStatus {
+    /// Version of the persisted state. Defaults to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<i32>,
     /// Latest generation of the spec that the controller has processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -123,6 +108,9 @@ pub struct RolloutStatus {
     /// exhausted. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverrideStatus>,
+    /// Everything that stops the release, the most important first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<HoldStatus>,
     /// Revisions that receive no traffic, with the earliest time at which their pods are removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<DrainStatus>,
@@ -169,24 +157,56 @@ pub struct RolloutStatus {
 }
 
 impl RolloutStatus {
-    /// The [`State`] in this status. An empty status gives the default state, that of a new
-    /// Rollout.
-    ///
-    /// # Errors
-    ///
-    /// [`IncompatibleStatus`] if a field has a value that this version of the controller does not
-    /// write.
-    pub fn state(&self) -> Result<State, IncompatibleStatus> {
-        Ok(serde_json::from_value(serde_json::to_value(self)?)?)
+    /// Reads a status of any version of the controller, field by field if necessary.
+    pub fn read(status: Value) -> PersistedStatus {
+        let Value::Object(mut fields) = status else {
+            return PersistedStatus::default();
+        };
+        let mut problems: Vec<String> = state_reader::read(&fields)
+            .incompatibility
+            .into_iter()
+            .collect();
+        if let Ok(status) = serde_json::from_value(Value::Object(fields.clone())) {
+            return PersistedStatus {
+                status,
+                incompatibility: problems.pop(),
+            };
+        }
+        fields.retain(|field, value| {
+            let single = serde_json::Map::from_iter([(field.clone(), value.clone())]);
+            match serde_json::from_value::<Self>(Value::Object(single)) {
+                Ok(_) => true,
+                Err(error) => {
+                    // Without the original routes they cannot be restored. Other reports are
+                    // written again.
+                    if field == "originalRoutes" {
+                        problems.push(format!("status.{field}: {error}"));
+                    }
+                    false
+                }
+            }
+        });
+        PersistedStatus {
+            status: serde_json::from_value(Value::Object(fields)).unwrap_or_default(),
+            incompatibility: (!problems.is_empty()).then(|| problems.join("; ")),
+        }
+    }
+
+    /// The persisted state, as far as it can be read.
+    pub fn state(&self) -> PersistedState {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => state_reader::read(&fields),
+            _ => PersistedState::default(),
+        }
     }
 
     /// Replaces the fields of [`State`] and keeps all other fields.
     ///
     /// # Errors
     ///
-    /// [`IncompatibleStatus`] if a number in `state` does not fit its field. The status is then
+    /// [`InvalidState`] if a number in `state` does not fit its field. The status is then
     /// unchanged.
-    pub fn set_state(&mut self, state: &State) -> Result<(), IncompatibleStatus> {
+    pub fn set_state(&mut self, state: &State) -> Result<(), InvalidState> {
         let mut status = serde_json::to_value(&*self)?;
         let state = serde_json::to_value(state)?;
         if let (Value::Object(status), Value::Object(state)) = (&mut status, state) {

@@ -178,3 +178,39 @@ pub struct ReleaseStatus {
     /// Explanation for operators.
     pub message: String,
 }
+
+/// Something that stops a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldStatus {
+    /// Where the hold comes from: Spec, Person, Step, Metrics, Budget, Guardrail or Cluster.
+    pub source: String,
+    /// What the hold is, as one CamelCase word. The reference lists all codes with their fixes.
+    pub code: String,
+    /// What the hold is, in a sentence.
+    pub message: String,
+    /// What the hold stops: Start, Advance, Promote or Raise.
+    pub blocks: String,
+    /// What ends the hold.
+    pub ends: HoldEndStatus,
+    /// Canary weight in percent to go down to because the hold has lasted too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower_to: Option<f64>,
+    /// Time at which the hold was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+/// What ends a hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HoldEndStatus {
+    /// Itself, Time, Command, Override or SpecChange.
+    pub by: String,
+    /// Time at which the hold ends. Set if `by` is Time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Verb of the command that ends the hold. Set if `by` is Command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}

@@ -9,7 +9,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_analysis::Counts;
-use serin_core::observed::AnalysisReport;
+use serin_core::observed::{AnalysisReport, ReportKind};
 use serin_metrics_analysis::replay::{ObjectiveRecord, ReplayEnd, ReplayOutcome, ReplayedRelease};
 use serin_simulation::FinalDecision;
 use serin_simulation::competing_rules::{CompetingRule, RuleRunner};
@@ -182,14 +182,12 @@ impl ReleaseComparison {
 }
 
 /// The message of an analysis report.
-pub(super) fn report_text(judgement: &AnalysisReport) -> String {
-    match judgement {
-        AnalysisReport::NotConfigured => "Not analyzed.".to_owned(),
-        AnalysisReport::Hold { cause, message, .. } => format!("Held ({cause}): {message}"),
-        AnalysisReport::Frozen { cause, message } => format!("Frozen ({cause}): {message}"),
-        AnalysisReport::Undecided { message, .. }
-        | AnalysisReport::Sound { message, .. }
-        | AnalysisReport::RollBack { message, .. } => message.clone(),
+pub(super) fn report_text(report: &AnalysisReport) -> String {
+    let message = &report.message;
+    match (report.kind(), report.hold_code()) {
+        (ReportKind::Hold, Some(code)) => format!("Held ({code}): {message}"),
+        (ReportKind::Freeze, Some(code)) => format!("Frozen ({code}): {message}"),
+        _ => message.clone(),
     }
 }
 

@@ -98,6 +98,7 @@ mod tests {
     use axum::Router;
     use axum::http::{HeaderMap, StatusCode};
     use axum::routing::post;
+    use serin_core::hold::HoldCode;
     use serin_fake_cluster::tls::CertificateAuthority;
 
     use super::*;
@@ -151,13 +152,16 @@ mod tests {
             headers: Vec::new(),
             ..all.clone()
         };
-        assert_eq!(query(&without).await.unwrap_err().cause(), "Unauthorized");
+        assert_eq!(
+            query(&without).await.unwrap_err().code(),
+            HoldCode::Unauthorized
+        );
         let without = PrometheusAccessArgs {
             ca_file: None,
             ..all.clone()
         };
         assert_eq!(
-            query(&without).await.unwrap_err().cause(),
+            query(&without).await.unwrap_err().code(),
             "UntrustedCertificate"
         );
         let refused = server(

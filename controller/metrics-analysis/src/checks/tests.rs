@@ -1,5 +1,8 @@
 use serde_json::{Value, json};
-use serin_core::observed::SatisfiedRequirements;
+use serin_core::hold::Hold;
+use serin_core::hold::HoldCode;
+use serin_core::observed::ReportKind;
+use serin_core::state::AbortCause;
 use serin_core::units::Weight;
 
 use super::*;
@@ -51,19 +54,18 @@ fn at(now_ms: i64) -> CheckContext {
     }
 }
 
-fn sound() -> AnalysisReport {
-    AnalysisReport::Sound {
-        message: "Enough.".into(),
-        fresh_since: Timestamp::UNIX_EPOCH,
-        satisfied: SatisfiedRequirements::default(),
+fn sufficient() -> AnalysisReport {
+    AnalysisReport {
+        ready_to_promote: true,
+        ..AnalysisReport::undecided("Enough.", Timestamp::UNIX_EPOCH)
     }
 }
 
-fn cause(judgement: &AnalysisReport) -> &str {
-    match judgement {
-        AnalysisReport::Hold { cause, .. } | AnalysisReport::RollBack { cause, .. } => cause,
-        _ => "",
-    }
+/// The cause of a hold or a breach. Empty if there is none.
+fn cause(report: &AnalysisReport) -> &str {
+    let breach = report.breach_cause().map(AbortCause::as_str);
+    let hold = report.hold_code().map(HoldCode::as_str);
+    breach.or(hold).unwrap_or_default()
 }
 
 #[test]
@@ -82,52 +84,39 @@ fn arguments_and_built_in_arguments_are_substituted() {
 #[test]
 fn a_release_continues_once_every_check_has_succeeded_at_this_weight() {
     let mut checks = errors(json!({}));
-    let AnalysisReport::Undecided {
-        message,
-        next_weight: None,
-        ..
-    } = apply_checks(sound(), &checks, &at(0))
-    else {
-        panic!()
-    };
-    assert_eq!(message, "Enough. Not yet succeeded at this weight: errors.");
+    let report = apply_checks(sufficient(), &checks, &at(0));
+    assert_eq!(
+        (report.kind(), report.next_weight),
+        (ReportKind::Undecided, None)
+    );
+    assert_eq!(
+        report.message,
+        "Enough. Not yet succeeded at this weight: errors."
+    );
     checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
-    let AnalysisReport::Sound {
-        satisfied: proven, ..
-    } = apply_checks(sound(), &checks, &at(MINUTE_MS))
-    else {
-        panic!()
-    };
-    assert_eq!(proven.requirements.checks, ["errors".to_owned()].into());
+    let report = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
+    assert_eq!(report.kind(), ReportKind::Sufficient);
+    assert_eq!(
+        report.satisfied.requirements.checks,
+        ["errors".to_owned()].into()
+    );
     let moved = CheckContext {
         weight_changed_at_ms: MINUTE_MS + 1,
         ..at(MINUTE_MS + 1)
     };
     assert!(
-        matches!(
-            apply_checks(sound(), &checks, &moved),
-            AnalysisReport::Undecided { .. }
-        ),
-        "at another weight it is asked anew"
+        apply_checks(sufficient(), &checks, &moved).kind() == ReportKind::Undecided,
+        "at another weight it is queried again"
     );
     let next_weight = Some(Weight::percent(20));
-    let proven = SatisfiedRequirements::default();
-    let step = AnalysisReport::Undecided {
-        message: "More.".into(),
-        fresh_since: Timestamp::UNIX_EPOCH,
+    let step = AnalysisReport {
         next_weight,
-        satisfied: proven,
+        ..AnalysisReport::undecided("More.", Timestamp::UNIX_EPOCH)
     };
-    let AnalysisReport::Undecided { next_weight, .. } = apply_checks(step.clone(), &checks, &moved)
-    else {
-        panic!()
-    };
-    assert_eq!(next_weight, None, "nor does the weight rise before");
-    let AnalysisReport::Undecided { next_weight, .. } = apply_checks(step, &checks, &at(MINUTE_MS))
-    else {
-        panic!()
-    };
-    assert_eq!(next_weight, Some(Weight::percent(20)));
+    let report = apply_checks(step.clone(), &checks, &moved);
+    assert_eq!(report.next_weight, None, "nor does the weight rise before");
+    let report = apply_checks(step, &checks, &at(MINUTE_MS));
+    assert_eq!(report.next_weight, Some(Weight::percent(20)));
 }
 
 #[test]
@@ -141,7 +130,11 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
             &at(minute * MINUTE_MS),
         );
         assert_eq!(
-            cause(&apply_checks(sound(), &checks, &at(minute * MINUTE_MS))),
+            cause(&apply_checks(
+                sufficient(),
+                &checks,
+                &at(minute * MINUTE_MS)
+            )),
             ""
         );
     }
@@ -164,13 +157,10 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
         3 * MINUTE_MS,
         &at(3 * MINUTE_MS),
     );
-    let judgement = apply_checks(sound(), &checks, &at(3 * MINUTE_MS));
+    let judgement = apply_checks(sufficient(), &checks, &at(3 * MINUTE_MS));
     assert_eq!(cause(&judgement), "Check");
-    let AnalysisReport::RollBack { message, .. } = judgement else {
-        panic!()
-    };
     assert_eq!(
-        message,
+        judgement.message,
         "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
     );
     // Results of another query are discarded.
@@ -186,14 +176,14 @@ fn missing_and_nan_values_hold_with_their_own_cause() {
     ] {
         let mut checks = errors(json!({"condition": "true || result[0] < 5"}));
         checks.observe(0, &Found::Ok(found(values)), MINUTE_MS, &at(MINUTE_MS));
-        let judgement = apply_checks(sound(), &checks, &at(MINUTE_MS));
+        let judgement = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
         assert_eq!(cause(&judgement), name, "{judgement:?}");
         assert_eq!(checks.statuses(&at(MINUTE_MS))[0].result, "Inconclusive");
     }
     let mut checks = errors(json!({"condition": "result[1] < 5"}));
     checks.observe(0, &Found::Ok(found(&[1.0])), MINUTE_MS, &at(MINUTE_MS));
     assert_eq!(
-        cause(&apply_checks(sound(), &checks, &at(MINUTE_MS))),
+        cause(&apply_checks(sufficient(), &checks, &at(MINUTE_MS))),
         "CheckUnreadable"
     );
 }
@@ -209,10 +199,7 @@ fn a_dry_run_is_reported_and_does_not_decide() {
             &at(minute * MINUTE_MS),
         );
     }
-    assert!(matches!(
-        apply_checks(sound(), &checks, &at(0)),
-        AnalysisReport::Sound { .. }
-    ));
+    assert!(apply_checks(sufficient(), &checks, &at(0)).kind() == ReportKind::Sufficient);
     let told = &checks.statuses(&at(0))[0];
     assert_eq!(
         (told.failures, told.dry_run, told.result.as_str()),
@@ -224,10 +211,9 @@ fn a_dry_run_is_reported_and_does_not_decide() {
         9 * MINUTE_MS,
         &at(9 * MINUTE_MS),
     );
-    assert!(matches!(
-        apply_checks(sound(), &checks, &at(9 * MINUTE_MS)),
-        AnalysisReport::Sound { .. }
-    ));
+    assert!(
+        apply_checks(sufficient(), &checks, &at(9 * MINUTE_MS)).kind() == ReportKind::Sufficient
+    );
 }
 
 #[test]
@@ -236,13 +222,13 @@ fn an_unavailable_server_holds_after_the_grace_period() {
     checks.observe(0, &Found::Ok(found(&[3.0])), 0, &at(0));
     let away = Err(QueryError::Unreachable("away".into()));
     checks.observe(0, &away, MINUTE_MS, &at(MINUTE_MS));
-    assert!(matches!(
-        apply_checks(sound(), &checks, &at(MINUTE_MS + 1_000)),
-        AnalysisReport::Sound { .. }
-    ));
+    assert!(
+        apply_checks(sufficient(), &checks, &at(MINUTE_MS + 1_000)).kind()
+            == ReportKind::Sufficient
+    );
     let later = at(MINUTE_MS + 2_000);
     assert_eq!(
-        cause(&apply_checks(sound(), &checks, &later)),
+        cause(&apply_checks(sufficient(), &checks, &later)),
         "Unreachable"
     );
     checks.observe(
@@ -251,10 +237,10 @@ fn an_unavailable_server_holds_after_the_grace_period() {
         MINUTE_MS + 5_000,
         &at(MINUTE_MS + 5_000),
     );
-    assert!(matches!(
-        apply_checks(sound(), &checks, &at(MINUTE_MS + 5_000)),
-        AnalysisReport::Sound { .. }
-    ));
+    assert!(
+        apply_checks(sufficient(), &checks, &at(MINUTE_MS + 5_000)).kind()
+            == ReportKind::Sufficient
+    );
     assert_eq!(checks.states()["errors"].failures, 0);
 }
 
@@ -305,18 +291,12 @@ fn each_check_is_queried_in_its_phase_only() {
 fn checks_do_not_override_a_negative_report() {
     let mut checks = errors(json!({}));
     checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
-    let rolled_back = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "worse".into(),
-    };
+    let rolled_back = AnalysisReport::breached(AbortCause::Evidence, "worse");
     assert_eq!(
         apply_checks(rolled_back.clone(), &checks, &at(MINUTE_MS)),
         rolled_back
     );
-    let frozen = AnalysisReport::Frozen {
-        cause: "BudgetSpent".into(),
-        message: "nothing left".into(),
-    };
+    let frozen = AnalysisReport::held(Hold::new(HoldCode::BudgetSpent, "nothing left"));
     assert_eq!(
         apply_checks(frozen.clone(), &checks, &at(MINUTE_MS)),
         frozen
@@ -350,20 +330,16 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
         message(&checks, &early),
         "Begins at 1970-01-01T00:02:00Z, by initialDelay."
     );
-    let AnalysisReport::Undecided {
-        message: waits,
-        next_weight: None,
-        satisfied: proven,
-        ..
-    } = apply_checks(sound(), &checks, &early)
-    else {
-        panic!("it is not satisfied before it has begun")
-    };
+    let report = apply_checks(sufficient(), &checks, &early);
     assert_eq!(
-        waits,
+        (report.kind(), report.next_weight),
+        (ReportKind::Undecided, None)
+    );
+    assert_eq!(
+        report.message,
         "Enough. Not yet succeeded at this weight: errors (begins at 1970-01-01T00:02:00Z, by initialDelay)."
     );
-    assert!(proven.requirements.checks.is_empty());
+    assert!(report.satisfied.requirements.checks.is_empty());
     // Polls are shared: the result of a query that was sent before the start is ignored.
     checks.observe(0, &Found::Ok(found(&[7.0])), 119_000, &at(121_000));
     checks.observe(
@@ -377,10 +353,7 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
         (None, None)
     );
     checks.observe(0, &Found::Ok(found(&[3.0])), 121_000, &at(121_000));
-    assert!(matches!(
-        apply_checks(sound(), &checks, &at(121_000)),
-        AnalysisReport::Sound { .. }
-    ));
+    assert!(apply_checks(sufficient(), &checks, &at(121_000)).kind() == ReportKind::Sufficient);
     assert_eq!(checks.next_start_ms(&at(121_000)), None);
 }
 
@@ -396,10 +369,7 @@ fn the_warm_up_delays_checks() {
         message(&checks, &young(30_000)),
         "Begins at 1970-01-01T00:01:00Z, by warmUp."
     );
-    assert!(matches!(
-        apply_checks(sound(), &checks, &young(30_000)),
-        AnalysisReport::Undecided { .. }
-    ));
+    assert!(apply_checks(sufficient(), &checks, &young(30_000)).kind() == ReportKind::Undecided);
     checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
     assert_eq!(checks.states()["errors"].failures, 0);
     assert!(checks.is_active(0, &young(60_000)));
@@ -425,10 +395,7 @@ fn the_warm_up_delays_checks() {
         },
     );
     assert!(
-        matches!(
-            apply_checks(sound(), &checks, &young(180_000)),
-            AnalysisReport::Sound { .. }
-        ),
+        apply_checks(sufficient(), &checks, &young(180_000)).kind() == ReportKind::Sufficient,
         "a success counts"
     );
     checks.observe(0, &Found::Ok(found(&[7.0])), 240_000, &young(240_000));
@@ -452,10 +419,9 @@ fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
         assert!(
             !checks.is_active(0, &in_phase(419_999)) && checks.is_active(0, &in_phase(420_000))
         );
-        assert!(matches!(
-            apply_checks(sound(), &checks, &in_phase(310_000)),
-            AnalysisReport::Undecided { .. }
-        ));
+        assert!(
+            apply_checks(sufficient(), &checks, &in_phase(310_000)).kind() == ReportKind::Undecided
+        );
     }
 }
 

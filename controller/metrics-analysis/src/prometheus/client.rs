@@ -207,7 +207,7 @@ impl Client {
             });
         (self.noted)(
             began.elapsed(),
-            answer.as_ref().err().map(QueryError::cause),
+            answer.as_ref().err().map(|error| error.code().as_str()),
         );
         answer
     }

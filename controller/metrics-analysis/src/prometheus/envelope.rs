@@ -174,6 +174,7 @@ fn to_millis(seconds: f64) -> Result<i64, QueryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serin_core::hold::HoldCode;
 
     fn decoded(body: &str) -> Result<Answer, QueryError> {
         decode(body.as_bytes(), 2)
@@ -218,45 +219,45 @@ mod tests {
 
     #[test]
     fn unusable_responses_have_their_cause() {
-        let kind = |body: &str| decoded(body).unwrap_err().cause();
+        let kind = |body: &str| decoded(body).unwrap_err().code();
         assert_eq!(
             kind(r#"{"status":"success","data":{"resultType":"ma"#),
-            "Malformed"
+            HoldCode::Malformed
         );
-        assert_eq!(kind("<html>no</html>"), "Malformed");
-        assert_eq!(kind(r#"{"status":"success"}"#), "Malformed");
+        assert_eq!(kind("<html>no</html>"), HoldCode::Malformed);
+        assert_eq!(kind(r#"{"status":"success"}"#), HoldCode::Malformed);
         assert_eq!(
             kind(
                 r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"many"]}]}}"#
             ),
-            "Malformed"
+            HoldCode::Malformed
         );
         assert_eq!(
             kind(
                 r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[-1,"1"]}]}}"#
             ),
-            "Malformed"
+            HoldCode::Malformed
         );
         assert_eq!(
             kind(r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#),
-            "InvalidQuery"
+            HoldCode::InvalidQuery
         );
         assert_eq!(
             kind(r#"{"status":"error","errorType":"timeout","error":"too long"}"#),
-            "Timeout"
+            HoldCode::Timeout
         );
         assert_eq!(
             kind(r#"{"status":"error","errorType":"internal","error":"oops"}"#),
-            "Unreachable"
+            HoldCode::Unreachable
         );
         assert_eq!(
             kind(
                 r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"histograms":[[1,{"count":"1"}]]}]}}"#
             ),
-            "InvalidQuery"
+            HoldCode::InvalidQuery
         );
         let three = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[]},{"metric":{},"values":[]},{"metric":{},"values":[]}]}}"#;
-        assert_eq!(kind(three), "TooLarge");
+        assert_eq!(kind(three), HoldCode::TooLarge);
     }
 
     #[test]

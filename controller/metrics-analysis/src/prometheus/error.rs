@@ -1,5 +1,6 @@
 //! Errors of queries.
 
+use serin_core::hold::HoldCode;
 use std::error::Error;
 use std::io;
 
@@ -25,8 +26,8 @@ pub enum QueryError {
     /// The query was not sent because the credentials are unavailable.
     #[error("{message}")]
     CredentialsUnavailable {
-        /// CamelCase reason.
-        cause: &'static str,
+        /// What holds the release.
+        code: HoldCode,
         /// Message for operators, with the fix.
         message: String,
     },
@@ -48,18 +49,18 @@ pub enum QueryError {
 }
 
 impl QueryError {
-    /// CamelCase cause, for conditions and metrics.
-    pub const fn cause(&self) -> &'static str {
+    /// What the failure holds a release with.
+    pub const fn code(&self) -> HoldCode {
         match self {
-            Self::Unreachable(_) => "Unreachable",
-            Self::Untrusted(_) => "UntrustedCertificate",
-            Self::Unauthorized(_) => "Unauthorized",
-            Self::CredentialsUnavailable { cause, .. } => cause,
-            Self::Timeout(_) => "Timeout",
-            Self::BadQuery(_) => "InvalidQuery",
-            Self::Partial(_) => "Partial",
-            Self::TooLarge(_) => "TooLarge",
-            Self::Malformed(_) => "Malformed",
+            Self::Unreachable(_) => HoldCode::Unreachable,
+            Self::Untrusted(_) => HoldCode::UntrustedCertificate,
+            Self::Unauthorized(_) => HoldCode::Unauthorized,
+            Self::CredentialsUnavailable { code, .. } => *code,
+            Self::Timeout(_) => HoldCode::Timeout,
+            Self::BadQuery(_) => HoldCode::InvalidQuery,
+            Self::Partial(_) => HoldCode::Partial,
+            Self::TooLarge(_) => HoldCode::TooLarge,
+            Self::Malformed(_) => HoldCode::Malformed,
         }
     }
 

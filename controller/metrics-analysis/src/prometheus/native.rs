@@ -149,6 +149,7 @@ fn count_within(buckets: &[Bucket], edge: f64) -> Option<f64> {
 mod tests {
     use super::super::envelope::decode;
     use super::*;
+    use serin_core::hold::HoldCode;
 
     /// The response of Prometheus to a range selector, with these buckets.
     fn read(count: u32, buckets: &str) -> Vec<Series> {
@@ -282,13 +283,13 @@ mod tests {
             let body = format!(
                 r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"d"}},"histograms":[[1,{histogram}]]}}]}}}}"#
             );
-            decode(body.as_bytes(), 1).unwrap_err().cause()
+            decode(body.as_bytes(), 1).unwrap_err().code()
         };
-        assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), "Malformed");
-        assert_eq!(answer(r#"{"sum":"0"}"#), "Malformed");
+        assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), HoldCode::Malformed);
+        assert_eq!(answer(r#"{"sum":"0"}"#), HoldCode::Malformed);
         assert_eq!(
             answer(r#"{"count":"1","buckets":[[0,"0.25","wide","1"]]}"#),
-            "Malformed"
+            HoldCode::Malformed
         );
     }
 }

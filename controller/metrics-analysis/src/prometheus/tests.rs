@@ -1,5 +1,6 @@
 //! Query failures and shared polls.
 
+use serin_core::hold::HoldCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,37 +64,40 @@ async fn an_answer_is_decoded() {
 
 #[tokio::test]
 async fn every_failure_has_its_cause() {
-    let kind = async |response| asked(response).await.unwrap_err().cause();
-    assert_eq!(kind(json(&ONE[..60])).await, "Malformed");
+    let kind = async |response| asked(response).await.unwrap_err().code();
+    assert_eq!(kind(json(&ONE[..60])).await, HoldCode::Malformed);
     assert_eq!(
         kind(json(&format!("[{}]", "1,".repeat(10_000)))).await,
-        "TooLarge"
+        HoldCode::TooLarge
     );
     assert_eq!(
         kind(ResponseTemplate::new(502).set_body_string("<html>")).await,
-        "Unreachable"
+        HoldCode::Unreachable
     );
-    assert_eq!(kind(ResponseTemplate::new(401)).await, "Unauthorized");
+    assert_eq!(
+        kind(ResponseTemplate::new(401)).await,
+        HoldCode::Unauthorized
+    );
     assert_eq!(
         kind(ResponseTemplate::new(403).set_body_string("<html>")).await,
-        "Unauthorized"
+        HoldCode::Unauthorized
     );
     assert_eq!(
         kind(ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/")).await,
-        "Unreachable"
+        HoldCode::Unreachable
     );
     let refused = r#"{"status":"error","errorType":"bad_data","error":"1:5: parse error"}"#;
     assert_eq!(
         kind(ResponseTemplate::new(400).set_body_raw(refused, "application/json")).await,
-        "InvalidQuery"
+        HoldCode::InvalidQuery
     );
     let busy = r#"{"status":"error","errorType":"timeout","error":"query timed out"}"#;
     assert_eq!(
         kind(ResponseTemplate::new(503).set_body_raw(busy, "application/json")).await,
-        "Timeout"
+        HoldCode::Timeout
     );
     let partial = r#"{"status":"success","data":{"resultType":"matrix","result":[]},"warnings":["a store is away"]}"#;
-    assert_eq!(kind(json(partial)).await, "Partial");
+    assert_eq!(kind(json(partial)).await, HoldCode::Partial);
 }
 
 #[tokio::test]
@@ -108,7 +112,7 @@ async fn a_slow_query_times_out() {
         .query_once(&Server::with_url(server.uri()), "up", None)
         .await
         .unwrap_err();
-    assert_eq!(error.cause(), "Timeout");
+    assert_eq!(error.code(), HoldCode::Timeout);
     assert!(
         began.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -124,7 +128,7 @@ async fn a_missing_server_is_unreachable() {
             .query_once(&Server::with_url(url), "up", None)
             .await
             .unwrap_err();
-        assert_eq!(error.cause(), "Unreachable", "{url}: {error}");
+        assert_eq!(error.code(), HoldCode::Unreachable, "{url}: {error}");
     }
 }
 
@@ -214,7 +218,10 @@ async fn a_hanging_server_does_not_delay_others() {
     let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0]))
         .await
         .unwrap();
-    assert_eq!(asked.answers.as_ref().unwrap_err().cause(), "Timeout");
+    assert_eq!(
+        asked.answers.as_ref().unwrap_err().code(),
+        HoldCode::Timeout
+    );
 }
 
 #[tokio::test]

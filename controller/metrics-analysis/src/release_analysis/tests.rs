@@ -1,5 +1,6 @@
 use serde_json::json;
-use serin_core::observed::AnalysisReport;
+use serin_core::hold::HoldCode;
+use serin_core::state::AbortCause;
 
 use super::*;
 use crate::fixtures::request;
@@ -124,24 +125,17 @@ fn follow(
     seconds.step_by(5).map(look).collect()
 }
 
-fn held(looks: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
-    let cause = |(second, look): &'_ (i64, AnalysisSnapshot)| match &look.report {
-        AnalysisReport::Hold { cause, .. } => Some((*second, cause.clone())),
-        _ => None,
+fn held(snapshots: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
+    let code = |(second, snapshot): &(i64, AnalysisSnapshot)| {
+        let code = snapshot.report.hold_code()?;
+        Some((*second, code.as_str()))
     };
-    let held = looks.iter().filter_map(cause);
-    held.map(|(second, cause)| (second, if cause == "Stale" { "Stale" } else { "another" }))
-        .collect()
+    snapshots.iter().filter_map(code).collect()
 }
 
-fn fresh_since(look: &AnalysisSnapshot) -> Option<i64> {
-    match &look.report {
-        AnalysisReport::Undecided { fresh_since, .. }
-        | AnalysisReport::Sound { fresh_since, .. } => {
-            Some((fresh_since.as_millisecond() - BEGAN_MS) / 1_000)
-        }
-        _ => None,
-    }
+fn fresh_since(snapshot: &AnalysisSnapshot) -> Option<i64> {
+    let report = Some(&snapshot.report).filter(|report| report.is_fresh())?;
+    Some((report.fresh_since?.as_millisecond() - BEGAN_MS) / 1_000)
 }
 
 // flagger #1123, prometheus #8001: Prometheus scrapes once a minute by default; the interval is not
@@ -313,7 +307,7 @@ fn evidence_of_an_aborted_attempt_does_not_count_against_a_retry() {
     let mut release = begin(&request, None, BEGAN_MS);
     follow(&mut release, &[STABLE, CANARY], 0..=300);
     release.rollback_decision = Some(RollbackDecision {
-        cause: "Evidence".into(),
+        cause: AbortCause::Evidence,
         message: "worse".into(),
     });
     let status = release.checkpoint().into_status(&request.revision);
@@ -387,7 +381,7 @@ fn an_earlier_burn_freezes_but_does_not_count_against_a_retry() {
     };
     let judgement = bad(&mut release);
     assert!(
-        matches!(&judgement, AnalysisReport::Frozen { cause, .. } if cause == "ServiceBurning"),
+        judgement.hold_code() == Some(HoldCode::ServiceBurning),
         "{judgement:?}"
     );
     let again = release.checkpoint();
@@ -403,7 +397,7 @@ fn an_earlier_burn_freezes_but_does_not_count_against_a_retry() {
     release.set_service(0, ServiceSlo::burning_service());
     let judgement = bad(&mut release);
     assert!(
-        matches!(&judgement, AnalysisReport::RollBack { cause, .. } if cause == "ServiceBurning"),
+        judgement.breach_cause() == Some(AbortCause::ServiceBurning),
         "{judgement:?}"
     );
 }

@@ -78,8 +78,8 @@ pub enum ReplayError {
 }
 
 impl From<AnalysisError> for ReplayError {
-    fn from(trouble: AnalysisError) -> Self {
-        Self::Spec(trouble)
+    fn from(analysis_error: AnalysisError) -> Self {
+        Self::Spec(analysis_error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The replay of one release.
 
 use serin_analysis::Counts;
-use serin_core::observed::AnalysisReport;
+use serin_core::observed::ReportKind;
 use serin_crds::status::EvidenceStatus;
 
 use super::weight_source::WeightEstimator;
@@ -32,10 +32,10 @@ pub(super) struct ReleaseReplay {
 }
 
 impl ObjectiveRecord {
-    pub(super) fn new(judged: &ObjectiveAnalysis) -> Self {
-        let margin = judged.objective.config().evidence.delta1;
+    pub(super) fn new(objective_analysis: &ObjectiveAnalysis) -> Self {
+        let margin = objective_analysis.objective.config().evidence.delta1;
         Self {
-            name: judged.spec.name.clone(),
+            name: objective_analysis.spec.name.clone(),
             margin,
             rounds: Vec::new(),
         }
@@ -45,9 +45,12 @@ impl ObjectiveRecord {
 impl ReleaseReplay {
     /// Total counts of an objective, and the end of its last round.
     pub(super) fn position(&self, index: usize) -> (Counts, i64) {
-        let judged = self.release.objectives.get(index);
-        judged.map_or_else(Default::default, |judged| {
-            (judged.state.evidence.totals, judged.state.round_at_ms)
+        let objective_analysis = self.release.objectives.get(index);
+        objective_analysis.map_or_else(Default::default, |objective_analysis| {
+            (
+                objective_analysis.state.evidence.totals,
+                objective_analysis.state.round_at_ms,
+            )
         })
     }
 
@@ -70,14 +73,14 @@ impl ReleaseReplay {
     }
 
     pub(super) fn record_rounds(&mut self, look: &AnalysisSnapshot, interval_ms: i64) {
-        let judged = self
+        let objective_analysis = self
             .release
             .objectives
             .iter()
             .zip(&mut self.replayed.objectives)
             .zip(&look.evidence);
-        for ((judged, ObjectiveRecord { rounds, .. }), evidence) in judged {
-            let at_ms = judged.state.round_at_ms;
+        for ((objective_analysis, ObjectiveRecord { rounds, .. }), evidence) in objective_analysis {
+            let at_ms = objective_analysis.state.round_at_ms;
             let last = rounds.last();
             let started_ms = last.map_or(
                 self.replayed.began_ms.saturating_sub(interval_ms),
@@ -108,9 +111,9 @@ impl ReleaseReplay {
         }
         let kind = SnapshotDigest::from_snapshot(&look);
         let has_changed = self.digest.as_ref() != Some(&kind);
-        let outcome = match &look.report {
-            AnalysisReport::RollBack { .. } => Some(ReplayOutcome::RolledBack),
-            AnalysisReport::Sound { .. } => Some(ReplayOutcome::Sufficient),
+        let outcome = match look.report.kind() {
+            ReportKind::Breach => Some(ReplayOutcome::RolledBack),
+            ReportKind::Sufficient => Some(ReplayOutcome::Sufficient),
             _ if now_ms.saturating_sub(self.replayed.began_ms) >= self.longest_ms => {
                 Some(ReplayOutcome::Inconclusive)
             }

@@ -1,8 +1,8 @@
 //! Reads the data slice by slice and simulates the polls of the controller.
 
+use serin_core::observed::ReportKind;
 use std::collections::BTreeMap;
 
-use serin_core::observed::AnalysisReport;
 use serin_core::units::Weight;
 
 use super::pod_creation_times::{POD_CREATED, PodCreationTimes};
@@ -240,7 +240,7 @@ impl<'a> Replayer<'a> {
                 release
                     .objectives
                     .get(index)
-                    .map(|judged| judged.spec.name.clone())
+                    .map(|objective_analysis| objective_analysis.spec.name.clone())
             };
             learnt.map_err(|error| ReplayError::Query {
                 of: of(&release).unwrap_or_default(),
@@ -416,7 +416,7 @@ impl<'a> Replayer<'a> {
         // Missing data after the end is expected.
         let ended_ms = replayed.ended_ms;
         let is_news = |moment: &ReportChange| {
-            !(moment.at_ms > ended_ms && matches!(moment.report, AnalysisReport::Hold { .. }))
+            !(moment.at_ms > ended_ms && moment.report.kind() == ReportKind::Hold)
         };
         replayed.changes.retain(is_news);
         replayed.gaps.retain(|(_, from_ms, _)| *from_ms < ended_ms);

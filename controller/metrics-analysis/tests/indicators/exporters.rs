@@ -357,11 +357,11 @@ fn pods_are_counted_by_themselves_and_other_status_labels_are_no_data() {
 
 #[test]
 fn envoy_gateway_is_rejected_because_its_counters_have_no_sides() {
-    let trouble = counters(json!({"indicator": "envoy-gateway"})).unwrap_err();
+    let analysis_error = counters(json!({"indicator": "envoy-gateway"})).unwrap_err();
     assert!(
-        trouble.message.contains("use the indicator pod"),
+        analysis_error.message.contains("use the indicator pod"),
         "{}",
-        trouble.message
+        analysis_error.message
     );
     let stored = scraped(include_str!("../fixtures/envoy-gateway.txt"), false);
     let written = |route: &str| {

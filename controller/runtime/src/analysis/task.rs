@@ -1,13 +1,13 @@
 //! The analysis task of one release: polls its counters, accumulates evidence, and publishes
 //! snapshots.
 
+use serin_core::hold::HoldCode;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use serin_core::observed::AnalysisReport;
 use serin_metrics_analysis::backfill::{backfill, estimate_dispersion};
 use serin_metrics_analysis::budget;
 use serin_metrics_analysis::checkpoint::Checkpoint;
@@ -53,7 +53,7 @@ pub(super) async fn run_analysis(
         }
         let message = "Internal error of the analysis; it will be restarted. See the controller log for details.";
         publisher.publish(AnalysisSnapshot::from_report(hold_report(AnalysisError {
-            cause: "InternalError",
+            code: HoldCode::InternalError,
             message: message.to_owned(),
         })));
         sleep(AFTER_PANIC).await;
@@ -109,21 +109,14 @@ impl AnalysisPublisher {
     fn publish(&mut self, snapshot: AnalysisSnapshot) {
         let digest = SnapshotDigest::from_snapshot(&snapshot);
         let has_evidence = snapshot.checkpoint.is_some();
-        let message = match &snapshot.report {
-            AnalysisReport::NotConfigured => "",
-            AnalysisReport::Hold { message, .. }
-            | AnalysisReport::Frozen { message, .. }
-            | AnalysisReport::Undecided { message, .. }
-            | AnalysisReport::Sound { message, .. }
-            | AnalysisReport::RollBack { message, .. } => message,
-        };
+        let message = snapshot.report.message.as_str();
         let has_changed = digest != self.digest;
         // Without a release, only the error budget is followed.
         if has_changed && self.request.phase != ReleasePhase::Idle {
-            let (judgement, cause) = (digest.judgement, digest.cause.as_str());
+            let (report, cause) = (digest.kind.as_str(), digest.cause);
             tracing::info!(namespace = %self.request.rollout.namespace, rollout = %self.request.rollout.name,
-                revision = %self.request.revision, judgement, cause, message, "analysis report changed");
-            self.deps.metrics.record_analysis_change(judgement, cause);
+                revision = %self.request.revision, report, cause, message, "analysis report changed");
+            self.deps.metrics.record_analysis_change(report, cause);
         }
         *lock(&self.latest) = snapshot;
         self.digest = digest;
@@ -192,9 +185,9 @@ impl AnalysisTask<'_> {
                 }
                 // With traffic, this counts as missing data, which eventually steps down the
                 // canary.
-                Err(AnalysisError { cause, message }) => {
+                Err(AnalysisError { code, message }) => {
                     let unavailable = Some(QueryError::CredentialsUnavailable {
-                        cause,
+                        code,
                         message: message.clone(),
                     });
                     Server {

@@ -8,6 +8,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use serin_core::observed::ReplicasSource;
+use serin_crds::status::PersistedStatus;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 
 use super::Key;
@@ -22,8 +23,10 @@ pub struct RolloutObject {
     pub spec: Result<Box<RolloutSpec>, String>,
     /// Who set `spec.replicas`, derived from `metadata.managedFields`.
     pub replicas_source: ReplicasSource,
-    /// The status, or why it cannot be decoded. Empty if there is none yet.
-    pub status: Result<Box<RolloutStatus>, String>,
+    /// The status as far as it can be read. Empty if there is none yet.
+    pub status: Box<RolloutStatus>,
+    /// Why the status cannot be understood completely: another version of the controller wrote it.
+    pub incompatibility: Option<String>,
 }
 
 impl RolloutObject {
@@ -93,17 +96,16 @@ impl<'de> Deserialize<'de> for RolloutObject {
         let spec = serde_json::from_value(spec)
             .map(Box::new)
             .map_err(|problem| format!("spec: {problem}"));
-        let status = match status {
-            None | Some(Value::Null) => Ok(Box::default()),
-            Some(status) => {
-                serde_json::from_value(status).map_err(|problem| format!("status: {problem}"))
-            }
-        };
+        let PersistedStatus {
+            status,
+            incompatibility,
+        } = status.map(RolloutStatus::read).unwrap_or_default();
         Ok(Self {
             metadata,
             spec,
             replicas_source,
-            status,
+            status: Box::new(status),
+            incompatibility,
         })
     }
 }
@@ -154,12 +156,19 @@ mod tests {
         let rollout = RolloutObject::from_json(object).unwrap();
         let problem = rollout.spec.unwrap_err();
         assert!(problem.starts_with("spec: "), "{problem}");
-        assert_eq!(rollout.status.unwrap().phase.as_deref(), Some("Paused"));
+        assert_eq!(rollout.status.phase.as_deref(), Some("Paused"));
     }
 
     #[test]
-    fn an_invalid_status_is_an_error() {
-        let object = json!({"metadata": {"name": "checkout"}, "spec": {}, "status": {"phase": 3}});
-        assert!(RolloutObject::from_json(object).unwrap().status.is_err());
+    fn a_status_of_another_version_is_read_as_far_as_possible() {
+        let object = json!({"metadata": {"name": "checkout"}, "spec": {},
+            "status": {"phase": 3, "stage": "Previewing", "stableRevision": "v1"}});
+        let rollout = RolloutObject::from_json(object).unwrap();
+        assert_eq!(rollout.status.stable_revision.as_deref(), Some("v1"));
+        let problem = rollout.incompatibility.unwrap();
+        assert!(
+            problem.contains("status.phase") && problem.contains("Previewing"),
+            "{problem}"
+        );
     }
 }

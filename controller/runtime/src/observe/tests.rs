@@ -142,7 +142,8 @@ fn observe_at(
         spec_problem: None,
         plan_hash: None,
         target: Some(Revision::new("two")),
-        analysis: AnalysisReport::NotConfigured,
+        analysis: None,
+        incompatible_state: None,
     };
     observe(snapshot, &plan(), context, observation_times, now)
 }

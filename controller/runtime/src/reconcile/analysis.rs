@@ -1,5 +1,7 @@
 //! Requests the metrics analysis, and converts its snapshot into status fields.
 
+use serin_core::hold::Hold;
+use serin_core::hold::HoldCode;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -34,7 +36,8 @@ pub(super) struct AnalysisInputs<'a> {
 
 /// The latest analysis, and the analysis fields of the previous status.
 pub(super) struct AnalysisOutcome {
-    pub report: AnalysisReport,
+    /// `None` if there is nothing to analyze.
+    pub report: Option<AnalysisReport>,
     revision: Option<Revision>,
     latest: Option<AnalysisSnapshot>,
     before: Box<RolloutStatus>,
@@ -65,9 +68,8 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
         .filter(|_| is_releasing && inputs.plan.canary().analysis.is_some());
     let Some(revision) = revision else {
         let latest = follow_budgets(inputs, local);
-        let report = AnalysisReport::NotConfigured;
         return AnalysisOutcome {
-            report,
+            report: None,
             revision: None,
             latest,
             before,
@@ -80,13 +82,12 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
         local.analyzing = true;
     }
     if !local.analyzing {
-        let report = AnalysisReport::Hold {
-            cause: "SpecUnusable".to_owned(),
-            message: "cannot analyze this release: the spec cannot be decoded".to_owned(),
-            lower_to: None,
-        };
+        let report = AnalysisReport::held(Hold::new(
+            HoldCode::InvalidSpec,
+            "cannot analyze this release: the spec cannot be decoded".to_owned(),
+        ));
         return AnalysisOutcome {
-            report,
+            report: Some(report),
             revision: Some(revision),
             latest: None,
             before,
@@ -97,7 +98,7 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
     let latest = inputs.analyzer.snapshot(inputs.rollout.uid(), &revision);
     let report = latest.report.clone();
     AnalysisOutcome {
-        report,
+        report: Some(report),
         revision: Some(revision),
         latest: Some(latest),
         before,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use serin_crds::RolloutStatus;
 use serin_crds::names::FIELD_MANAGER;
 use tokio::time::timeout;
@@ -66,14 +66,39 @@ pub(super) async fn replace_status(
     Ok(written)
 }
 
+/// Writes single fields of the status and leaves all others as they are, also those that this
+/// version does not know.
+pub(super) async fn patch_status_fields(
+    context: &Context,
+    rollout: &RolloutObject,
+    fields: &Value,
+    local: &mut LocalState,
+) -> Result<Arc<RolloutObject>, ReconcileError> {
+    let key = rollout.key();
+    let patch = json!({
+        "metadata": {"resourceVersion": rollout.resource_version()},
+        "status": fields,
+    });
+    authorize_write(context, "Rollout", "patch")?;
+    let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let answer = with_timeout(
+        "writing the status",
+        api.patch_status(&key.name, &params, &Patch::Merge(&patch)),
+    )
+    .await?;
+    let written = local.record_written(answer);
+    local.record_status_written();
+    Ok(written)
+}
+
 /// The change of the status as a JSON Patch.
 fn status_diff(rollout: &RolloutObject, status: &RolloutStatus) -> String {
     let json = |status: &RolloutStatus| serde_json::to_value(status).unwrap_or_default();
-    rollout
-        .status
-        .as_ref()
-        .map(|before| json_patch::diff(&json(before), &json(status)).to_string())
-        .unwrap_or_default()
+    json_patch::diff(&json(&rollout.status), &json(status)).to_string()
 }
 
 /// Waits for a response of the API server. A request that timed out may still have succeeded; the

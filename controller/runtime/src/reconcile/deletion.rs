@@ -110,10 +110,8 @@ pub async fn release_finalizer(
     if !finalizer::is_held(rollout) {
         return Ok(false);
     }
-    // A status that cannot be decoded does not show the changed routes. It must be inspected
-    // manually.
-    let status = rollout.status.as_ref().map_err(Clone::clone)?;
-    let state = status.state().map_err(|problem| problem.to_string())?;
+    let status = &rollout.status;
+    let state = status.state().state;
     if let Some(plan) = plan_to_restore(rollout, &state, restorer.now) {
         restorer
             .restore(rollout, status, &plan)

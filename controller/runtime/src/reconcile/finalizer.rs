@@ -59,9 +59,7 @@ pub(super) async fn remove(
     if !is_held(rollout) || !is_settled {
         return Ok(());
     }
-    let Ok(status) = &rollout.status else {
-        return Ok(());
-    };
+    let status = &rollout.status;
     let key = rollout.key();
     let is_changed = |entry| effects::needs_restore(entry, plan.routing(), &key, &context.cache);
     let has_services = context

@@ -21,6 +21,7 @@ use futures::FutureExt;
 use kube::Client;
 use kube::runtime::controller::Action;
 use rand::Rng;
+use serin_core::InvariantViolation;
 use serin_core::backoff::retry_after;
 use serin_crds::api_status;
 use tokio::time::Instant;
@@ -84,6 +85,9 @@ enum ReconcileError {
     /// The Rollout was deleted.
     #[error("the Rollout was deleted")]
     Gone,
+    /// The decision would break a safety rule.
+    #[error(transparent)]
+    InvariantViolation(#[from] InvariantViolation),
     /// A error that may be temporary.
     #[error("{0}")]
     Failed(String),
@@ -150,6 +154,10 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
             local.quarantine = None;
             (ReconcileResult::Done, action)
         }
+        Ok(Err(ReconcileError::InvariantViolation(violation))) => (
+            ReconcileResult::Failed,
+            quarantine(context, cached, &mut local, violation.to_string()).await,
+        ),
         Ok(Err(error)) => handle_error(&error, &mut local),
         Err(panic) => {
             let text = panic_message(panic.as_ref());
@@ -173,7 +181,7 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
         ReconcileError::NotLeader | ReconcileError::Gone => {
             (ReconcileResult::Done, Action::await_change())
         }
-        ReconcileError::Failed(_) => {
+        ReconcileError::InvariantViolation(_) | ReconcileError::Failed(_) => {
             local.failures = local.failures.saturating_add(1);
             let wait = retry_after(local.failures, jitter());
             tracing::warn!(%error, failures = local.failures, retry_in = ?wait, "reconcile failed");
@@ -182,8 +190,8 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
     }
 }
 
-/// Quarantines the Rollout whose reconcile panicked and reports it there. Other Rollouts are not
-/// affected.
+/// Quarantines a Rollout whose reconcile panicked or would have broken a safety rule, and reports it
+/// there. Its traffic stays as it is, and other Rollouts are not affected.
 async fn quarantine(
     context: &Context,
     cached: &RolloutObject,
@@ -194,7 +202,7 @@ async fn quarantine(
     let wait = local
         .quarantined_for(cached.generation())
         .unwrap_or(AFTER_CONFLICT);
-    tracing::error!(panic = %text, retry_in = ?wait, "reconcile panicked; rollout quarantined");
+    tracing::error!(cause = %text, retry_in = ?wait, "internal error; rollout quarantined");
     let reported =
         degraded::report_quarantine(context, cached, &format!("internal error: {text}"), local)
             .await;

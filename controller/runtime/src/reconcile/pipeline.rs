@@ -11,7 +11,7 @@ use kube::runtime::controller::Action;
 use serin_core::backoff::retry_after;
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
-use serin_core::observed::{AnalysisReport, Observed};
+use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -35,6 +35,9 @@ use crate::status::{self, EVIDENCE_INTERVAL, STABLE_FOR, StatusInputs, Urgency};
 /// Minimum requeue delay. The timers of the runtime and the wall clock can differ slightly, and a
 /// reconcile must not spin.
 const MIN_REQUEUE: Duration = Duration::from_millis(5);
+/// A reconcile runs at least this often. Deadlines and watches trigger it long before; this is a
+/// safety net against one that was missed.
+pub(super) const RESYNC: Duration = Duration::from_secs(600);
 
 /// Runs one reconcile. Returns when to run the next one.
 pub(super) async fn run(
@@ -43,28 +46,17 @@ pub(super) async fn run(
     local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     let now = context.clock.now();
-    let status = match &rollout.status {
-        Ok(status) => status,
-        Err(problem) => {
-            return degraded::report_incompatible_status(context, &rollout, problem, local).await;
-        }
-    };
-    let state = match status.state() {
-        Ok(state) => state,
-        Err(problem) => {
-            return degraded::report_incompatible_status(
-                context,
-                &rollout,
-                &problem.to_string(),
-                local,
-            )
-            .await;
-        }
-    };
+    let status = &rollout.status;
+    let state = status.state().state;
     if rollout.metadata.deletion_timestamp.is_some() {
         return deletion::delete(context, &rollout, status, &state).await;
     }
     let key = rollout.key();
+    if let Some(problem) = &rollout.incompatibility
+        && !degraded::has_pending_abort(context, &key)
+    {
+        return degraded::report_incompatible_status(context, &rollout, problem, local).await;
+    }
     let mut spec_view = SpecView::from_rollout(&rollout, &state, now);
     let Some(plan) = spec_view.plan.take() else {
         return degraded::report_invalid_spec(
@@ -159,7 +151,7 @@ impl Reconcile<'_> {
     ) -> Result<Action, ReconcileError> {
         let target = self.resolve_target(&state, target);
         let (observed, analysis) = self.observe(state, target.revision, local);
-        let mut decision = decide(&self.plan, &observed, self.now);
+        let mut decision = decide(&self.plan, &observed, self.now)?;
         // The first position is the least important: of two warnings, the later one becomes the
         // reason of the Event.
         decision
@@ -184,13 +176,8 @@ impl Reconcile<'_> {
         if target.failed {
             local.failures = local.failures.saturating_add(1);
         }
-        Ok(waits
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or_else(Action::await_change, |wait| {
-                Action::requeue(wait.max(MIN_REQUEUE))
-            }))
+        let wait = waits.into_iter().flatten().min().unwrap_or(RESYNC);
+        Ok(Action::requeue(wait.clamp(MIN_REQUEUE, RESYNC)))
     }
 
     /// Applies the result of the template lookup. A refused template is a problem of the spec; the
@@ -244,7 +231,8 @@ impl Reconcile<'_> {
             replicas_source: self.spec_view.replicas_source,
             plan_hash: self.spec_view.hash.clone(),
             target,
-            analysis: AnalysisReport::NotConfigured,
+            analysis: None,
+            incompatible_state: self.rollout.incompatibility.clone(),
             state,
         };
         let mut observed = observe(
@@ -370,9 +358,7 @@ impl Reconcile<'_> {
         decision: &Decision,
         local: &mut LocalState,
     ) -> Option<Duration> {
-        let Ok(status) = &rollout.status else {
-            return None;
-        };
+        let status = &rollout.status;
         let executor = EffectExecutor {
             client: &self.context.client,
             cache: &self.context.cache,

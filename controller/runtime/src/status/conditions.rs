@@ -7,7 +7,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{AnalysisReport, Programmed};
 use serin_core::state::{Phase, Stage};
 use serin_crds::status::EvidenceStatus;
-use serin_metrics_analysis::report::HOLD_CAUSES_WITH_DATA;
 
 use super::StatusInputs;
 
@@ -99,6 +98,16 @@ pub fn invalid_spec_conditions(
         .collect()
 }
 
+/// The conditions of a Rollout whose status another version of the controller wrote.
+pub fn incompatible_conditions(
+    problem: &str,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    stalled_conditions("IncompatibleStatus", problem, before, generation, now)
+}
+
 /// The conditions of a quarantined Rollout.
 pub fn quarantine_conditions(
     problem: &str,
@@ -106,9 +115,19 @@ pub fn quarantine_conditions(
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
+    stalled_conditions("Quarantined", problem, before, generation, now)
+}
+
+fn stalled_conditions(
+    reason: &'static str,
+    problem: &str,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
     let desired = vec![
-        DesiredCondition::new("Ready", false, "Quarantined", problem),
-        DesiredCondition::new("Stalled", true, "Quarantined", problem),
+        DesiredCondition::new("Ready", false, reason, problem),
+        DesiredCondition::new("Stalled", true, reason, problem),
     ];
     let untouched = untouched(&desired, before);
     with_transition_times(desired, before, generation, now)
@@ -191,7 +210,7 @@ fn progressing(inputs: &StatusInputs<'_>) -> DesiredCondition {
     let message = &inputs.state.message;
     match (inputs.state.stage, &inputs.state.abort) {
         (Stage::Aborted, Some(abort)) => {
-            DesiredCondition::new("Progressing", false, &abort.cause, &abort.message)
+            DesiredCondition::new("Progressing", false, abort.cause.as_str(), &abort.message)
         }
         (Stage::Aborted, None) => DesiredCondition::new("Progressing", false, "Aborted", message),
         (Stage::Stable, _) => DesiredCondition::new("Progressing", false, "Completed", message),
@@ -288,24 +307,23 @@ fn metrics_ready(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     if !matches!(inputs.state.stage, Stage::Progressing | Stage::Promoting) {
         return Some(DesiredCondition::unknown(
             "MetricsReady",
-            "NothingToJudge",
+            "NothingToAnalyze",
             "",
         ));
     }
-    Some(match &inputs.observed.analysis {
-        AnalysisReport::NotConfigured => {
-            DesiredCondition::unknown("MetricsReady", "NothingToJudge", "")
+    let Some(report) = &inputs.observed.analysis else {
+        return Some(DesiredCondition::unknown(
+            "MetricsReady",
+            "NothingToAnalyze",
+            "",
+        ));
+    };
+    let missing = report.holds.iter().find(|hold| hold.code.is_missing_data());
+    Some(match missing {
+        Some(hold) => {
+            DesiredCondition::new("MetricsReady", false, hold.code.as_str(), &hold.message)
         }
-        AnalysisReport::Hold { cause, message, .. }
-            if !HOLD_CAUSES_WITH_DATA.contains(&cause.as_str()) =>
-        {
-            DesiredCondition::new("MetricsReady", false, cause, message)
-        }
-        AnalysisReport::Hold { .. }
-        | AnalysisReport::Frozen { .. }
-        | AnalysisReport::Undecided { .. }
-        | AnalysisReport::Sound { .. }
-        | AnalysisReport::RollBack { .. } => DesiredCondition::new(
+        None => DesiredCondition::new(
             "MetricsReady",
             true,
             "Fresh",
@@ -329,12 +347,14 @@ fn frozen(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     inputs.plan.canary().analysis.as_ref()?;
     let releasing = matches!(inputs.state.stage, Stage::Progressing | Stage::Promoting);
     let lifted = inputs.state.freeze_override.as_ref().filter(|_| releasing);
-    Some(match (&inputs.observed.analysis, lifted) {
+    let report = inputs.observed.analysis.as_ref().filter(|_| releasing);
+    let freeze = report.and_then(AnalysisReport::freeze);
+    Some(match (freeze, lifted) {
         (_, Some(lifted)) => DesiredCondition::new("Frozen", false, "Overridden", &lifted.reason),
-        (AnalysisReport::Frozen { cause, message }, None) if releasing => {
-            DesiredCondition::new("Frozen", true, cause, message)
+        (Some(freeze), None) => {
+            DesiredCondition::new("Frozen", true, freeze.code.as_str(), &freeze.message)
         }
-        _ => DesiredCondition::new("Frozen", false, "NotFrozen", ""),
+        (None, None) => DesiredCondition::new("Frozen", false, "NotFrozen", ""),
     })
 }
 
@@ -399,7 +419,7 @@ fn stalled(inputs: &StatusInputs<'_>) -> DesiredCondition {
     }
     match (&inputs.state.abort, inputs.state.phase) {
         (Some(abort), Phase::Degraded) => {
-            DesiredCondition::new("Stalled", true, &abort.cause, &abort.message)
+            DesiredCondition::new("Stalled", true, abort.cause.as_str(), &abort.message)
         }
         (None, Phase::Degraded) => {
             DesiredCondition::new("Stalled", true, "Degraded", &inputs.state.message)

@@ -17,7 +17,9 @@ use serin_crds::status::{
 
 use crate::observe::PodCounts;
 
-pub use conditions::{conditions, invalid_spec_conditions, quarantine_conditions};
+pub use conditions::{
+    conditions, incompatible_conditions, invalid_spec_conditions, quarantine_conditions,
+};
 
 /// Observations (pods, router status) are written with the next change of state, or after they were
 /// stable for this time.
@@ -78,7 +80,7 @@ pub enum Urgency {
 pub fn status(
     inputs: &StatusInputs<'_>,
     before: &RolloutStatus,
-) -> Result<RolloutStatus, serin_crds::status::IncompatibleStatus> {
+) -> Result<RolloutStatus, serin_crds::status::InvalidState> {
     let mut status = before.clone();
     status.set_state(inputs.state)?;
     status.summary = Some(summary(inputs));

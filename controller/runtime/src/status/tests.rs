@@ -1,6 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serin_core::observed::{AnalysisReport, Programmed, RouteView};
+use serin_core::observed::{Programmed, RouteView};
 use serin_core::plan::{RouteKind, RouteRef};
+use serin_core::state::AbortCause;
 use serin_core::state::{Abort, Phase, StepPosition};
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutSpec;
@@ -68,7 +69,8 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         canary_service: None,
         routes,
         commands: Vec::new(),
-        analysis: AnalysisReport::NotConfigured,
+        analysis: None,
+        incompatible_state: None,
     }
 }
 
@@ -113,6 +115,7 @@ impl Scene {
             checks: Vec::new(),
             evidence_summary: None,
             analysis: None,
+            incompatible_state: None,
             original_routes: Vec::new(),
             failing_effects: self.failing_effects.clone(),
             now: self.now,
@@ -170,7 +173,7 @@ fn a_release_in_progress_is_reported() {
         "no analysis is configured"
     );
     assert_eq!(
-        status.state().unwrap(),
+        status.state().state,
         state(),
         "the position survives the way through the status"
     );
@@ -184,7 +187,7 @@ fn an_abort_is_reported_with_its_cause() {
     scene.state.abort = Some(Abort {
         revision: Revision::new("two"),
         at: at(1),
-        cause: "Evidence".into(),
+        cause: AbortCause::Evidence,
         by: None,
         message: "31 of 1,000 requests failed".into(),
     });

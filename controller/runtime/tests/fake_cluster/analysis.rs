@@ -1,5 +1,8 @@
 //! Effects of the analysis on the route and the status.
 
+use serin_core::hold::Hold;
+use serin_core::hold::HoldCode;
+use serin_core::state::AbortCause;
 use std::collections::BTreeSet;
 
 use serde_json::json;
@@ -54,14 +57,10 @@ fn undecided_with_check(
         message: Some(message.into()),
         ..CheckStatus::default()
     };
-    let report = AnalysisReport::Undecided {
-        message: "undecided".into(),
-        fresh_since: cluster.now(),
-        next_weight: None,
-        satisfied: SatisfiedRequirements {
-            weight,
-            requirements: satisfied,
-        },
+    let mut report = AnalysisReport::undecided("undecided", cluster.now());
+    report.satisfied = SatisfiedRequirements {
+        weight,
+        requirements: satisfied,
     };
     AnalysisSnapshot {
         checks: vec![check],
@@ -100,10 +99,9 @@ async fn a_low_budget_reduces_the_canary_weight_and_never_raises_it() {
     wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
     let monitor = TrafficMonitor::start(&cluster, "checkout");
     let message = "This rollout has used 95 of its 100 allotted errors (95 %). Lowering the weight from 50 % to 5 %.";
-    let low = |to: u32| AnalysisReport::Hold {
-        cause: "BudgetLeft".into(),
-        message: message.into(),
-        lower_to: Some(Weight::percent(to)),
+    let low = |to: u32| {
+        let hold = Hold::new(HoldCode::BudgetLeft, message);
+        AnalysisReport::held(hold.lowering_to(Some(Weight::percent(to))))
     };
     running.analyzer.set_report("checkout", low(5));
     cluster
@@ -199,10 +197,7 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
         "Failed",
         "Found 120; it must be result[0] < 100.",
     );
-    let breach = AnalysisReport::RollBack {
-        cause: "Check".into(),
-        message: message.into(),
-    };
+    let breach = AnalysisReport::breached(AbortCause::Check, message.into());
     running.analyzer.set_snapshot(
         "checkout",
         AnalysisSnapshot {
@@ -269,10 +264,7 @@ async fn a_baking_release_becomes_stable_after_the_bake_time_or_is_rolled_back()
             let message = "the canary failed 31 of 1,000 requests".to_owned();
             running.analyzer.set_report(
                 "checkout",
-                AnalysisReport::RollBack {
-                    cause: "Evidence".into(),
-                    message,
-                },
+                AnalysisReport::breached(AbortCause::Evidence, message),
             );
             cluster
                 .wait_until(
@@ -363,10 +355,8 @@ async fn a_retry_is_analyzed_with_its_own_evidence() {
         started_at: cluster.now(),
         checkpoint: json!({"decided": true}),
     });
-    let breach = AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "31 of 1,000 requests failed".into(),
-    };
+    let breach =
+        AnalysisReport::breached(AbortCause::Evidence, "31 of 1,000 requests failed".into());
     running.analyzer.set_snapshot(
         "checkout",
         AnalysisSnapshot {

@@ -1,6 +1,8 @@
 //! RolloutCommands.
 
 use serde_json::json;
+use serin_core::hold::Hold;
+use serin_core::hold::HoldCode;
 use serin_core::observed::AnalysisReport;
 use serin_crds::RolloutCommand;
 use serin_fake_cluster::{FakeCluster, Fault};
@@ -166,10 +168,7 @@ async fn a_freeze_is_reported_and_can_be_overridden() {
     wait_until_healthy(&cluster, "checkout", "v1").await;
     running.analyzer.set_report(
         "checkout",
-        AnalysisReport::Frozen {
-            cause: "BudgetSpent".into(),
-            message: "nothing to spend".into(),
-        },
+        AnalysisReport::held(Hold::new(HoldCode::BudgetSpent, "nothing to spend".into())),
     );
     apply(&cluster, analyzed_rollout("checkout", "v2", 4, steps()));
     let frozen = |cluster: &FakeCluster| {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use serin_core::observed::AnalysisReport;
+use serin_core::state::AbortCause;
 use serin_fake_cluster::{FakeCluster, Fault};
 
 use crate::fixtures::*;
@@ -176,10 +177,7 @@ async fn a_hanging_write_does_not_delay_other_rollouts() {
         wait_for_position(&cluster, name, "Paused/Progressing/1").await;
     }
     cluster.inject(Fault::on("patch", "httproutes").named("slow").hangs());
-    let breach = || AnalysisReport::RollBack {
-        cause: "Evidence".into(),
-        message: "bad".into(),
-    };
+    let breach = || AnalysisReport::breached(AbortCause::Evidence, "bad".into());
     running.analyzer.set_report("slow", breach());
     running.analyzer.set_report("quick", breach());
     cluster

@@ -105,12 +105,7 @@ impl Analyzer for ScriptedAnalyzer {
                 .get(&request.rollout.name)
                 .cloned()
         });
-        let initial = || AnalysisReport::Undecided {
-            message: "started".into(),
-            fresh_since: Timestamp::UNIX_EPOCH,
-            next_weight: None,
-            satisfied: SatisfiedRequirements::default(),
-        };
+        let initial = || AnalysisReport::undecided("started", Timestamp::UNIX_EPOCH);
         scripted.unwrap_or_else(|| AnalysisSnapshot::from_report(initial()))
     }
 }

@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use serde_json::json;
 use serin_core::observed::AnalysisReport;
+use serin_core::state::AbortCause;
 use serin_fake_cluster::{FakeCluster, PodBehavior};
 use serin_metrics_analysis::ReleasePhase;
 
@@ -147,10 +148,7 @@ async fn a_rollback_removes_the_traffic_first_and_reports_the_reason() {
     let message = "31 of 1,000 requests failed".to_owned();
     running.analyzer.set_report(
         "checkout",
-        AnalysisReport::RollBack {
-            cause: "Evidence".into(),
-            message: message.clone(),
-        },
+        AnalysisReport::breached(AbortCause::Evidence, message.clone()),
     );
     let reported_at = cluster.now();
     cluster

@@ -1,5 +1,6 @@
 //! Prometheus with TLS and authentication.
 
+use serin_core::hold::HoldCode;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
@@ -89,7 +90,7 @@ async fn a_certificate_of_another_ca_is_not_trusted() {
             ..server.clone()
         })
         .await;
-        assert_eq!(error.cause(), "UntrustedCertificate", "{error}");
+        assert_eq!(error.code(), HoldCode::UntrustedCertificate, "{error}");
         assert!(
             error.to_string().contains("invalid peer certificate"),
             "{error}"
@@ -111,7 +112,7 @@ async fn a_certificate_for_another_host_is_not_trusted() {
         ..server
     })
     .await;
-    assert_eq!(error.cause(), "UntrustedCertificate", "{error}");
+    assert_eq!(error.code(), HoldCode::UntrustedCertificate, "{error}");
     assert!(error.to_string().contains("localhost"), "{error}");
 }
 
@@ -123,7 +124,7 @@ async fn a_missing_header_is_reported_as_unauthorized() {
         ..server
     })
     .await;
-    assert_eq!(error.cause(), "Unauthorized");
+    assert_eq!(error.code(), HoldCode::Unauthorized);
     assert!(error.to_string().contains("401 Unauthorized"), "{error}");
     assert!(
         error
@@ -138,7 +139,7 @@ async fn a_client_certificate_is_sent_on_request() {
     let authority = authority();
     let (server, _) = serve(&authority, true).await;
     let error = error(&server).await;
-    assert_eq!(error.cause(), "Unauthorized", "{error}");
+    assert_eq!(error.code(), HoldCode::Unauthorized, "{error}");
     assert!(
         error.to_string().contains("clientCertificateFrom"),
         "{error}"

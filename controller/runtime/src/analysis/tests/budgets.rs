@@ -2,6 +2,7 @@
 //! budget.
 
 use super::*;
+use serin_core::hold::HoldCode;
 
 /// A month with one million requests, of which `bad` failed and 1000 were allowed to fail.
 fn set_month(prometheus: &ScriptedPrometheus, bad: f64) {
@@ -97,7 +98,8 @@ async fn a_spent_budget_freezes_a_release_unless_it_fixes_the_errors() {
         resume_from: Some(begun.clone()),
         ..request()
     });
-    let frozen = |snapshot: &AnalysisSnapshot| matches!(&snapshot.report, AnalysisReport::Frozen { cause, .. } if cause == "BudgetSpent");
+    let frozen =
+        |snapshot: &AnalysisSnapshot| snapshot.report.hold_code() == Some(HoldCode::BudgetSpent);
     let snapshot = early.wait_until("a freeze", frozen).await;
     assert_eq!(state(&snapshot), "Spent");
     assert!(
@@ -112,11 +114,9 @@ async fn a_spent_budget_freezes_a_release_unless_it_fixes_the_errors() {
         resume_from: Some(begun),
         ..request()
     });
-    let cures = |snapshot: &AnalysisSnapshot| match &snapshot.report {
-        AnalysisReport::Undecided { message, .. } | AnalysisReport::Sound { message, .. } => {
-            message.contains("is the fix")
-        }
-        _ => false,
+    let cures = |snapshot: &AnalysisSnapshot| {
+        let report = &snapshot.report;
+        report.is_fresh() && report.message.contains("is the fix")
     };
     later.wait_until("continuing", cures).await;
 }

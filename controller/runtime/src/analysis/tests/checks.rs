@@ -1,6 +1,10 @@
 //! Checks and the bake, from the Prometheus queries to the report.
 
 use super::*;
+use serin_core::hold::HoldCode;
+use serin_core::observed::Breach;
+use serin_core::observed::ReportKind;
+use serin_core::state::AbortCause;
 
 const QUERY: &str = "max(queue_length{queue=\"orders\",pod=~\"checkout-bbb-.*\"})";
 
@@ -46,11 +50,9 @@ async fn a_check_renders_its_arguments_and_rolls_back_above_its_failure_limit() 
         60,
     )
     .await;
-    let succeeded = |snapshot: &AnalysisSnapshot| match &snapshot.report {
-        AnalysisReport::Undecided { satisfied, .. } => {
-            satisfied.requirements.checks.contains("queue")
-        }
-        _ => false,
+    let succeeded = |snapshot: &AnalysisSnapshot| {
+        let satisfied = &snapshot.report.satisfied.requirements;
+        snapshot.report.kind() == ReportKind::Undecided && satisfied.checks.contains("queue")
     };
     let snapshot = running.wait_until("a success", succeeded).await;
     assert_eq!(
@@ -60,13 +62,13 @@ async fn a_check_renders_its_arguments_and_rolls_back_above_its_failure_limit() 
     prometheus.set_values(QUERY, &[120.0]);
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
-    let AnalysisReport::RollBack { cause, message } = &snapshot.report else {
+    let Some(Breach { cause, message }) = &snapshot.report.breach else {
         panic!()
     };
-    assert_eq!(cause, "Check");
+    assert_eq!(*cause, AbortCause::Check);
     assert!(
         message.contains("queue has failed 2 times") && message.contains("found 120"),
         "{message}"
@@ -82,17 +84,17 @@ async fn a_check_without_data_or_with_a_query_error_holds_the_release() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
     prometheus.set_values(QUERY, &[]);
     let running = resume_at(&prometheus, &request_with_check(&json!({})), 60).await;
-    let message = running.wait_for_hold("CheckEmpty").await;
+    let message = running.wait_for_hold(HoldCode::CheckEmpty).await;
     assert!(
         message.contains("Check queue found nothing. This is not success."),
         "{message}"
     );
     prometheus.set_values(QUERY, &[f64::NAN]);
-    running.wait_for_hold("CheckNotANumber").await;
+    running.wait_for_hold(HoldCode::CheckNotANumber).await;
     prometheus.set_values(QUERY, &[12.0]);
     running
         .wait_until("continuing", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Undecided { .. })
+            snapshot.report.kind() == ReportKind::Undecided
         })
         .await;
 }
@@ -116,7 +118,7 @@ async fn a_failed_dry_run_check_does_not_affect_the_release() {
     running.wait_until("two failures", failed).await;
     running
         .wait_until("continuing", |snapshot| {
-            failed(snapshot) && matches!(snapshot.report, AnalysisReport::Undecided { .. })
+            failed(snapshot) && snapshot.report.kind() == ReportKind::Undecided
         })
         .await;
 }
@@ -136,11 +138,11 @@ async fn a_check_after_promotion_is_not_queried_before_promotion() {
         phase: ReleasePhase::AfterPromotion,
         ..request
     });
-    running.wait_until(
-        "a rollback",
-        |snapshot| matches!(&snapshot.report, AnalysisReport::RollBack { cause, .. } if cause == "Check"),
-    )
-    .await;
+    running
+        .wait_until("a rollback", |snapshot| {
+            snapshot.report.breach_cause() == Some(AbortCause::Check)
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -177,13 +179,13 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     });
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
-    let AnalysisReport::RollBack { cause, message } = &snapshot.report else {
+    let Some(Breach { cause, message }) = &snapshot.report.breach else {
         panic!()
     };
-    assert_eq!(cause, "Evidence");
+    assert_eq!(*cause, AbortCause::Evidence);
     assert!(
         message.starts_with("Rolled back from 100 %: since it has all of the traffic"),
         "{message}"
@@ -208,7 +210,7 @@ async fn a_check_without_objectives_is_queried_after_its_initial_delay() {
         .wait_until("the beginning", |snapshot| !snapshot.checks.is_empty())
         .await;
     assert!(
-        matches!(snapshot.report, AnalysisReport::Undecided { .. }),
+        snapshot.report.kind() == ReportKind::Undecided,
         "{:?}",
         snapshot.report
     );
@@ -219,7 +221,7 @@ async fn a_check_without_objectives_is_queried_after_its_initial_delay() {
     );
     let snapshot = running
         .wait_until("a success", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Sound { .. })
+            snapshot.report.kind() == ReportKind::Sufficient
         })
         .await;
     assert_eq!(result(&snapshot), "Succeeded");
@@ -231,11 +233,11 @@ async fn failures_of_an_aborted_attempt_do_not_count_against_a_retry() {
     prometheus.set_values(QUERY, &[120.0]);
     let request = request_with_check(&json!({}));
     let running = resume_at(&prometheus, &request, 60).await;
-    running.wait_until(
-        "a rollback",
-        |snapshot| matches!(&snapshot.report, AnalysisReport::RollBack { cause, .. } if cause == "Check"),
-    )
-    .await;
+    running
+        .wait_until("a rollback", |snapshot| {
+            snapshot.report.breach_cause() == Some(AbortCause::Check)
+        })
+        .await;
     let resume_from = running.snapshot().checkpoint;
     prometheus.set_values(QUERY, &[12.0]);
     // One reconcile aborts and retries, so the task never sees the end of the first attempt.
@@ -252,7 +254,7 @@ async fn failures_of_an_aborted_attempt_do_not_count_against_a_retry() {
     };
     let snapshot = running.wait_until("another attempt", begun).await;
     assert!(
-        matches!(snapshot.report, AnalysisReport::Undecided { .. }),
+        snapshot.report.kind() == ReportKind::Undecided,
         "{:?}",
         snapshot.report
     );

@@ -1,5 +1,7 @@
 //! Prometheus credentials: missing, wrong, replaced, forbidden, and never logged.
 
+use serin_core::hold::HoldCode;
+use serin_core::observed::ReportKind;
 use std::io::Write;
 use std::sync::Mutex;
 
@@ -116,8 +118,7 @@ fn encoded(token: &str) -> Value {
 async fn evidence(running: &RunningManager) -> AnalysisSnapshot {
     running
         .wait_until("evidence", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Undecided { .. })
-                && snapshot.checkpoint.is_some()
+            snapshot.report.kind() == ReportKind::Undecided && snapshot.checkpoint.is_some()
         })
         .await
 }
@@ -138,13 +139,13 @@ async fn late_and_replaced_secrets_are_used_and_never_logged() {
     let secured = SecuredPrometheus::new(1).await;
     let running = secured.start_manager(None);
     running.manager.start_or_update(secured.request());
-    let mut shown = running.wait_for_hold("SecretNotFound").await;
+    let mut shown = running.wait_for_hold(HoldCode::SecretNotFound).await;
     assert!(
         shown.contains("Secret shop/prometheus-headers (spec.analysis.prometheus.headersFrom)"),
         "{shown}"
     );
     secured.put_token(ONE);
-    shown += &running.wait_for_hold("ConfigMapNotFound").await;
+    shown += &running.wait_for_hold(HoldCode::ConfigMapNotFound).await;
     secured.put_authority(&secured.authority);
     secured
         .prometheus
@@ -181,7 +182,7 @@ async fn late_and_replaced_secrets_are_used_and_never_logged() {
         .world
         .delete::<Secret>("shop", "prometheus-headers")
         .unwrap();
-    shown += &running.wait_for_hold("SecretNotFound").await;
+    shown += &running.wait_for_hold(HoldCode::SecretNotFound).await;
     assert_eq!(
         running.snapshot().checkpoint.map(|own| own.started_at),
         Some(later.started_at),
@@ -211,13 +212,13 @@ async fn a_wrong_ca_and_a_wrong_token_are_reported_until_they_are_fixed() {
     secured.put_token(TWO);
     secured.put_authority(&CertificateAuthority::new().unwrap());
     running.manager.start_or_update(secured.request());
-    let message = running.wait_for_hold("UntrustedCertificate").await;
+    let message = running.wait_for_hold(HoldCode::UntrustedCertificate).await;
     assert!(
         message.contains("spec.analysis.prometheus.tls.caFrom"),
         "{message}"
     );
     secured.put_authority(&secured.authority);
-    let message = running.wait_for_hold("Unauthorized").await;
+    let message = running.wait_for_hold(HoldCode::Unauthorized).await;
     assert!(
         message.contains("401") && message.contains("spec.analysis.prometheus.headersFrom"),
         "{message}"
@@ -227,7 +228,7 @@ async fn a_wrong_ca_and_a_wrong_token_are_reported_until_they_are_fixed() {
         "prometheus-headers",
         &json!({"Authorization": ""}),
     );
-    running.wait_for_hold("InvalidSecret").await;
+    running.wait_for_hold(HoldCode::InvalidSecret).await;
     secured.put_token(ONE);
     evidence(&running).await;
 }
@@ -246,16 +247,19 @@ async fn a_canary_without_prometheus_credentials_is_stepped_down() {
     });
     running
         .wait_until("waiting", |snapshot| {
-            matches!(&snapshot.report, AnalysisReport::Undecided { .. })
+            snapshot.report.kind() == ReportKind::Undecided
         })
         .await;
     secured
         .world
         .delete::<Secret>("shop", "prometheus-headers")
         .unwrap();
-    running.wait_for_hold("SecretNotFound").await;
+    running.wait_for_hold(HoldCode::SecretNotFound).await;
     running.manager.start_or_update(request.clone());
-    let lowered = |snapshot: &AnalysisSnapshot| matches!(&snapshot.report, AnalysisReport::Hold { cause, lower_to: Some(_), .. } if cause == "SecretNotFound");
+    let lowered = |snapshot: &AnalysisSnapshot| {
+        let mut holds = snapshot.report.holds.iter();
+        holds.any(|hold| hold.code == HoldCode::SecretNotFound && hold.lower_to.is_some())
+    };
     running.wait_until("a step down", lowered).await;
     secured.put_token(ONE);
     evidence(&running).await;
@@ -277,7 +281,7 @@ async fn a_forbidden_secret_is_reported_with_the_fix_and_other_rollouts_continue
         uid: "2".into(),
         ..request()
     });
-    let message = running.wait_for_hold("SecretForbidden").await;
+    let message = running.wait_for_hold(HoldCode::SecretForbidden).await;
     let role = "kubectl -n shop create role serin-secret-prometheus-headers --verb=get --resource=secrets --resource-name=prometheus-headers";
     assert!(
         message.contains(role) && message.ends_with("--user=serin"),
@@ -288,11 +292,11 @@ async fn a_forbidden_secret_is_reported_with_the_fix_and_other_rollouts_continue
         .wait_until("the other's evidence", |_| other().checkpoint.is_some())
         .await;
     assert!(
-        matches!(other().report, AnalysisReport::Undecided { .. }),
+        other().report.kind() == ReportKind::Undecided,
         "{:?}",
         other().report
     );
-    running.wait_for_hold("SecretForbidden").await;
+    running.wait_for_hold(HoldCode::SecretForbidden).await;
 }
 
 #[tokio::test]
@@ -305,7 +309,7 @@ async fn known_credentials_are_used_while_the_api_server_is_unavailable() {
         .inject(Fault::on("get", "secrets").times(2).status(500));
     let running = secured.start_manager(None);
     running.manager.start_or_update(secured.request());
-    running.wait_for_hold("SecretUnavailable").await;
+    running.wait_for_hold(HoldCode::SecretUnavailable).await;
     let began = evidence(&running).await;
     secured
         .world
@@ -313,7 +317,7 @@ async fn known_credentials_are_used_while_the_api_server_is_unavailable() {
     let seconds = round_at(began.checkpoint.as_ref()) / 1_000 - start().as_second();
     running.wait_for_evidence_until(seconds.max(0) + 3).await;
     assert!(
-        matches!(running.snapshot().report, AnalysisReport::Undecided { .. }),
+        running.snapshot().report.kind() == ReportKind::Undecided,
         "{:?}",
         running.snapshot().report
     );
@@ -333,14 +337,14 @@ async fn controller_headers_are_sent_only_to_the_default_prometheus() {
         headers_dir: Some(directory.path().into()),
     }));
     running.manager.start_or_update(request());
-    running.wait_for_hold("InvalidDirectory").await;
+    running.wait_for_hold(HoldCode::InvalidDirectory).await;
     put("Authorization", &format!("{TWO}\n"));
-    running.wait_for_hold("Unauthorized").await;
+    running.wait_for_hold(HoldCode::Unauthorized).await;
     put("Authorization", &format!("{ONE}\n"));
     evidence(&running).await;
     // A Rollout with its own address does not get the headers of the controller.
     let mut own = request();
     own.analysis.prometheus.as_mut().unwrap().address = Some(open.url.clone());
     running.manager.start_or_update(own);
-    running.wait_for_hold("Unauthorized").await;
+    running.wait_for_hold(HoldCode::Unauthorized).await;
 }

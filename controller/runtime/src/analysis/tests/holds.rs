@@ -1,25 +1,27 @@
 //! The causes that hold a release.
 
 use super::*;
+use serin_core::hold::HoldCode;
+use serin_core::observed::ReportKind;
 
 #[tokio::test]
 async fn every_query_error_holds_with_its_cause_until_it_is_resolved() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
     let running = resume_at(&prometheus, &request(), 60).await;
     let undecided = |snapshot: &AnalysisSnapshot| {
-        matches!(snapshot.report, AnalysisReport::Undecided { .. }) && snapshot.checkpoint.is_some()
+        snapshot.report.kind() == ReportKind::Undecided && snapshot.checkpoint.is_some()
     };
     running.wait_until("evidence", undecided).await;
-    for (mode, cause, words) in [
-        (Mode::Warns, "Partial", "a store is away"),
-        (Mode::Refuses, "InvalidQuery", "parse error"),
-        (Mode::Truncated, "Malformed", "cannot be read"),
-        (Mode::Hangs, "Timeout", "no answer within"),
-        (Mode::NotANumber, "NotANumber", "not a count"),
+    for (mode, code, words) in [
+        (Mode::Warns, HoldCode::Partial, "a store is away"),
+        (Mode::Refuses, HoldCode::InvalidQuery, "parse error"),
+        (Mode::Truncated, HoldCode::Malformed, "cannot be read"),
+        (Mode::Hangs, HoldCode::Timeout, "no answer within"),
+        (Mode::NotANumber, HoldCode::NotANumber, "not a count"),
     ] {
         prometheus.set_mode(mode);
-        let message = running.wait_for_hold(cause).await;
-        assert!(message.contains(words), "{cause}: {message}");
+        let message = running.wait_for_hold(code).await;
+        assert!(message.contains(words), "{code}: {message}");
         prometheus.set_mode(Mode::Normal);
         running.wait_until("undecided again", undecided).await;
     }
@@ -31,7 +33,7 @@ async fn no_data_stale_data_and_no_traffic_are_distinguished() {
     empty.set_series(Vec::new());
     resume_at(&empty, &request(), 60)
         .await
-        .wait_for_hold("NoData")
+        .wait_for_hold(HoldCode::NoData)
         .await;
 
     let stale = start_prometheus(&TrafficScenario {
@@ -41,7 +43,7 @@ async fn no_data_stale_data_and_no_traffic_are_distinguished() {
     .await;
     resume_at(&stale, &request(), 90)
         .await
-        .wait_for_hold("Stale")
+        .wait_for_hold(HoldCode::Stale)
         .await;
 
     let idle = start_prometheus(&TrafficScenario {
@@ -51,7 +53,7 @@ async fn no_data_stale_data_and_no_traffic_are_distinguished() {
     .await;
     let message = resume_at(&idle, &request(), 90)
         .await
-        .wait_for_hold("NoTraffic")
+        .wait_for_hold(HoldCode::NoTraffic)
         .await;
     assert!(
         message.contains("No requests reached the canary"),
@@ -68,7 +70,7 @@ async fn ambiguous_series_hold_and_name_the_other_route() {
     other.route = "checkout-gw-infra-public-ep-x".to_owned();
     ambiguous.rules.others.push(other);
     let running = resume_at(&prometheus, &ambiguous, 60).await;
-    let message = running.wait_for_hold("AmbiguousSeries").await;
+    let message = running.wait_for_hold(HoldCode::AmbiguousSeries).await;
     assert!(
         message.contains("HTTPRoute shop/checkout-gw-infra-public-ep-x"),
         "{message}"
@@ -80,7 +82,7 @@ async fn ambiguous_series_hold_and_name_the_other_route() {
     running.manager.start_or_update(request());
     running
         .wait_until("evidence", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Undecided { .. })
+            snapshot.report.kind() == ReportKind::Undecided
         })
         .await;
 }
@@ -139,14 +141,14 @@ async fn a_mistyped_error_selector_does_not_pass_as_error_free() {
     let prometheus = start_prometheus(&scenario).await;
     let mistyped = explicit_objective("traefik_service_requests_total{code=~\"5xx\"}");
     let running = resume_at(&prometheus, &mistyped, 90).await;
-    running.wait_for_hold("UnverifiedSelector").await;
+    running.wait_for_hold(HoldCode::UnverifiedSelector).await;
     // The user fixes the selector, and evidence is accumulated again with the new query.
     running.manager.start_or_update(explicit_objective(
         "traefik_service_requests_total{code=~\"5..\"}",
     ));
     running
         .wait_until("no hold", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Undecided { .. })
+            snapshot.report.kind() == ReportKind::Undecided
         })
         .await;
 }
@@ -168,8 +170,7 @@ async fn an_error_selector_that_matched_before_need_not_match_now() {
     .await;
     running
         .wait_until("evidence", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Undecided { .. })
-                && snapshot.checkpoint.is_some()
+            snapshot.report.kind() == ReportKind::Undecided && snapshot.checkpoint.is_some()
         })
         .await;
 }
@@ -181,7 +182,7 @@ async fn an_invalid_query_and_a_missing_address_hold_immediately() {
     running
         .manager
         .start_or_update(explicit_objective("rate(errors_total[5m])"));
-    let message = running.wait_for_hold("InvalidQuery").await;
+    let message = running.wait_for_hold(HoldCode::InvalidQuery).await;
     assert!(
         message.contains("objectives[availability].counters.errors"),
         "{message}"
@@ -192,5 +193,5 @@ async fn an_invalid_query_and_a_missing_address_hold_immediately() {
     let (manager, _triggers) = AnalysisManager::new(deps, Leadership::without_election());
     let running = RunningManager { manager, ..running };
     running.manager.start_or_update(request());
-    running.wait_for_hold("NotConfigured").await;
+    running.wait_for_hold(HoldCode::NotConfigured).await;
 }

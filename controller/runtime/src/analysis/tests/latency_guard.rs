@@ -1,6 +1,10 @@
 //! The latency guard, from the Prometheus buckets to the report.
 
 use super::*;
+use serin_core::hold::HoldCode;
+use serin_core::observed::Breach;
+use serin_core::observed::ReportKind;
+use serin_core::state::AbortCause;
 
 /// Pods that meet the threshold of one second, and the percentage of requests on each side that
 /// take longer than 100 ms.
@@ -63,7 +67,7 @@ async fn a_canary_that_meets_its_threshold_but_is_slower_is_held() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
     prometheus.set_series(latency_series(40.0, 10.0));
     let running = resume_at(&prometheus, &request_with_guard("Hold"), 60).await;
-    let message = running.wait_for_hold("LatencyGuard").await;
+    let message = running.wait_for_hold(HoldCode::LatencyGuard).await;
     assert!(
         message.contains("canary requests took longer than 100 ms; for stable,"),
         "{message}"
@@ -85,7 +89,11 @@ async fn a_canary_that_meets_its_threshold_but_is_slower_is_held() {
         ..request_with_guard("Hold")
     });
     assert_eq!(
-        again.wait_for_hold("LatencyGuard").await.split(':').next(),
+        again
+            .wait_for_hold(HoldCode::LatencyGuard)
+            .await
+            .split(':')
+            .next(),
         Some("Slower than stable")
     );
 }
@@ -97,13 +105,13 @@ async fn a_latency_guard_can_roll_back_and_passes_if_both_sides_are_equal() {
     let running = resume_at(&prometheus, &request_with_guard("RollBack"), 60).await;
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
-    let AnalysisReport::RollBack { cause, message } = snapshot.report else {
+    let Some(Breach { cause, message }) = snapshot.report.breach else {
         panic!()
     };
-    assert_eq!(cause, "Evidence");
+    assert_eq!(cause, AbortCause::Evidence);
     assert!(
         message.contains("canary requests took longer than 100 ms"),
         "{message}"
@@ -116,10 +124,7 @@ async fn a_latency_guard_can_roll_back_and_passes_if_both_sides_are_equal() {
             !snapshot.evidence.is_empty() && snapshot.evidence[0].canary.requests > 1_000.0
         })
         .await;
-    let continues = matches!(
-        snapshot.report,
-        AnalysisReport::Undecided { .. } | AnalysisReport::Sound { .. }
-    );
+    let continues = snapshot.report.is_fresh();
     assert!(continues, "{:?}", snapshot.report);
     assert!(
         snapshot.evidence[0]
@@ -156,7 +161,7 @@ async fn the_latency_guard_works_with_server_side_aggregation() {
         resume_from: Some(begun),
         ..request_with_guard("Hold")
     });
-    let message = running.wait_for_hold("LatencyGuard").await;
+    let message = running.wait_for_hold(HoldCode::LatencyGuard).await;
     assert!(
         message.contains("canary requests took longer than 100 ms"),
         "{message}"

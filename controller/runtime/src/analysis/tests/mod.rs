@@ -15,12 +15,12 @@ mod scripted_prometheus;
 mod server_side_aggregation;
 mod verdicts;
 
+use serin_core::hold::HoldCode;
 use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-use serin_core::observed::AnalysisReport;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
@@ -226,14 +226,13 @@ impl RunningManager {
         self.snapshot()
     }
 
-    async fn wait_for_hold(&self, cause: &str) -> String {
+    async fn wait_for_hold(&self, code: HoldCode) -> String {
         let snapshot = self
-            .wait_until(cause, |snapshot| matches!(&snapshot.report, AnalysisReport::Hold { cause: held, .. } if held == cause))
+            .wait_until(code.as_str(), |snapshot| {
+                snapshot.report.hold_code() == Some(code)
+            })
             .await;
-        match snapshot.report {
-            AnalysisReport::Hold { message, .. } => message,
-            other => panic!("{other:?}"),
-        }
+        snapshot.report.holds[0].message.clone()
     }
 
     /// Waits until the evidence covers this second of the scenario. Returns the checkpoint.

@@ -1,6 +1,7 @@
 //! Series that are too many to be read individually.
 
 use super::*;
+use serin_core::hold::HoldCode;
 
 /// The counters of the scenario, each split into three series.
 fn split_in_three(scenario: &TrafficScenario) -> Vec<Series> {
@@ -135,7 +136,7 @@ async fn aggregates_that_exceed_the_limits_hold_with_a_suggestion() {
         resume_from: Some(begun),
         ..request()
     });
-    let message = running.wait_for_hold("TooLarge").await;
+    let message = running.wait_for_hold(HoldCode::TooLarge).await;
     assert!(
         message.contains("Even added up by scrape target") && message.contains("gateway"),
         "{message}"

@@ -1,6 +1,10 @@
 //! The decisions and their messages.
 
 use super::*;
+use serin_core::hold::HoldCode;
+use serin_core::observed::Breach;
+use serin_core::observed::ReportKind;
+use serin_core::state::AbortCause;
 
 #[tokio::test]
 async fn a_bad_canary_is_rolled_back_with_counts_in_the_message() {
@@ -12,13 +16,13 @@ async fn a_bad_canary_is_rolled_back_with_counts_in_the_message() {
     let running = resume_at(&prometheus, &request(), 120).await;
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
-    let AnalysisReport::RollBack { cause, message } = &snapshot.report else {
+    let Some(Breach { cause, message }) = &snapshot.report.breach else {
         panic!()
     };
-    assert_eq!(cause, "Evidence");
+    assert_eq!(*cause, AbortCause::Evidence);
     assert!(
         message.starts_with("Rolled back at 20 %: the canary failed "),
         "{message}"
@@ -42,7 +46,7 @@ async fn a_rollback_persists_if_the_canary_recovers() {
     let running = resume_at(&prometheus, &request(), 120).await;
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
     prometheus.set_mode(Mode::Warns);
@@ -79,7 +83,7 @@ async fn a_good_canary_is_sound_with_sufficient_evidence() {
     let running = resume_at(&prometheus, &request, 600).await;
     let snapshot = running
         .wait_until("sound", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::Sound { .. })
+            snapshot.report.kind() == ReportKind::Sufficient
         })
         .await;
     let evidence = &snapshot.evidence[0];
@@ -101,7 +105,8 @@ async fn a_spent_budget_freezes_and_a_spent_allotment_steps_down_to_zero() {
     .await;
     prometheus.set_service(&[("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)]);
     let running = resume_at(&prometheus, &request(), 200).await;
-    let frozen = |snapshot: &AnalysisSnapshot| matches!(&snapshot.report, AnalysisReport::Frozen { cause, .. } if cause == "BudgetSpent");
+    let frozen =
+        |snapshot: &AnalysisSnapshot| snapshot.report.hold_code() == Some(HoldCode::BudgetSpent);
     let checkpoint = running.wait_until("a freeze", frozen).await.checkpoint;
     // An override lets the release continue, immediately and after a restart.
     let lifted = AnalysisRequest {
@@ -111,7 +116,7 @@ async fn a_spent_budget_freezes_and_a_spent_allotment_steps_down_to_zero() {
     };
     running.manager.start_or_update(lifted.clone());
     let continues = |snapshot: &AnalysisSnapshot| {
-        matches!(snapshot.report, AnalysisReport::Undecided { .. }) && snapshot.checkpoint.is_some()
+        snapshot.report.kind() == ReportKind::Undecided && snapshot.checkpoint.is_some()
     };
     running.wait_until("continuing", continues).await;
     let again = start_manager(&prometheus, at(210));
@@ -123,7 +128,7 @@ async fn a_spent_budget_freezes_and_a_spent_allotment_steps_down_to_zero() {
     // has already used.
     prometheus.set_service(&[("total", 1e5), ("errors", 10.0), ("age0", 2.6e6)]);
     let running = resume_at(&prometheus, &request(), 200).await;
-    let message = running.wait_for_hold("BudgetLeft").await;
+    let message = running.wait_for_hold(HoldCode::BudgetLeft).await;
     assert!(
         message.contains("Lowering the weight from 20 % to 0 %"),
         "{message}"
@@ -131,13 +136,11 @@ async fn a_spent_budget_freezes_and_a_spent_allotment_steps_down_to_zero() {
     // Without traffic, it stays stepped down: with traffic, it would immediately be stepped down
     // again.
     let lowered = |snapshot: &AnalysisSnapshot| {
-        matches!(
-            &snapshot.report,
-            AnalysisReport::Hold {
-                lower_to: Some(Weight::ZERO),
-                ..
-            }
-        )
+        snapshot
+            .report
+            .holds
+            .iter()
+            .any(|hold| hold.lower_to == Some(Weight::ZERO))
     };
     let AnalysisSnapshot {
         report: at_20,
@@ -181,7 +184,8 @@ async fn the_evidence_pace_suggests_the_next_weight() {
         ..request()
     };
     let running = resume_at(&prometheus, &request, 200).await;
-    let stepped = |snapshot: &AnalysisSnapshot| matches!(&snapshot.report, AnalysisReport::Undecided { next_weight: Some(next), .. } if *next == Weight::percent(20));
+    let stepped =
+        |snapshot: &AnalysisSnapshot| snapshot.report.next_weight == Some(Weight::percent(20));
     running.wait_until("a step", stepped).await;
 }
 
@@ -201,7 +205,7 @@ async fn the_first_poll_with_the_decisive_sample_decides() {
     });
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
-            matches!(snapshot.report, AnalysisReport::RollBack { .. })
+            snapshot.report.kind() == ReportKind::Breach
         })
         .await;
     let decided_ms = running.manager.inner.deps.clock.now().as_millisecond();
