@@ -162,7 +162,7 @@ mod tests {
         };
         assert_eq!(
             query(&without).await.unwrap_err().code(),
-            "UntrustedCertificate"
+            HoldCode::UntrustedCertificate
         );
         let refused = server(
             &url,

@@ -187,7 +187,7 @@ impl AnalysisTask<'_> {
                 // canary.
                 Err(AnalysisError { code, message }) => {
                     let unavailable = Some(QueryError::CredentialsUnavailable {
-                        code,
+                        code: *code,
                         message: message.clone(),
                     });
                     Server {

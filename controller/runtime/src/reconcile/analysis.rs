@@ -84,7 +84,7 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
     if !local.analyzing {
         let report = AnalysisReport::held(Hold::new(
             HoldCode::InvalidSpec,
-            "cannot analyze this release: the spec cannot be decoded".to_owned(),
+            "cannot analyze this release: the spec cannot be decoded",
         ));
         return AnalysisOutcome {
             report: Some(report),

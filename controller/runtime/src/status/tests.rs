@@ -115,7 +115,6 @@ impl Scene {
             checks: Vec::new(),
             evidence_summary: None,
             analysis: None,
-            incompatible_state: None,
             original_routes: Vec::new(),
             failing_effects: self.failing_effects.clone(),
             now: self.now,

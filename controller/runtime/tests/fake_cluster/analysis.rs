@@ -197,7 +197,7 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
         "Failed",
         "Found 120; it must be result[0] < 100.",
     );
-    let breach = AnalysisReport::breached(AbortCause::Check, message.into());
+    let breach = AnalysisReport::breached(AbortCause::Check, message);
     running.analyzer.set_snapshot(
         "checkout",
         AnalysisSnapshot {
@@ -355,8 +355,7 @@ async fn a_retry_is_analyzed_with_its_own_evidence() {
         started_at: cluster.now(),
         checkpoint: json!({"decided": true}),
     });
-    let breach =
-        AnalysisReport::breached(AbortCause::Evidence, "31 of 1,000 requests failed".into());
+    let breach = AnalysisReport::breached(AbortCause::Evidence, "31 of 1,000 requests failed");
     running.analyzer.set_snapshot(
         "checkout",
         AnalysisSnapshot {

@@ -168,7 +168,7 @@ async fn a_freeze_is_reported_and_can_be_overridden() {
     wait_until_healthy(&cluster, "checkout", "v1").await;
     running.analyzer.set_report(
         "checkout",
-        AnalysisReport::held(Hold::new(HoldCode::BudgetSpent, "nothing to spend".into())),
+        AnalysisReport::held(Hold::new(HoldCode::BudgetSpent, "nothing to spend")),
     );
     apply(&cluster, analyzed_rollout("checkout", "v2", 4, steps()));
     let frozen = |cluster: &FakeCluster| {

@@ -177,7 +177,7 @@ async fn a_hanging_write_does_not_delay_other_rollouts() {
         wait_for_position(&cluster, name, "Paused/Progressing/1").await;
     }
     cluster.inject(Fault::on("patch", "httproutes").named("slow").hangs());
-    let breach = || AnalysisReport::breached(AbortCause::Evidence, "bad".into());
+    let breach = || AnalysisReport::breached(AbortCause::Evidence, "bad");
     running.analyzer.set_report("slow", breach());
     running.analyzer.set_report("quick", breach());
     cluster

@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
-use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
+use serin_core::observed::AnalysisReport;
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
