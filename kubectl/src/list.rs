@@ -13,6 +13,7 @@ use crate::display::human_duration;
 use crate::exit::CliError;
 use crate::resources::{rollout_resource, rollouts};
 use crate::rollout_summary::RolloutSummary;
+use crate::status_value::StatusValue;
 use crate::style;
 use crate::view::phase_style;
 
@@ -87,7 +88,7 @@ fn table(rollouts: &[DynamicObject], all_namespaces: bool, now: Timestamp) -> St
             let padded = format!("{:width$}  ", row[column]);
             let styled = match (index, column) {
                 (0, _) => style::dimmed(&padded),
-                (_, 2) => phase_style(Some(&row[column]))(&padded),
+                (_, 2) => phase_style(StatusValue::from(row[column].as_str()).known())(&padded),
                 _ => padded,
             };
             text.push_str(&styled);
@@ -110,13 +111,17 @@ fn row(rollout: &DynamicObject, now: Timestamp) -> [String; 8] {
         summary.name.clone(),
         summary
             .phase
-            .clone()
-            .unwrap_or_else(|| "Unknown".to_owned()),
+            .as_ref()
+            .map_or("Unknown", StatusValue::text)
+            .to_owned(),
         summary.step_label().unwrap_or_else(none),
         summary
-            .desired_weight
+            .canary_share()
             .filter(|_| releasing)
-            .map_or_else(none, |desired| format!("{desired} %")),
+            .map_or_else(none, |share| match share.in_effect {
+                Some(in_effect) => format!("{in_effect} %"),
+                None => format!("{} % desired", share.desired),
+            }),
         summary.current_revision.clone().unwrap_or_else(none),
         age.unwrap_or_else(none),
         summary.message.unwrap_or_default(),
@@ -142,7 +147,7 @@ mod tests {
                 "checkout",
                 serde_json::json!({
                 "phase": "Paused", "currentRevision": "v2", "stableRevision": "v1", "step": {"index": 1},
-                "weights": {"desired": 12.5}, "message": "waits to be promoted",
+                "weights": {"desired": 12.5, "verified": 12.5}, "message": "waits to be promoted",
                 "plan": {"spec": {"strategy": {"canary": {"pace": {"steps": [1, 2, 3, 4]}}}}}}),
             ),
             rollout(

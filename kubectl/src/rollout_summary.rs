@@ -4,6 +4,10 @@
 use kube::ResourceExt;
 use kube::core::DynamicObject;
 use serde_json::Value;
+use serin_core::state::{Phase, Stage};
+
+use crate::status_value::StatusValue;
+use crate::traffic_share::{TrafficShare, same_weight};
 
 /// Summary of a Rollout's status.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,10 +20,10 @@ pub struct RolloutSummary {
     pub generation: i64,
     /// `status.observedGeneration`.
     pub observed_generation: Option<i64>,
-    /// Progressing, Paused, Degraded or Healthy.
-    pub phase: Option<String>,
-    /// FirstDeploy, Progressing, Promoting, Aborted or Stable.
-    pub stage: Option<String>,
+    /// The phase. `None` if the controller has not reconciled the Rollout yet.
+    pub phase: Option<StatusValue<Phase>>,
+    /// The stage of the release.
+    pub stage: Option<StatusValue<Stage>>,
     /// Status message of the controller.
     pub message: Option<String>,
     /// The stable revision.
@@ -32,7 +36,8 @@ pub struct RolloutSummary {
     pub step_count: Option<usize>,
     /// Desired canary weight in percent.
     pub desired_weight: Option<f64>,
-    /// Last canary weight in percent that the router confirmed.
+    /// Canary weight in percent that was verified to be in effect. `None` while a change is in
+    /// progress.
     pub verified_weight: Option<f64>,
     /// The aborted revision, if the current revision is aborted.
     pub aborted_revision: Option<String>,
@@ -52,8 +57,8 @@ impl RolloutSummary {
             name: rollout.name_any(),
             generation: rollout.metadata.generation.unwrap_or_default(),
             observed_generation: status["observedGeneration"].as_i64(),
-            phase: text(&status["phase"]),
-            stage: text(&status["stage"]),
+            phase: status["phase"].as_str().map(StatusValue::from),
+            stage: status["stage"].as_str().map(StatusValue::from),
             message: text(&status["message"]).filter(|message| !message.is_empty()),
             stable_revision: text(&status["stableRevision"]),
             current_revision: text(&status["currentRevision"]),
@@ -76,6 +81,13 @@ impl RolloutSummary {
             .is_some_and(|observed| observed >= self.generation)
     }
 
+    /// The phase, or that there is none yet.
+    pub fn phase_label(&self) -> &str {
+        self.phase
+            .as_ref()
+            .map_or("not yet reconciled", StatusValue::text)
+    }
+
     /// The current step as `3/6`, counted from 1. `None` outside of steps.
     pub fn step_label(&self) -> Option<String> {
         let count = self.step_count.filter(|&count| count > 0)?;
@@ -83,21 +95,20 @@ impl RolloutSummary {
         Some(format!("{}/{count}", index.saturating_add(1).min(count)))
     }
 
-    /// The canary weight, for example `20 %` or `20 % (not yet confirmed)`.
-    pub fn weight_label(&self) -> Option<String> {
-        let desired = self.desired_weight?;
-        let confirmed = !self.has_router
-            || self
-                .verified_weight
-                .is_some_and(|verified| same_weight(verified, desired));
-        Some(format!(
-            "{desired} %{}",
-            if confirmed {
-                ""
-            } else {
-                " (not yet confirmed)"
-            }
-        ))
+    /// Whether the Rollout is in this phase.
+    pub fn has_phase(&self, phase: Phase) -> bool {
+        self.phase.as_ref().is_some_and(|known| known.equals(phase))
+    }
+
+    /// Whether the release is in this stage.
+    pub fn has_stage(&self, stage: Stage) -> bool {
+        self.stage.as_ref().is_some_and(|known| known.equals(stage))
+    }
+
+    /// The canary's share of the traffic. The available pods are unknown here.
+    pub fn canary_share(&self) -> Option<TrafficShare> {
+        self.desired_weight
+            .map(|desired| TrafficShare::for_canary(desired, self.verified_weight, None))
     }
 
     /// Whether the canary gets no traffic, confirmed by the router if there is one.
@@ -116,31 +127,22 @@ impl RolloutSummary {
         if !self.is_up_to_date() {
             return None;
         }
-        match (self.phase.as_deref(), self.stage.as_deref()) {
-            (Some("Healthy"), _) => Some(true),
-            (_, Some("Aborted")) => Some(false),
-            _ => None,
+        if self.has_phase(Phase::Healthy) {
+            return Some(true);
         }
+        self.has_stage(Stage::Aborted).then_some(false)
     }
 
     /// The state on one line, without the time.
     pub fn one_line(&self) -> String {
-        let mut parts = vec![
-            self.phase
-                .clone()
-                .unwrap_or_else(|| "not yet reconciled".into()),
-        ];
+        let mut parts = vec![self.phase_label().to_owned()];
         parts.extend(self.step_label().map(|step| format!("step {step}")));
-        parts.extend(self.weight_label().map(|weight| format!("canary {weight}")));
+        let share = self.canary_share();
+        parts.extend(share.map(|share| format!("canary {}", share.describe())));
         parts.extend(self.evidence.clone());
         parts.extend(self.message.clone());
         parts.join(" · ")
     }
-}
-
-/// Compares two weights in percent at their resolution of 0.001 %.
-pub fn same_weight(left: f64, right: f64) -> bool {
-    (left - right).abs() < 1e-4
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ async fn promote_is_bound_to_revision_and_step_and_reports_the_result() {
     assert_eq!(
         ran.1,
         "rollout.serin.dev/checkout promoted: the pause is over: going on with step 3 of 4\n\
-         Revision v2 was at step 2/4 with 20 % of traffic, now at step 3/4 with 50 % (not yet confirmed) (Progressing).\n"
+         Revision v2 was at step 2/4 with 20 % of traffic, now at step 3/4 with 50 % desired, not verified in effect (Progressing).\n"
     );
     let command = &scene.commands()[0];
     assert!(

@@ -280,11 +280,11 @@ fn describe_outcome(outcome: &CheckOutcome) -> String {
 }
 
 fn format_duration(time: Duration) -> String {
-    let whole = time.as_secs();
-    if whole < 60 {
+    let seconds = time.as_secs();
+    if seconds < 60 {
         format!("{:.1} s", time.as_secs_f64())
     } else {
-        format!("{} min {} s", whole / 60, whole % 60)
+        format!("{} min {} s", seconds / 60, seconds % 60)
     }
 }
 

@@ -113,7 +113,8 @@ pub(crate) fn reasons(
                 (HoldReason::Slower, Some((objective, guard, edge))) => vec![
                     format!("Slower than stable: {}", slower_sentence(edge)),
                     format!(
-                        "A release that is not slower shows evidence this strong (E = {}) at most 1 time in {}. {holding}",
+                        "A release that is not slower shows evidence this strong (E = {}) at most \
+                         1 time in {}. {holding}",
                         e_value(guard.ln_e),
                         thousands((1.0 / config.alpha).round()),
                     ),
@@ -137,7 +138,8 @@ pub(crate) fn reasons(
         Verdict::Freeze(reason) => vec![freeze_message(evaluation, reason, context)],
         Verdict::ProceedDespiteFreeze(forward) => {
             let mut sentences = vec![
-                "Stable is demonstrably worse: this release is the fix and proceeds despite the freeze."
+                "Stable is demonstrably worse: this release is the fix and proceeds despite the \
+                 freeze."
                     .to_owned(),
             ];
             sentences.extend(progress_messages(evaluation, forward, config, context));
@@ -277,7 +279,8 @@ fn rollback_messages(
         }
         RollBackCause::ServiceGuard => {
             sentences.push(format!(
-                "The service is burning its error budget too fast, and a good release shows evidence this strong {}.",
+                "The service is burning its error budget too fast, and a good release shows \
+                 evidence this strong {}.",
                 one_in(config.suspect_from_e)
             ));
         }
@@ -317,7 +320,8 @@ fn hold_message(
             format!("The latency guard of {name} found the canary slower than stable.")
         }
         HoldReason::NothingToCompare => format!(
-            "The latency guard of {name} has found no histogram bucket that canary and stable share for {lasted}: the histograms differ or are missing."
+            "The latency guard of {name} has found no histogram bucket that canary and stable \
+             share for {lasted}: the histograms differ or are missing."
         ),
         HoldReason::BudgetLeft => {
             let spent = evaluation
@@ -332,7 +336,8 @@ fn hold_message(
         }
         HoldReason::UnverifiedSelector => {
             format!(
-                "The error selector of {name} has never matched a series of stable. It may be mistyped."
+                "The error selector of {name} has never matched a series of stable. It may be \
+                 mistyped."
             )
         }
     };
@@ -362,7 +367,8 @@ fn freeze_message(
             format!("The service is burning its error budget{rate}, {cause}")
         }
         FreezeReason::BudgetSpent => {
-            "No error budget remains for a rollout: frozen until the budget recovers or the freeze is overridden."
+            "No error budget remains for a rollout: frozen until the budget recovers or the freeze \
+             is overridden."
                 .to_owned()
         }
     }
@@ -385,7 +391,8 @@ fn progress_messages(
                 counts_sentence(evidence)
             ),
             format!(
-                "The canary adds less than {} points of errors. A release that adds as much is promoted at most 1 time in {}.",
+                "The canary adds less than {} points of errors. A release that adds as much is \
+                 promoted at most 1 time in {}.",
                 significant(evidence.margin * 100.0),
                 thousands((1.0 / config.beta).round()),
             ),
@@ -402,7 +409,8 @@ fn progress_messages(
             let proven = evidence.needed_requests == Some(0.0);
             vec![if proven {
                 format!(
-                    "At {}: {} The evidence suffices, but the weight is not yet the last one or has not been held long enough.",
+                    "At {}: {} The evidence suffices, but the weight is not yet the last one or \
+                     has not been held long enough.",
                     percent(context.weight),
                     counts_sentence(evidence)
                 )

@@ -143,7 +143,8 @@ impl FeasibilityInput {
             .allotment
             .filter(|_| self.evaluate().allotment_too_small)?;
         Some(format!(
-            "A rollout may spend {} errors of the budget, and no test can finish within fewer than {}.",
+            "A rollout may spend {} errors of the budget, and no test can finish within fewer than \
+             {}.",
             thousands(errors.max(0.0).floor()),
             thousands(crate::budget::MIN_USEFUL_ALLOTMENT)
         ))
@@ -209,7 +210,8 @@ mod tests {
         };
         assert_eq!(
             tiny.message(),
-            "A rollout may spend 4 errors of the budget, and no test can finish within fewer than 10."
+            "A rollout may spend 4 errors of the budget, and no test can finish within fewer than \
+             10."
         );
     }
 }

@@ -61,13 +61,13 @@ pub fn share(fraction: f64) -> String {
 /// Formats up to three significant digits below 100 and all integer digits above. Values close to
 /// 100, such as objectives, get five.
 pub(crate) fn significant(value: f64) -> String {
-    const NOTHING: f64 = 1e-9;
+    const NEGLIGIBLE: f64 = 1e-9;
     let size = value.abs();
     let decimals = if (99.0..100.0).contains(&size) {
         3
     } else if size >= 10.0 {
         1
-    } else if !(NOTHING..0.1).contains(&size) {
+    } else if !(NEGLIGIBLE..0.1).contains(&size) {
         2
     } else {
         4

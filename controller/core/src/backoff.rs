@@ -5,7 +5,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The wait after so many failures in a row: doubling from 200 ms, 30 s at most.
+/// Delay after this number of consecutive failures. Doubles from 200 ms up to 30 s.
 ///
 /// `jitter` (0.0 to 1.0, from the shell) spreads retries over the upper half of the wait, so that
 /// many objects that failed together do not come back together.

@@ -165,6 +165,30 @@ hold_codes! {
     PodsNotAvailable, Cluster, Advance, HoldEnd::Itself,
     "Pods that the current step needs are not available yet. The progress deadline applies.",
     "See the pods in `kubectl serin status` and their Events.";
+    ImagePullFailed, Cluster, Advance, HoldEnd::Itself,
+    "A container image cannot be pulled.",
+    "Correct the image, or the pull secret of the pod.";
+    ContainerConfigInvalid, Cluster, Advance, HoldEnd::Itself,
+    "A container cannot be configured, usually because a ConfigMap, a Secret or a key of it is missing.",
+    "Create what is missing, or correct the reference in the pod template.";
+    ContainerFailed, Cluster, Advance, HoldEnd::Itself,
+    "A container cannot be started.",
+    "See the Events of the pod.";
+    CrashLoop, Cluster, Advance, HoldEnd::Itself,
+    "A container keeps failing. In a canary this aborts the release.",
+    "See the container's log (`kubectl logs --previous`).";
+    PodUnschedulable, Cluster, Advance, HoldEnd::Itself,
+    "No node fits the pod.",
+    "Lower its requests, relax its constraints, or add nodes.";
+    ProbeFailing, Cluster, Advance, HoldEnd::Itself,
+    "A container runs but does not become ready.",
+    "See the container's log, and its probe in the pod template.";
+    QuotaExceeded, Cluster, Advance, HoldEnd::Itself,
+    "A ResourceQuota of the namespace does not permit more pods.",
+    "Raise the quota, or lower `spec.replicas` or the requests of the pods.";
+    PodsRejected, Cluster, Advance, HoldEnd::Itself,
+    "The API server refuses to create the pods: pod security, a policy or an admission webhook.",
+    "Correct the pod template as the message says, or the policy.";
     RouteNotReady, Cluster, Advance, HoldEnd::Itself,
     "The router has not confirmed the traffic split yet. The progress deadline applies.",
     "See the route's status conditions and the controller of its Gateway.";
@@ -285,6 +309,21 @@ hold_codes! {
 }
 
 impl HoldCode {
+    /// Whether pods cannot be created or cannot run, for a known reason.
+    pub fn is_pod_problem(self) -> bool {
+        matches!(
+            self,
+            Self::ImagePullFailed
+                | Self::ContainerConfigInvalid
+                | Self::ContainerFailed
+                | Self::CrashLoop
+                | Self::PodUnschedulable
+                | Self::ProbeFailing
+                | Self::QuotaExceeded
+                | Self::PodsRejected
+        )
+    }
+
     /// Whether metrics are missing or unusable, so that the MetricsReady condition is false.
     pub fn is_missing_data(self) -> bool {
         self.source() == HoldSource::Metrics && self != Self::LatencyGuard

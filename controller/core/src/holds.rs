@@ -1,14 +1,20 @@
 //! Collects everything that stops a release at its current position.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::context::Context;
 use crate::converge::replica_ratio;
 use crate::hold::{Hold, HoldCode, HoldSource};
+use crate::observed::PodProblem;
 use crate::plan::Requirements;
 use crate::state::{PauseReason, Stage, State};
-use crate::units::Weight;
+use crate::units::{Weight, saturating_add};
 use crate::{promotion, route_state, steps, target};
+
+/// Time in which a pod may be unschedulable or not ready without a report: it may only be starting.
+const START_TIME: Duration = Duration::from_secs(30);
 
 /// Everything that stops a release at one position: the spec first, then people, then what the
 /// position itself waits for, then the rest of the metrics.
@@ -164,8 +170,21 @@ pub(crate) fn pods_hold(cx: &Context<'_>, state: &State, needed: u32) -> Option<
     if set.is_some_and(|set| set.available >= needed && set.desired >= needed) {
         return None;
     }
-    let crash = set.and_then(|set| set.crash.as_deref());
-    let cause = crash.map(|crash| format!(" ({crash})")).unwrap_or_default();
-    let message = format!("waiting for {needed} available pods of the new revision{cause}");
-    Some(Hold::new(HoldCode::PodsNotAvailable, message))
+    let is_due = |problem: &&PodProblem| {
+        let since = problem.since.map(|since| saturating_add(since, START_TIME));
+        since.is_none_or(|at| cx.reached(at))
+    };
+    let problem = set.and_then(|set| set.problem.as_ref()).filter(is_due);
+    let waiting = format!("waiting for {needed} available pods of the new revision");
+    let Some(problem) = problem else {
+        return Some(Hold::new(HoldCode::PodsNotAvailable, waiting));
+    };
+    let PodProblem {
+        code,
+        object,
+        detail,
+        ..
+    } = problem;
+    let message = format!("{waiting}: {object} {detail}. {}", code.fix());
+    Some(Hold::new(*code, message.trim_end_matches('.')))
 }

@@ -38,22 +38,22 @@ pub struct Record {
 
 /// What a candidate does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
+pub enum ElectionAction {
     /// It holds the lease and renews it.
     Renew,
     /// The lease is free or its holder gone: take it, by compare-and-swap on the resourceVersion.
     Acquire,
-    /// Somebody else holds it; look again after this time.
+    /// Another process holds the Lease. Check again after this time.
     Wait(Duration),
 }
 
 /// What a candidate does next, given the record.
-pub fn next_move(me: &str, record: &Record, timing: &Timing) -> Move {
+pub fn next_action(me: &str, record: &Record, timing: &Timing) -> ElectionAction {
     match record.holder.as_deref() {
-        Some(holder) if holder == me => Move::Renew,
-        None | Some("") => Move::Acquire,
-        Some(_) if record.unchanged_for >= timing.lease => Move::Acquire,
-        Some(_) => Move::Wait(
+        Some(holder) if holder == me => ElectionAction::Renew,
+        None | Some("") => ElectionAction::Acquire,
+        Some(_) if record.unchanged_for >= timing.lease => ElectionAction::Acquire,
+        Some(_) => ElectionAction::Wait(
             timing
                 .lease
                 .saturating_sub(record.unchanged_for)
@@ -64,7 +64,7 @@ pub fn next_move(me: &str, record: &Record, timing: &Timing) -> Move {
 
 /// Whether a holder may still act: it must have renewed recently enough that nobody else can have
 /// taken over.
-pub fn may_act(since_last_renewal: Duration, timing: &Timing) -> bool {
+pub fn is_lease_valid(since_last_renewal: Duration, timing: &Timing) -> bool {
     since_last_renewal < timing.fence_after
 }
 
@@ -83,20 +83,20 @@ mod tests {
     fn a_silent_holder_is_replaced_only_after_the_lease() {
         let timing = Timing::default();
         assert_eq!(
-            next_move("b", &held_by("a", Duration::from_secs(3)), &timing),
-            Move::Wait(Duration::from_secs(1))
+            next_action("b", &held_by("a", Duration::from_secs(3)), &timing),
+            ElectionAction::Wait(Duration::from_secs(1))
         );
         assert_eq!(
-            next_move("b", &held_by("a", Duration::from_secs(4)), &timing),
-            Move::Acquire
+            next_action("b", &held_by("a", Duration::from_secs(4)), &timing),
+            ElectionAction::Acquire
         );
         assert_eq!(
-            next_move("b", &held_by("", Duration::ZERO), &timing),
-            Move::Acquire
+            next_action("b", &held_by("", Duration::ZERO), &timing),
+            ElectionAction::Acquire
         );
         assert_eq!(
-            next_move("a", &held_by("a", Duration::from_secs(9)), &timing),
-            Move::Renew
+            next_action("a", &held_by("a", Duration::from_secs(9)), &timing),
+            ElectionAction::Renew
         );
     }
 
@@ -104,7 +104,7 @@ mod tests {
     fn a_holder_fences_itself_before_anyone_can_take_over() {
         let timing = Timing::default();
         assert!(timing.fence_after + timing.renew_every < timing.lease);
-        assert!(may_act(Duration::from_secs(2), &timing));
-        assert!(!may_act(timing.fence_after, &timing));
+        assert!(is_lease_valid(Duration::from_secs(2), &timing));
+        assert!(!is_lease_valid(timing.fence_after, &timing));
     }
 }

@@ -104,8 +104,24 @@ pub struct ReplicaSetView {
     /// The kubelet's reason why a pod cannot run, for example `CrashLoopBackOff`. A pod that has
     /// not restarted since the release began is not in a crash loop of this release.
     pub crash: Option<String>,
+    /// Why it lacks pods, if a cause is known.
+    pub problem: Option<PodProblem>,
     /// When the object was created.
     pub created_at: Timestamp,
+}
+
+/// Why pods cannot be created or cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodProblem {
+    /// The kind of problem.
+    pub code: HoldCode,
+    /// The object that has the problem, for example `pod shop-abc-x`.
+    pub object: String,
+    /// The problem, for people.
+    pub detail: String,
+    /// When the problem began, if it may be a part of a normal start. It is reported after some
+    /// time. `None` if it is reported at once.
+    pub since: Option<Timestamp>,
 }
 
 /// A Service of one side and the pods behind it.

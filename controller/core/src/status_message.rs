@@ -13,9 +13,21 @@ use crate::{progress, route_state, steps, target};
 pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
     let holds = Holds::collect(cx, &transition.state);
     let (phase, message) = describe(cx, &transition.state, &holds);
+    record_pod_problem(cx, transition, &holds);
     transition.state.phase = phase;
     transition.state.message = message;
     transition.state.holds = holds.into_vec();
+}
+
+/// Adds one Event when pods begin to have a problem.
+fn record_pod_problem(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
+    let Some(hold) = holds.position().filter(|hold| hold.code.is_pod_problem()) else {
+        return;
+    };
+    let mut before = cx.observed.state.holds.iter();
+    if before.all(|before| before.code != hold.code) {
+        transition.warning(hold.code.as_str(), hold.message.clone());
+    }
 }
 
 fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {

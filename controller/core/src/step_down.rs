@@ -1,5 +1,5 @@
-//! Stepping down: less traffic for a canary whose metrics have been missing for too long, or whose
-//! release has too few errors left to spend.
+//! Step-downs: less traffic for a canary whose metrics have been missing for too long, or whose
+//! release has too little error budget left.
 
 use crate::context::{Context, Transition};
 use crate::plan::Pace;

@@ -1,5 +1,5 @@
-//! What the metrics say, case by case, against the planner in a small world: freezes, steps down,
-//! checks, the watch after promotion.
+//! Tests of the planner with analysis results: freezes, step-downs, checks and the bake after
+//! promotion.
 
 #![allow(
     clippy::unnecessary_wraps,
@@ -15,8 +15,8 @@ use serin_core::plan::{Analysis, BakePlan, EvidencePace, Pace, Plan, Requirement
 use serin_core::state::{PauseReason, Stage};
 use serin_core::units::Weight;
 use world::{
-    World, analysed, edit, frozen, hold, plan, rev, roll_back, satisfied, secs, sound, undecided,
-    wait, weight,
+    World, analysed, edit, frozen, hold, plan, requirements, rev, roll_back, satisfied, secs,
+    sound, undecided, wait, weight,
 };
 
 fn budget_spent() -> Option<AnalysisReport> {
@@ -39,7 +39,7 @@ fn frozen_at_25() -> World {
 }
 
 #[test]
-fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
+fn only_an_override_with_a_reason_lifts_a_freeze() {
     let mut world = frozen_at_25();
     for (uid, verb) in [
         ("1", Verb::Promote),
@@ -54,7 +54,7 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
         );
     }
     assert_eq!(world.state.weights.desired, Weight::percent(25));
-    let mut wordless = serin_core::command::Command {
+    let mut without_reason = serin_core::command::Command {
         uid: "4".into(),
         name: "command-4".into(),
         verb: Verb::Override,
@@ -63,14 +63,15 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
         reason: Some(" ".into()),
         requested_by: Some("ada".into()),
     };
-    world.commands.push(wordless.clone());
+    world.commands.push(without_reason.clone());
     world.settle();
     assert_eq!(
         world.outcomes.last().unwrap().1.result,
         CommandResult::Refused
     );
-    (wordless.uid, wordless.reason) = ("5".into(), Some("the fix of an incident".into()));
-    world.commands.push(wordless);
+    (without_reason.uid, without_reason.reason) =
+        ("5".into(), Some("the fix of an incident".into()));
+    world.commands.push(without_reason);
     world.settle();
     let lifted = world.state.freeze_override.clone().unwrap();
     assert_eq!(
@@ -98,7 +99,7 @@ fn a_freeze_is_lifted_by_its_own_verb_alone_and_with_a_reason() {
 }
 
 #[test]
-fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
+fn an_override_does_not_affect_evidence_and_ends_with_its_revision() {
     let mut world = frozen_at_25();
     assert_eq!(
         world.command("1", Verb::Override).result,
@@ -108,7 +109,7 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
     world.settle();
     assert_eq!(
         world.state.freeze_override, None,
-        "a new revision is another question"
+        "the override ends with the revision"
     );
     world.run_until("v3 at 25 %", |world| {
         world.state.weights.verified == Some(Weight::percent(25))
@@ -128,12 +129,12 @@ fn a_lifted_freeze_lifts_no_evidence_and_ends_with_its_revision() {
     assert_eq!(world.command("4", Verb::Retry).result, CommandResult::Done);
     assert_eq!(
         world.state.freeze_override, None,
-        "nor is a second attempt the same release"
+        "a second attempt is a new release"
     );
 }
 
 #[test]
-fn what_is_not_frozen_cannot_be_lifted() {
+fn override_is_refused_without_a_freeze() {
     let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Pause(None)])));
     assert!(
         world
@@ -153,7 +154,7 @@ fn step_down(percent: u32) -> Option<AnalysisReport> {
 }
 
 #[test]
-fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than_its_step() {
+fn the_weight_is_lowered_without_data_and_restored_to_its_step_with_data() {
     let mut world = World::stable(analysed(plan(
         10,
         vec![weight(40), wait(5), weight(60), wait(5)],
@@ -175,8 +176,8 @@ fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than
         ["no requests reached the canary"]
     );
     world.report = hold(HoldCode::NoTraffic);
-    // Longer than the progress deadline: what waits for data does not run into it, nor does the way
-    // back.
+    // Longer than the progress deadline. Neither the wait for data nor the return to the step's
+    // weight exceeds it.
     world.run_for(secs(700));
     assert_eq!(
         (world.share(), world.state.stage),
@@ -193,11 +194,11 @@ fn without_data_the_weight_goes_down_and_comes_back_with_the_data_no_higher_than
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
     assert_eq!(shares, [40, 10, 2, 40, 60].map(Weight::percent));
     assert_eq!(world.state.weights.cap, None);
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
+fn a_canary_without_traffic_is_not_promoted() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50), wait(5)])));
     world.report = undecided(&world);
     world.release("v2");
@@ -222,13 +223,13 @@ fn a_canary_whose_traffic_was_taken_off_is_not_promoted_for_it() {
     assert_eq!(
         world.share(),
         Weight::ZERO,
-        "while a person is asked no traffic is added"
+        "no traffic is added during an inconclusive pause"
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
+fn after_a_step_down_only_evidence_raises_the_weight_again() {
     let pace = EvidencePace {
         first_weight: Weight::percent(20),
         max_weight: Weight::percent(50),
@@ -255,10 +256,10 @@ fn at_the_pace_of_evidence_the_way_down_leads_up_again_by_evidence_alone() {
     world.report = undecided_permitting(&world, next_weight);
     world.run_for(secs(30));
     assert_eq!(world.share(), Weight::percent(20));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
-/// The weight is more than the budget left bears.
+/// The weight is too high for the remaining error budget.
 fn budget_left_for(percent: u32) -> Option<AnalysisReport> {
     let hold = Hold::new(HoldCode::BudgetLeft, "this rollout has used 95 of 100");
     let hold = hold.lowering_to(Some(Weight::percent(percent)));
@@ -266,7 +267,7 @@ fn budget_left_for(percent: u32) -> Option<AnalysisReport> {
 }
 
 #[test]
-fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_none() {
+fn a_low_budget_lowers_the_weight_and_a_spent_budget_sets_it_to_zero() {
     let pace = EvidencePace {
         first_weight: Weight::percent(40),
         max_weight: Weight::percent(50),
@@ -275,7 +276,7 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
     let by_evidence = edit(analysed(plan(10, vec![])), |canary| {
         canary.pace = Pace::Evidence(pace)
     });
-    for (plan, told) in [
+    for (plan, expected) in [
         (by_steps, "(pause), limited to 0 %"),
         (by_evidence, "95 of 100"),
     ] {
@@ -291,8 +292,8 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
             (world.share(), world.events_of("SteppedDown").len()),
             (Weight::percent(15), 1)
         );
-        // What fits already is not lowered again, and nothing is raised while the budget holds the
-        // release.
+        // A weight that is already within the limit is not lowered again, and the weight does not
+        // rise while the budget holds the release.
         world.report = budget_left_for(30);
         world.run_for(secs(30));
         assert_eq!(
@@ -310,23 +311,15 @@ fn a_budget_that_runs_low_lowers_the_weight_and_a_spent_one_leaves_the_canary_no
             world.state.message
         );
         assert!(
-            world.state.message.contains(told),
+            world.state.message.contains(expected),
             "{}",
             world.state.message
         );
-        world.assert_nothing_lost();
+        world.assert_no_lost_requests();
     }
 }
 
-fn questions(objectives: &[&str], checks: &[&str]) -> Requirements {
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Requirements {
-        objectives: names(objectives),
-        checks: names(checks),
-    }
-}
-
-/// Fresh data that decides nothing yet but permits a weight.
+/// Fresh data without a verdict that permits a weight.
 fn undecided_permitting(world: &World, next_weight: Option<Weight>) -> Option<AnalysisReport> {
     let report = AnalysisReport::undecided("more", world.now);
     Some(AnalysisReport {
@@ -338,65 +331,65 @@ fn undecided_permitting(world: &World, next_weight: Option<Weight>) -> Option<An
 fn with_checks(plan: Plan, checks: &[&str]) -> Plan {
     edit(analysed(plan), |canary| {
         canary.analysis = canary.analysis.take().map(|analysis| Analysis {
-            checks: questions(&[], checks).checks,
+            checks: requirements(&[], checks).checks,
             ..analysis
         });
     })
 }
 
-fn watched(plan: Plan, seconds: u64, checks: &[&str]) -> Plan {
+fn with_bake(plan: Plan, seconds: u64, checks: &[&str]) -> Plan {
     edit(analysed(plan), |canary| {
-        let watch = Some(BakePlan {
+        let bake = Some(BakePlan {
             duration: secs(seconds),
-            checks: questions(&[], checks).checks,
+            checks: requirements(&[], checks).checks,
         });
-        canary.analysis = canary.analysis.take().map(|analysis| Analysis {
-            bake: watch,
-            ..analysis
-        });
+        canary.analysis = canary
+            .analysis
+            .take()
+            .map(|analysis| Analysis { bake, ..analysis });
     })
 }
 
 #[test]
-fn no_release_is_promoted_before_its_checks_have_succeeded_at_the_last_weight() {
+fn promotion_waits_for_checks_at_the_last_weight() {
     let mut world = World::stable(with_checks(
         plan(4, vec![weight(25), wait(5), weight(50), wait(5)]),
         &["errors"],
     ));
-    world.report = satisfied(&world, 25, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 25, requirements(&[], &["errors"]));
     world.release("v2");
     world.run_for(secs(120));
     assert_eq!(
         world.share(),
         Weight::percent(50),
-        "steps are not held by it"
+        "missing checks do not hold steps"
     );
     assert!(
         world.state.message.contains("waiting for check errors"),
         "{}",
         world.state.message
     );
-    world.report = satisfied(&world, 50, questions(&[], &[]));
+    world.report = satisfied(&world, 50, requirements(&[], &[]));
     world.run_for(secs(700));
     assert_eq!(
         world.state.stage,
         Stage::Progressing,
-        "it runs into no progress deadline"
+        "the progress deadline does not apply"
     );
-    world.report = satisfied(&world, 50, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 50, requirements(&[], &["errors"]));
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
 }
 
 #[test]
-fn a_step_waits_for_what_it_names_and_for_nothing_else() {
-    let step = Step::Require(questions(&["availability"], &["errors"]));
+fn a_require_step_waits_only_for_its_own_requirements() {
+    let step = Step::Require(requirements(&["availability"], &["errors"]));
     let mut world = World::stable(analysed(plan(
         4,
         vec![weight(25), step, weight(50), Step::Pause(None)],
     )));
-    world.report = satisfied(&world, 25, questions(&["latency"], &["errors"]));
+    world.report = satisfied(&world, 25, requirements(&["latency"], &["errors"]));
     world.release("v2");
     world.run_for(secs(60));
     assert_eq!(world.state.step.map(|step| step.index), Some(1));
@@ -410,22 +403,22 @@ fn a_step_waits_for_what_it_names_and_for_nothing_else() {
     );
     world.report = hold(HoldCode::Stale);
     world.run_for(secs(60));
-    world.report = satisfied(&world, 20, questions(&["availability"], &["errors"]));
+    world.report = satisfied(&world, 20, requirements(&["availability"], &["errors"]));
     world.run_for(secs(60));
     assert_eq!(
         world.state.step.map(|step| step.index),
         Some(1),
-        "an answer at another weight is none"
+        "a result at another weight does not count"
     );
-    world.report = satisfied(&world, 25, questions(&["availability"], &["errors"]));
+    world.report = satisfied(&world, 25, requirements(&["availability"], &["errors"]));
     world.run_until("at 50 %", |world| {
         world.state.weights.verified == Some(Weight::percent(50))
     });
 }
 
 #[test]
-fn a_promoted_release_is_watched_before_it_becomes_stable() {
-    let mut world = World::stable(watched(
+fn a_promoted_release_bakes_before_it_becomes_stable() {
+    let mut world = World::stable(with_bake(
         plan(4, vec![weight(50), wait(5)]),
         700,
         &["errors"],
@@ -435,7 +428,7 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
     world.run_until("all traffic", |world| world.state.bake.is_some());
     assert_eq!(world.share(), Weight::FULL);
     let since = world.state.bake.unwrap().since;
-    // Longer than the progress deadline, and over a restart.
+    // Longer than the progress deadline, and across a restart.
     world.run_for(secs(690));
     world.restart();
     world.run_for(secs(5));
@@ -443,14 +436,14 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
     assert_eq!(
         (world.stable_service.clone(), world.desired("v1")),
         (Some(rev("v1")), 4),
-        "the way back stays open"
+        "stable keeps its pods for a rollback"
     );
     world.report = hold(HoldCode::Stale);
     world.run_for(secs(60));
     assert_eq!(
         world.state.stage,
         Stage::Promoting,
-        "missing data ends no watch"
+        "missing data does not end the bake"
     );
     world.report = undecided(&world);
     world.run_for(secs(60));
@@ -459,7 +452,7 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
         "{}",
         world.state.message
     );
-    world.report = satisfied(&world, 100, questions(&[], &["errors"]));
+    world.report = satisfied(&world, 100, requirements(&[], &["errors"]));
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
@@ -468,12 +461,12 @@ fn a_promoted_release_is_watched_before_it_becomes_stable() {
         (world.stable_service.clone(), world.desired("v1")),
         (Some(rev("v2")), 0)
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
-    let mut world = World::stable(watched(plan(4, vec![weight(50), wait(5)]), 600, &[]));
+fn a_breach_during_the_bake_moves_traffic_back_at_once() {
+    let mut world = World::stable(with_bake(plan(4, vec![weight(50), wait(5)]), 600, &[]));
     world.report = undecided(&world);
     world.release("v2");
     world.run_until("all traffic", |world| world.state.bake.is_some());
@@ -483,18 +476,18 @@ fn a_breach_in_the_watch_takes_the_traffic_back_at_once() {
     assert_eq!(
         (world.share(), world.state.stage),
         (Weight::ZERO, Stage::Aborted),
-        "in the same look"
+        "in the same reconcile"
     );
     assert_eq!(world.state.bake, None);
     world.run_for(secs(60));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 0));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn a_person_can_end_the_watch_or_the_release_in_it() {
+fn promote_ends_the_bake_and_abort_ends_the_release() {
     for (verb, stable) in [(Verb::Promote, "v2"), (Verb::Abort, "v1")] {
-        let mut world = World::stable(watched(
+        let mut world = World::stable(with_bake(
             plan(4, vec![weight(50), wait(5)]),
             600,
             &["errors"],
@@ -505,7 +498,7 @@ fn a_person_can_end_the_watch_or_the_release_in_it() {
         assert_eq!(world.command("1", verb).result, CommandResult::Done);
         world.run_for(secs(60));
         assert_eq!(world.state.stable_revision, Some(rev(stable)));
-        world.assert_nothing_lost();
+        world.assert_no_lost_requests();
     }
 }
 
@@ -535,7 +528,7 @@ fn missing_metrics_hold_and_resume_by_themselves() {
 }
 
 #[test]
-fn missing_metrics_for_the_longest_duration_are_inconclusive_and_a_person_decides() {
+fn missing_metrics_for_the_maximum_duration_pause_the_release() {
     let mut world = World::stable(analysed(plan(4, vec![weight(25), Step::Analysis(None)])));
     world.report = undecided(&world);
     world.release("v2");
@@ -581,14 +574,14 @@ fn an_analysis_step_needs_fresh_data_for_its_duration() {
     assert_eq!(
         world.state.stage,
         Stage::Progressing,
-        "the duration is counted anew"
+        "the duration starts again"
     );
     world.run_for(secs(200));
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
 }
 
 #[test]
-fn evidence_sets_the_pace_where_no_steps_are_written() {
+fn evidence_sets_the_pace_without_steps() {
     let pace = EvidencePace {
         first_weight: Weight::percent(5),
         max_weight: Weight::percent(50),
@@ -611,11 +604,11 @@ fn evidence_sets_the_pace_where_no_steps_are_written() {
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn nothing_is_promoted_on_what_was_seen_of_young_pods_alone() {
+fn samples_of_warming_pods_alone_do_not_promote() {
     let mut world = World::stable(analysed(plan(4, vec![weight(50)])));
     world.report = undecided(&world);
     world.release("v2");

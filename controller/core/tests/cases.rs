@@ -1,4 +1,4 @@
-//! Behaviour, case by case, against the planner in a small world.
+//! Tests of the planner on a simulated cluster.
 
 mod world;
 
@@ -26,7 +26,7 @@ fn first_deploy_is_stable_without_steps_once_available() {
     assert_eq!(world.desired("v1"), 3);
     assert!(
         world.shares.is_empty(),
-        "the first deploy leaves the route alone"
+        "the first deploy does not write the route"
     );
 }
 
@@ -69,18 +69,22 @@ fn a_good_release_goes_through_its_steps_and_is_promoted() {
     });
     world.run_for(secs(20));
     assert_eq!(world.state.phase, Phase::Healthy);
-    assert_eq!(world.share(), Weight::ZERO, "the route is as it was");
+    assert_eq!(
+        world.share(),
+        Weight::ZERO,
+        "the route has its original weights"
+    );
     assert_eq!(world.stable_service, Some(rev("v2")));
     assert_eq!(world.desired("v1"), 4, "old pods stay for their delay");
     world.run_for(secs(40));
     assert_eq!((world.desired("v1"), world.desired("v2")), (0, 4));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
     assert_eq!(shares, [25, 50, 100, 0].map(Weight::percent));
 }
 
 #[test]
-fn writes_are_spent_with_care() {
+fn a_release_needs_few_writes() {
     let mut world = World::stable(edit(
         unrouted(1, vec![weight(20), wait(5), weight(50), wait(5)], 1, 0),
         |_| {},
@@ -124,11 +128,11 @@ fn a_breach_rolls_back_with_the_reason_and_scales_down_after_the_drain() {
     assert_eq!(world.desired("v2"), 1);
     world.run_for(secs(60));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 0));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn never_ready_times_out_and_gets_no_request() {
+fn a_canary_that_never_becomes_ready_times_out_and_gets_no_request() {
     let mut world = World::stable(plan(4, vec![weight(25), wait(60)]));
     world.pods.insert(rev("v2"), Pods::NeverReady);
     world.release("v2");
@@ -147,8 +151,7 @@ fn never_ready_times_out_and_gets_no_request() {
     assert_eq!(world.desired("v2"), 0);
 }
 
-// argo-rollouts #4642: a `setCanaryScale` after a `setWeight` sent everything to stable for a
-// moment.
+// argo-rollouts #4642: a `setCanaryScale` after a `setWeight` briefly sent all traffic to stable.
 #[test]
 fn a_canary_scale_after_a_weight_keeps_the_split() {
     let scale = |percent| Step::SetCanaryScale(CanaryScale::Weight(Weight::percent(percent)));
@@ -173,7 +176,7 @@ fn a_canary_scale_after_a_weight_keeps_the_split() {
     let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
     assert_eq!(shares, [Weight::percent(50)], "the split is written once");
     assert_eq!(world.state.weights.verified, Some(Weight::percent(50)));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn a_crash_loop_aborts_through_the_pods_alone() {
 }
 
 #[test]
-fn v3_in_the_middle_of_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
+fn v3_during_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(600)]));
     world.release("v2");
     world.run_until("at 50 %", |world| {
@@ -205,9 +208,9 @@ fn v3_in_the_middle_of_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
     assert_eq!(
         world.canary_service,
         Some(rev("v2")),
-        "its Service follows once it has no traffic"
+        "the canary Service is bound to v3 when v2 has no traffic"
     );
-    assert_eq!(world.desired("v2"), 2, "and its pods after that");
+    assert_eq!(world.desired("v2"), 2, "its pods are removed afterwards");
     assert_eq!(world.state.step.map(|step| step.index), Some(0));
     assert_eq!(world.state.stable_revision, Some(rev("v1")));
     world.run_until("v3 at 50 %", |world| {
@@ -220,7 +223,7 @@ fn v3_in_the_middle_of_v2_starts_at_step_0_after_v2_has_lost_its_traffic() {
         world.state.history.last().map(|release| release.result),
         Some(ReleaseResult::Superseded)
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -241,7 +244,7 @@ fn git_revert_to_stable_aborts_at_once_without_analysis() {
     world.run_for(secs(60));
     assert_eq!(world.state.phase, Phase::Healthy);
     assert_eq!(world.desired("v2"), 0);
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -266,7 +269,7 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
     assert_eq!(
         world.state.stage,
         Stage::Progressing,
-        "two back is outside of a window of one"
+        "two revisions back is outside of a window of one"
     );
     world.release("v3");
     world.run_for(secs(60));
@@ -274,7 +277,7 @@ fn a_return_inside_the_rollback_window_skips_the_steps_and_outside_runs_them() {
     world.run_until("v2 again", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -295,9 +298,9 @@ fn edited_steps_restart_from_a_weight_that_is_no_higher() {
     assert_eq!(
         shares,
         [10, 0, 80].map(Weight::percent),
-        "higher is reached from zero"
+        "a higher weight is reached from zero"
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -328,7 +331,7 @@ fn scaling_while_paused_keeps_the_traffic_and_the_step() {
         Some(Weight::percent(25)),
         "a scale change takes no traffic from the canary"
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -350,7 +353,7 @@ fn without_a_router_weights_are_approximated_within_surge_and_availability() {
     assert_eq!(
         (world.desired("v2"), world.desired("v1")),
         (3, 10),
-        "3/10 on the way"
+        "3/10 in between"
     );
     world.run_until("paused", |world| world.state.pause.is_some());
     assert_eq!((world.desired("v2"), world.desired("v1")), (3, 7));
@@ -388,9 +391,7 @@ fn descending_steps_lower_the_weight_before_the_canary_shrinks() {
     world.run_until("at 50 %", |world| {
         world.state.weights.verified == Some(Weight::percent(50))
     });
-    world.run_until("asked for 20 %", |world| {
-        world.share() == Weight::percent(20)
-    });
+    world.run_until("desired 20 %", |world| world.share() == Weight::percent(20));
     assert_eq!(world.desired("v2"), 5);
     world.run_until("paused", |world| {
         world
@@ -403,7 +404,7 @@ fn descending_steps_lower_the_weight_before_the_canary_shrinks() {
 }
 
 #[test]
-fn stable_that_shrank_grows_back_before_traffic_returns_to_it() {
+fn stable_scales_up_before_traffic_returns_to_it() {
     let wanted = edit(plan(10, vec![weight(60), wait(600)]), |canary| {
         canary.dynamic_stable_scale = true
     });
@@ -419,11 +420,11 @@ fn stable_that_shrank_grows_back_before_traffic_returns_to_it() {
     );
     world.run_for(secs(10));
     assert_eq!(world.share(), Weight::ZERO);
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn canary_scale_apart_from_weight() {
+fn canary_scale_is_independent_of_the_weight() {
     let scale = Step::SetCanaryScale(CanaryScale::Replicas(3));
     let mut world = World::stable(plan(10, vec![scale, weight(10), Step::Pause(None)]));
     world.release("v2");
@@ -435,7 +436,7 @@ fn canary_scale_apart_from_weight() {
 }
 
 #[test]
-fn a_route_that_someone_else_changed_is_put_back_and_told_once() {
+fn a_route_changed_by_someone_else_is_restored_and_reported_once() {
     let mut world = World::stable(plan(4, vec![weight(25), Step::Pause(None)]));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
@@ -448,7 +449,7 @@ fn a_route_that_someone_else_changed_is_put_back_and_told_once() {
 }
 
 #[test]
-fn a_router_that_reports_no_generation_is_believed_after_its_deadline() {
+fn an_unreported_generation_is_trusted_after_the_deadline() {
     let mut world = World::stable(plan(4, vec![weight(25), Step::Pause(None)]));
     world.reports = false;
     world.run_for(secs(20));
@@ -474,13 +475,13 @@ fn old_replica_sets_are_kept_up_to_the_history_limit() {
     assert_eq!(
         left,
         ["v4", "v5", "v6", "v7"],
-        "three old ones and the stable one"
+        "three old ReplicaSets and the stable one"
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn a_controller_that_was_away_does_not_find_a_release_overdue_at_its_first_look() {
+fn a_release_is_not_overdue_right_after_a_controller_restart() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(5)]));
     world.release("v2");
     world.run_until("written", |world| world.share() == Weight::percent(50));

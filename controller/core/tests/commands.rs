@@ -1,4 +1,4 @@
-//! Commands, pauses and deadlines, case by case, against the planner in a small world.
+//! Tests of commands, pauses and deadlines in the planner.
 
 mod world;
 
@@ -9,7 +9,7 @@ use serin_core::units::Weight;
 use world::{World, plan, rev, secs, wait, weight};
 
 #[test]
-fn timed_pauses_count_from_their_persisted_start_whatever_happened_to_the_controller() {
+fn timed_pauses_count_from_their_persisted_start_across_restarts() {
     let mut world = World::stable(plan(
         2,
         vec![weight(50), wait(600), weight(80), Step::Pause(None)],
@@ -30,7 +30,7 @@ fn timed_pauses_count_from_their_persisted_start_whatever_happened_to_the_contro
         world.state.pause.as_ref().and_then(|pause| pause.until),
         Some(until)
     );
-    // The controller is away until long after the pause.
+    // The controller does not run until long after the pause.
     world.now = until.checked_add(secs(3600)).unwrap();
     world.restart();
     world.settle();
@@ -92,7 +92,7 @@ fn commands_for_another_revision_or_step_are_refused_and_repeats_are_harmless() 
     assert_eq!(
         world.state.step.map(|step| step.index),
         Some(3),
-        "it was carried out once"
+        "it ran only once"
     );
 }
 
@@ -123,11 +123,11 @@ fn abort_works_in_every_state_and_is_a_no_op_when_healthy() {
             .and_then(|abort| abort.by.as_deref()),
         Some("ada")
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn abort_in_the_middle_of_the_switch_of_the_stable_service_loses_no_request() {
+fn an_abort_while_the_stable_service_is_switched_loses_no_request() {
     let mut world = World::stable(plan(2, vec![weight(50)]));
     world.release("v2");
     world.run_until("the stable Service is switched", |world| {
@@ -139,22 +139,22 @@ fn abort_in_the_middle_of_the_switch_of_the_stable_service_loses_no_request() {
     assert_eq!(world.stable_service, Some(rev("v1")));
     assert_eq!(world.share(), Weight::ZERO);
     assert_eq!((world.desired("v1"), world.desired("v2")), (2, 0));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn after_an_abort_the_next_commit_clears_it_and_retry_starts_anew() {
+fn an_abort_is_cleared_by_the_next_commit_and_retry_starts_again() {
     let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
     world.command("1", Verb::Abort);
     assert!(
         world.state.message.contains("v2"),
-        "what Git still wants: {}",
+        "the revision that Git still declares: {}",
         world.state.message
     );
     world.run_for(secs(300));
-    assert_eq!(world.state.stage, Stage::Aborted, "Git is never fought");
+    assert_eq!(world.state.stage, Stage::Aborted, "the spec is not changed");
     assert_eq!(world.command("2", Verb::Retry).result, CommandResult::Done);
     world.run_until("paused", |world| world.state.pause.is_some());
     world.command("3", Verb::Abort);
@@ -195,7 +195,7 @@ fn pause_and_resume_by_command_and_skip() {
 }
 
 #[test]
-fn paused_in_the_spec_lets_nothing_advance_but_aborts() {
+fn a_pause_in_the_spec_stops_everything_except_aborts() {
     let mut wanted = plan(2, vec![weight(50), wait(10)]);
     wanted.paused = true;
     let mut world = World::stable(wanted);

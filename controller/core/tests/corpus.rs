@@ -1,8 +1,8 @@
-//! Recorded decisions over random histories: a change of structure must reproduce them, a change of
-//! behavior must explain every difference.
+//! Recorded decisions over random histories. A refactoring must reproduce them. A change of behavior
+//! must explain every difference.
 //!
-//! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` one digest for each
-//! of many more. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.
+//! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` a digest of every
+//! history. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.
 
 mod world;
 
@@ -23,7 +23,7 @@ use world::{
 const SEEDS: u64 = 600;
 const SEEDS_IN_FULL: u64 = 40;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the histories must never change with a library.
+/// `SplitMix64` (Steele, Lea, Flood 2014). Not from a library, so that the histories never change.
 struct Random(u64);
 
 impl Random {
@@ -99,13 +99,13 @@ fn random_plan(random: &mut Random) -> Plan {
         if random.chance(2) {
             let checks = world::requirements(&[], &["bake"]).checks;
             chosen = edit(chosen, |canary| {
-                let watch = Some(BakePlan {
+                let bake = Some(BakePlan {
                     duration: secs(40),
                     checks,
                 });
                 let before = canary.analysis.take();
                 canary.analysis = before.map(|analysis| Analysis {
-                    bake: watch,
+                    bake,
                     max_duration: secs(300),
                     ..analysis
                 });
@@ -115,8 +115,8 @@ fn random_plan(random: &mut Random) -> Plan {
     chosen
 }
 
-/// The kinds of things that happen, the likely ones more than once.
-fn happen(world: &mut World, random: &mut Random, number: usize) {
+/// Applies a random event. Likely events have several numbers.
+fn apply_random_event(world: &mut World, random: &mut Random, number: usize) {
     match random.below(32) {
         0..=4 => {
             world.release(random.version());
@@ -193,7 +193,7 @@ fn history(seed: u64) -> String {
     world.recording = Some(Vec::new());
     world.run_for(secs(60));
     for number in 0..24 {
-        happen(&mut world, &mut random, number);
+        apply_random_event(&mut world, &mut random, number);
     }
     let mut text = String::new();
     let mut last = String::new();
@@ -208,8 +208,8 @@ fn history(seed: u64) -> String {
     text
 }
 
-/// A decision in words of its own, so that it can be compared across renames. When to decide again
-/// is left out: a decision that comes too late or never shows in the times of the lines.
+/// Describes a decision with names that are independent of the code, so that it can be compared
+/// across renames. The wake-up time is left out: the times of the lines show a late decision.
 fn describe(decision: &Decision) -> String {
     let state = &decision.state;
     let mut words = vec![

@@ -1,4 +1,4 @@
-//! A status that another version of the controller wrote: nothing changes, and abort works.
+//! Tests of a status that another version of the controller wrote: only abort changes anything.
 
 mod world;
 
@@ -29,7 +29,7 @@ fn a_status_of_a_newer_version_changes_nothing() {
     assert_eq!(world.state, before);
     assert_eq!(world.share(), Weight::percent(50));
     assert_eq!((world.desired("v1"), world.desired("v2")), (4, 2));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
@@ -44,11 +44,11 @@ fn abort_works_on_a_status_of_a_newer_version() {
         (rev("v2"), AbortCause::Command)
     );
     assert_eq!(world.share(), Weight::ZERO);
-    // From here on the state is one of this version.
+    // From now on the state was written by this version.
     world.incompatible_state = None;
     world.run_for(secs(120));
     assert_eq!(world.desired("v2"), 0);
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]

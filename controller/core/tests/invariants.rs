@@ -1,5 +1,4 @@
-//! The twelve rules that hold at every moment, each by its name, most of them over random
-//! histories.
+//! Tests of the twelve invariants, most of them over random histories.
 
 mod world;
 
@@ -18,9 +17,9 @@ use world::{
     undecided, wait, weight,
 };
 
-/// One thing that happens to a Rollout.
+/// One change to a Rollout or its environment.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Incident {
     Release(&'static str),
     Command(Verb),
     Scale(u32),
@@ -34,32 +33,32 @@ enum Happening {
     Freeze,
     Fresh,
     InvalidSpec(bool),
-    /// The controller is killed after so many writes and starts again.
+    /// The controller is killed after this number of writes and starts again.
     Kill(usize),
     Pass(u64),
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn incident() -> impl Strategy<Value = Incident> {
     let version = prop_oneof![Just("v1"), Just("v2"), Just("v3")];
     prop_oneof![
-        3 => version.clone().prop_map(Happening::Release),
+        3 => version.clone().prop_map(Incident::Release),
         3 => prop_oneof![
             Just(Verb::Promote), Just(Verb::PromoteFull), Just(Verb::Abort), Just(Verb::Retry),
             Just(Verb::Pause), Just(Verb::Resume), Just(Verb::SkipStep), Just(Verb::Override)
-        ].prop_map(Happening::Command),
-        1 => prop_oneof![4 => 1..12_u32, 1 => Just(0)].prop_map(Happening::Scale),
-        1 => prop::collection::vec(1..100_u32, 1..4).prop_map(Happening::Steps),
-        1 => version.clone().prop_map(Happening::Crash),
-        1 => version.prop_map(Happening::Recover),
-        1 => (0..=100_u32).prop_map(Happening::Drift),
-        1 => Just(Happening::Breach),
-        1 => Just(Happening::Hold),
-        1 => (0..40_u32).prop_map(Happening::StepDown),
-        1 => Just(Happening::Freeze),
-        2 => Just(Happening::Fresh),
-        1 => any::<bool>().prop_map(Happening::InvalidSpec),
-        3 => (0..6_usize).prop_map(Happening::Kill),
-        6 => (1..40_u64).prop_map(Happening::Pass),
+        ].prop_map(Incident::Command),
+        1 => prop_oneof![4 => 1..12_u32, 1 => Just(0)].prop_map(Incident::Scale),
+        1 => prop::collection::vec(1..100_u32, 1..4).prop_map(Incident::Steps),
+        1 => version.clone().prop_map(Incident::Crash),
+        1 => version.prop_map(Incident::Recover),
+        1 => (0..=100_u32).prop_map(Incident::Drift),
+        1 => Just(Incident::Breach),
+        1 => Just(Incident::Hold),
+        1 => (0..40_u32).prop_map(Incident::StepDown),
+        1 => Just(Incident::Freeze),
+        2 => Just(Incident::Fresh),
+        1 => any::<bool>().prop_map(Incident::InvalidSpec),
+        3 => (0..6_usize).prop_map(Incident::Kill),
+        6 => (1..40_u64).prop_map(Incident::Pass),
     ]
 }
 
@@ -83,83 +82,83 @@ fn fresh(world: &mut World) {
     world.report = undecided(world);
 }
 
-fn happen(world: &mut World, number: usize, happening: &Happening) {
-    match happening {
-        Happening::Release(version) => {
+fn apply(world: &mut World, number: usize, incident: &Incident) {
+    match incident {
+        Incident::Release(version) => {
             world.release(version);
             fresh(world);
         }
-        Happening::Command(verb) => {
+        Incident::Command(verb) => {
             world.command(&number.to_string(), *verb);
         }
-        Happening::Scale(replicas) => {
+        Incident::Scale(replicas) => {
             let was_at_zero = std::mem::replace(&mut world.plan.replicas, *replicas) == 0;
             if was_at_zero && *replicas > 0 {
-                // Until the first pods are there nobody can serve.
+                // No pod can serve until the first pods are available.
                 world.run_for(POD_START * 2);
-                world.forgive();
+                world.forget_lost_requests();
             }
         }
-        Happening::Steps(weights) => {
+        Incident::Steps(weights) => {
             let replicas = world.plan.replicas;
             let dynamic = world.plan.canary().dynamic_stable_scale;
             let edited = analysed(plan(replicas, steps_of(weights)));
             world.plan = edit(edited, |canary| canary.dynamic_stable_scale = dynamic);
         }
-        // Pods of the stable side that die take requests with them, whatever a controller does.
-        Happening::Crash(version) if world.state.stable_revision != Some(rev(version)) => {
+        // Requests to failing stable pods are lost, whatever the controller does.
+        Incident::Crash(version) if world.state.stable_revision != Some(rev(version)) => {
             world.pods.insert(rev(version), Pods::CrashLoop);
         }
-        Happening::Recover(version) => {
+        Incident::Recover(version) => {
             world.pods.remove(&rev(version));
         }
-        // A route that sends requests to pods that are not there loses them before anyone can put
-        // it back.
-        Happening::Drift(percent) if world.available_behind_canary() => {
+        // A route that sends requests to missing pods loses them before the controller can restore
+        // it.
+        Incident::Drift(percent) if world.available_behind_canary() => {
             world.route = Ok(Weight::percent(*percent))
         }
-        Happening::Crash(_) | Happening::Drift(_) => {}
-        Happening::Breach => {
+        Incident::Crash(_) | Incident::Drift(_) => {}
+        Incident::Breach => {
             world.report = roll_back("breach");
             world.settle();
             fresh(world);
         }
-        Happening::Hold => {
+        Incident::Hold => {
             world.report = hold(HoldCode::Stale);
         }
-        Happening::StepDown(percent) => {
+        Incident::StepDown(percent) => {
             world.report = lower(Weight::percent(*percent));
         }
-        Happening::Freeze => {
+        Incident::Freeze => {
             world.report = frozen("nothing to spend");
         }
-        Happening::Fresh => fresh(world),
-        Happening::InvalidSpec(invalid) => {
+        Incident::Fresh => fresh(world),
+        Incident::InvalidSpec(invalid) => {
             world.spec_problem = invalid.then(|| "spec: broken".to_owned())
         }
-        Happening::Kill(writes) => {
+        Incident::Kill(writes) => {
             world.reconcile_cut_after(*writes);
             world.restart();
         }
-        Happening::Pass(seconds) => world.run_for(secs(*seconds)),
+        Incident::Pass(seconds) => world.run_for(secs(*seconds)),
     }
 }
 
-/// What must hold after everything that happens, given the moment before.
-fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
+/// Checks the next decision. Runs after every event, before the controller reacts to it.
+fn check_decision(world: &mut World) -> Result<(), TestCaseError> {
     let seen = world.observe();
     let decision = decide(&world.effective_plan(), &seen, world.now).unwrap();
-    let (asked, cap) = (decision.state.weights.desired, decision.state.weights.cap);
+    let (desired, cap) = (decision.state.weights.desired, decision.state.weights.cap);
     if decision.state.stage == Stage::Progressing {
         let index = decision.state.step.map_or(0, |step| step.index);
         let planned = Canary::weight_at(world.plan.steps(), index);
         prop_assert!(
-            asked <= planned,
-            "{asked} is asked for where the step asks for {planned}"
+            desired <= planned,
+            "weight {desired} exceeds the step's weight {planned}"
         );
         prop_assert!(
-            cap.is_none_or(|cap| asked <= cap),
-            "{asked} is asked for over a cap of {cap:?}"
+            cap.is_none_or(|cap| desired <= cap),
+            "weight {desired} exceeds the cap {cap:?}"
         );
         let same = seen.state.stage == Stage::Progressing
             && seen.state.current_revision == decision.state.current_revision;
@@ -172,8 +171,8 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
             && same
         {
             prop_assert!(
-                asked <= lower,
-                "{asked} is asked for where the metrics ask for {lower}"
+                desired <= lower,
+                "weight {desired} exceeds the weight {lower} that the metrics permit"
             );
         }
     } else {
@@ -210,20 +209,20 @@ fn check_moment(world: &mut World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn run(happenings: &[Happening], dynamic: bool) -> Result<World, TestCaseError> {
+fn run(incidents: &[Incident], dynamic: bool) -> Result<World, TestCaseError> {
     let mut world = start(dynamic);
-    for (number, happening) in happenings.iter().enumerate() {
-        // Lost by what happened to the pods themselves is not the controller's doing.
-        let crash = matches!(happening, Happening::Crash(_) | Happening::Drift(_));
-        happen(&mut world, number, happening);
-        check_moment(&mut world)?;
+    for (number, incident) in incidents.iter().enumerate() {
+        // Requests that are lost because pods failed do not count.
+        let crash = matches!(incident, Incident::Crash(_) | Incident::Drift(_));
+        apply(&mut world, number, incident);
+        check_decision(&mut world)?;
         world.settle();
         if crash || world.pods.values().any(|pods| *pods != Pods::Good) {
-            world.forgive();
+            world.forget_lost_requests();
         }
         prop_assert!(
             world.lost.is_empty(),
-            "after {happening:?}: {:#?}",
+            "after {incident:?}: {:#?}",
             world.lost
         );
     }
@@ -233,25 +232,25 @@ fn run(happenings: &[Happening], dynamic: bool) -> Result<World, TestCaseError> 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
-    /// Rules 2, 3, 4, 6, 7 and 12 over random histories: no request is sent to a side without pods,
-    /// nothing shrinks under traffic, an abort never raises the share, whatever happens and
-    /// wherever the controller is killed.
+    /// Invariants 2, 3, 4, 6, 7 and 12 over random histories, with kills of the controller between
+    /// any two writes: no request is sent to a side without pods, no side with traffic shrinks, an
+    /// abort never raises the canary's share.
     #[test]
     fn invariants_hold_over_random_histories(
-        happenings in prop::collection::vec(happening(), 1..40), dynamic in any::<bool>()
+        incidents in prop::collection::vec(incident(), 1..40), dynamic in any::<bool>()
     ) {
-        run(&happenings, dynamic)?;
+        run(&incidents, dynamic)?;
     }
 
-    /// After everything has become quiet and good, the Rollout comes to rest where its spec wants
-    /// it, or says why not.
+    /// Without further faults the Rollout reaches the state of its spec, or is aborted with a
+    /// reason.
     #[test]
-    fn every_history_comes_to_rest(happenings in prop::collection::vec(happening(), 1..30), dynamic in any::<bool>()) {
-        let mut world = run(&happenings, dynamic)?;
+    fn every_history_ends_in_a_final_state(incidents in prop::collection::vec(incident(), 1..30), dynamic in any::<bool>()) {
+        let mut world = run(&incidents, dynamic)?;
         world.pods.clear();
         world.spec_problem = None;
         if world.plan.replicas == 0 {
-            happen(&mut world, usize::MAX, &Happening::Scale(4));
+            apply(&mut world, usize::MAX, &Incident::Scale(4));
         }
         fresh(&mut world);
         world.run_for(secs(60));
@@ -309,7 +308,7 @@ fn invariant_02_abort_never_waits_for_stable_to_be_complete() {
     let mut world = World::stable(wanted);
     world.release("v2");
     world.run_until("stable has shrunk", |world| world.desired("v1") == 2);
-    // A pod more than needed is there by chance: it is used.
+    // Stable has more pods than needed. They are used.
     let set = world.sets.get_mut(&rev("v1")).unwrap();
     set.desired = 5;
     set.ready_at.resize(5, world.now);
@@ -390,8 +389,7 @@ fn invariant_05_a_step_is_complete_only_when_its_effect_has_been_observed() {
 
 #[test]
 fn invariant_06_everything_comes_from_one_pure_function() {
-    // `World::reconcile` asserts at every step of every test that the decision is the same when it
-    // is asked twice.
+    // `World::reconcile` asserts in every test that two calls return the same decision.
     let mut world = World::stable(plan(4, vec![weight(50), wait(10)]));
     world.release("v2");
     let decision = world.reconcile();
@@ -420,8 +418,7 @@ fn invariant_08_a_new_revision_voids_what_was_decided_for_the_old_one() {
     world.run_until("paused", |world| world.state.pause.is_some());
     world.release("v3");
     let outcome = world.command_for("1", Verb::Promote, Some("v2"), Some(1));
-    // The command is taken in before the new revision, for which it was not made: it must not move
-    // v3.
+    // The command is processed before the new revision. It must not advance v3.
     world.run_for(secs(5));
     assert_eq!(world.state.current_revision, Some(rev("v3")));
     assert_eq!(
@@ -451,17 +448,16 @@ fn invariant_10_missing_metrics_never_promote() {
 
 #[test]
 fn invariant_12_the_controller_can_be_killed_between_any_two_writes() {
-    // Whatever the release does in a run without a kill, it does with a kill after every number of
-    // writes.
+    // A run with a kill after every n-th write has the same result as a run without a kill.
     let end = |kill_every: usize| {
         let mut world = World::stable(plan(4, vec![weight(25), wait(20), weight(50), wait(20)]));
         world.release("v2");
         for _ in 0..4_000 {
-            world.reconcile_or_die(kill_every);
+            world.reconcile_with_kill(kill_every);
             world.now = world.now.checked_add(Duration::from_millis(250)).unwrap();
             world.check();
         }
-        world.assert_nothing_lost();
+        world.assert_no_lost_requests();
         let shares: Vec<_> = world.shares.iter().map(|(_, share, _)| *share).collect();
         (
             world.state.stable_revision.clone(),

@@ -1,5 +1,5 @@
-//! What users of other controllers reported, against the planner in a small world. Each test names
-//! its source.
+//! Tests of the planner for problems that users of other controllers reported. Each test cites its
+//! source.
 
 mod world;
 
@@ -17,7 +17,7 @@ use world::{
 
 const HALF: Weight = Weight::percent(50);
 
-/// At 50 % by evidence that decides nothing, with a progress deadline of 20 s.
+/// A release at 50 % without a verdict, paced by evidence, with a progress deadline of 20 s.
 fn paced(replicas: u32) -> World {
     let pace = EvidencePace {
         first_weight: HALF,
@@ -44,7 +44,7 @@ fn abort_cause(world: &World) -> Option<&str> {
 
 // flagger #944: an autoscaler raises the number of pods, and the deadline rolls a good canary back.
 #[test]
-fn raised_replicas_are_no_reason_to_be_overdue() {
+fn raising_replicas_does_not_make_a_release_overdue() {
     let mut world = paced(4);
     for replicas in [8, 12, 40] {
         world.plan.replicas = replicas;
@@ -59,10 +59,10 @@ fn raised_replicas_are_no_reason_to_be_overdue() {
     assert_eq!(world.desired("v2"), 20);
     assert!(
         world.shares.is_empty(),
-        "the verified pods carry the traffic on: {:?}",
+        "the verified pods still serve the traffic: {:?}",
         world.shares
     );
-    // Pods that never come hold nothing up that was reached without them.
+    // Pods that never start do not hold a step that was complete without them.
     world.pod_start.insert(rev("v2"), secs(100_000));
     world.plan.replicas = 80;
     world.run_for(secs(300));
@@ -72,12 +72,12 @@ fn raised_replicas_are_no_reason_to_be_overdue() {
         "{}",
         world.state.message
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 // argo-rollouts #1624, #2068: long after the last progress a pod is replaced.
 #[test]
-fn a_pod_that_is_replaced_after_a_long_quiet_time_is_not_overdue() {
+fn a_pod_replaced_long_after_the_last_progress_is_not_overdue() {
     let mut world = paced(4);
     world.replace_pod("v2");
     world.settle();
@@ -92,13 +92,13 @@ fn a_pod_that_is_replaced_after_a_long_quiet_time_is_not_overdue() {
         (world.state.stage, world.share()),
         (Stage::Progressing, HALF)
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
-// The same fault in a stepped release: the step has been complete for an hour when the controller
-// restarts and a pod goes.
+// The same problem in a release with steps: the step has been complete for an hour when the
+// controller restarts and a pod is deleted.
 #[test]
-fn a_disturbance_after_a_restart_of_the_controller_is_not_overdue() {
+fn a_disturbance_after_a_controller_restart_is_not_overdue() {
     let mut world = paced(4);
     world.run_for(secs(3_600));
     world.restart();
@@ -113,8 +113,8 @@ fn a_disturbance_after_a_restart_of_the_controller_is_not_overdue() {
     );
 }
 
-// gatewayapi plugin PR #164: somebody edits the route, so that its newest generation is not
-// confirmed for a moment.
+// gatewayapi plugin PR #164: somebody edits the route, so its newest generation is briefly
+// unconfirmed.
 #[test]
 fn a_route_that_is_confirmed_again_is_not_overdue() {
     let mut world = paced(4);
@@ -133,14 +133,14 @@ fn a_route_that_is_confirmed_again_is_not_overdue() {
     assert_eq!(
         (world.state.stage, world.share()),
         (Stage::Progressing, HALF),
-        "put back: {}",
+        "restored: {}",
         world.state.message
     );
     assert_eq!(world.events_of("RouteDrift").len(), 1);
 }
 
 #[test]
-fn a_disturbance_that_lasts_has_the_whole_deadline_and_no_more() {
+fn a_lasting_disturbance_has_the_full_deadline_and_no_more() {
     let mut world = paced(4);
     world.pod_start.insert(rev("v2"), secs(100_000));
     world.replace_pod("v2");
@@ -161,11 +161,11 @@ fn progress_renews_the_deadline() {
     world.run_until("promoted", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
 #[test]
-fn a_promotion_that_advances_all_the_time_may_take_longer_than_the_deadline() {
+fn a_promotion_that_keeps_advancing_may_exceed_the_deadline() {
     for routed in [true, false] {
         let steps = vec![weight(25), wait(5)];
         let mut wanted = if routed {
@@ -181,13 +181,13 @@ fn a_promotion_that_advances_all_the_time_may_take_longer_than_the_deadline() {
         world.run_until("promoted", |world| {
             world.state.stable_revision == Some(rev("v2"))
         });
-        world.assert_nothing_lost();
+        world.assert_no_lost_requests();
     }
 }
 
-// docs of argo-rollouts and behaviour of a Deployment: pods that come and go are no progress.
+// Documentation of argo-rollouts and behavior of a Deployment: flapping pods are no progress.
 #[test]
-fn flapping_pods_renew_no_deadline() {
+fn flapping_pods_do_not_renew_the_deadline() {
     let mut wanted = plan(4, vec![weight(50), wait(600)]);
     wanted.progress_deadline = secs(60);
     let mut world = World::stable(wanted);
@@ -213,7 +213,7 @@ fn flapping_pods_renew_no_deadline() {
 }
 
 #[test]
-fn what_was_reached_and_flaps_ever_since_is_overdue_in_the_end() {
+fn a_state_that_flaps_after_it_was_reached_becomes_overdue() {
     let mut world = paced(4);
     for _ in 0..10 {
         world.pods.insert(rev("v2"), Pods::NeverReady);
@@ -230,7 +230,7 @@ fn what_was_reached_and_flaps_ever_since_is_overdue_in_the_end() {
 }
 
 #[test]
-fn a_hold_by_a_person_does_not_run_into_the_deadline() {
+fn a_manual_hold_does_not_exceed_the_deadline() {
     let mut wanted = plan(4, vec![weight(100), wait(5)]);
     wanted.progress_deadline = secs(20);
     let mut world = World::stable(wanted);
@@ -328,7 +328,7 @@ fn a_superseded_revision_inside_the_rollback_window_runs_its_steps() {
 }
 
 #[test]
-fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
+fn a_revision_aborted_after_an_earlier_promotion_runs_its_steps() {
     let mut world = windowed();
     promote(&mut world, "v2");
     world.report = undecided(&world);
@@ -337,7 +337,7 @@ fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
     assert_eq!(
         world.state.stage,
         Stage::Promoting,
-        "promoted before: without steps"
+        "a promoted revision skips the steps"
     );
     world.report = roll_back("breach");
     world.settle();
@@ -348,7 +348,7 @@ fn a_revision_that_was_promoted_once_and_aborted_since_runs_its_steps() {
 }
 
 #[test]
-fn a_return_inside_the_rollback_window_waits_while_a_person_holds() {
+fn a_return_inside_the_rollback_window_waits_during_a_manual_hold() {
     let mut world = windowed();
     promote(&mut world, "v2");
     world.plan.paused = true;
@@ -361,7 +361,7 @@ fn a_return_inside_the_rollback_window_waits_while_a_person_holds() {
     assert_eq!(world.state.stable_revision, Some(rev("v2")));
 }
 
-/// v2 paused at 20 % for an incident, in the way that `hold` does it.
+/// v2 at 20 %, held by `hold`.
 fn held(routed: bool, hold: impl FnOnce(&mut World)) -> World {
     let steps = vec![weight(20), Step::Pause(None), weight(60), wait(5)];
     let wanted = analysed(if routed {
@@ -389,7 +389,7 @@ fn scale_to_zero_and_back(world: &mut World) {
     assert_eq!(left, 0, "{}", world.state.message);
     world.restart();
     world.plan.replicas = replicas;
-    world.forgive();
+    world.forget_lost_requests();
     world.shares.clear();
 }
 
@@ -426,8 +426,8 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
                 world.state.message
             );
             world.run_for(secs(10));
-            // Until the first pods are there nobody could have served.
-            world.forgive();
+            // No pod can serve until the first pods are available.
+            world.forget_lost_requests();
             world.run_for(secs(60));
             assert_eq!(
                 (world.state.stage, world.state.step),
@@ -454,16 +454,16 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
                 world.events_of("PromotedWithoutTraffic").is_empty(),
                 "{name}"
             );
-            world.assert_nothing_lost();
+            world.assert_no_lost_requests();
         }
     }
 }
 
 #[test]
-fn scaling_to_zero_and_back_gives_the_canary_no_more_than_its_share_on_the_way() {
+fn scaling_to_zero_and_back_never_exceeds_the_share_of_the_canary() {
     let mut world = held(true, |_| {});
     scale_to_zero_and_back(&mut world);
-    // The canary's pods would start much faster than stable's.
+    // The canary's pods start much faster than stable's.
     world.pod_start.insert(rev("v1"), secs(30));
     for _ in 0..120 {
         world.run_for(Duration::from_millis(500));
@@ -481,7 +481,7 @@ fn scaling_to_zero_and_back_gives_the_canary_no_more_than_its_share_on_the_way()
 }
 
 #[test]
-fn scaling_to_zero_in_a_promotion_keeps_it_there() {
+fn scaling_to_zero_during_a_promotion_keeps_the_stage() {
     let mut world = World::stable(edit(
         analysed(plan(3, vec![weight(50), wait(5)])),
         |canary| {
@@ -503,7 +503,7 @@ fn scaling_to_zero_in_a_promotion_keeps_it_there() {
     );
     assert!(
         world.state.bake.is_some(),
-        "still watched: {}",
+        "still baking: {}",
         world.state.message
     );
     world.report = undecided(&world);
@@ -524,7 +524,7 @@ fn an_aborted_release_that_is_scaled_to_zero_and_back_stays_aborted() {
         (Stage::Aborted, Weight::ZERO)
     );
     assert_eq!((world.desired("v1"), world.desired("v2")), (3, 0));
-    // Nor is it promoted for want of traffic, by a retry or by Git.
+    // Neither a retry nor a change in Git promotes it because it has no traffic.
     world.plan.replicas = 0;
     world.run_for(secs(30));
     world.command("r", Verb::Retry);
@@ -538,7 +538,7 @@ fn an_aborted_release_that_is_scaled_to_zero_and_back_stays_aborted() {
 }
 
 #[test]
-fn a_release_that_arrives_at_zero_while_it_is_held_is_not_promoted() {
+fn a_held_release_that_is_scaled_to_zero_is_not_promoted() {
     let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
     world.plan.replicas = 0;
     world.plan.paused = true;
@@ -554,7 +554,7 @@ fn a_release_that_arrives_at_zero_while_it_is_held_is_not_promoted() {
 }
 
 #[test]
-fn a_pause_by_command_outlives_edited_steps() {
+fn a_pause_by_command_survives_edited_steps() {
     let mut world = held(true, |world| {
         world.command("p", Verb::Pause);
     });
@@ -588,7 +588,7 @@ fn highest_canary_share(mut world: World, replicas: u32) -> f64 {
         "{}",
         world.state.message
     );
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
     highest
 }
 
@@ -601,7 +601,7 @@ fn at_30_percent(mut wanted: Plan, from: u32) -> World {
     world
 }
 
-// Issue: scale in mid-release, in every mode: never all growth to the unproven side.
+// Scaling during a release, in every mode: the canary never gets all of the new pods.
 #[test]
 fn both_sides_grow_and_shrink_in_the_proportion_of_the_traffic() {
     let steps = || vec![weight(30), Step::Pause(None)];
@@ -627,7 +627,7 @@ fn both_sides_grow_and_shrink_in_the_proportion_of_the_traffic() {
 }
 
 #[test]
-fn a_broken_stable_revision_does_not_hold_the_canary_back_for_ever() {
+fn a_broken_stable_revision_does_not_hold_the_canary_forever() {
     let mut world = at_30_percent(plan(4, vec![weight(30), Step::Pause(None)]), 4);
     world.pod_start.insert(rev("v1"), secs(1_000_000));
     world.plan.replicas = 12;
@@ -637,9 +637,9 @@ fn a_broken_stable_revision_does_not_hold_the_canary_back_for_ever() {
     assert_eq!(world.desired("v2"), 4);
 }
 
-// argo-rollouts #2939 and node restarts: what both sides share is not the canary's fault.
+// argo-rollouts #2939 and node restarts: problems of both sides are not the canary's fault.
 #[test]
-fn restarts_that_stable_has_as_well_abort_nothing() {
+fn restarts_of_both_sides_do_not_abort() {
     let mut world = World::stable(plan(10, vec![weight(50), Step::Pause(None)]));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
@@ -652,7 +652,7 @@ fn restarts_that_stable_has_as_well_abort_nothing() {
 }
 
 #[test]
-fn a_retry_begins_its_own_count_of_what_happens() {
+fn a_retry_counts_restarts_from_zero() {
     let mut world = World::stable(plan(4, vec![weight(50), Step::Pause(None)]));
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
@@ -669,9 +669,9 @@ fn a_retry_begins_its_own_count_of_what_happens() {
     );
 }
 
-// traefik #9158: a route that lists a canary Service which is not there yet.
+// traefik #9158: a route that refers to a canary Service that does not exist yet.
 #[test]
-fn the_canary_service_exists_from_the_first_deploy_on() {
+fn the_canary_service_exists_from_the_first_deploy() {
     let mut world = World::new(plan(2, vec![weight(50), wait(5)]));
     world.settle();
     assert_eq!(world.canary_service, Some(rev("v1")));
@@ -682,17 +682,17 @@ fn the_canary_service_exists_from_the_first_deploy_on() {
     assert_eq!(
         world.canary_service,
         Some(rev("v1")),
-        "made again where somebody deletes it"
+        "created again after somebody deletes it"
     );
     world.release("v2");
     world.run_until("stable", |world| {
         world.state.stable_revision == Some(rev("v2"))
     });
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }
 
-// argo-rollouts #3689, #119: the field is removed for an autoscaler's sake, and the API server
-// fills in 1.
+// argo-rollouts #3689, #119: the field is removed because of an autoscaler, and the API server
+// defaults it to 1.
 #[test]
 fn removing_replicas_does_not_shrink_a_fleet() {
     let mut world = World::stable(plan(10, vec![weight(50), wait(5)]));
@@ -707,7 +707,7 @@ fn removing_replicas_does_not_shrink_a_fleet() {
         "{:?}",
         world.events
     );
-    // An autoscaler begins at the 1 that it reads and raises step by step.
+    // An autoscaler starts at the 1 that it reads and scales up gradually.
     for replicas in [4, 8] {
         (world.plan.replicas, world.replicas_source) = (replicas, ReplicasSource::Scaled);
         world.run_for(secs(15));
@@ -718,11 +718,11 @@ fn removing_replicas_does_not_shrink_a_fleet() {
     assert_eq!(world.desired("v1"), 12);
     world.plan.replicas = 7;
     world.run_for(secs(15));
-    assert_eq!(world.desired("v1"), 7, "from here on its number counts");
+    assert_eq!(world.desired("v1"), 7, "its number applies from now on");
 }
 
 #[test]
-fn an_autoscaler_that_wants_fewer_pods_gets_them_after_its_own_stabilization_window() {
+fn an_autoscaler_scales_down_after_its_stabilization_window() {
     let mut world = World::stable(plan(10, vec![weight(50), wait(5)]));
     (world.plan.replicas, world.replicas_source) = (1, ReplicasSource::Default);
     world.run_for(secs(60));
@@ -734,17 +734,17 @@ fn an_autoscaler_that_wants_fewer_pods_gets_them_after_its_own_stabilization_win
 }
 
 #[test]
-fn replicas_that_are_declared_count_at_once() {
+fn declared_replicas_apply_at_once() {
     let mut world = World::stable(plan(10, vec![weight(50), wait(5)]));
     world.plan.replicas = 1;
     world.run_for(secs(60));
     assert_eq!(world.desired("v1"), 1);
 }
 
-// Found beside argo-rollouts #1838: what a superseded revision still has is not the new one's, and
-// it loses it even where the stable revision first has to grow for that.
+// Related to argo-rollouts #1838: the traffic share of a superseded revision does not pass to the
+// new one. It loses its share even if the stable revision first has to scale up.
 #[test]
-fn a_superseded_canary_loses_its_traffic_where_stable_had_shrunk() {
+fn a_superseded_canary_loses_its_traffic_even_if_stable_had_shrunk() {
     let wanted = edit(plan(5, vec![weight(20), Step::Pause(None)]), |canary| {
         canary.dynamic_stable_scale = true
     });
@@ -762,5 +762,5 @@ fn a_superseded_canary_loses_its_traffic_where_stable_had_shrunk() {
         world.state.weights.verified == Some(Weight::percent(20))
     });
     assert_eq!(world.canary_service, Some(rev("v3")));
-    world.assert_nothing_lost();
+    world.assert_no_lost_requests();
 }

@@ -11,20 +11,20 @@ use crate::release_analysis::ReleaseAnalysis;
 impl ReleaseAnalysis {
     /// The reason for a rollback during the bake time. The evidence against the canary alone can
     /// trigger it; a tenth of that evidence is enough if the allotment is spent or the service
-    /// burns its error budget too fast. This is a heuristic: see [`serin_analysis::watch`].
+    /// burns its error budget too fast. This is a heuristic: see [`serin_analysis::bake`].
     pub(crate) fn breach_during_bake(
         &self,
-        told: &serin_analysis::Evaluation,
+        evaluation: &serin_analysis::Evaluation,
     ) -> Option<AnalysisReport> {
-        let config = &self.settings.judge;
-        let watched = self.objectives.iter().filter_map(|objective_analysis| {
-            Some((objective_analysis, objective_analysis.watch.as_ref()?))
+        let config = &self.settings.analysis;
+        let bakes = self.objectives.iter().filter_map(|objective_analysis| {
+            Some((objective_analysis, objective_analysis.bake.as_ref()?))
         });
-        let ln_e: Vec<(f64, f64)> = watched
+        let ln_e: Vec<(f64, f64)> = bakes
             .clone()
-            .map(|(objective_analysis, watch)| {
+            .map(|(objective_analysis, bake)| {
                 (
-                    watch.ln_e(objective_analysis.objective.bets()),
+                    bake.ln_e(objective_analysis.objective.bets()),
                     objective_analysis.objective.config().weight,
                 )
             })
@@ -33,10 +33,11 @@ impl ReleaseAnalysis {
             return None;
         }
         let ln_e = ln_mean(&ln_e);
-        let is_spent = told
-            .objectives
-            .iter()
-            .any(|of| of.allotment.is_some_and(|allotment| of.spent >= allotment));
+        let is_spent = evaluation.objectives.iter().any(|objective| {
+            objective
+                .allotment
+                .is_some_and(|allotment| objective.spent >= allotment)
+        });
         let (cause, threshold, why) = if ln_e >= -config.alpha.ln() {
             (AbortCause::Evidence, 1.0 / config.alpha, "")
         } else if ln_e < config.suspect_from_e.ln() {
@@ -56,22 +57,23 @@ impl ReleaseAnalysis {
         } else {
             return None;
         };
-        let worst = watched.max_by(|one, other| {
-            let ln_e = |(objective_analysis, watch): &(
+        let worst = bakes.max_by(|one, other| {
+            let ln_e = |(objective_analysis, bake): &(
                 &crate::objective_analysis::ObjectiveAnalysis,
                 &serin_analysis::bake::BakeEvidence,
-            )| { watch.ln_e(objective_analysis.objective.bets()) };
+            )| { bake.ln_e(objective_analysis.objective.bets()) };
             ln_e(one).total_cmp(&ln_e(other))
         });
-        let (_, watch) = worst?;
+        let (_, bake) = worst?;
         let message = format!(
-            "Rolled back from {}: since it has all of the traffic the canary failed {} of {} requests, where about {} are tolerated by \
-             what stable failed during the release. {why}A release that fails no more than that shows evidence like this (E = {}) at most \
+            "Rolled back from {}: since it has all of the traffic the canary failed {} of {} \
+             requests, where about {} are tolerated by what stable failed during the release. \
+             {why}A release that fails no more than that shows evidence like this (E = {}) at most \
              1 time in {}; no stable side is left to compare with.",
             percent(self.weight.as_percent() / 100.0),
-            thousands(watch.counts.canary_errors),
-            thousands(watch.counts.canary_requests),
-            thousands(watch.tolerated_errors()),
+            thousands(bake.counts.canary_errors),
+            thousands(bake.counts.canary_requests),
+            thousands(bake.tolerated_errors()),
             explain::e_value(ln_e),
             thousands(threshold.round()),
         );

@@ -47,7 +47,8 @@ pub fn budget_status(
             )
         }
         BudgetState::Spent => format!(
-            "The error budget is spent: {} errors were made where {total} are allowed{period}. Releases are frozen until it recovers.",
+            "The error budget is spent: {} errors were made where {total} are allowed{period}. \
+             Releases are frozen until it recovers.",
             thousands((budget.total - budget.remaining).round()),
         ),
     };
@@ -77,7 +78,7 @@ fn infeasible(
         .objective(spec, service.usual_rate(), true)
         .evidence;
     let budget_fraction = evidence.budget_fraction;
-    let question = |share: f64| FeasibilityInput {
+    let feasibility = |share: f64| FeasibilityInput {
         target: spec.objective / 100.0,
         margin_of_budget: evidence.delta1 / budget_fraction,
         stable_rate: service
@@ -85,17 +86,17 @@ fn infeasible(
             .unwrap_or(USUAL_PART_OF_BUDGET * budget_fraction),
         requests_per_second,
         max_weight: share,
-        beta: settings.judge.beta,
+        beta: settings.analysis.beta,
         max_duration_seconds: settings.max_duration.as_secs_f64(),
         // The budget message already reports a spent budget.
         allotment: Some(allotment).filter(|allotment| *allotment > 0.0),
     };
     // With 100 % of the traffic there is no stable side to compare with, however long it takes.
-    let judged_at = proven_at
+    let tested_share = proven_at
         .filter(|weight| *weight < Weight::FULL)
         .map(|weight| weight.as_percent() / 100.0);
-    let too_slow = judged_at.and_then(|share| question(share).slow_message());
-    let too_small = question(settings.judge.steps.max_weight).allotment_message();
+    let too_slow = tested_share.and_then(|share| feasibility(share).slow_message());
+    let too_small = feasibility(settings.analysis.steps.max_weight).allotment_message();
     let sentences: Vec<String> = too_slow.into_iter().chain(too_small).collect();
     (!sentences.is_empty()).then(|| format!("Objective {}: {}", spec.name, sentences.join(" ")))
 }
@@ -135,11 +136,13 @@ mod tests {
     fn a_budget_is_reported_in_counts() {
         let healthy = told_of(100.0, 100_000.0, None);
         assert_eq!(healthy.state, "Healthy");
-        let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A release may spend 5,184.";
+        let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A \
+            release may spend 5,184.";
         assert_eq!(healthy.message.as_deref(), Some(sentence));
         let tight = told_of(100.0, 259_000.0, None);
         assert_eq!(tight.state, "Tight");
-        let sentence = "0.077 % of the error budget remain, 200 of 259,200 errors in 30 days. A release may spend 40, less than usual.";
+        let sentence = "0.077 % of the error budget remain, 200 of 259,200 errors in 30 days. A \
+            release may spend 40, less than usual.";
         assert_eq!(tight.message.as_deref(), Some(sentence));
         let spent = told_of(100.0, 300_000.0, None);
         assert_eq!((spent.state.as_str(), spent.allotment), ("Spent", 0.0));

@@ -78,11 +78,11 @@ pub struct ObjectiveCheckpoint {
     /// The evidence.
     pub state: ObjectiveState,
     /// Evidence of the bake time after promotion.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watch: Option<BakeEvidence>,
+    #[serde(rename = "watch", default, skip_serializing_if = "Option::is_none")]
+    pub bake: Option<BakeEvidence>,
     /// Whether Prometheus aggregates the series because they are too many to be read individually.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub summed: bool,
+    #[serde(rename = "summed", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_aggregated: bool,
     /// Learned scrape interval in milliseconds, if it differs from the configured one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrape_interval_ms: Option<i64>,

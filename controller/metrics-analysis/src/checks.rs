@@ -202,17 +202,18 @@ impl Checks {
             limit => format!("{limit} failures are tolerated"),
         };
         Some(format!(
-            "Check {name} has failed {failed}, and {tolerated}: it found {found}, which does not meet {condition_text}."
+            "Check {name} has failed {failed}, and {tolerated}: it found {found}, which does not \
+             meet {condition_text}."
         ))
     }
 
     /// The reason for a hold: a check without a usable result, or whose query fails.
     pub(crate) fn blocking_error(&self, at: &CheckContext) -> Option<AnalysisError> {
-        let mut asked = self
+        let mut active = self
             .0
             .iter()
             .filter(|check| check.is_decisive && check.is_active(at));
-        asked.find_map(|check| check.blocking_error(at))
+        active.find_map(|check| check.blocking_error(at))
     }
 
     /// Names of the checks that have succeeded in this context.
@@ -231,7 +232,7 @@ impl Checks {
             .iter()
             .filter(|check| check.is_decisive && check.is_due(at) && !check.has_succeeded(at));
         let name = |check: &Check| match check.pending_start(at) {
-            Some(begins) => format!("{} (begins {begins})", check.name),
+            Some(start) => format!("{} (starts {start})", check.name),
             None => check.name.clone(),
         };
         let names: Vec<String> = pending.map(name).collect();
@@ -358,15 +359,15 @@ impl Check {
         } else {
             "warmUp"
         };
-        Some(format!("at {begins_at}, by {field}"))
+        Some(format!("at {begins_at} ({field})"))
     }
 
     /// Whether the check belongs to this phase and the canary has traffic.
     fn is_due(&self, at: &CheckContext) -> bool {
         let is_time = match self.phase {
-            CheckPhase::Release => at.phase != ReleasePhase::AfterPromotion,
+            CheckPhase::Release => at.phase != ReleasePhase::Bake,
             CheckPhase::BeforePromotion => at.phase == ReleasePhase::BeforePromotion,
-            CheckPhase::Bake => at.phase == ReleasePhase::AfterPromotion,
+            CheckPhase::Bake => at.phase == ReleasePhase::Bake,
         };
         is_time && at.has_traffic
     }
@@ -479,9 +480,9 @@ impl Check {
             .query_failure
             .as_ref()
             .map(|(_, error)| format!("Cannot be queried. {error}."));
-        let begins = self
+        let start = self
             .pending_start(at)
-            .map(|begins| format!("Begins {begins}."));
+            .map(|start| format!("Starts {start}."));
         let waits = || match self.phase {
             CheckPhase::Release => "Not queried yet.",
             CheckPhase::BeforePromotion => "Queried before promotion.",
@@ -497,7 +498,7 @@ impl Check {
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
             message: analysis_error
                 .filter(|_| self.is_active(at))
-                .or(begins)
+                .or(start)
                 .or(found)
                 .or_else(|| Some(waits().to_owned())),
         }

@@ -36,7 +36,8 @@ impl AnalysisError {
 
     /// No Prometheus address is configured.
     pub fn no_address() -> Self {
-        let message = "No Prometheus address is configured: set spec.analysis.prometheus.address, or configure a default for the controller.";
+        let message = "No Prometheus address is configured: set spec.analysis.prometheus.address, \
+            or configure a default for the controller.";
         Self {
             code: HoldCode::NotConfigured,
             message: message.to_owned(),
@@ -60,8 +61,9 @@ impl AnalysisError {
 
     pub(crate) fn too_large(objective: &str, size: &str) -> Self {
         let message = format!(
-            "The metrics of {objective} cannot be read. Even added up by scrape target the answer is too large: {size}. Count at the \
-             gateway or in the mesh, where fewer targets count for all pods, or narrow the selector."
+            "The metrics of {objective} cannot be read. Even added up by scrape target the answer \
+             is too large: {size}. Count at the gateway or in the mesh, where fewer targets count \
+             for all pods, or narrow the selector."
         );
         Self {
             code: HoldCode::TooLarge,
@@ -212,7 +214,7 @@ impl CounterSelectors {
             .map(|(pattern, why)| Ok((anchored_regex(&pattern)?, why)))
             .transpose()
             .map_err(analysis_error)?;
-        let arms = SideMatcher {
+        let side_matcher = SideMatcher {
             label: label.to_owned(),
             canary: anchored_regex(&canary).map_err(analysis_error)?,
             stable: anchored_regex(&stable).map_err(analysis_error)?,
@@ -235,7 +237,7 @@ impl CounterSelectors {
                     latency,
                     &count(&service)?,
                     &count(&sides)?,
-                    arms,
+                    side_matcher,
                 )?
             });
         }
@@ -253,7 +255,7 @@ impl CounterSelectors {
             verified: true,
             histogram: None,
             buckets: None,
-            sides: arms,
+            sides: side_matcher,
             exporter,
             layouts: Vec::new(),
             layout: 0,
@@ -549,10 +551,10 @@ fn pods_by_owner(by_pod: bool, request: &AnalysisRequest) -> Option<BTreeMap<Str
 /// The label that distinguishes the sides, the patterns of canary and stable, and whether the label
 /// names pods.
 fn side_labels(
-    arms: Option<&VariantsSpec>,
+    variants: Option<&VariantsSpec>,
     request: &AnalysisRequest,
 ) -> Result<(String, String, String, bool), String> {
-    let pod_label = match arms {
+    let pod_label = match variants {
         None => None,
         Some(VariantsSpec {
             pod_label,
@@ -590,7 +592,7 @@ fn anchored_regex(pattern: &str) -> Result<Regex, String> {
 }
 
 /// Parses a plain series selector. Functions, ranges and offsets are rejected, because Serin reads
-/// raw samples at times of its own choice.
+/// raw samples at times that it chooses.
 fn parse_selector(text: &str) -> Result<VectorSelector, String> {
     let selector = match parser::parse(text) {
         Ok(Expr::VectorSelector(selector)) => selector,
@@ -614,7 +616,9 @@ fn parse_selector(text: &str) -> Result<VectorSelector, String> {
     }
     if !selector.matchers.or_matchers.is_empty() {
         return Err(
-            "write the alternatives as one regular expression: `or` between matchers is not supported".to_owned()
+            "write the alternatives as one regular expression: `or` between matchers is not \
+             supported"
+                .to_owned(),
         );
     }
     Ok(selector)

@@ -114,8 +114,9 @@ impl CredentialSource<'_> {
         let role = format!("serin-{resource}-{name}");
         let message = format!(
             "The controller is not allowed to read the {self}. Grant access to this object only: \
-             kubectl -n {namespace} create role {role} --verb=get --resource={resource}s --resource-name={name} && \
-             kubectl -n {namespace} create rolebinding {role} --role={role} --user={user}"
+             kubectl -n {namespace} create role {role} --verb=get --resource={resource}s \
+             --resource-name={name} && kubectl -n {namespace} create rolebinding {role} \
+             --role={role} --user={user}"
         );
         AnalysisError { code, message }
     }
@@ -202,7 +203,8 @@ impl CredentialSource<'_> {
                 value.len()
             );
             let fix = format!(
-                "write one line of text of at most {LONGEST_VALUE} bytes, for example Bearer and the token"
+                "write one line of text of at most {LONGEST_VALUE} bytes, for example Bearer and \
+                 the token"
             );
             return Err(self.invalid(&what, &fix));
         }
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn invalid_headers_are_reported_without_their_value() {
-        for (key, value, words) in [
+        for (key, value, fragment) in [
             (
                 "Authorization",
                 "s3cret\nX-Other: s3cret",
@@ -313,7 +315,7 @@ mod tests {
             let analysis_error = SECRET.headers(&data(&[(key, value)])).unwrap_err();
             assert_eq!(analysis_error.code, HoldCode::InvalidSecret);
             assert!(
-                analysis_error.message.contains(words),
+                analysis_error.message.contains(fragment),
                 "{}",
                 analysis_error.message
             );
@@ -341,8 +343,10 @@ mod tests {
     fn a_forbidden_secret_is_reported_with_the_required_role() {
         let analysis_error = SECRET.forbidden("system:serviceaccount:serin-system:serin");
         assert_eq!(analysis_error.code, HoldCode::SecretForbidden);
-        let role = "kubectl -n shop create role serin-secret-prometheus-headers --verb=get --resource=secrets --resource-name=prometheus-headers";
-        let binding = "kubectl -n shop create rolebinding serin-secret-prometheus-headers --role=serin-secret-prometheus-headers --user=system:serviceaccount:serin-system:serin";
+        let role = "kubectl -n shop create role serin-secret-prometheus-headers --verb=get \
+            --resource=secrets --resource-name=prometheus-headers";
+        let binding = "kubectl -n shop create rolebinding serin-secret-prometheus-headers \
+            --role=serin-secret-prometheus-headers --user=system:serviceaccount:serin-system:serin";
         assert!(
             analysis_error
                 .message
@@ -356,10 +360,10 @@ mod tests {
     fn invalid_certificates_are_reported_and_never_printed() {
         // Another test may already have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let told = |analysis_error: AnalysisError, words: &str| {
+        let assert_error = |analysis_error: AnalysisError, fragment: &str| {
             assert_eq!(analysis_error.code, HoldCode::InvalidSecret);
             assert!(
-                analysis_error.message.contains(words),
+                analysis_error.message.contains(fragment),
                 "{}",
                 analysis_error.message
             );
@@ -374,17 +378,17 @@ mod tests {
                 .add_ca_bundle(&data(pairs), "ca.crt", Tls::default())
                 .unwrap_err()
         };
-        told(
+        assert_error(
             ca(&[]),
             "the key \"ca.crt\" is missing or empty, it has no keys",
         );
-        told(
+        assert_error(
             ca(&[("tls.crt", "s3cret")]),
             "the key \"ca.crt\" is missing or empty, it has the keys tls.crt",
         );
-        told(ca(&[("ca.crt", "s3cret")]), "no certificate in PEM");
+        assert_error(ca(&[("ca.crt", "s3cret")]), "no certificate in PEM");
         let of_garbage = "-----BEGIN CERTIFICATE-----\nczNjcmV0\n-----END CERTIFICATE-----\n";
-        told(ca(&[("ca.crt", of_garbage)]), "is not a CA certificate");
+        assert_error(ca(&[("ca.crt", of_garbage)]), "is not a CA certificate");
 
         let own = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap();
@@ -400,12 +404,12 @@ mod tests {
         let body = key.lines().nth(1).unwrap();
         assert!(!format!("{tls:?}").contains(body));
         let mixed = pair(&certificate, &other.signing_key.serialize_pem()).unwrap_err();
-        told(mixed, "are not a matching certificate and key");
-        told(
+        assert_error(mixed, "are not a matching certificate and key");
+        assert_error(
             pair(&certificate, "s3cret").unwrap_err(),
             "are not a matching certificate and key",
         );
-        told(
+        assert_error(
             pair(&certificate, "").unwrap_err(),
             "the key \"tls.key\" is missing or empty, it has the keys tls.crt, tls.key",
         );

@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 
 /// Returns a short hash that identifies `text`.
-pub(crate) fn fingerprint(question: &str) -> String {
-    let digest = Sha256::digest(question.as_bytes());
+pub(crate) fn fingerprint(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
     let start = digest
         .iter()
         .take(8)

@@ -51,7 +51,8 @@ impl Histogram {
             .find(|(suffix, _, _)| base.ends_with(suffix));
         let Some((_, seconds, unit)) = unit else {
             return Err(format!(
-                "{base} does not say its unit: use a histogram whose name ends in _seconds or _milliseconds"
+                "the name {base} does not contain its unit: use a histogram whose name ends in \
+                 _seconds or _milliseconds"
             ));
         };
         // Converted to whole microseconds first, so that 300 ms are exactly 0.3 s.
@@ -112,14 +113,18 @@ impl Histogram {
         let Err(MissingEdge { below, above, .. }) = find_edge(edges, self.threshold) else {
             return Ok(());
         };
-        let told = |edge: f64| format!("{edge}{}", self.unit);
+        let with_unit = |edge: f64| format!("{edge}{}", self.unit);
         let mut finite: Vec<f64> = edges
             .iter()
             .copied()
             .filter(|edge| edge.is_finite())
             .collect();
         finite.sort_by(f64::total_cmp);
-        let choices: Vec<_> = [below, above].into_iter().flatten().map(told).collect();
+        let choices: Vec<_> = [below, above]
+            .into_iter()
+            .flatten()
+            .map(with_unit)
+            .collect();
         let fix = if choices.is_empty() {
             "use another histogram".to_owned()
         } else {
@@ -130,7 +135,11 @@ impl Histogram {
         } else {
             format!(
                 " (its buckets end at {})",
-                finite.into_iter().map(told).collect::<Vec<_>>().join(", ")
+                finite
+                    .into_iter()
+                    .map(with_unit)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )
         };
         Err(format!(
@@ -150,7 +159,11 @@ pub(crate) fn bucket_selector(count: &VectorSelector) -> Result<(String, VectorS
         .as_deref()
         .and_then(|name| name.strip_suffix("_count"));
     let Some(base) = base else {
-        return Err("with latency, total is the count of a histogram, for example http_server_request_duration_seconds_count{namespace=\"shop\"}".to_owned());
+        return Err(
+            "with latency, total is the count of a histogram, for example \
+            http_server_request_duration_seconds_count{namespace=\"shop\"}"
+                .to_owned(),
+        );
     };
     let mut buckets = count.clone();
     buckets.name = Some(format!("{base}_bucket"));
@@ -237,7 +250,8 @@ mod tests {
             histogram("request_duration_seconds", 500)
                 .check_edges(&edges)
                 .unwrap_err(),
-            "no bucket ends at as written, so that nothing counts what is slower: use 0.3s or 1.2s (its buckets end at 0.1s, 0.3s, 1.2s, 5s)"
+            "no bucket ends at as written, so that nothing counts what is slower: use 0.3s or 1.2s \
+             (its buckets end at 0.1s, 0.3s, 1.2s, 5s)"
         );
         assert_eq!(
             histogram("request_duration_milliseconds", 250).check_edges(&[100.0, 250.0]),

@@ -43,8 +43,9 @@ pub(crate) struct IndicatorCounters {
 }
 
 /// The alternative for users of Envoy Gateway.
-const NO_ENVOY_GATEWAY: &str = "Envoy Gateway counts all backends of a rule as one cluster, so that canary and stable cannot be told apart: use the indicator pod, or \
-     counters of your own (docs/reference/indicators.md has those for Envoy)";
+const NO_ENVOY_GATEWAY: &str = "Envoy Gateway counts all backends of a rule as one cluster, so \
+    canary and stable cannot be distinguished: use the indicator pod, or counters of your own \
+    (docs/reference/indicators.md has those for Envoy)";
 
 impl IndicatorCounters {
     /// The counters of this indicator, for each way in which Prometheus may have renamed their
@@ -113,8 +114,8 @@ fn traefik(
     let [canary, stable] = [canary, stable].map(|service| traefik::backend_names(request, service));
     if canary.service == stable.service {
         return Err(format!(
-            "Traefik writes both Services as {}, so that canary and stable cannot be told apart: rename one of them, or use the \
-             indicator pod",
+            "Traefik uses the name {} for both Services in its metrics, so canary and stable \
+             cannot be distinguished: rename one of them, or use the indicator pod",
             canary.service
         ));
     }
@@ -161,7 +162,7 @@ fn label_matcher(label: &str, pattern: &str) -> String {
 fn check_not_shared(
     indicator: Indicator,
     request: &AnalysisRequest,
-    is_told: impl Fn(&RouteRule) -> bool,
+    is_distinguished: impl Fn(&RouteRule) -> bool,
 ) -> Result<(), String> {
     let namespace = &request.rollout.namespace;
     let reaches = |rule: &&RouteRule| {
@@ -171,14 +172,15 @@ fn check_not_shared(
                 && (service == request.canary_service.as_ref()
                     || service == request.stable_service.as_ref())
         };
-        rule.backends.iter().any(of_sides) && !is_told(rule)
+        rule.backends.iter().any(of_sides) && !is_distinguished(rule)
     };
     let Some(other) = request.rules.others.iter().find(reaches) else {
         return Ok(());
     };
     Err(format!(
-        "{} sends requests to the same Service without being split, and the {} indicator counts them alike: name that rule in \
-         strategy.canary.trafficRouting, give it a Service of its own, or write counters that tell the two apart",
+        "{} sends requests to the same Service without being split, and the {} indicator cannot \
+         distinguish them: add that rule to strategy.canary.trafficRouting, give it its own \
+         Service, or write counters that distinguish the two rules",
         other.title(),
         indicator_name(indicator)
     ))
@@ -281,17 +283,17 @@ fn nginx(
         format!("{upstream}-[a-z0-9]+-[-a-z0-9]+"),
     );
     let matchers = |pattern: &str| {
-        let of = |label, value| label_matcher(label, &regex::escape(value));
+        let matcher = |label, value| label_matcher(label, &regex::escape(value));
         let pattern = quote(&format!("(?:{pattern})?"));
         format!(
             "{},{},canary=~{pattern}",
-            of(labels[0], namespace),
-            of(labels[1], stable)
+            matcher(labels[0], namespace),
+            matcher(labels[1], stable)
         )
     };
     let why = format!(
-        "ingress-nginx joins a Service and its port by a dash, so that {namespace}-{} with another dash can be another Service: write \
-         the port of the canary's Ingress as a number",
+        "ingress-nginx joins a Service and its port by a dash, so that {namespace}-{} with another \
+         dash can be another Service: write the port of the canary's Ingress as a number",
         request.canary_service.as_deref().unwrap_or_default()
     );
     IndicatorCounters {

@@ -73,7 +73,7 @@ impl ObjectiveLatencyGuard {
             let samples = reading.samples();
             let feed = SampleBatch {
                 samples: &samples,
-                source_created_ms: &reading.births,
+                source_created_ms: &reading.source_created_ms,
                 settled_ms,
                 now_ms,
             };
@@ -173,17 +173,17 @@ mod tests {
     /// The canary receives 100 requests per second and stable 300. 40 % of the canary's requests
     /// and 10 % of stable's took longer than 100 ms.
     fn answers(scrapes: u32, edges_of_canary: &[&str]) -> [Answer; 2] {
-        let of = |pod: &str, le: Option<&str>, rate: f64| {
+        let series = |pod: &str, le: Option<&str>, rate: f64| {
             let samples: Vec<_> = (0..scrapes)
                 .map(|scrape| (i64::from(scrape) * 1_000, f64::from(scrape) * rate))
                 .collect();
             series(pod, le, &samples)
         };
-        let total = vec![of(CANARY, None, 100.0), of(STABLE, None, 300.0)];
+        let total = vec![series(CANARY, None, 100.0), series(STABLE, None, 300.0)];
         let mut buckets: Vec<Series> = edges_of_canary
             .iter()
             .map(|le| {
-                of(
+                series(
                     CANARY,
                     Some(le),
                     if le.parse() == Ok(100.0) { 60.0 } else { 100.0 },
@@ -191,7 +191,7 @@ mod tests {
             })
             .collect();
         for le in ["100", "1000.0", "+Inf"] {
-            buckets.push(of(
+            buckets.push(series(
                 STABLE,
                 Some(le),
                 if le == "100" { 270.0 } else { 300.0 },
@@ -213,11 +213,11 @@ mod tests {
             round_at_ms: 0,
             k: 1.0,
         };
-        let births = BTreeMap::new();
+        let created_at = BTreeMap::new();
         guarded.observe(
             &counters,
             [&total, &buckets],
-            (&births, 0),
+            (&created_at, 0),
             (i64::MAX, 100_000),
             (before, &context),
         );
@@ -274,11 +274,11 @@ mod tests {
             round_at_ms: 9_000,
             k: 1.0,
         };
-        let births = BTreeMap::new();
+        let created_at = BTreeMap::new();
         guarded.observe(
             &counters,
             [&total, &buckets],
-            (&births, 0),
+            (&created_at, 0),
             (i64::MAX, 100_000),
             (before, &context),
         );

@@ -45,7 +45,7 @@ pub struct ObjectiveAnalysis {
     pub state: ObjectiveState,
     /// Error budget and burn rate of the service, across all versions.
     pub service: ServiceSlo,
-    pub(crate) watch: Option<BakeEvidence>,
+    pub(crate) bake: Option<BakeEvidence>,
     pub(crate) usual_rate: Option<f64>,
     fingerprint: String,
     pub(crate) read_failure: Option<ReadFailure>,
@@ -140,17 +140,17 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
 
 /// Identifies the parameters on which the evidence depends. Evidence with another fingerprint is
 /// not continued.
-fn evidence_fingerprint(settings: &Settings, prepared: &ObjectivePlan) -> String {
-    let ObjectivePlan { spec, counters, .. } = prepared;
-    let question = format!(
+fn evidence_fingerprint(settings: &Settings, plan: &ObjectivePlan) -> String {
+    let ObjectivePlan { spec, counters, .. } = plan;
+    let parameters = format!(
         "{}|{}|{}|{}|{}",
         spec.objective,
-        settings.judge.alpha,
+        settings.analysis.alpha,
         settings.max_duration.as_secs(),
         counters.total_of_sides,
         counters.errors_of_sides,
     );
-    fingerprint(&question)
+    fingerprint(&parameters)
 }
 
 fn duration(milliseconds: i64) -> Duration {
@@ -169,24 +169,20 @@ fn can_estimate_dispersion(counters: &CounterSelectors, state: &ObjectiveState) 
 impl ObjectiveAnalysis {
     pub(crate) fn begin(
         settings: &Settings,
-        prepared: ObjectivePlan,
+        plan: ObjectivePlan,
         stored: Option<ObjectiveCheckpoint>,
         began_ms: i64,
         now_ms: i64,
     ) -> Result<Self, AnalysisError> {
-        let fingerprint = evidence_fingerprint(settings, &prepared);
-        let mut prepared = prepared;
-        prepared.counters.choose_layout(&prepared.service.layouts);
+        let fingerprint = evidence_fingerprint(settings, &plan);
+        let mut plan = plan;
+        plan.counters.choose_layout(&plan.service.layouts);
         if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
-            let config = settings.objective(
-                &prepared.spec,
-                stored.usual_rate,
-                prepared.counters.verified,
-            );
+            let config = settings.objective(&plan.spec, stored.usual_rate, plan.counters.verified);
             match Objective::resume(config, &stored.state) {
-                Ok(objective) => return Ok(Self::resume(settings, prepared, objective, stored)),
+                Ok(objective) => return Ok(Self::resume(settings, plan, objective, stored)),
                 Err(error) => {
-                    tracing::warn!(objective = %prepared.spec.name, %error, "discarding the stored evidence");
+                    tracing::warn!(objective = %plan.spec.name, %error, "discarding the stored evidence");
                 }
             }
         }
@@ -194,7 +190,7 @@ impl ObjectiveAnalysis {
             spec,
             counters,
             service,
-        } = prepared;
+        } = plan;
         let usual_rate = service.usual_rate();
         let verified = counters.verified || service.errors_seen;
         let config = settings.objective(&spec, usual_rate, verified);
@@ -215,7 +211,7 @@ impl ObjectiveAnalysis {
             objective,
             state,
             service,
-            watch: None,
+            bake: None,
             usual_rate,
             fingerprint,
             read_failure: None,
@@ -230,7 +226,7 @@ impl ObjectiveAnalysis {
 
     fn resume(
         settings: &Settings,
-        prepared: ObjectivePlan,
+        plan: ObjectivePlan,
         objective: Objective,
         stored: ObjectiveCheckpoint,
     ) -> Self {
@@ -238,13 +234,13 @@ impl ObjectiveAnalysis {
             spec,
             counters,
             service,
-        } = prepared;
+        } = plan;
         let ObjectiveCheckpoint {
             fingerprint,
             usual_rate,
             state,
-            watch,
-            summed,
+            bake,
+            is_aggregated: summed,
             scrape_interval_ms,
             guard,
         } = stored;
@@ -256,7 +252,7 @@ impl ObjectiveAnalysis {
                 guard,
             ),
             needs_dispersion: can_estimate_dispersion(&counters, &state),
-            watch: watch.filter(|watch| watch.is_compatible(objective.bets())),
+            bake: bake.filter(|bake| bake.is_compatible(objective.bets())),
             spec,
             counters,
             objective,
@@ -284,8 +280,8 @@ impl ObjectiveAnalysis {
             fingerprint: self.fingerprint.clone(),
             usual_rate: self.usual_rate,
             state: self.state.clone(),
-            watch: self.watch.clone(),
-            summed: self.aggregation.is_some(),
+            bake: self.bake.clone(),
+            is_aggregated: self.aggregation.is_some(),
             scrape_interval_ms: self.scrapes.stored_ms(),
             guard: self.guard.as_ref().map(|guard| guard.state.clone()),
         }
@@ -376,7 +372,8 @@ impl ObjectiveAnalysis {
         let summed = self.aggregation.map(|sums| {
             let late = duration(sums.delay_ms()).as_secs();
             format!(
-                "Its series are too many to be read one by one: Prometheus adds up what each scrape target counted, which is known up to {late} s later."
+                "There are too many series to read them individually. Prometheus adds up the \
+                 increments of each scrape target, which delays the results by up to {late} s."
             )
         });
         let sentences: Vec<String> = summed
@@ -399,7 +396,7 @@ impl ObjectiveAnalysis {
             bad_or_good: second,
             buckets,
         }: ObjectiveAnswers<'_>,
-        births: (&BTreeMap<String, Timestamp>, i64),
+        creation_times: (&BTreeMap<String, Timestamp>, i64),
         (settled_ms, now_ms): (i64, i64),
         context: &RoundContext,
     ) {
@@ -414,10 +411,10 @@ impl ObjectiveAnalysis {
             return;
         };
         let (total, second, buckets): (&Answer, &Answer, &Answer) = (&total, &second, &buckets);
-        let (pods_created_at, began_ms) = births;
+        let (pods_created_at, began_ms) = creation_times;
         let known = self.targets.without_changed_pods(pods_created_at);
         let pods_created_at: &BTreeMap<String, Timestamp> = &known;
-        let births = (pods_created_at, began_ms);
+        let creation_times = (pods_created_at, began_ms);
         let reading = SampleReader::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
         self.learn_scrape_interval(
@@ -426,7 +423,7 @@ impl ObjectiveAnalysis {
         );
         let feed = SampleBatch {
             samples: &samples,
-            source_created_ms: &reading.births,
+            source_created_ms: &reading.source_created_ms,
             settled_ms,
             now_ms,
         };
@@ -435,7 +432,7 @@ impl ObjectiveAnalysis {
             guard.observe(
                 &self.counters,
                 [total, buckets],
-                births,
+                creation_times,
                 (settled_ms, now_ms),
                 (before, context),
             );
@@ -518,11 +515,11 @@ impl ObjectiveAnalysis {
     }
 
     fn record_round_report(&mut self, report: &RoundReport) {
-        if let Some(watch) = &mut self.watch {
+        if let Some(bake) = &mut self.bake {
             report
                 .ticks
                 .iter()
-                .for_each(|tick| watch.add(&self.objective.config().evidence, tick));
+                .for_each(|tick| bake.add(&self.objective.config().evidence, tick));
         }
         if report.future_samples > 0 {
             tracing::debug!(objective = %self.spec.name, samples = report.future_samples, "ignoring samples from the future");

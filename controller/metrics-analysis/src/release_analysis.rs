@@ -81,7 +81,7 @@ impl ReleaseAnalysis {
     /// The invalid objective or check.
     pub fn begin(
         settings: Settings,
-        prepared: Vec<ObjectivePlan>,
+        plans: Vec<ObjectivePlan>,
         request: &AnalysisRequest,
         checkpoint: Option<Checkpoint>,
         now_ms: i64,
@@ -90,11 +90,11 @@ impl ReleaseAnalysis {
             checkpoint.unwrap_or_else(|| initial_checkpoint(&settings, request, now_ms));
         let began_ms = checkpoint.began_ms;
         let mut stored = checkpoint.objectives;
-        let mut objectives = Vec::with_capacity(prepared.len());
-        for prepared in prepared {
-            let stored = stored.remove(&prepared.spec.name);
+        let mut objectives = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let stored = stored.remove(&plan.spec.name);
             objectives.push(ObjectiveAnalysis::begin(
-                &settings, prepared, stored, began_ms, now_ms,
+                &settings, plan, stored, began_ms, now_ms,
             )?);
         }
         let checks = Checks::new(request, checkpoint.checks)?;
@@ -160,7 +160,7 @@ impl ReleaseAnalysis {
     pub(crate) fn enter_phase(&mut self, phase: ReleasePhase, now_ms: i64) {
         self.phase = (phase, now_ms);
         for objective_analysis in &mut self.objectives {
-            objective_analysis.watch = (phase == ReleasePhase::AfterPromotion)
+            objective_analysis.bake = (phase == ReleasePhase::Bake)
                 .then(|| {
                     let (bets, evidence) = (
                         objective_analysis.objective.bets(),
@@ -278,7 +278,7 @@ impl ReleaseAnalysis {
         let samples = reading.samples();
         let history = SampleBatch {
             samples: &samples,
-            source_created_ms: &reading.births,
+            source_created_ms: &reading.source_created_ms,
             settled_ms: self.began_ms,
             now_ms: self.began_ms,
         };
@@ -296,9 +296,9 @@ impl ReleaseAnalysis {
         now_ms: i64,
     ) {
         let context = self.round_context();
-        let births = (&self.pods_created_at, self.began_ms);
+        let creation_times = (&self.pods_created_at, self.began_ms);
         if let Some(objective_analysis) = self.objectives.get_mut(index) {
-            objective_analysis.observe(samples, births, (settled_ms, now_ms), &context);
+            objective_analysis.observe(samples, creation_times, (settled_ms, now_ms), &context);
         }
     }
 

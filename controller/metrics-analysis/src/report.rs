@@ -10,7 +10,7 @@ use serin_analysis::latency::LatencyGuardEvidence;
 use serin_analysis::service_guard::BurnAlert;
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{AnalysisReport, ReportKind, SatisfiedRequirements};
-use serin_core::plan::Requirements as PlanQuestions;
+use serin_core::plan::Requirements;
 use serin_core::state::AbortCause;
 use serin_core::units::Weight;
 use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
@@ -53,11 +53,11 @@ impl SnapshotDigest {
         let hold = report.holds.first();
         let breach = report.breach_cause();
         let lowers = report.holds.iter().any(|hold| hold.lower_to.is_some());
-        let budget = |of: &BudgetStatus| {
+        let budget = |status: &BudgetStatus| {
             (
-                of.objective.clone(),
-                of.state.clone(),
-                of.infeasible.is_some(),
+                status.objective.clone(),
+                status.state.clone(),
+                status.infeasible.is_some(),
             )
         };
         let budgets = snapshot.budgets.iter().map(budget).collect();
@@ -94,11 +94,11 @@ impl ReleaseAnalysis {
     pub fn snapshot(&mut self, now_ms: i64) -> AnalysisSnapshot {
         let config = self.decision_config();
         self.update_initial_burn(now_ms);
-        let told = self.evaluate(&config, now_ms);
-        self.update_freshness(&told, now_ms);
-        let mut judgement = self.report(&told, now_ms);
+        let evaluation = self.evaluate(&config, now_ms);
+        self.update_freshness(&evaluation, now_ms);
+        let mut report = self.report(&evaluation, now_ms);
         // With an evidence-driven pace, sufficient evidence is the last step before promotion.
-        let suffices = judgement.kind() == ReportKind::Sufficient && !self.by_steps;
+        let suffices = report.kind() == ReportKind::Sufficient && !self.by_steps;
         if suffices
             && self.phase.0 == ReleasePhase::Release
             && self.checks.has_before_promotion_checks()
@@ -106,8 +106,8 @@ impl ReleaseAnalysis {
             self.enter_phase(ReleasePhase::BeforePromotion, now_ms);
         }
         let position = self.position(now_ms);
-        judgement = apply_checks(judgement, &self.checks, &position);
-        if let Some(breach) = &judgement.breach {
+        report = apply_checks(report, &self.checks, &position);
+        if let Some(breach) = &report.breach {
             self.rollback_decision
                 .get_or_insert_with(|| RollbackDecision {
                     cause: breach.cause,
@@ -117,19 +117,17 @@ impl ReleaseAnalysis {
         // A decision to roll back is final, because the error bound is on ever passing the
         // threshold.
         if let Some(RollbackDecision { cause, message }) = self.rollback_decision.clone() {
-            judgement = AnalysisReport::breached(cause, message);
+            report = AnalysisReport::breached(cause, message);
         }
-        let evidence =
-            told.objectives
-                .iter()
-                .zip(&self.objectives)
-                .map(|(of, objective_analysis)| {
-                    let mut status = evidence_status(of, &config, self.requests_per_second());
-                    status.note = objective_analysis.read_note();
-                    status
-                });
+        let evidence = evaluation.objectives.iter().zip(&self.objectives).map(
+            |(objective, objective_analysis)| {
+                let mut status = evidence_status(objective, &config, self.requests_per_second());
+                status.note = objective_analysis.read_note();
+                status
+            },
+        );
         let evidence = evidence.collect();
-        let summary = (!told.objectives.is_empty()).then(|| summary(&told, &config));
+        let summary = (!evaluation.objectives.is_empty()).then(|| summary(&evaluation, &config));
         let budgets = self.objectives.iter().filter_map(|objective_analysis| {
             budget::budget_status(
                 &objective_analysis.spec,
@@ -140,7 +138,7 @@ impl ReleaseAnalysis {
             )
         });
         AnalysisSnapshot {
-            report: judgement,
+            report,
             evidence,
             budgets: budgets.collect(),
             checks: self.checks.statuses(&position),
@@ -153,13 +151,10 @@ impl ReleaseAnalysis {
     /// With explicit steps, the current weight counts as the last one, because the steps decide
     /// when to promote.
     fn decision_config(&self) -> AnalysisConfig {
-        let mut config = self.settings.judge;
-        let promoting = matches!(
-            self.phase.0,
-            ReleasePhase::Promoting | ReleasePhase::AfterPromotion
-        );
+        let mut config = self.settings.analysis;
+        let promoting = matches!(self.phase.0, ReleasePhase::Promoting | ReleasePhase::Bake);
         if promoting {
-            // From here on the only way down is a complete rollback.
+            // From now on the only way down is a complete rollback.
             config.step_down_after_seconds = f64::INFINITY;
         }
         if (self.by_steps || promoting) && !self.weight.is_zero() {
@@ -230,7 +225,7 @@ impl ReleaseAnalysis {
         )
     }
 
-    /// From here on a burning budget counts against this release: either the service has recovered
+    /// From now on a burning budget counts against this release: either the service has recovered
     /// in the meantime, or the short window contains no data from before the release.
     fn update_initial_burn(&mut self, now_ms: i64) {
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
@@ -261,7 +256,7 @@ impl ReleaseAnalysis {
 
     /// The first pair of windows, of any objective, in which the budget burns too fast.
     pub(crate) fn burning(&self) -> Option<BurnAlert> {
-        let of = |objective_analysis: &ObjectiveAnalysis| {
+        let burn_alert = |objective_analysis: &ObjectiveAnalysis| {
             objective_analysis.service.burning(
                 objective_analysis
                     .objective
@@ -270,7 +265,7 @@ impl ReleaseAnalysis {
                     .budget_fraction,
             )
         };
-        self.objectives.iter().find_map(of)
+        self.objectives.iter().find_map(burn_alert)
     }
 
     fn requests_per_second(&self) -> f64 {
@@ -280,35 +275,35 @@ impl ReleaseAnalysis {
             .fold(0.0, f64::max)
     }
 
-    fn update_freshness(&mut self, told: &serin_analysis::Evaluation, now_ms: i64) {
-        let is_fresh = told
+    fn update_freshness(&mut self, evaluation: &serin_analysis::Evaluation, now_ms: i64) {
+        let is_fresh = evaluation
             .objectives
             .iter()
-            .all(|of| of.fresh && of.hold.is_none());
+            .all(|objective| objective.fresh && objective.hold.is_none());
         self.fresh_since_ms = is_fresh.then(|| self.fresh_since_ms.unwrap_or(now_ms));
     }
 
-    fn report(&self, told: &serin_analysis::Evaluation, now_ms: i64) -> AnalysisReport {
-        let message = told.reasons.join(" ");
+    fn report(&self, evaluation: &serin_analysis::Evaluation, now_ms: i64) -> AnalysisReport {
+        let message = evaluation.reasons.join(" ");
         let fresh_since_ms = self.fresh_since_ms.filter(|_| self.has_samples_at_weight());
         let fresh_since = timestamp(fresh_since_ms.unwrap_or(now_ms));
         let fresh = |message: String| AnalysisReport {
-            satisfied: self.satisfied_requirements(told),
+            satisfied: self.satisfied_requirements(evaluation),
             ..AnalysisReport::undecided(message, fresh_since)
         };
         let sufficient = |message: String| AnalysisReport {
             ready_to_promote: true,
             ..fresh(message)
         };
-        if self.phase.0 == ReleasePhase::AfterPromotion
-            && let Some(breach) = self.breach_during_bake(told)
+        if self.phase.0 == ReleasePhase::Bake
+            && let Some(breach) = self.breach_during_bake(evaluation)
         {
             return breach;
         }
-        match told.verdict {
+        match evaluation.verdict {
             Verdict::RollBack(cause) => AnalysisReport::breached(abort_cause(cause), message),
-            _ if self.weight.is_zero() && self.is_spent(told) => {
-                let spent: Vec<_> = told
+            _ if self.weight.is_zero() && self.is_spent(evaluation) => {
+                let spent: Vec<_> = evaluation
                     .objectives
                     .iter()
                     .filter_map(explain::budget_sentence)
@@ -371,29 +366,34 @@ impl ReleaseAnalysis {
     }
 
     /// The objectives whose evidence is sufficient at the current weight.
-    fn satisfied_requirements(&self, told: &serin_analysis::Evaluation) -> SatisfiedRequirements {
-        let suffices = |of: &&ObjectiveEvidence| {
-            of.fresh && of.hold.is_none() && of.ln_m_good >= -self.settings.judge.beta.ln()
+    fn satisfied_requirements(
+        &self,
+        evaluation: &serin_analysis::Evaluation,
+    ) -> SatisfiedRequirements {
+        let suffices = |objective: &&ObjectiveEvidence| {
+            objective.fresh
+                && objective.hold.is_none()
+                && objective.ln_m_good >= -self.settings.analysis.beta.ln()
         };
-        let objectives = told
+        let objectives = evaluation
             .objectives
             .iter()
             .filter(suffices)
-            .map(|of| of.name.clone())
+            .map(|objective| objective.name.clone())
             .collect();
         SatisfiedRequirements {
             weight: self.weight,
-            requirements: PlanQuestions {
+            requirements: Requirements {
                 objectives,
-                ..PlanQuestions::default()
+                ..Requirements::default()
             },
         }
     }
 
     /// Whether the allotment is exhausted, so that traffic that was taken from the canary must not
     /// return.
-    fn is_spent(&self, told: &serin_analysis::Evaluation) -> bool {
-        let steps = self.settings.judge.steps;
+    fn is_spent(&self, evaluation: &serin_analysis::Evaluation) -> bool {
+        let steps = self.settings.analysis.steps;
         // With explicit steps the traffic is removed when the allotment is exhausted, with an
         // evidence-driven pace slightly earlier.
         let left = |allotment: f64, spent: f64| {
@@ -403,9 +403,10 @@ impl ReleaseAnalysis {
                 steps.budget_left(allotment, spent)
             }
         };
-        told.objectives.iter().any(|of| {
-            of.allotment
-                .is_some_and(|allotment| allotment > 0.0 && left(allotment, of.spent) <= 0.0)
+        evaluation.objectives.iter().any(|objective| {
+            objective
+                .allotment
+                .is_some_and(|allotment| allotment > 0.0 && left(allotment, objective.spent) <= 0.0)
         })
     }
 }
@@ -466,22 +467,22 @@ fn e_value(ln_e: f64) -> f64 {
 }
 
 fn evidence_status(
-    of: &ObjectiveEvidence,
+    objective: &ObjectiveEvidence,
     config: &AnalysisConfig,
     requests_per_second: f64,
 ) -> EvidenceStatus {
-    let counts = &of.counts;
-    let mut message = if of.hold.is_none() && counts.requests() > 0.0 {
-        explain::undecided_sentence(of, requests_per_second)
+    let counts = &objective.counts;
+    let mut message = if objective.hold.is_none() && counts.requests() > 0.0 {
+        explain::undecided_sentence(objective, requests_per_second)
     } else {
-        capitalized(&explain::counts_sentence(of))
+        capitalized(&explain::counts_sentence(objective))
     };
-    if let Some(budget) = explain::budget_sentence(of) {
+    if let Some(budget) = explain::budget_sentence(objective) {
         message.push(' ');
         message.push_str(&budget);
     }
     EvidenceStatus {
-        objective: of.name.clone(),
+        objective: objective.name.clone(),
         canary: CountsStatus {
             requests: counts.canary_requests,
             errors: counts.canary_errors,
@@ -490,15 +491,18 @@ fn evidence_status(
             requests: counts.stable_requests,
             errors: counts.stable_errors,
         },
-        excess: of.excess,
-        lower: Some(of.lower),
-        upper: Some(of.upper),
-        e_value: Some(e_value(of.ln_e)),
+        excess: objective.excess,
+        lower: Some(objective.lower),
+        upper: Some(objective.upper),
+        e_value: Some(e_value(objective.ln_e)),
         threshold: Some(1.0 / config.alpha),
-        budget_allotment: of.allotment,
-        budget_spent: Some(of.spent),
+        budget_allotment: objective.allotment,
+        budget_spent: Some(objective.spent),
         note: None,
-        latency_guard: of.guard.as_ref().map(|guard| guard_status(guard, config)),
+        latency_guard: objective
+            .guard
+            .as_ref()
+            .map(|guard| guard_status(guard, config)),
         message: Some(message),
     }
 }
@@ -535,18 +539,19 @@ fn capitalized(sentence: &str) -> String {
 
 /// `budget 0.7 % · E 3.1/100`: the highest share of an allotment that any objective has used, and
 /// the combined evidence.
-fn summary(told: &serin_analysis::Evaluation, config: &AnalysisConfig) -> String {
-    let used = told.objectives.iter().filter_map(|of| {
-        of.allotment
+fn summary(evaluation: &serin_analysis::Evaluation, config: &AnalysisConfig) -> String {
+    let used = evaluation.objectives.iter().filter_map(|objective| {
+        objective
+            .allotment
             .filter(|allotment| *allotment > 0.0)
-            .map(|allotment| of.spent / allotment)
+            .map(|allotment| objective.spent / allotment)
     });
     let used = used.fold(None, |most: Option<f64>, part| {
         Some(most.map_or(part, |most| most.max(part)))
     });
     let evidence = format!(
         "E {}/{}",
-        explain::e_value(told.ln_e),
+        explain::e_value(evaluation.ln_e),
         explain::thousands((1.0 / config.alpha).round())
     );
     match used {

@@ -37,7 +37,7 @@ pub enum ReleasePhase {
     /// Traffic is moving to the canary completely. Only a breach matters.
     Promoting,
     /// The release receives all of the traffic during the bake time.
-    AfterPromotion,
+    Bake,
 }
 
 /// Desired analysis of one release. Idempotent: submit it on every reconcile.
@@ -137,9 +137,9 @@ impl AnalysisSnapshot {
     }
 
     /// A snapshot without evidence.
-    pub fn from_report(judgement: AnalysisReport) -> Self {
+    pub fn from_report(report: AnalysisReport) -> Self {
         Self {
-            report: judgement,
+            report,
             evidence: Vec::new(),
             budgets: Vec::new(),
             checks: Vec::new(),

@@ -51,7 +51,7 @@ struct SampleSeries<'a> {
 pub struct SampleReader<'a> {
     series: Vec<SampleSeries<'a>>,
     /// Creation times of the pods behind the sources, in milliseconds since the epoch.
-    pub births: BTreeMap<String, i64>,
+    pub source_created_ms: BTreeMap<String, i64>,
 }
 
 impl<'a> SampleReader<'a> {
@@ -148,7 +148,7 @@ impl<'a> SampleReader<'a> {
         } else {
             i64::MIN
         };
-        self.births
+        self.source_created_ms
             .extend(born.map(|born| (source.clone(), born.as_millisecond().max(earliest_ms))));
         let series = series_key(labels, counters.kind());
         self.series.push(SampleSeries {
@@ -166,23 +166,22 @@ impl<'a> SampleReader<'a> {
         let measured: BTreeSet<(String, String)> = self
             .series
             .iter()
-            .filter(|named| named.kind == CounterKind::Good)
-            .map(|named| (named.source.clone(), named.series.clone()))
+            .filter(|series| series.kind == CounterKind::Good)
+            .map(|series| (series.source.clone(), series.series.clone()))
             .collect();
         self.series
-            .retain(|named| measured.contains(&(named.source.clone(), named.series.clone())));
+            .retain(|series| measured.contains(&(series.source.clone(), series.series.clone())));
     }
 
     /// All samples.
     pub fn samples(&self) -> Vec<Sample<'_>> {
-        let of = |named: &'_ SampleSeries<'a>| (named.arm, named.kind, named.samples);
         self.series
             .iter()
-            .flat_map(|named| {
-                let (arm, kind, samples) = of(named);
+            .flat_map(|series| {
+                let (arm, kind, samples) = (series.arm, series.kind, series.samples);
                 samples.iter().map(move |(at_ms, value)| Sample {
-                    source: &named.source,
-                    series: &named.series,
+                    source: &series.source,
+                    series: &series.series,
                     arm,
                     kind,
                     at_ms: *at_ms,
@@ -215,15 +214,15 @@ pub(crate) fn common_edges<'a>(
     let mut edges: BTreeMap<(Arm, String, String), Vec<f64>> = BTreeMap::new();
     for labels in buckets {
         if let (Some(arm), Some(edge)) = (counters.arm(labels), edge_seconds(counters, labels)) {
-            let of = (
+            let key = (
                 arm,
                 source_key(labels, counters.pod(labels)),
                 series_key(labels, counters.kind()),
             );
-            edges.entry(of).or_default().push(edge);
+            edges.entry(key).or_default().push(edge);
         }
     }
-    let has = |arm: Arm| edges.keys().any(|(of, _, _)| *of == arm);
+    let has = |arm: Arm| edges.keys().any(|(side, _, _)| *side == arm);
     let Some(first) = edges
         .values()
         .next()
@@ -326,7 +325,7 @@ mod tests {
             1
         );
         assert_eq!(
-            reading.births,
+            reading.source_created_ms,
             BTreeMap::from([("pods|10.0.0.1:8080|checkout-bbb-11111".to_owned(), 500)])
         );
     }

@@ -196,7 +196,7 @@ impl ScrapeInterval {
     pub(crate) fn mismatch(&self, is_configured: bool) -> Option<String> {
         let learned_ms = self.stored_ms()?;
         let verb = if is_configured {
-            "says"
+            "is"
         } else {
             "is not set and defaults to"
         };
@@ -248,7 +248,7 @@ mod tests {
         );
         assert_eq!(
             slow.mismatch(true).unwrap(),
-            "Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval says 15 s."
+            "Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval is 15 s."
         );
         let fast = learned(60_000, &every(5_000, 4));
         assert_eq!(

@@ -96,7 +96,7 @@ impl ServerSideAggregation {
     fn increment_query(
         self,
         counters: &CounterSelectors,
-        of: &str,
+        selector: &str,
         partner: &str,
         by: &str,
     ) -> String {
@@ -106,10 +106,10 @@ impl ServerSideAggregation {
         let part = |age: &str, increments: &str| {
             format!("label_replace(sum by ({by}) ({increments}), \"{AGE}\", \"{age}\", \"\", \"\")")
         };
-        let known = part(KNOWN, &self.increments_of_known_series(of, partner));
+        let known = part(KNOWN, &self.increments_of_known_series(selector, partner));
         let new = part(
             NEW,
-            &self.values_of_new_series(of, partner, total, &source.join(", ")),
+            &self.values_of_new_series(selector, partner, total, &source.join(", ")),
         );
         format!("({known} or {new})")
     }
@@ -131,8 +131,11 @@ impl ServerSideAggregation {
     /// PromQL for the increments of series that were known at the start of the step: `now -
     /// before`, or `now` after a reset, or NaN if one of the two is NaN. All requests and the good
     /// requests count only as a pair.
-    fn increments_of_known_series(self, of: &str, partner: Option<&str>) -> String {
-        let (now, before) = (self.value_at_step_end(of), self.value_at_step_start(of));
+    fn increments_of_known_series(self, selector: &str, partner: Option<&str>) -> String {
+        let (now, before) = (
+            self.value_at_step_end(selector),
+            self.value_at_step_start(selector),
+        );
         let pair = partner.map_or_else(String::new, |partner| {
             let (now, before) = (
                 self.value_at_step_end(partner),
@@ -147,16 +150,16 @@ impl ServerSideAggregation {
     /// was already known, because nothing is known about the past of a new target.
     fn values_of_new_series(
         self,
-        of: &str,
+        selector: &str,
         partner: Option<&str>,
         total: &str,
         source: &str,
     ) -> String {
-        let new = |of: &str| {
+        let new = |selector: &str| {
             format!(
                 "({} unless {})",
-                self.value_at_step_end(of),
-                self.value_at_step_start(of)
+                self.value_at_step_end(selector),
+                self.value_at_step_start(selector)
             )
         };
         let pair = partner.map_or_else(String::new, |partner| {
@@ -164,7 +167,7 @@ impl ServerSideAggregation {
         });
         format!(
             "{}{pair} and on ({source}) {}",
-            new(of),
+            new(selector),
             self.value_at_step_start(total)
         )
     }
@@ -185,7 +188,7 @@ impl ServerSideAggregation {
         edges: &[f64],
     ) -> Vec<Rounds> {
         let settled_ms = self.settled_ms(total);
-        let at = |edge: &f64| {
+        let sums_below = |edge: &f64| {
             let of_edge = |series: &&Series| is_bucket_edge(counters, &series.labels, *edge);
             summed_increments(
                 counters,
@@ -196,7 +199,7 @@ impl ServerSideAggregation {
         };
         edges
             .iter()
-            .map(|edge| rounds_from_sums(&at(edge), self.step_ms))
+            .map(|edge| rounds_from_sums(&sums_below(edge), self.step_ms))
             .collect()
     }
 
@@ -206,7 +209,7 @@ impl ServerSideAggregation {
         counters: &CounterSelectors,
         scraped: &Answer,
     ) -> Vec<(String, i64)> {
-        let of = |series: &Series| {
+        let times = |series: &Series| {
             let source = source_key(&series.labels, counters.pod(&series.labels));
             let seconds = series
                 .samples
@@ -224,7 +227,7 @@ impl ServerSideAggregation {
         scraped
             .iter()
             .filter(|series| counters.arm(&series.labels).is_some())
-            .flat_map(of)
+            .flat_map(times)
             .collect()
     }
 
@@ -299,7 +302,7 @@ fn summed_increments<'a>(
         }
     }
     let of_good = counters.kind() == CounterKind::Good;
-    let of = |((source, arm, at_ms, is_new), [requests, second]): (
+    let to_increment = |((source, arm, at_ms, is_new), [requests, second]): (
         (String, Arm, i64, bool),
         [f64; 2],
     )| {
@@ -323,7 +326,7 @@ fn summed_increments<'a>(
             new_errors,
         }
     };
-    increments.into_iter().map(of).collect()
+    increments.into_iter().map(to_increment).collect()
 }
 
 #[cfg(test)]

@@ -305,10 +305,11 @@ fn number_named(answer: &Answer, name: &str) -> Option<f64> {
 
 /// Bucket bounds in a combined answer.
 fn edges_in(answer: &Answer) -> Vec<f64> {
-    let told = answer
+    let edges = answer
         .iter()
         .filter(|series| series.labels.get(LABEL).is_some_and(|label| label == EDGE));
-    told.filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok())
+    edges
+        .filter_map(|series| series.labels.get(EDGE_LABEL)?.parse().ok())
         .collect()
 }
 
@@ -316,21 +317,21 @@ fn edges_in(answer: &Answer) -> Vec<f64> {
     clippy::cast_precision_loss,
     reason = "a window is far below 2^53 seconds"
 )]
-fn apply_budget(service: &mut ServiceSlo, questions: &SloQueries, answer: &Answer) {
+fn apply_budget(service: &mut ServiceSlo, queries: &SloQueries, answer: &Answer) {
     let ages = (0..3).filter_map(|grain| number_named(answer, &format!("age{grain}")));
     // If the data is younger than the finest resolution, that resolution is used. This makes the
     // budget smaller, never larger.
     let covered_seconds = ages
         .reduce(f64::max)
-        .unwrap_or(questions.grain_seconds as f64);
+        .unwrap_or(queries.grain_seconds as f64);
     service.errors_seen |= number_named(answer, "seen").is_some_and(|count| count > 0.0);
     service.edges = edges_in(answer);
     service.layouts = (0..)
-        .map_while(|index| has_layout(questions, answer, index))
+        .map_while(|index| has_layout(queries, answer, index))
         .collect();
     if let Some(requests) = number_named(answer, "total") {
         service.budget = Some(RecordedPeriod {
-            window_seconds: questions.window_seconds as f64,
+            window_seconds: queries.window_seconds as f64,
             covered_seconds,
             requests,
             bad: number_named(answer, "errors").unwrap_or(0.0),
@@ -339,9 +340,9 @@ fn apply_budget(service: &mut ServiceSlo, questions: &SloQueries, answer: &Answe
 }
 
 /// Whether a layout has series. `None` after the last layout.
-fn has_layout(questions: &SloQueries, answer: &Answer, index: usize) -> Option<bool> {
+fn has_layout(queries: &SloQueries, answer: &Answer, index: usize) -> Option<bool> {
     let name = format!("{LAYOUT}{index}");
-    questions
+    queries
         .budget
         .contains(&format!("\"{name}\""))
         .then(|| number_named(answer, &name).is_some_and(|count| count > 0.0))
@@ -370,7 +371,7 @@ fn apply_burn_windows(service: &mut ServiceSlo, answer: &Answer) {
 pub async fn keep_current(
     poller: Poller,
     server: Server,
-    questions: SloQueries,
+    queries: SloQueries,
     cadence: Cadence,
     sender: watch::Sender<ServiceSlo>,
 ) {
@@ -383,9 +384,9 @@ pub async fn keep_current(
         };
         let now = Instant::now();
         if now >= budget_at {
-            let answer = poller.query_once(&server, &questions.budget, None).await;
+            let answer = poller.query_once(&server, &queries.budget, None).await;
             apply_or_warn(&answer, "budget", |answer| {
-                sender.send_modify(|service| apply_budget(service, &questions, answer))
+                sender.send_modify(|service| apply_budget(service, &queries, answer))
             });
             let is_known = answer.is_ok() && sender.borrow().budget.is_some();
             budget_at = now
@@ -395,7 +396,7 @@ pub async fn keep_current(
                     cadence.until_known
                 };
         }
-        let answer = poller.query_once(&server, &questions.guard, None).await;
+        let answer = poller.query_once(&server, &queries.guard, None).await;
         apply_or_warn(&answer, "burn rate", |answer| {
             sender.send_modify(|service| apply_burn_windows(service, answer))
         });
@@ -415,7 +416,7 @@ pub async fn keep_current(
 pub async fn load_at(
     poller: &Poller,
     server: &Server,
-    questions: &SloQueries,
+    queries: &SloQueries,
     at_ms: i64,
     before: &ServiceSlo,
     knows_budget: bool,
@@ -424,16 +425,16 @@ pub async fn load_at(
     if !knows_budget {
         apply_budget(
             &mut service,
-            questions,
+            queries,
             &poller
-                .query_once(server, &questions.budget, Some(at_ms))
+                .query_once(server, &queries.budget, Some(at_ms))
                 .await?,
         );
     }
     apply_burn_windows(
         &mut service,
         &poller
-            .query_once(server, &questions.guard, Some(at_ms))
+            .query_once(server, &queries.guard, Some(at_ms))
             .await?,
     );
     Ok(service)

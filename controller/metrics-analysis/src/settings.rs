@@ -38,7 +38,7 @@ pub struct Settings {
     /// Whether the spec sets the scrape interval.
     pub scrape_interval_is_set: bool,
     /// Parameters of the decision.
-    pub judge: AnalysisConfig,
+    pub analysis: AnalysisConfig,
     /// Share of the error budget that a release may spend.
     pub allotment_share: AllotmentShare,
     /// Maximum time without a decision.
@@ -136,7 +136,8 @@ impl Settings {
         {
             if !(alpha > 0.0 && alpha <= 0.1) {
                 let message = format!(
-                    "spec.analysis.rollback.falseRollbackProbability {alpha} must be above 0 and at most 0.1"
+                    "spec.analysis.rollback.falseRollbackProbability {alpha} must be above 0 and \
+                     at most 0.1"
                 );
                 return Err(AnalysisError::invalid_spec(message));
             }
@@ -150,7 +151,7 @@ impl Settings {
             server,
             scrape_interval,
             scrape_interval_is_set: interval.is_some(),
-            judge,
+            analysis: judge,
             allotment_share: share,
             max_duration: longest,
             warm_up,
@@ -182,7 +183,7 @@ impl Settings {
         if let Some(rate) = usual_rate {
             config.evidence = config.evidence.with_history(rate);
         }
-        config.evidence.clip = Some(-self.judge.alpha.ln());
+        config.evidence.clip = Some(-self.analysis.alpha.ln());
         config.evidence.restarts = serin_analysis::config::Restarts::EveryMinute {
             max_duration_seconds: self.max_duration.as_secs_f64().max(1.0),
         };
@@ -251,7 +252,7 @@ mod tests {
         let settings = Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap();
         assert_eq!(settings.server, Server::with_url("http://prometheus"));
         assert_eq!(settings.poll_period(), Duration::from_millis(3_750));
-        assert!((settings.judge.alpha - 0.01).abs() < 1e-12);
+        assert!((settings.analysis.alpha - 0.01).abs() < 1e-12);
         let config = settings.objective(&spec.objectives[0], None, true);
         assert!((config.evidence.budget_fraction - 0.001).abs() < 1e-12);
         assert_eq!(config.stale_after_ms, 50_000);

@@ -106,27 +106,28 @@ impl TargetDeduplicator {
         targets: &BTreeMap<String, ScrapeTarget>,
         process: &[&String],
     ) -> Vec<String> {
-        let of = |key: &&String| targets.get(*key);
+        let target = |key: &&String| targets.get(*key);
         let newest_ms = process
             .iter()
-            .filter_map(of)
+            .filter_map(target)
             .map(|target| target.newest_ms)
             .max()
             .unwrap_or(0);
         let oldest_ms = process
             .iter()
-            .filter_map(of)
+            .filter_map(target)
             .map(|target| target.oldest_ms)
             .min()
             .unwrap_or(0);
         let silent_ms = newest_ms.saturating_sub(newest_ms.saturating_sub(oldest_ms) / 2);
-        let lives = |key: &&&String| of(key).is_some_and(|target| target.newest_ms >= silent_ms);
-        let living: Vec<&String> = process.iter().filter(lives).copied().collect();
+        let is_scraped =
+            |key: &&&String| target(key).is_some_and(|target| target.newest_ms >= silent_ms);
+        let living: Vec<&String> = process.iter().filter(is_scraped).copied().collect();
         let used = living.iter().find(|key| self.used.contains(**key)).copied();
         let Some(chosen) = used.or_else(|| living.first().copied()) else {
             return Vec::new();
         };
-        let pod = of(&chosen)
+        let pod = target(&chosen)
             .map(|target| target.pod.clone())
             .unwrap_or_default();
         if used.is_none() && !self.known_pods.insert(pod.clone()) {
@@ -172,8 +173,8 @@ fn check_single_cluster<'a>(
             let first = *seen.entry(label).or_insert(value);
             if first != value {
                 return Err(format!(
-                    "they are of several clusters, {label}={first:?} and {label}={value:?}: query the Prometheus of this cluster, or \
-                     write counters with one of them"
+                    "they are of several clusters, {label}={first:?} and {label}={value:?}: query \
+                     the Prometheus of this cluster, or write counters with one of them"
                 ));
             }
         }
@@ -323,8 +324,9 @@ fn check_distinguishable(
 
 fn ambiguous_targets(one: &ScrapeTarget, other: &ScrapeTarget) -> String {
     format!(
-        "the scrapes job={:?}, instance={:?} and job={:?}, instance={:?} may be of one process, whose requests would count twice: keep \
-         one of the two jobs, or give both the labels namespace and pod",
+        "the scrapes job={:?}, instance={:?} and job={:?}, instance={:?} may be of one process, \
+         whose requests would count twice: keep one of the two jobs, or give both the labels \
+         namespace and pod",
         one.job, one.instance, other.job, other.instance
     )
 }

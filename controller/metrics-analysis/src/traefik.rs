@@ -57,8 +57,9 @@ pub(crate) fn backend_names(request: &AnalysisRequest, service: &str) -> Backend
             Some(other) => {
                 names.ambiguous.push(pattern);
                 names.why = Some(format!(
-                    "Traefik writes {} and {} alike, so that their requests cannot be told apart: rename one of the routes or \
-                     Services, or use the indicator pod",
+                    "Traefik uses the same name for {} and {} in its metrics, so their requests \
+                     cannot be distinguished: rename one of the routes or Services, or use the \
+                     indicator pod",
                     rule.title(),
                     other.title()
                 ));
@@ -72,8 +73,10 @@ pub(crate) fn backend_names(request: &AnalysisRequest, service: &str) -> Backend
             names.ambiguous.push(before_3_7);
             names.why.get_or_insert_with(|| {
                 format!(
-                    "Traefik before 3.7 writes requests to Service {namespace}/{service} and those of {} alike, so that they cannot be \
-                     told apart: upgrade Traefik to 3.7 or later, split that rule as well, or use the indicator pod",
+                    "Traefik before 3.7 uses the same name for Service {namespace}/{service} and \
+                     the backend of {} in its metrics, so their requests cannot be distinguished: \
+                     upgrade Traefik to 3.7 or later, split that rule as well, or use the \
+                     indicator pod",
                     other.title()
                 )
             });
@@ -140,14 +143,14 @@ fn may_collide(rule: &RouteRule, other: &RouteRule) -> bool {
     if is_same_route || (rule.index.is_some() && rule.index != other.index) {
         return false;
     }
-    let of = |rule: &RouteRule| -> Vec<String> {
+    let prefixes = |rule: &RouteRule| -> Vec<String> {
         rule.parents
             .iter()
             .map(|parent| format!("{}-", rule_prefix(rule, parent)))
             .collect()
     };
-    let others = of(other);
-    of(rule).iter().any(|one| {
+    let others = prefixes(other);
+    prefixes(rule).iter().any(|one| {
         others
             .iter()
             .any(|other| one.starts_with(other.as_str()) || other.starts_with(one))

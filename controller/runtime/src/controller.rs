@@ -146,8 +146,8 @@ impl Controller {
         tokio::select! {
             () = &mut reconciles => return Err(TaskExited("the queue".to_owned())),
             ended = tasks.join_next() => {
-                let why = ended.and_then(Result::err).map_or_else(|| "a watch".to_owned(), |error| error.to_string());
-                return Err(TaskExited(why));
+                let cause = ended.and_then(Result::err).map_or_else(|| "a watch".to_owned(), |error| error.to_string());
+                return Err(TaskExited(cause));
             }
             () = stop => {}
         }
@@ -155,7 +155,8 @@ impl Controller {
         stopping.send_replace(true);
         if context.cache.unsynced_kinds().is_empty() && timeout(grace, reconciles).await.is_err() {
             tracing::warn!(
-                "some reconciles did not finish within the grace period; the next leader resumes from the status"
+                "some reconciles did not finish within the grace period; the next leader resumes \
+                 from the status"
             );
         }
         tasks.shutdown().await;

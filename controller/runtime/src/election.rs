@@ -18,7 +18,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use serin_core::lease::{Move, Record, Timing, may_act, next_move};
+use serin_core::lease::{ElectionAction, Record, Timing, is_lease_valid, next_action};
 use serin_crds::names::FIELD_MANAGER;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -83,7 +83,7 @@ impl Leadership {
             LeadershipMode::Scripted => *self.changes.borrow(),
             LeadershipMode::Elected { renewed_at, timing } => {
                 let renewed_at = *renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
-                renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), timing))
+                renewed_at.is_some_and(|renewed_at| is_lease_valid(renewed_at.elapsed(), timing))
             }
         }
     }
@@ -233,10 +233,10 @@ impl Elector {
 
     /// Reads or writes the Lease once. Returns the time until the next round.
     async fn run_round(&mut self) -> Duration {
-        let outcome = match self.next_move() {
-            Some(Move::Renew) => self.write(LeaseWrite::Renew).await,
-            Some(Move::Acquire) => self.write(LeaseWrite::Acquire).await,
-            Some(Move::Wait(_)) | None => self.read_or_create().await,
+        let outcome = match self.next_action() {
+            Some(ElectionAction::Renew) => self.write(LeaseWrite::Renew).await,
+            Some(ElectionAction::Acquire) => self.write(LeaseWrite::Acquire).await,
+            Some(ElectionAction::Wait(_)) | None => self.read_or_create().await,
         };
         let failed = outcome.is_err();
         if let Err(error) = outcome {
@@ -244,25 +244,25 @@ impl Elector {
         }
         self.announce_change();
         let poll_interval = self.candidate.timing.renew_every / 3;
-        match self.next_move() {
-            Some(Move::Renew) if !failed => self.candidate.timing.renew_every,
-            Some(Move::Acquire) if !failed => Duration::ZERO,
-            Some(Move::Wait(wait)) => wait.min(poll_interval),
+        match self.next_action() {
+            Some(ElectionAction::Renew) if !failed => self.candidate.timing.renew_every,
+            Some(ElectionAction::Acquire) if !failed => Duration::ZERO,
+            Some(ElectionAction::Wait(wait)) => wait.min(poll_interval),
             _ => poll_interval,
         }
     }
 
-    fn next_move(&self) -> Option<Move> {
-        let known = self.lease.as_ref()?;
+    fn next_action(&self) -> Option<ElectionAction> {
+        let observed = self.lease.as_ref()?;
         let record = Record {
-            holder: known
+            holder: observed
                 .lease
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.holder_identity.clone()),
-            unchanged_for: known.since.elapsed(),
+            unchanged_for: observed.since.elapsed(),
         };
-        Some(next_move(
+        Some(next_action(
             &self.candidate.identity,
             &record,
             &self.candidate.timing,
@@ -274,7 +274,8 @@ impl Elector {
             .renewed_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        renewed_at.is_some_and(|renewed_at| may_act(renewed_at.elapsed(), &self.candidate.timing))
+        renewed_at
+            .is_some_and(|renewed_at| is_lease_valid(renewed_at.elapsed(), &self.candidate.timing))
     }
 
     fn time_until_fenced(&self) -> Duration {
@@ -334,7 +335,7 @@ impl Elector {
         let unchanged = self
             .lease
             .as_ref()
-            .is_some_and(|known| known.lease.resource_version() == lease.resource_version());
+            .is_some_and(|observed| observed.lease.resource_version() == lease.resource_version());
         if unchanged {
             return;
         }
@@ -461,7 +462,7 @@ impl Elector {
             if self.lease.is_none() {
                 self.read().await?;
             }
-            if !matches!(self.next_move(), Some(Move::Renew)) {
+            if !matches!(self.next_action(), Some(ElectionAction::Renew)) {
                 break;
             }
             self.write(LeaseWrite::Release).await?;

@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(router: &Router, path: &str) -> (StatusCode, String) {
+    async fn send_get(router: &Router, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
         let status = response.status();
@@ -89,13 +89,13 @@ mod tests {
     async fn readyz_depends_on_the_caches_and_healthz_does_not() {
         let (set_ready, ready) = watch::channel(false);
         let router = router(Arc::new(Metrics::new()), ready);
-        assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(send_get(&router, "/healthz").await.0, StatusCode::OK);
         assert_eq!(
-            ask(&router, "/readyz").await.0,
+            send_get(&router, "/readyz").await.0,
             StatusCode::SERVICE_UNAVAILABLE
         );
         set_ready.send(true).unwrap();
-        assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK);
+        assert_eq!(send_get(&router, "/readyz").await.0, StatusCode::OK);
     }
 
     #[tokio::test]
@@ -103,7 +103,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         metrics.set_leader(true);
         let (_, ready) = watch::channel(true);
-        let (status, page) = ask(&router(metrics, ready), "/metrics").await;
+        let (status, page) = send_get(&router(metrics, ready), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert!(page.contains("serin_leader 1"), "{page}");
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serin_core::observed::{
-    AnalysisReport, Observed, Programmed, ReplicaSetView, ReplicasSource, RouteView, ServiceView,
+    AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RouteView,
+    ServiceView,
 };
 use serin_core::plan::{Plan, RouteRef};
 use serin_core::state::State;
@@ -211,19 +212,36 @@ impl Snapshot {
             available: self.available(set),
             restarts: pods().map(restarts).sum(),
             crash: crash.map(|reason| (*reason).to_owned()),
+            problem: self.pod_problem(set, release_started_at),
             created_at: set.created_at,
         }
+    }
+
+    /// Why the ReplicaSet lacks pods: it cannot create them, or one of them cannot run.
+    fn pod_problem(
+        &self,
+        set: &CachedReplicaSet,
+        release_started_at: Option<Timestamp>,
+    ) -> Option<PodProblem> {
+        let mut pods: Vec<&CachedPod> = self
+            .pods_of(set)
+            .filter(|pod| pod.active && !pod.ready)
+            .filter(|pod| pod.waiting.is_none() || pod.waiting_since(release_started_at).is_some())
+            .collect();
+        pods.sort_by_key(|pod| &pod.identity.key.name);
+        let mut problems = pods.iter().filter_map(|pod| pod.problem.clone());
+        set.problem.clone().or_else(|| problems.next())
     }
 
     /// The revision of a pod name, from the pod's label. If the pod is gone but an endpoint still
     /// refers to it, the revision is derived from the name of its ReplicaSet.
     fn revision_of_pod(&self, pod: &str) -> Option<&Revision> {
-        let known = self
+        let cached_pod = self
             .pods
             .iter()
             .find(|cached| cached.identity.key.name == pod);
-        if let Some(known) = known {
-            return known.revision.as_ref();
+        if let Some(cached_pod) = cached_pod {
+            return cached_pod.revision.as_ref();
         }
         let is_named_after = |set: &CachedReplicaSet| {
             let name = &set.identity.key.name;

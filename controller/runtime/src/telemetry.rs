@@ -251,7 +251,8 @@ impl Metrics {
         );
         registry.register(
             "evidence_age_seconds",
-            "Time from the scrape of the newest sample to its analysis, for the release analyzed last",
+            "Time from the scrape of the newest sample to its analysis, for the release analyzed \
+             last",
             self.evidence_age_seconds.clone(),
         );
         registry.register(

@@ -36,7 +36,8 @@ const PAGE_SIZE: u32 = 200;
 pub enum UninstallError {
     /// A controller is running and would add the finalizers again.
     #[error(
-        "a controller still holds the Lease after {} s: delete its Deployment, then run this command again",
+        "a controller still holds the Lease after {} s: delete its Deployment, then run this \
+         command again",
         CONTROLLER_STOP_TIMEOUT.as_secs()
     )]
     ControllerRuns,
@@ -45,7 +46,8 @@ pub enum UninstallError {
     List(kube::Error),
     /// Some finalizers could not be removed.
     #[error(
-        "{failed} of {all} Rollouts still have the finalizer; see the log for the reasons. Run this command again, or remove the finalizer manually"
+        "{failed} of {all} Rollouts still have the finalizer; see the log for the reasons. Run \
+         this command again, or remove the finalizer manually"
     )]
     Incomplete {
         /// Number of failures.
@@ -117,7 +119,8 @@ async fn release_all(
                 Ok(false) => {}
                 Ok(true) => {
                     all += 1;
-                    tracing::info!(rollout = %key, "restored routes and Services and removed the finalizer");
+                    tracing::info!(rollout = %key, "restored routes and Services and removed the \
+                        finalizer");
                 }
                 Err(problem) => {
                     all += 1;

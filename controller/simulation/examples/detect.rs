@@ -8,7 +8,11 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [runs, seed, chart] = arguments.as_slice() else {
-        return Err("usage: detect RUNS SEED CHART.svg (rollouts for each cell, base seed, output file of the chart)".into());
+        return Err(
+            "usage: detect RUNS SEED CHART.svg (rollouts for each cell, base seed, output \
+            file of the chart)"
+                .into(),
+        );
     };
     let options = serin_simulation::SimulationOptions {
         runs: runs.parse()?,

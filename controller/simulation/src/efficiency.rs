@@ -44,7 +44,7 @@ pub struct Detection {
 /// Mean requests until a good release is promoted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Promotion {
-    /// The error rate of both arms, relative to the budget fraction.
+    /// The error rate of both variants, relative to the budget fraction.
     pub rate_of_budget: f64,
     /// The margin, relative to the budget fraction.
     pub margin_of_budget: f64,
@@ -72,7 +72,7 @@ fn bets(change: impl Fn(&mut EvidenceConfig)) -> Result<Bets, ConfigError> {
     Bets::new(config)
 }
 
-/// Simulates until `reached` returns true. Returns the number of requests to both arms.
+/// Simulates until `reached` returns true. Returns the number of requests to both variants.
 fn requests(
     scenario: &Scenario,
     weight: f64,
@@ -126,7 +126,7 @@ pub(crate) fn detection(
             ln_ratio >= threshold
         })
     }));
-    // Expected growth of the oracle's bet per request to either arm.
+    // Expected growth of the oracle's bet per request to either variant.
     let p_s = scenario.stable_rate;
     let per_request = Counts::new(
         weight,

@@ -23,7 +23,7 @@ pub struct Goal {
 impl Goal {
     /// Creates a goal with an upper limit.
     fn at_most(what: &str, limit: f64, figure: &Figure, format: impl Fn(f64) -> String) -> Self {
-        let seen = if figure.cell.is_empty() {
+        let observed = if figure.cell.is_empty() {
             format(figure.value)
         } else {
             format!("{} ({})", format(figure.value), figure.cell)
@@ -32,7 +32,7 @@ impl Goal {
         Self {
             what: what.to_owned(),
             goal: format!("<= {}", format(limit)),
-            observed: seen,
+            observed,
             met: figure.value <= limit,
         }
     }
@@ -121,7 +121,8 @@ fn false_rollbacks(report: &BenchmarkReport) -> Vec<Goal> {
     let by_either = |cell: &OutcomeSummary| cell.rolled_back + cell.rolled_back_by_budget;
     vec![
         Goal::at_most(
-            "good releases rolled back by evidence; 10, 100, 1000 requests/s, also with shared bursts, daily drift, a warm-up spike (guaranteed: 1 %)",
+            "good releases rolled back by evidence; 10, 100, 1000 requests/s, also with shared \
+             bursts, daily drift, a warm-up spike (guaranteed: 1 %)",
             0.3,
             &worst(figures(independent(), by_evidence)),
             percent,
@@ -139,7 +140,8 @@ fn false_rollbacks(report: &BenchmarkReport) -> Vec<Goal> {
             percent,
         ),
         Goal::at_most(
-            "good releases with sticky retries, an overdispersion of 7, tempered, rolled back by either (no theorem)",
+            "good releases with sticky retries, an overdispersion of 7, tempered, rolled back by \
+             either (no theorem)",
             1.0,
             &worst(figures(clustered, by_either)),
             percent,
@@ -173,13 +175,15 @@ fn efficiency(report: &BenchmarkReport) -> Vec<Goal> {
     }));
     vec![
         Goal::at_most(
-            "mean requests to detect 2x to 10x, relative to the bound ln(1/alpha)/I, without tolerance",
+            "mean requests to detect 2x to 10x, relative to the bound ln(1/alpha)/I, without \
+             tolerance",
             1.5,
             &detection(10.0, |cell| cell.bound),
             ratio,
         ),
         Goal::at_most(
-            "the same, 2x to 100x, relative to a sequential likelihood-ratio test with the known effect",
+            "the same, 2x to 100x, relative to a sequential likelihood-ratio test with the known \
+             effect",
             1.3,
             &detection(100.0, |cell| cell.oracle),
             ratio,

@@ -80,7 +80,8 @@ pub fn markdown(report: &BenchmarkReport) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "{} simulated rollouts for each cell: an objective of 99.9 %, stable fails 0.05 %, a scrape every 15 s, at most 60 min.\n",
+        "{} simulated rollouts for each cell: an objective of 99.9 %, stable fails 0.05 %, a \
+         scrape every 15 s, at most 60 min.\n",
         serin_analysis::explain::thousands(report.options.runs.into())
     );
     out.push_str("### Goals\n\n| what | goal | worst observed | |\n|---|---|---|---|\n");
@@ -93,21 +94,30 @@ pub fn markdown(report: &BenchmarkReport) -> String {
         );
     }
     out.push('\n');
-    out.push_str("### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, median seconds to promotion.\n\n");
+    out.push_str(
+        "### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, \
+        median seconds to promotion.\n\n",
+    );
     table(
         &mut out,
         "good releases",
         &report.good,
         rollback_and_promotion,
     );
-    out.push_str("### Releases at the edge of the tolerance\n\nThe same. Their excess is within the tolerances, so every rollback is false.\n\n");
+    out.push_str(
+        "### Releases at the edge of the tolerance\n\nThe same. Their excess is within \
+        the tolerances, so every rollback is false.\n\n",
+    );
     table(
         &mut out,
         "the canary fails",
         &report.edge,
         rollback_and_promotion,
     );
-    out.push_str("### Compared with other rules\n\nAt 100 requests/s: rolled back % / promoted %, median seconds [errors served in 60 min beyond those of stable].\n\n");
+    out.push_str(
+        "### Compared with other rules\n\nAt 100 requests/s: rolled back % / promoted %, \
+        median seconds [errors served in 60 min beyond those of stable].\n\n",
+    );
     table(&mut out, "release", &report.rules, |cell| {
         let rolled_back = cell.rolled_back + cell.rolled_back_by_budget;
         format!(
@@ -128,7 +138,10 @@ pub fn markdown(report: &BenchmarkReport) -> String {
             percent(cell.rolled_back + cell.rolled_back_by_budget)
         )
     });
-    out.push_str("### The budget\n\nRollouts at 100 requests/s that spent more than their allotment of A errors, %; median seconds to rollback.\n\n");
+    out.push_str(
+        "### The budget\n\nRollouts at 100 requests/s that spent more than their \
+        allotment of A errors, %; median seconds to rollback.\n\n",
+    );
     table(&mut out, "release", &report.budget, |cell| {
         format!(
             "{}; {}",
@@ -142,9 +155,15 @@ pub fn markdown(report: &BenchmarkReport) -> String {
 
 fn efficiency(out: &mut String, report: &BenchmarkReport) {
     out.push_str(
-        "### Requests to detect a regression\n\nMean requests of both arms at a constant weight that the router keeps exactly, on ticks of 1 s.\n\n",
+        "### Requests to detect a regression\n\nMean number of requests to both variants at a \
+         constant weight that the router keeps exactly, on ticks of 1 s.\n\n",
     );
-    out.push_str("| regression | weight | this rule | relative to the bound ln(1/alpha)/I | without tolerance, relative to the bound | relative to a sequential likelihood-ratio test with the known effect | without tolerance, relative to the same |\n|---|---|---|---|---|---|---|\n");
+    out.push_str(
+        "| regression | weight | this rule | relative to the bound ln(1/alpha)/I | \
+        without tolerance, relative to the bound | relative to a sequential likelihood-ratio test \
+        with the known effect | without tolerance, relative to the same \
+        |\n|---|---|---|---|---|---|---|\n",
+    );
     for cell in &report.detection {
         let _ = writeln!(
             out,
@@ -159,10 +178,12 @@ fn efficiency(out: &mut String, report: &BenchmarkReport) {
         );
     }
     out.push_str(
-        "\n### Requests to promote\n\nMean requests of both arms at a weight of 50 %.\n\n",
+        "\n### Requests to promote\n\nMean number of requests to both variants at a weight of 50 \
+         %.\n\n",
     );
     out.push_str(
-        "| error rate | margin | requests | relative to the bound ln(1/beta)/I |\n|---|---|---|---|\n",
+        "| error rate | margin | requests | relative to the bound ln(1/beta)/I \
+         |\n|---|---|---|---|\n",
     );
     for cell in &report.promotion {
         let _ = writeln!(

@@ -53,8 +53,8 @@ pub struct OutcomeSummary {
 impl OutcomeSummary {
     pub(crate) fn from_outcomes(outcomes: &[RolloutOutcome]) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a number of runs")]
-        let (count, percent) = (outcomes.len().max(1) as f64, |of: usize| {
-            of as f64 * 100.0 / outcomes.len().max(1) as f64
+        let (count, percent) = (outcomes.len().max(1) as f64, |part: usize| {
+            part as f64 * 100.0 / outcomes.len().max(1) as f64
         });
         let share = |decision| {
             percent(
@@ -81,9 +81,9 @@ impl OutcomeSummary {
             .map(|outcome| outcome.seconds)
             .collect();
         seconds.sort_by(f64::total_cmp);
-        let at = |of: usize, in_all: usize| {
+        let quantile = |part: usize, in_all: usize| {
             seconds
-                .get(seconds.len() * of / in_all)
+                .get(seconds.len() * part / in_all)
                 .copied()
                 .unwrap_or(f64::NAN)
         };
@@ -92,8 +92,8 @@ impl OutcomeSummary {
             rolled_back,
             rolled_back_by_budget: by_budget,
             promoted,
-            median_seconds: at(1, 2),
-            p95_seconds: at(19, 20),
+            median_seconds: quantile(1, 2),
+            p95_seconds: quantile(19, 20),
             slowest_seconds: seconds.last().copied().unwrap_or(f64::NAN),
             excess_errors: outcomes
                 .iter()

@@ -10,7 +10,7 @@ use serin_analysis::{Counts, PodCounts, Tick};
 pub enum Conditions {
     /// Independent of each other, at a constant rate.
     Plain,
-    /// About every 15 minutes both arms fail ten times as often for a minute, as if a dependency
+    /// About every 15 minutes both variants fail ten times as often for a minute, as if a dependency
     /// failed.
     SharedBursts,
     /// Traffic and error rate vary over the day by 50 % and 80 %, starting at a random hour.
@@ -69,7 +69,7 @@ impl CanaryEffect {
 /// A service and a release of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scenario {
-    /// Requests per second of both arms.
+    /// Requests per second of both variants.
     pub requests_per_second: f64,
     /// Seconds between scrapes.
     pub tick_seconds: u32,

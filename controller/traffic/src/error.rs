@@ -74,9 +74,9 @@ pub enum RouteError {
     },
     /// The weight cannot be expressed in whole numbers next to the weights of the other backends.
     #[error(
-        "a canary weight of {weight} cannot be expressed in {rule} of {route}: the weight of Service \
-         `{stable}` is too small compared with the other backends; use a whole percentage or \
-         reduce the weights of the other backends"
+        "a canary weight of {weight} cannot be expressed in {rule} of {route}: the weight of \
+         Service `{stable}` is too small compared with the other backends; use a whole percentage \
+         or reduce the weights of the other backends"
     )]
     WeightTooFine {
         /// The route.

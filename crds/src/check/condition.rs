@@ -185,7 +185,7 @@ mod tests {
             ("result[0] <", "not CEL"),
             ("", "not CEL"),
             ("value < 0.05", "value"),
-            ("result[0]", "true or false"),
+            ("result[0]", "neither true nor false"),
             ("result < 0.05", ""),
             ("result[0] * 100 < 5", ""),
             (

@@ -67,7 +67,8 @@ pub(crate) fn require_root(verb: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "a cluster with real pods needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask cluster {verb}`"
+        "a cluster with real pods needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask cluster \
+         {verb}`"
     )
 }
 

@@ -359,7 +359,8 @@ fn require_go() -> Result<()> {
     match crate::host::find_program("go") {
         Some(_) => Ok(()),
         None => bail!(
-            "Go 1.26 or newer is missing: install it to build the programs of the cluster, see https://go.dev/dl"
+            "Go 1.26 or newer is missing: install it to build the programs of the cluster, see \
+             https://go.dev/dl"
         ),
     }
 }

@@ -110,7 +110,8 @@ pub enum StartError {
     },
     /// The requests in flight may need more open files than the process is allowed to open.
     #[error(
-        "the load may need {needed} open files but only {allowed} are allowed: raise `ulimit -n` or lower max_in_flight"
+        "the load may need {needed} open files but only {allowed} are allowed: raise `ulimit -n` \
+         or lower max_in_flight"
     )]
     OpenFiles {
         /// Sockets, and a reserve for the rest of the process.

@@ -1,10 +1,10 @@
 //! Diagnosis of a release: a headline, the reasons and the next steps.
 
-use serin_crds::status::AbortStatus;
+use serin_core::hold::HoldCode;
+use serin_core::state::{AbortCause, Stage};
 
-use super::holds;
 use crate::display::DisplayContext;
-use crate::report::{Report, UnhealthyCondition};
+use crate::report::{AbortReport, HoldReport, Report, UnhealthyCondition};
 
 /// Diagnosis of a release.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,23 +57,26 @@ impl Diagnosis {
 
 /// Diagnoses the release. `has_analysis`: whether the spec has an analysis.
 pub(super) fn diagnose(report: &Report, has_analysis: bool, display: &DisplayContext) -> Diagnosis {
-    let Some(stage) = report.stage.as_deref() else {
+    let Some(stage) = &report.stage else {
         return Diagnosis::new(DiagnosisKind::NotAnalyzed, "Not yet reconciled")
             .with_reason("The controller has not reconciled this Rollout yet.")
             .with_next_step("Check that the controller is running: kubectl get pods -A -l app.kubernetes.io/name=serin");
     };
-    let mut diagnosis = match (stage, &report.abort) {
-        ("Aborted", Some(abort)) => diagnose_aborted(report, abort, display),
-        ("FirstDeploy", _) => Diagnosis::new(DiagnosisKind::NotAnalyzed, "First deploy")
-            .with_reason(
-                "This is the first revision. There is no stable revision to compare it with, so it is not analyzed.",
-            )
-            .with_next_step("It becomes stable when all of its pods are available."),
-        ("Stable", _) => diagnose_stable(report, display),
-        ("Progressing" | "Promoting", _) => diagnose_in_progress(report, has_analysis),
-        (other, _) => Diagnosis::new(DiagnosisKind::Ended, other.to_owned()).with_reason(report.message.clone().unwrap_or_default()),
+    let mut diagnosis = match (stage.known(), &report.abort) {
+        (Some(Stage::Aborted), Some(abort)) => diagnose_aborted(report, abort, display),
+        (Some(Stage::FirstDeploy), _) => diagnose_first_deploy(report),
+        (Some(Stage::Stable), _) => diagnose_stable(report, display),
+        (Some(Stage::Progressing | Stage::Promoting), _) => {
+            diagnose_in_progress(report, has_analysis)
+        }
+        (Some(Stage::Aborted) | None, _) => Diagnosis::new(DiagnosisKind::Ended, stage.text())
+            .with_reason(report.message.clone().unwrap_or_default()),
     };
-    if let Some(problem) = condition(report, "InvalidSpec") {
+    let leads_with_spec = report.holds.iter().take(1).any(|hold| {
+        hold.code.equals(HoldCode::SpecInvalid) && diagnosis.headline.contains(&hold.message)
+    });
+    let invalid_spec = condition(report, "InvalidSpec").filter(|_| !leads_with_spec);
+    if let Some(problem) = invalid_spec {
         diagnosis.reasons.insert(
             0,
             format!("The latest spec is invalid: {}", problem.message),
@@ -97,20 +100,6 @@ fn condition<'a>(report: &'a Report, name: &str) -> Option<&'a UnhealthyConditio
         .find(|condition| condition.condition == name)
 }
 
-/// The hold reason and its message. The message of the latency guard is shown with its evidence.
-fn hold_reason(report: &Report) -> Option<(&str, Option<&str>)> {
-    let condition = condition(report, "MetricsReady").or_else(|| condition(report, "Frozen"));
-    let guards = report
-        .evidence
-        .iter()
-        .filter_map(|evidence| evidence.latency_guard.as_ref());
-    let mut acting =
-        guards.filter(|guard| guard.threshold.is_some() && guard.e_value >= guard.threshold);
-    let reason =
-        condition.map(|condition| (condition.reason.as_str(), Some(condition.message.as_str())));
-    reason.or_else(|| acting.next().map(|_| ("LatencyGuard", None)))
-}
-
 fn current(report: &Report) -> &str {
     report
         .current_revision
@@ -128,7 +117,7 @@ fn diagnose_stable(report: &Report, display: &DisplayContext) -> Diagnosis {
         .filter(|release| Some(&release.revision) == report.current_revision.as_ref())
     {
         Some(release) => {
-            let result = release.result.to_lowercase();
+            let result = release.result.text().to_lowercase();
             let message = release.message.trim_end_matches('.');
             let why = if message.to_lowercase() == result {
                 String::new()
@@ -144,124 +133,186 @@ fn diagnose_stable(report: &Report, display: &DisplayContext) -> Diagnosis {
     }
 }
 
-fn diagnose_in_progress(report: &Report, has_analysis: bool) -> Diagnosis {
+fn diagnose_first_deploy(report: &Report) -> Diagnosis {
+    let diagnosis = match report.holds.first() {
+        Some(hold) => diagnose_hold(report, hold),
+        None => Diagnosis::new(DiagnosisKind::NotAnalyzed, "First deploy"),
+    };
+    Diagnosis {
+        kind: DiagnosisKind::NotAnalyzed,
+        ..diagnosis
+    }
+    .with_reason(
+        "This is the first revision. There is no stable revision to compare it with, so it is not analyzed.",
+    )
+    .with_next_step("It becomes stable when all of its pods are available.")
+}
+
+/// The current revision with its share of the traffic, for example `revision v2 at 5 % of traffic`
+/// or `revision v2, canary 0 % in effect, 50 % desired`.
+fn position(report: &Report) -> String {
     let revision = current(report);
-    let weight = report
-        .weights
-        .as_ref()
-        .map_or(0.0, |weights| weights.desired);
-    let at = format!("revision {revision} at {weight} % of traffic");
-    if report.stage.as_deref() == Some("Promoting") {
-        return Diagnosis::new(DiagnosisKind::InProgress, format!("Promoting: {at}"))
-            .with_reason(
-                "The release has passed its steps or its analysis and is taking over all traffic.",
-            )
-            .with_next_step("A breach of the objectives still rolls it back.");
+    match report.canary {
+        Some(share) if share.is_in_effect() => {
+            format!("revision {revision} at {}", share.describe())
+        }
+        Some(share) => format!("revision {revision}, canary {}", share.describe()),
+        None => format!("revision {revision}"),
     }
-    if !has_analysis {
-        return Diagnosis::new(DiagnosisKind::NotAnalyzed, format!("Not analyzed: {at}"))
-            .with_reason("The spec has no analysis. Only pod failures and commands decide about this release.")
-            .with_next_step("Add an objective to spec.analysis to compare the canary with stable.");
+}
+
+/// Diagnoses a release that a hold stops. The message of the first hold leads.
+fn diagnose_hold(report: &Report, hold: &HoldReport) -> Diagnosis {
+    let (label, kind) = if hold.is_pause() {
+        ("Paused", DiagnosisKind::InProgress)
+    } else if hold.is_planned_wait() {
+        ("In progress", DiagnosisKind::InProgress)
+    } else {
+        ("Held", DiagnosisKind::Held)
+    };
+    let headline = format!("{label} ({}): {}", hold.code, hold.message);
+    let mut diagnosis = Diagnosis::new(kind, headline)
+        .with_reason(hold.meaning())
+        .with_reason(as_sentence(&position(report)));
+    diagnosis.next_steps.extend(hold.fix().map(str::to_owned));
+    for other in report.holds.iter().skip(1) {
+        diagnosis = diagnosis.with_reason(format!(
+            "Another hold ({}): {} {}",
+            other.code,
+            as_sentence(&other.message),
+            other.meaning()
+        ));
+        diagnosis.next_steps.extend(other.fix().map(str::to_owned));
     }
-    if let Some((cause, message)) = hold_reason(report) {
-        let hold = holds::explain_hold(cause);
-        return Diagnosis {
-            headline: format!("Held ({cause}): {at}"),
-            reasons: message
-                .into_iter()
-                .chain([hold.meaning])
-                .map(str::to_owned)
-                .collect(),
-            next_steps: hold.fix.map(str::to_owned).into_iter().collect(),
-            kind: DiagnosisKind::Held,
-        };
-    }
-    let commands = report
-        .waiting
-        .iter()
-        .flat_map(|waiting| waiting.commands.iter());
-    if let Some(waiting) = report.waiting.as_ref().filter(|waiting| waiting.pause) {
-        let mut diagnosis = Diagnosis::new(DiagnosisKind::InProgress, format!("Paused: {at}"))
-            .with_reason(format!("It waits for {}.", waiting.what))
-            .with_next_step(
-                "The analysis continues during the pause and can still roll the release back.",
-            );
-        diagnosis.next_steps.extend(commands.cloned());
-        return diagnosis;
-    }
-    let mut diagnosis = Diagnosis::new(DiagnosisKind::InProgress, format!("In progress: {at}"));
-    if let Some(waiting) = &report.waiting {
-        diagnosis = diagnosis.with_reason(format!("It waits for {}.", waiting.what));
-    } else if let Some(message) = report
-        .message
-        .as_ref()
-        .filter(|_| report.evidence.is_empty())
-    {
-        diagnosis = diagnosis.with_reason(message.clone());
+    if let Some(waiting) = report.waiting.as_ref().filter(|wait| wait.code.is_some()) {
+        diagnosis.next_steps.extend(waiting.ends.clone());
+        diagnosis
+            .next_steps
+            .extend(waiting.commands.iter().cloned());
     }
     diagnosis
 }
 
-fn diagnose_aborted(report: &Report, abort: &AbortStatus, display: &DisplayContext) -> Diagnosis {
+/// Diagnoses a release in progress that has no hold.
+fn diagnose_without_holds(report: &Report) -> Diagnosis {
+    let at = position(report);
+    let Some(waiting) = &report.waiting else {
+        let diagnosis = Diagnosis::new(DiagnosisKind::InProgress, format!("In progress: {at}"));
+        let message = report.message.iter().filter(|_| report.evidence.is_empty());
+        return message.fold(diagnosis, |diagnosis, message| {
+            diagnosis.with_reason(message.clone())
+        });
+    };
+    let label = if waiting.pause {
+        "Paused"
+    } else {
+        "In progress"
+    };
+    let mut diagnosis = Diagnosis::new(DiagnosisKind::InProgress, format!("{label}: {at}"))
+        .with_reason(format!("It waits for {}.", waiting.what));
+    diagnosis
+        .next_steps
+        .extend(waiting.commands.iter().cloned());
+    diagnosis
+}
+
+fn diagnose_in_progress(report: &Report, has_analysis: bool) -> Diagnosis {
+    let first = report.holds.first();
+    let is_promoting = report
+        .stage
+        .as_ref()
+        .is_some_and(|stage| stage.equals(Stage::Promoting));
+    let mut diagnosis = match first {
+        Some(hold) => diagnose_hold(report, hold),
+        None if is_promoting => {
+            let headline = format!("Promoting: {}", position(report));
+            Diagnosis::new(DiagnosisKind::InProgress, headline)
+        }
+        None if !has_analysis => {
+            let headline = format!("Not analyzed: {}", position(report));
+            Diagnosis::new(DiagnosisKind::NotAnalyzed, headline)
+        }
+        None => diagnose_without_holds(report),
+    };
+    if is_promoting {
+        let breach = "A breach of the objectives still rolls it back.";
+        diagnosis.next_steps.insert(0, breach.to_owned());
+        return diagnosis.with_reason(
+            "The release has passed its steps or its analysis and is taking over all traffic.",
+        );
+    }
+    if !has_analysis {
+        diagnosis.kind = DiagnosisKind::NotAnalyzed;
+        return diagnosis
+            .with_reason("The spec has no analysis. Only pod failures and commands decide about this release.")
+            .with_next_step("Add an objective to spec.analysis to compare the canary with stable.");
+    }
+    if report.waiting.as_ref().is_some_and(|waiting| waiting.pause) {
+        let analysis =
+            "The analysis continues during the pause and can still roll the release back.";
+        diagnosis.next_steps.insert(0, analysis.to_owned());
+    }
+    diagnosis
+}
+
+/// The chance that a release as good as stable is rolled back by the evidence: 1 in this number.
+fn false_rollbacks_one_in(report: &Report) -> u32 {
+    let threshold = report
+        .evidence
+        .iter()
+        .filter_map(|evidence| evidence.threshold)
+        .fold(0.0, f64::max);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1/alpha, cut to a whole number"
+    )]
+    if threshold > 1.0 {
+        threshold.round().min(1e9) as u32
+    } else {
+        100
+    }
+}
+
+fn abort_headline(report: &Report, abort: &AbortReport) -> (DiagnosisKind, String) {
+    let ended = |headline: &str| (DiagnosisKind::Ended, headline.to_owned());
+    let rolled_back =
+        |one_in, headline: &str| (DiagnosisKind::RolledBack { one_in }, headline.to_owned());
+    match abort.cause.known() {
+        Some(AbortCause::Evidence) => {
+            rolled_back(false_rollbacks_one_in(report), "Rolled back by evidence")
+        }
+        Some(AbortCause::ErrorBudget) => rolled_back(10, "Rolled back: its error budget is spent"),
+        Some(AbortCause::ServiceBurning) => rolled_back(
+            10,
+            "Rolled back: the service burns its error budget, and the canary is the likely cause",
+        ),
+        Some(AbortCause::Check) => ended("Rolled back: a check failed more often than its limit"),
+        Some(AbortCause::PodCrash) => ended("Rolled back: its pods crash"),
+        Some(AbortCause::ProgressDeadline) => ended("Rolled back: it did not become ready in time"),
+        Some(AbortCause::Command) => {
+            let by = abort.by.as_ref();
+            let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+            ended(&format!("Aborted by a command{by}"))
+        }
+        None => ended(&format!("Aborted ({})", abort.cause)),
+    }
+}
+
+fn diagnose_aborted(report: &Report, abort: &AbortReport, display: &DisplayContext) -> Diagnosis {
     let revision = &abort.revision;
     let ago = display.elapsed_since(abort.at);
-    let (kind, headline) = match abort.cause.as_str() {
-        "Evidence" => {
-            let threshold = report
-                .evidence
-                .iter()
-                .filter_map(|evidence| evidence.threshold)
-                .fold(0.0, f64::max);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "1/alpha, cut to a whole number"
-            )]
-            let one_in = if threshold > 1.0 {
-                threshold.round().min(1e9) as u32
-            } else {
-                100
-            };
-            (
-                DiagnosisKind::RolledBack { one_in },
-                "Rolled back by evidence".to_owned(),
-            )
-        }
-        "ErrorBudget" => (
-            DiagnosisKind::RolledBack { one_in: 10 },
-            "Rolled back: its error budget is spent".to_owned(),
-        ),
-        "ServiceBurning" => (
-            DiagnosisKind::RolledBack { one_in: 10 },
-            "Rolled back: the service burns its error budget, and the canary is the likely cause"
-                .to_owned(),
-        ),
-        "PodCrash" => (
-            DiagnosisKind::Ended,
-            "Rolled back: its pods crash".to_owned(),
-        ),
-        "ProgressDeadline" => (
-            DiagnosisKind::Ended,
-            "Rolled back: it did not become ready in time".to_owned(),
-        ),
-        "Command" => {
-            let by = abort
-                .by
-                .as_ref()
-                .map_or_else(String::new, |by| format!(" by {by}"));
-            (DiagnosisKind::Ended, format!("Aborted by a command{by}"))
-        }
-        "Reverted" => (
-            DiagnosisKind::Ended,
-            "Aborted: the spec was reverted to stable".to_owned(),
-        ),
-        other => (DiagnosisKind::Ended, format!("Aborted ({other})")),
-    };
+    let (kind, headline) = abort_headline(report, abort);
     let mut diagnosis = Diagnosis::new(kind, format!("{headline}, {ago} ago: revision {revision}"));
     if kind == DiagnosisKind::Ended {
-        diagnosis = diagnosis
-            .with_reason(as_sentence(&abort.message))
-            .with_reason("The metrics did not cause this.");
+        diagnosis = diagnosis.with_reason(as_sentence(&abort.message));
+    }
+    let is_independent_of_metrics = matches!(
+        abort.cause.known(),
+        Some(AbortCause::PodCrash | AbortCause::ProgressDeadline | AbortCause::Command)
+    );
+    if is_independent_of_metrics {
+        diagnosis = diagnosis.with_reason("The metrics did not cause this.");
     }
     let stable = report
         .stable_revision

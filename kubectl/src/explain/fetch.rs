@@ -6,6 +6,7 @@ use std::io::Write;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serin_core::plan::{Pace, Plan};
+use serin_core::state::ReleaseResult;
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
@@ -184,10 +185,9 @@ fn stable_revision_during(report: &Report, revision: &str) -> Option<String> {
         .stable_revision
         .clone()
         .filter(|stable| stable != revision);
-    let before = report
-        .releases
-        .iter()
-        .filter(|release| release.result == "Promoted" && release.revision != revision);
+    let before = report.releases.iter().filter(|release| {
+        release.result.equals(ReleaseResult::Promoted) && release.revision != revision
+    });
     today.or_else(|| before.map(|release| release.revision.clone()).next())
 }
 

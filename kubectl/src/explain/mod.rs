@@ -17,7 +17,6 @@ pub use numbers::{ObjectiveNumbers, objective_numbers};
 
 mod diagnosis;
 mod fetch;
-mod holds;
 mod numbers;
 
 pub use fetch::explain;

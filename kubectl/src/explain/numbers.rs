@@ -72,8 +72,13 @@ pub fn objective_numbers(
                 spec.name
             ));
         }
-        let statistics =
-            ObjectiveEvidence::from_evidence(&spec.name, &bets, evidence, &settings.judge, weight);
+        let statistics = ObjectiveEvidence::from_evidence(
+            &spec.name,
+            &bets,
+            evidence,
+            &settings.analysis,
+            weight,
+        );
         #[expect(
             clippy::cast_precision_loss,
             reason = "a span of milliseconds is far below 2^53"
@@ -86,7 +91,7 @@ pub fn objective_numbers(
         all.push(ObjectiveNumbers {
             evidence: statistics,
             config,
-            judge: settings.judge,
+            judge: settings.analysis,
             phi: evidence.phi(),
             scrapes: evidence.ticks,
             last_scrape_ms: objective.state.round_at_ms,

@@ -8,6 +8,7 @@ use serin_analysis::counts::{Counts, Tick};
 use serin_analysis::decision::{AnalysisConfig, ObjectiveEvidence};
 use serin_analysis::evidence::TickContext;
 use serin_analysis::{Objective, PodCounts};
+use serin_core::hold::{Hold, HoldCode};
 use serin_crds::RolloutSpec;
 use serin_metrics_analysis::checkpoint::{Checkpoint, ObjectiveCheckpoint};
 use serin_metrics_analysis::prometheus::Server;
@@ -88,8 +89,8 @@ fn analyzed(
         fingerprint: String::new(),
         usual_rate: Some(0.0005),
         state,
-        watch: None,
-        summed: false,
+        bake: None,
+        is_aggregated: false,
         guard: None,
         scrape_interval_ms: None,
     };
@@ -138,20 +139,21 @@ fn with(mut status: Value, field: &str, value: Value) -> Value {
     status
 }
 
-fn held(reason: &str, message: &str) -> Value {
-    in_condition(("MetricsReady", "False"), reason, message)
+/// A release at 5 % with a hold as the controller reports it.
+fn held(code: HoldCode, message: &str) -> Value {
+    let mut hold = Hold::new(code, message);
+    hold.since = Some("2026-03-01T11:58:00Z".parse().unwrap());
+    with_holds(json!([hold]))
 }
 
-fn in_condition((condition, is): (&str, &str), reason: &str, message: &str) -> Value {
-    let condition = json!([{
-        "type": condition, "status": is, "reason": reason, "message": message,
-        "lastTransitionTime": "2026-03-01T11:58:00Z"
-    }]);
-    with(
-        status("Progressing", "Progressing", 5.0, Some(good())),
-        "conditions",
-        condition,
-    )
+fn with_holds(holds: Value) -> Value {
+    let status = status("Progressing", "Progressing", 5.0, Some(good()));
+    with(status, "holds", holds)
+}
+
+/// The text without white space, for comparisons that do not depend on line breaks.
+fn without_spaces(text: &str) -> String {
+    text.split_whitespace().collect()
 }
 
 fn aborted(cause: &str, message: &str, release: Option<AnalyzedRelease>) -> Value {
@@ -168,9 +170,14 @@ fn explained_with(status: &Value, analysis: bool, all: bool) -> String {
         "metadata": {"name": "checkout", "namespace": "shop", "generation": 3},
         "spec": spec(analysis), "status": status
     });
+    let replica_set = json!({
+        "metadata": {"name": "checkout-v2", "labels": {"serin.dev/revision": "v2"}},
+        "spec": {"replicas": 1, "selector": {}},
+        "status": {"replicas": 1, "availableReplicas": status["updatedReplicas"]}
+    });
     let resources = RolloutResources {
         rollout: serde_json::from_value(rollout).unwrap(),
-        replica_sets: Ok(Vec::new()),
+        replica_sets: Ok(vec![serde_json::from_value(replica_set).unwrap()]),
         pods: Ok(Vec::new()),
         routes: Vec::new(),
     };
@@ -260,20 +267,21 @@ fn a_rollback_by_the_budget_is_bounded_by_one_in_ten() {
 #[test]
 fn crashes_commands_and_deadlines_are_not_attributed_to_metrics() {
     let cases = [
-        ("PodCrash", "its pods crash"),
-        ("Command", "Aborted by a command by ann"),
-        ("ProgressDeadline", "did not become ready in time"),
-        ("Reverted", "was reverted to stable"),
-        ("SomethingNew", "Aborted (SomethingNew)"),
+        ("PodCrash", "its pods crash", true),
+        ("Command", "Aborted by a command by ann", true),
+        ("ProgressDeadline", "did not become ready in time", true),
+        ("Check", "a check failed more often than its limit", false),
+        ("SomethingNew", "Aborted (SomethingNew)", false),
     ];
-    for (cause, words) in cases {
+    for (cause, words, is_independent_of_metrics) in cases {
         let text = explained(&aborted(cause, "why it was", Some(good())));
         assert!(
             text.contains(words) && text.contains("Why it was."),
             "{cause}: {text}"
         );
-        assert!(
+        assert_eq!(
             text.contains("The metrics did not cause this."),
+            is_independent_of_metrics,
             "{cause}: {text}"
         );
         assert!(
@@ -287,85 +295,78 @@ fn crashes_commands_and_deadlines_are_not_attributed_to_metrics() {
 #[test]
 fn held_without_data() {
     let message = "availability has had no data for 2 min. This is not success. Holding at 5 %.";
-    insta::assert_snapshot!(explained(&held("NoData", message)));
+    insta::assert_snapshot!(explained(&held(HoldCode::NoData, message)));
 }
 
 #[test]
-fn every_hold_reason_is_explained() {
-    let causes = [
-        "NoData",
-        "Stale",
-        "NoTraffic",
-        "UnverifiedSelector",
-        "Unreachable",
-        "Timeout",
-        "Partial",
-        "NotANumber",
-        "InvalidQuery",
-        "InvalidSpec",
-        "TooLarge",
-        "Malformed",
-        "SpecUnusable",
-        "NotConfigured",
-        "SecretForbidden",
-        "SecretNotFound",
-        "InvalidSecret",
-        "SecretUnavailable",
-        "Unauthorized",
-        "UntrustedCertificate",
-    ];
-    let frozen = ["BudgetSpent", "ServiceBurning"].map(|cause| (cause, ("Frozen", "True")));
-    for (cause, condition) in causes
-        .map(|cause| (cause, ("MetricsReady", "False")))
-        .into_iter()
-        .chain(frozen)
-    {
-        let text = explained(&in_condition(
-            condition,
-            cause,
-            "Message of the controller.",
-        ));
-        assert!(
-            text.contains(&format!("Held ({cause}): revision v2 at 5 %")),
-            "{text}"
-        );
-        assert!(text.contains("Message of the controller."), "{text}");
-        assert!(
-            text.contains("Missing data never counts as success"),
-            "{text}"
-        );
-        assert!(
-            !text.contains("The release is not promoted until this is resolved."),
-            "{cause} has no explanation"
-        );
+fn every_hold_is_explained_by_its_code() {
+    for code in HoldCode::ALL {
+        let text = explained(&held(*code, "Message of the controller."));
+        let flat = without_spaces(&text);
+        for part in [
+            &format!("({code}): Message of the controller."),
+            code.meaning(),
+            code.fix(),
+        ] {
+            assert!(flat.contains(&without_spaces(part)), "{part:?} in {text}");
+        }
     }
-    let unknown = explained(&held("SomethingNew", "Message of the controller."));
+}
+
+#[test]
+fn a_hold_of_another_version_shows_its_code_and_message() {
+    let text = explained(&with_holds(json!([{
+        "source": "Weather", "code": "SomethingNew", "message": "it rains", "blocks": "Advance",
+        "ends": {"by": "Sunshine"}
+    }])));
+    assert!(text.contains("Held (SomethingNew): it rains"), "{text}");
+    let newer = "A newer kubectl plugin may know more.";
     assert!(
-        unknown.contains("The release is not promoted until this is resolved."),
-        "{unknown}"
+        without_spaces(&text).contains(&without_spaces(newer)),
+        "{text}"
     );
+}
+
+#[test]
+fn the_first_hold_leads_and_the_desired_weight_is_not_in_effect() {
+    let mut status = with_holds(json!([
+        Hold::new(
+            HoldCode::ImagePullFailed,
+            "waiting for 1 available pods of the new revision"
+        ),
+        Hold::new(HoldCode::NoData, "availability: no series of the canary"),
+    ]));
+    status["weights"] = json!({"desired": 50.0});
+    status["updatedReplicas"] = json!(0);
+    let text = explained(&status);
+    for part in [
+        "Held (ImagePullFailed): waiting for 1 available pods of the new revision",
+        "Revision v2, canary 0 % in effect, 50 % desired.",
+        "Another hold (NoData): Availability: no series of the canary.",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains("50 % of traffic"), "{text}");
 }
 
 #[test]
 fn the_latency_guard_is_shown_whether_it_holds_or_not() {
-    let explain_with_guard = |e_value: f64| {
-        let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
+    let slower = "Slower than stable: 300 of 3,000 requests took longer than 25 ms.";
+    let explain_with_guard = |e_value: f64, mut status: Value| {
         status["evidence"][0]["latencyGuard"] = json!({
             "eValue": e_value, "threshold": 100.0, "action": "Hold", "edges": 12, "edge": "25ms",
-            "message": "Slower than stable: 300 of 3,000 requests took longer than 25 ms."
+            "message": slower
         });
         explained(&status)
     };
-    let holds = explain_with_guard(120.0);
+    let holds = explain_with_guard(120.0, held(HoldCode::LatencyGuard, slower));
     assert!(
-        holds.contains("Held (LatencyGuard): revision v2 at 5 %"),
+        holds.contains("Held (LatencyGuard): Slower than stable: 300 of 3,000"),
         "{holds}"
     );
-    assert!(
-        holds.contains("Slower than stable: 300 of 3,000"),
-        "{holds}"
-    );
-    let calm = explain_with_guard(20.0);
+    assert!(holds.contains("E-value 120 (holds at 100)"), "{holds}");
+    let calm = status("Progressing", "Progressing", 5.0, Some(good()));
+    let calm = explain_with_guard(20.0, calm);
     assert!(
         !calm.contains("Held") && calm.contains("Slower than stable: 300 of 3,000"),
         "{calm}"
@@ -421,6 +422,25 @@ fn a_pause_shows_the_commands_that_end_it() {
     );
     assert!(pause("Step", json!("2026-03-01T12:03:00Z")).contains("the end of a timed pause"));
     assert!(pause("Command", Value::Null).contains("kubectl serin resume checkout -n shop"));
+}
+
+#[test]
+fn a_pause_hold_shows_the_commands_that_end_it() {
+    let inconclusive = explained(&held(
+        HoldCode::Inconclusive,
+        "the analysis is inconclusive",
+    ));
+    assert!(
+        inconclusive.contains("Paused (Inconclusive): the analysis is inconclusive")
+            && inconclusive.contains("kubectl promote checkout -n shop")
+            && inconclusive.contains("kubectl abort checkout -n shop"),
+        "{inconclusive}"
+    );
+    let paused = explained(&held(HoldCode::PausedByCommand, "paused by a command"));
+    assert!(
+        paused.contains("kubectl serin resume checkout -n shop"),
+        "{paused}"
+    );
 }
 
 #[test]

@@ -6,15 +6,17 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serin_core::plan::Plan;
-use serin_crds::status::{
-    AbortStatus, BudgetStatus, CheckStatus, EvidenceStatus, ReleaseStatus, RolloutStatus,
-    WeightsStatus,
-};
+use serin_core::state::{Phase, Stage};
+use serin_crds::status::{BudgetStatus, CheckStatus, EvidenceStatus, RolloutStatus, WeightsStatus};
 
 use crate::resources::RolloutResources;
 use crate::rollout_summary::RolloutSummary;
+use crate::status_value::StatusValue;
+use crate::traffic_share::TrafficShare;
 
 mod conditions;
+mod holds;
+mod outcomes;
 mod pods;
 mod revisions;
 mod routes;
@@ -22,6 +24,8 @@ mod steps;
 mod wait_reason;
 
 pub use conditions::UnhealthyCondition;
+pub use holds::HoldReport;
+pub use outcomes::{AbortReport, ReleaseReport};
 pub use pods::PodReport;
 pub use revisions::{ReplicaSetReport, RevisionReport, Role};
 pub use routes::{RouteReport, RouteSplit};
@@ -36,11 +40,10 @@ pub struct Report {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Progressing, Paused, Degraded or Healthy. `None` if the controller has not reconciled the
-    /// Rollout yet.
-    pub phase: Option<String>,
-    /// FirstDeploy, Progressing, Promoting, Aborted or Stable.
-    pub stage: Option<String>,
+    /// The phase. `None` if the controller has not reconciled the Rollout yet.
+    pub phase: Option<StatusValue<Phase>>,
+    /// The stage of the release.
+    pub stage: Option<StatusValue<Stage>>,
     /// Status message of the controller.
     pub message: Option<String>,
     /// Whether the controller has observed the latest spec.
@@ -51,12 +54,16 @@ pub struct Report {
     pub current_revision: Option<String>,
     /// The current step, counted from 1, and the number of steps, for example `3/6`.
     pub step: Option<String>,
-    /// The canary weights.
+    /// The canary weights, as reported.
     pub weights: Option<WeightsStatus>,
+    /// The canary's share of the traffic. `None` if there is only one revision.
+    pub canary: Option<TrafficShare>,
     /// What the release is waiting for.
     pub waiting: Option<WaitReason>,
+    /// Everything that stops the release, the most important first.
+    pub holds: Vec<HoldReport>,
     /// The abort of the current revision.
-    pub abort: Option<AbortStatus>,
+    pub abort: Option<AbortReport>,
     /// The revisions: canary first, then stable, then older ones that still have pods.
     pub revisions: Vec<RevisionReport>,
     /// Number of older revisions without pods.
@@ -72,20 +79,30 @@ pub struct Report {
     /// The current routes.
     pub routes: Vec<RouteReport>,
     /// The last releases, newest first.
-    pub releases: Vec<ReleaseStatus>,
+    pub releases: Vec<ReleaseReport>,
     /// Conditions in an unhealthy state.
-    #[serde(rename = "troubles")]
     pub unhealthy_conditions: Vec<UnhealthyCondition>,
     /// What could not be read, and why.
-    #[serde(rename = "unread")]
+    #[serde(rename = "unreadable")]
     pub read_errors: Vec<String>,
 }
 
 impl Report {
-    /// Whether the release waits in a pause, so that the message adds nothing.
-    pub fn is_waiting_in_pause(&self) -> bool {
-        self.phase.as_deref() == Some("Paused")
-            && self.waiting.as_ref().is_some_and(|waiting| waiting.pause)
+    /// Whether the message of the controller adds nothing to what the release is waiting for.
+    pub fn is_message_redundant(&self) -> bool {
+        let Some(waiting) = &self.waiting else {
+            return false;
+        };
+        let is_paused = self
+            .phase
+            .as_ref()
+            .is_some_and(|phase| phase.equals(Phase::Paused));
+        let repeats_hold = waiting.code.is_some()
+            && self
+                .message
+                .as_ref()
+                .is_some_and(|message| message.ends_with(&waiting.what));
+        repeats_hold || (is_paused && waiting.pause && waiting.code.is_none())
     }
 }
 
@@ -117,13 +134,16 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         replica_sets: items_or_note(&resources.replica_sets, "ReplicaSets", &mut read_errors),
         pods: items_or_note(&resources.pods, "pods", &mut read_errors),
     };
-    let (revisions, kept_revisions) = revisions::revisions(&summary, &status, &objects, now);
+    let canary = canary_share(resources, &summary);
+    let (revisions, kept_revisions) =
+        revisions::revisions(&summary, canary, &status, &objects, now);
+    let holds: Vec<HoldReport> = status.holds.iter().map(HoldReport::from_status).collect();
     let steps = plan
         .as_ref()
         .map(|plan| steps::steps(plan, &status))
         .unwrap_or_default();
     Report {
-        waiting: wait_reason::wait_reason(&summary, &status, &steps, now),
+        waiting: wait_reason::wait_reason(&summary, &status, &holds, &steps, now),
         namespace: resources.rollout.namespace().unwrap_or_default(),
         name: resources.rollout.name_any(),
         up_to_date: summary.is_up_to_date(),
@@ -134,7 +154,9 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         stable_revision: summary.stable_revision,
         current_revision: summary.current_revision,
         weights: status.weights,
-        abort: status.abort,
+        canary,
+        holds,
+        abort: status.abort.map(AbortReport::from),
         revisions,
         kept_revisions,
         steps,
@@ -146,10 +168,29 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
             .iter()
             .map(|route| routes::route(route, plan.as_ref()))
             .collect(),
-        releases: status.history.into_iter().rev().collect(),
+        releases: status
+            .history
+            .into_iter()
+            .rev()
+            .map(ReleaseReport::from)
+            .collect(),
         unhealthy_conditions: conditions::unhealthy_conditions(&status.conditions),
         read_errors,
     }
+}
+
+/// The canary's share of the traffic. `None` if there is only one revision.
+fn canary_share(resources: &RolloutResources, summary: &RolloutSummary) -> Option<TrafficShare> {
+    let current = summary.current_revision.as_deref()?;
+    let stable = summary.stable_revision.as_deref()?;
+    if current == stable {
+        return None;
+    }
+    let sets = resources.replica_sets.as_deref().ok();
+    let available = sets.map(|sets| revisions::available_pods(sets, current));
+    summary
+        .desired_weight
+        .map(|desired| TrafficShare::for_canary(desired, summary.verified_weight, available))
 }
 
 /// The items, or an empty slice and a note in `read_errors`.

@@ -12,6 +12,7 @@ use serin_crds::status::RolloutStatus;
 
 use super::pods::{PodReport, pod};
 use crate::rollout_summary::RolloutSummary;
+use crate::traffic_share::TrafficShare;
 
 /// The objects of all revisions.
 pub struct RevisionResources<'a> {
@@ -45,8 +46,9 @@ pub struct RevisionReport {
     pub revision: String,
     /// Its role.
     pub role: Role,
-    /// Its weight in percent: confirmed by the router, or desired while a change is not confirmed.
-    pub weight_percent: Option<f64>,
+    /// Its share of the traffic.
+    #[serde(flatten)]
+    pub traffic: Option<TrafficShare>,
     /// Time until which its pods are kept because traffic may still reach them.
     pub draining_until: Option<Timestamp>,
     /// Its ReplicaSet, if it exists.
@@ -72,6 +74,7 @@ pub struct ReplicaSetReport {
 /// The revisions to show, and the number of older revisions without pods.
 pub fn revisions(
     summary: &RolloutSummary,
+    canary: Option<TrafficShare>,
     status: &RolloutStatus,
     objects: &RevisionResources<'_>,
     now: Timestamp,
@@ -90,7 +93,7 @@ pub fn revisions(
     for revision in named.chain(carried) {
         let report = RevisionReport {
             role: role(&revision, summary),
-            weight_percent: weight(&revision, summary),
+            traffic: traffic(&revision, summary, canary),
             draining_until: draining(&revision, status, now),
             replica_set: None,
             pods: Vec::new(),
@@ -149,17 +152,30 @@ fn role(revision: &str, summary: &RolloutSummary) -> Role {
     }
 }
 
-fn weight(revision: &str, summary: &RolloutSummary) -> Option<f64> {
-    let canary = summary.verified_weight.or(summary.desired_weight)?;
+fn traffic(
+    revision: &str,
+    summary: &RolloutSummary,
+    canary: Option<TrafficShare>,
+) -> Option<TrafficShare> {
     match role(revision, summary) {
-        Role::Canary | Role::Aborted => Some(canary),
-        // Rounded to the resolution of a weight, so that 79.99999 is not shown.
+        Role::Canary | Role::Aborted => canary,
         Role::Stable if summary.current_revision != summary.stable_revision => {
-            Some(((100.0 - canary) * 1_000.0).round() / 1_000.0)
+            canary.map(TrafficShare::complement)
         }
-        Role::Stable => Some(100.0),
+        Role::Stable => Some(TrafficShare {
+            in_effect: Some(100.0),
+            desired: 100.0,
+        }),
         Role::First | Role::Old => None,
     }
+}
+
+/// Number of available pods of a revision. 0 if it has no ReplicaSet.
+pub fn available_pods(replica_sets: &[ReplicaSet], revision: &str) -> i32 {
+    let is_revision =
+        |set: &&ReplicaSet| set.labels().get(REVISION_LABEL).map(String::as_str) == Some(revision);
+    let set = replica_sets.iter().find(is_revision);
+    set.map_or(0, |set| replica_set(set).available)
 }
 
 fn draining(revision: &str, status: &RolloutStatus, now: Timestamp) -> Option<Timestamp> {

@@ -2,21 +2,31 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serin_core::command::Verb;
+use serin_core::hold::{HoldCode, HoldEnd};
+use serin_core::state::{PauseReason, Stage};
 use serin_crds::status::{PauseStatus, RolloutStatus};
 
+use super::holds::HoldReport;
 use super::steps::{StepReport, StepState};
-use crate::rollout_summary::{RolloutSummary, same_weight};
+use crate::rollout_summary::RolloutSummary;
+use crate::status_value::StatusValue;
 
 /// What a release is waiting for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WaitReason {
-    /// The awaited event; completes "waits for".
+    /// The message of the first hold. Without holds, the awaited event, which completes "waits
+    /// for".
     pub what: String,
+    /// Code of the first hold. `None` if the status has no holds.
+    pub code: Option<StatusValue<HoldCode>>,
     /// Start of the wait.
     pub since: Option<Timestamp>,
     /// End of the wait. `None` if it is not limited.
     pub until: Option<Timestamp>,
+    /// What ends the wait, in a sentence. `None` if it is a time or one of the commands.
+    pub ends: Option<String>,
     /// Whether the release is paused.
     pub pause: bool,
     /// Commands that end it.
@@ -28,6 +38,7 @@ pub struct WaitReason {
 pub fn wait_reason(
     summary: &RolloutSummary,
     status: &RolloutStatus,
+    holds: &[HoldReport],
     steps: &[StepReport],
     now: Timestamp,
 ) -> Option<WaitReason> {
@@ -40,78 +51,128 @@ pub fn wait_reason(
             None,
         ));
     }
+    if let Some(hold) = holds.first() {
+        return Some(hold_wait(hold, summary));
+    }
     if summary.release_succeeded().is_some() {
         return None;
     }
+    wait_without_holds(summary, status, steps, now)
+}
+
+/// The wait for the end of a hold.
+fn hold_wait(hold: &HoldReport, summary: &RolloutSummary) -> WaitReason {
+    let mut reason = WaitReason {
+        code: Some(hold.code.clone()),
+        pause: hold.is_pause(),
+        ..wait_for(&hold.message, hold.since)
+    };
+    match hold.end {
+        Some(HoldEnd::Itself) => {
+            reason.ends = Some("The hold ends when its cause is gone.".to_owned());
+        }
+        Some(HoldEnd::Time { at }) => reason.until = Some(at),
+        Some(HoldEnd::Command { command: verb }) => {
+            reason.commands.push(command_line(verb, summary));
+            if verb == Verb::Promote {
+                reason.commands.push(command_line(Verb::Abort, summary));
+            }
+        }
+        Some(HoldEnd::Override) => {
+            let ends = "The hold ends when its cause is gone, or by an override with a reason.";
+            reason.ends = Some(ends.to_owned());
+            reason.commands.push(command_line(Verb::Override, summary));
+        }
+        Some(HoldEnd::SpecChange) => {
+            reason.ends = Some("The hold ends with a change of the spec.".to_owned());
+        }
+        None => {}
+    }
+    reason
+}
+
+/// The command line of a verb.
+fn command_line(verb: Verb, summary: &RolloutSummary) -> String {
+    let (subcommand, flag) = match verb {
+        Verb::Promote => ("promote", ""),
+        Verb::PromoteFull => ("promote", " --full"),
+        Verb::Abort => ("abort", ""),
+        Verb::Retry => ("serin retry", ""),
+        Verb::Pause => ("serin pause", ""),
+        Verb::Resume => ("serin resume", ""),
+        Verb::SkipStep => ("serin skip-step", ""),
+        Verb::Override => ("serin override", " --reason REASON"),
+    };
+    let RolloutSummary {
+        name, namespace, ..
+    } = summary;
+    format!("kubectl {subcommand} {name} -n {namespace}{flag}")
+}
+
+/// What the release waits for if the status has no holds.
+fn wait_without_holds(
+    summary: &RolloutSummary,
+    status: &RolloutStatus,
+    steps: &[StepReport],
+    now: Timestamp,
+) -> Option<WaitReason> {
     if let Some(pause) = &status.pause {
         return Some(pause_wait(pause, summary, now));
     }
-    let releasing = matches!(summary.stage.as_deref(), Some("Progressing" | "Promoting"));
-    if let (true, Some(desired)) = (summary.has_router && releasing, summary.desired_weight)
-        && !summary
-            .verified_weight
-            .is_some_and(|verified| same_weight(verified, desired))
-    {
-        return Some(wait_for(
-            &format!("the router to send {desired} % to the canary"),
-            status.stage_since,
-        ));
-    }
     let step = steps.iter().find(|step| step.state == StepState::Current);
-    match (step, summary.stage.as_deref()) {
-        (Some(step), _) => Some(wait_for(
-            &format!("step {}: {}", step.number, step.text),
-            step.since,
-        )),
-        (None, Some("Promoting")) => Some(wait_for(
-            "the new revision to take over",
-            status.stage_since,
-        )),
-        (None, Some("FirstDeploy")) => Some(wait_for(
-            "the first revision to become available",
-            status.stage_since,
-        )),
-        _ => None,
+    if let Some(step) = step {
+        let what = format!("step {}: {}", step.number, step.text);
+        return Some(wait_for(&what, step.since));
     }
+    let what = match summary.stage.as_ref()?.known()? {
+        Stage::Promoting => "the new revision to take over",
+        Stage::FirstDeploy => "the first revision to become available",
+        Stage::Progressing | Stage::Aborted | Stage::Stable => return None,
+    };
+    Some(wait_for(what, status.stage_since))
 }
 
 fn wait_for(what: &str, since: Option<Timestamp>) -> WaitReason {
     WaitReason {
         what: what.to_owned(),
+        code: None,
         since,
         until: None,
+        ends: None,
         pause: false,
         commands: Vec::new(),
     }
 }
 
 fn pause_wait(pause: &PauseStatus, summary: &RolloutSummary, now: Timestamp) -> WaitReason {
-    let command = |verb: &str| format!("kubectl {verb} {} -n {}", summary.name, summary.namespace);
-    let (what, commands) = match (pause.reason.as_str(), pause.until) {
-        ("Step", Some(until)) if until > now => ("the end of a timed pause", Vec::new()),
-        ("Step", Some(_)) => (
+    let command = |verb| command_line(verb, summary);
+    let reason: StatusValue<PauseReason> = pause.reason.as_str().into();
+    let (what, commands) = match (reason.known(), pause.until) {
+        (Some(PauseReason::Step), Some(until)) if until > now => {
+            ("the end of a timed pause", Vec::new())
+        }
+        (Some(PauseReason::Step), Some(_)) => (
             "the controller to end an expired pause (is the controller running?)",
             Vec::new(),
         ),
-        ("Step", None) => (
+        (Some(PauseReason::Step), None) => (
             "a manual promote or abort",
-            vec![command("promote"), command("abort")],
+            vec![command(Verb::Promote), command(Verb::Abort)],
         ),
-        ("Command", _) => (
+        (Some(PauseReason::Command), _) => (
             "a manual resume (paused by command)",
-            vec![command("serin resume")],
+            vec![command(Verb::Resume)],
         ),
-        ("Inconclusive", _) => (
+        (Some(PauseReason::Inconclusive), _) => (
             "a manual decision: the analysis was inconclusive within its maximum duration",
-            vec![command("promote"), command("abort")],
+            vec![command(Verb::Promote), command(Verb::Abort)],
         ),
-        _ => ("the end of a pause", Vec::new()),
+        (None, _) => ("the end of a pause", Vec::new()),
     };
     WaitReason {
-        what: what.to_owned(),
-        since: Some(pause.since),
         until: pause.until,
         pause: true,
         commands,
+        ..wait_for(what, Some(pause.since))
     }
 }

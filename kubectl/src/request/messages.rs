@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serin_core::command::Verb;
+use serin_core::state::Stage;
 use serin_crds::command::CommandVerb;
 
 use crate::rollout_summary::RolloutSummary;
@@ -45,12 +46,10 @@ pub fn confirmation_prompt(now: &RolloutSummary) -> String {
         .current_revision
         .as_deref()
         .unwrap_or("the current revision");
-    let (step, weight) = (now.step_label(), now.weight_label());
-    let position = match (step, weight) {
-        (Some(step), Some(weight)) => {
-            format!(" (step {step}, {weight} of traffic)")
-        }
-        (None, Some(weight)) => format!(" ({weight} of traffic)"),
+    let share = now.canary_share().map(|share| share.describe());
+    let position = match (now.step_label(), share) {
+        (Some(step), Some(share)) => format!(" (step {step}, {share})"),
+        (None, Some(share)) => format!(" ({share})"),
         _ => String::new(),
     };
     format!(
@@ -111,7 +110,7 @@ fn abort_message(
         .stable_revision
         .as_deref()
         .map_or_else(|| "stable".to_owned(), |stable| format!("stable {stable}"));
-    if after.aborted_revision.is_none() && after.stage.as_deref() != Some("Aborted") {
+    if after.aborted_revision.is_none() && !after.has_stage(Stage::Aborted) {
         return format!(
             "No release to abort: {stable} serves, {}.",
             describe_now(after)
@@ -138,17 +137,18 @@ fn abort_message(
 }
 
 fn describe_before(summary: &RolloutSummary) -> String {
-    match (summary.step_label(), summary.desired_weight) {
-        (Some(step), Some(desired)) => format!("was at step {step} with {desired} % of traffic"),
-        (None, Some(desired)) => format!("had {desired} % of traffic"),
+    let share = summary.canary_share().map(|share| share.describe());
+    match (summary.step_label(), share) {
+        (Some(step), Some(share)) => format!("was at step {step} with {share}"),
+        (None, Some(share)) => format!("had {share}"),
         _ => "had no traffic".to_owned(),
     }
 }
 
 fn describe_now(summary: &RolloutSummary) -> String {
-    let phase = summary.phase.as_deref().unwrap_or("not yet reconciled");
-    match (summary.step_label(), summary.weight_label()) {
-        (Some(step), Some(weight)) => format!("at step {step} with {weight} ({phase})"),
+    let phase = summary.phase_label();
+    match (summary.step_label(), summary.canary_share()) {
+        (Some(step), Some(share)) => format!("at step {step} with {} ({phase})", share.describe()),
         _ => phase.to_owned(),
     }
 }
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(
             text,
             "rollout.serin.dev/checkout promoted\nRevision v2 was at step 2/4 with 20 % of traffic, now at step 3/4 \
-             with 50 % (not yet confirmed) (Progressing)."
+             with 50 % desired, not verified in effect (Progressing)."
         );
     }
 }

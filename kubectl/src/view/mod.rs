@@ -1,10 +1,13 @@
 //! Renders a report as text for a terminal of a given width.
 
-use serin_crds::status::ReleaseStatus;
+use serin_core::state::{Phase, ReleaseResult};
 
 use crate::display::DisplayContext;
 use crate::page::{Page, Style};
-use crate::report::{Report, RouteReport, StepState, UnhealthyCondition};
+use crate::report::{
+    HoldReport, ReleaseReport, Report, RouteReport, StepState, UnhealthyCondition,
+};
+use crate::status_value::StatusValue;
 use crate::style;
 
 mod budgets;
@@ -36,12 +39,12 @@ pub fn render(report: &Report, display: &DisplayContext) -> String {
 }
 
 /// Style of a phase.
-pub fn phase_style(phase: Option<&str>) -> Style {
+pub fn phase_style(phase: Option<Phase>) -> Style {
     match phase {
-        Some("Healthy") => style::success,
-        Some("Degraded") => style::error,
-        Some("Paused") => style::warning,
-        _ => style::bold,
+        Some(Phase::Healthy) => style::success,
+        Some(Phase::Degraded) => style::error,
+        Some(Phase::Paused) => style::warning,
+        Some(Phase::Progressing) | None => style::bold,
     }
 }
 
@@ -51,35 +54,35 @@ fn write_header(page: &mut Page, report: &Report, display: &DisplayContext) {
         &format!("{} in namespace {}", report.name, report.namespace),
         style::bold,
     );
+    write_wait(page, report, display);
+    let phase = report.phase.as_ref();
     let mut parts = vec![
-        report
-            .phase
-            .clone()
-            .unwrap_or_else(|| "not yet reconciled".to_owned()),
+        phase
+            .map_or("not yet reconciled", StatusValue::text)
+            .to_owned(),
     ];
+    let stage = report.stage.as_ref().map(StatusValue::text);
     parts.extend(
-        report
-            .stage
-            .clone()
-            .filter(|stage| Some(stage) != report.phase.as_ref()),
+        stage
+            .filter(|stage| Some(*stage) != phase.map(StatusValue::text))
+            .map(str::to_owned),
     );
     parts.extend(report.step.as_ref().map(|step| format!("step {step}")));
     page.field(
         "Phase",
         &parts.join(" · "),
-        phase_style(report.phase.as_deref()),
+        phase_style(phase.and_then(StatusValue::known)),
     );
-    if let Some(weight) = weight_text(report, display) {
-        page.field("Canary", &weight, style::plain);
+    if let Some(share) = canary_text(report, display) {
+        page.field("Canary", &share, style::plain);
     }
     if let Some(message) = report
         .message
         .as_ref()
-        .filter(|_| !report.is_waiting_in_pause())
+        .filter(|_| !report.is_message_redundant())
     {
         page.field("Message", message, style::plain);
     }
-    write_wait(page, report, display);
     if let Some(abort) = &report.abort {
         let by = abort
             .by
@@ -102,47 +105,53 @@ fn write_header(page: &mut Page, report: &Report, display: &DisplayContext) {
     }
 }
 
-fn weight_text(report: &Report, display: &DisplayContext) -> Option<String> {
-    // With one revision there is no canary.
-    if report.current_revision == report.stable_revision || report.stable_revision.is_none() {
-        return None;
-    }
-    let weights = report.weights.as_ref()?;
-    let desired = weights.desired;
-    Some(match (weights.verified, weights.since) {
-        (Some(verified), Some(since)) if crate::rollout_summary::same_weight(verified, desired) => {
-            format!(
-                "{desired} % of traffic, in effect for {}",
-                display.elapsed_since(since)
-            )
+fn canary_text(report: &Report, display: &DisplayContext) -> Option<String> {
+    let share = report.canary?;
+    let since = report.weights.as_ref().and_then(|weights| weights.since);
+    Some(match since.filter(|_| share.is_in_effect()) {
+        Some(since) => {
+            let elapsed = display.elapsed_since(since);
+            format!("{}, in effect for {elapsed}", share.describe())
         }
-        (Some(verified), _) if crate::rollout_summary::same_weight(verified, desired) => {
-            format!("{desired} % of traffic")
-        }
-        (Some(verified), _) => format!("{desired} % of traffic desired, {verified} % in effect"),
-        (None, _) => format!("{desired} % of traffic desired, not yet confirmed"),
+        None => share.describe(),
     })
 }
 
+/// Writes what the release waits for: the first hold with its end, then all other holds.
 fn write_wait(page: &mut Page, report: &Report, display: &DisplayContext) {
     let Some(waiting) = &report.waiting else {
         return;
     };
-    let mut text = waiting.what.clone();
+    let what = &waiting.what;
+    let without_stop = what.trim_end_matches('.');
+    let mut text = what.clone();
     match (waiting.until, waiting.since) {
         (Some(until), _) if until > display.now => {
             text = format!(
-                "{text}, {} left (until {})",
+                "{without_stop}, {} left (until {})",
                 display.elapsed_since(until),
                 display.format_time(until)
             );
         }
-        (_, Some(since)) => text = format!("{text}, for {}", display.elapsed_since(since)),
+        (_, Some(since)) => text = format!("{without_stop}, for {}", display.elapsed_since(since)),
         _ => {}
     }
-    page.field("Waits for", &text, style::warning);
+    let is_hold = waiting.code.is_some();
+    let label = if is_hold { "Held" } else { "Waits for" };
+    page.field(label, &text, style::warning);
+    let mut holds = report.holds.iter().filter(|_| is_hold);
+    if let Some(hold) = holds.next() {
+        let meaning = format!("{}: {}", hold.code, hold.meaning());
+        page.field("", &meaning, style::plain);
+    }
+    if let Some(ends) = &waiting.ends {
+        page.field("", ends, style::plain);
+    }
     for command in &waiting.commands {
         page.field("", command, style::dimmed);
+    }
+    for HoldReport { code, message, .. } in holds {
+        page.field("Also held", &format!("{message} ({code})"), style::warning);
     }
 }
 
@@ -224,21 +233,21 @@ fn write_routes(page: &mut Page, routes: &[RouteReport]) {
     }
 }
 
-fn write_releases(page: &mut Page, releases: &[ReleaseStatus], display: &DisplayContext) {
+fn write_releases(page: &mut Page, releases: &[ReleaseReport], display: &DisplayContext) {
     if releases.is_empty() {
         return;
     }
     page.heading("Last releases");
     for release in releases.iter().take(RELEASES_SHOWN) {
-        let (mark, style): (&str, Style) = match release.result.as_str() {
-            "Promoted" => ("✔", style::success),
-            "Aborted" => ("✖", style::error),
-            _ => ("·", style::dimmed),
+        let (mark, style): (&str, Style) = match release.result.known() {
+            Some(ReleaseResult::Promoted) => ("✔", style::success),
+            Some(ReleaseResult::Aborted) => ("✖", style::error),
+            Some(ReleaseResult::Superseded) | None => ("·", style::dimmed),
         };
         let text = format!(
             "{} {} {} ago",
             release.revision,
-            release.result.to_lowercase(),
+            release.result.text().to_lowercase(),
             display.elapsed_since(release.at)
         );
         page.line(&format!("  {} {text}", style(mark)));

@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use serin_core::hold::{Hold, HoldCode};
 use serin_crds::rollout::RolloutSpec;
 
 use super::*;
@@ -86,6 +87,13 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-03-01T11:57:00Z"})
 }
 
+/// A hold as the controller reports it.
+fn hold(code: HoldCode, message: &str, since: &str) -> Value {
+    let mut hold = Hold::new(code, message);
+    hold.since = Some(since.parse().unwrap());
+    serde_json::to_value(hold).unwrap()
+}
+
 fn evidence() -> Value {
     json!([{
         "objective": "availability",
@@ -147,6 +155,7 @@ fn progressing() -> Scene {
             "stableRevision": "5d8b2a", "currentRevision": "7c9f4d", "plan": {"hash": "h", "spec": plan()},
             "stageSince": "2026-03-01T11:59:52Z", "step": {"index": 2, "startedAt": "2026-03-01T11:59:52Z"},
             "weights": {"desired": 20.0, "since": "2026-03-01T11:59:52Z"},
+            "holds": [hold(HoldCode::RouteNotReady, "waiting for the router", "2026-03-01T11:59:52Z")],
             "evidence": evidence(),
             "conditions": [condition("Available", "True", "Ok", ""), condition("Ready", "False", "Releasing", "")],
             "history": [
@@ -219,8 +228,13 @@ fn first_deploy() {
     let scene = Scene {
         status: json!({
             "observedGeneration": 3, "phase": "Progressing", "stage": "FirstDeploy",
-            "message": "first deploy: waiting for pods", "currentRevision": "7c9f4d",
+            "message": "first deploy: waiting for 4 available pods of the new revision", "currentRevision": "7c9f4d",
             "stageSince": "2026-03-01T11:58:00Z", "weights": {"desired": 0.0}, "plan": {"hash": "h", "spec": plan()},
+            "holds": [hold(
+                HoldCode::PodsNotAvailable,
+                "waiting for 4 available pods of the new revision",
+                "2026-03-01T11:58:00Z"
+            )],
             "conditions": [condition("Available", "False", "NoPods", "no pod is available yet")]
         }),
         replica_sets: vec![replica_set("7c9f4d", 4, 0)],
@@ -232,11 +246,18 @@ fn first_deploy() {
 
 #[test]
 fn paused_for_a_time() {
+    let mut pause = hold(
+        HoldCode::StepPause,
+        "until 2026-03-01T12:07:50Z",
+        "2026-03-01T11:57:50Z",
+    );
+    pause["ends"] = json!({"by": "Time", "at": "2026-03-01T12:07:50Z"});
     let scene = changed(&json!({
         "phase": "Paused", "message": "step 4 of 8 (pause 10m): until 2026-03-01T12:07:50Z",
         "step": {"index": 3, "startedAt": "2026-03-01T11:57:50Z"}, "stageSince": "2026-03-01T11:57:50Z",
         "weights": {"desired": 20.0, "verified": 20.0, "since": "2026-03-01T11:57:50Z"},
-        "pause": {"reason": "Step", "since": "2026-03-01T11:57:50Z", "until": "2026-03-01T12:07:50Z"}
+        "pause": {"reason": "Step", "since": "2026-03-01T11:57:50Z", "until": "2026-03-01T12:07:50Z"},
+        "holds": [pause]
     }));
     insta::assert_snapshot!(
         Scene {
@@ -253,7 +274,8 @@ fn paused_until_promoted() {
         "phase": "Paused", "message": "step 8 of 8 (pause): until promoted",
         "step": {"index": 7, "startedAt": "2026-03-01T10:00:00Z"}, "stageSince": "2026-03-01T10:00:00Z",
         "weights": {"desired": 50.0, "verified": 50.0, "since": "2026-03-01T09:30:00Z"},
-        "pause": {"reason": "Step", "since": "2026-03-01T10:00:00Z"}, "evidence": []
+        "pause": {"reason": "Step", "since": "2026-03-01T10:00:00Z"}, "evidence": [],
+        "holds": [hold(HoldCode::StepPause, "until promoted", "2026-03-01T10:00:00Z")]
     }));
     insta::assert_snapshot!(
         Scene {
@@ -269,7 +291,7 @@ fn aborted() {
     let message = "Rolled back at 20 %: the canary failed 24 of 3,000 requests; stable failed 14 of 27,000 (about 1.6 \
                    expected). The canary adds at least 0.31 points of errors";
     let scene = changed(&json!({
-        "phase": "Degraded", "stage": "Aborted", "step": null,
+        "phase": "Degraded", "stage": "Aborted", "step": null, "holds": [],
         "message": format!("{message}. Stable 5d8b2a serves; the spec still asks for 7c9f4d, which was given up: declare another revision, or retry"),
         "weights": {"desired": 0.0, "verified": 0.0, "since": "2026-03-01T11:59:00Z"},
         "abort": {"revision": "7c9f4d", "at": "2026-03-01T11:58:59Z", "cause": "Evidence", "message": message},
@@ -293,7 +315,7 @@ fn aborted() {
 #[test]
 fn promoting() {
     let scene = changed(&json!({
-        "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": null,
+        "stage": "Promoting", "message": "going to 100 %: waiting for pods", "step": null, "holds": [],
         "stageSince": "2026-03-01T11:59:30Z",
         "weights": {"desired": 100.0, "verified": 100.0, "since": "2026-03-01T11:59:31Z"}, "evidence": []
     }));
@@ -310,7 +332,8 @@ fn promoting() {
 fn healthy() {
     let scene = changed(&json!({
         "phase": "Healthy", "stage": "Stable", "message": "the revision is stable", "currentRevision": "5d8b2a",
-        "step": null, "weights": {"desired": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": []
+        "step": null, "weights": {"desired": 0.0, "verified": 0.0, "since": "2026-02-26T12:00:00Z"}, "evidence": [],
+        "holds": []
     }));
     let scene = Scene {
         replica_sets: vec![replica_set("5d8b2a", 8, 8)],
@@ -328,7 +351,8 @@ fn invalid_spec() {
         "phase": "Degraded",
         "message": format!("the spec cannot be used: {problem}; meanwhile: step 3 of 8 (setWeight 20 %)"),
         "weights": {"desired": 20.0, "verified": 20.0, "since": "2026-03-01T11:59:55Z"},
-        "conditions": [condition("InvalidSpec", "True", "InvalidField", problem)], "evidence": [], "history": []
+        "conditions": [condition("InvalidSpec", "True", "InvalidField", problem)], "evidence": [], "history": [],
+        "holds": [hold(HoldCode::SpecInvalid, problem, "2026-03-01T11:57:00Z")]
     }));
     insta::assert_snapshot!(
         Scene {
@@ -337,6 +361,49 @@ fn invalid_spec() {
         }
         .show()
     );
+}
+
+#[test]
+fn a_canary_without_pods_has_no_traffic_in_effect() {
+    let message = "waiting for 2 available pods of the new revision: pod checkout-7c9f4d-0 cannot \
+                   pull its image i:2. Correct the image, or the pull secret of the pod";
+    let mut scene = changed(&json!({
+        "weights": {"desired": 50.0, "since": "2026-03-01T11:59:52Z"},
+        "holds": [
+            hold(HoldCode::ImagePullFailed, message, "2026-03-01T11:57:00Z"),
+            hold(HoldCode::NoData, "availability: no series of the canary", "2026-03-01T11:57:00Z"),
+        ]
+    }));
+    scene.replica_sets[0] = replica_set("7c9f4d", 2, 0);
+    let text = scene.show();
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "in namespace shop Held waiting for 2 available pods of the new revision: pod",
+        "the pull secret of the pod, for 3m ImagePullFailed: A container image cannot be pulled.",
+        "The hold ends when its cause is gone. Also held availability: no series",
+        "Canary 0 % in effect, 50 % desired",
+        "canary 7c9f4d · 0 % in effect, 50 % desired",
+        "stable 5d8b2a · 100 % in effect, 50 % desired",
+    ] {
+        assert!(flat.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains("50 % of traffic"), "{text}");
+}
+
+#[test]
+fn a_hold_of_another_version_shows_its_code_and_message() {
+    let text = changed(&json!({"holds": [{
+        "source": "Weather", "code": "OfTheFuture", "message": "it rains", "blocks": "Advance",
+        "ends": {"by": "Sunshine"}, "since": "2026-03-01T11:57:00Z"
+    }]}))
+    .show();
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "Held it rains, for 3m OfTheFuture: This version of the kubectl plugin does not know",
+        "A newer kubectl plugin may know more.",
+    ] {
+        assert!(flat.contains(part), "{part:?} in {text}");
+    }
 }
 
 #[test]

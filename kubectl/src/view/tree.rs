@@ -42,11 +42,7 @@ fn write_revision(
         Role::Old => ("old", style::dimmed),
     };
     let mut parts = vec![format!("{role} {}", revision.revision)];
-    parts.extend(
-        revision
-            .weight_percent
-            .map(|weight| format!("{weight} % of traffic")),
-    );
+    parts.extend(revision.traffic.map(|share| share.describe()));
     parts.extend(
         revision
             .draining_until

@@ -81,7 +81,9 @@ async fn detect(root: &Path, arguments: &DetectArguments) -> Result<()> {
         children_cpu_seconds()? - used_before,
     );
     let text = format!(
-        "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}, with {} of CPU time. {environment}\n\n![Errors that a bad release serves within an hour, by rule]({})\n\n{tables}",
+        "`cargo xtask bench detect --runs {runs} --seed {seed}` wrote this section in {}, with {} \
+         of CPU time. {environment}\n\n![Errors that a bad release serves within an hour, by \
+         rule]({})\n\n{tables}",
         format_seconds(took),
         format_seconds(used),
         CHART.trim_start_matches("docs/"),

@@ -106,7 +106,8 @@ async fn with_controller(work: impl AsyncFnOnce(&Env) -> Result<()>) -> Result<(
     }
     tokio::select! {
         down = Cluster::down(&instance, Progress::detect()) => result.and(down),
-        () = interrupts.next() => bail!("interrupted during cleanup: run `cargo xtask cluster down` to remove the rest"),
+        () = interrupts.next() => bail!("interrupted during cleanup: run `cargo xtask cluster \
+            down` to remove the rest"),
     }
 }
 

@@ -191,7 +191,8 @@ async fn check_chart(suite: &mut Suite, helm: Option<PathBuf>) {
     let Some(helm) = helm else {
         suite.skip(
             "Chart",
-            "helm is neither on PATH nor in a local cluster: run `cargo xtask cluster up` to install it",
+            "helm is neither on PATH nor in a local cluster: run `cargo xtask cluster up` to \
+             install it",
         );
         return;
     };

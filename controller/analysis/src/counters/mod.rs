@@ -12,7 +12,7 @@
 //!   source is live while its last scrape was less than 1.5 scrape intervals old when that round
 //!   closed), or
 //! - 1.5 scrape intervals after its first scrape, for the sources that missed theirs. A missed
-//!   scrape loses nothing: the source's next increment spans the gap.
+//!   scrape does not lose requests: the source's next increment spans the gap.
 //!
 //! The rounds depend on timestamps only, never on when or in which batches the samples were read.
 //! With one source, such as a gateway, every scrape is a round and closes immediately. With

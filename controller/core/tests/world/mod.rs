@@ -1,7 +1,6 @@
-//! A small world in memory for the planner: pods, Services, one route and its gateway, on virtual
-//! time.
+//! A simulated cluster for the planner: pods, Services, one route and its gateway, in virtual time.
 //!
-//! It carries the effects out, looks at every moment whether a request could be lost, and can kill
+//! It applies the effects, checks after every change whether a request could be lost, and can kill
 //! the controller between any two writes.
 
 #![allow(
@@ -25,7 +24,7 @@ use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level, Side};
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{
-    AnalysisReport, Observed, Programmed, ReplicaSetView, ReplicasSource, RouteView,
+    AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RouteView,
     SatisfiedRequirements, ServiceView,
 };
 use serin_core::plan::{
@@ -36,9 +35,9 @@ use serin_core::replicas;
 use serin_core::state::{AbortCause, Stage, State};
 use serin_core::units::{Revision, Weight};
 
-/// How long the gateway takes at most to act on what the API server says.
+/// Maximum time until the gateway applies a change from the API server.
 pub const GATEWAY_LAG: Duration = Duration::from_millis(1_500);
-/// How long a pod needs to become available.
+/// Time until a new pod becomes available.
 pub const POD_START: Duration = Duration::from_secs(3);
 
 pub fn rev(name: &str) -> Revision {
@@ -116,7 +115,7 @@ pub fn analysed(plan: Plan) -> Plan {
     })
 }
 
-/// What pods of a revision do.
+/// Behavior of the pods of a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pods {
     Good,
@@ -132,7 +131,7 @@ pub struct Set {
     pub created_at: Timestamp,
 }
 
-/// What the gateway may act on at a moment.
+/// A configuration that the gateway may have applied.
 #[derive(Clone, Debug, PartialEq)]
 struct Config {
     weight: Weight,
@@ -155,7 +154,7 @@ pub struct World {
     pub commands: Vec<Command>,
     pub outcomes: Vec<(String, CommandOutcome)>,
     pub report: Option<AnalysisReport>,
-    /// Every decision with its time, while it is recorded.
+    /// Every decision with its time. `None` if decisions are not recorded.
     pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
     pub status_writes: usize,
@@ -166,14 +165,16 @@ pub struct World {
     pub reports: bool,
     /// Whether the router has yet to confirm the route's newest generation.
     pub unconfirmed: bool,
-    /// How much later than the one before it each pod of a scale-up becomes available.
+    /// Delay between two pods of a scale-up.
     pub stagger: Duration,
-    /// How long the pods of a revision take to become available, where that is not [`POD_START`].
+    /// Time until a new pod of the revision becomes available. Defaults to [`POD_START`].
     pub pod_start: BTreeMap<Revision, Duration>,
     /// Container restarts since the release began.
     pub restarts: BTreeMap<Revision, u32>,
+    /// Why the pods of a revision cannot run.
+    pub problems: BTreeMap<Revision, PodProblem>,
     pub replicas_source: ReplicasSource,
-    /// Requests that would have been lost, in words.
+    /// Descriptions of requests that would have been lost.
     pub lost: Vec<String>,
     since: BTreeMap<&'static str, (String, Timestamp)>,
     configs: Vec<(Timestamp, Config)>,
@@ -206,6 +207,7 @@ impl World {
             stagger: Duration::ZERO,
             pod_start: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            problems: BTreeMap::new(),
             replicas_source: ReplicasSource::Declared,
             lost: Vec::new(),
             since: BTreeMap::new(),
@@ -243,7 +245,7 @@ impl World {
         self.sets.get(&rev(revision)).map_or(0, |set| set.desired)
     }
 
-    /// Since when a fact has been as it is: the memory of one process.
+    /// Time of the last change of an observation, as the running controller process knows it.
     fn since(&mut self, key: &'static str, value: String) -> Timestamp {
         let entry = self
             .since
@@ -270,7 +272,7 @@ impl World {
 
     pub fn observe(&mut self) -> Observed {
         let routed = self.plan.routing().cloned();
-        let looked_since = self.since("process", String::new());
+        let observed_since = self.since("process", String::new());
         let written_since = self.since("route", format!("{:?}", self.route));
         let stable_service = self.service("stable", self.stable_service.clone());
         let canary_service = self.service("canary", self.canary_service.clone());
@@ -279,7 +281,7 @@ impl World {
             (false, true) => Programmed::Since(written_since),
             (false, false) => Programmed::Unreported,
         };
-        let seen_route = |route: &RouteRef| RouteView {
+        let route_view = |route: &RouteRef| RouteView {
             route: route.clone(),
             canary_weight: self.route.clone(),
             written_since,
@@ -294,6 +296,7 @@ impl World {
                 available: self.available(revision),
                 restarts: self.restarts.get(revision).copied().unwrap_or(0),
                 crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
+                problem: self.problems.get(revision).cloned(),
                 created_at: set.created_at,
             };
             (revision.clone(), seen)
@@ -309,7 +312,7 @@ impl World {
             replicas_source: self.replicas_source,
             state: self.state.clone(),
             incompatible_state: self.incompatible_state.clone(),
-            observed_since: looked_since,
+            observed_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
             plan_hash,
@@ -320,14 +323,15 @@ impl World {
             routes: routed
                 .iter()
                 .flat_map(|routing| &routing.routes)
-                .map(seen_route)
+                .map(route_view)
                 .collect(),
             commands: self.commands.clone(),
             analysis: self.report.clone(),
         }
     }
 
-    /// One reconcile, cut off after so many writes: the status is the first, each effect another.
+    /// One reconcile that stops after `writes` writes. The status is the first write, each effect is
+    /// another.
     pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
         let seen = self.observe();
         let plan = self.effective_plan();
@@ -346,7 +350,7 @@ impl World {
                 return decision;
             }
             left -= 1;
-            // As status is stored: through JSON.
+            // The status is stored as JSON.
             let json = serde_json::to_value(&decision.state).unwrap();
             self.state = serde_json::from_value(json).unwrap();
             assert_eq!(
@@ -364,8 +368,8 @@ impl World {
             }
         }
         for effect in decision.effects.iter().take(left) {
-            self.make_true(effect.clone());
-            self.note_config();
+            self.apply_effect(effect.clone());
+            self.record_config();
             self.check();
         }
         decision
@@ -375,7 +379,7 @@ impl World {
         self.reconcile_cut_after(usize::MAX)
     }
 
-    /// The plan with the number of pods that counts where the manifest leaves `replicas` out.
+    /// The plan with the effective number of pods, in case the manifest omits `replicas`.
     pub fn effective_plan(&self) -> Plan {
         let replicas = replicas::effective(
             self.plan.replicas,
@@ -389,7 +393,7 @@ impl World {
         }
     }
 
-    fn make_true(&mut self, effect: Effect) {
+    fn apply_effect(&mut self, effect: Effect) {
         match effect {
             Effect::SetWeight { canary, .. } => {
                 self.route = Ok(canary);
@@ -450,7 +454,7 @@ impl World {
         }
     }
 
-    fn note_config(&mut self) {
+    fn record_config(&mut self) {
         let Ok(weight) = self.route.clone() else {
             return;
         };
@@ -464,10 +468,10 @@ impl World {
         }
     }
 
-    /// Whether a request that arrives now could be sent to nobody, whatever the gateway has seen so
-    /// far.
+    /// Records requests that would be lost now under any configuration that the gateway may have
+    /// applied.
     pub fn check(&mut self) {
-        // With no replicas there is nobody to serve, as was asked for.
+        // With 0 desired replicas no pod serves, as intended.
         if self.plan.routing().is_none()
             || self.state.stage == Stage::FirstDeploy
             || self.plan.replicas == 0
@@ -501,7 +505,7 @@ impl World {
         self.lost.extend(lost);
     }
 
-    /// Reconciles until nothing changes at this moment.
+    /// Reconciles until nothing changes any more, without advancing the time.
     pub fn settle(&mut self) -> Decision {
         for _ in 0..50 {
             let before = (self.state.clone(), self.route.clone(), self.fingerprint());
@@ -511,7 +515,7 @@ impl World {
             }
         }
         panic!(
-            "does not come to rest: {:?} {}",
+            "does not settle: {:?} {}",
             self.state.stage, self.state.message
         );
     }
@@ -530,8 +534,7 @@ impl World {
         )
     }
 
-    /// Runs for so long: a reconcile whenever something has become true, as watches would trigger
-    /// it.
+    /// Runs for `time`. Reconciles whenever something changes, as watches would trigger it.
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now.checked_add(time).unwrap();
         loop {
@@ -557,7 +560,7 @@ impl World {
         }
     }
 
-    /// A pod of the revision is replaced: its successor starts now.
+    /// Replaces a pod of the revision. The new pod starts now.
     pub fn replace_pod(&mut self, revision: &str) {
         let ready = self
             .now
@@ -584,9 +587,8 @@ impl World {
         );
     }
 
-    /// One reconcile of a controller that is killed after so many writes, where there would have
-    /// been more.
-    pub fn reconcile_or_die(&mut self, writes: usize) {
+    /// One reconcile of a controller that is killed if there are more than `writes` writes.
+    pub fn reconcile_with_kill(&mut self, writes: usize) {
         let seen = self.observe();
         let decision = decide(&self.effective_plan(), &seen, self.now).unwrap();
         let wanted = usize::from(decision.state != self.state) + decision.effects.len();
@@ -596,8 +598,7 @@ impl World {
         }
     }
 
-    /// The controller is killed and starts again: its memory of times is gone, what is persisted is
-    /// not.
+    /// Restarts the controller. Its observation times are lost, the persisted state is not.
     pub fn restart(&mut self) {
         self.since.clear();
     }
@@ -659,7 +660,7 @@ impl World {
         self.route.clone().unwrap()
     }
 
-    pub fn assert_nothing_lost(&self) {
+    pub fn assert_no_lost_requests(&self) {
         assert!(self.lost.is_empty(), "{:#?}", self.lost);
     }
 }
@@ -672,15 +673,15 @@ impl World {
             .is_some_and(|revision| self.available(revision) > 0)
     }
 
-    /// Forgets requests that were lost by what happened to pods, not by what the controller did.
-    pub fn forgive(&mut self) {
+    /// Forgets requests that were lost because pods failed, not because of the controller.
+    pub fn forget_lost_requests(&mut self) {
         self.lost.clear();
         self.configs.clear();
-        self.note_config();
+        self.record_config();
     }
 }
 
-/// Fresh data that decides nothing yet.
+/// Fresh data without a verdict.
 pub fn undecided(world: &World) -> Option<AnalysisReport> {
     Some(AnalysisReport::undecided("undecided", world.now))
 }
@@ -708,14 +709,14 @@ pub fn roll_back(message: &str) -> Option<AnalysisReport> {
     Some(AnalysisReport::breached(AbortCause::Evidence, message))
 }
 
-/// Fresh data that suffices to promote, with what was found at a weight.
+/// Fresh data that suffices to promote, with the requirements satisfied at a weight.
 pub fn sound(world: &World, percent: u32, requirements: Requirements) -> Option<AnalysisReport> {
     let mut report = satisfied(world, percent, requirements)?;
     report.ready_to_promote = true;
     Some(report)
 }
 
-/// Fresh data that decides nothing yet, with what was found at a weight.
+/// Fresh data without a verdict, with the requirements satisfied at a weight.
 pub fn satisfied(
     world: &World,
     percent: u32,

@@ -171,7 +171,7 @@ fn canonical_quantity(quantity: &mut Value) {
         Value::Number(number) => number.to_string(),
         _ => return,
     };
-    let thousandths = match text.strip_suffix('c') {
+    let thousandths = match text.strip_suffix('m') {
         Some(number) => number.parse::<i64>().ok(),
         None => decimal_to_thousandths(&text),
     };

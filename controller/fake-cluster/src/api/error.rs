@@ -135,8 +135,9 @@ impl ApiError {
             "modified"
         };
         let message = format!(
-            "Operation cannot be fulfilled on {qualified} {name:?}: the {what} in the precondition ({wanted}) does not match \
-             the {what} in record ({found}). The object might have been {hint}"
+            "Operation cannot be fulfilled on {qualified} {name:?}: the {what} in the precondition \
+             ({wanted}) does not match the {what} in record ({found}). The object might have been \
+             {hint}"
         );
         Self::for_resource(409, "Conflict", message, &kind.group, &kind.kind, name)
     }
@@ -174,7 +175,8 @@ impl ApiError {
 
     /// 409: the resourceVersion is outdated.
     pub fn outdated_version(kind: &ServedKind, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why = "the object has been modified; please apply your changes to the latest version \
+            and try again";
         Self::conflict(kind, name, why)
     }
 
@@ -230,7 +232,8 @@ impl ApiError {
 
     /// 422: a server-side apply without a field manager.
     pub fn no_field_manager() -> Self {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is \
+            required for apply patch";
         let cause = json!({
             "reason": "FieldValueRequired", "message": "Required value: is required for apply patch",
             "field": "fieldManager",
@@ -305,11 +308,12 @@ impl ApiError {
 
     /// 410: the version of a `continue` token was compacted.
     pub fn expired_page() -> Self {
-        let message = "The provided continue parameter is too old to display a consistent list result. You can start a \
-                       new list without the continue parameter, or use the continue token in this response to retrieve \
-                       the remainder of the results. Continuing with the provided token results in an inconsistent list \
-                       - objects that were created, modified, or deleted between the time the first chunk was returned \
-                       and now may show up in the list.";
+        let message = "The provided continue parameter is too old to display a consistent list \
+            result. You can start a new list without the continue parameter, or use the continue \
+            token in this response to retrieve the remainder of the results. Continuing with the \
+            provided token results in an inconsistent list - objects that were created, modified, \
+            or deleted between the time the first chunk was returned and now may show up in the \
+            list.";
         Self::without_details(410, "Expired", message)
     }
 
@@ -363,7 +367,8 @@ impl ApiError {
                 about(
                     "Forbidden",
                     format!(
-                        "{quoted} is forbidden: User {client:?} cannot {} resource \"{}{sub}\" in API group {:?} {place}",
+                        "{quoted} is forbidden: User {client:?} cannot {} resource \"{}{sub}\" in \
+                         API group {:?} {place}",
                         request.verb().unwrap_or_default(),
                         resource_path.plural,
                         resource_path.group,
@@ -375,8 +380,8 @@ impl ApiError {
             409 => about(
                 "Conflict",
                 format!(
-                    "Operation cannot be fulfilled on {quoted}: the object has been modified; please apply your changes \
-                     to the latest version and try again"
+                    "Operation cannot be fulfilled on {quoted}: the object has been modified; \
+                     please apply your changes to the latest version and try again"
                 ),
             ),
             422 => about("Invalid", format!("{quoted} is invalid: injected fault")),

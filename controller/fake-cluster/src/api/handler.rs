@@ -148,9 +148,14 @@ impl RequestHandler<'_> {
         let at_least = self.request.query("resourceVersion");
         if !at_least.is_empty() {
             let at_least: u64 = at_least.parse().map_err(|_| {
-                let problem =
-                    format!("Invalid value: {at_least:?}: strconv.ParseUint: parsing {at_least:?}: invalid syntax");
-                ApiError::bad_request(format!("invalid resource version: resourceVersion: {problem}"))
+                let problem = format!(
+                    "Invalid value: {at_least:?}: strconv.ParseUint: parsing {at_least:?}: \
+                        invalid syntax"
+                );
+                ApiError::bad_request(format!(
+                    "invalid resource version: resourceVersion: \
+                    {problem}"
+                ))
             })?;
             if at_least > store.version() {
                 return Err(ApiError::resource_version_too_large(

@@ -326,8 +326,9 @@ fn check_preconditions(
             return Err(ApiError::invalid(kind, name, &problem).with_duplicated_causes());
         }
         let why = format!(
-            "StorageError: invalid object, Code: 4, ObjectKey: /registry/{}/{}/{name}, ResourceVersion: 0, AdditionalErrorMsg: \
-             Precondition failed: UID in precondition: {sent_uid}, UID in object meta: {uid}",
+            "StorageError: invalid object, Code: 4, ObjectKey: /registry/{}/{}/{name}, \
+             ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: \
+             {sent_uid}, UID in object meta: {uid}",
             kind.plural, key.namespace,
         );
         return Err(ApiError::conflict(kind, name, &why));
@@ -415,7 +416,8 @@ fn resolve_identity(
             .or_insert_with(|| namespace.into());
         if sent.as_str() != Some(namespace) {
             return Err(ApiError::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
+                "the namespace of the provided object does not match the namespace sent on the \
+                 request",
             ));
         }
     } else {

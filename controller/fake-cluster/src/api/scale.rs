@@ -58,7 +58,8 @@ impl RequestHandler<'_> {
             })?,
         };
         if replicas < 0 {
-            let problem = "spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0";
+            let problem = "spec.replicas: Invalid value: -1: spec.replicas in body should be \
+                greater than or equal to 0";
             return Err(
                 ApiError::invalid(&self.kind, name, problem).with_cause_at(".spec.replicas")
             );

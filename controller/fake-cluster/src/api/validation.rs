@@ -22,8 +22,9 @@ pub(crate) fn validate(
     };
     if !is_dns_name(metadata_str(object, "name")) {
         return reject(
-            "metadata.name: Invalid value: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
-             characters, '-' or '.', and must start and end with an alphanumeric character",
+            "metadata.name: Invalid value: a lowercase RFC 1123 subdomain must consist of lower \
+             case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric \
+             character",
         );
     }
     if let Some(current) = current {
@@ -34,8 +35,8 @@ pub(crate) fn validate(
             && !metadata_str(current, "deletionTimestamp").is_empty()
         {
             let problem = format!(
-                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found \
-                 new finalizers []string{{{new}}}"
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is \
+                 being deleted, found new finalizers []string{{{new}}}"
             );
             return Err(
                 ApiError::invalid(kind, metadata_str(object, "name"), &problem)
@@ -79,7 +80,8 @@ fn validate_workload(
     }
     if !Selector::from_labels(match_labels).matches(&spec["template"]) {
         return reject(
-            "spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`",
+            "spec.template.metadata.labels: Invalid value: `selector` does not match template \
+             `labels`",
         );
     }
     if current.is_some_and(|current| current["spec"]["selector"] != spec["selector"]) {

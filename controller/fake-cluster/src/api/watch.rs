@@ -116,7 +116,8 @@ impl WatchFilter {
         }
         let from: u64 = requested.parse().map_err(|_| {
             ApiError::internal(format!(
-                "resourceVersion: Invalid value: {requested:?}: strconv.ParseUint: parsing {requested:?}: invalid syntax"
+                "resourceVersion: Invalid value: {requested:?}: strconv.ParseUint: parsing \
+                 {requested:?}: invalid syntax"
             ))
         })?;
         if from < store.oldest_version() {

@@ -157,10 +157,10 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
         3 * MINUTE_MS,
         &at(3 * MINUTE_MS),
     );
-    let judgement = apply_checks(sufficient(), &checks, &at(3 * MINUTE_MS));
-    assert_eq!(cause(&judgement), "Check");
+    let report = apply_checks(sufficient(), &checks, &at(3 * MINUTE_MS));
+    assert_eq!(cause(&report), "Check");
     assert_eq!(
-        judgement.message,
+        report.message,
         "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
     );
     // Results of another query are discarded.
@@ -176,8 +176,8 @@ fn missing_and_nan_values_hold_with_their_own_cause() {
     ] {
         let mut checks = errors(json!({"condition": "true || result[0] < 5"}));
         checks.observe(0, &Found::Ok(found(values)), MINUTE_MS, &at(MINUTE_MS));
-        let judgement = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
-        assert_eq!(cause(&judgement), name, "{judgement:?}");
+        let report = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
+        assert_eq!(cause(&report), name, "{report:?}");
         assert_eq!(checks.statuses(&at(MINUTE_MS))[0].result, "Inconclusive");
     }
     let mut checks = errors(json!({"condition": "result[1] < 5"}));
@@ -200,9 +200,9 @@ fn a_dry_run_is_reported_and_does_not_decide() {
         );
     }
     assert!(apply_checks(sufficient(), &checks, &at(0)).kind() == ReportKind::Sufficient);
-    let told = &checks.statuses(&at(0))[0];
+    let status = &checks.statuses(&at(0))[0];
     assert_eq!(
-        (told.failures, told.dry_run, told.result.as_str()),
+        (status.failures, status.dry_run, status.result.as_str()),
         (4, true, "Failed")
     );
     checks.observe(
@@ -246,13 +246,13 @@ fn an_unavailable_server_holds_after_the_grace_period() {
 
 #[test]
 fn each_check_is_queried_in_its_phase_only() {
-    let check = |name: &str, during: &str| json!({"name": name, "query": "1", "condition": "result[0] > 0", "phase": during});
+    let check = |name: &str, phase: &str| json!({"name": name, "query": "1", "condition": "result[0] > 0", "phase": phase});
     let mut checks = checks(json!([
         check("all-along", "release"),
         check("before", "beforePromotion"),
         check("after", "bake"),
     ]));
-    let asked =
+    let queried =
         |checks: &Checks, at: &CheckContext| [0, 1, 2].map(|index| checks.is_active(index, at));
     let before = CheckContext {
         phase: ReleasePhase::BeforePromotion,
@@ -260,15 +260,15 @@ fn each_check_is_queried_in_its_phase_only() {
         ..at(5_000)
     };
     let after = CheckContext {
-        phase: ReleasePhase::AfterPromotion,
+        phase: ReleasePhase::Bake,
         phase_since_ms: 9_000,
         ..at(9_000)
     };
-    assert_eq!(asked(&checks, &at(0)), [true, false, false]);
-    assert_eq!(asked(&checks, &before), [true, true, false]);
-    assert_eq!(asked(&checks, &after), [false, false, true]);
+    assert_eq!(queried(&checks, &at(0)), [true, false, false]);
+    assert_eq!(queried(&checks, &before), [true, true, false]);
+    assert_eq!(queried(&checks, &after), [false, false, true]);
     assert_eq!(
-        asked(
+        queried(
             &checks,
             &CheckContext {
                 has_traffic: false,
@@ -281,7 +281,7 @@ fn each_check_is_queried_in_its_phase_only() {
     assert_eq!(
         checks.succeeded(&before),
         BTreeSet::new(),
-        "what was asked earlier is no answer"
+        "a result from before the start does not count"
     );
     checks.observe(1, &Found::Ok(found(&[1.0])), 70_000, &before);
     assert_eq!(checks.succeeded(&before), ["before".to_owned()].into());
@@ -328,7 +328,7 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
     assert_eq!(checks.next_start_ms(&early), Some(120_000));
     assert_eq!(
         message(&checks, &early),
-        "Begins at 1970-01-01T00:02:00Z, by initialDelay."
+        "Starts at 1970-01-01T00:02:00Z (initialDelay)."
     );
     let report = apply_checks(sufficient(), &checks, &early);
     assert_eq!(
@@ -337,7 +337,7 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
     );
     assert_eq!(
         report.message,
-        "Enough. Not yet succeeded at this weight: errors (begins at 1970-01-01T00:02:00Z, by initialDelay)."
+        "Enough. Not yet succeeded at this weight: errors (starts at 1970-01-01T00:02:00Z (initialDelay))."
     );
     assert!(report.satisfied.requirements.checks.is_empty());
     // Polls are shared: the result of a query that was sent before the start is ignored.
@@ -367,7 +367,7 @@ fn the_warm_up_delays_checks() {
     assert!(!checks.is_active(0, &young(59_999)));
     assert_eq!(
         message(&checks, &young(30_000)),
-        "Begins at 1970-01-01T00:01:00Z, by warmUp."
+        "Starts at 1970-01-01T00:01:00Z (warmUp)."
     );
     assert!(apply_checks(sufficient(), &checks, &young(30_000)).kind() == ReportKind::Undecided);
     checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
@@ -404,11 +404,11 @@ fn the_warm_up_delays_checks() {
 
 #[test]
 fn the_initial_delay_of_a_later_phase_starts_with_the_phase() {
-    for (during, phase) in [
+    for (name, phase) in [
         ("beforePromotion", ReleasePhase::BeforePromotion),
-        ("bake", ReleasePhase::AfterPromotion),
+        ("bake", ReleasePhase::Bake),
     ] {
-        let checks = errors(json!({"initialDelay": "2m", "phase": during}));
+        let checks = errors(json!({"initialDelay": "2m", "phase": name}));
         assert_eq!(checks.next_start_ms(&at(300_000)), None, "it is not due");
         let in_phase = |now_ms: i64| CheckContext {
             phase,

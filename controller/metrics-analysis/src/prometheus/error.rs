@@ -15,12 +15,15 @@ pub enum QueryError {
     Unreachable(String),
     /// The certificate of the server is not valid for its address or not signed by a trusted CA.
     #[error(
-        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom, or the CA certificates of the controller, and the host in its address"
+        "Prometheus' certificate is not trusted: {0}; check spec.analysis.prometheus.tls.caFrom, \
+         or the CA certificates of the controller, and the host in its address"
     )]
     Untrusted(String),
     /// The server rejects the credentials.
     #[error(
-        "Prometheus rejected the credentials: {0}; check spec.analysis.prometheus.headersFrom and tls.clientCertificateFrom, or --prometheus-headers-dir of the controller for its default Prometheus"
+        "Prometheus rejected the credentials: {0}; check spec.analysis.prometheus.headersFrom and \
+         tls.clientCertificateFrom, or --prometheus-headers-dir of the controller for its default \
+         Prometheus"
     )]
     Unauthorized(String),
     /// The query was not sent because the credentials are unavailable.

@@ -97,9 +97,9 @@ fn histogram() -> impl Strategy<Value = Value> {
     let number =
         || prop_oneof![3 => (0.0..20.0_f64).prop_map(|number| number.to_string()), 1 => text()];
     let bucket = (0_u8..5, number(), number(), number()).prop_map(|bucket| json!(bucket));
-    let whole = (number(), prop::collection::vec(bucket, 0..6))
+    let histogram = (number(), prop::collection::vec(bucket, 0..6))
         .prop_map(|(count, buckets)| json!({"count": count, "sum": "1", "buckets": buckets}));
-    prop_oneof![9 => whole, 1 => any_json()]
+    prop_oneof![9 => histogram, 1 => any_json()]
 }
 
 /// A valid envelope with an arbitrary result.

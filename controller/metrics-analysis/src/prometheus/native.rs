@@ -218,10 +218,10 @@ mod tests {
         );
         let count = exponential[0].samples[0].1;
         let within = |edge: &str| {
-            let of = |series: &&Series| series.labels.get("le").is_some_and(|le| le == edge);
+            let has_edge = |series: &&Series| series.labels.get("le").is_some_and(|le| le == edge);
             exponential
                 .iter()
-                .find(of)
+                .find(has_edge)
                 .map(|series| series.samples[0].1)
         };
         assert!(count > 4.0 && within("0.0009765625").unwrap() < count);

@@ -171,7 +171,7 @@ impl Poller {
     ) -> Result<Answer, QueryError> {
         let state = self.shared.server(server);
         let limit = self.shared.limits.single_timeout;
-        let asking = async {
+        let querying = async {
             // The semaphore is never closed.
             let _permit = state.single.acquire().await;
             state
@@ -181,7 +181,7 @@ impl Poller {
                 .query(query, at_ms, limit)
                 .await
         };
-        timeout(limit, asking)
+        timeout(limit, querying)
             .await
             .unwrap_or_else(|_| Err(timeout_error(limit)))
     }
@@ -261,18 +261,18 @@ impl Shared {
 async fn run_poll(shared: Arc<Shared>, poll: PollSpec, sender: Arc<watch::Sender<LatestPoll>>) {
     let server = shared.server(&poll.server);
     loop {
-        let asking = async {
+        let polling = async {
             server.wait_until_available().await;
             server.poll(&poll.queries, shared.limits.poll_timeout).await
         };
-        let asked = tokio::select! {
-            asked = asking => Some(asked),
+        let result = tokio::select! {
+            result = polling => Some(result),
             () = sender.closed() => None,
         };
-        if let Some(asked) = asked {
-            server.update_backoff(&asked.answers);
-            let next = asked.sent_at + delay_after(&asked.answers, poll.period);
-            sender.send_replace(Some(Arc::new(asked)));
+        if let Some(result) = result {
+            server.update_backoff(&result.answers);
+            let next = result.sent_at + delay_after(&result.answers, poll.period);
+            sender.send_replace(Some(Arc::new(result)));
             tokio::select! {
                 () = sleep_until(next) => continue,
                 () = sender.closed() => {}
@@ -310,7 +310,7 @@ impl ServerState {
 
     async fn poll(&self, queries: &[String], limit: Duration) -> PollResult {
         let mut sent_at = Instant::now();
-        let asking = async {
+        let polling = async {
             // The semaphore is never closed.
             let _permit = self.polls.acquire().await;
             sent_at = Instant::now();
@@ -321,7 +321,7 @@ impl ServerState {
             }
             Ok(answers)
         };
-        let answers = timeout(limit, asking)
+        let answers = timeout(limit, polling)
             .await
             .unwrap_or_else(|_| Err(timeout_error(limit)));
         PollResult { answers, sent_at }
@@ -353,8 +353,8 @@ pub async fn next_answer(receiver: &mut watch::Receiver<LatestPoll>) -> Arc<Poll
         if receiver.changed().await.is_err() {
             sleep(Duration::MAX).await;
         }
-        if let Some(asked) = receiver.borrow_and_update().clone() {
-            return asked;
+        if let Some(result) = receiver.borrow_and_update().clone() {
+            return result;
         }
     }
 }

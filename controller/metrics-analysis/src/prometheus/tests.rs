@@ -37,7 +37,7 @@ async fn answering(response: ResponseTemplate) -> MockServer {
     server
 }
 
-async fn asked(response: ResponseTemplate) -> Result<Answer, QueryError> {
+async fn answer_to(response: ResponseTemplate) -> Result<Answer, QueryError> {
     let server = answering(response).await;
     poller(small())
         .query_once(&Server::with_url(server.uri()), "up[10s]", None)
@@ -58,13 +58,13 @@ fn poll(server: &MockServer, period: Duration) -> PollSpec {
 
 #[tokio::test]
 async fn an_answer_is_decoded() {
-    let answer = asked(json(ONE)).await.unwrap();
+    let answer = answer_to(json(ONE)).await.unwrap();
     assert_eq!(answer[0].samples, [(1_700_000_000_500, 7.0)]);
 }
 
 #[tokio::test]
 async fn every_failure_has_its_cause() {
-    let kind = async |response| asked(response).await.unwrap_err().code();
+    let kind = async |response| answer_to(response).await.unwrap_err().code();
     assert_eq!(kind(json(&ONE[..60])).await, HoldCode::Malformed);
     assert_eq!(
         kind(json(&format!("[{}]", "1,".repeat(10_000)))).await,
@@ -172,8 +172,8 @@ async fn a_shared_poll_is_sent_once_and_ends_with_its_last_subscriber() {
         .map(|_| poller.subscribe(poll(&server, Duration::from_millis(50))))
         .collect();
     for follower in &mut followers {
-        let asked = next_answer(follower).await;
-        assert_eq!(asked.answers.as_ref().unwrap().len(), 2);
+        let answer_to = next_answer(follower).await;
+        assert_eq!(answer_to.answers.as_ref().unwrap().len(), 2);
     }
     assert_eq!(poller.poll_count(), 1);
     sleep(Duration::from_millis(500)).await;
@@ -208,18 +208,19 @@ async fn a_hanging_server_does_not_delay_others() {
         .collect();
     sleep(Duration::from_millis(50)).await;
     let began = Instant::now();
-    let asked = next_answer(&mut poller.subscribe(poll(&quick, Duration::from_millis(50)))).await;
-    assert!(asked.answers.is_ok());
+    let answer_to =
+        next_answer(&mut poller.subscribe(poll(&quick, Duration::from_millis(50)))).await;
+    assert!(answer_to.answers.is_ok());
     assert!(
         began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );
-    let asked = timeout(Duration::from_secs(20), next_answer(&mut stuck[0]))
+    let answer_to = timeout(Duration::from_secs(20), next_answer(&mut stuck[0]))
         .await
         .unwrap();
     assert_eq!(
-        asked.answers.as_ref().unwrap_err().code(),
+        answer_to.answers.as_ref().unwrap_err().code(),
         HoldCode::Timeout
     );
 }

@@ -68,7 +68,7 @@ impl Pod {
     /// The result of a query at this time with a range of ten minutes.
     fn series(self, now_ms: i64) -> Vec<Series> {
         let times = (self.scraped.0..=self.scraped.1).step_by(usize::try_from(self.every).unwrap());
-        let of = |code: &str, per_second: f64| {
+        let series = |code: &str, per_second: f64| {
             let labels = [
                 ("__name__", "http_requests_total"),
                 ("job", "pods"),
@@ -93,7 +93,7 @@ impl Pod {
                 samples: samples.collect(),
             }
         };
-        vec![of("200", 10.0), of("500", 0.005)]
+        vec![series("200", 10.0), series("500", 0.005)]
     }
 }
 
@@ -121,8 +121,8 @@ fn follow(
     pods: &[Pod],
     seconds: std::ops::RangeInclusive<i64>,
 ) -> Vec<(i64, AnalysisSnapshot)> {
-    let look = |second: i64| (second, observe(release, pods, BEGAN_MS + second * 1_000));
-    seconds.step_by(5).map(look).collect()
+    let snapshot = |second: i64| (second, observe(release, pods, BEGAN_MS + second * 1_000));
+    seconds.step_by(5).map(snapshot).collect()
 }
 
 fn held(snapshots: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
@@ -144,19 +144,22 @@ fn fresh_since(snapshot: &AnalysisSnapshot) -> Option<i64> {
 fn a_release_whose_pods_are_scraped_once_a_minute_stays_fresh() {
     for configured in [None, Some("15s"), Some("1s")] {
         let mut release = begin(&pod_request(configured), None, BEGAN_MS);
-        let looks = follow(&mut release, &[STABLE, CANARY], 0..=900);
-        assert_eq!(held(&looks), [], "{configured:?}");
-        let settled: Vec<_> = looks
+        let snapshots = follow(&mut release, &[STABLE, CANARY], 0..=900);
+        assert_eq!(held(&snapshots), [], "{configured:?}");
+        let settled: Vec<_> = snapshots
             .iter()
             .filter(|(second, _)| *second >= 200)
-            .map(|(_, look)| fresh_since(look))
+            .map(|(_, snapshot)| fresh_since(snapshot))
             .collect();
         assert!(settled[0].is_some_and(|second| second < 200), "{settled:?}");
         assert!(
             settled.windows(2).all(|pair| pair[0] == pair[1]),
             "the clock never starts again: {settled:?}"
         );
-        let reading = looks.last().unwrap().1.evidence[0].note.clone().unwrap();
+        let reading = snapshots.last().unwrap().1.evidence[0]
+            .note
+            .clone()
+            .unwrap();
         assert!(
             reading
                 .starts_with("Samples arrive every 60 s; spec.analysis.prometheus.scrapeInterval "),
@@ -176,8 +179,8 @@ fn an_overlong_configured_interval_is_corrected() {
         },
     );
     let mut release = begin(&pod_request(Some("60s")), None, BEGAN_MS);
-    let looks = follow(&mut release, &[stable, canary], 0..=300);
-    let holds = held(&looks);
+    let snapshots = follow(&mut release, &[stable, canary], 0..=300);
+    let holds = held(&snapshots);
     assert_eq!(
         holds.first(),
         Some(&(220, "Stale")),
@@ -196,8 +199,8 @@ fn a_removed_exporter_becomes_stale_after_the_learned_interval() {
         ..CANARY
     };
     let mut release = begin(&pod_request(None), None, BEGAN_MS);
-    let looks = follow(&mut release, &[STABLE, canary], 0..=1_500);
-    let stale = held(&looks);
+    let snapshots = follow(&mut release, &[STABLE, canary], 0..=1_500);
+    let stale = held(&snapshots);
     // The last scrape is at 497 s.
     assert_eq!(stale.first(), Some(&(685, "Stale")));
     assert_eq!(stale.last(), Some(&(1_500, "Stale")), "and stays so");
@@ -212,9 +215,9 @@ fn targets_with_different_intervals_are_read_together() {
         ..STABLE
     };
     let mut release = begin(&pod_request(Some("1s")), None, BEGAN_MS);
-    let looks = follow(&mut release, &[fast, STABLE, CANARY], 0..=900);
-    assert_eq!(held(&looks), []);
-    let counts = &looks.last().unwrap().1.evidence[0];
+    let snapshots = follow(&mut release, &[fast, STABLE, CANARY], 0..=900);
+    assert_eq!(held(&snapshots), []);
+    let counts = &snapshots.last().unwrap().1.evidence[0];
     assert!(
         counts.canary.requests > 7_000.0 && counts.stable.requests > 14_000.0,
         "{counts:?}"
@@ -235,11 +238,11 @@ fn the_learned_interval_survives_restarts_and_spec_changes() {
             now_ms,
         );
         assert_eq!(again.objectives[0].scrape_interval_ms(), 60_000);
-        assert_eq!(ticks(&again), ticks(&release), "the evidence goes on");
-        let looks = follow(&mut again, &[STABLE, CANARY], 640..=900);
-        assert_eq!(held(&looks), []);
+        assert_eq!(ticks(&again), ticks(&release), "the evidence continues");
+        let snapshots = follow(&mut again, &[STABLE, CANARY], 640..=900);
+        assert_eq!(held(&snapshots), []);
         assert_eq!(
-            looks.last().unwrap().1.evidence[0].note.is_some(),
+            snapshots.last().unwrap().1.evidence[0].note.is_some(),
             configured == "15s"
         );
     }
@@ -249,22 +252,22 @@ fn the_learned_interval_survives_restarts_and_spec_changes() {
 fn freshness_starts_with_samples_at_the_current_weight() {
     let mut request = pod_request(None);
     let mut release = begin(&request, None, BEGAN_MS);
-    let looks = follow(&mut release, &[STABLE, CANARY], 0..=300);
-    let before = fresh_since(&looks.last().unwrap().1);
+    let snapshots = follow(&mut release, &[STABLE, CANARY], 0..=300);
+    let before = fresh_since(&snapshots.last().unwrap().1);
     request.weight = Weight::percent(50);
     release.apply_request(&request, BEGAN_MS + 301_000);
-    let look = observe(&mut release, &[STABLE, CANARY], BEGAN_MS + 302_000);
+    let snapshot = observe(&mut release, &[STABLE, CANARY], BEGAN_MS + 302_000);
     assert_eq!(
-        fresh_since(&look),
+        fresh_since(&snapshot),
         Some(302),
         "a step of 10 s must not end on samples of the weight before"
     );
-    assert!(!look.has_samples_at_weight);
-    let looks = follow(&mut release, &[STABLE, CANARY], 305..=400);
+    assert!(!snapshot.has_samples_at_weight);
+    let snapshots = follow(&mut release, &[STABLE, CANARY], 305..=400);
     assert_eq!(
-        fresh_since(&looks.last().unwrap().1),
+        fresh_since(&snapshots.last().unwrap().1),
         before,
-        "then it goes on"
+        "then it continues"
     );
 }
 
@@ -294,8 +297,8 @@ fn requests_of_an_earlier_attempt_do_not_count_against_a_retry() {
             .pods_created_at
             .extend([created(CANARY.name, created_second)]);
         let mut release = begin(&request, None, BEGAN_MS);
-        let looks = follow(&mut release, &[stable, canary], 0..=20);
-        looks.last().unwrap().1.evidence[0].canary.requests
+        let snapshots = follow(&mut release, &[stable, canary], 0..=20);
+        snapshots.last().unwrap().1.evidence[0].canary.requests
     };
     assert!(requests(-30) > 6_000.0, "a pod of this attempt");
     assert!(requests(-3_600) < 200.0, "a pod of an earlier one");
@@ -316,7 +319,7 @@ fn evidence_of_an_aborted_attempt_does_not_count_against_a_retry() {
             .unwrap()
             .decided
             .is_some(),
-        "the same attempt goes on"
+        "the same attempt continues"
     );
     let retry = AnalysisRequest {
         previous_ended_at: Timestamp::from_millisecond(BEGAN_MS + 1).ok(),
@@ -331,7 +334,7 @@ fn evidence_of_an_aborted_attempt_does_not_count_against_a_retry() {
         .remove("previousEndedSecond");
     assert!(
         Checkpoint::from_status(Some(&unmarked), &retry).is_some(),
-        "earlier versions did not tell attempts apart"
+        "earlier versions did not distinguish attempts"
     );
 }
 
@@ -376,13 +379,13 @@ fn an_earlier_burn_freezes_but_does_not_count_against_a_retry() {
     // rollback by itself.
     let bad = |release: &mut ReleaseAnalysis| {
         follow(release, &[STABLE, CANARY], 0..=100);
-        release.settings.judge.suspect_from_e = 1e-9;
+        release.settings.analysis.suspect_from_e = 1e-9;
         release.snapshot(BEGAN_MS + 101_000).report
     };
-    let judgement = bad(&mut release);
+    let report = bad(&mut release);
     assert!(
-        judgement.hold_code() == Some(HoldCode::ServiceBurning),
-        "{judgement:?}"
+        report.hold_code() == Some(HoldCode::ServiceBurning),
+        "{report:?}"
     );
     let again = release.checkpoint();
     assert_eq!(
@@ -395,10 +398,10 @@ fn an_earlier_burn_freezes_but_does_not_count_against_a_retry() {
     release.set_service(0, ServiceSlo::with_month_of_traffic(10.0, 0.0));
     assert_eq!(release.burned_before, Some(false));
     release.set_service(0, ServiceSlo::burning_service());
-    let judgement = bad(&mut release);
+    let report = bad(&mut release);
     assert!(
-        judgement.breach_cause() == Some(AbortCause::ServiceBurning),
-        "{judgement:?}"
+        report.breach_cause() == Some(AbortCause::ServiceBurning),
+        "{report:?}"
     );
 }
 

@@ -68,10 +68,10 @@ pub enum ReplayError {
     #[error("{}", .0.message)]
     Spec(AnalysisError),
     /// The data cannot be read.
-    #[error("the recorded metrics of {of} cannot be read: {error}")]
+    #[error("the recorded metrics of {name} cannot be read: {error}")]
     Query {
         /// Name of the objective or of the additional metric.
-        of: String,
+        name: String,
         /// The cause.
         error: QueryError,
     },
@@ -168,13 +168,13 @@ pub struct ReplayedRelease {
 /// The spec is invalid, or the data cannot be read.
 pub async fn replay(
     poller: &Poller,
-    question: &ReplayRequest,
+    parameters: &ReplayRequest,
 ) -> Result<Vec<ReplayedRelease>, ReplayError> {
-    let mut player = Replayer::new(poller, question)?;
-    let mut read_ms = question.from_ms.saturating_sub(LOOK_BACK_MS);
+    let mut player = Replayer::new(poller, parameters)?;
+    let mut read_ms = parameters.from_ms.saturating_sub(LOOK_BACK_MS);
     let mut slice_ms = SLICE_MS;
-    while read_ms < question.to_ms {
-        let end_ms = read_ms.saturating_add(slice_ms).min(question.to_ms);
+    while read_ms < parameters.to_ms {
+        let end_ms = read_ms.saturating_add(slice_ms).min(parameters.to_ms);
         match player.read(read_ms, end_ms).await {
             Err(ReplayError::Query {
                 error: QueryError::TooLarge(_),

@@ -100,12 +100,12 @@ impl PodCreationTimes {
             .iter()
             .flat_map(|(tape, counters)| tape.pods(counters, since_ms, at_ms))
             .collect();
-        let mut births = self.all(tapes.iter().map(|(tape, _)| *tape), interval_ms);
+        let mut created_at = self.all(tapes.iter().map(|(tape, _)| *tape), interval_ms);
         let is_there = |pod: &String| {
             scraped.contains(pod) || recorded.contains_key(pod) || self.requested.contains_key(pod)
         };
-        births.retain(|pod, _| is_there(pod));
-        Ok(births)
+        created_at.retain(|pod, _| is_there(pod));
+        Ok(created_at)
     }
 
     async fn created(
@@ -139,17 +139,17 @@ impl PodCreationTimes {
         tapes: impl IntoIterator<Item = &'a SampleBuffer>,
         interval_ms: i64,
     ) -> BTreeMap<String, Timestamp> {
-        let mut births: BTreeMap<_, _> = tapes
+        let mut created_at: BTreeMap<_, _> = tapes
             .into_iter()
             .flat_map(|tape| tape.creation_times(interval_ms))
             .collect();
-        births.extend(
+        created_at.extend(
             self.recorded
                 .iter()
                 .chain(&self.requested)
                 .map(|(pod, at)| (pod.clone(), *at)),
         );
-        births
+        created_at
     }
 }
 
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn only_the_pods_of_both_sides_are_queried() {
-        let asked = |request: &AnalysisRequest| PodCreationTimes::new(request).selector;
-        let both = asked(&request()).unwrap();
+        let selector = |request: &AnalysisRequest| PodCreationTimes::new(request).selector;
+        let both = selector(&request()).unwrap();
         assert!(
             both.contains(r#"namespace="shop""#) && both.contains("aaa") && both.contains("bbb"),
             "{both}"
@@ -184,23 +184,23 @@ mod tests {
             ..request()
         };
         assert_eq!(
-            asked(&unnamed),
+            selector(&unnamed),
             None,
-            "of a gateway's record pods are not known by name"
+            "a gateway's series do not name the pods"
         );
     }
 
     #[test]
     fn invalid_times_are_skipped() {
-        let of = |pod: &str, value: f64| Series {
+        let pod_series = |pod: &str, value: f64| Series {
             labels: [("pod".to_owned(), pod.to_owned())].into(),
             samples: vec![(0, value)],
         };
         let answer = vec![
-            of("a", 1_772_366_400.5),
-            of("b", f64::NAN),
-            of("c", 1e300),
-            of("d", f64::INFINITY),
+            pod_series("a", 1_772_366_400.5),
+            pod_series("b", f64::NAN),
+            pod_series("c", 1e300),
+            pod_series("d", f64::INFINITY),
         ];
         let created: Vec<_> = created(&answer).collect();
         assert_eq!(

@@ -72,13 +72,13 @@ impl ReleaseReplay {
         }
     }
 
-    pub(super) fn record_rounds(&mut self, look: &AnalysisSnapshot, interval_ms: i64) {
+    pub(super) fn record_rounds(&mut self, snapshot: &AnalysisSnapshot, interval_ms: i64) {
         let objective_analysis = self
             .release
             .objectives
             .iter()
             .zip(&mut self.replayed.objectives)
-            .zip(&look.evidence);
+            .zip(&snapshot.evidence);
         for ((objective_analysis, ObjectiveRecord { rounds, .. }), evidence) in objective_analysis {
             let at_ms = objective_analysis.state.round_at_ms;
             let last = rounds.last();
@@ -105,13 +105,13 @@ impl ReleaseReplay {
         }
     }
 
-    pub(super) fn record_change(&mut self, look: AnalysisSnapshot, now_ms: i64) {
+    pub(super) fn record_change(&mut self, snapshot: AnalysisSnapshot, now_ms: i64) {
         if self.replayed.decision.is_some() {
             return;
         }
-        let kind = SnapshotDigest::from_snapshot(&look);
+        let kind = SnapshotDigest::from_snapshot(&snapshot);
         let has_changed = self.digest.as_ref() != Some(&kind);
-        let outcome = match look.report.kind() {
+        let outcome = match snapshot.report.kind() {
             ReportKind::Breach => Some(ReplayOutcome::RolledBack),
             ReportKind::Sufficient => Some(ReplayOutcome::Sufficient),
             _ if now_ms.saturating_sub(self.replayed.began_ms) >= self.longest_ms => {
@@ -122,8 +122,8 @@ impl ReleaseReplay {
         let moment = ReportChange {
             at_ms: now_ms,
             weight: self.request.weight,
-            report: look.report,
-            evidence: look.evidence,
+            report: snapshot.report,
+            evidence: snapshot.evidence,
         };
         if let Some(outcome) = outcome {
             self.replayed.decision = Some((outcome, moment.clone()));

@@ -28,12 +28,12 @@ use crate::settings::{millis, slo_window};
 /// these queries per replay.
 const GUARD_MS: i64 = 15_000;
 const BUDGET_MS: i64 = 60_000;
-const GUARD_QUESTIONS: i64 = 240;
-const BUDGET_QUESTIONS: i64 = 60;
+const MAX_GUARD_QUERIES: i64 = 240;
+const MAX_BUDGET_QUERIES: i64 = 60;
 
 pub(super) struct Replayer<'a> {
     poller: &'a Poller,
-    question: &'a ReplayRequest,
+    parameters: &'a ReplayRequest,
     server: Server,
     configured_ms: i64,
     /// Longest scrape interval of all objectives, as learned from the data.
@@ -41,10 +41,10 @@ pub(super) struct Replayer<'a> {
     scrapes: Vec<ScrapeInterval>,
     poll_ms: i64,
     quiet_ms: i64,
-    prepared: Vec<ObjectivePlan>,
-    questions: Vec<SloQueries>,
+    plans: Vec<ObjectivePlan>,
+    queries: Vec<SloQueries>,
     tapes: Vec<SampleBuffer>,
-    births: PodCreationTimes,
+    pod_creation_times: PodCreationTimes,
     clock_ms: i64,
     /// Time of the last request to the canary in completed releases, in milliseconds since the
     /// epoch.
@@ -56,32 +56,33 @@ pub(super) struct Replayer<'a> {
 impl<'a> Replayer<'a> {
     pub(super) fn new(
         poller: &'a Poller,
-        question: &'a ReplayRequest,
+        parameters: &'a ReplayRequest,
     ) -> Result<Self, ReplayError> {
-        let settings = settings_for(&question.request, question.server.clone())?;
-        let prepared = ObjectivePlan::from_request(&question.request)?;
-        let ask = |of: &ObjectivePlan| Ok(SloQueries::new(&of.counters, slo_window(&of.spec)?));
-        let questions = prepared
+        let settings = settings_for(&parameters.request, parameters.server.clone())?;
+        let plans = ObjectivePlan::from_request(&parameters.request)?;
+        let slo_queries =
+            |plan: &ObjectivePlan| Ok(SloQueries::new(&plan.counters, slo_window(&plan.spec)?));
+        let queries = plans
             .iter()
-            .map(ask)
+            .map(slo_queries)
             .collect::<Result<Vec<_>, AnalysisError>>()?;
         let interval_ms = settings.scrape_interval_ms();
         Ok(Self {
             poller,
-            question,
+            parameters,
             server: settings.server.clone(),
             configured_ms: interval_ms,
             interval_ms,
-            scrapes: vec![ScrapeInterval::new(interval_ms, None); prepared.len()],
-            quiet_ms: question
+            scrapes: vec![ScrapeInterval::new(interval_ms, None); plans.len()],
+            quiet_ms: parameters
                 .quiet_ms
                 .max(interval_ms.saturating_mul(MAX_GAP_SCRAPES)),
             poll_ms: millis(settings.poll_period()).max(1),
-            tapes: vec![SampleBuffer::default(); prepared.len()],
-            births: PodCreationTimes::new(&question.request),
-            prepared,
-            questions,
-            clock_ms: question.from_ms,
+            tapes: vec![SampleBuffer::default(); plans.len()],
+            pod_creation_times: PodCreationTimes::new(&parameters.request),
+            plans,
+            queries,
+            clock_ms: parameters.from_ms,
             canary_at_ms: None,
             current: None,
             done: Vec::new(),
@@ -89,40 +90,39 @@ impl<'a> Replayer<'a> {
     }
 
     pub(super) async fn read(&mut self, from_ms: i64, to_ms: i64) -> Result<(), ReplayError> {
-        let mut read = Vec::with_capacity(self.prepared.len());
-        for ObjectivePlan { spec, counters, .. } in &self.prepared {
+        let mut all_answers = Vec::with_capacity(self.plans.len());
+        for ObjectivePlan { spec, counters, .. } in &self.plans {
             let answers =
                 backfill::read_samples(self.poller, &self.server, counters, from_ms, to_ms).await;
-            read.push(answers.map_err(|error| ReplayError::Query {
-                of: spec.name.clone(),
+            all_answers.push(answers.map_err(|error| ReplayError::Query {
+                name: spec.name.clone(),
                 error,
             })?);
         }
-        let births = self
-            .births
+        let read = self
+            .pod_creation_times
             .read(self.poller, &self.server, (from_ms, to_ms))
             .await;
-        births.map_err(|error| ReplayError::Query {
-            of: POD_CREATED.to_owned(),
+        read.map_err(|error| ReplayError::Query {
+            name: POD_CREATED.to_owned(),
             error,
         })?;
-        self.learn_scrape_interval(&read, to_ms);
-        for ((tape, prepared), answers) in self.tapes.iter_mut().zip(&self.prepared).zip(read) {
+        self.learn_scrape_interval(&all_answers, to_ms);
+        for ((tape, plan), answers) in self.tapes.iter_mut().zip(&self.plans).zip(all_answers) {
             tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
-            tape.append(&prepared.counters, answers, self.interval_ms);
+            tape.append(&plan.counters, answers, self.interval_ms);
         }
         Ok(())
     }
 
     fn learn_scrape_interval(&mut self, read: &[Vec<Answer>], now_ms: i64) {
-        for ((scrapes, prepared), answers) in self.scrapes.iter_mut().zip(&self.prepared).zip(read)
-        {
+        for ((scrapes, plan), answers) in self.scrapes.iter_mut().zip(&self.plans).zip(read) {
             let Some(samples) = ObjectiveAnswers::from_answers(answers) else {
                 continue;
             };
             let none = BTreeMap::new();
             let reading = SampleReader::new(
-                &prepared.counters,
+                &plan.counters,
                 samples.total,
                 samples.bad_or_good,
                 &none,
@@ -137,7 +137,7 @@ impl<'a> Replayer<'a> {
         let slowest_ms = self.scrapes.iter().map(ScrapeInterval::interval_ms).max();
         self.interval_ms = slowest_ms.unwrap_or(self.configured_ms);
         self.quiet_ms = self
-            .question
+            .parameters
             .quiet_ms
             .max(self.interval_ms.saturating_mul(MAX_GAP_SCRAPES));
     }
@@ -163,7 +163,7 @@ impl<'a> Replayer<'a> {
     }
 
     fn next_traffic(&mut self, until_ms: i64) -> Option<i64> {
-        if let Some(began_ms) = self.question.began_ms.filter(|_| self.done.is_empty()) {
+        if let Some(began_ms) = self.parameters.began_ms.filter(|_| self.done.is_empty()) {
             // An analysis begins one scrape before its first traffic.
             let first_ms = began_ms.saturating_add(self.configured_ms);
             return (first_ms <= until_ms).then_some(first_ms);
@@ -172,10 +172,10 @@ impl<'a> Replayer<'a> {
             let after_ms = self
                 .canary_at_ms
                 .map_or(self.clock_ms, |at_ms| at_ms.max(self.clock_ms));
-            let tapes = self.tapes.iter().zip(&self.prepared);
+            let tapes = self.tapes.iter().zip(&self.plans);
             let first_ms = tapes
-                .filter_map(|(tape, prepared)| {
-                    tape.first_canary_request(&prepared.counters, after_ms, until_ms)
+                .filter_map(|(tape, plan)| {
+                    tape.first_canary_request(&plan.counters, after_ms, until_ms)
                 })
                 .min()?;
             // After a promotion the canary continues to receive requests. This is not a new
@@ -192,20 +192,20 @@ impl<'a> Replayer<'a> {
 
     async fn begin(&mut self) -> Result<(), ReplayError> {
         let now_ms = self.clock_ms;
-        let settings = settings_for(&self.question.request, self.server.clone())?;
+        let settings = settings_for(&self.parameters.request, self.server.clone())?;
         let longest_ms = millis(settings.max_duration);
-        let mut services = Vec::with_capacity(self.prepared.len());
-        for questions in &self.questions {
+        let mut services = Vec::with_capacity(self.plans.len());
+        for queries in &self.queries {
             services.push(
-                self.service_at(questions, &ServiceSlo::default(), false)
+                self.service_at(queries, &ServiceSlo::default(), false)
                     .await,
             );
         }
-        let mut prepared = self.prepared.clone();
-        for (prepared, service) in prepared.iter_mut().zip(&services) {
-            prepared.service = service.clone();
+        let mut plans = self.plans.clone();
+        for (plan, service) in plans.iter_mut().zip(&services) {
+            plan.service = service.clone();
         }
-        let weight = match &self.question.weights {
+        let weight = match &self.parameters.weights {
             WeightSource::Set(_) => self.weight_set(0),
             WeightSource::Observed => Some(Weight::percent(1)),
         };
@@ -213,10 +213,10 @@ impl<'a> Replayer<'a> {
         let tapes: Vec<_> = self
             .tapes
             .iter()
-            .zip(self.prepared.iter().map(|prepared| &prepared.counters))
+            .zip(self.plans.iter().map(|plan| &plan.counters))
             .collect();
-        let there = self
-            .births
+        let present = self
+            .pod_creation_times
             .present_at(
                 self.poller,
                 &self.server,
@@ -224,26 +224,26 @@ impl<'a> Replayer<'a> {
                 (now_ms, self.interval_ms),
             )
             .await;
-        let pods_created_at = there.map_err(|error| ReplayError::Query {
-            of: POD_CREATED.to_owned(),
+        let pods_created_at = present.map_err(|error| ReplayError::Query {
+            name: POD_CREATED.to_owned(),
             error,
         })?;
         let request = AnalysisRequest {
             pods_created_at,
             weight,
-            ..self.question.request.clone()
+            ..self.parameters.request.clone()
         };
-        let mut release = ReleaseAnalysis::begin(settings, prepared, &request, None, now_ms)?;
+        let mut release = ReleaseAnalysis::begin(settings, plans, &request, None, now_ms)?;
         for index in 0..release.objectives.len() {
-            let learnt = backfill::estimate_dispersion(self.poller, &mut release, index).await;
-            let of = |release: &ReleaseAnalysis| {
+            let estimated = backfill::estimate_dispersion(self.poller, &mut release, index).await;
+            let objective_name = |release: &ReleaseAnalysis| {
                 release
                     .objectives
                     .get(index)
                     .map(|objective_analysis| objective_analysis.spec.name.clone())
             };
-            learnt.map_err(|error| ReplayError::Query {
-                of: of(&release).unwrap_or_default(),
+            estimated.map_err(|error| ReplayError::Query {
+                name: objective_name(&release).unwrap_or_default(),
                 error,
             })?;
         }
@@ -277,7 +277,7 @@ impl<'a> Replayer<'a> {
     }
 
     fn weight_set(&self, since_ms: i64) -> Option<Weight> {
-        let WeightSource::Set(steps) = &self.question.weights else {
+        let WeightSource::Set(steps) = &self.parameters.weights else {
             return None;
         };
         steps
@@ -291,43 +291,46 @@ impl<'a> Replayer<'a> {
     /// previous values are kept, as in the controller.
     async fn service_at(
         &self,
-        questions: &SloQueries,
+        queries: &SloQueries,
         before: &ServiceSlo,
         knows_budget: bool,
     ) -> ServiceSlo {
-        let asked = service_slo::load_at(
+        let loaded = service_slo::load_at(
             self.poller,
             &self.server,
-            questions,
+            queries,
             self.clock_ms,
             before,
             knows_budget,
         )
         .await;
-        asked
+        loaded
             .inspect_err(|error| tracing::warn!(%error, "cannot read the error budget and burn rate of the service"))
             .unwrap_or_else(|_| before.clone())
     }
 
     async fn refresh_services(&mut self) {
-        let span_ms = self.question.to_ms.saturating_sub(self.question.from_ms);
+        let span_ms = self
+            .parameters
+            .to_ms
+            .saturating_sub(self.parameters.from_ms);
         let Some(under_way) = &self.current else {
             return;
         };
         if self.clock_ms
             < under_way
                 .guard_at_ms
-                .saturating_add(GUARD_MS.max(span_ms / GUARD_QUESTIONS))
+                .saturating_add(GUARD_MS.max(span_ms / MAX_GUARD_QUERIES))
         {
             return;
         }
         let budget_due_ms = under_way
             .budget_at_ms
-            .saturating_add(BUDGET_MS.max(span_ms / BUDGET_QUESTIONS));
+            .saturating_add(BUDGET_MS.max(span_ms / MAX_BUDGET_QUERIES));
         let knows_budget = self.clock_ms < budget_due_ms;
-        let mut services = Vec::with_capacity(self.questions.len());
-        for (questions, before) in self.questions.iter().zip(&under_way.services) {
-            services.push(self.service_at(questions, before, knows_budget).await);
+        let mut services = Vec::with_capacity(self.queries.len());
+        for (queries, before) in self.queries.iter().zip(&under_way.services) {
+            services.push(self.service_at(queries, before, knows_budget).await);
         }
         let now_ms = self.clock_ms;
         let Some(under_way) = &mut self.current else {
@@ -345,9 +348,9 @@ impl<'a> Replayer<'a> {
 
     /// One poll: evaluates the samples that were visible and records the report.
     fn poll(&mut self) {
-        let (now_ms, births) = (
+        let (now_ms, created_at) = (
             self.clock_ms,
-            self.births.all(&self.tapes, self.interval_ms),
+            self.pod_creation_times.all(&self.tapes, self.interval_ms),
         );
         let weight_set = self
             .current
@@ -357,7 +360,7 @@ impl<'a> Replayer<'a> {
         let Some(under_way) = &mut self.current else {
             return;
         };
-        under_way.request.pods_created_at = births;
+        under_way.request.pods_created_at = created_at;
         for (index, tape) in self.tapes.iter().enumerate() {
             let answers = tape.slice(under_way.release.read_from_ms(index), now_ms);
             let Some(samples) = ObjectiveAnswers::from_answers(&answers) else {
@@ -374,9 +377,9 @@ impl<'a> Replayer<'a> {
             under_way.request.weight = weight;
         }
         under_way.release.apply_request(&under_way.request, now_ms);
-        let look = under_way.release.snapshot(now_ms);
-        under_way.record_rounds(&look, self.interval_ms);
-        under_way.record_change(look, now_ms);
+        let snapshot = under_way.release.snapshot(now_ms);
+        under_way.record_rounds(&snapshot, self.interval_ms);
+        under_way.record_change(snapshot, now_ms);
         if let Some(ending) = under_way.ending(now_ms, self.quiet_ms) {
             self.end(ending);
         }

@@ -106,11 +106,11 @@ impl SampleBuffer {
             let next = samples.partition_point(|(at_ms, _)| *at_ms <= from_ms);
             samples.get(next).is_some_and(|(at_ms, _)| *at_ms <= to_ms)
         };
-        let of = self
+        let scraped_series = self
             .total
             .iter()
             .filter(move |(_, samples)| scraped(samples));
-        of.filter_map(|(labels, _)| counters.pod(labels).map(ToOwned::to_owned))
+        scraped_series.filter_map(|(labels, _)| counters.pod(labels).map(ToOwned::to_owned))
     }
 
     /// First scrape after `after_ms` and until `until_ms` that shows a request to the canary.
@@ -162,7 +162,7 @@ fn append(known: &mut BTreeMap<Labels, Samples>, read: Answer) {
 }
 
 fn slice_series(known: &BTreeMap<Labels, Samples>, from_ms: i64, to_ms: i64) -> Answer {
-    let of = |(labels, samples): (&Labels, &Samples)| {
+    let slice = |(labels, samples): (&Labels, &Samples)| {
         let first = samples.partition_point(|(at_ms, _)| *at_ms <= from_ms);
         let end = samples.partition_point(|(at_ms, _)| *at_ms <= to_ms);
         let samples = samples
@@ -173,7 +173,7 @@ fn slice_series(known: &BTreeMap<Labels, Samples>, from_ms: i64, to_ms: i64) -> 
             samples: samples.to_vec(),
         })
     };
-    known.iter().filter_map(of).collect()
+    known.iter().filter_map(slice).collect()
 }
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(
             first(&[(1_000, 7.0), (2_000, 7.0)]),
             None,
-            "what was counted before says nothing of now"
+            "earlier requests do not count"
         );
         assert_eq!(first(&[(2_000, 0.0), (3_000, 0.0)]), None);
         assert_eq!(

@@ -47,7 +47,7 @@ fn recorded(counters: &CounterSelectors, body: &[u8]) -> (Vec<Answer>, Vec<Answe
         "the record is of other queries"
     );
     let answer = |value: &Value| decoded(value.to_string().as_bytes());
-    let of = |name: &str| {
+    let series = |name: &str| {
         recorded[name]
             .as_array()
             .unwrap()
@@ -55,7 +55,7 @@ fn recorded(counters: &CounterSelectors, body: &[u8]) -> (Vec<Answer>, Vec<Answe
             .map(answer)
             .collect::<Vec<_>>()
     };
-    (of("answers"), of("raw"))
+    (series("answers"), series("raw"))
 }
 
 fn rounds_of(counters: &CounterSelectors, answers: &[Answer]) -> Rounds {
@@ -94,7 +94,7 @@ fn aggregates_equal_individual_series_across_restarts_and_gaps() {
         let samples = reading.samples();
         let feed = SampleBatch {
             samples: &samples,
-            source_created_ms: &reading.births,
+            source_created_ms: &reading.source_created_ms,
             settled_ms: i64::MAX,
             now_ms: until_ms,
         };
@@ -143,7 +143,7 @@ fn aggregated_buckets_equal_their_individual_series() {
         let samples = reading.samples();
         let feed = SampleBatch {
             samples: &samples,
-            source_created_ms: &reading.births,
+            source_created_ms: &reading.source_created_ms,
             settled_ms: i64::MAX,
             now_ms: until_ms,
         };
@@ -178,7 +178,7 @@ fn steps_with_invisible_scrapes_are_not_used() {
     );
     assert!(
         rounds.ticks.iter().any(|tick| tick.stable_pods.len() == 2),
-        "pods are told apart"
+        "pods are distinguished"
     );
 }
 

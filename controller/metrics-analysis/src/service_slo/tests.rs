@@ -4,7 +4,7 @@ use super::*;
 use crate::fixtures::request;
 use crate::prometheus::Series;
 
-fn questions() -> SloQueries {
+fn slo_queries() -> SloQueries {
     let objective = serde_json::from_value(
         serde_json::json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}),
     )
@@ -29,21 +29,21 @@ fn near(value: f64, expected: f64) -> bool {
 
 #[test]
 fn the_slo_queries_are_valid_promql() {
-    let questions = questions();
+    let slo_queries = slo_queries();
     assert!(
-        promql_parser::parser::parse(&questions.budget).is_ok(),
+        promql_parser::parser::parse(&slo_queries.budget).is_ok(),
         "{}",
-        questions.budget
+        slo_queries.budget
     );
     assert!(
-        promql_parser::parser::parse(&questions.guard).is_ok(),
+        promql_parser::parser::parse(&slo_queries.guard).is_ok(),
         "{}",
-        questions.guard
+        slo_queries.guard
     );
     assert!(
-        questions.budget.contains("[43200s:720s]"),
+        slo_queries.budget.contains("[43200s:720s]"),
         "{}",
-        questions.budget
+        slo_queries.budget
     );
 }
 
@@ -53,21 +53,21 @@ fn a_histogram_is_queried_for_its_bounds_and_slow_requests() {
         "name": "latency", "objective": 99, "indicator": "traefik", "latency": {"threshold": "300ms"}
     }))
     .unwrap();
-    let questions = SloQueries::new(
+    let slo_queries = SloQueries::new(
         &CounterSelectors::new(&objective, &request()).unwrap(),
         Duration::from_secs(3_600),
     );
-    for question in [&questions.budget, &questions.guard] {
-        assert!(promql_parser::parser::parse(question).is_ok(), "{question}");
+    for query in [&slo_queries.budget, &slo_queries.guard] {
+        assert!(promql_parser::parser::parse(query).is_ok(), "{query}");
         assert!(
-            question.contains("(increase(traefik_service_request_duration_seconds_count{"),
-            "{question}"
+            query.contains("(increase(traefik_service_request_duration_seconds_count{"),
+            "{query}"
         );
         assert!(
-            question.contains(
+            query.contains(
                 "(1 - histogram_fraction(-Inf, 0.3, sum(increase(traefik_service_request_duration_seconds{"
             ),
-            "{question}"
+            "{query}"
         );
     }
     let edge = |le: &str| Series {
@@ -79,7 +79,7 @@ fn a_histogram_is_queried_for_its_bounds_and_slow_requests() {
     let mut service = ServiceSlo::default();
     apply_budget(
         &mut service,
-        &questions,
+        &slo_queries,
         &vec![edge("0.1"), edge("1.2"), edge("+Inf")],
     );
     assert_eq!(service.edges, [0.1, 1.2, f64::INFINITY]);
@@ -91,7 +91,7 @@ fn a_complete_window_is_not_extrapolated() {
     let month = 30.0 * 86_400.0;
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[
             ("total", 259_200_000.0),
             ("errors", 120_000.0),
@@ -109,7 +109,7 @@ fn a_young_service_is_extrapolated_to_the_window() {
     let mut service = ServiceSlo::default();
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[
             ("total", 30_000.0),
             ("errors", 15.0),
@@ -129,7 +129,7 @@ fn a_service_without_a_known_age_has_a_budget() {
     let mut service = ServiceSlo::default();
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[("total", 3_000.0), ("errors", 3.0)]),
     );
     // 12 s, the finest resolution of a month, is the maximum age.
@@ -142,11 +142,11 @@ fn a_service_without_a_known_age_has_a_budget() {
 #[test]
 fn the_budget_is_complete_without_errors_and_unknown_without_data() {
     let mut service = ServiceSlo::default();
-    apply_budget(&mut service, &questions(), &answer(&[]));
+    apply_budget(&mut service, &slo_queries(), &answer(&[]));
     assert_eq!(service.budget(0.001), None);
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[("total", 100.0), ("age0", f64::NAN), ("age1", 10.0)]),
     );
     assert!(near(service.budget(0.001).unwrap().remaining, 25_920.0));
@@ -175,18 +175,18 @@ fn burning_requires_both_windows_and_a_young_service_is_extrapolated() {
     assert_eq!(
         service.burning(0.001),
         None,
-        "nothing is said before the record's age is known"
+        "nothing is reported before the age of the data is known"
     );
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 100.0)]),
     );
     // 30 times the budget in 100 s is less than one hour's budget.
     assert_eq!(service.burning(0.001), None);
     apply_budget(
         &mut service,
-        &questions(),
+        &slo_queries(),
         &answer(&[("total", 30_000.0), ("errors", 900.0), ("age2", 7_200.0)]),
     );
     assert_eq!(service.burning(0.001).unwrap().pair, WINDOW_PAIRS[0]);

@@ -80,7 +80,7 @@ fn a_process_that_several_jobs_scrape_counts_once() {
 
 #[test]
 fn two_processes_both_count() {
-    let of = |instance: &str, pod: &str| {
+    let series = |instance: &str, pod: &str| {
         of_traefik(&[
             ("job", "traefik"),
             ("instance", instance),
@@ -89,27 +89,31 @@ fn two_processes_both_count() {
         ])
     };
     let answer = vec![
-        of("10.0.0.1:9100", "traefik-a"),
-        of("10.0.0.2:9100", "traefik-b"),
+        series("10.0.0.1:9100", "traefik-a"),
+        series("10.0.0.2:9100", "traefik-b"),
     ];
     assert_eq!(kept(&traefik(), &answer).unwrap().len(), 2);
     // In two jobs that are distinguished by their addresses.
-    let of = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
-    let answer = vec![of("a", "10.0.0.1:9100"), of("b", "10.0.0.2:9100")];
+    let series = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
+    let answer = vec![series("a", "10.0.0.1:9100"), series("b", "10.0.0.2:9100")];
     assert_eq!(kept(&traefik(), &answer).unwrap().len(), 2);
 }
 
 #[test]
 fn a_pair_of_prometheus_servers_counts_once() {
     // Thanos without deduplication: all labels are equal except for the replica label.
-    let of = |replica: &str| {
+    let series = |replica: &str| {
         of_traefik(&[
             ("job", "traefik"),
             ("instance", "10.0.0.1:9100"),
             ("prometheus_replica", replica),
         ])
     };
-    let kept = kept(&traefik(), &vec![of("prometheus-0"), of("prometheus-1")]).unwrap();
+    let kept = kept(
+        &traefik(),
+        &vec![series("prometheus-0"), series("prometheus-1")],
+    )
+    .unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].labels["prometheus_replica"], "prometheus-0");
 }
@@ -117,7 +121,7 @@ fn a_pair_of_prometheus_servers_counts_once() {
 #[test]
 fn one_proxy_on_two_ports_counts_once() {
     // Istio: the same counters at 15090 of Envoy and, merged with the application's, at 15020.
-    let of = |job: &str, instance: &str| {
+    let series = |job: &str, instance: &str| {
         of_traefik(&[
             ("job", job),
             ("instance", instance),
@@ -126,67 +130,72 @@ fn one_proxy_on_two_ports_counts_once() {
         ])
     };
     let answer = vec![
-        of("annotations", "10.0.0.1:15020"),
-        of("infra/envoy", "10.0.0.1:15090"),
+        series("annotations", "10.0.0.1:15020"),
+        series("infra/envoy", "10.0.0.1:15090"),
     ];
     assert_eq!(kept(&traefik(), &answer).unwrap().len(), 1);
 }
 
 #[test]
 fn jobs_that_may_scrape_the_same_process_are_rejected() {
-    let of = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
+    let series = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
     for (one, other) in [
         ("10.0.0.1:9100", "10.0.0.1:9101"),
         ("10.0.0.1:9100", "worker-1"),
         ("10.0.0.1:9100", ""),
     ] {
-        let why = kept(&traefik(), &vec![of("a", one), of("b", other)]).unwrap_err();
+        let error = kept(&traefik(), &vec![series("a", one), series("b", other)]).unwrap_err();
         assert!(
-            why.contains("job=\"a\"") && why.contains("job=\"b\"") && why.contains("keep one"),
-            "{why}"
+            error.contains("job=\"a\"")
+                && error.contains("job=\"b\"")
+                && error.contains("keep one"),
+            "{error}"
         );
     }
 }
 
 #[test]
 fn series_of_several_clusters_are_rejected() {
-    let of = |cluster: &str, instance: &str| {
+    let series = |cluster: &str, instance: &str| {
         of_traefik(&[
             ("job", "traefik"),
             ("instance", instance),
             ("cluster", cluster),
         ])
     };
-    let why = kept(
+    let error = kept(
         &traefik(),
-        &vec![of("east", "10.0.0.1:9100"), of("west", "10.1.0.1:9100")],
+        &vec![
+            series("east", "10.0.0.1:9100"),
+            series("west", "10.1.0.1:9100"),
+        ],
     )
     .unwrap_err();
     assert!(
-        why.contains("cluster=\"east\"") && why.contains("cluster=\"west\""),
-        "{why}"
+        error.contains("cluster=\"east\"") && error.contains("cluster=\"west\""),
+        "{error}"
     );
 }
 
 #[test]
 fn pods_behind_one_collector_are_distinguished() {
-    let of = |pod: &str, job: &str| {
+    let series = |pod: &str, job: &str| {
         series(
             &[("job", job), ("instance", "10.0.0.9:8889"), ("pod", pod)],
             &[(1_000, 1.0)],
         )
     };
     let answer = vec![
-        of("checkout-aaa-11111", "a"),
-        of("checkout-aaa-22222", "a"),
-        of("checkout-aaa-22222", "b"),
+        series("checkout-aaa-11111", "a"),
+        series("checkout-aaa-22222", "a"),
+        series("checkout-aaa-22222", "b"),
     ];
     assert_eq!(kept(&by_pod(), &answer).unwrap().len(), 2);
 }
 
 #[test]
 fn two_containers_of_a_pod_count_and_one_container_in_two_jobs_is_rejected() {
-    let of = |job: &str, port: &str, endpoint: &str| {
+    let series = |job: &str, port: &str, endpoint: &str| {
         let instance = format!("10.0.0.9:{port}");
         series(
             &[
@@ -201,18 +210,28 @@ fn two_containers_of_a_pod_count_and_one_container_in_two_jobs_is_rejected() {
     assert_eq!(
         kept(
             &by_pod(),
-            &vec![of("a", "80", "/x"), of("a", "80", "/y"), of("a", "81", "")]
+            &vec![
+                series("a", "80", "/x"),
+                series("a", "80", "/y"),
+                series("a", "81", "")
+            ]
         )
         .unwrap()
         .len(),
         3
     );
-    assert!(kept(&by_pod(), &vec![of("a", "80", ""), of("b", "81", "")]).is_err());
+    assert!(
+        kept(
+            &by_pod(),
+            &vec![series("a", "80", ""), series("b", "81", "")]
+        )
+        .is_err()
+    );
 }
 
 #[test]
 fn a_silent_target_is_replaced_and_its_successor_counts_from_its_second_scrape() {
-    let of = |job: &str, samples: &[(i64, f64)]| {
+    let series = |job: &str, samples: &[(i64, f64)]| {
         series(
             &[
                 ("job", job),
@@ -231,15 +250,15 @@ fn a_silent_target_is_replaced_and_its_successor_counts_from_its_second_scrape()
     let born = BTreeMap::from([("checkout-bbb-11111".to_owned(), Timestamp::UNIX_EPOCH)]);
     let mut targets = TargetDeduplicator::default();
     assert_eq!(
-        jobs(&mut targets, &vec![of("b", &[(1, 1.0), (2, 2.0)])]),
+        jobs(&mut targets, &vec![series("b", &[(1, 1.0), (2, 2.0)])]),
         ["b"]
     );
     assert_eq!(
         jobs(
             &mut targets,
             &vec![
-                of("a", &[(2, 2.0), (3, 3.0)]),
-                of("b", &[(1, 1.0), (3, 3.0)])
+                series("a", &[(2, 2.0), (3, 3.0)]),
+                series("b", &[(1, 1.0), (3, 3.0)])
             ]
         ),
         ["b"]
@@ -249,8 +268,8 @@ fn a_silent_target_is_replaced_and_its_successor_counts_from_its_second_scrape()
         jobs(
             &mut targets,
             &vec![
-                of("a", &[(2, 2.0), (9, 9.0)]),
-                of("b", &[(1, 1.0), (3, 3.0)])
+                series("a", &[(2, 2.0), (9, 9.0)]),
+                series("b", &[(1, 1.0), (3, 3.0)])
             ]
         ),
         ["a"]

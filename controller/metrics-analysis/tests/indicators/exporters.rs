@@ -18,13 +18,13 @@ pub type Stored = (Labels, f64);
 
 /// Requests and bad requests of the canary, of stable, and of all versions together.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct RequestTotals {
     canary: (f64, f64),
     stable: (f64, f64),
     service: (f64, f64),
 }
 
-const SEEN: Seen = Seen {
+const EXPECTED_TOTALS: RequestTotals = RequestTotals {
     canary: (3000.0, 24.0),
     stable: (27_015.0, 14.0),
     service: (30_015.0, 38.0),
@@ -180,8 +180,8 @@ fn sum<'a>(series: impl IntoIterator<Item = &'a Stored>) -> f64 {
 
 /// The counts of an objective's four selectors. For a histogram, requests outside the bucket are
 /// bad.
-fn seen(counters: &CounterSelectors, stored: &[Stored]) -> Seen {
-    let of = |selector: &str, arm: Arm| {
+fn request_totals(counters: &CounterSelectors, stored: &[Stored]) -> RequestTotals {
+    let side_series = |selector: &str, arm: Arm| {
         sum(picked(stored, selector)
             .into_iter()
             .filter(|(labels, _)| counters.arm(labels) == Some(arm)))
@@ -194,12 +194,15 @@ fn seen(counters: &CounterSelectors, stored: &[Stored]) -> Seen {
         }
     };
     let arm = |arm: Arm| {
-        let total = of(&counters.total_of_sides, arm);
-        (total, bad(total, of(&counters.errors_of_sides, arm)))
+        let total = side_series(&counters.total_of_sides, arm);
+        (
+            total,
+            bad(total, side_series(&counters.errors_of_sides, arm)),
+        )
     };
     let total = sum(picked(stored, &counters.total));
     let service = (total, bad(total, sum(picked(stored, &counters.errors))));
-    Seen {
+    RequestTotals {
         canary: arm(Arm::Canary),
         stable: arm(Arm::Stable),
         service,
@@ -210,30 +213,39 @@ fn seen(counters: &CounterSelectors, stored: &[Stored]) -> Seen {
 fn traefik_is_counted_by_service_in_every_notation() {
     let stored = scraped(include_str!("../fixtures/traefik.txt"), false);
     // A few more requests under older names: three to stable, and one to the canary, which failed.
-    let expected = Seen {
+    let expected = RequestTotals {
         canary: (3001.0, 25.0),
         stable: (27_018.0, 14.0),
         service: (30_019.0, 39.0),
     };
-    assert_eq!(seen(&indicator("traefik"), &stored), expected);
+    assert_eq!(request_totals(&indicator("traefik"), &stored), expected);
 }
 
 #[test]
 fn istio_is_counted_once_by_the_service_that_callers_chose() {
     let stored = scraped(include_str!("../fixtures/istio.txt"), false);
-    assert_eq!(seen(&indicator("istio"), &stored), SEEN);
+    assert_eq!(
+        request_totals(&indicator("istio"), &stored),
+        EXPECTED_TOTALS
+    );
 }
 
 #[test]
 fn linkerd_is_counted_by_backend_and_a_request_without_response_is_bad() {
     let stored = scraped(include_str!("../fixtures/linkerd.txt"), false);
-    assert_eq!(seen(&indicator("linkerd"), &stored), SEEN);
+    assert_eq!(
+        request_totals(&indicator("linkerd"), &stored),
+        EXPECTED_TOTALS
+    );
 }
 
 #[test]
 fn nginx_is_counted_by_the_upstream_of_the_canary() {
     let stored = scraped(include_str!("../fixtures/nginx.txt"), true);
-    assert_eq!(seen(&indicator("nginx"), &stored), SEEN);
+    assert_eq!(
+        request_totals(&indicator("nginx"), &stored),
+        EXPECTED_TOTALS
+    );
 }
 
 /// The label layouts of an indicator that match any series.
@@ -275,14 +287,21 @@ fn traefik_counts_once_with_every_scrape_configuration() {
     for section in &sections {
         let stored = scraped(section, false);
         let [layout] = found(&indicator("traefik"), &stored).try_into().unwrap();
-        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN, "{section}");
+        assert_eq!(
+            request_totals(&layout, &counted(&layout, &stored)),
+            EXPECTED_TOTALS,
+            "{section}"
+        );
     }
     let stored: Vec<Stored> = sections
         .iter()
         .flat_map(|section| scraped(section, false))
         .collect();
     for layout in found(&indicator("traefik"), &stored) {
-        assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
+        assert_eq!(
+            request_totals(&layout, &counted(&layout, &stored)),
+            EXPECTED_TOTALS
+        );
     }
 }
 
@@ -303,28 +322,31 @@ fn pods_behind_a_collector_are_read_from_the_renamed_label() {
     );
     let stored = scraped(&text, false);
     let [layout] = found(&indicator("pod"), &stored).try_into().unwrap();
-    let seen = seen(&layout, &counted(&layout, &stored));
-    assert_eq!((seen.canary.0, seen.stable.0), (7.0, 7.0));
+    let totals = request_totals(&layout, &counted(&layout, &stored));
+    assert_eq!((totals.canary.0, totals.stable.0), (7.0, 7.0));
 }
 
 #[test]
 fn nginx_without_honor_labels_is_read_from_the_renamed_labels() {
     let stored = scraped(include_str!("../fixtures/nginx.txt"), false);
-    let nothing = Seen {
+    let no_requests = RequestTotals {
         canary: (0.0, 0.0),
         stable: (0.0, 0.0),
         service: (0.0, 0.0),
     };
-    assert_eq!(seen(&indicator("nginx"), &stored), nothing);
+    assert_eq!(request_totals(&indicator("nginx"), &stored), no_requests);
     let [layout] = found(&indicator("nginx"), &stored).try_into().unwrap();
-    assert_eq!(seen(&layout, &counted(&layout, &stored)), SEEN);
+    assert_eq!(
+        request_totals(&layout, &counted(&layout, &stored)),
+        EXPECTED_TOTALS
+    );
     // Written out, as docs/reference/indicators.md has it.
     let series = "nginx_ingress_controller_requests{exported_namespace=\"shop\",exported_service=\"checkout\"";
     let written = counters(json!({"counters": {
         "total": format!("{series}}}"), "errors": format!("{series},status=~\"5..\"}}"),
         "variants": {"label": "canary", "canary": "shop-checkout-canary-.+", "stable": "(?:)"},
     }}));
-    assert_eq!(seen(&written.unwrap(), &stored), SEEN);
+    assert_eq!(request_totals(&written.unwrap(), &stored), EXPECTED_TOTALS);
 }
 
 #[test]
@@ -333,10 +355,10 @@ fn pods_are_counted_by_themselves_and_other_status_labels_are_no_data() {
     let counters = indicator("pod");
     // The service includes the pods of all revisions.
     assert_eq!(
-        seen(&counters, &stored),
-        Seen {
+        request_totals(&counters, &stored),
+        RequestTotals {
             service: (30_085.0, 38.0),
-            ..SEEN
+            ..EXPECTED_TOTALS
         }
     );
     let of_pods = picked(&stored, &counters.total_of_sides);
@@ -372,17 +394,17 @@ fn envoy_gateway_is_rejected_because_its_counters_have_no_sides() {
             "errors": format!("envoy_cluster_upstream_rq_xx{{{cluster},envoy_response_code_class=\"5\"}}"),
             "variants": {"label": "envoy_cluster_name", "canary": ".*/backend/1", "stable": ".*/backend/0"},
         }}));
-        seen(&counters.unwrap(), &stored)
+        request_totals(&counters.unwrap(), &stored)
     };
     // If a backend has a filter, each backend has its own cluster, and the sides can be
     // distinguished. Without a filter they cannot.
-    assert_eq!(written("filtered"), SEEN);
-    let untold = Seen {
+    assert_eq!(written("filtered"), EXPECTED_TOTALS);
+    let undistinguished = RequestTotals {
         canary: (0.0, 0.0),
         stable: (0.0, 0.0),
         service: (30_015.0, 38.0),
     };
-    assert_eq!(written("checkout"), untold);
+    assert_eq!(written("checkout"), undistinguished);
 }
 
 #[test]
@@ -450,8 +472,8 @@ fn slow_requests_are_those_outside_the_bucket() {
     for (name, threshold, canary, stable, text) in cases {
         let counters =
             counters(json!({"indicator": name, "latency": {"threshold": threshold}})).unwrap();
-        let seen = seen(&counters, &scraped(text, name == "nginx"));
-        assert_eq!((seen.canary, seen.stable), (canary, stable), "{name}");
+        let totals = request_totals(&counters, &scraped(text, name == "nginx"));
+        assert_eq!((totals.canary, totals.stable), (canary, stable), "{name}");
         assert!(!counters.verified, "{name}: its bucket may be missing");
     }
 }
@@ -462,8 +484,11 @@ fn a_custom_histogram_is_selected_by_its_count() {
     let total = "http_server_request_duration_seconds_count{namespace=\"shop\",http_response_status_code!=\"\"}";
     let counters =
         counters(json!({"latency": {"threshold": "0.5s"}, "counters": {"total": total}})).unwrap();
-    let seen = seen(&counters, &stored);
-    assert_eq!((seen.canary, seen.stable), ((3000.0, 0.0), (27_015.0, 1.0)));
+    let totals = request_totals(&counters, &stored);
+    assert_eq!(
+        (totals.canary, totals.stable),
+        ((3000.0, 0.0), (27_015.0, 1.0))
+    );
 }
 
 #[test]
@@ -472,7 +497,7 @@ fn an_unusable_latency_objective_is_rejected() {
     let total =
         |total: &str| json!({"latency": {"threshold": "300ms"}, "counters": {"total": total}});
     assert!(message(total("http_requests_total")).contains("the count of a histogram"));
-    assert!(message(total("request_time_count")).contains("does not say its unit"));
+    assert!(message(total("request_time_count")).contains("does not contain its unit"));
     assert!(
         message(json!({"latency": {"threshold": "soon"}, "indicator": "traefik"}))
             .contains("threshold \"soon\"")

@@ -268,20 +268,20 @@ fn names_that_are_equal_when_joined_are_ambiguous() {
         others,
         ..request().rules
     };
-    let (arm, why) = side(rules.clone(), "shop-checkout-canary-80@kubernetesgateway");
+    let (arm, reason) = side(rules.clone(), "shop-checkout-canary-80@kubernetesgateway");
     assert_eq!(arm, None);
-    let why = why.unwrap();
+    let reason = reason.unwrap();
     assert!(
-        why.contains("HTTPRoute shop-checkout/r") && why.contains("upgrade Traefik to 3.7"),
-        "{why}"
+        reason.contains("HTTPRoute shop-checkout/r") && reason.contains("upgrade Traefik to 3.7"),
+        "{reason}"
     );
     let own = "httproute-shop-checkout-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-shop-checkout-canary-1@kubernetesgateway";
     assert_eq!(
         side(rules, own),
         (Some(Arm::Canary), None),
-        "with the route in its name it is clear"
+        "the name contains the route and is unambiguous"
     );
-    // Since 3.7 as well, where the route joins alike too.
+    // Since 3.7 as well, if the route also has the same joined name.
     let others = vec![rule("shop-checkout", "canary", 0, &["canary"])];
     let split = vec![rule(
         "shop",
@@ -290,11 +290,13 @@ fn names_that_are_equal_when_joined_are_ambiguous() {
         &["checkout", "checkout-canary"],
     )];
     let own = own.replace("shop-checkout-gw", "shop-checkout-canary-gw");
-    let (arm, why) = side(RouteRules { split, others }, &own);
-    let why = why.unwrap();
+    let (arm, reason) = side(RouteRules { split, others }, &own);
+    let reason = reason.unwrap();
     assert!(
-        arm.is_none() && why.contains("HTTPRoute shop/checkout-canary") && why.contains("rename"),
-        "{why}"
+        arm.is_none()
+            && reason.contains("HTTPRoute shop/checkout-canary")
+            && reason.contains("rename"),
+        "{reason}"
     );
 }
 
@@ -313,8 +315,7 @@ fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
         .unwrap_err()
         .message;
     assert!(
-        message.contains("rule 0 of HTTPRoute shop/probe")
-            && message.contains("a Service of its own"),
+        message.contains("rule 0 of HTTPRoute shop/probe") && message.contains("its own Service"),
         "{message}"
     );
     assert!(

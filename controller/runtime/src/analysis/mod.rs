@@ -94,12 +94,12 @@ impl AnalysisManager {
             return;
         }
         let mut tasks = lock(&self.inner.tasks);
-        let known = tasks
+        let reusable = tasks
             .get(&request.uid)
             .filter(|task| can_reuse_task(&task.request.borrow(), &request));
-        if let Some(task) = known {
+        if let Some(task) = reusable {
             task.request
-                .send_if_modified(|known| update_request(known, request));
+                .send_if_modified(|current| update_request(current, request));
             return;
         }
         let request = with_task_checkpoint(&mut tasks, request);
@@ -194,24 +194,24 @@ fn with_task_checkpoint(
 }
 
 /// Whether a running task can continue with the new request.
-fn can_reuse_task(known: &AnalysisRequest, request: &AnalysisRequest) -> bool {
-    known.is_same_attempt(request)
-        && known.analysis == request.analysis
-        && known.stable_service == request.stable_service
-        && known.canary_service == request.canary_service
-        && known.rules == request.rules
-        && known.stable_replica_set == request.stable_replica_set
-        && known.canary_replica_set == request.canary_replica_set
-        && known.pace == request.pace
-        && (known.phase == ReleasePhase::Idle) == (request.phase == ReleasePhase::Idle)
+fn can_reuse_task(current: &AnalysisRequest, request: &AnalysisRequest) -> bool {
+    current.is_same_attempt(request)
+        && current.analysis == request.analysis
+        && current.stable_service == request.stable_service
+        && current.canary_service == request.canary_service
+        && current.rules == request.rules
+        && current.stable_replica_set == request.stable_replica_set
+        && current.canary_replica_set == request.canary_replica_set
+        && current.pace == request.pace
+        && (current.phase == ReleasePhase::Idle) == (request.phase == ReleasePhase::Idle)
 }
 
 /// Updates the request of a running task. The checkpoint belongs to the task and is not updated.
 /// Returns whether anything has changed.
-fn update_request(known: &mut AnalysisRequest, mut request: AnalysisRequest) -> bool {
-    request.resume_from.clone_from(&known.resume_from);
-    let changed = *known != request;
-    *known = request;
+fn update_request(current: &mut AnalysisRequest, mut request: AnalysisRequest) -> bool {
+    request.resume_from.clone_from(&current.resume_from);
+    let changed = *current != request;
+    *current = request;
     changed
 }
 

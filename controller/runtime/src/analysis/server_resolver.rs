@@ -138,16 +138,16 @@ impl ServerResolver {
         }
     }
 
-    /// Waits until the result differs from `known`.
+    /// Waits until the result differs from `previous`.
     pub(super) async fn wait_for_change(
         &self,
         request: &AnalysisRequest,
-        known: &Result<Server, AnalysisError>,
+        previous: &Result<Server, AnalysisError>,
     ) {
         loop {
             sleep(self.refresh_interval(request)).await;
             let resolved = self.resolve(request).await;
-            if let (Err(CredentialError::Transient(error)), true) = (&resolved, known.is_ok()) {
+            if let (Err(CredentialError::Transient(error)), true) = (&resolved, previous.is_ok()) {
                 let RolloutName { namespace, name } = &request.rollout;
                 tracing::warn!(
                     namespace,
@@ -155,7 +155,7 @@ impl ServerResolver {
                     message = error.message,
                     "failed to refresh credentials; using the previous ones"
                 );
-            } else if resolved.map_err(CredentialError::into_error) != *known {
+            } else if resolved.map_err(CredentialError::into_error) != *previous {
                 return;
             }
         }
@@ -228,23 +228,23 @@ impl ServerResolver {
         let in_config_map = ca
             .config_map_key_ref
             .as_ref()
-            .map(|named| (CredentialSourceKind::ConfigMap, named));
+            .map(|reference| (CredentialSourceKind::ConfigMap, reference));
         let in_secret = || {
             ca.secret_key_ref
                 .as_ref()
-                .map(|named| (CredentialSourceKind::Secret, named))
+                .map(|reference| (CredentialSourceKind::Secret, reference))
         };
         // A spec with neither is refused by validation.
-        let Some((kind, named)) = in_config_map.or_else(in_secret) else {
+        let Some((kind, reference)) = in_config_map.or_else(in_secret) else {
             return Ok(tls);
         };
         let source = CredentialSource {
             kind,
             namespace,
-            name: &named.name,
+            name: &reference.name,
             referenced_by: "spec.analysis.prometheus.tls.caFrom",
         };
-        Ok(source.add_ca_bundle(&self.read(&source).await?, &named.key, tls)?)
+        Ok(source.add_ca_bundle(&self.read(&source).await?, &reference.key, tls)?)
     }
 
     async fn read(&self, source: &CredentialSource<'_>) -> Result<CredentialData, CredentialError> {

@@ -51,7 +51,8 @@ pub(super) async fn run_analysis(
         if AssertUnwindSafe(task.run()).catch_unwind().await.is_ok() {
             return;
         }
-        let message = "Internal error of the analysis; it will be restarted. See the controller log for details.";
+        let message = "Internal error of the analysis; it will be restarted. See the controller \
+            log for details.";
         publisher.publish(AnalysisSnapshot::from_report(hold_report(AnalysisError {
             code: HoldCode::InternalError,
             message: message.to_owned(),
@@ -168,18 +169,18 @@ impl AnalysisTask<'_> {
         let servers = self.publisher.deps.servers.clone();
         loop {
             let request = self.request.borrow_and_update().clone();
-            let known = servers
+            let resolved = servers
                 .resolve(&request)
                 .await
                 .map_err(CredentialError::into_error);
-            let server = match &known {
+            let server = match &resolved {
                 Ok(server) => server.clone(),
                 // Before the first traffic, there is nothing to analyze.
                 Err(error) if request.weight.is_zero() => {
                     self.publisher.publish_hold(error.clone());
                     tokio::select! {
                         has_traffic = self.wait_for_traffic() => if !has_traffic { return },
-                        () = servers.wait_for_change(&request, &known) => {}
+                        () = servers.wait_for_change(&request, &resolved) => {}
                     }
                     continue;
                 }
@@ -199,7 +200,7 @@ impl AnalysisTask<'_> {
             tokio::select! {
                 () = self.analyze_with(server) => return,
                 // The analysis resumes from the last checkpoint, as after a restart.
-                () = servers.wait_for_change(&request, &known) => {}
+                () = servers.wait_for_change(&request, &resolved) => {}
             }
         }
     }
@@ -244,11 +245,11 @@ impl AnalysisTask<'_> {
         };
         for (index, plan) in plans.iter().enumerate() {
             let queries = SloQueries::new(&plan.counters, slo_window(&plan.spec)?);
-            let known = self
+            let current = self
                 .services
                 .get(index)
                 .map(|service| service.borrow().clone());
-            let (sender, receiver) = watch::channel(known.unwrap_or_default());
+            let (sender, receiver) = watch::channel(current.unwrap_or_default());
             followers.spawn(service_slo::keep_current(
                 self.publisher.deps.poller.clone(),
                 settings.server.clone(),
@@ -300,8 +301,8 @@ impl AnalysisTask<'_> {
                 return true;
             }
             let now = self.publisher.deps.clock.now();
-            let known = plans.iter().zip(services.iter_mut());
-            let budgets = known.filter_map(|(plan, service)| {
+            let objectives = plans.iter().zip(services.iter_mut());
+            let budgets = objectives.filter_map(|(plan, service)| {
                 budget::budget_status(
                     &plan.spec,
                     &service.borrow_and_update(),

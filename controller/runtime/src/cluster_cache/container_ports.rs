@@ -87,13 +87,13 @@ fn declared_ports(
         let protocol = port.protocol.unwrap_or_else(|| DEFAULT_PROTOCOL.to_owned());
         if all
             .iter()
-            .any(|known| known.number == port.container_port && known.protocol == protocol)
+            .any(|other| other.number == port.container_port && other.protocol == protocol)
         {
             continue;
         }
         let name_is_free = !all
             .iter()
-            .any(|known| known.name == port.name && known.protocol == protocol);
+            .any(|other| other.name == port.name && other.protocol == protocol);
         let by_name = port.name.is_some() && !of_sidecar && name_is_free;
         all.push(DeclaredPort {
             name: port.name,

@@ -19,6 +19,7 @@ use super::objects::{
     CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet, CachedRoute, CachedService,
     ControllerRef, Identity, ReadyEndpoint, Restarts,
 };
+use super::pod_problem;
 
 /// The label with the Service name of an EndpointSlice.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -76,6 +77,10 @@ impl From<ReplicaSet> for CachedReplicaSet {
             desired: spec.replicas.map_or(1, count),
             replicas: count(status.replicas),
             available: status.available_replicas.map_or(0, count),
+            problem: pod_problem::of_replica_set(
+                set.metadata.name.as_deref().unwrap_or_default(),
+                &status,
+            ),
             created_at: created_at(&set.metadata),
         }
     }
@@ -84,6 +89,8 @@ impl From<ReplicaSet> for CachedReplicaSet {
 impl From<Pod> for CachedPod {
     fn from(pod: Pod) -> Self {
         let status = pod.status.unwrap_or_default();
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let problem = pod_problem::of_pod(name, &status);
         let finished = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
         let ready = status
             .conditions
@@ -107,6 +114,7 @@ impl From<Pod> for CachedPod {
             ready,
             restarts: containers().filter_map(restarts).collect(),
             waiting: waiting(containers()),
+            problem,
         }
     }
 }

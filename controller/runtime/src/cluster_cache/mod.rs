@@ -6,6 +6,7 @@ mod convert;
 mod object_cache;
 mod objects;
 mod optional_kinds;
+mod pod_problem;
 mod rollout_object;
 mod watches;
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use serde_json::Value;
 use serin_core::command::Command;
+use serin_core::observed::PodProblem;
 use serin_core::units::Revision;
 
 use super::Key;
@@ -66,6 +67,8 @@ pub struct CachedReplicaSet {
     pub owner: Option<ControllerRef>,
     /// Whether it has a deletion timestamp.
     pub terminating: bool,
+    /// Why it cannot create pods, if it cannot.
+    pub problem: Option<PodProblem>,
     /// `metadata.creationTimestamp`.
     pub created_at: Timestamp,
 }
@@ -115,6 +118,8 @@ pub struct CachedPod {
     pub restarts: Vec<Restarts>,
     /// The waiting reason of one of its containers. A crash loop has priority.
     pub waiting: Option<String>,
+    /// Why it cannot run, if it cannot.
+    pub problem: Option<PodProblem>,
 }
 
 /// The restarts of one container.

@@ -31,17 +31,17 @@ impl EffectExecutor<'_> {
         uid: &str,
         outcome: &CommandOutcome,
     ) -> Result<(), EffectError> {
-        let known = self
+        let cached = self
             .cache
             .commands
             .get(&self.key(name))
-            .filter(|known| known.identity.uid == uid);
+            .filter(|cached| cached.identity.uid == uid);
         // A deleted command needs no outcome.
-        let Some(known) = known.filter(|known| known.finished_at.is_none()) else {
+        let Some(cached) = cached.filter(|cached| cached.finished_at.is_none()) else {
             return Ok(());
         };
         self.authorize_write("RolloutCommand", "patch")?;
-        finish(self.client, self.cache, &known, outcome, self.now).await
+        finish(self.client, self.cache, &cached, outcome, self.now).await
     }
 }
 

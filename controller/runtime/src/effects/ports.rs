@@ -319,11 +319,11 @@ pub(super) fn routed_ports<'a>(
         };
         let ours = backends.filter(|backend| {
             let kind = text(backend, "kind");
-            let of = text(backend, "namespace");
+            let backend_namespace = text(backend, "namespace");
             services.contains(&text(backend, "name"))
                 && text(backend, "group").is_empty()
                 && (kind.is_empty() || kind == "Service")
-                && (of.is_empty() || of == namespace)
+                && (backend_namespace.is_empty() || backend_namespace == namespace)
         });
         numbers
             .extend(ours.filter_map(|backend| i32::try_from(backend.get("port")?.as_i64()?).ok()));
@@ -342,23 +342,24 @@ pub(super) fn unreachable_port(
     routed: &BTreeSet<i32>,
 ) -> Option<String> {
     let counts = |port: &&ServicePort| routed.is_empty() || routed.contains(&port.port);
-    let known = || describe_declared(declared);
+    let declared_ports = || describe_declared(declared);
     ports.iter().filter(counts).filter(|port| find_target(declared, port).is_none()).find_map(|port| {
         match target_of(port) {
             IntOrString::String(name) => Some(format!(
-                "port {} targets the container port named `{name}`, which the template does not declare ({}): name \
-                 the port `{name}` in spec.template, or change the Service's targetPort",
+                "port {} targets the container port named `{name}`, which the template does not \
+                 declare ({}): name the port `{name}` in spec.template, or change the Service's \
+                 targetPort",
                 port.port,
-                known()
+                declared_ports()
             )),
             // A container may listen on undeclared ports. A port that was declared before has
             // moved.
             IntOrString::Int(number) if !declared.is_empty() && find_target(before, port).is_some() => Some(format!(
-                "port {} targets container port {number} by number, but the template has moved it ({}): give the \
-                 container port a name and set the Service's targetPort to that name, so that both versions can be \
-                 reached",
+                "port {} targets container port {number} by number, but the template has moved it \
+                 ({}): give the container port a name and set the Service's targetPort to that \
+                 name, so that both versions can be reached",
                 port.port,
-                known()
+                declared_ports()
             )),
             IntOrString::Int(_) => None,
         }
@@ -392,8 +393,8 @@ pub(super) fn with_node_ports_of(ports: &[ServicePort], now: &[ServicePort]) -> 
     let node_port = |port: &ServicePort| {
         let same = now
             .iter()
-            .find(|known| known.port == port.port && protocol_of(known) == protocol_of(port));
-        same.and_then(|known| known.node_port)
+            .find(|other| other.port == port.port && protocol_of(other) == protocol_of(port));
+        same.and_then(|other| other.node_port)
     };
     ports
         .iter()

@@ -48,7 +48,8 @@ impl EffectExecutor<'_> {
                     return Ok(());
                 }
                 Err(EffectError::Impossible(format!(
-                    "ReplicaSet {name} already exists and belongs to another owner: the revision will get another name"
+                    "ReplicaSet {name} already exists and belongs to another owner: the revision \
+                     will get another name"
                 )))
             }
             Err(error) => Err(EffectError::api(format!("ReplicaSet {name}"))(error)),
@@ -64,15 +65,18 @@ impl EffectExecutor<'_> {
         let name = format!("{}-{revision}", self.name());
         let mut set = DynamicObject::new(&name, &ApiResource::erase::<ReplicaSet>(&()))
             .within(self.namespace());
-        let labels = [
+        // The labels of the template, as on the ReplicaSets of a Deployment, and ours.
+        let template = spec.template.metadata.as_ref();
+        let mut labels = template
+            .and_then(|metadata| metadata.labels.clone())
+            .unwrap_or_default();
+        for (label, value) in [
             (ROLLOUT_LABEL, self.name()),
             (REVISION_LABEL, revision.as_str()),
-        ];
-        set.metadata.labels = Some(
-            labels
-                .map(|(label, value)| (label.to_owned(), value.to_owned()))
-                .into(),
-        );
+        ] {
+            labels.insert(label.to_owned(), value.to_owned());
+        }
+        set.metadata.labels = Some(labels);
         let hash = (
             TEMPLATE_HASH_ANNOTATION.to_owned(),
             revision::template_hash(spec),
@@ -94,14 +98,14 @@ impl EffectExecutor<'_> {
         name: &str,
         replicas: u32,
     ) -> Result<(), EffectError> {
-        let known = self.cached_replica_set(name)?;
-        if known.desired == replicas {
+        let cached = self.cached_replica_set(name)?;
+        if cached.desired == replicas {
             return Ok(());
         }
-        let mut patch = json!({"metadata": preconditions(&known), "spec": {"replicas": replicas}});
+        let mut patch = json!({"metadata": preconditions(&cached), "spec": {"replicas": replicas}});
         if let Some(seconds) = self
             .min_ready_seconds()
-            .filter(|seconds| *seconds != known.min_ready_seconds)
+            .filter(|seconds| *seconds != cached.min_ready_seconds)
         {
             patch["spec"]["minReadySeconds"] = seconds.into();
         }
@@ -111,7 +115,7 @@ impl EffectExecutor<'_> {
             .await;
         let patched = patched.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
         self.cache_replica_set(&patched)?;
-        tracing::info!(%revision, from = known.desired, to = replicas, "scaled ReplicaSet");
+        tracing::info!(%revision, from = cached.desired, to = replicas, "scaled ReplicaSet");
         Ok(())
     }
 
@@ -129,14 +133,14 @@ impl EffectExecutor<'_> {
         let mut failure = None;
         for set in self.snapshot.replica_sets.values() {
             let name = &set.identity.key.name;
-            let known = self.cache.replica_sets.get(&set.identity.key);
-            let is_behind = |known: &std::sync::Arc<CachedReplicaSet>| {
-                known.min_ready_seconds != seconds && (known.desired > 0 || known.replicas > 0)
+            let cached = self.cache.replica_sets.get(&set.identity.key);
+            let is_behind = |cached: &std::sync::Arc<CachedReplicaSet>| {
+                cached.min_ready_seconds != seconds && (cached.desired > 0 || cached.replicas > 0)
             };
-            let Some(known) = known.filter(is_behind) else {
+            let Some(cached) = cached.filter(is_behind) else {
                 continue;
             };
-            let patch = json!({"metadata": {"uid": known.identity.uid}, "spec": {"minReadySeconds": seconds}});
+            let patch = json!({"metadata": {"uid": cached.identity.uid}, "spec": {"minReadySeconds": seconds}});
             self.authorize_write("ReplicaSet", "patch")?;
             let write = timeout(
                 TIMEOUT,
@@ -165,13 +169,13 @@ impl EffectExecutor<'_> {
         revision: &Revision,
         name: &str,
     ) -> Result<(), EffectError> {
-        let known = self.cached_replica_set(name)?;
-        if known.desired > 0 || known.replicas > 0 {
+        let cached = self.cached_replica_set(name)?;
+        if cached.desired > 0 || cached.replicas > 0 {
             return Err(EffectError::Conflict(format!(
                 "ReplicaSet {name}, which is not empty,"
             )));
         }
-        let identity = known.identity();
+        let identity = cached.identity();
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(identity.uid.clone()),
             resource_version: Some(identity.resource_version.clone()),
@@ -195,8 +199,8 @@ impl EffectExecutor<'_> {
         &self,
         name: &str,
     ) -> Result<std::sync::Arc<CachedReplicaSet>, EffectError> {
-        let known = self.cache.replica_sets.get(&self.key(name));
-        known.ok_or_else(|| EffectError::Conflict(format!("ReplicaSet {name}, which is gone,")))
+        let cached = self.cache.replica_sets.get(&self.key(name));
+        cached.ok_or_else(|| EffectError::Conflict(format!("ReplicaSet {name}, which is gone,")))
     }
 
     fn cache_replica_set(
@@ -212,6 +216,6 @@ impl EffectExecutor<'_> {
     }
 }
 
-fn preconditions(known: &CachedReplicaSet) -> Value {
-    json!({"uid": known.identity.uid, "resourceVersion": known.identity.resource_version})
+fn preconditions(cached: &CachedReplicaSet) -> Value {
+    json!({"uid": cached.identity.uid, "resourceVersion": cached.identity.resource_version})
 }

@@ -27,16 +27,16 @@ const fn kind_name(kind: RouteKind) -> &'static str {
 
 /// The original routes to record in the status, before any effect of `decision` changes them. They
 /// are recorded at the start of a release, so that they need no additional write. Entries of other
-/// routes in `known` are kept.
+/// routes in `recorded` are kept.
 pub fn original_routes(
-    known: &[OriginalRoute],
+    recorded: &[OriginalRoute],
     decision: &Decision,
     routing: Option<&Routing>,
     snapshot: &Snapshot,
     rollout: &Key,
     cache: &ClusterCache,
 ) -> Vec<OriginalRoute> {
-    let mut all = known.to_vec();
+    let mut all = recorded.to_vec();
     // Restored entries are removed first, because the plan may use the same route with other
     // Services.
     all.retain(|entry| {
@@ -159,19 +159,19 @@ fn record_original(
     object: &Value,
     routing: &Routing,
 ) {
-    let known = recorded_original(all, route, routing);
+    let recorded = recorded_original(all, route, routing);
     let (stable, canary) = (&routing.stable_service, &routing.canary_service);
     let fresh = serin_traffic::refresh_original(
         object,
         route.rule.as_deref(),
         stable,
         canary,
-        known.as_ref(),
+        recorded.as_ref(),
     );
     // A route that cannot be decoded is not changed either.
     let Ok(mut fresh) = fresh else { return };
     // Several entries of a plan may refer to rules of the same route.
-    let others = known.into_iter().flat_map(|known| known.rules);
+    let others = recorded.into_iter().flat_map(|original| original.rules);
     for rule in others {
         if fresh
             .rules

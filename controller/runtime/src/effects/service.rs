@@ -42,8 +42,8 @@ impl EffectExecutor<'_> {
         revision: &Revision,
     ) -> Result<(), EffectError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), self.namespace());
-        if let Some(known) = self.cache.services.get(&self.key(name)) {
-            return self.patch_service(&api, side, &known, revision).await;
+        if let Some(cached) = self.cache.services.get(&self.key(name)) {
+            return self.patch_service(&api, side, &cached, revision).await;
         }
         let made = self.new_service(&api, side, name, revision).await?;
         self.authorize_write("Service", "create")?;
@@ -72,11 +72,11 @@ impl EffectExecutor<'_> {
         &self,
         api: &Api<Service>,
         side: Side,
-        known: &CachedService,
+        cached: &CachedService,
         revision: &Revision,
     ) -> Result<(), EffectError> {
-        let name = &known.identity().key.name;
-        if let Some(other) = known
+        let name = &cached.identity().key.name;
+        if let Some(other) = cached
             .rollout
             .as_deref()
             .filter(|other| *other != self.name())
@@ -85,27 +85,28 @@ impl EffectExecutor<'_> {
                 "Service {name} belongs to Rollout {other}"
             )));
         }
-        if known.selects.as_ref() == Some(revision) && known.rollout.is_some() {
+        if cached.selects.as_ref() == Some(revision) && cached.rollout.is_some() {
             return Ok(());
         }
-        if known.spec.type_.as_deref() == Some("ExternalName") {
+        if cached.spec.type_.as_deref() == Some("ExternalName") {
             return Err(EffectError::Impossible(format!(
-                "Service {name} is of type ExternalName, which selects no pods: make it a ClusterIP Service"
+                "Service {name} is of type ExternalName, which selects no pods: make it a \
+                 ClusterIP Service"
             )));
         }
-        self.check_reachable(side, Some(known), revision)?;
+        self.check_reachable(side, Some(cached), revision)?;
         let mut patch = json!({
             "metadata": {
-                "resourceVersion": known.identity().resource_version,
-                "uid": known.identity().uid,
+                "resourceVersion": cached.identity().resource_version,
+                "uid": cached.identity().uid,
                 "labels": {ROLLOUT_LABEL: self.name()},
             },
             "spec": {"selector": {REVISION_LABEL: revision.as_str()}},
         });
         // Both are changed in one write, so that the selector and the ports always belong to the
         // same revision.
-        if self.is_owned(known)
-            && let Some(change) = self.shape_change(side, known, revision)
+        if self.is_owned(cached)
+            && let Some(change) = self.shape_change(side, cached, revision)
         {
             json_patch::merge(&mut patch, &change);
         }
@@ -143,21 +144,21 @@ impl EffectExecutor<'_> {
             (Side::Stable, &routing.stable_service),
             (Side::Canary, &routing.canary_service),
         ] {
-            let Some(known) = self
+            let Some(cached) = self
                 .cache
                 .services
                 .get(&self.key(name))
-                .filter(|known| self.is_owned(known))
+                .filter(|cached| self.is_owned(cached))
             else {
                 continue;
             };
-            let Some(revision) = known.selects.clone() else {
+            let Some(revision) = cached.selects.clone() else {
                 continue;
             };
-            let Some(mut patch) = self.shape_change(side, &known, &revision) else {
+            let Some(mut patch) = self.shape_change(side, &cached, &revision) else {
                 continue;
             };
-            json_patch::merge(&mut patch, &json!({"metadata": preconditions(&known)}));
+            json_patch::merge(&mut patch, &json!({"metadata": preconditions(&cached)}));
             match timeout(TIMEOUT, self.write_service(&api, name, patch))
                 .await
                 .unwrap_or(Err(EffectError::Timeout))
@@ -200,8 +201,8 @@ impl EffectExecutor<'_> {
         let shape = self.shape(side, None, revision);
         if shape.spec.ports.as_ref().is_none_or(Vec::is_empty) && shape.spec.cluster_ip.is_none() {
             return Err(EffectError::Impossible(format!(
-                "Service {name} does not exist and cannot be created: no container of the template declares a port; \
-                 set spec.template.spec.containers[].ports, or create the Service"
+                "Service {name} does not exist and cannot be created: no container of the template \
+                 declares a port; set spec.template.spec.containers[].ports, or create the Service"
             )));
         }
         let mut selector: BTreeMap<String, String> =
@@ -252,9 +253,14 @@ impl EffectExecutor<'_> {
             .iter()
             .find(|route| !self.snapshot.routes.contains_key(&route.name));
         absent.map_or(Ok(()), |absent| {
-            let service = if side == Side::Stable { name } else { &routing.canary_service };
+            let service = if side == Side::Stable {
+                name
+            } else {
+                &routing.canary_service
+            };
             Err(EffectError::Impossible(format!(
-                "Service {service} will be created once route {} exists, because the route determines its ports",
+                "Service {service} will be created once route {} exists, because the route \
+                 determines its ports",
                 absent.name
             )))
         })
@@ -311,10 +317,10 @@ impl EffectExecutor<'_> {
     fn check_reachable(
         &self,
         side: Side,
-        known: Option<&CachedService>,
+        cached: Option<&CachedService>,
         revision: &Revision,
     ) -> Result<(), EffectError> {
-        let is_first = known.is_none_or(|known| known.selects.is_none());
+        let is_first = cached.is_none_or(|cached| cached.selects.is_none());
         if side == Side::Stable && !is_first {
             return Ok(());
         }
@@ -324,7 +330,7 @@ impl EffectExecutor<'_> {
         let before = before
             .map(|revision| self.declared(revision))
             .unwrap_or_default();
-        let of_user = known
+        let of_user = cached
             .into_iter()
             .chain(stable.as_deref())
             .filter(|service| !self.is_owned(service));
@@ -344,15 +350,15 @@ impl EffectExecutor<'_> {
     fn shape(
         &self,
         side: Side,
-        known: Option<&CachedService>,
+        cached: Option<&CachedService>,
         revision: &Revision,
     ) -> ServiceShape {
-        let own = known
-            .and_then(|known| known.spec.ports.as_deref())
+        let own = cached
+            .and_then(|cached| cached.spec.ports.as_deref())
             .unwrap_or_default();
         let stable = self.stable_service().filter(|_| side == Side::Canary);
         let Some(stable) = stable else {
-            let previous = known.and_then(|known| known.selects.as_ref());
+            let previous = cached.and_then(|cached| cached.selects.as_ref());
             let ports = self.ports_of_revision(own, previous, revision);
             return ServiceShape {
                 spec: ServiceSpec {
@@ -366,7 +372,7 @@ impl EffectExecutor<'_> {
         let ports = if self.is_owned(&stable) {
             // The targets of its own ports refer to its own revision. The ports of a new Service
             // refer to the stable revision.
-            let previous = known.unwrap_or(&stable).selects.as_ref();
+            let previous = cached.unwrap_or(&stable).selects.as_ref();
             self.ports_of_revision(&merge_ports(own, ports_of_stable), previous, revision)
         } else {
             without_node_ports(ports_of_stable)
@@ -401,11 +407,11 @@ impl EffectExecutor<'_> {
     fn shape_change(
         &self,
         side: Side,
-        known: &CachedService,
+        cached: &CachedService,
         revision: &Revision,
     ) -> Option<Value> {
-        self.shape(side, Some(known), revision)
-            .merge_patch_for(known)
+        self.shape(side, Some(cached), revision)
+            .merge_patch_for(cached)
     }
 }
 
@@ -441,8 +447,8 @@ impl ServiceShape {
         }
     }
 
-    fn merge_patch_for(&self, known: &CachedService) -> Option<Value> {
-        let (wanted, now) = (&self.spec, &known.spec);
+    fn merge_patch_for(&self, cached: &CachedService) -> Option<Value> {
+        let (wanted, now) = (&self.spec, &cached.spec);
         let mut spec = Map::new();
         let mut annotations = Map::new();
         let mut set = |field: &str, wanted: Value, now: Value| {
@@ -490,7 +496,7 @@ impl ServiceShape {
                     json!(now.ip_family_policy),
                 );
             }
-            let left = known
+            let left = cached
                 .annotations
                 .keys()
                 .filter(|name| !self.annotations.contains_key(*name));
@@ -498,7 +504,7 @@ impl ServiceShape {
             let changed = self
                 .annotations
                 .iter()
-                .filter(|(name, value)| known.annotations.get(*name) != Some(value));
+                .filter(|(name, value)| cached.annotations.get(*name) != Some(value));
             annotations.extend(changed.map(|(name, value)| (name.clone(), json!(value))));
         }
         let with_node_ports = with_node_ports_of(ports, now.ports.as_deref().unwrap_or_default());
@@ -518,8 +524,8 @@ impl ServiceShape {
     }
 }
 
-fn preconditions(known: &CachedService) -> Value {
-    json!({"uid": known.identity().uid, "resourceVersion": known.identity().resource_version})
+fn preconditions(cached: &CachedService) -> Value {
+    json!({"uid": cached.identity().uid, "resourceVersion": cached.identity().resource_version})
 }
 
 /// Releases the user's Services: they select pods of any revision again.
@@ -533,7 +539,7 @@ pub async fn release_all_services(executor: &EffectExecutor<'_>) -> Result<(), E
         .for_rollout(&executor.key(executor.name()));
     release(
         executor,
-        bound.iter().filter(|known| !executor.is_owned(known)),
+        bound.iter().filter(|cached| !executor.is_owned(cached)),
     )
     .await
 }
@@ -553,8 +559,9 @@ pub async fn release_orphaned_services(executor: &EffectExecutor<'_>) -> Result<
         .cache
         .services
         .for_rollout(&executor.key(executor.name()));
-    let is_orphaned =
-        |known: &&Arc<CachedService>| known.selects.is_some() && !named(&known.identity().key.name);
+    let is_orphaned = |cached: &&Arc<CachedService>| {
+        cached.selects.is_some() && !named(&cached.identity().key.name)
+    };
     release(executor, bound.iter().filter(is_orphaned)).await
 }
 
@@ -564,13 +571,13 @@ async fn release(
 ) -> Result<(), EffectError> {
     let api: Api<Service> = Api::namespaced(executor.client.clone(), executor.namespace());
     let mut failure = None;
-    for known in services {
-        let name = &known.identity().key.name;
+    for cached in services {
+        let name = &cached.identity().key.name;
         let mut patch = json!({
-            "metadata": {"uid": known.identity().uid},
+            "metadata": {"uid": cached.identity().uid},
             "spec": {"selector": {REVISION_LABEL: null}},
         });
-        if !executor.is_owned(known) {
+        if !executor.is_owned(cached) {
             patch["metadata"]["labels"] = json!({ROLLOUT_LABEL: null});
         }
         match timeout(TIMEOUT, executor.write_service(&api, name, patch))

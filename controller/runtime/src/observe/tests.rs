@@ -154,18 +154,18 @@ fn available_pods_are_ready_and_counted_by_the_replica_set() {
     let mut unready = pod("two", "b");
     unready.ready = false;
     snapshot.pods[3] = Arc::new(unready);
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
     assert_eq!(
-        seen.replica_sets[&Revision::new("two")].available,
+        observed.replica_sets[&Revision::new("two")].available,
         1,
         "the pod is known to be unready before the status is"
     );
     snapshot
         .replica_sets
         .insert(Revision::new("one"), set("one", 0).1);
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
     assert_eq!(
-        seen.replica_sets[&Revision::new("one")].available,
+        observed.replica_sets[&Revision::new("one")].available,
         0,
         "minReadySeconds have not passed"
     );
@@ -185,20 +185,20 @@ fn restarts_and_crashes_belong_to_the_revision() {
     let mut pulling = pod("two", "a");
     pulling.waiting = Some("ErrImagePull".into());
     snapshot.pods[2] = Arc::new(pulling);
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
-    let two = &seen.replica_sets[&Revision::new("two")];
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let two = &observed.replica_sets[&Revision::new("two")];
     assert_eq!(
         (two.restarts, two.crash.as_deref()),
         (3, Some("CrashLoopBackOff"))
     );
-    assert_eq!(seen.replica_sets[&Revision::new("one")].crash, None);
+    assert_eq!(observed.replica_sets[&Revision::new("one")].crash, None);
 }
 
 #[test]
 fn a_service_serves_once_all_its_endpoints_belong_to_its_revision() {
     let mut snapshot = snapshot();
     let mut observation_times = ObservationTimes::default();
-    let stable = |seen: Observed| seen.stable_service.unwrap();
+    let stable = |observed: Observed| observed.stable_service.unwrap();
     assert_eq!(
         stable(observe_at(&snapshot, &mut observation_times, at(0))).serving_since,
         Some(at(0))
@@ -299,23 +299,26 @@ fn a_route_is_programmed_since_its_split_was_first_confirmed() {
 fn a_restarted_controller_restarts_all_observation_times() {
     let snapshot = snapshot();
     observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(100));
-    assert_eq!(seen.routes[0].written_since, at(100));
-    assert_eq!(seen.stable_service.unwrap().serving_since, Some(at(100)));
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(100));
+    assert_eq!(observed.routes[0].written_since, at(100));
+    assert_eq!(
+        observed.stable_service.unwrap().serving_since,
+        Some(at(100))
+    );
 }
 
 #[test]
 fn a_missing_route_is_reported() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .routes
         .remove(0);
     assert_eq!(
-        seen.canary_weight,
+        observed.canary_weight,
         Err("HTTPRoute checkout does not exist".into())
     );
-    assert_eq!(seen.route.kind, RouteKind::HttpRoute);
+    assert_eq!(observed.route.kind, RouteKind::HttpRoute);
 }
 
 #[test]
@@ -323,13 +326,13 @@ fn a_route_of_an_absent_kind_is_reported_with_what_to_install() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
     snapshot.routes_unreadable = Some("this cluster does not serve HTTPRoute: install it".into());
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .routes
         .remove(0);
-    let why =
+    let message =
         "HTTPRoute checkout cannot be read: this cluster does not serve HTTPRoute: install it";
-    assert_eq!(seen.canary_weight, Err(why.into()));
-    assert_eq!(seen.programmed, Programmed::Pending(why.into()));
+    assert_eq!(observed.canary_weight, Err(message.into()));
+    assert_eq!(observed.programmed, Programmed::Pending(message.into()));
 }
 
 #[test]
@@ -391,8 +394,8 @@ fn a_terminating_pod_does_not_count_against_the_release() {
     }];
     leaving.waiting = Some(CRASH_LOOP.into());
     snapshot.pods[2] = Arc::new(leaving);
-    let seen = observe_at(&snapshot, &mut ObservationTimes::default(), at(10));
-    let two = &seen.replica_sets[&Revision::new("two")];
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(10));
+    let two = &observed.replica_sets[&Revision::new("two")];
     assert_eq!((two.restarts, two.crash.as_deref()), (0, None));
 }
 

@@ -251,7 +251,7 @@ fn smallest_required_weight(canary: &Canary) -> Option<Weight> {
     for step in steps {
         match step {
             Step::SetWeight(set) => weight = *set,
-            Step::Require(questions) if questions.objectives.is_empty() => {}
+            Step::Require(requirements) if requirements.objectives.is_empty() => {}
             Step::Analysis(None) | Step::Require(_) if !weight.is_zero() => {
                 least = Some(least.map_or(weight, |least: Weight| least.min(weight)));
             }
@@ -267,7 +267,7 @@ fn analysis_phase(inputs: &AnalysisInputs<'_>) -> ReleasePhase {
     let is_baking = state.bake.is_some_and(|watch| watch.ended_at.is_none());
     let is_in_effect = state.weights.verified == Some(state.weights.desired);
     match (state.stage, &inputs.plan.canary().pace, state.step) {
-        (Stage::Promoting, _, _) if is_baking => ReleasePhase::AfterPromotion,
+        (Stage::Promoting, _, _) if is_baking => ReleasePhase::Bake,
         (Stage::Promoting, _, _) => ReleasePhase::Promoting,
         (_, Pace::Steps(steps), Some(step)) if step.index >= steps.len() && is_in_effect => {
             ReleasePhase::BeforePromotion
@@ -310,12 +310,13 @@ impl AnalysisOutcome {
         if (self.was_aborted && state.stage != Stage::Aborted) || self.is_another_attempt(state) {
             return false;
         }
-        let of = self
+        let analyzed_revision = self
             .before
             .analysis
             .as_ref()
             .map(|analysis| analysis.revision.as_str());
-        of.is_some() && of == state.current_revision.as_ref().map(Revision::as_str)
+        analyzed_revision.is_some()
+            && analyzed_revision == state.current_revision.as_ref().map(Revision::as_str)
     }
 
     /// The evidence for the status. The evidence of a finished release is kept until the next
@@ -352,14 +353,15 @@ impl AnalysisOutcome {
     /// A warning that the observed traffic is too low to analyze a release, unless the status
     /// already contains it.
     pub(super) fn infeasible(&self, plan: &Plan) -> Option<Reason> {
-        let why = |budgets: &[BudgetStatus]| {
-            let why: Vec<String> = budgets
+        let warning = |budgets: &[BudgetStatus]| {
+            let messages: Vec<String> = budgets
                 .iter()
                 .filter_map(|budget| budget.infeasible.clone())
                 .collect();
-            (!why.is_empty()).then(|| why.join(" "))
+            (!messages.is_empty()).then(|| messages.join(" "))
         };
-        let message = why(&self.budgets(plan)).filter(|_| why(&self.before.budgets).is_none())?;
+        let message =
+            warning(&self.budgets(plan)).filter(|_| warning(&self.before.budgets).is_none())?;
         Some(Reason {
             code: "NotFeasible",
             message,

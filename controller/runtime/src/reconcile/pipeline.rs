@@ -309,10 +309,10 @@ impl Reconcile<'_> {
     }
 
     fn original_routes(&self, decision: &Decision) -> Vec<OriginalRoute> {
-        let known = &self.status.original_routes;
+        let recorded = &self.status.original_routes;
         let (key, cache) = (self.rollout.key(), &self.context.cache);
         effects::original_routes(
-            known,
+            recorded,
             decision,
             self.plan.routing(),
             &self.snapshot,

@@ -183,9 +183,9 @@ fn truncate_message(mut message: String) -> String {
 }
 
 fn available(inputs: &StatusInputs<'_>) -> DesiredCondition {
-    let wanted = inputs.plan.replicas;
-    let missing = inputs.plan.canary().max_unavailable.rounded_down(wanted);
-    let enough = inputs.counts.available >= wanted.saturating_sub(missing);
+    let desired = inputs.plan.replicas;
+    let missing = inputs.plan.canary().max_unavailable.rounded_down(desired);
+    let enough = inputs.counts.available >= desired.saturating_sub(missing);
     let reason = if enough {
         "MinimumReplicasAvailable"
     } else {
@@ -195,7 +195,10 @@ fn available(inputs: &StatusInputs<'_>) -> DesiredCondition {
         "Available",
         enough,
         reason,
-        format!("{} of {wanted} pods are available", inputs.counts.available),
+        format!(
+            "{} of {desired} pods are available",
+            inputs.counts.available
+        ),
     )
 }
 
@@ -275,15 +278,15 @@ fn route_ready(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
         .routes
         .iter()
         .find_map(|route| match &route.programmed {
-            Programmed::Pending(why) => Some(why),
+            Programmed::Pending(message) => Some(message),
             _ => None,
         });
-    if let Some(why) = pending {
+    if let Some(message) = pending {
         return Some(DesiredCondition::new(
             "RouteReady",
             false,
             "NotProgrammed",
-            why,
+            message,
         ));
     }
     let unreported = inputs
@@ -364,15 +367,15 @@ fn feasible(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     if inputs.budgets.is_empty() {
         return None;
     }
-    let why: Vec<&str> = inputs
+    let messages: Vec<&str> = inputs
         .budgets
         .iter()
         .filter_map(|budget| budget.infeasible.as_deref())
         .collect();
-    Some(if why.is_empty() {
+    Some(if messages.is_empty() {
         DesiredCondition::new("Feasible", true, "Feasible", "")
     } else {
-        DesiredCondition::new("Feasible", false, "NotFeasible", why.join(" "))
+        DesiredCondition::new("Feasible", false, "NotFeasible", messages.join(" "))
     })
 }
 

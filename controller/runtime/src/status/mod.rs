@@ -172,6 +172,10 @@ pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
         since: None,
         ..weights
     });
+    for hold in &mut status.holds {
+        hold.message = String::new();
+        hold.since = None;
+    }
     for condition in &mut status.conditions {
         condition.message = String::new();
         condition.observed_generation = None;
@@ -191,6 +195,7 @@ fn decided_fields(mut status: RolloutStatus) -> RolloutStatus {
     status.selector = None;
     status.summary = None;
     status.budgets = Vec::new();
+    status.holds = Vec::new();
     status
         .conditions
         .retain(|condition| !conditions::OBSERVED_CONDITIONS.contains(&condition.type_.as_str()));

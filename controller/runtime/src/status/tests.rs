@@ -174,7 +174,7 @@ fn a_release_in_progress_is_reported() {
     assert_eq!(
         status.state().state,
         state(),
-        "the position survives the way through the status"
+        "the position survives a round trip through the status"
     );
 }
 
@@ -334,15 +334,15 @@ fn a_changed_condition_is_stable_until_it_is_written() {
         status: "False".into(),
         type_: "MetricsReady".into(),
     };
-    let look = |seconds| {
+    let status_at = |seconds| {
         without_volatile_fields(&RolloutStatus {
             conditions: vec![condition(seconds)],
             ..RolloutStatus::default()
         })
     };
     assert_eq!(
-        look(1),
-        look(2),
+        status_at(1),
+        status_at(2),
         "or it would never have been so for long enough to be worth a write"
     );
 }

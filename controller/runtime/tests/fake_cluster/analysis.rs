@@ -249,7 +249,7 @@ async fn a_baking_release_becomes_stable_after_the_bake_time_or_is_rolled_back()
             .await
             .unwrap();
         assert_eq!(route_weights(&cluster, "checkout").1, Some(100));
-        wait_for_event(&cluster, "Watching").await;
+        wait_for_event(&cluster, "Baking").await;
         cluster.sleep(9 * MINUTE).await;
         assert_eq!(
             replicas_by_version(&cluster, "checkout"),
@@ -258,7 +258,7 @@ async fn a_baking_release_becomes_stable_after_the_bake_time_or_is_rolled_back()
         );
         assert_eq!(
             running.analyzer.last_request("checkout").unwrap().phase,
-            ReleasePhase::AfterPromotion
+            ReleasePhase::Bake
         );
         if fails {
             let message = "the canary failed 31 of 1,000 requests".to_owned();

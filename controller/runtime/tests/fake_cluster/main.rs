@@ -17,5 +17,6 @@ mod fixtures;
 mod harness;
 mod missing_kinds;
 mod releases;
+mod schema_versions;
 mod services;
 mod spec_edits;

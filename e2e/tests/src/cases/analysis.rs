@@ -272,7 +272,7 @@ pub async fn a_breach_during_bake_time_rolls_back(env: &Env) -> Result<()> {
         .await?;
     shop.wait_until("v3 is stable", Duration::from_secs(120), is_stable)
         .await?;
-    let notes = shop.events("Watching").await?;
+    let notes = shop.events("Baking").await?;
     ensure!(
         notes.iter().any(|note| note.contains("10 s")),
         "an Event must report the bake time: {notes:?}"

@@ -17,6 +17,7 @@ pub mod gateway_api_installation;
 pub mod invalid_specs;
 pub mod lifecycle;
 pub mod outages;
+pub mod pod_problems;
 pub mod progress_deadline;
 pub mod prometheus_faults;
 pub mod request_attribution;
@@ -73,6 +74,7 @@ cases! {
     Shared: analysis::an_exhausted_error_budget_freezes_releases_until_an_override,
     Shared: analysis::the_latency_guard_holds_a_slower_canary_below_the_threshold,
     Shared: analysis::a_failing_check_rolls_back_a_release_that_meets_its_objective,
+    Shared: pod_problems::a_canary_that_cannot_run_names_the_cause_and_a_fix,
     Shared: lifecycle::status_until_done_waits_for_the_new_revision,
     Shared: earlier_revisions::earlier_restarts_do_not_block_a_rollback_to_the_previous_revision,
     Shared: request_attribution::services_with_ambiguous_metric_names_are_held_and_reported,

@@ -192,5 +192,5 @@ async fn servers_with_equal_tls_options_share_connections() {
         }
     })
     .await
-    .expect("what nobody asks any more is forgotten, and with it what it was asked with");
+    .expect("unused servers and their credentials are dropped");
 }

@@ -145,14 +145,14 @@ async fn an_infeasible_objective_is_reported_before_the_release() {
             .first()
             .and_then(|budget| budget.infeasible.clone())
     };
-    let why = state(
+    let message = state(
         &running
             .wait_until("a warning", |snapshot| state(snapshot).is_some())
             .await,
     )
     .unwrap();
     assert!(
-        why.starts_with("Objective availability: At 2 requests/s this objective needs "),
-        "{why}"
+        message.starts_with("Objective availability: At 2 requests/s this objective needs "),
+        "{message}"
     );
 }

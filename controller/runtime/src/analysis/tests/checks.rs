@@ -129,13 +129,13 @@ async fn a_check_after_promotion_is_not_queried_before_promotion() {
     prometheus.set_values(QUERY, &[120.0]);
     let request = request_with_check(&json!({"phase": "bake"}));
     let running = resume_at(&prometheus, &request, 60).await;
-    let looked = running
+    let snapshot = running
         .wait_until("the evidence", |snapshot| !snapshot.evidence.is_empty())
         .await;
-    assert_eq!(result(&looked), "Pending");
+    assert_eq!(result(&snapshot), "Pending");
     running.manager.start_or_update(AnalysisRequest {
         weight: Weight::FULL,
-        phase: ReleasePhase::AfterPromotion,
+        phase: ReleasePhase::Bake,
         ..request
     });
     running
@@ -160,7 +160,7 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     let checkpoint = Some(running.wait_for_evidence_until(180).await);
     let watched = AnalysisRequest {
         weight: Weight::FULL,
-        phase: ReleasePhase::AfterPromotion,
+        phase: ReleasePhase::Bake,
         ..request
     };
     running.manager.start_or_update(watched.clone());
@@ -216,7 +216,7 @@ async fn a_check_without_objectives_is_queried_after_its_initial_delay() {
     );
     let message = snapshot.checks[0].message.clone().unwrap();
     assert!(
-        message.starts_with("Begins at ") && message.ends_with(", by initialDelay."),
+        message.starts_with("Starts at ") && message.ends_with("(initialDelay)."),
         "{message}"
     );
     let snapshot = running

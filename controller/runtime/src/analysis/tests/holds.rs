@@ -90,8 +90,8 @@ async fn ambiguous_series_hold_and_name_the_other_route() {
 #[tokio::test]
 async fn a_gateway_scraped_by_two_jobs_is_counted_once() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
-    let once = resume_at(&prometheus, &request(), 60).await;
-    once.wait_for_evidence_until(60).await;
+    let single = resume_at(&prometheus, &request(), 60).await;
+    single.wait_for_evidence_until(60).await;
     let twins = TrafficScenario::default()
         .series()
         .into_iter()
@@ -111,10 +111,10 @@ async fn a_gateway_scraped_by_two_jobs_is_counted_once() {
     let twice = resume_at(&prometheus, &request(), 60).await;
     let counts = |snapshot: &AnalysisSnapshot| snapshot.evidence[0].stable.requests;
     twice.wait_for_evidence_until(60).await;
-    let (once, twice) = (counts(&once.snapshot()), counts(&twice.snapshot()));
+    let (single, twice) = (counts(&single.snapshot()), counts(&twice.snapshot()));
     assert!(
-        once > 0.0 && (once - twice).abs() < 0.1 * once,
-        "{once} and {twice}"
+        single > 0.0 && (single - twice).abs() < 0.1 * single,
+        "{single} and {twice}"
     );
 }
 

@@ -9,7 +9,7 @@ use serin_core::state::AbortCause;
 /// Pods that meet the threshold of one second, and the percentage of requests on each side that
 /// take longer than 100 ms.
 fn latency_series(slow_of_canary: f64, slow_of_stable: f64) -> Vec<Series> {
-    let of = |index: i64, pod: &str, le: Option<&str>, rate: f64| {
+    let series = |index: i64, pod: &str, le: Option<&str>, rate: f64| {
         let instance = format!("10.0.0.{index}:8080");
         let name = if le.is_some() {
             "duration_seconds_bucket"
@@ -44,8 +44,8 @@ fn latency_series(slow_of_canary: f64, slow_of_stable: f64) -> Vec<Series> {
     ];
     let series = pods.into_iter().zip(1..).flat_map(|((pod, slow), index)| {
         let edges = [("0.1", 100.0 - slow), ("1", 99.9), ("+Inf", 100.0)];
-        let buckets = edges.map(|(le, rate)| of(index, pod, Some(le), rate));
-        std::iter::once(of(index, pod, None, 100.0)).chain(buckets)
+        let buckets = edges.map(|(le, rate)| series(index, pod, Some(le), rate));
+        std::iter::once(series(index, pod, None, 100.0)).chain(buckets)
     });
     series.collect()
 }

@@ -213,13 +213,13 @@ impl RunningManager {
         what: &str,
         condition: impl Fn(&AnalysisSnapshot) -> bool,
     ) -> AnalysisSnapshot {
-        let seen = timeout(Duration::from_secs(30), async {
+        let reached = timeout(Duration::from_secs(30), async {
             while !condition(&self.snapshot()) {
                 sleep(Duration::from_millis(5)).await;
             }
         });
         assert!(
-            seen.await.is_ok(),
+            reached.await.is_ok(),
             "{what} is not reached; last seen: {:#?}",
             self.snapshot().report
         );

@@ -56,7 +56,7 @@ async fn a_long_release_has_a_bounded_checkpoint_and_is_backfilled_in_parts() {
 /// Five pods, each scraped at a different time within the second. `pod` returns the counts of the
 /// canary pods.
 fn pods_series() -> Vec<Series> {
-    let of = |index: i64, pod: &str, code: &str, counted: &dyn Fn(i64) -> i64| {
+    let series = |index: i64, pod: &str, code: &str, counted: &dyn Fn(i64) -> i64| {
         let instance = format!("10.0.0.{index}:8080");
         let labels = [
             ("__name__", "http_requests_total"),
@@ -88,8 +88,8 @@ fn pods_series() -> Vec<Series> {
     ];
     let series = pods.iter().zip(1..).flat_map(|(pod, index)| {
         [
-            of(index, pod, "200", &|second| second * (60 + index)),
-            of(index, pod, "500", &|second| second * index / 40),
+            series(index, pod, "200", &|second| second * (60 + index)),
+            series(index, pod, "500", &|second| second * index / 40),
         ]
     });
     series.collect()

@@ -30,7 +30,7 @@ async fn a_longer_scrape_interval_than_configured_is_not_stale() {
     assert!(snapshot.report.is_fresh(), "{:?}", snapshot.report);
     assert_eq!(
         snapshot.evidence[0].note.as_deref(),
-        Some("Samples arrive every 30 s; spec.analysis.prometheus.scrapeInterval says 1 s.")
+        Some("Samples arrive every 30 s; spec.analysis.prometheus.scrapeInterval is 1 s.")
     );
     let checkpoint = snapshot.checkpoint.unwrap();
     assert_eq!(

@@ -62,7 +62,7 @@ async fn the_switch_to_aggregation_counts_nothing_twice() {
     );
     let reading = snapshot.evidence[0].note.as_deref().unwrap();
     assert!(
-        reading.starts_with("Its series are too many to be read one by one"),
+        reading.starts_with("There are too many series to read them individually"),
         "{reading}"
     );
     // The last individual samples are 10 ms after a full second. The step that contains them is not
