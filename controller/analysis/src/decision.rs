@@ -354,7 +354,7 @@ impl<'a> DecisionTable<'a> {
             context,
             objectives,
             ln_e,
-            ln_e_reversed: ln_e_reversed,
+            ln_e_reversed,
             proven,
             scrape_ms,
         }

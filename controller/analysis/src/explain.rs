@@ -307,7 +307,7 @@ fn hold_message(
         reason = "a span of milliseconds is far below 2^53"
     )]
     let lasted = duration(context.now_ms.saturating_sub(since_ms).max(0) as f64 / 1000.0);
-    let happened = match reason {
+    let problem = match reason {
         HoldReason::Unreachable => format!("The metrics of {name} could not be read for {lasted}."),
         HoldReason::PartialData => format!("The metrics of {name} have been partial for {lasted}."),
         HoldReason::NotANumber => {
@@ -341,7 +341,7 @@ fn hold_message(
             )
         }
     };
-    format!("{happened} This is not success. {what}")
+    format!("{problem} This is not success. {what}")
 }
 
 fn freeze_message(

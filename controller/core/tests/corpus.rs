@@ -1,5 +1,5 @@
-//! Recorded decisions over random histories. A refactoring must reproduce them. A change of behavior
-//! must explain every difference.
+//! Recorded decisions over random histories. A refactoring must reproduce them. A change of
+//! behavior must explain every difference.
 //!
 //! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` a digest of every
 //! history. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.

@@ -18,7 +18,7 @@ use world::{
 const HALF: Weight = Weight::percent(50);
 
 /// A release at 50 % without a verdict, paced by evidence, with a progress deadline of 20 s.
-fn paced(replicas: u32) -> World {
+fn paced_release(replicas: u32) -> World {
     let pace = EvidencePace {
         first_weight: HALF,
         max_weight: HALF,
@@ -45,7 +45,7 @@ fn abort_cause(world: &World) -> Option<&str> {
 // flagger #944: an autoscaler raises the number of pods, and the deadline rolls a good canary back.
 #[test]
 fn raising_replicas_does_not_make_a_release_overdue() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     for replicas in [8, 12, 40] {
         world.plan.replicas = replicas;
         world.run_for(secs(25));
@@ -78,7 +78,7 @@ fn raising_replicas_does_not_make_a_release_overdue() {
 // argo-rollouts #1624, #2068: long after the last progress a pod is replaced.
 #[test]
 fn a_pod_replaced_long_after_the_last_progress_is_not_overdue() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     world.replace_pod("v2");
     world.settle();
     assert_eq!(
@@ -99,7 +99,7 @@ fn a_pod_replaced_long_after_the_last_progress_is_not_overdue() {
 // controller restarts and a pod is deleted.
 #[test]
 fn a_disturbance_after_a_controller_restart_is_not_overdue() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     world.run_for(secs(3_600));
     world.restart();
     world.run_for(secs(60));
@@ -117,7 +117,7 @@ fn a_disturbance_after_a_controller_restart_is_not_overdue() {
 // unconfirmed.
 #[test]
 fn a_route_that_is_confirmed_again_is_not_overdue() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     world.unconfirmed = true;
     world.run_for(secs(5));
     world.unconfirmed = false;
@@ -141,7 +141,7 @@ fn a_route_that_is_confirmed_again_is_not_overdue() {
 
 #[test]
 fn a_lasting_disturbance_has_the_full_deadline_and_no_more() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     world.pod_start.insert(rev("v2"), secs(100_000));
     world.replace_pod("v2");
     world.run_for(secs(19));
@@ -214,7 +214,7 @@ fn flapping_pods_do_not_renew_the_deadline() {
 
 #[test]
 fn a_state_that_flaps_after_it_was_reached_becomes_overdue() {
-    let mut world = paced(4);
+    let mut world = paced_release(4);
     for _ in 0..10 {
         world.pods.insert(rev("v2"), Pods::NeverReady);
         world.run_for(secs(3));
@@ -265,7 +265,7 @@ fn the_first_deploy_is_overdue_only_without_progress() {
 }
 
 /// v1 stable, a rollback window of three.
-fn windowed() -> World {
+fn with_rollback_window() -> World {
     let mut wanted = plan(2, vec![weight(20), Step::Pause(None)]);
     wanted.rollback_window = 3;
     World::stable(analysed(wanted))
@@ -300,7 +300,7 @@ fn assert_runs_its_steps(world: &mut World, version: &str) {
 #[test]
 fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
     for fix_forward in [false, true] {
-        let mut world = windowed();
+        let mut world = with_rollback_window();
         world.report = undecided(&world);
         world.release("v2");
         world.run_until("paused", |world| world.state.pause.is_some());
@@ -319,7 +319,7 @@ fn an_aborted_revision_inside_the_rollback_window_runs_its_steps() {
 
 #[test]
 fn a_superseded_revision_inside_the_rollback_window_runs_its_steps() {
-    let mut world = windowed();
+    let mut world = with_rollback_window();
     world.report = undecided(&world);
     world.release("v2");
     world.run_until("paused", |world| world.state.pause.is_some());
@@ -329,7 +329,7 @@ fn a_superseded_revision_inside_the_rollback_window_runs_its_steps() {
 
 #[test]
 fn a_revision_aborted_after_an_earlier_promotion_runs_its_steps() {
-    let mut world = windowed();
+    let mut world = with_rollback_window();
     promote(&mut world, "v2");
     world.report = undecided(&world);
     world.release("v1");
@@ -349,7 +349,7 @@ fn a_revision_aborted_after_an_earlier_promotion_runs_its_steps() {
 
 #[test]
 fn a_return_inside_the_rollback_window_waits_during_a_manual_hold() {
-    let mut world = windowed();
+    let mut world = with_rollback_window();
     promote(&mut world, "v2");
     world.plan.paused = true;
     world.release("v1");
@@ -362,7 +362,7 @@ fn a_return_inside_the_rollback_window_waits_during_a_manual_hold() {
 }
 
 /// v2 at 20 %, held by `hold`.
-fn held(routed: bool, hold: impl FnOnce(&mut World)) -> World {
+fn held_release(routed: bool, hold: impl FnOnce(&mut World)) -> World {
     let steps = vec![weight(20), Step::Pause(None), weight(60), wait(5)];
     let wanted = analysed(if routed {
         plan(3, steps)
@@ -416,7 +416,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
     ];
     for routed in [true, false] {
         for (name, hold) in holds {
-            let mut world = held(routed, hold);
+            let mut world = held_release(routed, hold);
             let (step, stable) = (world.state.step, world.state.stable_revision.clone());
             let by_person = world.state.pause.as_ref().map(|pause| pause.reason);
             scale_to_zero_and_back(&mut world);
@@ -461,7 +461,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
 
 #[test]
 fn scaling_to_zero_and_back_never_exceeds_the_share_of_the_canary() {
-    let mut world = held(true, |_| {});
+    let mut world = held_release(true, |_| {});
     scale_to_zero_and_back(&mut world);
     // The canary's pods start much faster than stable's.
     world.pod_start.insert(rev("v1"), secs(30));
@@ -514,7 +514,7 @@ fn scaling_to_zero_during_a_promotion_keeps_the_stage() {
 
 #[test]
 fn an_aborted_release_that_is_scaled_to_zero_and_back_stays_aborted() {
-    let mut world = held(true, |world| {
+    let mut world = held_release(true, |world| {
         world.command("a", Verb::Abort);
     });
     scale_to_zero_and_back(&mut world);
@@ -555,7 +555,7 @@ fn a_held_release_that_is_scaled_to_zero_is_not_promoted() {
 
 #[test]
 fn a_pause_by_command_survives_edited_steps() {
-    let mut world = held(true, |world| {
+    let mut world = held_release(true, |world| {
         world.command("p", Verb::Pause);
     });
     let replicas = world.plan.replicas;

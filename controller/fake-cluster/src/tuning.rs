@@ -57,7 +57,7 @@ impl Default for ClusterTuning {
     }
 }
 
-/// What happens to a pod.
+/// Simulated behavior of a pod.
 ///
 /// If no rule of [`crate::FakeCluster::set_pod_behavior`] matches a pod, its image decides: a pod
 /// whose image contains `never-ready` never becomes ready, and one whose image contains `crash`

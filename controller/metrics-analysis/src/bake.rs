@@ -66,10 +66,10 @@ impl ReleaseAnalysis {
         });
         let (_, bake) = worst?;
         let message = format!(
-            "Rolled back from {}: since it has all of the traffic the canary failed {} of {} \
-             requests, where about {} are tolerated by what stable failed during the release. \
-             {why}A release that fails no more than that shows evidence like this (E = {}) at most \
-             1 time in {}; no stable side is left to compare with.",
+            "Rolled back from {}: with all of the traffic, the canary failed {} of {} requests. \
+             About {} failures are tolerated, based on the error rate of stable during the \
+             release. {why}A release within this tolerance shows evidence this strong (E = {}) at \
+             most 1 time in {}. There is no stable side left to compare with.",
             percent(self.weight.as_percent() / 100.0),
             thousands(bake.counts.canary_errors),
             thousands(bake.counts.canary_requests),

@@ -47,7 +47,7 @@ pub fn budget_status(
             )
         }
         BudgetState::Spent => format!(
-            "The error budget is spent: {} errors were made where {total} are allowed{period}. \
+            "The error budget is spent: {} errors occurred, {total} are allowed{period}. \
              Releases are frozen until it recovers.",
             thousands((budget.total - budget.remaining).round()),
         ),
@@ -120,7 +120,11 @@ mod tests {
         Settings::new(&spec, None, Server::with_url("http://prometheus")).unwrap()
     }
 
-    fn told_of(requests_per_second: f64, bad: f64, proven_at: Option<Weight>) -> BudgetStatus {
+    fn budget_status_at(
+        requests_per_second: f64,
+        bad: f64,
+        proven_at: Option<Weight>,
+    ) -> BudgetStatus {
         let service = ServiceSlo::with_month_of_traffic(requests_per_second, bad);
         budget_status(
             &objective(),
@@ -134,31 +138,31 @@ mod tests {
 
     #[test]
     fn a_budget_is_reported_in_counts() {
-        let healthy = told_of(100.0, 100_000.0, None);
+        let healthy = budget_status_at(100.0, 100_000.0, None);
         assert_eq!(healthy.state, "Healthy");
         let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A \
             release may spend 5,184.";
         assert_eq!(healthy.message.as_deref(), Some(sentence));
-        let tight = told_of(100.0, 259_000.0, None);
+        let tight = budget_status_at(100.0, 259_000.0, None);
         assert_eq!(tight.state, "Tight");
         let sentence = "0.077 % of the error budget remain, 200 of 259,200 errors in 30 days. A \
             release may spend 40, less than usual.";
         assert_eq!(tight.message.as_deref(), Some(sentence));
-        let spent = told_of(100.0, 300_000.0, None);
+        let spent = budget_status_at(100.0, 300_000.0, None);
         assert_eq!((spent.state.as_str(), spent.allotment), ("Spent", 0.0));
         assert!(
             spent
                 .message
                 .unwrap()
-                .starts_with("The error budget is spent: 300,000 errors were made where 259,200")
+                .starts_with("The error budget is spent: 300,000 errors occurred, 259,200")
         );
     }
 
     #[test]
     fn insufficient_traffic_is_reported_with_alternatives() {
         let at_half = Some(Weight::percent(50));
-        assert_eq!(told_of(100.0, 100_000.0, at_half).infeasible, None);
-        let slow = told_of(2.0, 2_000.0, at_half).infeasible.unwrap();
+        assert_eq!(budget_status_at(100.0, 100_000.0, at_half).infeasible, None);
+        let slow = budget_status_at(2.0, 2_000.0, at_half).infeasible.unwrap();
         assert!(
             slow.starts_with("Objective availability: At 2 requests/s this objective needs "),
             "{slow}"
@@ -168,11 +172,11 @@ mod tests {
             "{slow}"
         );
         assert_eq!(
-            told_of(2.0, 2_000.0, None).infeasible,
+            budget_status_at(2.0, 2_000.0, None).infeasible,
             None,
             "no step waits for the evidence"
         );
-        let few = told_of(0.1, 100.0, None).infeasible.unwrap();
+        let few = budget_status_at(0.1, 100.0, None).infeasible.unwrap();
         assert!(
             few.contains("A rollout may spend 5 errors of the budget"),
             "{few}"

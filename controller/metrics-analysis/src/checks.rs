@@ -202,8 +202,8 @@ impl Checks {
             limit => format!("{limit} failures are tolerated"),
         };
         Some(format!(
-            "Check {name} has failed {failed}, and {tolerated}: it found {found}, which does not \
-             meet {condition_text}."
+            "Check {name} has failed {failed}, and {tolerated}: the last result {found} does \
+             not meet {condition_text}."
         ))
     }
 

@@ -61,9 +61,9 @@ impl AnalysisError {
 
     pub(crate) fn too_large(objective: &str, size: &str) -> Self {
         let message = format!(
-            "The metrics of {objective} cannot be read. Even added up by scrape target the answer \
-             is too large: {size}. Count at the gateway or in the mesh, where fewer targets count \
-             for all pods, or narrow the selector."
+            "The metrics of {objective} cannot be read. Even if Prometheus adds them up by scrape \
+             target, the answer is too large: {size}. Use the counters of the gateway or the mesh, \
+             which has fewer scrape targets, or restrict the selector."
         );
         Self {
             code: HoldCode::TooLarge,

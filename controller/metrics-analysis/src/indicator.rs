@@ -292,7 +292,7 @@ fn nginx(
         )
     };
     let why = format!(
-        "ingress-nginx joins a Service and its port by a dash, so that {namespace}-{} with another \
+        "ingress-nginx joins a Service and its port with a dash, so {namespace}-{} with another \
          dash can be another Service: write the port of the canary's Ingress as a number",
         request.canary_service.as_deref().unwrap_or_default()
     );

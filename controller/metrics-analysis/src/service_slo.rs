@@ -409,7 +409,7 @@ pub async fn keep_current(
 }
 
 /// The state of a service at a time in the past, in milliseconds since the epoch. Skips the budget
-/// if `knows_budget` says that the one of `before` is recent enough.
+/// if `knows_budget` is set because the budget of `before` is recent enough.
 ///
 /// # Errors
 /// The query that failed. The caller keeps the previous state.

@@ -173,8 +173,9 @@ fn check_single_cluster<'a>(
             let first = *seen.entry(label).or_insert(value);
             if first != value {
                 return Err(format!(
-                    "they are of several clusters, {label}={first:?} and {label}={value:?}: query \
-                     the Prometheus of this cluster, or write counters with one of them"
+                    "the series belong to several clusters, {label}={first:?} and \
+                     {label}={value:?}: query the Prometheus of this cluster, or write counters \
+                     that select one cluster"
                 ));
             }
         }
@@ -324,9 +325,9 @@ fn check_distinguishable(
 
 fn ambiguous_targets(one: &ScrapeTarget, other: &ScrapeTarget) -> String {
     format!(
-        "the scrapes job={:?}, instance={:?} and job={:?}, instance={:?} may be of one process, \
-         whose requests would count twice: keep one of the two jobs, or give both the labels \
-         namespace and pod",
+        "the scrapes job={:?}, instance={:?} and job={:?}, instance={:?} may belong to one \
+         process, whose requests would count twice: remove one of the two jobs, or add the labels \
+         namespace and pod to both",
         one.job, one.instance, other.job, other.instance
     )
 }

@@ -145,7 +145,7 @@ mod tests {
     fn reason(code: &'static str, level: Level) -> Reason {
         Reason {
             code,
-            message: format!("{code} happened"),
+            message: format!("{code} occurred"),
             level,
         }
     }
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(event.type_, EventType::Warning);
         assert_eq!(
             event.note.as_deref(),
-            Some("RolledBack happened; WeightRaised happened")
+            Some("RolledBack occurred; WeightRaised occurred")
         );
         assert!(compose(&reasons[..1], "abc").is_none());
     }

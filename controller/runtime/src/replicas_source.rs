@@ -1,6 +1,6 @@
-//! Who set `spec.replicas`: the API server fills in the schema's default if a manifest leaves the
-//! field out, so the value alone does not tell. `metadata.managedFields` does, as far as clients
-//! can be told apart.
+//! Determines who set `spec.replicas`. If a manifest omits the field, the API server sets the
+//! default of the schema, so the value alone is not sufficient. `metadata.managedFields` identifies
+//! the client, as far as clients can be distinguished.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::ObjectMeta;

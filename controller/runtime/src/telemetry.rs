@@ -110,7 +110,7 @@ struct EffectLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AnalysisLabels {
-    judgement: &'static str,
+    report: &'static str,
     cause: String,
 }
 
@@ -240,7 +240,7 @@ impl Metrics {
 
     fn register_analysis(&self, registry: &mut Registry) {
         registry.register(
-            "judgements",
+            "analysis_reports",
             "Changes of the analysis report of a release, by report and cause",
             self.analysis_changes.clone(),
         );
@@ -270,7 +270,7 @@ impl Metrics {
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
-    /// A metric cannot be formatted. This does not happen with the metrics registered here.
+    /// A metric cannot be formatted. Never returned for the metrics registered here.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut page = String::new();
         self.with_registry(|registry| text::encode(&mut page, registry))?;
@@ -331,10 +331,10 @@ impl Metrics {
 
     /// Records that the analysis of a release has changed to this report. `cause` is in CamelCase,
     /// or empty.
-    pub fn record_analysis_change(&self, judgement: &'static str, cause: &str) {
+    pub fn record_analysis_change(&self, report: &'static str, cause: &str) {
         self.analysis_changes
             .get_or_create(&AnalysisLabels {
-                judgement,
+                report,
                 cause: cause.to_owned(),
             })
             .inc();
@@ -377,7 +377,7 @@ mod tests {
             "serin_reconciles_total{result=\"done\"} 1",
             "serin_reconcile_duration_seconds_bucket{le=\"0.004\"} 1",
             "serin_api_writes_total{kind=\"HTTPRoute\",verb=\"patch\"} 1",
-            "serin_judgements_total{judgement=\"Hold\",cause=\"NoData\"} 1",
+            "serin_analysis_reports_total{report=\"Hold\",cause=\"NoData\"} 1",
             "serin_prometheus_query_errors_total{error=\"Timeout\"} 1",
             "serin_leader 1",
             concat!(

@@ -141,7 +141,7 @@ pub(crate) fn detection(
         weight,
         requests,
         requests_without_tolerance,
-        oracle: oracle,
+        oracle,
         bound,
     })
 }

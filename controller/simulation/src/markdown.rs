@@ -96,7 +96,7 @@ pub fn markdown(report: &BenchmarkReport) -> String {
     out.push('\n');
     out.push_str(
         "### Good releases\n\nRolled back by evidence % + by the budget % / promoted %, \
-        median seconds to promotion.\n\n",
+         median seconds to promotion.\n\n",
     );
     table(
         &mut out,
@@ -106,7 +106,7 @@ pub fn markdown(report: &BenchmarkReport) -> String {
     );
     out.push_str(
         "### Releases at the edge of the tolerance\n\nThe same. Their excess is within \
-        the tolerances, so every rollback is false.\n\n",
+         the tolerances, so every rollback is false.\n\n",
     );
     table(
         &mut out,
@@ -114,11 +114,17 @@ pub fn markdown(report: &BenchmarkReport) -> String {
         &report.edge,
         rollback_and_promotion,
     );
+    rules_and_budget(&mut out, report);
+    efficiency(&mut out, report);
+    out
+}
+
+fn rules_and_budget(out: &mut String, report: &BenchmarkReport) {
     out.push_str(
         "### Compared with other rules\n\nAt 100 requests/s: rolled back % / promoted %, \
-        median seconds [errors served in 60 min beyond those of stable].\n\n",
+         median seconds [errors served in 60 min beyond those of stable].\n\n",
     );
-    table(&mut out, "release", &report.rules, |cell| {
+    table(out, "release", &report.rules, |cell| {
         let rolled_back = cell.rolled_back + cell.rolled_back_by_budget;
         format!(
             "{} / {}, {} [{:.1}]",
@@ -131,7 +137,7 @@ pub fn markdown(report: &BenchmarkReport) -> String {
     out.push_str(
         "### Releases at exactly the margin\n\nPromoted %, of at most 5 %; rolled back %.\n\n",
     );
-    table(&mut out, "traffic", &report.margin, |cell| {
+    table(out, "traffic", &report.margin, |cell| {
         format!(
             "{}; {}",
             percent(cell.promoted),
@@ -140,17 +146,15 @@ pub fn markdown(report: &BenchmarkReport) -> String {
     });
     out.push_str(
         "### The budget\n\nRollouts at 100 requests/s that spent more than their \
-        allotment of A errors, %; median seconds to rollback.\n\n",
+         allotment of A errors, %; median seconds to rollback.\n\n",
     );
-    table(&mut out, "release", &report.budget, |cell| {
+    table(out, "release", &report.budget, |cell| {
         format!(
             "{}; {}",
             percent(cell.overspent),
             seconds(cell.median_seconds)
         )
     });
-    efficiency(&mut out, report);
-    out
 }
 
 fn efficiency(out: &mut String, report: &BenchmarkReport) {
@@ -160,9 +164,9 @@ fn efficiency(out: &mut String, report: &BenchmarkReport) {
     );
     out.push_str(
         "| regression | weight | this rule | relative to the bound ln(1/alpha)/I | \
-        without tolerance, relative to the bound | relative to a sequential likelihood-ratio test \
-        with the known effect | without tolerance, relative to the same \
-        |\n|---|---|---|---|---|---|---|\n",
+         without tolerance, relative to the bound | relative to a sequential likelihood-ratio test \
+         with the known effect | without tolerance, relative to the same \
+         |\n|---|---|---|---|---|---|---|\n",
     );
     for cell in &report.detection {
         let _ = writeln!(

@@ -79,7 +79,7 @@ fn scenario(requests_per_second: f64, effect: CanaryEffect, conditions: Conditio
         tick_seconds: TICK_SECONDS,
         stable_rate: STABLE_RATE,
         effect,
-        conditions: conditions,
+        conditions,
     }
 }
 
@@ -90,7 +90,7 @@ fn scenario(requests_per_second: f64, effect: CanaryEffect, conditions: Conditio
 pub fn run(options: SimulationOptions) -> Result<BenchmarkReport, ConfigError> {
     Ok(BenchmarkReport {
         options,
-        good: good(options)?,
+        good: simulate_good(options)?,
         rules: rules(options)?,
         edge: edge(options)?,
         margin: margin(options)?,
@@ -125,7 +125,7 @@ pub fn simulate(
 
 /// Simulates the defaults at 99.9 % with this margin (`delta1 / b`) and stable's error rate known
 /// from history.
-fn paced(
+fn simulate_paced(
     options: SimulationOptions,
     scenario: &Scenario,
     margin: f64,
@@ -143,12 +143,12 @@ fn paced(
     )
 }
 
-fn good(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
+fn simulate_good(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
     for (index, conditions) in (0..).zip(Conditions::ALL) {
         for (column, rate) in (0..).zip([10.0, 100.0, 1000.0]) {
             let options = options.for_cell(3 * index + column);
-            let summary = paced(
+            let summary = simulate_paced(
                 options,
                 &scenario(rate, CanaryEffect::Times(1.0), conditions),
                 0.5,
@@ -182,7 +182,7 @@ fn rules(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     for (row, effect) in releases() {
         let scenario = scenario(100.0, effect, Conditions::Plain);
         for (column, margin) in [("this rule, .5b", 0.5), ("this rule, 1b", 1.0)] {
-            let summary = paced(options, &scenario, margin, None)?;
+            let summary = simulate_paced(options, &scenario, margin, None)?;
             cells.push(TableCell {
                 row: row.to_owned(),
                 column: column.to_owned(),
@@ -210,7 +210,7 @@ fn edge(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let excess = (rho0 - 1.0) * STABLE_RATE + delta0;
     let mut cells = Vec::new();
     for (cell, rate) in (100..).zip([10.0, 100.0, 1000.0]) {
-        let summary = paced(
+        let summary = simulate_paced(
             options.for_cell(cell),
             &scenario(rate, CanaryEffect::Plus(excess), Conditions::Plain),
             0.5,
@@ -231,7 +231,7 @@ fn margin(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     for rate in [10.0, 100.0, 1000.0] {
         for margin in [0.5, 1.0] {
             let scenario = scenario(rate, CanaryEffect::Plus(margin * 0.001), Conditions::Plain);
-            let summary = paced(options, &scenario, margin, None)?;
+            let summary = simulate_paced(options, &scenario, margin, None)?;
             cells.push(TableCell {
                 row: format!("{rate} requests/s"),
                 column: format!("margin {margin}b"),
@@ -246,7 +246,7 @@ fn budget(options: SimulationOptions) -> Result<Vec<TableCell>, ConfigError> {
     let mut cells = Vec::new();
     for (row, effect) in releases().into_iter().skip(1) {
         for allotment in [50.0, 100.0, 500.0] {
-            let summary = paced(
+            let summary = simulate_paced(
                 options,
                 &scenario(100.0, effect, Conditions::Plain),
                 0.5,
@@ -309,7 +309,7 @@ mod tests {
             Conditions::DailyDrift,
             Conditions::WarmUpSpike,
         ] {
-            let good = paced(
+            let good = simulate_paced(
                 OPTIONS,
                 &scenario(100.0, CanaryEffect::Times(1.0), conditions),
                 0.5,
@@ -331,7 +331,7 @@ mod tests {
             ..OPTIONS
         };
         for rate in [10.0, 100.0, 1000.0] {
-            let good = paced(
+            let good = simulate_paced(
                 options,
                 &scenario(rate, CanaryEffect::Times(1.0), Conditions::StickyRetries),
                 0.5,
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_bad_release_is_rolled_back_quickly_with_few_errors() {
-        let ten_times = paced(
+        let ten_times = simulate_paced(
             OPTIONS,
             &scenario(100.0, CanaryEffect::Times(10.0), Conditions::Plain),
             0.5,
@@ -356,7 +356,7 @@ mod tests {
             ten_times.median_seconds <= 180.0 && ten_times.excess_errors <= 15.0,
             "{ten_times:?}"
         );
-        let half = paced(
+        let half = simulate_paced(
             OPTIONS,
             &scenario(100.0, CanaryEffect::Fraction(0.5), Conditions::Plain),
             0.5,
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn a_release_at_the_margin_is_rarely_promoted() {
         for margin in [0.5, 1.0] {
-            let at_margin = paced(
+            let at_margin = simulate_paced(
                 OPTIONS,
                 &scenario(100.0, CanaryEffect::Plus(margin * 0.001), Conditions::Plain),
                 margin,
@@ -391,7 +391,7 @@ mod tests {
             CanaryEffect::Times(5.0),
             CanaryEffect::Times(100.0),
         ] {
-            let spending = paced(
+            let spending = simulate_paced(
                 options,
                 &scenario(100.0, effect, Conditions::Plain),
                 0.5,

@@ -10,8 +10,8 @@ use serin_analysis::{Counts, PodCounts, Tick};
 pub enum Conditions {
     /// Independent of each other, at a constant rate.
     Plain,
-    /// About every 15 minutes both variants fail ten times as often for a minute, as if a dependency
-    /// failed.
+    /// About every 15 minutes both variants fail ten times as often for a minute, as if a
+    /// dependency failed.
     SharedBursts,
     /// Traffic and error rate vary over the day by 50 % and 80 %, starting at a random hour.
     DailyDrift,

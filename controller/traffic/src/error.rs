@@ -24,14 +24,17 @@ pub enum RouteError {
         expected: &'static str,
     },
     /// No rule has this name.
-    #[error("rule `{rule}` not found in {route}; its rules are: {}", list(known))]
+    #[error(
+        "rule `{rule}` not found in {route}; its rules are: {}",
+        list(existing)
+    )]
     RuleNotFound {
         /// The route.
         route: RouteName,
         /// The requested name.
         rule: String,
         /// The existing rules.
-        known: Vec<String>,
+        existing: Vec<String>,
     },
     /// The named rule, or every rule, lacks the stable Service.
     #[error(

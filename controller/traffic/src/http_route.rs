@@ -79,12 +79,12 @@ pub(crate) fn refresh_original(
     route: &Value,
     rule: Option<&str>,
     (stable, canary): Services<'_>,
-    known: Option<&OriginalWeights>,
+    original: Option<&OriginalWeights>,
 ) -> Result<OriginalWeights, RouteError> {
     let name = route_name(route);
     let rules = selected_rules(route, &name, rule, stable)?;
     let refresh = |rule: &Rule<'_>| {
-        let original_rule = RuleSplit::new(rule, &name, (stable, canary), known)?.original_rule;
+        let original_rule = RuleSplit::new(rule, &name, (stable, canary), original)?.original_rule;
         Ok(OriginalRule {
             index: rule.index,
             ..original_rule
@@ -129,7 +129,7 @@ fn selected_rules<'a>(
         return Err(RouteError::RuleNotFound {
             route: name.clone(),
             rule: expected.into(),
-            known: rules.iter().map(Rule::title).collect(),
+            existing: rules.iter().map(Rule::title).collect(),
         });
     }
     let mut others = Vec::new();
@@ -199,7 +199,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
         // is needed.
         let recorded = original
             .and_then(|original| original.rule(rule.index, rule.name))
-            .filter(|known| canary_now.is_some() && known.service(stable).is_some());
+            .filter(|original| canary_now.is_some() && original.service(stable).is_some());
         let original_rule = recorded.cloned().unwrap_or_else(|| rule.to_original());
         Ok(Self {
             rule,

@@ -113,11 +113,11 @@ pub fn capture_original(
     refresh_original(route, rule, stable, canary, None)
 }
 
-/// Updates `known`. For a rule without a canary backend the current weights are the original ones,
+/// Updates `original`. For a rule without a canary backend the current weights are the original ones,
 /// because the user has written it (an `apply` during a release replaces the rule). For a rule with
 /// a canary backend the known weights are kept.
 ///
-/// Cheap enough for every reconcile. If the result differs from `known`, it must be stored before
+/// Cheap enough for every reconcile. If the result differs from `original`, it must be stored before
 /// the next change.
 ///
 /// # Errors
@@ -127,10 +127,12 @@ pub fn refresh_original(
     rule: Option<&str>,
     stable: &str,
     canary: &str,
-    known: Option<&OriginalWeights>,
+    original: Option<&OriginalWeights>,
 ) -> Result<OriginalWeights, RouteError> {
     match RouteKind::from_object(route)? {
-        RouteKind::HttpRoute => http_route::refresh_original(route, rule, (stable, canary), known),
+        RouteKind::HttpRoute => {
+            http_route::refresh_original(route, rule, (stable, canary), original)
+        }
     }
 }
 

@@ -43,9 +43,9 @@ fn apply_patch(route: &Value, patch: &Patch) -> Value {
     changed
 }
 
-fn route_at_weight(route: &Value, percent: f64, known: Option<&OriginalWeights>) -> Value {
+fn route_at_weight(route: &Value, percent: f64, original: Option<&OriginalWeights>) -> Value {
     let weight = Weight::try_from(percent).unwrap();
-    let patch = set_weight(route, None, STABLE, CANARY, weight, known).unwrap();
+    let patch = set_weight(route, None, STABLE, CANARY, weight, original).unwrap();
     let changed = apply_patch(route, &patch);
     assert_eq!(canary_weight(&changed, None, STABLE, CANARY), Ok(weight));
     changed
@@ -113,11 +113,11 @@ fn the_patch_fails_if_the_object_has_changed() {
 
 #[test]
 fn the_patch_is_empty_if_the_weight_is_already_set() {
-    let known = capture(&plain());
+    let original = capture(&plain());
     for percent in [0.0, 5.0, 0.125, 100.0] {
-        let changed = route_at_weight(&plain(), percent, Some(&known));
+        let changed = route_at_weight(&plain(), percent, Some(&original));
         let weight = Weight::try_from(percent).unwrap();
-        let again = set_weight(&changed, None, STABLE, CANARY, weight, Some(&known)).unwrap();
+        let again = set_weight(&changed, None, STABLE, CANARY, weight, Some(&original)).unwrap();
         assert_eq!(again, Patch(vec![]), "at {percent} %");
     }
 }
@@ -125,27 +125,27 @@ fn the_patch_is_empty_if_the_weight_is_already_set() {
 #[test]
 fn weight_zero_removes_the_canary_and_restores_the_rule() {
     let before = plain();
-    let known = capture(&before);
-    let split_route = route_at_weight(&before, 30.0, Some(&known));
-    assert_eq!(route_at_weight(&split_route, 0.0, Some(&known)), before);
+    let original = capture(&before);
+    let split_route = route_at_weight(&before, 30.0, Some(&original));
+    assert_eq!(route_at_weight(&split_route, 0.0, Some(&original)), before);
 }
 
 #[test]
 fn a_canary_listed_by_the_user_stays_with_weight_0_and_is_restored() {
     let before = route(&json!([{"backendRefs": [
         {"name": CANARY, "port": 81, "weight": 10}, {"name": STABLE, "port": 80, "weight": 90}]}]));
-    let known = capture(&before);
-    let split_route = route_at_weight(&before, 25.0, Some(&known));
+    let original = capture(&before);
+    let split_route = route_at_weight(&before, 25.0, Some(&original));
     assert_eq!(
         backends(&split_route, 0),
         &json!([{"name": CANARY, "port": 81, "weight": 25}, {"name": STABLE, "port": 80, "weight": 75}])
     );
-    let at_zero = route_at_weight(&split_route, 0.0, Some(&known));
+    let at_zero = route_at_weight(&split_route, 0.0, Some(&original));
     assert_eq!(
         backends(&at_zero, 0),
         &json!([{"name": CANARY, "port": 81, "weight": 0}, {"name": STABLE, "port": 80, "weight": 90}])
     );
-    let patch = restore(&at_zero, &known, STABLE, CANARY).unwrap();
+    let patch = restore(&at_zero, &original, STABLE, CANARY).unwrap();
     assert_eq!(apply_patch(&at_zero, &patch), before);
 }
 
@@ -153,8 +153,8 @@ fn a_canary_listed_by_the_user_stays_with_weight_0_and_is_restored() {
 fn other_backends_keep_their_share_of_the_traffic() {
     let before = route(&json!([{"backendRefs": [
         {"name": STABLE, "port": 80}, {"name": "legacy", "port": 80}, {"name": "off", "port": 80, "weight": 0}]}]));
-    let known = capture(&before);
-    let split_route = route_at_weight(&before, 20.0, Some(&known));
+    let original = capture(&before);
+    let split_route = route_at_weight(&before, 20.0, Some(&original));
     assert_eq!(
         backends(&split_route, 0),
         &json!([
@@ -166,9 +166,9 @@ fn other_backends_keep_their_share_of_the_traffic() {
     );
     assert_eq!(
         route_at_weight(
-            &route_at_weight(&split_route, 33.333, Some(&known)),
+            &route_at_weight(&split_route, 33.333, Some(&original)),
             0.0,
-            Some(&known)
+            Some(&original)
         ),
         before
     );
@@ -178,15 +178,15 @@ fn other_backends_keep_their_share_of_the_traffic() {
 fn other_backends_are_unchanged_if_the_stable_weight_can_be_divided() {
     let before = route(&json!([{"backendRefs": [
         {"name": STABLE, "port": 80, "weight": 100}, {"name": "legacy", "port": 80, "weight": 33}]}]));
-    let known = capture(&before);
-    let mut split_route = route_at_weight(&before, 20.0, Some(&known));
+    let original = capture(&before);
+    let mut split_route = route_at_weight(&before, 20.0, Some(&original));
     assert_eq!(backends(&split_route, 0)[1], backends(&before, 0)[1]);
     // The user may change it split_route the release.
     split_route["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50.into();
     let at_zero = route_at_weight(
-        &route_at_weight(&split_route, 40.0, Some(&known)),
+        &route_at_weight(&split_route, 40.0, Some(&original)),
         0.0,
-        Some(&known),
+        Some(&original),
     );
     assert_eq!(backends(&at_zero, 0)[1]["weight"], 50);
     assert_eq!(backends(&at_zero, 0)[0]["weight"], 100);
@@ -244,8 +244,8 @@ fn a_rule_changed_by_another_client_is_reported_and_corrected() {
         {"name": "a", "backendRefs": [{"name": STABLE, "port": 80}]},
         {"name": "b", "backendRefs": [{"name": STABLE, "port": 80}]},
     ]));
-    let known = capture(&before);
-    let mut edited = route_at_weight(&before, 20.0, Some(&known));
+    let original = capture(&before);
+    let mut edited = route_at_weight(&before, 20.0, Some(&original));
     edited["spec"]["rules"][1]["backendRefs"][1]["weight"] = 80.into();
     let error = canary_weight(&edited, None, STABLE, CANARY).unwrap_err();
     assert_eq!(
@@ -253,36 +253,36 @@ fn a_rule_changed_by_another_client_is_reported_and_corrected() {
         "the rules of HTTPRoute shop/checkout have different canary weights: rule `a`: 20 %, rule `b`: 50 %"
     );
     assert_eq!(
-        route_at_weight(&edited, 20.0, Some(&known)),
-        route_at_weight(&before, 20.0, Some(&known))
+        route_at_weight(&edited, 20.0, Some(&original)),
+        route_at_weight(&before, 20.0, Some(&original))
     );
 }
 
 #[test]
 fn a_canary_backend_changed_by_another_client_is_corrected() {
     let before = plain();
-    let known = capture(&before);
-    let split_route = route_at_weight(&before, 20.0, Some(&known));
+    let original = capture(&before);
+    let split_route = route_at_weight(&before, 20.0, Some(&original));
     let mut edited = split_route.clone();
     edited["spec"]["rules"][0]["backendRefs"][1]["port"] = 8080.into();
-    assert_eq!(route_at_weight(&edited, 20.0, Some(&known)), split_route);
+    assert_eq!(route_at_weight(&edited, 20.0, Some(&original)), split_route);
 }
 
 #[test]
 fn an_apply_during_a_release_becomes_the_new_original() {
-    let known = capture(&plain());
-    let split_route = route_at_weight(&plain(), 20.0, Some(&known));
+    let original = capture(&plain());
+    let split_route = route_at_weight(&plain(), 20.0, Some(&original));
     assert_eq!(
-        refresh_original(&split_route, None, STABLE, CANARY, Some(&known)),
-        Ok(known.clone())
+        refresh_original(&split_route, None, STABLE, CANARY, Some(&original)),
+        Ok(original.clone())
     );
 
     let mut reapplied = plain();
     reapplied["spec"]["rules"][0]["backendRefs"] =
         json!([{"name": STABLE, "port": 9090, "weight": 7}]);
-    let now_known = refresh_original(&reapplied, None, STABLE, CANARY, Some(&known)).unwrap();
-    assert_ne!(now_known, known);
-    let split_route = route_at_weight(&reapplied, 20.0, Some(&known));
+    let now_known = refresh_original(&reapplied, None, STABLE, CANARY, Some(&original)).unwrap();
+    assert_ne!(now_known, original);
+    let split_route = route_at_weight(&reapplied, 20.0, Some(&original));
     assert_eq!(
         route_at_weight(&split_route, 0.0, Some(&now_known)),
         reapplied
@@ -292,13 +292,13 @@ fn an_apply_during_a_release_becomes_the_new_original() {
 #[test]
 fn changes_outside_the_weights_survive_a_restoration() {
     let before = plain();
-    let known = capture(&before);
-    let mut split_route = route_at_weight(&before, 20.0, Some(&known));
+    let original = capture(&before);
+    let mut split_route = route_at_weight(&before, 20.0, Some(&original));
     split_route["spec"]["rules"][0]["backendRefs"][0]["port"] = 9090.into();
     split_route["spec"]["hostnames"] = json!(["new.example"]);
     let restored = apply_patch(
         &split_route,
-        &restore(&split_route, &known, STABLE, CANARY).unwrap(),
+        &restore(&split_route, &original, STABLE, CANARY).unwrap(),
     );
     assert_eq!(restored["spec"]["hostnames"], json!(["new.example"]));
     assert_eq!(
@@ -309,15 +309,15 @@ fn changes_outside_the_weights_survive_a_restoration() {
 
 #[test]
 fn the_original_is_stored_as_a_short_text() {
-    let known = capture(&plain());
-    let text = serde_json::to_string(&known).unwrap();
+    let original = capture(&plain());
+    let text = serde_json::to_string(&original).unwrap();
     assert_eq!(
         text,
         r#"{"rules":[{"index":0,"name":"main","backends":[{"name":"checkout","port":80}]}]}"#
     );
     assert_eq!(
         serde_json::from_str::<OriginalWeights>(&text).unwrap(),
-        known
+        original
     );
 }
 
@@ -393,18 +393,18 @@ fn a_canary_listed_by_the_user_with_weight_0_is_split_and_restored() {
             {"name": "api", "backendRefs": [canary, stable]},
             {"backendRefs": [stable, {"name": "retired", "port": 80, "weight": 0}]},
         ]));
-        let known = capture(&before);
+        let original = capture(&before);
         assert_eq!(
             canary_weight(&before, None, STABLE, CANARY),
             Ok(Weight::ZERO)
         );
         assert!(
-            set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&known))
+            set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&original))
                 .unwrap()
                 .0
                 .is_empty()
         );
-        let half = route_at_weight(&before, 50.0, Some(&known));
+        let half = route_at_weight(&before, 50.0, Some(&original));
         assert_eq!(
             backends(&half, 0)[0],
             json!({"name": CANARY, "port": 8080, "weight": 50})
@@ -413,10 +413,10 @@ fn a_canary_listed_by_the_user_with_weight_0_is_split_and_restored() {
             backends(&half, 1)[1],
             json!({"name": "retired", "port": 80, "weight": 0})
         );
-        let full = route_at_weight(&half, 100.0, Some(&known));
-        assert_eq!(route_at_weight(&full, 0.0, Some(&known)), before);
+        let full = route_at_weight(&half, 100.0, Some(&original));
+        assert_eq!(route_at_weight(&full, 0.0, Some(&original)), before);
         assert_eq!(
-            apply_patch(&full, &restore(&full, &known, STABLE, CANARY).unwrap()),
+            apply_patch(&full, &restore(&full, &original, STABLE, CANARY).unwrap()),
             before
         );
     }
@@ -426,10 +426,10 @@ fn a_canary_listed_by_the_user_with_weight_0_is_split_and_restored() {
 fn a_rule_without_traffic_does_not_block_the_other_rules() {
     let idle = json!({"backendRefs": [{"name": STABLE, "port": 80, "weight": 0}, {"name": "maintenance", "port": 80}]});
     let before = route(&json!([idle, {"backendRefs": [{"name": STABLE, "port": 80}]}]));
-    let known = capture(&before);
-    let half = route_at_weight(&before, 50.0, Some(&known));
+    let original = capture(&before);
+    let half = route_at_weight(&before, 50.0, Some(&original));
     assert_eq!(half["spec"]["rules"][0], idle, "the rule is unchanged");
     assert_eq!(backends(&half, 1)[1]["weight"], 50);
-    let full = route_at_weight(&half, 100.0, Some(&known));
-    assert_eq!(route_at_weight(&full, 0.0, Some(&known)), before);
+    let full = route_at_weight(&half, 100.0, Some(&original));
+    assert_eq!(route_at_weight(&full, 0.0, Some(&original)), before);
 }

@@ -133,17 +133,17 @@ proptest! {
         before in route(), weights in prop::collection::vec(weight(), 1..5),
     ) {
         prop_assume!(has_stable(&before));
-        let known = capture_original(&before, None, STABLE, CANARY).unwrap();
+        let original = capture_original(&before, None, STABLE, CANARY).unwrap();
         let mut now = before.clone();
         for weight in weights {
-            let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&known)).unwrap();
+            let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&original)).unwrap();
             apply(&mut now, &patch);
             prop_assert_eq!(canary_weight(&now, None, STABLE, CANARY), Ok(weight));
-            let again = set_weight(&now, None, STABLE, CANARY, weight, Some(&known)).unwrap();
+            let again = set_weight(&now, None, STABLE, CANARY, weight, Some(&original)).unwrap();
             prop_assert_eq!(again, Patch(vec![]));
             prop_assert_eq!(without_backends(&now), without_backends(&before));
         }
-        let patch = restore(&now, &known, STABLE, CANARY).unwrap();
+        let patch = restore(&now, &original, STABLE, CANARY).unwrap();
         apply(&mut now, &patch);
         prop_assert_eq!(&now, &before);
     }
@@ -151,10 +151,10 @@ proptest! {
     #[test]
     fn at_weight_zero_only_a_listed_canary_differs_from_the_original(before in route(), weight in weight()) {
         prop_assume!(has_stable(&before));
-        let known = capture_original(&before, None, STABLE, CANARY).unwrap();
+        let original = capture_original(&before, None, STABLE, CANARY).unwrap();
         let mut now = before.clone();
         for weight in [weight, Weight::ZERO] {
-            let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&known)).unwrap();
+            let patch = set_weight(&now, None, STABLE, CANARY, weight, Some(&original)).unwrap();
             apply(&mut now, &patch);
         }
         let mut expected = before.clone();

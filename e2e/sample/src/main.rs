@@ -7,17 +7,17 @@
 //! | variable | default | meaning |
 //! |---|---|---|
 //! | `VERSION` | (required) | value of `x-version`, of the body and of the metric label `version` |
-//! | `PORT` | `8080` | port to listen on; `0` takes a free port, which the first line of standard output names |
+//! | `PORT` | `8080` | port to listen on; `0` for a free port, printed in the first line |
 //! | `BIND_ADDRESS` | `0.0.0.0` | the IP address to listen on |
 //! | `ERROR_RATE` | `0` | percentage of requests that get status 500, at random (`3`, `0.05`) |
 //! | `ERROR_AFTER_MS` | `0` | time after the start before the first request fails |
 //! | `SEED` | from the system | seed of the random numbers, for repeatable runs |
 //! | `LATENCY_MS` | `0` | minimum duration of every request |
-//! | `LATENCY_JITTER_MS` | `0` | additional random duration, uniformly distributed up to this value |
+//! | `LATENCY_JITTER_MS` | `0` | additional random duration, uniform up to this value |
 //! | `START_DELAY_MS` | `0` | time after the start before the service becomes ready |
 //! | `NEVER_READY` | `false` | the service never becomes ready |
 //! | `CRASH_ON_START` | `false` | exit with code 1 before listening |
-//! | `CRASH_AFTER_REQUESTS` | (never) | number of requests to serve; the next request gets no response and ends the process with code 1 |
+//! | `CRASH_AFTER_REQUESTS` | (never) | exit with code 1 instead of a response after this many requests |
 //! | `CRASH_AFTER_MS` | (never) | time after the start at which the process exits with code 1 |
 //! | `DRAIN_MS` | `2000` | time to keep accepting requests after SIGTERM |
 //!

@@ -72,7 +72,7 @@ pub(super) fn diagnose(report: &Report, has_analysis: bool, display: &DisplayCon
         (Some(Stage::Aborted) | None, _) => Diagnosis::new(DiagnosisKind::Ended, stage.text())
             .with_reason(report.message.clone().unwrap_or_default()),
     };
-    let leads_with_spec = report.holds.iter().take(1).any(|hold| {
+    let leads_with_spec = report.holds.first().is_some_and(|hold| {
         hold.code.equals(HoldCode::SpecInvalid) && diagnosis.headline.contains(&hold.message)
     });
     let invalid_spec = condition(report, "InvalidSpec").filter(|_| !leads_with_spec);

@@ -176,3 +176,55 @@ fn pause_wait(pause: &PauseStatus, summary: &RolloutSummary, now: Timestamp) -> 
         ..wait_for(what, Some(pause.since))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serin_core::hold::Hold;
+
+    use super::*;
+
+    fn wait(holds: &[Hold], stage: &str) -> Option<WaitReason> {
+        let holds: Vec<HoldReport> = holds
+            .iter()
+            .map(|hold| serde_json::from_value(serde_json::to_value(hold).unwrap()).unwrap())
+            .map(|hold| HoldReport::from_status(&hold))
+            .collect();
+        let summary = RolloutSummary {
+            name: "checkout".into(),
+            namespace: "shop".into(),
+            observed_generation: Some(1),
+            generation: 1,
+            phase: Some("Progressing".into()),
+            stage: Some(stage.into()),
+            ..RolloutSummary::default()
+        };
+        let status = RolloutStatus::default();
+        wait_reason(&summary, &status, &holds, &[], Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn the_first_hold_is_awaited_until_what_ends_it() {
+        let end = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(60);
+        let timed = Hold::new(HoldCode::WarmUp, "until a minute later").until(end);
+        let frozen = Hold::new(HoldCode::BudgetSpent, "the budget is spent");
+        let first = wait(&[timed, frozen.clone()], "Progressing").unwrap();
+        assert_eq!(
+            (first.what.as_str(), first.until, first.commands.len()),
+            ("until a minute later", Some(end), 0)
+        );
+        let frozen = wait(&[frozen], "Progressing").unwrap();
+        assert_eq!(
+            frozen.commands,
+            ["kubectl serin override checkout -n shop --reason REASON"]
+        );
+        assert!(frozen.ends.unwrap().contains("by an override"));
+    }
+
+    #[test]
+    fn without_holds_the_stage_is_awaited() {
+        let promoting = wait(&[], "Promoting").unwrap();
+        assert_eq!(promoting.what, "the new revision to take over");
+        assert_eq!(wait(&[], "Progressing"), None);
+        assert_eq!(wait(&[], "OfTheFuture"), None);
+    }
+}

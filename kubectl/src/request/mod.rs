@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_step_is_other_revision_revision_is_not_assumed() {
+    fn the_step_of_another_revision_is_not_assumed() {
         let other = CommandRequest {
             revision: Some("v1".into()),
             ..request(CommandVerb::Promote)

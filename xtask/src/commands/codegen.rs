@@ -15,7 +15,7 @@ const FOLDERS: [&str; 2] = ["crds/yaml", "charts/serin/crds"];
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = workspace_root()?;
     let mut outdated = Vec::new();
-    for (path, text) in generated()? {
+    for (path, text) in generated_files()? {
         let file = root.join(&path);
         if fs::read_to_string(&file).is_ok_and(|found| found == text) {
             continue;
@@ -41,7 +41,7 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 }
 
 /// Every generated file: its path from the workspace root, and its content.
-fn generated() -> anyhow::Result<Vec<(PathBuf, String)>> {
+fn generated_files() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for crd in serin_crds::crds() {
         // A JSON value sorts the keys of every object, independently of their order in the Rust
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn generated_folders_hold_generated_files_only() {
         let root = workspace_root().unwrap();
-        let expected = generated().unwrap();
+        let expected = generated_files().unwrap();
         for folder in FOLDERS {
             for entry in fs::read_dir(root.join(folder)).unwrap() {
                 let path = Path::new(folder).join(entry.unwrap().file_name());
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_yaml_parses_to_the_same_definitions() {
-        let generated: Vec<_> = generated()
+        let generated: Vec<_> = generated_files()
             .unwrap()
             .into_iter()
             .step_by(FOLDERS.len())

@@ -60,7 +60,7 @@ fn add_samples(
     let samples: Vec<_> = samples.iter().map(OwnedSample::sample).collect();
     counters.add_samples(&SampleBatch {
         samples: &samples,
-        source_created_ms: source_created_ms,
+        source_created_ms,
         settled_ms,
         now_ms: settled_ms.saturating_add(20_000),
     })

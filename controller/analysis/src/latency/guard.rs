@@ -5,7 +5,7 @@
 //! e-process against
 //!
 //! ```text
-//! H0:  P(canary takes longer than the edge) <= rho0 P(stable takes longer than it) + delta0    at every tick
+//! H0:  P(canary above the edge) <= rho0 P(stable above the edge) + delta0    at every tick
 //! ```
 //!
 //! of Bernoulli bets ([`bernoulli`]). At low edges most requests are "bad", and the Poisson form

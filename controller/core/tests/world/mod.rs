@@ -330,8 +330,8 @@ impl World {
         }
     }
 
-    /// One reconcile that stops after `writes` writes. The status is the first write, each effect is
-    /// another.
+    /// One reconcile that stops after `writes` writes. The status is the first write, each effect
+    /// is another.
     pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
         let seen = self.observe();
         let plan = self.effective_plan();

@@ -125,13 +125,13 @@ impl ConformanceStep {
 /// All steps in order.
 pub(crate) fn all() -> Vec<ConformanceStep> {
     [
-        creating(),
-        updating(),
-        patching(),
-        applying(),
-        listing(),
-        watching(),
-        deleting(),
+        create_steps(),
+        update_steps(),
+        patch_steps(),
+        apply_steps(),
+        list_steps(),
+        watch_steps(),
+        delete_steps(),
         resource_steps::routes(),
         resource_steps::finalizers(),
         resource_steps::leases(),
@@ -154,7 +154,7 @@ fn map_with(metadata: &Value, value: &str) -> Value {
     map
 }
 
-fn creating() -> Vec<ConformanceStep> {
+fn create_steps() -> Vec<ConformanceStep> {
     vec![
         get("get a missing object", MAP).show(&["/details/kind", "/details/name"]),
         post("create", MAPS, map("a", "1")).keep_as("first").show(&[
@@ -198,7 +198,7 @@ fn creating() -> Vec<ConformanceStep> {
     ]
 }
 
-fn updating() -> Vec<ConformanceStep> {
+fn update_steps() -> Vec<ConformanceStep> {
     vec![
         put(
             "update without a change",
@@ -243,7 +243,7 @@ fn updating() -> Vec<ConformanceStep> {
     ]
 }
 
-fn patching() -> Vec<ConformanceStep> {
+fn patch_steps() -> Vec<ConformanceStep> {
     let test = |version: &str| {
         json!([
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
@@ -308,7 +308,7 @@ fn patching() -> Vec<ConformanceStep> {
     ]
 }
 
-fn applying() -> Vec<ConformanceStep> {
+fn apply_steps() -> Vec<ConformanceStep> {
     let applied = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"k": value}});
     let path = "/api/v1/namespaces/$ns/configmaps/x?fieldManager=one";
     vec![
@@ -334,7 +334,7 @@ fn applying() -> Vec<ConformanceStep> {
     ]
 }
 
-fn listing() -> Vec<ConformanceStep> {
+fn list_steps() -> Vec<ConformanceStep> {
     vec![
         post("create b", MAPS, map("b", "1")),
         post("create c", MAPS, map("c", "1")),
@@ -375,7 +375,7 @@ fn listing() -> Vec<ConformanceStep> {
     ]
 }
 
-fn watching() -> Vec<ConformanceStep> {
+fn watch_steps() -> Vec<ConformanceStep> {
     vec![
         patch(
             "relabel b",
@@ -400,7 +400,7 @@ fn watching() -> Vec<ConformanceStep> {
     ]
 }
 
-fn deleting() -> Vec<ConformanceStep> {
+fn delete_steps() -> Vec<ConformanceStep> {
     let unless = |field: &str, value: &str| json!({"preconditions": {field: value}});
     vec![
         delete(

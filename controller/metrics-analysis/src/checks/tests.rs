@@ -30,9 +30,9 @@ fn errors(more: Value) -> Checks {
     checks(json!([spec]))
 }
 
-type Found = Result<Vec<Answer>, QueryError>;
+type AnswerResult = Result<Vec<Answer>, QueryError>;
 
-fn found(values: &[f64]) -> Vec<Answer> {
+fn answer_with(values: &[f64]) -> Vec<Answer> {
     let series = |value: &f64| Series {
         labels: BTreeMap::new(),
         samples: vec![(0, *value)],
@@ -93,7 +93,12 @@ fn a_release_continues_once_every_check_has_succeeded_at_this_weight() {
         report.message,
         "Enough. Not yet succeeded at this weight: errors."
     );
-    checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[3.0])),
+        MINUTE_MS,
+        &at(MINUTE_MS),
+    );
     let report = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
     assert_eq!(report.kind(), ReportKind::Sufficient);
     assert_eq!(
@@ -114,7 +119,7 @@ fn a_release_continues_once_every_check_has_succeeded_at_this_weight() {
         ..AnalysisReport::undecided("More.", Timestamp::UNIX_EPOCH)
     };
     let report = apply_checks(step.clone(), &checks, &moved);
-    assert_eq!(report.next_weight, None, "nor does the weight rise before");
+    assert_eq!(report.next_weight, None, "the weight does not rise before");
     let report = apply_checks(step, &checks, &at(MINUTE_MS));
     assert_eq!(report.next_weight, Some(Weight::percent(20)));
 }
@@ -125,7 +130,7 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
     for minute in 1..=2 {
         checks.observe(
             0,
-            &Found::Ok(found(&[7.0])),
+            &AnswerResult::Ok(answer_with(&[7.0])),
             minute * MINUTE_MS,
             &at(minute * MINUTE_MS),
         );
@@ -146,14 +151,14 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
     let mut checks = with_stored(spec, stored.clone());
     checks.observe(
         0,
-        &Found::Ok(found(&[7.0])),
+        &AnswerResult::Ok(answer_with(&[7.0])),
         2 * MINUTE_MS + 1_000,
         &at(2 * MINUTE_MS + 1_000),
     );
     assert_eq!(checks.breach(), None);
     checks.observe(
         0,
-        &Found::Ok(found(&[7.0])),
+        &AnswerResult::Ok(answer_with(&[7.0])),
         3 * MINUTE_MS,
         &at(3 * MINUTE_MS),
     );
@@ -161,7 +166,7 @@ fn exceeding_the_failure_limit_rolls_back_and_failures_are_stored() {
     assert_eq!(cause(&report), "Check");
     assert_eq!(
         report.message,
-        "Check errors has failed 3 times, and 2 failures are tolerated: it found 7, which does not meet result[0] < 5."
+        "Check errors has failed 3 times, and 2 failures are tolerated: the last result 7 does not meet result[0] < 5."
     );
     // Results of another query are discarded.
     let other = json!([{"name": "errors", "query": "sum(errors_total)", "condition": "result[0] < 6", "failureLimit": 2}]);
@@ -175,13 +180,23 @@ fn missing_and_nan_values_hold_with_their_own_cause() {
         (&[f64::NAN][..], "CheckNotANumber"),
     ] {
         let mut checks = errors(json!({"condition": "true || result[0] < 5"}));
-        checks.observe(0, &Found::Ok(found(values)), MINUTE_MS, &at(MINUTE_MS));
+        checks.observe(
+            0,
+            &AnswerResult::Ok(answer_with(values)),
+            MINUTE_MS,
+            &at(MINUTE_MS),
+        );
         let report = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
         assert_eq!(cause(&report), name, "{report:?}");
         assert_eq!(checks.statuses(&at(MINUTE_MS))[0].result, "Inconclusive");
     }
     let mut checks = errors(json!({"condition": "result[1] < 5"}));
-    checks.observe(0, &Found::Ok(found(&[1.0])), MINUTE_MS, &at(MINUTE_MS));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[1.0])),
+        MINUTE_MS,
+        &at(MINUTE_MS),
+    );
     assert_eq!(
         cause(&apply_checks(sufficient(), &checks, &at(MINUTE_MS))),
         "CheckUnreadable"
@@ -194,7 +209,7 @@ fn a_dry_run_is_reported_and_does_not_decide() {
     for minute in 1..5 {
         checks.observe(
             0,
-            &Found::Ok(found(&[7.0])),
+            &AnswerResult::Ok(answer_with(&[7.0])),
             minute * MINUTE_MS,
             &at(minute * MINUTE_MS),
         );
@@ -219,7 +234,7 @@ fn a_dry_run_is_reported_and_does_not_decide() {
 #[test]
 fn an_unavailable_server_holds_after_the_grace_period() {
     let mut checks = errors(json!({}));
-    checks.observe(0, &Found::Ok(found(&[3.0])), 0, &at(0));
+    checks.observe(0, &AnswerResult::Ok(answer_with(&[3.0])), 0, &at(0));
     let away = Err(QueryError::Unreachable("away".into()));
     checks.observe(0, &away, MINUTE_MS, &at(MINUTE_MS));
     assert!(
@@ -233,7 +248,7 @@ fn an_unavailable_server_holds_after_the_grace_period() {
     );
     checks.observe(
         0,
-        &Found::Ok(found(&[3.0])),
+        &AnswerResult::Ok(answer_with(&[3.0])),
         MINUTE_MS + 5_000,
         &at(MINUTE_MS + 5_000),
     );
@@ -277,20 +292,25 @@ fn each_check_is_queried_in_its_phase_only() {
         ),
         [false; 3]
     );
-    checks.observe(1, &Found::Ok(found(&[1.0])), 4_000, &before);
+    checks.observe(1, &AnswerResult::Ok(answer_with(&[1.0])), 4_000, &before);
     assert_eq!(
         checks.succeeded(&before),
         BTreeSet::new(),
         "a result from before the start does not count"
     );
-    checks.observe(1, &Found::Ok(found(&[1.0])), 70_000, &before);
+    checks.observe(1, &AnswerResult::Ok(answer_with(&[1.0])), 70_000, &before);
     assert_eq!(checks.succeeded(&before), ["before".to_owned()].into());
 }
 
 #[test]
 fn checks_do_not_override_a_negative_report() {
     let mut checks = errors(json!({}));
-    checks.observe(0, &Found::Ok(found(&[3.0])), MINUTE_MS, &at(MINUTE_MS));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[3.0])),
+        MINUTE_MS,
+        &at(MINUTE_MS),
+    );
     let rolled_back = AnalysisReport::breached(AbortCause::Evidence, "worse");
     assert_eq!(
         apply_checks(rolled_back.clone(), &checks, &at(MINUTE_MS)),
@@ -341,7 +361,12 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
     );
     assert!(report.satisfied.requirements.checks.is_empty());
     // Polls are shared: the result of a query that was sent before the start is ignored.
-    checks.observe(0, &Found::Ok(found(&[7.0])), 119_000, &at(121_000));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[7.0])),
+        119_000,
+        &at(121_000),
+    );
     checks.observe(
         0,
         &Err(QueryError::BadQuery("no".into())),
@@ -352,7 +377,12 @@ fn a_check_starts_after_its_initial_delay_and_the_release_waits() {
         (checks.breach(), checks.blocking_error(&at(121_000))),
         (None, None)
     );
-    checks.observe(0, &Found::Ok(found(&[3.0])), 121_000, &at(121_000));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[3.0])),
+        121_000,
+        &at(121_000),
+    );
     assert!(apply_checks(sufficient(), &checks, &at(121_000)).kind() == ReportKind::Sufficient);
     assert_eq!(checks.next_start_ms(&at(121_000)), None);
 }
@@ -370,7 +400,12 @@ fn the_warm_up_delays_checks() {
         "Starts at 1970-01-01T00:01:00Z (warmUp)."
     );
     assert!(apply_checks(sufficient(), &checks, &young(30_000)).kind() == ReportKind::Undecided);
-    checks.observe(0, &Found::Ok(found(&[7.0])), 30_000, &young(30_000));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[7.0])),
+        30_000,
+        &young(30_000),
+    );
     assert_eq!(checks.states()["errors"].failures, 0);
     assert!(checks.is_active(0, &young(60_000)));
     // Later most pods are young again, as after a scale-up. A failure is not counted, but it is no
@@ -379,7 +414,12 @@ fn the_warm_up_delays_checks() {
         pods_are_young: true,
         ..young(120_000)
     };
-    checks.observe(0, &Found::Ok(found(&[7.0])), 120_000, &scaled_up);
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[7.0])),
+        120_000,
+        &scaled_up,
+    );
     assert_eq!(
         (checks.breach(), checks.succeeded(&scaled_up)),
         (None, BTreeSet::new())
@@ -387,7 +427,7 @@ fn the_warm_up_delays_checks() {
     assert!(message(&checks, &scaled_up).contains("most canary pods are younger than warmUp"));
     checks.observe(
         0,
-        &Found::Ok(found(&[3.0])),
+        &AnswerResult::Ok(answer_with(&[3.0])),
         180_000,
         &CheckContext {
             pods_are_young: true,
@@ -398,7 +438,12 @@ fn the_warm_up_delays_checks() {
         apply_checks(sufficient(), &checks, &young(180_000)).kind() == ReportKind::Sufficient,
         "a success counts"
     );
-    checks.observe(0, &Found::Ok(found(&[7.0])), 240_000, &young(240_000));
+    checks.observe(
+        0,
+        &AnswerResult::Ok(answer_with(&[7.0])),
+        240_000,
+        &young(240_000),
+    );
     assert!(checks.breach().is_some());
 }
 
@@ -434,7 +479,7 @@ fn failures_of_an_earlier_attempt_do_not_count_against_a_retry() {
         traffic_since_ms: 600_000,
         ..at(600_500)
     };
-    checks.observe(0, &Found::Ok(found(&[7.0])), 599_000, &retry);
+    checks.observe(0, &AnswerResult::Ok(answer_with(&[7.0])), 599_000, &retry);
     assert_eq!(
         (checks.breach(), checks.states()["errors"].failures),
         (None, 0)

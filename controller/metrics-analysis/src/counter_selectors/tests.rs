@@ -9,7 +9,7 @@ fn counters(objective: serde_json::Value) -> Result<CounterSelectors, AnalysisEr
     CounterSelectors::new(&objective, &request())
 }
 
-fn written(total: &str, errors: &str) -> Result<CounterSelectors, AnalysisError> {
+fn selectors_from(total: &str, errors: &str) -> Result<CounterSelectors, AnalysisError> {
     counters(
         json!({"name": "availability", "objective": 99.9, "counters": {"total": total, "errors": errors}}),
     )
@@ -62,7 +62,7 @@ fn traefik_distinguishes_the_two_services_in_every_notation() {
 
 #[test]
 fn pods_are_distinguished_by_their_replica_set() {
-    let counters = written(
+    let counters = selectors_from(
         "http_requests_total{namespace=\"shop\"}",
         "http_requests_total{code=~\"5..\"}",
     )
@@ -117,7 +117,7 @@ fn a_series_of_both_sides_counts_for_neither() {
 #[test]
 fn other_expressions_than_selectors_are_rejected_with_the_fix() {
     let message = |total: &str| {
-        let analysis_error = written(total, "errors_total").unwrap_err();
+        let analysis_error = selectors_from(total, "errors_total").unwrap_err();
         assert_eq!(analysis_error.code, HoldCode::InvalidQuery);
         assert!(
             analysis_error

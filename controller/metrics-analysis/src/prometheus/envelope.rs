@@ -176,13 +176,13 @@ mod tests {
     use super::*;
     use serin_core::hold::HoldCode;
 
-    fn decoded(body: &str) -> Result<Answer, QueryError> {
+    fn decode_body(body: &str) -> Result<Answer, QueryError> {
         decode(body.as_bytes(), 2)
     }
 
     #[test]
     fn a_matrix_keeps_its_milliseconds() {
-        let answer = decoded(
+        let answer = decode_body(
             r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"pod":"a-1"},
                 "values":[[1763880000.123,"7"],[1763880001.124,"9007199254740993"]]}]}}"#,
         )
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn non_finite_values_are_decoded() {
-        let answer = decoded(
+        let answer = decode_body(
             r#"{"status":"success","data":{"resultType":"vector","result":[
                 {"metric":{},"value":[1,"NaN"]},{"metric":{},"value":[1.5,"+Inf"]}]},"infos":["a hint"]}"#,
         )
@@ -212,14 +212,14 @@ mod tests {
     fn warnings_in_a_success_mean_partial_data() {
         let body = r#"{"status":"success","data":{"resultType":"vector","result":[]},"warnings":["a store is down"]}"#;
         assert_eq!(
-            decoded(body),
+            decode_body(body),
             Err(QueryError::Partial("a store is down".into()))
         );
     }
 
     #[test]
     fn unusable_responses_have_their_cause() {
-        let kind = |body: &str| decoded(body).unwrap_err().code();
+        let kind = |body: &str| decode_body(body).unwrap_err().code();
         assert_eq!(
             kind(r#"{"status":"success","data":{"resultType":"ma"#),
             HoldCode::Malformed
@@ -268,7 +268,7 @@ mod tests {
             format!("{{\"status\":\"error\",\"errorType\":\"{long}\",\"error\":\"oops\"}}"),
         ];
         for body in bodies {
-            let message = decoded(&body).unwrap_err().to_string();
+            let message = decode_body(&body).unwrap_err().to_string();
             assert!(message.len() < 400, "{} characters", message.len());
         }
     }

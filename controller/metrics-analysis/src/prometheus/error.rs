@@ -131,7 +131,7 @@ fn find_tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Er
     error.downcast_ref().or_else(|| find_tls_error(inner()?))
 }
 
-/// The innermost cause says what happened (`Connection refused`); the outer ones only say where.
+/// The innermost cause is specific (`Connection refused`). The outer ones only add context.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -21,6 +21,6 @@ pub use tls::{Tls, TlsError};
 
 /// Decodes a response body.
 #[cfg(test)]
-pub(crate) fn decoded(body: &[u8]) -> Answer {
+pub(crate) fn decode_body(body: &[u8]) -> Answer {
     envelope::decode(body, usize::MAX).unwrap()
 }

@@ -20,7 +20,7 @@ fn poller(limits: Limits) -> Poller {
     Poller::new(HttpClient::new().unwrap(), limits, Arc::new(|_, _| {}))
 }
 
-fn small() -> Limits {
+fn small_limits() -> Limits {
     Limits {
         answer_bytes: 10_000,
         ..Limits::default()
@@ -39,7 +39,7 @@ async fn answering(response: ResponseTemplate) -> MockServer {
 
 async fn answer_to(response: ResponseTemplate) -> Result<Answer, QueryError> {
     let server = answering(response).await;
-    poller(small())
+    poller(small_limits())
         .query_once(&Server::with_url(server.uri()), "up[10s]", None)
         .await
 }
@@ -122,7 +122,7 @@ async fn a_slow_query_times_out() {
 
 #[tokio::test]
 async fn a_missing_server_is_unreachable() {
-    let poller = poller(small());
+    let poller = poller(small_limits());
     for url in ["http://127.0.0.1:1", "not a url", "ftp://127.0.0.1"] {
         let error = poller
             .query_once(&Server::with_url(url), "up", None)
@@ -145,7 +145,7 @@ async fn headers_and_time_are_sent_and_headers_are_never_printed() {
         headers,
         ..Server::with_url(server.uri())
     };
-    let poller = poller(small());
+    let poller = poller(small_limits());
     assert!(
         poller
             .query_once(&to, "up", Some(1_700_000_000_250))

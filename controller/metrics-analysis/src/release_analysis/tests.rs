@@ -125,7 +125,7 @@ fn follow(
     seconds.step_by(5).map(snapshot).collect()
 }
 
-fn held(snapshots: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
+fn holds_in(snapshots: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
     let code = |(second, snapshot): &(i64, AnalysisSnapshot)| {
         let code = snapshot.report.hold_code()?;
         Some((*second, code.as_str()))
@@ -145,7 +145,7 @@ fn a_release_whose_pods_are_scraped_once_a_minute_stays_fresh() {
     for configured in [None, Some("15s"), Some("1s")] {
         let mut release = begin(&pod_request(configured), None, BEGAN_MS);
         let snapshots = follow(&mut release, &[STABLE, CANARY], 0..=900);
-        assert_eq!(held(&snapshots), [], "{configured:?}");
+        assert_eq!(holds_in(&snapshots), [], "{configured:?}");
         let settled: Vec<_> = snapshots
             .iter()
             .filter(|(second, _)| *second >= 200)
@@ -180,7 +180,7 @@ fn an_overlong_configured_interval_is_corrected() {
     );
     let mut release = begin(&pod_request(Some("60s")), None, BEGAN_MS);
     let snapshots = follow(&mut release, &[stable, canary], 0..=300);
-    let holds = held(&snapshots);
+    let holds = holds_in(&snapshots);
     assert_eq!(
         holds.first(),
         Some(&(220, "Stale")),
@@ -200,7 +200,7 @@ fn a_removed_exporter_becomes_stale_after_the_learned_interval() {
     };
     let mut release = begin(&pod_request(None), None, BEGAN_MS);
     let snapshots = follow(&mut release, &[STABLE, canary], 0..=1_500);
-    let stale = held(&snapshots);
+    let stale = holds_in(&snapshots);
     // The last scrape is at 497 s.
     assert_eq!(stale.first(), Some(&(685, "Stale")));
     assert_eq!(stale.last(), Some(&(1_500, "Stale")), "and stays so");
@@ -216,7 +216,7 @@ fn targets_with_different_intervals_are_read_together() {
     };
     let mut release = begin(&pod_request(Some("1s")), None, BEGAN_MS);
     let snapshots = follow(&mut release, &[fast, STABLE, CANARY], 0..=900);
-    assert_eq!(held(&snapshots), []);
+    assert_eq!(holds_in(&snapshots), []);
     let counts = &snapshots.last().unwrap().1.evidence[0];
     assert!(
         counts.canary.requests > 7_000.0 && counts.stable.requests > 14_000.0,
@@ -240,7 +240,7 @@ fn the_learned_interval_survives_restarts_and_spec_changes() {
         assert_eq!(again.objectives[0].scrape_interval_ms(), 60_000);
         assert_eq!(ticks(&again), ticks(&release), "the evidence continues");
         let snapshots = follow(&mut again, &[STABLE, CANARY], 640..=900);
-        assert_eq!(held(&snapshots), []);
+        assert_eq!(holds_in(&snapshots), []);
         assert_eq!(
             snapshots.last().unwrap().1.evidence[0].note.is_some(),
             configured == "15s"

@@ -85,7 +85,7 @@ impl PodCreationTimes {
         &mut self,
         poller: &Poller,
         server: &Server,
-        tapes: &[(&SampleBuffer, &CounterSelectors)],
+        buffers: &[(&SampleBuffer, &CounterSelectors)],
         (at_ms, interval_ms): (i64, i64),
     ) -> Result<BTreeMap<String, Timestamp>, QueryError> {
         let recorded = self
@@ -96,11 +96,11 @@ impl PodCreationTimes {
             )
             .await?;
         let since_ms = at_ms.saturating_sub(interval_ms.saturating_mul(MAX_GAP_SCRAPES));
-        let scraped: BTreeSet<String> = tapes
+        let scraped: BTreeSet<String> = buffers
             .iter()
-            .flat_map(|(tape, counters)| tape.pods(counters, since_ms, at_ms))
+            .flat_map(|(buffer, counters)| buffer.pods(counters, since_ms, at_ms))
             .collect();
-        let mut created_at = self.all(tapes.iter().map(|(tape, _)| *tape), interval_ms);
+        let mut created_at = self.all(buffers.iter().map(|(buffer, _)| *buffer), interval_ms);
         let is_there = |pod: &String| {
             scraped.contains(pod) || recorded.contains_key(pod) || self.requested.contains_key(pod)
         };
@@ -136,12 +136,12 @@ impl PodCreationTimes {
     /// earlier.
     pub(super) fn all<'a>(
         &self,
-        tapes: impl IntoIterator<Item = &'a SampleBuffer>,
+        buffers: impl IntoIterator<Item = &'a SampleBuffer>,
         interval_ms: i64,
     ) -> BTreeMap<String, Timestamp> {
-        let mut created_at: BTreeMap<_, _> = tapes
+        let mut created_at: BTreeMap<_, _> = buffers
             .into_iter()
-            .flat_map(|tape| tape.creation_times(interval_ms))
+            .flat_map(|buffer| buffer.creation_times(interval_ms))
             .collect();
         created_at.extend(
             self.recorded

@@ -43,7 +43,7 @@ pub(super) struct Replayer<'a> {
     quiet_ms: i64,
     plans: Vec<ObjectivePlan>,
     queries: Vec<SloQueries>,
-    tapes: Vec<SampleBuffer>,
+    buffers: Vec<SampleBuffer>,
     pod_creation_times: PodCreationTimes,
     clock_ms: i64,
     /// Time of the last request to the canary in completed releases, in milliseconds since the
@@ -78,7 +78,7 @@ impl<'a> Replayer<'a> {
                 .quiet_ms
                 .max(interval_ms.saturating_mul(MAX_GAP_SCRAPES)),
             poll_ms: millis(settings.poll_period()).max(1),
-            tapes: vec![SampleBuffer::default(); plans.len()],
+            buffers: vec![SampleBuffer::default(); plans.len()],
             pod_creation_times: PodCreationTimes::new(&parameters.request),
             plans,
             queries,
@@ -108,9 +108,9 @@ impl<'a> Replayer<'a> {
             error,
         })?;
         self.learn_scrape_interval(&all_answers, to_ms);
-        for ((tape, plan), answers) in self.tapes.iter_mut().zip(&self.plans).zip(all_answers) {
-            tape.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
-            tape.append(&plan.counters, answers, self.interval_ms);
+        for ((buffer, plan), answers) in self.buffers.iter_mut().zip(&self.plans).zip(all_answers) {
+            buffer.forget_before(self.clock_ms.saturating_sub(2 * LOOK_BACK_MS));
+            buffer.append(&plan.counters, answers, self.interval_ms);
         }
         Ok(())
     }
@@ -172,10 +172,10 @@ impl<'a> Replayer<'a> {
             let after_ms = self
                 .canary_at_ms
                 .map_or(self.clock_ms, |at_ms| at_ms.max(self.clock_ms));
-            let tapes = self.tapes.iter().zip(&self.plans);
-            let first_ms = tapes
-                .filter_map(|(tape, plan)| {
-                    tape.first_canary_request(&plan.counters, after_ms, until_ms)
+            let buffers = self.buffers.iter().zip(&self.plans);
+            let first_ms = buffers
+                .filter_map(|(buffer, plan)| {
+                    buffer.first_canary_request(&plan.counters, after_ms, until_ms)
                 })
                 .min()?;
             // After a promotion the canary continues to receive requests. This is not a new
@@ -210,8 +210,8 @@ impl<'a> Replayer<'a> {
             WeightSource::Observed => Some(Weight::percent(1)),
         };
         let weight = weight.unwrap_or(Weight::ZERO);
-        let tapes: Vec<_> = self
-            .tapes
+        let buffers: Vec<_> = self
+            .buffers
             .iter()
             .zip(self.plans.iter().map(|plan| &plan.counters))
             .collect();
@@ -220,7 +220,7 @@ impl<'a> Replayer<'a> {
             .present_at(
                 self.poller,
                 &self.server,
-                &tapes,
+                &buffers,
                 (now_ms, self.interval_ms),
             )
             .await;
@@ -350,7 +350,7 @@ impl<'a> Replayer<'a> {
     fn poll(&mut self) {
         let (now_ms, created_at) = (
             self.clock_ms,
-            self.pod_creation_times.all(&self.tapes, self.interval_ms),
+            self.pod_creation_times.all(&self.buffers, self.interval_ms),
         );
         let weight_set = self
             .current
@@ -361,8 +361,8 @@ impl<'a> Replayer<'a> {
             return;
         };
         under_way.request.pods_created_at = created_at;
-        for (index, tape) in self.tapes.iter().enumerate() {
-            let answers = tape.slice(under_way.release.read_from_ms(index), now_ms);
+        for (index, buffer) in self.buffers.iter().enumerate() {
+            let answers = buffer.slice(under_way.release.read_from_ms(index), now_ms);
             let Some(samples) = ObjectiveAnswers::from_answers(&answers) else {
                 continue;
             };

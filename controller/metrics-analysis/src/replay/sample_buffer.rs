@@ -203,24 +203,24 @@ mod tests {
         }
     }
 
-    fn tape(canary: &[(i64, f64)]) -> SampleBuffer {
-        let mut tape = SampleBuffer::default();
+    fn buffer(canary: &[(i64, f64)]) -> SampleBuffer {
+        let mut buffer = SampleBuffer::default();
         let stable = series(
             "shop-checkout-80@kubernetesgateway",
             &[(1_000, 5.0), (5_000, 9.0)],
         );
-        tape.append(
+        buffer.append(
             &counters(),
             vec![vec![stable, series(CANARY, canary)], Vec::new()],
             1_000,
         );
-        tape
+        buffer
     }
 
     #[test]
     fn the_first_request_is_the_first_increase_of_the_canary() {
         let first =
-            |canary: &[(i64, f64)]| tape(canary).first_canary_request(&counters(), 1_500, 10_000);
+            |canary: &[(i64, f64)]| buffer(canary).first_canary_request(&counters(), 1_500, 10_000);
         assert_eq!(
             first(&[(1_000, 7.0), (2_000, 7.0), (3_000, 8.0)]),
             Some(3_000)
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn repeated_samples_are_kept_once_and_a_returning_series_is_not_new() {
-        let mut tape = tape(&[(1_000, 7.0), (2_000, 8.0)]);
-        tape.append(
+        let mut buffer = buffer(&[(1_000, 7.0), (2_000, 8.0)]);
+        buffer.append(
             &counters(),
             vec![
                 vec![series(CANARY, &[(2_000, 8.0), (3_000, 8.0)])],
@@ -255,7 +255,7 @@ mod tests {
             ],
             1_000,
         );
-        let [total, errors]: [Answer; 2] = tape.slice(1_000, 3_000).try_into().unwrap();
+        let [total, errors]: [Answer; 2] = buffer.slice(1_000, 3_000).try_into().unwrap();
         let canary = total
             .iter()
             .find(|series| series.labels["service"] == CANARY)
@@ -266,14 +266,14 @@ mod tests {
             "without the beginning, with the end"
         );
         assert!(errors.is_empty());
-        tape.forget_before(900_000);
-        tape.append(
+        buffer.forget_before(900_000);
+        buffer.append(
             &counters(),
             vec![vec![series(CANARY, &[(950_000, 8.0)])], Vec::new()],
             1_000,
         );
         assert_eq!(
-            tape.first_canary_request(&counters(), 3_000, 1_000_000),
+            buffer.first_canary_request(&counters(), 3_000, 1_000_000),
             None
         );
     }

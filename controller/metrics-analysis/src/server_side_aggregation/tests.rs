@@ -7,7 +7,7 @@ use serin_analysis::{Counts, SampleBatch};
 
 use super::*;
 use crate::fixtures::request;
-use crate::prometheus::decoded;
+use crate::prometheus::decode_body;
 use crate::sample_reader::{SampleReader, common_edges};
 
 const SECOND: CounterConfig = CounterConfig {
@@ -19,14 +19,14 @@ fn counters(objective: Value) -> CounterSelectors {
     CounterSelectors::new(&serde_json::from_value(objective).unwrap(), &request()).unwrap()
 }
 
-fn of_errors() -> CounterSelectors {
+fn error_selectors() -> CounterSelectors {
     counters(
         json!({"name": "availability", "objective": 99.9, "counters": {
         "total": "http_requests_total", "errors": "http_requests_total{code=~\"5..\"}"}}),
     )
 }
 
-fn of_a_histogram() -> CounterSelectors {
+fn histogram_selectors() -> CounterSelectors {
     counters(
         json!({"name": "latency", "objective": 99, "latency": {"threshold": "300ms", "guard": "Hold"},
         "counters": {"total": "request_duration_seconds_count"}}),
@@ -46,7 +46,7 @@ fn recorded(counters: &CounterSelectors, body: &[u8]) -> (Vec<Answer>, Vec<Answe
         recorded["queries"],
         "the record is of other queries"
     );
-    let answer = |value: &Value| decoded(value.to_string().as_bytes());
+    let answer = |value: &Value| decode_body(value.to_string().as_bytes());
     let series = |name: &str| {
         recorded[name]
             .as_array()
@@ -58,7 +58,7 @@ fn recorded(counters: &CounterSelectors, body: &[u8]) -> (Vec<Answer>, Vec<Answe
     (series("answers"), series("raw"))
 }
 
-fn rounds_of(counters: &CounterSelectors, answers: &[Answer]) -> Rounds {
+fn rounds_from(counters: &CounterSelectors, answers: &[Answer]) -> Rounds {
     ServerSideAggregation::new(SECOND).rounds(counters, [&answers[0], &answers[1], &answers[2]])
 }
 
@@ -75,17 +75,17 @@ fn sum(rounds: &Rounds) -> Counts {
 fn aggregates_equal_individual_series_across_restarts_and_gaps() {
     let records = [
         (
-            of_errors(),
+            error_selectors(),
             include_bytes!("../../tests/fixtures/sums-of-errors.json").as_slice(),
         ),
         (
-            of_a_histogram(),
+            histogram_selectors(),
             include_bytes!("../../tests/fixtures/sums-of-a-histogram.json").as_slice(),
         ),
     ];
     for (counters, body) in records {
         let (answers, mut raw) = recorded(&counters, body);
-        let rounds = rounds_of(&counters, &answers);
+        let rounds = rounds_from(&counters, &answers);
         let until_ms = rounds.ticks.last().unwrap().at_ms;
         for series in raw.iter_mut().flatten() {
             series.samples.retain(|(at_ms, _)| *at_ms <= until_ms);
@@ -116,7 +116,7 @@ fn aggregates_equal_individual_series_across_restarts_and_gaps() {
 
 #[test]
 fn aggregated_buckets_equal_their_individual_series() {
-    let counters = of_a_histogram();
+    let counters = histogram_selectors();
     let (answers, mut raw) = recorded(
         &counters,
         include_bytes!("../../tests/fixtures/sums-of-a-histogram.json"),
@@ -130,7 +130,7 @@ fn aggregated_buckets_equal_their_individual_series() {
     );
     assert_eq!(
         rounds[1].ticks,
-        rounds_of(&counters, &answers).ticks,
+        rounds_from(&counters, &answers).ticks,
         "one of them is the threshold"
     );
     let until_ms = rounds[0].ticks.last().unwrap().at_ms;
@@ -157,7 +157,7 @@ fn aggregated_buckets_equal_their_individual_series() {
 
 #[test]
 fn steps_with_invisible_scrapes_are_not_used() {
-    let counters = of_errors();
+    let counters = error_selectors();
     let (answers, _) = recorded(
         &counters,
         include_bytes!("../../tests/fixtures/sums-of-errors.json"),
@@ -168,7 +168,7 @@ fn steps_with_invisible_scrapes_are_not_used() {
         .map(|(at_ms, _)| *at_ms)
         .max()
         .unwrap();
-    let rounds = rounds_of(&counters, &answers);
+    let rounds = rounds_from(&counters, &answers);
     assert_eq!(rounds.ticks.last().unwrap().at_ms, newest_ms - 6_000);
     assert!(
         rounds
@@ -184,7 +184,7 @@ fn steps_with_invisible_scrapes_are_not_used() {
 
 #[test]
 fn nan_is_reported_and_the_step_of_the_pod_does_not_count() {
-    let counters = of_errors();
+    let counters = error_selectors();
     let (mut answers, _) = recorded(
         &counters,
         include_bytes!("../../tests/fixtures/sums-of-errors.json"),
@@ -194,7 +194,7 @@ fn nan_is_reported_and_the_step_of_the_pod_does_not_count() {
     let samples = &mut answers[1].iter_mut().find(canary).unwrap().samples;
     let at_ms = samples[5].0;
     samples[5].1 = f64::NAN;
-    let rounds = rounds_of(&counters, &answers);
+    let rounds = rounds_from(&counters, &answers);
     assert_eq!(rounds.not_a_number_at_ms, Some(at_ms));
     let tick = rounds
         .ticks
@@ -212,7 +212,7 @@ fn nan_is_reported_and_the_step_of_the_pod_does_not_count() {
 fn the_aggregation_queries_are_valid_promql() {
     let by_label =
         counters(json!({"name": "availability", "objective": 99.9, "indicator": "traefik"}));
-    for counters in [by_label, of_errors(), of_a_histogram()] {
+    for counters in [by_label, error_selectors(), histogram_selectors()] {
         for query in ServerSideAggregation::new(CounterConfig::default()).queries(&counters, 75_000)
         {
             assert!(parser::parse(&query).is_ok(), "{query}");

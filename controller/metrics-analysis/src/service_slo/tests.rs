@@ -23,7 +23,7 @@ fn answer(numbers: &[(&str, f64)]) -> Answer {
     numbers.iter().map(series).collect()
 }
 
-fn near(value: f64, expected: f64) -> bool {
+fn is_near(value: f64, expected: f64) -> bool {
     (value / expected - 1.0).abs() < 1e-9
 }
 
@@ -100,7 +100,10 @@ fn a_complete_window_is_not_extrapolated() {
         ]),
     );
     let budget = service.budget(0.001).unwrap();
-    assert!(near(budget.allotment(&AllotmentShare::default()), 5_184.0));
+    assert!(is_near(
+        budget.allotment(&AllotmentShare::default()),
+        5_184.0
+    ));
     assert!(!service.errors_seen);
 }
 
@@ -118,9 +121,9 @@ fn a_young_service_is_extrapolated_to_the_window() {
         ]),
     );
     let budget = service.budget(0.001).unwrap();
-    assert!(near(budget.total, 777_600.0));
-    assert!(near(budget.remaining, 777_585.0));
-    assert!(near(service.usual_rate().unwrap(), 15.5 / 30_001.0));
+    assert!(is_near(budget.total, 777_600.0));
+    assert!(is_near(budget.remaining, 777_585.0));
+    assert!(is_near(service.usual_rate().unwrap(), 15.5 / 30_001.0));
     assert!(service.errors_seen);
 }
 
@@ -133,7 +136,7 @@ fn a_service_without_a_known_age_has_a_budget() {
         &answer(&[("total", 3_000.0), ("errors", 3.0)]),
     );
     // 12 s, the finest resolution of a month, is the maximum age.
-    assert!(near(
+    assert!(is_near(
         service.budget(0.001).unwrap().total,
         3_000.0 / 12.0 * 2_592_000.0 * 0.001
     ));
@@ -149,7 +152,7 @@ fn the_budget_is_complete_without_errors_and_unknown_without_data() {
         &slo_queries(),
         &answer(&[("total", 100.0), ("age0", f64::NAN), ("age1", 10.0)]),
     );
-    assert!(near(service.budget(0.001).unwrap().remaining, 25_920.0));
+    assert!(is_near(service.budget(0.001).unwrap().remaining, 25_920.0));
     assert_eq!(service.usual_rate(), None);
 }
 
@@ -171,7 +174,7 @@ fn burning_requires_both_windows_and_a_young_service_is_extrapolated() {
         ("errors120", 900.0),
     ]);
     apply_burn_windows(&mut service, &guard);
-    assert!(near(service.requests_per_second, 250.0));
+    assert!(is_near(service.requests_per_second, 250.0));
     assert_eq!(
         service.burning(0.001),
         None,

@@ -31,7 +31,7 @@ fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> Series {
 }
 
 /// The counter of stable at one Traefik instance.
-fn of_traefik(scrape: &[(&str, &str)]) -> Series {
+fn traefik_series(scrape: &[(&str, &str)]) -> Series {
     let mut labels = vec![
         ("code", "200"),
         ("service", "shop-checkout-80@kubernetesgateway"),
@@ -40,10 +40,10 @@ fn of_traefik(scrape: &[(&str, &str)]) -> Series {
     series(&labels, &[(1_000, 5.0), (2_000, 9.0)])
 }
 
-fn kept(counters: &CounterSelectors, answer: &Answer) -> Result<Vec<Series>, String> {
+fn deduplicated(counters: &CounterSelectors, answer: &Answer) -> Result<Vec<Series>, String> {
     TargetDeduplicator::default()
         .deduplicate(counters, [answer])
-        .map(|[kept]| kept.into_owned())
+        .map(|[answer]| answer.into_owned())
 }
 
 #[test]
@@ -71,17 +71,17 @@ fn a_process_that_several_jobs_scrape_counts_once() {
         ("node", "worker-1"),
     ];
     let answer = vec![
-        of_traefik(&service_monitor),
-        of_traefik(&pod_monitor),
-        of_traefik(&annotations),
+        traefik_series(&service_monitor),
+        traefik_series(&pod_monitor),
+        traefik_series(&annotations),
     ];
-    assert_eq!(kept(&traefik(), &answer).unwrap().len(), 1);
+    assert_eq!(deduplicated(&traefik(), &answer).unwrap().len(), 1);
 }
 
 #[test]
 fn two_processes_both_count() {
     let series = |instance: &str, pod: &str| {
-        of_traefik(&[
+        traefik_series(&[
             ("job", "traefik"),
             ("instance", instance),
             ("namespace", "infra"),
@@ -92,24 +92,25 @@ fn two_processes_both_count() {
         series("10.0.0.1:9100", "traefik-a"),
         series("10.0.0.2:9100", "traefik-b"),
     ];
-    assert_eq!(kept(&traefik(), &answer).unwrap().len(), 2);
+    assert_eq!(deduplicated(&traefik(), &answer).unwrap().len(), 2);
     // In two jobs that are distinguished by their addresses.
-    let series = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
+    let series =
+        |job: &str, instance: &str| traefik_series(&[("job", job), ("instance", instance)]);
     let answer = vec![series("a", "10.0.0.1:9100"), series("b", "10.0.0.2:9100")];
-    assert_eq!(kept(&traefik(), &answer).unwrap().len(), 2);
+    assert_eq!(deduplicated(&traefik(), &answer).unwrap().len(), 2);
 }
 
 #[test]
 fn a_pair_of_prometheus_servers_counts_once() {
     // Thanos without deduplication: all labels are equal except for the replica label.
     let series = |replica: &str| {
-        of_traefik(&[
+        traefik_series(&[
             ("job", "traefik"),
             ("instance", "10.0.0.1:9100"),
             ("prometheus_replica", replica),
         ])
     };
-    let kept = kept(
+    let kept = deduplicated(
         &traefik(),
         &vec![series("prometheus-0"), series("prometheus-1")],
     )
@@ -122,7 +123,7 @@ fn a_pair_of_prometheus_servers_counts_once() {
 fn one_proxy_on_two_ports_counts_once() {
     // Istio: the same counters at 15090 of Envoy and, merged with the application's, at 15020.
     let series = |job: &str, instance: &str| {
-        of_traefik(&[
+        traefik_series(&[
             ("job", job),
             ("instance", instance),
             ("namespace", "infra"),
@@ -133,18 +134,20 @@ fn one_proxy_on_two_ports_counts_once() {
         series("annotations", "10.0.0.1:15020"),
         series("infra/envoy", "10.0.0.1:15090"),
     ];
-    assert_eq!(kept(&traefik(), &answer).unwrap().len(), 1);
+    assert_eq!(deduplicated(&traefik(), &answer).unwrap().len(), 1);
 }
 
 #[test]
 fn jobs_that_may_scrape_the_same_process_are_rejected() {
-    let series = |job: &str, instance: &str| of_traefik(&[("job", job), ("instance", instance)]);
+    let series =
+        |job: &str, instance: &str| traefik_series(&[("job", job), ("instance", instance)]);
     for (one, other) in [
         ("10.0.0.1:9100", "10.0.0.1:9101"),
         ("10.0.0.1:9100", "worker-1"),
         ("10.0.0.1:9100", ""),
     ] {
-        let error = kept(&traefik(), &vec![series("a", one), series("b", other)]).unwrap_err();
+        let error =
+            deduplicated(&traefik(), &vec![series("a", one), series("b", other)]).unwrap_err();
         assert!(
             error.contains("job=\"a\"")
                 && error.contains("job=\"b\"")
@@ -157,13 +160,13 @@ fn jobs_that_may_scrape_the_same_process_are_rejected() {
 #[test]
 fn series_of_several_clusters_are_rejected() {
     let series = |cluster: &str, instance: &str| {
-        of_traefik(&[
+        traefik_series(&[
             ("job", "traefik"),
             ("instance", instance),
             ("cluster", cluster),
         ])
     };
-    let error = kept(
+    let error = deduplicated(
         &traefik(),
         &vec![
             series("east", "10.0.0.1:9100"),
@@ -190,7 +193,7 @@ fn pods_behind_one_collector_are_distinguished() {
         series("checkout-aaa-22222", "a"),
         series("checkout-aaa-22222", "b"),
     ];
-    assert_eq!(kept(&by_pod(), &answer).unwrap().len(), 2);
+    assert_eq!(deduplicated(&by_pod(), &answer).unwrap().len(), 2);
 }
 
 #[test]
@@ -208,7 +211,7 @@ fn two_containers_of_a_pod_count_and_one_container_in_two_jobs_is_rejected() {
         )
     };
     assert_eq!(
-        kept(
+        deduplicated(
             &by_pod(),
             &vec![
                 series("a", "80", "/x"),
@@ -221,7 +224,7 @@ fn two_containers_of_a_pod_count_and_one_container_in_two_jobs_is_rejected() {
         3
     );
     assert!(
-        kept(
+        deduplicated(
             &by_pod(),
             &vec![series("a", "80", ""), series("b", "81", "")]
         )

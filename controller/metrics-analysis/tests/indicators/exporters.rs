@@ -14,7 +14,7 @@ use serin_metrics_analysis::target_deduplicator::TargetDeduplicator;
 use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 
 /// A series as Prometheus stores it, and its value.
-pub type Stored = (Labels, f64);
+pub type StoredSeries = (Labels, f64);
 
 /// Requests and bad requests of the canary, of stable, and of all versions together.
 #[derive(Debug, PartialEq)]
@@ -31,9 +31,9 @@ const EXPECTED_TOTALS: RequestTotals = RequestTotals {
 };
 
 /// Converts exposition text to stored series, as Prometheus does. A line `# target: ...` sets the
-/// labels that the scrape adds from there on. If a series already has such a label, it becomes
-/// `exported_...`, unless the scrape honors the labels of its target.
-fn scraped(text: &str, honor_labels: bool) -> Vec<Stored> {
+/// labels that the scrape adds to the following lines. If a series already has such a label, it
+/// becomes `exported_...`, unless the scrape honors the labels of its target.
+fn scraped(text: &str, honor_labels: bool) -> Vec<StoredSeries> {
     let mut target = Labels::new();
     let mut stored = Vec::new();
     for line in text.lines() {
@@ -80,11 +80,11 @@ fn labels_of(text: &str) -> Labels {
 }
 
 /// The series that a selector matches.
-pub fn picked<'a>(stored: &'a [Stored], selector: &str) -> Vec<&'a Stored> {
+pub fn select<'a>(stored: &'a [StoredSeries], selector: &str) -> Vec<&'a StoredSeries> {
     let Ok(Expr::VectorSelector(selector)) = parser::parse(selector) else {
         panic!("no selector: {selector}")
     };
-    let matches = |(labels, _): &&Stored| {
+    let matches = |(labels, _): &&StoredSeries| {
         let name = selector
             .name
             .as_ref()
@@ -174,15 +174,15 @@ fn indicator(name: &str) -> CounterSelectors {
     counters(json!({"indicator": name})).unwrap()
 }
 
-fn sum<'a>(series: impl IntoIterator<Item = &'a Stored>) -> f64 {
+fn sum<'a>(series: impl IntoIterator<Item = &'a StoredSeries>) -> f64 {
     series.into_iter().map(|(_, value)| value).sum()
 }
 
 /// The counts of an objective's four selectors. For a histogram, requests outside the bucket are
 /// bad.
-fn request_totals(counters: &CounterSelectors, stored: &[Stored]) -> RequestTotals {
+fn request_totals(counters: &CounterSelectors, stored: &[StoredSeries]) -> RequestTotals {
     let side_series = |selector: &str, arm: Arm| {
-        sum(picked(stored, selector)
+        sum(select(stored, selector)
             .into_iter()
             .filter(|(labels, _)| counters.arm(labels) == Some(arm)))
     };
@@ -200,8 +200,8 @@ fn request_totals(counters: &CounterSelectors, stored: &[Stored]) -> RequestTota
             bad(total, side_series(&counters.errors_of_sides, arm)),
         )
     };
-    let total = sum(picked(stored, &counters.total));
-    let service = (total, bad(total, sum(picked(stored, &counters.errors))));
+    let total = sum(select(stored, &counters.total));
+    let service = (total, bad(total, sum(select(stored, &counters.errors))));
     RequestTotals {
         canary: arm(Arm::Canary),
         stable: arm(Arm::Stable),
@@ -249,25 +249,25 @@ fn nginx_is_counted_by_the_upstream_of_the_canary() {
 }
 
 /// The label layouts of an indicator that match any series.
-fn found(counters: &CounterSelectors, stored: &[Stored]) -> Vec<CounterSelectors> {
-    let is_found = |layout: &&CounterSelectors| !picked(stored, &layout.total_of_sides).is_empty();
+fn layouts_in(counters: &CounterSelectors, stored: &[StoredSeries]) -> Vec<CounterSelectors> {
+    let is_found = |layout: &&CounterSelectors| !select(stored, &layout.total_of_sides).is_empty();
     counters.layouts().filter(is_found).cloned().collect()
 }
 
 /// The deduplicated series.
-fn counted(counters: &CounterSelectors, stored: &[Stored]) -> Vec<Stored> {
-    let series = |(labels, value): &Stored| Series {
+fn sides_only(counters: &CounterSelectors, stored: &[StoredSeries]) -> Vec<StoredSeries> {
+    let series = |(labels, value): &StoredSeries| Series {
         labels: labels.clone(),
         samples: vec![(0, *value)],
     };
-    let answer = picked(stored, &counters.total_of_sides)
+    let answer = select(stored, &counters.total_of_sides)
         .into_iter()
         .map(series)
         .collect();
-    let [counted] = TargetDeduplicator::default()
+    let [deduplicated] = TargetDeduplicator::default()
         .deduplicate(counters, [&answer])
         .unwrap();
-    counted
+    deduplicated
         .iter()
         .map(|series| (series.labels.clone(), series.samples[0].1))
         .collect()
@@ -286,20 +286,22 @@ fn traefik_counts_once_with_every_scrape_configuration() {
     // `exported_service`.
     for section in &sections {
         let stored = scraped(section, false);
-        let [layout] = found(&indicator("traefik"), &stored).try_into().unwrap();
+        let [layout] = layouts_in(&indicator("traefik"), &stored)
+            .try_into()
+            .unwrap();
         assert_eq!(
-            request_totals(&layout, &counted(&layout, &stored)),
+            request_totals(&layout, &sides_only(&layout, &stored)),
             EXPECTED_TOTALS,
             "{section}"
         );
     }
-    let stored: Vec<Stored> = sections
+    let stored: Vec<StoredSeries> = sections
         .iter()
         .flat_map(|section| scraped(section, false))
         .collect();
-    for layout in found(&indicator("traefik"), &stored) {
+    for layout in layouts_in(&indicator("traefik"), &stored) {
         assert_eq!(
-            request_totals(&layout, &counted(&layout, &stored)),
+            request_totals(&layout, &sides_only(&layout, &stored)),
             EXPECTED_TOTALS
         );
     }
@@ -321,8 +323,8 @@ fn pods_behind_a_collector_are_read_from_the_renamed_label() {
         series("checkout-bbb-x7k2p")
     );
     let stored = scraped(&text, false);
-    let [layout] = found(&indicator("pod"), &stored).try_into().unwrap();
-    let totals = request_totals(&layout, &counted(&layout, &stored));
+    let [layout] = layouts_in(&indicator("pod"), &stored).try_into().unwrap();
+    let totals = request_totals(&layout, &sides_only(&layout, &stored));
     assert_eq!((totals.canary.0, totals.stable.0), (7.0, 7.0));
 }
 
@@ -335,9 +337,9 @@ fn nginx_without_honor_labels_is_read_from_the_renamed_labels() {
         service: (0.0, 0.0),
     };
     assert_eq!(request_totals(&indicator("nginx"), &stored), no_requests);
-    let [layout] = found(&indicator("nginx"), &stored).try_into().unwrap();
+    let [layout] = layouts_in(&indicator("nginx"), &stored).try_into().unwrap();
     assert_eq!(
-        request_totals(&layout, &counted(&layout, &stored)),
+        request_totals(&layout, &sides_only(&layout, &stored)),
         EXPECTED_TOTALS
     );
     // Written out, as docs/reference/indicators.md has it.
@@ -361,7 +363,7 @@ fn pods_are_counted_by_themselves_and_other_status_labels_are_no_data() {
             ..EXPECTED_TOTALS
         }
     );
-    let of_pods = picked(&stored, &counters.total_of_sides);
+    let of_pods = select(&stored, &counters.total_of_sides);
     let pods: Vec<_> = of_pods
         .into_iter()
         .filter_map(|(labels, _)| counters.pod(labels))
@@ -413,21 +415,21 @@ fn a_native_histogram_is_read_without_a_suffix() {
     let counters =
         counters(json!({"indicator": "pod", "objective": 99, "latency": {"threshold": "250ms"}}))
             .unwrap();
-    let native = |(labels, value): &Stored| {
+    let native = |(labels, value): &StoredSeries| {
         let mut labels = labels.clone();
         let name = labels["__name__"].strip_suffix("_count")?.to_owned();
         labels.insert("__name__".to_owned(), name);
         Some((labels, *value))
     };
-    let native: Vec<Stored> = stored.iter().filter_map(native).collect();
-    assert_eq!(picked(&native, &counters.total_of_sides).len(), 4);
+    let native: Vec<StoredSeries> = stored.iter().filter_map(native).collect();
+    assert_eq!(select(&native, &counters.total_of_sides).len(), 4);
     assert_eq!(
-        picked(&native, &counters.errors_of_sides).len(),
+        select(&native, &counters.errors_of_sides).len(),
         4,
         "its buckets are inside of it"
     );
     let service = counters.histogram.as_ref().unwrap().native.clone();
-    assert!(picked(&native, &service).len() > 4, "{service}");
+    assert!(select(&native, &service).len() > 4, "{service}");
 }
 
 #[test]

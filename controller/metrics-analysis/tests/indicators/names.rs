@@ -11,7 +11,7 @@ use serin_metrics_analysis::prometheus::Labels;
 use serin_metrics_analysis::routes::RouteRules;
 use serin_metrics_analysis::{AnalysisRequest, RolloutName};
 
-use crate::exporters::{counters_of, picked, request, rule};
+use crate::exporters::{counters_of, request, rule, select};
 
 /// Names of few words, so that they collide when joined.
 fn name() -> impl Strategy<Value = String> {
@@ -205,8 +205,8 @@ proptest! {
             prop_assert!(own == foreign || counters.arm(&with(&[(label, &foreign)])).is_none());
             let stored = vec![(with(&[("__name__", "http_server_request_duration_seconds_count"), ("namespace", "shop"),
                 ("pod", &own), ("http_response_status_code", "200")]), 1.0)];
-            prop_assert!(label != "pod" || picked(&stored, &counters.total_of_sides).len() == 1);
-            prop_assert!(label != "pod" || set.starts_with("checkout-") || picked(&stored, &counters.total).is_empty());
+            prop_assert!(label != "pod" || select(&stored, &counters.total_of_sides).len() == 1);
+            prop_assert!(label != "pod" || set.starts_with("checkout-") || select(&stored, &counters.total).is_empty());
         }
     }
 
@@ -221,7 +221,7 @@ proptest! {
             let counters = counters_of(&request(), json!({"indicator": indicator})).unwrap();
             let stored = vec![(labels, 1.0)];
             let is_own = namespace == "shop" && ["checkout", "checkout-canary"].contains(&service.as_str());
-            let is_counted = !picked(&stored, &counters.total_of_sides).is_empty();
+            let is_counted = !select(&stored, &counters.total_of_sides).is_empty();
             prop_assert!(!is_counted || is_own);
         }
     }

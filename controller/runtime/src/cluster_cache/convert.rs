@@ -77,7 +77,7 @@ impl From<ReplicaSet> for CachedReplicaSet {
             desired: spec.replicas.map_or(1, count),
             replicas: count(status.replicas),
             available: status.available_replicas.map_or(0, count),
-            problem: pod_problem::of_replica_set(
+            problem: pod_problem::problem_of_replica_set(
                 set.metadata.name.as_deref().unwrap_or_default(),
                 &status,
             ),
@@ -90,7 +90,7 @@ impl From<Pod> for CachedPod {
     fn from(pod: Pod) -> Self {
         let status = pod.status.unwrap_or_default();
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let problem = pod_problem::of_pod(name, &status);
+        let problem = pod_problem::problem_of_pod(name, &status);
         let finished = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
         let ready = status
             .conditions

@@ -211,7 +211,7 @@ impl KindState {
     /// unknown.
     ///
     /// # Errors
-    /// The cluster does not serve the kind. The message says what to install.
+    /// The cluster does not serve the kind. The message names what to install.
     pub fn resource(&self) -> Result<ApiResource, String> {
         match self.availability() {
             Availability::Served(version) => Ok(self.kind.resource(version)),

@@ -10,7 +10,7 @@ use serin_core::observed::PodProblem;
 const MAX_DETAIL: usize = 300;
 
 /// The most specific problem of a pod, if any.
-pub(super) fn of_pod(name: &str, status: &PodStatus) -> Option<PodProblem> {
+pub(super) fn problem_of_pod(name: &str, status: &PodStatus) -> Option<PodProblem> {
     let problem = |(code, detail, since): (HoldCode, String, Option<Timestamp>)| PodProblem {
         code,
         object: format!("pod {name}"),
@@ -30,7 +30,7 @@ pub(super) fn of_pod(name: &str, status: &PodStatus) -> Option<PodProblem> {
 }
 
 /// Why a ReplicaSet cannot create pods, if it cannot.
-pub(super) fn of_replica_set(name: &str, status: &ReplicaSetStatus) -> Option<PodProblem> {
+pub(super) fn problem_of_replica_set(name: &str, status: &ReplicaSetStatus) -> Option<PodProblem> {
     let mut conditions = status.conditions.iter().flatten();
     let failure = conditions
         .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     fn pod(status: Value) -> Option<PodProblem> {
-        of_pod("shop-v2-x", &serde_json::from_value(status).unwrap())
+        problem_of_pod("shop-v2-x", &serde_json::from_value(status).unwrap())
     }
 
     fn waiting(reason: &str, message: &str) -> Option<PodProblem> {
@@ -256,7 +256,7 @@ mod tests {
             let status = json!({"replicas": 0, "conditions": [{
                 "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
                 "message": message}]});
-            of_replica_set("shop-v2", &serde_json::from_value(status).unwrap()).unwrap()
+            problem_of_replica_set("shop-v2", &serde_json::from_value(status).unwrap()).unwrap()
         };
         let quota = refused(
             "pods \"shop-v2-q7x2p\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=4, limited: pods=4",

@@ -285,8 +285,8 @@ impl Watches {
         cache: &ObjectCache<F>,
         affected: impl Fn(&F) -> Vec<Key>,
     ) {
-        // The state is set before the cache is cleared, so that nobody concludes from the empty
-        // cache that objects were deleted.
+        // The state is set before the cache is cleared, so that no reconcile concludes from the
+        // empty cache that objects were deleted.
         let before = state.set(Availability::Absent);
         let affected_rollouts: Vec<Key> = cache
             .clear()

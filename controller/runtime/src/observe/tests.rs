@@ -234,7 +234,7 @@ fn an_endpoint_of_a_deleted_pod_still_counts_for_its_revision() {
     assert_eq!(
         stable.serving_since,
         Some(at(0)),
-        "the watch of pods was faster than that of EndpointSlices"
+        "the pod watch is ahead of the EndpointSlice watch"
     );
 }
 

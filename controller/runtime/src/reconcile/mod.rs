@@ -190,8 +190,8 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
     }
 }
 
-/// Quarantines a Rollout whose reconcile panicked or would have broken a safety rule, and reports it
-/// there. Its traffic stays as it is, and other Rollouts are not affected.
+/// Quarantines a Rollout whose reconcile panicked or would have broken a safety rule, and reports
+/// it there. Its traffic stays as it is, and other Rollouts are not affected.
 async fn quarantine(
     context: &Context,
     cached: &RolloutObject,

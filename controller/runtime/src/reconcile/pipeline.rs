@@ -181,7 +181,7 @@ impl Reconcile<'_> {
     }
 
     /// Applies the result of the template lookup. A refused template is a problem of the spec; the
-    /// active plan then stays in force.
+    /// active plan stays active.
     fn resolve_target(&mut self, state: &State, target: TemplateRevision) -> ResolvedTarget {
         match target {
             TemplateRevision::Known(revision) => {

@@ -98,7 +98,8 @@ async fn a_low_budget_reduces_the_canary_weight_and_never_raises_it() {
     .await;
     wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
     let monitor = TrafficMonitor::start(&cluster, "checkout");
-    let message = "This rollout has used 95 of its 100 allotted errors (95 %). Lowering the weight from 50 % to 5 %.";
+    let message = "This rollout has used 95 of its 100 allotted errors (95 %). Lowering the weight \
+        from 50 % to 5 %.";
     let low = |to: u32| {
         let hold = Hold::new(HoldCode::BudgetLeft, message);
         AnalysisReport::held(hold.lowering_to(Some(Weight::percent(to))))
@@ -190,7 +191,8 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
     let running =
         start_analyzed_release(&cluster, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
-    let message = "Check queue has failed 1 times, and may 0 times: it found 120.";
+    let message = "Check queue has failed once, and no failure is tolerated: the last result 120 \
+        does not meet result[0] < 100.";
     let failed = undecided_with_check(
         &cluster,
         Weight::percent(20),
@@ -294,7 +296,8 @@ async fn the_budget_is_reported_before_and_during_a_release() {
         (request.phase, request.weight, request.evidence_required_at),
         (ReleasePhase::Idle, Weight::ZERO, Some(Weight::percent(20)))
     );
-    let slow = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % or a longer duration.";
+    let slow = "Objective availability: At 2 requests/s this objective needs 9.2 days; choose 99 % \
+        or a longer duration.";
     let tight = || BudgetStatus {
         objective: "availability".into(),
         state: "Tight".into(),

@@ -47,8 +47,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that handles every request with `answer`, which gets the index of the request
-    /// (from 0) and its head.
+    /// Starts a server that handles every request with `answer`, which gets the index of the
+    /// request (from 0) and its head.
     pub async fn start<F, A>(answer: F) -> Self
     where
         F: Fn(usize, String) -> A + Clone + Send + 'static,

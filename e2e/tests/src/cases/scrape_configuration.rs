@@ -15,7 +15,7 @@ use crate::shop::{Shop, is_aborted, is_stable, stop_and_ensure_no_loss};
 
 const LOAD_PER_SECOND: u32 = 100;
 
-fn analysis_by(prometheus: &Prometheus) -> Value {
+fn analysis_with(prometheus: &Prometheus) -> Value {
     let mut analysis = analysis();
     analysis["prometheus"]["address"] = json!(prometheus.url);
     analysis
@@ -58,7 +58,7 @@ pub async fn a_renamed_service_label_is_supported_or_reported_with_a_fix(env: &E
     let prometheus = Prometheus::scraping_traefik(env, "exported", "1s", relabeling).await?;
     let shop = Shop::create(env, "serin-e2e-exported").await?;
     let spec = RolloutOptions {
-        analysis: Some(analysis_by(&prometheus)),
+        analysis: Some(analysis_with(&prometheus)),
         ..RolloutOptions::default()
     };
     shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
@@ -101,7 +101,7 @@ pub async fn a_renamed_service_label_is_supported_or_reported_with_a_fix(env: &E
                 "stable": format!(".*{}-{}-[0-9]+.*", shop.namespace, shop.name),
             },
         });
-        let mut analysis = analysis_by(&prometheus);
+        let mut analysis = analysis_with(&prometheus);
         analysis["objectives"] =
             json!([{"name": "availability", "objective": 99.9, "counters": counters}]);
         let spec = RolloutOptions {
@@ -127,7 +127,7 @@ pub async fn a_release_completes_with_a_longer_scrape_interval_than_configured(
     let prometheus = Prometheus::scraping_traefik(env, "rare", "10s", json!([])).await?;
     let shop = Shop::create(env, "serin-e2e-rare").await?;
     let steps = json!([{"setWeight": 50}, {"analysis": {"duration": "10s"}}]);
-    let mut analysis = analysis_by(&prometheus);
+    let mut analysis = analysis_with(&prometheus);
     analysis["prometheus"]["scrapeInterval"] = json!("1s");
     analysis["warmUp"] = json!("10s");
     let spec = RolloutOptions {

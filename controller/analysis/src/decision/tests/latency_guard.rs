@@ -3,7 +3,7 @@
 use super::*;
 
 /// Evaluates a release with this state of its latency guard.
-fn guarded(
+fn with_guard(
     gateway: &SimulatedGateway,
     guard: &LatencyGuardState,
     rolls_back: bool,
@@ -35,7 +35,7 @@ fn guarded(
     evaluate(&AnalysisConfig::default(), &[input], &context)
 }
 
-fn slower(ticks: i64) -> LatencyGuardState {
+fn slower_canary(ticks: i64) -> LatencyGuardState {
     let equal = Counts::new(100.0, 30.0, 900.0, 270.0);
     LatencyGuardState::after_ticks(
         ticks,
@@ -46,7 +46,7 @@ fn slower(ticks: i64) -> LatencyGuardState {
 #[test]
 fn a_slower_release_is_held_and_explained_in_counts() {
     let good = SimulatedGateway::with_counts(40, Counts::new(750.0, 0.0, 750.0, 1.0));
-    let evaluation = guarded(&good, &slower(40), false, |_| {});
+    let evaluation = with_guard(&good, &slower_canary(40), false, |_| {});
     assert_eq!(evaluation.verdict, Verdict::Hold(HoldReason::Slower));
     assert!(
         evaluation.ln_e < 0.0,
@@ -66,19 +66,21 @@ fn a_slower_release_is_held_and_explained_in_counts() {
     let equal =
         LatencyGuardState::after_ticks(40, &[(0.1, Counts::new(100.0, 30.0, 900.0, 270.0))]);
     assert!(!matches!(
-        guarded(&good, &equal, false, |_| {}).verdict,
+        with_guard(&good, &equal, false, |_| {}).verdict,
         Verdict::Hold(_)
     ));
     // With all of the traffic on the canary there is no comparison.
-    let full = guarded(&good, &slower(40), false, |context| context.weight = 1.0);
+    let full = with_guard(&good, &slower_canary(40), false, |context| {
+        context.weight = 1.0
+    });
     assert!(!matches!(full.verdict, Verdict::Hold(HoldReason::Slower)));
 }
 
 #[test]
 fn a_guard_that_rolls_back_shares_the_bound_with_its_objective() {
     let good = SimulatedGateway::with_counts(40, Counts::new(750.0, 0.0, 750.0, 1.0));
-    let guard = slower(40);
-    let evaluation = guarded(&good, &guard, true, |_| {});
+    let guard = slower_canary(40);
+    let evaluation = with_guard(&good, &guard, true, |_| {});
     assert_eq!(
         evaluation.verdict,
         Verdict::RollBack(RollBackCause::Evidence)
@@ -100,7 +102,7 @@ fn a_guard_that_rolls_back_shares_the_bound_with_its_objective() {
 #[test]
 fn a_guard_without_data_holds_without_stepping_down() {
     let good = SimulatedGateway::with_counts(40, Counts::new(750.0, 0.0, 750.0, 1.0));
-    let evaluation = guarded(&good, &LatencyGuardState::default(), false, |_| {});
+    let evaluation = with_guard(&good, &LatencyGuardState::default(), false, |_| {});
     assert_eq!(
         evaluation.verdict,
         Verdict::Hold(HoldReason::NothingToCompare)

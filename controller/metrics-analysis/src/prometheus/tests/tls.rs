@@ -53,7 +53,7 @@ async fn serve(
 }
 
 async fn error(server: &Server) -> QueryError {
-    let error = poller(small())
+    let error = poller(small_limits())
         .query_once(server, "up", None)
         .await
         .unwrap_err();
@@ -69,7 +69,7 @@ async fn error(server: &Server) -> QueryError {
 async fn a_trusted_server_answers_requests_with_credentials() {
     let (server, _) = serve(&authority(), false).await;
     assert_eq!(
-        poller(small())
+        poller(small_limits())
             .query_once(&server, "up", None)
             .await
             .unwrap()
@@ -152,7 +152,7 @@ async fn a_client_certificate_is_sent_on_request() {
         .unwrap();
     let server = Server { tls, ..server };
     assert_eq!(
-        poller(small())
+        poller(small_limits())
             .query_once(&server, "up", None)
             .await
             .unwrap()
@@ -165,7 +165,7 @@ async fn a_client_certificate_is_sent_on_request() {
 #[tokio::test]
 async fn servers_with_equal_tls_options_share_connections() {
     let (server, accepted) = serve(&authority(), false).await;
-    let poller = poller(small());
+    let poller = poller(small_limits());
     let poll = |server: &Server| PollSpec {
         server: server.clone(),
         queries: vec!["up".into()],
@@ -179,11 +179,7 @@ async fn servers_with_equal_tls_options_share_connections() {
     assert_eq!((poller.poll_count(), poller.server_count()), (1, 1));
     let mut other = poller.subscribe(poll(&tenant));
     assert!(next_answer(&mut other).await.answers.is_ok());
-    assert_eq!(
-        poller.poll_count(),
-        2,
-        "the tenant's answer is nobody else's"
-    );
+    assert_eq!(poller.poll_count(), 2, "the tenant's answer is not shared");
     assert_eq!(accepted.load(Ordering::Relaxed), 1);
     drop((first, same, other));
     timeout(Duration::from_secs(5), async {

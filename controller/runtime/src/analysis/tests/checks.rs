@@ -158,12 +158,12 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     let request = request_with_check(&json!({"dryRun": true}));
     let running = resume_at(&prometheus, &request, 190).await;
     let checkpoint = Some(running.wait_for_evidence_until(180).await);
-    let watched = AnalysisRequest {
+    let baking = AnalysisRequest {
         weight: Weight::FULL,
         phase: ReleasePhase::Bake,
         ..request
     };
-    running.manager.start_or_update(watched.clone());
+    running.manager.start_or_update(baking.clone());
     let begun = |snapshot: &AnalysisSnapshot| {
         snapshot
             .checkpoint
@@ -175,7 +175,7 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     let running = start_manager(&prometheus, at(300));
     running.manager.start_or_update(AnalysisRequest {
         resume_from: begun,
-        ..watched
+        ..baking
     });
     let snapshot = running
         .wait_until("a rollback", |snapshot| {
@@ -187,11 +187,11 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     };
     assert_eq!(*cause, AbortCause::Evidence);
     assert!(
-        message.starts_with("Rolled back from 100 %: since it has all of the traffic"),
+        message.starts_with("Rolled back from 100 %: with all of the traffic"),
         "{message}"
     );
     assert!(
-        message.contains("no stable side is left to compare with"),
+        message.contains("no stable side left to compare with"),
         "{message}"
     );
 }

@@ -138,7 +138,7 @@ async fn aggregates_that_exceed_the_limits_hold_with_a_suggestion() {
     });
     let message = running.wait_for_hold(HoldCode::TooLarge).await;
     assert!(
-        message.contains("Even added up by scrape target") && message.contains("gateway"),
+        message.contains("adds them up by scrape target") && message.contains("gateway"),
         "{message}"
     );
 }

@@ -78,7 +78,7 @@ impl Case {
             previous: &declared,
             ..inputs
         });
-        assert_eq!(first, again, "it comes to rest");
+        assert_eq!(first, again, "the result is stable");
         let names: BTreeSet<_> = first.iter().map(|port| port.name.clone()).collect();
         assert_eq!(names.len(), first.len(), "names are unique: {first:?}");
         first
@@ -142,7 +142,7 @@ fn added_renamed_and_removed_ports_are_applied_and_routed_ports_are_kept() {
     assert_eq!(
         made.moves_to(&["web:8080"]),
         ["http 80->web"],
-        "renamed: the number says so"
+        "renamed: the number is the same"
     );
     assert_eq!(
         made.moves_to(&["web:3000"]),
