@@ -106,7 +106,7 @@ pub async fn run(
             Task::List(args) => list::list(connection, args, Timestamp::now(), out).await?,
             Task::Status(args) => status(connection, args, out).await?,
             Task::Explain(args) => {
-                explain::explain(connection, args, &DisplayContext::from_terminal(), out).await?
+                explain::explain(connection, args, &DisplayContext::from_terminal(), out).await?;
             }
             _ => {}
         },

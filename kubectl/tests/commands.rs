@@ -436,7 +436,7 @@ async fn a_rollout_with_an_unknown_spec_can_be_aborted() {
     scene
         .world
         .edit::<Rollout>("shop", "checkout", |rollout| {
-            rollout["spec"]["strategy"] = json!({"ofTheFuture": {}})
+            rollout["spec"]["strategy"] = json!({"ofTheFuture": {}});
         })
         .unwrap();
     let (ran, ()) = tokio::join!(

@@ -214,6 +214,7 @@ allotment: 500
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of data")]
 fn configuration_errors_have_line_and_field() {
     let cases = [
         ("alpha: 0.01\nbetta: 0.05\n", "line 2: betta: unknown field"),

@@ -200,9 +200,9 @@ mod tests {
         for _ in 0..200 {
             let middle = f64::midpoint(low, high);
             if mixture.ln_value(ln_weights, side * middle) >= target {
-                high = middle
+                high = middle;
             } else {
-                low = middle
+                low = middle;
             }
         }
         side * high

@@ -235,7 +235,7 @@ fn after_a_step_down_only_evidence_raises_the_weight_again() {
         max_weight: Weight::percent(50),
     };
     let mut world = World::stable(edit(analysed(plan(10, vec![])), |canary| {
-        canary.pace = Pace::Evidence(pace)
+        canary.pace = Pace::Evidence(pace);
     }));
     world.report = undecided(&world);
     world.release("v2");
@@ -274,7 +274,7 @@ fn a_low_budget_lowers_the_weight_and_a_spent_budget_sets_it_to_zero() {
     };
     let by_steps = analysed(plan(10, vec![weight(40), Step::Pause(None)]));
     let by_evidence = edit(analysed(plan(10, vec![])), |canary| {
-        canary.pace = Pace::Evidence(pace)
+        canary.pace = Pace::Evidence(pace);
     });
     for (plan, expected) in [
         (by_steps, "(pause), limited to 0 %"),
@@ -587,7 +587,7 @@ fn evidence_sets_the_pace_without_steps() {
         max_weight: Weight::percent(50),
     };
     let mut world = World::stable(analysed(edit(plan(20, vec![]), |canary| {
-        canary.pace = Pace::Evidence(pace)
+        canary.pace = Pace::Evidence(pace);
     })));
     world.report = undecided(&world);
     world.release("v2");

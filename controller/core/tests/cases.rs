@@ -406,7 +406,7 @@ fn descending_steps_lower_the_weight_before_the_canary_shrinks() {
 #[test]
 fn stable_scales_up_before_traffic_returns_to_it() {
     let wanted = edit(plan(10, vec![weight(60), wait(600)]), |canary| {
-        canary.dynamic_stable_scale = true
+        canary.dynamic_stable_scale = true;
     });
     let mut world = World::stable(wanted);
     world.release("v2");

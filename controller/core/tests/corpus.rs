@@ -4,6 +4,8 @@
 //! `corpus/histories.txt` holds a few histories in full, `corpus/digests.txt` a digest of every
 //! history. `SERIN_RECORD=1 cargo test --workspace --test corpus` records both again.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use std::fmt::Write as _;
@@ -78,7 +80,7 @@ fn random_plan(random: &mut Random) -> Plan {
     let mut chosen = if routed {
         let dynamic = random.chance(2);
         edit(plan(replicas, steps), |canary| {
-            canary.dynamic_stable_scale = dynamic
+            canary.dynamic_stable_scale = dynamic;
         })
     } else {
         let surge = random.below(3);
@@ -142,7 +144,7 @@ fn apply_random_event(world: &mut World, random: &mut Random, number: usize) {
         11 => {
             let steps = random_steps(random);
             world.plan = edit(world.plan.clone(), |canary| {
-                canary.pace = Pace::Steps(steps)
+                canary.pace = Pace::Steps(steps);
             });
         }
         12 => {
@@ -165,7 +167,7 @@ fn apply_random_event(world: &mut World, random: &mut Random, number: usize) {
                 world,
                 50,
                 world::requirements(&["errors"], &["smoke", "bake"]),
-            )
+            );
         }
         22 | 23 => world.report = undecided(world),
         24 => world.spec_problem = random.chance(2).then(|| "spec: broken".to_owned()),

@@ -1,5 +1,7 @@
 //! Tests of the twelve invariants, most of them over random histories.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use std::time::Duration;
@@ -71,7 +73,7 @@ fn steps_of(weights: &[u32]) -> Vec<Step> {
 
 fn start(dynamic: bool) -> World {
     let wanted = analysed(edit(plan(4, steps_of(&[20, 60])), |canary| {
-        canary.dynamic_stable_scale = dynamic
+        canary.dynamic_stable_scale = dynamic;
     }));
     let mut world = World::stable(wanted);
     fresh(&mut world);
@@ -115,7 +117,7 @@ fn apply(world: &mut World, number: usize, incident: &Incident) {
         // A route that sends requests to missing pods loses them before the controller can restore
         // it.
         Incident::Drift(percent) if world.available_behind_canary() => {
-            world.route = Ok(Weight::percent(*percent))
+            world.route = Ok(Weight::percent(*percent));
         }
         Incident::Crash(_) | Incident::Drift(_) => {}
         Incident::Breach => {
@@ -134,7 +136,7 @@ fn apply(world: &mut World, number: usize, incident: &Incident) {
         }
         Incident::Fresh => fresh(world),
         Incident::InvalidSpec(invalid) => {
-            world.spec_problem = invalid.then(|| "spec: broken".to_owned())
+            world.spec_problem = invalid.then(|| "spec: broken".to_owned());
         }
         Incident::Kill(writes) => {
             world.reconcile_cut_after(*writes);
@@ -303,7 +305,7 @@ fn invariant_01_abort_comes_first_before_validation_scaling_and_analysis() {
 #[test]
 fn invariant_02_abort_never_waits_for_stable_to_be_complete() {
     let wanted = edit(plan(10, vec![weight(80), wait(600)]), |canary| {
-        canary.dynamic_stable_scale = true
+        canary.dynamic_stable_scale = true;
     });
     let mut world = World::stable(wanted);
     world.release("v2");

@@ -24,7 +24,7 @@ fn paced_release(replicas: u32) -> World {
         max_weight: HALF,
     };
     let mut wanted = edit(analysed(plan(replicas, vec![])), |canary| {
-        canary.pace = Pace::Evidence(pace)
+        canary.pace = Pace::Evidence(pace);
     });
     wanted.progress_deadline = secs(20);
     let mut world = World::stable(wanted);
@@ -411,7 +411,7 @@ fn scaling_to_zero_and_back_keeps_the_position_under_every_kind_of_hold() {
             world.report = frozen("nothing to spend");
         }),
         ("a spec problem", |world| {
-            world.spec_problem = Some("spec.strategy: broken".into())
+            world.spec_problem = Some("spec.strategy: broken".into());
         }),
     ];
     for routed in [true, false] {
@@ -618,7 +618,7 @@ fn both_sides_grow_and_shrink_in_the_proportion_of_the_traffic() {
         }
         for dynamic in [false, true] {
             let wanted = edit(plan(10, steps()), |canary| {
-                canary.dynamic_stable_scale = dynamic
+                canary.dynamic_stable_scale = dynamic;
             });
             let share = highest_canary_share(at_30_percent(wanted, from), to);
             assert!(share <= 0.345, "{from} -> {to}, dynamic {dynamic}: {share}");
@@ -746,7 +746,7 @@ fn declared_replicas_apply_at_once() {
 #[test]
 fn a_superseded_canary_loses_its_traffic_even_if_stable_had_shrunk() {
     let wanted = edit(plan(5, vec![weight(20), Step::Pause(None)]), |canary| {
-        canary.dynamic_stable_scale = true
+        canary.dynamic_stable_scale = true;
     });
     let mut world = World::stable(wanted);
     world.release("v2");

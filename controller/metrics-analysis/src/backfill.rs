@@ -83,10 +83,10 @@ pub async fn backfill(
                 end_ms = next_ms;
             }
             Err(QueryError::TooLarge(_)) if slice_ms > 4 * release.scrape_interval_ms() => {
-                slice_ms /= 2
+                slice_ms /= 2;
             }
             Err(QueryError::TooLarge(_)) if release.switch_to_server_side_aggregation(index) => {
-                slice_ms = SLICE_MS
+                slice_ms = SLICE_MS;
             }
             Err(error) => return Err(error),
         }

@@ -386,7 +386,7 @@ pub async fn keep_current(
         if now >= budget_at {
             let answer = poller.query_once(&server, &queries.budget, None).await;
             apply_or_warn(&answer, "budget", |answer| {
-                sender.send_modify(|service| apply_budget(service, &queries, answer))
+                sender.send_modify(|service| apply_budget(service, &queries, answer));
             });
             let is_known = answer.is_ok() && sender.borrow().budget.is_some();
             budget_at = now
@@ -398,7 +398,7 @@ pub async fn keep_current(
         }
         let answer = poller.query_once(&server, &queries.guard, None).await;
         apply_or_warn(&answer, "burn rate", |answer| {
-            sender.send_modify(|service| apply_burn_windows(service, answer))
+            sender.send_modify(|service| apply_burn_windows(service, answer));
         });
         drop(turn);
         tokio::select! {

@@ -116,7 +116,7 @@ impl Controller {
         };
         let on_deleted = Arc::clone(&context);
         watches.spawn(&mut tasks, self.rollouts, move |key, uid| {
-            on_deleted.forget(key, uid)
+            on_deleted.forget(key, uid);
         });
         tasks.spawn(enqueue_all_on_election(
             Arc::clone(&context),

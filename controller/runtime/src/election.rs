@@ -450,7 +450,7 @@ impl Elector {
         match self.release().await {
             Ok(()) => tracing::info!(lease = %self.candidate.lease, "released the Lease"),
             Err(error) => {
-                tracing::warn!(%error, "failed to release the Lease; it will expire")
+                tracing::warn!(%error, "failed to release the Lease; it will expire");
             }
         }
     }

@@ -93,10 +93,10 @@ impl Events {
         {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, reason = %event.reason, "failed to write Event")
+                tracing::warn!(%error, reason = %event.reason, "failed to write Event");
             }
             Err(_) => {
-                tracing::warn!(reason = %event.reason, "timed out writing Event")
+                tracing::warn!(reason = %event.reason, "timed out writing Event");
             }
         }
     }

@@ -298,7 +298,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
         }
         match &self.original_canary {
             Some(original_rule) => {
-                changes.set_weight(self.rule, canary, canary_weight.or(original_rule.weight))
+                changes.set_weight(self.rule, canary, canary_weight.or(original_rule.weight));
             }
             None => changes.remove(self.rule, canary),
         }

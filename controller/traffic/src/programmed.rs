@@ -51,7 +51,7 @@ pub(crate) fn programmed_status(route: &Value) -> ProgrammedStatus {
                 ReportResult::Programmed => {}
                 ReportResult::NoGeneration => all_report_generation = false,
                 ReportResult::PreviousGeneration(why) => {
-                    earlier = Some(format!("{} {why}", parent.title()))
+                    earlier = Some(format!("{} {why}", parent.title()));
                 }
                 ReportResult::Failed(why) => {
                     return ProgrammedStatus::Pending(format!("{} {why}", parent.title()));

@@ -47,7 +47,7 @@ pub(super) fn parse_duration_in(
     match parse_duration(text) {
         Ok(duration) if bounds.contains(&duration) => return Some(duration),
         Ok(duration) if duration < *bounds.start() => {
-            problems.invalid(path, &text, "it is too short", fix)
+            problems.invalid(path, &text, "it is too short", fix);
         }
         Ok(_) => problems.invalid(path, &text, "it is too long", fix),
         Err(error) => problems.invalid(path, &text, error.to_string(), fix),

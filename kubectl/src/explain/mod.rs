@@ -334,6 +334,10 @@ fn bounds_miss(input: &ExplainInput<'_>) -> Option<String> {
 }
 
 /// Writes the statistics of one objective.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line per figure, in the order of the page"
+)]
 fn write_numbers(
     page: &mut Page,
     numbers: &ObjectiveNumbers,

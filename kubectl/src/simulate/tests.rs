@@ -66,7 +66,7 @@ fn the_settings_of_the_manifest_are_used() {
         assert!(
             (value / expected - 1.0).abs() < 1e-9,
             "{value} is not {expected}"
-        )
+        );
     };
     near(release.analysis.steps.first_weight, 0.1);
     near(release.analysis.steps.max_weight, 0.4);

@@ -18,7 +18,7 @@ pub fn write_evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
     for objective in objectives {
         page.line(&format!("  {}", style::bold(&objective.objective)));
         let line = |page: &mut Page, text: &str, style: Style| {
-            page.wrapped(("    ", "    ", 4), text, style)
+            page.wrapped(("    ", "    ", 4), text, style);
         };
         let message = objective.message.as_deref().unwrap_or_default();
         // The controller's message may contain the counts or the budget already.

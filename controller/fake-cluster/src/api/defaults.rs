@@ -140,7 +140,7 @@ fn container(container: &mut Value) {
         json!(if always { "Always" } else { "IfNotPresent" }),
     );
     for_each_item(container, "ports", |port| {
-        set_default(port, "protocol", json!("TCP"))
+        set_default(port, "protocol", json!("TCP"));
     });
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe) {

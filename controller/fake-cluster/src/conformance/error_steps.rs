@@ -315,6 +315,7 @@ fn versions() -> Vec<ConformanceStep> {
 
 /// argo-rollouts #119: an autoscaler reads and writes the scale of a Rollout whose manifest omits
 /// `replicas`.
+#[expect(clippy::too_many_lines, reason = "a list of data")]
 fn scaling() -> Vec<ConformanceStep> {
     let labels = json!({"app": "s"});
     let rollout = json!({

@@ -177,7 +177,7 @@ fn add_routed(inputs: &PortInputs<'_>, ports: &mut Vec<ServicePort>) {
         match first.filter(|_| !inputs.declared.is_empty()) {
             // In a new Service, nothing depends on the number of the first port yet.
             Some(first) if inputs.existing.is_empty() && is_unrouted(&ports[first]) => {
-                ports[first].port = *number
+                ports[first].port = *number;
             }
             Some(first) => {
                 let target = ports[first].target_port.clone();

@@ -186,7 +186,7 @@ impl EffectExecutor<'_> {
             .await
         {
             Ok(_) => {
-                tracing::info!(%revision, "deleted ReplicaSet beyond the history limit")
+                tracing::info!(%revision, "deleted ReplicaSet beyond the history limit");
             }
             Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => {}
             Err(error) => return Err(EffectError::api(format!("ReplicaSet {name}"))(error)),

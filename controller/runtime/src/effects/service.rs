@@ -164,7 +164,7 @@ impl EffectExecutor<'_> {
                 .unwrap_or(Err(EffectError::Timeout))
             {
                 Ok(()) => {
-                    tracing::info!(service = %name, %revision, "updated Service")
+                    tracing::info!(service = %name, %revision, "updated Service");
                 }
                 Err(error) => failure = Some(error),
             }
@@ -585,7 +585,7 @@ async fn release(
             .unwrap_or(Err(EffectError::Timeout))
         {
             Ok(()) => {
-                tracing::info!(service = %name, "released Service: it selects pods of any revision")
+                tracing::info!(service = %name, "released Service: it selects pods of any revision");
             }
             // The Service was deleted or replaced.
             Err(EffectError::Refused { .. } | EffectError::Conflict(_))

@@ -255,7 +255,7 @@ impl Reconcile<'_> {
             },
             local,
         );
-        observed.analysis = analysis.report.clone();
+        observed.analysis.clone_from(&analysis.report);
         (observed, analysis)
     }
 
@@ -461,7 +461,7 @@ fn log_decision(decision: &Decision) {
     for reason in &decision.reasons {
         match reason.level {
             Level::Detail | Level::Normal => {
-                tracing::info!(reason = reason.code, "{}", reason.message)
+                tracing::info!(reason = reason.code, "{}", reason.message);
             }
             Level::Warning => tracing::warn!(reason = reason.code, "{}", reason.message),
         }

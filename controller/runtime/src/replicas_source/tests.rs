@@ -21,6 +21,7 @@ fn source_of(object: &Value) -> ReplicasSource {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of data")]
 fn the_source_of_replicas_is_derived_from_managed_fields() {
     let cases = [
         ("client-side apply without replicas", Default),

@@ -146,7 +146,7 @@ fn apply_fault(answer: String, fault: PrometheusFault) -> Response {
     match fault {
         PrometheusFault::Empty => value["data"]["result"] = json!([]),
         PrometheusFault::Partial => {
-            value["warnings"] = json!(["one store did not respond: the result is partial"])
+            value["warnings"] = json!(["one store did not respond: the result is partial"]);
         }
         PrometheusFault::NotANumber => {
             for series in value["data"]["result"].as_array_mut().into_iter().flatten() {

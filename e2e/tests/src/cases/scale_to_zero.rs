@@ -34,6 +34,7 @@ async fn scale_to_zero_and_back(shop: &Shop) -> Result<RolloutStatus> {
 // argo-rollouts #3686 and PR #4950: replicas are set to 0 while a canary is in progress.
 /// # Errors
 /// If an expectation is not met.
+#[expect(clippy::too_many_lines, reason = "a linear scenario")]
 pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &Env) -> Result<()> {
     let shop = Shop::create(env, "serin-e2e-zero").await?;
     let steps = json!([{"setWeight": 20}, {"pause": {}}]);

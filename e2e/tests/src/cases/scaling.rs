@@ -203,6 +203,7 @@ async fn ensure_replicas_stay_at(shop: &Shop, replicas: i32) -> Result<()> {
 // #3689: with a default value, removing `replicas: 10` from the manifest scales down to one pod.
 /// # Errors
 /// If an expectation is not met.
+#[expect(clippy::too_many_lines, reason = "a linear scenario")]
 pub async fn an_autoscaler_owns_replicas_that_the_manifest_omits(env: &Env) -> Result<()> {
     let shop = Shop::create_without_route(env, "serin-e2e-hpa", "shop").await?;
     let spec = RolloutOptions {

@@ -71,7 +71,7 @@ fn a_slower_release_is_held_and_explained_in_counts() {
     ));
     // With all of the traffic on the canary there is no comparison.
     let full = with_guard(&good, &slower_canary(40), false, |context| {
-        context.weight = 1.0
+        context.weight = 1.0;
     });
     assert!(!matches!(full.verdict, Verdict::Hold(HoldReason::Slower)));
 }

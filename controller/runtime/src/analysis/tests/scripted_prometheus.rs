@@ -238,7 +238,7 @@ impl AggregationQuery {
                             .insert(step_ms, scraped_ms as f64 / 1_000.0);
                     }
                     Some((_, before)) => {
-                        add("known", if now >= before { now - before } else { now })
+                        add("known", if now >= before { now - before } else { now });
                     }
                     None if series.iter().any(|known| is_known(&known)) => add("new", now),
                     None => {}
