@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use super::reference;
+
 const HEADER: &str =
     "# Generated from the types in crds/src by `cargo xtask codegen`. Do not edit.\n";
 /// The folders with the CustomResourceDefinitions. Helm installs the second one with the chart.
@@ -15,7 +17,8 @@ const FOLDERS: [&str; 2] = ["crds/yaml", "charts/serin/crds"];
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = workspace_root()?;
     let mut outdated = Vec::new();
-    for (path, text) in generated_files()? {
+    let files = crd_files()?.into_iter().chain(reference::pages()?);
+    for (path, text) in files {
         let file = root.join(&path);
         if fs::read_to_string(&file).is_ok_and(|found| found == text) {
             continue;
@@ -40,8 +43,8 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every generated file: its path from the workspace root, and its content.
-fn generated_files() -> anyhow::Result<Vec<(PathBuf, String)>> {
+/// The CustomResourceDefinitions: path from the workspace root, and content.
+fn crd_files() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for crd in serin_crds::crds() {
         // A JSON value sorts the keys of every object, independently of their order in the Rust
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn generated_folders_hold_generated_files_only() {
         let root = workspace_root().unwrap();
-        let expected = generated_files().unwrap();
+        let expected = crd_files().unwrap();
         for folder in FOLDERS {
             for entry in fs::read_dir(root.join(folder)).unwrap() {
                 let path = Path::new(folder).join(entry.unwrap().file_name());
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_yaml_parses_to_the_same_definitions() {
-        let generated: Vec<_> = generated_files()
+        let generated: Vec<_> = crd_files()
             .unwrap()
             .into_iter()
             .step_by(FOLDERS.len())

@@ -5,5 +5,6 @@ pub(crate) mod cluster;
 pub(crate) mod codegen;
 pub(crate) mod demo;
 pub(crate) mod lint;
+mod reference;
 pub(crate) mod soak;
 pub(crate) mod test;

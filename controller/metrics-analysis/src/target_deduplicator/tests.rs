@@ -151,7 +151,7 @@ fn jobs_that_may_scrape_the_same_process_are_rejected() {
         assert!(
             error.contains("job=\"a\"")
                 && error.contains("job=\"b\"")
-                && error.contains("keep one"),
+                && error.contains("remove one of the two jobs"),
             "{error}"
         );
     }

@@ -70,7 +70,7 @@ async fn a_check_renders_its_arguments_and_rolls_back_above_its_failure_limit() 
     };
     assert_eq!(*cause, AbortCause::Check);
     assert!(
-        message.contains("queue has failed 2 times") && message.contains("found 120"),
+        message.contains("queue has failed 2 times") && message.contains("the last result 120"),
         "{message}"
     );
     assert_eq!(

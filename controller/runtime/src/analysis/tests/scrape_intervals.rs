@@ -64,7 +64,7 @@ async fn aggregation_uses_the_measured_scrape_interval() {
     let reading = snapshot.evidence[0].note.clone().unwrap();
     assert!(reading.contains("Samples arrive every 10 s"), "{reading}");
     assert!(
-        reading.contains("up to 25 s later"),
+        reading.contains("delays the results by up to 25 s"),
         "the grid is the learned one: {reading}"
     );
 }
