@@ -245,7 +245,7 @@ impl Metrics {
             self.analysis_changes.clone(),
         );
         registry.register(
-            "judging",
+            "analyses_running",
             "Releases under analysis",
             self.active_analyses.clone(),
         );
