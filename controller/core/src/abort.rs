@@ -94,7 +94,7 @@ pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition, holds: 
     ) else {
         return;
     };
-    // A controller that has just started has yet to see what happened while it was away.
+    // A controller that has just started has not yet observed what happened while it was down.
     let deadline = cx.plan.progress_deadline;
     let may_abort_at = saturating_add(cx.observed.observed_since, deadline.min(GRACE));
     if cx.reached(overdue_at.max(may_abort_at)) {

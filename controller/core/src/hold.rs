@@ -145,7 +145,7 @@ hold_codes! {
     "The analysis reached its maximum duration without a verdict.",
     "Continue with `kubectl promote`, or stop the release with `kubectl abort`.";
     StepPause, Step, Advance, HoldEnd::Command { command: Verb::Promote },
-    "The current step is a pause.",
+    "The current step is a pause. If it has a duration, it ends at the time in `ends.at`.",
     "Wait until it ends, or continue with `kubectl promote`.";
     AnalysisRunning, Step, Advance, HoldEnd::Itself,
     "The current step waits for fresh metrics without a breach.",
@@ -188,7 +188,7 @@ hold_codes! {
     "Raise the quota, or lower `spec.replicas` or the requests of the pods.";
     PodsRejected, Cluster, Advance, HoldEnd::Itself,
     "The API server refuses to create the pods: pod security, a policy or an admission webhook.",
-    "Correct the pod template as the message says, or the policy.";
+    "Correct what the message names in the pod template, or change the policy.";
     RouteNotReady, Cluster, Advance, HoldEnd::Itself,
     "The router has not confirmed the traffic split yet. The progress deadline applies.",
     "See the route's status conditions and the controller of its Gateway.";
@@ -248,10 +248,10 @@ hold_codes! {
     "Compare the condition with the result that the message shows.";
     SecretForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the Secret with the Prometheus credentials.",
-    "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
+    "Run the two kubectl commands of the message, or ask an administrator of the namespace.";
     ConfigMapForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the ConfigMap with the certificate authority.",
-    "Run the two kubectl commands of the message, or ask somebody who may grant rights there.";
+    "Run the two kubectl commands of the message, or ask an administrator of the namespace.";
     DirectoryForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the directory with the default Prometheus credentials.",
     "Correct the permissions of the mounted volume.";

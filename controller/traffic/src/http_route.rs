@@ -10,16 +10,70 @@ use serin_core::units::Weight;
 use crate::backend::{Backend, Rule, malformed};
 use crate::error::{RouteError, RouteName};
 use crate::original::{OriginalBackend, OriginalRule, OriginalWeights};
+use crate::programmed::{ProgrammedStatus, programmed_status};
+use crate::router::{Router, Services};
 use crate::split::{Split, share, split};
 
-/// The stable and the canary Service.
-type Services<'a> = (&'a str, &'a str);
+/// `gateway.networking.k8s.io` HTTPRoute.
+pub(crate) struct HttpRouteRouter;
 
-pub(crate) fn canary_weight(
+impl Router for HttpRouteRouter {
+    fn group(&self) -> &'static str {
+        "gateway.networking.k8s.io"
+    }
+
+    fn kind(&self) -> &'static str {
+        "HTTPRoute"
+    }
+
+    fn canary_weight(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+    ) -> Result<Weight, RouteError> {
+        canary_weight(route, rule, services)
+    }
+
+    fn set_weight(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        weight: Weight,
+        original: Option<&OriginalWeights>,
+    ) -> Result<Patch, RouteError> {
+        set_weight(route, rule, services, weight, original)
+    }
+
+    fn programmed_status(&self, route: &Value) -> ProgrammedStatus {
+        programmed_status(route)
+    }
+
+    fn refresh_original(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        known: Option<&OriginalWeights>,
+    ) -> Result<OriginalWeights, RouteError> {
+        refresh_original(route, rule, services, known)
+    }
+
+    fn restore(
+        &self,
+        route: &Value,
+        original: &OriginalWeights,
+        services: Services<'_>,
+    ) -> Result<Patch, RouteError> {
+        restore(route, original, services)
+    }
+}
+
+fn canary_weight(
     route: &Value,
     rule: Option<&str>,
-    stable: &str,
-    canary: &str,
+    Services { stable, canary }: Services<'_>,
 ) -> Result<Weight, RouteError> {
     let name = route_name(route);
     let mut shares = Vec::new();
@@ -46,7 +100,7 @@ pub(crate) fn canary_weight(
     })
 }
 
-pub(crate) fn set_weight(
+fn set_weight(
     route: &Value,
     rule: Option<&str>,
     services: Services<'_>,
@@ -55,7 +109,7 @@ pub(crate) fn set_weight(
 ) -> Result<Patch, RouteError> {
     let name = route_name(route);
     let mut changes = PatchBuilder::default();
-    let rules = selected_rules(route, &name, rule, services.0)?;
+    let rules = selected_rules(route, &name, rule, services.stable)?;
     let splits: Vec<RuleSplit<'_, '_>> = rules
         .iter()
         .map(|rule| RuleSplit::new(rule, &name, services, original))
@@ -75,16 +129,16 @@ pub(crate) fn set_weight(
     changes.into_patch(route, &name)
 }
 
-pub(crate) fn refresh_original(
+fn refresh_original(
     route: &Value,
     rule: Option<&str>,
-    (stable, canary): Services<'_>,
+    services: Services<'_>,
     original: Option<&OriginalWeights>,
 ) -> Result<OriginalWeights, RouteError> {
     let name = route_name(route);
-    let rules = selected_rules(route, &name, rule, stable)?;
+    let rules = selected_rules(route, &name, rule, services.stable)?;
     let refresh = |rule: &Rule<'_>| {
-        let original_rule = RuleSplit::new(rule, &name, (stable, canary), original)?.original_rule;
+        let original_rule = RuleSplit::new(rule, &name, services, original)?.original_rule;
         Ok(OriginalRule {
             index: rule.index,
             ..original_rule
@@ -95,7 +149,7 @@ pub(crate) fn refresh_original(
     })
 }
 
-pub(crate) fn restore(
+fn restore(
     route: &Value,
     original: &OriginalWeights,
     services: Services<'_>,
@@ -104,7 +158,7 @@ pub(crate) fn restore(
     let mut changes = PatchBuilder::default();
     for rule in Rule::all(route, &name)? {
         let recorded = original.rule(rule.index, rule.name).is_some();
-        if recorded && rule.service(services.0, &name)?.is_some() {
+        if recorded && rule.service(services.stable, &name)?.is_some() {
             RuleSplit::new(&rule, &name, services, Some(original))?.reset(
                 &mut changes,
                 &name,
@@ -181,7 +235,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
         services: Services<'r>,
         original: Option<&OriginalWeights>,
     ) -> Result<Self, RouteError> {
-        let (stable, canary) = services;
+        let Services { stable, canary } = services;
         let Some(stable_now) = rule.service(stable, route)? else {
             return Err(RouteError::StableNotFound {
                 route: route.clone(),
@@ -244,7 +298,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
             RouteError::WeightTooFine {
                 route: route.clone(),
                 rule: self.rule.title(),
-                stable: self.services.0.into(),
+                stable: self.services.stable.into(),
                 weight,
             }
         })?;
@@ -322,7 +376,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
             .map(|b| b.identity.clone())
             .collect();
         self.rule.backends.iter().filter_map(move |backend| {
-            let (stable, canary) = self.services;
+            let Services { stable, canary } = self.services;
             let is_managed =
                 backend.identity.is_service(stable) || backend.identity.is_service(canary);
             (!is_managed).then(|| {
@@ -338,7 +392,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
     /// canary.
     fn canary_backend(&self, weight: u64) -> Value {
         let mut copy = self.stable.object.clone();
-        copy["name"] = self.services.1.into();
+        copy["name"] = self.services.canary.into();
         copy["weight"] = weight.into();
         copy
     }
@@ -347,7 +401,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
         RouteError::StableHasNoTraffic {
             route: route.clone(),
             rule: self.rule.title(),
-            stable: self.services.0.into(),
+            stable: self.services.stable.into(),
         }
     }
 }

@@ -5,8 +5,9 @@
 //! plain JSON, never through a type that could drop an unknown field, and changed by a JSON Patch
 //! whose `test` operations fail if the object has changed since it was read.
 //!
-//! Each kind of route has its own module, selected by the object's `kind`. An object without a kind
-//! (typed clients drop it) is treated as an HTTPRoute.
+//! Each kind of route has its own module with an implementation of [`Router`], selected by the
+//! object's group and kind. An object without a kind (typed clients drop it) is treated as an
+//! HTTPRoute.
 
 #![warn(missing_docs)]
 
@@ -15,6 +16,7 @@ mod error;
 mod http_route;
 mod original;
 mod programmed;
+mod router;
 mod split;
 
 use json_patch::Patch;
@@ -24,20 +26,7 @@ use serin_core::units::Weight;
 pub use error::RouteError;
 pub use original::{OriginalBackend, OriginalRule, OriginalWeights};
 pub use programmed::ProgrammedStatus;
-
-/// The supported kinds of route object.
-enum RouteKind {
-    HttpRoute,
-}
-
-impl RouteKind {
-    fn from_object(route: &Value) -> Result<Self, RouteError> {
-        match route.get("kind").and_then(Value::as_str) {
-            None | Some("HTTPRoute") => Ok(Self::HttpRoute),
-            Some(other) => Err(RouteError::UnsupportedKind { kind: other.into() }),
-        }
-    }
-}
+pub use router::{ROUTERS, Router, Services, router_for};
 
 /// The current canary weight: the canary's share of the combined weight of the stable and the
 /// canary backend.
@@ -55,9 +44,7 @@ pub fn canary_weight(
     stable: &str,
     canary: &str,
 ) -> Result<Weight, RouteError> {
-    match RouteKind::from_object(route)? {
-        RouteKind::HttpRoute => http_route::canary_weight(route, rule, stable, canary),
-    }
+    router_for(route)?.canary_weight(route, rule, Services { stable, canary })
 }
 
 /// The patch that sets the canary weight to `canary_weight` of the combined weight of the stable
@@ -83,18 +70,15 @@ pub fn set_weight(
     canary_weight: Weight,
     original: Option<&OriginalWeights>,
 ) -> Result<Patch, RouteError> {
-    match RouteKind::from_object(route)? {
-        RouteKind::HttpRoute => {
-            http_route::set_weight(route, rule, (stable, canary), canary_weight, original)
-        }
-    }
+    let services = Services { stable, canary };
+    router_for(route)?.set_weight(route, rule, services, canary_weight, original)
 }
 
 /// Whether every gateway that the route is attached to has programmed the current generation of the
 /// object.
 pub fn programmed_status(route: &Value) -> ProgrammedStatus {
-    match RouteKind::from_object(route) {
-        Ok(RouteKind::HttpRoute) => programmed::programmed_status(route),
+    match router_for(route) {
+        Ok(router) => router.programmed_status(route),
         Err(error) => ProgrammedStatus::Pending(error.to_string()),
     }
 }
@@ -129,11 +113,7 @@ pub fn refresh_original(
     canary: &str,
     original: Option<&OriginalWeights>,
 ) -> Result<OriginalWeights, RouteError> {
-    match RouteKind::from_object(route)? {
-        RouteKind::HttpRoute => {
-            http_route::refresh_original(route, rule, (stable, canary), original)
-        }
-    }
+    router_for(route)?.refresh_original(route, rule, Services { stable, canary }, original)
 }
 
 /// The patch that restores the original weights of every recorded rule, including the weight of a
@@ -150,7 +130,5 @@ pub fn restore(
     stable: &str,
     canary: &str,
 ) -> Result<Patch, RouteError> {
-    match RouteKind::from_object(route)? {
-        RouteKind::HttpRoute => http_route::restore(route, original, (stable, canary)),
-    }
+    router_for(route)?.restore(route, original, Services { stable, canary })
 }

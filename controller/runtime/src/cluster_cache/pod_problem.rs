@@ -112,7 +112,7 @@ fn unschedulable(status: &PodStatus) -> Option<Finding> {
     let message = message.split(" preemption:").next().unwrap_or(message);
     let detail = format!(
         "cannot be scheduled: {}",
-        truncated(message.trim_end_matches('.'))
+        truncated(message.trim_end_matches(['.', ',', ' ']))
     );
     Some((HoldCode::PodUnschedulable, detail, since(scheduled)))
 }
@@ -222,7 +222,7 @@ mod tests {
         let problem = pod(json!({"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
             "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "message": "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available.",
+            "message": "0/1 nodes are available: 1 Insufficient cpu, preemption: 0/1 nodes are available.",
         }]}));
         let problem = problem.unwrap();
         assert_eq!(problem.code, HoldCode::PodUnschedulable);
