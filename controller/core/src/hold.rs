@@ -145,7 +145,7 @@ hold_codes! {
     "The analysis reached its maximum duration without a verdict.",
     "Continue with `kubectl promote`, or stop the release with `kubectl abort`.";
     StepPause, Step, Advance, HoldEnd::Command { command: Verb::Promote },
-    "The current step is a pause. If it has a duration, it ends at the time in `ends.at`.",
+    "The current step is a pause.",
     "Wait until it ends, or continue with `kubectl promote`.";
     AnalysisRunning, Step, Advance, HoldEnd::Itself,
     "The current step waits for fresh metrics without a breach.",
