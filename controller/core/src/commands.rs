@@ -91,7 +91,7 @@ fn carry_out(cx: &Context<'_>, transition: &mut Transition, command: &Command) -
     }
 }
 
-fn abort_release(
+pub(crate) fn abort_release(
     cx: &Context<'_>,
     transition: &mut Transition,
     command: &Command,

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::command::{Command, CommandOutcome};
 use crate::context::{Context, Transition};
 use crate::converge::{converge, replicas as pods, traffic};
 use crate::effect::{Decision, Effect};
@@ -59,21 +60,28 @@ pub fn decide(
         pods::forget_drained(&cx, &mut transition);
     }
 
-    let mut effects = converge(&cx, &transition.state, &target);
+    let effects = converge(&cx, &transition.state, &target);
     invariants::check(&cx, &transition.state, &effects)?;
-    effects.extend(
-        outcomes
-            .into_iter()
-            .map(|(command, outcome)| Effect::FinishCommand {
-                name: command.name.clone(),
-                uid: command.uid.clone(),
-                outcome,
-            }),
-    );
-    Ok(Decision {
+    Ok(complete(&cx, transition, effects, outcomes))
+}
+
+/// The decision with these effects, and after them the outcomes of the commands.
+pub(crate) fn complete(
+    cx: &Context<'_>,
+    transition: Transition,
+    mut effects: Vec<Effect>,
+    outcomes: Vec<(&Command, CommandOutcome)>,
+) -> Decision {
+    let finish = |(command, outcome): (&Command, CommandOutcome)| Effect::FinishCommand {
+        name: command.name.clone(),
+        uid: command.uid.clone(),
+        outcome,
+    };
+    effects.extend(outcomes.into_iter().map(finish));
+    Decision {
         state: transition.state,
         effects,
         wake_at: cx.earliest_deadline(),
         reasons: transition.reasons,
-    })
+    }
 }

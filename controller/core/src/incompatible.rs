@@ -3,12 +3,12 @@
 //! Nothing is changed that cannot be understood. Only an abort works: it takes all traffic to
 //! stable, and afterwards the state is one of this version.
 
-use crate::abort;
 use crate::command::{Command, CommandOutcome, Verb};
 use crate::commands;
 use crate::context::{Context, Transition};
 use crate::converge::{converge, replicas, traffic};
-use crate::effect::{Decision, Effect};
+use crate::decide::complete;
+use crate::effect::Decision;
 use crate::invariants::{self, InvariantViolation};
 use crate::state::{SCHEMA_VERSION, Stage};
 use crate::{status_message, target};
@@ -38,21 +38,7 @@ pub(crate) fn decide(
     } else {
         transition.state = cx.observed.state.clone();
     }
-    effects.extend(
-        outcomes
-            .into_iter()
-            .map(|(command, outcome)| Effect::FinishCommand {
-                name: command.name.clone(),
-                uid: command.uid.clone(),
-                outcome,
-            }),
-    );
-    Ok(Decision {
-        state: transition.state,
-        effects,
-        wake_at: cx.earliest_deadline(),
-        reasons: transition.reasons,
-    })
+    Ok(complete(cx, transition, effects, outcomes))
 }
 
 fn handle(
@@ -65,18 +51,12 @@ fn handle(
         return refusal;
     }
     let state = &transition.state;
-    let (stable, current) = (
-        state.stable_revision.clone(),
-        state.current_revision.clone(),
-    );
+    let (stable, current) = (&state.stable_revision, &state.current_revision);
     match (command.verb, stable, current) {
         (Verb::Abort, Some(stable), Some(current)) if stable != current => {
             // The stage may be unknown, so whatever it was ends here.
             transition.state.stage = Stage::Progressing;
-            abort::on_command(cx, transition, current.clone(), command);
-            CommandOutcome::done(format!(
-                "revision {current} is aborted; its traffic returns to stable"
-            ))
+            commands::abort_release(cx, transition, command)
         }
         (Verb::Abort, _, _) => CommandOutcome::done("no release is under way: nothing to abort"),
         _ => CommandOutcome::refused(format!(
