@@ -32,6 +32,10 @@ codegen *ARGS:
 bench *ARGS:
     cargo xtask bench {{ARGS}}
 
+# Unused dependencies. Needs cargo-machete, see CONTRIBUTING.md.
+machete:
+    cargo machete --with-metadata
+
 # Promotions, rollbacks and aborts by the dozen.
 soak *ARGS:
     cargo xtask soak {{ARGS}}

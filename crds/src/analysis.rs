@@ -65,6 +65,7 @@ pub struct AnalysisSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::credentials_require_address())]
 #[x_kube(validation = rules::tls_requires_https())]
+#[x_kube(validation = rules::headers_require_https())]
 pub struct PrometheusSpec {
     /// Base URL, for example `http://prometheus.monitoring:9090`. Defaults to the Prometheus that
     /// the controller is configured with.
@@ -85,6 +86,10 @@ pub struct PrometheusSpec {
     /// headers are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_from: Option<SecretSourceSpec>,
+    /// If true, the headers of `headersFrom` may be sent to an http address, unencrypted. Everyone
+    /// who can read the traffic can then read a token in them. Defaults to false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_insecure_headers: Option<bool>,
     /// TLS settings for an https address. If unset, the controller's own CA certificates are used
     /// and no client certificate is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +170,7 @@ pub struct ObjectiveSpec {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Percentage of requests that must be good, for example 99.9. Above 0 and below 100.
+    #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = rules::objective_leaves_error_budget())]
     pub objective: f64,
     /// Period that the objective covers, for example `30d`. Defaults to 30d.
@@ -204,9 +210,10 @@ pub struct LatencySpec {
 }
 
 /// Action of a latency guard if the canary is slower than stable at any bucket bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum GuardAction {
     /// Holds the release.
+    #[default]
     Hold,
     /// Holds the release. The evidence also counts toward a rollback.
     RollBack,
@@ -231,7 +238,8 @@ pub struct CheckSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub args: Vec<ArgSpec>,
     /// CEL expression that must be true, for example `result[0] < 0.05`. `result` is the list of
-    /// the values of the vector, as doubles. A scalar is a list with one value.
+    /// the values of the vector, as doubles. A scalar is a list with one value. Text, maps and
+    /// concatenated lists are not supported, so that the cost of an evaluation is bounded.
     #[schemars(length(min = 1, max = 512))]
     pub condition: String,
     /// Time between two queries, for example `1m`. Defaults to 1m.
@@ -249,7 +257,7 @@ pub struct CheckSpec {
     /// Number of failures that are tolerated. One more failure rolls the release back. Defaults to
     /// 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub failure_limit: Option<i32>,
     /// When the check is queried. `release`: from the first canary traffic until promotion.
     /// `beforePromotion`: once all steps are complete. `bake`: during the bake. Defaults to
@@ -378,6 +386,7 @@ pub struct RollbackSpec {
     /// Upper bound on the probability that a good release is rolled back. Above 0 and at most 0.1.
     /// Defaults to 0.01.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     #[x_kube(validation = rules::false_rollback_probability())]
     pub false_rollback_probability: Option<f64>,
 }

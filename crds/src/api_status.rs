@@ -86,6 +86,19 @@ pub fn is_denied_by_admission(status: &Status) -> bool {
         || (is_forbidden(status) && contains("denied"))
 }
 
+/// Whether the request or the object is too large to be stored. The API server reports its own limit
+/// as `RequestEntityTooLarge`, and that of etcd or of the connection to it as an error with a text.
+pub fn is_too_large(status: &Status) -> bool {
+    const TEXTS: [&str; 4] = [
+        "request is too large",
+        "ResourceExhausted",
+        "message larger than max",
+        "exceeds the maximum",
+    ];
+    has_reason_or_code(status, reason::REQUEST_ENTITY_TOO_LARGE, 413)
+        || TEXTS.iter().any(|text| status.message.contains(text))
+}
+
 /// A message for users: never empty, on one line, and of limited length.
 pub fn message(status: &Status) -> String {
     let text = status
@@ -177,6 +190,33 @@ mod tests {
         assert!(!is_conflict(&status(
             json!({"code": 500, "reason": "InternalError"})
         )));
+    }
+
+    #[test]
+    fn an_object_that_is_too_large_is_recognized_in_every_form() {
+        let refused = |code: u16, reason: &str, message: &str| {
+            is_too_large(&status(
+                json!({"code": code, "reason": reason, "message": message}),
+            ))
+        };
+        // kube-apiserver: the body exceeds its limit of 3 MiB.
+        assert!(refused(
+            413,
+            "RequestEntityTooLarge",
+            "Request entity too large: limit is 3145728"
+        ));
+        // kube-apiserver: the object exceeds the limit of etcd, 1.5 MiB.
+        assert!(refused(500, "", "etcdserver: request is too large"));
+        // kube-apiserver: the object exceeds the limit of its connection to etcd, 2 MiB.
+        assert!(refused(
+            500,
+            "",
+            "rpc error: code = ResourceExhausted desc = trying to send message larger than max \
+             (2097652 vs. 2097152)"
+        ));
+        assert!(is_too_large(&plain_text(413, "<html>too large</html>")));
+        assert!(!refused(422, "Invalid", "spec.replicas: Invalid value"));
+        assert!(!refused(500, "InternalError", "no response"));
     }
 
     #[test]

@@ -103,10 +103,11 @@ impl From<CommandVerb> for Verb {
 pub struct Preconditions {
     /// Current revision. If unset, it is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
     pub revision: Option<String>,
     /// Index of the current step, from 0. If unset, it is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 100))]
     pub step: Option<i32>,
 }
 

@@ -8,15 +8,17 @@ mod pace;
 mod problem;
 mod selector;
 mod steps;
+mod template_size;
 mod values;
 
 use std::time::Duration;
 
 use serde_json::Value;
-use serin_core::plan::{Exposure, Plan, Strategy, Workload};
+use serin_core::plan::{Exposure, Plan, Routing, Strategy, Workload};
 use sha2::{Digest, Sha256};
 
 pub use problem::{FieldError, FieldErrors};
+pub use template_size::check_template_size;
 
 use crate::rollout::RolloutSpec;
 use problem::Problems;
@@ -29,6 +31,17 @@ const PROGRESS_DEADLINE_SECONDS_DEFAULT: i32 = 600;
 const MAX_NAME_LENGTH: usize = 63;
 
 impl RolloutSpec {
+    /// The Services and routes that the spec names, for the Rollout called `name`. `None` if it has
+    /// no router, or if these fields are invalid. Cheap: nothing else of the spec is read.
+    pub fn routing(&self, name: &str) -> Option<Routing> {
+        let mut problems = Problems::default();
+        let exposure = canary::exposure(self, name, &mut problems);
+        match problems.into_result(exposure) {
+            Ok(Exposure::Weighted(routing)) => Some(routing),
+            Ok(Exposure::ReplicaRatio) | Err(_) => None,
+        }
+    }
+
     /// Validates the spec and converts it into a plan, for the Rollout called `name`.
     ///
     /// # Errors
@@ -80,6 +93,7 @@ impl RolloutSpec {
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
         let rollback_window =
             non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
+        template_size::check_size(&self.template, &mut problems);
         selector::check_selector(self, &mut problems);
         let exposure = canary::exposure(self, name, &mut problems);
         let is_routed = matches!(exposure, Exposure::Weighted(_));
@@ -141,5 +155,7 @@ fn write_canonical(value: &Value, out: &mut String) {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

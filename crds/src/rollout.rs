@@ -12,6 +12,12 @@ use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
 
+/// Maximum number of pods. More than a cluster can run.
+pub(crate) const MAX_REPLICAS: i32 = 1_000_000;
+/// Maximum number of seconds, with which users of a Deployment disable its progress deadline.
+pub(crate) const MAX_SECONDS: i32 = i32::MAX;
+const MAX_REVISIONS: i32 = 1_000;
+
 const REPLICAS: &str = "\
     Number of pods in steady state. Defaults to 1. Leave it unset if an autoscaler sets it. If it is \
     removed from a manifest that is applied with kubectl apply or server-side apply (Argo CD, \
@@ -58,7 +64,7 @@ pub struct RolloutSpec {
     /// Number of pods in steady state. The description in the schema also covers clients that the
     /// controller cannot distinguish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0), description = REPLICAS)]
+    #[schemars(range(min = 0, max = MAX_REPLICAS), description = REPLICAS)]
     pub replicas: Option<i32>,
     /// Label selector of the pods. The labels of the template must match it. Immutable.
     #[schemars(schema_with = "selector")]
@@ -69,18 +75,18 @@ pub struct RolloutSpec {
     pub template: PodTemplate,
     /// Time in seconds for which a pod must be ready before it counts as available. Defaults to 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
     pub min_ready_seconds: Option<i32>,
     /// Number of empty ReplicaSets of old revisions to keep. Defaults to 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = MAX_REVISIONS))]
     pub revision_history_limit: Option<i32>,
     /// Maximum time in seconds for which a release may wait for pods, the router or the Services
     /// without progress before it is aborted. As in a Deployment, progress is a new highest number
     /// of available pods; pods that come and go are not progress. If a complete state is disturbed
     /// later, the full time starts again. Defaults to 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_SECONDS))]
     pub progress_deadline_seconds: Option<i32>,
     /// If true, the rollout does not advance. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,7 +108,7 @@ pub struct RolloutSpec {
 #[serde(rename_all = "camelCase")]
 pub struct RollbackWindow {
     /// Number of revisions, counted by age from the newest ReplicaSet before the current one.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_REVISIONS))]
     pub revisions: i32,
 }
 
@@ -125,12 +131,31 @@ pub struct PodTemplate {
 pub struct PodMetadata {
     /// Labels of the pods. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "pod_labels")]
     #[x_kube(validation = rules::no_reserved_labels())]
     pub labels: Option<BTreeMap<String, String>>,
     /// Annotations of the pods. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "pod_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Schema of the labels of the pods. The limits bound the cost of the validation rules.
+fn pod_labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": { "type": "string", "maxLength": 63 }
+    })
+}
+
+/// Schema of the annotations of the pods.
+fn pod_annotations(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 256,
+        "additionalProperties": { "type": "string", "maxLength": 65_536 }
+    })
 }
 
 /// Schema of a label selector with size limits, which bound the cost of the validation rules.
@@ -175,7 +200,8 @@ fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 /// Schema of a pod spec. Unknown fields are preserved: the full schema would exceed the size limit
-/// of a CRD, and the API server validates the pod spec when the ReplicaSet is created.
+/// of a CRD, and the API server validates the pod spec when the ReplicaSet is created. The plan
+/// refuses a template that is too large.
 fn pod_spec(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
@@ -186,6 +212,7 @@ fn pod_spec(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                 "type": "array",
                 "description": "Containers of the pod. At least one is required.",
                 "minItems": 1,
+                "maxItems": 256,
                 "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true }
             }
         },

@@ -80,6 +80,13 @@ pub(crate) fn tls_requires_https() -> Rule {
     )
 }
 
+pub(crate) fn headers_require_https() -> Rule {
+    rule(
+        "!has(self.headersFrom) || !has(self.address) || self.address.startsWith('https://') || (has(self.allowInsecureHeaders) && self.allowInsecureHeaders)",
+        "headersFrom would be sent unencrypted: change address to https://..., or set allowInsecureHeaders: true",
+    )
+}
+
 pub(crate) fn tls_is_not_empty() -> Rule {
     rule(
         "has(self.caFrom) || has(self.clientCertificateFrom)",

@@ -5,6 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::{MAX_REPLICAS, MAX_SECONDS};
 use crate::rules;
 
 /// How a new revision replaces the stable one.
@@ -39,22 +40,24 @@ pub struct CanarySpec {
     /// Maximum number of pods above `replicas`, as a number or a percentage. Used only without
     /// `trafficRouting`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_surge: Option<IntOrString>,
     /// Maximum number of unavailable pods, as a number or a percentage. Used only without
     /// `trafficRouting`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_unavailable: Option<IntOrString>,
     /// Time in seconds for which the old stable pods are kept after a promotion. It starts when no
     /// traffic can reach them. Defaults to 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
     pub scale_down_delay_seconds: Option<i32>,
     /// Time in seconds for which the canary pods are kept after an abort. It starts when no traffic
     /// can reach them. Defaults to 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
     pub abort_scale_down_delay_seconds: Option<i32>,
     /// If true, the stable ReplicaSet is scaled down as its share of the traffic shrinks. Requires
     /// `trafficRouting`. Defaults to false.
@@ -64,7 +67,7 @@ pub struct CanarySpec {
     /// began. Restarts that stable pods have in the same proportion, or that come with a restart of
     /// the node, do not count. A crash loop always aborts. Defaults to 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub pod_restart_limit: Option<i32>,
     /// Router that splits the traffic. If unset, weights are approximated by replica counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,10 +91,12 @@ pub struct CanarySpec {
 pub struct PaceSpec {
     /// First weight in percent, above 0 and below 100. Defaults to 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = rules::weight_splits_traffic())]
     pub first_weight: Option<f64>,
     /// Highest weight before promotion in percent, above 0 and below 100. Defaults to 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = rules::weight_splits_traffic())]
     pub max_weight: Option<f64>,
 }
@@ -173,7 +178,7 @@ pub struct PauseSpec {
     /// Length of the pause, for example `30s`, `10m`, `1h30m`, or a plain number of seconds. If
     /// unset, the rollout waits until it is promoted manually.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("pattern" = "^([0-9]+|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$", "minimum" = 1))]
+    #[schemars(extend("pattern" = "^([0-9]+|([0-9]+([.][0-9]+)?(ms|s|m|h|d))+)$", "maxLength" = 32, "minimum" = 1, "maximum" = 31_536_000))]
     pub duration: Option<IntOrString>,
 }
 
@@ -185,7 +190,7 @@ pub struct PauseSpec {
 pub struct CanaryScaleSpec {
     /// Number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = MAX_REPLICAS))]
     pub replicas: Option<i32>,
     /// Percentage of `spec.replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

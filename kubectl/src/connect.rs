@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serin_crds::api_status;
 
+use crate::display_text::{printable, printable_object};
 use crate::exit::{CliError, Exit};
 use crate::options::GlobalOptions;
 
@@ -81,7 +84,7 @@ fn kubeconfig_error(error: impl std::error::Error + 'static) -> CliError {
 ///
 /// # Errors
 /// Returns the error of the API server, or a timeout.
-pub async fn send<T>(
+pub async fn send<T: Serialize + DeserializeOwned>(
     doing: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, CliError> {
@@ -93,10 +96,17 @@ pub async fn send<T>(
 }
 
 /// Same as [`send`] for callers that handle the error. `None` means a timeout.
-pub async fn try_send<T>(
+pub async fn try_send<T: Serialize + DeserializeOwned>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Option<Result<T, kube::Error>> {
-    tokio::time::timeout(REQUEST_TIMEOUT, request).await.ok()
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, request).await.ok()?;
+    Some(match answer {
+        Ok(object) => printable_object(&object).map_err(kube::Error::SerdeError),
+        Err(kube::Error::Api(status)) => {
+            Err(printable_object(&status).map_or_else(kube::Error::SerdeError, kube::Error::Api))
+        }
+        Err(error) => Err(error),
+    })
 }
 
 /// The error for a timeout.
@@ -145,7 +155,7 @@ pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = cause.source();
     }
-    text
+    printable(&text).into_owned()
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub fn run(
         margin: Some(config.delta1.unwrap_or(defaults.delta1)),
         ..EvidenceSeries::default()
     };
-    let is_drawn = args.chart || args.svg.is_some();
+    let is_drawn = args.chart || args.svg.file.is_some();
     let ended = evaluate(engine, input, out, |line| {
         if is_drawn {
             course.points.push(point(line));
@@ -68,7 +68,7 @@ pub fn run(
     let Some(chart) = course.chart() else {
         // A malformed line is reported before the missing chart.
         ended?;
-        return match &args.svg {
+        return match &args.svg.file {
             Some(file) => Err(usage_error(format!(
                 "--svg {}: nothing to draw: the input has no ticks",
                 file.display()
@@ -83,9 +83,7 @@ pub fn run(
                 .as_bytes(),
         )?;
     }
-    if let Some(file) = &args.svg {
-        chart.write_svg(file)?;
-    }
+    chart.write_svg(&args.svg)?;
     ended
 }
 
@@ -219,6 +217,7 @@ fn line_of(text: &str, path: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::SvgArgs;
 
     fn run(input: &str) -> (Result<(), CliError>, Vec<serde_json::Value>) {
         let mut out = Vec::new();
@@ -314,7 +313,10 @@ mod tests {
         let args = EvaluateArgs {
             config: None,
             chart: false,
-            svg: Some("evidence.svg".into()),
+            svg: SvgArgs {
+                file: Some("evidence.svg".into()),
+                force: false,
+            },
         };
         let failure =
             super::run(&args, std::io::empty(), &mut Vec::new(), &mut Vec::new()).unwrap_err();

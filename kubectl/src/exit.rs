@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 
+use crate::display_text::printable_lines;
 use crate::style;
 
 /// Exit code of the program.
@@ -100,7 +101,8 @@ pub fn report_error(failure: &CliError, color: ColorChoice) -> Exit {
     if failure.exit != Exit::Done {
         let mut out = anstream::AutoStream::new(io::stderr().lock(), color);
         // If stderr is closed, the exit code is all that is left.
-        let _ = writeln!(out, "{} {failure}", style::error("error:"));
+        let text = failure.to_string();
+        let _ = writeln!(out, "{} {}", style::error("error:"), printable_lines(&text));
     }
     failure.exit
 }

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod command;
 pub mod connect;
 pub mod display;
+mod display_text;
 pub mod evaluate;
 pub mod exit;
 pub mod explain;

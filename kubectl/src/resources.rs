@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serin_crds::api_status;
 use serin_crds::names::{GROUP, ROLLOUT_LABEL};
@@ -175,7 +177,9 @@ pub async fn read_resources(
     })
 }
 
-async fn read_or_reason<T>(request: impl Future<Output = Result<T, kube::Error>>) -> ReadResult<T> {
+async fn read_or_reason<T: Serialize + DeserializeOwned>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> ReadResult<T> {
     match try_send(request).await {
         Some(answer) => answer.map_err(|error| describe_read_error(&error)),
         None => Err("no answer from the API server".to_owned()),

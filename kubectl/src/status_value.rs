@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::value::{Error, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value of an enum in the status, parsed when the status is read. A value that this version does
 /// not know is kept as text.
@@ -40,6 +40,12 @@ impl<T: DeserializeOwned> From<&str> for StatusValue<T> {
             text: text.to_owned(),
             known: T::deserialize(deserializer).ok(),
         }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for StatusValue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| text.as_str().into())
     }
 }
 

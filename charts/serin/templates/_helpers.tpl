@@ -29,6 +29,22 @@ namespaces do not conflict. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Name of the admission policy for commands and of its binding. Empty if the chart does not create
+it. */}}
+{{- define "serin.commandsPolicy" -}}
+{{- if and .Values.admissionPolicy.create .Values.admissionPolicy.commands -}}
+{{- include "serin.clusterName" . }}-commands
+{{- end -}}
+{{- end -}}
+
+{{/* Limits an admission policy to the namespace of the Rollouts. */}}
+{{- define "serin.policyNamespace" -}}
+{{- if .Values.watchNamespace -}}
+namespaceSelector:
+  matchLabels: {kubernetes.io/metadata.name: {{ .Values.watchNamespace | quote }}}
+{{- end -}}
+{{- end -}}
+
 {{- define "serin.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -40,6 +56,14 @@ app.kubernetes.io/component: controller
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "serin.priorityClassName" -}}
+{{- if .Values.priorityClassName -}}
+{{- .Values.priorityClassName -}}
+{{- else if .Values.priorityClass.create -}}
+{{- include "serin.clusterName" . -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "serin.image" -}}
@@ -57,25 +81,25 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* Permissions of the controller in the namespaces of the Rollouts. They cover only requests that it
-sends. */}}
+{{/* Permissions of the controller in the namespaces of the Rollouts. The tests of the controller
+compare them with the requests that it sends. */}}
 {{- define "serin.rules" -}}
 - apiGroups: [serin.dev]
   resources: [rollouts]
   verbs: [get, list, watch, patch]
 - apiGroups: [serin.dev]
   resources: [rollouts/status]
-  verbs: [update, patch]
+  verbs: [patch]
 # Required for owner references with blockOwnerDeletion.
 - apiGroups: [serin.dev]
   resources: [rollouts/finalizers]
   verbs: [update]
 - apiGroups: [serin.dev]
   resources: [rolloutcommands]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [serin.dev]
   resources: [rolloutcommands/status]
-  verbs: [update, patch]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [get, list, watch, create, patch, delete]
@@ -84,13 +108,17 @@ sends. */}}
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [get, list, watch, patch]
+# Events of pods that cannot start.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -8,6 +8,7 @@ use crate::holds::Holds;
 use crate::observed::ReplicaSetView;
 use crate::progress;
 use crate::state::{Abort, AbortCause, ReleaseResult, Stage};
+use crate::text::{Message, UserName};
 use crate::units::{Revision, saturating_add};
 
 /// The kubelet's reason for a container that keeps failing.
@@ -73,7 +74,7 @@ pub(crate) fn on_command(
 ) {
     let reason = command.reason.as_deref().unwrap_or("no reason given");
     let message = format!("aborted by command {}: {reason}", command.name);
-    let by = command.requested_by.clone();
+    let by = command.requester();
     abort(cx, transition, revision, AbortCause::Command, message, by);
 }
 
@@ -113,9 +114,10 @@ fn abort(
     transition: &mut Transition,
     revision: Revision,
     cause: AbortCause,
-    message: String,
-    by: Option<String>,
+    message: impl Into<Message>,
+    by: Option<UserName>,
 ) {
+    let message = message.into();
     transition.warning("RolledBack", message.clone());
     let result = ReleaseResult::Aborted;
     transition.record_release(revision.clone(), result, cx.now, message.clone());

@@ -1,7 +1,9 @@
 //! Commands: requests by people, each handled once.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::text::{Message, USER_BYTES, UserName};
 use crate::units::Revision;
 
 /// A request by a person or a pipeline. It is a separate object, so that Git cannot undo it.
@@ -18,9 +20,42 @@ pub struct Command {
     /// The step index that must still be current.
     pub required_step: Option<usize>,
     /// The requester's reason.
-    pub reason: Option<String>,
-    /// The requester, verified by the admission policy.
-    pub requested_by: Option<String>,
+    pub reason: Option<Message>,
+    /// The name that the command gives as its requester. Messages use [`Command::requester`].
+    pub requested_by: Option<UserName>,
+    /// When the object was created, by the clock of the API server.
+    pub created_at: Timestamp,
+    /// Whether the requester and the permission were verified.
+    pub authorization: Authorization,
+}
+
+/// Appended to the name of a requester that nothing has verified.
+const UNVERIFIED: &str = " (unverified)";
+
+impl Command {
+    /// The requester as messages and the status name it. A name that nothing has verified is marked
+    /// as such.
+    pub fn requester(&self) -> Option<UserName> {
+        let mut name = self.requested_by.clone()?;
+        if self.authorization == Authorization::Unverified {
+            name.shorten(USER_BYTES.saturating_sub(UNVERIFIED.len()));
+            name = format!("{name}{UNVERIFIED}").into();
+        }
+        Some(name)
+    }
+}
+
+/// Whether the API server has verified the requester of a command and the permission for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Authorization {
+    /// The admission policy was in force when the command was created.
+    #[default]
+    Verified,
+    /// The installation uses no admission policy. Whoever may create commands may give any of them,
+    /// in any name.
+    Unverified,
+    /// The admission policy was not in force, for this reason. The command is refused.
+    Missing(Message),
 }
 
 /// The action of a command.
@@ -61,14 +96,15 @@ impl Verb {
     }
 }
 
-/// How a command ended.
+/// Outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CommandOutcome {
-    /// Whether the command was carried out or refused.
+    /// Done or Refused.
     pub result: CommandResult,
-    /// What happened, or why it was refused.
-    pub message: String,
+    /// What was done, or why the command was refused.
+    pub message: Message,
 }
 
 /// Whether a command was carried out or refused.
@@ -82,7 +118,7 @@ pub enum CommandResult {
 
 impl CommandOutcome {
     /// The outcome of a command that was carried out.
-    pub fn done(message: impl Into<String>) -> Self {
+    pub fn done(message: impl Into<Message>) -> Self {
         Self {
             result: CommandResult::Done,
             message: message.into(),
@@ -90,7 +126,7 @@ impl CommandOutcome {
     }
 
     /// The outcome of a command that was refused.
-    pub fn refused(message: impl Into<String>) -> Self {
+    pub fn refused(message: impl Into<Message>) -> Self {
         Self {
             result: CommandResult::Refused,
             message: message.into(),

@@ -1,22 +1,108 @@
 //! Commands: each is handled once, and only if what the requester saw still applies.
+//!
+//! Nobody can delay an abort by a flood of commands: aborts come first, each requester may have only
+//! a few commands pending, and the others end by themselves.
 
-use crate::command::{Command, CommandOutcome, Verb};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::command::{Authorization, Command, CommandOutcome, Verb};
 use crate::context::{Context, Transition};
 use crate::plan::Step;
 use crate::state::{COMMANDS_LIMIT, HandledCommand, Pause, PauseReason, Stage};
+use crate::text::UserName;
+use crate::units::saturating_add;
 use crate::{abort, freeze_override, promotion, spec_change, steps};
 
-/// Handles the waiting commands, oldest first, and returns the outcome of each.
+/// Time after which a command that was not handled is refused: the release may have changed in ways
+/// that its requester did not foresee. An abort is always carried out.
+pub const EXPIRES_AFTER: SignedDuration = SignedDuration::from_secs(60);
+/// Time until the next decision if it was not possible to handle all pending commands.
+const NEXT_COMMANDS_AFTER: Duration = Duration::from_secs(1);
+/// Maximum number of commands that one requester may have pending for one Rollout. Aborts and other
+/// commands count separately.
+pub const PENDING_LIMIT: usize = 5;
+
+/// For each command of one Rollout, whether it exceeded [`PENDING_LIMIT`] when it was created. Such
+/// a command is never carried out.
+///
+/// `commands` are all commands of the Rollout, oldest first, each with the time of its outcome.
+/// The result depends on nothing else, so that it is the same after a restart.
+pub fn over_pending_limit<'a>(
+    commands: impl IntoIterator<Item = (&'a Command, Option<Timestamp>)>,
+) -> Vec<bool> {
+    // When the commands of each requester that count ended or will end.
+    let mut ends: BTreeMap<(Option<&UserName>, bool), Vec<Timestamp>> = BTreeMap::new();
+    let is_over = |(command, finished_at): (&'a Command, Option<Timestamp>)| {
+        let key = (command.requested_by.as_ref(), command.verb == Verb::Abort);
+        let pending = ends.entry(key).or_default();
+        pending.retain(|end| *end > command.created_at);
+        if pending.len() >= PENDING_LIMIT {
+            return true;
+        }
+        pending.push(finished_at.unwrap_or(Timestamp::MAX));
+        false
+    };
+    commands.into_iter().map(is_over).collect()
+}
+
+/// Handles the pending commands, aborts first and then by age, and returns the outcome of each that
+/// was handled.
 pub(crate) fn handle_all<'a>(
     cx: &Context<'a>,
     transition: &mut Transition,
 ) -> Vec<(&'a Command, CommandOutcome)> {
-    // No more at once than are remembered: after a crash before their outcomes are written, the
-    // first of them would be repeated.
-    let waiting = cx.observed.commands.iter().take(COMMANDS_LIMIT);
-    waiting
+    let pending = &cx.observed.commands;
+    let selected = select(pending, &transition.state.commands);
+    if selected.len() < pending.len() {
+        // Registers the time of the next decision.
+        cx.reached(saturating_add(cx.now, NEXT_COMMANDS_AFTER));
+    }
+    let outcomes = selected
+        .into_iter()
         .map(|command| (command, handle(cx, transition, command)))
-        .collect()
+        .collect();
+    forget_finished(&mut transition.state.commands, pending);
+    outcomes
+}
+
+/// The commands to handle in one decision: aborts, then the others by age. Those whose outcome is
+/// known but not written yet come last.
+///
+/// No more are selected than can be remembered: a forgotten command whose outcome was not written
+/// would be carried out again. Aborts have as many places again for themselves, and if all are
+/// taken, an abort is carried out nevertheless, because repeating it is safe.
+pub(crate) fn select<'a>(pending: &'a [Command], handled: &[HandledCommand]) -> Vec<&'a Command> {
+    let is_handled = |command: &&Command| handled.iter().any(|handled| handled.uid == command.uid);
+    let (unwritten, mut selected): (Vec<_>, Vec<_>) = pending.iter().partition(is_handled);
+    // The sort is stable, so commands of the same kind stay ordered by age.
+    selected.sort_by_key(|command| command.verb != Verb::Abort);
+    let places = COMMANDS_LIMIT.saturating_sub(unwritten.len());
+    let aborts = selected
+        .iter()
+        .take((2 * COMMANDS_LIMIT).saturating_sub(unwritten.len()).max(1))
+        .filter(|command| command.verb == Verb::Abort)
+        .count();
+    selected.truncate(places.max(aborts));
+    selected.extend(unwritten);
+    selected
+}
+
+/// Forgets the oldest handled commands beyond the limit, but none that is still pending.
+fn forget_finished(handled: &mut Vec<HandledCommand>, pending: &[Command]) {
+    let mut extra = handled.len().saturating_sub(COMMANDS_LIMIT);
+    if extra == 0 {
+        return;
+    }
+    handled.retain(|handled| {
+        let forget = extra > 0 && !pending.iter().any(|command| command.uid == handled.uid);
+        extra -= usize::from(forget);
+        !forget
+    });
+    // The newest can only be an abort, see `select`.
+    handled.truncate(2 * COMMANDS_LIMIT);
 }
 
 fn handle(cx: &Context<'_>, transition: &mut Transition, command: &Command) -> CommandOutcome {
@@ -24,23 +110,55 @@ fn handle(cx: &Context<'_>, transition: &mut Transition, command: &Command) -> C
     if let Some(handled) = handled.find(|handled| handled.uid == command.uid) {
         return handled.outcome.clone();
     }
-    let refusal = check_preconditions(transition, command);
+    let refusal = refusal(cx, transition, command);
     let outcome = refusal.unwrap_or_else(|| carry_out(cx, transition, command));
-    let commands = &mut transition.state.commands;
-    commands.push(HandledCommand {
+    transition.state.commands.push(HandledCommand {
         uid: command.uid.clone(),
         outcome: outcome.clone(),
     });
-    let extra = commands.len().saturating_sub(COMMANDS_LIMIT);
-    commands.drain(..extra);
     outcome
 }
 
-/// Refuses a command that was made for another revision or step.
-pub(crate) fn check_preconditions(
+/// Why a command is refused whatever the state of the release is: its permission was not verified,
+/// it is too old, or it was made for another revision or step.
+pub(crate) fn refusal(
+    cx: &Context<'_>,
     transition: &Transition,
     command: &Command,
 ) -> Option<CommandOutcome> {
+    if let Authorization::Missing(why) = &command.authorization {
+        return Some(CommandOutcome::refused(why));
+    }
+    if is_expired(command, cx.now) {
+        return Some(expired());
+    }
+    check_preconditions(transition, command)
+}
+
+/// Whether a pending command is too old to be carried out.
+pub fn is_expired(command: &Command, now: Timestamp) -> bool {
+    command.verb != Verb::Abort && now.duration_since(command.created_at) >= EXPIRES_AFTER
+}
+
+/// The outcome of a command that is too old.
+pub fn expired() -> CommandOutcome {
+    CommandOutcome::refused(format!(
+        "expired: it was not handled within {} s after its creation; create it again if it is still \
+         wanted",
+        EXPIRES_AFTER.as_secs()
+    ))
+}
+
+/// The outcome of a command beyond [`PENDING_LIMIT`].
+pub fn exceeded_pending_limit() -> CommandOutcome {
+    CommandOutcome::refused(format!(
+        "the requester had {PENDING_LIMIT} commands pending for this Rollout: wait for their \
+         outcomes"
+    ))
+}
+
+/// Refuses a command that was made for another revision or step.
+fn check_preconditions(transition: &Transition, command: &Command) -> Option<CommandOutcome> {
     let current = transition.state.current_revision.as_ref();
     if let Some(required) = &command.required_revision
         && Some(required) != current

@@ -8,6 +8,7 @@ use crate::effect::{Level, Reason};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::state::{HISTORY_LIMIT, Progress, ReleaseRecord, ReleaseResult, Stage, State};
+use crate::text::Message;
 use crate::units::Revision;
 
 /// The inputs of a decision.
@@ -61,21 +62,21 @@ impl Transition {
     }
 
     /// Adds a reason for the log alone: each Event is a write to the API server.
-    pub fn detail(&mut self, code: &'static str, message: impl Into<String>) {
+    pub fn detail(&mut self, code: &'static str, message: impl Into<Message>) {
         self.add_reason(code, message.into(), Level::Detail);
     }
 
     /// Adds a reason that becomes a Normal Event.
-    pub fn normal(&mut self, code: &'static str, message: impl Into<String>) {
+    pub fn normal(&mut self, code: &'static str, message: impl Into<Message>) {
         self.add_reason(code, message.into(), Level::Normal);
     }
 
     /// Adds a reason that becomes a Warning Event.
-    pub fn warning(&mut self, code: &'static str, message: impl Into<String>) {
+    pub fn warning(&mut self, code: &'static str, message: impl Into<Message>) {
         self.add_reason(code, message.into(), Level::Warning);
     }
 
-    fn add_reason(&mut self, code: &'static str, message: String, level: Level) {
+    fn add_reason(&mut self, code: &'static str, message: Message, level: Level) {
         self.reasons.push(Reason {
             code,
             message,
@@ -123,7 +124,7 @@ impl Transition {
         revision: Revision,
         result: ReleaseResult,
         at: Timestamp,
-        message: impl Into<String>,
+        message: impl Into<Message>,
     ) {
         self.state.history.push(ReleaseRecord {
             revision,

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::command::CommandOutcome;
 use crate::plan::RouteRef;
 use crate::state::State;
+use crate::text::Message;
 use crate::units::{Revision, Weight};
 
 /// The result of [`crate::decide()`].
@@ -89,7 +90,7 @@ pub struct Reason {
     /// A CamelCase word, used as an Event's reason.
     pub code: &'static str,
     /// What an operator reads.
-    pub message: String,
+    pub message: Message,
     /// Whether it becomes an Event.
     pub level: Level,
 }

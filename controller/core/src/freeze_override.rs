@@ -3,6 +3,7 @@
 use crate::command::{Command, CommandOutcome};
 use crate::context::{Context, Transition};
 use crate::state::{FreezeOverride, State};
+use crate::text::Message;
 
 /// Why the release is frozen; `None` if it is not, or if the freeze was lifted.
 pub(crate) fn active_freeze<'a>(cx: &Context<'a>, state: &State) -> Option<&'a str> {
@@ -21,7 +22,7 @@ pub(crate) fn lift(
     transition: &mut Transition,
     command: &Command,
 ) -> CommandOutcome {
-    let is_written = |reason: &String| !reason.trim().is_empty();
+    let is_written = |reason: &Message| !reason.trim().is_empty();
     let Some(reason) = command.reason.clone().filter(is_written) else {
         return CommandOutcome::refused(
             "an override needs a reason: it spends errors that the service does not have",
@@ -43,10 +44,10 @@ pub(crate) fn lift(
     if active_freeze(cx, state).is_none() {
         return CommandOutcome::refused("the release is not frozen: there is nothing to lift");
     }
-    let by = command.requested_by.clone();
+    let by = command.requester();
     let who = by
-        .clone()
-        .unwrap_or_else(|| format!("command {}", command.name));
+        .as_ref()
+        .map_or_else(|| format!("command {}", command.name), ToString::to_string);
     transition.warning(
         "FreezeLifted",
         format!("{who} lifted the freeze for revision {revision}: {reason}"),

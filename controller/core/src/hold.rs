@@ -6,26 +6,29 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::command::Verb;
+use crate::text::Message;
 use crate::units::Weight;
 
 /// Something that stops a release.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Hold {
-    /// Where the hold comes from.
+    /// Where the hold comes from: Spec, Person, Step, Metrics, Budget, Guardrail or Cluster.
     pub source: HoldSource,
-    /// What the hold is, for programs.
+    /// What the hold is, as one CamelCase word. The reference lists all codes with their fixes.
     pub code: HoldCode,
-    /// What the hold is, for people.
-    pub message: String,
-    /// What the hold stops.
+    /// What the hold is, in a sentence.
+    pub message: Message,
+    /// What the hold stops: Start, Advance, Promote or Raise.
     pub blocks: Blocks,
     /// What ends the hold.
     pub ends: HoldEnd,
-    /// The canary's share to go down to because the hold has lasted too long.
+    /// Canary weight in percent to go down to because the hold has lasted too long. Unset if there
+    /// is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lower_to: Option<Weight>,
-    /// When the hold was first seen.
+    /// Time at which the hold was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }
@@ -171,6 +174,9 @@ hold_codes! {
     ContainerConfigInvalid, Cluster, Advance, HoldEnd::Itself,
     "A container cannot be configured, usually because a ConfigMap, a Secret or a key of it is missing.",
     "Create what is missing, or correct the reference in the pod template.";
+    VolumeMountFailed, Cluster, Advance, HoldEnd::Itself,
+    "A volume of a pod cannot be mounted, usually because its ConfigMap or Secret is missing.",
+    "Create what is missing, or correct the volume in the pod template.";
     ContainerFailed, Cluster, Advance, HoldEnd::Itself,
     "A container cannot be started.",
     "See the Events of the pod.";
@@ -189,6 +195,18 @@ hold_codes! {
     PodsRejected, Cluster, Advance, HoldEnd::Itself,
     "The API server refuses to create the pods: pod security, a policy or an admission webhook.",
     "Correct what the message names in the pod template, or change the policy.";
+    OwnershipConflict, Cluster, Start, HoldEnd::Itself,
+    "A Service or a route of the Rollout is held by another Rollout. Nothing of it is written.",
+    "Name other Services or another route in one of the two Rollouts, or delete one of them.";
+    ServiceRefused, Cluster, Start, HoldEnd::Itself,
+    "A Service that the Rollout names must not be taken. Nothing of it is written.",
+    "Name another Service, or correct the field that the message names.";
+    ServiceInUse, Cluster, Advance, HoldEnd::Itself,
+    "A Service still sends its requests to pods of somebody else. It selects the revision once enough pods are available.",
+    "Wait for the pods of the revision. Then scale the other pods down.";
+    Contested, Cluster, Advance, HoldEnd::Itself,
+    "Somebody else keeps changing a Service or a route. Serin puts it back less and less often. Traffic is still lowered at once.",
+    "Stop the other writer, or exclude the fields that Serin writes from it.";
     RouteNotReady, Cluster, Advance, HoldEnd::Itself,
     "The router has not confirmed the traffic split yet. The progress deadline applies.",
     "See the route's status conditions and the controller of its Gateway.";
@@ -315,12 +333,21 @@ impl HoldCode {
             self,
             Self::ImagePullFailed
                 | Self::ContainerConfigInvalid
+                | Self::VolumeMountFailed
                 | Self::ContainerFailed
                 | Self::CrashLoop
                 | Self::PodUnschedulable
                 | Self::ProbeFailing
                 | Self::QuotaExceeded
                 | Self::PodsRejected
+        )
+    }
+
+    /// Whether a Service or a route cannot be written, or somebody else keeps changing it.
+    pub fn is_object_problem(self) -> bool {
+        matches!(
+            self,
+            Self::OwnershipConflict | Self::ServiceRefused | Self::Contested
         )
     }
 
@@ -361,7 +388,7 @@ impl fmt::Display for HoldCode {
 
 impl Hold {
     /// A hold as its code describes it.
-    pub fn new(code: HoldCode, message: impl Into<String>) -> Self {
+    pub fn new(code: HoldCode, message: impl Into<Message>) -> Self {
         Self {
             source: code.source(),
             code,

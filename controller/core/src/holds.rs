@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::context::Context;
-use crate::converge::replica_ratio;
+use crate::converge::{bindings, replica_ratio};
 use crate::hold::{Hold, HoldCode, HoldSource};
 use crate::observed::PodProblem;
 use crate::plan::Requirements;
@@ -26,6 +26,11 @@ impl Holds {
         let mut holds = spec_holds(cx, state);
         holds.extend(person_hold(state));
         holds.extend(position_hold(cx, state));
+        for hold in object_holds(cx, state) {
+            if holds.iter().all(|other| other.code != hold.code) {
+                holds.push(hold);
+            }
+        }
         if state.stage == Stage::Progressing && has_planned_traffic(cx, state) {
             let report = cx.observed.analysis.iter();
             for hold in report.flat_map(|report| &report.holds) {
@@ -49,6 +54,11 @@ impl Holds {
         let is_external =
             |hold: &Hold| matches!(hold.source, HoldSource::Spec | HoldSource::Person);
         self.0.iter().find(|hold| !is_external(hold))
+    }
+
+    /// All holds, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Hold> {
+        self.0.iter()
     }
 
     /// Whether the spec or a person stops the release, whatever the position waits for.
@@ -100,6 +110,11 @@ pub(crate) fn is_held_by_person(cx: &Context<'_>, state: &State) -> bool {
 
 /// What the position waits for; `None` if its effect has been observed.
 pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if let Some(refusal) = cx.observed.refusal()
+        && !matches!(state.stage, Stage::Aborted | Stage::Stable)
+    {
+        return Some(refusal.clone());
+    }
     match state.stage {
         Stage::FirstDeploy => pods_hold(cx, state, cx.plan.replicas),
         Stage::Progressing | Stage::Promoting if cx.plan.replicas == 0 => {
@@ -110,6 +125,34 @@ pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
         Stage::Promoting => promotion::position_hold(cx, state),
         Stage::Aborted | Stage::Stable => None,
     }
+}
+
+/// What the Services and routes hold, whatever the position waits for.
+fn object_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
+    let mut holds: Vec<Hold> = cx.observed.refusal().cloned().into_iter().collect();
+    holds.extend(cx.observed.contested().cloned());
+    holds.extend(service_in_use(cx, state));
+    holds
+}
+
+/// Why a Service that other pods serve does not select its revision yet.
+fn service_in_use(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    let routing = cx.plan.routing()?;
+    let mut services = cx.observed.services();
+    if services.all(|service| service.other_ready == 0) {
+        return None;
+    }
+    let target = target::target(cx, state);
+    bindings::sides(cx, &target).into_iter().find_map(|side| {
+        let needed = bindings::pods_before_first_binding(cx, &target, &side)?;
+        let (name, revision) = (routing.service(side.side), side.revision);
+        let others = side.service.other_ready;
+        let message = format!(
+            "Service {name} has {others} ready endpoints that are not pods of this Rollout, and \
+             keeps them until {needed} pods of revision {revision} are available"
+        );
+        Some(Hold::new(HoldCode::ServiceInUse, message))
+    })
 }
 
 /// Whether the canary should have traffic. A canary whose traffic was taken away by missing metrics
@@ -160,6 +203,9 @@ pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Op
 
 /// Waits until the routes are confirmed.
 pub(crate) fn route_hold(cx: &Context<'_>) -> Hold {
+    if let Some(contested) = cx.observed.contested() {
+        return contested.clone();
+    }
     Hold::new(HoldCode::RouteNotReady, route_state::describe_pending(cx))
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn decide(
 ) -> Result<Decision, InvariantViolation> {
     let mut outcomes = Vec::new();
     let mut is_aborted = false;
-    for command in &cx.observed.commands {
+    for command in commands::select(&cx.observed.commands, &transition.state.commands) {
         let outcome = handle(cx, &mut transition, command, problem);
         is_aborted |= transition.state.stage == Stage::Aborted && command.verb == Verb::Abort;
         outcomes.push((command, outcome));
@@ -47,7 +47,7 @@ fn handle(
     command: &Command,
     problem: &str,
 ) -> CommandOutcome {
-    if let Some(refusal) = commands::check_preconditions(transition, command) {
+    if let Some(refusal) = commands::refusal(cx, transition, command) {
         return refusal;
     }
     let state = &transition.state;

@@ -5,8 +5,9 @@
 //! requests to nobody.
 
 use crate::context::Context;
-use crate::effect::Effect;
-use crate::plan::Canary;
+use crate::effect::{Effect, Side};
+use crate::observed::{RouteView, ServiceView};
+use crate::plan::{Canary, RouteRef};
 use crate::route_state;
 use crate::state::{Stage, State};
 use crate::units::Weight;
@@ -29,12 +30,15 @@ pub(crate) fn check(
 ) -> Result<(), InvariantViolation> {
     check_desired_share(cx, state)?;
     effects.iter().try_for_each(|effect| match effect {
-        Effect::SetWeight { canary, .. } => check_share(cx, state, *canary),
+        Effect::SetWeight { route, canary } => {
+            check_route_is_held(cx, route, *canary)?;
+            check_share(cx, state, *canary)
+        }
+        Effect::BindService { side, name, .. } => check_service_is_held(cx, *side, name),
         Effect::Scale {
             revision, replicas, ..
         } => check_scale(cx, revision, *replicas),
-        Effect::BindService { .. }
-        | Effect::CreateReplicaSet { .. }
+        Effect::CreateReplicaSet { .. }
         | Effect::DeleteReplicaSet { .. }
         | Effect::FinishCommand { .. } => Ok(()),
     })
@@ -64,6 +68,43 @@ fn check_desired_share(cx: &Context<'_>, state: &State) -> Result<(), InvariantV
             format!("the canary would get {desired} over a cap of {cap}"),
         ),
         _ => Ok(()),
+    }
+}
+
+/// Nothing is written to a Service that another Rollout holds or that must not be taken.
+fn check_service_is_held(
+    cx: &Context<'_>,
+    side: Side,
+    name: &str,
+) -> Result<(), InvariantViolation> {
+    let service = cx.observed.service(side);
+    match service.and_then(ServiceView::refusal) {
+        Some(refusal) => violation(
+            "OwnObjectsOnly",
+            format!("Service {name} would be bound: {}", refusal.message),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// No route is written whose stable Service another Rollout holds, and none is raised that another
+/// Rollout splits.
+fn check_route_is_held(
+    cx: &Context<'_>,
+    route: &RouteRef,
+    share: Weight,
+) -> Result<(), InvariantViolation> {
+    let stable = cx.observed.stable_service.as_ref();
+    let of_stable = stable.and_then(ServiceView::refusal);
+    let view = cx.observed.routes.iter().find(|view| view.route == *route);
+    let rises = |view: &&RouteView| !matches!(view.canary_weight, Ok(weight) if share < weight);
+    let of_route = view.filter(rises).and_then(RouteView::refusal);
+    match of_stable.or(of_route) {
+        Some(refusal) => violation(
+            "OwnObjectsOnly",
+            format!("route {} would be changed: {}", route.name, refusal.message),
+        ),
+        None => Ok(()),
     }
 }
 
@@ -98,7 +139,7 @@ fn check_scale(
     revision: &crate::units::Revision,
     replicas: u32,
 ) -> Result<(), InvariantViolation> {
-    let selects = |service: Option<&crate::observed::ServiceView>| {
+    let selects = |service: Option<&ServiceView>| {
         service.is_some_and(|service| service.selects.as_ref() == Some(revision))
     };
     let gets_traffic = selects(cx.observed.stable_service.as_ref())
@@ -120,8 +161,9 @@ mod tests {
 
     use super::*;
     use crate::context::test_plan;
-    use crate::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
-    use crate::plan::{RouteKind, RouteRef};
+    use crate::hold::{Hold, HoldCode};
+    use crate::observed::{Observed, Programmed, ReplicaSetView};
+    use crate::plan::RouteKind;
     use crate::units::Revision;
 
     fn route() -> RouteRef {
@@ -140,7 +182,7 @@ mod tests {
                 exists: true,
                 selects: Some(canary.clone()),
                 ready: available,
-                serving_since: None,
+                ..ServiceView::default()
             }),
             replica_sets: BTreeMap::from([(
                 canary,
@@ -154,6 +196,7 @@ mod tests {
                 canary_weight: Ok(Weight::percent(50)),
                 written_since: Timestamp::UNIX_EPOCH,
                 programmed: Programmed::Unreported,
+                hold: None,
             }],
             ..Observed::default()
         }
@@ -205,6 +248,35 @@ mod tests {
                 "{description}"
             );
         }
+    }
+
+    #[test]
+    fn a_decision_that_would_write_an_object_of_somebody_else_is_refused() {
+        let conflict = Some(Hold::new(
+            HoldCode::OwnershipConflict,
+            "held by Rollout first",
+        ));
+        let bind = |side| Effect::BindService {
+            side,
+            name: "shop".into(),
+            revision: Revision::new("v2"),
+        };
+        let rule =
+            |observed: &Observed, effect| violated_rule(observed, Stage::Progressing, effect);
+        let mut of_route = observed(2);
+        of_route.routes[0].hold.clone_from(&conflict);
+        assert_eq!(rule(&of_route, share(60)), Some("OwnObjectsOnly"));
+        assert_eq!(rule(&of_route, share(40)), None, "it may be lowered");
+        let mut of_stable = observed(2);
+        of_stable.stable_service = Some(ServiceView {
+            exists: true,
+            hold: conflict,
+            ..ServiceView::default()
+        });
+        for effect in [share(60), share(40), bind(Side::Stable)] {
+            assert_eq!(rule(&of_stable, effect), Some("OwnObjectsOnly"));
+        }
+        assert_eq!(rule(&of_stable, bind(Side::Canary)), None);
     }
 
     #[test]

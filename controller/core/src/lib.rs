@@ -9,18 +9,21 @@
 
 pub mod backoff;
 pub mod command;
+pub mod commands;
 pub mod effect;
 pub mod hold;
 pub mod lease;
 pub mod observed;
 pub mod plan;
 pub mod replicas;
+#[cfg(feature = "schemars")]
+pub mod schema;
 pub mod state;
 pub mod state_reader;
+pub mod text;
 pub mod units;
 
 mod abort;
-mod commands;
 mod context;
 mod converge;
 mod decide;

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::command::Command;
-use crate::hold::{Hold, HoldCode};
+use crate::effect::Side;
+use crate::hold::{Blocks, Hold, HoldCode};
 use crate::plan::{Requirements, RouteRef};
 use crate::state::{AbortCause, State};
+use crate::text::Message;
 use crate::units::{Revision, Weight};
 
 /// A consistent observation of everything that belongs to a Rollout.
@@ -40,7 +42,8 @@ pub struct Observed {
     pub canary_service: Option<ServiceView>,
     /// The routes of the plan, in its order.
     pub routes: Vec<RouteView>,
-    /// Commands that have no outcome yet, oldest first.
+    /// Commands that have no outcome yet and are within the limit of pending commands, oldest
+    /// first.
     pub commands: Vec<Command>,
     /// What the analysis found for the current revision; `None` if no analysis is configured.
     pub analysis: Option<AnalysisReport>,
@@ -50,6 +53,35 @@ impl Observed {
     /// The analysis, if its data is fresh and nothing holds or breaches.
     pub(crate) fn fresh_analysis(&self) -> Option<&AnalysisReport> {
         self.analysis.as_ref().filter(|report| report.is_fresh())
+    }
+
+    /// The Service of a side. `None` if the plan names none.
+    pub fn service(&self, side: Side) -> Option<&ServiceView> {
+        match side {
+            Side::Stable => self.stable_service.as_ref(),
+            Side::Canary => self.canary_service.as_ref(),
+        }
+    }
+
+    /// Both Services, stable first.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceView> {
+        let sides = [Side::Stable, Side::Canary].into_iter();
+        sides.filter_map(|side| self.service(side))
+    }
+
+    /// Why a Service or a route of the plan must not be written, if one must not. A new release does
+    /// not start meanwhile.
+    pub(crate) fn refusal(&self) -> Option<&Hold> {
+        let of_services = self.services().find_map(ServiceView::refusal);
+        of_services.or_else(|| self.routes.iter().find_map(RouteView::refusal))
+    }
+
+    /// The object that somebody else keeps changing, if any.
+    pub(crate) fn contested(&self) -> Option<&Hold> {
+        let of_services = self.services().map(|service| &service.hold);
+        let of_routes = self.routes.iter().map(|route| &route.hold);
+        let mut holds = of_routes.chain(of_services).flatten();
+        holds.find(|hold| hold.code == HoldCode::Contested)
     }
 
     /// The analysis' first hold, if any.
@@ -133,9 +165,21 @@ pub struct ServiceView {
     pub selects: Option<Revision>,
     /// Ready endpoints that are pods of the selected revision, or any pods if it is not bound.
     pub ready: u32,
+    /// Ready endpoints that are not pods of this Rollout. Counted only while the Service is not bound
+    /// to a revision.
+    pub other_ready: u32,
     /// Since when it has had ready endpoints, and none of another revision. `None` if it has not
     /// now.
     pub serving_since: Option<Timestamp>,
+    /// Why Serin does not write the Service, or writes it less often. `None` if nothing prevents it.
+    pub hold: Option<Hold>,
+}
+
+impl ServiceView {
+    /// Why the Service must not be written by this Rollout, if it must not.
+    pub fn refusal(&self) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| is_refusal(hold))
+    }
 }
 
 /// A route object and what its router reports.
@@ -149,6 +193,20 @@ pub struct RouteView {
     pub written_since: Timestamp,
     /// Whether the router has applied the object.
     pub programmed: Programmed,
+    /// Why Serin does not write the route, or writes it less often. `None` if nothing prevents it.
+    pub hold: Option<Hold>,
+}
+
+impl RouteView {
+    /// Why the route must not be written by this Rollout, if it must not.
+    pub fn refusal(&self) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| is_refusal(hold))
+    }
+}
+
+/// Whether the object of this hold belongs to somebody else: nothing starts, and nothing is written.
+fn is_refusal(hold: &Hold) -> bool {
+    hold.blocks == Blocks::Start
 }
 
 /// Whether a router has applied its object.
@@ -180,7 +238,7 @@ pub struct AnalysisReport {
     /// The next weight that the evidence permits, if the evidence sets the pace.
     pub next_weight: Option<Weight>,
     /// The state of the evidence in a sentence.
-    pub message: String,
+    pub message: Message,
 }
 
 /// An [`AnalysisReport`] in one word.
@@ -217,7 +275,7 @@ pub struct Breach {
     /// What was found.
     pub cause: AbortCause,
     /// What an operator reads.
-    pub message: String,
+    pub message: Message,
 }
 
 /// Requirements that are satisfied, found at one weight. Findings at another weight do not count.
@@ -232,7 +290,7 @@ pub struct SatisfiedRequirements {
 
 impl AnalysisReport {
     /// A report of fresh data that does not decide yet.
-    pub fn undecided(message: impl Into<String>, fresh_since: Timestamp) -> Self {
+    pub fn undecided(message: impl Into<Message>, fresh_since: Timestamp) -> Self {
         Self {
             message: message.into(),
             fresh_since: Some(fresh_since),
@@ -250,7 +308,7 @@ impl AnalysisReport {
     }
 
     /// A report of a breach.
-    pub fn breached(cause: AbortCause, message: impl Into<String>) -> Self {
+    pub fn breached(cause: AbortCause, message: impl Into<Message>) -> Self {
         let message = message.into();
         Self {
             breach: Some(Breach {

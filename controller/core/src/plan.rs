@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::Side;
 use crate::units::Weight;
 
 /// A validated Rollout spec, with every default filled in, apart from the pod template.
@@ -128,6 +129,29 @@ pub struct Routing {
     pub settle: Duration,
     /// Time after which a router that reports nothing is assumed to have applied its object.
     pub unverified_after: Duration,
+}
+
+impl Routing {
+    /// The Service of a side.
+    pub fn service(&self, side: Side) -> &String {
+        match side {
+            Side::Stable => &self.stable_service,
+            Side::Canary => &self.canary_service,
+        }
+    }
+
+    /// Both sides with their Services, stable first.
+    pub fn services(&self) -> [(Side, &String); 2] {
+        [Side::Stable, Side::Canary].map(|side| (side, self.service(side)))
+    }
+
+    /// The side of a Service. `None` if it is neither.
+    pub fn side_of(&self, service: &str) -> Option<Side> {
+        let mut services = self.services().into_iter();
+        services
+            .find(|(_, name)| *name == service)
+            .map(|(side, _)| side)
+    }
 }
 
 /// A route object in the Rollout's namespace, and the rule in it that is split.

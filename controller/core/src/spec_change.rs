@@ -19,6 +19,11 @@ pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     if transition.state.current_revision.as_ref() == Some(&target) {
         return;
     }
+    // Nothing new starts with Services or routes of somebody else. A return to stable is no start.
+    let is_return = transition.state.stable_revision.as_ref() == Some(&target);
+    if !is_return && cx.observed.refusal().is_some() {
+        return;
+    }
     if transition.state.stable_revision.is_none() {
         transition.normal(
             "FirstDeploy",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::CommandOutcome;
 use crate::hold::{Hold, known_holds};
 use crate::plan::Plan;
+use crate::text::{Message, UserName};
 use crate::units::{Revision, Weight};
 
 /// The version of the persisted state that this build writes. It rises when a state of the new
@@ -15,87 +16,97 @@ use crate::units::{Revision, Weight};
 pub const SCHEMA_VERSION: u32 = 1;
 /// Number of release outcomes to keep.
 pub const HISTORY_LIMIT: usize = 10;
-/// Number of handled commands to remember, so that repeats are harmless.
+/// Number of handled commands to remember, so that none is carried out twice.
 pub const COMMANDS_LIMIT: usize = 10;
+/// Maximum number of holds to report. The least important ones are left out.
+pub const HOLDS_LIMIT: usize = 16;
+/// Maximum number of revisions that drain at the same time. Further revisions keep their pods until
+/// others have drained.
+pub const DRAINS_LIMIT: usize = 32;
 
 /// The persisted state.
+///
+/// Each text of a field is its description in `kubectl explain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct State {
-    /// The version of this schema, [`SCHEMA_VERSION`]. A status without it has version 1.
+    /// Version of the persisted state. Defaults to 1.
     pub schema_version: u32,
-    /// The newest `metadata.generation` that was applied.
+    /// Latest generation of the spec that the controller has processed.
     pub observed_generation: i64,
-    /// The phase of the Rollout.
+    /// Summary of the rollout: Progressing, Paused, Degraded or Healthy.
     pub phase: Phase,
-    /// What the Rollout does or waits for, in a sentence.
-    pub message: String,
-    /// The revision that serves production.
+    /// What the rollout does or waits for, in one sentence.
+    pub message: Message,
+    /// Revision that was promoted last. Unset until the first deployment is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable_revision: Option<Revision>,
-    /// The revision of the spec.
+    /// Revision of the current `spec.template`. Unset until it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_revision: Option<Revision>,
-    /// The active plan.
+    /// Active plan: the spec that the release follows, with all defaults. Unset until a valid spec
+    /// was processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<ActivePlan>,
-    /// The stage of the release.
+    /// Stage of the release: FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Stage,
-    /// When the current stage or step began.
+    /// Time at which the current stage or step began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_since: Option<Timestamp>,
-    /// When the release under way began, at its first step or at a retry. Earlier events do not
-    /// count against it.
+    /// Time at which the current release began, at its first step or at a retry. Earlier events do
+    /// not count against it. Unset if no release is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_started_at: Option<Timestamp>,
-    /// The last progress toward what the release waits for. The progress deadline counts from
-    /// there.
+    /// Latest progress toward the state that the release waits for. Unset if it waits for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// Since when `replicas` is higher than before during this release. Until the stable revision
-    /// has its new pods, the canary grows no faster than they do.
+    /// Time at which `replicas` was increased during this release. The canary then grows no faster
+    /// than the stable revision. Unset once the stable revision has all of its pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing_since: Option<Timestamp>,
-    /// Whether an autoscaler or `kubectl scale` set `spec.replicas` last.
+    /// Whether `spec.replicas` was last set by an autoscaler or `kubectl scale`. Defaults to false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replicas_scaled: bool,
-    /// The number of pods kept because `spec.replicas` was removed.
+    /// Number of pods that is kept because `spec.replicas` was removed. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas_kept: Option<ReplicasKept>,
-    /// The current step. If the evidence sets the pace, it counts the weights since the release
-    /// began.
+    /// Current step. If the evidence sets the pace, it counts the weights since the release began.
+    /// Unset if the release has no steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
-    /// Whether the steps restart from no traffic because they were edited during the release.
+    /// Whether the steps restart with no traffic on the canary because they were edited during the
+    /// release. Defaults to false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restarting: bool,
-    /// The traffic split.
+    /// Traffic split.
     pub weights: Weights,
-    /// The pause that holds the release, if any.
+    /// Current pause. Unset if the release is not paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<Pause>,
-    /// Why the current revision was aborted.
+    /// Why the current revision was aborted. Unset if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
-    /// The bake of a release that has all of the traffic.
+    /// Analysis of a release that has all of the traffic. Unset before it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bake: Option<Bake>,
-    /// The lifted freeze of the current revision, if any.
+    /// Manual permission for the current revision to continue although the error budget is
+    /// exhausted. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_override: Option<FreezeOverride>,
-    /// Everything that stops the release.
+    /// Everything that stops the release, the most important first, at most 16.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "known_holds"
     )]
     pub holds: Vec<Hold>,
-    /// Revisions that no traffic can reach any more and when their pods may go.
+    /// Revisions that receive no traffic, with the earliest time at which their pods are removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Drain>,
-    /// The commands handled last, newest last, at most [`COMMANDS_LIMIT`].
+    /// Commands that were executed recently, newest last, at most twenty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<HandledCommand>,
-    /// The outcomes of releases, newest last, at most [`HISTORY_LIMIT`].
+    /// Outcomes of the last ten releases, newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ReleaseRecord>,
 }
@@ -106,7 +117,7 @@ impl Default for State {
             schema_version: SCHEMA_VERSION,
             observed_generation: 0,
             phase: Phase::default(),
-            message: String::new(),
+            message: Message::default(),
             stable_revision: None,
             current_revision: None,
             plan: None,
@@ -175,37 +186,46 @@ pub enum Stage {
     Stable,
 }
 
-/// The plan that a release runs under.
+/// The active plan of a release.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ActivePlan {
-    /// A hash of the plan.
+    /// Hash of the plan.
     pub hash: String,
-    /// The plan.
+    /// Plan with all defaults.
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(schema_with = "crate::schema::any_object")
+    )]
     pub spec: Plan,
 }
 
-/// The current step.
+/// Current step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StepPosition {
-    /// Its index, from 0; equal to the number of steps once all are complete.
+    /// Index of the step, from 0. Equal to the number of steps once all are complete.
     pub index: usize,
-    /// When it began. Timed pauses count from here, also across restarts of the controller.
+    /// Time at which the step began. Timed pauses count from here, also across restarts of the
+    /// controller.
     pub started_at: Timestamp,
 }
 
-/// Progress toward what a release waits for: pods, the router, the Services.
+/// Progress toward the state that a release waits for: pods, the router and the Services.
+/// `spec.progressDeadlineSeconds` counts from the latest progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Progress {
-    /// When the last progress was made.
+    /// Time of the latest progress.
     pub at: Timestamp,
-    /// The most that was reached so far: pods in place, plus one for each part of the router and
-    /// the Services.
+    /// Highest count reached so far: available pods, plus one for each ready part of the router and
+    /// the Services. Unset before anything was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<i64>,
-    /// Since when nothing is missing; `None` while something is.
+    /// Time since which nothing is missing. Unset if something is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete_since: Option<Timestamp>,
 }
@@ -221,48 +241,53 @@ impl Progress {
     }
 }
 
-/// The number of pods kept because `spec.replicas` was removed and its default is lower.
+/// Number of pods that is kept because `spec.replicas` was removed and its default is lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicasKept {
-    /// The number of pods.
+    /// Number of pods.
     pub count: u32,
-    /// Until when an autoscaler that has begun to set `replicas` may still be below it; `None`
-    /// until one begins.
+    /// Time until which an autoscaler that has started to set `replicas` may set a lower number.
+    /// Unset if no autoscaler has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
-/// The desired and the observed traffic split.
+/// Traffic split, in percent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Weights {
-    /// The canary's desired share.
+    /// Desired share of the canary in percent.
     pub desired: Weight,
-    /// The canary's share that was last observed in effect. `None` while a change is on its way.
+    /// Share of the canary in percent that was last verified to be in effect. Unset while a change
+    /// is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Weight>,
-    /// Since when the share has been desired or, once verified, in effect.
+    /// Time since which the share has been desired or, once verified, in effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// The number of available canary pods with which it was verified. They suffice for this share
+    /// Number of available canary pods at the time of verification. They suffice for this share
     /// even if `replicas` grows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<u32>,
-    /// The limit of the canary's share because the analysis demanded less than its step.
+    /// Upper limit of the canary's share in percent, if the metrics require less than the step
+    /// sets. Unset if there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cap: Option<Weight>,
 }
 
-/// A pause of a release.
+/// A pause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Pause {
-    /// What caused the pause.
+    /// Reason of the pause: Step, Command or Inconclusive.
     pub reason: PauseReason,
-    /// When the pause began.
+    /// Time at which the pause began.
     pub since: Timestamp,
-    /// When the pause ends. `None` if a command ends it.
+    /// Time at which the pause ends. Unset if it lasts until a manual action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -278,21 +303,23 @@ pub enum PauseReason {
     Inconclusive,
 }
 
-/// An abort of a revision.
+/// Abort of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Abort {
-    /// The aborted revision. The abort applies to it alone.
+    /// Revision that was aborted. The abort applies to it alone.
     pub revision: Revision,
-    /// When it was decided.
+    /// Time of the abort.
     pub at: Timestamp,
-    /// What caused it.
+    /// Cause of the abort, for example Evidence, ErrorBudget, Command, PodCrash or
+    /// ProgressDeadline. The reference lists all causes.
     pub cause: AbortCause,
-    /// Who requested it, if somebody did.
+    /// User who requested the abort. Unset if the controller decided.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
-    /// What an operator reads.
-    pub message: String,
+    pub by: Option<UserName>,
+    /// Explanation for operators.
+    pub message: Message,
 }
 
 /// What caused an abort.
@@ -365,65 +392,70 @@ impl std::fmt::Display for AbortCause {
     }
 }
 
-/// The bake of a release that has all of the traffic, before it becomes stable.
+/// Analysis of a release that has all of the traffic, before it becomes stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Bake {
-    /// When the canary was first observed to have all of the traffic.
+    /// Time since which the canary is known to have all of the traffic.
     pub since: Timestamp,
-    /// When the bake ended, so that the release becomes stable.
+    /// Time at which the bake ended. Unset while it is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
 }
 
-/// A lifted freeze: a revision may continue although the service has no errors to spend. Evidence
-/// against it still rolls it back.
+/// Manual permission for a revision to continue although the error budget is exhausted. Evidence
+/// against the revision still rolls it back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FreezeOverride {
-    /// The revision. The override applies to its current release alone.
+    /// Revision. The permission is valid only for its current release.
     pub revision: Revision,
-    /// Who lifted it, verified by the admission policy.
+    /// User who gave the permission. Unset if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
-    /// When.
+    pub by: Option<UserName>,
+    /// Time at which the permission was given.
     pub at: Timestamp,
-    /// The reason given.
-    pub reason: String,
+    /// Reason that the user gave.
+    pub reason: Message,
 }
 
-/// A revision that no traffic can reach any more.
+/// A revision that receives no traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// The revision.
+    /// Revision.
     pub revision: Revision,
-    /// When its pods may be removed.
+    /// Earliest time at which its pods are removed.
     pub until: Timestamp,
 }
 
-/// A command that was carried out or refused.
+/// A command that was executed or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HandledCommand {
-    /// The UID of the command object.
+    /// UID of the RolloutCommand.
     pub uid: String,
-    /// How it ended.
+    /// Outcome of the command.
     pub outcome: CommandOutcome,
 }
 
-/// How one release ended.
+/// Outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseRecord {
-    /// The revision.
+    /// Revision that was released.
     pub revision: Revision,
-    /// How it ended.
+    /// Promoted, Aborted or Superseded.
     pub result: ReleaseResult,
-    /// When.
+    /// Time at which the release ended.
     pub at: Timestamp,
-    /// What an operator reads.
-    pub message: String,
+    /// Explanation for operators.
+    pub message: Message,
 }
 
 /// How a release ended.

@@ -5,6 +5,9 @@
 //! position, an abort, a pause and the drains do not depend on a plan or another field that this
 //! version cannot understand.
 
+use std::fmt;
+
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::state::{SCHEMA_VERSION, State};
@@ -48,6 +51,23 @@ pub struct PersistedState {
     pub state: State,
     /// Why the state cannot be understood completely; `None` if it can.
     pub incompatibility: Option<String>,
+    /// Every field that could not be read, also those that are derived again.
+    pub unreadable: Vec<UnreadableField>,
+}
+
+/// A field of a status that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableField {
+    /// Name of the field.
+    pub field: String,
+    /// Why it could not be read.
+    pub problem: String,
+}
+
+impl fmt::Display for UnreadableField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status.{}: {}", self.field, self.problem)
+    }
 }
 
 /// Reads the state from a status. Fields of the status that are not part of the state are ignored.
@@ -58,16 +78,28 @@ pub fn read(status: &Map<String, Value>) -> PersistedState {
     });
     let mut fields: Map<String, Value> = fields.collect();
     let mut problems = version_problem(&fields).into_iter().collect::<Vec<_>>();
-    let state = match serde_json::from_value(Value::Object(fields.clone())) {
+    let mut unreadable = Vec::new();
+    let state: State = match serde_json::from_value(Value::Object(fields.clone())) {
         Ok(state) => state,
         Err(_) => {
-            problems.extend(remove_unreadable(&mut fields));
+            unreadable = remove_unreadable::<State>(&mut fields);
+            let is_needed = |field: &&UnreadableField| !DERIVED_FIELDS.contains(&&*field.field);
+            problems.extend(unreadable.iter().filter(is_needed).map(ToString::to_string));
             serde_json::from_value(Value::Object(fields)).unwrap_or_default()
         }
     };
+    let holds = status.get("holds").and_then(Value::as_array);
+    let unknown = holds.map_or(0, |holds| holds.len().saturating_sub(state.holds.len()));
+    if unknown > 0 {
+        unreadable.push(UnreadableField {
+            field: "holds".to_owned(),
+            problem: format!("{unknown} of another version"),
+        });
+    }
     PersistedState {
         state,
         incompatibility: (!problems.is_empty()).then(|| problems.join("; ")),
+        unreadable,
     }
 }
 
@@ -81,22 +113,21 @@ fn version_problem(fields: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// Removes the fields that cannot be read, and returns why for those that matter.
-fn remove_unreadable(fields: &mut Map<String, Value>) -> Vec<String> {
-    let mut problems = Vec::new();
+/// Removes the fields that a `T` cannot be read from, each on its own, and returns them.
+pub fn remove_unreadable<T: DeserializeOwned>(
+    fields: &mut Map<String, Value>,
+) -> Vec<UnreadableField> {
+    let mut unreadable = Vec::new();
     fields.retain(|field, value| {
         let single = Map::from_iter([(field.clone(), value.clone())]);
-        match serde_json::from_value::<State>(Value::Object(single)) {
-            Ok(_) => true,
-            Err(error) => {
-                if !DERIVED_FIELDS.contains(&field.as_str()) {
-                    problems.push(format!("status.{field}: {error}"));
-                }
-                false
-            }
-        }
+        let problem = serde_json::from_value::<T>(Value::Object(single)).err();
+        unreadable.extend(problem.as_ref().map(|problem| UnreadableField {
+            field: field.clone(),
+            problem: problem.to_string(),
+        }));
+        problem.is_none()
     });
-    problems
+    unreadable
 }
 
 #[cfg(test)]
@@ -165,6 +196,11 @@ mod tests {
         assert_eq!(
             (read.state.stage, read.state.plan),
             (Stage::Progressing, None)
+        );
+        assert_eq!(read.unreadable[0].field, "plan");
+        assert_eq!(
+            read.unreadable[1].to_string(),
+            "status.holds: 1 of another version"
         );
     }
 }

@@ -5,7 +5,7 @@
 use crate::context::{Context, Transition};
 use crate::hold::{Hold, HoldCode};
 use crate::holds::{self, Holds};
-use crate::state::{Phase, Stage, State};
+use crate::state::{HOLDS_LIMIT, Phase, Stage, State};
 use crate::units::Weight;
 use crate::{progress, route_state, steps, target};
 
@@ -13,20 +13,23 @@ use crate::{progress, route_state, steps, target};
 pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
     let holds = Holds::collect(cx, &transition.state);
     let (phase, message) = describe(cx, &transition.state, &holds);
-    record_pod_problem(cx, transition, &holds);
+    record_new_problems(cx, transition, &holds);
     transition.state.phase = phase;
-    transition.state.message = message;
+    transition.state.message = message.into();
     transition.state.holds = holds.into_vec();
+    transition.state.holds.truncate(HOLDS_LIMIT);
 }
 
-/// Adds one Event when pods begin to have a problem.
-fn record_pod_problem(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
-    let Some(hold) = holds.position().filter(|hold| hold.code.is_pod_problem()) else {
-        return;
-    };
-    let mut before = cx.observed.state.holds.iter();
-    if before.all(|before| before.code != hold.code) {
-        transition.warning(hold.code.as_str(), hold.message.clone());
+/// Adds one Event when pods begin to have a problem, and when a Service or a route cannot be
+/// written.
+fn record_new_problems(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
+    let pods = holds.position().filter(|hold| hold.code.is_pod_problem());
+    let objects = holds.iter().filter(|hold| hold.code.is_object_problem());
+    for hold in pods.into_iter().chain(objects) {
+        let mut before = cx.observed.state.holds.iter();
+        if before.all(|before| before.code != hold.code) {
+            transition.warning(hold.code.as_str(), hold.message.clone());
+        }
     }
 }
 
@@ -56,9 +59,16 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
             .unwrap_or_default();
         message = format!("{message}; the freeze was lifted{by}: {}", lifted.reason);
     }
-    match &cx.observed.spec_problem {
-        Some(problem) => {
-            let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");
+    if let Some(problem) = &cx.observed.spec_problem {
+        let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");
+        return (Phase::Degraded, message);
+    }
+    match cx.observed.refusal() {
+        Some(refusal) if state.current_revision.is_none() => {
+            (Phase::Degraded, refusal.message.to_string())
+        }
+        Some(refusal) => {
+            let message = format!("{}; meanwhile: {message}", refusal.message);
             (Phase::Degraded, message)
         }
         None => (phase, message),

@@ -2,9 +2,11 @@
 
 mod world;
 
-use serin_core::command::{CommandResult, Verb};
+use jiff::Timestamp;
+use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
+use serin_core::commands::{EXPIRES_AFTER, PENDING_LIMIT, over_pending_limit};
 use serin_core::plan::Step;
-use serin_core::state::{Phase, Stage};
+use serin_core::state::{COMMANDS_LIMIT, Phase, Stage};
 use serin_core::units::Weight;
 use world::{World, plan, rev, secs, wait, weight};
 
@@ -208,4 +210,197 @@ fn a_pause_in_the_spec_stops_everything_except_aborts() {
     assert!(world.refused("1", Verb::Promote).contains("spec.paused"));
     assert_eq!(world.command("2", Verb::Abort).result, CommandResult::Done);
     assert_eq!(world.state.stage, Stage::Aborted);
+}
+
+fn paused_at_50() -> World {
+    let mut world = World::stable(plan(2, vec![weight(50), Step::Pause(None)]));
+    world.release("v2");
+    world.run_until("paused", |world| world.state.pause.is_some());
+    world
+}
+
+fn outcome_of<'a>(world: &'a World, uid: &str) -> Option<&'a CommandOutcome> {
+    let found = world.outcomes.iter().rev().find(|(done, _)| done == uid);
+    found.map(|(_, outcome)| outcome)
+}
+
+#[test]
+fn an_abort_comes_before_a_flood_of_older_commands() {
+    let mut world = paused_at_50();
+    for index in 0..5_000 {
+        let mut command = world.new_command(&format!("pause-{index}"), Verb::Pause);
+        command.requested_by = Some(format!("user-{index}").into());
+        world.commands.push(command);
+    }
+    let abort = world.new_command("abort", Verb::Abort);
+    world.commands.push(abort);
+    world.reconcile();
+    assert_eq!(world.state.stage, Stage::Aborted);
+    assert_eq!(
+        outcome_of(&world, "abort").map(|outcome| outcome.result),
+        Some(CommandResult::Done)
+    );
+    assert_eq!(
+        world.outcomes.len(),
+        COMMANDS_LIMIT,
+        "one decision handles a bounded number of commands"
+    );
+    let wake_at = world.reconcile().wake_at.unwrap();
+    assert!(
+        wake_at <= world.now.checked_add(secs(1)).unwrap(),
+        "the others are handled soon"
+    );
+}
+
+#[test]
+fn a_command_is_carried_out_once_however_long_its_outcome_cannot_be_written() {
+    let mut world = World::stable(plan(
+        2,
+        vec![weight(20), Step::Pause(None), weight(50), Step::Pause(None)],
+    ));
+    world.release("v2");
+    world.run_until("paused", |world| world.state.pause.is_some());
+    world.unwritable.insert("skip".to_owned());
+    assert_eq!(
+        world.command("skip", Verb::SkipStep).result,
+        CommandResult::Done
+    );
+    world.run_until("the second pause", |world| {
+        world.state.step.is_some_and(|step| step.index == 3)
+    });
+    for index in 0..2 * COMMANDS_LIMIT {
+        world.command(&format!("{index}-pause"), Verb::Pause);
+        world.command(&format!("{index}-resume"), Verb::Resume);
+    }
+    assert_eq!(world.state.step.map(|step| step.index), Some(3));
+    assert!(world.state.commands.len() <= COMMANDS_LIMIT);
+    // Once the object is gone, it need not be remembered.
+    world.commands.clear();
+    for index in 0..COMMANDS_LIMIT {
+        world.command(&format!("{index}-another"), Verb::Pause);
+    }
+    let remembered = &world.state.commands;
+    assert!(remembered.iter().all(|handled| handled.uid != "skip"));
+}
+
+#[test]
+fn an_abort_works_while_the_outcomes_of_many_commands_cannot_be_written() {
+    let mut world = paused_at_50();
+    for index in 0..4 * COMMANDS_LIMIT {
+        let uid = format!("pause-{index}");
+        world.unwritable.insert(uid.clone());
+        let command = world.new_command(&uid, Verb::Pause);
+        world.commands.push(command);
+        world.reconcile();
+    }
+    let handled = world.state.commands.len();
+    assert_eq!(handled, COMMANDS_LIMIT, "no more than can be remembered");
+    let abort = world.new_command("abort", Verb::Abort);
+    world.commands.push(abort);
+    world.reconcile();
+    assert_eq!(world.state.stage, Stage::Aborted);
+}
+
+#[test]
+fn a_command_that_was_not_handled_in_time_is_refused_unless_it_is_an_abort() {
+    let mut world = paused_at_50();
+    let promote = world.new_command("promote", Verb::Promote);
+    world.commands.push(promote);
+    world.now = world.now.checked_add(EXPIRES_AFTER).unwrap();
+    world.settle();
+    let outcome = outcome_of(&world, "promote").unwrap();
+    assert_eq!(outcome.result, CommandResult::Refused);
+    assert!(outcome.message.contains("expired"), "{}", outcome.message);
+    assert_eq!(world.state.step.map(|step| step.index), Some(1));
+    let abort = world.new_command("abort", Verb::Abort);
+    world.commands.push(abort);
+    world.now = world.now.checked_add(EXPIRES_AFTER).unwrap();
+    world.settle();
+    assert_eq!(world.state.stage, Stage::Aborted);
+}
+
+#[test]
+fn a_command_without_a_verified_permission_is_refused() {
+    let mut world = paused_at_50();
+    let mut abort = world.new_command("abort", Verb::Abort);
+    abort.authorization = Authorization::Missing("the admission policy is missing".into());
+    world.commands.push(abort);
+    world.settle();
+    assert_eq!(world.state.stage, Stage::Progressing);
+    let outcome = outcome_of(&world, "abort").unwrap();
+    assert_eq!(outcome.result, CommandResult::Refused);
+    assert_eq!(outcome.message, "the admission policy is missing");
+}
+
+#[test]
+fn a_requester_that_nothing_has_verified_is_reported_as_unverified() {
+    let mut world = paused_at_50();
+    let mut abort = world.new_command("abort", Verb::Abort);
+    abort.authorization = Authorization::Unverified;
+    world.commands.push(abort);
+    world.settle();
+    let by = world
+        .state
+        .abort
+        .as_ref()
+        .and_then(|abort| abort.by.clone());
+    assert_eq!(by.as_deref(), Some("ada (unverified)"));
+    let mut long = world.new_command("long", Verb::Abort);
+    long.authorization = Authorization::Unverified;
+    long.requested_by = Some("a".repeat(600).into());
+    let name = long.requester().unwrap();
+    assert!(name.ends_with(" (unverified)"), "{name}");
+}
+
+/// Commands of one requester, with the second of their creation and of their outcome.
+fn submissions(times: &[(u64, Option<u64>)], verb: Verb) -> Vec<(Command, Option<Timestamp>)> {
+    let world = World::new(plan(1, Vec::new()));
+    let at = |second| world.now + secs(second);
+    let submission = |(index, (created, finished)): (usize, &(u64, Option<u64>))| {
+        let mut command = world.new_command(&index.to_string(), verb);
+        command.created_at = at(*created);
+        (command, finished.map(at))
+    };
+    times.iter().enumerate().map(submission).collect()
+}
+
+fn count_over_limit(submissions: &[(Command, Option<Timestamp>)]) -> usize {
+    let submissions = submissions.iter();
+    over_pending_limit(submissions.map(|(command, finished)| (command, *finished)))
+        .into_iter()
+        .filter(|over| *over)
+        .count()
+}
+
+#[test]
+fn a_requester_may_have_only_a_few_commands_pending() {
+    let pending = submissions(&[(0, None); 2 * PENDING_LIMIT], Verb::Pause);
+    assert_eq!(count_over_limit(&pending), PENDING_LIMIT);
+    // Each is finished before the next one is created.
+    let mut times = Vec::new();
+    for second in 0..100 {
+        times.push((2 * second, Some(2 * second + 1)));
+    }
+    assert_eq!(count_over_limit(&submissions(&times, Verb::Pause)), 0);
+    // Aborts and other commands, and different requesters, do not count together.
+    let mut mixed = submissions(&[(0, None); PENDING_LIMIT], Verb::Pause);
+    mixed.extend(submissions(&[(0, None); PENDING_LIMIT], Verb::Abort));
+    let mut others = submissions(&[(0, None); PENDING_LIMIT], Verb::Pause);
+    for (command, _) in &mut others {
+        command.requested_by = Some("grace".into());
+    }
+    mixed.extend(others);
+    assert_eq!(count_over_limit(&mixed), 0);
+}
+
+#[test]
+fn a_command_over_the_limit_stays_refused_after_the_others_end() {
+    let before = submissions(&[(0, None); PENDING_LIMIT + 1], Verb::Pause);
+    let mut after = submissions(&[(0, Some(9)); PENDING_LIMIT + 1], Verb::Pause);
+    after[PENDING_LIMIT].1 = None;
+    for submissions in [before, after] {
+        let over = over_pending_limit(submissions.iter().map(|(command, at)| (command, *at)));
+        assert_eq!(over.iter().rposition(|over| *over), Some(PENDING_LIMIT));
+        assert_eq!(over.iter().position(|over| *over), Some(PENDING_LIMIT));
+    }
 }

@@ -20,6 +20,7 @@ pub struct Fault {
     name: Option<String>,
     subresource: Option<String>,
     client: Option<String>,
+    larger_than: usize,
     skip_remaining: usize,
     times: usize,
     effect: FaultEffect,
@@ -51,6 +52,7 @@ impl Fault {
             name: None,
             subresource: None,
             client: None,
+            larger_than: 0,
             skip_remaining: 0,
             times: 1,
             effect: FaultEffect::Status(500),
@@ -80,6 +82,15 @@ impl Fault {
     pub fn from_client(self, client: &str) -> Self {
         Self {
             client: Some(client.into()),
+            ..self
+        }
+    }
+
+    /// Matches only requests whose body has more than this number of bytes.
+    #[must_use]
+    pub fn larger_than(self, bytes: usize) -> Self {
+        Self {
+            larger_than: bytes,
             ..self
         }
     }
@@ -153,7 +164,7 @@ impl Fault {
         }
     }
 
-    fn matches(&self, request: &ApiRequest, client: &str) -> bool {
+    fn matches(&self, request: &ApiRequest, body: &[u8], client: &str) -> bool {
         let Some((resource_path, verb)) = request.resource_path.as_ref().zip(request.verb()) else {
             return false;
         };
@@ -166,6 +177,7 @@ impl Fault {
             && matches_optional(&self.name, resource_path.name.as_deref())
             && matches_optional(&self.subresource, resource_path.subresource.as_deref())
             && matches_optional(&self.client, Some(client))
+            && (self.larger_than == 0 || body.len() > self.larger_than)
     }
 
     /// The effect of the first active fault that matches a request. Every fault counts the requests
@@ -173,12 +185,13 @@ impl Fault {
     pub(crate) fn next_effect(
         faults: &mut [Self],
         request: &ApiRequest,
+        body: &[u8],
         client: &str,
     ) -> Option<FaultEffect> {
         let mut effect = None;
         for fault in faults
             .iter_mut()
-            .filter(|fault| fault.matches(request, client))
+            .filter(|fault| fault.matches(request, body, client))
         {
             if fault.skip_remaining > 0 {
                 fault.skip_remaining -= 1;
@@ -200,6 +213,8 @@ pub struct RequestRecord {
     pub client: String,
     /// RBAC verb: get, list, watch, create, update, patch, delete.
     pub verb: &'static str,
+    /// The API group, empty for the core group.
+    pub group: String,
     /// The plural of the kind, for example `httproutes`.
     pub plural: String,
     /// The subresource, if any.
@@ -220,6 +235,7 @@ impl RequestRecord {
             at,
             client: client.into(),
             verb: request.verb()?,
+            group: resource_path.group.clone(),
             plural: resource_path.plural.clone(),
             subresource: resource_path.subresource.clone(),
             object: format!(

@@ -70,6 +70,15 @@ pub enum PodBehavior {
     NeverReady,
     /// The image cannot be pulled.
     ImagePullBackOff,
+    /// The containers are never created, for example because a volume cannot be mounted.
+    ContainerCreating,
     /// Becomes ready like a healthy pod and crashes the given time after each start.
     CrashesAfter(Duration),
+}
+
+impl PodBehavior {
+    /// Whether the containers wait for something that never comes.
+    pub(crate) fn is_waiting(self) -> bool {
+        matches!(self, Self::ImagePullBackOff | Self::ContainerCreating)
+    }
 }

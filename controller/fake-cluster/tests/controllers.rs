@@ -248,6 +248,12 @@ async fn the_image_or_a_rule_sets_the_behavior_of_a_pod() {
         .await
         .unwrap();
     assert_eq!(container(&cluster), (0, Some("ImagePullBackOff".into())));
+    cluster
+        .set_pod_behavior("revision=slow", PodBehavior::ContainerCreating)
+        .unwrap();
+    let is_creating =
+        |cluster: &FakeCluster| container(cluster) == (0, Some("ContainerCreating".to_owned()));
+    cluster.wait_until(is_creating, SECOND).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Reads past samples in slices.
 
 use crate::counter_selectors::CounterSelectors;
-use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::prometheus::{Answer, Poller, QueryError, Reservation, Server, SingleAnswer};
 use crate::release_analysis::ReleaseAnalysis;
 use crate::sample_reader::ObjectiveAnswers;
 
@@ -36,7 +36,7 @@ pub async fn estimate_dispersion(
     while release.needs_dispersion(index) {
         let from_ms = to_ms.saturating_sub(span_ms);
         match read_slice(poller, release, index, from_ms, to_ms).await {
-            Ok(answers) => release.estimate_dispersion(index, &answers, from_ms),
+            Ok(slice) => release.estimate_dispersion(index, &slice.answers, from_ms),
             Err(QueryError::TooLarge(_)) if span_ms / 2 >= MIN_DISPERSION_SPAN_MS => span_ms /= 2,
             Err(error) if error.is_server_wide() => return Err(error),
             Err(error) => {
@@ -73,7 +73,7 @@ pub async fn backfill(
             .read_from_ms(index)
             .max(next_ms.saturating_sub(2 * slice_ms));
         match read_slice(poller, release, index, from_ms, next_ms).await {
-            Ok(answers) => {
+            Ok(Slice { answers, .. }) => {
                 if release.is_aggregated(index) {
                     release.observe_aggregates(index, &answers, now_ms);
                 } else if let Some(samples) = ObjectiveAnswers::from_answers(&answers) {
@@ -94,6 +94,22 @@ pub async fn backfill(
     Ok(())
 }
 
+/// The answers to the queries of one slice. Their memory counts until the slice is dropped.
+#[derive(Debug, Default)]
+pub struct Slice {
+    /// The answers, in the order of the queries.
+    pub answers: Vec<Answer>,
+    memory: Vec<Reservation>,
+}
+
+impl Slice {
+    fn push(&mut self, answer: SingleAnswer) {
+        let (answer, memory) = answer.into_parts();
+        self.answers.push(answer);
+        self.memory.push(memory);
+    }
+}
+
 /// The samples of each series, or the results of the aggregation queries if server-side aggregation
 /// is enabled.
 async fn read_slice(
@@ -102,22 +118,22 @@ async fn read_slice(
     index: usize,
     from_ms: i64,
     to_ms: i64,
-) -> Result<Vec<Answer>, QueryError> {
+) -> Result<Slice, QueryError> {
     let Some(objective_analysis) = release.objectives.get(index) else {
-        return Ok(Vec::new());
+        return Ok(Slice::default());
     };
     let server = &release.settings.server;
     let Some(sums) = objective_analysis.aggregation() else {
         return read_samples(poller, server, &objective_analysis.counters, from_ms, to_ms).await;
     };
-    let mut answers = Vec::new();
+    let mut slice = Slice::default();
     for query in sums.queries(
         &objective_analysis.counters,
         to_ms.saturating_sub(from_ms).max(1),
     ) {
-        answers.push(poller.query_once(server, &query, Some(to_ms)).await?);
+        slice.push(poller.query_once(server, &query, Some(to_ms)).await?);
     }
-    Ok(answers)
+    Ok(slice)
 }
 
 /// Reads the raw samples of both sides between two times: all requests, the bad (or good) requests,
@@ -131,20 +147,13 @@ pub async fn read_samples(
     counters: &CounterSelectors,
     from_ms: i64,
     to_ms: i64,
-) -> Result<Vec<Answer>, QueryError> {
+) -> Result<Slice, QueryError> {
     // Rounded up to whole seconds. One additional sample does no harm.
     let range_seconds = (to_ms.saturating_sub(from_ms).max(0) + 999) / 1_000 + 1;
-    let mut answers = Vec::new();
+    let mut slice = Slice::default();
     for selector in counters.selectors() {
-        answers.push(
-            poller
-                .query_once(
-                    server,
-                    &format!("{selector}[{range_seconds}s]"),
-                    Some(to_ms),
-                )
-                .await?,
-        );
+        let query = format!("{selector}[{range_seconds}s]");
+        slice.push(poller.query_once(server, &query, Some(to_ms)).await?);
     }
-    Ok(answers)
+    Ok(slice)
 }

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use serin_analysis::budget::BudgetState;
 use serin_analysis::explain::{duration, share, thousands};
 use serin_analysis::feasibility::FeasibilityInput;
+use serin_core::text::Message;
 use serin_core::units::Weight;
 use serin_crds::analysis::ObjectiveSpec;
-use serin_crds::status::BudgetStatus;
+use serin_crds::status::{BudgetLevel, BudgetStatus};
 
 use crate::service_slo::ServiceSlo;
 use crate::settings::Settings;
@@ -54,13 +55,17 @@ pub fn budget_status(
     };
     Some(BudgetStatus {
         objective: spec.name.clone(),
-        state: format!("{state:?}"),
+        state: match state {
+            BudgetState::Healthy => BudgetLevel::Healthy,
+            BudgetState::Tight => BudgetLevel::Tight,
+            BudgetState::Spent => BudgetLevel::Spent,
+        },
         total: budget.total,
         remaining: budget.remaining,
         allotment,
         at: Some(now),
-        message: Some(message),
-        infeasible: infeasible(spec, service, settings, proven_at, allotment),
+        message: Some(message.into()),
+        infeasible: infeasible(spec, service, settings, proven_at, allotment).map(Message::from),
     })
 }
 
@@ -139,17 +144,17 @@ mod tests {
     #[test]
     fn a_budget_is_reported_in_counts() {
         let healthy = budget_status_at(100.0, 100_000.0, None);
-        assert_eq!(healthy.state, "Healthy");
+        assert_eq!(healthy.state, BudgetLevel::Healthy);
         let sentence = "61.4 % of the error budget remain, 159,200 of 259,200 errors in 30 days. A \
             release may spend 5,184.";
         assert_eq!(healthy.message.as_deref(), Some(sentence));
         let tight = budget_status_at(100.0, 259_000.0, None);
-        assert_eq!(tight.state, "Tight");
+        assert_eq!(tight.state, BudgetLevel::Tight);
         let sentence = "0.077 % of the error budget remain, 200 of 259,200 errors in 30 days. A \
             release may spend 40, less than usual.";
         assert_eq!(tight.message.as_deref(), Some(sentence));
         let spent = budget_status_at(100.0, 300_000.0, None);
-        assert_eq!((spent.state.as_str(), spent.allotment), ("Spent", 0.0));
+        assert_eq!((spent.state, spent.allotment), (BudgetLevel::Spent, 0.0));
         assert!(
             spent
                 .message

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serin_analysis::ObjectiveState;
 use serin_analysis::bake::BakeEvidence;
 use serin_analysis::latency::LatencyGuardState;
+use serin_core::text::Message;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
 
@@ -61,7 +62,7 @@ pub struct RollbackDecision {
     /// What was found.
     pub cause: AbortCause,
     /// Message for operators.
-    pub message: String,
+    pub message: Message,
 }
 
 /// The stored state of one objective.

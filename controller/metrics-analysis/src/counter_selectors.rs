@@ -1,92 +1,23 @@
 //! The series of an objective: which ones are read, and how they are assigned to canary and stable.
 
-use std::collections::BTreeMap;
+mod error;
+mod selector;
+mod sides;
 
-use promql_parser::label::{MatchOp, Matcher};
-use promql_parser::parser::{self, Expr, VectorSelector};
-use regex::Regex;
-use serin_analysis::{Arm, CounterKind};
-use serin_crds::analysis::{CountersSpec, Indicator, LatencySpec, ObjectiveSpec, VariantsSpec};
+use promql_parser::parser::VectorSelector;
+use serin_analysis::CounterKind;
+use serin_crds::analysis::{CountersSpec, Indicator, LatencySpec, ObjectiveSpec};
 use serin_crds::literals::parse_duration;
 
 use crate::histogram::{EDGE_LABEL, Histogram, bucket_selector, with_edge, with_native};
 use crate::indicator::IndicatorCounters;
-use crate::matcher::{alternation, pod_name_base, pod_name_pattern};
-use serin_core::hold::HoldCode;
-
-use crate::prometheus::{Labels, QueryError};
+use crate::matcher::alternation;
+use crate::prometheus::Labels;
 use crate::request::AnalysisRequest;
+use selector::{anchored_regex, narrow, parse_selector, to_valid_promql};
+use sides::{SideMatcher, pods_by_owner, side_labels};
 
-/// Why the analysis is not possible until someone changes the configuration or Prometheus recovers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnalysisError {
-    /// What holds the release.
-    pub code: HoldCode,
-    /// Message for operators.
-    pub message: String,
-}
-
-impl AnalysisError {
-    pub(crate) fn invalid_spec(message: String) -> Self {
-        Self {
-            code: HoldCode::InvalidSpec,
-            message,
-        }
-    }
-
-    /// No Prometheus address is configured.
-    pub fn no_address() -> Self {
-        let message = "No Prometheus address is configured: set spec.analysis.prometheus.address, \
-            or configure a default for the controller.";
-        Self {
-            code: HoldCode::NotConfigured,
-            message: message.to_owned(),
-        }
-    }
-
-    fn invalid_query(objective: &str, field: &str, message: impl std::fmt::Display) -> Self {
-        Self {
-            code: HoldCode::InvalidQuery,
-            message: format!("spec.analysis.objectives[{objective}].{field}: {message}"),
-        }
-    }
-
-    pub(crate) fn missing_edge(objective: &str, message: &str) -> Self {
-        let message = format!("spec.analysis.objectives[{objective}].latency.threshold: {message}");
-        Self {
-            code: HoldCode::NoSuchBucket,
-            message,
-        }
-    }
-
-    pub(crate) fn too_large(objective: &str, size: &str) -> Self {
-        let message = format!(
-            "The metrics of {objective} cannot be read. Even if Prometheus adds them up by scrape \
-             target, the answer is too large: {size}. Use the counters of the gateway or the mesh, \
-             which has fewer scrape targets, or restrict the selector."
-        );
-        Self {
-            code: HoldCode::TooLarge,
-            message,
-        }
-    }
-
-    pub(crate) fn ambiguous_series(objective: &str, why: &str) -> Self {
-        let message =
-            format!("The metrics of {objective} cannot be assigned to canary and stable: {why}.");
-        Self {
-            code: HoldCode::AmbiguousSeries,
-            message,
-        }
-    }
-
-    pub(crate) fn from_query_error(objective: &str, error: &QueryError) -> Self {
-        Self {
-            code: error.code(),
-            message: error.describe(&format!("The metrics of {objective} cannot be read")),
-        }
-    }
-}
+pub use error::AnalysisError;
 
 /// The two counters of an objective, and how their series are assigned to canary and stable.
 #[derive(Clone, Debug)]
@@ -120,19 +51,6 @@ pub struct CounterSelectors {
     layout: usize,
 }
 
-/// Assigns a series to canary or stable.
-#[derive(Clone, Debug)]
-struct SideMatcher {
-    label: String,
-    canary: Regex,
-    stable: Regex,
-    by_pod: bool,
-    /// Pods by owner. Only set if the name of a ReplicaSet is too long to be part of its pod names.
-    pods: Option<BTreeMap<String, Arm>>,
-    /// Values that may belong to the Rollout or to something else, and the reason.
-    unclear: Option<(Regex, String)>,
-}
-
 /// Labels of a series that come from the scrape, as far as known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ExporterLabels {
@@ -143,9 +61,6 @@ pub(crate) struct ExporterLabels {
     /// of a scrape target.
     pub(crate) is_known: bool,
 }
-
-/// Maximum number of pods per release that are remembered by name.
-const MAX_PODS: usize = 20_000;
 
 impl CounterSelectors {
     /// Creates and validates the selectors of an objective.
@@ -415,49 +330,6 @@ impl CounterSelectors {
         }
     }
 
-    /// The side that a series belongs to. `None` if it belongs to neither or to both.
-    pub fn arm(&self, labels: &Labels) -> Option<Arm> {
-        // As in PromQL, a missing label equals an empty one.
-        let value = labels.get(&self.sides.label).map_or("", String::as_str);
-        if let Some(pods) = &self.sides.pods {
-            return pods.get(value).copied();
-        }
-        match (
-            self.sides.canary.is_match(value),
-            self.sides.stable.is_match(value),
-        ) {
-            (true, false) => Some(Arm::Canary),
-            (false, true) => Some(Arm::Stable),
-            _ => None,
-        }
-    }
-
-    /// The pod of a series. `None` unless the sides are distinguished by pod.
-    pub fn pod<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
-        let value = labels
-            .get(&self.sides.label)
-            .filter(|_| self.sides.by_pod)?;
-        Some(value)
-    }
-
-    /// Explains why it is unknown whether a series belongs to the Rollout. `None` if it is known.
-    pub fn ambiguity(&self, labels: &Labels) -> Option<&str> {
-        let (pattern, why) = self.sides.unclear.as_ref()?;
-        let value = labels.get(&self.sides.label).map_or("", String::as_str);
-        (self.arm(labels).is_none() && pattern.is_match(value)).then_some(why.as_str())
-    }
-
-    pub(crate) fn record_pod_sides(&mut self, sides: &BTreeMap<String, Arm>) {
-        let Some(pods) = &mut self.sides.pods else {
-            return;
-        };
-        for (pod, arm) in sides {
-            if pods.len() < MAX_PODS || pods.contains_key(pod) {
-                pods.insert(pod.clone(), *arm);
-            }
-        }
-    }
-
     /// One set of selectors for each way in which Prometheus may have renamed the labels.
     pub fn layouts(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self)
@@ -530,117 +402,6 @@ impl CounterSelectors {
     pub(crate) fn is_scraped_service(&self) -> bool {
         self.exporter.is_known && !["service", "canary"].contains(&self.sides.label.as_str())
     }
-
-    /// Whether the sides are distinguished by pod, which is required to estimate the dispersion of
-    /// errors.
-    pub fn distinguishes_pods(&self) -> bool {
-        self.sides.by_pod
-    }
-}
-
-/// The pods by owner, if the ReplicaSet name is truncated in pod names. `None` otherwise.
-fn pods_by_owner(by_pod: bool, request: &AnalysisRequest) -> Option<BTreeMap<String, Arm>> {
-    let sets = [
-        Some(&request.canary_replica_set),
-        request.stable_replica_set.as_ref(),
-    ];
-    let is_cut = sets.into_iter().flatten().any(|set| pod_name_base(set).1);
-    (by_pod && is_cut).then(|| request.pod_sides.clone())
-}
-
-/// The label that distinguishes the sides, the patterns of canary and stable, and whether the label
-/// names pods.
-fn side_labels(
-    variants: Option<&VariantsSpec>,
-    request: &AnalysisRequest,
-) -> Result<(String, String, String, bool), String> {
-    let pod_label = match variants {
-        None => None,
-        Some(VariantsSpec {
-            pod_label,
-            label: None,
-            canary: None,
-            stable: None,
-        }) => pod_label.clone(),
-        Some(VariantsSpec {
-            pod_label: None,
-            label: Some(label),
-            canary: Some(canary),
-            stable: Some(stable),
-        }) => {
-            return Ok((label.clone(), canary.clone(), stable.clone(), false));
-        }
-        Some(_) => return Err("write either podLabel, or label with canary and stable".to_owned()),
-    };
-    let Some(stable) = &request.stable_replica_set else {
-        return Err("there is no stable revision to compare with".to_owned());
-    };
-    let label = pod_label.unwrap_or_else(|| "pod".to_owned());
-    Ok((
-        label,
-        pod_name_pattern(&request.canary_replica_set),
-        pod_name_pattern(stable),
-        true,
-    ))
-}
-
-/// Compiles a regular expression that is anchored at both ends, as in PromQL.
-fn anchored_regex(pattern: &str) -> Result<Regex, String> {
-    // Compiled without the group first: an unbalanced group must not become valid.
-    Regex::new(pattern).map_err(|error| error.to_string())?;
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())
-}
-
-/// Parses a plain series selector. Functions, ranges and offsets are rejected, because Serin reads
-/// raw samples at times that it chooses.
-fn parse_selector(text: &str) -> Result<VectorSelector, String> {
-    let selector = match parser::parse(text) {
-        Ok(Expr::VectorSelector(selector)) => selector,
-        Ok(Expr::MatrixSelector(_)) => {
-            return Err("leave out the range in brackets: the raw counter is read".to_owned());
-        }
-        Ok(Expr::Call(_) | Expr::Aggregate(_)) => {
-            return Err("write the counter itself, without rate(), increase() or sum()".to_owned());
-        }
-        Ok(_) => {
-            return Err(
-                "write a series selector such as http_requests_total{job=\"shop\"}".to_owned(),
-            );
-        }
-        Err(error) => return Err(format!("not PromQL: {error}")),
-    };
-    if selector.offset.is_some() || selector.at.is_some() {
-        return Err(
-            "leave out offset and @: the counter is read at times that Serin chooses".to_owned(),
-        );
-    }
-    if !selector.matchers.or_matchers.is_empty() {
-        return Err(
-            "write the alternatives as one regular expression: `or` between matchers is not \
-             supported"
-                .to_owned(),
-        );
-    }
-    Ok(selector)
-}
-
-/// Restricts a selector to series whose label matches.
-fn narrow(selector: &VectorSelector, label: &str, pattern: &str) -> Result<VectorSelector, String> {
-    let regex = Regex::new(pattern).map_err(|error| error.to_string())?;
-    let mut narrowed = selector.clone();
-    narrowed
-        .matchers
-        .matchers
-        .push(Matcher::new(MatchOp::Re(regex), label, pattern));
-    Ok(narrowed)
-}
-
-/// Converts a selector to PromQL and parses it again, so that a quoting error never reaches the
-/// server.
-fn to_valid_promql(selector: &VectorSelector) -> Result<String, String> {
-    let text = selector.to_string();
-    parser::parse(&text).map_err(|error| format!("{text}: {error}"))?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 
-use crate::routes::{RouteBackend, RouteParent, RouteRule, RouteRules};
+use crate::routes::{RouteBackend, RouteParent, RouteRule, RouteRules, RouteScope};
 use crate::{AnalysisRequest, ReleasePhase, RolloutName};
 
 /// The first rule of a route behind the Gateway `infra/public`, to one Service on port 80.
@@ -67,6 +67,7 @@ pub fn request() -> AnalysisRequest {
         rules: RouteRules {
             split: vec![split_rule("shop", "checkout", "checkout")],
             others: Vec::new(),
+            scope: RouteScope::AllNamespaces,
         },
         stable_replica_set: Some("checkout-aaa".to_owned()),
         canary_replica_set: "checkout-bbb".to_owned(),

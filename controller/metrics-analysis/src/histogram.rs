@@ -6,6 +6,7 @@ use std::time::Duration;
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::VectorSelector;
 use serin_analysis::latency::{MissingEdge, find_edge};
+use serin_crds::check::compile_regex;
 
 /// Label of the upper bound of a bucket.
 pub(crate) const EDGE_LABEL: &str = "le";
@@ -177,7 +178,7 @@ pub(crate) fn with_native(
     mut classic: VectorSelector,
 ) -> Result<VectorSelector, String> {
     let pattern = format!("{}|{base}", classic.name.take().unwrap_or_default());
-    let regex = regex::Regex::new(&pattern).map_err(|error| error.to_string())?;
+    let regex = compile_regex(&pattern)?;
     classic
         .matchers
         .matchers
@@ -187,7 +188,7 @@ pub(crate) fn with_native(
 
 /// Restricts a selector to the buckets with this bound.
 pub(crate) fn with_edge(mut buckets: VectorSelector, edge: &str) -> Result<VectorSelector, String> {
-    let regex = regex::Regex::new(edge).map_err(|error| error.to_string())?;
+    let regex = compile_regex(edge)?;
     buckets
         .matchers
         .matchers

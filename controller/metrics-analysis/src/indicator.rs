@@ -267,8 +267,9 @@ const NGINX_LABELS: [[&str; 2]; 4] = [
     ["namespace", "exported_service"],
 ];
 
-/// ingress-nginx counts by the Service of the main Ingress. Requests that the canary served also
-/// name its upstream, `<ns>-<service>-<port>`.
+/// ingress-nginx counts by the namespace and the Service of the main Ingress. Requests that the
+/// canary served also name its upstream, `<ns>-<service>-<port>`. Upstreams of one name are one
+/// upstream to ingress-nginx, so a request to this Ingress that names the canary's was served by it.
 fn nginx(
     request: &AnalysisRequest,
     canary: &str,
@@ -323,11 +324,9 @@ fn pod(
     let Some(stable) = &request.stable_replica_set else {
         return Err("there is no stable revision to compare with".to_owned());
     };
-    let (canary, stable) = (
-        pod_name_pattern(&request.canary_replica_set),
-        pod_name_pattern(stable),
-    );
-    let all = pod_name_pattern_of_all_revisions(&request.rollout.name);
+    let replica_sets = [request.canary_replica_set.as_str(), stable];
+    let [canary, stable] = replica_sets.map(pod_name_pattern);
+    let all = pod_name_pattern_of_all_revisions(&request.rollout.name, &replica_sets);
     let matchers = |pods: &str| {
         let namespace = quote(&request.rollout.namespace);
         format!(

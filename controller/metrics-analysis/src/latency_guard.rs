@@ -200,27 +200,30 @@ mod tests {
         [total, buckets]
     }
 
-    fn observed(scrapes: u32, edges_of_canary: &[&str]) -> ObjectiveLatencyGuard {
+    /// Observes answers after the round that ended at `round_at_ms`.
+    fn observe(guarded: &mut ObjectiveLatencyGuard, answers: [Answer; 2], round_at_ms: i64) {
         let counters = CounterSelectors::new(&objective(), &request()).unwrap();
-        let config = ObjectiveConfig::new("latency", 0.99, 1_000);
-        let mut guarded = ObjectiveLatencyGuard::new(&objective(), &config, 0, None).unwrap();
-        let [total, buckets] = answers(scrapes, edges_of_canary);
         let context = RoundContext {
             warm_up_ends_ms: 0,
             weight_changed_at_ms: 0,
         };
         let before = PriorEvidence {
-            round_at_ms: 0,
+            round_at_ms,
             k: 1.0,
         };
-        let created_at = BTreeMap::new();
         guarded.observe(
             &counters,
-            [&total, &buckets],
-            (&created_at, 0),
+            answers.each_ref(),
+            (&BTreeMap::new(), 0),
             (i64::MAX, 100_000),
             (before, &context),
         );
+    }
+
+    fn observed(scrapes: u32, edges_of_canary: &[&str]) -> ObjectiveLatencyGuard {
+        let config = ObjectiveConfig::new("latency", 0.99, 1_000);
+        let mut guarded = ObjectiveLatencyGuard::new(&objective(), &config, 0, None).unwrap();
+        observe(&mut guarded, answers(scrapes, edges_of_canary), 0);
         guarded
     }
 
@@ -264,24 +267,7 @@ mod tests {
     #[test]
     fn a_bound_that_disappears_adds_no_more_evidence() {
         let mut guarded = observed(10, &["100", "1000"]);
-        let counters = CounterSelectors::new(&objective(), &request()).unwrap();
-        let [total, buckets] = answers(30, &["1000"]);
-        let context = RoundContext {
-            warm_up_ends_ms: 0,
-            weight_changed_at_ms: 0,
-        };
-        let before = PriorEvidence {
-            round_at_ms: 9_000,
-            k: 1.0,
-        };
-        let created_at = BTreeMap::new();
-        guarded.observe(
-            &counters,
-            [&total, &buckets],
-            (&created_at, 0),
-            (i64::MAX, 100_000),
-            (before, &context),
-        );
+        observe(&mut guarded, answers(30, &["1000"]), 9_000);
         let [gone, kept] = [0, 1].map(|index| guarded.state.edges[index].totals.canary_requests);
         assert_eq!((gone, kept), (900.0, 2_900.0));
     }

@@ -35,18 +35,38 @@ pub(crate) fn pod_name_pattern(replica_set: &str) -> String {
     format!("{}[a-z0-9]{{{SUFFIX_LENGTH}}}", regex::escape(&base))
 }
 
-/// Pattern of the pod names of all revisions of a Rollout: its name, the revision and a random
-/// suffix, as far as they fit.
-pub(crate) fn pod_name_pattern_of_all_revisions(rollout: &str) -> String {
+/// The characters of generated names: without vowels, so that they are no words.
+const GENERATED_CHARACTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
+
+/// Pattern of the pod names of all revisions of a Rollout: its name, a revision that looks like
+/// those of `replica_sets`, and a random suffix, as far as they fit. If these ReplicaSets are not
+/// named after the Rollout, the revision can be any word.
+pub(crate) fn pod_name_pattern_of_all_revisions(rollout: &str, replica_sets: &[&str]) -> String {
     let base = format!("{rollout}-");
+    let revisions: Option<Vec<&str>> = replica_sets
+        .iter()
+        .map(|set| set.strip_prefix(&base))
+        .collect();
+    let revisions = revisions.unwrap_or_default();
+    let is_generated = |revision: &&str| revision.chars().all(|c| GENERATED_CHARACTERS.contains(c));
+    let character = if revisions.iter().all(is_generated) {
+        format!("[{GENERATED_CHARACTERS}]")
+    } else {
+        "[a-z0-9]".to_owned()
+    };
+    let lengths = revisions.iter().map(|revision| revision.len());
+    let (shortest, longest) = (lengths.clone().min(), lengths.max());
     let room = MAX_GENERATED_BASE.saturating_sub(base.len());
-    let base = base.get(..MAX_GENERATED_BASE).unwrap_or(&base);
-    match room {
-        0 => format!("{}[a-z0-9]{{{SUFFIX_LENGTH}}}", regex::escape(base)),
-        _ => format!(
-            "{}[a-z0-9]{{1,{room}}}-?[a-z0-9]{{{SUFFIX_LENGTH}}}",
-            regex::escape(base)
-        ),
+    let name = regex::escape(base.get(..MAX_GENERATED_BASE).unwrap_or(&base));
+    let suffix = format!("[a-z0-9]{{{SUFFIX_LENGTH}}}");
+    match (room, shortest.unwrap_or(0), longest.unwrap_or(0)) {
+        (0, _, _) => format!("{name}{suffix}"),
+        (_, 0, _) => format!("{name}[a-z0-9]{{1,{room}}}-?{suffix}"),
+        (_, shortest, longest) if longest < room => {
+            format!("{name}{character}{{{shortest},{longest}}}-{suffix}")
+        }
+        (_, shortest, _) if shortest >= room => format!("{name}{character}{{{room}}}{suffix}"),
+        (_, shortest, _) => format!("{name}{character}{{{shortest},{room}}}-?{suffix}"),
     }
 }
 
@@ -67,15 +87,16 @@ pub(crate) fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// The words of a name: letters and digits.
+pub(crate) fn words(name: &str) -> impl Iterator<Item = &str> {
+    name.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+}
+
 /// Joins names as Traefik does: letters and digits, separated by single dashes.
 pub(crate) fn join_with_dashes(names: &[&str]) -> String {
-    let words = names
-        .iter()
-        .flat_map(|name| name.split(|c: char| !c.is_alphanumeric()));
-    words
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join("-")
+    let words = names.iter().flat_map(|name| words(name));
+    words.collect::<Vec<_>>().join("-")
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The analysis of one objective of a release: its queries, its evidence and its errors.
 
+mod plan;
+mod poll;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_analysis::bake::BakeEvidence;
@@ -13,17 +15,19 @@ use serin_crds::analysis::ObjectiveSpec;
 
 use crate::checkpoint::ObjectiveCheckpoint;
 use crate::counter_selectors::{AnalysisError, CounterSelectors};
-use crate::fingerprint::fingerprint;
 use crate::histogram::EDGE_LABEL;
 use crate::latency_guard::{ObjectiveLatencyGuard, PriorEvidence};
 use crate::prometheus::{Answer, QueryError};
-use crate::request::AnalysisRequest;
 use crate::sample_reader::{EMPTY_ANSWER, ObjectiveAnswers, SampleReader};
 use crate::scrape_interval::ScrapeInterval;
 use crate::server_side_aggregation::ServerSideAggregation;
 use crate::service_slo::ServiceSlo;
-use crate::settings::{Settings, poll_period, timing};
+use crate::settings::{Settings, timing};
 use crate::target_deduplicator::TargetDeduplicator;
+use plan::evidence_fingerprint;
+
+pub use plan::ObjectivePlan;
+pub use poll::ObjectivePoll;
 
 /// A failure to read the metrics of an objective.
 #[derive(Clone, Debug)]
@@ -65,61 +69,6 @@ pub struct ObjectiveAnalysis {
     is_configured: bool,
 }
 
-/// The periodic queries of an objective.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectivePoll {
-    /// Instant queries, in this order.
-    pub queries: Vec<String>,
-    /// Time between two polls.
-    pub period: Duration,
-    /// Time range that the queries cover.
-    pub range: Duration,
-    /// Part of the range that must be covered by the previous poll, because its rounds were still
-    /// open.
-    pub open_range: Duration,
-    /// Whether the queries return sums at the points of a grid instead of raw samples.
-    pub is_aggregated: bool,
-}
-
-/// Time range of a poll of individual series: this number of scrapes, and at least the minimum.
-const POLL_SCRAPES: u32 = 5;
-const MIN_POLL_RANGE: Duration = Duration::from_secs(10);
-
-/// An objective before its evidence begins.
-#[derive(Clone, Debug)]
-pub struct ObjectivePlan {
-    /// The objective as written in the spec.
-    pub spec: ObjectiveSpec,
-    /// Selectors of the series.
-    pub counters: CounterSelectors,
-    /// Error budget and burn rate of the service, across all versions.
-    pub service: ServiceSlo,
-}
-
-impl ObjectivePlan {
-    /// Reads and validates all objectives of a request.
-    ///
-    /// # Errors
-    /// The first invalid field.
-    pub fn from_request(request: &AnalysisRequest) -> Result<Vec<Self>, AnalysisError> {
-        let prepare = |spec: &ObjectiveSpec| {
-            if !(spec.objective > 0.0 && spec.objective < 100.0) {
-                let message = format!(
-                    "spec.analysis.objectives[{}].objective {} must be above 0 and below 100",
-                    spec.name, spec.objective
-                );
-                return Err(AnalysisError::invalid_spec(message));
-            }
-            Ok(Self {
-                spec: spec.clone(),
-                counters: CounterSelectors::new(spec, request)?,
-                service: ServiceSlo::default(),
-            })
-        };
-        request.analysis.objectives.iter().map(prepare).collect()
-    }
-}
-
 /// Bucket bounds that all native histograms in an answer have in common. Empty if there is no
 /// native histogram.
 fn native_edges(answer: &Answer) -> Vec<f64> {
@@ -136,25 +85,6 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
         .into_iter()
         .filter(|(_, series)| histograms > 0 && *series >= histograms);
     of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
-}
-
-/// Identifies the parameters on which the evidence depends. Evidence with another fingerprint is
-/// not continued.
-fn evidence_fingerprint(settings: &Settings, plan: &ObjectivePlan) -> String {
-    let ObjectivePlan { spec, counters, .. } = plan;
-    let parameters = format!(
-        "{}|{}|{}|{}|{}",
-        spec.objective,
-        settings.analysis.alpha,
-        settings.max_duration.as_secs(),
-        counters.total_of_sides,
-        counters.errors_of_sides,
-    );
-    fingerprint(&parameters)
-}
-
-fn duration(milliseconds: i64) -> Duration {
-    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0))
 }
 
 /// An objective that is added later than this after the start of a release is counted from now on,
@@ -186,14 +116,9 @@ impl ObjectiveAnalysis {
                 }
             }
         }
-        let ObjectivePlan {
-            spec,
-            counters,
-            service,
-        } = plan;
-        let usual_rate = service.usual_rate();
-        let verified = counters.verified || service.errors_seen;
-        let config = settings.objective(&spec, usual_rate, verified);
+        let usual_rate = plan.service.usual_rate();
+        let verified = plan.counters.verified || plan.service.errors_seen;
+        let config = settings.objective(&plan.spec, usual_rate, verified);
         // An objective that is added during a release is counted from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > MID_RELEASE_MS {
             now_ms
@@ -201,30 +126,38 @@ impl ObjectiveAnalysis {
             began_ms
         };
         let (objective, state) = Objective::begin(config, began_ms).map_err(|error| {
-            AnalysisError::invalid_spec(format!("spec.analysis.objectives[{}]: {error}", spec.name))
+            let name = &plan.spec.name;
+            AnalysisError::invalid_spec(format!("spec.analysis.objectives[{name}]: {error}"))
         })?;
-        Ok(Self {
-            guard: ObjectiveLatencyGuard::new(&spec, objective.config(), began_ms, None),
-            needs_dispersion: can_estimate_dispersion(&counters, &state),
-            spec,
-            counters,
-            objective,
-            state,
-            service,
-            bake: None,
-            usual_rate,
+        let fresh = ObjectiveCheckpoint {
             fingerprint,
-            read_failure: None,
-            native_edges: Vec::new(),
-            aggregation: None,
-            targets: TargetDeduplicator::default(),
-            ambiguity: None,
-            scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), None),
-            is_configured: settings.scrape_interval_is_set,
-        })
+            usual_rate,
+            state,
+            bake: None,
+            is_aggregated: false,
+            scrape_interval_ms: None,
+            guard: None,
+        };
+        Ok(Self::from_checkpoint(settings, plan, objective, fresh))
     }
 
     fn resume(
+        settings: &Settings,
+        plan: ObjectivePlan,
+        objective: Objective,
+        stored: ObjectiveCheckpoint,
+    ) -> Self {
+        let is_aggregated = stored.is_aggregated;
+        let mut resumed = Self::from_checkpoint(settings, plan, objective, stored);
+        resumed.apply_scrape_interval();
+        if is_aggregated {
+            resumed.switch_to_server_side_aggregation();
+        }
+        resumed
+    }
+
+    /// Continues from a state, before its scrape interval is applied.
+    fn from_checkpoint(
         settings: &Settings,
         plan: ObjectivePlan,
         objective: Objective,
@@ -240,17 +173,13 @@ impl ObjectiveAnalysis {
             usual_rate,
             state,
             bake,
-            is_aggregated: summed,
+            is_aggregated: _,
             scrape_interval_ms,
             guard,
         } = stored;
-        let mut objective_analysis = Self {
-            guard: ObjectiveLatencyGuard::new(
-                &spec,
-                objective.config(),
-                state.evidence.began_ms,
-                guard,
-            ),
+        let began_ms = state.evidence.began_ms;
+        Self {
+            guard: ObjectiveLatencyGuard::new(&spec, objective.config(), began_ms, guard),
             needs_dispersion: can_estimate_dispersion(&counters, &state),
             bake: bake.filter(|bake| bake.is_compatible(objective.bets())),
             spec,
@@ -267,12 +196,7 @@ impl ObjectiveAnalysis {
             ambiguity: None,
             scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), scrape_interval_ms),
             is_configured: settings.scrape_interval_is_set,
-        };
-        objective_analysis.apply_scrape_interval();
-        if summed {
-            objective_analysis.switch_to_server_side_aggregation();
         }
-        objective_analysis
     }
 
     pub(crate) fn checkpoint(&self) -> ObjectiveCheckpoint {
@@ -332,60 +256,6 @@ impl ObjectiveAnalysis {
         self.objective.allow_for_delay(sums.delay_ms());
         self.aggregation = Some(sums);
         true
-    }
-
-    /// The periodic queries.
-    pub(crate) fn poll(&self) -> ObjectivePoll {
-        let scrapes = duration(self.scrapes.interval_ms());
-        if let Some(sums) = self.aggregation {
-            let range = duration(sums.poll_ms());
-            let queries = sums.queries(&self.counters, sums.poll_ms());
-            let open = duration(sums.delay_ms()) + scrapes;
-            let period = scrapes.max(poll_period(scrapes));
-            return ObjectivePoll {
-                queries,
-                period,
-                range,
-                open_range: open,
-                is_aggregated: true,
-            };
-        }
-        // Whole seconds, so that equal settings result in equal queries, which are shared.
-        let range = (scrapes * POLL_SCRAPES).max(MIN_POLL_RANGE);
-        let range = Duration::from_secs(range.as_secs() + u64::from(range.subsec_nanos() > 0));
-        let queries = self
-            .counters
-            .selectors()
-            .map(|selector| format!("{selector}[{}s]", range.as_secs()))
-            .collect();
-        ObjectivePoll {
-            queries,
-            period: poll_period(scrapes),
-            range,
-            open_range: scrapes * 2,
-            is_aggregated: false,
-        }
-    }
-
-    /// A note for operators about how the metrics are read.
-    pub(crate) fn read_note(&self) -> Option<String> {
-        let summed = self.aggregation.map(|sums| {
-            let late = duration(sums.delay_ms()).as_secs();
-            format!(
-                "There are too many series to read them individually. Prometheus adds up the \
-                 increments of each scrape target, which delays the results by up to {late} s."
-            )
-        });
-        let sentences: Vec<String> = summed
-            .into_iter()
-            .chain(self.scrape_interval_mismatch())
-            .collect();
-        (!sentences.is_empty()).then(|| sentences.join(" "))
-    }
-
-    /// Reports that the samples arrive at another interval than configured.
-    pub(crate) fn scrape_interval_mismatch(&self) -> Option<String> {
-        self.scrapes.mismatch(self.is_configured)
     }
 
     /// Evaluates the samples of individual series.

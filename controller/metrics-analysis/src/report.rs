@@ -1,19 +1,21 @@
 //! Converts the verdict of the statistics to the report for the planner, the status and operators.
 
+mod digest;
+mod status;
+
 use jiff::Timestamp;
 use serin_analysis::decision::{
     AnalysisConfig, FreezeReason, HoldReason, NextAction, ObjectiveEvidence, ObjectiveInput,
     RollBackCause, RolloutContext, Verdict, evaluate,
 };
 use serin_analysis::explain;
-use serin_analysis::latency::LatencyGuardEvidence;
 use serin_analysis::service_guard::BurnAlert;
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{AnalysisReport, ReportKind, SatisfiedRequirements};
 use serin_core::plan::Requirements;
 use serin_core::state::AbortCause;
+use serin_core::text::Message;
 use serin_core::units::Weight;
-use serin_crds::status::{BudgetStatus, CountsStatus, EvidenceStatus, LatencyGuardStatus};
 
 use crate::budget;
 use crate::checkpoint::RollbackDecision;
@@ -23,62 +25,9 @@ use crate::latency_guard::ObjectiveLatencyGuard;
 use crate::objective_analysis::ObjectiveAnalysis;
 use crate::release_analysis::ReleaseAnalysis;
 use crate::request::{AnalysisSnapshot, ReleasePhase};
+use status::{evidence_status, summary};
 
-/// Maximum e-value in the status. JSON has no infinity, and larger values are not informative.
-const MAX_E_VALUE: f64 = 1e15;
-
-/// The material content of a snapshot. Subscribers are notified when it changes, not with every
-/// count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotDigest {
-    /// Kind of report.
-    pub kind: ReportKind,
-    /// CamelCase cause of a hold or a breach. Empty if there is none.
-    pub cause: &'static str,
-    /// Whether the report demands another weight.
-    demands_weight: bool,
-    satisfied: SatisfiedRequirements,
-    /// By objective: the state of the budget, and whether the traffic is insufficient for an
-    /// analysis.
-    budgets: Vec<(String, String, bool)>,
-    has_samples_at_weight: bool,
-    /// Notes about how each objective is read.
-    readings: Vec<Option<String>>,
-}
-
-impl SnapshotDigest {
-    /// Extracts the material content of a snapshot.
-    pub fn from_snapshot(snapshot: &AnalysisSnapshot) -> Self {
-        let report = &snapshot.report;
-        let hold = report.holds.first();
-        let breach = report.breach_cause();
-        let lowers = report.holds.iter().any(|hold| hold.lower_to.is_some());
-        let budget = |status: &BudgetStatus| {
-            (
-                status.objective.clone(),
-                status.state.clone(),
-                status.infeasible.is_some(),
-            )
-        };
-        let budgets = snapshot.budgets.iter().map(budget).collect();
-        Self {
-            kind: report.kind(),
-            cause: breach
-                .map(AbortCause::as_str)
-                .or_else(|| hold.map(|hold| hold.code.as_str()))
-                .unwrap_or_default(),
-            demands_weight: lowers || report.next_weight.is_some(),
-            satisfied: report.satisfied.clone(),
-            budgets,
-            has_samples_at_weight: snapshot.has_samples_at_weight,
-            readings: snapshot
-                .evidence
-                .iter()
-                .map(|evidence| evidence.note.clone())
-                .collect(),
-        }
-    }
-}
+pub use digest::SnapshotDigest;
 
 /// The report if no analysis is possible.
 pub fn hold_report(analysis_error: AnalysisError) -> AnalysisReport {
@@ -122,7 +71,7 @@ impl ReleaseAnalysis {
         let evidence = evaluation.objectives.iter().zip(&self.objectives).map(
             |(objective, objective_analysis)| {
                 let mut status = evidence_status(objective, &config, self.requests_per_second());
-                status.note = objective_analysis.read_note();
+                status.note = objective_analysis.read_note().map(Message::from);
                 status
             },
         );
@@ -459,103 +408,5 @@ const fn freeze_code(reason: FreezeReason) -> HoldCode {
     match reason {
         FreezeReason::ServiceGuard => HoldCode::ServiceBurning,
         FreezeReason::BudgetSpent => HoldCode::BudgetSpent,
-    }
-}
-
-fn e_value(ln_e: f64) -> f64 {
-    ln_e.exp().min(MAX_E_VALUE)
-}
-
-fn evidence_status(
-    objective: &ObjectiveEvidence,
-    config: &AnalysisConfig,
-    requests_per_second: f64,
-) -> EvidenceStatus {
-    let counts = &objective.counts;
-    let mut message = if objective.hold.is_none() && counts.requests() > 0.0 {
-        explain::undecided_sentence(objective, requests_per_second)
-    } else {
-        capitalized(&explain::counts_sentence(objective))
-    };
-    if let Some(budget) = explain::budget_sentence(objective) {
-        message.push(' ');
-        message.push_str(&budget);
-    }
-    EvidenceStatus {
-        objective: objective.name.clone(),
-        canary: CountsStatus {
-            requests: counts.canary_requests,
-            errors: counts.canary_errors,
-        },
-        stable: CountsStatus {
-            requests: counts.stable_requests,
-            errors: counts.stable_errors,
-        },
-        excess: objective.excess,
-        lower: Some(objective.lower),
-        upper: Some(objective.upper),
-        e_value: Some(e_value(objective.ln_e)),
-        threshold: Some(1.0 / config.alpha),
-        budget_allotment: objective.allotment,
-        budget_spent: Some(objective.spent),
-        note: None,
-        latency_guard: objective
-            .guard
-            .as_ref()
-            .map(|guard| guard_status(guard, config)),
-        message: Some(message),
-    }
-}
-
-fn guard_status(guard: &LatencyGuardEvidence, config: &AnalysisConfig) -> LatencyGuardStatus {
-    let counts = guard.worst.map(|worst| worst.counts).unwrap_or_default();
-    LatencyGuardStatus {
-        e_value: Some(e_value(guard.ln_e)),
-        threshold: Some(1.0 / config.alpha),
-        action: if guard.rolls_back { "RollBack" } else { "Hold" }.to_owned(),
-        edges: i32::try_from(guard.edges).unwrap_or(i32::MAX),
-        edge: guard.worst.map(|worst| explain::bucket_edge(worst.seconds)),
-        canary: CountsStatus {
-            requests: counts.canary_requests,
-            errors: counts.canary_errors,
-        },
-        stable: CountsStatus {
-            requests: counts.stable_requests,
-            errors: counts.stable_errors,
-        },
-        message: guard
-            .worst
-            .as_ref()
-            .map(|worst| capitalized(&explain::slower_sentence(worst))),
-    }
-}
-
-fn capitalized(sentence: &str) -> String {
-    let mut characters = sentence.chars();
-    characters.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(characters).collect()
-    })
-}
-
-/// `budget 0.7 % · E 3.1/100`: the highest share of an allotment that any objective has used, and
-/// the combined evidence.
-fn summary(evaluation: &serin_analysis::Evaluation, config: &AnalysisConfig) -> String {
-    let used = evaluation.objectives.iter().filter_map(|objective| {
-        objective
-            .allotment
-            .filter(|allotment| *allotment > 0.0)
-            .map(|allotment| objective.spent / allotment)
-    });
-    let used = used.fold(None, |most: Option<f64>, part| {
-        Some(most.map_or(part, |most| most.max(part)))
-    });
-    let evidence = format!(
-        "E {}/{}",
-        explain::e_value(evaluation.ln_e),
-        explain::thousands((1.0 / config.alpha).round())
-    );
-    match used {
-        Some(part) => format!("budget {} · {evidence}", explain::share(part)),
-        None => evidence,
     }
 }

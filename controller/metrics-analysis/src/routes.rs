@@ -7,7 +7,7 @@
 use serde_json::Value;
 use serin_core::plan::{RouteRef, Routing};
 
-use crate::matcher::join_with_dashes;
+use crate::traefik;
 
 /// Parent of a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,39 +48,55 @@ pub struct RouteRule {
     pub backends: Vec<RouteBackend>,
 }
 
+/// Where the rules of a Rollout come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteScope {
+    /// The HTTPRoutes of all namespaces.
+    #[default]
+    AllNamespaces,
+    /// The HTTPRoutes of the Rollout's namespace. Those of other namespaces are unknown.
+    OwnNamespace,
+    /// A plan, without any HTTPRoute. Their parents and all other routes are unknown.
+    Plan,
+}
+
 /// The rules that are relevant for one Rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteRules {
     /// Rules whose traffic the Rollout splits.
     pub split: Vec<RouteRule>,
-    /// All other rules of the cluster with a backend whose name, joined with dashes, equals that of
-    /// one of the two Services.
+    /// All other rules that send requests to one of the two Services, or to a backend that can have
+    /// the same name in metrics.
     pub others: Vec<RouteRule>,
+    /// The routes that were compared.
+    pub scope: RouteScope,
 }
 
 impl RouteRules {
-    /// Selects the rules that are relevant for a Rollout from the HTTPRoutes of a cluster.
+    /// Selects the rules that are relevant for a Rollout from the HTTPRoutes of all namespaces.
     pub fn from_routes<'a>(
         routes: impl IntoIterator<Item = &'a Value>,
         namespace: &str,
         routing: &Routing,
     ) -> Self {
-        let names = [&routing.stable_service, &routing.canary_service]
-            .map(|service| join_with_dashes(&[namespace, service]));
-        let mut rules = Self::default();
-        for rule in routes.into_iter().flat_map(parse_rules) {
-            let concerns = |backend: &RouteBackend| {
-                names.contains(&join_with_dashes(&[&backend.namespace, &backend.service]))
-            };
-            if is_split(&rule, namespace, routing) {
-                rules.split.push(rule);
-            } else if rule.backends.iter().any(concerns) {
-                rules.others.push(rule);
-            }
+        let rules = routes.into_iter().flat_map(parse_rules);
+        let (mut split, mut others): (Vec<_>, Vec<_>) =
+            rules.partition(|rule| is_split(rule, namespace, routing));
+        let services = [&routing.stable_service, &routing.canary_service].map(String::as_str);
+        let reaches = |backend: &RouteBackend| {
+            backend.namespace == namespace && services.contains(&backend.service.as_str())
+        };
+        others.retain(|other| {
+            other.backends.iter().any(reaches)
+                || traefik::may_share_name(&split, namespace, services, other)
+        });
+        split.sort();
+        others.sort();
+        Self {
+            split,
+            others,
+            scope: RouteScope::AllNamespaces,
         }
-        rules.split.sort();
-        rules.others.sort();
-        rules
     }
 
     /// Creates the rules from a plan, if the HTTPRoutes cannot be read.
@@ -96,6 +112,7 @@ impl RouteRules {
         Self {
             split: routing.routes.iter().map(rule).collect(),
             others: Vec::new(),
+            scope: RouteScope::Plan,
         }
     }
 }
@@ -112,24 +129,24 @@ impl RouteRule {
     }
 }
 
-/// The Services behind a route, as joined names: a cheap test whether [`RouteRules::from_routes`]
-/// needs the route.
+/// The ends of the names that the Services behind a route have in metrics: a cheap test whether
+/// [`RouteRules::from_routes`] needs the route. It does if one of them is in [`service_names`].
 pub fn backend_names(route: &Value) -> Vec<String> {
     let backends = parse_rules(route)
         .into_iter()
         .flat_map(|rule| rule.backends);
     let mut names: Vec<String> = backends
-        .map(|backend| join_with_dashes(&[&backend.namespace, &backend.service]))
+        .map(|backend| traefik::name_end(&backend.namespace, &backend.service))
         .collect();
     names.sort();
     names.dedup();
     names
 }
 
-/// The joined names of the two Services of a Rollout.
+/// The ends of the names that the two Services of a Rollout have in metrics.
 pub fn service_names(namespace: &str, routing: &Routing) -> [String; 2] {
     [&routing.stable_service, &routing.canary_service]
-        .map(|service| join_with_dashes(&[namespace, service]))
+        .map(|service| traefik::name_end(namespace, service))
 }
 
 fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {

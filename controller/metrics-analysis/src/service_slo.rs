@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::counter_selectors::CounterSelectors;
 use crate::histogram::{EDGE_LABEL, Histogram};
-use crate::prometheus::{Answer, Poller, QueryError, Server};
+use crate::prometheus::{Answer, Poller, QueryError, Server, SingleAnswer};
 
 /// How often the queries of a service are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,8 +142,8 @@ pub struct SloQueries {
     window_seconds: u64,
     /// Finest resolution of the data's age. Data without a result is younger.
     grain_seconds: u64,
-    budget: String,
-    guard: String,
+    pub(crate) budget: String,
+    pub(crate) guard: String,
 }
 
 impl SloQueries {
@@ -422,25 +422,21 @@ pub async fn load_at(
     knows_budget: bool,
 ) -> Result<ServiceSlo, QueryError> {
     let mut service = before.clone();
+    let query = async |query: &str| poller.query_once(server, query, Some(at_ms)).await;
     if !knows_budget {
-        apply_budget(
-            &mut service,
-            queries,
-            &poller
-                .query_once(server, &queries.budget, Some(at_ms))
-                .await?,
-        );
+        let answer = query(&queries.budget).await?;
+        apply_budget(&mut service, queries, &answer);
     }
-    apply_burn_windows(
-        &mut service,
-        &poller
-            .query_once(server, &queries.guard, Some(at_ms))
-            .await?,
-    );
+    let answer = query(&queries.guard).await?;
+    apply_burn_windows(&mut service, &answer);
     Ok(service)
 }
 
-fn apply_or_warn(answer: &Result<Answer, QueryError>, what: &str, take: impl FnOnce(&Answer)) {
+fn apply_or_warn(
+    answer: &Result<SingleAnswer, QueryError>,
+    what: &str,
+    take: impl FnOnce(&Answer),
+) {
     match answer {
         Ok(answer) => take(answer),
         // The previous state stays. The evidence does not depend on it.

@@ -7,17 +7,29 @@
 //! of 3.7 had no hash. Earlier names are `<ns>-<service>-<port>@kubernetesgateway`.
 //!
 //! All parts of a name are joined with dashes (traefik #10105, #10139), and tenants choose most of
-//! them. Therefore only the entry point is matched by a wildcard, which is named by the operator of
-//! Traefik. It has at most three words: a longer match could hide the name of another route. Names
-//! that another route of the cluster can also have are ambiguous, and count for neither side.
+//! them. Therefore a name counts only if it is complete, from the namespace of the route to the
+//! Service. Only the entry point is matched by a wildcard, which is named by the operator of
+//! Traefik. It has at most three words, none of which is `svc`: a longer match could hide the name
+//! of another route. Names that another route of the cluster can also have are ambiguous, and count
+//! for neither side.
 
-use crate::matcher::join_with_dashes;
+use std::collections::BTreeMap;
+
+use crate::matcher::{any_of, join_with_dashes, words};
 use crate::request::AnalysisRequest;
-use crate::routes::{RouteBackend, RouteParent, RouteRule};
+use crate::routes::{RouteParent, RouteRule, RouteScope};
 
-const ENTRY_POINT: &str = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+){0,2}";
-const WORDS: &str = "[a-z0-9]+(?:-[a-z0-9]+)*";
-const HASH: &str = "(?:[0-9a-f]{8,64}-)?";
+/// Any word but `svc`, which is between a rule and its Service.
+const WORD: &str = "(?:[A-Za-rt-z0-9][A-Za-z0-9]*|s(?:[A-Za-uw-z0-9][A-Za-z0-9]*)?\
+    |sv(?:[A-Zabd-z0-9][A-Za-z0-9]*)?|svc[A-Za-z0-9]+)";
+const HASH: &str = "(?:[0-9a-f]{8,20}-)?";
+const HASH_LENGTH: std::ops::RangeInclusive<usize> = 8..=20;
+
+/// The word between a rule and its Service.
+const BEFORE_SERVICE: &str = "svc";
+
+/// Entry points with more words are not considered when names are compared.
+const MAX_ENTRY_POINT_WORDS: usize = 8;
 
 /// Names of one Service's backends in the rules that a Rollout splits.
 #[derive(Debug)]
@@ -34,57 +46,102 @@ pub(crate) struct BackendNames {
 
 pub(crate) fn backend_names(request: &AnalysisRequest, service: &str) -> BackendNames {
     let namespace = &request.rollout.namespace;
+    let rules = &request.rules;
     let mut names = BackendNames {
         service: join_with_dashes(&[namespace, service]),
         certain: Vec::new(),
         ambiguous: Vec::new(),
         why: None,
     };
-    let is_written_so = |backend: &RouteBackend| {
-        join_with_dashes(&[&backend.namespace, &backend.service]) == names.service
-    };
-    let others = request
-        .rules
-        .others
-        .iter()
-        .filter(|rule| rule.backends.iter().any(is_written_so));
-    let others: Vec<&RouteRule> = others.collect();
-    let written = service_pattern(namespace, service);
-    for rule in &request.rules.split {
-        let pattern = name_since_3_7(rule, &written);
-        match others.iter().find(|other| may_collide(rule, other)) {
-            None => names.certain.push(pattern),
-            Some(other) => {
-                names.ambiguous.push(pattern);
-                names.why = Some(format!(
-                    "Traefik uses the same name for {} and {} in its metrics, so their requests \
-                     cannot be distinguished: rename one of the routes or Services, or use the \
-                     indicator pod",
-                    rule.title(),
-                    other.title()
-                ));
-            }
+    let mut by_route: BTreeMap<_, Vec<&RouteRule>> = BTreeMap::new();
+    for rule in &rules.split {
+        let own = names_since_3_7(rule, namespace, service);
+        let mut others = rules.others.iter();
+        let other = others.find(|other| !is_same_route(rule, other) && shares_name(&own, other));
+        if let Some(other) = other {
+            names.why = Some(format!(
+                "Traefik uses the same name for {} and {} in its metrics, so their requests cannot \
+                 be distinguished: rename one of the routes or Services, or use the indicator pod",
+                rule.title(),
+                other.title()
+            ));
+        }
+        let key = (&rule.namespace, &rule.route, other.is_some());
+        by_route.entry(key).or_default().push(rule);
+    }
+    for ((_, _, is_ambiguous), of_route) in by_route {
+        let pattern = pattern_since_3_7(&of_route, rules.scope, namespace, service);
+        if is_ambiguous {
+            names.ambiguous.extend(pattern);
+        } else {
+            names.certain.extend(pattern);
         }
     }
-    let before_3_7 = format!("{}-[0-9]+@kubernetesgateway", regex::escape(&names.service));
-    match others.first() {
-        None => names.certain.push(before_3_7),
-        Some(other) => {
-            names.ambiguous.push(before_3_7);
-            names.why.get_or_insert_with(|| {
-                format!(
-                    "Traefik before 3.7 uses the same name for Service {namespace}/{service} and \
-                     the backend of {} in its metrics, so their requests cannot be distinguished: \
-                     upgrade Traefik to 3.7 or later, split that rule as well, or use the \
-                     indicator pod",
-                    other.title()
-                )
-            });
+    let pattern = format!("{}-[0-9]+@kubernetesgateway", regex::escape(&names.service));
+    match problem_before_3_7(request, service) {
+        None => names.certain.push(pattern),
+        Some(problem) => {
+            names.ambiguous.push(pattern);
+            names.why.get_or_insert(problem);
         }
     }
-    names.certain.sort();
-    names.certain.dedup();
     names
+}
+
+/// Why the name of a Service in Traefik before 3.7 is not known to be the Rollout's, and how to fix
+/// it.
+fn problem_before_3_7(request: &AnalysisRequest, service: &str) -> Option<String> {
+    let namespace = &request.rollout.namespace;
+    let own = [name_before_3_7(namespace, service)];
+    let mut others = request.rules.others.iter();
+    if let Some(other) = others.find(|other| shares_name(&own, other)) {
+        return Some(format!(
+            "Traefik before 3.7 uses the same name for Service {namespace}/{service} and the \
+             backend of {} in its metrics, so their requests cannot be distinguished: upgrade \
+             Traefik to 3.7 or later, split that rule as well, or use the indicator pod",
+            other.title()
+        ));
+    }
+    let joined = join_with_dashes(&[namespace, service]);
+    // Two words can only be a namespace and a Service in one way.
+    let is_divisible = words(&joined).count() > 2;
+    (request.rules.scope == RouteScope::OwnNamespace && is_divisible).then(|| {
+        format!(
+            "Traefik before 3.7 joins a namespace and a Service with a dash, so {joined} can also \
+             be a Service of another namespace, whose routes this controller does not see: upgrade \
+             Traefik to 3.7 or later, let the controller watch all namespaces, or use the indicator \
+             pod"
+        )
+    })
+}
+
+/// Whether Traefik can use the same name for one of these Services, in one of the split rules, and
+/// for a backend of another rule.
+pub(crate) fn may_share_name(
+    split: &[RouteRule],
+    namespace: &str,
+    services: [&str; 2],
+    other: &RouteRule,
+) -> bool {
+    services.into_iter().any(|service| {
+        let mut own = vec![name_before_3_7(namespace, service)];
+        let rules = split.iter().filter(|rule| !is_same_route(rule, other));
+        own.extend(rules.flat_map(|rule| names_since_3_7(rule, namespace, service)));
+        shares_name(&own, other)
+    })
+}
+
+/// The end of all names of a Service: equal names have equal ends. A cheap comparison before
+/// [`may_share_name`].
+pub(crate) fn name_end(namespace: &str, service: &str) -> String {
+    let joined = join_with_dashes(&[namespace, service]);
+    let words: Vec<&str> = words(&joined).collect();
+    let mut parts = words.rsplit(|word| *word == BEFORE_SERVICE);
+    parts.next().unwrap_or_default().join("-")
+}
+
+fn is_same_route(rule: &RouteRule, other: &RouteRule) -> bool {
+    (&rule.namespace, &rule.route) == (&other.namespace, &other.route)
 }
 
 /// Pattern of a Service in the notation of all Traefik releases, with or without double dashes.
@@ -114,45 +171,122 @@ fn rule_prefix(rule: &RouteRule, parent: &RouteParent) -> String {
     ])
 }
 
-fn name_since_3_7(rule: &RouteRule, service: &str) -> String {
-    let beginnings: Vec<String> = rule
+/// Pattern of the names of a Service in rules of one route. `None` if the route has no parent, so
+/// that nothing serves it.
+fn pattern_since_3_7(
+    rules: &[&RouteRule],
+    scope: RouteScope,
+    namespace: &str,
+    service: &str,
+) -> Option<String> {
+    let rule = rules.first()?;
+    let prefixes: Vec<String> = rule
         .parents
         .iter()
         .map(|parent| regex::escape(&rule_prefix(rule, parent)))
         .collect();
-    let beginning = if beginnings.is_empty() {
-        let route = regex::escape(&join_with_dashes(&[
-            "httproute",
-            &rule.namespace,
-            &rule.route,
-        ]));
-        format!("{route}-(?:gw|ls)-{WORDS}-ep")
+    let beginning = if !prefixes.is_empty() {
+        any_of(&prefixes)
+    } else if scope == RouteScope::Plan {
+        // The parents are unknown.
+        let route = join_with_dashes(&["httproute", &rule.namespace, &rule.route]);
+        format!("{}-(?:gw|ls)-(?:{WORD}-){{2,8}}ep", regex::escape(&route))
     } else {
-        format!("(?:{})", beginnings.join("|"))
+        return None;
     };
-    let index = rule
-        .index
-        .map_or_else(|| "[0-9]+".to_owned(), |index| index.to_string());
-    format!("{beginning}-{ENTRY_POINT}-{index}-{HASH}svc-{service}-[0-9]+@kubernetesgateway")
+    let index = |rule: &&RouteRule| {
+        let index = rule.index.map(|index| index.to_string());
+        index.unwrap_or_else(|| "[0-9]+".to_owned())
+    };
+    let index = any_of(&rules.iter().map(index).collect::<Vec<_>>());
+    let service = service_pattern(namespace, service);
+    Some(format!(
+        "{beginning}-(?:{WORD}-){{1,3}}{index}-{HASH}svc-{service}-[0-9]+@kubernetesgateway"
+    ))
 }
 
-/// Whether two rules of different routes, whose Services have the same notation, can have the same
-/// name.
-fn may_collide(rule: &RouteRule, other: &RouteRule) -> bool {
-    let is_same_route = (&rule.namespace, &rule.route) == (&other.namespace, &other.route);
-    if is_same_route || (rule.index.is_some() && rule.index != other.index) {
-        return false;
+/// One word of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NameWord {
+    Literal(String),
+    /// A word of an entry point.
+    EntryPoint,
+    /// The index of a rule or of a backend, or a port.
+    Number,
+    Hash,
+}
+
+impl NameWord {
+    fn allows(&self, word: &str) -> bool {
+        match self {
+            Self::Literal(literal) => literal == word,
+            Self::EntryPoint => word != BEFORE_SERVICE,
+            Self::Number => word.bytes().all(|byte| byte.is_ascii_digit()),
+            Self::Hash => {
+                HASH_LENGTH.contains(&word.len())
+                    && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+            }
+        }
     }
-    let prefixes = |rule: &RouteRule| -> Vec<String> {
-        rule.parents
-            .iter()
-            .map(|parent| format!("{}-", rule_prefix(rule, parent)))
-            .collect()
+
+    /// Whether both can be the same word.
+    fn can_equal(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(word), pattern) | (pattern, Self::Literal(word)) => pattern.allows(word),
+            _ => true,
+        }
+    }
+}
+
+fn literals(text: &str) -> impl Iterator<Item = NameWord> {
+    words(text).map(|word| NameWord::Literal(word.to_owned()))
+}
+
+/// The name of a Service before Traefik 3.7.
+fn name_before_3_7(namespace: &str, service: &str) -> Vec<NameWord> {
+    let service = literals(namespace).chain(literals(service));
+    service.chain([NameWord::Number]).collect()
+}
+
+/// The names of a Service in a rule since Traefik 3.7, for every number of words that the entry
+/// point can have, with and without a hash.
+fn names_since_3_7(rule: &RouteRule, namespace: &str, service: &str) -> Vec<Vec<NameWord>> {
+    let index = match rule.index {
+        Some(index) => NameWord::Literal(index.to_string()),
+        None => NameWord::Number,
     };
-    let others = prefixes(other);
-    prefixes(rule).iter().any(|one| {
-        others
+    let service: Vec<NameWord> = literals(BEFORE_SERVICE)
+        .chain(name_before_3_7(namespace, service))
+        .collect();
+    let mut names = Vec::new();
+    for parent in &rule.parents {
+        let mut name: Vec<NameWord> = literals(&rule_prefix(rule, parent)).collect();
+        for _ in 0..MAX_ENTRY_POINT_WORDS {
+            name.push(NameWord::EntryPoint);
+            for hash in [None, Some(NameWord::Hash)] {
+                let rule = name.iter().cloned().chain([index.clone()]).chain(hash);
+                names.push(rule.chain(service.iter().cloned()).collect());
+            }
+        }
+    }
+    names
+}
+
+/// Whether a backend of another rule can have one of these names.
+fn shares_name(own: &[Vec<NameWord>], other: &RouteRule) -> bool {
+    let can_equal = |one: &Vec<NameWord>, other: &Vec<NameWord>| {
+        one.len() == other.len()
+            && one
+                .iter()
+                .zip(other)
+                .all(|(one, other)| one.can_equal(other))
+    };
+    other.backends.iter().any(|backend| {
+        let (namespace, service) = (&backend.namespace, &backend.service);
+        let mut names = names_since_3_7(other, namespace, service);
+        names.push(name_before_3_7(namespace, service));
+        names
             .iter()
-            .any(|other| one.starts_with(other.as_str()) || other.starts_with(one))
+            .any(|name| own.iter().any(|own| can_equal(own, name)))
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use serin_core::lease::Timing;
 use serin_crds::literals::parse_duration;
+use serin_metrics_analysis::prometheus::{AllowedAddress, is_label_name};
 
 use crate::analysis::DefaultServer;
 use crate::telemetry;
@@ -33,9 +34,44 @@ pub struct Config {
         requires = "prometheus_address"
     )]
     pub prometheus_headers_dir: Option<PathBuf>,
-    /// Listen address for /metrics, /healthz and /readyz
+    /// Address that Rollouts may set in spec.analysis.prometheus.address, for example
+    /// https://mimir.example.com/prometheus. It allows every address that begins with it: without a
+    /// port every port of the host, without a path every path. Repeat it, or separate addresses by
+    /// commas. If not set, Rollouts may use every address, except loopback and link-local
+    /// addresses, metadata services and the Kubernetes API server
+    #[arg(
+        long = "prometheus-allowed-address",
+        env = "SERIN_PROMETHEUS_ALLOWED_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub prometheus_allowed_addresses: Vec<AllowedAddress>,
+    /// Limit every query to the default Prometheus to series whose label of this name is the
+    /// namespace of the Rollout
+    #[arg(
+        long,
+        env = "SERIN_PROMETHEUS_ENFORCE_NAMESPACE_LABEL",
+        value_name = "LABEL",
+        value_parser = label_name,
+        requires = "prometheus_address"
+    )]
+    pub prometheus_enforce_namespace_label: Option<String>,
+    /// Listen address for /metrics
     #[arg(long, env = "SERIN_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,
+    /// Listen address for /healthz and /readyz
+    #[arg(long, env = "SERIN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub health_address: SocketAddr,
+    /// Directory that survives a restart of the container, for example an emptyDir. The controller
+    /// records there which Rollouts it tries for the first time. If the process dies, it
+    /// quarantines them after the restart. If not set, a Rollout that ends the process does so
+    /// again after each restart
+    #[arg(long, env = "SERIN_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Time after which a process that cannot reconcile exits with code 70, so that the standby
+    /// takes over. At least 2s. Use 0s to disable it
+    #[arg(long, env = "SERIN_WATCHDOG_TIMEOUT", default_value = "10s", value_parser = watchdog_timeout)]
+    pub watchdog_timeout: Duration,
     /// Enable leader election. Only the holder of the Lease acts, so that several replicas can run
     #[arg(long, env = "SERIN_LEADER_ELECT", action = ArgAction::Set, default_value_t = true, num_args = 0..=1, default_missing_value = "true")]
     pub leader_elect: bool,
@@ -54,9 +90,13 @@ pub struct Config {
     /// Log format
     #[arg(long, env = "SERIN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// Log filter in RUST_LOG syntax. Client logs are disabled by default
-    #[arg(long, env = "SERIN_LOG", default_value = "info,kube_client=off")]
+    /// Log filter in RUST_LOG syntax. The logs of the Kubernetes client are always off
+    #[arg(long, env = "SERIN_LOG", default_value = "info")]
     pub log_filter: String,
+    /// Name of the ValidatingAdmissionPolicy that verifies commands, and of its binding. Commands
+    /// are refused while it is not in force. If not set, requesters are reported as unverified
+    #[arg(long, env = "SERIN_ADMISSION_POLICY")]
+    pub admission_policy: Option<String>,
     /// Maximum number of concurrent reconciles
     #[arg(long, env = "SERIN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
@@ -102,6 +142,13 @@ impl Config {
         })
     }
 
+    /// Whether the headers for the default Prometheus are sent without encryption.
+    pub fn sends_headers_in_clear_text(&self) -> bool {
+        let address = self.prometheus_address.as_deref().unwrap_or_default();
+        let is_encrypted = address.to_ascii_lowercase().starts_with("https://");
+        self.prometheus_headers_dir.is_some() && !is_encrypted
+    }
+
     /// The timing of the leader election. A leader that cannot renew stops acting well before
     /// another candidate may take over.
     pub fn timing(&self) -> Timing {
@@ -114,6 +161,14 @@ impl Config {
     }
 }
 
+fn label_name(text: &str) -> Result<String, String> {
+    if is_label_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("use the name of a label, for example namespace".to_owned())
+    }
+}
+
 fn lease_duration(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let bounds = Duration::from_secs(2)..=Duration::from_secs(600);
@@ -121,6 +176,15 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
         Ok(duration)
     } else {
         Err("use 2s to 10m".to_owned())
+    }
+}
+
+fn watchdog_timeout(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration >= Duration::from_secs(2) {
+        Ok(duration)
+    } else {
+        Err("use 0s, or at least 2s".to_owned())
     }
 }
 
@@ -163,5 +227,61 @@ mod tests {
         );
         assert!(parse(&["--lease-duration", "1s"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());
+        assert!(parse(&["--watchdog-timeout", "1s"]).is_err());
+        assert!(parse(&["--watchdog-timeout", "0s"]).is_ok());
+    }
+
+    #[test]
+    fn allowed_addresses_are_repeated_or_separated_by_commas() {
+        let config = parse(&[
+            "--prometheus-allowed-address=https://a.example/p,http://b:9090",
+            "--prometheus-allowed-address",
+            "http://[::1]",
+        ])
+        .unwrap();
+        let shown = config.prometheus_allowed_addresses.iter();
+        let shown: Vec<String> = shown.map(ToString::to_string).collect();
+        assert_eq!(shown.len(), 3, "{shown:?}");
+        assert!(config.prometheus_allowed_addresses[2].permits("http://[::1]:9090"));
+        assert!(parse(&["--prometheus-allowed-address", "b:9090"]).is_err());
+        assert!(parse(&[]).unwrap().prometheus_allowed_addresses.is_empty());
+    }
+
+    #[test]
+    fn the_enforced_label_is_a_label_of_the_default_prometheus() {
+        let with_address = [
+            "--prometheus-address",
+            "http://p",
+            "--prometheus-enforce-namespace-label",
+        ];
+        let label = |label| parse(&[&with_address[..], &[label]].concat());
+        assert_eq!(
+            label("namespace")
+                .unwrap()
+                .prometheus_enforce_namespace_label
+                .as_deref(),
+            Some("namespace")
+        );
+        assert!(label("a=b").is_err() && label("").is_err());
+        assert!(parse(&["--prometheus-enforce-namespace-label", "namespace"]).is_err());
+    }
+
+    #[test]
+    fn headers_without_encryption_are_noticed() {
+        let headers = |address| {
+            let arguments = [
+                "--prometheus-address",
+                address,
+                "--prometheus-headers-dir",
+                "/h",
+            ];
+            parse(&arguments).unwrap().sends_headers_in_clear_text()
+        };
+        assert!(headers("http://p") && !headers("https://p"));
+        assert!(
+            !parse(&["--prometheus-address", "http://p"])
+                .unwrap()
+                .sends_headers_in_clear_text()
+        );
     }
 }

@@ -4,29 +4,25 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::channel::mpsc;
-use futures::stream::BoxStream;
-use futures::{FutureExt, SinkExt, StreamExt, future};
+use futures::future;
 use kube::Client;
-use kube::runtime::applier;
-use kube::runtime::controller::Config as ApplierConfig;
 use kube::runtime::reflector;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::admission_policy::{self, PolicyStatus};
 use crate::analyzer::Analyzer;
 use crate::clock::Clock;
-use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Trigger, Watches};
+use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Watches};
+use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::command;
 use crate::election::Leadership;
 use crate::events::Events;
 use crate::local_state::LocalStates;
-use crate::reconcile::{Context, reconcile};
+use crate::queue::Lane;
+use crate::reconcile::{Context, Safeguards, reconcile};
 use crate::telemetry::Metrics;
-
-/// Capacity of the channel into the reconcile queue. The queue contains each Rollout at most once.
-const TRIGGER_BUFFER: usize = 256;
 
 /// Dependencies of the controller.
 pub struct ControllerDeps {
@@ -41,10 +37,15 @@ pub struct ControllerDeps {
     pub metrics: Arc<Metrics>,
     /// Analyzes the metrics of releases.
     pub analyzer: Arc<dyn Analyzer>,
-    /// Rollouts whose analysis has changed.
-    pub analysis_triggers: BoxStream<'static, Key>,
+    /// The queue of reconciles.
+    pub dispatcher: Arc<Dispatcher>,
     /// Name of this process in Events.
     pub instance: String,
+    /// Name of the admission policy that verifies commands, and of its binding. `None` if the
+    /// installation uses none.
+    pub admission_policy: Option<String>,
+    /// What prevents one Rollout from stopping the others.
+    pub safeguards: Safeguards,
 }
 
 /// A controller that has not been started.
@@ -53,7 +54,8 @@ pub struct Controller {
     rollouts: reflector::store::Writer<RolloutObject>,
     namespace: Option<String>,
     concurrency: u16,
-    analysis_triggers: BoxStream<'static, Key>,
+    dispatcher: Arc<Dispatcher>,
+    admission_policy: Option<String>,
     ready: watch::Sender<bool>,
 }
 
@@ -66,6 +68,9 @@ impl Controller {
     /// Creates the controller and its caches.
     pub fn new(deps: ControllerDeps) -> Self {
         let (cache, rollouts) = ClusterCache::new();
+        if deps.admission_policy.is_some() {
+            cache.command_policy.send_replace(PolicyStatus::Unknown);
+        }
         let events = Events::new(
             deps.client.clone(),
             deps.instance,
@@ -73,6 +78,7 @@ impl Controller {
         );
         let context = Context {
             client: deps.client,
+            namespace: deps.namespace.clone(),
             cache,
             clock: deps.clock,
             leadership: deps.leadership,
@@ -80,13 +86,16 @@ impl Controller {
             events,
             analyzer: deps.analyzer,
             local_states: LocalStates::default(),
+            safeguards: deps.safeguards,
+            slow_namespace_share: usize::from(deps.concurrency / 2).max(1),
         };
         Self {
             context: Arc::new(context),
             rollouts,
             namespace: deps.namespace,
             concurrency: deps.concurrency,
-            analysis_triggers: deps.analysis_triggers,
+            dispatcher: deps.dispatcher,
+            admission_policy: deps.admission_policy,
             ready: watch::Sender::new(false),
         }
     }
@@ -105,44 +114,41 @@ impl Controller {
         stop: impl Future<Output = ()> + Send + 'static,
         grace: Duration,
     ) -> Result<(), TaskExited> {
-        let (triggers, queue) = mpsc::channel(TRIGGER_BUFFER);
         let mut tasks = JoinSet::new();
-        let context = self.context;
+        let (context, dispatcher) = (self.context, self.dispatcher);
         let watches = Watches {
             client: context.client.clone(),
             namespace: self.namespace,
             cluster: Arc::clone(&context.cache),
-            triggers: triggers.clone(),
+            dispatcher: Arc::clone(&dispatcher),
+            lane: None,
         };
         let on_deleted = Arc::clone(&context);
-        watches.spawn(&mut tasks, self.rollouts, move |key, uid| {
-            on_deleted.forget(key, uid);
+        watches.spawn(&mut tasks, self.rollouts, move |uid| {
+            on_deleted.forget(uid);
         });
         tasks.spawn(enqueue_all_on_election(
             Arc::clone(&context),
-            triggers.clone(),
+            Arc::clone(&dispatcher),
             self.ready,
         ));
-        tasks.spawn(forward(self.analysis_triggers, triggers));
+        if let Some(name) = self.admission_policy {
+            tasks.spawn(admission_policy::monitor(
+                name,
+                context.client.clone(),
+                Arc::clone(&context.cache),
+                Arc::clone(&context.metrics),
+                Arc::clone(&dispatcher),
+            ));
+        }
         tasks.spawn(sweep_commands(Arc::clone(&context)));
 
         let (stopping, stopped) = watch::channel(false);
-        let queue = queue
-            .take_until(wait_until_set(stopped.clone()))
-            .map(Ok::<_, std::convert::Infallible>);
-        let settings = ApplierConfig::default().concurrency(self.concurrency);
-        let store = context.cache.rollouts.clone();
+        let slots = usize::from(self.concurrency);
         let shared = Arc::clone(&context);
-        let reconciles = applier(
-            |rollout, context| reconcile(rollout, context).boxed(),
-            |_, error: &std::convert::Infallible, _| match *error {},
-            shared,
-            store,
-            queue,
-            settings,
-        );
-        // A Rollout that was deleted while it was queued is not an error.
-        let mut reconciles = Box::pin(reconciles.for_each(|_| future::ready(())));
+        let reconcile = move |key| reconcile_by_key(key, Arc::clone(&shared));
+        let mut reconciles =
+            Box::pin(dispatcher.run(|| slots, reconcile, wait_until_set(stopped.clone())));
         tokio::select! {
             () = &mut reconciles => return Err(TaskExited("the queue".to_owned())),
             ended = tasks.join_next() => {
@@ -164,6 +170,16 @@ impl Controller {
     }
 }
 
+/// Reconciles a Rollout. Returns when to repeat it, and in which lane. A Rollout that was deleted
+/// while it waited is not an error.
+async fn reconcile_by_key(key: Key, context: Arc<Context>) -> (Action, Lane) {
+    let Some(rollout) = context.cache.rollouts.get(&key.as_rollout()) else {
+        return (Action::AwaitChange, Lane::Background);
+    };
+    let action = reconcile(rollout, Arc::clone(&context)).await;
+    (action, context.cache.lane(&key))
+}
+
 pub(crate) async fn wait_until_set(mut flag: watch::Receiver<bool>) {
     // An error means that the sender was dropped, which also means stop.
     let _ = flag.wait_for(|set| *set).await;
@@ -173,7 +189,7 @@ pub(crate) async fn wait_until_set(mut flag: watch::Receiver<bool>) {
 /// leader.
 async fn enqueue_all_on_election(
     context: Arc<Context>,
-    mut triggers: mpsc::Sender<Trigger>,
+    dispatcher: Arc<Dispatcher>,
     ready: watch::Sender<bool>,
 ) {
     context.cache.wait_until_synced().await;
@@ -185,7 +201,8 @@ async fn enqueue_all_on_election(
         context.metrics.set_leader(leads);
         if leads {
             for rollout in context.cache.rollouts.state() {
-                let _ = triggers.send(rollout.key().as_rollout()).await;
+                let key = rollout.key();
+                dispatcher.enqueue(&key, context.cache.lane(&key));
             }
         } else {
             context.on_leadership_lost();
@@ -195,17 +212,6 @@ async fn enqueue_all_on_election(
             future::pending::<()>().await;
         }
     }
-}
-
-async fn forward(
-    mut analysis_triggers: BoxStream<'static, Key>,
-    mut triggers: mpsc::Sender<Trigger>,
-) {
-    while let Some(rollout) = analysis_triggers.next().await {
-        let _ = triggers.send(rollout.as_rollout()).await;
-    }
-    // The analysis manager was dropped. No more triggers will arrive.
-    future::pending::<()>().await;
 }
 
 async fn sweep_commands(context: Arc<Context>) {

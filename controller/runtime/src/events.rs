@@ -6,40 +6,52 @@ use std::sync::Arc;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use serin_core::effect::{Level, Reason};
+use serin_core::text::{Message, Text};
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::cluster_cache::RolloutObject;
 use crate::telemetry::Metrics;
+use crate::token_bucket::TokenBucket;
 
 /// `reportingController` of the Events.
 const REPORTER: &str = "serin";
 /// Maximum time to write one Event.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum length of `note` in the Events API, in bytes.
-const NOTE_LIMIT: usize = 1024;
 /// Maximum length of `action` in the Events API, in bytes.
-const ACTION_LIMIT: usize = 128;
-/// Minimum time between two identical Events, unless the state of the Rollout has changed.
+const ACTION_BYTES: usize = 128;
+/// Minimum time between two identical Events, unless its position has changed.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// Maximum number of remembered Events per Rollout.
 const DEDUP_LIMIT: usize = 16;
 
-/// Recently published Events of one Rollout, used to suppress duplicates.
+/// Interval of Events without a change of position, once the burst is used up.
+const EVENT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Recently published Events of one Rollout, used to suppress duplicates and floods.
 #[derive(Debug, Default)]
-pub struct EventDedup(VecDeque<(String, Instant)>);
+pub struct EventDedup {
+    recent: VecDeque<(String, Instant)>,
+    budget: TokenBucket,
+}
 
 impl EventDedup {
     /// Returns whether an Event with this fingerprint was not published recently, and records it.
     fn should_publish(&mut self, fingerprint: &str) -> bool {
-        self.0.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
-        if self.0.iter().any(|(dedup, _)| dedup == fingerprint) {
+        self.recent.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
+        if self.recent.iter().any(|(dedup, _)| dedup == fingerprint) {
             return false;
         }
-        if self.0.len() >= DEDUP_LIMIT {
-            self.0.pop_front();
+        if self.recent.len() >= DEDUP_LIMIT {
+            self.recent.pop_front();
         }
-        self.0.push_back((fingerprint.to_owned(), Instant::now()));
+        self.recent
+            .push_back((fingerprint.to_owned(), Instant::now()));
         true
+    }
+
+    /// Returns whether there is room for an Event without a change of position.
+    fn take_from_budget(&mut self) -> bool {
+        self.budget.take(EVENT_INTERVAL).is_ok()
     }
 }
 
@@ -66,8 +78,8 @@ impl Events {
     /// Publishes the reasons of one decision as a single Event, because each Event is a write.
     ///
     /// `position` (for example the revision and step) distinguishes Events that the API would
-    /// otherwise aggregate. `moved` is true if the state of the Rollout has changed; the Event is
-    /// then published even if it is a duplicate.
+    /// otherwise aggregate. `moved` is true if the position of the Rollout has changed; the Event is
+    /// then published even if it is a duplicate or if there were many Events before.
     ///
     /// Failures are only logged. A failed Event never holds a release.
     pub async fn publish(
@@ -81,7 +93,9 @@ impl Events {
         let Some((event, fingerprint)) = compose(reasons, position) else {
             return;
         };
-        if !dedup.should_publish(&fingerprint) && !moved {
+        let is_new = dedup.should_publish(&fingerprint);
+        let is_published = moved || (is_new && dedup.take_from_budget());
+        if !is_published {
             return;
         }
         self.metrics.record_api_write("Event", "create");
@@ -114,7 +128,7 @@ fn compose(reasons: &[Reason], position: &str) -> Option<(Event, String)> {
         .iter()
         .map(|reason| reason.message.as_str())
         .collect();
-    let note = truncate_bytes(notes.join("; "), NOTE_LIMIT);
+    let note = Message::from(notes.join("; "));
     let event = Event {
         type_: if first.level == Level::Warning {
             EventType::Warning
@@ -122,20 +136,11 @@ fn compose(reasons: &[Reason], position: &str) -> Option<(Event, String)> {
             EventType::Normal
         },
         reason: first.code.to_owned(),
-        note: Some(note.clone()),
-        action: truncate_bytes(position.to_owned(), ACTION_LIMIT),
+        note: Some(note.to_string()),
+        action: Text::<ACTION_BYTES>::from(position).into(),
         secondary: None,
     };
     Some((event, format!("{}/{position}/{note}", first.code)))
-}
-
-fn truncate_bytes(mut text: String, limit: usize) -> String {
-    let end = (0..=limit.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    text.truncate(end);
-    text
 }
 
 #[cfg(test)]
@@ -145,7 +150,7 @@ mod tests {
     fn reason(code: &'static str, level: Level) -> Reason {
         Reason {
             code,
-            message: format!("{code} occurred"),
+            message: format!("{code} occurred").into(),
             level,
         }
     }
@@ -177,8 +182,31 @@ mod tests {
         assert!(dedup.should_publish("drift"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_different_events_is_limited() {
+        let mut dedup = EventDedup::default();
+        let published = |dedup: &mut EventDedup, number: u32| {
+            dedup.should_publish(&format!("error {number}")) && dedup.take_from_budget()
+        };
+        let burst = (0..100).filter(|number| published(&mut dedup, *number));
+        assert_eq!(burst.count(), 10);
+        tokio::time::advance(EVENT_INTERVAL).await;
+        assert!(published(&mut dedup, 100));
+        assert!(!published(&mut dedup, 101));
+    }
+
     #[test]
-    fn a_long_note_is_truncated_at_a_character_boundary() {
-        assert_eq!(truncate_bytes("ääää".into(), 3), "ä");
+    fn a_note_and_an_action_fit_into_an_event() {
+        let reasons = [
+            Reason {
+                message: "ä\u{1b}".repeat(600).into(),
+                ..reason("RolledBack", Level::Warning)
+            },
+            reason("WeightRaised", Level::Normal),
+        ];
+        let (event, _) = compose(&reasons, &"abc".repeat(100)).unwrap();
+        let note = event.note.unwrap();
+        assert!(note.len() <= 1_024 && note.ends_with("...") && !note.contains('\u{1b}'));
+        assert!(event.action.len() <= 128);
     }
 }

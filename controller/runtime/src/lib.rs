@@ -4,6 +4,7 @@
 //! This crate is a thin shell around the pure crates. A reconcile collects the cached objects,
 //! calls [`serin_core::decide`], writes the new state to `.status`, and then executes the effects.
 
+pub mod admission_policy;
 pub mod analysis;
 pub mod analyzer;
 pub mod client;
@@ -11,16 +12,25 @@ pub mod clock;
 pub mod cluster_cache;
 pub mod config;
 pub mod controller;
+pub mod dispatcher;
 pub mod effects;
 pub mod election;
 pub mod events;
 pub mod http;
+pub mod journal;
 pub mod local_state;
+pub mod mount_failures;
 pub mod observe;
+pub mod planner;
+pub mod queue;
 pub mod reconcile;
+pub mod reference;
 pub mod replicas_source;
 pub mod revision;
 pub mod run;
 pub mod status;
 pub mod telemetry;
+mod token_bucket;
+pub mod unbound_services;
 pub mod uninstall;
+pub mod watchdog;

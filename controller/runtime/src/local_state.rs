@@ -10,14 +10,19 @@ use serin_crds::RolloutStatus;
 use tokio::time::Instant;
 
 use crate::cluster_cache::RolloutObject;
+use crate::effects::Corrections;
 use crate::events;
+use crate::mount_failures::MountFailures;
 use crate::observe::ObservationTimes;
+use crate::planner::PlanCache;
 use crate::revision;
+use crate::token_bucket::TokenBucket;
+use crate::unbound_services::UnboundServices;
 
 /// Number of consecutive failures after which an effect is reported in `.status`.
 const REPORT_AFTER: u32 = 2;
-/// Time until a missing Service is read again.
-const ABSENT_SERVICE_TTL: Duration = Duration::from_secs(5);
+/// Interval of status writes that change no position, once the burst is used up.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The process-local state of one Rollout.
 #[derive(Debug, Default)]
@@ -28,25 +33,37 @@ pub struct LocalState {
     pub revisions: revision::RevisionCache,
     /// Recently published Events.
     pub event_dedup: events::EventDedup,
+    /// Volumes of its pods that cannot be mounted.
+    pub mount_failures: MountFailures,
+    /// What was read of the Services of its plan that it has not bound.
+    pub unbound_services: UnboundServices,
+    /// How often its objects were put back lately.
+    pub corrections: Corrections,
+    /// How often a policy has refused to restore an object of the deleted Rollout.
+    pub restore_refusals: u32,
     /// Number of consecutive failed reconciles.
     pub failures: u32,
     /// Whether its metrics are being analyzed.
     pub analyzing: bool,
     /// Set if the Rollout is quarantined.
     pub quarantine: Option<Quarantine>,
+    /// The plan of the latest generation.
+    pub plans: PlanCache,
+    /// The generation that was reconciled completely at least once.
+    pub tried_generation: Option<i64>,
+    status_writes: TokenBucket,
     written: Option<Arc<RolloutObject>>,
     written_at: Option<Instant>,
     pending_status: Option<(RolloutStatus, Instant)>,
     effect_failures: BTreeMap<String, (u32, String)>,
-    absent_services: HashMap<String, Instant>,
 }
 
-/// A Rollout that is not reconciled because its reconcile panicked.
+/// A Rollout that is not reconciled because its reconcile panicked or ended the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Quarantine {
-    /// The generation at which it panicked. A changed spec ends the quarantine.
+    /// The generation that failed. A changed spec ends the quarantine.
     pub generation: i64,
-    /// Number of consecutive panics.
+    /// Number of consecutive failures.
     pub failures: u32,
     /// When it is reconciled again.
     pub until: Instant,
@@ -95,6 +112,13 @@ impl LocalState {
         stable_for.saturating_sub(since.elapsed())
     }
 
+    /// Remaining time until a status that changes no position may be written. Zero means that this
+    /// write is counted.
+    pub fn status_write_due_in(&mut self) -> Duration {
+        let taken = self.status_writes.take(STATUS_INTERVAL);
+        taken.err().unwrap_or(Duration::ZERO)
+    }
+
     /// Remaining time until the status may be written only because the evidence has changed.
     pub fn evidence_due_in(&mut self, every: Duration) -> Duration {
         every.saturating_sub(self.written_at.get_or_insert_with(Instant::now).elapsed())
@@ -136,19 +160,6 @@ impl LocalState {
             .unwrap_or(0)
     }
 
-    /// Whether a read has recently shown that this Service does not exist.
-    pub fn is_service_absent(&self, service: &str) -> bool {
-        self.absent_services
-            .get(service)
-            .is_some_and(|since| since.elapsed() < ABSENT_SERVICE_TTL)
-    }
-
-    /// Records that no Service with this name exists.
-    pub fn record_service_absent(&mut self, service: &str) {
-        self.absent_services
-            .insert(service.to_owned(), Instant::now());
-    }
-
     /// Quarantines the Rollout. The quarantine grows with the number of consecutive panics.
     pub fn quarantine(&mut self, generation: i64, jitter: f64) {
         let failures = self
@@ -164,6 +175,15 @@ impl LocalState {
         self.quarantine = Some(Quarantine {
             generation,
             failures,
+            until: Instant::now() + wait,
+        });
+    }
+
+    /// Quarantines the Rollout for `wait` because the process died while it was reconciled.
+    pub fn quarantine_after_death(&mut self, generation: i64, deaths: u32, wait: Duration) {
+        self.quarantine = Some(Quarantine {
+            generation,
+            failures: deaths,
             until: Instant::now() + wait,
         });
     }

@@ -1,27 +1,36 @@
 //! Converts cached objects into the input of [`serin_core::decide`]. Pure: the caller stores the
 //! observation times in [`ObservationTimes`].
 
+mod object_holds;
+mod times;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serin_core::hold::Hold;
 use serin_core::observed::{
     AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RouteView,
     ServiceView,
 };
-use serin_core::plan::{Plan, RouteRef};
+use serin_core::plan::{Plan, RouteKind, RouteRef, Routing};
 use serin_core::state::State;
-use serin_core::units::{Revision, Weight};
+use serin_core::units::Revision;
 use serin_traffic::ProgrammedStatus;
 
+use crate::admission_policy::{PolicyStatus, pending_commands};
 use crate::cluster_cache::{
     Availability, CRASH_LOOP, CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet,
     CachedRoute, CachedService, ClusterCache, Key,
 };
 
+pub use times::ObservationTimes;
+
 /// The cached objects of one Rollout at one point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// The Rollout.
+    pub rollout: Key,
     /// The ReplicaSets that the Rollout owns, by revision.
     pub replica_sets: BTreeMap<Revision, Arc<CachedReplicaSet>>,
     /// The pods of these ReplicaSets.
@@ -30,12 +39,18 @@ pub struct Snapshot {
     pub slices: Vec<Arc<CachedEndpointSlice>>,
     /// The existing Services of its plan, by name.
     pub services: BTreeMap<String, Arc<CachedService>>,
-    /// The existing routes of its plan, by name.
-    pub routes: BTreeMap<String, Arc<CachedRoute>>,
-    /// Why the routes cannot be read, if the cluster does not serve their kind.
-    pub routes_unreadable: Option<String>,
+    /// The existing routes of its plan, by kind and name.
+    pub routes: BTreeMap<(RouteKind, String), Arc<CachedRoute>>,
+    /// Why routes cannot be read, by kind, if the cluster does not serve it.
+    pub unreadable_kinds: BTreeMap<RouteKind, String>,
+    /// Why Services of its plan are not written, or less often, by name.
+    pub service_holds: BTreeMap<String, Hold>,
+    /// Why routes of its plan are not written, or less often.
+    pub route_holds: BTreeMap<RouteRef, Hold>,
     /// The commands of the Rollout, oldest first.
     pub commands: Vec<Arc<CachedCommand>>,
+    /// Whether the admission policy for commands is in force.
+    pub command_policy: PolicyStatus,
 }
 
 /// The inputs of [`observe`] besides the snapshot.
@@ -73,42 +88,20 @@ pub struct PodCounts {
     pub available: u32,
 }
 
-/// When this process first observed the current state. A restarted process starts again, so these
-/// times can be late but never early.
-#[derive(Debug, Default)]
-pub struct ObservationTimes {
-    first_at: Option<Timestamp>,
-    services: BTreeMap<String, ServiceTimes>,
-    routes: BTreeMap<RouteRef, RouteTimes>,
-}
-
-#[derive(Debug)]
-struct ServiceTimes {
-    selects: Option<Revision>,
-    serving_since: Timestamp,
-}
-
-#[derive(Debug)]
-struct RouteTimes {
-    weight: Result<Weight, String>,
-    written_since: Timestamp,
-    programmed_since: Option<Timestamp>,
-}
-
 impl Snapshot {
     /// Collects the objects of the Rollout `rollout` with UID `uid`. `plan` is the active plan, if
     /// any.
     pub fn from_cache(cache: &ClusterCache, rollout: &Key, uid: &str, plan: Option<&Plan>) -> Self {
         let mut replica_sets: BTreeMap<Revision, Arc<CachedReplicaSet>> = BTreeMap::new();
         for set in cache.replica_sets.for_rollout(rollout) {
-            let Some(revision) = set
-                .revision
-                .clone()
-                .filter(|_| set.owner_uid.as_deref() == Some(uid))
-            else {
-                continue;
+            // Labels can be written by anybody who may create ReplicaSets.
+            let is_own = |revision: &Revision| {
+                set.owner_uid.as_deref() == Some(uid)
+                    && set.identity.key.name == format!("{}-{revision}", rollout.name)
             };
-            replica_sets.insert(revision, set);
+            if let Some(revision) = set.revision.clone().filter(is_own) {
+                replica_sets.insert(revision, set);
+            }
         }
         let mut pods = cache.pods.for_rollout(rollout);
         pods.retain(|pod| {
@@ -120,33 +113,77 @@ impl Snapshot {
         commands
             .sort_by(|a, b| (a.created_at, &a.identity.key).cmp(&(b.created_at, &b.identity.key)));
         let mut snapshot = Self {
+            rollout: rollout.clone(),
             pods,
             slices: cache.slices.for_rollout(rollout),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
-            routes_unreadable: None,
+            unreadable_kinds: BTreeMap::new(),
+            service_holds: BTreeMap::new(),
+            route_holds: BTreeMap::new(),
             commands,
+            command_policy: cache.command_policy.borrow().clone(),
             replica_sets,
         };
         if let Some(routing) = plan.and_then(Plan::routing) {
-            for name in [&routing.stable_service, &routing.canary_service] {
-                let service = cache.services.get(&Key::new(&rollout.namespace, name));
-                snapshot
-                    .services
-                    .extend(service.map(|service| (name.clone(), service)));
-            }
-            // This must be read before the routes: their cache is cleared only after the kind is
-            // marked as absent.
-            let absent = cache.route_kind.availability() == Availability::Absent;
-            snapshot.routes_unreadable = absent.then(|| cache.route_kind.absent_message());
-            for RouteRef { name, .. } in &routing.routes {
-                let route = cache.routes.get(&Key::new(&rollout.namespace, name));
-                snapshot
-                    .routes
-                    .extend(route.map(|route| (name.clone(), route)));
-            }
+            snapshot.add_routing(cache, routing);
         }
         snapshot
+    }
+
+    fn add_routing(&mut self, cache: &ClusterCache, routing: &Routing) {
+        let namespace = self.rollout.namespace.clone();
+        for (_, name) in routing.services() {
+            let service = cache.services.get(&Key::new(&namespace, name));
+            self.services
+                .extend(service.map(|service| (name.clone(), service)));
+        }
+        for RouteRef { kind, name, .. } in &routing.routes {
+            let routes = cache.routes.of_kind(*kind);
+            // This must be read before the routes: their cache is cleared only after the kind is
+            // marked as absent.
+            if routes.state.availability() == Availability::Absent {
+                self.unreadable_kinds
+                    .insert(*kind, routes.state.absent_message());
+            }
+            let route = routes.objects.get(&Key::new(&namespace, name));
+            self.routes
+                .extend(route.map(|route| ((*kind, name.clone()), route)));
+        }
+    }
+
+    /// The object of a route. `None` if it does not exist or cannot be read.
+    pub fn route_object(&self, route: &RouteRef) -> Option<&Arc<CachedRoute>> {
+        self.routes.get(&(route.kind, route.name.clone()))
+    }
+
+    /// Whether pods of somebody else serve a Service that the Rollout has not bound.
+    pub fn has_other_endpoints(&self) -> bool {
+        let services = self.services.iter();
+        let mut unbound = services.filter(|(_, service)| self.bound_revision(service).is_none());
+        unbound.any(|(name, service)| {
+            let mut pods = self.ready_pods(name, service).into_iter();
+            pods.any(|pod| pod.and_then(|pod| self.revision_of_pod(pod)).is_none())
+        })
+    }
+
+    /// The revision that a Service selects. A Service without our label is not bound, whatever it
+    /// selects.
+    fn bound_revision(&self, service: &CachedService) -> Option<Revision> {
+        let is_ours = service.rollout.as_deref() == Some(&self.rollout.name);
+        service.selects.clone().filter(|_| is_ours)
+    }
+
+    /// The pods behind the ready endpoints of a Service. `None` for an endpoint that is not a pod.
+    fn ready_pods(&self, name: &str, service: &CachedService) -> BTreeSet<Option<&str>> {
+        let slices = self.slices.iter().filter(|slice| {
+            slice.service.as_deref() == Some(name)
+                && slice.service_uid.as_deref() == Some(&service.identity.uid)
+        });
+        slices
+            .flat_map(|slice| &slice.ready)
+            .map(|endpoint| endpoint.pod.as_deref())
+            .collect()
     }
 
     /// The numbers of pods.
@@ -266,40 +303,35 @@ impl Snapshot {
     ) -> ServiceView {
         let Some(service) = self.services.get(name) else {
             observation_times.services.remove(name);
-            return ServiceView::default();
+            return ServiceView {
+                hold: self.service_holds.get(name).cloned(),
+                ..ServiceView::default()
+            };
         };
-        // Without our label, its EndpointSlices are not watched. It counts as unbound and is bound
-        // again.
-        let selects = service
-            .selects
-            .clone()
-            .filter(|_| service.rollout.is_some());
-        let slices = self
-            .slices
-            .iter()
-            .filter(|slice| slice.service.as_deref() == Some(name));
-        let ready: BTreeSet<Option<&str>> = slices
-            .flat_map(|slice| &slice.ready)
-            .map(|endpoint| endpoint.pod.as_deref())
-            .collect();
-        let belongs = |pod: Option<&str>| {
-            selects.is_none() || pod.and_then(|pod| self.revision_of_pod(pod)) == selects.as_ref()
-        };
+        let selects = self.bound_revision(service);
+        let ready = self.ready_pods(name, service);
+        let revision_of = |pod: Option<&str>| pod.and_then(|pod| self.revision_of_pod(pod));
+        let others = ready.iter().filter(|pod| revision_of(**pod).is_none());
+        let other_ready = if selects.is_none() { count(others) } else { 0 };
+        let belongs = |pod: Option<&str>| selects.is_none() || revision_of(pod) == selects.as_ref();
         let (right, wrong): (Vec<_>, Vec<_>) = ready.into_iter().partition(|pod| belongs(*pod));
         let serving = !right.is_empty() && wrong.is_empty();
         ServiceView {
             exists: true,
             ready: u32::try_from(right.len()).unwrap_or(u32::MAX),
+            other_ready,
             serving_since: observation_times.record_serving(name, selects.as_ref(), serving, now),
             selects,
+            hold: self.service_holds.get(name).cloned(),
         }
     }
 
     /// Why a route is missing from the snapshot.
-    fn missing_route(&self, name: &str) -> String {
-        match &self.routes_unreadable {
-            Some(why) => format!("HTTPRoute {name} cannot be read: {why}"),
-            None => format!("HTTPRoute {name} does not exist"),
+    fn missing_route(&self, route: &RouteRef) -> String {
+        let (kind, name) = (serin_traffic::router_of(route.kind).kind(), &route.name);
+        match self.unreadable_kinds.get(&route.kind) {
+            Some(why) => format!("{kind} {name} cannot be read: {why}"),
+            None => format!("{kind} {name} does not exist"),
         }
     }
 
@@ -310,7 +342,7 @@ impl Snapshot {
         observation_times: &mut ObservationTimes,
         now: Timestamp,
     ) -> RouteView {
-        let cached = self.routes.get(&route.name);
+        let cached = self.route_object(route);
         let canary_weight = match (cached, plan.routing()) {
             (Some(cached), Some(routing)) => serin_traffic::canary_weight(
                 &cached.object,
@@ -319,10 +351,10 @@ impl Snapshot {
                 &routing.canary_service,
             )
             .map_err(|problem| problem.to_string()),
-            _ => Err(self.missing_route(&route.name)),
+            _ => Err(self.missing_route(route)),
         };
         let reported = cached.map_or_else(
-            || ProgrammedStatus::Pending(self.missing_route(&route.name)),
+            || ProgrammedStatus::Pending(self.missing_route(route)),
             |cached| serin_traffic::programmed_status(&cached.object),
         );
         let times = observation_times.record_route(route, canary_weight.clone(), now);
@@ -349,53 +381,8 @@ impl Snapshot {
             canary_weight,
             written_since: times.written_since,
             programmed,
+            hold: self.route_holds.get(route).cloned(),
         }
-    }
-}
-
-impl ObservationTimes {
-    fn record_serving(
-        &mut self,
-        name: &str,
-        selects: Option<&Revision>,
-        serving: bool,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        if !serving {
-            self.services.remove(name);
-            return None;
-        }
-        let fresh = || ServiceTimes {
-            selects: selects.cloned(),
-            serving_since: now,
-        };
-        let times = self.services.entry(name.to_owned()).or_insert_with(fresh);
-        if times.selects.as_ref() != selects {
-            *times = fresh();
-        }
-        Some(times.serving_since)
-    }
-
-    fn record_route(
-        &mut self,
-        route: &RouteRef,
-        weight: Result<Weight, String>,
-        now: Timestamp,
-    ) -> &mut RouteTimes {
-        let times = self
-            .routes
-            .entry(route.clone())
-            .or_insert_with(|| RouteTimes {
-                weight: weight.clone(),
-                written_since: now,
-                programmed_since: None,
-            });
-        if times.weight != weight {
-            times.weight = weight;
-            times.written_since = now;
-            times.programmed_since = None;
-        }
-        times
     }
 }
 
@@ -409,11 +396,8 @@ pub fn observe(
 ) -> Observed {
     let replica_sets = snapshot.replica_sets.iter();
     let started_at = inputs.state.release_started_at;
-    let pending = snapshot
-        .commands
-        .iter()
-        .filter(|command| command.finished_at.is_none());
     let routing = plan.routing();
+    observation_times.retain_named(routing);
     let service = |name: &String, observation_times: &mut ObservationTimes| {
         snapshot.service(name, observation_times, now)
     };
@@ -441,7 +425,7 @@ pub fn observe(
                     .collect()
             })
             .unwrap_or_default(),
-        commands: pending.map(|command| command.command.clone()).collect(),
+        commands: pending_commands(&snapshot.commands, &snapshot.command_policy),
         analysis: inputs.analysis,
     }
 }

@@ -1,23 +1,29 @@
 //! The controller process, from its arguments to its shutdown.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
+use axum::Router;
+use jiff::Timestamp;
 use kube::Client;
-use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
+use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, RefusedAddresses};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::analysis::{AnalysisDeps, AnalysisManager, RefreshIntervals, ServerResolver};
 use crate::client;
 use crate::clock::Clock;
-use crate::cluster_cache::Key;
 use crate::config::{Command, Config};
 use crate::controller::{Controller, ControllerDeps, TaskExited, wait_until_set};
+use crate::dispatcher::Dispatcher;
 use crate::election::{Candidate, Election, Leadership, unique_identity};
 use crate::http;
+use crate::journal::Journal;
+use crate::reconcile::Safeguards;
 use crate::telemetry::{self, Metrics};
 use crate::uninstall::{self, UninstallError};
+use crate::watchdog;
 
 /// Errors that end the process.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +77,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let leadership = election
         .as_ref()
         .map_or_else(Leadership::without_election, Election::leadership);
-    let (manager, triggers) = AnalysisManager::new(
-        analysis_deps(&config, &client, &metrics)?,
+    let refused = refused_addresses().await;
+    let dispatcher = Arc::new(Dispatcher::default());
+    let manager = AnalysisManager::new(
+        analysis_deps(&config, &client, &metrics, refused)?,
         leadership.clone(),
+        Arc::clone(&dispatcher),
     );
+    let safeguards = safeguards(&config)?;
     let controller = Controller::new(ControllerDeps {
         client,
         namespace: config.namespace,
@@ -83,36 +93,63 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         leadership,
         metrics: Arc::clone(&metrics),
         analyzer: Arc::new(manager),
-        analysis_triggers: triggers
-            .map(|rollout| Key::new(rollout.namespace, rollout.name))
-            .boxed(),
+        dispatcher,
         instance,
+        admission_policy: config.admission_policy.filter(|name| !name.is_empty()),
+        safeguards,
     });
-    let endpoints = http::router(metrics, controller.ready());
-    let serving = http::serve(
-        config.metrics_address,
-        endpoints,
-        wait_until_set(stop.clone()),
-    );
-    let failed_serving = async {
-        match serving.await {
-            Err(error) => RunError::System {
-                what: "serving the endpoints",
-                error,
-            },
-            // The server stopped because of the shutdown.
-            Ok(()) => std::future::pending().await,
-        }
-    };
+    let ready = controller.ready();
+    let metrics_server = serve(config.metrics_address, http::metrics_router(metrics), &stop);
+    let health_server = serve(config.health_address, http::health_router(ready), &stop);
     let ended = tokio::select! {
         ended = controller.run(wait_until_set(stop.clone()), config.shutdown_grace) => ended.map_err(RunError::from),
-        error = failed_serving => Err(error),
+        error = metrics_server => Err(error),
+        error = health_server => Err(error),
     };
     if let Some(election) = election {
         election.release().await;
     }
     tracing::info!("stopped");
     ended
+}
+
+/// Serves endpoints. Returns only if that fails.
+async fn serve(address: SocketAddr, router: Router, stop: &watch::Receiver<bool>) -> RunError {
+    match http::serve(address, router, wait_until_set(stop.clone())).await {
+        Err(error) => RunError::System {
+            what: "serving the endpoints",
+            error,
+        },
+        // The server stopped because of the shutdown.
+        Ok(()) => std::future::pending().await,
+    }
+}
+
+/// Opens the journal and starts the watchdog.
+fn safeguards(config: &Config) -> Result<Safeguards, RunError> {
+    let journal = match &config.state_dir {
+        Some(directory) => Journal::open(directory, Timestamp::now()).unwrap_or_else(|error| {
+            tracing::warn!(directory = %directory.display(), %error, "cannot use the state directory; continuing without it");
+            Journal::default()
+        }),
+        None => {
+            tracing::warn!("--state-dir is not set: a Rollout that ends the process does so again after each restart");
+            Journal::default()
+        }
+    };
+    let safeguards = Safeguards {
+        journal,
+        ..Safeguards::default()
+    };
+    if !config.watchdog_timeout.is_zero() {
+        watchdog::start(
+            safeguards.in_progress.clone(),
+            safeguards.journal.clone(),
+            config.watchdog_timeout,
+        )
+        .map_err(RunError::system_error("starting the watchdog"))?;
+    }
+    Ok(safeguards)
 }
 
 /// The candidate for the leader election. `None` if leader election is disabled.
@@ -138,12 +175,47 @@ async fn release_finalizers(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Maximum time to look up the name of the API server.
+const API_SERVER_LOOKUP: Duration = Duration::from_secs(3);
+
+/// The addresses of the API server, which Rollouts must not query: as the environment of a pod and
+/// the client's configuration name it.
+async fn refused_addresses() -> RefusedAddresses {
+    let from_environment = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+    let configured = kube::Config::infer().await.ok();
+    let configured = configured.and_then(|config| Some(config.cluster_url.host()?.to_owned()));
+    let mut refused = RefusedAddresses::default();
+    for host in from_environment.into_iter().chain(configured) {
+        refused = refused.with_api_server(&host);
+        let lookup = tokio::net::lookup_host((host.trim_matches(['[', ']']), 443));
+        match tokio::time::timeout(API_SERVER_LOOKUP, lookup).await {
+            Ok(Ok(found)) => {
+                let addresses = found.map(|address| address.ip().to_string());
+                refused = addresses.fold(refused, |refused, ip| refused.with_api_server(&ip));
+            }
+            Ok(Err(_)) | Err(_) => tracing::warn!(
+                host,
+                "cannot look up the API server; queries of Rollouts to it are refused by name only"
+            ),
+        }
+    }
+    refused
+}
+
 fn analysis_deps(
     config: &Config,
     client: &Client,
     metrics: &Arc<Metrics>,
+    refused: RefusedAddresses,
 ) -> Result<AnalysisDeps, RunError> {
-    let http = HttpClient::new().map_err(|error| RunError::Prometheus(error.to_string()))?;
+    if config.sends_headers_in_clear_text() {
+        tracing::warn!(
+            "the headers of --prometheus-headers-dir are sent without encryption, because \
+             --prometheus-address does not begin with https://"
+        );
+    }
+    let http = HttpClient::with_refused_addresses(refused)
+        .map_err(|error| RunError::Prometheus(error.to_string()))?;
     let query_metrics = Arc::clone(metrics);
     let on_query = Arc::new(move |took, error| query_metrics.record_query(took, error));
     Ok(AnalysisDeps {
@@ -152,7 +224,9 @@ fn analysis_deps(
             client.clone(),
             config.default_server(),
             RefreshIntervals::default(),
-        ),
+        )
+        .with_allowed_addresses(config.prometheus_allowed_addresses.clone())
+        .with_namespace_label(config.prometheus_enforce_namespace_label.clone()),
         metrics: Arc::clone(metrics),
         clock: Clock::wall(),
     })

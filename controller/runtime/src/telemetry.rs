@@ -15,7 +15,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+
+/// The log target of the Kubernetes client.
+const CLIENT_TARGET: &str = "kube_client";
 
 /// Format of the log on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,28 +51,39 @@ pub enum LogError {
 }
 
 /// Sets up logging to stderr. `filter` uses the syntax of `RUST_LOG`, for example
-/// `info,serin_runtime=debug`.
+/// `info,serin_runtime=debug`. The logs of the Kubernetes client are always off: it logs whole
+/// response bodies that it cannot decode, and a body may be a Secret.
 ///
 /// # Errors
 /// The filter is invalid, or logging was already set up.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
+    let subscriber = subscriber(format, filter, std::io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|error| LogError::Installed(error.to_string()))
+}
+
+/// A subscriber that writes log lines.
+fn subscriber(
+    format: LogFormat,
+    filter: &str,
+    writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
+) -> Result<Box<dyn Subscriber + Send + Sync>, LogError> {
     let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
         filter: filter.to_owned(),
         source,
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .try_init(),
-        LogFormat::Human => builder.with_target(false).try_init(),
-    }
-    .map_err(|error| LogError::Installed(error.to_string()))
+        .with_writer(writer);
+    let no_client = filter_fn(|metadata| !metadata.target().starts_with(CLIENT_TARGET));
+    Ok(match format {
+        LogFormat::Json => {
+            let json = builder.json().flatten_event(true);
+            let json = json.with_current_span(true).with_span_list(false);
+            Box::new(json.finish().with(no_client))
+        }
+        LogFormat::Human => Box::new(builder.with_target(false).finish().with(no_client)),
+    })
 }
 
 /// Result of a reconcile.
@@ -143,6 +161,7 @@ pub struct Metrics {
     quarantined: Gauge,
     rollouts: Gauge,
     leader: Gauge,
+    admission_policy_in_force: Gauge,
     analysis_changes: Family<AnalysisLabels, Counter>,
     active_analyses: Gauge,
     evidence_age_seconds: Gauge<f64, AtomicU64>,
@@ -169,6 +188,7 @@ impl Metrics {
             quarantined: Gauge::default(),
             rollouts: Gauge::default(),
             leader: Gauge::default(),
+            admission_policy_in_force: Gauge::default(),
             analysis_changes: Family::default(),
             active_analyses: Gauge::default(),
             evidence_age_seconds: Gauge::default(),
@@ -227,7 +247,7 @@ impl Metrics {
         );
         registry.register(
             "quarantined",
-            "Rollouts that are quarantined because their reconcile panicked",
+            "Rollouts that are quarantined because their reconcile panicked or ended the process",
             self.quarantined.clone(),
         );
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
@@ -235,6 +255,12 @@ impl Metrics {
             "leader",
             "1 if this process holds the Lease",
             self.leader.clone(),
+        );
+        registry.register(
+            "admission_policy_in_force",
+            "1 if the admission policy that verifies commands is in force, 0 if it is missing or \
+             not configured",
+            self.admission_policy_in_force.clone(),
         );
     }
 
@@ -329,6 +355,11 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
+    /// Sets whether the admission policy that verifies commands is in force.
+    pub fn set_admission_policy_in_force(&self, in_force: bool) {
+        self.admission_policy_in_force.set(i64::from(in_force));
+    }
+
     /// Records that the analysis of a release has changed to this report. `cause` is in CamelCase,
     /// or empty.
     pub fn record_analysis_change(&self, report: &'static str, cause: &str) {
@@ -362,6 +393,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -389,6 +422,50 @@ mod tests {
             assert!(page.contains(line), "{line} is missing from:\n{page}");
         }
         assert!(page.ends_with("# EOF\n"));
+    }
+
+    /// A log in memory.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_filter_enables_the_logs_of_the_kubernetes_client() {
+        for format in [LogFormat::Json, LogFormat::Human] {
+            for filter in [
+                "info",
+                "trace",
+                "kube_client=trace",
+                "kube_client::client=trace",
+            ] {
+                let log = Log::default();
+                let writer = log.clone();
+                let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
+                tracing::subscriber::with_default(subscriber, || {
+                    tracing::warn!(target: "kube_client::client", "body of a Secret");
+                    tracing::warn!(target: "kube_client", "body of a Secret");
+                    tracing::warn!("reconcile failed");
+                });
+                let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+                assert!(!text.contains("Secret"), "{filter}: {text}");
+                let is_enabled = !filter.contains('=');
+                assert_eq!(
+                    text.contains("reconcile failed"),
+                    is_enabled,
+                    "{filter}: {text}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::cluster_cache::{
     Availability, CachedRoute, CachedService, ClusterCache, Discovery, Key, RolloutObject,
+    RouteCache,
 };
 use crate::election::{Candidate, Election, Leadership};
 use crate::reconcile::{ResourceRestorer, release_finalizer};
@@ -150,7 +151,7 @@ async fn release(
         .map_err(|error| error.to_string())?;
     // During a release, a Service that selects pods of all revisions would send requests to the
     // canary.
-    let state = rollout.status.state().state;
+    let state = &rollout.status.state;
     let is_releasing = state.is_releasing() || state.stage == Stage::Aborted;
     let keeps_selectors = is_releasing && rollout.metadata.deletion_timestamp.is_none();
     let restorer = ResourceRestorer {
@@ -176,25 +177,33 @@ async fn load_cache(client: &Client, rollout: &RolloutObject) -> kube::Result<Ar
     {
         cache.services.put(CachedService::from(service));
     }
-    match cache.route_kind.kind().discover(client).await {
-        Discovery::Served(version) => drop(cache.route_kind.set(Availability::Served(version))),
-        Discovery::Absent => drop(cache.route_kind.set(Availability::Absent)),
-        Discovery::Forbidden | Discovery::Failed(_) => {}
-    }
-    // Without the kind, there are no routes to restore.
-    let Ok(resource) = cache.route_kind.resource() else {
-        return Ok(cache);
-    };
-    let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-    let originals = rollout.status.original_routes.clone();
-    for original in originals {
-        match routes.get_opt(&original.name).await {
-            Ok(Some(route)) => drop(cache.routes.put(CachedRoute::from(route))),
-            Ok(None) => {}
-            // The kind was removed after discovery.
-            Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {}
-            Err(error) => return Err(error),
+    for original in rollout.status.original_routes.clone() {
+        if let Some(routes) = cache.routes.of_name(&original.kind) {
+            load_route(client, routes, &Key::new(&namespace, &original.name)).await?;
         }
     }
     Ok(cache)
+}
+
+/// Reads one route. Without its kind, there is nothing to restore.
+async fn load_route(client: &Client, routes: &RouteCache, route: &Key) -> kube::Result<()> {
+    if routes.state.availability() == Availability::Unknown {
+        match routes.state.kind().discover(client).await {
+            Discovery::Served(version) => drop(routes.state.set(Availability::Served(version))),
+            Discovery::Absent => drop(routes.state.set(Availability::Absent)),
+            Discovery::Forbidden | Discovery::Failed(_) => {}
+        }
+    }
+    let Ok(resource) = routes.state.resource() else {
+        return Ok(());
+    };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &route.namespace, &resource);
+    match api.get_opt(&route.name).await {
+        Ok(Some(found)) => drop(routes.objects.put(CachedRoute::from(found))),
+        Ok(None) => {}
+        // The kind was removed after discovery.
+        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }

@@ -8,10 +8,12 @@ use serin_core::units::Weight;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// This kind of route is not supported.
-    #[error("{kind} is not supported as a route; use an HTTPRoute")]
+    #[error("{kind} is not supported as a route; use {}", supported.join(" or "))]
     UnsupportedKind {
         /// The object's `kind`.
         kind: String,
+        /// The supported kinds.
+        supported: Vec<&'static str>,
     },
     /// The object does not match its schema.
     #[error("{route} is malformed: {at} is not {expected}")]

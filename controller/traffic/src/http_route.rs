@@ -1,29 +1,56 @@
 //! Gateway API HTTPRoute: stable and canary are two `backendRefs` of a rule.
 
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{
-    AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation,
-};
+use json_patch::Patch;
 use serde_json::Value;
+use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
-use crate::backend::{Backend, Rule, malformed};
+use crate::backend::{Backend, Rule};
 use crate::error::{RouteError, RouteName};
 use crate::original::{OriginalBackend, OriginalRule, OriginalWeights};
+use crate::patch_builder::PatchBuilder;
 use crate::programmed::{ProgrammedStatus, programmed_status};
-use crate::router::{Router, Services};
+use crate::router::{ManagedRule, Router, Services};
 use crate::split::{Split, share, split};
+
+const KIND: &str = "HTTPRoute";
 
 /// `gateway.networking.k8s.io` HTTPRoute.
 pub(crate) struct HttpRouteRouter;
 
 impl Router for HttpRouteRouter {
+    fn route_kind(&self) -> RouteKind {
+        RouteKind::HttpRoute
+    }
+
     fn group(&self) -> &'static str {
         "gateway.networking.k8s.io"
     }
 
+    /// The fields that Serin uses are equal in all versions.
+    fn versions(&self) -> &'static [&'static str] {
+        &["v1", "v1beta1"]
+    }
+
     fn kind(&self) -> &'static str {
-        "HTTPRoute"
+        KIND
+    }
+
+    fn plural(&self) -> &'static str {
+        "httproutes"
+    }
+
+    fn installed_by(&self) -> &'static str {
+        "the CRDs of the Gateway API"
+    }
+
+    fn managed_rules(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        stable: &str,
+    ) -> Result<Vec<ManagedRule>, RouteError> {
+        managed_rules(route, rule, stable)
     }
 
     fn canary_weight(
@@ -68,6 +95,24 @@ impl Router for HttpRouteRouter {
     ) -> Result<Patch, RouteError> {
         restore(route, original, services)
     }
+}
+
+fn managed_rules(
+    route: &Value,
+    rule: Option<&str>,
+    stable: &str,
+) -> Result<Vec<ManagedRule>, RouteError> {
+    let rules = selected_rules(route, &route_name(route), rule, stable)?;
+    let managed = rules.iter().map(|rule| ManagedRule {
+        name: rule.name.map(Into::into),
+        services: rule
+            .backends
+            .iter()
+            .filter(|backend| backend.identity.is_service(&backend.identity.name))
+            .map(|backend| backend.identity.name.clone())
+            .collect(),
+    });
+    Ok(managed.collect())
 }
 
 fn canary_weight(
@@ -406,104 +451,6 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
     }
 }
 
-/// Builds a patch: tests, changes in place, and removals. Removals come last, so that no index of
-/// another operation shifts.
-#[derive(Default)]
-struct PatchBuilder {
-    tests: Vec<PatchOperation>,
-    edits: Vec<PatchOperation>,
-    removals: Vec<PatchOperation>,
-}
-
-impl PatchBuilder {
-    /// Sets the weight of a backend, or removes the field if `None`.
-    fn set_weight(&mut self, rule: &Rule<'_>, backend: &Backend<'_>, weight: Option<u64>) {
-        if backend.identity.weight == weight {
-            return;
-        }
-        self.test_backend(rule, backend);
-        let path = backend_path(rule, backend).with_trailing_token("weight");
-        let has_weight = backend.object.get("weight").is_some();
-        self.edits.push(match weight {
-            None => PatchOperation::Remove(RemoveOperation { path }),
-            Some(w) if has_weight => PatchOperation::Replace(ReplaceOperation {
-                path,
-                value: w.into(),
-            }),
-            Some(w) => PatchOperation::Add(AddOperation {
-                path,
-                value: w.into(),
-            }),
-        });
-    }
-
-    fn replace(&mut self, rule: &Rule<'_>, backend: &Backend<'_>, value: Value) {
-        if *backend.object == value {
-            return;
-        }
-        self.test_backend(rule, backend);
-        let path = backend_path(rule, backend);
-        self.edits
-            .push(PatchOperation::Replace(ReplaceOperation { path, value }));
-    }
-
-    fn append(&mut self, rule: &Rule<'_>, beside: &Backend<'_>, value: Value) {
-        self.test_backend(rule, beside);
-        let path =
-            PointerBuf::from_tokens(["spec", "rules", &rule.index.to_string(), "backendRefs", "-"]);
-        self.edits
-            .push(PatchOperation::Add(AddOperation { path, value }));
-    }
-
-    fn remove(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
-        self.test_backend(rule, backend);
-        let path = backend_path(rule, backend);
-        self.removals
-            .push(PatchOperation::Remove(RemoveOperation { path }));
-    }
-
-    /// Adds a test that the backend at this index is still the same.
-    fn test_backend(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
-        let path = backend_path(rule, backend).with_trailing_token("name");
-        let value = Value::from(backend.identity.name.as_str());
-        let test = PatchOperation::Test(TestOperation { path, value });
-        if !self.tests.contains(&test) {
-            self.tests.push(test);
-        }
-    }
-
-    /// The patch, or an empty patch without changes.
-    fn into_patch(self, route: &Value, name: &RouteName) -> Result<Patch, RouteError> {
-        if self.edits.is_empty() && self.removals.is_empty() {
-            return Ok(Patch(Vec::new()));
-        }
-        let version = route
-            .pointer("/metadata/resourceVersion")
-            .filter(|v| v.is_string());
-        let Some(version) = version else {
-            return Err(malformed(
-                name,
-                "/metadata/resourceVersion".into(),
-                "a string",
-            ));
-        };
-        let unchanged = PatchOperation::Test(TestOperation {
-            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-            value: version.clone(),
-        });
-        let operations = std::iter::once(unchanged)
-            .chain(self.tests)
-            .chain(self.edits)
-            .chain(self.removals);
-        Ok(Patch(operations.collect()))
-    }
-}
-
-fn backend_path(rule: &Rule<'_>, backend: &Backend<'_>) -> PointerBuf {
-    let (rule, index) = (rule.index.to_string(), backend.index.to_string());
-    PointerBuf::from_tokens(["spec", "rules", &rule, "backendRefs", &index])
-}
-
 fn route_name(route: &Value) -> RouteName {
     let text = |field: &str| {
         let value = route
@@ -512,7 +459,7 @@ fn route_name(route: &Value) -> RouteName {
         Box::from(value.and_then(Value::as_str).unwrap_or_default())
     };
     RouteName {
-        kind: "HTTPRoute",
+        kind: KIND,
         namespace: text("namespace"),
         name: text("name"),
     }

@@ -6,8 +6,8 @@
 //! whose `test` operations fail if the object has changed since it was read.
 //!
 //! Each kind of route has its own module with an implementation of [`Router`], selected by the
-//! object's group and kind. An object without a kind (typed clients drop it) is treated as an
-//! HTTPRoute.
+//! object's group and kind. An object without a kind (typed clients drop it) is treated as the first
+//! kind in [`ROUTERS`].
 
 #![warn(missing_docs)]
 
@@ -15,6 +15,7 @@ mod backend;
 mod error;
 mod http_route;
 mod original;
+mod patch_builder;
 mod programmed;
 mod router;
 mod split;
@@ -26,7 +27,7 @@ use serin_core::units::Weight;
 pub use error::RouteError;
 pub use original::{OriginalBackend, OriginalRule, OriginalWeights};
 pub use programmed::ProgrammedStatus;
-pub use router::{ROUTERS, Router, Services, router_for};
+pub use router::{ManagedRule, ROUTERS, Router, Services, router_for, router_of};
 
 /// The current canary weight: the canary's share of the combined weight of the stable and the
 /// canary backend.

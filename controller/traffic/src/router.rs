@@ -2,6 +2,7 @@
 
 use json_patch::Patch;
 use serde_json::Value;
+use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
 use crate::error::RouteError;
@@ -18,17 +19,50 @@ pub struct Services<'a> {
     pub canary: &'a str,
 }
 
+/// A rule that is split, and the Services that it sends requests to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedRule {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// The Services of the route's own namespace among its backends.
+    pub services: Vec<String>,
+}
+
 /// A kind of route object. A new kind is one file with one implementation, and one entry in
 /// [`ROUTERS`].
 ///
 /// Objects are plain JSON, and changes are JSON Patches whose `test` operations fail if the object
 /// has changed since it was read.
 pub trait Router: Sync {
+    /// The kind in plans.
+    fn route_kind(&self) -> RouteKind;
+
     /// The API group of the kind, for example `gateway.networking.k8s.io`.
     fn group(&self) -> &'static str;
 
+    /// The supported versions of the kind, in order of preference.
+    fn versions(&self) -> &'static [&'static str];
+
     /// The kind, for example `HTTPRoute`.
     fn kind(&self) -> &'static str;
+
+    /// The plural of the kind in paths, for example `httproutes`.
+    fn plural(&self) -> &'static str;
+
+    /// What to install so that a cluster serves the kind.
+    fn installed_by(&self) -> &'static str;
+
+    /// The rules that are split: the rule with this name, or every rule with the Service `stable` as
+    /// a backend. Never empty.
+    ///
+    /// # Errors
+    /// The rule or its stable backend does not exist, or the object is malformed.
+    fn managed_rules(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        stable: &str,
+    ) -> Result<Vec<ManagedRule>, RouteError>;
 
     /// The canary's share of the combined weight of the two Services. See
     /// [`crate::canary_weight`].
@@ -101,7 +135,18 @@ pub fn router_for(route: &Value) -> Result<&'static dyn Router, RouteError> {
         router.kind() == kind && group.is_none_or(|group| router.group() == group)
     };
     let router = ROUTERS.iter().find(is_same).copied();
-    router.ok_or_else(|| RouteError::UnsupportedKind { kind: kind.into() })
+    router.ok_or_else(|| RouteError::UnsupportedKind {
+        kind: kind.into(),
+        supported: ROUTERS.iter().map(|router| router.kind()).collect(),
+    })
+}
+
+/// The router of a kind. Every kind has one.
+pub fn router_of(kind: RouteKind) -> &'static dyn Router {
+    let mut routers = ROUTERS.iter().copied();
+    routers
+        .find(|router| router.route_kind() == kind)
+        .unwrap_or(ROUTERS[0])
 }
 
 #[cfg(test)]
@@ -125,8 +170,14 @@ mod tests {
             ("networking.istio.io/v1", "VirtualService"),
         ] {
             let error = of(api_version, kind).unwrap_err().to_string();
-            assert!(error.contains(kind), "{error}");
+            assert!(
+                error.contains(kind) && error.ends_with("use HTTPRoute"),
+                "{error}"
+            );
         }
         assert_eq!(router_for(&json!({})).unwrap().kind(), "HTTPRoute");
+        for router in ROUTERS {
+            assert_eq!(router_of(router.route_kind()).kind(), router.kind());
+        }
     }
 }

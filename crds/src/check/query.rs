@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use promql_parser::parser::{self, value::ValueType};
+use promql_parser::parser::value::ValueType;
+
+use super::promql::{MAX_LENGTH, parse_promql};
 
 /// Built-in arguments of every check: namespace and name of the Rollout, its Services, and its
 /// canary and stable ReplicaSets. A value is empty if there is no router or no stable revision.
@@ -33,12 +35,11 @@ pub fn is_arg_name(name: &str) -> bool {
 ///
 /// # Errors
 ///
-/// A message if an argument is unknown or inside backquotes, or if the query is not PromQL that
-/// returns a vector or a scalar.
+/// A message if an argument is unknown or inside backquotes, if the query is not PromQL that
+/// returns a vector or a scalar, or if it exceeds a limit of [`parse_promql`].
 pub fn render_query(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, String> {
     let query = substitute(template, args)?;
-    let parsed = parser::parse(&query).map_err(|error| format!("it is not PromQL: {error}"))?;
-    match parsed.value_type() {
+    match parse_promql(&query)?.value_type() {
         ValueType::Vector | ValueType::Scalar => Ok(query),
         ValueType::Matrix => Err(
             "it returns a range of samples for each series: wrap it, for example in avg_over_time()"
@@ -88,6 +89,13 @@ fn substitute(template: &str, args: &BTreeMap<&str, &str>) -> Result<String, Str
                     query.push('"');
                 }
             }
+            // A character has up to four bytes. The exact limit applies when the query is parsed.
+            if query.len() > 4 * MAX_LENGTH {
+                return Err(format!(
+                    "it is longer than {MAX_LENGTH} characters with its arguments: use fewer or \
+                     shorter arguments"
+                ));
+            }
             rest = suffix;
             continue;
         }
@@ -132,7 +140,7 @@ fn escaped(value: &str, quote: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use promql_parser::parser::Expr;
+    use promql_parser::parser::{self, Expr};
     use proptest::prelude::*;
 
     use super::*;

@@ -349,13 +349,15 @@ fn check_prometheus(analysis: &AnalysisSpec, problems: &mut Problems) {
     check_credentials(&path, prometheus, problems);
 }
 
-/// Headers and TLS settings require an address, and TLS settings require https.
+/// Headers and TLS settings require an address, TLS settings require https, and so do headers unless
+/// the spec allows otherwise.
 fn check_credentials(path: &str, prometheus: &PrometheusSpec, problems: &mut Problems) {
     let PrometheusSpec {
         address,
         headers_from,
+        allow_insecure_headers,
         tls,
-        ..
+        scrape_interval: _,
     } = prometheus;
     if address.is_none() && (headers_from.is_some() || tls.is_some()) {
         let fix = "add it, for example https://prometheus.monitoring:9090: the controller's default Prometheus is queried with the controller's own credentials";
@@ -365,11 +367,22 @@ fn check_credentials(path: &str, prometheus: &PrometheusSpec, problems: &mut Pro
             fix,
         );
     }
-    let Some(tls) = tls else { return };
-    if let Some(address) = address
+    let insecure_address = address
         .as_ref()
-        .filter(|address| !address.starts_with("https://"))
+        .filter(|address| !address.starts_with("https://"));
+    if let Some(address) = insecure_address
+        && headers_from.is_some()
+        && *allow_insecure_headers != Some(true)
     {
+        problems.invalid(
+            format!("{path}.address"),
+            address,
+            "headersFrom would be sent unencrypted, because the address is not https",
+            "use https, or set allowInsecureHeaders: true",
+        );
+    }
+    let Some(tls) = tls else { return };
+    if let Some(address) = insecure_address {
         problems.invalid(
             format!("{path}.address"),
             address,

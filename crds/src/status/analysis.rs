@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serin_core::schema::{any_object, any_string};
+use serin_core::text::{Message, Name};
 
-use super::any_object;
+use crate::analysis::GuardAction;
 
 /// Comparison of canary and stable for one objective.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,13 +43,13 @@ pub struct EvidenceStatus {
     pub budget_spent: Option<f64>,
     /// Irregularity in the collection of the counters. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    pub note: Option<Message>,
     /// Result of the latency guard. Unset if the objective has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_guard: Option<LatencyGuardStatus>,
     /// Explanation for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    pub message: Option<Message>,
 }
 
 /// Result of a latency guard, with the counts at the bucket bound that has the most evidence that
@@ -63,19 +65,20 @@ pub struct LatencyGuardStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// Hold or RollBack.
-    pub action: String,
+    #[schemars(schema_with = "any_string")]
+    pub action: GuardAction,
     /// Number of bucket bounds that are compared.
     pub edges: i32,
     /// Bucket bound with the most evidence, for example `300ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub edge: Option<String>,
+    pub edge: Option<Name>,
     /// Requests of the canary. Those slower than `edge` are the errors.
     pub canary: CountsStatus,
     /// Requests of stable. Those slower than `edge` are the errors.
     pub stable: CountsStatus,
     /// Explanation for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    pub message: Option<Message>,
 }
 
 /// Error budget of the service for one objective, over all versions.
@@ -86,7 +89,8 @@ pub struct BudgetStatus {
     pub objective: String,
     /// Healthy, Tight or Spent. Tight: so little remains that a release may spend less than usual.
     /// Spent: nothing remains and releases are frozen.
-    pub state: String,
+    #[schemars(schema_with = "any_string")]
+    pub state: BudgetLevel,
     /// Number of errors that the objective allows in its period.
     pub total: f64,
     /// Number of allowed errors that remain. Negative if the budget is exceeded.
@@ -98,10 +102,33 @@ pub struct BudgetStatus {
     pub at: Option<Timestamp>,
     /// Explanation for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    pub message: Option<Message>,
     /// Why this objective can hardly decide a release at the observed traffic. Unset if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub infeasible: Option<String>,
+    pub infeasible: Option<Message>,
+}
+
+/// How much of an error budget remains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum BudgetLevel {
+    /// A release may spend as much as usual.
+    #[default]
+    Healthy,
+    /// A release may spend less than usual.
+    Tight,
+    /// Nothing remains, and releases are frozen.
+    Spent,
+}
+
+impl BudgetLevel {
+    /// The state as it appears in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "Healthy",
+            Self::Tight => "Tight",
+            Self::Spent => "Spent",
+        }
+    }
 }
 
 /// Latest result of a check.
@@ -112,7 +139,8 @@ pub struct CheckStatus {
     pub name: String,
     /// Succeeded, Failed, Inconclusive (the condition could not be evaluated on the result) or
     /// Pending (not yet queried).
-    pub result: String,
+    #[schemars(schema_with = "any_string")]
+    pub result: CheckOutcome,
     /// Number of failures so far.
     pub failures: i32,
     /// Number of failures that are tolerated.
@@ -125,7 +153,33 @@ pub struct CheckStatus {
     pub at: Option<Timestamp>,
     /// Explanation for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+    pub message: Option<Message>,
+}
+
+/// Result of a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CheckOutcome {
+    /// The check has not been queried yet.
+    #[default]
+    Pending,
+    /// The condition is met.
+    Succeeded,
+    /// The condition is not met.
+    Failed,
+    /// The condition could not be evaluated on the result.
+    Inconclusive,
+}
+
+impl CheckOutcome {
+    /// The result as it appears in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Inconclusive => "Inconclusive",
+        }
+    }
 }
 
 /// Number of requests and of bad requests among them.

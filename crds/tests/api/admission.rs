@@ -150,6 +150,7 @@ fn structural(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>
     let number = value.as_f64();
     let length = size(value.as_str().map(|text| text.chars().count()));
     let items = size(value.as_array().map(Vec::len));
+    let properties = size(value.as_object().map(Map::len));
     for (keyword, size, is_least, words, unit) in [
         (
             "minimum",
@@ -181,6 +182,13 @@ fn structural(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>
         ),
         ("minItems", items, true, "should have at least", " items"),
         ("maxItems", items, false, "must have at most", " items"),
+        (
+            "maxProperties",
+            properties,
+            false,
+            "must have at most",
+            " properties",
+        ),
     ] {
         let (Some(bound), Some(size)) = (schema[keyword].as_f64(), size) else {
             continue;

@@ -1,4 +1,4 @@
-//! Tests of the API: examples, schema, admission and status.
+//! Tests of the API: examples, schema, admission, status and where text of tenants is parsed.
 
 #[cfg(test)]
 mod admission;
@@ -6,5 +6,7 @@ mod admission;
 mod examples;
 #[cfg(test)]
 mod schema;
+#[cfg(test)]
+mod sources;
 #[cfg(test)]
 mod status;

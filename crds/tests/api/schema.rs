@@ -55,6 +55,19 @@ fn every_schema_is_structural() {
 }
 
 #[test]
+fn the_status_permits_values_of_later_versions() {
+    for_each_schema(|path, schema| {
+        let limits = ["enum", "maxLength", "maxItems", "maximum", "pattern"];
+        for limit in limits.iter().filter(|_| path.starts_with("Rollout.status")) {
+            assert!(
+                schema.get(limit).is_none(),
+                "{path} has {limit}: an older CRD would refuse the status of a newer controller"
+            );
+        }
+    });
+}
+
+#[test]
 fn no_field_is_nullable_or_unsigned_and_only_replicas_has_a_default() {
     let mut defaults = Vec::new();
     for_each_schema(|path, schema| {
@@ -127,4 +140,66 @@ fn the_crds_forbid_pruning_and_replacement() {
         assert_eq!(annotations["helm.sh/resource-policy"], "keep");
         assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
     }
+}
+
+/// Schemas of a spec without bounds, with the reason.
+const UNBOUNDED: [(&str, &str); 2] = [
+    (
+        "Rollout.spec.template.spec",
+        "unknown fields are preserved; the plan limits the size of a template",
+    ),
+    (
+        "Rollout.spec.template.spec.containers[]",
+        "unknown fields are preserved; the plan limits the size of a template",
+    ),
+];
+
+/// The bounds that a schema needs but does not have.
+fn missing_bounds(schema: &Value) -> Vec<&'static str> {
+    let is_int_or_string = schema["x-kubernetes-int-or-string"] == true;
+    let needed: &[&str] = match schema["type"].as_str() {
+        _ if is_int_or_string => &["maxLength", "maximum"],
+        Some("string") if schema["enum"].is_array() => &[],
+        Some("string") => &["maxLength"],
+        Some("array") => &["maxItems"],
+        Some("integer" | "number") => &["maximum"],
+        Some("object") if schema["additionalProperties"].is_object() => &["maxProperties"],
+        Some("object") if schema["x-kubernetes-preserve-unknown-fields"] == true => {
+            &["known fields"]
+        }
+        Some("object" | "boolean") => &[],
+        _ => &["a type"],
+    };
+    needed
+        .iter()
+        .copied()
+        .filter(|bound| schema.get(*bound).is_none())
+        .collect()
+}
+
+// A value without a bound fills etcd and the memory of every program that watches these objects.
+#[test]
+fn every_value_of_a_spec_has_a_bound() {
+    let mut unbounded = Vec::new();
+    let mut checked = 0;
+    for_each_schema(|path, schema| {
+        if !path
+            .split_once('.')
+            .is_some_and(|(_, field)| field.starts_with("spec"))
+        {
+            return;
+        }
+        checked += 1;
+        let is_exempt = UNBOUNDED.iter().any(|(exempt, _)| *exempt == path);
+        let missing = missing_bounds(schema);
+        assert!(
+            !is_exempt || !missing.is_empty(),
+            "{path} is bounded, so that it needs no exemption"
+        );
+        if !is_exempt {
+            unbounded.extend(missing.iter().map(|bound| format!("{path}: {bound}")));
+        }
+    });
+    assert!(checked > 100, "only {checked} schemas were checked");
+    assert_eq!(unbounded, Vec::<String>::new());
 }

@@ -1,6 +1,7 @@
 //! The controller as a process of this host, so that tests can kill it at any time.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use crate::env::Env;
 /// A running controller. It is killed on drop.
 pub struct Controller {
     child: Child,
-    /// The address of `/metrics`, `/healthz` and `/readyz`.
+    /// The address of `/metrics`.
     pub address: String,
+    /// The address of `/healthz` and `/readyz`. A previous version may serve them at `address`.
+    health_address: String,
     /// Its log file.
     pub log: PathBuf,
 }
@@ -37,6 +40,11 @@ pub struct ControllerScope {
     pub namespace: Option<String>,
     /// If true, Ctrl-C does not reach the controller, and dropping it does not kill it.
     pub detached: bool,
+    /// The program. If `None`, it is the controller of this checkout. The flags that every
+    /// controller gets exist in all versions.
+    pub program: Option<PathBuf>,
+    /// The directory of its journal of first attempts. If `None`, it has no journal.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Controller {
@@ -62,10 +70,20 @@ impl Controller {
         let log = folder.join(format!("{}.log", options.name));
         let output = File::options().create(true).append(true).open(&log)?;
         let address = format!("127.0.0.1:{}", options.port);
-        let mut command = Command::new(env.program("serin-controller"));
+        let health_address = free_address()?;
+        // The cases start servers on the loopback interface, at any port.
+        let allowed_addresses =
+            format!("http://127.0.0.1,https://127.0.0.1,{}", env.prometheus_url);
+        let program = scope.program.clone();
+        let program = program.unwrap_or_else(|| env.program("serin-controller"));
+        let mut command = Command::new(program);
         command
             .env("KUBECONFIG", &env.kubeconfig)
             .env("RUST_LOG", "info,serin_runtime=debug")
+            // What a previous version may not know is passed in variables: it ignores those, and
+            // would refuse a flag.
+            .env("SERIN_HEALTH_ADDRESS", &health_address)
+            .env("SERIN_PROMETHEUS_ALLOWED_ADDRESS", &allowed_addresses)
             .args([
                 "--prometheus-address",
                 &env.prometheus_url,
@@ -80,6 +98,9 @@ impl Controller {
             .kill_on_drop(!scope.detached);
         if scope.detached {
             command.process_group(0);
+        }
+        if let Some(state_dir) = &scope.state_dir {
+            command.env("SERIN_STATE_DIR", state_dir);
         }
         if let Some(namespace) = &scope.namespace {
             command.args(["--namespace", namespace]);
@@ -96,6 +117,7 @@ impl Controller {
         Ok(Self {
             child,
             address,
+            health_address,
             log,
         })
     }
@@ -112,15 +134,16 @@ impl Controller {
     /// If it ends, or if it is not ready after 60 s.
     pub async fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let url = format!("http://{}/readyz", self.address);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the controller ended: {status}; see {}", self.log.display());
             }
-            if let Ok(answer) = reqwest::get(&url).await
-                && answer.status().is_success()
-            {
-                return Ok(());
+            for address in [&self.health_address, &self.address] {
+                if let Ok(answer) = reqwest::get(format!("http://{address}/readyz")).await
+                    && answer.status().is_success()
+                {
+                    return Ok(());
+                }
             }
             if Instant::now() > deadline {
                 bail!(
@@ -170,4 +193,10 @@ impl Controller {
             .context("the controller does not end within 20 s of SIGTERM")??;
         Ok(())
     }
+}
+
+/// A free address on the loopback interface.
+fn free_address() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.to_string())
 }

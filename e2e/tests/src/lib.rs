@@ -10,6 +10,7 @@ pub mod demo;
 pub mod env;
 pub mod interrupt;
 pub mod manifests;
+pub mod previous_version;
 pub mod prometheus;
 pub mod shop;
 pub mod soak;

@@ -117,7 +117,7 @@ async fn promotions(
         ensure!(
             is_stable(&rollout),
             "v{number} was aborted: {:?}",
-            rollout.status.and_then(|status| status.message)
+            rollout.status.map(|status| status.state.message)
         );
         measurements
             .promotion
@@ -202,7 +202,7 @@ async fn aborts(
             rollout
                 .status
                 .as_ref()
-                .is_some_and(|status| status.pause.is_some())
+                .is_some_and(|status| status.state.pause.is_some())
         })
         .await?;
         let requested_at = Timestamp::now();

@@ -8,6 +8,7 @@ use comfy_table::{Table, presets};
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::json;
+use serin_core::state::{AbortCause, Stage};
 use serin_crds::RolloutStatus;
 use serin_load::LoadHandle;
 
@@ -38,7 +39,7 @@ pub struct ReleaseVerdict {
     /// Whether it was rolled back.
     pub rolled_back: bool,
     /// The cause of the rollback in CamelCase, if it was rolled back.
-    pub cause: Option<String>,
+    pub cause: Option<AbortCause>,
     /// When it was applied.
     pub declared_at: Timestamp,
     /// When it was decided.
@@ -181,8 +182,8 @@ async fn run_release(
     let verdict = ReleaseVerdict {
         namespace: shop.namespace.clone(),
         version: release.version.clone(),
-        rolled_back: status.stage.as_deref() == Some("Aborted"),
-        cause: status.abort.map(|abort| abort.cause),
+        rolled_back: status.state.stage == Stage::Aborted,
+        cause: status.state.abort.map(|abort| abort.cause),
         declared_at,
         decided_at,
         observed_for: Duration::try_from(
@@ -232,8 +233,7 @@ fn print_table(what: &str, verdicts: &[ReleaseVerdict]) {
     for verdict in verdicts {
         let outcome = verdict
             .cause
-            .clone()
-            .unwrap_or_else(|| "promoted".to_owned());
+            .map_or_else(|| "promoted".to_owned(), |cause| cause.to_string());
         table.add_row([
             verdict.namespace.clone(),
             verdict.version.clone(),

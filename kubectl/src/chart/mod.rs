@@ -1,8 +1,10 @@
 //! Time series charts for a terminal and as SVG. This module decides what is svg; [`terminal`]
 //! and [`svg`] draw it.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
 
+use crate::cli::SvgArgs;
 use crate::exit::{CliError, Exit};
 
 mod evidence_series;
@@ -123,24 +125,42 @@ impl Chart {
     /// Draws the chart as SVG.
     ///
     /// # Errors
-    /// Fails if the chart cannot be svg.
+    /// Fails if the chart cannot be drawn.
     pub fn to_svg(&self) -> Result<String, CliError> {
         svg::draw(self)
             .map_err(|why| CliError::new(Exit::Usage, format!("cannot draw the chart: {why}")))
     }
 
-    /// Writes the chart to an SVG file.
+    /// Writes the chart to an SVG file, if one was named. An existing file is kept unless
+    /// overwriting was requested.
     ///
     /// # Errors
-    /// Fails if the chart cannot be svg or the file cannot be written.
-    pub fn write_svg(&self, file: &Path) -> Result<(), CliError> {
+    /// Fails if the chart cannot be drawn or the file cannot be written.
+    pub fn write_svg(&self, target: &SvgArgs) -> Result<(), CliError> {
+        let Some(file) = &target.file else {
+            return Ok(());
+        };
         let svg = self.to_svg()?;
-        std::fs::write(file, svg).map_err(|error| {
+        let mut options = OpenOptions::new();
+        if target.force {
+            options.write(true).create(true).truncate(true);
+        } else {
+            options.write(true).create_new(true);
+        }
+        let written = options
+            .open(file)
+            .and_then(|mut opened| opened.write_all(svg.as_bytes()));
+        written.map_err(|error| {
+            let hint = if error.kind() == ErrorKind::AlreadyExists {
+                "Use another file, or --force to overwrite it."
+            } else {
+                "Use a file in an existing, writable directory."
+            };
             CliError::new(
                 Exit::Usage,
                 format!("--svg {}: cannot write the file: {error}", file.display()),
             )
-            .hint("Use a file in an existing, writable directory.")
+            .hint(hint)
         })
     }
 }

@@ -162,3 +162,22 @@ fn tick_labels_are_short() {
         assert_eq!(value_label(number), text);
     }
 }
+
+#[test]
+fn an_existing_file_is_overwritten_only_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chart.svg");
+    let chart = series().chart().unwrap();
+    let mut target = SvgArgs {
+        file: Some(file.clone()),
+        force: false,
+    };
+    chart.write_svg(&target).unwrap();
+    std::fs::write(&file, "somebody's work").unwrap();
+    let refused = chart.write_svg(&target).unwrap_err();
+    assert!(refused.to_string().contains("--force"), "{refused}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "somebody's work");
+    target.force = true;
+    chart.write_svg(&target).unwrap();
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("<svg"));
+}

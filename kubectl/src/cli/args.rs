@@ -83,6 +83,9 @@ pub struct PrometheusAccessArgs {
     /// HTTP header for Prometheus, for example 'X-Scope-OrgID: shop'; repeatable
     #[arg(long = "header", value_name = "NAME: VALUE", requires = "prometheus", value_parser = header)]
     pub headers: Vec<HttpHeader>,
+    /// File with HTTP headers for Prometheus, one per line; keeps a secret out of the process list
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub header_file: Option<PathBuf>,
     /// PEM file with the only certificate authorities to trust for Prometheus
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     pub ca_file: Option<PathBuf>,
@@ -103,7 +106,11 @@ impl std::fmt::Debug for HttpHeader {
     }
 }
 
-fn header(text: &str) -> Result<HttpHeader, String> {
+/// Parses `NAME: VALUE`.
+///
+/// # Errors
+/// The text is not an HTTP header.
+pub fn header(text: &str) -> Result<HttpHeader, String> {
     let header = text.split_once(':').map(|(name, value)| HttpHeader {
         name: name.trim().into(),
         value: value.trim().into(),
@@ -130,6 +137,9 @@ pub struct ExplainArgs {
     /// Also write the chart to this SVG file
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     pub svg: Option<PathBuf>,
+    /// Overwrite the SVG file if it exists
+    #[arg(long, requires = "svg")]
+    pub force: bool,
 }
 
 /// `simulate`.
@@ -159,9 +169,9 @@ pub struct SimulateArgs {
     /// Random seed; the same seed gives the same result
     #[arg(long, value_name = "NUMBER", default_value_t = 1, allow_negative_numbers = true, value_parser = seed)]
     pub seed: u64,
-    /// Also write the chart to this SVG file
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
+    /// Also write the chart to a file.
+    #[command(flatten)]
+    pub svg: SvgArgs,
 }
 
 /// `replay`.
@@ -229,9 +239,9 @@ pub struct ReplayArgs {
     /// Machine-readable output format
     #[arg(short, long, value_name = "FORMAT", conflicts_with = "all")]
     pub output: Option<Format>,
-    /// Also write the chart of the last release to this SVG file
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
+    /// Also write the chart of the last release to a file.
+    #[command(flatten)]
+    pub svg: SvgArgs,
 }
 
 /// `evaluate`.
@@ -243,9 +253,21 @@ pub struct EvaluateArgs {
     /// At the end, draw the evidence over time on standard error
     #[arg(long)]
     pub chart: bool,
-    /// At the end, write the chart to this SVG file
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
+    /// At the end, write the chart to a file.
+    #[command(flatten)]
+    pub svg: SvgArgs,
+}
+
+/// Where a chart is written.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SvgArgs {
+    /// Also write the chart to this SVG file
+    // The id differs from the `file` of other arguments.
+    #[arg(id = "svg", long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Overwrite the SVG file if it exists
+    #[arg(long, requires = "svg")]
+    pub force: bool,
 }
 
 /// Machine-readable output format.

@@ -10,7 +10,7 @@ mod args;
 
 pub use args::{
     EvaluateArgs, ExplainArgs, Format, HttpHeader, ListArgs, PrometheusAccessArgs, PromoteArgs,
-    ReplayArgs, RequestArgs, SimulateArgs, StatusArgs,
+    ReplayArgs, RequestArgs, SimulateArgs, StatusArgs, SvgArgs, header,
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -112,6 +112,11 @@ pub enum Task {
     Replay(Box<ReplayArgs>),
     /// Analyze counters from standard input without a cluster: one JSON object per line in and out
     Evaluate(EvaluateArgs),
+}
+
+/// The command line of `kubectl serin`, for the reference.
+pub fn command() -> clap::Command {
+    SerinCli::command()
 }
 
 /// Parses the arguments for the program `name`.

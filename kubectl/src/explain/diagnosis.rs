@@ -64,10 +64,10 @@ pub(super) fn diagnose(report: &Report, has_analysis: bool, display: &DisplayCon
     };
     let mut diagnosis = match (stage.known(), &report.abort) {
         (Some(Stage::Aborted), Some(abort)) => diagnose_aborted(report, abort, display),
-        (Some(Stage::FirstDeploy), _) => diagnose_first_deploy(report),
+        (Some(Stage::FirstDeploy), _) => diagnose_first_deploy(report, display),
         (Some(Stage::Stable), _) => diagnose_stable(report, display),
         (Some(Stage::Progressing | Stage::Promoting), _) => {
-            diagnose_in_progress(report, has_analysis)
+            diagnose_in_progress(report, has_analysis, display)
         }
         (Some(Stage::Aborted) | None, _) => Diagnosis::new(DiagnosisKind::Ended, stage.text())
             .with_reason(report.message.clone().unwrap_or_default()),
@@ -133,9 +133,9 @@ fn diagnose_stable(report: &Report, display: &DisplayContext) -> Diagnosis {
     }
 }
 
-fn diagnose_first_deploy(report: &Report) -> Diagnosis {
+fn diagnose_first_deploy(report: &Report, display: &DisplayContext) -> Diagnosis {
     let diagnosis = match report.holds.first() {
-        Some(hold) => diagnose_hold(report, hold),
+        Some(hold) => diagnose_hold(report, hold, display),
         None => Diagnosis::new(DiagnosisKind::NotAnalyzed, "First deploy"),
     };
     Diagnosis {
@@ -162,10 +162,10 @@ fn position(report: &Report) -> String {
 }
 
 /// Diagnoses a release that a hold stops. The message of the first hold leads.
-fn diagnose_hold(report: &Report, hold: &HoldReport) -> Diagnosis {
+fn diagnose_hold(report: &Report, hold: &HoldReport, display: &DisplayContext) -> Diagnosis {
     let (label, kind) = if hold.is_pause() {
         ("Paused", DiagnosisKind::InProgress)
-    } else if hold.is_planned_wait() {
+    } else if hold.is_planned_wait() || hold.is_usual_wait(display.now) {
         ("In progress", DiagnosisKind::InProgress)
     } else {
         ("Held", DiagnosisKind::Held)
@@ -216,14 +216,18 @@ fn diagnose_without_holds(report: &Report) -> Diagnosis {
     diagnosis
 }
 
-fn diagnose_in_progress(report: &Report, has_analysis: bool) -> Diagnosis {
+fn diagnose_in_progress(
+    report: &Report,
+    has_analysis: bool,
+    display: &DisplayContext,
+) -> Diagnosis {
     let first = report.holds.first();
     let is_promoting = report
         .stage
         .as_ref()
         .is_some_and(|stage| stage.equals(Stage::Promoting));
     let mut diagnosis = match first {
-        Some(hold) => diagnose_hold(report, hold),
+        Some(hold) => diagnose_hold(report, hold, display),
         None if is_promoting => {
             let headline = format!("Promoting: {}", position(report));
             Diagnosis::new(DiagnosisKind::InProgress, headline)

@@ -17,7 +17,7 @@ use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 
 use super::{ExplainInput, objective_numbers, render};
 use crate::chart::Chart;
-use crate::cli::ExplainArgs;
+use crate::cli::{ExplainArgs, SvgArgs};
 use crate::connect::Connection;
 use crate::display::DisplayContext;
 use crate::exit::{CliError, Exit};
@@ -59,8 +59,11 @@ pub async fn explain(
             for chart in &charts {
                 write!(out, "\n{}", chart.for_terminal(display.width))?;
             }
-            if let (Some(file), Some(chart)) = (&args.svg, charts.first()) {
-                chart.write_svg(file)?;
+            if let Some(chart) = charts.first() {
+                chart.write_svg(&SvgArgs {
+                    file: args.svg.clone(),
+                    force: args.force,
+                })?;
             }
         }
         None if read.analysis.is_some() && !report.evidence.is_empty() => {
@@ -84,12 +87,8 @@ pub(super) struct ParsedRollout {
 impl ParsedRollout {
     pub(super) fn from_resources(resources: &RolloutResources) -> Self {
         let data = &resources.rollout.data;
-        let status: RolloutStatus =
-            serde_json::from_value(data["status"].clone()).unwrap_or_default();
-        let plan = status
-            .plan
-            .as_ref()
-            .and_then(|plan| serde_json::from_value(plan.spec.clone()).ok());
+        let status = RolloutStatus::read(data["status"].clone()).status;
+        let plan = status.state.plan.as_ref().map(|plan| plan.spec.clone());
         Self {
             analysis: serde_json::from_value(data["spec"]["analysis"].clone()).ok(),
             status,

@@ -187,7 +187,7 @@ pub(super) fn report_text(report: &AnalysisReport) -> String {
     match (report.kind(), report.hold_code()) {
         (ReportKind::Hold, Some(code)) => format!("Held ({code}): {message}"),
         (ReportKind::Freeze, Some(code)) => format!("Frozen ({code}): {message}"),
-        _ => message.clone(),
+        _ => message.to_string(),
     }
 }
 

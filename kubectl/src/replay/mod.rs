@@ -250,12 +250,12 @@ pub async fn run(
             write!(out, "\n{}", chart.for_terminal(display.width))?;
         }
     }
-    if let Some(file) = &args.svg {
+    if let Some(file) = &args.svg.file {
         let last = charts().last().ok_or_else(|| {
             usage_error(format!("--svg {}: nothing to draw", file.display()))
                 .hint("No request to the canary was recorded in that time.")
         })?;
-        last.write_svg(file)?;
+        last.write_svg(&args.svg)?;
         if args.output.is_none() && charts().count() > 1 {
             writeln!(
                 out,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, QueryError, Server};
 use serin_metrics_analysis::replay::{ReplayError, ReplayRequest, ReplayedRelease, replay};
 
-use crate::cli::PrometheusAccessArgs;
+use crate::cli::{PrometheusAccessArgs, header};
 use crate::exit::{CliError, Exit};
 
 /// Query timeout. A user can wait longer than the controller.
@@ -26,6 +26,19 @@ pub fn server(address: &str, access: &PrometheusAccessArgs) -> Result<Server, Cl
         .iter()
         .map(|header| (header.name.clone(), header.value.clone()))
         .collect();
+    if let Some(file) = &access.header_file {
+        let text = read_file("--header-file", file)?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            // The line may be a secret, so the error does not quote it.
+            let parsed = header(line).map_err(|problem| {
+                CliError::new(
+                    Exit::Usage,
+                    format!("--header-file {}: a line is {problem}", file.display()),
+                )
+            })?;
+            server.headers.push((parsed.name, parsed.value));
+        }
+    }
     if let Some(file) = &access.bearer_token_file {
         let token = read_file("--bearer-token-file", file)?;
         let token = token.trim();
@@ -135,6 +148,7 @@ mod tests {
                 name: "X-Scope-OrgID".into(),
                 value: "shop".into(),
             }],
+            header_file: None,
             ca_file: Some(ca),
         };
         let query = async |access: &PrometheusAccessArgs| {
@@ -148,6 +162,20 @@ mod tests {
                 .await
         };
         assert!(query(&all).await.is_ok());
+        let headers = folder.path().join("headers");
+        std::fs::write(&headers, "\nX-Scope-OrgID: shop\n").unwrap();
+        let from_file = PrometheusAccessArgs {
+            headers: Vec::new(),
+            header_file: Some(headers.clone()),
+            ..all.clone()
+        };
+        assert!(query(&from_file).await.is_ok());
+        std::fs::write(&headers, "s3cret").unwrap();
+        let refused = server(&url, &from_file).unwrap_err().to_string();
+        assert!(
+            refused.contains("--header-file") && !refused.contains("s3cret"),
+            "{refused}"
+        );
         let without = PrometheusAccessArgs {
             headers: Vec::new(),
             ..all.clone()

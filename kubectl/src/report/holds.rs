@@ -1,14 +1,17 @@
 //! Holds: what stops a release, and what ends it.
 
-use jiff::Timestamp;
-use serde::Serialize;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serin_core::hold::{HoldCode, HoldEnd, HoldSource};
-use serin_crds::status::{HoldEndStatus, HoldStatus};
 
 use crate::status_value::StatusValue;
 
+/// Time for which waiting for pods or the router is usual.
+const USUAL_WAIT: SignedDuration = SignedDuration::from_mins(2);
+
 /// Something that stops a release.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HoldReport {
     /// What the hold is, as one word.
@@ -20,10 +23,7 @@ pub struct HoldReport {
     /// What the hold stops: Start, Advance, Promote or Raise.
     pub blocks: String,
     /// What ends the hold, as reported.
-    pub ends: HoldEndStatus,
-    /// What ends the hold. `None` if this version does not know it.
-    #[serde(skip)]
-    pub end: Option<HoldEnd>,
+    pub ends: Value,
     /// Canary weight in percent to go down to because the hold has lasted too long.
     pub lower_to: Option<f64>,
     /// Time at which the hold was first seen.
@@ -31,19 +31,9 @@ pub struct HoldReport {
 }
 
 impl HoldReport {
-    /// Reads a hold of the status.
-    pub fn from_status(hold: &HoldStatus) -> Self {
-        let end = serde_json::to_value(&hold.ends).and_then(serde_json::from_value);
-        Self {
-            code: hold.code.as_str().into(),
-            source: hold.source.as_str().into(),
-            message: hold.message.clone(),
-            blocks: hold.blocks.clone(),
-            ends: hold.ends.clone(),
-            end: end.ok(),
-            lower_to: hold.lower_to,
-            since: hold.since,
-        }
+    /// What ends the hold. `None` if this version does not know it.
+    pub fn end(&self) -> Option<HoldEnd> {
+        HoldEnd::deserialize(&self.ends).ok()
     }
 
     /// What the hold means.
@@ -82,5 +72,36 @@ impl HoldReport {
     /// Whether the hold is a planned part of a release, for example insufficient evidence.
     pub fn is_planned_wait(&self) -> bool {
         self.source.equals(HoldSource::Step)
+    }
+
+    /// Whether the hold is a part of every step: pods start, or the router applies a change. If it
+    /// lasts longer than [`USUAL_WAIT`], it is not.
+    pub fn is_usual_wait(&self, now: Timestamp) -> bool {
+        let is_short = |since| now.duration_since(since) < USUAL_WAIT;
+        let codes = [HoldCode::PodsNotAvailable, HoldCode::RouteNotReady];
+        codes.iter().any(|code| self.code.equals(*code)) && self.since.is_some_and(is_short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_short_wait_for_pods_or_the_router_is_usual() {
+        let since = Timestamp::UNIX_EPOCH;
+        let is_usual = |code: &str, seconds: i64| {
+            let hold: HoldReport = serde_json::from_value(json!({
+                "code": code, "source": "Cluster", "message": "waiting", "blocks": "Advance",
+                "ends": {"by": "Itself"}, "since": since,
+            }))
+            .unwrap();
+            hold.is_usual_wait(since + SignedDuration::from_secs(seconds))
+        };
+        assert!(is_usual("PodsNotAvailable", 10) && is_usual("RouteNotReady", 119));
+        assert!(!is_usual("PodsNotAvailable", 120));
+        assert!(!is_usual("ImagePullFailed", 10) && !is_usual("OfTheFuture", 10));
     }
 }

@@ -4,10 +4,12 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use serde::Serialize;
-use serin_core::plan::Plan;
-use serin_core::state::{Phase, Stage};
-use serin_crds::status::{BudgetStatus, CheckStatus, EvidenceStatus, RolloutStatus, WeightsStatus};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serin_core::state::{Phase, Stage, Weights};
+use serin_crds::RolloutStatus;
+use serin_crds::status::{BudgetStatus, CheckStatus, EvidenceStatus, PersistedStatus};
 
 use crate::resources::RolloutResources;
 use crate::rollout_summary::RolloutSummary;
@@ -30,6 +32,7 @@ pub use pods::PodReport;
 pub use revisions::{ReplicaSetReport, RevisionReport, Role};
 pub use routes::{RouteReport, RouteSplit};
 pub use steps::{StepReport, StepState};
+use wait_reason::PauseReport;
 pub use wait_reason::WaitReason;
 
 /// The report on a Rollout.
@@ -55,7 +58,7 @@ pub struct Report {
     /// The current step, counted from 1, and the number of steps, for example `3/6`.
     pub step: Option<String>,
     /// The canary weights, as reported.
-    pub weights: Option<WeightsStatus>,
+    pub weights: Option<Weights>,
     /// The canary's share of the traffic. `None` if there is only one revision.
     pub canary: Option<TrafficShare>,
     /// What the release is waiting for.
@@ -106,44 +109,42 @@ impl Report {
     }
 }
 
+/// Fields of the status whose unknown values are shown as they are.
+const LENIENT_FIELDS: [&str; 6] = ["phase", "stage", "pause", "abort", "holds", "history"];
+
 /// Creates the report.
 pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
     let summary = RolloutSummary::from_object(&resources.rollout);
-    let mut read_errors = Vec::new();
     let raw = &resources.rollout.data["status"];
-    let status: RolloutStatus = if raw.is_null() {
-        RolloutStatus::default()
-    } else {
-        serde_json::from_value(raw.clone()).unwrap_or_else(|error| {
-            read_errors.push(format!(
-                "the status (plugin and controller versions may differ): {error}"
-            ));
-            RolloutStatus::default()
+    let PersistedStatus {
+        status, unreadable, ..
+    } = RolloutStatus::read(raw.clone());
+    let mut read_errors: Vec<String> = unreadable
+        .iter()
+        .filter(|unreadable| !LENIENT_FIELDS.contains(&&*unreadable.field))
+        .map(|unreadable| {
+            format!("the status (plugin and controller versions may differ): {unreadable}")
         })
-    };
-    let plan = status.plan.as_ref().and_then(|plan| {
-        match serde_json::from_value::<Plan>(plan.spec.clone()) {
-            Ok(plan) => Some(plan),
-            Err(error) => {
-                read_errors.push(format!("the active plan: {error}"));
-                None
-            }
-        }
-    });
+        .collect();
+    let state = &status.state;
+    let plan = state.plan.as_ref().map(|plan| &plan.spec);
     let objects = revisions::RevisionResources {
         replica_sets: items_or_note(&resources.replica_sets, "ReplicaSets", &mut read_errors),
         pods: items_or_note(&resources.pods, "pods", &mut read_errors),
     };
     let canary = canary_share(resources, &summary);
     let (revisions, kept_revisions) =
-        revisions::revisions(&summary, canary, &status, &objects, now);
-    let holds: Vec<HoldReport> = status.holds.iter().map(HoldReport::from_status).collect();
-    let steps = plan
-        .as_ref()
-        .map(|plan| steps::steps(plan, &status))
-        .unwrap_or_default();
+        revisions::revisions(&summary, canary, &state.draining, &objects, now);
+    let holds: Vec<HoldReport> = readable_items(&raw["holds"]);
+    let position = wait_reason::Position {
+        pause: PauseReport::deserialize(&raw["pause"]).ok(),
+        stage_since: state.stage_since,
+    };
+    let steps = plan.map_or_else(Vec::new, |plan| steps::steps(plan, state));
+    let mut releases: Vec<ReleaseReport> = readable_items(&raw["history"]);
+    releases.reverse();
     Report {
-        waiting: wait_reason::wait_reason(&summary, &status, &holds, &steps, now),
+        waiting: wait_reason::wait_reason(&summary, &position, &holds, &steps, now),
         namespace: resources.rollout.namespace().unwrap_or_default(),
         name: resources.rollout.name_any(),
         up_to_date: summary.is_up_to_date(),
@@ -153,10 +154,10 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         message: summary.message,
         stable_revision: summary.stable_revision,
         current_revision: summary.current_revision,
-        weights: status.weights,
+        weights: raw["weights"].is_object().then_some(state.weights),
         canary,
         holds,
-        abort: status.abort.map(AbortReport::from),
+        abort: AbortReport::deserialize(&raw["abort"]).ok(),
         revisions,
         kept_revisions,
         steps,
@@ -166,17 +167,22 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         routes: resources
             .routes
             .iter()
-            .map(|route| routes::route(route, plan.as_ref()))
+            .map(|route| routes::route(route, plan))
             .collect(),
-        releases: status
-            .history
-            .into_iter()
-            .rev()
-            .map(ReleaseReport::from)
-            .collect(),
+        releases,
         unhealthy_conditions: conditions::unhealthy_conditions(&status.conditions),
         read_errors,
     }
+}
+
+/// The items of a list that this version can read. They are read leniently: a value that it does not
+/// know is shown as it is.
+fn readable_items<T: DeserializeOwned>(list: &Value) -> Vec<T> {
+    let items = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    items
+        .iter()
+        .filter_map(|item| T::deserialize(item).ok())
+        .collect()
 }
 
 /// The canary's share of the traffic. `None` if there is only one revision.

@@ -1,14 +1,13 @@
 //! How releases ended.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serin_core::state::{AbortCause, ReleaseResult};
-use serin_crds::status::{AbortStatus, ReleaseStatus};
 
 use crate::status_value::StatusValue;
 
 /// Abort of a revision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AbortReport {
     /// The aborted revision.
@@ -24,20 +23,8 @@ pub struct AbortReport {
     pub message: String,
 }
 
-impl From<AbortStatus> for AbortReport {
-    fn from(abort: AbortStatus) -> Self {
-        Self {
-            cause: abort.cause.as_str().into(),
-            revision: abort.revision,
-            at: abort.at,
-            by: abort.by,
-            message: abort.message,
-        }
-    }
-}
-
 /// Outcome of a release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseReport {
     /// The released revision.
@@ -48,15 +35,4 @@ pub struct ReleaseReport {
     pub at: Timestamp,
     /// Explanation for operators.
     pub message: String,
-}
-
-impl From<ReleaseStatus> for ReleaseReport {
-    fn from(release: ReleaseStatus) -> Self {
-        Self {
-            result: release.result.as_str().into(),
-            revision: release.revision,
-            at: release.at,
-            message: release.message,
-        }
-    }
 }

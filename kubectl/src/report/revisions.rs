@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde::Serialize;
+use serin_core::state::Drain;
 use serin_crds::names::REVISION_LABEL;
-use serin_crds::status::RolloutStatus;
 
 use super::pods::{PodReport, pod};
 use crate::rollout_summary::RolloutSummary;
@@ -75,7 +75,7 @@ pub struct ReplicaSetReport {
 pub fn revisions(
     summary: &RolloutSummary,
     canary: Option<TrafficShare>,
-    status: &RolloutStatus,
+    drains: &[Drain],
     objects: &RevisionResources<'_>,
     now: Timestamp,
 ) -> (Vec<RevisionReport>, usize) {
@@ -94,7 +94,7 @@ pub fn revisions(
         let report = RevisionReport {
             role: role(&revision, summary),
             traffic: traffic(&revision, summary, canary),
-            draining_until: draining(&revision, status, now),
+            draining_until: draining(&revision, drains, now),
             replica_set: None,
             pods: Vec::new(),
             revision: revision.clone(),
@@ -178,11 +178,10 @@ pub fn available_pods(replica_sets: &[ReplicaSet], revision: &str) -> i32 {
     set.map_or(0, |set| replica_set(set).available)
 }
 
-fn draining(revision: &str, status: &RolloutStatus, now: Timestamp) -> Option<Timestamp> {
-    status
-        .draining
+fn draining(revision: &str, drains: &[Drain], now: Timestamp) -> Option<Timestamp> {
+    drains
         .iter()
-        .find(|drain| drain.revision == revision && drain.until > now)
+        .find(|drain| drain.revision.as_str() == revision && drain.until > now)
         .map(|drain| drain.until)
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 use serin_core::plan::{CanaryScale, Plan, Step};
-use serin_crds::status::RolloutStatus;
+use serin_core::state::State;
 
 use crate::display::human_duration;
 
@@ -36,12 +36,12 @@ pub enum StepState {
 }
 
 /// The steps of the active plan. Empty if no release goes through them now.
-pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
-    let Some(position) = &status.step else {
+pub fn steps(plan: &Plan, state: &State) -> Vec<StepReport> {
+    let Some(position) = state.step else {
         return Vec::new();
     };
-    let at = usize::try_from(position.index).unwrap_or(0);
-    let state = |index: usize| match index.cmp(&at) {
+    let at = position.index;
+    let state_of = |index: usize| match index.cmp(&at) {
         Ordering::Less => StepState::Done,
         Ordering::Equal => StepState::Current,
         Ordering::Greater => StepState::Ahead,
@@ -51,7 +51,7 @@ pub fn steps(plan: &Plan, status: &RolloutStatus) -> Vec<StepReport> {
         .map(|(index, step)| StepReport {
             number: index + 1,
             text: text(step),
-            state: state(index),
+            state: state_of(index),
             since: (index == at).then_some(position.started_at),
         })
         .collect()

@@ -1,11 +1,10 @@
 //! What a release is waiting for, since when, and which commands end it.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serin_core::command::Verb;
 use serin_core::hold::{HoldCode, HoldEnd};
 use serin_core::state::{PauseReason, Stage};
-use serin_crds::status::{PauseStatus, RolloutStatus};
 
 use super::holds::HoldReport;
 use super::steps::{StepReport, StepState};
@@ -33,11 +32,32 @@ pub struct WaitReason {
     pub commands: Vec<String>,
 }
 
+/// The pause of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseReport {
+    /// Reason of the pause.
+    pub reason: StatusValue<PauseReason>,
+    /// Time at which the pause began.
+    pub since: Timestamp,
+    /// Time at which the pause ends. `None` if it lasts until a manual action.
+    pub until: Option<Timestamp>,
+}
+
+/// The position of a release, as far as it decides what the release waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The pause, if any.
+    pub pause: Option<PauseReport>,
+    /// Time at which the current stage or step began.
+    pub stage_since: Option<Timestamp>,
+}
+
 /// What the release is waiting for. `None` if it is healthy or aborted, or if the controller's
 /// message is sufficient.
 pub fn wait_reason(
     summary: &RolloutSummary,
-    status: &RolloutStatus,
+    position: &Position,
     holds: &[HoldReport],
     steps: &[StepReport],
     now: Timestamp,
@@ -57,7 +77,7 @@ pub fn wait_reason(
     if summary.release_succeeded().is_some() {
         return None;
     }
-    wait_without_holds(summary, status, steps, now)
+    wait_without_holds(summary, position, steps, now)
 }
 
 /// The wait for the end of a hold.
@@ -67,7 +87,7 @@ fn hold_wait(hold: &HoldReport, summary: &RolloutSummary) -> WaitReason {
         pause: hold.is_pause(),
         ..wait_for(&hold.message, hold.since)
     };
-    match hold.end {
+    match hold.end() {
         Some(HoldEnd::Itself) => {
             reason.ends = Some("The hold ends when its cause is gone.".to_owned());
         }
@@ -112,11 +132,11 @@ fn command_line(verb: Verb, summary: &RolloutSummary) -> String {
 /// What the release waits for if the status has no holds.
 fn wait_without_holds(
     summary: &RolloutSummary,
-    status: &RolloutStatus,
+    position: &Position,
     steps: &[StepReport],
     now: Timestamp,
 ) -> Option<WaitReason> {
-    if let Some(pause) = &status.pause {
+    if let Some(pause) = &position.pause {
         return Some(pause_wait(pause, summary, now));
     }
     let step = steps.iter().find(|step| step.state == StepState::Current);
@@ -129,7 +149,7 @@ fn wait_without_holds(
         Stage::FirstDeploy => "the first revision to become available",
         Stage::Progressing | Stage::Aborted | Stage::Stable => return None,
     };
-    Some(wait_for(what, status.stage_since))
+    Some(wait_for(what, position.stage_since))
 }
 
 fn wait_for(what: &str, since: Option<Timestamp>) -> WaitReason {
@@ -144,10 +164,9 @@ fn wait_for(what: &str, since: Option<Timestamp>) -> WaitReason {
     }
 }
 
-fn pause_wait(pause: &PauseStatus, summary: &RolloutSummary, now: Timestamp) -> WaitReason {
+fn pause_wait(pause: &PauseReport, summary: &RolloutSummary, now: Timestamp) -> WaitReason {
     let command = |verb| command_line(verb, summary);
-    let reason: StatusValue<PauseReason> = pause.reason.as_str().into();
-    let (what, commands) = match (reason.known(), pause.until) {
+    let (what, commands) = match (pause.reason.known(), pause.until) {
         (Some(PauseReason::Step), Some(until)) if until > now => {
             ("the end of a timed pause", Vec::new())
         }
@@ -187,7 +206,6 @@ mod tests {
         let holds: Vec<HoldReport> = holds
             .iter()
             .map(|hold| serde_json::from_value(serde_json::to_value(hold).unwrap()).unwrap())
-            .map(|hold| HoldReport::from_status(&hold))
             .collect();
         let summary = RolloutSummary {
             name: "checkout".into(),
@@ -198,8 +216,8 @@ mod tests {
             stage: Some(stage.into()),
             ..RolloutSummary::default()
         };
-        let status = RolloutStatus::default();
-        wait_reason(&summary, &status, &holds, &[], Timestamp::UNIX_EPOCH)
+        let position = Position::default();
+        wait_reason(&summary, &position, &holds, &[], Timestamp::UNIX_EPOCH)
     }
 
     #[test]

@@ -10,6 +10,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serin_crds::command::{
     CommandResult, CommandVerb, Preconditions, RolloutCommandStatus, RolloutRef,
 };
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::command::CommandRequest;
 use crate::connect::{Connection, send, timeout_error, try_send};
+use crate::display_text::printable_object;
 use crate::exit::{CliError, Exit};
 use crate::resources::{read_rollout, rollouts};
 use crate::rollout_summary::RolloutSummary;
@@ -275,7 +278,7 @@ fn watch_one(
 
 /// The first item that matches, `None` when the time is up. Only a permanent error ends it early: a
 /// broken connection is retried.
-async fn first_match<T>(
+async fn first_match<T: Serialize + DeserializeOwned>(
     changes: impl Stream<Item = Result<T, watcher::Error>>,
     deadline: Instant,
     mut matches: impl FnMut(&T) -> bool,
@@ -283,6 +286,10 @@ async fn first_match<T>(
     let search = async {
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
+            let change = change.and_then(|item| {
+                printable_object(&item)
+                    .map_err(|error| watcher::Error::WatchFailed(kube::Error::SerdeError(error)))
+            });
             match change {
                 Ok(item) if matches(&item) => return Ok(Some(item)),
                 Err(error) if refusal::is_permanent(&error) => return Err(error),

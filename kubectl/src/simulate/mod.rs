@@ -84,8 +84,8 @@ pub fn simulate(
         cores: thread::available_parallelism().map_or(1, usize::from),
     };
     out.write_all(render::render(&input, &ended, options, &took, display).as_bytes())?;
-    if let Some(file) = &args.svg {
-        render::chart(&input, &ended).write_svg(file)?;
+    if args.svg.file.is_some() {
+        render::chart(&input, &ended).write_svg(&args.svg)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Error budgets and checks, shown next to the evidence.
 
-use serin_crds::status::{BudgetStatus, CheckStatus};
+use serin_crds::status::{BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus};
 
 use crate::display::DisplayContext;
 use crate::page::{Page, Style};
@@ -13,10 +13,10 @@ pub fn write_budgets(page: &mut Page, budgets: &[BudgetStatus], display: &Displa
     }
     page.heading("Error budget");
     for budget in budgets {
-        let style: Style = match budget.state.as_str() {
-            "Healthy" => style::success,
-            "Spent" => style::error,
-            _ => style::warning,
+        let style: Style = match budget.state {
+            BudgetLevel::Healthy => style::success,
+            BudgetLevel::Tight => style::warning,
+            BudgetLevel::Spent => style::error,
         };
         let ago = budget
             .at
@@ -25,7 +25,7 @@ pub fn write_budgets(page: &mut Page, budgets: &[BudgetStatus], display: &Displa
         page.line(&format!(
             "  {}  {}{ago}",
             style::bold(&budget.objective),
-            style(&budget.state)
+            style(budget.state.as_str())
         ));
         if let Some(message) = &budget.message {
             page.wrapped(("    ", "    ", 4), message, style::plain);
@@ -40,11 +40,11 @@ pub fn write_checks(page: &mut Page, checks: &[CheckStatus], display: &DisplayCo
     }
     page.heading("Checks");
     for check in checks {
-        let style: Style = match check.result.as_str() {
-            "Succeeded" => style::success,
-            "Failed" => style::error,
-            "Pending" => style::dimmed,
-            _ => style::warning,
+        let style: Style = match check.result {
+            CheckOutcome::Pending => style::dimmed,
+            CheckOutcome::Succeeded => style::success,
+            CheckOutcome::Failed => style::error,
+            CheckOutcome::Inconclusive => style::warning,
         };
         let ago = check
             .at
@@ -53,7 +53,7 @@ pub fn write_checks(page: &mut Page, checks: &[CheckStatus], display: &DisplayCo
         page.line(&format!(
             "  {}  {}{ago}",
             style::bold(&check.name),
-            style(&check.result)
+            style(check.result.as_str())
         ));
         let failures = (check.failures > 0).then(|| {
             format!(
@@ -66,8 +66,8 @@ pub fn write_checks(page: &mut Page, checks: &[CheckStatus], display: &DisplayCo
             .then(|| "Dry run: does not affect the release.".to_owned());
         let sentences: Vec<String> = check
             .message
-            .clone()
-            .into_iter()
+            .iter()
+            .map(ToString::to_string)
             .chain(failures)
             .chain(dry_run)
             .collect();

@@ -1,6 +1,7 @@
 //! Evidence of each objective: counts first, then the comparison, then the guarantee.
 
 use serin_analysis::explain::thousands;
+use serin_crds::analysis::GuardAction;
 use serin_crds::status::{EvidenceStatus, LatencyGuardStatus};
 
 use crate::page::{Page, Style};
@@ -59,7 +60,7 @@ pub fn latency_guard_text(guard: &LatencyGuardStatus) -> String {
     else {
         return "Latency guard: no comparison yet.".to_owned();
     };
-    let acts = if guard.action == "RollBack" {
+    let acts = if guard.action == GuardAction::RollBack {
         " and can roll back"
     } else {
         ""
@@ -238,18 +239,18 @@ mod tests {
         let guard = LatencyGuardStatus {
             e_value: Some(3.12),
             threshold: Some(100.0),
-            action: "Hold".to_owned(),
+            action: GuardAction::Hold,
             edges: 4,
             message: Some(
                 "7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90."
-                    .to_owned(),
+                    .into(),
             ),
             ..LatencyGuardStatus::default()
         };
         let expected = "Latency guard (largest difference of 4 buckets): 7 of 50 requests of the canary took longer than 300 ms; of stable's 9 of 90. E-value 3.1 (holds at 100).";
         assert_eq!(latency_guard_text(&guard), expected);
         let rolls_back = LatencyGuardStatus {
-            action: "RollBack".to_owned(),
+            action: GuardAction::RollBack,
             ..guard
         };
         assert!(latency_guard_text(&rolls_back).ends_with("(holds at 100 and can roll back)."));

@@ -122,9 +122,15 @@ fn write_wait(page: &mut Page, report: &Report, display: &DisplayContext) {
     let Some(waiting) = &report.waiting else {
         return;
     };
-    let what = &waiting.what;
+    let first = report.holds.first();
+    let is_usual = first.is_some_and(|hold| hold.is_usual_wait(display.now));
+    let (label, what) = match &waiting.code {
+        Some(_) if is_usual => ("Waiting", waiting.what.trim_start_matches("waiting ")),
+        Some(_) => ("Held", waiting.what.as_str()),
+        None => ("Waits for", waiting.what.as_str()),
+    };
     let without_stop = what.trim_end_matches('.');
-    let mut text = what.clone();
+    let mut text = what.to_owned();
     match (waiting.until, waiting.since) {
         (Some(until), _) if until > display.now => {
             text = format!(
@@ -136,10 +142,8 @@ fn write_wait(page: &mut Page, report: &Report, display: &DisplayContext) {
         (_, Some(since)) => text = format!("{without_stop}, for {}", display.elapsed_since(since)),
         _ => {}
     }
-    let is_hold = waiting.code.is_some();
-    let label = if is_hold { "Held" } else { "Waits for" };
     page.field(label, &text, style::warning);
-    let mut holds = report.holds.iter().filter(|_| is_hold);
+    let mut holds = report.holds.iter().filter(|_| waiting.code.is_some());
     if let Some(hold) = holds.next() {
         let meaning = format!("{}: {}", hold.code, hold.meaning());
         page.field("", &meaning, style::plain);

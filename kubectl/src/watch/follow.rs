@@ -10,8 +10,11 @@ use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_kind};
 use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::connect::{Connection, error_chain};
+use crate::display_text::printable_object;
 use crate::resources::{ReadResult, RolloutResources, owned_by_selector, rollouts, routes_api};
 
 /// A watch event of one of the objects.
@@ -140,12 +143,23 @@ fn follow<K>(
     change: impl Fn(WatchResult<K>) -> Change + Send + 'static,
 ) -> BoxStream<'static, Change>
 where
-    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource + Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     watch_kind(api, config)
         .default_backoff()
-        .map(change)
+        .map(move |event| change(event.and_then(printable_event)))
         .boxed()
+}
+
+fn printable_event<K: Serialize + DeserializeOwned>(event: Event<K>) -> WatchResult<K> {
+    let printed = match event {
+        Event::Init => Ok(Event::Init),
+        Event::InitDone => Ok(Event::InitDone),
+        Event::InitApply(object) => printable_object(&object).map(Event::InitApply),
+        Event::Apply(object) => printable_object(&object).map(Event::Apply),
+        Event::Delete(object) => printable_object(&object).map(Event::Delete),
+    };
+    printed.map_err(|error| watcher::Error::WatchFailed(kube::Error::SerdeError(error)))
 }
 
 impl<K: Resource> Relist<K> {

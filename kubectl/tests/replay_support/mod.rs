@@ -1,5 +1,7 @@
 //! Records of a service and a replay over them.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -13,6 +15,14 @@ use crate::prometheus::{Record, serve};
 
 pub const NOW: &str = "2026-03-01T12:00:00Z";
 pub const SCRAPE_MS: i64 = 15_000;
+
+/// An objective with the counters of Traefik.
+pub const TRAEFIK: &str = "indicator: traefik";
+
+#[track_caller]
+pub fn assert_contains(text: &str, expected: &str) {
+    assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+}
 
 /// Counters that grow at each scrape, starting 70 minutes before now.
 pub struct RecordBuilder {
@@ -197,6 +207,14 @@ impl RecordBuilder {
         };
         self.add(&labels("requests_total"), requests);
         self.add(&labels("errors_total"), errors);
+    }
+
+    /// Adds two pods of stable, each with one error per minute.
+    pub fn stable_pods(&mut self) {
+        for pod in ["checkout-aaa-podx1", "checkout-aaa-podx2"] {
+            let errors = |minute: f64| Some(if minute.fract() == 0.0 { 1.0 } else { 0.0 });
+            self.pod(pod, |_| Some(700.0), errors);
+        }
     }
 
     /// Adds `kube_pod_created` of kube-state-metrics for a pod, by minutes since the start.

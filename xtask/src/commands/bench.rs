@@ -130,6 +130,8 @@ async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
             "serin-analysis",
             "--package",
             "serin-metrics-analysis",
+            "--package",
+            "serin-crds",
         ],
     );
     run.args(["--", "fuzz_"])

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod codegen;
 pub(crate) mod demo;
+mod kubectl_reference;
 pub(crate) mod lint;
 mod reference;
 pub(crate) mod soak;

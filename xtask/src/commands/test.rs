@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use serin_cluster::{Cluster, Instance, Progress};
 use serin_e2e::env::Env;
+use serin_e2e::previous_version;
 use tokio::process::Command;
 
 use super::{codegen, lint};
@@ -229,6 +230,9 @@ async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, i
             .run("Test of the local cluster", own, test_count_mode(arguments))
             .await;
     }
+    if arguments.filter.is_none() {
+        build_previous_version(suite).await;
+    }
     let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
     suite
@@ -254,6 +258,20 @@ async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, i
             )
             .await;
     }
+}
+
+/// Builds the controller of the previous version for the case of the upgrade, so that its build does
+/// not count against the timeout of the case.
+async fn build_previous_version(suite: &mut Suite) {
+    const NAME: &str = "Program of the previous version";
+    let began = Instant::now();
+    heading(NAME);
+    let build = async {
+        let instance = Instance::containing(&current_dir()?)?;
+        previous_version::build(instance.checkout()).await.map(drop)
+    };
+    let result = suite.unless_interrupted(build).await;
+    suite.record(NAME, CheckOutcome::from_result(result), began.elapsed());
 }
 
 fn test_count_mode(arguments: &TestArguments) -> CountMode {

@@ -27,52 +27,81 @@ pub(crate) fn stable_serves(cx: &Context<'_>, revision: Option<&Revision>) -> bo
         && service.serving_since.is_some_and(is_settled)
 }
 
+/// A Service of the plan and the revision that it should select.
+pub(crate) struct SideBinding<'a> {
+    pub side: Side,
+    pub service: &'a ServiceView,
+    pub revision: &'a Revision,
+}
+
+/// The Services that should select a revision, with that revision.
+pub(crate) fn sides<'a>(cx: &Context<'a>, target: &'a Target) -> Vec<SideBinding<'a>> {
+    let observed = cx.observed;
+    let sides = [
+        (Side::Stable, &target.stable_binding),
+        (Side::Canary, &target.canary_binding),
+    ];
+    let bindings = sides.into_iter().filter_map(|(side, revision)| {
+        Some(SideBinding {
+            side,
+            service: observed.service(side)?,
+            revision: revision.as_ref()?,
+        })
+    });
+    bindings.collect()
+}
+
 /// The Services that have to select another revision.
 pub(super) fn effects(cx: &Context<'_>, target: &Target) -> Vec<Effect> {
     let Some(routing) = cx.plan.routing() else {
         return Vec::new();
     };
-    let sides = [
-        (
-            Side::Stable,
-            &routing.stable_service,
-            &cx.observed.stable_service,
-            &target.stable_binding,
-        ),
-        (
-            Side::Canary,
-            &routing.canary_service,
-            &cx.observed.canary_service,
-            &target.canary_binding,
-        ),
-    ];
-    let mut effects = Vec::new();
-    for (side, name, service, binding) in sides {
-        if let (Some(service), Some(revision)) = (service, binding)
-            && needs_binding(service, revision)
-            && may_bind(cx, side, service, revision)
-        {
-            effects.push(Effect::BindService {
-                side,
-                name: name.clone(),
-                revision: revision.clone(),
-            });
-        }
+    let sides = sides(cx, target).into_iter();
+    let bound = sides.filter(|side| needs_binding(side) && may_bind(cx, target, side));
+    bound
+        .map(|side| Effect::BindService {
+            side: side.side,
+            name: routing.service(side.side).clone(),
+            revision: side.revision.clone(),
+        })
+        .collect()
+}
+
+fn needs_binding(side: &SideBinding<'_>) -> bool {
+    !side.service.exists || side.service.selects.as_ref() != Some(side.revision)
+}
+
+fn may_bind(cx: &Context<'_>, target: &Target, side: &SideBinding<'_>) -> bool {
+    let service = side.service;
+    if service.refusal().is_some() || pods_before_first_binding(cx, target, side).is_some() {
+        return false;
     }
-    effects
-}
-
-fn needs_binding(service: &ServiceView, revision: &Revision) -> bool {
-    !service.exists || service.selects.as_ref() != Some(revision)
-}
-
-fn may_bind(cx: &Context<'_>, side: Side, service: &ServiceView, revision: &Revision) -> bool {
     if !service.exists || service.ready == 0 {
         return true;
     }
-    match side {
-        Side::Stable => available_pods(cx, revision) > 0,
+    match side.side {
+        Side::Stable => available_pods(cx, side.revision) > 0,
         // The selected pods are superseded: they lose their traffic first.
         Side::Canary => route_state::canary_is_unreachable(cx),
     }
+}
+
+/// The number of available pods that the revision needs before the Service selects it for the first
+/// time. `None` if it has them, or if no pods of somebody else serve the Service: binding it takes
+/// it away from those pods, so the revision must be able to serve its requests.
+pub(crate) fn pods_before_first_binding(
+    cx: &Context<'_>,
+    target: &Target,
+    side: &SideBinding<'_>,
+) -> Option<u32> {
+    if side.service.selects.is_some() || side.service.other_ready == 0 {
+        return None;
+    }
+    let wanted = target.pods.get(side.revision).map_or(0, |pods| pods.count);
+    let needed = match side.side {
+        Side::Stable => cx.plan.replicas,
+        Side::Canary => wanted,
+    };
+    let needed = needed.max(1);
+    (available_pods(cx, side.revision) < needed).then_some(needed)
 }

@@ -9,7 +9,7 @@ use crate::effect::Effect;
 use crate::growth;
 use crate::observed::ServiceView;
 use crate::route_state;
-use crate::state::{Drain, ReleaseResult, State};
+use crate::state::{DRAINS_LIMIT, Drain, ReleaseResult, State};
 use crate::target::Target;
 use crate::units::{Revision, saturating_add};
 
@@ -76,7 +76,9 @@ pub(crate) fn record_draining(cx: &Context<'_>, transition: &mut Transition, tar
             .iter()
             .any(|drain| drain.revision == *revision);
         let is_left_over = !target.pods.contains_key(revision);
-        if set.desired > 0 && is_left_over && !is_recorded && !is_reachable(cx, revision) {
+        let has_room = state.draining.len() < DRAINS_LIMIT;
+        let begins = set.desired > 0 && is_left_over && !is_recorded && has_room;
+        if begins && !is_reachable(cx, revision) {
             let until = saturating_add(cx.now, drain_delay(cx, state, revision));
             state.draining.push(Drain {
                 revision: revision.clone(),

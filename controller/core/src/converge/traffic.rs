@@ -149,13 +149,18 @@ fn record_drift(cx: &Context<'_>, transition: &mut Transition, target: &Target) 
 
 /// The routes whose split has to change.
 pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
-    if cx.plan.routing().is_none() || bindings::is_unbound(cx) {
+    let stable = cx.observed.stable_service.as_ref();
+    let is_refused = stable.is_some_and(|service| service.refusal().is_some());
+    if cx.plan.routing().is_none() || is_refused || bindings::is_unbound(cx) {
         return Vec::new();
     }
     let share = safe_share(cx, state, target);
     let routes = cx.observed.routes.iter();
-    let changed =
-        routes.filter(|route| matches!(route.canary_weight, Ok(weight) if weight != share));
+    // A rule that another Rollout splits is only left, never raised.
+    let may_change = |route: &RouteView, weight| share < weight || route.refusal().is_none();
+    let changed = routes.filter(|route| {
+        matches!(route.canary_weight, Ok(weight) if weight != share && may_change(route, weight))
+    });
     changed
         .map(|route| Effect::SetWeight {
             route: route.route.clone(),

@@ -7,7 +7,11 @@
     clippy::unnecessary_wraps,
     reason = "the reports are assigned to a field that may be empty"
 )]
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,105 +19,33 @@
     reason = "a test's world fails by panicking"
 )]
 
+mod effects;
+mod plans;
+mod reports;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serin_core::command::{Command, CommandOutcome, CommandResult, Verb};
+use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
-use serin_core::effect::{Decision, Effect, Level, Side};
-use serin_core::hold::{Hold, HoldCode};
-use serin_core::observed::{
-    AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RouteView,
-    SatisfiedRequirements, ServiceView,
-};
-use serin_core::plan::{
-    Amount, Analysis, Canary, Exposure, Pace, Plan, Requirements, RouteKind, RouteRef, Routing,
-    Step, Strategy, Workload,
-};
+use serin_core::effect::{Decision, Level};
+use serin_core::hold::Hold;
+use serin_core::observed::{AnalysisReport, PodProblem, ReplicasSource};
+use serin_core::plan::Plan;
 use serin_core::replicas;
-use serin_core::state::{AbortCause, Stage, State};
+use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
+
+use effects::Config;
+pub use plans::*;
+pub use reports::*;
 
 /// Maximum time until the gateway applies a change from the API server.
 pub const GATEWAY_LAG: Duration = Duration::from_millis(1_500);
 /// Time until a new pod becomes available.
 pub const POD_START: Duration = Duration::from_secs(3);
-
-pub fn rev(name: &str) -> Revision {
-    Revision::new(name)
-}
-
-pub fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-pub fn weight(percent: u32) -> Step {
-    Step::SetWeight(Weight::percent(percent))
-}
-
-pub fn wait(seconds: u64) -> Step {
-    Step::Pause(Some(secs(seconds)))
-}
-
-pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
-    let route = RouteRef {
-        kind: RouteKind::HttpRoute,
-        name: "shop".into(),
-        rule: None,
-    };
-    Plan {
-        replicas,
-        progress_deadline: secs(600),
-        revision_history_limit: 3,
-        rollback_window: 0,
-        paused: false,
-        workload: Workload::Owned,
-        exposure: Exposure::Weighted(Routing {
-            stable_service: "shop".into(),
-            canary_service: "shop-canary".into(),
-            routes: vec![route],
-            settle: secs(2),
-            unverified_after: secs(10),
-        }),
-        strategy: Strategy::Canary(Canary {
-            max_surge: Amount::Percent(25),
-            max_unavailable: Amount::Percent(25),
-            scale_down_delay: secs(30),
-            abort_scale_down_delay: secs(30),
-            dynamic_stable_scale: false,
-            pace: Pace::Steps(steps),
-            analysis: None,
-            pod_restart_limit: 2,
-        }),
-    }
-}
-
-pub fn unrouted(replicas: u32, steps: Vec<Step>, surge: u32, unavailable: u32) -> Plan {
-    let mut plan = plan(replicas, steps);
-    plan.exposure = Exposure::ReplicaRatio;
-    edit(plan, |canary| {
-        canary.max_surge = Amount::Pods(surge);
-        canary.max_unavailable = Amount::Pods(unavailable);
-    })
-}
-
-pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
-    let Strategy::Canary(canary) = &mut plan.strategy;
-    change(canary);
-    plan
-}
-
-pub fn analysed(plan: Plan) -> Plan {
-    edit(plan, |canary| {
-        canary.analysis = Some(Analysis {
-            max_duration: secs(3600),
-            warm_up: secs(10),
-            checks: BTreeSet::new(),
-            bake: None,
-        });
-    })
-}
 
 /// Behavior of the pods of a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,14 +63,6 @@ pub struct Set {
     pub created_at: Timestamp,
 }
 
-/// A configuration that the gateway may have applied.
-#[derive(Clone, Debug, PartialEq)]
-struct Config {
-    weight: Weight,
-    stable: Option<Revision>,
-    canary: Option<Revision>,
-}
-
 pub struct World {
     pub now: Timestamp,
     pub plan: Plan,
@@ -151,7 +75,18 @@ pub struct World {
     pub stable_service: Option<Revision>,
     pub canary_service: Option<Revision>,
     pub route: Result<Weight, String>,
+    /// Why the stable Service is not written.
+    pub stable_hold: Option<Hold>,
+    /// Why the canary Service is not written.
+    pub canary_hold: Option<Hold>,
+    /// Why the route is not written.
+    pub route_hold: Option<Hold>,
+    /// Ready endpoints of the stable Service, before it is first bound, that are pods of somebody
+    /// else.
+    pub other_ready: u32,
     pub commands: Vec<Command>,
+    /// UIDs of commands whose outcome cannot be written.
+    pub unwritable: BTreeSet<String>,
     pub outcomes: Vec<(String, CommandOutcome)>,
     pub report: Option<AnalysisReport>,
     /// Every decision with its time. `None` if decisions are not recorded.
@@ -194,7 +129,12 @@ impl World {
             stable_service: None,
             canary_service: None,
             route: Ok(Weight::ZERO),
+            stable_hold: None,
+            canary_hold: None,
+            route_hold: None,
+            other_ready: 0,
             commands: Vec::new(),
+            unwritable: BTreeSet::new(),
             outcomes: Vec::new(),
             report: None,
             recording: None,
@@ -245,91 +185,6 @@ impl World {
         self.sets.get(&rev(revision)).map_or(0, |set| set.desired)
     }
 
-    /// Time of the last change of an observation, as the running controller process knows it.
-    fn since(&mut self, key: &'static str, value: String) -> Timestamp {
-        let entry = self
-            .since
-            .entry(key)
-            .or_insert_with(|| (value.clone(), self.now));
-        if entry.0 != value {
-            *entry = (value, self.now);
-        }
-        entry.1
-    }
-
-    fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceView {
-        let ready = selects
-            .as_ref()
-            .map_or(0, |revision| self.available(revision));
-        let at = self.since(key, format!("{selects:?} {}", ready > 0));
-        ServiceView {
-            exists: selects.is_some(),
-            selects,
-            ready,
-            serving_since: (ready > 0).then_some(at),
-        }
-    }
-
-    pub fn observe(&mut self) -> Observed {
-        let routed = self.plan.routing().cloned();
-        let observed_since = self.since("process", String::new());
-        let written_since = self.since("route", format!("{:?}", self.route));
-        let stable_service = self.service("stable", self.stable_service.clone());
-        let canary_service = self.service("canary", self.canary_service.clone());
-        let programmed = match (self.unconfirmed, self.reports) {
-            (true, _) => Programmed::Pending("reports Accepted for an earlier generation".into()),
-            (false, true) => Programmed::Since(written_since),
-            (false, false) => Programmed::Unreported,
-        };
-        let route_view = |route: &RouteRef| RouteView {
-            route: route.clone(),
-            canary_weight: self.route.clone(),
-            written_since,
-            programmed: programmed.clone(),
-        };
-        let sets = self.sets.iter().map(|(revision, set)| {
-            let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
-            let seen = ReplicaSetView {
-                name: format!("shop-{revision}"),
-                desired: set.desired,
-                current: u32::try_from(set.ready_at.len()).unwrap(),
-                available: self.available(revision),
-                restarts: self.restarts.get(revision).copied().unwrap_or(0),
-                crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
-                problem: self.problems.get(revision).cloned(),
-                created_at: set.created_at,
-            };
-            (revision.clone(), seen)
-        });
-        let spec_replicas = self.plan.replicas;
-        let effective = self.effective_plan();
-        let plan_hash = self
-            .spec_problem
-            .is_none()
-            .then(|| serde_json::to_string(&effective).unwrap());
-        Observed {
-            spec_replicas,
-            replicas_source: self.replicas_source,
-            state: self.state.clone(),
-            incompatible_state: self.incompatible_state.clone(),
-            observed_since,
-            generation: 1,
-            spec_problem: self.spec_problem.clone(),
-            plan_hash,
-            target_revision: self.target.clone(),
-            replica_sets: sets.collect(),
-            stable_service: routed.is_some().then_some(stable_service),
-            canary_service: routed.is_some().then_some(canary_service),
-            routes: routed
-                .iter()
-                .flat_map(|routing| &routing.routes)
-                .map(route_view)
-                .collect(),
-            commands: self.commands.clone(),
-            analysis: self.report.clone(),
-        }
-    }
-
     /// One reconcile that stops after `writes` writes. The status is the first write, each effect
     /// is another.
     pub fn reconcile_cut_after(&mut self, writes: usize) -> Decision {
@@ -364,7 +219,7 @@ impl World {
                 .filter(|reason| reason.level > Level::Detail)
             {
                 self.events
-                    .push((self.now, reason.code, reason.message.clone()));
+                    .push((self.now, reason.code, reason.message.to_string()));
             }
         }
         for effect in decision.effects.iter().take(left) {
@@ -391,118 +246,6 @@ impl World {
             replicas,
             ..self.plan.clone()
         }
-    }
-
-    fn apply_effect(&mut self, effect: Effect) {
-        match effect {
-            Effect::SetWeight { canary, .. } => {
-                self.route = Ok(canary);
-                self.shares.push((self.now, canary, self.state.stage));
-            }
-            Effect::BindService {
-                side: Side::Stable,
-                revision,
-                ..
-            } => self.stable_service = Some(revision),
-            Effect::BindService {
-                side: Side::Canary,
-                revision,
-                ..
-            } => self.canary_service = Some(revision),
-            Effect::CreateReplicaSet { revision, replicas } => {
-                self.set_writes += 1;
-                let created_at = self.now;
-                self.sets.entry(revision.clone()).or_insert(Set {
-                    desired: 0,
-                    ready_at: Vec::new(),
-                    created_at,
-                });
-                self.scale(&revision, replicas);
-            }
-            Effect::Scale {
-                revision, replicas, ..
-            } => {
-                self.set_writes += 1;
-                self.scale(&revision, replicas);
-            }
-            Effect::DeleteReplicaSet { revision, .. } => {
-                assert_eq!(
-                    self.sets[&revision].desired, 0,
-                    "only empty ReplicaSets are deleted"
-                );
-                self.sets.remove(&revision);
-            }
-            Effect::FinishCommand { uid, outcome, .. } => {
-                self.commands.retain(|command| command.uid != uid);
-                self.outcomes.push((uid, outcome));
-            }
-        }
-    }
-
-    fn scale(&mut self, revision: &Revision, replicas: u32) {
-        let mut ready = self
-            .now
-            .checked_add(self.pod_start.get(revision).copied().unwrap_or(POD_START))
-            .unwrap();
-        let set = self.sets.get_mut(revision).unwrap();
-        set.desired = replicas;
-        set.ready_at.sort();
-        set.ready_at.truncate(replicas as usize);
-        while set.ready_at.len() < replicas as usize {
-            set.ready_at.push(ready);
-            ready = ready.checked_add(self.stagger).unwrap();
-        }
-    }
-
-    fn record_config(&mut self) {
-        let Ok(weight) = self.route.clone() else {
-            return;
-        };
-        let config = Config {
-            weight,
-            stable: self.stable_service.clone(),
-            canary: self.canary_service.clone(),
-        };
-        if self.configs.last().is_none_or(|(_, last)| *last != config) {
-            self.configs.push((self.now, config));
-        }
-    }
-
-    /// Records requests that would be lost now under any configuration that the gateway may have
-    /// applied.
-    pub fn check(&mut self) {
-        // With 0 desired replicas no pod serves, as intended.
-        if self.plan.routing().is_none()
-            || self.state.stage == Stage::FirstDeploy
-            || self.plan.replicas == 0
-        {
-            return;
-        }
-        let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
-        let mut possible = Vec::new();
-        for (index, (_, config)) in self.configs.iter().enumerate() {
-            let replaced_at = self.configs.get(index + 1).map(|(at, _)| *at);
-            if replaced_at.is_none_or(|at| at > horizon) {
-                possible.push(config.clone());
-            }
-        }
-        let served = |side: &Option<Revision>| {
-            side.as_ref()
-                .is_some_and(|revision| self.available(revision) > 0)
-        };
-        let mut lost = Vec::new();
-        for config in possible {
-            if !config.weight.is_zero() && !served(&config.canary) {
-                lost.push(format!(
-                    "{}: canary at {} has no pods ({config:?})",
-                    self.now, config.weight
-                ));
-            }
-            if config.weight < Weight::FULL && !served(&config.stable) {
-                lost.push(format!("{}: stable has no pods ({config:?})", self.now));
-            }
-        }
-        self.lost.extend(lost);
     }
 
     /// Reconciles until nothing changes any more, without advancing the time.
@@ -587,6 +330,37 @@ impl World {
         );
     }
 
+    /// Runs until the canary's share is observed to be `percent`.
+    pub fn run_until_at(&mut self, percent: u32) {
+        self.run_until(&format!("at {percent} %"), |world| {
+            world.state.weights.verified == Some(Weight::percent(percent))
+        });
+    }
+
+    /// Starts to release the revision, without a verdict, and runs until it has `percent`.
+    pub fn release_to(&mut self, revision: &str, percent: u32) {
+        self.report = undecided(self);
+        self.release(revision);
+        self.run_until_at(percent);
+    }
+
+    /// Runs until the release is paused.
+    pub fn run_until_paused(&mut self) {
+        self.run_until("paused", |world| world.state.pause.is_some());
+    }
+
+    /// Runs until the revision is stable.
+    pub fn run_until_stable(&mut self, revision: &str) {
+        self.run_until(&format!("{revision} is stable"), |world| {
+            world.state.stable_revision == Some(rev(revision))
+        });
+    }
+
+    /// The cause of the abort, if the release was aborted.
+    pub fn abort_cause(&self) -> Option<&str> {
+        self.state.abort.as_ref().map(|abort| abort.cause.as_str())
+    }
+
     /// One reconcile of a controller that is killed if there are more than `writes` writes.
     pub fn reconcile_with_kill(&mut self, writes: usize) {
         let seen = self.observe();
@@ -619,13 +393,9 @@ impl World {
         step: Option<usize>,
     ) -> CommandOutcome {
         self.commands.push(Command {
-            uid: uid.into(),
-            name: format!("command-{uid}"),
-            verb,
             required_revision: revision.map(rev),
             required_step: step,
-            reason: Some("a test".into()),
-            requested_by: Some("ada".into()),
+            ..self.new_command(uid, verb)
         });
         self.settle();
         let (_, outcome) = self
@@ -637,6 +407,21 @@ impl World {
         outcome.clone()
     }
 
+    /// A command of `ada` that is created now.
+    pub fn new_command(&self, uid: &str, verb: Verb) -> Command {
+        Command {
+            uid: uid.into(),
+            name: format!("command-{uid}"),
+            verb,
+            required_revision: None,
+            required_step: None,
+            reason: Some("a test".into()),
+            requested_by: Some("ada".into()),
+            created_at: self.now,
+            authorization: Authorization::Verified,
+        }
+    }
+
     pub fn refused(&mut self, uid: &str, verb: Verb) -> String {
         let outcome = self.command(uid, verb);
         assert_eq!(
@@ -645,7 +430,7 @@ impl World {
             "{}",
             outcome.message
         );
-        outcome.message
+        outcome.message.into()
     }
 
     pub fn events_of(&self, code: &str) -> Vec<String> {
@@ -678,62 +463,5 @@ impl World {
         self.lost.clear();
         self.configs.clear();
         self.record_config();
-    }
-}
-
-/// Fresh data without a verdict.
-pub fn undecided(world: &World) -> Option<AnalysisReport> {
-    Some(AnalysisReport::undecided("undecided", world.now))
-}
-
-/// The metrics hold the release.
-pub fn hold(code: HoldCode) -> Option<AnalysisReport> {
-    let message = format!("hold: {code}");
-    Some(AnalysisReport::held(Hold::new(code, message)))
-}
-
-/// The metrics demand a lower weight.
-pub fn lower(to: Weight) -> Option<AnalysisReport> {
-    let hold = Hold::new(HoldCode::NoTraffic, "no requests");
-    Some(AnalysisReport::held(hold.lowering_to(Some(to))))
-}
-
-/// The error budget freezes the release.
-pub fn frozen(message: &str) -> Option<AnalysisReport> {
-    let hold = Hold::new(HoldCode::BudgetSpent, message);
-    Some(AnalysisReport::held(hold))
-}
-
-/// The evidence rolls the release back.
-pub fn roll_back(message: &str) -> Option<AnalysisReport> {
-    Some(AnalysisReport::breached(AbortCause::Evidence, message))
-}
-
-/// Fresh data that suffices to promote, with the requirements satisfied at a weight.
-pub fn sound(world: &World, percent: u32, requirements: Requirements) -> Option<AnalysisReport> {
-    let mut report = satisfied(world, percent, requirements)?;
-    report.ready_to_promote = true;
-    Some(report)
-}
-
-/// Fresh data without a verdict, with the requirements satisfied at a weight.
-pub fn satisfied(
-    world: &World,
-    percent: u32,
-    requirements: Requirements,
-) -> Option<AnalysisReport> {
-    let mut report = AnalysisReport::undecided("undecided", world.now);
-    report.satisfied = SatisfiedRequirements {
-        weight: Weight::percent(percent),
-        requirements,
-    };
-    Some(report)
-}
-
-pub fn requirements(objectives: &[&str], checks: &[&str]) -> Requirements {
-    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Requirements {
-        objectives: owned(objectives),
-        checks: owned(checks),
     }
 }

@@ -384,6 +384,7 @@ impl ApiError {
                      please apply your changes to the latest version and try again"
                 ),
             ),
+            413 => Self::too_large(3 << 20),
             422 => about("Invalid", format!("{quoted} is invalid: injected fault")),
             // API priority and fairness responds in plain text.
             429 => Self {

@@ -107,6 +107,20 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ("", "v1", "Secret", "secrets", "n"),
     ("", "v1", "Service", "services", "ns"),
     (
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+        "sg",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        "g",
+    ),
+    (
         "apiextensions.k8s.io",
         "v1",
         "CustomResourceDefinition",

@@ -79,6 +79,7 @@ impl ApiServer {
                     Delivery::Delivered(Fault::next_effect(
                         &mut state.faults,
                         request,
+                        body,
                         &self.client,
                     )),
                 )

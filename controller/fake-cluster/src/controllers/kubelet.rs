@@ -155,11 +155,13 @@ impl PodLifecycle {
     /// Starts a new run.
     fn start_run(&mut self, now: Instant, tuning: &ClusterTuning) {
         self.since = now;
-        self.running = self.behavior != PodBehavior::ImagePullBackOff;
+        self.running = !self.behavior.is_waiting();
         self.ready_at = match self.behavior {
             PodBehavior::Ready(after) => Some(now + after),
             PodBehavior::CrashesAfter(_) => Some(now + tuning.pods_ready),
-            PodBehavior::NeverReady | PodBehavior::ImagePullBackOff => None,
+            PodBehavior::NeverReady
+            | PodBehavior::ImagePullBackOff
+            | PodBehavior::ContainerCreating => None,
         };
     }
 
@@ -224,7 +226,7 @@ impl PodLifecycle {
             condition(previous, "ContainersReady", ready, reason, context.wall),
             condition(previous, "Ready", ready, reason, context.wall),
         ]);
-        let never_ran = self.behavior == PodBehavior::ImagePullBackOff && self.restarts == 0;
+        let never_ran = self.behavior.is_waiting() && self.restarts == 0;
         status["phase"] = if never_ran { "Pending" } else { "Running" }.into();
         let previous = list(pod, "/status/containerStatuses");
         let containers = list(pod, "/spec/containers").iter().map(|container| {
@@ -246,6 +248,7 @@ impl PodLifecycle {
     ) -> Value {
         let waiting = match self.behavior {
             PodBehavior::ImagePullBackOff => Some("ImagePullBackOff"),
+            PodBehavior::ContainerCreating => Some("ContainerCreating"),
             _ => (!self.running).then_some("CrashLoopBackOff"),
         };
         let started = previous

@@ -1,10 +1,13 @@
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use serin_core::hold::Hold;
 use serin_core::hold::HoldCode;
 use serin_core::observed::ReportKind;
 use serin_core::state::AbortCause;
 use serin_core::units::Weight;
+use serin_crds::status::CheckOutcome;
 
+use super::check::format_values;
 use super::*;
 use crate::fixtures::request;
 use crate::prometheus::Series;
@@ -188,7 +191,10 @@ fn missing_and_nan_values_hold_with_their_own_cause() {
         );
         let report = apply_checks(sufficient(), &checks, &at(MINUTE_MS));
         assert_eq!(cause(&report), name, "{report:?}");
-        assert_eq!(checks.statuses(&at(MINUTE_MS))[0].result, "Inconclusive");
+        assert_eq!(
+            checks.statuses(&at(MINUTE_MS))[0].result,
+            CheckOutcome::Inconclusive
+        );
     }
     let mut checks = errors(json!({"condition": "result[1] < 5"}));
     checks.observe(
@@ -217,8 +223,8 @@ fn a_dry_run_is_reported_and_does_not_decide() {
     assert!(apply_checks(sufficient(), &checks, &at(0)).kind() == ReportKind::Sufficient);
     let status = &checks.statuses(&at(0))[0];
     assert_eq!(
-        (status.failures, status.dry_run, status.result.as_str()),
-        (4, true, "Failed")
+        (status.failures, status.dry_run, status.result),
+        (4, true, CheckOutcome::Failed)
     );
     checks.observe(
         0,
@@ -335,7 +341,7 @@ fn values_are_rounded_for_display() {
 
 /// The status message of the first check.
 fn message(checks: &Checks, at: &CheckContext) -> String {
-    checks.statuses(at)[0].message.clone().unwrap()
+    checks.statuses(at)[0].message.clone().unwrap().into()
 }
 
 // argo-rollouts #3258, PR #4864: a metric that is measured before the canary is warm aborts a

@@ -1,5 +1,7 @@
 use serde_json::json;
+use serin_analysis::Arm;
 use serin_core::hold::HoldCode;
+use serin_crds::check::parse_promql;
 
 use super::*;
 use crate::fixtures::request;
@@ -51,9 +53,9 @@ fn traefik_distinguishes_the_two_services_in_every_notation() {
         None
     );
     assert_eq!(arm("shop-checkout-80@kubernetescrd"), None);
-    assert!(parser::parse(&counters.total).is_ok(), "{}", counters.total);
+    assert!(parse_promql(&counters.total).is_ok(), "{}", counters.total);
     assert!(
-        parser::parse(&counters.errors).is_ok(),
+        parse_promql(&counters.errors).is_ok(),
         "{}",
         counters.errors
     );

@@ -4,171 +4,202 @@
 //! (`"NaN"`, `"+Inf"`), times are seconds with three decimals. `warnings` in a successful response
 //! mean that a part of the data is missing.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use std::fmt;
 
-use super::answer::{Answer, Labels, Series};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+use super::answer::Answer;
 use super::error::{QueryError, truncated};
-use super::native::{NativeHistogram, as_classic};
+use super::json::{KnownKey, ShortText, ShortTexts};
+use super::memory::Reservation;
+use super::meter::{AnswerLimits, Meter};
+use super::result::{Data, DataSeed, repeated};
 
-#[derive(Deserialize)]
-struct Envelope {
-    status: Status,
-    #[serde(default)]
-    data: Option<Data>,
-    #[serde(default, rename = "errorType")]
-    error_type: Option<String>,
-    #[serde(default)]
-    error: Option<String>,
-    #[serde(default)]
-    warnings: Vec<String>,
+/// Factor by which the body counts while it is decoded: its buffer may be half empty, and the
+/// decoder copies a string with escapes.
+pub(super) const BODY_COPIES: usize = 3;
+
+/// What is kept of the series of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AnswerContent {
+    /// Labels and samples.
+    #[default]
+    Series,
+    /// The samples of the first 101 series, without their labels.
+    Values,
 }
 
-#[derive(Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Success,
     Error,
 }
 
-#[derive(Deserialize)]
-#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
-enum Data {
-    Vector(Vec<VectorSeries>),
-    Matrix(Vec<MatrixSeries>),
-    Scalar((f64, String)),
-    String(IgnoredAny),
+/// A response. Messages are already cut to their maximum length.
+#[derive(Debug, Default)]
+struct Envelope {
+    status: Option<Status>,
+    data: Option<Data>,
+    error_type: Option<String>,
+    error: Option<String>,
+    warnings: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct VectorSeries {
-    metric: Labels,
-    value: Option<(f64, String)>,
+/// Decodes the body of a successful response, or of an error that Prometheus explains. Afterwards,
+/// `memory` covers the answer without the body.
+///
+/// # Errors
+/// [`QueryError::TooLarge`] as soon as a limit is exceeded. [`QueryError::Malformed`] if it is not
+/// a response of the Prometheus API. The message quotes nothing of such a response.
+pub(super) fn decode(
+    body: &[u8],
+    content: AnswerContent,
+    limits: AnswerLimits,
+    memory: &mut Reservation,
+) -> Result<Answer, QueryError> {
+    let (answer, bytes) = decode_metered(body, content, limits, memory);
+    memory.shrink_to(bytes);
+    answer
 }
 
-#[derive(Deserialize)]
-struct MatrixSeries {
-    metric: Labels,
-    #[serde(default)]
-    values: Vec<(f64, String)>,
-    #[serde(default)]
-    histograms: Vec<(f64, NativeHistogram)>,
+/// Decodes a body. Also returns what was charged for the answer, in bytes.
+pub(super) fn decode_metered(
+    body: &[u8],
+    content: AnswerContent,
+    limits: AnswerLimits,
+    memory: &mut Reservation,
+) -> (Result<Answer, QueryError>, usize) {
+    let mut meter = Meter::new(limits, memory, body.len().saturating_mul(BODY_COPIES));
+    meter.values_only = content == AnswerContent::Values;
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let envelope = EnvelopeSeed(&mut meter)
+        .deserialize(&mut deserializer)
+        .and_then(|envelope| deserializer.end().map(|()| envelope));
+    let bytes = meter.bytes();
+    let envelope = envelope.map_err(|error| meter.into_error(&error));
+    (envelope.and_then(Envelope::into_answer), bytes)
 }
 
-/// Decodes the body of a successful response, or of an error that Prometheus explains.
-pub(super) fn decode(body: &[u8], most_series: usize) -> Result<Answer, QueryError> {
-    // The error quotes the unexpected value, which can be long.
-    let malformed = |error: serde_json::Error| QueryError::Malformed(truncated(&error.to_string()));
-    let envelope: Envelope = serde_json::from_slice(body).map_err(malformed)?;
-    if envelope.status == Status::Error {
-        let [error_type, message] =
-            [envelope.error_type, envelope.error].map(Option::unwrap_or_default);
-        return Err(api_error(&error_type, &message));
+impl Envelope {
+    fn into_answer(self) -> Result<Answer, QueryError> {
+        let malformed = |what: &str| QueryError::Malformed(format!("expected {what}"));
+        match self.status {
+            None => Err(malformed("the status of a Prometheus response")),
+            Some(Status::Error) => match (self.error_type, self.error) {
+                (Some(error_type), Some(message)) => Err(api_error(&error_type, &message)),
+                _ => Err(malformed("errorType and error of a Prometheus response")),
+            },
+            Some(Status::Success) => {
+                if let Some(warnings) = self.warnings.filter(|warnings| !warnings.is_empty()) {
+                    return Err(QueryError::Partial(warnings));
+                }
+                let data = self.data.ok_or_else(|| malformed("data of a success"))?;
+                data.into_answer()
+            }
+        }
     }
-    if !envelope.warnings.is_empty() {
-        return Err(QueryError::Partial(truncated(
-            &envelope.warnings.join("; "),
-        )));
+}
+
+struct EnvelopeSeed<'a, 'm>(&'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for EnvelopeSeed<'_, '_> {
+    type Value = Envelope;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Envelope, D::Error> {
+        deserializer.deserialize_map(self)
     }
-    let data = envelope
-        .data
-        .ok_or_else(|| QueryError::Malformed("a successful response without data".to_owned()))?;
-    let length = match &data {
-        Data::Vector(series) => series.len(),
-        Data::Matrix(series) => series.len(),
-        Data::Scalar(_) | Data::String(_) => 1,
-    };
-    if length > most_series {
-        return Err(QueryError::TooLarge(format!(
-            "{length} series, the limit is {most_series}"
-        )));
+}
+
+impl<'de> Visitor<'de> for EnvelopeSeed<'_, '_> {
+    type Value = Envelope;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a Prometheus response")
     }
-    into_series(data)
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope, A::Error> {
+        const KEYS: &[&str] = &["status", "data", "errorType", "error", "warnings"];
+        let Self(meter) = self;
+        let mut envelope = Envelope::default();
+        while let Some(key) = map.next_key_seed(KnownKey(KEYS))? {
+            match key {
+                Some("status") if envelope.status.is_none() => {
+                    meter.expected = "success or error in status";
+                    envelope.status = Some(map.next_value_seed(StatusSeed)?);
+                }
+                Some("data") if envelope.data.is_none() => {
+                    envelope.data = map.next_value_seed(DataSeed(&mut *meter))?;
+                }
+                Some("errorType") if envelope.error_type.is_none() => {
+                    meter.expected = "a string in errorType";
+                    envelope.error_type = Some(map.next_value_seed(ShortText)?);
+                }
+                Some("error") if envelope.error.is_none() => {
+                    meter.expected = "a string in error";
+                    envelope.error = Some(map.next_value_seed(ShortText)?);
+                }
+                Some("warnings") if envelope.warnings.is_none() => {
+                    meter.expected = "a list of strings in warnings";
+                    envelope.warnings = Some(map.next_value_seed(ShortTexts)?);
+                }
+                Some(_) => return Err(repeated(meter)),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(envelope)
+    }
+}
+
+struct StatusSeed;
+
+impl<'de> DeserializeSeed<'de> for StatusSeed {
+    type Value = Status;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Status, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for StatusSeed {
+    type Value = Status;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a status")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Status, E> {
+        match text {
+            "success" => Ok(Status::Success),
+            "error" => Ok(Status::Error),
+            _ => Err(E::custom("unknown status")),
+        }
+    }
 }
 
 /// Maps Prometheus' error types.
 fn api_error(error_type: &str, message: &str) -> QueryError {
     match error_type {
-        "bad_data" | "execution" => QueryError::BadQuery(truncated(message)),
-        "timeout" | "canceled" => QueryError::Timeout(truncated(message)),
+        "bad_data" | "execution" => QueryError::BadQuery(message.to_owned()),
+        "timeout" | "canceled" => QueryError::Timeout(message.to_owned()),
         _ => QueryError::Unreachable(truncated(&format!(
             "Prometheus reports {error_type}: {message}"
         ))),
     }
 }
 
-fn into_series(data: Data) -> Result<Answer, QueryError> {
-    match data {
-        Data::Vector(series) => series
-            .into_iter()
-            .map(|series| {
-                let value = series.value.ok_or_else(native_histogram)?;
-                Ok(Series {
-                    labels: series.metric,
-                    samples: vec![parse_sample(&value)?],
-                })
-            })
-            .collect(),
-        Data::Matrix(series) => {
-            let mut answer = Vec::with_capacity(series.len());
-            for MatrixSeries {
-                metric,
-                values,
-                histograms,
-            } in series
-            {
-                if !histograms.is_empty() {
-                    let dated = histograms
-                        .into_iter()
-                        .map(|(seconds, value)| Ok((to_millis(seconds)?, value)));
-                    answer.extend(as_classic(
-                        &metric,
-                        &dated.collect::<Result<Vec<_>, QueryError>>()?,
-                    )?);
-                }
-                if !values.is_empty() {
-                    let samples = values.iter().map(parse_sample).collect::<Result<_, _>>()?;
-                    answer.push(Series {
-                        labels: metric,
-                        samples,
-                    });
-                }
-            }
-            Ok(answer)
-        }
-        Data::Scalar(value) => Ok(vec![Series {
-            labels: Labels::new(),
-            samples: vec![parse_sample(&value)?],
-        }]),
-        Data::String(IgnoredAny) => Err(QueryError::BadQuery(
-            "the query returns a string instead of numbers".to_owned(),
-        )),
-    }
+/// Decodes with limits that no test reaches.
+#[cfg(test)]
+pub(super) fn decode_unlimited(body: &[u8]) -> Result<Answer, QueryError> {
+    decode_with_series_limit(body, 10_000)
 }
 
-fn native_histogram() -> QueryError {
-    QueryError::BadQuery("the query returns native histograms instead of counters".to_owned())
-}
-
-fn parse_sample((seconds, value): &(f64, String)) -> Result<(i64, f64), QueryError> {
-    let at_ms = to_millis(*seconds)?;
-    let value = value
-        .parse()
-        .map_err(|_| QueryError::Malformed(format!("{:?} is not a number", truncated(value))))?;
-    Ok((at_ms, value))
-}
-
-fn to_millis(seconds: f64) -> Result<i64, QueryError> {
-    let millis = (seconds * 1_000.0).round();
-    // Doubles represent whole milliseconds exactly for all dates. Anything else is rejected.
-    if !(0.0..=8.64e15).contains(&millis) {
-        return Err(QueryError::Malformed(format!("{seconds} is not a time")));
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a whole number within the range checked just above"
-    )]
-    Ok(millis as i64)
+#[cfg(test)]
+pub(super) fn decode_with_series_limit(body: &[u8], series: usize) -> Result<Answer, QueryError> {
+    let limits = AnswerLimits::new(8 << 20, series);
+    let memory = &mut Reservation::unlimited();
+    decode(body, AnswerContent::Series, limits, memory)
 }
 
 #[cfg(test)]
@@ -177,7 +208,7 @@ mod tests {
     use serin_core::hold::HoldCode;
 
     fn decode_body(body: &str) -> Result<Answer, QueryError> {
-        decode(body.as_bytes(), 2)
+        decode_with_series_limit(body.as_bytes(), 2)
     }
 
     #[test]
@@ -261,15 +292,121 @@ mod tests {
     }
 
     #[test]
-    fn quotes_of_a_response_are_short() {
-        let long = "x".repeat(10_000);
-        let bodies = [
-            format!("{{\"status\":\"{long}\"}}"),
-            format!("{{\"status\":\"error\",\"errorType\":\"{long}\",\"error\":\"oops\"}}"),
-        ];
-        for body in bodies {
-            let message = decode_body(&body).unwrap_err().to_string();
-            assert!(message.len() < 400, "{} characters", message.len());
+    fn the_result_may_come_before_its_type() {
+        let parts = |result_type: &str, result: &str| {
+            [
+                format!(r#""resultType":"{result_type}","result":{result}"#),
+                format!(r#""result":{result},"resultType":"{result_type}""#),
+            ]
+            .map(|data| decode_body(&format!(r#"{{"data":{{{data}}},"status":"success"}}"#)))
+        };
+        let vector = r#"[{"value":[1,"2"],"metric":{"a":"b"}}]"#;
+        let matrix = r#"[{"values":[[1,"2"],[3,"4"]],"metric":{"a":"b"}}]"#;
+        for (result_type, result) in [
+            ("vector", vector),
+            ("matrix", matrix),
+            ("scalar", r#"[1.5,"2"]"#),
+            ("string", r#"[1.5,"text"]"#),
+            ("vector", matrix),
+            ("matrix", vector),
+            ("scalar", vector),
+            ("vector", r#"[1.5,"2"]"#),
+            ("other", vector),
+        ] {
+            let [first, second] = parts(result_type, result);
+            assert_eq!(first, second, "{result_type} {result}");
         }
+        assert_eq!(
+            parts("matrix", matrix)[1].clone().unwrap()[0].samples.len(),
+            2
+        );
+        assert!(parts("vector", matrix)[1].is_err());
+    }
+
+    #[test]
+    fn nothing_of_another_service_is_quoted() {
+        for body in [
+            r#"{"status":"s3cret"}"#,
+            r#"{"status":{"s3cret":1}}"#,
+            r#"{"s3cret":1}"#,
+            r#""s3cret""#,
+            r#"{"error":"s3cret"}"#,
+            r#"{"status":"error","error":"s3cret"}"#,
+            r#"{"status":"success","warnings":"s3cret"}"#,
+            r#"{"status":"success","data":"s3cret"}"#,
+            r#"{"status":"success","data":{"resultType":"s3cret"}}"#,
+            r#"{"status":"success","data":{"resultType":"vector","result":{"s3cret":1}}}"#,
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":"s3cret"}]}}"#,
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"s3cret"]}]}}"#,
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":["s3cret","1"]}]}}"#,
+            "s3cret",
+            r#"{"status":"success"} s3cret"#,
+            r#"{"status":"succ s3cret"#,
+        ] {
+            let error = decode_body(body).unwrap_err();
+            assert_eq!(error.code(), HoldCode::Malformed, "{body}");
+            assert!(!error.to_string().contains("s3cret"), "{body}: {error}");
+        }
+        let message = decode_body(r#"{"status":"pending"}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("expected success or error in status"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn quotes_of_a_response_are_short_and_without_control_characters() {
+        let long = "x".repeat(10_000);
+        let escapes = r"\u001b[2J\u0007\n\u202e";
+        for text in [long.as_str(), escapes] {
+            for body in [
+                format!(r#"{{"status":"error","errorType":"{text}","error":"oops"}}"#),
+                format!(r#"{{"status":"error","errorType":"bad_data","error":"{text}"}}"#),
+                format!(r#"{{"status":"success","warnings":["{text}","{text}"]}}"#),
+            ] {
+                let message = decode_body(&body).unwrap_err().to_string();
+                assert!(message.len() < 400, "{} characters", message.len());
+                assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'));
+            }
+        }
+    }
+
+    #[test]
+    fn the_decoder_stops_at_a_limit_before_the_rest_is_read() {
+        let memory = &mut Reservation::unlimited();
+        let limits = AnswerLimits::new(1_000, 100);
+        let mut too_large = |body: String| {
+            let error = decode(body.as_bytes(), AnswerContent::Series, limits, memory);
+            assert_eq!(error.unwrap_err().code(), HoldCode::TooLarge, "{body}");
+        };
+        let head = r#"{"status":"success","data":{"result":["#;
+        // What follows is not even JSON.
+        too_large(format!("{head}{}]]", r#"{"metric":{}},"#.repeat(101)));
+        let label = r#""name":"value","#;
+        too_large(format!(r#"{head}{{"metric":{{{}]]"#, label.repeat(100)));
+        let long = "x".repeat(4_000);
+        too_large(format!(r#"{head}{{"metric":{{"a":"{long}"]]"#));
+        let sample = r#"[1,"2"],"#;
+        too_large(format!(r#"{head}{{"values":[{}}}]]"#, sample.repeat(200)));
+    }
+
+    #[test]
+    fn values_without_labels_are_limited_to_what_a_check_evaluates() {
+        let series = r#"{"metric":{"a":"b"},"value":[1,"7"]},"#.repeat(500);
+        let body = format!(
+            r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#,
+            series.trim_end_matches(',')
+        );
+        let limits = AnswerLimits::new(1 << 20, 1_000);
+        let memory = &mut Reservation::unlimited();
+        let answer = decode(body.as_bytes(), AnswerContent::Values, limits, memory).unwrap();
+        assert_eq!(answer.len(), 101);
+        assert!(
+            answer
+                .iter()
+                .all(|series| series.labels.is_empty() && series.samples == [(1_000, 7.0)])
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Errors of queries.
 
 use serin_core::hold::HoldCode;
+use serin_core::text::Text;
 use std::error::Error;
 use std::io;
 
@@ -140,13 +141,9 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     truncated(&innermost.to_string())
 }
 
-/// Truncates external text to a length that is suitable for a status.
+/// Cuts external text to a length that is suitable for a status, and replaces control characters.
 pub(super) fn truncated(text: &str) -> String {
-    const MOST: usize = 300;
-    if text.chars().count() <= MOST {
-        return text.to_owned();
-    }
-    text.chars().take(MOST).chain("...".chars()).collect()
+    Text::<303>::from(text).into()
 }
 
 #[cfg(test)]
@@ -156,6 +153,11 @@ mod tests {
     #[test]
     fn a_long_message_is_truncated_between_characters() {
         let message = "é".repeat(1_000);
-        assert_eq!(truncated(&message).chars().count(), 303);
+        assert_eq!(truncated(&message), format!("{}...", "é".repeat(150)));
+    }
+
+    #[test]
+    fn a_message_has_no_control_characters() {
+        assert_eq!(truncated("a\u{1b}[2J\nb\u{202e}c"), "a [2J b c");
     }
 }

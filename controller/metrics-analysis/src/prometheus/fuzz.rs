@@ -1,23 +1,50 @@
-//! Fuzzes the decoder of responses. It either returns a short error or dated samples, and never
-//! panics.
+//! Fuzzes the decoder of responses. It either returns a short error or dated samples, never panics,
+//! and counts everything that it allocates.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-use super::envelope::decode;
+use super::answer::{Answer, Series};
+use super::envelope::{AnswerContent, decode_metered};
 use super::error::QueryError;
-use super::native::MAX_EDGES;
+use super::memory::Reservation;
+use super::meter::AnswerLimits;
 
-const MOST_SERIES: usize = 3;
+const MOST_SERIES: usize = 80;
+const MOST_BYTES: usize = 100_000;
 /// Maximum length of a condition message, including the surrounding text.
 const LONGEST_MESSAGE: usize = 400;
 
-fn is_sane(result: &Result<Answer, QueryError>) -> Result<(), TestCaseError> {
+/// What the answer has allocated, in bytes, without the overhead of the allocator. A node of the map
+/// of labels has eleven entries.
+fn heap_size(answer: &Answer) -> usize {
+    let text = |text: &String| text.capacity();
+    let of_series = |series: &Series| {
+        let texts: usize = series
+            .labels
+            .iter()
+            .map(|(name, value)| text(name) + text(value))
+            .sum();
+        let nodes = series.labels.len().div_ceil(11);
+        texts + nodes * 11 * 2 * size_of::<String>() + series.samples.capacity() * 16
+    };
+    let of_series: usize = answer.iter().map(of_series).sum();
+    of_series + answer.capacity() * size_of::<Series>()
+}
+
+fn check(body: &[u8]) -> Result<(), TestCaseError> {
+    let limits = AnswerLimits::new(MOST_BYTES, MOST_SERIES);
+    let memory = &mut Reservation::unlimited();
+    let (result, charged) = decode_metered(body, AnswerContent::Series, limits, memory);
+    is_sane(&result, charged)
+}
+
+fn is_sane(result: &Result<Answer, QueryError>, charged: usize) -> Result<(), TestCaseError> {
     match result {
         Ok(answer) => {
-            // A native histogram is expanded to its count and its buckets.
-            prop_assert!(answer.len() <= MOST_SERIES * (MAX_EDGES + 2));
+            // The series of a native histogram count, too.
+            prop_assert!(answer.len() <= MOST_SERIES);
+            prop_assert!(heap_size(answer) <= charged && charged <= 3 * MOST_BYTES);
             let times = answer
                 .iter()
                 .flat_map(|series| &series.samples)
@@ -159,17 +186,17 @@ fn any_envelope() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn fuzz_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        is_sane(&decode(&bytes, MOST_SERIES))?;
+        check(&bytes)?;
     }
 
     #[test]
     fn fuzz_arbitrary_json(answer in any_json()) {
-        is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
+        check(answer.to_string().as_bytes())?;
     }
 
     #[test]
     fn fuzz_arbitrary_results_in_an_envelope(answer in any_envelope()) {
-        is_sane(&decode(answer.to_string().as_bytes(), MOST_SERIES))?;
+        check(answer.to_string().as_bytes())?;
     }
 
     #[test]
@@ -182,8 +209,8 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = *byte;
         }
-        is_sane(&decode(&bytes, MOST_SERIES))?;
+        check(&bytes)?;
         bytes.truncate(cut.index(bytes.len()));
-        is_sane(&decode(&bytes, MOST_SERIES))?;
+        check(&bytes)?;
     }
 }

@@ -9,10 +9,15 @@
 //! Source: <https://prometheus.io/docs/specs/native_histograms/>; response format:
 //! <https://prometheus.io/docs/prometheus/latest/querying/api/#native-histograms>.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::answer::{Labels, Series};
-use super::error::{QueryError, truncated};
+use super::error::QueryError;
+use super::json::{KnownKey, NumberText, end_list};
+use super::meter::{ALLOCATION, GROWTH, Meter, SAMPLE, copy_size};
+use super::result::{repeated, to_millis};
 
 /// Exponents of the powers of two that a threshold may have: from about one millisecond to several
 /// hours, in seconds or milliseconds.
@@ -21,17 +26,12 @@ const POWERS: std::ops::RangeInclusive<i32> = -10..=14;
 /// Maximum number of bucket bounds per histogram.
 pub(super) const MAX_EDGES: usize = 64;
 
+/// Number of collected bounds after which all but the lowest are dropped.
+const MOST_COLLECTED_EDGES: usize = 4_096;
+
 /// Maximum number of digits of configured bounds. The bounds between two powers of two have
 /// seventeen.
 const WRITTEN_DIGITS: usize = 6;
-
-/// A native histogram in a response.
-#[derive(Deserialize)]
-pub(super) struct NativeHistogram {
-    count: String,
-    #[serde(default)]
-    buckets: Vec<(u8, String, String, String)>,
-}
 
 /// The observations above `left` and up to `right`. Whether a bound is inclusive is ignored,
 /// because a duration is almost never equal to a bound.
@@ -41,72 +41,234 @@ struct Bucket {
     count: f64,
 }
 
+/// Size of a bucket and of a histogram while their lists grow.
+const GROWING_BUCKET: usize = GROWTH * size_of::<Bucket>();
+const GROWING_HISTOGRAM: usize = GROWTH * size_of::<HistogramSample>() + 4 * GROWING_BUCKET;
+
 /// All observations at one time, in total and by bucket.
-struct HistogramSample {
+pub(super) struct HistogramSample {
     at_ms: i64,
     count: f64,
     buckets: Vec<Bucket>,
 }
 
-/// Converts the count and the buckets of a native histogram to the series of a classic one.
+impl HistogramSample {
+    /// What is charged for it, in bytes.
+    pub(super) fn size(&self) -> usize {
+        GROWING_HISTOGRAM + self.buckets.len() * GROWING_BUCKET
+    }
+}
+
+/// Decodes the histograms of a series.
+pub(super) struct HistogramSamples<'a, 'm>(pub &'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for HistogramSamples<'_, '_> {
+    type Value = Vec<HistogramSample>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        self.0.expected = "a list of samples in histograms";
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HistogramSamples<'_, '_> {
+    type Value = Vec<HistogramSample>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of histograms")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut samples = Vec::new();
+        while let Some(sample) = list.next_element_seed(DatedHistogram(&mut *self.0))? {
+            samples.push(sample);
+        }
+        Ok(samples)
+    }
+}
+
+/// `[seconds, histogram]`.
+struct DatedHistogram<'a, 'm>(&'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for DatedHistogram<'_, '_> {
+    type Value = HistogramSample;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        self.0.expected = "a time and a histogram";
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for DatedHistogram<'_, '_> {
+    type Value = HistogramSample;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a histogram with its time")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let Self(meter) = self;
+        let missing = || A::Error::custom("an element is missing");
+        meter.charge_or_stop(GROWING_HISTOGRAM)?;
+        let seconds = list.next_element()?.ok_or_else(missing)?;
+        let at_ms = to_millis(seconds).map_err(|error| meter.stop(error))?;
+        let histogram = list.next_element_seed(HistogramSeed(&mut *meter))?;
+        let (count, buckets) = histogram.ok_or_else(missing)?;
+        end_list(&mut list)?;
+        Ok(HistogramSample {
+            at_ms,
+            count,
+            buckets,
+        })
+    }
+}
+
+/// The count and the buckets of a native histogram. Further fields, such as the sum, are skipped.
+struct HistogramSeed<'a, 'm>(&'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for HistogramSeed<'_, '_> {
+    type Value = (f64, Vec<Bucket>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HistogramSeed<'_, '_> {
+    type Value = (f64, Vec<Bucket>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a histogram")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let Self(meter) = self;
+        let (mut count, mut buckets) = (None, None);
+        while let Some(key) = map.next_key_seed(KnownKey(&["count", "buckets"]))? {
+            match key {
+                Some("count") if count.is_none() => {
+                    count = Some(map.next_value_seed(NumberText(&mut *meter))?);
+                }
+                Some("buckets") if buckets.is_none() => {
+                    buckets = Some(map.next_value_seed(BucketsSeed(&mut *meter))?);
+                }
+                Some(_) => return Err(repeated(meter)),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let count = count.ok_or_else(|| {
+            let message = "expected the count of a native histogram".to_owned();
+            meter.stop::<A::Error>(QueryError::Malformed(message))
+        })?;
+        Ok((count, buckets.unwrap_or_default()))
+    }
+}
+
+struct BucketsSeed<'a, 'm>(&'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for BucketsSeed<'_, '_> {
+    type Value = Vec<Bucket>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BucketsSeed<'_, '_> {
+    type Value = Vec<Bucket>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of buckets")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut buckets = Vec::new();
+        while let Some(bucket) = list.next_element_seed(BucketSeed(&mut *self.0))? {
+            self.0.charge_or_stop(GROWING_BUCKET)?;
+            buckets.push(bucket);
+        }
+        Ok(buckets)
+    }
+}
+
+/// `[boundary rule, "left", "right", "count"]`.
+struct BucketSeed<'a, 'm>(&'a mut Meter<'m>);
+
+impl<'de> DeserializeSeed<'de> for BucketSeed<'_, '_> {
+    type Value = Bucket;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Bucket, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BucketSeed<'_, '_> {
+    type Value = Bucket;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bucket")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Bucket, A::Error> {
+        let missing = || A::Error::custom("an element is missing");
+        let mut number = |list: &mut A| {
+            let number = list.next_element_seed(NumberText(&mut *self.0))?;
+            number.ok_or_else(missing)
+        };
+        list.next_element::<u8>()?.ok_or_else(missing)?;
+        let bucket = Bucket {
+            left: number(&mut list)?,
+            right: number(&mut list)?,
+            count: number(&mut list)?,
+        };
+        end_list(&mut list)?;
+        Ok(bucket)
+    }
+}
+
+/// Converts the count and the buckets of a native histogram to the series of a classic one, and
+/// appends them. Each of them counts as a series.
 pub(super) fn as_classic(
     labels: &Labels,
-    samples: &[(i64, NativeHistogram)],
-) -> Result<Vec<Series>, QueryError> {
+    samples: &[HistogramSample],
+    meter: &mut Meter<'_>,
+    series: &mut Vec<Series>,
+) -> Result<(), QueryError> {
     let Some(name) = labels.get("__name__") else {
         let message = "the query returns native histograms instead of counters";
         return Err(QueryError::BadQuery(message.to_owned()));
     };
-    let samples = samples
-        .iter()
-        .map(parse_histogram)
-        .collect::<Result<Vec<_>, _>>()?;
-    let named = |suffix: &str, edge: Option<f64>, samples: Vec<(i64, f64)>| {
+    let size = copy_size(labels) + samples.len() * SAMPLE + ALLOCATION;
+    let mut add = |suffix: &str,
+                   edge: Option<f64>,
+                   count: &dyn Fn(&HistogramSample) -> f64|
+     -> Result<(), QueryError> {
+        meter.count_series()?;
+        meter.charge(size)?;
         let mut labels = labels.clone();
         labels.insert("__name__".to_owned(), format!("{name}_{suffix}"));
         labels.extend(edge.map(|edge| ("le".to_owned(), edge.to_string())));
-        Series { labels, samples }
+        let counts = samples.iter().map(|sample| (sample.at_ms, count(sample)));
+        series.push(Series {
+            labels,
+            samples: counts.collect(),
+        });
+        Ok(())
     };
-    let mut series = vec![named(
-        "count",
-        None,
-        samples
+    add("count", None, &|sample| sample.count)?;
+    for edge in countable_edges(samples) {
+        if samples
             .iter()
-            .map(|sample| (sample.at_ms, sample.count))
-            .collect(),
-    )];
-    for edge in countable_edges(&samples) {
-        let within = samples
-            .iter()
-            .map(|sample| Some((sample.at_ms, count_within(&sample.buckets, edge)?)));
-        series.extend(
-            within
-                .collect::<Option<_>>()
-                .map(|within| named("bucket", Some(edge), within)),
-        );
+            .all(|sample| !is_split(&sample.buckets, edge))
+        {
+            add("bucket", Some(edge), &|sample| {
+                count_within(&sample.buckets, edge)
+            })?;
+        }
     }
-    Ok(series)
-}
-
-fn parse_histogram(
-    (at_ms, histogram): &(i64, NativeHistogram),
-) -> Result<HistogramSample, QueryError> {
-    let number = |text: &String| {
-        let malformed = |_| QueryError::Malformed(format!("{:?} is not a number", truncated(text)));
-        text.parse::<f64>().map_err(malformed)
-    };
-    let buckets = histogram.buckets.iter().map(|(_, left, right, count)| {
-        Ok(Bucket {
-            left: number(left)?,
-            right: number(right)?,
-            count: number(count)?,
-        })
-    });
-    Ok(HistogramSample {
-        at_ms: *at_ms,
-        count: number(&histogram.count)?,
-        buckets: buckets.collect::<Result<_, _>>()?,
-    })
+    Ok(())
 }
 
 /// Bounds at which the requests below can be counted at any resolution, in ascending order.
@@ -116,38 +278,47 @@ fn countable_edges(samples: &[HistogramSample]) -> Vec<f64> {
         .flat_map(|sample| &sample.buckets)
         .flat_map(|bucket| [bucket.left, bucket.right]);
     let written = bounds.filter(|bound| {
-        let digits = bound
-            .to_string()
-            .chars()
-            .filter(char::is_ascii_digit)
-            .count();
-        bound.is_finite() && *bound > 0.0 && digits <= WRITTEN_DIGITS
+        bound.is_finite() && *bound > 0.0 && {
+            let text = bound.to_string();
+            text.bytes().filter(u8::is_ascii_digit).count() <= WRITTEN_DIGITS
+        }
     });
-    let mut edges: Vec<f64> = POWERS
-        .map(|power| 2_f64.powi(power))
-        .chain(written)
-        .collect();
-    edges.sort_by(f64::total_cmp);
-    edges.dedup();
-    edges.truncate(MAX_EDGES);
+    let mut edges: Vec<f64> = POWERS.map(|power| 2_f64.powi(power)).collect();
+    for bound in written {
+        edges.push(bound);
+        if edges.len() >= MOST_COLLECTED_EDGES {
+            keep_lowest(&mut edges);
+        }
+    }
+    keep_lowest(&mut edges);
     edges
 }
 
-/// The observations up to the bound. `None` if the bound is inside a bucket that is not empty.
-fn count_within(buckets: &[Bucket], edge: f64) -> Option<f64> {
-    let is_split = buckets
+fn keep_lowest(edges: &mut Vec<f64>) {
+    edges.sort_by(f64::total_cmp);
+    edges.dedup();
+    edges.truncate(MAX_EDGES);
+}
+
+/// Whether the bound is inside a bucket that is not empty.
+fn is_split(buckets: &[Bucket], edge: f64) -> bool {
+    buckets
         .iter()
-        .any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right);
+        .any(|bucket| bucket.count != 0.0 && bucket.left < edge && edge < bucket.right)
+}
+
+/// The observations up to the bound, which is inside of no bucket.
+fn count_within(buckets: &[Bucket], edge: f64) -> f64 {
     let below = buckets
         .iter()
         .filter(|bucket| bucket.right <= edge)
         .map(|bucket| bucket.count);
-    (!is_split).then(|| below.sum())
+    below.sum()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::envelope::decode;
+    use super::super::envelope::{decode_unlimited, decode_with_series_limit};
     use super::*;
     use serin_core::hold::HoldCode;
 
@@ -157,7 +328,7 @@ mod tests {
             r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"request_duration_seconds","pod":"a-1"}},
                 "histograms":[[1763880000.123,{{"count":"{count}","sum":"17.5","buckets":[{buckets}]}}]]}}]}}}}"#
         );
-        decode(body.as_bytes(), 1).unwrap()
+        decode_unlimited(body.as_bytes()).unwrap()
     }
 
     /// The requests up to a bound.
@@ -207,10 +378,9 @@ mod tests {
     /// converted (`convert_classic_histograms_to_nhcb`).
     #[test]
     fn recorded_answers_of_prometheus_are_converted() {
-        let exponential = decode(
-            include_bytes!("../../tests/fixtures/native-exponential.json"),
-            1,
-        )
+        let exponential = decode_unlimited(include_bytes!(
+            "../../tests/fixtures/native-exponential.json"
+        ))
         .unwrap();
         assert_eq!(
             exponential[0].labels["__name__"],
@@ -227,7 +397,8 @@ mod tests {
         assert!(count > 4.0 && within("0.0009765625").unwrap() < count);
         assert_eq!(within("0.25"), Some(count));
 
-        let custom = decode(include_bytes!("../../tests/fixtures/native-custom.json"), 1).unwrap();
+        let custom = include_bytes!("../../tests/fixtures/native-custom.json");
+        let custom = decode_unlimited(custom).unwrap();
         let edges = custom
             .iter()
             .filter_map(|series| Some((series.labels.get("le")?.as_str(), series.samples[0].1)));
@@ -272,7 +443,7 @@ mod tests {
     fn an_empty_histogram_counts_zero_at_every_bound() {
         let body = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"d_seconds"},
             "histograms":[[1,{"count":"0","sum":"0"}]]}]}}"#;
-        let empty = decode(body.as_bytes(), 1).unwrap();
+        let empty = decode_unlimited(body.as_bytes()).unwrap();
         assert_eq!(empty.len(), 1 + POWERS.count());
         assert!(empty.iter().all(|series| series.samples == [(1_000, 0.0)]));
     }
@@ -283,7 +454,7 @@ mod tests {
             let body = format!(
                 r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"__name__":"d"}},"histograms":[[1,{histogram}]]}}]}}}}"#
             );
-            decode(body.as_bytes(), 1).unwrap_err().code()
+            decode_unlimited(body.as_bytes()).unwrap_err().code()
         };
         assert_eq!(answer(r#"{"count":"many","sum":"0"}"#), HoldCode::Malformed);
         assert_eq!(answer(r#"{"sum":"0"}"#), HoldCode::Malformed);
@@ -291,5 +462,15 @@ mod tests {
             answer(r#"{"count":"1","buckets":[[0,"0.25","wide","1"]]}"#),
             HoldCode::Malformed
         );
+    }
+
+    #[test]
+    fn the_bounds_of_a_native_histogram_count_as_series() {
+        let body = br#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"d_seconds"},
+            "histograms":[[1,{"count":"0","sum":"0"}]]}]}}"#;
+        let series = 2 + POWERS.count();
+        assert!(decode_with_series_limit(body, series).is_ok());
+        let error = decode_with_series_limit(body, series - 1).unwrap_err();
+        assert_eq!(error.code(), HoldCode::TooLarge);
     }
 }

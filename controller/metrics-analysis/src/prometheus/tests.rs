@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use wiremock::matchers::{body_string_contains, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+mod limits;
 mod tls;
 
 use super::*;
@@ -37,7 +38,7 @@ async fn answering(response: ResponseTemplate) -> MockServer {
     server
 }
 
-async fn answer_to(response: ResponseTemplate) -> Result<Answer, QueryError> {
+async fn answer_to(response: ResponseTemplate) -> Result<SingleAnswer, QueryError> {
     let server = answering(response).await;
     poller(small_limits())
         .query_once(&Server::with_url(server.uri()), "up[10s]", None)
@@ -52,6 +53,7 @@ fn poll(server: &MockServer, period: Duration) -> PollSpec {
     PollSpec {
         server: Server::with_url(server.uri()),
         queries: vec!["total[10s]".into(), "errors[10s]".into()],
+        content: AnswerContent::Series,
         period,
     }
 }

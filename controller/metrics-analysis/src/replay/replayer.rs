@@ -94,10 +94,11 @@ impl<'a> Replayer<'a> {
         for ObjectivePlan { spec, counters, .. } in &self.plans {
             let answers =
                 backfill::read_samples(self.poller, &self.server, counters, from_ms, to_ms).await;
-            all_answers.push(answers.map_err(|error| ReplayError::Query {
+            let slice = answers.map_err(|error| ReplayError::Query {
                 name: spec.name.clone(),
                 error,
-            })?);
+            })?;
+            all_answers.push(slice.answers);
         }
         let read = self
             .pod_creation_times

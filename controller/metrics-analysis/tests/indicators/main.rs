@@ -4,4 +4,13 @@
 mod exporters;
 
 #[cfg(test)]
+mod latency;
+
+#[cfg(test)]
 mod names;
+
+#[cfg(test)]
+mod support;
+
+#[cfg(test)]
+mod traefik_names;

@@ -1,189 +1,123 @@
-//! Series of other routes never count for a Rollout, whatever their names are.
+//! Series of other namespaces, Services, routes and pods never count for a Rollout, whatever their
+//! names are. `traefik_names` has the names of Traefik.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use serin_analysis::Arm;
-use serin_core::plan::{RouteKind, RouteRef, Routing};
-use serin_metrics_analysis::counter_selectors::CounterSelectors;
+use serin_metrics_analysis::AnalysisRequest;
 use serin_metrics_analysis::prometheus::Labels;
 use serin_metrics_analysis::routes::RouteRules;
-use serin_metrics_analysis::{AnalysisRequest, RolloutName};
 
-use crate::exporters::{counters_of, request, rule, select};
+use crate::support::{counters_of, labels, request, rule, select};
 
-/// Names of few words, so that they collide when joined.
-fn name() -> impl Strategy<Value = String> {
-    let word = prop::sample::select(vec![
-        "shop",
-        "a",
-        "canary",
-        "gw",
-        "ls",
-        "ep",
-        "svc",
-        "web",
-        "x0",
-        "8bd93a10a1ba373c380d",
-    ]);
-    prop::collection::vec(word, 1..4).prop_map(|words| words.join("-"))
+/// Names that look like those of `shop/checkout`, its Services and its pods, whole or in part, also
+/// with characters that have a meaning in regular expressions.
+fn near_name() -> impl Strategy<Value = String> {
+    let words = [
+        "shop", "checkout", "canary", "aaa", "bbb", "x7k2p", "80", "x", "svc",
+    ];
+    let separator = prop::sample::select(vec!["-", ".", "--"]);
+    let words = prop::collection::vec((prop::sample::select(words.to_vec()), separator), 1..5);
+    words.prop_map(|words| {
+        let joined: String = words
+            .into_iter()
+            .flat_map(|(word, separator)| [word, separator])
+            .collect();
+        joined.trim_end_matches(['-', '.']).to_owned()
+    })
 }
 
-/// One rule of an HTTPRoute with one backend, and the entry point that serves it.
-#[derive(Clone, Debug)]
-struct Split {
-    namespace: String,
-    route: String,
-    rule: usize,
-    gateway: (String, String),
-    entry_point: &'static str,
-    service: String,
-}
-
-fn split() -> impl Strategy<Value = Split> {
-    let gateway = (name(), name());
-    let entry_point =
-        prop::sample::select(vec!["web", "websecure", "web-internal", "my-web-internal"]);
-    (name(), name(), 0..3_usize, gateway, entry_point, name()).prop_map(
-        |(namespace, route, rule, gateway, entry_point, service)| Split {
-            namespace,
-            route,
-            rule,
-            gateway,
-            entry_point,
-            service,
-        },
-    )
-}
-
-impl Split {
-    fn object(&self) -> serde_json::Value {
-        let (namespace, name) = &self.gateway;
-        let rule = |index: usize| {
-            let service = if index == self.rule {
-                self.service.as_str()
-            } else {
-                "unrelated"
-            };
-            json!({"backendRefs": [{"name": service, "port": 80}]})
-        };
-        json!({"metadata": {"namespace": self.namespace, "name": self.route},
-            "spec": {"parentRefs": [{"namespace": namespace, "name": name}], "rules": (0..3).map(rule).collect::<Vec<_>>()}})
+/// Whether the series counts for the Rollout: for one of its sides, or for its error budget.
+fn counts(request: &AnalysisRequest, indicator: &str, series: Labels) -> (bool, bool) {
+    let counters = counters_of(request, json!({"indicator": indicator})).unwrap();
+    let stored = vec![(series, 1.0)];
+    let mut counted = (false, false);
+    for layout in counters.layouts() {
+        let of_sides = select(&stored, &layout.total_of_sides);
+        counted.0 |= of_sides
+            .iter()
+            .any(|(labels, _)| layout.arm(labels).is_some());
+        counted.1 |= !select(&stored, &layout.total).is_empty();
     }
-
-    /// A split with the same words, whose namespace has the given number of them. `None` if its
-    /// Service would have another name.
-    fn divided_at(&self, words: usize) -> Option<Self> {
-        let of_route = format!("{}-{}", self.namespace, self.route);
-        let (at, _) = of_route.match_indices('-').nth(words)?;
-        let (namespace, route) = of_route.split_at(at);
-        let of_service = format!("{}-{}", self.namespace, self.service);
-        let service = of_service.strip_prefix(namespace)?.strip_prefix('-')?;
-        Some(Self {
-            namespace: namespace.into(),
-            route: route[1..].into(),
-            service: service.into(),
-            ..self.clone()
-        })
-    }
-
-    /// The name in Traefik 3.7.
-    fn name(&self) -> String {
-        let Self {
-            namespace,
-            route,
-            rule,
-            gateway,
-            entry_point,
-            service,
-        } = self;
-        let (gateway_namespace, gateway) = gateway;
-        format!(
-            "httproute-{namespace}-{route}-gw-{gateway_namespace}-{gateway}-ep-{entry_point}-{rule}-8bd93a10a1ba373c380d-svc-\
-             {namespace}-{service}-0@kubernetesgateway"
-        )
-    }
-
-    /// The name before Traefik 3.7.
-    fn old_name(&self) -> String {
-        format!("{}-{}-80@kubernetesgateway", self.namespace, self.service)
-    }
+    counted
 }
 
-/// The selectors of a Rollout whose stable Service is behind a split, in a cluster with another
-/// route.
-fn traefik(own: &Split, other: &Split) -> CounterSelectors {
-    let routing = Routing {
-        stable_service: own.service.clone(),
-        canary_service: format!("{}-z", own.service),
-        routes: vec![RouteRef {
-            kind: RouteKind::HttpRoute,
-            name: own.route.clone(),
-            rule: None,
-        }],
-        settle: std::time::Duration::ZERO,
-        unverified_after: std::time::Duration::ZERO,
-    };
-    let objects = [own.object(), other.object()];
-    let request = AnalysisRequest {
-        rollout: RolloutName {
-            namespace: own.namespace.clone(),
-            name: "x".to_owned(),
-        },
-        rules: RouteRules::from_routes(&objects, &own.namespace, &routing),
-        stable_service: Some(routing.stable_service),
-        canary_service: Some(routing.canary_service),
-        ..request()
-    };
-    counters_of(&request, json!({"indicator": "traefik"})).unwrap()
-}
-
-fn service(name: String) -> Labels {
-    Labels::from([("service".to_owned(), name)])
-}
-
-fn with(labels: &[(&str, &str)]) -> Labels {
-    labels
-        .iter()
-        .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
-        .collect()
-}
+const SERVICES: [&str; 2] = ["checkout", "checkout-canary"];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_other_route_counts_in_traefik(own in split(), other in split(), at in 0..6_usize) {
-        let other = own.divided_at(at).unwrap_or(other);
-        prop_assume!((&own.namespace, &own.route) != (&other.namespace, &other.route));
-        let counters = traefik(&own, &other);
-        for name in [own.name(), own.old_name()] {
-            let labels = service(name.clone());
-            let is_shared = name == other.name() || name == other.old_name();
-            let expected = (!is_shared).then_some(Arm::Stable);
-            prop_assert!(counters.arm(&labels) == expected || counters.ambiguity(&labels).is_some(), "{}", name);
-            prop_assert!(!is_shared || counters.arm(&labels).is_none(), "{}", name);
-        }
-        for name in [other.name(), other.old_name()] {
-            prop_assert_eq!(counters.arm(&service(name.clone())), None, "{} of {:?}", name, other);
-        }
+    fn no_other_service_counts_in_istio(namespace in near_name(), service in near_name()) {
+        let series = labels(&[("__name__", "istio_requests_total"), ("reporter", "source"),
+            ("destination_service_namespace", &namespace), ("destination_service_name", &service)]);
+        let is_own = namespace == "shop" && SERVICES.contains(&service.as_str());
+        prop_assert_eq!(counts(&request(), "istio", series), (is_own, is_own));
     }
 
     #[test]
-    fn no_other_rule_counts_in_traefik(own in split(), rule in 0..3_usize) {
-        prop_assume!(rule != own.rule);
-        let other = Split { route: format!("{}-y", own.route), ..own.clone() };
-        let counters = traefik(&own, &other);
-        let of_rule = Split { rule, ..own.clone() };
-        prop_assert_eq!(counters.arm(&service(of_rule.name())), None);
-        prop_assert_eq!(counters.arm(&service(own.name())), Some(Arm::Stable));
-        // Traefik before 3.7 only names the Service, which both routes reach.
-        prop_assert!(counters.ambiguity(&service(own.old_name())).is_some());
+    fn no_other_route_or_service_counts_in_linkerd(
+        [route_namespace, route, namespace, service] in [near_name(), near_name(), near_name(), near_name()],
+        own in 0..16_u8,
+    ) {
+        // Some of the names are the Rollout's own.
+        let name = |bit: u8, own_name: &str, other: String| if own & bit == 0 { other } else { own_name.to_owned() };
+        let (route_namespace, route) = (name(1, "shop", route_namespace), name(2, "checkout", route));
+        let (namespace, service) = (name(4, "shop", namespace), name(8, "checkout-canary", service));
+        let series = labels(&[("__name__", "outbound_http_route_backend_response_statuses_total"), ("route_kind", "HTTPRoute"),
+            ("route_namespace", &route_namespace), ("route_name", &route), ("backend_namespace", &namespace), ("backend_name", &service)]);
+        let is_own = route_namespace == "shop" && route == "checkout" && namespace == "shop" && SERVICES.contains(&service.as_str());
+        prop_assert_eq!(counts(&request(), "linkerd", series), (is_own, is_own));
     }
 
     #[test]
-    fn no_other_pod_counts(set in "[a-z]{1,62}-[a-z0-9]{9}", other in "[a-z]{1,62}-[a-z0-9]{1,9}(-[a-z0-9]{1,5})?", suffix in "[a-z0-9]{5}") {
+    fn no_other_upstream_counts_in_nginx(
+        [namespace, service, upstream] in [near_name(), near_name(), near_name()],
+        port in "[a-z]{1,7}|[0-9]{1,5}|[a-z]{1,4}-[a-z]{1,4}",
+        own in 0..8_u8,
+    ) {
+        let namespace = if own & 1 == 0 { namespace } else { "shop".to_owned() };
+        let service = if own & 2 == 0 { service } else { "checkout".to_owned() };
+        let upstream = if own & 4 == 0 { upstream } else { "shop-checkout-canary".to_owned() };
+        let canary = format!("{upstream}-{port}");
+        // The other dashes may separate the Service and the port.
+        let is_own = namespace == "shop" && service == "checkout"
+            && canary.strip_prefix("shop-checkout-canary-").is_some_and(|port| !port.contains(['-', '.']));
+        let series = labels(&[("__name__", "nginx_ingress_controller_requests"), ("namespace", &namespace),
+            ("service", &service), ("canary", &canary)]);
+        prop_assert_eq!(counts(&request(), "nginx", series), (is_own, is_own));
+        let stable = labels(&[("__name__", "nginx_ingress_controller_requests"), ("namespace", &namespace), ("service", &service)]);
+        let is_own = namespace == "shop" && service == "checkout";
+        prop_assert_eq!(counts(&request(), "nginx", stable), (is_own, is_own));
+    }
+
+    #[test]
+    fn an_additional_dash_in_an_upstream_of_nginx_is_ambiguous(service in "[a-z]{1,5}", port in "[a-z]{1,4}|[0-9]{1,5}") {
+        let counters = counters_of(&request(), json!({"indicator": "nginx"})).unwrap();
+        let longer = labels(&[("canary", &format!("shop-checkout-canary-{service}-{port}"))]);
+        prop_assert!(counters.arm(&longer).is_none() && counters.ambiguity(&longer).is_some());
+    }
+
+    #[test]
+    fn no_pod_of_another_namespace_or_name_counts(namespace in near_name(), pod in near_name(), own in 0..4_u8) {
+        let namespace = if own & 1 == 0 { namespace } else { "shop".to_owned() };
+        let pod = if own & 2 == 0 { pod } else { "checkout-bbb-x7k2p".to_owned() };
+        let series = labels(&[("__name__", "http_server_request_duration_seconds_count"), ("namespace", &namespace),
+            ("pod", &pod), ("http_response_status_code", "200")]);
+        let words: Vec<&str> = pod.split('-').collect();
+        let is_pod = |revisions: &[&str]| matches!(words[..], ["checkout", revision, suffix]
+            if revisions.contains(&revision) && suffix.len() == 5 && suffix.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let is_side = namespace == "shop" && is_pod(&["aaa", "bbb"]);
+        let (side, service) = counts(&request(), "pod", series);
+        prop_assert_eq!(side, is_side);
+        // The budget covers the pods of earlier revisions.
+        prop_assert!(!service || (namespace == "shop" && words.len() == 3 && words[0] == "checkout" && words[1].len() == 3), "{}", pod);
+    }
+
+    #[test]
+    fn no_pod_of_another_replica_set_counts(set in "[a-z]{1,62}-[a-z0-9]{9}", other in "[a-z]{1,62}-[a-z0-9]{1,9}(-[a-z0-9]{1,5})?", suffix in "[a-z0-9]{5}") {
         prop_assume!(set != other);
         let generated = |set: &str| {
             let base = format!("{set}-");
@@ -201,9 +135,9 @@ proptest! {
             (json!({"counters": {"total": "a", "errors": "b", "variants": {"podLabel": "kubernetes_pod"}}}), "kubernetes_pod"),
         ] {
             let counters = counters_of(&request, objective).unwrap();
-            prop_assert_eq!(counters.arm(&with(&[(label, &own)])), Some(Arm::Canary));
-            prop_assert!(own == foreign || counters.arm(&with(&[(label, &foreign)])).is_none());
-            let stored = vec![(with(&[("__name__", "http_server_request_duration_seconds_count"), ("namespace", "shop"),
+            prop_assert_eq!(counters.arm(&labels(&[(label, &own)])), Some(Arm::Canary));
+            prop_assert!(own == foreign || counters.arm(&labels(&[(label, &foreign)])).is_none());
+            let stored = vec![(labels(&[("__name__", "http_server_request_duration_seconds_count"), ("namespace", "shop"),
                 ("pod", &own), ("http_response_status_code", "200")]), 1.0)];
             prop_assert!(label != "pod" || select(&stored, &counters.total_of_sides).len() == 1);
             prop_assert!(label != "pod" || set.starts_with("checkout-") || select(&stored, &counters.total).is_empty());
@@ -211,97 +145,52 @@ proptest! {
     }
 
     #[test]
-    fn no_other_service_counts_in_a_mesh(namespace in name(), service in name(), route in name()) {
-        prop_assume!(namespace != "shop" || !["checkout", "checkout-canary"].contains(&service.as_str()) || route != "checkout");
-        let istio = with(&[("__name__", "istio_requests_total"), ("reporter", "source"),
-            ("destination_service_namespace", &namespace), ("destination_service_name", &service)]);
-        let linkerd = with(&[("__name__", "outbound_http_route_backend_response_statuses_total"), ("route_kind", "HTTPRoute"),
-            ("route_namespace", &namespace), ("route_name", &route), ("backend_namespace", &namespace), ("backend_name", &service)]);
-        for (indicator, labels) in [("istio", istio), ("linkerd", linkerd)] {
-            let counters = counters_of(&request(), json!({"indicator": indicator})).unwrap();
-            let stored = vec![(labels, 1.0)];
-            let is_own = namespace == "shop" && ["checkout", "checkout-canary"].contains(&service.as_str());
-            let is_counted = !select(&stored, &counters.total_of_sides).is_empty();
-            prop_assert!(!is_counted || is_own);
-        }
-    }
-
-    #[test]
-    fn no_other_upstream_counts_in_nginx(service in name(), port in "[a-z]{1,7}|[0-9]{1,5}|[a-z]{1,4}-[a-z]{1,4}") {
-        let counters = counters_of(&request(), json!({"indicator": "nginx"})).unwrap();
-        let labels = with(&[("canary", &format!("shop-{service}-{port}"))]);
-        prop_assert!(service == "checkout-canary" || counters.arm(&labels).is_none());
-        // A dash more is in the port's name or in another Service's: neither counts.
-        let own = with(&[("canary", &format!("shop-checkout-canary-{port}"))]);
-        prop_assert!(counters.arm(&own) == Some(Arm::Canary) || (port.contains('-') && counters.ambiguity(&own).is_some()));
-        let longer = with(&[("canary", &format!("shop-checkout-canary-{service}-{port}"))]);
-        prop_assert!(counters.arm(&longer).is_none() && counters.ambiguity(&longer).is_some());
+    fn the_budget_covers_every_revision_of_a_rollout(rollout in "[a-z]{1,62}", suffix in "[a-z0-9]{5}",
+        [canary, stable, earlier] in ["[bcdfghjklmnpqrstvwxz2456789]{9}", "[bcdfghjklmnpqrstvwxz2456789]{9}", "[bcdfghjklmnpqrstvwxz2456789]{9}"]) {
+        let mut request = request();
+        request.rollout.name.clone_from(&rollout);
+        request.canary_replica_set = format!("{rollout}-{canary}");
+        request.stable_replica_set = Some(format!("{rollout}-{stable}"));
+        let base = format!("{rollout}-{earlier}-");
+        let pod = format!("{}{suffix}", &base[..base.len().min(58)]);
+        let series = labels(&[("__name__", "http_server_request_duration_seconds_count"), ("namespace", "shop"),
+            ("pod", &pod), ("http_response_status_code", "200")]);
+        prop_assert!(counts(&request, "pod", series).1, "{}", pod);
     }
 }
 
-/// The counters of `shop/checkout`, and the side that a name of Traefik's counts for.
-fn side(rules: RouteRules, name: &str) -> (Option<Arm>, Option<String>) {
-    let counters = counters_of(
-        &AnalysisRequest { rules, ..request() },
-        json!({"indicator": "traefik"}),
-    )
-    .unwrap();
-    let labels = service(name.to_owned());
-    (
-        counters.arm(&labels),
-        counters.ambiguity(&labels).map(ToOwned::to_owned),
-    )
-}
-
 #[test]
-fn a_service_named_like_the_rest_of_a_name_does_not_count() {
-    // A tenant behind the same gateway who names a Service x-svc-shop-checkout-canary.
-    let name = "httproute-evil-r-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-evil-x-svc-shop-checkout-canary-1@kubernetesgateway";
-    assert_eq!(side(request().rules, name), (None, None));
-}
-
-#[test]
-fn names_that_are_equal_when_joined_are_ambiguous() {
-    // traefik #10139, #10105: shop + checkout-canary and shop-checkout + canary are one name.
-    let others = vec![rule("shop-checkout", "r", 0, &["canary"])];
-    let rules = RouteRules {
-        others,
-        ..request().rules
+fn the_budget_does_not_cover_pods_of_other_workloads() {
+    let request = AnalysisRequest {
+        canary_replica_set: "checkout-7bxk2dmqz".to_owned(),
+        stable_replica_set: Some("checkout-2cdx9tttt".to_owned()),
+        ..request()
     };
-    let (arm, reason) = side(rules.clone(), "shop-checkout-canary-80@kubernetesgateway");
-    assert_eq!(arm, None);
-    let reason = reason.unwrap();
-    assert!(
-        reason.contains("HTTPRoute shop-checkout/r") && reason.contains("upgrade Traefik to 3.7"),
-        "{reason}"
-    );
-    let own = "httproute-shop-checkout-gw-gateway-system-local-ep-web-0-8bd93a10a1ba373c380d-svc-shop-checkout-canary-1@kubernetesgateway";
-    assert_eq!(
-        side(rules, own),
-        (Some(Arm::Canary), None),
-        "the name contains the route and is unambiguous"
-    );
-    // Since 3.7 as well, if the route also has the same joined name.
-    let others = vec![rule("shop-checkout", "canary", 0, &["canary"])];
-    let split = vec![rule(
-        "shop",
-        "checkout-canary",
-        0,
-        &["checkout", "checkout-canary"],
-    )];
-    let own = own.replace("shop-checkout-gw", "shop-checkout-canary-gw");
-    let (arm, reason) = side(RouteRules { split, others }, &own);
-    let reason = reason.unwrap();
-    assert!(
-        arm.is_none()
-            && reason.contains("HTTPRoute shop/checkout-canary")
-            && reason.contains("rename"),
-        "{reason}"
-    );
+    let is_covered = |pod: &str| {
+        let name = "http_server_request_duration_seconds_count";
+        let pod = [
+            ("__name__", name),
+            ("namespace", "shop"),
+            ("pod", pod),
+            ("http_response_status_code", "200"),
+        ];
+        counts(&request, "pod", labels(&pod)).1
+    };
+    assert!(is_covered("checkout-9fgh2mnpq-x7k2p"));
+    // Pods of a DaemonSet or a Job, of a StatefulSet, and of another Rollout.
+    for other in [
+        "checkout-agent-x7k2p",
+        "checkout-collector-x7k2p",
+        "checkout-12345",
+        "checkout-worker-9fgh2mnpq-x7k2p",
+        "checkout-9fgh2mnpqx7k2p",
+    ] {
+        assert!(!is_covered(other), "{other}");
+    }
 }
 
-#[test]
-fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
+/// The message if a rule of another route reaches the stable Service.
+fn message_of_shared_service(indicator: Value) -> Option<String> {
     // gatewayapi plugin #226, with counters that do not name the route.
     let others = vec![rule("shop", "probe", 0, &["checkout"])];
     let request = AnalysisRequest {
@@ -311,15 +200,18 @@ fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
         },
         ..request()
     };
-    let message = counters_of(&request, json!({"indicator": "istio"}))
-        .unwrap_err()
-        .message;
+    counters_of(&request, indicator)
+        .err()
+        .map(|error| error.message)
+}
+
+#[test]
+fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
+    let message = message_of_shared_service(json!({"indicator": "istio"})).unwrap();
     assert!(
         message.contains("rule 0 of HTTPRoute shop/probe") && message.contains("its own Service"),
         "{message}"
     );
-    assert!(
-        counters_of(&request, json!({"indicator": "linkerd"})).is_ok(),
-        "it names the route"
-    );
+    let of_linkerd = message_of_shared_service(json!({"indicator": "linkerd"}));
+    assert_eq!(of_linkerd, None, "it names the route");
 }

@@ -8,7 +8,6 @@ mod server_resolver;
 mod task;
 #[cfg(test)]
 mod tests;
-mod triggers;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,11 +19,11 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
+use crate::dispatcher::Dispatcher;
 use crate::election::Leadership;
 use crate::telemetry::Metrics;
 
 pub use server_resolver::{DefaultServer, RefreshIntervals, ServerResolver};
-pub use triggers::Triggers;
 
 /// Manages the analysis tasks of all releases. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,7 +46,7 @@ pub struct AnalysisDeps {
 struct Inner {
     deps: AnalysisDeps,
     leadership: Leadership,
-    triggers: triggers::Sender,
+    dispatcher: Arc<Dispatcher>,
     tasks: Mutex<HashMap<String, TaskHandle>>,
 }
 
@@ -72,19 +71,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl AnalysisManager {
-    /// Creates a manager without tasks. The triggers contain the Rollouts whose analysis has
-    /// changed.
-    pub fn new(deps: AnalysisDeps, leadership: Leadership) -> (Self, Triggers) {
-        let (sender, triggers) = triggers::channel();
+    /// Creates a manager without tasks. A Rollout whose analysis has changed is enqueued.
+    pub fn new(deps: AnalysisDeps, leadership: Leadership, dispatcher: Arc<Dispatcher>) -> Self {
         let changes = leadership.changes();
         let inner = Arc::new(Inner {
             deps,
             leadership,
-            triggers: sender,
+            dispatcher,
             tasks: Mutex::default(),
         });
         tokio::spawn(stop_all_on_leadership_lost(Arc::downgrade(&inner), changes));
-        (Self { inner }, triggers)
+        Self { inner }
     }
 
     /// Starts the analysis of this release, or updates the running one. Does nothing if this
@@ -121,7 +118,7 @@ impl AnalysisManager {
             self.inner.deps.clone(),
             receiver,
             latest.clone(),
-            self.inner.triggers.clone(),
+            Arc::clone(&self.inner.dispatcher),
         );
         TaskHandle {
             request: sender,

@@ -13,11 +13,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use serin_core::hold::HoldCode;
 use serin_crds::analysis::{CaSourceSpec, PrometheusSpec, SecretSourceSpec, TlsSpec};
 use serin_crds::api_status;
 use serin_metrics_analysis::counter_selectors::AnalysisError;
 use serin_metrics_analysis::credentials::{CredentialData, CredentialSource, CredentialSourceKind};
-use serin_metrics_analysis::prometheus::{Server, Tls};
+use serin_metrics_analysis::prometheus::{
+    AddressTrust, AllowedAddress, RequiredMatcher, Server, Tls,
+};
 use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -62,6 +65,8 @@ pub struct ServerResolver {
     client: Client,
     default: Option<DefaultServer>,
     refresh_intervals: RefreshIntervals,
+    allowed_addresses: Arc<[AllowedAddress]>,
+    namespace_label: Option<Arc<str>>,
     reads: Arc<Semaphore>,
 }
 
@@ -107,8 +112,26 @@ impl ServerResolver {
             client,
             default,
             refresh_intervals,
+            allowed_addresses: Arc::default(),
+            namespace_label: None,
             reads: Arc::new(Semaphore::new(CONCURRENT_READS)),
         }
+    }
+
+    /// Limits the addresses that Rollouts may specify. If the list is empty, every address is
+    /// allowed, except those that the HTTP client refuses.
+    #[must_use]
+    pub fn with_allowed_addresses(mut self, allowed: Vec<AllowedAddress>) -> Self {
+        self.allowed_addresses = allowed.into();
+        self
+    }
+
+    /// Limits the queries to the default server to series whose label of this name is the namespace
+    /// of the Rollout.
+    #[must_use]
+    pub fn with_namespace_label(mut self, label: Option<String>) -> Self {
+        self.namespace_label = label.map(Arc::from);
+        self
     }
 
     /// How long the resolved server of this request is used before it is resolved again.
@@ -129,13 +152,19 @@ impl ServerResolver {
         request: &AnalysisRequest,
     ) -> Result<Server, CredentialError> {
         let prometheus = request.analysis.prometheus.as_ref();
-        match prometheus.and_then(|prometheus| Some((prometheus, prometheus.address.as_ref()?))) {
+        let namespace = &request.rollout.namespace;
+        let server = match prometheus
+            .and_then(|prometheus| Some((prometheus, prometheus.address.as_ref()?)))
+        {
             Some((prometheus, address)) => {
-                self.rollout_server(prometheus, address, &request.rollout.namespace)
-                    .await
+                self.rollout_server(prometheus, address, namespace).await?
             }
-            None => self.default_server().await,
-        }
+            None => self.default_server(namespace).await?,
+        };
+        Ok(Server {
+            rollout: Some(request.rollout.clone()),
+            ..server
+        })
     }
 
     /// Waits until the result differs from `previous`.
@@ -161,11 +190,15 @@ impl ServerResolver {
         }
     }
 
-    async fn default_server(&self) -> Result<Server, CredentialError> {
+    async fn default_server(&self, namespace: &str) -> Result<Server, CredentialError> {
         let Some(default) = &self.default else {
             return Err(AnalysisError::no_address().into());
         };
         let mut server = Server::with_url(&default.address);
+        server.required_matcher = self.namespace_label.as_ref().map(|label| RequiredMatcher {
+            label: label.to_string(),
+            value: namespace.to_owned(),
+        });
         if let Some(directory) = &default.headers_dir {
             let name = directory.display().to_string();
             let source = CredentialSource {
@@ -185,7 +218,10 @@ impl ServerResolver {
         address: &str,
         namespace: &str,
     ) -> Result<Server, CredentialError> {
-        let mut server = Server::with_url(address);
+        let mut server = Server {
+            trust: self.check_address(address)?,
+            ..Server::with_url(address)
+        };
         if let Some(SecretSourceSpec { secret_ref }) = &spec.headers_from {
             let named_by = "spec.analysis.prometheus.headersFrom";
             let source = CredentialSource {
@@ -217,6 +253,26 @@ impl ServerResolver {
             server.tls = source.add_client_certificate(&self.read(&source).await?, server.tls)?;
         }
         Ok(server)
+    }
+
+    /// Whether the installer allows this address of a Rollout.
+    fn check_address(&self, address: &str) -> Result<AddressTrust, AnalysisError> {
+        let mut allowed = self.allowed_addresses.iter();
+        if allowed.any(|allowed| allowed.permits(address)) {
+            return Ok(AddressTrust::Trusted);
+        }
+        if self.allowed_addresses.is_empty() {
+            return Ok(AddressTrust::Restricted);
+        }
+        let message = format!(
+            "spec.analysis.prometheus.address {address:?} is not allowed: \
+             --prometheus-allowed-address of the controller lists the allowed addresses. Use one \
+             of them, or ask the operator of the controller to add this one."
+        );
+        Err(AnalysisError {
+            code: HoldCode::InvalidSpec,
+            message,
+        })
     }
 
     async fn load_authorities(

@@ -1,20 +1,21 @@
 //! The analysis task of one release: polls its counters, accumulates evidence, and publishes
 //! snapshots.
 
-use serin_core::hold::HoldCode;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use serin_core::hold::HoldCode;
 use serin_metrics_analysis::backfill::{backfill, estimate_dispersion};
 use serin_metrics_analysis::budget;
 use serin_metrics_analysis::checkpoint::Checkpoint;
 use serin_metrics_analysis::counter_selectors::AnalysisError;
 use serin_metrics_analysis::objective_analysis::{ObjectivePlan, ObjectivePoll};
 use serin_metrics_analysis::prometheus::{
-    Answer, PollResult, PollSpec, QueryError, Server, newest_ms, next_answer,
+    Answer, AnswerContent, PollResult, PollSpec, PollSubscription, QueryError, Server, newest_ms,
+    next_answer,
 };
 use serin_metrics_analysis::release_analysis::{ReleaseAnalysis, settings_for};
 use serin_metrics_analysis::report::{SnapshotDigest, hold_report};
@@ -26,7 +27,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::server_resolver::CredentialError;
-use super::{AnalysisDeps, lock, triggers};
+use super::{AnalysisDeps, lock};
+use crate::cluster_cache::Key;
+use crate::dispatcher::Dispatcher;
+use crate::queue::Lane;
 
 /// Initial and maximum interval at which evidence is published if the report has not changed.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -39,9 +43,9 @@ pub(super) async fn run_analysis(
     deps: AnalysisDeps,
     request: watch::Receiver<AnalysisRequest>,
     latest: Arc<Mutex<AnalysisSnapshot>>,
-    triggers: triggers::Sender,
+    dispatcher: Arc<Dispatcher>,
 ) {
-    let mut publisher = AnalysisPublisher::new(deps, request.borrow().clone(), latest, triggers);
+    let mut publisher = AnalysisPublisher::new(deps, request.borrow().clone(), latest, dispatcher);
     loop {
         let mut task = AnalysisTask {
             publisher: &mut publisher,
@@ -66,7 +70,7 @@ struct AnalysisPublisher {
     deps: AnalysisDeps,
     request: AnalysisRequest,
     latest: Arc<Mutex<AnalysisSnapshot>>,
-    triggers: triggers::Sender,
+    dispatcher: Arc<Dispatcher>,
     digest: SnapshotDigest,
     heartbeat: Duration,
     heartbeat_at: Instant,
@@ -77,18 +81,32 @@ impl AnalysisPublisher {
         deps: AnalysisDeps,
         request: AnalysisRequest,
         latest: Arc<Mutex<AnalysisSnapshot>>,
-        triggers: triggers::Sender,
+        dispatcher: Arc<Dispatcher>,
     ) -> Self {
         let digest = SnapshotDigest::from_snapshot(&lock(&latest));
         Self {
             deps,
             request,
             latest,
-            triggers,
+            dispatcher,
             digest,
             heartbeat: HEARTBEAT.0,
             heartbeat_at: Instant::now() + HEARTBEAT.0,
         }
+    }
+
+    /// A breach must be acted on before anything else.
+    fn request_reconcile(&self) {
+        let rollout = &self.request.rollout;
+        let lane = if lock(&self.latest).report.breach.is_some() {
+            Lane::Urgent
+        } else if self.request.phase == ReleasePhase::Idle {
+            Lane::Background
+        } else {
+            Lane::Ongoing
+        };
+        let key = Key::new(&rollout.namespace, &rollout.name);
+        self.dispatcher.enqueue(&key, lane);
     }
 
     fn now_ms(&self) -> i64 {
@@ -103,7 +121,7 @@ impl AnalysisPublisher {
         self.publish(AnalysisSnapshot { report, ..before });
         if is_news {
             // Two reports of the same kind can still refer to different Secrets.
-            self.triggers.send(&self.request.rollout);
+            self.request_reconcile();
         }
     }
 
@@ -127,7 +145,7 @@ impl AnalysisPublisher {
         }
         if has_changed || is_due {
             self.heartbeat_at = Instant::now() + self.heartbeat;
-            self.triggers.send(&self.request.rollout);
+            self.request_reconcile();
         }
     }
 }
@@ -142,7 +160,7 @@ struct AnalysisTask<'a> {
 /// A poll objective.
 struct ObjectiveSubscription {
     poll: ObjectivePoll,
-    answers: watch::Receiver<Option<Arc<PollResult>>>,
+    answers: PollSubscription,
     service: watch::Receiver<ServiceSlo>,
     /// When the last processed poll was sent.
     read_at: Option<Instant>,
@@ -151,7 +169,7 @@ struct ObjectiveSubscription {
 /// A poll check.
 struct CheckSubscription {
     check: usize,
-    answers: watch::Receiver<Option<Arc<PollResult>>>,
+    answers: PollSubscription,
 }
 
 /// An event that a task waits for.
@@ -381,17 +399,14 @@ impl AnalysisTask<'_> {
         }
     }
 
-    fn subscribe(
-        &self,
-        release: &ReleaseAnalysis,
-        poll: &ObjectivePoll,
-    ) -> watch::Receiver<Option<Arc<PollResult>>> {
+    fn subscribe(&self, release: &ReleaseAnalysis, poll: &ObjectivePoll) -> PollSubscription {
         let ObjectivePoll {
             queries, period, ..
         } = poll.clone();
         self.publisher.deps.poller.subscribe(PollSpec {
             server: release.settings.server.clone(),
             queries,
+            content: AnswerContent::Series,
             period,
         })
     }
@@ -414,6 +429,7 @@ impl AnalysisTask<'_> {
                 let spec = PollSpec {
                     server: release.settings.server.clone(),
                     queries,
+                    content: AnswerContent::Values,
                     period: of.interval,
                 };
                 subscriptions.push(CheckSubscription {

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
-use serin_core::command::Command;
+use serin_core::command::{Authorization, Command};
+use serin_core::text::{Message, UserName};
 use serin_core::units::Revision;
 use serin_crds::RolloutCommand;
-use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
+use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 
 use super::Key;
 use super::container_ports;
@@ -20,9 +21,15 @@ use super::objects::{
     ControllerRef, Identity, ReadyEndpoint, Restarts,
 };
 use super::pod_problem;
+use crate::mount_failures;
 
 /// The label with the Service name of an EndpointSlice.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The label with the controller of an EndpointSlice, and its value for the controller of Kubernetes.
+const MANAGED_BY: (&str, &str) = (
+    "endpointslice.kubernetes.io/managed-by",
+    "endpointslice-controller.k8s.io",
+);
 /// The kubelet's waiting reason for a container that keeps failing.
 pub const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// The kubelet's reasons for a container whose exit it did not observe, for example because the
@@ -35,7 +42,7 @@ const ROUTING_ANNOTATIONS: [&str; 2] = [
     "service.kubernetes.io/topology-mode",
 ];
 /// A container with one of these waiting reasons is only starting.
-const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+pub(crate) const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 impl From<&ObjectMeta> for Identity {
     fn from(meta: &ObjectMeta) -> Self {
@@ -114,6 +121,7 @@ impl From<Pod> for CachedPod {
             ready,
             restarts: containers().filter_map(restarts).collect(),
             waiting: waiting(containers()),
+            starting_since: mount_failures::starting_since(&status),
             problem,
         }
     }
@@ -170,6 +178,8 @@ impl From<Service> for CachedService {
             identity: Identity::from(&service.metadata),
             rollout: label(&service.metadata, ROLLOUT_LABEL),
             owner_uid: controller_uid(&service.metadata),
+            owner: controller(&service.metadata),
+            other_writer: other_writer(&service.metadata),
             selects: spec
                 .selector
                 .as_ref()
@@ -206,12 +216,15 @@ impl From<EndpointSlice> for CachedEndpointSlice {
             identity: Identity::from(&slice.metadata),
             rollout: label(&slice.metadata, ROLLOUT_LABEL).unwrap_or_default(),
             service: label(&slice.metadata, SERVICE_NAME_LABEL),
+            service_uid: controller_uid(&slice.metadata)
+                .filter(|_| label(&slice.metadata, MANAGED_BY.0).as_deref() == Some(MANAGED_BY.1)),
         }
     }
 }
 
 impl From<DynamicObject> for CachedRoute {
     fn from(mut route: DynamicObject) -> Self {
+        let other_writer = other_writer(&route.metadata);
         route.metadata.managed_fields = None;
         let identity = Identity::from(&route.metadata);
         let generation = route.metadata.generation.unwrap_or_default();
@@ -223,6 +236,7 @@ impl From<DynamicObject> for CachedRoute {
             generation,
             object,
             backends,
+            other_writer,
         }
     }
 }
@@ -240,8 +254,10 @@ impl From<RolloutCommand> for CachedCommand {
             verb: spec.verb.into(),
             required_revision: expect.revision.map(Revision::new),
             required_step: expect.step.and_then(|step| usize::try_from(step).ok()),
-            reason: spec.reason,
-            requested_by: spec.requested_by,
+            reason: spec.reason.map(Message::from),
+            requested_by: spec.requested_by.map(UserName::from),
+            created_at,
+            authorization: Authorization::default(),
         };
         let finished_at = status.outcome.map(|_| status.at.unwrap_or(created_at));
         Self {
@@ -277,6 +293,16 @@ fn controller_uid(meta: &ObjectMeta) -> Option<String> {
         .filter(|owner| owner.controller == Some(true))
         .map(|owner| owner.uid.clone())
         .next()
+}
+
+/// The client other than Serin that last wrote an object, except its status.
+fn other_writer(meta: &ObjectMeta) -> Option<String> {
+    let entries = meta.managed_fields.iter().flatten();
+    let others = entries
+        .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())
+        .filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    last.manager.clone()
 }
 
 fn created_at(meta: &ObjectMeta) -> Timestamp {
@@ -338,6 +364,41 @@ mod tests {
         assert_eq!(status("Unknown"), None);
         let last_at = Some("2026-01-01T00:00:10Z".parse().unwrap());
         assert_eq!(status("Error"), Some(Restarts { count: 1, last_at }));
+    }
+
+    #[test]
+    fn the_last_other_writer_of_an_object_is_known() {
+        let entry = |manager: &str, time: &str, subresource: &str| {
+            json!({"manager": manager, "operation": "Update", "apiVersion": "v1", "time": time,
+                   "subresource": subresource, "fieldsType": "FieldsV1", "fieldsV1": {}})
+        };
+        let meta: ObjectMeta = serde_json::from_value(json!({"managedFields": [
+            entry("kubectl", "2026-01-01T00:00:00Z", ""),
+            entry("argocd-controller", "2026-01-01T00:00:05Z", ""),
+            entry(FIELD_MANAGER, "2026-01-01T00:00:09Z", ""),
+            entry("traefik", "2026-01-01T00:00:10Z", "status"),
+        ]}))
+        .unwrap();
+        assert_eq!(other_writer(&meta).as_deref(), Some("argocd-controller"));
+    }
+
+    #[test]
+    fn a_slice_of_another_controller_has_no_service() {
+        let slice = |managed_by: &str| {
+            let slice: EndpointSlice = serde_json::from_value(json!({
+                "metadata": {
+                    "name": "s",
+                    "labels": {SERVICE_NAME_LABEL: "checkout", MANAGED_BY.0: managed_by},
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "checkout",
+                                         "uid": "uid-1", "controller": true}],
+                },
+                "addressType": "IPv4", "endpoints": [],
+            }))
+            .unwrap();
+            CachedEndpointSlice::from(slice).service_uid
+        };
+        assert_eq!(slice(MANAGED_BY.1).as_deref(), Some("uid-1"));
+        assert_eq!(slice("mallory"), None);
     }
 
     #[test]

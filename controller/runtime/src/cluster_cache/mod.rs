@@ -1,6 +1,7 @@
 //! A cache of the cluster: the relevant fields of every object that belongs to a Rollout. Each kind
 //! has its own watch with its own backoff.
 
+mod claims;
 pub mod container_ports;
 mod convert;
 mod object_cache;
@@ -8,24 +9,36 @@ mod objects;
 mod optional_kinds;
 mod pod_problem;
 mod rollout_object;
+mod route_cache;
+mod watch_backoff;
 mod watches;
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use serin_core::plan::Plan;
+use serin_core::state::Stage;
+use serin_core::units::Weight;
 use tokio::sync::watch;
 
-pub use convert::CRASH_LOOP;
+use claims::{ClaimChange, Claims};
+
+use crate::admission_policy::PolicyStatus;
+use crate::queue::Lane;
+
+pub use claims::{Claimant, RouteKey};
+pub(crate) use convert::STARTING;
+pub use convert::{CRASH_LOOP, SERVICE_NAME_LABEL};
 pub use object_cache::ObjectCache;
 pub use objects::{
     CachedCommand, CachedEndpointSlice, CachedObject, CachedPod, CachedReplicaSet, CachedRoute,
     CachedService, ControllerRef, DeclaredPort, Identity, ReadyEndpoint, Restarts,
 };
 pub use optional_kinds::{Availability, Discovery, KindState, OptionalKind};
+pub(crate) use pod_problem::truncated;
 pub use rollout_object::RolloutObject;
-pub use watches::{Trigger, Watches};
+pub use route_cache::{RouteCache, RouteCaches};
+pub use watches::Watches;
 
 /// The namespace and name of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,24 +79,17 @@ pub struct ClusterCache {
     pub services: ObjectCache<CachedService>,
     /// EndpointSlices with our label.
     pub slices: ObjectCache<CachedEndpointSlice>,
-    /// All HTTPRoutes, if the cluster serves that kind.
-    pub routes: ObjectCache<CachedRoute>,
-    /// Whether the cluster serves HTTPRoute, and in which version.
-    pub route_kind: KindState,
+    /// All routes of the kinds that the cluster serves.
+    pub routes: RouteCaches,
     /// All RolloutCommands.
     pub commands: ObjectCache<CachedCommand>,
     /// Whether the cluster serves RolloutCommand.
     pub command_kind: KindState,
+    /// Whether the admission policy for commands is in force.
+    pub command_policy: watch::Sender<PolicyStatus>,
     /// The store's own `wait_until_ready` wakes only one of several waiting tasks.
     rollouts_listed: watch::Sender<bool>,
-    route_index: RwLock<RouteIndex>,
-}
-
-/// The Rollouts that use each route. Routes have no Serin label.
-#[derive(Default)]
-struct RouteIndex {
-    by_route: HashMap<Key, BTreeSet<Key>>,
-    by_rollout: HashMap<Key, BTreeSet<Key>>,
+    claims: RwLock<Claims>,
 }
 
 impl ClusterCache {
@@ -96,69 +102,105 @@ impl ClusterCache {
             pods: ObjectCache::default(),
             services: ObjectCache::default(),
             slices: ObjectCache::default(),
-            routes: ObjectCache::default(),
-            route_kind: KindState::new(&optional_kinds::HTTP_ROUTE),
+            routes: RouteCaches::default(),
             commands: ObjectCache::default(),
-            command_kind: KindState::new(&optional_kinds::ROLLOUT_COMMAND),
+            command_kind: KindState::new(optional_kinds::ROLLOUT_COMMAND),
+            command_policy: watch::Sender::default(),
             rollouts_listed: watch::Sender::new(false),
-            route_index: RwLock::default(),
+            claims: RwLock::default(),
         };
         (Arc::new(cache), writer)
     }
 
-    /// Records the routes of a Rollout's plan, so that their changes trigger the Rollout.
-    pub fn record_plan(&self, rollout: &Key, plan: &Plan) {
-        let routes: BTreeSet<Key> = plan
-            .routing()
-            .map(|routing| {
-                routing
-                    .routes
-                    .iter()
-                    .map(|route| Key::new(&rollout.namespace, &route.name))
-                    .collect()
+    /// Records which Services and routes the spec of a Rollout names. Returns the other Rollouts that
+    /// name the same Services.
+    pub fn record_spec(&self, rollout: &RolloutObject) -> Vec<Key> {
+        let name = rollout.metadata.name.as_deref().unwrap_or_default();
+        let spec = rollout.spec.as_ref().ok();
+        let routing = spec.and_then(|spec| spec.routing(name));
+        let change = self.claims_mut().set_spec(Claimant::new(rollout), routing);
+        self.apply_change(change)
+    }
+
+    /// Records which Services and routes the active plan of a Rollout names.
+    pub fn record_plan(&self, rollout: &RolloutObject, plan: &Plan) {
+        let routing = plan.routing().cloned();
+        let change = self.claims_mut().set_plan(&Claimant::new(rollout), routing);
+        self.apply_change(change);
+    }
+
+    /// Removes a deleted Rollout. Returns the other Rollouts that name its Services.
+    pub fn forget(&self, rollout: &Key) -> Vec<Key> {
+        let change = self.claims_mut().remove(rollout);
+        self.apply_change(change)
+    }
+
+    /// A Service without our label is not watched, so it is dropped with the last claim to it.
+    fn apply_change(&self, change: ClaimChange) -> Vec<Key> {
+        for service in &change.unclaimed {
+            let cached = self.services.get(service);
+            if cached.is_some_and(|cached| cached.rollout.is_none()) {
+                self.services.remove(service);
+            }
+        }
+        change.rollouts.into_iter().collect()
+    }
+
+    /// The Rollouts whose specs or plans name this route.
+    pub fn rollouts_using_route(&self, route: &RouteKey) -> Vec<Key> {
+        self.claims().of_route(route).cloned().collect()
+    }
+
+    /// The Rollouts whose specs or plans name this Service, the oldest first.
+    pub fn claimants(&self, service: &Key) -> Vec<Claimant> {
+        self.claims().of_service(service).cloned().collect()
+    }
+
+    /// The Rollout that may write this Service, by the rule of [`claims`]. `None` if nobody claims
+    /// it.
+    pub fn holder(&self, service: &Key) -> Option<Key> {
+        let cached = self.services.get(service);
+        let labelled = cached.and_then(|cached| cached.rollout.clone());
+        let labelled = labelled.map(|rollout| Key::new(&service.namespace, rollout));
+        labelled
+            .filter(|rollout| self.has_rollout(rollout))
+            .or_else(|| {
+                let claims = self.claims();
+                let mut claimants = claims.of_service(service);
+                claimants.next().map(|oldest| oldest.rollout.clone())
             })
-            .unwrap_or_default();
-        let mut route_index = self
-            .route_index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if route_index
-            .by_rollout
-            .get(rollout)
-            .map_or(routes.is_empty(), |before| *before == routes)
-        {
-            return;
-        }
-        route_index.remove(rollout);
-        for route in &routes {
-            route_index
-                .by_route
-                .entry(route.clone())
-                .or_default()
-                .insert(rollout.clone());
-        }
-        route_index.by_rollout.insert(rollout.clone(), routes);
     }
 
-    /// Removes a deleted Rollout.
-    pub fn forget(&self, rollout: &Key) {
-        self.route_index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(rollout);
+    /// The other Rollout that may write this Service, if it is not `rollout`.
+    pub fn other_holder(&self, service: &Key, rollout: &Key) -> Option<Key> {
+        self.holder(service).filter(|holder| holder != rollout)
     }
 
-    /// The Rollouts whose plans contain this route.
-    pub fn rollouts_using_route(&self, route: &Key) -> Vec<Key> {
-        let route_index = self
-            .route_index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        route_index
-            .by_route
-            .get(route)
-            .map(|rollouts| rollouts.iter().cloned().collect())
-            .unwrap_or_default()
+    /// Whether a Rollout splits the rule with this name in a route.
+    pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
+        self.claims().splits_rule(rollout, route, rule)
+    }
+
+    fn claims(&self) -> RwLockReadGuard<'_, Claims> {
+        self.claims.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claims_mut(&self) -> RwLockWriteGuard<'_, Claims> {
+        self.claims.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How urgent a change of this Rollout is, by the state of its release.
+    pub fn lane(&self, key: &Key) -> Lane {
+        let Some(rollout) = self.rollouts.get(&key.as_rollout()) else {
+            return Lane::Background;
+        };
+        let state = &rollout.status.state;
+        match state.stage {
+            Stage::Progressing | Stage::Promoting => Lane::Ongoing,
+            // The traffic is still on its way back to stable.
+            Stage::Aborted if state.weights.verified != Some(Weight::ZERO) => Lane::Urgent,
+            Stage::Aborted | Stage::FirstDeploy | Stage::Stable => Lane::Background,
+        }
     }
 
     /// Whether a Rollout with this name exists.
@@ -168,18 +210,21 @@ impl ClusterCache {
 
     /// The kinds that have not been listed yet. No decision may be made until this is empty.
     pub fn unsynced_kinds(&self) -> Vec<&'static str> {
-        [
+        let kinds = [
             ("rollouts", *self.rollouts_listed.borrow()),
             ("replicasets", self.replica_sets.is_synced()),
             ("pods", self.pods.is_synced()),
             ("services", self.services.is_synced()),
             ("endpointslices", self.slices.is_synced()),
-            ("httproutes", self.routes.is_synced()),
             ("rolloutcommands", self.commands.is_synced()),
-        ]
-        .into_iter()
-        .filter_map(|(kind, synced)| (!synced).then_some(kind))
-        .collect()
+        ];
+        let routes = self.routes.iter();
+        let routes = routes.map(|cache| (cache.router.plural(), cache.objects.is_synced()));
+        kinds
+            .into_iter()
+            .chain(routes)
+            .filter_map(|(kind, synced)| (!synced).then_some(kind))
+            .collect()
     }
 
     /// Waits until every kind has been listed once.
@@ -194,20 +239,9 @@ impl ClusterCache {
         self.pods.wait_until_synced().await;
         self.services.wait_until_synced().await;
         self.slices.wait_until_synced().await;
-        self.routes.wait_until_synced().await;
-        self.commands.wait_until_synced().await;
-    }
-}
-
-impl RouteIndex {
-    fn remove(&mut self, rollout: &Key) {
-        for route in self.by_rollout.remove(rollout).unwrap_or_default() {
-            if let Some(rollouts) = self.by_route.get_mut(&route) {
-                rollouts.remove(rollout);
-                if rollouts.is_empty() {
-                    self.by_route.remove(&route);
-                }
-            }
+        for routes in &self.routes {
+            routes.objects.wait_until_synced().await;
         }
+        self.commands.wait_until_synced().await;
     }
 }

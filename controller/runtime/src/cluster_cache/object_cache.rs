@@ -1,4 +1,4 @@
-//! A cache of objects of one kind, indexed by the Rollout that they belong to.
+//! A cache of objects of one kind, indexed by the Rollout that they belong to, or by other keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,7 +20,8 @@ pub struct ObjectCache<F> {
 
 struct Inner<F> {
     objects: HashMap<Key, Entry<F>>,
-    by_rollout: HashMap<Key, BTreeSet<String>>,
+    /// The keys of the objects by their index keys.
+    index: HashMap<Key, BTreeSet<Key>>,
     /// The objects received so far by a list in progress.
     listing: Option<HashMap<Key, Arc<F>>>,
 }
@@ -35,7 +36,7 @@ impl<F> Default for ObjectCache<F> {
     fn default() -> Self {
         let inner = Inner {
             objects: HashMap::new(),
-            by_rollout: HashMap::new(),
+            index: HashMap::new(),
             listing: None,
         };
         Self {
@@ -56,13 +57,19 @@ impl<F: CachedObject> ObjectCache<F> {
 
     /// The objects of one Rollout, ordered by name.
     pub fn for_rollout(&self, rollout: &Key) -> Vec<Arc<F>> {
+        self.indexed(std::slice::from_ref(rollout))
+    }
+
+    /// The objects with one of these index keys ([`CachedObject::index_keys`]), each once, ordered by
+    /// namespace and name.
+    pub fn indexed(&self, index_keys: &[Key]) -> Vec<Arc<F>> {
         let inner = self.read();
-        let Some(names) = inner.by_rollout.get(rollout) else {
-            return Vec::new();
-        };
-        let objects = names
+        let keys: BTreeSet<&Key> = index_keys
             .iter()
-            .filter_map(|name| inner.objects.get(&Key::new(&rollout.namespace, name)));
+            .filter_map(|index_key| inner.index.get(index_key))
+            .flatten()
+            .collect();
+        let objects = keys.into_iter().filter_map(|key| inner.objects.get(key));
         objects.map(|entry| Arc::clone(&entry.cached)).collect()
     }
 
@@ -135,7 +142,7 @@ impl<F: CachedObject> ObjectCache<F> {
         let objects = {
             let mut inner = self.write();
             inner.listing = None;
-            inner.by_rollout.clear();
+            inner.index.clear();
             std::mem::take(&mut inner.objects)
         };
         self.synced.send_replace(true);
@@ -177,11 +184,8 @@ impl<F: CachedObject> Inner<F> {
             }
             self.remove(&key);
         }
-        if let Some(rollout) = cached.rollout() {
-            self.by_rollout
-                .entry(Key::new(&key.namespace, rollout))
-                .or_default()
-                .insert(key.name.clone());
+        for index_key in cached.index_keys() {
+            self.index.entry(index_key).or_default().insert(key.clone());
         }
         self.objects.insert(
             key,
@@ -195,12 +199,11 @@ impl<F: CachedObject> Inner<F> {
 
     fn remove(&mut self, key: &Key) -> Option<Arc<F>> {
         let cached = self.objects.remove(key)?.cached;
-        if let Some(rollout) = cached.rollout() {
-            let rollout = Key::new(&key.namespace, rollout);
-            if let Some(names) = self.by_rollout.get_mut(&rollout) {
-                names.remove(&key.name);
-                if names.is_empty() {
-                    self.by_rollout.remove(&rollout);
+        for index_key in cached.index_keys() {
+            if let Some(keys) = self.index.get_mut(&index_key) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.index.remove(&index_key);
                 }
             }
         }
@@ -277,5 +280,17 @@ mod tests {
         other.identity.uid = "another".into();
         assert!(cache.apply(other));
         assert_eq!(desired(&cache), [("a".into(), 4)]);
+    }
+
+    #[test]
+    fn an_object_that_is_gone_leaves_nothing_in_the_index() {
+        let cache = ObjectCache::default();
+        cache.apply(set("a", 1, 1));
+        let mut moved = set("a", 2, 1);
+        moved.rollout = "tracking".into();
+        cache.apply(moved);
+        assert_eq!(desired(&cache), []);
+        cache.remove(&Key::new("shop", "a"));
+        assert!(cache.read().index.is_empty());
     }
 }

@@ -39,6 +39,15 @@ pub trait CachedObject: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     /// The name of the Rollout that the object belongs to, in the same namespace.
     fn rollout(&self) -> Option<&str>;
+
+    /// The keys under which [`ObjectCache::indexed`](super::ObjectCache::indexed) finds the object.
+    /// Defaults to its Rollout.
+    fn index_keys(&self) -> Vec<Key> {
+        let rollout = self.rollout().into_iter();
+        rollout
+            .map(|rollout| Key::new(&self.identity().key.namespace, rollout))
+            .collect()
+    }
 }
 
 /// The cached fields of a ReplicaSet.
@@ -118,6 +127,8 @@ pub struct CachedPod {
     pub restarts: Vec<Restarts>,
     /// The waiting reason of one of its containers. A crash loop has priority.
     pub waiting: Option<String>,
+    /// Since when it has had a node and none of its containers was created. `None` if one was.
+    pub starting_since: Option<Timestamp>,
     /// Why it cannot run, if it cannot.
     pub problem: Option<PodProblem>,
 }
@@ -171,6 +182,10 @@ pub struct CachedService {
     pub rollout: Option<String>,
     /// The UID of its controller. `None` for a user's Service.
     pub owner_uid: Option<String>,
+    /// Its controller, if any.
+    pub owner: Option<ControllerRef>,
+    /// The client other than Serin that last wrote it, as in `metadata.managedFields`.
+    pub other_writer: Option<String>,
     /// The revision in its selector.
     pub selects: Option<Revision>,
     /// Its spec. The canary Service is a copy of the stable one, and both follow the ports of their
@@ -188,6 +203,9 @@ pub struct CachedEndpointSlice {
     pub rollout: String,
     /// The name of its Service.
     pub service: Option<String>,
+    /// The UID of its Service. `None` if the slice is not one of the EndpointSlice controller:
+    /// anybody who may create slices could have written it.
+    pub service_uid: Option<String>,
     /// Its ready endpoints.
     pub ready: Vec<ReadyEndpoint>,
 }
@@ -209,6 +227,15 @@ pub struct CachedRoute {
     pub object: Value,
     /// Its backend Services, as returned by [`serin_metrics_analysis::routes::backend_names`].
     pub backends: Vec<String>,
+    /// The client other than Serin that last wrote it, as in `metadata.managedFields`.
+    pub other_writer: Option<String>,
+}
+
+impl CachedRoute {
+    /// The index key of a backend, given as a joined name.
+    pub fn backend_key(backend: &str) -> Key {
+        Key::new(String::new(), backend)
+    }
 }
 
 /// The cached fields of a RolloutCommand.
@@ -263,5 +290,10 @@ impl CachedObject for CachedRoute {
 
     fn rollout(&self) -> Option<&str> {
         None
+    }
+
+    fn index_keys(&self) -> Vec<Key> {
+        let backends = self.backends.iter();
+        backends.map(|backend| Self::backend_key(backend)).collect()
     }
 }

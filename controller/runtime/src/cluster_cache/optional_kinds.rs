@@ -8,6 +8,7 @@ use kube::Client;
 use kube::api::{ApiResource, GroupVersionKind};
 use serin_crds::api_status;
 use serin_crds::names::GROUP;
+use serin_traffic::Router;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -17,7 +18,7 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 const ABSENT_RECHECK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
 /// A kind that the controller uses if the cluster serves it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct OptionalKind {
     group: &'static str,
     kind: &'static str,
@@ -28,17 +29,8 @@ pub struct OptionalKind {
     installed_by: &'static str,
 }
 
-/// The Gateway API route. Its fields are equal in both versions.
-pub static HTTP_ROUTE: OptionalKind = OptionalKind {
-    group: "gateway.networking.k8s.io",
-    kind: "HTTPRoute",
-    plural: "httproutes",
-    versions: &["v1", "v1beta1"],
-    installed_by: "the CRDs of the Gateway API",
-};
-
 /// Commands for a Rollout. Rollouts also progress without them.
-pub static ROLLOUT_COMMAND: OptionalKind = OptionalKind {
+pub const ROLLOUT_COMMAND: OptionalKind = OptionalKind {
     group: GROUP,
     kind: "RolloutCommand",
     plural: "rolloutcommands",
@@ -60,6 +52,17 @@ pub enum Discovery {
 }
 
 impl OptionalKind {
+    /// The kind of route that a router writes.
+    pub fn of_router(router: &dyn Router) -> Self {
+        Self {
+            group: router.group(),
+            kind: router.kind(),
+            plural: router.plural(),
+            versions: router.versions(),
+            installed_by: router.installed_by(),
+        }
+    }
+
     /// The resource in one version.
     pub fn resource(&self, version: &str) -> ApiResource {
         ApiResource::from_gvk_with_plural(
@@ -177,14 +180,14 @@ pub enum Availability {
 /// The current availability of one optional kind.
 #[derive(Debug)]
 pub struct KindState {
-    kind: &'static OptionalKind,
+    kind: OptionalKind,
     availability: watch::Sender<Availability>,
     recheck: Notify,
 }
 
 impl KindState {
     /// Creates the state with unknown availability.
-    pub fn new(kind: &'static OptionalKind) -> Self {
+    pub fn new(kind: OptionalKind) -> Self {
         Self {
             kind,
             availability: watch::Sender::new(Availability::Unknown),
@@ -193,8 +196,8 @@ impl KindState {
     }
 
     /// The kind.
-    pub const fn kind(&self) -> &'static OptionalKind {
-        self.kind
+    pub const fn kind(&self) -> &OptionalKind {
+        &self.kind
     }
 
     /// Whether the cluster serves it.
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_message_for_an_absent_kind_says_what_to_install() {
-        let state = KindState::new(&HTTP_ROUTE);
+        let state = KindState::new(OptionalKind::of_router(serin_traffic::ROUTERS[0]));
         assert_eq!(
             state.resource().unwrap().api_version,
             "gateway.networking.k8s.io/v1"

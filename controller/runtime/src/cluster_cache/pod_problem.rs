@@ -149,7 +149,8 @@ fn since(condition: &PodCondition) -> Option<Timestamp> {
     condition.last_transition_time.as_ref().map(|time| time.0)
 }
 
-fn truncated(text: &str) -> String {
+/// The text on one line, cut to [`MAX_DETAIL`] characters.
+pub(crate) fn truncated(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(MAX_DETAIL) {
         Some((end, _)) => format!("{}...", &text[..end]),

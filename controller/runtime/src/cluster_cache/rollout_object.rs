@@ -8,6 +8,9 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use serin_core::observed::ReplicasSource;
+use serin_core::state_reader::UnreadableField;
+use serin_core::text::Message;
+use serin_crds::plan::check_template_size;
 use serin_crds::status::PersistedStatus;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 
@@ -27,6 +30,8 @@ pub struct RolloutObject {
     pub status: Box<RolloutStatus>,
     /// Why the status cannot be understood completely: another version of the controller wrote it.
     pub incompatibility: Option<String>,
+    /// The fields of the status that could not be read. They are written again.
+    pub unreadable: Vec<UnreadableField>,
 }
 
 impl RolloutObject {
@@ -93,12 +98,17 @@ impl<'de> Deserialize<'de> for RolloutObject {
         let replicas_source = replicas_source(&metadata, &spec);
         metadata.managed_fields = None;
         metadata.annotations = None;
-        let spec = serde_json::from_value(spec)
-            .map(Box::new)
-            .map_err(|problem| format!("spec: {problem}"));
+        // A large template is not kept: the controller has the Rollouts of all namespaces in memory.
+        let spec = check_template_size(&spec)
+            .map_err(|problem| problem.to_string())
+            .and_then(|()| {
+                let spec = serde_json::from_value(spec).map(Box::new);
+                spec.map_err(|problem| Message::from(format!("spec: {problem}")).into())
+            });
         let PersistedStatus {
             status,
             incompatibility,
+            unreadable,
         } = status.map(RolloutStatus::read).unwrap_or_default();
         Ok(Self {
             metadata,
@@ -106,6 +116,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
             replicas_source,
             status: Box::new(status),
             incompatibility,
+            unreadable,
         })
     }
 }
@@ -142,6 +153,8 @@ impl Resource for RolloutObject {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use serin_core::state::Phase;
+    use serin_core::units::Revision;
 
     use super::*;
 
@@ -156,7 +169,31 @@ mod tests {
         let rollout = RolloutObject::from_json(object).unwrap();
         let problem = rollout.spec.unwrap_err();
         assert!(problem.starts_with("spec: "), "{problem}");
-        assert_eq!(rollout.status.phase.as_deref(), Some("Paused"));
+        assert_eq!(rollout.status.state.phase, Phase::Paused);
+    }
+
+    #[test]
+    fn a_template_that_is_too_large_is_reported_and_not_kept() {
+        let object = json!({
+            "metadata": {"name": "checkout", "namespace": "shop"},
+            "spec": {"template": {"spec": {"containers": vec![0; 700_000]}}},
+            "status": {"phase": "Paused"},
+        });
+        let rollout = RolloutObject::from_json(object).unwrap();
+        let problem = rollout.spec.unwrap_err();
+        assert!(
+            problem.starts_with("spec.template: Invalid value"),
+            "{problem}"
+        );
+        assert_eq!(rollout.status.state.phase, Phase::Paused);
+        let object =
+            json!({"metadata": {"name": "checkout"}, "spec": {"replicas": "9".repeat(100_000)}});
+        let problem = RolloutObject::from_json(object).unwrap().spec.unwrap_err();
+        assert!(
+            problem.starts_with("spec: ") && problem.len() <= 1_024,
+            "{}",
+            problem.len()
+        );
     }
 
     #[test]
@@ -164,7 +201,10 @@ mod tests {
         let object = json!({"metadata": {"name": "checkout"}, "spec": {},
             "status": {"phase": 3, "stage": "Previewing", "stableRevision": "v1"}});
         let rollout = RolloutObject::from_json(object).unwrap();
-        assert_eq!(rollout.status.stable_revision.as_deref(), Some("v1"));
+        assert_eq!(
+            rollout.status.state.stable_revision,
+            Some(Revision::new("v1"))
+        );
         let problem = rollout.incompatibility.unwrap();
         assert!(
             problem.contains("status.phase") && problem.contains("Previewing"),

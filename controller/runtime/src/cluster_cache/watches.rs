@@ -4,41 +4,34 @@
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::channel::mpsc;
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::utils::Backoff;
+use kube::runtime::reflector;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use rand::Rng;
 use serde::de::DeserializeOwned;
-use serin_core::backoff::retry_after;
 use serin_crds::names::ROLLOUT_LABEL;
 use serin_crds::{RolloutCommand, api_status};
+use serin_traffic::ROUTERS;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::object_cache::ObjectCache;
-use super::objects::{CachedCommand, CachedObject, CachedRoute};
+use super::objects::{CachedCommand, CachedObject, CachedRoute, CachedService};
 use super::optional_kinds::{Availability, Discovery, KindState, absent_recheck_delay};
 use super::rollout_object::RolloutObject;
-use super::{ClusterCache, Key};
+use super::watch_backoff::{BACKOFF_RESET_AFTER, MAX_BACKOFF, WatchBackoff};
+use super::{ClusterCache, Key, RouteKey};
+use crate::dispatcher::Dispatcher;
+use crate::queue::Lane;
 
-/// A request to reconcile a Rollout.
-pub type Trigger = ObjectRef<RolloutObject>;
-
-/// Maximum delay before a failed watch is restarted.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// The backoff is reset if a watch has run without failures for this time.
-const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(30);
 /// Duration of one watch request, in seconds. It bounds how long a broken connection goes
 /// unnoticed.
 const WATCH_SECONDS: u32 = 60;
@@ -52,48 +45,82 @@ pub struct Watches {
     /// The cache to update.
     pub cluster: Arc<ClusterCache>,
     /// Receives the Rollouts that are affected by changes.
-    pub triggers: mpsc::Sender<Trigger>,
+    pub dispatcher: Arc<Dispatcher>,
+    /// The lane of all changes of this kind. If `None`, each is as urgent as the release that it
+    /// affects.
+    pub lane: Option<Lane>,
 }
 
 impl Watches {
-    /// Starts all watches. `on_deleted` is called for each deleted Rollout.
+    /// Starts all watches. `on_deleted` is called with the UID of each deleted Rollout.
     pub fn spawn(
         self,
         tasks: &mut JoinSet<()>,
         rollouts: reflector::store::Writer<RolloutObject>,
-        on_deleted: impl Fn(&Key, &str) + Send + 'static,
+        on_deleted: impl Fn(&str) + Send + 'static,
     ) {
         tasks.spawn(watch_rollouts(self.clone(), rollouts, on_deleted));
-        self.spawn_labelled::<ReplicaSet, _>(tasks, |cluster| &cluster.replica_sets);
-        self.spawn_labelled::<Pod, _>(tasks, |cluster| &cluster.pods);
-        self.spawn_labelled::<Service, _>(tasks, |cluster| &cluster.services);
-        self.spawn_labelled::<EndpointSlice, _>(tasks, |cluster| &cluster.slices);
-        let commands = self.clone();
-        let affected = |_: &ClusterCache, cached: &CachedCommand| {
-            vec![Key::new(&cached.identity.key.namespace, &cached.rollout)]
+        self.spawn_labelled::<ReplicaSet, _>(
+            tasks,
+            |cluster| &cluster.replica_sets,
+            |_, cached| rollout_of(cached),
+        );
+        self.spawn_labelled::<Pod, _>(
+            tasks,
+            |cluster| &cluster.pods,
+            |_, cached| rollout_of(cached),
+        );
+        self.spawn_labelled::<EndpointSlice, _>(
+            tasks,
+            |cluster| &cluster.slices,
+            |_, cached| rollout_of(cached),
+        );
+        // Other Rollouts wait for a Service that its holder gives up.
+        let claimants = |cluster: &ClusterCache, cached: &CachedService| {
+            let claimants = cluster.claimants(&cached.identity.key).into_iter();
+            let claimants = claimants.map(|claimant| claimant.rollout);
+            claimants.chain(rollout_of(cached)).collect()
         };
-        tasks.spawn(self.clone().watch_optional_kind(
+        self.spawn_labelled::<Service, _>(tasks, |cluster| &cluster.services, claimants);
+        let commands = self.clone();
+        // A finished command is of no interest to its Rollout.
+        let affected = |_: &ClusterCache, cached: &CachedCommand| {
+            let rollout = Key::new(&cached.identity.key.namespace, &cached.rollout);
+            let pending = cached.finished_at.is_none().then_some(rollout);
+            pending.into_iter().collect()
+        };
+        // A person waits for a command.
+        let urgent = Self {
+            lane: Some(Lane::Urgent),
+            ..self.clone()
+        };
+        tasks.spawn(urgent.watch_optional_kind(
             |cluster| &cluster.command_kind,
             move |_| commands.api::<DeserializeGuard<RolloutCommand>>(),
             |cluster| &cluster.commands,
             affected,
         ));
-        let routes = self.clone();
-        let affected = |cluster: &ClusterCache, cached: &CachedRoute| {
-            cluster.rollouts_using_route(&cached.identity.key)
-        };
-        tasks.spawn(self.watch_optional_kind(
-            |cluster| &cluster.route_kind,
-            move |resource| routes.dynamic_api(resource),
-            |cluster| &cluster.routes,
-            affected,
-        ));
+        for router in ROUTERS {
+            let kind = router.route_kind();
+            let routes = self.clone();
+            let affected = move |cluster: &ClusterCache, cached: &CachedRoute| {
+                let key = cached.identity.key.clone();
+                cluster.rollouts_using_route(&RouteKey { kind, key })
+            };
+            tasks.spawn(self.clone().watch_optional_kind(
+                move |cluster| &cluster.routes.of_kind(kind).state,
+                move |resource| routes.dynamic_api(resource),
+                move |cluster| &cluster.routes.of_kind(kind).objects,
+                affected,
+            ));
+        }
     }
 
     fn spawn_labelled<K, F>(
         &self,
         tasks: &mut JoinSet<()>,
         cache: fn(&ClusterCache) -> &ObjectCache<F>,
+        affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + 'static,
     ) where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -103,14 +130,6 @@ impl Watches {
             + 'static,
         F: CachedObject + From<K>,
     {
-        let affected = |_: &ClusterCache, cached: &F| {
-            let key = &cached.identity().key;
-            cached
-                .rollout()
-                .map(|rollout| Key::new(&key.namespace, rollout))
-                .into_iter()
-                .collect()
-        };
         let api = self.api::<DeserializeGuard<K>>();
         tasks.spawn(self.clone().watch_kind(
             api,
@@ -139,7 +158,7 @@ impl Watches {
 
     /// Keeps the cache of one kind current and triggers the affected Rollouts. Never returns.
     async fn watch_kind<K, F>(
-        mut self,
+        self,
         api: Api<DeserializeGuard<K>>,
         config: watcher::Config,
         cache: fn(&ClusterCache) -> &ObjectCache<F>,
@@ -162,7 +181,7 @@ impl Watches {
                 Ok(event) => {
                     let affected_rollouts =
                         apply_event(cache, event, |cached: &F| affected(&cluster, cached));
-                    self.trigger(&affected_rollouts).await;
+                    self.trigger(&affected_rollouts);
                 }
                 // This includes a 404: every API server serves these kinds, so it does not mean
                 // that the objects are gone.
@@ -175,10 +194,10 @@ impl Watches {
     /// disappear, or change its served version. While it is absent, the cache is empty and counts
     /// as listed.
     async fn watch_optional_kind<K, F>(
-        mut self,
-        state: fn(&ClusterCache) -> &KindState,
+        self,
+        state: impl for<'a> Fn(&'a ClusterCache) -> &'a KindState + Send + 'static,
         api: impl Fn(&ApiResource) -> Api<DeserializeGuard<K>> + Send + Sync + 'static,
-        cache: fn(&ClusterCache) -> &ObjectCache<F>,
+        cache: impl for<'a> Fn(&'a ClusterCache) -> &'a ObjectCache<F> + Send + 'static,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + Sync + 'static,
     ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -215,7 +234,7 @@ impl Watches {
                     continue;
                 }
             }
-            self.mark_absent(state, cache, &affected).await;
+            self.mark_absent(state, cache, affected);
             let wait = absent_recheck_delay(lookups, rand::rng().random());
             tokio::select! {
                 () = sleep(wait) => {}
@@ -226,7 +245,7 @@ impl Watches {
 
     /// Watches one version of an optional kind until it may no longer be served.
     async fn watch_version<K, F>(
-        &mut self,
+        &self,
         state: &KindState,
         version: &'static str,
         api: Api<DeserializeGuard<K>>,
@@ -247,9 +266,9 @@ impl Watches {
                 Some(Ok(event)) => {
                     let listed = matches!(event, Event::InitDone);
                     let affected_rollouts = apply_event(cache, event, &affected);
-                    self.trigger(&affected_rollouts).await;
+                    self.trigger(&affected_rollouts);
                     if listed {
-                        self.mark_served(state, version).await;
+                        self.mark_served(state, version);
                     }
                 }
                 Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
@@ -268,19 +287,19 @@ impl Watches {
         }
     }
 
-    async fn mark_served(&mut self, state: &KindState, version: &'static str) {
+    fn mark_served(&self, state: &KindState, version: &'static str) {
         let before = state.set(Availability::Served(version));
         if before == Availability::Served(version) {
             return;
         }
         tracing::info!(kind = %state.kind(), version, "kind is served");
         if before == Availability::Absent {
-            self.trigger_all().await;
+            self.trigger_all();
         }
     }
 
-    async fn mark_absent<F: CachedObject>(
-        &mut self,
+    fn mark_absent<F: CachedObject>(
+        &self,
         state: &KindState,
         cache: &ObjectCache<F>,
         affected: impl Fn(&F) -> Vec<Key>,
@@ -293,7 +312,7 @@ impl Watches {
             .iter()
             .flat_map(|cached| affected(cached))
             .collect();
-        self.trigger(&affected_rollouts).await;
+        self.trigger(&affected_rollouts);
         match before {
             Availability::Absent => {}
             Availability::Unknown => {
@@ -307,14 +326,14 @@ impl Watches {
                     "{}; it was served until now, and Rollouts that use it are held",
                     state.absent_message()
                 );
-                self.trigger_all().await;
+                self.trigger_all();
             }
         }
     }
 
     /// Triggers every Rollout. The availability of a kind also changes what is reported for
     /// Rollouts whose routes were never cached.
-    async fn trigger_all(&mut self) {
+    fn trigger_all(&self) {
         let rollouts: Vec<Key> = self
             .cluster
             .rollouts
@@ -322,15 +341,24 @@ impl Watches {
             .iter()
             .map(|rollout| rollout.key())
             .collect();
-        self.trigger(&rollouts).await;
+        self.trigger(&rollouts);
     }
 
-    async fn trigger(&mut self, rollouts: &[Key]) {
+    fn trigger(&self, rollouts: &[Key]) {
         for rollout in rollouts {
-            // The receiver is gone because the process is stopping.
-            let _ = self.triggers.send(rollout.as_rollout()).await;
+            let lane = self.lane.unwrap_or_else(|| self.cluster.lane(rollout));
+            self.dispatcher.enqueue(rollout, lane);
         }
     }
+}
+
+/// The Rollout that an object belongs to.
+fn rollout_of(cached: &impl CachedObject) -> Vec<Key> {
+    let key = &cached.identity().key;
+    let rollout = cached.rollout().into_iter();
+    rollout
+        .map(|rollout| Key::new(&key.namespace, rollout))
+        .collect()
 }
 
 /// Why the watch of one version of an optional kind ended.
@@ -395,9 +423,9 @@ where
 }
 
 async fn watch_rollouts(
-    mut watches: Watches,
+    watches: Watches,
     mut store: reflector::store::Writer<RolloutObject>,
-    on_deleted: impl Fn(&Key, &str) + Send + 'static,
+    on_deleted: impl Fn(&str) + Send + 'static,
 ) {
     let mut known = std::collections::HashMap::new();
     let mut listed = None;
@@ -414,8 +442,13 @@ async fn watch_rollouts(
                 continue;
             }
         };
-        store.apply_watcher_event(&event);
         let mut affected_rollouts = Vec::new();
+        // Claims are recorded before a Rollout is known, and end after it is gone, so that nobody
+        // else takes its Services in between.
+        if let Event::InitApply(rollout) | Event::Apply(rollout) = &event {
+            affected_rollouts.extend(watches.cluster.record_spec(rollout));
+        }
+        store.apply_watcher_event(&event);
         match &event {
             Event::Init => listed = Some(std::collections::HashMap::new()),
             Event::InitApply(rollout) => {
@@ -429,10 +462,17 @@ async fn watch_rollouts(
                 synced = true;
                 watches.cluster.rollouts_listed.send_replace(true);
                 let before = std::mem::replace(&mut known, listed.take().unwrap_or_default());
-                before
-                    .iter()
-                    .filter(|(key, uid)| known.get(key) != Some(uid))
-                    .for_each(|(key, uid)| on_deleted(key, uid));
+                for (key, uid) in before {
+                    match known.get(&key) {
+                        Some(now) if *now == uid => {}
+                        // Its claims were replaced by those of the new Rollout with this name.
+                        Some(_) => on_deleted(&uid),
+                        None => {
+                            affected_rollouts.extend(watches.cluster.forget(&key));
+                            on_deleted(&uid);
+                        }
+                    }
+                }
             }
             Event::Apply(rollout) => {
                 known.insert(rollout.key(), rollout.uid().to_owned());
@@ -440,10 +480,11 @@ async fn watch_rollouts(
             }
             Event::Delete(rollout) => {
                 known.remove(&rollout.key());
-                on_deleted(&rollout.key(), rollout.uid());
+                affected_rollouts.extend(watches.cluster.forget(&rollout.key()));
+                on_deleted(rollout.uid());
             }
         }
-        watches.trigger(&affected_rollouts).await;
+        watches.trigger(&affected_rollouts);
     }
 }
 
@@ -460,35 +501,6 @@ where
     events.backoff(WatchBackoff::default())
 }
 
-/// A backoff that grows with every failure until the watch was healthy for a while. kube-runtime
-/// resets a backoff at every restart of a watch, so this one ignores `reset`.
-#[derive(Debug, Default)]
-struct WatchBackoff {
-    failures: u32,
-    failed_at: Option<Instant>,
-}
-
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let was_healthy = self
-            .failed_at
-            .is_some_and(|at| at.elapsed() >= BACKOFF_RESET_AFTER);
-        self.failures = if was_healthy {
-            1
-        } else {
-            self.failures.saturating_add(1)
-        };
-        self.failed_at = Some(Instant::now());
-        Some(retry_after(self.failures, rand::rng().random()).min(MAX_BACKOFF))
-    }
-}
-
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {}
-}
-
 fn decode_or_skip<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Option<K> {
     object
         .map_err(|invalid| {
@@ -501,30 +513,4 @@ fn decode_or_skip<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) ->
 
 fn log_interruption(kind: &str, problem: &watcher::Error) {
     tracing::warn!(kind, error = %problem, "watch interrupted; retrying");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_backoff_grows_although_each_restart_resets_it() {
-        let mut backoff = WatchBackoff::default();
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            // kube-runtime resets the backoff whenever the watch restarts.
-            backoff.reset();
-            waits.extend(backoff.next());
-        }
-        assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
-        assert!(
-            waits[7] >= MAX_BACKOFF / 2 && waits[7] <= MAX_BACKOFF,
-            "{waits:?}"
-        );
-        tokio::time::advance(BACKOFF_RESET_AFTER).await;
-        assert!(
-            backoff.next().unwrap() <= Duration::from_millis(200),
-            "it was healthy for a while"
-        );
-    }
 }

@@ -1,10 +1,13 @@
 //! Executes effects. Each effect is idempotent, has its own timeout, and does not stop the others.
 
 pub mod command;
+mod corrections;
+mod original_routes;
 mod ports;
 mod replica_set;
 mod route;
 mod service;
+mod service_shape;
 
 use std::time::Duration;
 
@@ -23,11 +26,15 @@ use crate::election::Leadership;
 use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
 
-pub use route::{needs_restore, original_routes, restore_all_routes, restore_orphaned_routes};
+pub use corrections::Corrections;
+pub use original_routes::{needs_restore, original_routes};
+pub use route::{restore_all_routes, restore_orphaned_routes, route_label};
 pub use service::{release_all_services, release_orphaned_services};
 
 /// Maximum time for one effect.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP codes of requests that an admission policy, a webhook or RBAC refuses.
+const REFUSALS: [u16; 4] = [400, 403, 405, 422];
 
 /// Why an effect failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +54,14 @@ pub enum EffectError {
     /// The cluster does not serve the kind of the object.
     #[error("{0}")]
     KindAbsent(String),
+    /// Somebody else keeps changing the object, so it is put back later.
+    #[error("{what} is changed again and again by another client; retrying in {} s", wait.as_secs())]
+    Contested {
+        /// The object.
+        what: String,
+        /// When to try again.
+        wait: Duration,
+    },
     /// The API server refused the request.
     #[error("{what}: {message}")]
     Refused {
@@ -54,6 +69,9 @@ pub enum EffectError {
         what: String,
         /// The message of the API server.
         message: String,
+        /// Whether the request itself is refused, for example by a policy. Otherwise the API server
+        /// could not handle it.
+        by_policy: bool,
     },
     /// The request failed without a response from the API server.
     #[error("{what}: {error}")]
@@ -71,6 +89,17 @@ impl EffectError {
         matches!(self, Self::Conflict(_))
     }
 
+    /// Whether the API server refused the request itself, for example by a policy.
+    pub const fn is_refused_by_policy(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                by_policy: true,
+                ..
+            }
+        )
+    }
+
     fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
         |error| match &error {
@@ -78,6 +107,7 @@ impl EffectError {
             kube::Error::Api(status) => Self::Refused {
                 what,
                 message: api_status::message(status),
+                by_policy: REFUSALS.contains(&status.code),
             },
             _ => Self::Unreachable { what, error },
         }
@@ -104,6 +134,8 @@ pub struct EffectExecutor<'a> {
     pub plan: &'a Plan,
     /// The objects used for the decision.
     pub snapshot: &'a Snapshot,
+    /// Limits how often an object is put back.
+    pub corrections: &'a Corrections,
     /// The current time.
     pub now: Timestamp,
 }
@@ -150,6 +182,28 @@ impl EffectExecutor<'_> {
         }
         self.metrics.record_api_write(kind, verb);
         Ok(())
+    }
+
+    /// Counts a write of `desired` to an object. Call this before the write.
+    fn pace(&self, what: &str, desired: &str, lowers: bool) -> Result<(), EffectError> {
+        let paced = self.corrections.count_write(what, desired, lowers);
+        paced.map_err(|wait| EffectError::Contested {
+            what: what.to_owned(),
+            wait,
+        })
+    }
+
+    /// Checks that no other Rollout holds a Service of this Rollout.
+    fn check_held(&self, service: &str) -> Result<(), EffectError> {
+        let holder = self
+            .cache
+            .other_holder(&self.key(service), &self.key(self.name()));
+        holder.map_or(Ok(()), |holder| {
+            Err(EffectError::Impossible(format!(
+                "Service {service} is held by Rollout {}",
+                holder.name
+            )))
+        })
     }
 
     fn key(&self, name: &str) -> Key {

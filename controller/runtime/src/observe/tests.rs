@@ -1,5 +1,5 @@
 use serde_json::json;
-use serin_core::plan::RouteKind;
+use serin_core::units::Weight;
 use serin_crds::RolloutSpec;
 
 use super::*;
@@ -63,6 +63,7 @@ fn slice(service: &str, pods: &[&str]) -> Arc<CachedEndpointSlice> {
         identity: identity(service),
         rollout: "checkout".into(),
         service: Some(service.into()),
+        service_uid: Some(format!("uid-{service}")),
         ready,
     })
 }
@@ -77,7 +78,11 @@ fn service(name: &str, selects: &str) -> (String, Arc<CachedService>) {
     (name.to_owned(), Arc::new(cached))
 }
 
-fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<CachedRoute>) {
+fn route(
+    weight: Option<u32>,
+    generation: i64,
+    observed: i64,
+) -> ((RouteKind, String), Arc<CachedRoute>) {
     let mut backends =
         vec![json!({"name": "checkout", "port": 80, "weight": 100 - weight.unwrap_or(0)})];
     backends.extend(
@@ -91,18 +96,20 @@ fn route(weight: Option<u32>, generation: i64, observed: i64) -> (String, Arc<Ca
         "status": {"parents": [{"parentRef": {"name": "gateway"}, "controllerName": "c", "conditions": [condition("Accepted"), condition("ResolvedRefs")]}]},
     });
     (
-        "checkout".into(),
+        (RouteKind::HttpRoute, "checkout".into()),
         Arc::new(CachedRoute {
             identity: identity("checkout"),
             generation,
             object,
             backends: Vec::new(),
+            other_writer: None,
         }),
     )
 }
 
 fn snapshot() -> Snapshot {
     Snapshot {
+        rollout: Key::new("shop", "checkout"),
         replica_sets: [set("one", 2), set("two", 2)].into(),
         pods: vec![
             Arc::new(pod("one", "a")),
@@ -120,21 +127,17 @@ fn snapshot() -> Snapshot {
         ]
         .into(),
         routes: [route(Some(20), 3, 3)].into(),
-        routes_unreadable: None,
         commands: Vec::new(),
+        ..Snapshot::default()
     }
 }
 
-fn observe_at(
-    snapshot: &Snapshot,
-    observation_times: &mut ObservationTimes,
-    now: Timestamp,
-) -> Observed {
+fn inputs() -> ObserveInputs {
     let state = State {
         release_started_at: Some(at(0)),
         ..State::default()
     };
-    let context = ObserveInputs {
+    ObserveInputs {
         state,
         spec_replicas: 4,
         replicas_source: ReplicasSource::Declared,
@@ -144,8 +147,15 @@ fn observe_at(
         target: Some(Revision::new("two")),
         analysis: None,
         incompatible_state: None,
-    };
-    observe(snapshot, &plan(), context, observation_times, now)
+    }
+}
+
+fn observe_at(
+    snapshot: &Snapshot,
+    observation_times: &mut ObservationTimes,
+    now: Timestamp,
+) -> Observed {
+    observe(snapshot, &plan(), inputs(), observation_times, now)
 }
 
 #[test]
@@ -325,7 +335,11 @@ fn a_missing_route_is_reported() {
 fn a_route_of_an_absent_kind_is_reported_with_what_to_install() {
     let mut snapshot = snapshot();
     snapshot.routes.clear();
-    snapshot.routes_unreadable = Some("this cluster does not serve HTTPRoute: install it".into());
+    snapshot.unreadable_kinds = [(
+        RouteKind::HttpRoute,
+        "this cluster does not serve HTTPRoute: install it".into(),
+    )]
+    .into();
     let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0))
         .routes
         .remove(0);
@@ -440,4 +454,72 @@ fn a_pod_with_two_addresses_is_one_endpoint() {
         .stable_service
         .unwrap();
     assert_eq!((stable.ready, stable.serving_since), (2, Some(at(0))));
+}
+
+#[test]
+fn a_replica_set_counts_only_with_the_name_and_the_owner_of_its_revision() {
+    let (cache, _) = ClusterCache::new();
+    let put = |name: &str, owner: &str, revision: &str| {
+        cache.replica_sets.put(CachedReplicaSet {
+            identity: identity(name),
+            rollout: "checkout".into(),
+            revision: Some(Revision::new(revision)),
+            owner_uid: Some(owner.into()),
+            ..CachedReplicaSet::default()
+        });
+    };
+    put("checkout-one", "uid-1", "one");
+    // Labels and owner references can be written by anybody who may create ReplicaSets.
+    put("zzz-forged", "uid-1", "one");
+    put("checkout-two", "uid-other", "two");
+    let rollout = Key::new("shop", "checkout");
+    let snapshot = Snapshot::from_cache(&cache, &rollout, "uid-1", None);
+    let names: Vec<_> = snapshot
+        .replica_sets
+        .values()
+        .map(|set| set.identity.key.name.as_str())
+        .collect();
+    assert_eq!(names, ["checkout-one"]);
+}
+
+#[test]
+fn an_endpoint_slice_counts_only_if_its_service_controls_it() {
+    let mut snapshot = snapshot();
+    let mut forged = CachedEndpointSlice::clone(&slice("checkout", &["mallory"]));
+    forged.service_uid = Some("uid-another".into());
+    snapshot.slices.push(Arc::new(forged.clone()));
+    forged.service_uid = None;
+    snapshot.slices.push(Arc::new(forged));
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let service = observed.stable_service.unwrap();
+    assert_eq!((service.ready, service.serving_since), (2, Some(at(0))));
+}
+
+#[test]
+fn a_service_of_another_rollout_is_not_bound_and_its_other_pods_are_counted() {
+    let mut snapshot = snapshot();
+    let (name, cached) = service("checkout", "one");
+    let mut other = CachedService::clone(&cached);
+    other.rollout = Some("tracking".into());
+    snapshot.services.insert(name, Arc::new(other));
+    snapshot
+        .slices
+        .push(slice("checkout", &["payments-a", "payments-b"]));
+    let observed = observe_at(&snapshot, &mut ObservationTimes::default(), at(0));
+    let service = observed.stable_service.unwrap();
+    assert_eq!(service.selects, None);
+    assert_eq!((service.ready, service.other_ready), (4, 2));
+    assert!(snapshot.has_other_endpoints());
+}
+
+#[test]
+fn the_times_of_services_and_routes_that_the_plan_no_longer_names_are_dropped() {
+    let mut times = ObservationTimes::default();
+    let snapshot = snapshot();
+    observe_at(&snapshot, &mut times, at(0));
+    assert_eq!((times.services.len(), times.routes.len()), (2, 1));
+    let mut unrouted = plan();
+    unrouted.exposure = serin_core::plan::Exposure::ReplicaRatio;
+    observe(&snapshot, &unrouted, inputs(), &mut times, at(1));
+    assert_eq!((times.services.len(), times.routes.len()), (0, 0));
 }

@@ -12,9 +12,11 @@ use serin_core::observed::{AnalysisReport, Observed};
 use serin_core::plan::{Canary, Pace, Plan, Step};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
-use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
+use serin_crds::status::{
+    AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, EvidenceStatus, serialized_bytes,
+};
 use serin_crds::{RolloutSpec, RolloutStatus};
-use serin_metrics_analysis::routes::{RouteRules, service_names};
+use serin_metrics_analysis::routes::{RouteRules, RouteScope, service_names};
 use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase, RolloutName};
 
 use crate::analyzer::Analyzer;
@@ -32,6 +34,8 @@ pub(super) struct AnalysisInputs<'a> {
     pub observed: &'a Observed,
     pub snapshot: &'a Snapshot,
     pub cache: &'a ClusterCache,
+    /// The HTTPRoutes in the cache.
+    pub route_scope: RouteScope,
 }
 
 /// The latest analysis, and the analysis fields of the previous status.
@@ -95,8 +99,12 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
             previous_ended_at,
         };
     }
-    let latest = inputs.analyzer.snapshot(inputs.rollout.uid(), &revision);
-    let report = latest.report.clone();
+    let mut latest = inputs.analyzer.snapshot(inputs.rollout.uid(), &revision);
+    let mut report = latest.report.clone();
+    if let Some(hold) = checkpoint_hold(&latest) {
+        report.holds.insert(0, hold);
+        latest.checkpoint = None;
+    }
     AnalysisOutcome {
         report: Some(report),
         revision: Some(revision),
@@ -105,6 +113,21 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
         was_aborted,
         previous_ended_at,
     }
+}
+
+/// Why a release with a checkpoint that does not fit into the status is held: after a restart, its
+/// evidence would be lost.
+fn checkpoint_hold(latest: &AnalysisSnapshot) -> Option<Hold> {
+    let bytes = serialized_bytes(&latest.checkpoint.as_ref()?.checkpoint);
+    let (size, limit) = (bytes >> 10, CHECKPOINT_BYTES >> 10);
+    (bytes > CHECKPOINT_BYTES).then(|| {
+        let message = format!(
+            "spec.analysis.objectives: the state of the analysis has {size} KiB, more than the \
+             {limit} KiB that fit into the status. Use fewer objectives, or latency.guard with \
+             fewer of them"
+        );
+        Hold::new(HoldCode::InvalidSpec, message)
+    })
 }
 
 /// Follows the error budget of a Rollout without a release.
@@ -189,16 +212,19 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
     })
 }
 
-/// The rules of all HTTPRoutes that affect the counters of the two Services.
+/// The rules of all routes that affect the counters of the two Services.
 fn route_rules(inputs: &AnalysisInputs<'_>) -> RouteRules {
     let Some(routing) = inputs.plan.routing() else {
         return RouteRules::default();
     };
     let namespace = &inputs.rollout.key().namespace;
     let names = service_names(namespace, routing);
-    let mut routes = inputs.cache.routes.all();
-    routes.retain(|route| route.backends.iter().any(|backend| names.contains(backend)));
-    RouteRules::from_routes(routes.iter().map(|route| &route.object), namespace, routing)
+    let routes = inputs.cache.routes.with_backends(&names);
+    let routes = routes.iter().map(|route| &route.object);
+    RouteRules {
+        scope: inputs.route_scope,
+        ..RouteRules::from_routes(routes, namespace, routing)
+    }
 }
 
 /// The side of each pod, by its owner.
@@ -354,9 +380,9 @@ impl AnalysisOutcome {
     /// already contains it.
     pub(super) fn infeasible(&self, plan: &Plan) -> Option<Reason> {
         let warning = |budgets: &[BudgetStatus]| {
-            let messages: Vec<String> = budgets
+            let messages: Vec<&str> = budgets
                 .iter()
-                .filter_map(|budget| budget.infeasible.clone())
+                .filter_map(|budget| budget.infeasible.as_deref())
                 .collect();
             (!messages.is_empty()).then(|| messages.join(" "))
         };
@@ -364,7 +390,7 @@ impl AnalysisOutcome {
             warning(&self.budgets(plan)).filter(|_| warning(&self.before.budgets).is_none())?;
         Some(Reason {
             code: "NotFeasible",
-            message,
+            message: message.into(),
             level: Level::Warning,
         })
     }
@@ -399,7 +425,8 @@ impl AnalysisOutcome {
                 .as_ref()
                 .filter(|_| self.is_same_attempt_as_status(state))?
                 .evidence
-                .clone()
+                .as_ref()
+                .map(ToString::to_string)
         };
         current.or_else(before)
     }

@@ -8,6 +8,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use serin_crds::RolloutStatus;
 use serin_crds::names::FIELD_MANAGER;
+use serin_crds::status::serialized_bytes;
 use tokio::time::timeout;
 
 use super::{Context, ReconcileError};
@@ -31,12 +32,34 @@ pub(super) fn authorize_write(
 }
 
 /// Replaces the status, if the Rollout has not been written since it was read.
+///
+/// If the API server refuses the status as too large, a minimal one is written instead, so that an
+/// abort takes effect. A release under way is not: without its evidence and its spent budget, it
+/// would start to be analyzed again.
 pub(super) async fn replace_status(
     context: &Context,
     rollout: &RolloutObject,
     status: &RolloutStatus,
     local: &mut LocalState,
 ) -> Result<Arc<RolloutObject>, ReconcileError> {
+    let written = match send_status(context, rollout, status).await {
+        Err(ReconcileError::TooLarge(problem)) if !status.state.is_releasing() => {
+            tracing::error!(%problem, bytes = serialized_bytes(status), "status is too large; \
+                writing the position of the release without evidence and checks");
+            send_status(context, rollout, &status.minimal()).await?
+        }
+        written => written?,
+    };
+    let written = local.record_written(written);
+    local.record_status_written();
+    Ok(written)
+}
+
+async fn send_status(
+    context: &Context,
+    rollout: &RolloutObject,
+    status: &RolloutStatus,
+) -> Result<RolloutObject, ReconcileError> {
     let key = rollout.key();
     // This is a patch because an update without the annotations and labels would take over their
     // field ownership, although the API server leaves them in place. The resourceVersion turns a
@@ -56,14 +79,11 @@ pub(super) async fn replace_status(
         ..PatchParams::default()
     };
     let patch = Patch::Json::<()>(patch);
-    let answer = with_timeout(
+    with_timeout(
         "writing the status",
         api.patch_status(&key.name, &params, &patch),
     )
-    .await?;
-    let written = local.record_written(answer);
-    local.record_status_written();
-    Ok(written)
+    .await
 }
 
 /// Writes single fields of the status and leaves all others as they are, also those that this

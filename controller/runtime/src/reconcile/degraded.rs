@@ -1,21 +1,28 @@
 //! Handles Rollouts for which no decision is possible. The problem is reported on the Rollout, and
 //! other Rollouts are not affected.
 
-use kube::runtime::controller::Action;
+use std::time::Duration;
+
 use serde_json::json;
 use serin_core::command::{CommandOutcome, Verb};
 use serin_core::effect::{Level, Reason};
+use serin_core::state::{COMMANDS_LIMIT, Phase};
+use serin_core::text::{Message, Text};
 use serin_crds::RolloutStatus;
 
-use super::api_writer::{authorize_write, patch_status_fields, replace_status};
+use super::api_writer::{authorize_write, patch_status_fields};
 use super::pipeline::RESYNC;
 use super::{Context, ReconcileError};
 use crate::cluster_cache::{Key, RolloutObject};
+use crate::dispatcher::Action;
 use crate::effects;
 use crate::local_state::LocalState;
 use crate::status::{
     Urgency, incompatible_conditions, invalid_spec_conditions, quarantine_conditions, urgency,
 };
+
+/// Time until the next commands are refused if there are many.
+const NEXT_COMMANDS_AFTER: Duration = Duration::from_secs(1);
 
 /// Reports an invalid spec if no plan is active. Nothing has been deployed yet, and nothing is.
 pub(super) async fn report_invalid_spec(
@@ -26,9 +33,9 @@ pub(super) async fn report_invalid_spec(
     local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     let mut next = status.clone();
-    next.observed_generation = Some(rollout.generation());
-    next.phase = Some("Degraded".to_owned());
-    next.message = Some(format!("the spec is invalid: {problem}"));
+    next.state.observed_generation = rollout.generation();
+    next.state.phase = Phase::Degraded;
+    next.state.message = format!("the spec is invalid: {problem}").into();
     next.conditions = invalid_spec_conditions(
         &problem,
         &status.conditions,
@@ -36,56 +43,67 @@ pub(super) async fn report_invalid_spec(
         context.clock.now(),
     );
     if *status != next {
-        replace_status(context, rollout, &next, local).await?;
+        // Nothing else is known yet.
+        let fields = json!({
+            "observedGeneration": next.state.observed_generation, "phase": next.state.phase,
+            "message": next.state.message, "conditions": next.conditions,
+        });
+        patch_status_fields(context, rollout, &fields, local).await?;
         let reasons = [Reason {
             code: "InvalidSpec",
-            message: problem.clone(),
+            message: problem.as_str().into(),
             level: Level::Warning,
         }];
         let position = format!("generation {}", rollout.generation());
         context
             .events
-            .publish(rollout, &reasons, &position, true, &mut local.event_dedup)
+            .publish(rollout, &reasons, &position, false, &mut local.event_dedup)
             .await;
     }
     let reason = format!("nothing is deployed yet, and the spec is invalid: {problem}");
-    refuse_commands(context, rollout, &reason).await?;
-    Ok(Action::await_change())
+    let has_more = refuse_commands(context, rollout, &reason).await?;
+    Ok(if has_more {
+        Action::requeue(NEXT_COMMANDS_AFTER)
+    } else {
+        Action::await_change()
+    })
 }
 
-/// Refuses pending commands, so that they do not wait forever.
+/// Refuses pending commands, so that they do not wait forever. Returns whether there are more: a
+/// flood of commands must not delay the next reconcile.
 async fn refuse_commands(
     context: &Context,
     rollout: &RolloutObject,
     reason: &str,
-) -> Result<(), ReconcileError> {
-    let waiting = context
-        .cache
-        .commands
-        .for_rollout(&rollout.key())
-        .into_iter()
-        .filter(|command| command.finished_at.is_none());
-    for command in waiting {
+) -> Result<bool, ReconcileError> {
+    let policy = context.cache.command_policy.borrow().clone();
+    let mut waiting = context.cache.commands.for_rollout(&rollout.key());
+    waiting.retain(|command| {
+        let is_known = policy.authorization(command.created_at).is_some();
+        command.finished_at.is_none() && is_known
+    });
+    for command in waiting.iter().take(COMMANDS_LIMIT) {
         let outcome = CommandOutcome::refused(reason);
         authorize_write(context, "RolloutCommand", "patch")?;
         effects::command::finish(
             &context.client,
             &context.cache,
-            &command,
+            command,
             &outcome,
             context.clock.now(),
         )
         .await?;
     }
-    Ok(())
+    Ok(waiting.len() > COMMANDS_LIMIT)
 }
 
-/// Whether an `abort` command waits. It works on a status of any version.
+/// Whether an `abort` command waits that may be carried out. It works on a status of any version.
 pub(super) fn has_pending_abort(context: &Context, rollout: &Key) -> bool {
     let commands = context.cache.commands.for_rollout(rollout);
+    let policy = context.cache.command_policy.borrow().clone();
     let mut pending = commands
         .iter()
-        .filter(|command| command.finished_at.is_none());
+        .filter(|command| command.finished_at.is_none() && policy.permits(command.created_at));
     pending.any(|cached| cached.command.verb == Verb::Abort)
 }
 
@@ -98,20 +116,22 @@ pub(super) async fn report_incompatible_status(
     local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     tracing::error!(%problem, "status was written by an incompatible version; not reconciling");
-    let message = format!(
+    // What to do must not be cut off.
+    let problem = Text::<512>::from(problem);
+    let message = Message::from(format!(
         "the status was written by an incompatible version of the controller: {problem}. Traffic \
          stays as it is; upgrade the controller, or abort the release"
-    );
+    ));
     let conditions = incompatible_conditions(
         &message,
         &rollout.status.conditions,
         rollout.generation(),
         context.clock.now(),
     );
-    let is_reported = rollout.status.message.as_deref() == Some(message.as_str());
+    let is_reported = rollout.status.state.message == message;
     if !is_reported || rollout.status.conditions != conditions {
         let fields = json!({
-            "phase": "Degraded", "message": message, "conditions": conditions,
+            "phase": Phase::Degraded, "message": message, "conditions": conditions,
         });
         patch_status_fields(context, rollout, &fields, local).await?;
         let reasons = [Reason {
@@ -121,11 +141,15 @@ pub(super) async fn report_incompatible_status(
         }];
         context
             .events
-            .publish(rollout, &reasons, "status", true, &mut local.event_dedup)
+            .publish(rollout, &reasons, "status", false, &mut local.event_dedup)
             .await;
     }
-    refuse_commands(context, rollout, &message).await?;
-    Ok(Action::requeue(RESYNC))
+    let has_more = refuse_commands(context, rollout, &message).await?;
+    Ok(Action::requeue(if has_more {
+        NEXT_COMMANDS_AFTER
+    } else {
+        RESYNC
+    }))
 }
 
 /// Reports in the status that the Rollout is quarantined.
@@ -149,10 +173,11 @@ pub(super) async fn report_quarantine(
     if urgency(status, &next) != Urgency::Now {
         return Ok(());
     }
-    replace_status(context, rollout, &next, local).await?;
+    let fields = json!({"conditions": next.conditions});
+    patch_status_fields(context, rollout, &fields, local).await?;
     let reasons = [Reason {
         code: "Quarantined",
-        message: problem.to_owned(),
+        message: problem.into(),
         level: Level::Warning,
     }];
     context

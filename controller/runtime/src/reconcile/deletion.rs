@@ -1,32 +1,49 @@
 //! Deletion of a Rollout: restores the objects that it has changed. The objects that it owns are
 //! deleted by garbage collection.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use kube::Client;
-use kube::runtime::controller::Action;
+use serin_core::effect::{Level, Reason};
 use serin_core::plan::Plan;
 use serin_core::state::State;
 use serin_crds::RolloutStatus;
 
-use super::spec_view::SpecView;
+use super::spec_view::{PlanSource, SpecView};
 use super::{Context, ReconcileError, finalizer};
 use crate::cluster_cache::{ClusterCache, RolloutObject};
-use crate::effects::{self, EffectExecutor};
+use crate::dispatcher::Action;
+use crate::effects::{self, Corrections, EffectError, EffectExecutor};
 use crate::election::Leadership;
+use crate::journal::Attempt;
+use crate::local_state::LocalState;
 use crate::observe::Snapshot;
+use crate::planner::{PlanCache, Planner};
 use crate::telemetry::Metrics;
+
+/// Number of attempts to restore an object although a policy refuses it. With the backoff of a failed
+/// reconcile, about a minute.
+const RESTORE_ATTEMPTS: u32 = 10;
 
 pub(super) async fn delete(
     context: &Context,
-    rollout: &RolloutObject,
+    rollout: &Arc<RolloutObject>,
     status: &RolloutStatus,
     state: &State,
+    attempt: Option<&Attempt>,
+    local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     context.analyzer.stop(rollout.uid());
     if !finalizer::is_held(rollout) {
         return Ok(Action::await_change());
     }
-    if let Some(plan) = plan_to_restore(rollout, state, context.clock.now()) {
+    let source = PlanSource {
+        planner: &context.safeguards.planner,
+        cache: &mut local.plans,
+        attempt,
+    };
+    if let Some(plan) = plan_to_restore(rollout, source, state, context.clock.now()).await {
         let restorer = ResourceRestorer {
             client: &context.client,
             cache: &context.cache,
@@ -35,7 +52,15 @@ pub(super) async fn delete(
             now: context.clock.now(),
             keeps_selectors: false,
         };
-        restorer.restore(rollout, status, &plan).await?;
+        if let Err(error) = restorer.restore(rollout, status, &plan).await {
+            if error.is_refused_by_policy() {
+                local.restore_refusals = local.restore_refusals.saturating_add(1);
+            }
+            if !error.is_refused_by_policy() || local.restore_refusals < RESTORE_ATTEMPTS {
+                return Err(error.into());
+            }
+            abandon_restore(context, rollout, &error, local).await;
+        }
     }
     finalizer::write(
         context,
@@ -44,15 +69,47 @@ pub(super) async fn delete(
         &finalizer::other_finalizers(rollout),
     )
     .await?;
-    tracing::info!("restored routes and Services of deleted Rollout");
+    tracing::info!("removed the finalizer of the deleted Rollout");
     Ok(Action::await_change())
+}
+
+/// Reports that an object is left as it is: a policy refuses to restore it, and the finalizer would
+/// block the deletion of the Rollout and its namespace forever.
+async fn abandon_restore(
+    context: &Context,
+    rollout: &RolloutObject,
+    error: &EffectError,
+    local: &mut LocalState,
+) {
+    let message = format!(
+        "not restored after {RESTORE_ATTEMPTS} attempts, and left as it is: {error}. Set its weights \
+         or its selector by hand"
+    );
+    tracing::error!(%error, "cannot restore an object of the deleted Rollout; giving up");
+    let reasons = [Reason {
+        code: "RestoreAbandoned",
+        message: message.into(),
+        level: Level::Warning,
+    }];
+    let dedup = &mut local.event_dedup;
+    let events = &context.events;
+    events
+        .publish(rollout, &reasons, "deletion", true, dedup)
+        .await;
 }
 
 /// The plan under which routes and Services were changed: the active plan, or else the plan of the
 /// spec.
-fn plan_to_restore(rollout: &RolloutObject, state: &State, now: Timestamp) -> Option<Plan> {
-    let in_force = state.plan.as_ref().map(|plan| plan.spec.clone());
-    in_force.or_else(|| SpecView::from_rollout(rollout, state, now).plan)
+async fn plan_to_restore(
+    rollout: &Arc<RolloutObject>,
+    source: PlanSource<'_>,
+    state: &State,
+    now: Timestamp,
+) -> Option<Plan> {
+    match &state.plan {
+        Some(active) => Some(active.spec.clone()),
+        None => SpecView::load(rollout, source, state, now).await.plan,
+    }
 }
 
 /// Restores what a Rollout has changed in objects that it does not own.
@@ -76,8 +133,9 @@ impl ResourceRestorer<'_> {
         rollout: &RolloutObject,
         status: &RolloutStatus,
         plan: &Plan,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<(), EffectError> {
         let snapshot = Snapshot::from_cache(self.cache, &rollout.key(), rollout.uid(), Some(plan));
+        let corrections = Corrections::default();
         let executor = EffectExecutor {
             client: self.client,
             cache: self.cache,
@@ -88,13 +146,20 @@ impl ResourceRestorer<'_> {
             status,
             plan,
             snapshot: &snapshot,
+            corrections: &corrections,
             now: self.now,
         };
-        effects::restore_all_routes(&executor, &status.original_routes).await?;
-        if !self.keeps_selectors {
-            effects::release_all_services(&executor).await?;
+        let routes = effects::restore_all_routes(&executor, &status.original_routes).await;
+        let services = if self.keeps_selectors {
+            Ok(())
+        } else {
+            effects::release_all_services(&executor).await
+        };
+        // What may succeed later comes first, so that it is not given up with the rest.
+        match (routes, services) {
+            (Err(routes), Err(services)) if routes.is_refused_by_policy() => Err(services),
+            (routes, services) => routes.and(services),
         }
-        Ok(())
     }
 }
 
@@ -111,8 +176,13 @@ pub async fn release_finalizer(
         return Ok(false);
     }
     let status = &rollout.status;
-    let state = status.state().state;
-    if let Some(plan) = plan_to_restore(rollout, &state, restorer.now) {
+    let source = PlanSource {
+        planner: &Planner::default(),
+        cache: &mut PlanCache::default(),
+        attempt: None,
+    };
+    let shared = Arc::new(rollout.clone());
+    if let Some(plan) = plan_to_restore(&shared, source, &status.state, restorer.now).await {
         restorer
             .restore(rollout, status, &plan)
             .await

@@ -8,18 +8,19 @@ mod analysis;
 mod api_writer;
 mod degraded;
 mod deletion;
+mod effect_failures;
 mod finalizer;
 mod pipeline;
+mod position;
+mod snapshot;
 mod spec_view;
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use kube::Client;
-use kube::runtime::controller::Action;
 use rand::Rng;
 use serin_core::InvariantViolation;
 use serin_core::backoff::retry_after;
@@ -29,21 +30,44 @@ use tracing::{Instrument, field};
 
 use crate::analyzer::Analyzer;
 use crate::clock::Clock;
-use crate::cluster_cache::{ClusterCache, Key, RolloutObject};
+use crate::cluster_cache::{ClusterCache, RolloutObject};
+use crate::dispatcher::Action;
 use crate::effects::EffectError;
 use crate::election::Leadership;
 use crate::events::Events;
+use crate::journal::{Admission, Attempt, Journal, Subject};
 use crate::local_state::{LocalState, LocalStates};
+use crate::planner::{Planner, panic_message};
 use crate::telemetry::{Metrics, ReconcileResult};
+use crate::watchdog::InProgress;
 
 pub use deletion::{ResourceRestorer, release_finalizer};
 
 /// Delay after a conflict, until the watch has delivered the change.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
+/// Delay while another Rollout is retried after it may have ended the process.
+const AFTER_OTHERS: Duration = Duration::from_millis(250);
+/// Delay while slow reconciles use the share of a namespace.
+const AFTER_SLOW: Duration = Duration::from_millis(250);
+/// Delay until a quarantine that could not be reported is reported again.
+const REPORT_AGAIN: Duration = Duration::from_secs(1);
+
+/// What prevents one Rollout from stopping the others.
+#[derive(Clone, Debug, Default)]
+pub struct Safeguards {
+    /// Makes plans outside of the worker threads.
+    pub planner: Planner,
+    /// The first attempts, which a restarted process finds again.
+    pub journal: Journal,
+    /// The running reconciles.
+    pub in_progress: InProgress,
+}
 
 /// Dependencies shared by all reconciles.
 pub struct Context {
     pub client: Client,
+    /// The namespace that is watched. All namespaces if `None`.
+    pub namespace: Option<String>,
     /// The cached objects.
     pub cache: Arc<ClusterCache>,
     pub clock: Clock,
@@ -55,14 +79,18 @@ pub struct Context {
     pub analyzer: Arc<dyn Analyzer>,
     /// The process-local state of the Rollouts.
     pub local_states: LocalStates,
+    pub safeguards: Safeguards,
+    /// Maximum number of concurrent reconciles in a namespace whose reconciles are slow, for
+    /// example because of an admission webhook. The others are for the other namespaces.
+    pub slow_namespace_share: usize,
 }
 
 impl Context {
-    /// Drops everything about a deleted Rollout.
-    pub fn forget(&self, rollout: &Key, uid: &str) {
+    /// Drops the process-local state of a deleted Rollout.
+    pub fn forget(&self, uid: &str) {
         self.local_states.forget(uid);
+        self.safeguards.journal.forget(uid);
         self.analyzer.stop(uid);
-        self.cache.forget(rollout);
     }
 
     /// Drops all process-local state except the cache, because another process now acts.
@@ -88,6 +116,9 @@ enum ReconcileError {
     /// The decision would break a safety rule.
     #[error(transparent)]
     InvariantViolation(#[from] InvariantViolation),
+    /// The object is too large for the API server.
+    #[error("{0}")]
+    TooLarge(String),
     /// A error that may be temporary.
     #[error("{0}")]
     Failed(String),
@@ -99,6 +130,9 @@ impl ReconcileError {
             kube::Error::Api(status) if api_status::is_conflict(&status) => Self::Conflict,
             // A 404 without the object name is about the kind or comes from a proxy. It is retried.
             kube::Error::Api(status) if api_status::is_missing_object(&status) => Self::Gone,
+            kube::Error::Api(status) if api_status::is_too_large(&status) => {
+                Self::TooLarge(format!("{what}: {}", api_status::message(&status)))
+            }
             kube::Error::Api(status) => {
                 Self::Failed(format!("{what}: {}", api_status::message(&status)))
             }
@@ -117,24 +151,31 @@ impl From<EffectError> for ReconcileError {
     }
 }
 
-/// Reconciles one Rollout.
-///
-/// # Errors
-/// Never fails: errors are logged, counted, reported in the status and retried.
-pub async fn reconcile(
-    cached: Arc<RolloutObject>,
-    context: Arc<Context>,
-) -> Result<Action, Infallible> {
+/// Reconciles one Rollout. Errors are logged, counted, reported in the status and retried.
+pub async fn reconcile(cached: Arc<RolloutObject>, context: Arc<Context>) -> Action {
     // A standby keeps its caches current and does nothing else. Every Rollout is enqueued when it
     // becomes the leader.
     if !context.leadership.is_leader() || !context.cache.unsynced_kinds().is_empty() {
-        return Ok(Action::await_change());
+        return Action::await_change();
     }
-    let key = cached.key();
-    let span = tracing::info_span!("reconcile", namespace = %key.namespace, rollout = %key.name, revision = field::Empty);
-    Ok(reconcile_catching_panics(&cached, &context)
-        .instrument(span)
-        .await)
+    let subject = subject(&cached);
+    let in_progress = &context.safeguards.in_progress;
+    if in_progress.exceeds_share(&subject.namespace, context.slow_namespace_share) {
+        return Action::requeue(AFTER_SLOW);
+    }
+    let span = tracing::info_span!("reconcile", namespace = %subject.namespace, rollout = %subject.name, revision = field::Empty);
+    let reconcile = reconcile_catching_panics(&cached, &context).instrument(span);
+    in_progress.track(subject, Box::pin(reconcile)).await
+}
+
+fn subject(rollout: &RolloutObject) -> Subject {
+    let key = rollout.key();
+    Subject {
+        namespace: key.namespace,
+        name: key.name,
+        uid: rollout.uid().to_owned(),
+        generation: rollout.generation(),
+    }
 }
 
 async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Context) -> Action {
@@ -145,13 +186,23 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
     }
     let began = Instant::now();
     let rollout = local.newest(Arc::clone(cached));
-    let attempt = AssertUnwindSafe(pipeline::run(context, rollout, &mut local))
-        .catch_unwind()
-        .await;
-    let (result, action) = match attempt {
+    let attempt = match begin_attempt(context, &rollout, &mut local).await {
+        Ok(attempt) => attempt,
+        Err(action) => return action,
+    };
+    let run = Box::pin(pipeline::run(
+        context,
+        rollout,
+        attempt.as_ref(),
+        &mut local,
+    ));
+    let outcome = AssertUnwindSafe(run).catch_unwind().await;
+    drop(attempt);
+    let (result, action) = match outcome {
         Ok(Ok(action)) => {
             local.failures = 0;
             local.quarantine = None;
+            local.tried_generation = Some(cached.generation());
             (ReconcileResult::Done, action)
         }
         Ok(Err(ReconcileError::InvariantViolation(violation))) => (
@@ -172,6 +223,39 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
     action
 }
 
+/// Records the first attempt of a generation. `None` if this is not the first one. If the Rollout
+/// is not tried now, the error is when to come back.
+async fn begin_attempt(
+    context: &Context,
+    rollout: &RolloutObject,
+    local: &mut LocalState,
+) -> Result<Option<Attempt>, Action> {
+    if local.tried_generation == Some(rollout.generation()) {
+        return Ok(None);
+    }
+    let journal = &context.safeguards.journal;
+    match journal.begin(&subject(rollout), context.clock.now()) {
+        Admission::Start(attempt) => Ok(Some(attempt)),
+        Admission::Wait => Err(Action::requeue(AFTER_OTHERS)),
+        Admission::Quarantined { deaths, left } => {
+            let times = if deaths == 1 { "time" } else { "times" };
+            let problem = format!(
+                "the controller process died {deaths} {times} while it reconciled this generation \
+                 for the first time, perhaps because of another Rollout; it is retried after a \
+                 delay that grows each time, or when the spec changes"
+            );
+            let reported = degraded::report_quarantine(context, rollout, &problem, local).await;
+            if let Err(error) = reported {
+                tracing::warn!(%error, "failed to report the quarantine in the status");
+                return Err(Action::requeue(REPORT_AGAIN));
+            }
+            tracing::warn!(deaths, retry_in = ?left, "rollout quarantined: the process died during its first attempt");
+            local.quarantine_after_death(rollout.generation(), deaths, left);
+            Err(Action::requeue(left))
+        }
+    }
+}
+
 fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileResult, Action) {
     match error {
         ReconcileError::Conflict => {
@@ -181,7 +265,9 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
         ReconcileError::NotLeader | ReconcileError::Gone => {
             (ReconcileResult::Done, Action::await_change())
         }
-        ReconcileError::InvariantViolation(_) | ReconcileError::Failed(_) => {
+        ReconcileError::InvariantViolation(_)
+        | ReconcileError::TooLarge(_)
+        | ReconcileError::Failed(_) => {
             local.failures = local.failures.saturating_add(1);
             let wait = retry_after(local.failures, jitter());
             tracing::warn!(%error, failures = local.failures, retry_in = ?wait, "reconcile failed");
@@ -210,12 +296,6 @@ async fn quarantine(
         tracing::warn!(%error, "failed to report the quarantine in the status");
     }
     Action::requeue(wait)
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "panic without a message".to_owned())
 }
 
 fn jitter() -> f64 {

@@ -1,13 +1,9 @@
 //! The stages of one reconcile, in order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::runtime::controller::Action;
 use serin_core::backoff::retry_after;
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
@@ -17,16 +13,20 @@ use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::status::OriginalRoute;
+use serin_metrics_analysis::routes::RouteScope;
 use tracing::Span;
 
 use super::analysis::{self, AnalysisOutcome};
-use super::api_writer::{replace_status, with_timeout};
-use super::spec_view::SpecView;
-use super::{
-    AFTER_CONFLICT, Context, ReconcileError, adoption, degraded, deletion, finalizer, jitter,
-};
-use crate::cluster_cache::{CachedService, Key, RolloutObject};
+use super::api_writer::replace_status;
+use super::effect_failures::EffectFailures;
+use super::position::changes_position;
+use super::snapshot::take_snapshot;
+use super::spec_view::{PlanSource, SpecView};
+use super::{AFTER_CONFLICT, Context, ReconcileError, degraded, deletion, finalizer, jitter};
+use crate::cluster_cache::{Key, RolloutObject};
+use crate::dispatcher::Action;
 use crate::effects::{self, EffectError, EffectExecutor};
+use crate::journal::Attempt;
 use crate::local_state::LocalState;
 use crate::observe::{self, Snapshot, observe};
 use crate::revision::{self, TemplateRevision};
@@ -38,18 +38,24 @@ const MIN_REQUEUE: Duration = Duration::from_millis(5);
 /// A reconcile runs at least this often. Deadlines and watches trigger it long before; this is a
 /// safety net against one that was missed.
 pub(super) const RESYNC: Duration = Duration::from_secs(600);
+/// Interval at which Services and routes that are not written are checked again. Services without a
+/// label are not watched.
+const HELD_RECHECK: Duration = Duration::from_secs(10);
 
-/// Runs one reconcile. Returns when to run the next one.
+/// Runs one reconcile. `attempt` is the record of the first attempt of a generation. Returns when to
+/// run the next reconcile.
 pub(super) async fn run(
     context: &Context,
     rollout: Arc<RolloutObject>,
+    attempt: Option<&Attempt>,
     local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     let now = context.clock.now();
     let status = &rollout.status;
-    let state = status.state().state;
+    let state = status.state.clone();
+    let planner = &context.safeguards.planner;
     if rollout.metadata.deletion_timestamp.is_some() {
-        return deletion::delete(context, &rollout, status, &state).await;
+        return deletion::delete(context, &rollout, status, &state, attempt, local).await;
     }
     let key = rollout.key();
     if let Some(problem) = &rollout.incompatibility
@@ -57,21 +63,19 @@ pub(super) async fn run(
     {
         return degraded::report_incompatible_status(context, &rollout, problem, local).await;
     }
-    let mut spec_view = SpecView::from_rollout(&rollout, &state, now);
-    let Some(plan) = spec_view.plan.take() else {
-        return degraded::report_invalid_spec(
-            context,
-            &rollout,
-            status,
-            spec_view.problem.unwrap_or_default(),
-            local,
-        )
-        .await;
+    let source = PlanSource {
+        planner,
+        cache: &mut local.plans,
+        attempt,
     };
-    context.cache.record_plan(&key, &plan);
-    cache_user_services(context, &key, &plan, local).await?;
-    adoption::adopt(context, &rollout).await?;
-    let snapshot = Snapshot::from_cache(&context.cache, &key, rollout.uid(), Some(&plan));
+    let mut spec_view = SpecView::load(&rollout, source, &state, now).await;
+    let Some(plan) = spec_view.plan.take() else {
+        let problem = spec_view.problem.unwrap_or_default();
+        let reported =
+            degraded::report_invalid_spec(context, &rollout, status, problem, local).await;
+        return reported.map(|action| spec_view.recheck_after.map_or(action, Action::requeue));
+    };
+    let snapshot = take_snapshot(context, &rollout, &plan, local).await?;
     let target = look_up_target(context, &key, &spec_view, &snapshot, local).await;
     let mut reconcile = Reconcile {
         context,
@@ -85,31 +89,6 @@ pub(super) async fn run(
     reconcile.decide_and_apply(state, target, local).await
 }
 
-/// Reads the Services that users created. They have no Serin label before they are first bound, so
-/// the watch does not deliver them.
-async fn cache_user_services(
-    context: &Context,
-    rollout: &Key,
-    plan: &Plan,
-    local: &mut LocalState,
-) -> Result<(), ReconcileError> {
-    let Some(routing) = plan.routing() else {
-        return Ok(());
-    };
-    for name in [&routing.stable_service, &routing.canary_service] {
-        let key = Key::new(&rollout.namespace, name);
-        if context.cache.services.get(&key).is_some() || local.is_service_absent(name) {
-            continue;
-        }
-        let api: Api<Service> = Api::namespaced(context.client.clone(), &rollout.namespace);
-        match with_timeout("reading a Service", api.get_opt(name)).await? {
-            Some(service) => drop(context.cache.services.put(CachedService::from(service))),
-            None => local.record_service_absent(name),
-        }
-    }
-    Ok(())
-}
-
 async fn look_up_target(
     context: &Context,
     rollout: &Key,
@@ -117,18 +96,19 @@ async fn look_up_target(
     snapshot: &Snapshot,
     local: &mut LocalState,
 ) -> TemplateRevision {
-    match (spec_view.spec, &spec_view.problem) {
-        (Some(spec), None) => {
+    match spec_view.template() {
+        Ok((spec, hash)) => {
             revision::resolve(
                 &context.client,
                 rollout,
                 spec,
+                hash,
                 &snapshot.replica_sets,
                 &mut local.revisions,
             )
             .await
         }
-        (_, problem) => TemplateRevision::Refused(problem.clone().unwrap_or_default()),
+        Err(problem) => TemplateRevision::Refused(problem),
     }
 }
 
@@ -164,7 +144,8 @@ impl Reconcile<'_> {
             .await?;
         let retry = self.apply_effects(&rollout, &decision, local).await;
         // Publishing comes after the effects, so that it never delays them.
-        let moved = written == StatusWrite::Done && decision.state != observed.state;
+        let moved =
+            written == StatusWrite::Done && changes_position(&observed.state, &decision.state);
         self.publish_events(&rollout, &decision, moved, local).await;
         finalizer::remove(self.context, &rollout, &self.plan, &decision, local).await?;
         let soft_wait = match written {
@@ -172,12 +153,39 @@ impl Reconcile<'_> {
             StatusWrite::Done => None,
         };
         let timed = decision.wake_at.map(|at| duration_until(at, self.now));
-        let waits = [timed, soft_wait, retry, target.recheck_after];
+        // Reading Events comes after the effects, so that it never delays them.
+        let (client, namespace) = (&self.context.client, &rollout.key().namespace);
+        let events = local.mount_failures.update(
+            client,
+            namespace,
+            &self.snapshot,
+            &decision.state,
+            self.now,
+        );
+        let mounts = events.await;
+        let recheck = self.spec_view.recheck_after;
+        let waits = [
+            timed,
+            soft_wait,
+            retry,
+            target.recheck_after,
+            recheck,
+            mounts,
+            self.recheck_held(),
+        ];
         if target.failed {
             local.failures = local.failures.saturating_add(1);
         }
         let wait = waits.into_iter().flatten().min().unwrap_or(RESYNC);
         Ok(Action::requeue(wait.clamp(MIN_REQUEUE, RESYNC)))
+    }
+
+    /// When to check objects again that another Rollout or client may give up.
+    fn recheck_held(&self) -> Option<Duration> {
+        let (services, routes) = (&self.snapshot.service_holds, &self.snapshot.route_holds);
+        let is_unbound = self.snapshot.has_other_endpoints();
+        let is_held = !services.is_empty() || !routes.is_empty() || is_unbound;
+        is_held.then_some(HELD_RECHECK)
     }
 
     /// Applies the result of the template lookup. A refused template is a problem of the spec; the
@@ -252,10 +260,15 @@ impl Reconcile<'_> {
                 observed: &observed,
                 snapshot: &self.snapshot,
                 cache: &self.context.cache,
+                route_scope: match self.context.namespace {
+                    Some(_) => RouteScope::OwnNamespace,
+                    None => RouteScope::AllNamespaces,
+                },
             },
             local,
         );
         observed.analysis.clone_from(&analysis.report);
+        local.mount_failures.add_to(&mut observed, &self.snapshot);
         (observed, analysis)
     }
 
@@ -289,11 +302,16 @@ impl Reconcile<'_> {
             failing_effects: local.effect_failure_message(),
             now: self.now,
         };
-        let next = status::status(&inputs, self.status)
-            .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
-        let wait = match status::urgency(self.status, &next) {
+        let next = status::status(&inputs, self.status);
+        let urgency = match status::urgency(self.status, &next) {
+            // Fields of another version are replaced.
+            Urgency::Never if !self.rollout.unreadable.is_empty() => Urgency::WhenStable,
+            urgency => urgency,
+        };
+        let wait = match urgency {
             Urgency::Never => return Ok((rollout, StatusWrite::Deferred(None))),
-            Urgency::Now => Duration::ZERO,
+            Urgency::Now if changes_position(&observed.state, &decision.state) => Duration::ZERO,
+            Urgency::Now => local.status_write_due_in(),
             Urgency::WhenStable => {
                 local.stable_status_due_in(status::without_volatile_fields(&next), STABLE_FOR)
             }
@@ -369,6 +387,7 @@ impl Reconcile<'_> {
             status,
             plan: &self.plan,
             snapshot: &self.snapshot,
+            corrections: &local.corrections,
             now: self.now,
         };
         let mut failures = EffectFailures::default();
@@ -389,7 +408,7 @@ impl Reconcile<'_> {
                 // If the name is taken, the next lookup chooses another name.
                 local.revisions.forget(revision);
             }
-            if !error.is_conflict() {
+            if !error.is_conflict() && !matches!(error, EffectError::Contested { .. }) {
                 self.context
                     .metrics
                     .record_effect_failure(effects::effect_kind(effect));
@@ -404,13 +423,21 @@ impl Reconcile<'_> {
         if self.spec_view.problem.is_none() {
             failures.record("UpdateReplicaSets", executor.update_replica_sets().await);
         }
-        let EffectFailures { failed, retry_soon } = failures;
+        let EffectFailures {
+            failed,
+            retry_soon,
+            contested,
+        } = failures;
         let any_failed = !failed.is_empty();
         local.record_effect_failures(failed);
         if any_failed {
-            return Some(retry_after(local.consecutive_effect_failures(), jitter()));
+            let retry = retry_after(local.consecutive_effect_failures(), jitter());
+            return Some(contested.map_or(retry, |wait| wait.min(retry)));
         }
-        retry_soon.then_some(AFTER_CONFLICT)
+        if retry_soon {
+            return Some(AFTER_CONFLICT);
+        }
+        contested
     }
 
     /// Restores routes and Services that were removed from the plan. Services are only restored
@@ -432,28 +459,6 @@ impl Reconcile<'_> {
                 effects::release_orphaned_services(executor).await,
             );
         }
-    }
-}
-
-/// Failures of effects in one reconcile.
-#[derive(Default)]
-struct EffectFailures {
-    /// Error messages, by effect.
-    failed: BTreeMap<String, String>,
-    /// An object has changed concurrently, or was changed here: reconcile again soon.
-    retry_soon: bool,
-}
-
-impl EffectFailures {
-    fn record(&mut self, name: &str, result: Result<(), EffectError>) {
-        let Err(error) = result else { return };
-        if error.is_conflict() {
-            tracing::debug!(effect = name, %error, "conflict; retrying");
-            self.retry_soon = true;
-            return;
-        }
-        tracing::warn!(effect = name, %error, "effect failed");
-        self.failed.insert(name.to_owned(), error.to_string());
     }
 }
 

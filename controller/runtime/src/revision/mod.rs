@@ -68,22 +68,22 @@ pub enum TemplateRevision {
     Unknown(String),
 }
 
-/// Looks up the revision of a spec's template.
+/// Looks up the revision of a spec's template, which has this [`template_hash`].
 pub async fn resolve(
     client: &Client,
     rollout: &Key,
     spec: &RolloutSpec,
+    hash: &str,
     owned: &BTreeMap<Revision, Arc<CachedReplicaSet>>,
     cache: &mut RevisionCache,
 ) -> TemplateRevision {
-    let hash = template_hash(spec);
     let named = owned
         .iter()
-        .filter(|(_, set)| set.template_hash.as_deref() == Some(&hash));
+        .filter(|(_, set)| set.template_hash.as_deref() == Some(hash));
     if let Some((revision, _)) = named.max_by_key(|(_, set)| set.created_at) {
         return TemplateRevision::Known(revision.clone());
     }
-    if let Some(revision) = cache.known.get(&hash) {
+    if let Some(revision) = cache.known.get(hash) {
         return TemplateRevision::Known(revision.clone());
     }
     let refused = cache
@@ -107,13 +107,13 @@ pub async fn resolve(
             if cache.known.len() >= CACHE_LIMIT {
                 cache.known.clear();
             }
-            cache.known.insert(hash, revision.clone());
+            cache.known.insert(hash.to_owned(), revision.clone());
             TemplateRevision::Known(revision)
         }
         Ok(Err(DryRunError::Refused(message))) => {
             let message = refusal::explain(&message, spec);
             cache.refused = Some(Refusal {
-                hash,
+                hash: hash.to_owned(),
                 message: message.clone(),
                 at: Instant::now(),
             });

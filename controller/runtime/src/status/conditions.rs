@@ -6,12 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serin_core::observed::{AnalysisReport, Programmed};
 use serin_core::state::{Phase, Stage};
+use serin_core::text::Message;
 use serin_crds::status::EvidenceStatus;
 
 use super::StatusInputs;
-
-/// Maximum length of a condition message in bytes. The API allows 32 KiB.
-const MESSAGE_LIMIT: usize = 1024;
 
 /// The conditions that depend on observations. All others depend on decisions only.
 pub(super) const OBSERVED_CONDITIONS: [&str; 5] = [
@@ -26,7 +24,7 @@ struct DesiredCondition {
     type_: &'static str,
     status: &'static str,
     reason: String,
-    message: String,
+    message: Message,
 }
 
 impl DesiredCondition {
@@ -34,7 +32,7 @@ impl DesiredCondition {
         type_: &'static str,
         holds: bool,
         reason: impl Into<String>,
-        message: impl Into<String>,
+        message: impl Into<Message>,
     ) -> Self {
         let status = if holds { "True" } else { "False" };
         Self {
@@ -45,7 +43,11 @@ impl DesiredCondition {
         }
     }
 
-    fn unknown(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
+    fn unknown(
+        type_: &'static str,
+        reason: impl Into<String>,
+        message: impl Into<Message>,
+    ) -> Self {
         Self {
             type_,
             status: "Unknown",
@@ -155,7 +157,7 @@ fn with_transition_times(
             .map(|earlier| earlier.last_transition_time.0);
         Condition {
             last_transition_time: Time(since.unwrap_or_else(|| whole_second(now))),
-            message: truncate_message(new.message),
+            message: new.message.into(),
             observed_generation: Some(generation),
             reason: new.reason,
             status: new.status.to_owned(),
@@ -169,17 +171,6 @@ fn with_transition_times(
 /// change.
 fn whole_second(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
-}
-
-fn truncate_message(mut message: String) -> String {
-    if message.len() > MESSAGE_LIMIT {
-        let cut = (0..=MESSAGE_LIMIT)
-            .rev()
-            .find(|at| message.is_char_boundary(*at))
-            .unwrap_or(0);
-        message.truncate(cut);
-    }
-    message
 }
 
 fn available(inputs: &StatusInputs<'_>) -> DesiredCondition {

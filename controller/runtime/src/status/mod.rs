@@ -10,9 +10,10 @@ use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
+use serin_core::text::{Message, Name};
 use serin_crds::status::{
     AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus,
-    SummaryStatus, WeightsStatus,
+    SELECTOR_BYTES, SummaryStatus,
 };
 
 use crate::observe::PodCounts;
@@ -72,30 +73,26 @@ pub enum Urgency {
     Now,
 }
 
-/// Builds the new status. Fields without a change (such as transition times) are taken from
-/// `before`.
-///
-/// # Errors
-/// A number of the state does not fit into the API type.
-pub fn status(
-    inputs: &StatusInputs<'_>,
-    before: &RolloutStatus,
-) -> Result<RolloutStatus, serin_crds::status::InvalidState> {
-    let mut status = before.clone();
-    status.set_state(inputs.state)?;
-    status.summary = Some(summary(inputs));
-    status.evidence.clone_from(&inputs.evidence);
-    status.budgets.clone_from(&inputs.budgets);
-    status.checks.clone_from(&inputs.checks);
-    status.analysis.clone_from(&inputs.analysis);
-    status.original_routes.clone_from(&inputs.original_routes);
-    status.replicas = to_i32(inputs.counts.replicas);
-    status.updated_replicas = to_i32(inputs.counts.updated);
-    status.ready_replicas = to_i32(inputs.counts.ready);
-    status.available_replicas = to_i32(inputs.counts.available);
-    status.selector.clone_from(&inputs.selector);
-    status.conditions = conditions(inputs, &before.conditions);
-    Ok(status)
+/// Builds the new status, with shorter messages if it would be too large. Transition times of
+/// conditions are taken from `before`.
+pub fn status(inputs: &StatusInputs<'_>, before: &RolloutStatus) -> RolloutStatus {
+    let mut status = RolloutStatus {
+        state: inputs.state.clone(),
+        summary: Some(summary(inputs)),
+        evidence: inputs.evidence.clone(),
+        budgets: inputs.budgets.clone(),
+        checks: inputs.checks.clone(),
+        analysis: inputs.analysis.clone(),
+        original_routes: inputs.original_routes.clone(),
+        conditions: conditions(inputs, &before.conditions),
+        replicas: to_i32(inputs.counts.replicas),
+        updated_replicas: to_i32(inputs.counts.updated),
+        ready_replicas: to_i32(inputs.counts.ready),
+        available_replicas: to_i32(inputs.counts.available),
+        selector: inputs.selector.clone(),
+    };
+    status.limit_size();
+    status
 }
 
 /// How soon the status `after` must replace the status `before`.
@@ -118,12 +115,9 @@ pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
     }
 }
 
-/// Converts every number in free-form fields to a float. The API server returns `20.0` as `20`.
+/// Converts every number in the checkpoint to a float. The API server returns `20.0` as `20`.
 fn normalize_numbers(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
-    if let Some(plan) = &mut status.plan {
-        numbers_to_floats(&mut plan.spec);
-    }
     if let Some(analysis) = &mut status.analysis {
         numbers_to_floats(&mut analysis.checkpoint);
     }
@@ -144,7 +138,7 @@ fn numbers_to_floats(value: &mut Value) {
 /// Statuses that are equal without these fields count as unchanged for [`Urgency::WhenStable`].
 pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
     let mut status = status.clone();
-    status.message = None;
+    status.state.message = Message::default();
     status.evidence = Vec::new();
     status.checks = Vec::new();
     // The numbers change in every reconcile. Only the budget state is kept.
@@ -168,12 +162,9 @@ pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
         ..analysis
     });
     // This time follows from the weights. Until it is written, it is different in every reconcile.
-    status.weights = status.weights.map(|weights| WeightsStatus {
-        since: None,
-        ..weights
-    });
-    for hold in &mut status.holds {
-        hold.message = String::new();
+    status.state.weights.since = None;
+    for hold in &mut status.state.holds {
+        hold.message = Message::default();
         hold.since = None;
     }
     for condition in &mut status.conditions {
@@ -195,7 +186,7 @@ fn decided_fields(mut status: RolloutStatus) -> RolloutStatus {
     status.selector = None;
     status.summary = None;
     status.budgets = Vec::new();
-    status.holds = Vec::new();
+    status.state.holds = Vec::new();
     status
         .conditions
         .retain(|condition| !conditions::OBSERVED_CONDITIONS.contains(&condition.type_.as_str()));
@@ -207,24 +198,24 @@ fn summary(inputs: &StatusInputs<'_>) -> SummaryStatus {
     let step = match inputs.state.stage {
         Stage::Progressing | Stage::Promoting if total > 0 => {
             let done = inputs.state.step.map_or(total, |step| step.index);
-            Some(format!("{}/{total}", (done + 1).min(total)))
+            Some(Name::from(format!("{}/{total}", (done + 1).min(total))))
         }
         _ => None,
     };
     let weight = match inputs.state.stage {
         Stage::FirstDeploy => None,
         _ if inputs.plan.routing().is_some() => Some(routed_weight(inputs)),
-        _ => Some(inputs.state.weights.desired.to_string()),
+        _ => Some(inputs.state.weights.desired.to_string().into()),
     };
     SummaryStatus {
         step,
         weight,
-        evidence: inputs.evidence_summary.clone(),
+        evidence: inputs.evidence_summary.clone().map(Name::from),
     }
 }
 
 /// The weight that the routes have, or the desired weight if the routes cannot be read.
-fn routed_weight(inputs: &StatusInputs<'_>) -> String {
+fn routed_weight(inputs: &StatusInputs<'_>) -> Name {
     let weights = inputs
         .observed
         .routes
@@ -235,9 +226,11 @@ fn routed_weight(inputs: &StatusInputs<'_>) -> String {
         .copied()
         .unwrap_or(inputs.state.weights.desired)
         .to_string()
+        .into()
 }
 
-/// Formats a selector for the scale subresource. `None` if an operator is unknown.
+/// Formats a selector for the scale subresource. `None` if an operator is unknown or the text is
+/// longer than [`SELECTOR_BYTES`]: a part of it would select other pods.
 pub fn selector_string(selector: &LabelSelector) -> Option<String> {
     let equal = selector
         .match_labels
@@ -263,11 +256,14 @@ pub fn selector_string(selector: &LabelSelector) -> Option<String> {
         .chain(expressions)
         .collect::<Option<Vec<_>>>()
         .map(|parts| parts.join(","))
+        .filter(|selector| selector.len() <= SELECTOR_BYTES)
 }
 
 fn to_i32(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
+#[cfg(test)]
+mod size_tests;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use serde_json::json;
 use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
 use serin_core::plan::Requirements;
 use serin_core::units::Weight;
-use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus};
+use serin_crds::status::{AnalysisStatus, BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus};
 use serin_fake_cluster::FakeCluster;
 use serin_metrics_analysis::{AnalysisSnapshot, ReleasePhase};
 
@@ -42,17 +42,17 @@ async fn start_analyzed_release(
 fn undecided_with_check(
     cluster: &FakeCluster,
     weight: Weight,
-    result: &str,
+    result: CheckOutcome,
     message: &str,
 ) -> AnalysisSnapshot {
-    let succeeded = (result == "Succeeded").then(|| "queue".to_owned());
+    let succeeded = (result == CheckOutcome::Succeeded).then(|| "queue".to_owned());
     let satisfied = Requirements {
         checks: succeeded.into_iter().collect(),
         objectives: BTreeSet::new(),
     };
     let check = CheckStatus {
         name: "queue".into(),
-        result: result.into(),
+        result,
         at: Some(cluster.now()),
         message: Some(message.into()),
         ..CheckStatus::default()
@@ -114,13 +114,19 @@ async fn a_low_budget_reduces_the_canary_weight_and_never_raises_it() {
         .unwrap();
     cluster
         .wait_until(
-            |cluster| status(cluster, "checkout").weights.unwrap().verified == Some(5.0),
+            |cluster| {
+                let weights = status(cluster, "checkout").state.weights;
+                weights.verified == Some(Weight::percent(5))
+            },
             MINUTE,
         )
         .await
         .unwrap();
-    let weights = status(&cluster, "checkout").weights.unwrap();
-    assert_eq!((weights.desired, weights.cap), (5.0, Some(5.0)));
+    let weights = status(&cluster, "checkout").state.weights;
+    assert_eq!(
+        (weights.desired, weights.cap),
+        (Weight::percent(5), Some(Weight::percent(5)))
+    );
     wait_for_event(&cluster, "SteppedDown").await;
     let (ready, ..) = condition(&cluster, "checkout", "MetricsReady").unwrap();
     assert_eq!(ready, "True", "the metrics are available");
@@ -164,7 +170,7 @@ async fn a_check_is_reported_and_blocks_promotion_until_it_succeeds() {
         undecided_with_check(
             &cluster,
             Weight::percent(20),
-            "Inconclusive",
+            CheckOutcome::Inconclusive,
             "Found nothing.",
         ),
     );
@@ -172,15 +178,20 @@ async fn a_check_is_reported_and_blocks_promotion_until_it_succeeds() {
     cluster.sleep(5 * MINUTE).await;
     assert_eq!(position(&cluster, "checkout"), "Progressing/Progressing/2");
     let status = status(&cluster, "checkout");
-    assert_eq!(status.checks[0].result, "Inconclusive");
-    assert!(status.message.unwrap().contains("waiting for check queue"));
+    assert_eq!(status.checks[0].result, CheckOutcome::Inconclusive);
+    assert!(status.state.message.contains("waiting for check queue"));
     assert_eq!(
         running.analyzer.last_request("checkout").unwrap().phase,
         ReleasePhase::BeforePromotion
     );
     running.analyzer.set_snapshot(
         "checkout",
-        undecided_with_check(&cluster, Weight::percent(20), "Succeeded", "Found 12."),
+        undecided_with_check(
+            &cluster,
+            Weight::percent(20),
+            CheckOutcome::Succeeded,
+            "Found 12.",
+        ),
     );
     wait_until_healthy(&cluster, "checkout", "v2").await;
 }
@@ -196,7 +207,7 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
     let failed = undecided_with_check(
         &cluster,
         Weight::percent(20),
-        "Failed",
+        CheckOutcome::Failed,
         "Found 120; it must be result[0] < 100.",
     );
     let breach = AnalysisReport::breached(AbortCause::Check, message);
@@ -216,13 +227,14 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
         .unwrap();
     wait_for_position(&cluster, "checkout", "Degraded/Aborted").await;
     let status = status(&cluster, "checkout");
-    let abort = status.abort.unwrap();
+    let abort = status.state.abort.unwrap();
     assert_eq!(
-        (abort.cause.as_str(), abort.message.as_str()),
-        ("Check", message)
+        (abort.cause, abort.message.as_str()),
+        (AbortCause::Check, message)
     );
     assert_eq!(
-        status.checks[0].result, "Failed",
+        status.checks[0].result,
+        CheckOutcome::Failed,
         "the result stays in the status"
     );
     wait_for_event(&cluster, "RolledBack").await;
@@ -240,12 +252,17 @@ async fn a_baking_release_becomes_stable_after_the_bake_time_or_is_rolled_back()
         .await;
         running.analyzer.set_snapshot(
             "checkout",
-            undecided_with_check(&cluster, Weight::percent(20), "Succeeded", "Found 12."),
+            undecided_with_check(
+                &cluster,
+                Weight::percent(20),
+                CheckOutcome::Succeeded,
+                "Found 12.",
+            ),
         );
         let monitor = TrafficMonitor::start(&cluster, "checkout");
         cluster
             .wait_until(
-                |cluster| status(cluster, "checkout").bake.is_some(),
+                |cluster| status(cluster, "checkout").state.bake.is_some(),
                 10 * MINUTE,
             )
             .await
@@ -300,11 +317,11 @@ async fn the_budget_is_reported_before_and_during_a_release() {
         or a longer duration.";
     let tight = || BudgetStatus {
         objective: "availability".into(),
-        state: "Tight".into(),
+        state: BudgetLevel::Tight,
         infeasible: Some(slow.into()),
         ..BudgetStatus::default()
     };
-    let undecided = undecided_with_check(&cluster, Weight::ZERO, "Pending", "").report;
+    let undecided = undecided_with_check(&cluster, Weight::ZERO, CheckOutcome::Pending, "").report;
     let snapshot = AnalysisSnapshot {
         budgets: vec![tight()],
         ..AnalysisSnapshot::from_report(undecided)
@@ -352,9 +369,9 @@ async fn a_retry_is_analyzed_with_its_own_evidence() {
     let running =
         start_analyzed_release(&cluster, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
-    let revision = status(&cluster, "checkout").current_revision.unwrap();
+    let revision = status(&cluster, "checkout").state.current_revision.unwrap();
     let checkpoint = Some(AnalysisStatus {
-        revision,
+        revision: revision.to_string(),
         started_at: cluster.now(),
         checkpoint: json!({"decided": true}),
     });
@@ -369,7 +386,12 @@ async fn a_retry_is_analyzed_with_its_own_evidence() {
     wait_for_position(&cluster, "checkout", "Degraded/Aborted").await;
     running.analyzer.set_snapshot(
         "checkout",
-        undecided_with_check(&cluster, Weight::percent(20), "Succeeded", "Found 12."),
+        undecided_with_check(
+            &cluster,
+            Weight::percent(20),
+            CheckOutcome::Succeeded,
+            "Found 12.",
+        ),
     );
     create_command(&cluster, "again", "checkout", "retry");
     assert_eq!(command_outcome(&cluster, "again").await.0, "Done");
@@ -390,15 +412,20 @@ async fn evidence_is_discarded_by_a_retry_in_the_same_reconcile_as_the_abort() {
     let running =
         start_analyzed_release(&cluster, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
     wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
-    let revision = status(&cluster, "checkout").current_revision.unwrap();
+    let revision = status(&cluster, "checkout").state.current_revision.unwrap();
     let checkpoint = Some(AnalysisStatus {
-        revision,
+        revision: revision.to_string(),
         started_at: cluster.now(),
         checkpoint: json!({"decided": false}),
     });
     let snapshot = AnalysisSnapshot {
         checkpoint,
-        ..undecided_with_check(&cluster, Weight::percent(20), "Failed", "Found 120.")
+        ..undecided_with_check(
+            &cluster,
+            Weight::percent(20),
+            CheckOutcome::Failed,
+            "Found 120.",
+        )
     };
     running.analyzer.set_snapshot("checkout", snapshot);
     let stored = |cluster: &FakeCluster| {
@@ -414,7 +441,12 @@ async fn evidence_is_discarded_by_a_retry_in_the_same_reconcile_as_the_abort() {
         .previous_ended_at;
     running.analyzer.set_snapshot(
         "checkout",
-        undecided_with_check(&cluster, Weight::percent(20), "Pending", "Not yet queried."),
+        undecided_with_check(
+            &cluster,
+            Weight::percent(20),
+            CheckOutcome::Pending,
+            "Not yet queried.",
+        ),
     );
     create_command(&cluster, "stop", "checkout", "abort");
     create_command(&cluster, "stop-again", "checkout", "retry");

@@ -4,7 +4,9 @@ use serde_json::json;
 use serin_core::hold::Hold;
 use serin_core::hold::HoldCode;
 use serin_core::observed::AnalysisReport;
+use serin_core::state::{AbortCause, Stage};
 use serin_crds::RolloutCommand;
+use serin_crds::command::{CommandResult, CommandVerb};
 use serin_fake_cluster::{FakeCluster, Fault};
 
 use crate::fixtures::*;
@@ -54,7 +56,10 @@ async fn abort_is_fast_and_reported() {
         .unwrap();
     assert!(cluster.now().duration_since(requested_at).as_millis() < 150);
     assert_eq!(command_outcome(&cluster, "stop").await.0, "Done");
-    assert_eq!(status(&cluster, "checkout").abort.unwrap().cause, "Command");
+    assert_eq!(
+        status(&cluster, "checkout").state.abort.unwrap().cause,
+        AbortCause::Command
+    );
     monitor.finish().await;
 }
 
@@ -186,7 +191,7 @@ async fn a_freeze_is_reported_and_can_be_overridden() {
     create_command(&cluster, "go", "checkout", "override");
     let (result, message) = command_outcome(&cluster, "go").await;
     assert_eq!(result, "Done", "{message}");
-    let lifted = status(&cluster, "checkout").freeze_override.unwrap();
+    let lifted = status(&cluster, "checkout").state.freeze_override.unwrap();
     assert_eq!(lifted.reason, "requested by a test");
     cluster.sleep(SECOND).await;
     assert!(event_reasons(&cluster, "checkout").contains(&"FreezeLifted".to_owned()));
@@ -199,4 +204,86 @@ async fn a_freeze_is_reported_and_can_be_overridden() {
     );
     let (holds, reason, _) = condition(&cluster, "checkout", "Frozen").unwrap();
     assert_eq!((holds.as_str(), reason.as_str()), ("False", "Overridden"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_is_carried_out_before_thousands_of_pending_commands() {
+    let cluster = FakeCluster::new(18);
+    let running = pause_at_20_percent(&cluster).await;
+    running.stop().await;
+    for index in 0..1_500 {
+        create_command(&cluster, &format!("pause-{index}"), "checkout", "pause");
+    }
+    create_command(&cluster, "stop", "checkout", "abort");
+    cluster.clear_requests();
+    let _running = start_controller(&cluster, "another");
+    assert_eq!(command_outcome(&cluster, "stop").await.0, "Done");
+    let outcomes = cluster.requests().into_iter().filter(|request| {
+        request.plural == "rolloutcommands" && request.subresource.as_deref() == Some("status")
+    });
+    let position = outcomes
+        .map(|request| request.object)
+        .position(|object| object == "shop/stop");
+    // Meanwhile, the sweep refuses the commands beyond the limit.
+    assert!(
+        position.is_some_and(|position| position < 100),
+        "{position:?}"
+    );
+    assert_eq!(status(&cluster, "checkout").state.stage, Stage::Aborted);
+    cluster.sleep(2 * SECOND).await;
+    let was_carried_out = |command: &RolloutCommand| {
+        let outcome = command.status.as_ref().and_then(|status| status.outcome);
+        command.spec.verb == CommandVerb::Pause && outcome == Some(CommandResult::Done)
+    };
+    let commands = cluster.objects::<RolloutCommand>();
+    assert!(
+        !commands.iter().any(was_carried_out),
+        "no pause comes before the abort"
+    );
+    // The sweep refuses and deletes the flood. The few commands within the limit are kept longer.
+    cluster.sleep(5 * MINUTE).await;
+    assert!(cluster.objects::<RolloutCommand>().len() <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_command_expires_but_an_abort_does_not() {
+    let cluster = FakeCluster::new(19);
+    let running = pause_at_20_percent(&cluster).await;
+    running.stop().await;
+    create_command(&cluster, "go", "checkout", "promote");
+    cluster.sleep(MINUTE).await;
+    let running = start_controller(&cluster, "another");
+    let (result, message) = command_outcome(&cluster, "go").await;
+    assert_eq!(result, "Refused");
+    assert!(message.contains("expired"), "{message}");
+    assert_eq!(position(&cluster, "checkout"), "Paused/Progressing/1");
+    running.stop().await;
+    create_command(&cluster, "stop", "checkout", "abort");
+    cluster.sleep(MINUTE).await;
+    let _running = start_controller(&cluster, "third");
+    assert_eq!(command_outcome(&cluster, "stop").await.0, "Done");
+}
+
+/// Regression test: after ten further commands, a command whose outcome could not be written was
+/// carried out again.
+#[tokio::test(start_paused = true)]
+async fn a_command_is_carried_out_once_even_if_its_outcome_cannot_be_written() {
+    let cluster = FakeCluster::new(20);
+    let _running = pause_at_20_percent(&cluster).await;
+    let unwritable = Fault::on("patch", "rolloutcommands")
+        .named("go")
+        .subresource("status")
+        .status(500);
+    cluster.inject(unwritable.always());
+    create_command(&cluster, "go", "checkout", "skipStep");
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/3").await;
+    for index in 0..12 {
+        create_command(&cluster, &format!("pause-{index}"), "checkout", "pause");
+        command_outcome(&cluster, &format!("pause-{index}")).await;
+        cluster.sleep(2 * SECOND).await;
+    }
+    assert_eq!(position(&cluster, "checkout"), "Paused/Progressing/3");
+    cluster.clear_faults();
+    assert_eq!(command_outcome(&cluster, "go").await.0, "Done");
+    assert_eq!(position(&cluster, "checkout"), "Paused/Progressing/3");
 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
@@ -16,9 +15,10 @@ use serin_fake_cluster::tls::CertificateAuthority;
 use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
 use serin_runtime::analysis::{AnalysisDeps, AnalysisManager, RefreshIntervals, ServerResolver};
 use serin_runtime::clock::Clock;
-use serin_runtime::cluster_cache::Key;
 use serin_runtime::controller::{Controller, ControllerDeps};
+use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::Leadership;
+use serin_runtime::reconcile::Safeguards;
 use serin_runtime::telemetry::Metrics;
 
 use crate::fixtures::*;
@@ -63,11 +63,17 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
             Limits::default(),
             Arc::new(|_, _| {}),
         ),
-        servers: ServerResolver::new(cluster.client(), None, refresh_intervals),
+        servers: ServerResolver::new(cluster.client(), None, refresh_intervals)
+            .with_allowed_addresses(vec!["https://127.0.0.1".parse().unwrap()]),
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
     };
-    let (manager, triggers) = AnalysisManager::new(deps, Leadership::without_election());
+    let dispatcher = Arc::new(Dispatcher::default());
+    let manager = AnalysisManager::new(
+        deps,
+        Leadership::without_election(),
+        Arc::clone(&dispatcher),
+    );
     let controller = Controller::new(ControllerDeps {
         client: cluster.client(),
         namespace: None,
@@ -76,9 +82,9 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
         leadership: Leadership::without_election(),
         metrics,
         analyzer: Arc::new(manager),
-        analysis_triggers: triggers
-            .map(|rollout| Key::new(rollout.namespace, rollout.name))
-            .boxed(),
+        dispatcher,
+        admission_policy: None,
+        safeguards: Safeguards::default(),
         instance: "serin".to_owned(),
     });
     tokio::spawn(controller.run(std::future::pending(), SECOND));

@@ -1,6 +1,7 @@
 //! Invalid Rollouts and panics affect only their own Rollout.
 
 use serde_json::json;
+use serin_core::state::Phase;
 use serin_fake_cluster::{FakeCluster, Fault};
 
 use crate::fixtures::*;
@@ -42,7 +43,7 @@ async fn invariant_11_malformed_rollouts_are_reported_while_a_valid_one_proceeds
         problems.contains("spec.progressDeadlineSeconds"),
         "all problems are reported together: {problems}"
     );
-    assert_eq!(status(&cluster, "wrong").phase.as_deref(), Some("Degraded"));
+    assert_eq!(status(&cluster, "wrong").state.phase, Phase::Degraded);
     wait_until_healthy(&cluster, "good", "v1").await;
     cluster.sleep(5 * SECOND).await;
     cluster.clear_requests();

@@ -4,14 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::channel::mpsc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serin_core::observed::AnalysisReport;
+use serin_core::state::Phase;
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
@@ -21,10 +20,15 @@ use serin_runtime::analyzer::Analyzer;
 use serin_runtime::clock::Clock;
 use serin_runtime::cluster_cache::Key;
 use serin_runtime::controller::{Controller, ControllerDeps};
+use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::{Candidate, Election, Leadership};
+use serin_runtime::queue::Lane;
+use serin_runtime::reconcile::Safeguards;
 use serin_runtime::telemetry::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::permissions::ensure_permitted;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +41,7 @@ pub struct ScriptedAnalyzer {
     /// Names of the Rollouts for which the analyzer panics.
     panics_for: Mutex<HashSet<String>>,
     requests: Mutex<HashMap<String, AnalysisRequest>>,
-    triggers: Mutex<Option<mpsc::UnboundedSender<Key>>>,
+    dispatcher: Mutex<Option<Arc<Dispatcher>>>,
 }
 
 impl ScriptedAnalyzer {
@@ -52,8 +56,8 @@ impl ScriptedAnalyzer {
             .lock()
             .unwrap()
             .insert(rollout.to_owned(), snapshot);
-        if let Some(triggers) = self.triggers.lock().unwrap().as_ref() {
-            triggers.unbounded_send(Key::new(SHOP, rollout)).unwrap();
+        if let Some(dispatcher) = self.dispatcher.lock().unwrap().as_ref() {
+            dispatcher.enqueue(&Key::new(SHOP, rollout), Lane::Ongoing);
         }
     }
 
@@ -116,6 +120,7 @@ pub struct RunningController {
     pub analyzer: Arc<ScriptedAnalyzer>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    cluster: FakeCluster,
 }
 
 impl RunningController {
@@ -126,15 +131,44 @@ impl RunningController {
     }
 
     /// Stops the controller as SIGTERM does.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        self.task.await.unwrap();
+        (&mut self.task).await.unwrap();
+    }
+}
+
+/// In every test, the Role of the chart must permit all requests of the controller.
+impl Drop for RunningController {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            ensure_permitted(&self.cluster, &self.name);
+        }
     }
 }
 
 /// Starts a controller without leader election.
 pub fn start_controller(cluster: &FakeCluster, name: &str) -> RunningController {
-    start_with_candidate(cluster, name, None)
+    start(cluster, name, None, None, Safeguards::default())
+}
+
+/// Starts a controller without leader election, with these safeguards.
+pub fn start_controller_with_safeguards(
+    cluster: &FakeCluster,
+    name: &str,
+    safeguards: Safeguards,
+) -> RunningController {
+    start(cluster, name, None, None, safeguards)
+}
+
+/// Starts a controller without leader election that refuses commands while an admission policy is
+/// not in force.
+pub fn start_controller_with_policy(
+    cluster: &FakeCluster,
+    name: &str,
+    policy: &str,
+) -> RunningController {
+    let policy = Some(policy.to_owned());
+    start(cluster, name, None, policy, Safeguards::default())
 }
 
 /// Starts a controller with leader election.
@@ -145,13 +179,15 @@ pub fn start_elected_controller(cluster: &FakeCluster, name: &str) -> RunningCon
         identity: name.to_owned(),
         timing: serin_core::lease::Timing::default(),
     };
-    start_with_candidate(cluster, name, Some(candidate))
+    start(cluster, name, Some(candidate), None, Safeguards::default())
 }
 
-fn start_with_candidate(
+fn start(
     cluster: &FakeCluster,
     name: &str,
     candidate: Option<Candidate>,
+    admission_policy: Option<String>,
+    safeguards: Safeguards,
 ) -> RunningController {
     if let Ok(filter) = std::env::var("SERIN_TEST_LOG") {
         // Fails if another controller of the test has initialized the logs.
@@ -165,8 +201,8 @@ fn start_with_candidate(
     let election =
         candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let analyzer = Arc::new(ScriptedAnalyzer::default());
-    let (triggers, receiver) = mpsc::unbounded();
-    *analyzer.triggers.lock().unwrap() = Some(triggers);
+    let dispatcher = Arc::new(Dispatcher::default());
+    *analyzer.dispatcher.lock().unwrap() = Some(Arc::clone(&dispatcher));
     let controller = Controller::new(ControllerDeps {
         client,
         namespace: None,
@@ -177,8 +213,10 @@ fn start_with_candidate(
             .map_or_else(Leadership::without_election, Election::leadership),
         metrics,
         analyzer: analyzer.clone(),
-        analysis_triggers: receiver.boxed(),
+        dispatcher,
         instance: name.to_owned(),
+        admission_policy,
+        safeguards,
     });
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(async move {
@@ -195,6 +233,7 @@ fn start_with_candidate(
         analyzer,
         stop,
         task,
+        cluster: cluster.clone(),
     }
 }
 
@@ -203,32 +242,37 @@ pub fn status(cluster: &FakeCluster, name: &str) -> RolloutStatus {
     let rollout = cluster.get_json("rollouts", SHOP, name).unwrap_or_default();
     rollout
         .get("status")
-        .map(|status| serde_json::from_value(status.clone()).unwrap())
+        .map(|status| RolloutStatus::read(status.clone()).status)
         .unwrap_or_default()
 }
 
 /// Phase, stage and step index, for example `Progressing/Progressing/2`.
 pub fn position(cluster: &FakeCluster, name: &str) -> String {
-    let status = status(cluster, name);
-    let step = status
-        .step
-        .map_or_else(String::new, |step| format!("/{}", step.index));
+    let rollout = cluster.get_json("rollouts", SHOP, name).unwrap_or_default();
+    let status = &rollout["status"];
+    let step = status["step"]["index"]
+        .as_u64()
+        .map_or_else(String::new, |index| format!("/{index}"));
     format!(
         "{}/{}{step}",
-        status.phase.unwrap_or_default(),
-        status.stage.unwrap_or_default()
+        status["phase"].as_str().unwrap_or_default(),
+        status["stage"].as_str().unwrap_or_default()
     )
 }
 
 pub fn is_healthy(cluster: &FakeCluster, name: &str, version: &str) -> bool {
     let status = status(cluster, name);
     let rollout = cluster.get::<Rollout>(SHOP, name).unwrap();
-    status.observed_generation == rollout.metadata.generation
-        && status.phase.as_deref() == Some("Healthy")
-        && status.stable_revision == status.current_revision
+    Some(status.state.observed_generation) == rollout.metadata.generation
+        && status.state.phase == Phase::Healthy
+        && status.state.stable_revision == status.state.current_revision
         && image_of(
             cluster,
-            status.stable_revision.as_deref().unwrap_or_default(),
+            status
+                .state
+                .stable_revision
+                .as_ref()
+                .map_or("", Revision::as_str),
         )
         .ends_with(version)
 }

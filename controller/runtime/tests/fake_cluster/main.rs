@@ -6,6 +6,7 @@
     reason = "helpers of tests may fail loudly, as tests may"
 )]
 
+mod admission_policy;
 mod analysis;
 mod api_write_budget;
 mod commands;
@@ -15,8 +16,15 @@ mod deletion;
 mod faults;
 mod fixtures;
 mod harness;
+mod kill_proof;
 mod missing_kinds;
+mod mount_failures;
+mod ownership;
+mod permissions;
 mod releases;
 mod schema_versions;
 mod services;
+mod situations;
 mod spec_edits;
+mod status_size;
+mod upgrades;

@@ -13,7 +13,7 @@ const ROUTES: &str = "httproutes";
 const DISCOVERY_TIMEOUT: std::time::Duration = MINUTE;
 
 fn message(cluster: &FakeCluster, name: &str) -> String {
-    status(cluster, name).message.unwrap_or_default()
+    status(cluster, name).state.message.into()
 }
 
 fn steps() -> serde_json::Value {

@@ -103,6 +103,7 @@ fn assert_analysis_request(cluster: &FakeCluster, running: &RunningController) {
     assert_eq!(
         request.stable_replica_set.as_deref(),
         status(cluster, "checkout")
+            .state
             .stable_revision
             .map(|revision| format!("checkout-{revision}"))
             .as_deref()
@@ -163,7 +164,8 @@ async fn a_rollback_removes_the_traffic_first_and_reports_the_reason() {
         "the traffic is removed immediately"
     );
     wait_for_position(&cluster, "checkout", "Degraded/Aborted").await;
-    assert_eq!(status(&cluster, "checkout").abort.unwrap().message, message);
+    let abort = status(&cluster, "checkout").state.abort.unwrap();
+    assert_eq!(abort.message, message.as_str());
     assert_traffic_changed_before_pods(&cluster);
     cluster.sleep(MINUTE).await;
     assert_eq!(
@@ -226,8 +228,8 @@ async fn a_crashing_canary_is_aborted() {
     apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
     wait_for_position(&cluster, "checkout", "Degraded/Aborted").await;
     assert_eq!(
-        status(&cluster, "checkout").abort.unwrap().cause,
-        "PodCrash"
+        status(&cluster, "checkout").state.abort.unwrap().cause,
+        AbortCause::PodCrash
     );
     cluster
         .wait_until(
@@ -259,8 +261,8 @@ async fn a_canary_that_never_becomes_ready_gets_no_traffic_and_is_aborted_at_the
     });
     wait_for_position(&cluster, "checkout", "Degraded/Aborted").await;
     assert_eq!(
-        status(&cluster, "checkout").abort.unwrap().cause,
-        "ProgressDeadline"
+        status(&cluster, "checkout").state.abort.unwrap().cause,
+        AbortCause::ProgressDeadline
     );
     monitor.await.unwrap().expect("the canary got traffic");
 }
@@ -316,11 +318,11 @@ async fn a_weight_reduced_for_missing_pods_is_not_drift() {
     );
     wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
     cluster.sleep(MINUTE).await;
-    let revision = status(&cluster, "checkout").current_revision.unwrap();
+    let revision = status(&cluster, "checkout").state.current_revision.unwrap();
     let pods = cluster.objects::<k8s_openapi::api::core::v1::Pod>();
     let pod = pods
         .iter()
-        .find(|pod| pod.name_any().contains(&revision))
+        .find(|pod| pod.name_any().contains(revision.as_str()))
         .unwrap();
     cluster
         .delete::<k8s_openapi::api::core::v1::Pod>(SHOP, &pod.name_any())
@@ -389,16 +391,16 @@ async fn equivalent_templates_are_the_same_revision() {
     };
     apply(&cluster, with_cpu(json!("1000m")));
     wait_until_healthy(&cluster, "checkout", "v1").await;
-    let before = status(&cluster, "checkout").current_revision;
+    let before = status(&cluster, "checkout").state.current_revision;
     apply(&cluster, with_cpu(json!("1")));
     wait_until_healthy(&cluster, "checkout", "v1").await;
-    assert_eq!(status(&cluster, "checkout").current_revision, before);
+    assert_eq!(status(&cluster, "checkout").state.current_revision, before);
     assert_eq!(replica_sets(&cluster, "checkout").len(), 1);
     running.stop().await;
     // A new process without memory reaches the same result.
     let _running = start_controller(&cluster, "another");
     cluster.sleep(MINUTE).await;
-    assert_eq!(status(&cluster, "checkout").current_revision, before);
+    assert_eq!(status(&cluster, "checkout").state.current_revision, before);
     assert_eq!(replica_sets(&cluster, "checkout").len(), 1);
 }
 
@@ -445,7 +447,11 @@ async fn existing_services_are_bound_but_not_owned() {
     assert_eq!(selector["app"], "checkout");
     assert_eq!(
         selector["serin.dev/revision"],
-        status(&cluster, "checkout").stable_revision.unwrap()
+        status(&cluster, "checkout")
+            .state
+            .stable_revision
+            .unwrap()
+            .as_str()
     );
     apply(&cluster, routed_rollout("checkout", "v2", 2, steps()));
     wait_until_healthy(&cluster, "checkout", "v2").await;

@@ -2,6 +2,7 @@
 //! Rollout can be deleted.
 
 use serde_json::json;
+use serin_core::state::{AbortCause, Phase};
 use serin_crds::Rollout;
 use serin_fake_cluster::FakeCluster;
 
@@ -50,13 +51,17 @@ async fn a_status_of_a_newer_version_is_reported_and_nothing_changes() {
     cluster.sleep(30 * MINUTE).await;
     assert_eq!(cluster.writes(), [], "it is reported once");
     let status = status(&cluster, "checkout");
-    assert_eq!(status.phase.as_deref(), Some("Degraded"));
+    assert_eq!(status.state.phase, Phase::Degraded);
+    let stored = cluster.get_json("rollouts", SHOP, "checkout").unwrap();
     assert_eq!(
-        (status.stage.as_deref(), status.schema_version),
-        (Some("Previewing"), Some(2)),
+        (
+            &stored["status"]["stage"],
+            &stored["status"]["schemaVersion"]
+        ),
+        (&json!("Previewing"), &json!(2)),
         "what the newer version wrote stays"
     );
-    let message = status.message.unwrap();
+    let message = status.state.message;
     for part in [
         "incompatible version",
         "schemaVersion is 2",
@@ -87,8 +92,8 @@ async fn abort_works_on_a_status_of_a_newer_version_and_other_commands_are_refus
     assert_eq!(route_weights(&cluster, "checkout").1.unwrap_or(0), 0);
     assert_eq!(replicas_by_version(&cluster, "checkout")["v2"], 0);
     let status = status(&cluster, "checkout");
-    assert_eq!(status.schema_version, Some(1));
-    assert_eq!(status.abort.unwrap().cause, "Command");
+    assert_eq!(status.state.schema_version, 1);
+    assert_eq!(status.state.abort.unwrap().cause, AbortCause::Command);
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +103,7 @@ async fn a_rollout_with_a_status_of_a_newer_version_can_be_deleted() {
     let _running = start_controller(&cluster, "serin");
     wait_until_reported(&cluster).await;
     cluster.delete::<Rollout>(SHOP, "checkout").unwrap();
-    let is_gone = |cluster: &FakeCluster| cluster.get::<Rollout>(SHOP, "checkout").is_none();
+    let is_gone = |cluster: &FakeCluster| cluster.get_json("rollouts", SHOP, "checkout").is_none();
     cluster.wait_until(is_gone, MINUTE).await.unwrap();
     assert_eq!(route_spec(&cluster, "checkout"), route);
 }

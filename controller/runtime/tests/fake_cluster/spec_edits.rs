@@ -41,7 +41,7 @@ async fn a_changed_min_ready_seconds_updates_both_replica_sets_without_a_new_rev
     wait_until_healthy(&cluster, "checkout", "v1").await;
     apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
     wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
-    let before = status(&cluster, "checkout").current_revision;
+    let before = status(&cluster, "checkout").state.current_revision;
     let mut slower = routed_rollout("checkout", "v2", 4, steps());
     slower["spec"]["minReadySeconds"] = json!(7);
     apply(&cluster, slower.clone());
@@ -55,7 +55,7 @@ async fn a_changed_min_ready_seconds_updates_both_replica_sets_without_a_new_rev
         .await
         .expect("both ReplicaSets are updated");
     cluster.sleep(MINUTE).await;
-    assert_eq!(status(&cluster, "checkout").current_revision, before);
+    assert_eq!(status(&cluster, "checkout").state.current_revision, before);
     assert_eq!(replica_sets(&cluster, "checkout").len(), 2);
     cluster.clear_requests();
     cluster.sleep(60 * MINUTE).await;
@@ -191,7 +191,7 @@ async fn changed_service_names_bind_the_new_services_and_restore_the_old_ones() 
         assert_eq!(label(&cluster, "checkout"), Value::Null);
         assert_eq!(
             selector(&cluster, "front")["serin.dev/revision"],
-            json!(status(&cluster, "checkout").stable_revision.unwrap())
+            json!(status(&cluster, "checkout").state.stable_revision.unwrap())
         );
     }
 }

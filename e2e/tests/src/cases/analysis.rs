@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use serin_core::state::AbortCause;
 use serin_crds::Rollout;
+use serin_crds::status::CheckOutcome;
 
 use super::commands::run_plugin;
 use crate::env::Env;
@@ -23,13 +25,14 @@ const MEAN_SECONDS: &str = concat!(
 );
 
 /// The cause and the message of the abort in the status.
-async fn abort_cause(shop: &Shop) -> Result<(String, String)> {
+async fn abort_cause(shop: &Shop) -> Result<(AbortCause, String)> {
     let abort = shop
         .status()
         .await?
+        .state
         .abort
         .context("an abort in the status")?;
-    Ok((abort.cause, abort.message))
+    Ok((abort.cause, abort.message.into()))
 }
 
 /// # Errors
@@ -116,7 +119,7 @@ pub async fn a_check_starts_after_its_delay_and_the_warm_up(env: &Env) -> Result
             .await?;
         let has_succeeded = |rollout: &Rollout| {
             let mut checks = rollout.status.iter().flat_map(|status| &status.checks);
-            checks.any(|check| check.result == "Succeeded")
+            checks.any(|check| check.result == CheckOutcome::Succeeded)
         };
         let what = format!("the check of {version} succeeds");
         let rollout = shop
@@ -171,7 +174,7 @@ pub async fn the_latency_guard_holds_a_slower_canary_below_the_threshold(env: &E
     };
     shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
 
     shop.apply_release(&spec, &SampleRelease::with_fault("v2", "LATENCY_MS", "30"))
         .await?;
@@ -192,7 +195,7 @@ pub async fn the_latency_guard_holds_a_slower_canary_below_the_threshold(env: &E
     let (code, text) = run_plugin(env, &shop, "kubectl-serin", &["explain", "shop"]).await?;
     ensure!(code == 0 && text.contains("Held (LatencyGuard)"), "{text}");
     ensure!(
-        shop.status().await?.stable_revision == stable,
+        shop.status().await?.state.stable_revision == stable,
         "a slower release was promoted"
     );
 
@@ -217,7 +220,7 @@ pub async fn a_breach_during_bake_time_rolls_back(env: &Env) -> Result<()> {
     shop.deploy_first(&baked, &SampleRelease::good("v1"))
         .await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
 
     // It starts to fail long after its steps, during the bake time.
     let late = SampleRelease {
@@ -230,7 +233,7 @@ pub async fn a_breach_during_bake_time_rolls_back(env: &Env) -> Result<()> {
     shop.apply_release(&baked, &late).await?;
     let begun = |rollout: &Rollout| {
         let status = rollout.status.as_ref();
-        is_aborted(rollout) || status.is_some_and(|status| status.bake.is_some())
+        is_aborted(rollout) || status.is_some_and(|status| status.state.bake.is_some())
     };
     let baking = shop
         .wait_until("the bake time starts", Duration::from_secs(120), begun)
@@ -241,7 +244,7 @@ pub async fn a_breach_during_bake_time_rolls_back(env: &Env) -> Result<()> {
         baking.status
     );
     ensure!(
-        shop.status().await?.stable_revision == stable,
+        shop.status().await?.state.stable_revision == stable,
         "v2 must not be stable during its bake time"
     );
     shop.wait_until("v2 is rolled back", Duration::from_secs(120), is_aborted)
@@ -257,7 +260,7 @@ pub async fn a_breach_during_bake_time_rolls_back(env: &Env) -> Result<()> {
     )
     .await?;
     ensure!(
-        shop.status().await?.stable_revision == stable,
+        shop.status().await?.state.stable_revision == stable,
         "v1 must still be stable"
     );
 

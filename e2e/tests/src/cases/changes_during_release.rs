@@ -8,7 +8,8 @@ use serde_json::json;
 use serin_crds::Rollout;
 use serin_load::LoadHandle;
 
-use serin_core::units::Weight;
+use serin_core::state::ReleaseResult;
+use serin_core::units::{Revision, Weight};
 
 use crate::env::Env;
 use crate::manifests::{RolloutOptions, SampleRelease};
@@ -89,31 +90,31 @@ pub async fn a_new_release_supersedes_one_in_progress(env: &Env) -> Result<()> {
         .await?;
     let is_next = |rollout: &Rollout| {
         is_paused(rollout)
-            && rollout
-                .status
-                .as_ref()
-                .is_some_and(|status| status.current_revision != before.current_revision)
+            && rollout.status.as_ref().is_some_and(|status| {
+                status.state.current_revision != before.state.current_revision
+            })
     };
     let rollout = shop
         .wait_until("v3 waits at 50 %", Duration::from_secs(120), is_next)
         .await?;
     let status = rollout.status.context("a status")?;
     ensure!(
-        status.stable_revision == before.stable_revision,
+        status.state.stable_revision == before.state.stable_revision,
         "v1 must stay stable"
     );
     let superseded = status
+        .state
         .history
         .iter()
-        .any(|release| release.result == "Superseded");
+        .any(|release| release.result == ReleaseResult::Superseded);
     ensure!(
         superseded,
         "the history must have v2 as superseded: {:?}",
-        status.history
+        status.state.history
     );
-    let v2 = before.current_revision.context("v2's revision")?;
+    let v2 = before.state.current_revision.context("v2's revision")?;
     shop.eventually("v2 has no pods", Duration::from_secs(60), async || {
-        Ok(shop.desired_replicas().await?.get(&v2) == Some(&0))
+        Ok(shop.desired_replicas().await?.get(v2.as_str()) == Some(&0))
     })
     .await?;
     close_without_loss(shop, load).await
@@ -134,10 +135,10 @@ pub async fn reverting_the_manifest_aborts_the_release(env: &Env) -> Result<()> 
         .await?;
     let last = rollout
         .status
-        .and_then(|status| status.history.last().cloned())
+        .and_then(|status| status.state.history.last().cloned())
         .context("a history")?;
     ensure!(
-        last.result == "Aborted" && last.message.contains("revert"),
+        last.result == ReleaseResult::Aborted && last.message.contains("revert"),
         "{last:?}"
     );
     ensure!(
@@ -182,14 +183,13 @@ pub async fn template_and_replicas_can_change_in_one_apply(env: &Env) -> Result<
     .await?;
     let status = shop.status().await?;
     let desired = shop.desired_replicas().await?;
-    let replicas_of =
-        |revision: Option<String>| desired.get(&revision.unwrap_or_default()).copied();
+    let replicas_of = |revision: Option<Revision>| desired.get(revision?.as_str()).copied();
     ensure!(
-        replicas_of(status.stable_revision.clone()) == Some(4),
+        replicas_of(status.state.stable_revision.clone()) == Some(4),
         "stable must have four replicas: {desired:?}"
     );
     ensure!(
-        replicas_of(status.current_revision.clone()) == Some(2),
+        replicas_of(status.state.current_revision.clone()) == Some(2),
         "the canary must have two replicas: {desired:?}"
     );
     close_without_loss(shop, load).await
@@ -199,7 +199,7 @@ pub async fn template_and_replicas_can_change_in_one_apply(env: &Env) -> Result<
 /// If an expectation is not met.
 pub async fn a_paused_release_can_be_scaled(env: &Env) -> Result<()> {
     let (shop, load, _) = start_release_paused_at_half(env, "serin-e2e-scale").await?;
-    let step = shop.status().await?.step;
+    let step = shop.status().await?.state.step;
     // Like `kubectl scale`.
     let patch = Patch::Merge(json!({"spec": {"replicas": 6}}));
     shop.api::<Rollout>()
@@ -217,9 +217,9 @@ pub async fn a_paused_release_can_be_scaled(env: &Env) -> Result<()> {
     .await?;
     let status = shop.status().await?;
     ensure!(
-        status.step == step,
+        status.state.step == step,
         "the step must not change: {:?}",
-        status.step
+        status.state.step
     );
     ensure!(
         shop.route_share().await? == Weight::percent(50),
@@ -250,7 +250,7 @@ pub async fn an_equivalent_template_does_not_start_a_release(env: &Env) -> Resul
     shop.apply(object.clone()).await?;
     shop.wait_until("v1 is stable", Duration::from_secs(120), is_stable)
         .await?;
-    let before = shop.status().await?.current_revision;
+    let before = shop.status().await?.state.current_revision;
     *object.pointer_mut(requests).context("requests")? = json!({"cpu": "0.1", "memory": "16384Ki"});
     shop.apply(object).await?;
     shop.wait_until(
@@ -260,7 +260,7 @@ pub async fn an_equivalent_template_does_not_start_a_release(env: &Env) -> Resul
     )
     .await?;
     ensure!(
-        shop.status().await?.current_revision == before,
+        shop.status().await?.state.current_revision == before,
         "cpu: 100m and cpu: 0.1 must be the same revision"
     );
     shop.delete().await

@@ -11,11 +11,27 @@ use crate::env::{CONTROLLER_IMAGE, Env};
 use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::shop::{Shop, is_aborted, is_stable, stop_and_ensure_no_loss};
 
-const NAMESPACE: &str = "serin-e2e-chart-system";
+/// Namespace of the Helm release.
+pub const NAMESPACE: &str = "serin-e2e-chart-system";
 
 /// # Errors
 /// If an expectation is not met.
 pub async fn the_chart_installs_a_working_controller(env: &Env) -> Result<()> {
+    install(env, &[]).await?;
+    let released = run_releases(env).await;
+    let restarts = restart_count(env).await?;
+    uninstall(env).await?;
+    released?;
+    ensure!(restarts == 0, "controller pods restarted {restarts} times");
+    Ok(())
+}
+
+/// Installs the chart with its defaults and these settings (`key=value`), and waits until both
+/// replicas are ready.
+///
+/// # Errors
+/// If they are not ready within two minutes.
+pub async fn install(env: &Env, settings: &[String]) -> Result<()> {
     env.load_controller_image().await?;
     uninstall(env).await?;
     env.remove_admission_policy().await?;
@@ -27,7 +43,7 @@ pub async fn the_chart_installs_a_working_controller(env: &Env) -> Result<()> {
         .join("charts/serin")
         .to_string_lossy()
         .into_owned();
-    let settings = [
+    let defaults = [
         format!("image.repository={repository}"),
         format!("image.tag={tag}"),
         format!("prometheus.address={}", env.prometheus_url),
@@ -41,17 +57,11 @@ pub async fn the_chart_installs_a_working_controller(env: &Env) -> Result<()> {
         NAMESPACE,
         "--create-namespace",
     ];
-    for setting in &settings {
+    for setting in defaults.iter().chain(settings) {
         arguments.extend(["--set", setting]);
     }
-    // `--wait` waits until both replicas are ready.
     arguments.extend(["--wait", "--timeout", "120s"]);
     env.run_helm(&arguments).await?;
-    let released = run_releases(env).await;
-    let restarts = restart_count(env).await?;
-    uninstall(env).await?;
-    released?;
-    ensure!(restarts == 0, "controller pods restarted {restarts} times");
     Ok(())
 }
 
@@ -72,7 +82,11 @@ async fn run_releases(env: &Env) -> Result<()> {
     shop.delete().await
 }
 
-async fn restart_count(env: &Env) -> Result<i32> {
+/// How often containers of the controller were restarted.
+///
+/// # Errors
+/// If the API server rejects the request.
+pub async fn restart_count(env: &Env) -> Result<i32> {
     let pods = Api::<Pod>::namespaced(env.client.clone(), NAMESPACE)
         .list(&ListParams::default())
         .await?;
@@ -86,7 +100,11 @@ async fn restart_count(env: &Env) -> Result<i32> {
         .sum())
 }
 
-async fn uninstall(env: &Env) -> Result<()> {
+/// Uninstalls the chart if it is installed.
+///
+/// # Errors
+/// If helm fails.
+pub async fn uninstall(env: &Env) -> Result<()> {
     env.run_helm(&[
         "uninstall",
         "serin",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use serin_core::state::AbortCause;
 use serin_core::units::Weight;
 
 use crate::env::Env;
@@ -58,9 +59,9 @@ pub async fn five_releases_under_load_end_as_expected(env: &Env) -> Result<()> {
         .await?;
     let cause = rollout
         .status
-        .and_then(|status| status.abort)
+        .and_then(|status| status.state.abort)
         .map(|abort| abort.cause);
-    ensure!(cause.as_deref() == Some("ProgressDeadline"), "{cause:?}");
+    ensure!(cause == Some(AbortCause::ProgressDeadline), "{cause:?}");
 
     let before_crash = load.elapsed();
     run_crash_loop(&shop, &spec).await?;
@@ -101,15 +102,15 @@ pub async fn five_releases_under_load_end_as_expected(env: &Env) -> Result<()> {
 
 /// v2: 3 % of its requests fail, compared with 0.05 % of stable.
 async fn run_bad_release(shop: &Shop, spec: &RolloutOptions) -> Result<()> {
-    let first = shop.status().await?.stable_revision;
+    let first = shop.status().await?.state.stable_revision;
     shop.apply_release(spec, &SampleRelease::failing("v2", "3"))
         .await?;
     let rollout = shop
         .wait_until("v2 is rolled back", Duration::from_secs(120), is_aborted)
         .await?;
     let status = rollout.status.unwrap_or_default();
-    let abort = status.abort.context("an abort in the status")?;
-    let by_evidence = matches!(abort.cause.as_str(), "Evidence" | "ErrorBudget");
+    let abort = status.state.abort.context("an abort in the status")?;
+    let by_evidence = matches!(abort.cause, AbortCause::Evidence | AbortCause::ErrorBudget);
     ensure!(
         by_evidence,
         "the cause must be the evidence, not {}: {}",
@@ -121,7 +122,7 @@ async fn run_bad_release(shop: &Shop, spec: &RolloutOptions) -> Result<()> {
         "the message must have counts: {}",
         abort.message
     );
-    ensure!(status.stable_revision == first, "v1 must stay stable");
+    ensure!(status.state.stable_revision == first, "v1 must stay stable");
     shop.eventually(
         "the Event has the same reason",
         Duration::from_secs(5),
@@ -161,11 +162,11 @@ async fn run_crash_loop(shop: &Shop, spec: &RolloutOptions) -> Result<()> {
         .await?;
     let abort = rollout
         .status
-        .and_then(|status| status.abort)
+        .and_then(|status| status.state.abort)
         .context("an abort in the status")?;
     note!("v5: {}: {}", abort.cause, abort.message);
     ensure!(
-        abort.cause == "PodCrash",
+        abort.cause == AbortCause::PodCrash,
         "the cause must be the crash of pods: {}",
         abort.message
     );
@@ -218,7 +219,7 @@ pub async fn a_release_without_steps_is_paced_by_evidence(env: &Env) -> Result<(
         "{}",
         rollout
             .status
-            .and_then(|status| status.message)
+            .map(|status| status.state.message)
             .unwrap_or_default()
     );
     stop_and_ensure_no_loss(load).await?;
@@ -255,7 +256,7 @@ pub async fn a_release_without_a_router(env: &Env) -> Result<()> {
         rollout
             .status
             .as_ref()
-            .is_some_and(|status| status.pause.is_some())
+            .is_some_and(|status| status.state.pause.is_some())
     };
     shop.wait_until("paused", Duration::from_secs(60), paused)
         .await?;

@@ -187,7 +187,7 @@ pub async fn earlier_restarts_do_not_block_a_rollback_to_the_previous_revision(
         },
     )
     .await?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
     shop.wait_until_answering().await?;
 
     // Few enough requests that no pod crashes during the rest of the case.
@@ -210,9 +210,9 @@ pub async fn earlier_restarts_do_not_block_a_rollback_to_the_previous_revision(
         .await?;
     let status = back.status.context("a status")?;
     ensure!(
-        status.stable_revision == stable,
+        status.state.stable_revision == stable,
         "v1 is the same revision as before: {:?}",
-        status.stable_revision
+        status.state.stable_revision
     );
     stop_and_ensure_no_loss(load).await?;
     shop.delete().await

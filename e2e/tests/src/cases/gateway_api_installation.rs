@@ -77,7 +77,7 @@ async fn without_gateway_api(env: &Env, cluster: &Cluster) -> Result<()> {
         rollout
             .status
             .as_ref()
-            .is_some_and(|status| status.message.is_some())
+            .is_some_and(|status| !status.state.message.is_empty())
     })
     .await?;
 

@@ -141,7 +141,7 @@ pub async fn a_rollout_with_an_invalid_spec_can_be_aborted(env: &Env) -> Result<
         rollout
             .status
             .as_ref()
-            .is_some_and(|status| status.pause.is_some())
+            .is_some_and(|status| status.state.pause.is_some())
     };
     shop.wait_until("paused", Duration::from_secs(120), paused)
         .await?;
@@ -167,7 +167,7 @@ pub async fn a_rollout_with_an_invalid_spec_can_be_aborted(env: &Env) -> Result<
         .await?;
     let message = rollout
         .status
-        .and_then(|status| status.message)
+        .map(|status| status.state.message)
         .unwrap_or_default();
     ensure!(
         message.contains("image"),

@@ -43,6 +43,7 @@ pub async fn a_rollout_recovers_from_a_failed_first_release_and_repeated_aborts(
     let v2 = shop
         .status()
         .await?
+        .state
         .stable_revision
         .context("a stable revision")?;
     shop.wait_until_answering().await?;
@@ -54,10 +55,10 @@ pub async fn a_rollout_recovers_from_a_failed_first_release_and_repeated_aborts(
         "an abort without a release must be refused: {message}"
     );
     let stable_is_complete = async || -> Result<()> {
-        shop.wait_until_available(&v2, 2, Duration::from_secs(60))
+        shop.wait_until_available(v2.as_str(), 2, Duration::from_secs(60))
             .await?;
         ensure!(
-            shop.desired_replicas().await?.get(&v2) == Some(&2),
+            shop.desired_replicas().await?.get(v2.as_str()) == Some(&2),
             "stable must keep its pods: {:?}",
             shop.desired_replicas().await?
         );
@@ -93,10 +94,10 @@ pub async fn a_rollout_recovers_from_a_failed_first_release_and_repeated_aborts(
         .await?;
     let v4 = aborted
         .status
-        .and_then(|status| status.current_revision)
+        .and_then(|status| status.state.current_revision)
         .context("a current revision")?;
     shop.eventually("v4 is drained", Duration::from_secs(60), async || {
-        Ok(shop.desired_replicas().await?.get(&v4) == Some(&0))
+        Ok(shop.desired_replicas().await?.get(v4.as_str()) == Some(&0))
     })
     .await?;
     stable_is_complete().await?;
@@ -143,7 +144,7 @@ pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
         .await?;
     for number in 1..=releases {
         let version = format!("v{number}");
-        let before = shop.status().await?.stable_revision;
+        let before = shop.status().await?.state.stable_revision;
         apply(&version).await?;
         let arguments = [
             "status",
@@ -162,7 +163,7 @@ pub async fn status_until_done(env: &Env, releases: u32) -> Result<()> {
         );
         let status = after.status.context("a status")?;
         ensure!(
-            status.stable_revision != before,
+            status.state.stable_revision != before,
             "{version}: the command ended with the health of the previous revision: {text}"
         );
     }

@@ -6,6 +6,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::env::Env;
 
+pub mod admission;
 pub mod analysis;
 pub mod changes_during_release;
 pub mod chart;
@@ -14,9 +15,12 @@ pub mod complete_releases;
 pub mod earlier_revisions;
 pub mod example_manifests;
 pub mod gateway_api_installation;
+pub mod hostile_input;
 pub mod invalid_specs;
+pub mod kill_proof;
 pub mod lifecycle;
 pub mod outages;
+pub mod ownership;
 pub mod pod_problems;
 pub mod progress_deadline;
 pub mod prometheus_faults;
@@ -25,6 +29,7 @@ pub mod scale_to_zero;
 pub mod scaling;
 pub mod scrape_configuration;
 pub mod services_and_routes;
+pub mod upgrades;
 
 /// One case.
 pub struct TestCase {
@@ -99,11 +104,18 @@ cases! {
     Shared: commands::commands_with_outdated_preconditions_are_refused,
     Shared: commands::a_user_with_abort_permission_only_cannot_promote,
     Shared: changes_during_release::deleting_the_rollout_restores_the_route,
+    Shared: ownership::a_second_rollout_of_a_route_changes_nothing_until_the_first_is_deleted,
+    Shared: ownership::a_rollout_takes_over_the_service_of_a_running_deployment_without_loss,
     Shared: invalid_specs::a_rollout_with_an_invalid_spec_can_be_aborted,
     Shared: changes_during_release::an_equivalent_template_does_not_start_a_release,
     Exclusive: complete_releases::five_releases_under_load_end_as_expected,
     Exclusive: example_manifests::every_example_manifest_is_accepted,
     Alone: chart::the_chart_installs_a_working_controller,
+    Alone: admission::the_policies_limit_authors_commands_and_the_controller,
+    Alone: hostile_input::hostile_input_in_one_namespace_does_not_stop_a_rollback_in_another,
+    Alone: upgrades::upgrade_and_rollback,
+    Alone: kill_proof::a_rollout_that_may_have_killed_the_controller_is_quarantined_while_others_continue,
+    Alone: kill_proof::a_controller_killed_during_first_attempts_reconciles_every_rollout,
     Alone: outages::a_controller_killed_at_random_moments_completes_releases,
     Alone: outages::the_standby_takes_over_when_the_leader_stops,
     Alone: outages::a_prometheus_outage_holds_the_release,

@@ -72,7 +72,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
             if is_stable(&rollout) {
                 break;
             }
-            let message = rollout.status.and_then(|status| status.message);
+            let message = rollout.status.map(|status| status.state.message);
             ensure!(
                 Instant::now() < deadline,
                 "v{version} does not end: {message:?}"
@@ -85,7 +85,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
             }
         }
         let observed = pauses.await??;
-        let steps: Vec<i32> = observed.iter().map(|(step, _)| *step).collect();
+        let steps: Vec<usize> = observed.iter().map(|(step, _)| *step).collect();
         ensure!(
             steps == [1, 3],
             "v{version}: each pause must occur once and keep its end: {observed:?}"
@@ -108,7 +108,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
 /// is complete. A pause whose end changes is listed twice.
 fn observe_pauses(
     shop: &Shop,
-) -> impl Future<Output = Result<Vec<(i32, Option<Timestamp>)>>> + Send + use<> {
+) -> impl Future<Output = Result<Vec<(usize, Option<Timestamp>)>>> + Send + use<> {
     let changes = watcher(shop.api::<Rollout>(), watcher::Config::default())
         .default_backoff()
         .applied_objects();
@@ -121,7 +121,7 @@ fn observe_pauses(
                 break;
             }
             let status = rollout.status.unwrap_or_default();
-            if let (Some(step), Some(pause)) = (&status.step, &status.pause) {
+            if let (Some(step), Some(pause)) = (&status.state.step, &status.state.pause) {
                 let pause = (step.index, pause.until);
                 if !observed.contains(&pause) {
                     observed.push(pause);
@@ -170,10 +170,9 @@ pub async fn the_standby_takes_over_when_the_leader_stops(env: &Env) -> Result<(
     shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
     let is_observed = |rollout: &Rollout| {
-        rollout
-            .status
-            .as_ref()
-            .is_some_and(|status| status.observed_generation == rollout.metadata.generation)
+        rollout.status.as_ref().is_some_and(|status| {
+            Some(status.state.observed_generation) == rollout.metadata.generation
+        })
     };
     shop.wait_until(
         "the standby observes the new generation",
@@ -238,7 +237,7 @@ pub async fn a_prometheus_outage_holds_the_release(env: &Env) -> Result<()> {
     shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
     cluster.suspend(Component::Prometheus)?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
     shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
     let is_reported = |rollout: &Rollout| {
@@ -263,7 +262,10 @@ pub async fn a_prometheus_outage_holds_the_release(env: &Env) -> Result<()> {
     // Resume Prometheus in any case, because the next case needs it.
     cluster.resume_component(Component::Prometheus)?;
     held?;
-    ensure!(status.stable_revision == stable, "promoted without metrics");
+    ensure!(
+        status.state.stable_revision == stable,
+        "promoted without metrics"
+    );
     shop.wait_until(
         "v2 is promoted after the outage",
         Duration::from_secs(120),
@@ -304,7 +306,7 @@ pub async fn the_controller_survives_an_api_server_outage(env: &Env) -> Result<(
         rollout
             .status
             .as_ref()
-            .and_then(|status| status.pause.clone())
+            .and_then(|status| status.state.pause.clone())
     };
     let paused = shop
         .wait_until("paused", Duration::from_secs(10), |rollout| {

@@ -20,7 +20,7 @@ struct Problem {
     change: fn(&mut Value),
 }
 
-const PROBLEMS: [Problem; 5] = [
+const PROBLEMS: [Problem; 6] = [
     Problem {
         code: "ImagePullFailed",
         parts: &[
@@ -35,6 +35,19 @@ const PROBLEMS: [Problem; 5] = [
         parts: &["pod ", "secret \"missing\" not found"],
         change: |pod| {
             pod["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "missing"}}]);
+        },
+    },
+    Problem {
+        code: "VolumeMountFailed",
+        parts: &[
+            "pod ",
+            "cannot mount volume config",
+            "configmap \"missing\" not found",
+        ],
+        change: |pod| {
+            pod["volumes"] = json!([{"name": "config", "configMap": {"name": "missing"}}]);
+            pod["containers"][0]["volumeMounts"] =
+                json!([{"name": "config", "mountPath": "/config"}]);
         },
     },
     Problem {
@@ -100,12 +113,12 @@ async fn ensure_cause_is_named(shop: &Shop, code: &str, parts: &[&str]) -> Resul
     shop.wait_until(code, Duration::from_secs(90), |rollout| {
         let status = rollout.status.as_ref();
         let holds = status
-            .map(|status| status.holds.as_slice())
+            .map(|status| status.state.holds.as_slice())
             .unwrap_or_default();
-        holds.first().is_some_and(|hold| hold.code == code)
+        holds.first().is_some_and(|hold| hold.code.as_str() == code)
     })
     .await?;
-    let message = shop.status().await?.message.unwrap_or_default();
+    let message = shop.status().await?.state.message;
     crate::note!("{code}: {message}");
     for part in parts {
         ensure!(message.contains(part), "{part:?} is not in {message:?}");

@@ -47,10 +47,10 @@ async fn release_to_half(shop: &Shop, rollout: Value) -> Result<String> {
     let rollout = shop
         .wait_until_unless_aborted("v2 has 50 %", Duration::from_secs(60), is_at_half)
         .await?;
-    rollout
+    let revision = rollout
         .status
-        .and_then(|status| status.current_revision)
-        .context("a current revision")
+        .and_then(|status| status.state.current_revision);
+    Ok(revision.context("a current revision")?.to_string())
 }
 
 /// # Errors

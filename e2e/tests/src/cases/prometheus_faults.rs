@@ -198,7 +198,7 @@ pub async fn prometheus_faults_hold_the_release_until_they_are_fixed(env: &Env) 
     ];
     for (number, (fault, names)) in faults.iter().enumerate() {
         proxy.set(*fault);
-        let stable = shop.status().await?.stable_revision;
+        let stable = shop.status().await?.state.stable_revision;
         shop.apply_release(&spec, &SampleRelease::good(&format!("v{}", number + 1)))
             .await?;
         let is_reported = |rollout: &Rollout| {
@@ -216,7 +216,7 @@ pub async fn prometheus_faults_hold_the_release_until_they_are_fixed(env: &Env) 
         let rollout = shop.rollout().await?;
         let status = rollout.status.clone().context("a status")?;
         ensure!(
-            status.stable_revision == stable,
+            status.state.stable_revision == stable,
             "{fault:?}: promoted without metrics"
         );
         ensure!(
@@ -227,7 +227,7 @@ pub async fn prometheus_faults_hold_the_release_until_they_are_fixed(env: &Env) 
         note!(
             "{fault:?}: {}: {}",
             metrics_failure_reason(&held).unwrap_or_default(),
-            status.message.unwrap_or_default()
+            status.state.message
         );
         proxy.set(PrometheusFault::None);
         shop.wait_until(
@@ -330,7 +330,7 @@ pub async fn a_mistyped_error_selector_holds_the_release(env: &Env) -> Result<()
     shop.deploy_first(&mistyped, &SampleRelease::good("v1"))
         .await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
     shop.apply_release(&mistyped, &SampleRelease::failing("v2", "30"))
         .await?;
     let is_reported = |rollout: &Rollout| {
@@ -344,7 +344,7 @@ pub async fn a_mistyped_error_selector_holds_the_release(env: &Env) -> Result<()
     .await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     ensure!(
-        shop.status().await?.stable_revision == stable,
+        shop.status().await?.state.stable_revision == stable,
         "a release with a mistyped selector was promoted"
     );
     // With the correct selector, the analysis detects that v2 is bad.

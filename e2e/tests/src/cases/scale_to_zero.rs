@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use serin_core::state::{PauseReason, Stage};
 use serin_crds::{Rollout, RolloutStatus};
 
 use crate::env::Env;
@@ -48,6 +49,7 @@ pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &En
     let v1 = shop
         .status()
         .await?
+        .state
         .stable_revision
         .context("a stable revision")?;
     shop.apply_release(&spec, &SampleRelease::good("v2"))
@@ -62,8 +64,8 @@ pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &En
         let pause = rollout
             .status
             .as_ref()
-            .and_then(|status| status.pause.as_ref());
-        pause.is_some_and(|pause| pause.reason == "Command")
+            .and_then(|status| status.state.pause.as_ref());
+        pause.is_some_and(|pause| pause.reason == PauseReason::Command)
     };
     let before = shop
         .wait_until("paused by a command", Duration::from_secs(20), by_person)
@@ -72,7 +74,7 @@ pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &En
 
     let at_zero = scale_to_zero_and_back(&shop).await?;
     ensure!(
-        at_zero.stable_revision.as_ref() == Some(&v1),
+        at_zero.state.stable_revision.as_ref() == Some(&v1),
         "v2 became stable at zero replicas"
     );
     ensure!(
@@ -87,31 +89,31 @@ pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &En
         .await?;
     let back = back.status.context("a status")?;
     ensure!(
-        back.stable_revision.as_ref() == Some(&v1),
+        back.state.stable_revision.as_ref() == Some(&v1),
         "v1 must be stable: {:?}",
-        back.stable_revision
+        back.state.stable_revision
     );
     ensure!(
-        back.stage == before.stage,
+        back.state.stage == before.state.stage,
         "the stage changed: {:?}, before {:?}",
-        back.stage,
-        before.stage
+        back.state.stage,
+        before.state.stage
     );
-    let step = |status: &RolloutStatus| status.step.as_ref().map(|step| step.index);
+    let step = |status: &RolloutStatus| status.state.step.as_ref().map(|step| step.index);
     ensure!(
         step(&back) == step(&before),
         "the step changed: {:?}, before {:?}",
-        back.step,
-        before.step
+        back.state.step,
+        before.state.step
     );
-    let pause = |status: &RolloutStatus| status.pause.as_ref().map(|pause| pause.reason.clone());
+    let pause = |status: &RolloutStatus| status.state.pause.as_ref().map(|pause| pause.reason);
     ensure!(
         pause(&back) == pause(&before),
         "the pause changed: {:?}, before {:?}",
-        back.pause,
-        before.pause
+        back.state.pause,
+        before.state.pause
     );
-    shop.wait_until_available(&v1, 3, Duration::from_secs(60))
+    shop.wait_until_available(v1.as_str(), 3, Duration::from_secs(60))
         .await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     ensure_share_at_most(&load.stop().await, .., "v2", 0.2)?;
@@ -131,16 +133,16 @@ pub async fn scaling_to_zero_and_back_keeps_paused_and_aborted_releases(env: &En
 
     let at_zero = scale_to_zero_and_back(&shop).await?;
     ensure!(
-        at_zero.stage.as_deref() == Some("Aborted"),
+        at_zero.state.stage == Stage::Aborted,
         "the abort must be kept at zero replicas: {:?}",
-        at_zero.stage
+        at_zero.state.stage
     );
-    shop.wait_until_available(&v1, 3, Duration::from_secs(90))
+    shop.wait_until_available(v1.as_str(), 3, Duration::from_secs(90))
         .await?;
     shop.wait_until("still aborted", Duration::from_secs(20), is_aborted)
         .await?;
     ensure!(
-        shop.status().await?.stable_revision.as_ref() == Some(&v1),
+        shop.status().await?.state.stable_revision.as_ref() == Some(&v1),
         "v1 must still be stable"
     );
     shop.wait_until_answering().await?;

@@ -33,10 +33,10 @@ fn messages(rollout: &Rollout) -> Vec<String> {
     let evidence = status
         .evidence
         .iter()
-        .flat_map(|evidence| [evidence.note.clone(), evidence.message.clone()]);
+        .flat_map(|evidence| [&evidence.note, &evidence.message]);
+    let message = std::iter::once(&status.state.message);
     conditions
-        .chain(evidence.flatten())
-        .chain(status.message.clone())
+        .chain(evidence.flatten().chain(message).map(ToString::to_string))
         .collect()
 }
 
@@ -63,7 +63,7 @@ pub async fn a_renamed_service_label_is_supported_or_reported_with_a_fix(env: &E
     };
     shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
     shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
     let is_named = |rollout: &Rollout| {
@@ -88,7 +88,7 @@ pub async fn a_renamed_service_label_is_supported_or_reported_with_a_fix(env: &E
     } else {
         note!("the renamed label is reported: {:?}", messages(&rollout));
         ensure!(
-            shop.status().await?.stable_revision == stable,
+            shop.status().await?.state.stable_revision == stable,
             "promoted without metrics"
         );
         // The fix without access to Prometheus: counters with the renamed label.

@@ -130,6 +130,7 @@ impl DemoEnvironment {
         let scope = ControllerScope {
             namespace,
             detached: true,
+            ..ControllerScope::default()
         };
         let controller = self
             .controller

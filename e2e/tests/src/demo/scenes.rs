@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serin_analysis::explain::thousands;
-use serin_core::units::Weight;
+use serin_core::state::{AbortCause, ReleaseResult, Stage};
+use serin_core::units::{Revision, Weight};
+use serin_crds::names::REVISION_LABEL;
 use serin_crds::status::EvidenceStatus;
 use serin_crds::{Rollout, RolloutStatus};
 
@@ -150,7 +152,7 @@ pub(super) async fn wait_for_old_pods(
     screen: &Screen,
 ) -> Result<()> {
     let shop = environment.shop()?;
-    let stable = shop.status().await?.stable_revision;
+    let stable = shop.status().await?.state.stable_revision;
     let gone = shop.eventually(
         "the old pods are gone",
         Duration::from_secs(60),
@@ -158,8 +160,8 @@ pub(super) async fn wait_for_old_pods(
             let pods = shop.pods().await?;
             let of_stable = |pod: &k8s_openapi::api::core::v1::Pod| {
                 let labels = pod.metadata.labels.as_ref();
-                labels.and_then(|labels| labels.get(serin_crds::names::REVISION_LABEL))
-                    == stable.as_ref()
+                let revision = labels.and_then(|labels| labels.get(REVISION_LABEL));
+                revision.map(String::as_str) == stable.as_ref().map(Revision::as_str)
             };
             Ok(pods.iter().all(of_stable))
         },
@@ -173,8 +175,8 @@ pub(super) async fn wait_for_old_pods(
 }
 
 fn ended_as(before: &RolloutStatus, after: &RolloutStatus) -> &'static str {
-    match (after.stage.as_deref(), &before.stable_revision) {
-        (Some("Aborted"), _) => "rolled back",
+    match (after.state.stage, &before.state.stable_revision) {
+        (Stage::Aborted, _) => "rolled back",
         (_, None) => "stable",
         _ => "promoted",
     }
@@ -182,18 +184,19 @@ fn ended_as(before: &RolloutStatus, after: &RolloutStatus) -> &'static str {
 
 /// The reason of the end: the message of a rollback, or the message and the counts of a promotion.
 fn reason(after: &RolloutStatus, evidence: &[EvidenceStatus]) -> String {
-    if after.stage.as_deref() == Some("Aborted") {
+    if after.state.stage == Stage::Aborted {
         return after
+            .state
             .abort
             .as_ref()
-            .map(|abort| abort.message.clone())
+            .map(|abort| abort.message.to_string())
             .unwrap_or_default();
     }
-    let last = after.history.last().map(|release| release.message.clone());
-    let reason = last.or_else(|| after.message.clone()).unwrap_or_default();
+    let last = after.state.history.last().map(|release| &release.message);
+    let reason = last.unwrap_or(&after.state.message);
     match evidence.first() {
         Some(evidence) => format!("{reason}: {}", counts(evidence)),
-        None => reason,
+        None => reason.to_string(),
     }
 }
 
@@ -216,21 +219,22 @@ fn unmet(
 ) -> Vec<String> {
     let mut checks = Vec::new();
     let aborted = after
+        .state
         .abort
         .as_ref()
-        .filter(|_| after.stage.as_deref() == Some("Aborted"));
+        .filter(|_| after.state.stage == Stage::Aborted);
     match scene.expected_end {
         ExpectedEnd::FirstStable => {
             checks.push((
-                after.stable_revision.is_some() && aborted.is_none(),
+                after.state.stable_revision.is_some() && aborted.is_none(),
                 "it becomes stable".to_owned(),
             ));
         }
         ExpectedEnd::RolledBack => {
             let by_analysis = aborted.is_some_and(|abort| {
                 matches!(
-                    abort.cause.as_str(),
-                    "Evidence" | "ErrorBudget" | "ServiceBurning"
+                    abort.cause,
+                    AbortCause::Evidence | AbortCause::ErrorBudget | AbortCause::ServiceBurning
                 ) && abort.by.is_none()
             });
             let cause = aborted.map_or("it was not rolled back", |abort| abort.cause.as_str());
@@ -239,7 +243,7 @@ fn unmet(
                 format!("it is rolled back automatically by the analysis ({cause})"),
             ));
             checks.push((
-                after.stable_revision == before.stable_revision,
+                after.state.stable_revision == before.state.stable_revision,
                 "the previous release stays stable".into(),
             ));
             checks.push((!evidence.is_empty(), "the status has evidence".into()));
@@ -255,12 +259,13 @@ fn unmet(
         }
         ExpectedEnd::Promoted => {
             let promoted = after
+                .state
                 .history
                 .last()
-                .is_some_and(|last| last.result == "Promoted");
+                .is_some_and(|last| last.result == ReleaseResult::Promoted);
             checks.push((promoted && aborted.is_none(), "it is promoted".to_owned()));
             checks.push((
-                after.stable_revision != before.stable_revision,
+                after.state.stable_revision != before.state.stable_revision,
                 "it becomes the stable release".to_owned(),
             ));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use owo_colors::{OwoColorize, Style};
 use serin_analysis::explain::{percent, thousands};
+use serin_core::state::Stage;
 use serin_crds::RolloutStatus;
 use serin_crds::status::EvidenceStatus;
 use serin_load::{LoadHandle, LoadSnapshot, OutcomeCounts};
@@ -45,7 +46,7 @@ impl ReleaseProgress {
 
     /// Whether a status describes this release.
     pub(super) fn is_described_by(&self, status: &RolloutStatus) -> bool {
-        status.observed_generation >= self.generation
+        Some(status.state.observed_generation) >= self.generation
     }
 }
 
@@ -104,25 +105,24 @@ impl ReleaseView<'_> {
         let Some(status) = self.status else {
             return "declared".into();
         };
-        let weights = status.weights.as_ref();
-        let (desired, verified) = (
-            weights.map_or(0.0, |weights| weights.desired),
-            weights.and_then(|seen| seen.verified),
-        );
-        let effect = if verified == Some(desired) {
+        let weights = status.state.weights;
+        let desired = weights.desired.as_percent();
+        let effect = if weights.verified == Some(weights.desired) {
             "in effect"
         } else {
             "not in effect yet"
         };
-        let stage = match status.stage.as_deref() {
-            Some("FirstDeploy") => return "first deploy".into(),
-            Some("Aborted") => format!("rolled back, {desired} % of the traffic, {effect}"),
-            Some("Stable") => return "stable, all of the traffic".into(),
-            _ => format!("gets {desired} % of the traffic, {effect}"),
+        let stage = match status.state.stage {
+            Stage::FirstDeploy => return "first deploy".into(),
+            Stage::Aborted => format!("rolled back, {desired} % of the traffic, {effect}"),
+            Stage::Stable => return "stable, all of the traffic".into(),
+            Stage::Progressing | Stage::Promoting => {
+                format!("gets {desired} % of the traffic, {effect}")
+            }
         };
-        match &status.step {
-            Some(step) if status.stage.as_deref() == Some("Progressing") => {
-                let at = usize::try_from(step.index).unwrap_or_default() + 1;
+        match &status.state.step {
+            Some(step) if status.state.stage == Stage::Progressing => {
+                let at = step.index + 1;
                 format!(
                     "{stage}, step {} of {}",
                     at.min(self.release.steps),
@@ -134,14 +134,14 @@ impl ReleaseView<'_> {
     }
 
     fn traffic(&self) -> String {
-        let weights = self.status.and_then(|status| status.weights.as_ref());
+        let weights = self.status.map(|status| status.state.weights);
         let is_stable = self
             .status
-            .is_some_and(|status| status.stage.as_deref() == Some("Stable"));
+            .is_some_and(|status| status.state.stage == Stage::Stable);
         let share = if is_stable {
             1.0
         } else {
-            weights.map_or(0.0, |weights| weights.desired / 100.0)
+            weights.map_or(0.0, |weights| weights.desired.as_percent() / 100.0)
         };
         let text = format!(
             "{} {} ({} s)",
@@ -206,9 +206,10 @@ impl ReleaseView<'_> {
     }
 
     fn message(&self) -> String {
-        self.status
-            .and_then(|status| status.message.clone())
-            .unwrap_or_else(|| "no status yet".into())
+        self.status.map_or_else(
+            || "no status yet".into(),
+            |status| status.state.message.to_string(),
+        )
     }
 
     fn bar(&self, share: f64, style: Style) -> String {
@@ -405,9 +406,9 @@ mod tests {
     fn a_status_of_an_older_generation_does_not_describe_the_release() {
         let mut status = in_progress();
         assert!(release().is_described_by(&status));
-        status.observed_generation = Some(1);
+        status.state.observed_generation = 1;
         assert!(!release().is_described_by(&status));
-        status.observed_generation = None;
+        status.state.observed_generation = 0;
         assert!(!release().is_described_by(&status));
     }
 }

@@ -33,13 +33,16 @@ impl Shop {
                 }
             }
         };
-        match tokio::time::timeout(time, found).await {
+        // A Rollout is large, and so is each future that contains one.
+        match tokio::time::timeout(time, Box::pin(found)).await {
             Ok(found) => found,
             Err(_) => {
                 let status = self.status().await?;
+                let state = &status.state;
                 let seen = json!({
-                    "phase": status.phase, "stage": status.stage, "message": status.message, "step": status.step,
-                    "weights": status.weights, "abort": status.abort, "evidence": status.evidence,
+                    "phase": state.phase, "stage": state.stage, "message": state.message,
+                    "step": state.step, "weights": state.weights, "abort": state.abort,
+                    "evidence": status.evidence,
                     "conditions": status.conditions.iter().filter(|condition| condition.status == "False")
                         .map(|condition| format!("{}: {}", condition.type_, condition.message)).collect::<Vec<_>>(),
                 });

@@ -169,6 +169,7 @@ async fn servers_with_equal_tls_options_share_connections() {
     let poll = |server: &Server| PollSpec {
         server: server.clone(),
         queries: vec!["up".into()],
+        content: AnswerContent::Series,
         period: Duration::from_secs(600),
     };
     let mut tenant = server.clone();

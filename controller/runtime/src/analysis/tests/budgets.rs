@@ -15,7 +15,7 @@ fn set_month(prometheus: &ScriptedPrometheus, bad: f64) {
     ]);
 }
 
-fn state(snapshot: &AnalysisSnapshot) -> &str {
+fn state(snapshot: &AnalysisSnapshot) -> &'static str {
     snapshot
         .budgets
         .first()

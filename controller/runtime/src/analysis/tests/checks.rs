@@ -33,7 +33,7 @@ fn request_with_check(check: &Value) -> AnalysisRequest {
     }
 }
 
-fn result(snapshot: &AnalysisSnapshot) -> &str {
+fn result(snapshot: &AnalysisSnapshot) -> &'static str {
     snapshot
         .checks
         .first()

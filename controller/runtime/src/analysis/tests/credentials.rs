@@ -105,7 +105,8 @@ impl SecuredPrometheus {
             &self.prometheus,
             start(),
             Limits::default(),
-            ServerResolver::new(self.world.client(), default, refresh_intervals),
+            ServerResolver::new(self.world.client(), default, refresh_intervals)
+                .with_allowed_addresses(loopback()),
         )
     }
 }

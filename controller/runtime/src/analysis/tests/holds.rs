@@ -190,7 +190,8 @@ async fn an_invalid_query_and_a_missing_address_hold_immediately() {
 
     let mut deps = running.manager.inner.deps.clone();
     deps.servers = ServerResolver::new(unreachable_api_server(), None, RefreshIntervals::default());
-    let (manager, _triggers) = AnalysisManager::new(deps, Leadership::without_election());
+    let dispatcher = Arc::new(Dispatcher::default());
+    let manager = AnalysisManager::new(deps, Leadership::without_election(), dispatcher);
     let running = RunningManager { manager, ..running };
     running.manager.start_or_update(request());
     running.wait_for_hold(HoldCode::NotConfigured).await;

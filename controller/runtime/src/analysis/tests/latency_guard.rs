@@ -5,6 +5,7 @@ use serin_core::hold::HoldCode;
 use serin_core::observed::Breach;
 use serin_core::observed::ReportKind;
 use serin_core::state::AbortCause;
+use serin_crds::analysis::GuardAction;
 
 /// Pods that meet the threshold of one second, and the percentage of requests on each side that
 /// take longer than 100 ms.
@@ -75,8 +76,8 @@ async fn a_canary_that_meets_its_threshold_but_is_slower_is_held() {
     let snapshot = running.snapshot();
     let guard = snapshot.evidence[0].latency_guard.clone().unwrap();
     assert_eq!(
-        (guard.edges, guard.edge.as_deref(), guard.action.as_str()),
-        (2, Some("100 ms"), "Hold")
+        (guard.edges, guard.edge.as_deref(), guard.action),
+        (2, Some("100 ms"), GuardAction::Hold)
     );
     assert!(
         guard.e_value.unwrap() > 100.0 && snapshot.evidence[0].e_value.unwrap() < 1.0,

@@ -43,7 +43,8 @@ async fn a_standby_does_not_analyze_and_a_former_leader_stops() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
     let mut running = start_manager(&prometheus, start());
     let (leads, leadership) = Leadership::scripted(false);
-    running.manager = AnalysisManager::new(running.manager.inner.deps.clone(), leadership).0;
+    let deps = running.manager.inner.deps.clone();
+    running.manager = AnalysisManager::new(deps, leadership, Arc::clone(&running.dispatcher));
     running.manager.start_or_update(request());
     assert!(running.manager.is_empty());
     leads.send(true).unwrap();
@@ -67,7 +68,7 @@ async fn triggers_are_sent_for_changes_and_not_for_every_answer() {
     let prometheus = start_prometheus(&TrafficScenario::default()).await;
     let running = resume_at(&prometheus, &request(), 100).await;
     running.wait_for_evidence_until(99).await;
-    let mut triggers = running.triggers;
+    let triggers = running.dispatcher;
     sleep(Duration::from_millis(100)).await;
     while timeout(Duration::from_millis(10), triggers.next())
         .await
@@ -83,5 +84,7 @@ async fn triggers_are_sent_for_changes_and_not_for_every_answer() {
     let named = timeout(Duration::from_secs(30), triggers.next())
         .await
         .unwrap();
-    assert_eq!(named, Some(request().rollout));
+    let rollout = request().rollout;
+    let key = Key::new(&rollout.namespace, &rollout.name);
+    assert_eq!(named, (key, Lane::Ongoing));
 }

@@ -2,6 +2,7 @@
 //!
 //! A test advances time like production does: by a restart from the checkpoint, with a later clock.
 
+mod addresses;
 mod budgets;
 mod checks;
 mod credentials;
@@ -18,18 +19,19 @@ mod verdicts;
 use serin_core::hold::HoldCode;
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
 use serin_metrics_analysis::fixtures::request;
-use serin_metrics_analysis::prometheus::{HttpClient, Limits, Series};
+use serin_metrics_analysis::prometheus::{AllowedAddress, HttpClient, Limits, Series};
 use tokio::time::{sleep, timeout};
 
 use self::scripted_prometheus::{Mode, ScriptedPrometheus};
 use super::*;
+use crate::cluster_cache::Key;
+use crate::queue::Lane;
 
 fn install_tls() {
     // Another test may have installed it already.
@@ -49,6 +51,13 @@ fn unreachable_api_server() -> kube::Client {
         ))
     });
     kube::Client::new(refused, "default")
+}
+
+/// Allows Rollouts to use the servers of the tests.
+fn loopback() -> Vec<AllowedAddress> {
+    ["http://127.0.0.1", "https://127.0.0.1"]
+        .map(|address| address.parse().unwrap())
+        .into()
 }
 
 /// Resolves this Prometheus for all Rollouts.
@@ -147,7 +156,7 @@ impl TrafficScenario {
 #[derive(Debug)]
 struct RunningManager {
     manager: AnalysisManager,
-    triggers: Triggers,
+    dispatcher: Arc<Dispatcher>,
     poller: Poller,
     leads: Option<watch::Sender<bool>>,
 }
@@ -193,10 +202,15 @@ fn start_with_servers(
         metrics: Arc::new(Metrics::new()),
         clock,
     };
-    let (manager, triggers) = AnalysisManager::new(deps, Leadership::without_election());
+    let dispatcher = Arc::new(Dispatcher::default());
+    let manager = AnalysisManager::new(
+        deps,
+        Leadership::without_election(),
+        Arc::clone(&dispatcher),
+    );
     RunningManager {
         manager,
-        triggers,
+        dispatcher,
         poller,
         leads: None,
     }
@@ -232,7 +246,7 @@ impl RunningManager {
                 snapshot.report.hold_code() == Some(code)
             })
             .await;
-        snapshot.report.holds[0].message.clone()
+        snapshot.report.holds[0].message.to_string()
     }
 
     /// Waits until the evidence covers this second of the scenario. Returns the checkpoint.

@@ -312,6 +312,7 @@ fn routed_ports_are_read_from_backends_in_the_same_namespace() {
         generation: 1,
         object,
         backends: Vec::new(),
+        other_writer: None,
     };
     assert_eq!(
         routed_ports([&route].into_iter(), &["shop", "shop-canary"]),

@@ -1,0 +1,104 @@
+//! What the planner observes of the world.
+
+use jiff::Timestamp;
+use serin_core::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
+use serin_core::plan::RouteRef;
+use serin_core::units::Revision;
+
+use super::{Pods, World};
+
+impl World {
+    /// Time of the last change of an observation, as the running controller process knows it.
+    fn since(&mut self, key: &'static str, value: String) -> Timestamp {
+        let entry = self
+            .since
+            .entry(key)
+            .or_insert_with(|| (value.clone(), self.now));
+        if entry.0 != value {
+            *entry = (value, self.now);
+        }
+        entry.1
+    }
+
+    fn service(&mut self, key: &'static str, selects: Option<Revision>) -> ServiceView {
+        let ready = selects
+            .as_ref()
+            .map_or(0, |revision| self.available(revision));
+        let at = self.since(key, format!("{selects:?} {}", ready > 0));
+        ServiceView {
+            exists: selects.is_some(),
+            selects,
+            ready,
+            serving_since: (ready > 0).then_some(at),
+            ..ServiceView::default()
+        }
+    }
+
+    pub fn observe(&mut self) -> Observed {
+        let routed = self.plan.routing().cloned();
+        let observed_since = self.since("process", String::new());
+        let written_since = self.since("route", format!("{:?}", self.route));
+        let mut stable_service = self.service("stable", self.stable_service.clone());
+        if !stable_service.exists && self.other_ready > 0 {
+            stable_service.exists = true;
+            stable_service.ready = self.other_ready;
+            stable_service.other_ready = self.other_ready;
+        }
+        stable_service.hold.clone_from(&self.stable_hold);
+        let mut canary_service = self.service("canary", self.canary_service.clone());
+        canary_service.hold.clone_from(&self.canary_hold);
+        let programmed = match (self.unconfirmed, self.reports) {
+            (true, _) => Programmed::Pending("reports Accepted for an earlier generation".into()),
+            (false, true) => Programmed::Since(written_since),
+            (false, false) => Programmed::Unreported,
+        };
+        let route_view = |route: &RouteRef| RouteView {
+            route: route.clone(),
+            canary_weight: self.route.clone(),
+            written_since,
+            programmed: programmed.clone(),
+            hold: self.route_hold.clone(),
+        };
+        let sets = self.sets.iter().map(|(revision, set)| {
+            let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
+            let seen = ReplicaSetView {
+                name: format!("shop-{revision}"),
+                desired: set.desired,
+                current: u32::try_from(set.ready_at.len()).unwrap(),
+                available: self.available(revision),
+                restarts: self.restarts.get(revision).copied().unwrap_or(0),
+                crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
+                problem: self.problems.get(revision).cloned(),
+                created_at: set.created_at,
+            };
+            (revision.clone(), seen)
+        });
+        let spec_replicas = self.plan.replicas;
+        let effective = self.effective_plan();
+        let plan_hash = self
+            .spec_problem
+            .is_none()
+            .then(|| serde_json::to_string(&effective).unwrap());
+        Observed {
+            spec_replicas,
+            replicas_source: self.replicas_source,
+            state: self.state.clone(),
+            incompatible_state: self.incompatible_state.clone(),
+            observed_since,
+            generation: 1,
+            spec_problem: self.spec_problem.clone(),
+            plan_hash,
+            target_revision: self.target.clone(),
+            replica_sets: sets.collect(),
+            stable_service: routed.is_some().then_some(stable_service),
+            canary_service: routed.is_some().then_some(canary_service),
+            routes: routed
+                .iter()
+                .flat_map(|routing| &routing.routes)
+                .map(route_view)
+                .collect(),
+            commands: self.commands.clone(),
+            analysis: self.report.clone(),
+        }
+    }
+}

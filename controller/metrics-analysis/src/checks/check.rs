@@ -1,0 +1,371 @@
+//! One check: when it is queried, and what its results mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serin_core::hold::HoldCode;
+use serin_core::text::Message;
+use serin_crds::analysis::{CheckPhase, CheckSpec};
+use serin_crds::check::{Condition, render_query};
+use serin_crds::literals::parse_duration;
+use serin_crds::status::{CheckOutcome, CheckStatus};
+
+use super::CheckContext;
+use crate::counter_selectors::AnalysisError;
+use crate::fingerprint::fingerprint;
+use crate::prometheus::{Answer, MOST_VALUES, QueryError};
+use crate::request::ReleasePhase;
+use crate::settings::millis;
+
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Result of one evaluation of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CheckResult {
+    /// The condition holds.
+    Succeeded,
+    /// The condition does not hold.
+    Failed,
+    /// The query returned no series. Never counts as success.
+    Empty,
+    /// A value was not a number. Never counts as success.
+    NotANumber,
+    /// The condition cannot be evaluated on the returned values. Never counts as success.
+    Unreadable,
+}
+
+impl CheckResult {
+    /// Why the result holds the release. `None` if the check succeeded or failed.
+    const fn hold_code(self) -> Option<HoldCode> {
+        match self {
+            Self::Succeeded | Self::Failed => None,
+            Self::Empty => Some(HoldCode::CheckEmpty),
+            Self::NotANumber => Some(HoldCode::CheckNotANumber),
+            Self::Unreadable => Some(HoldCode::CheckUnreadable),
+        }
+    }
+
+    const fn outcome(self) -> CheckOutcome {
+        match self {
+            Self::Succeeded => CheckOutcome::Succeeded,
+            Self::Failed => CheckOutcome::Failed,
+            Self::Empty | Self::NotANumber | Self::Unreadable => CheckOutcome::Inconclusive,
+        }
+    }
+}
+
+/// State of a check, as stored in the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckState {
+    /// Identifies the query, the condition and the phase.
+    pub fingerprint: String,
+    /// Number of failures.
+    pub failures: u32,
+    /// Time of the last evaluation, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+    /// Result of the last evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<CheckResult>,
+    /// The values of the last evaluation, for display.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub found: String,
+}
+
+/// A check that is being evaluated.
+#[derive(Debug)]
+pub struct Check {
+    /// Its name.
+    pub name: String,
+    /// PromQL query.
+    pub query: String,
+    /// Time between two evaluations.
+    pub interval: Duration,
+    initial_delay: Duration,
+    pub(super) phase: CheckPhase,
+    pub(super) is_decisive: bool,
+    pub(super) failure_limit: u32,
+    condition: Condition,
+    pub(super) condition_text: String,
+    pub(super) state: CheckState,
+    query_failure: Option<(i64, QueryError)>,
+}
+
+impl Check {
+    pub(super) fn new(
+        spec: &CheckSpec,
+        built_in: &BTreeMap<String, String>,
+        stored: Option<CheckState>,
+    ) -> Result<Self, AnalysisError> {
+        let invalid = |field: &str, why: String| {
+            AnalysisError::invalid_spec(format!(
+                "spec.analysis.checks[{}].{field}: {why}",
+                spec.name
+            ))
+        };
+        let mut args: BTreeMap<&str, &str> = built_in
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        args.extend(
+            spec.args
+                .iter()
+                .map(|arg| (arg.name.as_str(), arg.value.as_str())),
+        );
+        let query = render_query(&spec.query, &args).map_err(|why| invalid("query", why))?;
+        let condition =
+            Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
+        let interval = spec
+            .interval
+            .as_deref()
+            .map_or(Ok(INTERVAL), parse_duration);
+        let interval = interval.map_err(|error| invalid("interval", error.to_string()))?;
+        let initial_delay = spec
+            .initial_delay
+            .as_deref()
+            .map_or(Ok(Duration::ZERO), parse_duration);
+        let initial_delay =
+            initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
+        let fingerprint = fingerprint(&format!("{query}|{}|{:?}", spec.condition, spec.phase));
+        let state = stored.filter(|stored| stored.fingerprint == fingerprint);
+        Ok(Self {
+            name: spec.name.clone(),
+            query,
+            interval,
+            initial_delay,
+            phase: spec.phase.unwrap_or_default(),
+            is_decisive: spec.dry_run != Some(true),
+            failure_limit: u32::try_from(spec.failure_limit.unwrap_or(0)).unwrap_or(0),
+            condition,
+            condition_text: spec.condition.clone(),
+            state: state.unwrap_or(CheckState {
+                fingerprint,
+                ..CheckState::default()
+            }),
+            query_failure: None,
+        })
+    }
+
+    /// Whether the check is queried now: it is due and has started.
+    pub(super) fn is_active(&self, at: &CheckContext) -> bool {
+        self.is_due(at) && self.has_started(at)
+    }
+
+    pub(super) fn has_started(&self, at: &CheckContext) -> bool {
+        at.now_ms >= self.starts_at_ms(at)
+    }
+
+    /// Time of the first query: `initialDelay` after the check first became due in this attempt,
+    /// but not before the end of the warm-up of the canary's first pods.
+    pub(super) fn starts_at_ms(&self, at: &CheckContext) -> i64 {
+        let due_ms = match self.phase {
+            CheckPhase::Release => at.traffic_since_ms,
+            CheckPhase::BeforePromotion | CheckPhase::Bake => {
+                at.phase_since_ms.max(at.traffic_since_ms)
+            }
+        };
+        due_ms
+            .saturating_add(millis(self.initial_delay))
+            .max(at.warm_up_ends_ms)
+    }
+
+    /// Start time and the field that delays it, if the check is due but has not started.
+    pub(super) fn pending_start(&self, at: &CheckContext) -> Option<String> {
+        if !self.is_due(at) || self.has_started(at) {
+            return None;
+        }
+        let begins_ms = self.starts_at_ms(at);
+        // Rounded up, so that the check has started at the displayed time.
+        let begins_at =
+            Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
+        let field = if begins_ms > at.warm_up_ends_ms {
+            "initialDelay"
+        } else {
+            "warmUp"
+        };
+        Some(format!("at {begins_at} ({field})"))
+    }
+
+    /// Whether the check belongs to this phase and the canary has traffic.
+    pub(super) fn is_due(&self, at: &CheckContext) -> bool {
+        let is_time = match self.phase {
+            CheckPhase::Release => at.phase != ReleasePhase::Bake,
+            CheckPhase::BeforePromotion => at.phase == ReleasePhase::BeforePromotion,
+            CheckPhase::Bake => at.phase == ReleasePhase::Bake,
+        };
+        is_time && at.has_traffic
+    }
+
+    pub(super) fn observe(
+        &mut self,
+        found: &Result<Vec<Answer>, QueryError>,
+        asked_ms: i64,
+        at: &CheckContext,
+    ) {
+        // Polls are shared: the query may have been sent before this attempt, or before the check
+        // started.
+        if asked_ms < self.starts_at_ms(at) {
+            return;
+        }
+        let answers = match found {
+            Ok(answers) => answers,
+            Err(error) => {
+                let since_ms = self
+                    .query_failure
+                    .as_ref()
+                    .map_or(asked_ms, |(since_ms, _)| *since_ms);
+                self.query_failure = Some((since_ms, error.clone()));
+                return;
+            }
+        };
+        self.query_failure = None;
+        // A restarted controller queries immediately. This must not count as a second failure.
+        let is_early = |at_ms: i64| asked_ms < at_ms.saturating_add(millis(self.interval) / 2);
+        if self.state.at_ms.is_some_and(is_early) {
+            return;
+        }
+        let values = last_values(answers);
+        let (result, why) = self.evaluate(&values);
+        let is_excused = result == CheckResult::Failed && at.pods_are_young;
+        let counts = result == CheckResult::Failed && !is_excused;
+        self.state.failures = self.state.failures.saturating_add(u32::from(counts));
+        self.state.at_ms = Some(asked_ms);
+        self.state.result = Some(result);
+        self.state.found = why.unwrap_or_else(|| format_values(&values));
+        if is_excused {
+            self.state
+                .found
+                .push_str(" (no failure: most canary pods are younger than warmUp)");
+        }
+    }
+
+    fn evaluate(&self, values: &[f64]) -> (CheckResult, Option<String>) {
+        if values.is_empty() {
+            return (CheckResult::Empty, Some("nothing".to_owned()));
+        }
+        if values.iter().any(|value| value.is_nan()) {
+            return (CheckResult::NotANumber, None);
+        }
+        match self.condition.evaluate(values) {
+            Ok(true) => (CheckResult::Succeeded, None),
+            Ok(false) => (CheckResult::Failed, None),
+            Err(why) => (
+                CheckResult::Unreadable,
+                Some(format!("{} ({why})", format_values(values))),
+            ),
+        }
+    }
+
+    /// Whether the condition held at the last evaluation, and that evaluation is newer than the
+    /// last weight change and the start of the phase.
+    pub(super) fn has_succeeded(&self, at: &CheckContext) -> bool {
+        let since_ms = match self.phase {
+            CheckPhase::Release => at.weight_changed_at_ms,
+            CheckPhase::BeforePromotion | CheckPhase::Bake => {
+                at.weight_changed_at_ms.max(at.phase_since_ms)
+            }
+        };
+        let is_of_here = self.state.at_ms.is_some_and(|at_ms| at_ms >= since_ms);
+        self.is_active(at) && is_of_here && self.state.result == Some(CheckResult::Succeeded)
+    }
+
+    pub(super) fn blocking_error(&self, at: &CheckContext) -> Option<AnalysisError> {
+        if let Some((since_ms, error)) = &self.query_failure
+            && (!error.is_server_wide() || at.now_ms.saturating_sub(*since_ms) >= at.grace_ms)
+        {
+            let message = error.describe(&format!("Check {} cannot be queried", self.name));
+            return Some(AnalysisError {
+                code: error.code(),
+                message,
+            });
+        }
+        let code = self.state.result.and_then(CheckResult::hold_code)?;
+        let message = format!(
+            "Check {} found {}. This is not success.",
+            self.name, self.state.found
+        );
+        Some(AnalysisError { code, message })
+    }
+
+    pub(super) fn status(&self, at: &CheckContext) -> CheckStatus {
+        let CheckState {
+            failures,
+            at_ms,
+            result,
+            found,
+            ..
+        } = &self.state;
+        let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
+        let analysis_error = self
+            .query_failure
+            .as_ref()
+            .map(|(_, error)| format!("Cannot be queried. {error}."));
+        let start = self
+            .pending_start(at)
+            .map(|start| format!("Starts {start}."));
+        let waits = || match self.phase {
+            CheckPhase::Release => "Not queried yet.",
+            CheckPhase::BeforePromotion => "Queried before promotion.",
+            CheckPhase::Bake => "Queried after promotion.",
+        };
+        let signed = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+        CheckStatus {
+            name: self.name.clone(),
+            result: result.map_or(CheckOutcome::Pending, CheckResult::outcome),
+            failures: signed(*failures),
+            failure_limit: signed(self.failure_limit),
+            dry_run: !self.is_decisive,
+            at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
+            message: analysis_error
+                .filter(|_| self.is_active(at))
+                .or(start)
+                .or(found)
+                .or_else(|| Some(waits().to_owned()))
+                .map(Message::from),
+        }
+    }
+}
+
+/// The last value of each series, up to one more than a condition evaluates.
+fn last_values(answers: &[Answer]) -> Vec<f64> {
+    let series = answers.iter().flatten();
+    let samples = series.filter_map(|series| series.samples.last());
+    samples.map(|(_, value)| *value).take(MOST_VALUES).collect()
+}
+
+/// Formats the first few values for display.
+pub(super) fn format_values(values: &[f64]) -> String {
+    const MOST: usize = 4;
+    let mut words: Vec<String> = values
+        .iter()
+        .take(MOST)
+        .copied()
+        .map(format_number)
+        .collect();
+    if values.len() > MOST {
+        words.push(format!("and {} more", values.len() - MOST));
+    }
+    words.join(", ")
+}
+
+/// Formats a number with six significant digits, and very large or small ones with an exponent.
+fn format_number(value: f64) -> String {
+    let scientific = format!("{value:.5e}");
+    let Some(value) = scientific
+        .parse::<f64>()
+        .ok()
+        .filter(|value| value.is_finite())
+    else {
+        return scientific;
+    };
+    let is_plain = value == 0.0 || (1e-4..1e15).contains(&value.abs());
+    if is_plain {
+        value.to_string()
+    } else {
+        format!("{value:e}")
+    }
+}

@@ -1,0 +1,166 @@
+//! The Role in the Helm chart contains exactly the permissions that the controller uses.
+
+use std::collections::BTreeSet;
+
+use kube::Api;
+use kube::api::DeleteParams;
+use serde::Deserialize;
+use serde_json::json;
+use serin_crds::{Rollout, RolloutCommand};
+use serin_fake_cluster::{FakeCluster, Fault, PodBehavior, RequestRecord};
+
+use crate::fixtures::*;
+use crate::harness::*;
+
+const HELPERS: &str = include_str!("../../../../charts/serin/templates/_helpers.tpl");
+
+/// Permissions that no request shows.
+const WITHOUT_REQUEST: [&str; 1] = [
+    // The admission plugin OwnerReferencesPermissionEnforcement requires it for owner references
+    // with blockOwnerDeletion.
+    "update rollouts/finalizers.serin.dev",
+];
+/// Permissions in other Roles of the chart, which are limited to single objects.
+const IN_OTHER_ROLES: [&str; 5] = [
+    "get validatingadmissionpolicies.admissionregistration.k8s.io",
+    "get validatingadmissionpolicybindings.admissionregistration.k8s.io",
+    "create leases.coordination.k8s.io",
+    "get leases.coordination.k8s.io",
+    "update leases.coordination.k8s.io",
+];
+/// Granted for single Secrets and ConfigMaps only, by `rbac.prometheusAccess`.
+const CREDENTIALS: [&str; 2] = ["get secrets.", "get configmaps."];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    verbs: Vec<String>,
+}
+
+/// The permissions of the Role, for example `patch rollouts/status.serin.dev`.
+fn granted() -> BTreeSet<String> {
+    let (_, rest) = HELPERS
+        .split_once("{{- define \"serin.rules\" -}}")
+        .unwrap();
+    let (rules, _) = rest.split_once("{{- end -}}").unwrap();
+    let rules: Vec<Rule> = serde_saphyr::from_str(rules).unwrap();
+    let mut permissions = BTreeSet::new();
+    for rule in rules {
+        for group in &rule.api_groups {
+            for resource in &rule.resources {
+                let permission = |verb: &String| format!("{verb} {resource}.{group}");
+                permissions.extend(rule.verbs.iter().map(permission));
+            }
+        }
+    }
+    permissions
+}
+
+/// The permissions that the requests of a client need.
+fn used(cluster: &FakeCluster, client: &str) -> BTreeSet<String> {
+    let permission = |request: RequestRecord| {
+        let subresource = request.subresource.map(|name| format!("/{name}"));
+        let (verb, plural, group) = (request.verb, request.plural, request.group);
+        format!("{verb} {plural}{}.{group}", subresource.unwrap_or_default())
+    };
+    cluster
+        .requests()
+        .into_iter()
+        .filter(|request| request.client == client)
+        .map(permission)
+        .filter(|permission| !IN_OTHER_ROLES.contains(&permission.as_str()))
+        .filter(|permission| !CREDENTIALS.contains(&permission.as_str()))
+        .collect()
+}
+
+/// Checks that the Role permits every request of a client.
+pub fn ensure_permitted(cluster: &FakeCluster, client: &str) {
+    let granted = granted();
+    let missing: Vec<String> = used(cluster, client)
+        .difference(&granted)
+        .cloned()
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "the Role of the chart lacks: {missing:?}"
+    );
+}
+
+/// Releases, commands, failures, an orphaned Rollout and a deletion.
+async fn run_varied_releases(cluster: &FakeCluster) -> RunningController {
+    create_route(cluster, "checkout");
+    apply(cluster, stable_service("checkout"));
+    // The ReplicaSet is created, but its response is lost.
+    cluster.inject(Fault::on("create", "replicasets").loses_response());
+    let running = start_elected_controller(cluster, "serin");
+    let rollout = |version: &str| {
+        let steps = json!([{"setWeight": 20}, {"pause": {}}]);
+        let mut rollout = routed_rollout("checkout", version, 2, steps);
+        rollout["spec"]["revisionHistoryLimit"] = json!(0);
+        rollout
+    };
+    apply(cluster, rollout("v1"));
+    wait_until_healthy(cluster, "checkout", "v1").await;
+    cluster.inject(Fault::on("patch", "httproutes").status(409));
+    apply(cluster, rollout("v2"));
+    wait_for_position(cluster, "checkout", "Paused/Progressing/1").await;
+    // Two aborts at the same position are one Event, which is updated.
+    for attempt in 0..2 {
+        create_command(cluster, &format!("stop-{attempt}"), "checkout", "abort");
+        wait_for_position(cluster, "checkout", "Degraded/Aborted").await;
+        create_command(cluster, &format!("again-{attempt}"), "checkout", "retry");
+        wait_for_position(cluster, "checkout", "Paused/Progressing/1").await;
+    }
+    create_command(cluster, "go", "checkout", "promote");
+    wait_until_healthy(cluster, "checkout", "v2").await;
+    // The old ReplicaSet is deleted, and the commands after their time to live.
+    let is_cleaned_up = |cluster: &FakeCluster| {
+        replica_sets(cluster, "checkout").len() == 1
+            && cluster.objects::<RolloutCommand>().is_empty()
+    };
+    cluster
+        .wait_until(is_cleaned_up, 90 * MINUTE)
+        .await
+        .unwrap();
+    orphan_and_recreate(cluster, rollout("v2")).await;
+    start_pods_without_containers(cluster, rollout("v3")).await;
+    cluster.delete::<Rollout>(SHOP, "checkout").unwrap();
+    cluster.sleep(MINUTE).await;
+    running
+}
+
+async fn orphan_and_recreate(cluster: &FakeCluster, rollout: serde_json::Value) {
+    let api: Api<Rollout> = Api::namespaced(cluster.client_for("user"), SHOP);
+    api.delete("checkout", &DeleteParams::orphan())
+        .await
+        .unwrap();
+    let is_gone = |cluster: &FakeCluster| cluster.get::<Rollout>(SHOP, "checkout").is_none();
+    cluster.wait_until(is_gone, MINUTE).await.unwrap();
+    apply(cluster, rollout);
+    wait_until_healthy(cluster, "checkout", "v2").await;
+}
+
+/// Releases a version whose pods do not start.
+async fn start_pods_without_containers(cluster: &FakeCluster, rollout: serde_json::Value) {
+    cluster
+        .set_pod_behavior("app=checkout", PodBehavior::ContainerCreating)
+        .unwrap();
+    apply(cluster, rollout);
+    cluster.sleep(2 * MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_role_of_the_chart_contains_exactly_what_the_controller_uses() {
+    let cluster = FakeCluster::new(71);
+    let running = run_varied_releases(&cluster).await;
+    let mut used = used(&cluster, "serin");
+    used.extend(WITHOUT_REQUEST.map(str::to_owned));
+    let granted = granted();
+    let missing: Vec<_> = used.difference(&granted).collect();
+    let unused: Vec<_> = granted.difference(&used).collect();
+    assert!(missing.is_empty(), "not granted: {missing:?}");
+    assert!(unused.is_empty(), "never used: {unused:?}");
+    running.stop().await;
+}
