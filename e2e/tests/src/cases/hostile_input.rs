@@ -6,6 +6,8 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -77,6 +79,10 @@ async fn attack(env: &Env) -> Result<()> {
             "{attack:?}: rolled back after {:.1} s",
             started.elapsed().as_secs_f64()
         );
+        if attack == Attack::HugeAnswer {
+            let queries = attacker.queries.load(Ordering::Relaxed);
+            ensure!(queries > 0, "the hostile Prometheus was not queried");
+        }
         attacker.clean_up(&shop).await?;
     }
     shop.apply_release(&spec, &SampleRelease::good("v1"))
@@ -130,20 +136,27 @@ struct Attacker {
     client: Client,
     prometheus: String,
     server: JoinHandle<()>,
+    /// How often the hostile Prometheus was queried.
+    queries: Arc<AtomicUsize>,
     controller_pods: Vec<IpAddr>,
     connections: std::sync::Mutex<Vec<TcpStream>>,
 }
 
 impl Attacker {
     async fn start(env: &Env) -> Result<Self> {
-        let host = reqwest::Url::parse(&env.prometheus_url)?
-            .host_str()
-            .context("a host")?
-            .to_owned();
-        let listener = tokio::net::TcpListener::bind((host.as_str(), 0)).await?;
+        // The address of this host as the pods see it: the one from which it reaches the cluster.
+        let cluster = reqwest::Url::parse(&env.prometheus_url)?;
+        let route = tokio::net::UdpSocket::bind("0.0.0.0:0").await?;
+        route
+            .connect((cluster.host_str().context("a host")?, 9))
+            .await?;
+        let listener = tokio::net::TcpListener::bind((route.local_addr()?.ip(), 0)).await?;
         let prometheus = format!("http://{}", listener.local_addr()?);
         let body = huge_answer()?;
+        let queries = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&queries);
         let answer = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
             let body = body.clone();
             async move {
                 let headers = [
@@ -169,30 +182,31 @@ impl Attacker {
             client: env.client.clone(),
             prometheus,
             server,
+            queries,
             controller_pods: addresses.map(|ip| ip.parse()).collect::<Result<_, _>>()?,
             connections: std::sync::Mutex::default(),
         })
     }
 
-    /// Starts an attack. That the API server refuses it is as good as any other defense.
+    /// Starts an attack. Of the objects, the API server refuses only the huge commands.
     async fn run(&self, attack: Attack, victim: &Shop) -> Result<()> {
         match attack {
             Attack::HugeCommands => self.send_commands(victim, 2, 1_400_000).await,
             Attack::ManyCommands => self.send_commands(victim, 300, 40).await,
             Attack::UnfinishedRequests => self.connect().await?,
             Attack::SecondClaim => {
-                let mut copy = poison(COPY, &json!({}));
+                let mut copy = poison(COPY, &Value::Null);
                 copy["spec"]["strategy"]["canary"]["trafficRouting"] =
                     json!({"gatewayAPI": {"httpRoute": victim.name}});
                 copy["spec"]["strategy"]["canary"]["stableService"] = json!(victim.name);
                 copy["spec"]["strategy"]["canary"]["canaryService"] =
                     json!(format!("{}-canary", victim.name));
-                self.create(&victim.namespace, &copy).await;
+                self.create(&victim.namespace, &copy).await?;
             }
             _ => {
                 for number in 0..3 {
                     let rollout = self.poisoned_rollout(attack, &format!("poison-{number}"));
-                    self.create(ATTACKER, &rollout).await;
+                    self.create(ATTACKER, &rollout).await?;
                 }
             }
         }
@@ -229,7 +243,7 @@ impl Attacker {
                 )
             }
             Attack::HugeTemplate => {
-                let mut rollout = poison(name, &json!({}));
+                let mut rollout = poison(name, &Value::Null);
                 rollout["spec"]["template"]["spec"]["zeros"] = json!(vec![0; 500_000]);
                 rollout
             }
@@ -237,26 +251,21 @@ impl Attacker {
                 let mut analysis = check("up", "result[0] > 0.0");
                 analysis["prometheus"] = json!({"address": self.prometheus});
                 analysis["objectives"] =
-                    json!([{"name": "o", "objective": 99.9, "indicator": "traefik"}]);
+                    json!([{"name": "o", "objective": 99.9, "indicator": "pod"}]);
                 poison(name, &analysis)
             }
         }
     }
 
-    async fn create(&self, namespace: &str, object: &Value) {
+    async fn create(&self, namespace: &str, object: &Value) -> Result<()> {
         let api: Api<kube::core::DynamicObject> = Api::namespaced_with(
             self.client.clone(),
             namespace,
             &kube::core::ApiResource::erase::<Rollout>(&()),
         );
-        let created = match serde_json::from_value(object.clone()) {
-            Ok(object) => api.create(&PostParams::default(), &object).await.map(drop),
-            Err(error) => Err(kube::Error::SerdeError(error)),
-        };
-        match created {
-            Ok(()) => note!("created a Rollout in {namespace}"),
-            Err(error) => note!("refused by the API server: {:.300}", error.to_string()),
-        }
+        let object = serde_json::from_value(object.clone())?;
+        api.create(&PostParams::default(), &object).await?;
+        Ok(())
     }
 
     /// Sends commands with a revision of this length, all for another revision than the current one.
@@ -335,16 +344,19 @@ impl Attacker {
 
 /// A Rollout without pods.
 fn poison(name: &str, analysis: &Value) -> Value {
-    json!({
+    let mut rollout = json!({
         "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": name},
         "spec": {
             "replicas": 0,
             "selector": {"matchLabels": {"app": name}},
             "strategy": {"canary": {"steps": [{"setWeight": 50}]}},
-            "analysis": analysis,
             "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "x"}]}},
         },
-    })
+    });
+    if !analysis.is_null() {
+        rollout["spec"]["analysis"] = analysis.clone();
+    }
+    rollout
 }
 
 /// An answer of Prometheus with 441,501 series that have an empty label, compressed.
