@@ -121,5 +121,5 @@ compare them with the requests that it sends. */}}
   verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}

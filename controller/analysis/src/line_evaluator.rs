@@ -282,6 +282,26 @@ pub enum LineVerdict {
 }
 
 /// Evaluates the input lines of one rollout in order.
+///
+/// # Examples
+///
+/// ```
+/// use serin_analysis::line_evaluator::{LineEvaluator, LineEvaluatorConfig, LineVerdict};
+///
+/// let mut evaluator = LineEvaluator::new(&LineEvaluatorConfig::default())?;
+/// let mut evaluate = |t: u32, errors: u32| -> Result<_, Box<dyn std::error::Error>> {
+///     let line = serde_json::json!({
+///         "t": t,
+///         "canary": {"requests": 500, "errors": errors},
+///         "stable": {"requests": 9500, "errors": 9},
+///     });
+///     Ok(evaluator.evaluate(&serde_json::from_value(line)?)?.verdict)
+/// };
+/// assert_eq!(evaluate(90, 0)?, LineVerdict::Continue);
+/// evaluate(105, 60)?;
+/// assert_eq!(evaluate(120, 60)?, LineVerdict::RollBack);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct LineEvaluator {
     bets: Bets,

@@ -68,6 +68,21 @@ pub(crate) fn handle_all<'a>(
     outcomes
 }
 
+/// Handles the pending aborts, and returns the outcome of each. All other commands stay pending.
+pub(crate) fn handle_aborts<'a>(
+    cx: &Context<'a>,
+    transition: &mut Transition,
+) -> Vec<(&'a Command, CommandOutcome)> {
+    let pending = &cx.observed.commands;
+    let outcomes = select(pending, &transition.state.commands)
+        .into_iter()
+        .filter(|command| command.verb == Verb::Abort)
+        .map(|command| (command, handle(cx, transition, command)))
+        .collect();
+    forget_finished(&mut transition.state.commands, pending);
+    outcomes
+}
+
 /// The commands to handle in one decision: aborts, then the others by age. Those whose outcome is
 /// known but not written yet come last.
 ///

@@ -11,8 +11,8 @@ use crate::invariants::{self, InvariantViolation};
 use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::{
-    abort, commands, growth, incompatible, progress, replicas, spec_change, status_message,
-    step_down, steps, target,
+    abort, commands, growth, incompatible, progress, quarantine, replicas, spec_change,
+    status_message, step_down, steps, target,
 };
 
 /// Decides the next state and effects of one Rollout.
@@ -20,6 +20,54 @@ use crate::{
 /// `plan` is the validated spec, or the active plan while the spec cannot be used
 /// ([`Observed::spec_problem`]). The decision depends on nothing but the arguments. Carried out and
 /// observed again, it converges.
+///
+/// # Examples
+///
+/// A new Rollout first gets a ReplicaSet for its revision. Then nothing happens until the cluster
+/// changes or the deadline of the release passes.
+///
+/// ```
+/// use jiff::Timestamp;
+/// use serin_core::decide;
+/// use serin_core::effect::Effect;
+/// use serin_core::observed::Observed;
+/// use serin_core::plan::Plan;
+/// use serin_core::units::Revision;
+///
+/// let plan: Plan = serde_json::from_value(serde_json::json!({
+///     "replicas": 3,
+///     "progressDeadline": {"secs": 600, "nanos": 0},
+///     "revisionHistoryLimit": 10,
+///     "rollbackWindow": 0,
+///     "paused": false,
+///     "workload": "owned",
+///     "exposure": "replicaRatio",
+///     "strategy": {"canary": {
+///         "maxSurge": {"percent": 25},
+///         "maxUnavailable": {"percent": 25},
+///         "scaleDownDelay": {"secs": 30, "nanos": 0},
+///         "abortScaleDownDelay": {"secs": 30, "nanos": 0},
+///         "dynamicStableScale": false,
+///         "pace": {"steps": []},
+///         "analysis": null,
+///         "podRestartLimit": 2,
+///     }},
+/// }))?;
+/// let revision = Revision::new("5d4f8c7b9");
+/// let observed = Observed {
+///     plan_hash: Some("332097516c".to_owned()),
+///     target_revision: Some(revision.clone()),
+///     ..Observed::default()
+/// };
+///
+/// let decision = decide(&plan, &observed, Timestamp::UNIX_EPOCH)?;
+/// assert_eq!(
+///     decision.effects,
+///     [Effect::CreateReplicaSet { revision, replicas: 3 }]
+/// );
+/// assert!(decision.wake_at.is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// [`InvariantViolation`] if the decision would break a safety rule. Nothing of it may be carried
@@ -33,6 +81,9 @@ pub fn decide(
     let mut transition = Transition::new(observed.state.clone());
     if let Some(problem) = &observed.incompatible_state {
         return incompatible::decide(&cx, transition, problem);
+    }
+    if observed.is_quarantined {
+        return quarantine::decide(&cx, transition);
     }
 
     // An abort comes before anything that can fail or wait.

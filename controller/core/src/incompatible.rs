@@ -8,7 +8,7 @@ use crate::commands;
 use crate::context::{Context, Transition};
 use crate::converge::{converge, replicas, traffic};
 use crate::decide::complete;
-use crate::effect::Decision;
+use crate::effect::{Decision, Effect};
 use crate::invariants::{self, InvariantViolation};
 use crate::state::{SCHEMA_VERSION, Stage};
 use crate::{status_message, target};
@@ -29,16 +29,25 @@ pub(crate) fn decide(
     let mut effects = Vec::new();
     if is_aborted {
         transition.state.schema_version = SCHEMA_VERSION;
-        let target = target::target(cx, &transition.state);
-        traffic::record(cx, &mut transition, &target);
-        replicas::record_draining(cx, &mut transition, &target);
-        status_message::update(cx, &mut transition);
-        effects = converge(cx, &transition.state, &target);
-        invariants::check(cx, &transition.state, &effects)?;
+        effects = return_to_stable(cx, &mut transition)?;
     } else {
         transition.state = cx.observed.state.clone();
     }
     Ok(complete(cx, transition, effects, outcomes))
+}
+
+/// Takes the traffic of an aborted release back to stable. Returns the effects.
+pub(crate) fn return_to_stable(
+    cx: &Context<'_>,
+    transition: &mut Transition,
+) -> Result<Vec<Effect>, InvariantViolation> {
+    let target = target::target(cx, &transition.state);
+    traffic::record(cx, transition, &target);
+    replicas::record_draining(cx, transition, &target);
+    status_message::update(cx, transition);
+    let effects = converge(cx, &transition.state, &target);
+    invariants::check(cx, &transition.state, &effects)?;
+    Ok(effects)
 }
 
 fn handle(

@@ -68,6 +68,13 @@ pub fn is_lease_valid(since_last_renewal: Duration, timing: &Timing) -> bool {
     since_last_renewal < timing.fence_after
 }
 
+/// How long after its last successful renewal a holder gives up the writes that it has begun; after
+/// `fence_after` and less than `lease`. The rest is for the cancellation to reach the API server.
+pub fn writes_end_after(timing: &Timing) -> Duration {
+    let rest = timing.lease.saturating_sub(timing.fence_after) / 3;
+    timing.lease.saturating_sub(rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +113,7 @@ mod tests {
         assert!(timing.fence_after + timing.renew_every < timing.lease);
         assert!(is_lease_valid(Duration::from_secs(2), &timing));
         assert!(!is_lease_valid(timing.fence_after, &timing));
+        let end = writes_end_after(&timing);
+        assert!(timing.fence_after < end && end < timing.lease, "{end:?}");
     }
 }

@@ -34,6 +34,7 @@ mod incompatible;
 mod invariants;
 mod progress;
 mod promotion;
+mod quarantine;
 mod route_state;
 mod spec_change;
 mod status_message;

@@ -20,6 +20,9 @@ pub struct Observed {
     /// Why the persisted state cannot be understood completely: another version of the controller
     /// wrote it. [`Observed::state`] then holds the fields that could be read.
     pub incompatible_state: Option<String>,
+    /// Whether the Rollout is quarantined, because a reconcile of it panicked or ended the process.
+    /// Only an abort is carried out.
+    pub is_quarantined: bool,
     /// When this process began to observe the Rollout.
     pub observed_since: Timestamp,
     /// `metadata.generation` of the Rollout.

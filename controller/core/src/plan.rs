@@ -119,10 +119,9 @@ impl Amount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Routing {
-    /// The Service of the stable side.
-    pub stable_service: String,
-    /// The Service of the canary side.
-    pub canary_service: String,
+    /// What the routes tell the two sides apart by.
+    #[serde(flatten)]
+    pub binding: ArmBinding,
     /// The routes that split traffic between the two.
     pub routes: Vec<RouteRef>,
     /// Time that the router needs to apply its object, from when it reports it.
@@ -131,13 +130,53 @@ pub struct Routing {
     pub unverified_after: Duration,
 }
 
+/// What a route tells the two sides of the split apart by.
+///
+/// In JSON its fields are those of [`Routing`], as in plans that were stored before there was a
+/// choice, so that they keep their hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected stableService and canaryService")]
+pub enum ArmBinding {
+    /// One Service for each side. The selector of a Service binds it to a revision
+    /// ([`crate::effect::Effect::BindService`]).
+    Services {
+        /// The Service of the stable side.
+        #[serde(rename = "stableService")]
+        stable: String,
+        /// The Service of the canary side.
+        #[serde(rename = "canaryService")]
+        canary: String,
+    },
+}
+
+impl ArmBinding {
+    /// One Service for each side.
+    pub fn services(stable: impl Into<String>, canary: impl Into<String>) -> Self {
+        Self::Services {
+            stable: stable.into(),
+            canary: canary.into(),
+        }
+    }
+}
+
 impl Routing {
     /// The Service of a side.
     pub fn service(&self, side: Side) -> &String {
+        let ArmBinding::Services { stable, canary } = &self.binding;
         match side {
-            Side::Stable => &self.stable_service,
-            Side::Canary => &self.canary_service,
+            Side::Stable => stable,
+            Side::Canary => canary,
         }
+    }
+
+    /// The Service of the stable side.
+    pub fn stable_service(&self) -> &String {
+        self.service(Side::Stable)
+    }
+
+    /// The Service of the canary side.
+    pub fn canary_service(&self) -> &String {
+        self.service(Side::Canary)
     }
 
     /// Both sides with their Services, stable first.

@@ -202,6 +202,33 @@ impl FakeCluster {
         Ok(())
     }
 
+    /// Like [`FakeCluster::delete`], by the plural name of the kind (`httproutes`).
+    ///
+    /// # Errors
+    /// The kind or the object does not exist.
+    pub fn delete_json(
+        &self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), ClusterError> {
+        let now = self.now();
+        let mut state = self.shared.lock();
+        let kinds = &state.store.kinds;
+        let kind = kinds.iter().find(|kind| kind.plural == plural).cloned();
+        let kind = kind.ok_or_else(|| ClusterError::UnknownKind {
+            kind: plural.to_owned(),
+            api_version: String::new(),
+        })?;
+        let key = ObjectKey::new(&kind, namespace, name);
+        state
+            .store
+            .delete(&kind, &key, &DeleteOptions::default(), now)?;
+        drop(state);
+        self.shared.notify();
+        Ok(())
+    }
+
     /// All objects of a kind, ordered by namespace and name.
     ///
     /// # Panics
@@ -349,6 +376,13 @@ impl FakeCluster {
     /// Drops the change history, as etcd's compaction does. A watch from an older version gets 410.
     pub fn compact(&self) {
         self.shared.lock().store.compact();
+    }
+
+    /// Drops all but the newest changes of the history, so that a long test needs little memory.
+    /// A watch that is behind the dropped changes misses them; keep as many as may occur within
+    /// seconds.
+    pub fn trim_history(&self, changes: usize) {
+        self.shared.lock().store.trim_history(changes);
     }
 
     /// Kills a client at its n-th write from now on. The write is stored, but the client gets no

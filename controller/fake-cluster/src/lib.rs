@@ -11,13 +11,15 @@
 //! (outages), [`FakeCluster::kill_after_writes`] (a controller that crashes between two writes) and
 //! [`FakeCluster::set_pod_behavior`] (pods).
 //!
-//! [`tls`] provides certificates and TLS listeners for a fake Prometheus.
+//! [`certificates`] issues certificates, also those of the local cluster. [`tls`] provides TLS
+//! listeners for a fake Prometheus.
 //!
 //! Limitations: there is no schema validation (structural defaults are applied) and no admission.
 //! Field ownership is tracked for Rollouts only; for other kinds server-side apply merges.
 //! Strategic merge patches replace lists.
 
 mod api;
+pub mod certificates;
 mod cluster;
 pub mod conformance;
 mod controller_loop;

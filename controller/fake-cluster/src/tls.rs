@@ -1,11 +1,10 @@
-//! A certificate authority for tests, and TLS listeners with its certificates.
+//! TLS listeners for tests.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -14,19 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// A certificate authority. The TLS provider of the process must be installed first.
-pub struct CertificateAuthority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate and its private key, both as PEM.
-pub struct CertificateAndKey {
-    /// The certificate.
-    pub certificate: String,
-    /// The private key.
-    pub key: String,
-}
+use crate::certificates::{CertificateAndKey, CertificateAuthority};
 
 /// Accepts TLS connections. Connections with a failed handshake are dropped.
 pub struct TlsListener {
@@ -36,49 +23,8 @@ pub struct TlsListener {
 }
 
 impl CertificateAuthority {
-    /// Creates a self-signed certificate authority.
-    ///
-    /// # Errors
-    /// The key or the certificate could not be generated.
-    pub fn new() -> io::Result<Self> {
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
-    }
-
-    /// The CA certificate as PEM.
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// Issues a server or client certificate for 127.0.0.1.
-    ///
-    /// # Errors
-    /// The key or the certificate could not be generated.
-    pub fn issue_certificate(&self) -> io::Result<CertificateAndKey> {
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
-        params
-            .subject_alt_names
-            .push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .map_err(io::Error::other)?
-            .pem();
-        Ok(CertificateAndKey {
-            certificate,
-            key: key.serialize_pem(),
-        })
-    }
-
     /// Listens on a free port of 127.0.0.1. If `mutual` is true, clients must present a certificate
-    /// of this authority.
+    /// of this authority. The TLS provider of the process must be installed first.
     ///
     /// # Errors
     /// The socket could not be opened, or the certificate could not be issued.
@@ -91,7 +37,7 @@ impl CertificateAuthority {
         let config = if mutual {
             let mut roots = RootCertStore::empty();
             let root =
-                CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(io::Error::other)?;
+                CertificateDer::from_pem_slice(self.pem().as_bytes()).map_err(io::Error::other)?;
             roots.add(root).map_err(io::Error::other)?;
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
                 .build()

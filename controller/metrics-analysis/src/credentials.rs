@@ -253,6 +253,8 @@ impl CredentialSource<'_> {
 
 #[cfg(test)]
 mod tests {
+    use serin_fake_cluster::certificates::{CertificateAndKey, CertificateAuthority};
+
     use super::*;
 
     const SECRET: CredentialSource<'_> = CredentialSource {
@@ -390,20 +392,20 @@ mod tests {
         let of_garbage = "-----BEGIN CERTIFICATE-----\nczNjcmV0\n-----END CERTIFICATE-----\n";
         assert_error(ca(&[("ca.crt", of_garbage)]), "is not a CA certificate");
 
-        let own = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap();
+        let authority = CertificateAuthority::new().unwrap();
+        let [own, other] = [(); 2].map(|()| authority.issue_certificate().unwrap());
         let pair = |certificate: &str, key: &str| {
             SECRET.add_client_certificate(
                 &data(&[("tls.crt", certificate), ("tls.key", key)]),
                 Tls::default(),
             )
         };
-        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let CertificateAndKey { certificate, key } = own;
         let tls = pair(&certificate, &key).unwrap();
         assert_ne!(tls, Tls::default());
         let body = key.lines().nth(1).unwrap();
         assert!(!format!("{tls:?}").contains(body));
-        let mixed = pair(&certificate, &other.signing_key.serialize_pem()).unwrap_err();
+        let mixed = pair(&certificate, &other.key).unwrap_err();
         assert_error(mixed, "are not a matching certificate and key");
         assert_error(
             pair(&certificate, "s3cret").unwrap_err(),

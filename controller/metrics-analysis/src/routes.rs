@@ -82,7 +82,7 @@ impl RouteRules {
         let rules = routes.into_iter().flat_map(parse_rules);
         let (mut split, mut others): (Vec<_>, Vec<_>) =
             rules.partition(|rule| is_split(rule, namespace, routing));
-        let services = [&routing.stable_service, &routing.canary_service].map(String::as_str);
+        let services = [routing.stable_service(), routing.canary_service()].map(String::as_str);
         let reaches = |backend: &RouteBackend| {
             backend.namespace == namespace && services.contains(&backend.service.as_str())
         };
@@ -145,7 +145,7 @@ pub fn backend_names(route: &Value) -> Vec<String> {
 
 /// The ends of the names that the two Services of a Rollout have in metrics.
 pub fn service_names(namespace: &str, routing: &Routing) -> [String; 2] {
-    [&routing.stable_service, &routing.canary_service]
+    [routing.stable_service(), routing.canary_service()]
         .map(|service| traefik::name_end(namespace, service))
 }
 
@@ -154,7 +154,7 @@ fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {
         route.name == rule.route && (route.rule.is_none() || route.rule == rule.name)
     };
     let is_stable = |backend: &RouteBackend| {
-        backend.namespace == rule.namespace && backend.service == routing.stable_service
+        backend.namespace == rule.namespace && backend.service == *routing.stable_service()
     };
     rule.namespace == namespace
         && routing.routes.iter().any(is_named)
@@ -223,15 +223,14 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::json;
-    use serin_core::plan::RouteKind;
+    use serin_core::plan::{ArmBinding, RouteKind};
 
     use super::*;
 
     fn routing(rule: Option<&str>) -> Routing {
         let rule = rule.map(ToOwned::to_owned);
         Routing {
-            stable_service: "shop".to_owned(),
-            canary_service: "shop-canary".to_owned(),
+            binding: ArmBinding::services("shop", "shop-canary"),
             routes: vec![RouteRef {
                 kind: RouteKind::HttpRoute,
                 name: "shop".to_owned(),

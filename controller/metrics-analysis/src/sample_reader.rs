@@ -8,7 +8,7 @@ use serin_analysis::{Arm, CounterKind, Sample};
 
 use crate::counter_selectors::CounterSelectors;
 use crate::histogram::EDGE_LABEL;
-use crate::prometheus::{Answer, Labels, Series};
+use crate::prometheus::{Answer, Labels, Series, push_key_part};
 use crate::target_deduplicator::is_replica_label;
 
 /// Answers to the queries of an objective's individual series.
@@ -240,15 +240,16 @@ pub(crate) fn common_edges<'a>(
 /// Identifies the scrape target of a series. All series of one scrape have the same timestamp.
 pub(crate) fn source_key(labels: &Labels, pod: Option<&str>) -> String {
     let label = |name: &str| labels.get(name).map_or("", String::as_str);
-    let mut source = format!(
-        "{}|{}|{}",
-        label("job"),
-        label("instance"),
-        pod.unwrap_or_default()
-    );
-    for (_, value) in labels.iter().filter(|(label, _)| is_replica_label(label)) {
+    let mut source = String::new();
+    push_key_part(&mut source, label("job"));
+    let replicas = labels.iter().filter(|(label, _)| is_replica_label(label));
+    let replicas = replicas.map(|(_, value)| value.as_str());
+    for part in [label("instance"), pod.unwrap_or_default()]
+        .into_iter()
+        .chain(replicas)
+    {
         source.push('|');
-        source.push_str(value);
+        push_key_part(&mut source, part);
     }
     source
 }
@@ -261,13 +262,16 @@ fn series_key(labels: &Labels, kind_of_second: CounterKind) -> String {
         kind_of_second != CounterKind::Good || !["__name__", EDGE_LABEL].contains(&label)
     };
     for (label, value) in labels.iter().filter(|(label, _)| is_told(label)) {
-        name.push_str(label);
+        push_key_part(&mut name, label);
         name.push('=');
-        name.push_str(value);
+        push_key_part(&mut name, value);
         name.push(';');
     }
     name
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

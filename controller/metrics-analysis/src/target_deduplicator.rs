@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use crate::counter_selectors::CounterSelectors;
-use crate::prometheus::{Answer, Labels, Series};
+use crate::prometheus::{Answer, Labels, Series, push_key_part};
 
 /// Labels that distinguish several clusters behind one server.
 const CLUSTER_LABELS: [&str; 5] = [
@@ -200,14 +200,16 @@ fn is_scrape_label(counters: &CounterSelectors, label: &str) -> bool {
 }
 
 fn target_key(counters: &CounterSelectors, labels: &Labels) -> String {
-    let mut key = counters.pod(labels).unwrap_or_default().to_owned();
+    let mut key = String::new();
+    push_key_part(&mut key, counters.pod(labels).unwrap_or_default());
     for (label, value) in labels
         .iter()
         .filter(|(label, _)| is_scrape_label(counters, label))
     {
-        for part in [";", label, "=", value] {
-            key.push_str(part);
-        }
+        key.push(';');
+        push_key_part(&mut key, label);
+        key.push('=');
+        push_key_part(&mut key, value);
     }
     key
 }

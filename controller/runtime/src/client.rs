@@ -6,6 +6,8 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
 
+use crate::request_rate::RequestRateLayer;
+
 /// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time until the API server starts its response. Watches start their response immediately.
@@ -23,15 +25,17 @@ pub enum ClientError {
 }
 
 /// Creates a client from the environment: from a kubeconfig, or from the ServiceAccount of the pod.
+/// It sends at most this number of requests per second, except for Leases. 0 is no limit.
 ///
 /// # Errors
 /// The environment contains no configuration, or the configuration is invalid.
-pub async fn infer() -> Result<Client, ClientError> {
+pub async fn infer(requests_per_second: u32) -> Result<Client, ClientError> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // The reconcile loop retries. Retries inside the client would block one reconcile for minutes.
     config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))
+        .with_layer(&RequestRateLayer::new(requests_per_second))
         .build())
 }

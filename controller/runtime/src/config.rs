@@ -100,6 +100,11 @@ pub struct Config {
     /// Maximum number of concurrent reconciles
     #[arg(long, env = "SERIN_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
+    /// Maximum number of requests to the API server per second, except for the Lease. Unused
+    /// requests of the last second can be sent at once. Delayed requests can time out, so use 0,
+    /// which is no limit, or at least 10
+    #[arg(long, env = "SERIN_MAX_REQUESTS_PER_SECOND", default_value_t = 0, value_parser = requests_per_second)]
+    pub max_requests_per_second: u32,
     /// Maximum time for running reconciles to finish at shutdown
     #[arg(long, env = "SERIN_SHUTDOWN_GRACE", default_value = "8s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
@@ -179,6 +184,13 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn requests_per_second(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(requests) if requests == 0 || requests >= 10 => Ok(requests),
+        Ok(_) | Err(_) => Err("use 0, or a number of at least 10".to_owned()),
+    }
+}
+
 fn watchdog_timeout(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     if duration.is_zero() || duration >= Duration::from_secs(2) {
@@ -228,6 +240,8 @@ mod tests {
         assert!(parse(&["--lease-duration", "1s"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());
         assert!(parse(&["--watchdog-timeout", "1s"]).is_err());
+        assert!(parse(&["--max-requests-per-second", "9"]).is_err());
+        assert!(parse(&["--max-requests-per-second", "50"]).is_ok());
         assert!(parse(&["--watchdog-timeout", "0s"]).is_ok());
     }
 

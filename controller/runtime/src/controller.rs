@@ -17,12 +17,16 @@ use crate::clock::Clock;
 use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Watches};
 use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::command;
-use crate::election::Leadership;
 use crate::events::Events;
 use crate::local_state::LocalStates;
+use crate::ownership::Ownership;
 use crate::queue::Lane;
 use crate::reconcile::{Context, Safeguards, reconcile};
+use crate::state_sizes::StateSizes;
 use crate::telemetry::Metrics;
+
+/// Maximum time to write the queued Events at shutdown. The next leader waits for it.
+const EVENTS_GRACE: Duration = Duration::from_secs(1);
 
 /// Dependencies of the controller.
 pub struct ControllerDeps {
@@ -32,8 +36,8 @@ pub struct ControllerDeps {
     /// Maximum number of concurrent reconciles.
     pub concurrency: u16,
     pub clock: Clock,
-    /// Whether this process may act.
-    pub leadership: Leadership,
+    /// Which Rollouts this process may act on.
+    pub ownership: Arc<dyn Ownership>,
     pub metrics: Arc<Metrics>,
     /// Analyzes the metrics of releases.
     pub analyzer: Arc<dyn Analyzer>,
@@ -81,7 +85,7 @@ impl Controller {
             namespace: deps.namespace.clone(),
             cache,
             clock: deps.clock,
-            leadership: deps.leadership,
+            ownership: deps.ownership,
             metrics: deps.metrics,
             events,
             analyzer: deps.analyzer,
@@ -103,6 +107,11 @@ impl Controller {
     /// Becomes true when all caches have been listed once.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// Counts the entries of the process-local state while the controller runs.
+    pub fn state_sizes(&self) -> StateSizes {
+        StateSizes::new(Arc::clone(&self.context), Arc::clone(&self.dispatcher))
     }
 
     /// Runs until `stop` completes. Running reconciles then have `grace` to finish.
@@ -141,7 +150,11 @@ impl Controller {
                 Arc::clone(&dispatcher),
             ));
         }
-        tasks.spawn(sweep_commands(Arc::clone(&context)));
+        tasks.spawn(sweep_commands(
+            Arc::clone(&context),
+            Arc::clone(&dispatcher),
+        ));
+        tasks.spawn(context.events.clone().write_queued());
 
         let (stopping, stopped) = watch::channel(false);
         let slots = usize::from(self.concurrency);
@@ -165,6 +178,7 @@ impl Controller {
                  from the status"
             );
         }
+        context.events.flush(EVENTS_GRACE).await;
         tasks.shutdown().await;
         Ok(())
     }
@@ -195,7 +209,7 @@ async fn enqueue_all_on_election(
     context.cache.wait_until_synced().await;
     ready.send_replace(true);
     tracing::info!(rollouts = context.cache.rollouts.len(), "caches synced");
-    let mut changes = context.leadership.changes();
+    let mut changes = context.ownership.changes();
     loop {
         let leads = *changes.borrow_and_update();
         context.metrics.set_leader(leads);
@@ -214,7 +228,7 @@ async fn enqueue_all_on_election(
     }
 }
 
-async fn sweep_commands(context: Arc<Context>) {
+async fn sweep_commands(context: Arc<Context>, dispatcher: Arc<Dispatcher>) {
     context.cache.wait_until_synced().await;
     let mut ticks = interval(command::SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -224,16 +238,17 @@ async fn sweep_commands(context: Arc<Context>) {
         context
             .metrics
             .set_quarantined(context.local_states.quarantined_count());
-        if context.leadership.is_leader() {
-            let (client, cache) = (&context.client, &context.cache);
-            command::sweep(
-                client,
-                cache,
-                &context.leadership,
-                &context.metrics,
-                context.clock.now(),
-            )
-            .await;
+        for lane in Lane::ALL {
+            let waiting = dispatcher.waiting(lane);
+            context.metrics.set_queue_waiting(lane, waiting);
         }
+        command::sweep(
+            &context.client,
+            &context.cache,
+            context.ownership.as_ref(),
+            &context.metrics,
+            context.clock.now(),
+        )
+        .await;
     }
 }

@@ -52,6 +52,11 @@ impl Dispatcher {
         self.queue().waiting(lane)
     }
 
+    /// Number of entries of the queue, including timers.
+    pub fn entry_count(&self) -> usize {
+        self.queue().entry_count()
+    }
+
     /// Runs reconciles until `stop` completes, and then waits for those that run. A reconcile
     /// returns when it must be repeated, and in which lane. `slots` returns the current maximum
     /// number of concurrent reconciles, of which an eighth, at least one, is kept free for urgent

@@ -24,92 +24,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::leadership::LeadershipMode;
 use crate::telemetry::Metrics;
 
+mod leadership;
 #[cfg(test)]
 mod tests;
 
-/// Whether this process may act. Cheap to clone and to query.
-#[derive(Clone, Debug)]
-pub struct Leadership {
-    mode: LeadershipMode,
-    changes: watch::Receiver<bool>,
-}
-
-#[derive(Clone, Debug)]
-enum LeadershipMode {
-    /// Leader election is disabled; this is the only process. The sender keeps the channel open for
-    /// receivers that wait for a change.
-    Disabled { _open: Arc<watch::Sender<bool>> },
-    #[cfg(test)]
-    Scripted,
-    Elected {
-        renewed_at: Arc<Mutex<Option<Instant>>>,
-        timing: Timing,
-    },
-}
-
-impl Leadership {
-    /// The leadership of a process without leader election.
-    pub fn without_election() -> Self {
-        let (sender, changes) = watch::channel(true);
-        Self {
-            mode: LeadershipMode::Disabled {
-                _open: Arc::new(sender),
-            },
-            changes,
-        }
-    }
-
-    /// A leadership that is controlled by a test.
-    #[cfg(test)]
-    pub(crate) fn scripted(leads: bool) -> (watch::Sender<bool>, Self) {
-        let (sender, changes) = watch::channel(leads);
-        (
-            sender,
-            Self {
-                mode: LeadershipMode::Scripted,
-                changes,
-            },
-        )
-    }
-
-    /// Whether this process may act now. Becomes false by time alone if renewals fail. Check it
-    /// before every write.
-    pub fn is_leader(&self) -> bool {
-        match &self.mode {
-            LeadershipMode::Disabled { .. } => true,
-            #[cfg(test)]
-            LeadershipMode::Scripted => *self.changes.borrow(),
-            LeadershipMode::Elected { renewed_at, timing } => {
-                let renewed_at = *renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
-                renewed_at.is_some_and(|renewed_at| is_lease_valid(renewed_at.elapsed(), timing))
-            }
-        }
-    }
-
-    /// The leadership over time: true when it is acquired, false when it is lost.
-    pub fn changes(&self) -> watch::Receiver<bool> {
-        self.changes.clone()
-    }
-
-    /// Waits until this process leads. Never returns if the election has ended.
-    pub async fn wait_until_leading(&self) {
-        self.wait_until(true).await;
-    }
-
-    /// Waits until this process does not lead.
-    pub async fn wait_until_lost(&self) {
-        self.wait_until(false).await;
-    }
-
-    async fn wait_until(&self, leads: bool) {
-        let mut changes = self.changes.clone();
-        if changes.wait_for(|now| *now == leads).await.is_err() && leads {
-            std::future::pending::<()>().await;
-        }
-    }
-}
+pub use leadership::Leadership;
 
 /// A running election.
 #[derive(Debug)]

@@ -4,7 +4,9 @@
 //! object would end the process again, and no Rollout of the cluster would be rolled back. So the
 //! first attempt of every (UID, generation) is recorded in a file before it begins and removed when
 //! it has ended. What the file contains at a start was in progress when the process died. These
-//! generations are quarantined, for longer each time. A changed spec ends the quarantine.
+//! generations are quarantined, for longer each time. A changed spec ends the quarantine. The abort
+//! of a quarantined Rollout is recorded as well, whenever it is tried, and so is each large answer of
+//! a Prometheus server that a Rollout chose, while it is decoded.
 //!
 //! Many attempts run at the same time, so most of the recorded Rollouts are innocent. They are
 //! retried soon and one after the other, so that the next death has a single suspect.
@@ -27,6 +29,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
+/// Prefix of [`Subject::uid`] if the subject is a Prometheus server.
+pub const SERVER_PREFIX: &str = "server/";
 /// The file in the state directory.
 const FILE_NAME: &str = "attempts";
 /// The file that replaces it at a start.
@@ -69,12 +73,29 @@ pub struct Subject {
     pub generation: i64,
 }
 
+impl Subject {
+    fn describe_death(&self) -> &'static str {
+        if self.is_server() {
+            "the controller died while it decoded an answer of this Prometheus server"
+        } else {
+            "the controller died during the first attempt of this Rollout"
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        self.uid.starts_with(SERVER_PREFIX)
+    }
+}
+
 /// One line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
     #[serde(flatten)]
     subject: Subject,
+    /// Whether it is about the abort of a Rollout that is quarantined itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_abort: bool,
     /// Number of times that the process died during an attempt of this Rollout.
     #[serde(default)]
     deaths: u32,
@@ -194,7 +215,7 @@ impl Journal {
             tracing::error!(
                 namespace = %record.subject.namespace, rollout = %record.subject.name,
                 generation = record.subject.generation, earlier_deaths = record.deaths,
-                "the controller died during the first attempt of this Rollout"
+                "{}", record.subject.describe_death()
             );
         }
         let mut records: Vec<_> = quarantine(found, now).into_iter().map(Some).collect();
@@ -215,6 +236,16 @@ impl Journal {
 
     /// Records the first attempt of a generation, unless it is quarantined.
     pub fn begin(&self, subject: &Subject, now: Timestamp) -> Admission {
+        self.begin_recorded(subject, false, now)
+    }
+
+    /// Records the abort of a quarantined Rollout, unless the abort has ended the process and is
+    /// quarantined itself.
+    pub fn begin_abort(&self, subject: &Subject, now: Timestamp) -> Admission {
+        self.begin_recorded(subject, true, now)
+    }
+
+    fn begin_recorded(&self, subject: &Subject, is_abort: bool, now: Timestamp) -> Admission {
         let Some(file) = &self.0 else {
             return Admission::Start(Attempt::UNRECORDED);
         };
@@ -222,7 +253,8 @@ impl Journal {
         let known = records.iter().enumerate().find_map(|(slot, record)| {
             let record = record.as_ref()?;
             let until = record.quarantined_until?;
-            (record.subject.uid == subject.uid).then(|| (slot, record.clone(), until))
+            let is_same = record.subject.uid == subject.uid && record.is_abort == is_abort;
+            is_same.then(|| (slot, record.clone(), until))
         });
         if let Some((_, record, until)) = &known
             && record.subject.generation == subject.generation
@@ -240,6 +272,7 @@ impl Journal {
         }
         let record = Record {
             subject: subject.clone(),
+            is_abort,
             deaths: known.as_ref().map_or(0, |(_, record, _)| record.deaths),
             quarantined_until: None,
         };
@@ -267,11 +300,18 @@ impl Journal {
         if !records.iter().any(same) {
             let record = Record {
                 subject: subject.clone(),
+                is_abort: false,
                 deaths: 0,
                 quarantined_until: None,
             };
             file.record(&mut records, None, record);
         }
+    }
+
+    /// Number of recorded attempts and quarantined Rollouts.
+    pub fn record_count(&self) -> usize {
+        let records = self.0.as_ref().map(|file| file.lock());
+        records.map_or(0, |records| records.iter().flatten().count())
     }
 
     /// Ends the quarantine of a deleted Rollout.
@@ -306,7 +346,7 @@ fn encode(record: Option<&Record>) -> Option<Vec<u8>> {
     Some(line)
 }
 
-/// The records of the file, at most one for each Rollout.
+/// The records of the file, at most one for each Rollout and one for its abort.
 fn read(path: &Path) -> io::Result<Vec<Record>> {
     let mut bytes = Vec::new();
     match File::open(path) {
@@ -319,8 +359,10 @@ fn read(path: &Path) -> io::Result<Vec<Record>> {
         let Ok(record) = serde_json::from_str::<Record>(line.trim()) else {
             continue;
         };
-        let uid = &record.subject.uid;
-        match records.iter_mut().find(|other| other.subject.uid == *uid) {
+        let is_same = |other: &&mut Record| {
+            other.subject.uid == record.subject.uid && other.is_abort == record.is_abort
+        };
+        match records.iter_mut().find(is_same) {
             // Of several generations, the newest one is current.
             Some(other) => {
                 let generation = other.subject.generation.max(record.subject.generation);
@@ -341,9 +383,14 @@ fn quarantine(mut records: Vec<Record>, now: Timestamp) -> Vec<Record> {
     let in_progress = |record: &&Record| record.quarantined_until.is_none();
     let suspects: Vec<&Record> = records.iter().filter(in_progress).collect();
     // A Rollout that was retried alone ended the process again, so the others did not.
-    let is_culprit_known = matches!(suspects.as_slice(), [suspect] if suspect.deaths > 0);
-    if is_culprit_known {
-        records.retain(|record| record.quarantined_until.is_none() || record.deaths > 1);
+    let culprit = match suspects.as_slice() {
+        [suspect] if suspect.deaths > 0 => Some(suspect.subject.uid.clone()),
+        _ => None,
+    };
+    if let Some(uid) = culprit {
+        records.retain(|record| {
+            record.quarantined_until.is_none() || record.deaths > 1 || record.subject.uid == uid
+        });
     }
     for record in &mut records {
         let until = record.quarantined_until;

@@ -24,6 +24,9 @@ const REPORT_AFTER: u32 = 2;
 /// Interval of status writes that change no position, once the burst is used up.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Number of the shortest delays of the backoff that a panic skips.
+const SKIPPED_DELAYS: u32 = 4;
+
 /// The process-local state of one Rollout.
 #[derive(Debug, Default)]
 pub struct LocalState {
@@ -47,6 +50,9 @@ pub struct LocalState {
     pub analyzing: bool,
     /// Set if the Rollout is quarantined.
     pub quarantine: Option<Quarantine>,
+    /// Set if the abort of the quarantined Rollout panicked: the number of consecutive failures,
+    /// and when it is tried again.
+    pub abort_backoff: Option<(u32, Instant)>,
     /// The plan of the latest generation.
     pub plans: PlanCache,
     /// The generation that was reconciled completely at least once.
@@ -168,10 +174,10 @@ impl LocalState {
             .saturating_add(1);
         *self = Self {
             analyzing: self.analyzing,
+            abort_backoff: self.abort_backoff,
             ..Self::default()
         };
-        // Skips the short delays of the backoff.
-        let wait = retry_after(failures.saturating_add(4), jitter);
+        let wait = retry_after(failures.saturating_add(SKIPPED_DELAYS), jitter);
         self.quarantine = Some(Quarantine {
             generation,
             failures,
@@ -186,6 +192,29 @@ impl LocalState {
             failures: deaths,
             until: Instant::now() + wait,
         });
+    }
+
+    /// Delays the abort of a quarantined Rollout because it panicked. Returns the delay, which grows
+    /// with the number of consecutive panics.
+    pub fn delay_abort(&mut self, jitter: f64) -> Duration {
+        let before = self.abort_backoff.map_or(0, |(failures, _)| failures);
+        let failures = before.saturating_add(1);
+        *self = Self {
+            analyzing: self.analyzing,
+            quarantine: self.quarantine,
+            ..Self::default()
+        };
+        let wait = retry_after(failures.saturating_add(SKIPPED_DELAYS), jitter);
+        self.abort_backoff = Some((failures, Instant::now() + wait));
+        wait
+    }
+
+    /// Remaining time until the abort of a quarantined Rollout is tried again. `None` if it may be
+    /// tried now.
+    pub fn abort_delayed_for(&self) -> Option<Duration> {
+        let (_, until) = self.abort_backoff?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
     /// Remaining time of the quarantine. `None` if the Rollout is not quarantined.
@@ -217,6 +246,12 @@ impl LocalStates {
             .remove(uid);
     }
 
+    /// Number of Rollouts with a state.
+    pub fn entry_count(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.len()
+    }
+
     /// Number of quarantined Rollouts.
     pub fn quarantined_count(&self) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,5 +269,27 @@ impl LocalStates {
     pub fn forget_all(&self) -> Vec<String> {
         let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         all.into_keys().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abort_that_panics_is_delayed_for_longer_each_time_and_stays_quarantined() {
+        let mut local = LocalState::default();
+        local.quarantine_after_death(7, 3, Duration::from_secs(300));
+        assert_eq!(local.abort_delayed_for(), None);
+        let mut last = Duration::ZERO;
+        for _ in 0..3 {
+            let wait = local.delay_abort(1.0);
+            assert!(wait > last, "{wait:?} after {last:?}");
+            assert_eq!(local.abort_delayed_for(), Some(wait));
+            tokio::time::advance(wait).await;
+            assert_eq!(local.abort_delayed_for(), None);
+            last = wait;
+        }
+        assert!(local.quarantined_for(7).is_some());
     }
 }

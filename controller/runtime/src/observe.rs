@@ -73,6 +73,8 @@ pub struct ObserveInputs {
     /// The report of the metrics analysis.
     pub analysis: Option<AnalysisReport>,
     pub incompatible_state: Option<String>,
+    /// Whether the Rollout is quarantined, so that only an abort is carried out.
+    pub is_quarantined: bool,
 }
 
 /// Numbers of pods, as reported in `.status`.
@@ -347,8 +349,8 @@ impl Snapshot {
             (Some(cached), Some(routing)) => serin_traffic::canary_weight(
                 &cached.object,
                 route.rule.as_deref(),
-                &routing.stable_service,
-                &routing.canary_service,
+                routing.stable_service(),
+                routing.canary_service(),
             )
             .map_err(|problem| problem.to_string()),
             _ => Err(self.missing_route(route)),
@@ -404,6 +406,7 @@ pub fn observe(
     Observed {
         state: inputs.state,
         incompatible_state: inputs.incompatible_state,
+        is_quarantined: inputs.is_quarantined,
         observed_since: *observation_times.first_at.get_or_insert(now),
         generation: inputs.generation,
         spec_problem: inputs.spec_problem,
@@ -414,8 +417,8 @@ pub fn observe(
         replica_sets: replica_sets
             .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
             .collect(),
-        stable_service: routing.map(|routing| service(&routing.stable_service, observation_times)),
-        canary_service: routing.map(|routing| service(&routing.canary_service, observation_times)),
+        stable_service: routing.map(|routing| service(routing.stable_service(), observation_times)),
+        canary_service: routing.map(|routing| service(routing.canary_service(), observation_times)),
         routes: routing
             .map(|routing| {
                 routing

@@ -22,7 +22,19 @@ pub enum Lane {
     Background,
 }
 
-const LANES: [Lane; 3] = [Lane::Urgent, Lane::Ongoing, Lane::Background];
+impl Lane {
+    /// All lanes, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Ongoing, Self::Background];
+
+    /// The name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Ongoing => "ongoing",
+            Self::Background => "background",
+        }
+    }
+}
 
 /// A lane that has been passed over this many times is served next, so that no lane starves.
 const MAX_PASSED_OVER: u32 = 8;
@@ -33,6 +45,8 @@ pub struct ReconcileQueue {
     lanes: [FairQueue; 3],
     entries: HashMap<Key, Entry>,
     timers: BTreeMap<(Instant, u64), Key>,
+    /// Number of Rollouts that wait, by lane.
+    waiting: [usize; 3],
     last_ticket: u64,
 }
 
@@ -69,6 +83,10 @@ impl ReconcileQueue {
             EntryState::Idle | EntryState::Waiting { .. } => {
                 let ticket = self.next_ticket();
                 self.lanes[lane as usize].push(key.clone(), ticket);
+                if let EntryState::Waiting { lane: left, .. } = state {
+                    self.waiting[left as usize] -= 1;
+                }
+                self.waiting[lane as usize] += 1;
                 EntryState::Waiting { lane, ticket }
             }
             EntryState::Running { again } => EntryState::Running {
@@ -91,7 +109,11 @@ impl ReconcileQueue {
     /// are left alone.
     pub fn take(&mut self, now: Instant, only_urgent: bool) -> Option<(Key, Lane)> {
         self.add_due(now);
-        let candidates = if only_urgent { &LANES[..1] } else { &LANES[..] };
+        let candidates = if only_urgent {
+            &Lane::ALL[..1]
+        } else {
+            &Lane::ALL[..]
+        };
         let starving = candidates.iter().rev().copied().find(|lane| {
             let lane = &self.lanes[*lane as usize];
             lane.passed_over >= MAX_PASSED_OVER && !lane.is_empty()
@@ -108,6 +130,7 @@ impl ReconcileQueue {
                     continue;
                 }
                 entry.state = EntryState::Running { again: None };
+                self.waiting[lane as usize] -= 1;
                 if let Some((timer, _)) = entry.timer.take() {
                     self.timers.remove(&timer);
                 }
@@ -124,9 +147,9 @@ impl ReconcileQueue {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let requested = match entry.state {
-            EntryState::Running { again } => again,
-            EntryState::Idle | EntryState::Waiting { .. } => None,
+        // Only what runs is finished.
+        let EntryState::Running { again: requested } = entry.state else {
+            return;
         };
         entry.state = EntryState::Idle;
         if let Some(lane) = requested {
@@ -145,9 +168,14 @@ impl ReconcileQueue {
     }
 
     /// Number of Rollouts that wait in a lane, without timers that are not due yet.
-    pub fn waiting(&self, lane: Lane) -> usize {
-        let is_waiting = |entry: &&Entry| matches!(entry.state, EntryState::Waiting { lane: current, .. } if current == lane);
-        self.entries.values().filter(is_waiting).count()
+    pub const fn waiting(&self, lane: Lane) -> usize {
+        self.waiting[lane as usize]
+    }
+
+    /// Number of Rollouts, timers and tickets, including outdated tickets.
+    pub fn entry_count(&self) -> usize {
+        let tickets: usize = self.lanes.iter().map(FairQueue::ticket_count).sum();
+        self.entries.len() + self.timers.len() + tickets
     }
 
     fn add_at(&mut self, key: &Key, at: Instant, lane: Lane) {
@@ -180,7 +208,7 @@ impl ReconcileQueue {
     }
 
     fn record_taken(&mut self, taken: Lane) {
-        for lane in LANES {
+        for lane in Lane::ALL {
             let queue = &mut self.lanes[lane as usize];
             queue.passed_over = if lane > taken && !queue.is_empty() {
                 queue.passed_over.saturating_add(1)
@@ -208,6 +236,10 @@ struct FairQueue {
 impl FairQueue {
     fn is_empty(&self) -> bool {
         self.turns.is_empty()
+    }
+
+    fn ticket_count(&self) -> usize {
+        self.namespaces.values().map(VecDeque::len).sum()
     }
 
     fn push(&mut self, key: Key, ticket: u64) {
@@ -408,6 +440,11 @@ mod tests {
                         }
                     }
                     Step::Wait(seconds) => now += Duration::from_secs(seconds),
+                }
+                for lane in Lane::ALL {
+                    let is_waiting = |entry: &&Entry| matches!(entry.state, EntryState::Waiting { lane: current, .. } if current == lane);
+                    let counted = queue.entries.values().filter(is_waiting).count();
+                    prop_assert_eq!(queue.waiting(lane), counted);
                 }
             }
             for key in running {

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::analysis::{AnalysisDeps, AnalysisManager, RefreshIntervals, ServerResolver};
+use crate::answer_journal::AnswerJournal;
 use crate::client;
 use crate::clock::Clock;
 use crate::config::{Command, Config};
@@ -20,6 +21,7 @@ use crate::dispatcher::Dispatcher;
 use crate::election::{Candidate, Election, Leadership, unique_identity};
 use crate::http;
 use crate::journal::Journal;
+use crate::ownership::Ownership;
 use crate::reconcile::Safeguards;
 use crate::telemetry::{self, Metrics};
 use crate::uninstall::{self, UninstallError};
@@ -68,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         return release_finalizers(&config).await;
     }
     let stop = stop_signal()?;
-    let client = client::infer().await?;
+    let client = client::infer(config.max_requests_per_second).await?;
     let metrics = Arc::new(Metrics::new());
     let instance = unique_identity(&config.pod_name);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, namespace = config.namespace.as_deref().unwrap_or("(all)"), "starting");
@@ -77,20 +79,21 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let leadership = election
         .as_ref()
         .map_or_else(Leadership::without_election, Election::leadership);
+    let ownership: Arc<dyn Ownership> = Arc::new(leadership);
     let refused = refused_addresses().await;
     let dispatcher = Arc::new(Dispatcher::default());
+    let safeguards = safeguards(&config)?;
     let manager = AnalysisManager::new(
-        analysis_deps(&config, &client, &metrics, refused)?,
-        leadership.clone(),
+        analysis_deps(&config, &client, &metrics, &safeguards.journal, refused)?,
+        Arc::clone(&ownership),
         Arc::clone(&dispatcher),
     );
-    let safeguards = safeguards(&config)?;
     let controller = Controller::new(ControllerDeps {
         client,
         namespace: config.namespace,
         concurrency: config.concurrency,
         clock: Clock::wall(),
-        leadership,
+        ownership,
         metrics: Arc::clone(&metrics),
         analyzer: Arc::new(manager),
         dispatcher,
@@ -166,7 +169,7 @@ fn candidate(config: &Config, client: &Client, instance: &str) -> Option<Candida
 }
 
 async fn release_finalizers(config: &Config) -> Result<(), RunError> {
-    let client = client::infer().await?;
+    let client = client::infer(config.max_requests_per_second).await?;
     let candidate = candidate(config, &client, &unique_identity(&config.pod_name));
     let namespace = config.namespace.as_deref();
     let count =
@@ -206,6 +209,7 @@ fn analysis_deps(
     config: &Config,
     client: &Client,
     metrics: &Arc<Metrics>,
+    journal: &Journal,
     refused: RefusedAddresses,
 ) -> Result<AnalysisDeps, RunError> {
     if config.sends_headers_in_clear_text() {
@@ -218,8 +222,9 @@ fn analysis_deps(
         .map_err(|error| RunError::Prometheus(error.to_string()))?;
     let query_metrics = Arc::clone(metrics);
     let on_query = Arc::new(move |took, error| query_metrics.record_query(took, error));
+    let guard = Arc::new(AnswerJournal::new(journal.clone(), Clock::wall()));
     Ok(AnalysisDeps {
-        poller: Poller::new(http, Limits::default(), on_query),
+        poller: Poller::with_guard(http, Limits::default(), on_query, Some(guard)),
         servers: ServerResolver::new(
             client.clone(),
             config.default_server(),

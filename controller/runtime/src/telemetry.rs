@@ -21,6 +21,8 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::queue::Lane;
+
 /// The log target of the Kubernetes client.
 const CLIENT_TARGET: &str = "kube_client";
 
@@ -138,6 +140,11 @@ struct ErrorLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -157,8 +164,10 @@ pub struct Metrics {
     reconcile_seconds: Histogram,
     api_writes: Family<WriteLabels, Counter>,
     effect_failures: Family<EffectLabel, Counter>,
+    events_dropped: Counter,
     weight_changes: Counter,
     quarantined: Gauge,
+    queue_waiting: Family<LaneLabel, Gauge>,
     rollouts: Gauge,
     leader: Gauge,
     admission_policy_in_force: Gauge,
@@ -184,8 +193,10 @@ impl Metrics {
             reconcile_seconds: seconds_histogram(),
             api_writes: Family::default(),
             effect_failures: Family::default(),
+            events_dropped: Counter::default(),
             weight_changes: Counter::default(),
             quarantined: Gauge::default(),
+            queue_waiting: Family::default(),
             rollouts: Gauge::default(),
             leader: Gauge::default(),
             admission_policy_in_force: Gauge::default(),
@@ -241,6 +252,11 @@ impl Metrics {
             self.effect_failures.clone(),
         );
         registry.register(
+            "events_dropped",
+            "Events that were not written because too many were waiting",
+            self.events_dropped.clone(),
+        );
+        registry.register(
             "weight_changes",
             "Traffic weights written to routes",
             self.weight_changes.clone(),
@@ -249,6 +265,11 @@ impl Metrics {
             "quarantined",
             "Rollouts that are quarantined because their reconcile panicked or ended the process",
             self.quarantined.clone(),
+        );
+        registry.register(
+            "queue_waiting",
+            "Rollouts that wait to be reconciled, by lane",
+            self.queue_waiting.clone(),
         );
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
         registry.register(
@@ -334,6 +355,11 @@ impl Metrics {
             .inc();
     }
 
+    /// Records that an Event was dropped because too many were waiting.
+    pub fn record_event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
     /// Records that a traffic weight was written to a route.
     pub fn record_weight_change(&self) {
         self.weight_changes.inc();
@@ -342,6 +368,14 @@ impl Metrics {
     /// Sets the number of quarantined Rollouts.
     pub fn set_quarantined(&self, count: usize) {
         self.quarantined
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of Rollouts that wait in a lane of the queue.
+    pub fn set_queue_waiting(&self, lane: Lane, count: usize) {
+        let lane = lane.as_str();
+        self.queue_waiting
+            .get_or_create(&LaneLabel { lane })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
@@ -404,7 +438,9 @@ mod tests {
         metrics.record_api_write("HTTPRoute", "patch");
         metrics.record_analysis_change("Hold", "NoData");
         metrics.record_query(Duration::from_millis(20), Some("Timeout"));
+        metrics.record_event_dropped();
         metrics.set_leader(true);
+        metrics.set_queue_waiting(Lane::Urgent, 2);
         let page = metrics.encode().unwrap();
         for line in [
             "serin_reconciles_total{result=\"done\"} 1",
@@ -413,6 +449,8 @@ mod tests {
             "serin_analysis_reports_total{report=\"Hold\",cause=\"NoData\"} 1",
             "serin_prometheus_query_errors_total{error=\"Timeout\"} 1",
             "serin_leader 1",
+            "serin_queue_waiting{lane=\"urgent\"} 2",
+            "serin_events_dropped_total 1",
             concat!(
                 "serin_build_info{version=\"",
                 env!("CARGO_PKG_VERSION"),

@@ -157,7 +157,7 @@ async fn release(
     let restorer = ResourceRestorer {
         client,
         cache: &cache,
-        leadership,
+        ownership: leadership,
         metrics,
         now: clock.now(),
         keeps_selectors,

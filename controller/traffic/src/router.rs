@@ -33,6 +33,33 @@ pub struct ManagedRule {
 ///
 /// Objects are plain JSON, and changes are JSON Patches whose `test` operations fail if the object
 /// has changed since it was read.
+///
+/// # Examples
+///
+/// ```
+/// use serde_json::json;
+/// use serin_core::units::Weight;
+/// use serin_traffic::{Services, router_for};
+///
+/// let mut route = json!({
+///     "apiVersion": "gateway.networking.k8s.io/v1",
+///     "kind": "HTTPRoute",
+///     "metadata": {"namespace": "shop", "name": "shop", "resourceVersion": "1"},
+///     "spec": {"rules": [{"backendRefs": [{"name": "shop", "port": 80}]}]},
+/// });
+/// let services = Services { stable: "shop", canary: "shop-canary" };
+/// let router = router_for(&route)?;
+/// let original = router.refresh_original(&route, None, services, None)?;
+///
+/// let patch = router.set_weight(&route, None, services, Weight::percent(5), Some(&original))?;
+/// json_patch::patch(&mut route, &patch)?;
+/// assert_eq!(router.canary_weight(&route, None, services)?, Weight::percent(5));
+///
+/// let patch = router.restore(&route, &original, services)?;
+/// json_patch::patch(&mut route, &patch)?;
+/// assert_eq!(route["spec"]["rules"][0]["backendRefs"], json!([{"name": "shop", "port": 80}]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Router: Sync {
     /// The kind in plans.
     fn route_kind(&self) -> RouteKind;

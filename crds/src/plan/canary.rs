@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{Amount, Analysis, Canary, Exposure, RouteKind, RouteRef, Routing};
+use serin_core::plan::{
+    Amount, Analysis, ArmBinding, Canary, Exposure, RouteKind, RouteRef, Routing,
+};
 
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{MILLISECOND, non_negative, parse_duration_in};
@@ -168,8 +170,7 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
     let routes = routes(&spec.gateway_api, problems);
     let settle = settle.unwrap_or(SETTLE_DEFAULT);
     Some(Routing {
-        stable_service,
-        canary_service,
+        binding: ArmBinding::services(stable_service, canary_service),
         routes,
         settle,
         unverified_after: UNVERIFIED_AFTER,

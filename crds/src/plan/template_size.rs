@@ -26,7 +26,7 @@ const MAX_DEPTH: usize = 100;
 /// The template is too large.
 pub fn check_template_size(spec: &Value) -> Result<(), FieldErrors> {
     let mut size = TemplateSize::default();
-    size.add(spec.get("template").unwrap_or(&Value::Null));
+    size.add(spec.get("template").unwrap_or(&Value::Null), 1);
     let mut problems = Problems::default();
     size.report(&mut problems);
     problems.into_result(())
@@ -39,7 +39,7 @@ pub(super) fn check_size(template: &PodTemplate, problems: &mut Problems) {
         size.add_texts(metadata.labels.as_ref());
         size.add_texts(metadata.annotations.as_ref());
     }
-    size.add(&template.spec);
+    size.add(&template.spec, 2);
     size.report(problems);
 }
 
@@ -63,9 +63,9 @@ impl TemplateSize {
         }
     }
 
-    /// Adds a value and all values inside, without recursion.
-    fn add(&mut self, value: &Value) {
-        let mut rest = vec![(value, 1)];
+    /// Adds a value at this level of the template and all values inside, without recursion.
+    fn add(&mut self, value: &Value, depth: usize) {
+        let mut rest = vec![(value, depth)];
         while let Some((value, depth)) = rest.pop() {
             self.values += 1;
             self.depth = self.depth.max(depth);
@@ -181,7 +181,7 @@ mod tests {
         #[test]
         fn the_size_is_the_length_of_the_json(value in any_json()) {
             let mut size = TemplateSize::default();
-            size.add(&value);
+            size.add(&value, 1);
             prop_assert_eq!(size.bytes, value.to_string().len());
         }
     }

@@ -75,8 +75,8 @@ fn defaults_match_the_documentation() {
     );
     assert_eq!(
         (
-            routing.stable_service.as_str(),
-            routing.canary_service.as_str()
+            routing.stable_service().as_str(),
+            routing.canary_service().as_str()
         ),
         ("shop", "shop-canary")
     );

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use serin_core::command::{CommandOutcome, CommandResult};
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::plan::{
-    Amount, Analysis, BakePlan, Canary, CanaryScale, EvidencePace, Exposure, Pace, Plan,
-    Requirements, RouteKind, RouteRef, Routing, Step, Strategy as Rollout, Workload,
+    Amount, Analysis, ArmBinding, BakePlan, Canary, CanaryScale, EvidencePace, Exposure, Pace,
+    Plan, Requirements, RouteKind, RouteRef, Routing, Step, Strategy as Rollout, Workload,
 };
 use serin_core::state::{
     Abort, AbortCause, ActivePlan, Bake, Drain, FreezeOverride, HandledCommand, Pause, PauseReason,
@@ -91,9 +91,8 @@ fn routing() -> impl Strategy<Value = Routing> {
         rule,
     });
     (text(), text(), vec(route, 0..3), duration(), duration()).prop_map(
-        |(stable_service, canary_service, routes, settle, unverified_after)| Routing {
-            stable_service,
-            canary_service,
+        |(stable, canary, routes, settle, unverified_after)| Routing {
+            binding: ArmBinding::Services { stable, canary },
             routes,
             settle,
             unverified_after,

@@ -225,7 +225,6 @@ fn audit() -> Value {
 
 fn prometheus(paths: &Paths, machine: &MachineSettings<'_>) -> Value {
     let node = machine.network.node();
-    let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
     json!({
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "5s"},
         "scrape_configs": [
@@ -241,23 +240,29 @@ fn prometheus(paths: &Paths, machine: &MachineSettings<'_>) -> Value {
                     "authorization": {"credentials_file": paths.config("prometheus.token")},
                     "tls_config": {"ca_file": paths.config("ca.pem")},
                 }],
-                "relabel_configs": [
-                    {"action": "keep", "source_labels": [annotation("scrape")], "regex": "true"},
-                    {"action": "drop", "source_labels": ["__meta_kubernetes_pod_phase"],
-                        "regex": "Succeeded|Failed"},
-                    {"action": "keep", "source_labels": ["__meta_kubernetes_pod_ip"], "regex": ".+"},
-                    // One target per pod, independent of the ports of its containers.
-                    {"source_labels": ["__meta_kubernetes_pod_ip", annotation("port")],
-                        "separator": ":", "target_label": "__address__"},
-                    {"source_labels": [annotation("path")], "regex": "(.+)",
-                        "target_label": "__metrics_path__"},
-                    {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(.+)"},
-                    {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-                ],
+                "relabel_configs": pod_relabeling(),
             },
         ],
     })
+}
+
+/// The relabeling of annotated pods: one target per pod, with its labels, namespace and name.
+pub(crate) fn pod_relabeling() -> Vec<Value> {
+    let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
+    vec![
+        json!({"action": "keep", "source_labels": [annotation("scrape")], "regex": "true"}),
+        json!({"action": "drop", "source_labels": ["__meta_kubernetes_pod_phase"],
+            "regex": "Succeeded|Failed"}),
+        json!({"action": "keep", "source_labels": ["__meta_kubernetes_pod_ip"], "regex": ".+"}),
+        // One target per pod, independent of the ports of its containers.
+        json!({"source_labels": ["__meta_kubernetes_pod_ip", annotation("port")],
+            "separator": ":", "target_label": "__address__"}),
+        json!({"source_labels": [annotation("path")], "regex": "(.+)",
+            "target_label": "__metrics_path__"}),
+        json!({"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(.+)"}),
+        json!({"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"}),
+        json!({"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"}),
+    ]
 }
 
 /// A path as text.

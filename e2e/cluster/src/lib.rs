@@ -6,6 +6,8 @@
 //! their annotations. [`Cluster::down`] removes everything except the build cache.
 //!
 //! Every cluster belongs to one checkout ([`Instance`]). Several clusters can run in parallel.
+//!
+//! On a machine with Docker, [`KindCluster`] is the alternative for the demo.
 
 mod api;
 mod cgroup;
@@ -16,6 +18,7 @@ mod config;
 mod host;
 mod image;
 mod instance;
+mod kind;
 mod node;
 mod objects;
 mod operations;
@@ -30,6 +33,7 @@ pub use compile::build_static;
 pub use component::Component;
 pub use image::Image;
 pub use instance::{Cidr, Instance, Network, SLOTS};
+pub use kind::{KIND_CLUSTER, KindCluster};
 pub use objects::{GATEWAY, GATEWAY_NAMESPACE};
 pub use operations::{ComponentState, ComponentStatus};
 pub use progress::Progress;

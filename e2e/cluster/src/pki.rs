@@ -1,15 +1,15 @@
 //! Certificates, keys and tokens of one cluster. They are generated for each new cluster.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::Result;
 use rand::RngCore;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
 use rustix::fs::{Mode, chmod};
+use serin_fake_cluster::certificates::{
+    CertificateAndKey, CertificateAuthority, CertificateRequest, CertificateUsage, KeyPairPem,
+};
 
 use crate::instance::{Network, hex};
 use crate::paths::Paths;
@@ -55,82 +55,48 @@ impl Account {
 /// # Errors
 /// If a file cannot be written.
 pub(crate) fn write(paths: &Paths, network: Network) -> Result<()> {
-    let authority_key = KeyPair::generate()?;
-    let authority = authority()?;
-    let certificate = authority.self_signed(&authority_key)?;
-    write_secret_file(&paths.config("ca.pem"), certificate.pem())?;
-    let issuer = Issuer::new(authority, authority_key);
+    let authority = CertificateAuthority::with_name("serin-cluster-authority")?;
+    write_secret_file(&paths.config("ca.pem"), authority.pem())?;
 
-    let mut serving = CertificateParams::new(
-        [
-            "localhost",
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            NODE_NAME,
-        ]
-        .map(String::from),
-    )?;
-    for address in [
-        network.node(),
-        network.api_service(),
-        std::net::Ipv4Addr::LOCALHOST,
-    ] {
-        serving
-            .subject_alt_names
-            .push(SanType::IpAddress(address.into()));
-    }
-    serving
-        .distinguished_name
-        .push(DnType::CommonName, "serin-cluster");
-    serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    sign(paths, "serving", &serving, &issuer)?;
+    let dns_names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        NODE_NAME,
+    ];
+    let addresses = [network.node(), network.api_service(), Ipv4Addr::LOCALHOST];
+    let serving = CertificateRequest {
+        common_name: "serin-cluster".to_owned(),
+        organization: None,
+        dns_names: dns_names.map(String::from).to_vec(),
+        addresses: addresses.map(IpAddr::from).to_vec(),
+        usage: Some(CertificateUsage::Server),
+    };
+    write_certificate(paths, "serving", &authority.issue(serving)?)?;
+    let client = CertificateRequest {
+        common_name: "kube-apiserver-kubelet-client".to_owned(),
+        organization: Some("system:masters".to_owned()),
+        usage: Some(CertificateUsage::Client),
+        ..CertificateRequest::default()
+    };
+    write_certificate(paths, "kubelet-client", &authority.issue(client)?)?;
 
-    let mut client = CertificateParams::new(Vec::new())?;
-    client
-        .distinguished_name
-        .push(DnType::CommonName, "kube-apiserver-kubelet-client");
-    client
-        .distinguished_name
-        .push(DnType::OrganizationName, "system:masters");
-    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    sign(paths, "kubelet-client", &client, &issuer)?;
-
-    let service_accounts = KeyPair::generate()?;
+    let service_accounts = KeyPairPem::generate()?;
     write_secret_file(
         &paths.config("service-accounts.key"),
-        service_accounts.serialize_pem(),
+        service_accounts.private,
     )?;
     write_secret_file(
         &paths.config("service-accounts.pub"),
-        service_accounts.public_key_pem(),
+        service_accounts.public,
     )?;
     write_tokens(paths)
 }
 
-fn authority() -> Result<CertificateParams> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "serin-cluster-authority");
-    Ok(authority)
-}
-
-fn sign(
-    paths: &Paths,
-    name: &str,
-    params: &CertificateParams,
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<()> {
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, issuer)?;
-    write_secret_file(&paths.config(&format!("{name}.pem")), certificate.pem())?;
-    write_secret_file(&paths.config(&format!("{name}.key")), key.serialize_pem())
+fn write_certificate(paths: &Paths, name: &str, issued: &CertificateAndKey) -> Result<()> {
+    write_secret_file(&paths.config(&format!("{name}.pem")), &issued.certificate)?;
+    write_secret_file(&paths.config(&format!("{name}.key")), &issued.key)
 }
 
 fn write_tokens(paths: &Paths) -> Result<()> {

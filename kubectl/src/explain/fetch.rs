@@ -144,8 +144,8 @@ impl ParsedRollout {
                 uid: resources.rollout.uid().unwrap_or_default(),
                 revision,
                 analysis,
-                stable_service: routing.map(|routing| routing.stable_service.clone()),
-                canary_service: routing.map(|routing| routing.canary_service.clone()),
+                stable_service: routing.map(|routing| routing.stable_service().clone()),
+                canary_service: routing.map(|routing| routing.canary_service().clone()),
                 rules: routing
                     .map(|routing| RouteRules::from_plan(&report.namespace, routing))
                     .unwrap_or_default(),

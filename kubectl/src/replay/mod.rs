@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serin_core::plan::Routing;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, VariantsSpec};
 use serin_crds::literals::format_duration;
@@ -319,14 +320,8 @@ fn replay_request(
             uid: String::new(),
             revision: Revision::new("recorded"),
             analysis,
-            stable_service: service(
-                &options.stable,
-                routing.map(|routing| &routing.stable_service),
-            ),
-            canary_service: service(
-                &options.canary,
-                routing.map(|routing| &routing.canary_service),
-            ),
+            stable_service: service(&options.stable, routing.map(Routing::stable_service)),
+            canary_service: service(&options.canary, routing.map(Routing::canary_service)),
             rules: routing
                 .map(|routing| RouteRules::from_plan(&namespace, routing))
                 .unwrap_or_default(),

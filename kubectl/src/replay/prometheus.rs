@@ -112,7 +112,7 @@ mod tests {
     use axum::http::{HeaderMap, StatusCode};
     use axum::routing::post;
     use serin_core::hold::HoldCode;
-    use serin_fake_cluster::tls::CertificateAuthority;
+    use serin_fake_cluster::certificates::CertificateAuthority;
 
     use super::*;
     use crate::cli::HttpHeader;

@@ -59,8 +59,8 @@ pub fn route(route_resource: &RouteResource, plan: Option<&Plan>) -> RouteReport
             .map(Vec::as_slice)
             .unwrap_or_default();
         let sides = (
-            routing.stable_service.as_str(),
-            routing.canary_service.as_str(),
+            routing.stable_service().as_str(),
+            routing.canary_service().as_str(),
         );
         report.splits = rules
             .iter()

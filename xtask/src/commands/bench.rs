@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::Zoned;
 use tokio::process::Command;
 
@@ -24,7 +24,7 @@ pub(crate) enum BenchCommand {
     Detect(DetectArguments),
     /// Measure the cost of evaluating one tick of one objective.
     Tick,
-    /// Feed arbitrary input to the evaluator and to the decoder of Prometheus responses.
+    /// Feed arbitrary input to everything that reads what tenants and Prometheus write.
     Fuzz(FuzzArguments),
 }
 
@@ -39,12 +39,49 @@ pub(crate) struct DetectArguments {
     seed: u64,
 }
 
-/// Number of inputs.
+/// Kinds and number of inputs.
 #[derive(Args)]
 pub(crate) struct FuzzArguments {
-    /// Inputs per property.
-    #[arg(long, default_value_t = 200_000)]
+    /// Inputs of each kind, in equal parts for the properties of the kind.
+    #[arg(long, default_value_t = 1_000_000)]
     cases: u32,
+    /// Kind of input. Repeat it for several kinds. Defaults to all kinds.
+    #[arg(long = "kind", value_name = "KIND", value_enum)]
+    kinds: Vec<FuzzKind>,
+}
+
+/// What untrusted input is tried as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FuzzKind {
+    /// Conditions of checks.
+    Conditions,
+    /// PromQL queries and regular expressions.
+    Queries,
+    /// Rollouts.
+    Rollouts,
+    /// RolloutCommands.
+    Commands,
+    /// Responses of Prometheus.
+    Answers,
+    /// Labels of series.
+    Labels,
+    /// Lines, configurations and samples of the statistics.
+    Statistics,
+}
+
+impl FuzzKind {
+    /// The package, and what the paths of its tests contain.
+    const fn tests(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Conditions => ("serin-crds", "condition::fuzz::fuzz_"),
+            Self::Queries => ("serin-crds", "promql::fuzz::fuzz_"),
+            Self::Rollouts => ("serin-crds", "fuzz::fuzz_rollouts"),
+            Self::Commands => ("serin-crds", "fuzz::fuzz_commands"),
+            Self::Answers => ("serin-metrics-analysis", "prometheus::fuzz::fuzz_"),
+            Self::Labels => ("serin-metrics-analysis", "fuzz::fuzz_labels"),
+            Self::Statistics => ("serin-analysis", "fuzz_"),
+        }
+    }
 }
 
 /// Runs a benchmark and rewrites its section of the documentation.
@@ -120,36 +157,71 @@ async fn tick(root: &Path) -> Result<()> {
 
 async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     let cases = arguments.cases;
-    let began = Instant::now();
-    let mut run = cargo(
-        root,
-        &[
-            "test",
-            "--release",
-            "--package",
-            "serin-analysis",
-            "--package",
-            "serin-metrics-analysis",
-            "--package",
-            "serin-crds",
-        ],
-    );
-    run.args(["--", "fuzz_"])
-        .env("PROPTEST_CASES", cases.to_string());
-    let printed = capture_stdout(&mut run).await?;
-    let names: Vec<_> = printed.lines().filter_map(property_name).collect();
-    ensure!(!names.is_empty(), "no property test ran");
-    let inputs = u64::from(cases) * u64::try_from(names.len())?;
-    let mut text = format!(
-        "`cargo xtask bench fuzz --cases {cases}` tested {} inputs in {} without a failure. {}\n\n",
-        group_thousands(inputs),
-        format_seconds(began.elapsed().as_secs_f64()),
+    ensure!(cases > 0, "--cases is 0: set at least 1 input per kind");
+    let kinds = match arguments.kinds.as_slice() {
+        [] => FuzzKind::value_variants(),
+        kinds => kinds,
+    };
+    let (mut rows, mut options) = (String::new(), String::new());
+    for kind in kinds {
+        let name = format!("{kind:?}").to_lowercase();
+        let (inputs, seconds) = fuzz_kind(root, *kind, cases).await?;
+        println!("{name}: {inputs} inputs in {}", format_seconds(seconds));
+        rows.push_str(&format!(
+            "| {name} | {} | {} |\n",
+            group_thousands(inputs),
+            format_seconds(seconds)
+        ));
+        if !arguments.kinds.is_empty() {
+            options.push_str(&format!(" --kind {name}"));
+        }
+    }
+    let text = format!(
+        "`cargo xtask bench fuzz --cases {cases}{options}` found no failure. {}\n\n| kind of input \
+         | inputs | time |\n|---|---|---|\n{rows}",
         environment(root).await?
     );
-    for name in names {
-        text.push_str(&format!("- {name}: {}\n", group_thousands(cases.into())));
-    }
     write_section(&root.join(TESTING), "fuzz", &text)
+}
+
+/// Tries at least this number of inputs of one kind. Returns their number and the time in seconds.
+async fn fuzz_kind(root: &Path, kind: FuzzKind, cases: u32) -> Result<(u64, f64)> {
+    let (package, filter) = kind.tests();
+    let test = |arguments: &[&str]| {
+        let mut test = cargo(
+            root,
+            &[
+                "test",
+                "--profile",
+                "fuzz",
+                "--package",
+                package,
+                "--lib",
+                "--",
+                filter,
+            ],
+        );
+        test.args(arguments);
+        test
+    };
+    // Also builds, so that the time below covers the inputs only.
+    let listed = capture_stdout(&mut test(&["--list"])).await?;
+    let count = listed
+        .lines()
+        .filter(|line| line.ends_with(": test"))
+        .count();
+    let properties = u32::try_from(count)?;
+    ensure!(properties > 0, "no test of {package} contains {filter:?}");
+    let each = cases.div_ceil(properties);
+    let began = Instant::now();
+    let printed = capture_stdout(test(&[]).env("PROPTEST_CASES", each.to_string())).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let passed = printed.lines().filter_map(property_name).count();
+    ensure!(
+        passed == count,
+        "only {passed} of {count} properties were tested"
+    );
+    Ok((u64::from(each) * u64::from(properties), seconds))
 }
 
 /// The name of a property in a line such as `test evaluate::fuzz::fuzz_no_line_panics ... ok`.
@@ -325,6 +397,16 @@ mod tests {
                 with_section(&text, section, "").is_some(),
                 "{page} has no section {section}"
             );
+        }
+    }
+
+    #[test]
+    fn each_kind_of_fuzzing_has_tests_of_its_own() {
+        let tests = FuzzKind::value_variants().iter().map(|kind| kind.tests());
+        let tests: Vec<_> = tests.collect();
+        for (index, (package, filter)) in tests.iter().enumerate() {
+            let is_same = |other: &(&str, &str)| other.0 == *package && other.1 == *filter;
+            assert!(!tests[..index].iter().any(is_same), "{package} {filter}");
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serin_core::plan::{
-    Amount, Analysis, Canary, Exposure, Pace, Plan, RouteKind, RouteRef, Routing, Step, Strategy,
-    Workload,
+    Amount, Analysis, ArmBinding, Canary, Exposure, Pace, Plan, RouteKind, RouteRef, Routing, Step,
+    Strategy, Workload,
 };
 use serin_core::units::{Revision, Weight};
 
@@ -39,8 +39,7 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
         paused: false,
         workload: Workload::Owned,
         exposure: Exposure::Weighted(Routing {
-            stable_service: "shop".into(),
-            canary_service: "shop-canary".into(),
+            binding: ArmBinding::services("shop", "shop-canary"),
             routes: vec![route],
             settle: secs(2),
             unverified_after: secs(10),

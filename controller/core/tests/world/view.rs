@@ -84,6 +84,7 @@ impl World {
             replicas_source: self.replicas_source,
             state: self.state.clone(),
             incompatible_state: self.incompatible_state.clone(),
+            is_quarantined: self.is_quarantined,
             observed_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),

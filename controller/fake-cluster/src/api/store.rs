@@ -241,6 +241,15 @@ impl ObjectStore {
         self.changes.clear();
     }
 
+    /// Drops all but the newest changes.
+    pub(crate) fn trim_history(&mut self, changes: usize) {
+        while self.changes.len() > changes
+            && let Some(oldest) = self.changes.pop_front()
+        {
+            self.compacted_version = oldest.version;
+        }
+    }
+
     /// The five random characters that the API server appends to `generateName`.
     pub(crate) fn name_suffix(&mut self) -> String {
         let letter =

@@ -5,6 +5,17 @@ use std::collections::BTreeMap;
 /// A series' labels, `__name__` among them.
 pub type Labels = BTreeMap<String, String>;
 
+/// Appends a part of a key, with the separators of keys escaped, so that the labels of two different
+/// series never have the same key. A label value may contain any character.
+pub(crate) fn push_key_part(key: &mut String, part: &str) {
+    for character in part.chars() {
+        if matches!(character, '\\' | '|' | ';' | '=') {
+            key.push('\\');
+        }
+        key.push(character);
+    }
+}
+
 /// A series and its samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {

@@ -1,6 +1,7 @@
 //! HTTP client for one Prometheus server. Requests use `prometheus-http-query`; responses are
 //! decoded with size limits.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use reqwest::header::HeaderMap;
 
 use super::address::{RefusedAddresses, literal_ip};
 use super::answer::Answer;
+use super::answer_guard::ServerGuard;
 use super::dns::{NameCache, Resolver};
 use super::envelope::{AnswerContent, BODY_COPIES, decode};
 use super::error::{QueryError, root_cause, tls_query_error, truncated};
@@ -229,6 +231,7 @@ pub(super) struct Client {
     headers: HeaderMap,
     limits: AnswerLimits,
     observer: QueryObserver,
+    guard: Option<ServerGuard>,
     required: Option<RequiredMatcher>,
     /// Queries with the required matcher, by the query without it.
     limited_queries: Arc<Mutex<HashMap<String, Arc<str>>>>,
@@ -254,6 +257,7 @@ impl Client {
         server: &Server,
         limits: AnswerLimits,
         observer: QueryObserver,
+        guard: Option<ServerGuard>,
     ) -> Result<Self, QueryError> {
         if let Some(why) = &server.unavailable {
             return Err(why.clone());
@@ -283,6 +287,7 @@ impl Client {
             headers,
             limits,
             observer,
+            guard,
             required: server.required_matcher.clone(),
             limited_queries: Arc::default(),
         })
@@ -368,7 +373,8 @@ impl Client {
             )));
         }
         let body = self.body(response, &mut memory).await?;
-        let answer = decode_body(body, content, self.limits, memory).await;
+        let record = self.begin_decoding(body.len())?;
+        let answer = decode_body(body, content, self.limits, memory, record).await;
         match answer {
             // If a proxy returns an error page, its status is more helpful than the decoding error.
             Err(QueryError::Malformed(_)) | Ok(_) if !status.is_success() => Err(
@@ -376,6 +382,17 @@ impl Client {
             ),
             answer => answer,
         }
+    }
+
+    /// Records that an answer of this size is being decoded, if it is large and the server has a
+    /// guard.
+    pub(super) fn begin_decoding(
+        &self,
+        bytes: usize,
+    ) -> Result<Option<Box<dyn Any + Send>>, QueryError> {
+        let guard = self.guard.as_ref();
+        let guard = guard.filter(|_| bytes > DECODED_INLINE_BYTES);
+        guard.map(ServerGuard::begin).transpose()
     }
 
     /// Reads the body up to the size limit. The limit applies to the decompressed size.
@@ -410,11 +427,13 @@ async fn decode_body(
     content: AnswerContent,
     limits: AnswerLimits,
     mut memory: Reservation,
+    record: Option<Box<dyn Any + Send>>,
 ) -> Result<(Answer, Reservation), QueryError> {
     let is_small = body.len() <= DECODED_INLINE_BYTES;
     let decoding = move || {
-        let answer = decode(&body, content, limits, &mut memory)?;
-        Ok((answer, memory))
+        let answer = decode(&body, content, limits, &mut memory);
+        drop(record);
+        Ok((answer?, memory))
     };
     if is_small {
         return decoding();

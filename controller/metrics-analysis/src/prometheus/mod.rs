@@ -3,6 +3,7 @@
 
 mod address;
 mod answer;
+mod answer_guard;
 mod client;
 mod dns;
 mod envelope;
@@ -25,7 +26,9 @@ mod tls;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use address::{AllowedAddress, InvalidAddress, RefusedAddresses};
+pub(crate) use answer::push_key_part;
 pub use answer::{Answer, Labels, Series, newest_ms};
+pub use answer_guard::{AnswerGuard, AnswerSource};
 pub use client::{AddressTrust, ClientError, HttpClient, QueryObserver, Server};
 pub use envelope::AnswerContent;
 pub use error::QueryError;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::address::host_and_port;
 use super::answer::Answer;
+use super::answer_guard::{AnswerGuard, ServerGuard};
 use super::client::{Client, HttpClient, QueryObserver, Server};
 use super::envelope::AnswerContent;
 use super::error::QueryError;
@@ -96,6 +97,7 @@ struct Shared {
     http: HttpClient,
     limits: Limits,
     observer: QueryObserver,
+    guard: Option<Arc<dyn AnswerGuard>>,
     memory: AnswerMemory,
     in_flight: Semaphore,
     servers: Mutex<HashMap<Server, Arc<ServerState>>>,
@@ -162,10 +164,22 @@ fn shared_value<K: Eq + Hash, V>(
 impl Poller {
     /// Creates a poller. `observer` is called after each query.
     pub fn new(http: HttpClient, limits: Limits, observer: QueryObserver) -> Self {
+        Self::with_guard(http, limits, observer, None)
+    }
+
+    /// Like [`Self::new`]. `guard` is asked before a large answer of a server is decoded that a
+    /// Rollout chose.
+    pub fn with_guard(
+        http: HttpClient,
+        limits: Limits,
+        observer: QueryObserver,
+        guard: Option<Arc<dyn AnswerGuard>>,
+    ) -> Self {
         let shared = Shared {
             http,
             limits,
             observer,
+            guard,
             memory: AnswerMemory::new(limits.memory_bytes()),
             in_flight: Semaphore::new(limits.concurrent_total),
             servers: Mutex::default(),
@@ -268,7 +282,8 @@ impl Shared {
         let http = same.unwrap_or_else(|| self.http.connections(&server.tls, server.trust));
         let client = self.http.check_address(server).and_then(|()| {
             let limits = self.limits.of_answer();
-            Client::new(http.clone()?, server, limits, self.observer.clone())
+            let guard = ServerGuard::new(self.guard.as_ref(), server);
+            Client::new(http.clone()?, server, limits, self.observer.clone(), guard)
         });
         let state = Arc::new(ServerState {
             http,

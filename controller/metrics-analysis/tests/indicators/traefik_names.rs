@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use serin_analysis::Arm;
-use serin_core::plan::{RouteKind, RouteRef, Routing};
+use serin_core::plan::{ArmBinding, RouteKind, RouteRef, Routing};
 use serin_metrics_analysis::counter_selectors::CounterSelectors;
 use serin_metrics_analysis::routes::{RouteRules, RouteScope, backend_names, service_names};
 use serin_metrics_analysis::{AnalysisRequest, RolloutName};
@@ -244,8 +244,7 @@ fn rules_of(own: &Split, others: &[&Split], routing: &Routing) -> RouteRules {
 /// route.
 fn traefik(own: &Split, other: &Split) -> CounterSelectors {
     let routing = Routing {
-        stable_service: own.service.clone(),
-        canary_service: format!("{}-z", own.service),
+        binding: ArmBinding::services(&own.service, format!("{}-z", own.service)),
         routes: vec![RouteRef {
             kind: RouteKind::HttpRoute,
             name: own.route.clone(),
@@ -260,8 +259,8 @@ fn traefik(own: &Split, other: &Split) -> CounterSelectors {
             name: "x".to_owned(),
         },
         rules: rules_of(own, &[other], &routing),
-        stable_service: Some(routing.stable_service),
-        canary_service: Some(routing.canary_service),
+        stable_service: Some(routing.stable_service().clone()),
+        canary_service: Some(routing.canary_service().clone()),
         ..request()
     };
     counters_of(&request, json!({"indicator": "traefik"})).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! Each release has a task that polls its counters, passes them to `serin_analysis` and stores the
 //! latest snapshot for reconciles. A reconcile never queries Prometheus; it is triggered when the
-//! snapshot has changed. Only the leader analyzes.
+//! snapshot has changed. Only the owner of a Rollout analyzes it.
 
 mod server_resolver;
 mod task;
@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
+use crate::cluster_cache::Key;
 use crate::dispatcher::Dispatcher;
-use crate::election::Leadership;
+use crate::ownership::Ownership;
 use crate::telemetry::Metrics;
 
 pub use server_resolver::{DefaultServer, RefreshIntervals, ServerResolver};
@@ -45,7 +46,7 @@ pub struct AnalysisDeps {
 #[derive(Debug)]
 struct Inner {
     deps: AnalysisDeps,
-    leadership: Leadership,
+    ownership: Arc<dyn Ownership>,
     dispatcher: Arc<Dispatcher>,
     tasks: Mutex<HashMap<String, TaskHandle>>,
 }
@@ -72,11 +73,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl AnalysisManager {
     /// Creates a manager without tasks. A Rollout whose analysis has changed is enqueued.
-    pub fn new(deps: AnalysisDeps, leadership: Leadership, dispatcher: Arc<Dispatcher>) -> Self {
-        let changes = leadership.changes();
+    pub fn new(
+        deps: AnalysisDeps,
+        ownership: Arc<dyn Ownership>,
+        dispatcher: Arc<Dispatcher>,
+    ) -> Self {
+        let changes = ownership.changes();
         let inner = Arc::new(Inner {
             deps,
-            leadership,
+            ownership,
             dispatcher,
             tasks: Mutex::default(),
         });
@@ -85,9 +90,10 @@ impl AnalysisManager {
     }
 
     /// Starts the analysis of this release, or updates the running one. Does nothing if this
-    /// process is not the leader.
+    /// process does not own the Rollout.
     pub fn start_or_update(&self, request: AnalysisRequest) {
-        if !self.inner.leadership.is_leader() {
+        let rollout = Key::new(&request.rollout.namespace, &request.rollout.name);
+        if !self.inner.ownership.owns(&rollout) {
             return;
         }
         let mut tasks = lock(&self.inner.tasks);

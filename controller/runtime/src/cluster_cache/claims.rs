@@ -153,6 +153,11 @@ impl Claims {
         self.route_claimants.get(route).into_iter().flatten()
     }
 
+    /// Number of Rollouts, Services and routes that are remembered.
+    pub fn entry_count(&self) -> usize {
+        self.rollouts.len() + self.service_claimants.len() + self.route_claimants.len()
+    }
+
     /// Whether a Rollout splits the rule with this name in a route.
     pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
         let claims = self.rollouts.get(rollout);
@@ -227,6 +232,8 @@ fn remove_from<K: Eq + std::hash::Hash, V: Ord>(
 mod tests {
     use std::time::Duration;
 
+    use serin_core::plan::ArmBinding;
+
     use super::*;
 
     fn claimant(name: &str, created_at: i64) -> Claimant {
@@ -239,8 +246,7 @@ mod tests {
 
     fn routing(stable: &str, rule: Option<&str>) -> Routing {
         Routing {
-            stable_service: stable.to_owned(),
-            canary_service: format!("{stable}-canary"),
+            binding: ArmBinding::services(stable, format!("{stable}-canary")),
             routes: vec![RouteRef {
                 kind: RouteKind::HttpRoute,
                 name: "web".into(),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ObjectMeta};
@@ -15,12 +14,12 @@ use serin_crds::RolloutCommand;
 use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
 
 use super::Key;
-use super::container_ports;
 use super::objects::{
     CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet, CachedRoute, CachedService,
     ControllerRef, Identity, ReadyEndpoint, Restarts,
 };
 use super::pod_problem;
+use super::replica_set_object::ReplicaSetObject;
 use crate::mount_failures;
 
 /// The label with the Service name of an EndpointSlice.
@@ -57,18 +56,19 @@ impl From<&ObjectMeta> for Identity {
     }
 }
 
-impl From<ReplicaSet> for CachedReplicaSet {
-    fn from(set: ReplicaSet) -> Self {
+impl From<ReplicaSetObject> for CachedReplicaSet {
+    fn from(set: ReplicaSetObject) -> Self {
         let status = set.status.unwrap_or_default();
         let spec = set.spec.unwrap_or_default();
-        let pod_spec = spec.template.and_then(|template| template.spec);
+        let template = spec
+            .template
+            .map(|template| (template.digest, template.ports));
+        let (template, ports) = template.unzip();
         Self {
             identity: Identity::from(&set.metadata),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            ports: pod_spec
-                .as_ref()
-                .map(container_ports::from_pod_spec)
-                .unwrap_or_default(),
+            ports: ports.unwrap_or_default(),
+            template,
             owner: controller(&set.metadata),
             terminating: set.metadata.deletion_timestamp.is_some(),
             rollout: label(&set.metadata, ROLLOUT_LABEL).unwrap_or_default(),

@@ -8,6 +8,7 @@ mod object_cache;
 mod objects;
 mod optional_kinds;
 mod pod_problem;
+mod replica_set_object;
 mod rollout_object;
 mod route_cache;
 mod watch_backoff;
@@ -36,6 +37,7 @@ pub use objects::{
 };
 pub use optional_kinds::{Availability, Discovery, KindState, OptionalKind};
 pub(crate) use pod_problem::truncated;
+pub use replica_set_object::{ReplicaSetFields, ReplicaSetObject, TemplateSummary};
 pub use rollout_object::RolloutObject;
 pub use route_cache::{RouteCache, RouteCaches};
 pub use watches::Watches;
@@ -179,6 +181,11 @@ impl ClusterCache {
     /// Whether a Rollout splits the rule with this name in a route.
     pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
         self.claims().splits_rule(rollout, route, rule)
+    }
+
+    /// Number of Rollouts, Services and routes in the record of claims.
+    pub fn claim_count(&self) -> usize {
+        self.claims().entry_count()
     }
 
     fn claims(&self) -> RwLockReadGuard<'_, Claims> {

@@ -149,6 +149,12 @@ impl<F: CachedObject> ObjectCache<F> {
         objects.into_values().map(|entry| entry.cached).collect()
     }
 
+    /// Number of cached objects, or of index keys if there are more of these.
+    pub fn entry_count(&self) -> usize {
+        let inner = self.read();
+        inner.objects.len().max(inner.index.len())
+    }
+
     /// Whether the kind has been listed once.
     pub fn is_synced(&self) -> bool {
         *self.synced.borrow()

@@ -13,6 +13,7 @@ use serin_core::units::Revision;
 
 use super::Key;
 use super::convert::CRASH_LOOP;
+use crate::revision::TemplateDigest;
 
 /// Identifies an object and its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct CachedReplicaSet {
     pub owner_uid: Option<String>,
     /// The hash of the template as the user wrote it.
     pub template_hash: Option<String>,
+    /// The digest of the template as the API server stores it.
+    pub template: Option<TemplateDigest>,
     /// `spec.replicas`.
     pub desired: u32,
     /// `status.replicas`.
@@ -250,6 +253,13 @@ pub struct CachedCommand {
     pub created_at: Timestamp,
     /// When it finished. `None` while it is pending.
     pub finished_at: Option<Timestamp>,
+}
+
+impl CachedCommand {
+    /// Namespace and name of the Rollout that it is for.
+    pub fn rollout_key(&self) -> Key {
+        Key::new(&self.identity.key.namespace, &self.rollout)
+    }
 }
 
 macro_rules! impl_labelled {

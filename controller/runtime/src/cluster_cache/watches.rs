@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
@@ -26,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use super::object_cache::ObjectCache;
 use super::objects::{CachedCommand, CachedObject, CachedRoute, CachedService};
 use super::optional_kinds::{Availability, Discovery, KindState, absent_recheck_delay};
+use super::replica_set_object::ReplicaSetObject;
 use super::rollout_object::RolloutObject;
 use super::watch_backoff::{BACKOFF_RESET_AFTER, MAX_BACKOFF, WatchBackoff};
 use super::{ClusterCache, Key, RouteKey};
@@ -60,7 +60,7 @@ impl Watches {
         on_deleted: impl Fn(&str) + Send + 'static,
     ) {
         tasks.spawn(watch_rollouts(self.clone(), rollouts, on_deleted));
-        self.spawn_labelled::<ReplicaSet, _>(
+        self.spawn_labelled::<ReplicaSetObject, _>(
             tasks,
             |cluster| &cluster.replica_sets,
             |_, cached| rollout_of(cached),

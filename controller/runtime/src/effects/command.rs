@@ -17,10 +17,11 @@ use serin_core::commands::{
 };
 use serin_crds::{RolloutCommand, api_status};
 
-use super::{EffectError, EffectExecutor, patch_params};
+use super::{EffectError, EffectExecutor, TIMEOUT, patch_params};
 use crate::cluster_cache::{CachedCommand, ClusterCache, Key, RolloutObject};
-use crate::election::Leadership;
+use crate::ownership::Ownership;
 use crate::telemetry::Metrics;
+use crate::timed_write::timed_write;
 
 /// Time after which a finished command is deleted.
 pub const TIME_TO_LIVE: SignedDuration = SignedDuration::from_hours(1);
@@ -55,7 +56,8 @@ impl EffectExecutor<'_> {
             return Ok(());
         };
         self.authorize_write("RolloutCommand", "patch")?;
-        finish(self.client, self.cache, &cached, outcome, self.now).await
+        let (client, cache, ownership) = (self.client, self.cache, self.ownership);
+        finish(client, cache, ownership, &cached, outcome, self.now).await
     }
 }
 
@@ -66,6 +68,7 @@ impl EffectExecutor<'_> {
 pub async fn finish(
     client: &Client,
     cache: &ClusterCache,
+    ownership: &dyn Ownership,
     command: &CachedCommand,
     outcome: &CommandOutcome,
     now: Timestamp,
@@ -84,10 +87,9 @@ pub async fn finish(
         "status": {"outcome": result, "message": outcome.message, "at": now},
     });
     let api: Api<RolloutCommand> = Api::namespaced(client.clone(), namespace);
-    match api
-        .patch_status(name, &patch_params(), &Patch::Merge(patch))
-        .await
-    {
+    let (params, patch) = (patch_params(), Patch::Merge(patch));
+    let request = api.patch_status(name, &params, &patch);
+    match timed_write(ownership, &command.rollout_key(), TIMEOUT, request).await? {
         Ok(command) => {
             cache.commands.put(CachedCommand::from(command));
             Ok(())
@@ -103,23 +105,25 @@ pub async fn finish(
 pub async fn sweep(
     client: &Client,
     cache: &ClusterCache,
-    leadership: &Leadership,
+    ownership: &dyn Ownership,
     metrics: &Metrics,
     now: Timestamp,
 ) {
-    let due = due_commands(cache, now).into_iter().take(SWEEP_LIMIT);
+    let mut due = due_commands(cache, now);
+    due.retain(|(_, command)| ownership.owns(&command.rollout_key()));
+    let due = due.into_iter().take(SWEEP_LIMIT);
     let sweep_one = |(due, command): (Due, Arc<CachedCommand>)| async move {
-        if !leadership.is_leader() {
+        if !ownership.owns(&command.rollout_key()) {
             return;
         }
         let swept = match due {
             Due::Delete => {
                 metrics.record_api_write("RolloutCommand", "delete");
-                delete(client, &command).await
+                delete(client, ownership, &command).await
             }
             Due::Refuse(outcome) => {
                 metrics.record_api_write("RolloutCommand", "patch");
-                finish(client, cache, &command, &outcome, now).await
+                finish(client, cache, ownership, &command, &outcome, now).await
             }
         };
         if let Err(error) = swept {
@@ -131,15 +135,20 @@ pub async fn sweep(
         .await;
 }
 
-async fn delete(client: &Client, command: &CachedCommand) -> Result<(), EffectError> {
+async fn delete(
+    client: &Client,
+    ownership: &dyn Ownership,
+    command: &CachedCommand,
+) -> Result<(), EffectError> {
     let Key { namespace, name } = &command.identity.key;
     let api: Api<RolloutCommand> = Api::namespaced(client.clone(), namespace);
-    let uid = Preconditions {
+    let unchanged = Preconditions {
         uid: Some(command.identity.uid.clone()),
-        resource_version: None,
+        resource_version: Some(command.identity.resource_version.clone()),
     };
-    let params = DeleteParams::default().preconditions(uid);
-    match api.delete(name, &params).await {
+    let params = DeleteParams::default().preconditions(unchanged);
+    let request = api.delete(name, &params);
+    match timed_write(ownership, &command.rollout_key(), TIMEOUT, request).await? {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if api_status::is_missing_object(&status) => Ok(()),
         Err(error) => Err(EffectError::api(format!("RolloutCommand {name}"))(error)),
@@ -156,8 +165,10 @@ enum Due {
 fn due_commands(cache: &ClusterCache, now: Timestamp) -> Vec<(Due, Arc<CachedCommand>)> {
     let mut by_rollout: BTreeMap<Key, Vec<Arc<CachedCommand>>> = BTreeMap::new();
     for command in cache.commands.all() {
-        let rollout = Key::new(&command.identity.key.namespace, &command.rollout);
-        by_rollout.entry(rollout).or_default().push(command);
+        by_rollout
+            .entry(command.rollout_key())
+            .or_default()
+            .push(command);
     }
     let mut due = Vec::new();
     for (rollout, mut commands) in by_rollout {

@@ -19,12 +19,12 @@ use serin_core::effect::Effect;
 use serin_core::plan::Plan;
 use serin_crds::names::FIELD_MANAGER;
 use serin_crds::{RolloutSpec, RolloutStatus, api_status};
-use tokio::time::timeout;
 
 use crate::cluster_cache::{ClusterCache, Key, RolloutObject};
-use crate::election::Leadership;
 use crate::observe::Snapshot;
+use crate::ownership::Ownership;
 use crate::telemetry::Metrics;
+use crate::timed_write::{WriteAbandoned, timed_write};
 
 pub use corrections::Corrections;
 pub use original_routes::{needs_restore, original_routes};
@@ -114,14 +114,23 @@ impl EffectError {
     }
 }
 
+impl From<WriteAbandoned> for EffectError {
+    fn from(abandoned: WriteAbandoned) -> Self {
+        match abandoned {
+            WriteAbandoned::Timeout => Self::Timeout,
+            WriteAbandoned::OwnershipEnds => Self::NotLeader,
+        }
+    }
+}
+
 /// Executes the effects of one decision.
 #[derive(Clone, Copy)]
 pub struct EffectExecutor<'a> {
     pub client: &'a Client,
     /// The cached objects, updated with the responses.
     pub cache: &'a ClusterCache,
-    /// Whether this process may act.
-    pub leadership: &'a Leadership,
+    /// Which Rollouts this process may act on.
+    pub ownership: &'a dyn Ownership,
     /// Counts the writes.
     pub metrics: &'a Metrics,
     /// The Rollout that the effects belong to.
@@ -170,14 +179,23 @@ impl EffectExecutor<'_> {
                 }
             }
         };
-        timeout(TIMEOUT, work)
-            .await
-            .unwrap_or(Err(EffectError::Timeout))
+        self.within_time(work).await
     }
 
-    /// Checks leadership and counts the write. Call this immediately before each write.
+    /// Waits for the requests of one effect, and gives them up before another controller may act.
+    async fn within_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, EffectError>>,
+    ) -> Result<T, EffectError> {
+        timed_write(self.ownership, &self.rollout.key(), TIMEOUT, work)
+            .await
+            .unwrap_or_else(|abandoned| Err(abandoned.into()))
+    }
+
+    /// Checks the ownership of the Rollout and counts the write. Call this immediately before each
+    /// write.
     fn authorize_write(&self, kind: &'static str, verb: &'static str) -> Result<(), EffectError> {
-        if !self.leadership.is_leader() {
+        if !self.ownership.owns(&self.rollout.key()) {
             return Err(EffectError::NotLeader);
         }
         self.metrics.record_api_write(kind, verb);

@@ -31,7 +31,7 @@ pub fn original_routes(
     });
     let Some(routing) = routing else { return all };
     // The rules belong to the Rollout that holds their stable Service.
-    let stable = snapshot.service_holds.get(&routing.stable_service);
+    let stable = snapshot.service_holds.get(routing.stable_service());
     if stable.is_some_and(is_refusal) {
         return all;
     }
@@ -69,8 +69,8 @@ pub(super) fn is_in_plan(entry: &OriginalRoute, routing: &Routing) -> bool {
         .routes
         .iter()
         .any(|route| is_for_route(entry, route))
-        && is_current(&entry.stable_service, &routing.stable_service)
-        && is_current(&entry.canary_service, &routing.canary_service)
+        && is_current(&entry.stable_service, routing.stable_service())
+        && is_current(&entry.canary_service, routing.canary_service())
 }
 
 /// The two Services between which the route was split. Entries without Services were written by
@@ -82,11 +82,11 @@ pub(super) fn services_of<'a>(
     let stable = entry
         .stable_service
         .as_ref()
-        .or(routing.map(|routing| &routing.stable_service))?;
+        .or(routing.map(Routing::stable_service))?;
     let canary = entry
         .canary_service
         .as_ref()
-        .or(routing.map(|routing| &routing.canary_service))?;
+        .or(routing.map(Routing::canary_service))?;
     Some((stable, canary))
 }
 
@@ -155,7 +155,7 @@ fn record_original(
     routing: &Routing,
 ) {
     let recorded = recorded_original(all, route, routing);
-    let (stable, canary) = (&routing.stable_service, &routing.canary_service);
+    let (stable, canary) = (routing.stable_service(), routing.canary_service());
     let fresh = serin_traffic::refresh_original(
         object,
         route.rule.as_deref(),

@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 use serin_core::units::Revision;
 use serin_crds::api_status;
 use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
-use tokio::time::timeout;
 
-use super::{EffectError, EffectExecutor, TIMEOUT, as_json, patch_params, post_params};
-use crate::cluster_cache::{CachedObject, CachedReplicaSet};
+use super::{EffectError, EffectExecutor, as_json, patch_params, post_params};
+use crate::cluster_cache::{CachedObject, CachedReplicaSet, ReplicaSetObject};
 use crate::revision;
 
 /// Untyped, so that template fields unknown to this build reach the API server.
@@ -140,17 +139,17 @@ impl EffectExecutor<'_> {
             let Some(cached) = cached.filter(is_behind) else {
                 continue;
             };
-            let patch = json!({"metadata": {"uid": cached.identity.uid}, "spec": {"minReadySeconds": seconds}});
+            let patch = json!({
+                "metadata": preconditions(&cached),
+                "spec": {"minReadySeconds": seconds},
+            });
             self.authorize_write("ReplicaSet", "patch")?;
-            let write = timeout(
-                TIMEOUT,
-                api.patch(name, &patch_params(), &Patch::Merge(patch)),
-            )
-            .await;
-            let written = match write {
-                Ok(answer) => answer.map_err(EffectError::api(format!("ReplicaSet {name}"))),
-                Err(_) => Err(EffectError::Timeout),
+            let (params, patch) = (patch_params(), Patch::Merge(patch));
+            let write = async {
+                let answer = api.patch(name, &params, &patch).await;
+                answer.map_err(EffectError::api(format!("ReplicaSet {name}")))
             };
+            let written = self.within_time(write).await;
             match written.and_then(|answer| self.cache_replica_set(&answer)) {
                 Ok(_) => tracing::info!(replica_set = %name, seconds, "updated minReadySeconds"),
                 Err(error) => failure = Some(error),
@@ -207,7 +206,7 @@ impl EffectExecutor<'_> {
         &self,
         answer: &DynamicObject,
     ) -> Result<std::sync::Arc<CachedReplicaSet>, EffectError> {
-        let set: ReplicaSet = serde_json::from_value(as_json(answer)).map_err(|problem| {
+        let set: ReplicaSetObject = serde_json::from_value(as_json(answer)).map_err(|problem| {
             EffectError::Impossible(format!(
                 "cannot decode the response of the API server: {problem}"
             ))

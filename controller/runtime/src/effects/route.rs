@@ -60,7 +60,7 @@ impl EffectExecutor<'_> {
             .plan
             .routing()
             .ok_or_else(|| EffectError::Impossible("the plan has no router".to_owned()))?;
-        let (stable, canary_service) = (&routing.stable_service, &routing.canary_service);
+        let (stable, canary_service) = (routing.stable_service(), routing.canary_service());
         self.check_held(stable)?;
         let label = route_label(route);
         let original = recorded_original(&self.status.original_routes, route, routing);
@@ -235,15 +235,13 @@ async fn restore(
     if is_held_by_another(entry, stable, &rollout, executor.cache) {
         return Ok(false);
     }
-    let restored = executor
-        .change_route(
-            routes,
-            &entry.name,
-            |object| serin_traffic::restore(object, &original, stable, canary),
-            |_| Ok(()),
-        )
-        .await;
-    match restored {
+    let restore = executor.change_route(
+        routes,
+        &entry.name,
+        |object| serin_traffic::restore(object, &original, stable, canary),
+        |_| Ok(()),
+    );
+    match executor.within_time(restore).await {
         Err(EffectError::Impossible(why)) => {
             tracing::info!(route = %entry.name, %why, "cannot restore route; skipping");
             Ok(false)

@@ -144,9 +144,8 @@ impl EffectExecutor<'_> {
         self.check_held(name)?;
         self.pace(&format!("Service {name}"), &patch.to_string(), false)?;
         json_patch::merge(&mut patch, &json!({"metadata": preconditions(&cached)}));
-        timeout(TIMEOUT, self.write_service(api, name, patch))
-            .await
-            .unwrap_or(Err(EffectError::Timeout))?;
+        self.within_time(self.write_service(api, name, patch))
+            .await?;
         tracing::info!(service = %name, %revision, "updated Service");
         Ok(())
     }
@@ -232,7 +231,7 @@ impl EffectExecutor<'_> {
         let Some(routing) = self.plan.routing() else {
             return Ok(());
         };
-        let name = &routing.stable_service;
+        let name = routing.stable_service();
         if side == Side::Canary && self.stable_service().is_none() {
             let stable = api
                 .get_opt(name)
@@ -313,10 +312,8 @@ async fn release(
         if !executor.is_owned(cached) {
             patch["metadata"]["labels"] = json!({ROLLOUT_LABEL: null});
         }
-        match timeout(TIMEOUT, executor.write_service(&api, name, patch))
-            .await
-            .unwrap_or(Err(EffectError::Timeout))
-        {
+        let write = executor.write_service(&api, name, patch);
+        match executor.within_time(write).await {
             Ok(()) => {
                 tracing::info!(service = %name, "released Service: it selects pods of any revision");
             }

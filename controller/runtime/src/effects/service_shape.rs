@@ -34,7 +34,7 @@ impl EffectExecutor<'_> {
     pub(super) fn stable_service(&self) -> Option<Arc<CachedService>> {
         self.cache
             .services
-            .get(&self.key(&self.plan.routing()?.stable_service))
+            .get(&self.key(self.plan.routing()?.stable_service()))
     }
 
     /// The ports declared by a revision. Empty if its template is unknown.

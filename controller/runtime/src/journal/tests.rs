@@ -179,3 +179,34 @@ fn a_rollout_that_stalls_the_process_is_quarantined() {
     let journal = Journal::open(directory.path(), at(0)).unwrap();
     assert_eq!(quarantine_of(&journal, "slow", at(0)), None);
 }
+
+#[test]
+fn invariant_11_an_abort_that_ends_the_process_is_quarantined_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path(), at(0)).unwrap();
+    die([start(&journal, "poison", at(0))]);
+    let journal = Journal::open(directory.path(), at(0)).unwrap();
+    assert_eq!(quarantine_of(&journal, "poison", at(0)), Some((1, 5)));
+    for (death, expected) in [5, 60, 300].into_iter().enumerate() {
+        let restarted = i64::try_from(1_000 * death).unwrap();
+        let journal = Journal::open(directory.path(), at(restarted)).unwrap();
+        // The first abort does not wait, and the later ones only for their own quarantine.
+        let now = at(restarted + if death == 0 { 0 } else { 10 });
+        let Admission::Start(attempt) = journal.begin_abort(&subject("poison", 1), now) else {
+            panic!("the abort waits after death {death}");
+        };
+        die([attempt]);
+        let journal = Journal::open(directory.path(), now).unwrap();
+        let admission = journal.begin_abort(&subject("poison", 1), now);
+        let Admission::Quarantined { deaths, left } = admission else {
+            panic!("the abort would end the process again: {admission:?}");
+        };
+        assert_eq!(deaths, u32::try_from(death + 1).unwrap());
+        assert_eq!(left.as_secs(), expected);
+        let is_quarantined = quarantine_of(&journal, "poison", now).is_some();
+        assert!(
+            is_quarantined,
+            "the Rollout itself is tried after death {death}"
+        );
+    }
+}

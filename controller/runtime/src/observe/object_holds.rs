@@ -71,7 +71,7 @@ impl Snapshot {
     ) -> Option<Hold> {
         let cached = self.route_object(route)?;
         let router = router_of(route.kind);
-        let stable = &routing.stable_service;
+        let stable = routing.stable_service();
         let rules = router.managed_rules(&cached.object, route.rule.as_deref(), stable);
         let (key, own) = (
             RouteKey::new(&self.rollout.namespace, route),

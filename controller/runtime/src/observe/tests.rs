@@ -147,6 +147,7 @@ fn inputs() -> ObserveInputs {
         target: Some(Revision::new("two")),
         analysis: None,
         incompatible_state: None,
+        is_quarantined: false,
     }
 }
 

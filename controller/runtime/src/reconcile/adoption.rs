@@ -17,7 +17,8 @@ use serin_crds::names::{FIELD_MANAGER, ROLLOUT_LABEL};
 use super::api_writer::{authorize_write, with_timeout};
 use super::{Context, ReconcileError};
 use crate::cluster_cache::{
-    CachedObject, CachedReplicaSet, CachedService, ControllerRef, Identity, RolloutObject,
+    CachedObject, CachedReplicaSet, CachedService, ControllerRef, Identity, ReplicaSetObject,
+    RolloutObject,
 };
 
 pub(super) async fn adopt(
@@ -36,7 +37,7 @@ pub(super) async fn adopt(
         let api = dynamic_api::<ReplicaSet>(context, rollout);
         if let Some(answer) =
             adopt_object(context, rollout, "ReplicaSet", &api, &set.identity).await?
-            && let Ok(set) = serde_json::from_value::<ReplicaSet>(json!(answer))
+            && let Ok(set) = serde_json::from_value::<ReplicaSetObject>(json!(answer))
         {
             context.cache.replica_sets.put(CachedReplicaSet::from(set));
         }
@@ -111,7 +112,8 @@ fn is_orphan(
 async fn still_exists(context: &Context, rollout: &RolloutObject) -> Result<bool, ReconcileError> {
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
-    let live = with_timeout("reading the Rollout", api.get_opt(&key.name)).await?;
+    let (ownership, request) = (context.ownership.as_ref(), api.get_opt(&key.name));
+    let live = with_timeout(ownership, &key, "reading the Rollout", request).await?;
     Ok(live.is_some_and(|live| {
         live.uid() == rollout.uid() && live.metadata.deletion_timestamp.is_none()
     }))
@@ -139,13 +141,11 @@ async fn adopt_object(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    authorize_write(context, kind, "patch")?;
-    match with_timeout(
-        "adopting an orphan",
-        api.patch(name, &params, &Patch::Merge(patch)),
-    )
-    .await
-    {
+    authorize_write(context, rollout, kind, "patch")?;
+    let patch = Patch::Merge(patch);
+    let (ownership, request) = (context.ownership.as_ref(), api.patch(name, &params, &patch));
+    let key = rollout.key();
+    match with_timeout(ownership, &key, "adopting an orphan", request).await {
         Ok(answer) => {
             tracing::info!(kind, %name, "adopted orphan of an earlier Rollout with this name");
             Ok(Some(answer))

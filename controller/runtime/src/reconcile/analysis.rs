@@ -55,14 +55,7 @@ pub(super) struct AnalysisOutcome {
 /// followed.
 pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> AnalysisOutcome {
     let state = &inputs.observed.state;
-    let before = Box::new(RolloutStatus {
-        evidence: inputs.status.evidence.clone(),
-        budgets: inputs.status.budgets.clone(),
-        checks: inputs.status.checks.clone(),
-        analysis: inputs.status.analysis.clone(),
-        summary: inputs.status.summary.clone(),
-        ..RolloutStatus::default()
-    });
+    let before = analysis_fields(inputs.status);
     let was_aborted = state.stage == Stage::Aborted;
     let previous_ended_at = previous_ended_at(state);
     let is_releasing = matches!(state.stage, Stage::Progressing | Stage::Promoting);
@@ -113,6 +106,18 @@ pub(super) fn analyze(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> An
         was_aborted,
         previous_ended_at,
     }
+}
+
+/// The analysis fields of a status.
+fn analysis_fields(status: &RolloutStatus) -> Box<RolloutStatus> {
+    Box::new(RolloutStatus {
+        evidence: status.evidence.clone(),
+        budgets: status.budgets.clone(),
+        checks: status.checks.clone(),
+        analysis: status.analysis.clone(),
+        summary: status.summary.clone(),
+        ..RolloutStatus::default()
+    })
 }
 
 /// Why a release with a checkpoint that does not fit into the status is held: after a restart, its
@@ -188,8 +193,8 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
         uid: inputs.rollout.uid().to_owned(),
         revision: revision.clone(),
         analysis,
-        stable_service: routing.map(|routing| routing.stable_service.clone()),
-        canary_service: routing.map(|routing| routing.canary_service.clone()),
+        stable_service: routing.map(|routing| routing.stable_service().clone()),
+        canary_service: routing.map(|routing| routing.canary_service().clone()),
         rules: route_rules(inputs),
         pod_sides: pod_sides(inputs, revision),
         stable_replica_set: state.stable_revision.as_ref().and_then(set_name),
@@ -315,6 +320,18 @@ fn canary_weight(observed: &Observed, plan: &Plan) -> Weight {
 }
 
 impl AnalysisOutcome {
+    /// No analysis: what the status reports is kept.
+    pub(super) fn without_analysis(status: &RolloutStatus, state: &State) -> Self {
+        Self {
+            report: None,
+            revision: None,
+            latest: None,
+            before: analysis_fields(status),
+            was_aborted: state.stage == Stage::Aborted,
+            previous_ended_at: previous_ended_at(state),
+        }
+    }
+
     /// Whether the analysis is about the revision that `state` releases.
     fn applies_to(&self, state: &State) -> bool {
         self.revision.is_some()

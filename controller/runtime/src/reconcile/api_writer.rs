@@ -1,30 +1,36 @@
-//! Writes to the API server. Only the leader writes, and every write is counted and has a timeout.
+//! Writes to the API server. Only the owner of a Rollout writes, and every write is counted and has
+//! a timeout.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use serin_crds::RolloutStatus;
 use serin_crds::names::FIELD_MANAGER;
 use serin_crds::status::serialized_bytes;
-use tokio::time::timeout;
 
 use super::{Context, ReconcileError};
-use crate::cluster_cache::RolloutObject;
+use crate::cluster_cache::{Key, RolloutObject};
 use crate::local_state::LocalState;
+use crate::ownership::Ownership;
+use crate::timed_write::{WriteAbandoned, timed_write};
 
 /// Maximum time to wait for a response of the API server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks leadership and counts the write. Call this immediately before each write.
+/// Checks the ownership of the Rollout and counts the write. Call this immediately before each
+/// write.
 pub(super) fn authorize_write(
     context: &Context,
+    rollout: &RolloutObject,
     kind: &'static str,
     verb: &'static str,
 ) -> Result<(), ReconcileError> {
-    if !context.leadership.is_leader() {
+    if !context.ownership.owns(&rollout.key()) {
         return Err(ReconcileError::NotLeader);
     }
     context.metrics.record_api_write(kind, verb);
@@ -64,26 +70,31 @@ async fn send_status(
     // This is a patch because an update without the annotations and labels would take over their
     // field ownership, although the API server leaves them in place. The resourceVersion turns a
     // race into a conflict.
-    let patch: json_patch::Patch = serde_json::from_value(json!([
-        {"op": "replace", "path": "/metadata/resourceVersion", "value": rollout.resource_version()},
-        {"op": "add", "path": "/status", "value": status},
-    ]))
-    .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
+    let value = serde_json::to_value(status)
+        .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
+    let patch = json_patch::Patch(vec![
+        PatchOperation::Replace(ReplaceOperation {
+            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+            value: rollout.resource_version().into(),
+        }),
+        PatchOperation::Add(AddOperation {
+            path: PointerBuf::from_tokens(["status"]),
+            value,
+        }),
+    ]);
     if tracing::enabled!(tracing::Level::DEBUG) {
         tracing::debug!(change = %status_diff(rollout, status), "writing the status");
     }
-    authorize_write(context, "Rollout", "patch")?;
+    authorize_write(context, rollout, "Rollout", "patch")?;
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
     let patch = Patch::Json::<()>(patch);
-    with_timeout(
-        "writing the status",
-        api.patch_status(&key.name, &params, &patch),
-    )
-    .await
+    let request = api.patch_status(&key.name, &params, &patch);
+    let ownership = context.ownership.as_ref();
+    with_timeout(ownership, &key, "writing the status", request).await
 }
 
 /// Writes single fields of the status and leaves all others as they are, also those that this
@@ -99,17 +110,16 @@ pub(super) async fn patch_status_fields(
         "metadata": {"resourceVersion": rollout.resource_version()},
         "status": fields,
     });
-    authorize_write(context, "Rollout", "patch")?;
+    authorize_write(context, rollout, "Rollout", "patch")?;
     let api: Api<RolloutObject> = Api::namespaced(context.client.clone(), &key.namespace);
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let answer = with_timeout(
-        "writing the status",
-        api.patch_status(&key.name, &params, &Patch::Merge(&patch)),
-    )
-    .await?;
+    let patch = Patch::Merge(&patch);
+    let request = api.patch_status(&key.name, &params, &patch);
+    let ownership = context.ownership.as_ref();
+    let answer = with_timeout(ownership, &key, "writing the status", request).await?;
     let written = local.record_written(answer);
     local.record_status_written();
     Ok(written)
@@ -121,15 +131,19 @@ fn status_diff(rollout: &RolloutObject, status: &RolloutStatus) -> String {
     json_patch::diff(&json(&rollout.status), &json(status)).to_string()
 }
 
-/// Waits for a response of the API server. A request that timed out may still have succeeded; the
-/// next reconcile observes the result.
+/// Waits for a response of the API server to a request for a Rollout, and gives it up before another
+/// controller may act. A request that was given up may still have succeeded; the next reconcile
+/// observes the result.
 pub(super) async fn with_timeout<T>(
+    ownership: &dyn Ownership,
+    rollout: &Key,
     what: &'static str,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ReconcileError> {
-    match timeout(REQUEST_TIMEOUT, request).await {
+    match timed_write(ownership, rollout, REQUEST_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(ReconcileError::api(what)),
-        Err(_) => Err(ReconcileError::Failed(format!(
+        Err(WriteAbandoned::OwnershipEnds) => Err(ReconcileError::NotLeader),
+        Err(WriteAbandoned::Timeout) => Err(ReconcileError::Failed(format!(
             "{what}: no response within {} s",
             REQUEST_TIMEOUT.as_secs()
         ))),

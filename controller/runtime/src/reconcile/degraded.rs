@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use serin_core::command::{CommandOutcome, Verb};
 use serin_core::effect::{Level, Reason};
-use serin_core::state::{COMMANDS_LIMIT, Phase};
+use serin_core::state::{COMMANDS_LIMIT, Phase, Stage};
 use serin_core::text::{Message, Text};
 use serin_crds::RolloutStatus;
 
@@ -57,8 +57,7 @@ pub(super) async fn report_invalid_spec(
         let position = format!("generation {}", rollout.generation());
         context
             .events
-            .publish(rollout, &reasons, &position, false, &mut local.event_dedup)
-            .await;
+            .publish(rollout, &reasons, &position, false, &mut local.event_dedup);
     }
     let reason = format!("nothing is deployed yet, and the spec is invalid: {problem}");
     let has_more = refuse_commands(context, rollout, &reason).await?;
@@ -84,15 +83,11 @@ async fn refuse_commands(
     });
     for command in waiting.iter().take(COMMANDS_LIMIT) {
         let outcome = CommandOutcome::refused(reason);
-        authorize_write(context, "RolloutCommand", "patch")?;
-        effects::command::finish(
-            &context.client,
-            &context.cache,
-            command,
-            &outcome,
-            context.clock.now(),
-        )
-        .await?;
+        authorize_write(context, rollout, "RolloutCommand", "patch")?;
+        let (client, cache) = (&context.client, &context.cache);
+        let ownership = context.ownership.as_ref();
+        let now = context.clock.now();
+        effects::command::finish(client, cache, ownership, command, &outcome, now).await?;
     }
     Ok(waiting.len() > COMMANDS_LIMIT)
 }
@@ -141,10 +136,32 @@ pub(super) async fn report_incompatible_status(
         }];
         context
             .events
-            .publish(rollout, &reasons, "status", false, &mut local.event_dedup)
-            .await;
+            .publish(rollout, &reasons, "status", false, &mut local.event_dedup);
     }
     let has_more = refuse_commands(context, rollout, &message).await?;
+    Ok(Action::requeue(if has_more {
+        NEXT_COMMANDS_AFTER
+    } else {
+        RESYNC
+    }))
+}
+
+/// Whether a quarantined Rollout is being aborted: an abort waits, or its traffic is on the way to
+/// stable. Its quarantine must not delay that.
+pub(super) fn is_aborting(context: &Context, rollout: &RolloutObject) -> bool {
+    let is_deleted = rollout.metadata.deletion_timestamp.is_some();
+    let is_aborted =
+        rollout.incompatibility.is_none() && rollout.status.state.stage == Stage::Aborted;
+    !is_deleted && (is_aborted || has_pending_abort(context, &rollout.key()))
+}
+
+/// Refuses the commands of a quarantined Rollout without an active plan.
+pub(super) async fn refuse_quarantined(
+    context: &Context,
+    rollout: &RolloutObject,
+) -> Result<Action, ReconcileError> {
+    let reason = "the Rollout is quarantined, and no plan is active: there is nothing to abort";
+    let has_more = refuse_commands(context, rollout, reason).await?;
     Ok(Action::requeue(if has_more {
         NEXT_COMMANDS_AFTER
     } else {
@@ -180,15 +197,12 @@ pub(super) async fn report_quarantine(
         message: problem.into(),
         level: Level::Warning,
     }];
-    context
-        .events
-        .publish(
-            rollout,
-            &reasons,
-            "quarantine",
-            true,
-            &mut local.event_dedup,
-        )
-        .await;
+    context.events.publish(
+        rollout,
+        &reasons,
+        "quarantine",
+        true,
+        &mut local.event_dedup,
+    );
     Ok(())
 }

@@ -15,10 +15,10 @@ use super::{Context, ReconcileError, finalizer};
 use crate::cluster_cache::{ClusterCache, RolloutObject};
 use crate::dispatcher::Action;
 use crate::effects::{self, Corrections, EffectError, EffectExecutor};
-use crate::election::Leadership;
 use crate::journal::Attempt;
 use crate::local_state::LocalState;
 use crate::observe::Snapshot;
+use crate::ownership::Ownership;
 use crate::planner::{PlanCache, Planner};
 use crate::telemetry::Metrics;
 
@@ -47,7 +47,7 @@ pub(super) async fn delete(
         let restorer = ResourceRestorer {
             client: &context.client,
             cache: &context.cache,
-            leadership: &context.leadership,
+            ownership: context.ownership.as_ref(),
             metrics: &context.metrics,
             now: context.clock.now(),
             keeps_selectors: false,
@@ -59,7 +59,7 @@ pub(super) async fn delete(
             if !error.is_refused_by_policy() || local.restore_refusals < RESTORE_ATTEMPTS {
                 return Err(error.into());
             }
-            abandon_restore(context, rollout, &error, local).await;
+            abandon_restore(context, rollout, &error, local);
         }
     }
     finalizer::write(
@@ -75,7 +75,7 @@ pub(super) async fn delete(
 
 /// Reports that an object is left as it is: a policy refuses to restore it, and the finalizer would
 /// block the deletion of the Rollout and its namespace forever.
-async fn abandon_restore(
+fn abandon_restore(
     context: &Context,
     rollout: &RolloutObject,
     error: &EffectError,
@@ -93,9 +93,7 @@ async fn abandon_restore(
     }];
     let dedup = &mut local.event_dedup;
     let events = &context.events;
-    events
-        .publish(rollout, &reasons, "deletion", true, dedup)
-        .await;
+    events.publish(rollout, &reasons, "deletion", true, dedup);
 }
 
 /// The plan under which routes and Services were changed: the active plan, or else the plan of the
@@ -117,8 +115,8 @@ pub struct ResourceRestorer<'a> {
     pub client: &'a Client,
     /// The current routes and Services.
     pub cache: &'a ClusterCache,
-    /// Whether this process may act.
-    pub leadership: &'a Leadership,
+    /// Which Rollouts this process may act on.
+    pub ownership: &'a dyn Ownership,
     /// Counts the writes.
     pub metrics: &'a Metrics,
     /// The current time.
@@ -139,7 +137,7 @@ impl ResourceRestorer<'_> {
         let executor = EffectExecutor {
             client: self.client,
             cache: self.cache,
-            leadership: self.leadership,
+            ownership: self.ownership,
             metrics: self.metrics,
             rollout,
             spec: None,
@@ -191,6 +189,7 @@ pub async fn release_finalizer(
     restorer.metrics.record_api_write("Rollout", "patch");
     let written = finalizer::patch(
         restorer.client,
+        restorer.ownership,
         rollout,
         "removing the finalizer",
         &finalizer::other_finalizers(rollout),

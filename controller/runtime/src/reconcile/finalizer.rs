@@ -16,6 +16,7 @@ use super::{Context, ReconcileError};
 use crate::cluster_cache::{CachedService, Key, RolloutObject};
 use crate::effects;
 use crate::local_state::LocalState;
+use crate::ownership::Ownership;
 
 /// Adds the finalizer before the first change of an object that the Rollout does not own.
 pub(super) async fn add(
@@ -110,12 +111,14 @@ pub(super) async fn write(
     what: &'static str,
     finalizers: &[String],
 ) -> Result<RolloutObject, ReconcileError> {
-    authorize_write(context, "Rollout", "patch")?;
-    patch(&context.client, rollout, what, finalizers).await
+    authorize_write(context, rollout, "Rollout", "patch")?;
+    let ownership = context.ownership.as_ref();
+    patch(&context.client, ownership, rollout, what, finalizers).await
 }
 
 pub(super) async fn patch(
     client: &Client,
+    ownership: &dyn Ownership,
     rollout: &RolloutObject,
     what: &'static str,
     finalizers: &[String],
@@ -127,5 +130,7 @@ pub(super) async fn patch(
     };
     let key = rollout.key();
     let api: Api<RolloutObject> = Api::namespaced(client.clone(), &key.namespace);
-    with_timeout(what, api.patch(&key.name, &params, &Patch::Merge(patch))).await
+    let patch = Patch::Merge(patch);
+    let request = api.patch(&key.name, &params, &patch);
+    with_timeout(ownership, &key, what, request).await
 }

@@ -12,6 +12,7 @@ mod effect_failures;
 mod finalizer;
 mod pipeline;
 mod position;
+mod quarantine;
 mod snapshot;
 mod spec_view;
 
@@ -33,10 +34,10 @@ use crate::clock::Clock;
 use crate::cluster_cache::{ClusterCache, RolloutObject};
 use crate::dispatcher::Action;
 use crate::effects::EffectError;
-use crate::election::Leadership;
 use crate::events::Events;
-use crate::journal::{Admission, Attempt, Journal, Subject};
+use crate::journal::{Journal, Subject};
 use crate::local_state::{LocalState, LocalStates};
+use crate::ownership::Ownership;
 use crate::planner::{Planner, panic_message};
 use crate::telemetry::{Metrics, ReconcileResult};
 use crate::watchdog::InProgress;
@@ -45,12 +46,8 @@ pub use deletion::{ResourceRestorer, release_finalizer};
 
 /// Delay after a conflict, until the watch has delivered the change.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
-/// Delay while another Rollout is retried after it may have ended the process.
-const AFTER_OTHERS: Duration = Duration::from_millis(250);
 /// Delay while slow reconciles use the share of a namespace.
 const AFTER_SLOW: Duration = Duration::from_millis(250);
-/// Delay until a quarantine that could not be reported is reported again.
-const REPORT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What prevents one Rollout from stopping the others.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +68,8 @@ pub struct Context {
     /// The cached objects.
     pub cache: Arc<ClusterCache>,
     pub clock: Clock,
-    /// Whether this process may act.
-    pub leadership: Leadership,
+    /// Which Rollouts this process may act on.
+    pub ownership: Arc<dyn Ownership>,
     pub metrics: Arc<Metrics>,
     pub events: Events,
     /// Analyzes the metrics of releases.
@@ -155,7 +152,7 @@ impl From<EffectError> for ReconcileError {
 pub async fn reconcile(cached: Arc<RolloutObject>, context: Arc<Context>) -> Action {
     // A standby keeps its caches current and does nothing else. Every Rollout is enqueued when it
     // becomes the leader.
-    if !context.leadership.is_leader() || !context.cache.unsynced_kinds().is_empty() {
+    if !context.ownership.owns(&cached.key()) || !context.cache.unsynced_kinds().is_empty() {
         return Action::await_change();
     }
     let subject = subject(&cached);
@@ -182,11 +179,11 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
     let local = context.local_states.get_or_create(cached.uid());
     let mut local = local.lock().await;
     if let Some(left) = local.quarantined_for(cached.generation()) {
-        return Action::requeue(left);
+        return quarantine::reconcile_quarantined(context, cached, &mut local, left).await;
     }
     let began = Instant::now();
     let rollout = local.newest(Arc::clone(cached));
-    let attempt = match begin_attempt(context, &rollout, &mut local).await {
+    let attempt = match quarantine::begin_attempt(context, &rollout, &mut local).await {
         Ok(attempt) => attempt,
         Err(action) => return action,
     };
@@ -202,12 +199,13 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
         Ok(Ok(action)) => {
             local.failures = 0;
             local.quarantine = None;
+            local.abort_backoff = None;
             local.tried_generation = Some(cached.generation());
             (ReconcileResult::Done, action)
         }
         Ok(Err(ReconcileError::InvariantViolation(violation))) => (
             ReconcileResult::Failed,
-            quarantine(context, cached, &mut local, violation.to_string()).await,
+            quarantine::begin(context, cached, &mut local, violation.to_string()).await,
         ),
         Ok(Err(error)) => handle_error(&error, &mut local),
         Err(panic) => {
@@ -215,45 +213,12 @@ async fn reconcile_catching_panics(cached: &Arc<RolloutObject>, context: &Contex
             drop(panic);
             (
                 ReconcileResult::Panicked,
-                quarantine(context, cached, &mut local, text).await,
+                quarantine::begin(context, cached, &mut local, text).await,
             )
         }
     };
     context.metrics.record_reconcile(result, began.elapsed());
     action
-}
-
-/// Records the first attempt of a generation. `None` if this is not the first one. If the Rollout
-/// is not tried now, the error is when to come back.
-async fn begin_attempt(
-    context: &Context,
-    rollout: &RolloutObject,
-    local: &mut LocalState,
-) -> Result<Option<Attempt>, Action> {
-    if local.tried_generation == Some(rollout.generation()) {
-        return Ok(None);
-    }
-    let journal = &context.safeguards.journal;
-    match journal.begin(&subject(rollout), context.clock.now()) {
-        Admission::Start(attempt) => Ok(Some(attempt)),
-        Admission::Wait => Err(Action::requeue(AFTER_OTHERS)),
-        Admission::Quarantined { deaths, left } => {
-            let times = if deaths == 1 { "time" } else { "times" };
-            let problem = format!(
-                "the controller process died {deaths} {times} while it reconciled this generation \
-                 for the first time, perhaps because of another Rollout; it is retried after a \
-                 delay that grows each time, or when the spec changes"
-            );
-            let reported = degraded::report_quarantine(context, rollout, &problem, local).await;
-            if let Err(error) = reported {
-                tracing::warn!(%error, "failed to report the quarantine in the status");
-                return Err(Action::requeue(REPORT_AGAIN));
-            }
-            tracing::warn!(deaths, retry_in = ?left, "rollout quarantined: the process died during its first attempt");
-            local.quarantine_after_death(rollout.generation(), deaths, left);
-            Err(Action::requeue(left))
-        }
-    }
 }
 
 fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileResult, Action) {
@@ -274,28 +239,6 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
             (ReconcileResult::Failed, Action::requeue(wait))
         }
     }
-}
-
-/// Quarantines a Rollout whose reconcile panicked or would have broken a safety rule, and reports
-/// it there. Its traffic stays as it is, and other Rollouts are not affected.
-async fn quarantine(
-    context: &Context,
-    cached: &RolloutObject,
-    local: &mut LocalState,
-    text: String,
-) -> Action {
-    local.quarantine(cached.generation(), jitter());
-    let wait = local
-        .quarantined_for(cached.generation())
-        .unwrap_or(AFTER_CONFLICT);
-    tracing::error!(cause = %text, retry_in = ?wait, "internal error; rollout quarantined");
-    let reported =
-        degraded::report_quarantine(context, cached, &format!("internal error: {text}"), local)
-            .await;
-    if let Err(error) = reported {
-        tracing::warn!(%error, "failed to report the quarantine in the status");
-    }
-    Action::requeue(wait)
 }
 
 fn jitter() -> f64 {

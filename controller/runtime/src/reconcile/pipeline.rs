@@ -1,5 +1,7 @@
 //! The stages of one reconcile, in order.
 
+mod quarantined;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use crate::local_state::LocalState;
 use crate::observe::{self, Snapshot, observe};
 use crate::revision::{self, TemplateRevision};
 use crate::status::{self, EVIDENCE_INTERVAL, STABLE_FOR, StatusInputs, Urgency};
+
+pub(super) use quarantined::run_quarantined;
 
 /// Minimum requeue delay. The timers of the runtime and the wall clock can differ slightly, and a
 /// reconcile must not spin.
@@ -100,6 +104,7 @@ async fn look_up_target(
         Ok((spec, hash)) => {
             revision::resolve(
                 &context.client,
+                &context.cache.replica_sets,
                 rollout,
                 spec,
                 hash,
@@ -137,24 +142,10 @@ impl Reconcile<'_> {
         decision
             .reasons
             .splice(0..0, analysis.infeasible(&self.plan));
-        log_decision(&decision);
-        let rollout = finalizer::add(self.context, self.rollout, &decision.effects, local).await?;
-        let (rollout, written) = self
-            .write_status(rollout, &observed, &decision, analysis, local)
-            .await?;
-        let retry = self.apply_effects(&rollout, &decision, local).await;
-        // Publishing comes after the effects, so that it never delays them.
-        let moved =
-            written == StatusWrite::Done && changes_position(&observed.state, &decision.state);
-        self.publish_events(&rollout, &decision, moved, local).await;
-        finalizer::remove(self.context, &rollout, &self.plan, &decision, local).await?;
-        let soft_wait = match written {
-            StatusWrite::Deferred(wait) => wait,
-            StatusWrite::Done => None,
-        };
-        let timed = decision.wake_at.map(|at| duration_until(at, self.now));
+        let carried_out = Box::pin(self.carry_out(&observed, &decision, analysis, local));
+        let next = carried_out.await?;
         // Reading Events comes after the effects, so that it never delays them.
-        let (client, namespace) = (&self.context.client, &rollout.key().namespace);
+        let (client, namespace) = (&self.context.client, &self.rollout.key().namespace);
         let events = local.mount_failures.update(
             client,
             namespace,
@@ -164,20 +155,39 @@ impl Reconcile<'_> {
         );
         let mounts = events.await;
         let recheck = self.spec_view.recheck_after;
-        let waits = [
-            timed,
-            soft_wait,
-            retry,
-            target.recheck_after,
-            recheck,
-            mounts,
-            self.recheck_held(),
-        ];
         if target.failed {
             local.failures = local.failures.saturating_add(1);
         }
-        let wait = waits.into_iter().flatten().min().unwrap_or(RESYNC);
-        Ok(Action::requeue(wait.clamp(MIN_REQUEUE, RESYNC)))
+        Ok(requeue_after([next, target.recheck_after, recheck, mounts]))
+    }
+
+    /// Writes the decision to the status, executes its effects and publishes its Events. Returns
+    /// when to reconcile again.
+    async fn carry_out(
+        &self,
+        observed: &Observed,
+        decision: &Decision,
+        analysis: AnalysisOutcome,
+        local: &mut LocalState,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        log_decision(decision);
+        let rollout = finalizer::add(self.context, self.rollout, &decision.effects, local).await?;
+        let (rollout, written) = self
+            .write_status(rollout, observed, decision, analysis, local)
+            .await?;
+        let retry = self.apply_effects(&rollout, decision, local).await;
+        // Publishing comes after the effects, so that it never delays them.
+        let moved =
+            written == StatusWrite::Done && changes_position(&observed.state, &decision.state);
+        self.publish_events(&rollout, decision, moved, local);
+        finalizer::remove(self.context, &rollout, &self.plan, decision, local).await?;
+        let soft_wait = match written {
+            StatusWrite::Deferred(wait) => wait,
+            StatusWrite::Done => None,
+        };
+        let timed = decision.wake_at.map(|at| duration_until(at, self.now));
+        let waits = [timed, soft_wait, retry, self.recheck_held()];
+        Ok(waits.into_iter().flatten().min())
     }
 
     /// When to check objects again that another Rollout or client may give up.
@@ -241,6 +251,7 @@ impl Reconcile<'_> {
             target,
             analysis: None,
             incompatible_state: self.rollout.incompatibility.clone(),
+            is_quarantined: false,
             state,
         };
         let mut observed = observe(
@@ -302,7 +313,10 @@ impl Reconcile<'_> {
             failing_effects: local.effect_failure_message(),
             now: self.now,
         };
-        let next = status::status(&inputs, self.status);
+        let mut next = status::status(inputs, self.status);
+        if observed.is_quarantined {
+            status::keep_quarantine(&mut next.conditions, &self.status.conditions);
+        }
         let urgency = match status::urgency(self.status, &next) {
             // Fields of another version are replaced.
             Urgency::Never if !self.rollout.unreadable.is_empty() => Urgency::WhenStable,
@@ -339,7 +353,7 @@ impl Reconcile<'_> {
         )
     }
 
-    async fn publish_events(
+    fn publish_events(
         &self,
         rollout: &RolloutObject,
         decision: &Decision,
@@ -356,16 +370,13 @@ impl Reconcile<'_> {
             .map(|step| format!(" step {}", step.index + 1))
             .unwrap_or_default();
         let position = format!("{:?} {revision}{step}", state.stage);
-        self.context
-            .events
-            .publish(
-                rollout,
-                &decision.reasons,
-                &position,
-                moved,
-                &mut local.event_dedup,
-            )
-            .await;
+        self.context.events.publish(
+            rollout,
+            &decision.reasons,
+            &position,
+            moved,
+            &mut local.event_dedup,
+        );
     }
 
     /// Executes the effects in order. A failed effect does not stop the others. Returns when to
@@ -380,7 +391,7 @@ impl Reconcile<'_> {
         let executor = EffectExecutor {
             client: &self.context.client,
             cache: &self.context.cache,
-            leadership: &self.context.leadership,
+            ownership: self.context.ownership.as_ref(),
             metrics: &self.context.metrics,
             rollout,
             spec: self.spec_view.spec,
@@ -485,6 +496,12 @@ struct ResolvedTarget {
     revision: Option<Revision>,
     recheck_after: Option<Duration>,
     failed: bool,
+}
+
+/// Requeues after the shortest of these times.
+fn requeue_after(waits: impl IntoIterator<Item = Option<Duration>>) -> Action {
+    let wait = waits.into_iter().flatten().min().unwrap_or(RESYNC);
+    Action::requeue(wait.clamp(MIN_REQUEUE, RESYNC))
 }
 
 fn duration_until(at: Timestamp, now: Timestamp) -> Duration {

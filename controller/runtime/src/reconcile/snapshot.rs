@@ -20,7 +20,8 @@ pub(super) async fn take_snapshot(
     cache.record_plan(rollout, plan);
     let (client, routing) = (&context.client, plan.routing());
     let read = local.unbound_services.read(client, cache, &key, routing);
-    with_timeout("reading a Service", read).await?;
+    let ownership = context.ownership.as_ref();
+    with_timeout(ownership, &key, "reading a Service", read).await?;
     adoption::adopt(context, rollout).await?;
     let mut snapshot = Snapshot::from_cache(cache, &key, rollout.uid(), Some(plan));
     snapshot.slices.extend(local.unbound_services.slices());

@@ -51,7 +51,7 @@ impl<'a> SpecView<'a> {
         now: Timestamp,
     ) -> Self {
         let spec = match &rollout.spec {
-            Err(problem) => return Self::from_active_plan(rollout, None, problem.clone(), state),
+            Err(problem) => return Self::from_active_plan(rollout, problem.clone(), state),
             Ok(spec) => &**spec,
         };
         let planned = source
@@ -63,7 +63,7 @@ impl<'a> SpecView<'a> {
             Err(error) => {
                 return Self {
                     recheck_after: Some(planner::RETRY_AFTER),
-                    ..Self::from_active_plan(rollout, Some(spec), error.to_string(), state)
+                    ..Self::from_active_plan(rollout, error.to_string(), state)
                 };
             }
         };
@@ -84,17 +84,17 @@ impl<'a> SpecView<'a> {
                     planned: Some(planned),
                 }
             }
-            Err(problem) => Self::from_active_plan(rollout, Some(spec), problem.clone(), state),
+            Err(problem) => Self::from_active_plan(rollout, problem.clone(), state),
         }
     }
 
     /// The view of a spec that has no plan. The active plan stays active.
-    fn from_active_plan(
+    pub(super) fn from_active_plan(
         rollout: &'a RolloutObject,
-        spec: Option<&'a RolloutSpec>,
         problem: String,
         state: &State,
     ) -> Self {
+        let spec = rollout.spec.as_deref().ok();
         let plan = state.plan.as_ref().map(|plan| plan.spec.clone());
         Self {
             spec,

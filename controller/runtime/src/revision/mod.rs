@@ -1,8 +1,10 @@
 //! Maps pod templates to revisions.
 //!
 //! A revision is a name for the template as the API server stores it, so that two spellings of one
-//! template have the same revision. A lookup costs requests to the API server. It is skipped for
-//! templates that are known, either by the annotation on a ReplicaSet or from the cache.
+//! template have the same revision. A lookup costs requests to the API server: a dry run, whose
+//! result is compared with the ReplicaSets that the watch has brought, and a look at the new name.
+//! It is skipped for templates that are known, either by the annotation on a ReplicaSet or from the
+//! cache.
 
 mod refusal;
 mod template;
@@ -12,17 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use serin_core::units::Revision;
-use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL};
 use serin_crds::{RolloutSpec, api_status};
 use tokio::time::Instant;
 
-use crate::cluster_cache::{CachedReplicaSet, Key};
+use crate::cluster_cache::{CachedReplicaSet, Key, ObjectCache};
 
-pub use template::{template_hash, with_serin_labels};
+pub use template::{TemplateDigest, template_hash, with_serin_labels};
 
 /// Maximum time for a lookup. Urgent actions, such as an abort, wait for it.
 const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -69,8 +71,11 @@ pub enum TemplateRevision {
 }
 
 /// Looks up the revision of a spec's template, which has this [`template_hash`].
+///
+/// `replica_sets` are all cached ReplicaSets, and `owned` those of the Rollout.
 pub async fn resolve(
     client: &Client,
+    replica_sets: &ObjectCache<CachedReplicaSet>,
     rollout: &Key,
     spec: &RolloutSpec,
     hash: &str,
@@ -93,13 +98,10 @@ pub async fn resolve(
     if let Some(refusal) = refused {
         return TemplateRevision::Refused(refusal.message.clone());
     }
-    let owners: BTreeSet<&str> = owned
-        .values()
-        .map(|set| set.identity.uid.as_str())
-        .collect();
+    let existing = ExistingSets::new(&replica_sets.for_rollout(rollout), owned);
     match tokio::time::timeout(
         DRY_RUN_TIMEOUT,
-        resolve_by_dry_run(client, rollout, spec, &owners),
+        resolve_by_dry_run(client, rollout, spec, &existing),
     )
     .await
     {
@@ -150,13 +152,65 @@ impl From<kube::Error> for DryRunError {
     }
 }
 
+/// The ReplicaSets with the label of a Rollout.
+struct ExistingSets {
+    sets: Vec<ExistingSet>,
+    /// The UIDs of those that the Rollout owns.
+    owned: BTreeSet<String>,
+}
+
+struct ExistingSet {
+    revision: Revision,
+    is_owned: bool,
+    template: Option<TemplateDigest>,
+}
+
+impl ExistingSets {
+    fn new(
+        labelled: &[Arc<CachedReplicaSet>],
+        owned: &BTreeMap<Revision, Arc<CachedReplicaSet>>,
+    ) -> Self {
+        let owned: BTreeSet<String> = owned.values().map(|set| set.identity.uid.clone()).collect();
+        let sets = labelled.iter().filter_map(|set| {
+            Some(ExistingSet {
+                revision: set.revision.clone()?,
+                is_owned: owned.contains(&set.identity.uid),
+                template: set.template,
+            })
+        });
+        Self {
+            sets: sets.collect(),
+            owned,
+        }
+    }
+
+    /// The revision of an owned ReplicaSet with this template, or a new name that is not in `taken`.
+    fn choose_revision(&self, stored: &Value, taken: &BTreeSet<String>) -> Revision {
+        let digest = Some(TemplateDigest::from_normalized(stored));
+        let mut owned = self.sets.iter().filter(|set| set.is_owned);
+        if let Some(equal) = owned.find(|set| set.template == digest) {
+            return equal.revision.clone();
+        }
+        let is_taken = |revision: &Revision| {
+            taken.contains(revision.as_str())
+                || self.sets.iter().any(|set| set.revision == *revision)
+        };
+        let names = (0_u32..).map(|collisions| template::revision_name(stored, collisions));
+        let mut free = names.filter(|revision| !is_taken(revision));
+        // There are more names than ReplicaSets.
+        free.next()
+            .unwrap_or_else(|| template::revision_name(stored, 0))
+    }
+}
+
 /// Looks up how the API server would store the template, and compares it with the existing
-/// ReplicaSets.
+/// ReplicaSets. These are not listed: the API server would visit every ReplicaSet of the namespace
+/// for each new template. [`TemplateDigest`] says why the comparison is exact.
 async fn resolve_by_dry_run(
     client: &Client,
     rollout: &Key,
     spec: &RolloutSpec,
-    owned: &BTreeSet<&str>,
+    existing: &ExistingSets,
 ) -> Result<Revision, DryRunError> {
     let api: Api<DynamicObject> = Api::namespaced_with(
         client.clone(),
@@ -174,64 +228,24 @@ async fn resolve_by_dry_run(
             .pointer("/spec/template")
             .unwrap_or(&Value::Null),
     );
-    let labels = format!("{ROLLOUT_LABEL}={}", rollout.name);
-    let existing = api.list(&ListParams::default().labels(&labels)).await?;
-    let existing: Vec<(String, bool, Value)> = existing
-        .items
-        .into_iter()
-        .filter_map(|set| {
-            let revision = set.metadata.labels.as_ref()?.get(REVISION_LABEL)?.clone();
-            let ours = owned.contains(set.metadata.uid.as_deref()?);
-            Some((
-                revision,
-                ours,
-                template::normalized(set.data.pointer("/spec/template")?),
-            ))
-        })
-        .collect();
     // Names can also be taken by objects without our labels.
     let mut taken = BTreeSet::new();
     for _ in 0..MAX_NAME_ATTEMPTS {
-        let revision = choose_revision(&stored, &existing, &taken);
+        let revision = existing.choose_revision(&stored, &taken);
         let name = format!("{}-{revision}", rollout.name);
         let holder = api.get_metadata_opt(&name).await?;
         let is_free = holder.is_none_or(|holder| {
             holder
                 .metadata
                 .uid
-                .is_some_and(|uid| owned.contains(uid.as_str()))
+                .is_some_and(|uid| existing.owned.contains(&uid))
         });
         if is_free {
             return Ok(revision);
         }
         taken.insert(revision.as_str().to_owned());
     }
-    Ok(choose_revision(&stored, &existing, &taken))
-}
-
-/// The revision of our existing ReplicaSet with this template, or a new name that is not in
-/// `taken`.
-fn choose_revision(
-    stored: &Value,
-    existing: &[(String, bool, Value)],
-    taken: &BTreeSet<String>,
-) -> Revision {
-    if let Some((revision, ..)) = existing
-        .iter()
-        .find(|(_, ours, template)| *ours && template == stored)
-    {
-        return Revision::new(revision);
-    }
-    let taken: BTreeSet<&str> = existing
-        .iter()
-        .map(|(revision, ..)| revision.as_str())
-        .chain(taken.iter().map(String::as_str))
-        .collect();
-    let names = (0_u32..).map(|collisions| template::revision_name(stored, collisions));
-    let mut free = names.filter(|revision| !taken.contains(revision.as_str()));
-    // There are more names than ReplicaSets.
-    free.next()
-        .unwrap_or_else(|| template::revision_name(stored, 0))
+    Ok(existing.choose_revision(&stored, &taken))
 }
 
 /// A ReplicaSet for a dry run.
@@ -263,33 +277,45 @@ pub fn selector(spec: &RolloutSpec, revision: &str) -> Value {
 mod tests {
     use super::*;
 
+    /// ReplicaSets with their revision, whether the Rollout owns them, and their template.
+    fn existing(sets: &[(&str, bool, &Value)]) -> ExistingSets {
+        let sets = sets
+            .iter()
+            .map(|(revision, is_owned, template)| ExistingSet {
+                revision: Revision::new(*revision),
+                is_owned: *is_owned,
+                template: Some(TemplateDigest::from_stored(template)),
+            });
+        ExistingSets {
+            sets: sets.collect(),
+            owned: BTreeSet::new(),
+        }
+    }
+
     #[test]
     fn equal_templates_share_a_revision_and_collisions_get_another_name() {
         let one = json!({"spec": {"containers": [{"name": "one"}]}});
         let two = json!({"spec": {"containers": [{"name": "two"}]}});
         let free = BTreeSet::new();
         let name = template::revision_name(&one, 0).as_str().to_owned();
-        assert_eq!(
-            choose_revision(&one, &[("old".into(), true, one.clone())], &free),
-            Revision::new("old")
-        );
-        assert_eq!(
-            choose_revision(&one, &[], &free),
-            Revision::new(name.clone())
-        );
+        let choose = |sets: &[(&str, bool, &Value)], taken: &BTreeSet<String>| {
+            existing(sets).choose_revision(&one, taken)
+        };
+        assert_eq!(choose(&[("old", true, &one)], &free), Revision::new("old"));
+        assert_eq!(choose(&[], &free), Revision::new(name.clone()));
         // The name belongs to a different template.
         assert_eq!(
-            choose_revision(&one, &[(name.clone(), true, two)], &free),
+            choose(&[(&name, true, &two)], &free),
             template::revision_name(&one, 1)
         );
         // An equal template in somebody else's ReplicaSet does not count.
-        assert_ne!(
-            choose_revision(&one, &[(name.clone(), false, one.clone())], &free),
-            template::revision_name(&one, 0)
+        assert_eq!(
+            choose(&[(&name, false, &one)], &free),
+            template::revision_name(&one, 1)
         );
         // The name is taken by an object without our labels.
         assert_eq!(
-            choose_revision(&one, &[], &[name].into()),
+            choose(&[], &[name.clone()].into()),
             template::revision_name(&one, 1)
         );
     }

@@ -45,6 +45,31 @@ pub fn normalized(template: &Value) -> Value {
     without_empty(&bare).unwrap_or(Value::Null)
 }
 
+/// Identifies a template as the API server stores it: the SHA-256 of the [`normalized`] template.
+///
+/// Equal digests are equal templates. The digest is made of the JSON that the API server sent, not
+/// of a type of this build, so that fields that only a newer API server knows count too. The
+/// response to a dry run and a ReplicaSet from the watch can be compared because the API server
+/// fills in the same defaults in both. (After an upgrade of the API server, a cached ReplicaSet has
+/// the defaults of the older version until it is listed again. Kubernetes adds no defaults to
+/// existing pod templates for this reason: its own controllers compare cached templates too.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TemplateDigest([u8; 32]);
+
+impl TemplateDigest {
+    /// The digest of a template as the API server sent it.
+    pub fn from_stored(template: &Value) -> Self {
+        Self::from_normalized(&normalized(template))
+    }
+
+    /// The digest of a normalized template.
+    pub fn from_normalized(bare_template: &Value) -> Self {
+        let mut text = String::new();
+        write_canonical(bare_template, &mut text);
+        Self(Sha256::digest(text).into())
+    }
+}
+
 /// The revision name of a normalized template. `collisions` is the number of different templates
 /// that already have a name derived from this hash.
 pub fn revision_name(bare_template: &Value, collisions: u32) -> Revision {
@@ -186,6 +211,30 @@ mod tests {
         let without = json!({"spec": {"volumes": [{"name": "tmp"}]}});
         let with = json!({"spec": {"volumes": [{"name": "tmp", "emptyDir": {}}]}});
         assert_ne!(normalized(&without), normalized(&with));
+    }
+
+    #[test]
+    fn digests_are_equal_if_and_only_if_the_normalized_templates_are() {
+        let templates = [
+            json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "app", "tty": false}]}}),
+            json!({"spec": {"containers": [{"tty": false, "name": "app"}], "volumes": null},
+                   "metadata": {"creationTimestamp": null, "annotations": {},
+                                "labels": {"app": "a", ROLLOUT_LABEL: "checkout", REVISION_LABEL: "abc"}}}),
+            json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "app"}]}}),
+            json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "app", "tty": "false"}]}}),
+            json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [["name", "app"]]}}),
+            Value::Null,
+        ];
+        for one in &templates {
+            for other in &templates {
+                assert_eq!(
+                    TemplateDigest::from_stored(one) == TemplateDigest::from_stored(other),
+                    normalized(one) == normalized(other),
+                    "{one} {other}"
+                );
+            }
+        }
+        assert_eq!(normalized(&templates[0]), normalized(&templates[1]));
     }
 
     #[test]

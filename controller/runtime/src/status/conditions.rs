@@ -20,6 +20,9 @@ pub(super) const OBSERVED_CONDITIONS: [&str; 5] = [
     "Feasible",
 ];
 
+/// The reason of the conditions of a quarantined Rollout.
+const QUARANTINED: &str = "Quarantined";
+
 struct DesiredCondition {
     type_: &'static str,
     status: &'static str,
@@ -117,7 +120,16 @@ pub fn quarantine_conditions(
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    stalled_conditions("Quarantined", problem, before, generation, now)
+    stalled_conditions(QUARANTINED, problem, before, generation, now)
+}
+
+/// Keeps the conditions that report the quarantine, if there are any.
+pub fn keep_quarantine(next: &mut [Condition], before: &[Condition]) {
+    for kept in before.iter().filter(|kept| kept.reason == QUARANTINED) {
+        if let Some(condition) = next.iter_mut().find(|next| next.type_ == kept.type_) {
+            condition.clone_from(kept);
+        }
+    }
 }
 
 fn stalled_conditions(

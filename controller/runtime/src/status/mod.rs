@@ -5,7 +5,7 @@ mod conditions;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use serde_json::Value;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
@@ -19,7 +19,8 @@ use serin_crds::status::{
 use crate::observe::PodCounts;
 
 pub use conditions::{
-    conditions, incompatible_conditions, invalid_spec_conditions, quarantine_conditions,
+    conditions, incompatible_conditions, invalid_spec_conditions, keep_quarantine,
+    quarantine_conditions,
 };
 
 /// Observations (pods, router status) are written with the next change of state, or after they were
@@ -75,35 +76,36 @@ pub enum Urgency {
 
 /// Builds the new status, with shorter messages if it would be too large. Transition times of
 /// conditions are taken from `before`.
-pub fn status(inputs: &StatusInputs<'_>, before: &RolloutStatus) -> RolloutStatus {
+pub fn status(inputs: StatusInputs<'_>, before: &RolloutStatus) -> RolloutStatus {
     let mut status = RolloutStatus {
+        summary: Some(summary(&inputs)),
+        conditions: conditions(&inputs, &before.conditions),
         state: inputs.state.clone(),
-        summary: Some(summary(inputs)),
-        evidence: inputs.evidence.clone(),
-        budgets: inputs.budgets.clone(),
-        checks: inputs.checks.clone(),
-        analysis: inputs.analysis.clone(),
-        original_routes: inputs.original_routes.clone(),
-        conditions: conditions(inputs, &before.conditions),
+        evidence: inputs.evidence,
+        budgets: inputs.budgets,
+        checks: inputs.checks,
+        analysis: inputs.analysis,
+        original_routes: inputs.original_routes,
         replicas: to_i32(inputs.counts.replicas),
         updated_replicas: to_i32(inputs.counts.updated),
         ready_replicas: to_i32(inputs.counts.ready),
         available_replicas: to_i32(inputs.counts.available),
-        selector: inputs.selector.clone(),
+        selector: inputs.selector,
     };
     status.limit_size();
     status
 }
 
 /// How soon the status `after` must replace the status `before`.
+///
+/// Most reconciles change nothing, so the statuses are compared before anything is copied.
 pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
-    let (before, after) = (normalize_numbers(before), normalize_numbers(after));
-    if before == after {
+    if is_unchanged(before, after) {
         return Urgency::Never;
     }
     let (before, after) = (
-        without_volatile_fields(&before),
-        without_volatile_fields(&after),
+        without_volatile_fields(before),
+        without_volatile_fields(after),
     );
     if before == after {
         return Urgency::Eventually;
@@ -115,21 +117,76 @@ pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
     }
 }
 
-/// Converts every number in the checkpoint to a float. The API server returns `20.0` as `20`.
-fn normalize_numbers(status: &RolloutStatus) -> RolloutStatus {
-    let mut status = status.clone();
-    if let Some(analysis) = &mut status.analysis {
-        numbers_to_floats(&mut analysis.checkpoint);
-    }
-    status
+/// Whether two statuses are equal, apart from the notation of the numbers in the checkpoint.
+fn is_unchanged(before: &RolloutStatus, after: &RolloutStatus) -> bool {
+    // Every field is named, so that none can be forgotten.
+    let RolloutStatus {
+        state,
+        summary,
+        evidence,
+        budgets,
+        checks,
+        analysis,
+        original_routes,
+        conditions,
+        replicas,
+        updated_replicas,
+        ready_replicas,
+        available_replicas,
+        selector,
+    } = before;
+    *replicas == after.replicas
+        && *updated_replicas == after.updated_replicas
+        && *ready_replicas == after.ready_replicas
+        && *available_replicas == after.available_replicas
+        && *selector == after.selector
+        && *state == after.state
+        && *summary == after.summary
+        && *conditions == after.conditions
+        && *evidence == after.evidence
+        && *budgets == after.budgets
+        && *checks == after.checks
+        && *original_routes == after.original_routes
+        && is_same_analysis(analysis.as_ref(), after.analysis.as_ref())
 }
 
-fn numbers_to_floats(value: &mut Value) {
-    match value {
-        Value::Number(number) => *value = number.as_f64().map_or(Value::Null, Value::from),
-        Value::Array(items) => items.iter_mut().for_each(numbers_to_floats),
-        Value::Object(fields) => fields.values_mut().for_each(numbers_to_floats),
-        Value::Null | Value::Bool(_) | Value::String(_) => {}
+fn is_same_analysis(before: Option<&AnalysisStatus>, after: Option<&AnalysisStatus>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else {
+        return before.is_none() && after.is_none();
+    };
+    let AnalysisStatus {
+        revision,
+        started_at,
+        checkpoint,
+    } = before;
+    *revision == after.revision
+        && *started_at == after.started_at
+        && is_same_json(checkpoint, &after.checkpoint)
+}
+
+/// Whether two JSON values are equal if every number is read as a float. The API server returns
+/// `20.0` as `20`.
+fn is_same_json(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || one.as_f64() == other.as_f64()
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| is_same_json(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let is_same = |(name, one): (&String, &Value)| {
+                other
+                    .get(name)
+                    .is_some_and(|other| is_same_json(one, other))
+            };
+            one.len() == other.len() && one.iter().all(is_same)
+        }
+        _ => one == other,
     }
 }
 
@@ -137,42 +194,54 @@ fn numbers_to_floats(value: &mut Value) {
 ///
 /// Statuses that are equal without these fields count as unchanged for [`Urgency::WhenStable`].
 pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
-    let mut status = status.clone();
-    status.state.message = Message::default();
-    status.evidence = Vec::new();
-    status.checks = Vec::new();
-    // The numbers change in every reconcile. Only the budget state is kept.
-    for budget in &mut status.budgets {
-        let BudgetStatus {
-            objective, state, ..
-        } = std::mem::take(budget);
-        *budget = BudgetStatus {
-            objective,
-            state,
-            ..BudgetStatus::default()
-        };
-    }
-    status.summary = status.summary.map(|summary| SummaryStatus {
-        evidence: None,
-        ..summary
-    });
-    // The start of an analysis is part of the state. Its progress is not.
-    status.analysis = status.analysis.map(|analysis| AnalysisStatus {
-        checkpoint: Value::Null,
-        ..analysis
-    });
+    // What is removed is not copied first: evidence, checks and the checkpoint are large.
+    let mut state = status.state.clone();
+    state.message = Message::default();
     // This time follows from the weights. Until it is written, it is different in every reconcile.
-    status.state.weights.since = None;
-    for hold in &mut status.state.holds {
+    state.weights.since = None;
+    for hold in &mut state.holds {
         hold.message = Message::default();
         hold.since = None;
     }
-    for condition in &mut status.conditions {
-        condition.message = String::new();
-        condition.observed_generation = None;
-        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    // The numbers change in every reconcile. Only the budget state is kept.
+    let budgets = status.budgets.iter().map(|budget| BudgetStatus {
+        objective: budget.objective.clone(),
+        state: budget.state,
+        ..BudgetStatus::default()
+    });
+    let summary = status.summary.as_ref().map(|summary| SummaryStatus {
+        evidence: None,
+        ..summary.clone()
+    });
+    // The start of an analysis is part of the state. Its progress is not.
+    let analysis = status.analysis.as_ref().map(|analysis| AnalysisStatus {
+        revision: analysis.revision.clone(),
+        started_at: analysis.started_at,
+        checkpoint: Value::Null,
+    });
+    let conditions = status.conditions.iter().map(|condition| Condition {
+        message: String::new(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        reason: condition.reason.clone(),
+        status: condition.status.clone(),
+        type_: condition.type_.clone(),
+    });
+    RolloutStatus {
+        state,
+        summary,
+        evidence: Vec::new(),
+        budgets: budgets.collect(),
+        checks: Vec::new(),
+        analysis,
+        original_routes: status.original_routes.clone(),
+        conditions: conditions.collect(),
+        replicas: status.replicas,
+        updated_replicas: status.updated_replicas,
+        ready_replicas: status.ready_replicas,
+        available_replicas: status.available_replicas,
+        selector: status.selector.clone(),
     }
-    status
 }
 
 /// Removes the observations (pods, router status) from a status, so that only decisions remain.

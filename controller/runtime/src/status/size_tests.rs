@@ -289,7 +289,7 @@ fn status_of(stage: Stage, text: &str) -> RolloutStatus {
         failing_effects: Some(text.to_owned()),
         now: now(),
     };
-    status(&inputs, &RolloutStatus::default())
+    status(inputs, &RolloutStatus::default())
 }
 
 fn stage() -> impl Strategy<Value = Stage> {

@@ -72,6 +72,7 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         commands: Vec::new(),
         analysis: None,
         incompatible_state: None,
+        is_quarantined: false,
     }
 }
 
@@ -120,7 +121,7 @@ impl Scene {
             failing_effects: self.failing_effects.clone(),
             now: self.now,
         };
-        status(&inputs, before)
+        status(inputs, before)
     }
 }
 

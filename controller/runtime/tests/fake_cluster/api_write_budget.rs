@@ -91,6 +91,25 @@ async fn a_release_with_two_steps_and_two_timed_pauses_needs_at_most_twelve_writ
     assert!(counts.values().sum::<usize>() <= 12, "{writes:#?}");
 }
 
+/// For a list by label, the API server visits every ReplicaSet of the namespace.
+#[tokio::test(start_paused = true)]
+async fn a_new_template_causes_no_list_of_replica_sets() {
+    let cluster = FakeCluster::new(46);
+    let _running = start_controller(&cluster, "serin");
+    apply(&cluster, unrouted_rollout("checkout", "v1", 2, json!([])));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    cluster.clear_requests();
+    apply(&cluster, unrouted_rollout("checkout", "v2", 2, json!([])));
+    wait_until_healthy(&cluster, "checkout", "v2").await;
+    let count = |matches: fn(&RequestRecord) -> bool| {
+        let requests = cluster.requests().into_iter();
+        let of_sets = requests.filter(|request| request.plural == "replicasets");
+        of_sets.filter(matches).count()
+    };
+    assert_eq!(count(|request| request.dry_run), 1, "the template is new");
+    assert_eq!(count(|request| request.verb == "list"), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_pods_add_only_scaling_writes() {
     let (counts, writes) = measure_unrouted_release(45, 4).await;

@@ -194,7 +194,7 @@ async fn a_freeze_is_reported_and_can_be_overridden() {
     let lifted = status(&cluster, "checkout").state.freeze_override.unwrap();
     assert_eq!(lifted.reason, "requested by a test");
     cluster.sleep(SECOND).await;
-    assert!(event_reasons(&cluster, "checkout").contains(&"FreezeLifted".to_owned()));
+    wait_for_event(&cluster, "checkout", "FreezeLifted").await;
     assert!(
         running
             .analyzer

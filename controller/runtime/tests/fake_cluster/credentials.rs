@@ -11,7 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
 use serin_fake_cluster::FakeCluster;
-use serin_fake_cluster::tls::CertificateAuthority;
+use serin_fake_cluster::certificates::CertificateAuthority;
 use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
 use serin_runtime::analysis::{AnalysisDeps, AnalysisManager, RefreshIntervals, ServerResolver};
 use serin_runtime::clock::Clock;
@@ -71,7 +71,7 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
     let dispatcher = Arc::new(Dispatcher::default());
     let manager = AnalysisManager::new(
         deps,
-        Leadership::without_election(),
+        Arc::new(Leadership::without_election()),
         Arc::clone(&dispatcher),
     );
     let controller = Controller::new(ControllerDeps {
@@ -79,7 +79,7 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
         namespace: None,
         concurrency: 8,
         clock,
-        leadership: Leadership::without_election(),
+        ownership: Arc::new(Leadership::without_election()),
         metrics,
         analyzer: Arc::new(manager),
         dispatcher,

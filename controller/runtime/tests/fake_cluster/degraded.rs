@@ -1,6 +1,7 @@
 //! Invalid Rollouts and panics affect only their own Rollout.
 
 use serde_json::json;
+use serin_core::observed::AnalysisReport;
 use serin_core::state::Phase;
 use serin_fake_cluster::{FakeCluster, Fault};
 
@@ -90,5 +91,50 @@ async fn invariant_11_a_panic_quarantines_only_its_rollout_until_it_stops() {
     assert!(message.contains("the analyzer panics"), "{message}");
     running.analyzer.clear_panics();
     wait_until_healthy(&cluster, "bad", "v2").await;
+    assert_eq!(condition(&cluster, "bad", "Stalled").unwrap().0, "False");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_that_is_quarantined_after_a_panic_can_be_aborted() {
+    let cluster = FakeCluster::new(34);
+    create_route(&cluster, "bad");
+    let running = start_controller(&cluster, "serin");
+    let steps = || json!([{"setWeight": 50}, {"pause": {}}]);
+    apply(&cluster, analyzed_rollout("bad", "v1", 2, steps()));
+    wait_until_healthy(&cluster, "bad", "v1").await;
+    apply(&cluster, analyzed_rollout("bad", "v2", 2, steps()));
+    wait_for_position(&cluster, "bad", "Paused/Progressing/1").await;
+    let monitor = TrafficMonitor::start(&cluster, "bad");
+    // Every reconcile that analyzes the release panics from now on.
+    running.analyzer.panic_for("bad");
+    let undecided = AnalysisReport::undecided("undecided", cluster.now());
+    running.analyzer.set_report("bad", undecided);
+    let is_quarantined = |cluster: &FakeCluster| {
+        condition(cluster, "bad", "Stalled").is_some_and(|(status, reason, message)| {
+            status == "True" && reason == "Quarantined" && message.contains("`abort` works")
+        })
+    };
+    cluster
+        .wait_until(is_quarantined, 10 * SECOND)
+        .await
+        .expect("the quarantine is not reported");
+    cluster.sleep(5 * MINUTE).await;
+    let began = cluster.now();
+    create_command(&cluster, "stop", "bad", "abort");
+    let (result, message) = command_outcome(&cluster, "stop").await;
+    assert_eq!(result, "Done", "{message}");
+    let took = cluster.now().duration_since(began).as_secs();
+    assert!(took < 5, "the abort waited for {took} s");
+    cluster.sleep(MINUTE).await;
+    assert_eq!(position(&cluster, "bad"), "Degraded/Aborted");
+    assert_eq!(route_weights(&cluster, "bad"), (Some(1), None));
+    assert_eq!(
+        replicas_by_version(&cluster, "bad"),
+        [("v1".into(), 2), ("v2".into(), 0)].into()
+    );
+    monitor.finish().await;
+    running.analyzer.clear_panics();
+    apply(&cluster, analyzed_rollout("bad", "v3", 2, json!([])));
+    wait_until_healthy(&cluster, "bad", "v3").await;
     assert_eq!(condition(&cluster, "bad", "Stalled").unwrap().0, "False");
 }

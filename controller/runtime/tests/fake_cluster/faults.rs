@@ -261,3 +261,130 @@ async fn a_missing_kind_does_not_block_other_rollouts() {
     cluster.clear_faults();
     wait_until_healthy(&cluster, "routed", "v1").await;
 }
+
+/// The Events of a reconcile are written while the next reconciles of its Rollout already run.
+#[tokio::test(start_paused = true)]
+async fn a_slow_events_api_does_not_delay_a_reconcile() {
+    let cluster = FakeCluster::new(56);
+    let running = deploy_v1(&cluster).await;
+    cluster.sleep(MINUTE).await;
+    cluster.inject(Fault::on("create", "events").always().delayed(2 * SECOND));
+    let before = event_reasons(&cluster, "checkout").len();
+    apply(
+        &cluster,
+        routed_rollout(
+            "checkout",
+            "v2",
+            4,
+            json!([{"setWeight": 20}, {"pause": {}}]),
+        ),
+    );
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    create_command(&cluster, "stop", "checkout", "abort");
+    cluster
+        .wait_until(
+            |cluster| position(cluster, "checkout").ends_with("/Aborted"),
+            SECOND / 2,
+        )
+        .await
+        .expect("the abort waited for an Event");
+    assert!(
+        !event_reasons(&cluster, "checkout").contains(&"RolledBack".to_owned()),
+        "the Events API is slow"
+    );
+    cluster.sleep(MINUTE).await;
+    let published = event_reasons(&cluster, "checkout").split_off(before);
+    assert!(published.len() > 1, "{published:?}");
+    let rolled_back = published.iter().position(|reason| reason == "RolledBack");
+    assert!(
+        rolled_back.is_some_and(|index| index > 0),
+        "the Events keep their order: {published:?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn queued_events_are_written_at_shutdown_but_a_hanging_events_api_does_not_prevent_it() {
+    let last_event = |cluster: &FakeCluster| event_reasons(cluster, "checkout").pop();
+    let release_and_stop = async |seed: u64, fault: Fault| {
+        let cluster = FakeCluster::new(seed);
+        let running = start_controller(&cluster, "serin-0");
+        apply(&cluster, unrouted_rollout("checkout", "v1", 2, json!([])));
+        wait_until_healthy(&cluster, "checkout", "v1").await;
+        cluster.sleep(MINUTE).await;
+        cluster.inject(fault);
+        apply(&cluster, unrouted_rollout("checkout", "v2", 2, json!([])));
+        wait_until_healthy(&cluster, "checkout", "v2").await;
+        let before = event_reasons(&cluster, "checkout").len();
+        let stopped_at = cluster.now();
+        running.stop().await;
+        let took = cluster.now().duration_since(stopped_at);
+        let written = event_reasons(&cluster, "checkout").len() - before;
+        (cluster, took, written)
+    };
+    let slow = Fault::on("create", "events").always().delayed(SECOND / 2);
+    let (cluster, _, written) = release_and_stop(57, slow).await;
+    assert!(written > 0, "an Event was waiting");
+    assert_eq!(last_event(&cluster).as_deref(), Some("Promoted"));
+    let hanging = Fault::on("create", "events").always().hangs();
+    let (_, took, written) = release_and_stop(58, hanging).await;
+    assert_eq!(written, 0);
+    assert!(took.as_secs() < 2, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_of_a_former_leader_does_not_arrive_after_those_of_the_next_leader() {
+    let cluster = FakeCluster::new(57);
+    create_route(&cluster, "checkout");
+    let _first = start_elected_controller(&cluster, "serin-a");
+    cluster.sleep(2 * SECOND).await;
+    let _second = start_elected_controller(&cluster, "serin-b");
+    let steps = || json!([{"setWeight": 20}, {"pause": {}}]);
+    apply(&cluster, routed_rollout("checkout", "v1", 4, steps()));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let monitor = TrafficMonitor::start(&cluster, "checkout");
+    // The leader cannot renew the Lease any more, and its write of the route would arrive after a
+    // standby has taken over, but before the timeout of a write.
+    let of_leader = |verb, plural| Fault::on(verb, plural).from_client("serin-a");
+    cluster.inject(of_leader("update", "leases").always().hangs());
+    cluster.inject(of_leader("patch", "httproutes").delayed(4_700 * SECOND / 1_000));
+    create_command(&cluster, "stop", "checkout", "abort");
+    let (result, message) = command_outcome(&cluster, "stop").await;
+    assert_eq!(result, "Done", "{message}");
+    cluster.sleep(MINUTE).await;
+    let writes = cluster.writes();
+    let of = |client: &str, plural: &str| {
+        let mut of = writes.clone();
+        of.retain(|write| write.client == client && write.plural == plural && write.code != 0);
+        of
+    };
+    let taken_over = of("serin-b", "leases").first().unwrap().at;
+    let mut late = of("serin-a", "httproutes");
+    late.retain(|write| write.at >= taken_over);
+    assert_eq!(late, [], "the next leader acts since {taken_over}");
+    assert!(!of("serin-b", "httproutes").is_empty());
+    assert_eq!(position(&cluster, "checkout"), "Degraded/Aborted");
+    assert_eq!(route_weights(&cluster, "checkout"), (Some(1), None));
+    monitor.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_write_of_a_leader_is_waited_for_while_it_renews_the_lease() {
+    let cluster = FakeCluster::new(58);
+    create_route(&cluster, "checkout");
+    let _running = start_elected_controller(&cluster, "serin-a");
+    let steps = || json!([{"setWeight": 20}, {"pause": {}}]);
+    apply(&cluster, routed_rollout("checkout", "v1", 4, steps()));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    cluster.clear_requests();
+    let delay = 4_500 * SECOND / 1_000;
+    cluster.inject(Fault::on("patch", "httproutes").delayed(delay));
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let mut writes = cluster.writes();
+    writes.retain(|write| write.plural == "httproutes");
+    let codes: Vec<u16> = writes.iter().map(|write| write.code).collect();
+    assert_eq!(codes, [200], "the write is not repeated");
+}

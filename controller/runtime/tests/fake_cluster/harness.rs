@@ -24,6 +24,7 @@ use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::{Candidate, Election, Leadership};
 use serin_runtime::queue::Lane;
 use serin_runtime::reconcile::Safeguards;
+use serin_runtime::state_sizes::StateSizes;
 use serin_runtime::telemetry::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -118,6 +119,7 @@ impl Analyzer for ScriptedAnalyzer {
 pub struct RunningController {
     pub name: String,
     pub analyzer: Arc<ScriptedAnalyzer>,
+    pub state_sizes: StateSizes,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     cluster: FakeCluster,
@@ -208,9 +210,11 @@ fn start(
         namespace: None,
         concurrency: 8,
         clock: Clock::tokio_from(cluster.now()),
-        leadership: election
-            .as_ref()
-            .map_or_else(Leadership::without_election, Election::leadership),
+        ownership: Arc::new(
+            election
+                .as_ref()
+                .map_or_else(Leadership::without_election, Election::leadership),
+        ),
         metrics,
         analyzer: analyzer.clone(),
         dispatcher,
@@ -218,6 +222,7 @@ fn start(
         admission_policy,
         safeguards,
     });
+    let state_sizes = controller.state_sizes();
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(async move {
         let stopping = async move {
@@ -231,6 +236,7 @@ fn start(
     RunningController {
         name: name.to_owned(),
         analyzer,
+        state_sizes,
         stop,
         task,
         cluster: cluster.clone(),
@@ -455,6 +461,18 @@ pub fn condition(
         .into_iter()
         .find(|condition| condition.type_ == condition_type)?;
     Some((condition.status, condition.reason, condition.message))
+}
+
+/// Waits for an Event, which is written in the background.
+pub async fn wait_for_event(cluster: &FakeCluster, name: &str, reason: &str) {
+    let is_published =
+        |cluster: &FakeCluster| event_reasons(cluster, name).contains(&reason.to_owned());
+    let published = cluster.wait_until(is_published, 10 * SECOND).await;
+    assert!(
+        published.is_ok(),
+        "no Event {reason}: {:?}",
+        event_reasons(cluster, name)
+    );
 }
 
 /// The reasons of the Events for a Rollout, oldest first.

@@ -220,3 +220,55 @@ async fn slow_reconciles_of_one_namespace_leave_room_for_the_others() {
     let took = cluster.now().duration_since(began).as_secs();
     assert!(took < 20, "{took} s");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_quarantined_rollout_can_be_aborted() {
+    let cluster = FakeCluster::new(75);
+    let directory = tempfile::tempdir().unwrap();
+    create_route(&cluster, "checkout");
+    let first = start_controller(&cluster, "serin-0");
+    apply(&cluster, routed_rollout("checkout", "v1", 4, steps()));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let monitor = TrafficMonitor::start(&cluster, "checkout");
+    first.kill(&cluster);
+    die_during_first_attempts(&cluster, directory.path(), &["checkout"]);
+    // It has ended the process four times, so it is quarantined for half an hour.
+    let path = directory.path().join("attempts");
+    let records = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, records.replace("\"deaths\":0", "\"deaths\":3")).unwrap();
+    let safeguards = Safeguards {
+        journal: journal(&cluster, directory.path()),
+        ..Safeguards::default()
+    };
+    let _running = start_controller_with_safeguards(&cluster, "serin-1", safeguards);
+    cluster
+        .wait_until(|cluster| is_quarantined(cluster, "checkout"), 10 * SECOND)
+        .await
+        .expect("the quarantine is not reported");
+    create_command(&cluster, "go-on", "checkout", "promote");
+    cluster.sleep(20 * SECOND).await;
+    assert_eq!(
+        position(&cluster, "checkout"),
+        "Paused/Progressing/1",
+        "only an abort is carried out"
+    );
+    create_command(&cluster, "stop", "checkout", "abort");
+    let (result, message) = command_outcome(&cluster, "stop").await;
+    assert_eq!(result, "Done", "{message}");
+    cluster.sleep(MINUTE).await;
+    assert_eq!(position(&cluster, "checkout"), "Degraded/Aborted");
+    assert_eq!(route_weights(&cluster, "checkout"), (Some(1), None));
+    assert_eq!(
+        replicas_by_version(&cluster, "checkout"),
+        [("v1".into(), 4), ("v2".into(), 0)].into()
+    );
+    let (_, _, message) = condition(&cluster, "checkout", "Stalled").unwrap();
+    assert!(is_quarantined(&cluster, "checkout"), "{message}");
+    assert!(message.contains("`abort` works"), "{message}");
+    let (result, message) = command_outcome(&cluster, "go-on").await;
+    assert_eq!(result, "Refused");
+    assert!(message.contains("expired"), "{message}");
+    monitor.finish().await;
+}

@@ -9,6 +9,7 @@
 mod admission_policy;
 mod analysis;
 mod api_write_budget;
+mod churn;
 mod commands;
 mod credentials;
 mod degraded;

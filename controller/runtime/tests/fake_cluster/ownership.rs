@@ -89,7 +89,7 @@ async fn the_second_rollout_of_a_route_writes_nothing_and_takes_over_after_the_f
     assert!(replica_sets(&cluster, "copy").is_empty());
     assert!(status(&cluster, "copy").original_routes.is_empty());
     assert_eq!(position(&cluster, "copy"), "Degraded/FirstDeploy");
-    assert!(event_reasons(&cluster, "copy").contains(&"OwnershipConflict".to_owned()));
+    wait_for_event(&cluster, "copy", "OwnershipConflict").await;
 
     cluster.delete::<Rollout>(SHOP, "checkout").unwrap();
     wait_until_healthy(&cluster, "copy", "v1").await;
@@ -347,7 +347,7 @@ async fn a_route_that_another_client_keeps_resetting_is_put_back_with_a_backoff(
     assert!(later <= 1, "{later} writes in 10 s");
     let message = wait_for_hold(&cluster, "checkout", HoldCode::Contested).await;
     assert!(message.contains("HTTPRoute checkout"), "{message}");
-    assert!(event_reasons(&cluster, "checkout").contains(&"Contested".to_owned()));
+    wait_for_event(&cluster, "checkout", "Contested").await;
     drop(fight);
     let is_put_back = |cluster: &FakeCluster| {
         route_weights(cluster, "checkout") == (Some(80), Some(20))
@@ -392,7 +392,7 @@ async fn a_deletion_gives_up_on_a_route_that_a_policy_does_not_let_restore() {
     );
     let is_gone = |cluster: &FakeCluster| cluster.get::<Rollout>(SHOP, "checkout").is_none();
     cluster.wait_until(is_gone, 5 * MINUTE).await.unwrap();
-    assert!(event_reasons(&cluster, "checkout").contains(&"RestoreAbandoned".to_owned()));
+    wait_for_event(&cluster, "checkout", "RestoreAbandoned").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ async fn run_varied_releases(cluster: &FakeCluster) -> RunningController {
     cluster.inject(Fault::on("patch", "httproutes").status(409));
     apply(cluster, rollout("v2"));
     wait_for_position(cluster, "checkout", "Paused/Progressing/1").await;
-    // Two aborts at the same position are one Event, which is updated.
+    // Each of two aborts at the same position is an Event.
     for attempt in 0..2 {
         create_command(cluster, &format!("stop-{attempt}"), "checkout", "abort");
         wait_for_position(cluster, "checkout", "Degraded/Aborted").await;

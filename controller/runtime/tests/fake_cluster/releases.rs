@@ -172,7 +172,7 @@ async fn a_rollback_removes_the_traffic_first_and_reports_the_reason() {
         replicas_by_version(&cluster, "checkout"),
         [("v1".into(), 4), ("v2".into(), 0)].into()
     );
-    assert!(event_reasons(&cluster, "checkout").contains(&"RolledBack".to_owned()));
+    wait_for_event(&cluster, "checkout", "RolledBack").await;
     assert_eq!(
         running.analyzer.last_request("checkout").unwrap().phase,
         ReleasePhase::Idle,

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use serde_json::{Value, json};
 use serin_crds::Rollout;
-use serin_fake_cluster::tls::CertificateAuthority;
+use serin_fake_cluster::certificates::CertificateAuthority;
 
 use crate::env::Env;
 use crate::manifests::{RolloutOptions, SampleRelease, analysis};

@@ -422,3 +422,48 @@ async fn every_query_to_a_server_has_its_required_matcher() {
         [r#"sum(up{namespace="shop"})"#, r#"q1{namespace="shop"}"#]
     );
 }
+
+/// Refuses every answer and records the sources.
+#[derive(Default)]
+struct RefusingGuard(Mutex<Vec<AnswerSource>>);
+
+impl AnswerGuard for RefusingGuard {
+    fn begin(&self, source: &AnswerSource) -> Result<Box<dyn std::any::Any + Send>, Duration> {
+        self.0.lock().unwrap().push(source.clone());
+        Err(Duration::from_secs(60))
+    }
+}
+
+#[test]
+fn only_large_answers_of_servers_that_rollouts_chose_are_guarded() {
+    const LARGE: usize = 200 << 10;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let refusing = Arc::new(RefusingGuard::default());
+    let guard: Arc<dyn AnswerGuard> = refusing.clone();
+    let begin = |trust, bytes| {
+        let server = Server {
+            trust,
+            rollout: Some(rollout("web")),
+            ..Server::with_url("http://user:secret@prometheus.example:9090/tenant")
+        };
+        let http = HttpClient::new().unwrap();
+        let http = http.connections(&server.tls, trust).unwrap();
+        let guard = answer_guard::ServerGuard::new(Some(&guard), &server);
+        let limits = Limits::default().of_answer();
+        let client = client::Client::new(http, &server, limits, Arc::new(|_, _| {}), guard);
+        client.unwrap().begin_decoding(bytes).map(|_| ())
+    };
+    assert_eq!(begin(AddressTrust::Trusted, LARGE), Ok(()));
+    assert_eq!(begin(AddressTrust::Restricted, 1_000), Ok(()));
+    assert_eq!(refusing.0.lock().unwrap().len(), 0);
+    let error = begin(AddressTrust::Restricted, LARGE).unwrap_err();
+    assert_eq!(error.code(), HoldCode::Unreachable);
+    let message = error.to_string();
+    assert!(message.contains("prometheus.example:9090"), "{message}");
+    assert!(message.contains("60 s"), "{message}");
+    let source = AnswerSource {
+        namespace: "shop".to_owned(),
+        server: "prometheus.example:9090".to_owned(),
+    };
+    assert_eq!(*refusing.0.lock().unwrap(), [source]);
+}

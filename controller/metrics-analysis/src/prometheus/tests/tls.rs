@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use serin_fake_cluster::tls::{CertificateAndKey, CertificateAuthority};
+use serin_fake_cluster::certificates::{CertificateAndKey, CertificateAuthority};
 
 use super::*;
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use serin_fake_cluster::tls::CertificateAuthority;
+use serin_fake_cluster::certificates::CertificateAuthority;
 use serin_fake_cluster::{FakeCluster, Fault};
 use tracing_subscriber::fmt::MakeWriter;
 

@@ -191,7 +191,7 @@ async fn an_invalid_query_and_a_missing_address_hold_immediately() {
     let mut deps = running.manager.inner.deps.clone();
     deps.servers = ServerResolver::new(unreachable_api_server(), None, RefreshIntervals::default());
     let dispatcher = Arc::new(Dispatcher::default());
-    let manager = AnalysisManager::new(deps, Leadership::without_election(), dispatcher);
+    let manager = AnalysisManager::new(deps, Arc::new(Leadership::without_election()), dispatcher);
     let running = RunningManager { manager, ..running };
     running.manager.start_or_update(request());
     running.wait_for_hold(HoldCode::NotConfigured).await;

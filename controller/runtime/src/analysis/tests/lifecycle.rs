@@ -44,7 +44,8 @@ async fn a_standby_does_not_analyze_and_a_former_leader_stops() {
     let mut running = start_manager(&prometheus, start());
     let (leads, leadership) = Leadership::scripted(false);
     let deps = running.manager.inner.deps.clone();
-    running.manager = AnalysisManager::new(deps, leadership, Arc::clone(&running.dispatcher));
+    running.manager =
+        AnalysisManager::new(deps, Arc::new(leadership), Arc::clone(&running.dispatcher));
     running.manager.start_or_update(request());
     assert!(running.manager.is_empty());
     leads.send(true).unwrap();

@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use self::scripted_prometheus::{Mode, ScriptedPrometheus};
 use super::*;
-use crate::cluster_cache::Key;
+use crate::election::Leadership;
 use crate::queue::Lane;
 
 fn install_tls() {
@@ -205,7 +205,7 @@ fn start_with_servers(
     let dispatcher = Arc::new(Dispatcher::default());
     let manager = AnalysisManager::new(
         deps,
-        Leadership::without_election(),
+        Arc::new(Leadership::without_election()),
         Arc::clone(&dispatcher),
     );
     RunningManager {
