@@ -17,12 +17,7 @@ pub const COMMIT_FILE: &str = "e2e/previous-version";
 /// # Errors
 /// If the commit is not in this clone, or if it does not compile.
 pub async fn build(checkout: &Path) -> Result<PathBuf> {
-    let revision = match std::env::var("SERIN_PREVIOUS") {
-        Ok(revision) if !revision.is_empty() => revision,
-        _ => std::fs::read_to_string(checkout.join(COMMIT_FILE))
-            .with_context(|| format!("cannot read {COMMIT_FILE}"))?,
-    };
-    let commit = resolve(checkout, revision.trim()).await?;
+    let commit = commit(checkout).await?;
     // One folder per commit: cargo compares times, and an archive has the time of its commit.
     let source = checkout.join(".local/previous-version").join(&commit);
     if !source.join("Cargo.toml").is_file() {
@@ -52,7 +47,20 @@ pub async fn build(checkout: &Path) -> Result<PathBuf> {
     Ok(target.join("debug/serin-controller"))
 }
 
-/// The full hash of a commit.
+/// The full hash of the commit of the previous version.
+///
+/// # Errors
+/// If the commit is not in this clone, for example because the clone has no history.
+pub async fn commit(checkout: &Path) -> Result<String> {
+    let revision = match std::env::var("SERIN_PREVIOUS") {
+        Ok(revision) if !revision.is_empty() => revision,
+        _ => std::fs::read_to_string(checkout.join(COMMIT_FILE))
+            .with_context(|| format!("cannot read {COMMIT_FILE}"))?,
+    };
+    resolve(checkout, revision.trim()).await
+}
+
+/// The full hash of a revision.
 async fn resolve(checkout: &Path, revision: &str) -> Result<String> {
     let commit = format!("{revision}^{{commit}}");
     let output = Command::new("git")

@@ -230,11 +230,11 @@ async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, i
             .run("Test of the local cluster", own, test_count_mode(arguments))
             .await;
     }
-    if arguments.filter.is_none() {
-        build_previous_version(suite).await;
-    }
     let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
     cases.args(&arguments.filter).env("SERIN_E2E", "1");
+    if arguments.filter.is_none() && !build_previous_version(suite).await {
+        cases.args(["--", "--skip", "upgrade_and_rollback"]);
+    }
     suite
         .run(
             "Cases on the real cluster",
@@ -261,9 +261,20 @@ async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, i
 }
 
 /// Builds the controller of the previous version for the case of the upgrade, so that its build does
-/// not count against the timeout of the case.
-async fn build_previous_version(suite: &mut Suite) {
+/// not count against the timeout of the case. Returns false if this clone does not have its commit.
+async fn build_previous_version(suite: &mut Suite) -> bool {
     const NAME: &str = "Program of the previous version";
+    let commit = async {
+        let instance = Instance::containing(&current_dir()?)?;
+        previous_version::commit(instance.checkout()).await
+    };
+    if let Err(error) = commit.await {
+        suite.skip(
+            NAME,
+            &format!("{error:#}; the case of the upgrade is not run"),
+        );
+        return false;
+    }
     let began = Instant::now();
     heading(NAME);
     let build = async {
@@ -272,6 +283,7 @@ async fn build_previous_version(suite: &mut Suite) {
     };
     let result = suite.unless_interrupted(build).await;
     suite.record(NAME, CheckOutcome::from_result(result), began.elapsed());
+    true
 }
 
 fn test_count_mode(arguments: &TestArguments) -> CountMode {

@@ -186,8 +186,19 @@ async fn ensure_controller_is_limited(env: &Env, shop: &Shop) -> Result<()> {
 
 /// Commands are verified while the policy is in force, and refused without its binding.
 async fn ensure_commands_need_the_policy(env: &Env, shop: &Shop) -> Result<()> {
-    let (done, message) = shop.run_command("abort", json!({})).await?;
-    ensure!(done, "{message}");
+    // Commands are refused for some seconds after the policy was installed, until every API server
+    // enforces it.
+    shop.eventually(
+        "a command is verified",
+        Duration::from_secs(20),
+        async || {
+            let (done, message) = shop.run_command("abort", json!({})).await?;
+            let is_early = message.contains("before the admission policy");
+            ensure!(done || is_early, "{message}");
+            Ok(done)
+        },
+    )
+    .await?;
     shop.wait_until("aborted", Duration::from_secs(30), is_aborted)
         .await?;
     let abort = shop.status().await?.state.abort.context("an abort")?;
