@@ -11,15 +11,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// Whether a character changes how a terminal or a reader sees the text around it: C0 and C1
-/// control characters, line and paragraph separators, and the controls of the Unicode bidirectional
-/// algorithm ([UAX #9](https://www.unicode.org/reports/tr9/)).
-const fn is_control(character: char) -> bool {
-    matches!(character,
-        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
-        | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
+use serin_core::text::is_control;
 
 /// Shows control characters instead of executing them: `ESC` becomes `^[`, others become their code
 /// point, for example `<U+202E>`. White space becomes a space.

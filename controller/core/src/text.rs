@@ -61,9 +61,10 @@ fn cut(text: &mut String, bytes: usize) {
     }
 }
 
-/// C0 and C1 control characters, line and paragraph separators, and the controls of the Unicode
-/// bidirectional algorithm ([UAX #9](https://www.unicode.org/reports/tr9/)).
-const fn is_control(character: char) -> bool {
+/// Whether a character changes how a terminal or a reader sees the text around it: C0 and C1
+/// control characters, line and paragraph separators, and the controls of the Unicode bidirectional
+/// algorithm ([UAX #9](https://www.unicode.org/reports/tr9/)).
+pub const fn is_control(character: char) -> bool {
     matches!(character,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

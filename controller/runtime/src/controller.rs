@@ -161,7 +161,7 @@ impl Controller {
         let shared = Arc::clone(&context);
         let reconcile = move |key| reconcile_by_key(key, Arc::clone(&shared));
         let mut reconciles =
-            Box::pin(dispatcher.run(|| slots, reconcile, wait_until_set(stopped.clone())));
+            Box::pin(dispatcher.run(slots, reconcile, wait_until_set(stopped.clone())));
         tokio::select! {
             () = &mut reconciles => return Err(TaskExited("the queue".to_owned())),
             ended = tasks.join_next() => {

@@ -21,18 +21,6 @@ pub enum Action {
     Requeue(Duration),
 }
 
-impl Action {
-    /// Reconciles again only after a change.
-    pub const fn await_change() -> Self {
-        Self::AwaitChange
-    }
-
-    /// Reconciles again after this time.
-    pub const fn requeue(after: Duration) -> Self {
-        Self::Requeue(after)
-    }
-}
-
 /// The queue, shared between those who request reconciles and the loop that runs them.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
@@ -58,15 +46,10 @@ impl Dispatcher {
     }
 
     /// Runs reconciles until `stop` completes, and then waits for those that run. A reconcile
-    /// returns when it must be repeated, and in which lane. `slots` returns the current maximum
-    /// number of concurrent reconciles, of which an eighth, at least one, is kept free for urgent
-    /// ones.
-    pub async fn run<R, F>(
-        &self,
-        slots: impl Fn() -> usize,
-        reconcile: R,
-        stop: impl Future<Output = ()>,
-    ) where
+    /// returns when it must be repeated, and in which lane. `slots` is the maximum number of
+    /// concurrent reconciles, of which an eighth, at least one, is kept free for urgent ones.
+    pub async fn run<R, F>(&self, slots: usize, reconcile: R, stop: impl Future<Output = ()>)
+    where
         R: Fn(Key) -> F,
         F: Future<Output = (Action, Lane)> + Send + 'static,
     {
@@ -74,7 +57,7 @@ impl Dispatcher {
         let mut keys = HashMap::new();
         let mut stop = std::pin::pin!(stop);
         loop {
-            while let Some((key, _)) = self.take(running.len(), slots().max(2)) {
+            while let Some((key, _)) = self.take(running.len(), slots.max(2)) {
                 let task = running.spawn(reconcile(key.clone()));
                 keys.insert(task.id(), key);
             }
@@ -165,7 +148,7 @@ mod tests {
                     (Action::AwaitChange, Lane::Background)
                 }
             };
-            loop_of.run(|| 32, reconcile, std::future::pending()).await;
+            loop_of.run(32, reconcile, std::future::pending()).await;
         });
         tokio::time::sleep(Duration::from_millis(1_050)).await;
         let asked = Instant::now();
@@ -216,7 +199,7 @@ mod tests {
             }
         };
         let stop = tokio::time::sleep(Duration::from_secs(1));
-        dispatcher.run(|| 8, reconcile, stop).await;
+        dispatcher.run(8, reconcile, stop).await;
         assert_eq!(
             (seen.1.load(Ordering::SeqCst), seen.2.load(Ordering::SeqCst)),
             (8, 100)
@@ -237,11 +220,11 @@ mod tests {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(began.elapsed().as_secs());
-                (Action::requeue(Duration::from_secs(7)), Lane::Ongoing)
+                (Action::Requeue(Duration::from_secs(7)), Lane::Ongoing)
             }
         };
         let stop = tokio::time::sleep(Duration::from_secs(20));
-        dispatcher.run(|| 4, reconcile, stop).await;
+        dispatcher.run(4, reconcile, stop).await;
         assert_eq!(
             *seen.lock().unwrap_or_else(PoisonError::into_inner),
             [0, 7, 14]

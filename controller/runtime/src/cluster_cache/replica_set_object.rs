@@ -1,8 +1,5 @@
 //! A decoded ReplicaSet: the fields that are cached, and the digest of its template.
 
-use std::borrow::Cow;
-
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use kube::Resource;
 use kube::api::ObjectMeta;
@@ -18,7 +15,8 @@ use crate::revision::TemplateDigest;
 /// The template is reduced to what is needed of it while the object is decoded, because it is the
 /// largest part of a ReplicaSet. Unlike the type of k8s-openapi, this also sees template fields
 /// that this build does not know.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = ReplicaSet)]
 pub struct ReplicaSetObject {
     #[serde(default)]
     pub metadata: ObjectMeta,
@@ -56,35 +54,6 @@ impl<'de> Deserialize<'de> for TemplateSummary {
                 .map(container_ports::from_json)
                 .unwrap_or_default(),
         })
-    }
-}
-
-impl Resource for ReplicaSetObject {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ReplicaSet::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        ReplicaSet::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        ReplicaSet::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        ReplicaSet::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

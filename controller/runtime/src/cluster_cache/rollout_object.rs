@@ -1,8 +1,5 @@
 //! A decoded Rollout. An invalid spec does not hide the status, and vice versa.
 
-use std::borrow::Cow;
-
-use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer, de};
@@ -19,7 +16,8 @@ use crate::replicas_source::replicas_source;
 
 /// A Rollout whose spec or status may be invalid. An abort must work even if the spec cannot be
 /// decoded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Resource)]
+#[resource(inherit = Rollout)]
 pub struct RolloutObject {
     pub metadata: ObjectMeta,
     /// The spec, or why it cannot be decoded.
@@ -118,35 +116,6 @@ impl<'de> Deserialize<'de> for RolloutObject {
             incompatibility,
             unreadable,
         })
-    }
-}
-
-impl Resource for RolloutObject {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Rollout::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        Rollout::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Rollout::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Rollout::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

@@ -62,9 +62,9 @@ pub(super) async fn report_invalid_spec(
     let reason = format!("nothing is deployed yet, and the spec is invalid: {problem}");
     let has_more = refuse_commands(context, rollout, &reason).await?;
     Ok(if has_more {
-        Action::requeue(NEXT_COMMANDS_AFTER)
+        Action::Requeue(NEXT_COMMANDS_AFTER)
     } else {
-        Action::await_change()
+        Action::AwaitChange
     })
 }
 
@@ -139,7 +139,7 @@ pub(super) async fn report_incompatible_status(
             .publish(rollout, &reasons, "status", false, &mut local.event_dedup);
     }
     let has_more = refuse_commands(context, rollout, &message).await?;
-    Ok(Action::requeue(if has_more {
+    Ok(Action::Requeue(if has_more {
         NEXT_COMMANDS_AFTER
     } else {
         RESYNC
@@ -162,7 +162,7 @@ pub(super) async fn refuse_quarantined(
 ) -> Result<Action, ReconcileError> {
     let reason = "the Rollout is quarantined, and no plan is active: there is nothing to abort";
     let has_more = refuse_commands(context, rollout, reason).await?;
-    Ok(Action::requeue(if has_more {
+    Ok(Action::Requeue(if has_more {
         NEXT_COMMANDS_AFTER
     } else {
         RESYNC

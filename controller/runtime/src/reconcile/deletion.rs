@@ -36,7 +36,7 @@ pub(super) async fn delete(
 ) -> Result<Action, ReconcileError> {
     context.analyzer.stop(rollout.uid());
     if !finalizer::is_held(rollout) {
-        return Ok(Action::await_change());
+        return Ok(Action::AwaitChange);
     }
     let source = PlanSource {
         planner: &context.safeguards.planner,
@@ -70,7 +70,7 @@ pub(super) async fn delete(
     )
     .await?;
     tracing::info!("removed the finalizer of the deleted Rollout");
-    Ok(Action::await_change())
+    Ok(Action::AwaitChange)
 }
 
 /// Reports that an object is left as it is: a policy refuses to restore it, and the finalizer would

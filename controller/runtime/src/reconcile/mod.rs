@@ -153,12 +153,12 @@ pub async fn reconcile(cached: Arc<RolloutObject>, context: Arc<Context>) -> Act
     // A standby keeps its caches current and does nothing else. Every Rollout is enqueued when it
     // becomes the leader.
     if !context.ownership.owns(&cached.key()) || !context.cache.unsynced_kinds().is_empty() {
-        return Action::await_change();
+        return Action::AwaitChange;
     }
     let subject = subject(&cached);
     let in_progress = &context.safeguards.in_progress;
     if in_progress.exceeds_share(&subject.namespace, context.slow_namespace_share) {
-        return Action::requeue(AFTER_SLOW);
+        return Action::Requeue(AFTER_SLOW);
     }
     let span = tracing::info_span!("reconcile", namespace = %subject.namespace, rollout = %subject.name, revision = field::Empty);
     let reconcile = reconcile_catching_panics(&cached, &context).instrument(span);
@@ -225,10 +225,10 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
     match error {
         ReconcileError::Conflict => {
             tracing::debug!("conflict; retrying");
-            (ReconcileResult::Conflict, Action::requeue(AFTER_CONFLICT))
+            (ReconcileResult::Conflict, Action::Requeue(AFTER_CONFLICT))
         }
         ReconcileError::NotLeader | ReconcileError::Gone => {
-            (ReconcileResult::Done, Action::await_change())
+            (ReconcileResult::Done, Action::AwaitChange)
         }
         ReconcileError::InvariantViolation(_)
         | ReconcileError::TooLarge(_)
@@ -236,7 +236,7 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
             local.failures = local.failures.saturating_add(1);
             let wait = retry_after(local.failures, jitter());
             tracing::warn!(%error, failures = local.failures, retry_in = ?wait, "reconcile failed");
-            (ReconcileResult::Failed, Action::requeue(wait))
+            (ReconcileResult::Failed, Action::Requeue(wait))
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn run(
         let problem = spec_view.problem.unwrap_or_default();
         let reported =
             degraded::report_invalid_spec(context, &rollout, status, problem, local).await;
-        return reported.map(|action| spec_view.recheck_after.map_or(action, Action::requeue));
+        return reported.map(|action| spec_view.recheck_after.map_or(action, Action::Requeue));
     };
     let snapshot = take_snapshot(context, &rollout, &plan, local).await?;
     let target = look_up_target(context, &key, &spec_view, &snapshot, local).await;
@@ -501,7 +501,7 @@ struct ResolvedTarget {
 /// Requeues after the shortest of these times.
 fn requeue_after(waits: impl IntoIterator<Item = Option<Duration>>) -> Action {
     let wait = waits.into_iter().flatten().min().unwrap_or(RESYNC);
-    Action::requeue(wait.clamp(MIN_REQUEUE, RESYNC))
+    Action::Requeue(wait.clamp(MIN_REQUEUE, RESYNC))
 }
 
 fn duration_until(at: Timestamp, now: Timestamp) -> Duration {

@@ -53,7 +53,7 @@ pub(super) async fn begin_attempt(
          each time, or when the spec changes; {MEANWHILE}"
     );
     if !report(context, rollout, &problem, local).await {
-        return Err(Action::requeue(REPORT_AGAIN));
+        return Err(Action::Requeue(REPORT_AGAIN));
     }
     tracing::warn!(deaths, retry_in = ?left, "rollout quarantined: the process died during its first attempt");
     local.quarantine_after_death(rollout.generation(), deaths, left);
@@ -106,16 +106,16 @@ pub(super) async fn reconcile_quarantined(
 ) -> Action {
     let rollout = local.newest(Arc::clone(cached));
     if !degraded::is_aborting(context, &rollout) {
-        return Action::requeue(left);
+        return Action::Requeue(left);
     }
     if let Some(wait) = local.abort_delayed_for() {
-        return Action::requeue(wait.min(left));
+        return Action::Requeue(wait.min(left));
     }
     let journal = &context.safeguards.journal;
     let attempt = match journal.begin_abort(&subject(&rollout), context.clock.now()) {
         Admission::Start(attempt) => attempt,
-        Admission::Wait => return Action::requeue(AFTER_OTHERS.min(left)),
-        Admission::Quarantined { left: wait, .. } => return Action::requeue(wait.min(left)),
+        Admission::Wait => return Action::Requeue(AFTER_OTHERS.min(left)),
+        Admission::Quarantined { left: wait, .. } => return Action::Requeue(wait.min(left)),
     };
     let began = Instant::now();
     let run = Box::pin(pipeline::run_quarantined(context, rollout, local));
@@ -140,13 +140,13 @@ pub(super) async fn reconcile_quarantined(
     };
     context.metrics.record_reconcile(result, began.elapsed());
     match action {
-        Action::Requeue(after) => Action::requeue(after.min(left)),
-        Action::AwaitChange => Action::requeue(left),
+        Action::Requeue(after) => Action::Requeue(after.min(left)),
+        Action::AwaitChange => Action::Requeue(left),
     }
 }
 
 fn delay_abort(local: &mut LocalState, text: &str) -> Action {
     let wait = local.delay_abort(jitter());
     tracing::error!(cause = %text, retry_in = ?wait, "internal error while aborting a quarantined rollout");
-    Action::requeue(wait)
+    Action::Requeue(wait)
 }
